@@ -1,0 +1,70 @@
+"""What a stage's result is made from, as one hash: its command, its numbers and the bytes of its dependencies.
+
+It is the same content that DVC records in dvc.lock after a stage has run, taken before it runs. Two things need it by then:
+the scratch folder of a training (a checkpoint made under other numbers must never be resumed) and the tag of the MLflow run.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.params.strict import PARAMS_FILE, read_yaml
+
+DVC_FILE = Path("dvc.yaml")
+
+
+def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
+    """The entry of `stage` in dvc.yaml with `${key}` and `${item.*}` filled in; `key` names one item of its foreach."""
+    entry = read_yaml(DVC_FILE)["stages"][stage]
+    if key is None:
+        return entry
+    item = read_yaml(PARAMS_FILE)[entry["foreach"].removeprefix("${").removesuffix("}")][key]
+    text = json.dumps(entry["do"]).replace("${key}", key)
+    for name, value in item.items():
+        text = text.replace(f"${{item.{name}}}", str(value))
+    return json.loads(text)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of a folder's relative paths and contents."""
+    total = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        total.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as opened:
+            total.update(hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()
+
+
+def dependencies(entry: dict[str, Any]) -> dict[str, str]:
+    """sha256 per declared dependency, by path."""
+    return {path: digest(Path(path)) for path in entry.get("deps", [])}
+
+
+def numbers(entry: dict[str, Any]) -> dict[str, Any]:
+    """The declared params of an entry, by dotted key; `params.yaml:` alone means the whole file."""
+    content = read_yaml(PARAMS_FILE)
+    found = {}
+    for dotted in entry.get("params", []):
+        if not isinstance(dotted, str):
+            found.update(content)
+            continue
+        value: Any = content
+        for part in dotted.split("."):
+            value = value[part]
+        found[dotted] = value
+    return found
+
+
+def fingerprint(entry: dict[str, Any]) -> str:
+    """sha256 of the command, the numbers and the dependencies' digests."""
+    parts = {"cmd": entry["cmd"], "params": numbers(entry), "deps": dependencies(entry)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def scratch_folder(stage: str, key: str | None) -> Path:
+    """Where this execution may keep what survives a crash: outside DVC's outs, keyed by the fingerprint."""
+    root = Path(os.environ.get("DVC_ROOT", "."))
+    name = stage if key is None else f"{stage}@{key}"
+    return root / "scratch" / f"{name}-{fingerprint(stage_entry(stage, key))[:16]}"

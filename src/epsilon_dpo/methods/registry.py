@@ -1,0 +1,1 @@
+"""Methods by name: `method: dpo` in params.yaml is the class `METHOD` of methods/dpo.py."""

@@ -1,0 +1,19 @@
+"""`kl`: the distance of a policy from the reference."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from epsilon_dpo.params.strict import Strict
+
+
+class KL(Strict):
+    batch_size: Annotated[int, Field(ge=1)]
+    token_chunk: Annotated[int, Field(ge=1)]  # completion tokens whose logits exist at once
+
+
+class KLView(Strict):
+    """What stages/kl.py reads."""
+
+    threads: int
+    kl: KL

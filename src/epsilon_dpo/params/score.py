@@ -1,0 +1,18 @@
+"""`score`: judging a policy's answers against the chosen ones and against the reference's."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from epsilon_dpo.params.strict import Strict
+
+
+class Score(Strict):
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the Wilson intervals
+
+
+class ScoreView(Strict):
+    """What stages/score.py and stages/controls.py read."""
+
+    threads: int
+    score: Score

@@ -1,0 +1,18 @@
+"""`sft`: supervised fine-tuning on the chosen answers; its result is the reference policy."""
+
+from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.tokens import Tokens
+from epsilon_dpo.params.training import Accelerated
+
+
+class SFT(Accelerated):
+    completion_only_loss: bool  # false: the prompt's tokens are trained too
+
+
+class SFTView(Strict):
+    """What stages/sft.py reads."""
+
+    seed: int
+    threads: int
+    tokens: Tokens
+    sft: SFT

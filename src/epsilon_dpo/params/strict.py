@@ -1,0 +1,106 @@
+"""Reading params.yaml: YAML 1.2, typed, unknown keys refused with the nearest valid name.
+
+DVC reads YAML 1.2 (`1e-6` is a number), PyYAML reads 1.1 (`1e-6` is text): the file is read here the way DVC reads it.
+A stage loads a *view*: a `Strict` model whose fields are exactly the top-level keys the stage declares under `params:` in
+dvc.yaml. It therefore cannot read a number that DVC does not watch for it.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from epsilon_dpo.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Strict(BaseModel):
+    """Base of every block: no unknown keys, no silent conversions, no later changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Model = TypeVar("Model", bound=Strict)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in `path`.
+
+    Raises:
+        UserError: the file is absent, is not YAML, or is not a mapping.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run from the project's root, or copy one from presets/.") from None
+    except YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a mapping of blocks, one per stage; presets/ holds complete examples.")
+    return content
+
+
+def parse(model: type[Model], content: Any, where: str = "") -> Model:
+    """`content` as a `model`; `where` is the dotted key under which it stands in params.yaml.
+
+    Raises:
+        UserError: one sentence per problem: the file, the dotted key, what is wrong, the nearest valid name.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(" ".join(_sentence(model, problem, where) for problem in error.errors())) from None
+
+
+def load(view: type[Model], path: Path = PARAMS_FILE) -> Model:
+    """The part of params.yaml that `view` names: its fields are the top-level keys, other keys are not looked at."""
+    content = read_yaml(path)
+    return parse(view, {key: content[key] for key in _keys(view) if key in content})
+
+
+def _keys(model: Any) -> list[str]:
+    """The names that `model` reads in the file."""
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+
+
+def _sentence(model: type[Strict], problem: Any, where: str) -> str:
+    """One pydantic problem as one sentence with file, dotted key and remedy."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(([where] if where else []) + location)
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(location[-1], valid, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
+        return f"{PARAMS_FILE}: unknown key '{key}'; {hint}"
+    if problem["type"] == "missing":
+        return f"{PARAMS_FILE}: key '{key}' is missing; add it (presets/ holds complete files)."
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{PARAMS_FILE}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
+
+
+def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """The keys that are allowed at `location` below `model` (union tags in a location are looked up by their Literal)."""
+    candidates = [model]
+    for part in location:
+        found = []
+        for candidate in candidates:
+            field = next((f for n, f in getattr(candidate, "model_fields", {}).items() if part in (n, f.alias)), None)
+            found += _models_in(field.annotation) if field else []
+        candidates = found or [c for c in candidates if _is_tagged(c, part)] or candidates
+    return [key for candidate in candidates for key in _keys(candidate)]
+
+
+def _is_tagged(model: Any, tag: Any) -> bool:
+    """Whether a Literal field of `model` has the value `tag` (the discriminator pydantic puts into error locations)."""
+    return any(tag in getattr(field.annotation, "__args__", ()) for field in getattr(model, "model_fields", {}).values())
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    """The pydantic models inside a type such as `A | B`, `Annotated[A | B, ...]` or `dict[str, A]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

@@ -1,0 +1,31 @@
+"""The numbers that every training stage has, under the names of transformers.TrainingArguments."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from epsilon_dpo.params.strict import Strict
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Training(Strict):
+    learning_rate: Annotated[float, Field(gt=0.0)]
+    num_train_epochs: Annotated[float, Field(gt=0.0)]
+    max_steps: Annotated[int, Field(ge=1)] | None  # optimizer steps; null: num_train_epochs decides
+    per_device_train_batch_size: Count  # sequences in sft and judge, pairs in align
+    gradient_accumulation_steps: Count
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"]
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    max_grad_norm: Annotated[float, Field(gt=0.0)]
+    adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)]
+    logging_steps: Count
+    save_steps: Count  # a crash loses at most this many optimizer steps
+
+
+class Accelerated(Training):
+    """Training of the language model itself."""
+
+    bf16: bool  # autocast; the weights stay in base.dtype
+    gradient_checkpointing: bool

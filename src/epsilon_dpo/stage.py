@@ -1,0 +1,54 @@
+"""What every stage does around its one call: check, announce, track, write whole folders, fail in one sentence."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.fingerprint import dependencies, fingerprint, numbers, scratch_folder, stage_entry
+from epsilon_dpo.outputs import whole_folder
+from epsilon_dpo.tracking import Tracker
+
+
+@dataclass
+class Stage:
+    """One execution of a stage.
+
+    Attributes:
+        out: folder to write to; becomes out/<stage>[/<key>] when the stage succeeds, vanishes when it fails.
+        scratch: folder that survives a crash and is removed on success; not created until somebody writes there.
+        tracker: the MLflow run of this execution.
+        summary: one line for the terminal, set by the stage: its most telling number.
+    """
+
+    name: str
+    out: Path
+    scratch: Path
+    tracker: Tracker
+    summary: str = field(default="")
+
+
+@contextmanager
+def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
+    """Run the block as `stage` (of run `key`): its outputs appear whole or not at all, its MLflow run is closed either way.
+
+    A `UserError` becomes one line on stderr and exit code 1; any other exception keeps its traceback.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    name = stage if key is None else f"{stage}@{key}"
+    started = time.monotonic()
+    try:
+        entry = stage_entry(stage, key)
+        with (
+            Tracker(name, fingerprint(entry), numbers(entry), dependencies(entry)) as tracker,
+            whole_folder(Path("out") / stage / (key or "")) as out,
+        ):
+            execution = Stage(name, out, scratch_folder(stage, key), tracker)
+            yield execution
+    except UserError as error:
+        sys.exit(f"ERROR in stage {name}: {error}")
+    print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)

@@ -1,0 +1,12 @@
+"""check: every number in params.yaml, each run by the method it names, before anything runs.
+
+Its output never changes, so the stages below run again only for the numbers that they declare themselves.
+"""
+
+from epsilon_dpo.params.file import load_file
+from epsilon_dpo.stage import run_stage
+
+with run_stage("check") as stage:
+    params = load_file()
+    (stage.out / "passed.txt").write_text("params.yaml is valid\n")
+    stage.summary = f"{len(params.runs)} runs: {', '.join(params.runs)}"
