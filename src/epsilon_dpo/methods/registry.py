@@ -1,1 +1,39 @@
-"""Methods by name: `method: dpo` in params.yaml is the class `METHOD` of methods/dpo.py."""
+"""Methods by name: `method: dpo` in params.yaml is the class `METHOD` of methods/dpo.py.
+
+Nothing here names a method, and a method is imported when a run asks for it: so a run depends on its own method's file only.
+"""
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.methods.interface import Method
+from epsilon_dpo.params.strict import PARAMS_FILE, parse
+
+NOT_METHODS = {"__init__", "interface", "registry"}
+
+
+def method_names() -> list[str]:
+    """Every method of this folder, sorted."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in NOT_METHODS)
+
+
+def method_of(name: str, numbers: dict[str, Any]) -> Method:
+    """The method of run `name` at its starting state; `numbers` is the run's entry in params.yaml.
+
+    Raises:
+        UserError: no such method, an unknown or missing number, or one that the method refuses.
+    """
+    where = f"runs.{name}"
+    names = method_names()
+    if "method" not in numbers:
+        raise UserError(f"{PARAMS_FILE}: key '{where}.method' is missing; add one of: {', '.join(names)}.")
+    method = numbers["method"]
+    if method not in names:
+        near = difflib.get_close_matches(str(method), names, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"{PARAMS_FILE}: {where}.method = {method!r} is unknown; {hint}Methods: {', '.join(names)}.")
+    found: type[Method] = import_module(f"epsilon_dpo.methods.{method}").METHOD
+    return found(parse(found.Numbers, numbers, where))

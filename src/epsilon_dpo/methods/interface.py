@@ -1,0 +1,144 @@
+"""What a method is: typed numbers, a pure loss of log-probs, and, if it needs one, a state that follows the optimizer steps.
+
+The trainer knows methods only through this file. It hands `Method.loss` the log-probs of one micro-batch, averages what
+comes back over the whole optimizer step (all micro-batches, all ranks) and hands the averages to `Method.after_step`.
+
+Method files do not import torch when they are imported: stages/check.py validates every run's numbers through them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field
+
+from epsilon_dpo.params.strict import Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class MethodNumbers(Strict):
+    """The entry of a run in params.yaml; a method adds its own."""
+
+    method: str
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None  # null or absent: align.learning_rate
+
+
+Numbers = TypeVar("Numbers", bound=MethodNumbers)
+
+
+@dataclass(frozen=True)
+class Logps:
+    """Log-probs of one completion per pair of a micro-batch of B pairs.
+
+    Every tensor is [B], in nats, summed over the completion's tokens (the stop token counts, prompt and padding do not), in
+    float32 or wider. Only `policy` carries a gradient. What the method did not ask for is None.
+
+    Attributes:
+        policy: log pi_theta(y|x).
+        tokens: |y|, the number of tokens summed over.
+        reference: log pi_ref(y|x), if `needs_reference`.
+        p_epsilon: log-prob under pi(beta-), per token softmax((1+epsilon) f_theta - epsilon f_ref), if `epsilon` is set.
+        n_epsilon: log-prob under pi(beta+), per token softmax((1-epsilon) f_theta + epsilon f_ref), if `epsilon` is set.
+        kl_ref_policy: sum_t KL(pi_ref(.|s_t) || pi_theta(.|s_t)) over the full vocabulary, if `needs_reference`.
+        kl_policy_ref: sum_t KL(pi_theta(.|s_t) || pi_ref(.|s_t)), if `needs_reference`.
+    """
+
+    policy: "Tensor"
+    tokens: "Tensor"
+    reference: "Tensor | None" = None
+    p_epsilon: "Tensor | None" = None
+    n_epsilon: "Tensor | None" = None
+    kl_ref_policy: "Tensor | None" = None
+    kl_policy_ref: "Tensor | None" = None
+
+    @property
+    def logratios(self) -> "Tensor":
+        """log pi_theta(y|x) - log pi_ref(y|x), [B]; only for a method that needs a reference."""
+        return self.policy - required(self.reference, "reference")
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """What a method makes of a micro-batch; every tensor is [B].
+
+    Attributes:
+        losses: per pair, with gradient; their mean is what is minimised.
+        chosen_rewards: the method's implicit reward of the chosen completion, without gradient (TRL's rewards/chosen).
+        rejected_rewards: of the rejected completion.
+        metrics: further numbers per pair under the names they are logged by; their mean over the optimizer step reaches
+            `Method.after_step`.
+    """
+
+    losses: "Tensor"
+    chosen_rewards: "Tensor"
+    rejected_rewards: "Tensor"
+    metrics: "dict[str, Tensor]" = field(default_factory=dict)
+
+
+class Method(ABC, Generic[Numbers]):
+    """One preference-optimisation method with its numbers and its state.
+
+    Class attributes:
+        Numbers: the typed entry in params.yaml.
+        needs_reference: whether the frozen SFT model is loaded and run.
+        moves_reference: whether `after_step` changes the reference's weights, which then belong to a checkpoint.
+    """
+
+    Numbers: ClassVar[type[MethodNumbers]]
+    needs_reference: ClassVar[bool] = True
+    moves_reference: ClassVar[bool] = False
+
+    def __init__(self, numbers: Numbers) -> None:
+        self.numbers = numbers
+
+    @property
+    def epsilon(self) -> float | None:
+        """Size of the perturbation for `p_epsilon` and `n_epsilon`; None: they are not computed."""
+        return None
+
+    @abstractmethod
+    def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
+        """The loss of a micro-batch: a pure function of its log-probs, the numbers and the present state."""
+
+    def after_step(
+        self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
+    ) -> dict[str, float]:
+        """Move the state on after optimizer step `step` (the first is 1); called under torch.no_grad on every rank.
+
+        Args:
+            step: number of optimizer steps done.
+            means: mean of `loss` and of each of PairLoss.metrics over all pairs of the step, whatever its split into
+                micro-batches and ranks: sums and counts are added up in float64 before they are divided.
+            policy: the model after the step.
+            reference: the reference model; only a method with `moves_reference` may change it.
+
+        Returns:
+            numbers of the state to log, as they stand at this step.
+        """
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as JSON values (weights of the reference apart, which the trainer keeps); saved in checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
+
+
+def required(value: "Tensor | None", name: str) -> "Tensor":
+    """`value`, which the trainer computes only for a method that declares its need."""
+    if value is None:
+        raise ValueError(f"the log-probs hold no `{name}`: the method did not ask for it")
+    return value
+
+
+def log_sigmoid(x: "Tensor") -> "Tensor":
+    """log(1 / (1 + exp(-x))), stable at both ends; same shape as `x`, which must be float32 or wider."""
+    from torch.nn.functional import logsigmoid  # here, so that checking a run's numbers does not load torch
+
+    return logsigmoid(x)

@@ -1,0 +1,77 @@
+"""TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656): DPO whose reference follows the policy.
+
+Every `sync_steps` optimizer steps the reference becomes the policy (`update: hard`, TR-DPO^tau) or moves the share `alpha` of
+the way towards it (`update: soft`, TR-DPO^alpha). TRL's SyncRefModelCallback always does both; here they are two variants,
+and a checkpoint holds the moved reference, which TRL forgets.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from epsilon_dpo.methods.dpo import dpo_loss
+from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TRDPONumbers(MethodNumbers):
+    beta: Annotated[float, Field(gt=0.0)]
+    update: Literal["hard", "soft"]
+    sync_steps: Annotated[int, Field(ge=1)]  # tau: optimizer steps between two updates of the reference
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None  # soft only
+
+    @model_validator(mode="after")
+    def _alpha_belongs_to_soft(self) -> "TRDPONumbers":
+        if self.update == "soft" and self.alpha is None:
+            raise ValueError("update: soft needs alpha, the share of the way to the policy")
+        if self.update == "hard" and self.alpha is not None:
+            raise ValueError("update: hard copies the policy and has no alpha; remove alpha, or write update: soft")
+        return self
+
+
+def move_reference(reference: "nn.Module", policy: "nn.Module", alpha: float) -> None:
+    """ref <- alpha theta + (1 - alpha) ref, in place, over all parameters (buffers are constants of the architecture).
+
+    `lerp_` and not multiply-and-add: in bfloat16 the latter changes weights that are equal on both sides.
+    """
+    for target, source in zip(reference.parameters(), policy.parameters(), strict=True):
+        target.lerp_(source.to(target), alpha)
+
+
+class TRDPO(Method[TRDPONumbers]):
+    Numbers = TRDPONumbers
+    moves_reference = True
+
+    def __init__(self, numbers: TRDPONumbers) -> None:
+        super().__init__(numbers)
+        self.syncs = 0
+
+    def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
+        beta = self.numbers.beta
+        return PairLoss(
+            losses=dpo_loss(chosen.logratios, rejected.logratios, beta),
+            chosen_rewards=beta * chosen.logratios.detach(),
+            rejected_rewards=beta * rejected.logratios.detach(),
+        )
+
+    def after_step(
+        self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
+    ) -> dict[str, float]:
+        if step % self.numbers.sync_steps == 0:
+            if reference is None:
+                raise ValueError("TR-DPO was run without a reference")
+            move_reference(reference, policy, 1.0 if self.numbers.alpha is None else self.numbers.alpha)
+            self.syncs += 1
+        return {"tr_dpo/syncs": float(self.syncs)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"syncs": self.syncs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.syncs = state["syncs"]
+
+
+METHOD = TRDPO
