@@ -1,6 +1,7 @@
 """What every stage does around its one call: check, announce, track, write whole folders, fail in one sentence."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         ):
             execution = Stage(name, out, scratch_folder(stage, key), tracker)
             yield execution
+        shutil.rmtree(execution.scratch, ignore_errors=True)
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)

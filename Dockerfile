@@ -1,0 +1,52 @@
+# The default pipeline in an image: `docker build -t epsilon-dpo . && docker run --rm epsilon-dpo` runs `dvc repro` offline.
+# Release builds pin the base by digest: --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:<digest>
+# (No "# syntax=" line: it would make BuildKit pull a frontend image.)
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+# Empty unless the builder passes --build-context wheels=DIR, a local wheelhouse.
+FROM scratch AS wheels
+
+FROM ${PYTHON_IMAGE} AS build
+ARG TORCH_SPEC="torch==2.13.0"
+# PyTorch's CPU index, for a small image: --build-arg TORCH_INDEX_URL=<url>. Read for torch only.
+ARG TORCH_INDEX_URL=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PATH=/opt/venv/bin:$PATH
+RUN python3 -m venv /opt/venv
+COPY requirements.txt /tmp/requirements.txt
+# The secrets are a proxy's pip.conf and CA bundle where there is one; they never reach a layer.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
+    pip install --find-links /wheels ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH_SPEC" && \
+    pip install --find-links /wheels -r /tmp/requirements.txt && \
+    pip check
+
+FROM ${PYTHON_IMAGE} AS runtime
+ARG APP_UID=10001
+RUN apt-get update && \
+    apt-get install -y --no-install-recommends git tini && \
+    rm -rf /var/lib/apt/lists/* && \
+    useradd --create-home --uid "${APP_UID}" app && \
+    install -d -o app -g app /workspace
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/workspace/src \
+    DVC_NO_ANALYTICS=1 \
+    MLFLOW_DISABLE_TELEMETRY=true
+WORKDIR /workspace
+COPY --chown=app:app requirements.txt pyproject.toml README.md LICENSE dvc.yaml params.yaml .dvcignore ./
+COPY --chown=app:app .dvc ./.dvc
+COPY --chown=app:app mlruns ./mlruns
+COPY --chown=app:app presets ./presets
+COPY --chown=app:app stages ./stages
+COPY --chown=app:app src ./src
+USER app
+# DVC wants a repository; the image carries none of the history.
+RUN git init -q .
+# tini hands a `docker stop` on to the whole process group, or the training would outlive DVC.
+ENTRYPOINT ["/usr/bin/tini", "-g", "--"]
+CMD ["dvc", "repro"]

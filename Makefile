@@ -1,0 +1,51 @@
+# Two commands on a fresh machine: `make repro` runs the pipeline to the report, `make test` passes the tests.
+# They need Python 3.11, git and network access to the package index; no account, no GPU.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On Linux the index's default torch is the CUDA build; TORCH="torch==2.13.0 --index-url ..." chooses another.
+TORCH ?= torch==2.13.0
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test test-slow check ui docker-smoke clean
+
+repro: $(VENV)/.ready
+	dvc repro
+	@echo
+	@echo "Report:   out/report/report.html (open it in a browser)"
+	@echo "Compare:  make ui  (MLflow on http://127.0.0.1:5000, experiment epsilon-dpo)"
+
+test: $(VENV)/.ready-dev
+	python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.ready-dev
+	python -m pytest -m slow
+
+check: $(VENV)/.ready-dev
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: $(VENV)/.ready
+	mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1
+
+docker-smoke:
+	bash docker/smoke.sh
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed (the pins are for it), this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first, so that a local CPU build satisfies the pin before anything can ask the index for the CUDA one.
+$(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
+	python -m pip install --disable-pip-version-check --progress-bar on $(TORCH)
+	python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	@touch $@
+
+clean: # everything that was generated; DVC's cache in .dvc/cache stays
+	rm -rf out scratch

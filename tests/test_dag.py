@@ -1,0 +1,109 @@
+"""dvc.yaml against the code it runs: names, imports, numbers. DVC itself resolves the file."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.fingerprint import stage_entry
+from epsilon_dpo.params.strict import read_yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from closure import ROOT, closure, code_deps  # noqa: E402
+
+STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
+CODE = ("stages/", "src/")
+
+
+def entry(stage: str) -> dict:
+    return STAGES[stage].get("do", STAGES[stage])
+
+
+def test_one_name_in_every_place() -> None:
+    files = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
+    assert sorted(STAGES) == files
+    assert len(files) == 15
+    for stage in STAGES:
+        assert entry(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
+        for out in entry(stage)["outs"]:
+            assert out.split("/")[:2] == ["out", stage]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_import_closure(stage: str) -> None:
+    declared = sorted(dep for dep in entry(stage)["deps"] if dep.startswith(CODE))
+    assert declared == code_deps(stage), f"deps of {stage} in dvc.yaml; `python tests/closure.py` prints what they must be"
+
+
+def test_init_files_hold_no_code() -> None:
+    """They are left out of `deps`, so they must not be able to change a result."""
+    inits = sorted((ROOT / "src").rglob("__init__.py"))
+    assert len(inits) >= 5
+    for file in inits:
+        body = ast.parse(file.read_text("utf-8")).body
+        assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body), file
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
+def test_a_stage_reads_exactly_the_numbers_it_declares(stage: str) -> None:
+    """The view that a stage loads has one field per declared key (align: its own entry of runs)."""
+    declared = {key.split(".")[0] for key in entry(stage).get("params", [])}
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text("utf-8"))
+    views = [
+        getattr(importlib.import_module(node.module or ""), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("epsilon_dpo.params.")
+        for alias in node.names
+        if alias.name.endswith("View")
+    ]
+    read = {field.alias or name for view in views for name, field in view.model_fields.items()}
+    assert read == declared
+
+
+HEAVY = {"torch", "transformers", "trl", "great_expectations", "mlflow", "matplotlib", "datasets", "pandas"}
+NEEDED = {
+    "check": {"torch"},
+    "fetch": set(),
+    "validate": {"great_expectations", "pandas", "transformers"},
+    "pairs": {"transformers"},
+    "report": {"matplotlib"},
+}
+
+
+@pytest.mark.parametrize("stage", NEEDED)
+def test_light_stages_import_nothing_heavy(stage: str) -> None:
+    """By source: a stage is a process and pays for what it imports (torch 2 s, great_expectations 3 s, mlflow 2 s)."""
+    imported = set()
+    for file in closure(ROOT / "stages" / f"{stage}.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    assert imported & HEAVY <= NEEDED[stage]
+
+
+def test_only_tracking_imports_mlflow() -> None:
+    importers = [
+        path.name
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        if any(
+            isinstance(node, ast.Import | ast.ImportFrom)
+            and "mlflow" in ast.unparse(node).split("import")[0 if isinstance(node, ast.ImportFrom) else 1].split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        )
+    ]
+    assert importers and all(name.startswith("tracking") for name in importers)
+
+
+def test_fingerprint_reads_the_stage_as_dvc_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(ROOT)
+    resolved = Repo(str(ROOT)).stage.collect("align@epsilon_dpo")[0]
+    ours = stage_entry("align", "epsilon_dpo")
+    assert ours["cmd"] == resolved.cmd
+    deps = {str(dep) for dep in resolved.deps if not hasattr(dep, "params")}
+    assert deps == set(ours["deps"])
