@@ -1,0 +1,117 @@
+"""A preference pair as token ids: the tokenizer's own chat template, no token added, the stop token at the end.
+
+A policy samples after the ids of the prompt, so training must score ids that continue exactly these. Prompt and answer are
+therefore rendered together, tokenised *jointly*, and split where the prompt's own ids end. Tokenising the answer alone would
+make the prefix hold by construction, but with wrong ids for tokenizers that put a space before the first word of a text
+(Llama 2, Mistral). The joint ids are what a policy would write; where a merge across the border breaks the prefix (an answer
+that starts with a line break, after a template that ends with one), the pair is refused and not repaired.
+
+The answer ends with the stop token (`tokenizer.eos_token`, which stage `base` sets to the template's end of turn). What the
+template writes after it (Gemma's line break) is cut, because no policy ever generates it.
+
+Nothing here imports transformers: any tokenizer object with its interface will do.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.params.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One answer after its prompt.
+
+    Attributes:
+        ids: ids of prompt and answer, up to and including the stop token; not cut.
+        prompt_length: number of ids of the prompt alone.
+        continues_prompt: whether `ids` begins with the prompt's own ids.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    continues_prompt: bool
+
+    @property
+    def completion_ids(self) -> list[int]:
+        """What is scored; meaningful only if `continues_prompt`."""
+        return self.ids[self.prompt_length :]
+
+
+def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> str:
+    """`messages` in the tokenizer's chat template, up to where the assistant's answer begins."""
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
+    """The ids after which a policy samples: the template's BOS and no other, never cut."""
+    return _ids(tokenizer, prompt_text(tokenizer, messages))
+
+
+def tokenise_side(tokenizer: "PreTrainedTokenizerBase", prompt: Messages, answer: Messages) -> Side:
+    """`answer` (one assistant message) after `prompt`, joint ids, without any judgement: stage `validate` counts the defects."""
+    before = prompt_text(tokenizer, prompt)
+    full = str(tokenizer.apply_chat_template(prompt + answer, tokenize=False))
+    end = full.rfind(str(tokenizer.eos_token), min(len(before), len(full)))
+    if end >= 0:
+        full = full[: end + len(str(tokenizer.eos_token))]
+    start, ids = _ids(tokenizer, before), _ids(tokenizer, full)
+    return Side(ids, len(start), full.startswith(before) and ids[: len(start)] == start)
+
+
+def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
+    """A row of out/validate/*.jsonl as ids.
+
+    Args:
+        pair: `prompt` (messages), `chosen` and `rejected` (one assistant message each), `id`.
+        tokens: prompt and answer together hold at most `max_length` ids; the answer is cut on the right.
+
+    Returns:
+        `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int; an answer's ids end with the stop token unless cut) and
+        `chosen_truncated`, `rejected_truncated` (bool).
+
+    Raises:
+        UserError: the prompt exceeds `max_prompt_length`, or an answer's ids do not continue the prompt's or do not end
+            with the stop token: stage `validate` drops such rows or stops at them.
+    """
+    result: dict[str, Any] = {}
+    for name in ("chosen", "rejected"):
+        side = tokenise_side(tokenizer, pair["prompt"], pair[name])
+        _refuse(side, tokenizer, f"the {name} side of row {pair.get('id')}", tokens)
+        room = tokens.max_length - side.prompt_length
+        result["prompt_ids"] = side.ids[: side.prompt_length]
+        result[f"{name}_ids"] = side.completion_ids[:room]
+        result[f"{name}_truncated"] = len(side.completion_ids) > room
+    return {
+        key: result[key]
+        for key in ("prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated")
+    }
+
+
+def _refuse(side: Side, tokenizer: "PreTrainedTokenizerBase", where: str, tokens: Tokens) -> None:
+    """The checks that make `tokenise_pair` safe by itself."""
+    if side.prompt_length > tokens.max_prompt_length:
+        raise UserError(
+            f"{where}: its prompt has {side.prompt_length} tokens, more than tokens.max_prompt_length = "
+            f"{tokens.max_prompt_length}, and prompts are never cut; raise the limit or drop the row (validate.on_failure)."
+        )
+    if not side.continues_prompt:
+        raise UserError(
+            f"{where}: the ids of prompt and answer do not begin with the ids of the prompt, so a policy could never "
+            "sample this answer; drop the row (validate.on_failure.prompt_ids_are_prefix) or mend the chat template."
+        )
+    if side.ids[-1] != tokenizer.eos_token_id:
+        raise UserError(
+            f"{where}: the chat template does not end an answer with the tokenizer's eos token {tokenizer.eos_token!r}; "
+            "set eos_token to the token that ends a turn."
+        )
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
