@@ -1,0 +1,81 @@
+"""params.yaml: what a typo, a wrong type or a wrong number is answered with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.params.file import load_file
+from epsilon_dpo.params.fetch import FetchView
+from epsilon_dpo.params.strict import load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    """params.yaml with one text replaced."""
+    text = (ROOT / "params.yaml").read_text("utf-8")
+    assert text.count(old) >= 1, f"{old!r} is not in params.yaml: the test no longer tests anything"
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, betta: 0.3}", "unknown key 'runs.dpo.betta'; did you mean 'beta'?"),
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}", "runs.dpo.beta = -0.3 is refused"),
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}", "did you mean 'dpo'?"),
+        ("dpo: {method: dpo, beta: 0.3}", "d.po: {method: dpo, beta: 0.3}", "d.po"),
+        ("temperature: 1.0, max_new", "temprature: 1.0, max_new", "unknown key 'sample.temprature'; did you mean 'temperature'?"),
+        ("  train_pairs:", "  train_pear:", "did you mean 'train_pairs'?"),
+        ("  source: synthetic", "  source: sintetic", "fetch"),
+        ("threads: 1", "threads: one", "threads = 'one' is refused"),
+        ("learning_rate: 1.0e-2", "learning_rate: '1.0e-2'", "sft.learning_rate = '1.0e-2' is refused"),
+        ("max_prompt_length: 64", "max_prompt_length: 640", "max_length must exceed max_prompt_length"),
+        ("kl: {", "kll: {", "unknown key 'kll'; did you mean 'kl'?"),
+        ("seed: 17", "seed: [", "is not valid YAML"),
+    ],
+)
+def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_file(edited(tmp_path, old, new))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_block_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'kl' is missing"):
+        load_file(edited(tmp_path, "kl: {batch_size", "# kl: {batch_size"))
+
+
+def test_a_missing_file_names_the_presets(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="presets/"):
+        load_file(tmp_path / "params.yaml")
+
+
+def test_numbers_are_the_ones_dvc_reads() -> None:
+    """DVC and we must agree on every value, or a stage would run on a number that dvc.lock does not show."""
+    from dvc.utils.serialize import load_yaml
+
+    theirs: Any = load_yaml(str(ROOT / "params.yaml"))
+    ours = load_file(ROOT / "params.yaml").model_dump(by_alias=True)
+    assert ours == theirs
+
+
+def test_every_yaml_reader_reads_the_same() -> None:
+    """YAML 1.1 readers take 1e-6 for text: the files write floats so that all readers agree."""
+    import yaml
+    from epsilon_dpo.params.strict import read_yaml
+
+    files = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+    assert len(files) >= 3
+    for file in files:
+        assert yaml.safe_load(file.read_text("utf-8")) == read_yaml(file)
+
+
+def test_a_view_sees_only_its_keys(tmp_path: Path) -> None:
+    """A typo elsewhere does not stop a stage that does not read it: `check` answers for the whole file."""
+    assert load(FetchView, edited(tmp_path, "kl: {batch_size", "kl: {bach_size")).seed == 17

@@ -1,0 +1,121 @@
+"""A change of any number in params.yaml re-runs exactly the stages that it affects, as DVC itself sees it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.dependency.param import ParamsDependency
+from dvc.repo import Repo
+from dvc.utils.serialize import dump_yaml, load_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ["dpo", "epsilon_dpo", "tr_dpo"]
+
+ALIGN = {f"{stage}@{run}" for run in RUNS for stage in ("align", "sample", "score", "kl")}
+SAMPLED = {f"{stage}@{run}" for run in RUNS for stage in ("sample", "score")}
+SCORES = {f"score@{run}" for run in RUNS}
+KLS = {f"kl@{run}" for run in RUNS}
+AFTER_SFT = {"sft", "reference", "controls", "report"} | ALIGN
+AFTER_REFERENCE = {"reference", "controls", "report"} | SCORES | KLS
+AFTER_VALIDATE = {"validate", "judge", "pairs"} | AFTER_SFT
+
+# By hand: first key of a leaf -> the stages that must run again when it changes (`check` always does, and nothing follows it:
+# its output is constant). A leaf of `runs` is treated below.
+TABLE = {
+    "seed": {"fetch", "base"} | AFTER_VALIDATE,
+    "threads": {"judge"} | AFTER_SFT,
+    "fetch": {"fetch", "base"} | AFTER_VALIDATE,
+    "base": {"base"} | AFTER_VALIDATE,
+    "tokens": AFTER_VALIDATE,
+    "validate": AFTER_VALIDATE,
+    "judge": {"judge", "controls", "report"} | SCORES,
+    "sft": AFTER_SFT,
+    "pairs": {"pairs", "report"} | ALIGN,
+    "align": {"report"} | ALIGN,
+    "sample": AFTER_REFERENCE | SAMPLED,
+    "score": {"controls", "report"} | SCORES,
+    "kl": {"report"} | KLS,
+    "report": {"report"},
+}
+
+
+def leaves(block: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in block.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def changed(value: Any) -> Any:
+    """Another value; it need not be a valid one, since nothing runs."""
+    return value + 1 if isinstance(value, int | float) and not isinstance(value, bool) else f"not {value}"
+
+
+PARAMS = load_yaml(str(ROOT / "params.yaml"))
+LEAVES = list(leaves(PARAMS))
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    """The project's dvc.yaml and params.yaml in a repository of their own."""
+    root = tmp_path_factory.mktemp("rerun")
+    Repo.init(str(root), no_scm=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, root)
+    repo = Repo(str(root))
+    assert len(repo.index.graph) == 22  # resolved once, here, before any change
+    return repo
+
+
+def reading(repo: Repo) -> dict[str, dict]:
+    """What DVC reads for each stage's `params:` now."""
+    found: dict[str, dict] = {}
+    for stage in repo.index.stages:
+        for dep in stage.deps:
+            if isinstance(dep, ParamsDependency):
+                found.setdefault(stage.name, {}).update(dep.read_params())
+    return found
+
+
+def with_descendants(repo: Repo, direct: set[str]) -> set[str]:
+    """`direct` and all that follows from it. Nothing follows `check`."""
+    graph = repo.index.graph  # edges point from a stage to what it needs
+    affected = set(direct)
+    grown = True
+    while grown:
+        grown = False
+        for stage, needed in graph.edges():
+            if needed.name in affected - {"check"} and stage.name not in affected:
+                affected.add(stage.name)
+                grown = True
+    return affected
+
+
+def test_the_table_has_every_block() -> None:
+    assert set(TABLE) | {"runs"} == set(PARAMS)
+    assert len(LEAVES) > 70
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=".".join)
+def test_a_changed_leaf_reruns_exactly(repo: Repo, leaf: tuple[str, ...]) -> None:
+    params_file = Path(repo.root_dir) / "params.yaml"
+    before = reading(repo)
+    content = load_yaml(str(ROOT / "params.yaml"))
+    block = content
+    for key in leaf[:-1]:
+        block = block[key]
+    block[leaf[-1]] = changed(block[leaf[-1]])
+    dump_yaml(str(params_file), content)
+    try:
+        direct = {stage for stage, values in reading(repo).items() if values != before[stage]}
+    finally:
+        shutil.copy(ROOT / "params.yaml", params_file)
+    if leaf[0] == "runs":
+        run = leaf[1]
+        expected = {f"{stage}@{run}" for stage in ("align", "sample", "score", "kl")} | {"report"}
+    else:
+        expected = TABLE[leaf[0]]
+    assert with_descendants(repo, direct) == expected | {"check"}

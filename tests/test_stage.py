@@ -1,0 +1,100 @@
+"""What a stage leaves behind: whole outputs or none, one sentence for the user, a traceback for a bug."""
+
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.fingerprint import fingerprint, scratch_folder, stage_entry
+from epsilon_dpo.outputs import read_jsonl, whole_folder, write_json, write_jsonl
+from epsilon_dpo.stage import run_stage
+
+DVC_YAML = """
+stages:
+  demo:
+    foreach: ${runs}
+    do:
+      cmd: python -m stages.demo ${key}
+      deps: [data, "methods/${item.method}.py"]
+      params: [seed, "runs.${key}"]
+      outs: ["out/demo/${key}"]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    (tmp_path / "params.yaml").write_text("seed: 1\nother: 2\nruns:\n  a: {method: dpo, beta: 0.1}\n  b: {method: dpo, beta: 0.2}\n")
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "dpo.py").write_text("x = 1\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens: the stage must not care
+    return tmp_path
+
+
+def test_a_stage_that_succeeds_leaves_its_outputs_and_no_scratch(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with run_stage("demo", "a") as stage:
+        stage.scratch.mkdir(parents=True)
+        (stage.out / "result").write_text("1")
+        stage.summary = "loss 0.5"
+        scratch = stage.scratch
+    assert (project / "out/demo/a/result").read_text() == "1"
+    assert [path.name for path in (project / "out/demo").iterdir()] == ["a"]
+    assert not scratch.exists()
+    assert "demo@a" in capsys.readouterr().out
+
+
+def test_a_user_error_is_one_line_and_leaves_nothing(project: Path) -> None:
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a") as stage:
+        (stage.out / "half").write_text("1")
+        raise UserError("data/rows.jsonl is empty; fetch it again.")
+    assert end.value.code == "ERROR in stage demo@a: data/rows.jsonl is empty; fetch it again."
+    assert list((project / "out").rglob("*")) == [project / "out/demo"]
+
+
+def test_a_crash_keeps_the_traceback_and_the_scratch_folder(project: Path) -> None:
+    with pytest.raises(ZeroDivisionError), run_stage("demo", "a") as stage:
+        stage.scratch.mkdir(parents=True)
+        (stage.scratch / "checkpoint").write_text("step 50")
+        scratch = stage.scratch
+        _ = 1 / 0
+    assert (scratch / "checkpoint").read_text() == "step 50"
+    assert list((project / "out").rglob("*")) == [project / "out/demo"]
+
+
+def test_the_fingerprint_follows_what_the_stage_declares_and_nothing_else(project: Path) -> None:
+    first = fingerprint(stage_entry("demo", "a"))
+    text = (project / "params.yaml").read_text()
+    for other in (text.replace("other: 2", "other: 3"), text.replace("beta: 0.2", "beta: 0.9")):
+        (project / "params.yaml").write_text(other)
+        assert fingerprint(stage_entry("demo", "a")) == first
+    seen = {first}
+    (project / "params.yaml").write_text(text.replace("beta: 0.1", "beta: 0.9"))
+    seen.add(fingerprint(stage_entry("demo", "a")))
+    (project / "params.yaml").write_text(text)
+    (project / "methods/dpo.py").write_text("x = 2\n")
+    seen.add(fingerprint(stage_entry("demo", "a")))
+    (project / "data/more.jsonl").write_text("{}\n")
+    seen.add(fingerprint(stage_entry("demo", "a")))
+    assert len(seen) == 4
+    assert scratch_folder("demo", "a") != scratch_folder("demo", "b")
+
+
+def test_whole_folder_replaces_what_was_there(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "x") as folder:
+            (folder / text).write_text(text)
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["new"]
+
+
+def test_outputs_refuse_what_json_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    write_jsonl(tmp_path / "x.jsonl", [{"text": "ε\u2028\n"}])
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"text": "ε\u2028\n"}]
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": ')
+    with pytest.raises(UserError, match="line 2"):
+        read_jsonl(tmp_path / "x.jsonl")
