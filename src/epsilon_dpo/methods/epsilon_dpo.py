@@ -1,12 +1,12 @@
-"""ε-DPO (KL penalty control via perturbation, arXiv 2502.13177): DPO whose beta is chosen per pair and adapted per step.
+"""ε-DPO (arXiv 2502.13177): DPO whose beta, the KL penalty, is chosen per pair and adapted per step.
 
 For each pair the log-ratio margin of the policy is compared with that of two policies perturbed by ε: if it changes
-monotonically with beta, this pair is trained with the neighbouring beta that separates it better, and beta itself follows the
-mean of these decisions. The rule for beta is that of the authors' code (oddqueue/e-dpo), which made the published numbers.
+monotonically with beta, this pair is trained with the neighbouring beta that separates it better, and beta itself
+follows the mean of these decisions, by the rule of the code that made the published numbers (oddqueue/e-dpo).
 
-Differences from their code: the mean decision is exact for unequal micro-batches and a short last accumulation window; beta is
-a float64 that is saved and restored; equal policy and reference are an exact tie. Label smoothing is not offered (there it
-has no effect, both of its terms carry the same sign).
+Differences from their code: the mean decision is exact for unequal micro-batches and a short last accumulation window;
+beta is a float64 that is saved and restored; equal policy and reference are an exact tie. Label smoothing is not
+offered (there it has no effect: both of its terms carry the same sign).
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from epsilon_dpo.methods.dpo import dpo_loss
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, required
+from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid, required
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +26,7 @@ class EpsilonDPONumbers(MethodNumbers):
 
 
 def epsilon_steps(z: "Tensor", z_p: "Tensor", z_n: "Tensor") -> "Tensor":
-    """s of each pair (paper section 4): +1 towards a lower beta, -1 towards a higher one, 0 where the margin is not monotonic.
+    """The decision s of each pair: +1 for a lower beta, -1 for a higher one, 0 where the margin is not monotonic.
 
     Args:
         z: log pi_theta(y_w|x) - log pi_theta(y_l|x), [B].
@@ -63,11 +62,10 @@ class EpsilonDPO(Method[EpsilonDPONumbers]):
         steps = epsilon_steps(z, z_p, z_n)
         beta = self.beta / (1.0 + self.epsilon * steps)  # beta~ of each pair, a constant for autograd
         h = (chosen.logratios - rejected.logratios).detach()
-        kl_difference = required(chosen.kl_policy_ref, "kl_policy_ref") - required(
-            rejected.kl_policy_ref, "kl_policy_ref"
-        )
+        kl_chosen = required(chosen.kl_policy_ref, "kl_policy_ref")
+        kl_rejected = required(rejected.kl_policy_ref, "kl_policy_ref")
         return PairLoss(
-            losses=dpo_loss(chosen.logratios, rejected.logratios, beta),
+            losses=-log_sigmoid(beta * (chosen.logratios - rejected.logratios)),
             # With the beta all pairs share and not beta~, whose changes from pair to pair would blur the rewards.
             chosen_rewards=self.beta * chosen.logratios.detach(),
             rejected_rewards=self.beta * rejected.logratios.detach(),
@@ -78,7 +76,7 @@ class EpsilonDPO(Method[EpsilonDPONumbers]):
                 "eps/mean_step": steps,
                 "eps/mean_abs": (z_p - z).abs(),
                 # d z / d ε at ε = 0, whose sign is the decision to first order: log-ratio margin minus KL difference.
-                "eps/d1": h - kl_difference,
+                "eps/d1": h - (kl_chosen - kl_rejected),
             },
         )
 

@@ -1,9 +1,10 @@
-"""What a method is: typed numbers, a pure loss of log-probs, and, if it needs one, a state that follows the optimizer steps.
+"""What a method is: typed numbers, a pure loss of log-probs and, if it needs one, a state that follows the steps.
 
 The trainer knows methods only through this file. It hands `Method.loss` the log-probs of one micro-batch, averages what
 comes back over the whole optimizer step (all micro-batches, all ranks) and hands the averages to `Method.after_step`.
 
-Method files do not import torch when they are imported: stages/check.py validates every run's numbers through them.
+Importing a method does not import torch: stages/check.py validates every run's numbers through it. Methods do not
+import each other: align@RUN depends on the file of its own method, and a change of one method re-runs only that one.
 """
 
 from abc import ABC, abstractmethod
@@ -26,24 +27,24 @@ class MethodNumbers(Strict):
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None  # null or absent: align.learning_rate
 
 
-Numbers = TypeVar("Numbers", bound=MethodNumbers)
+N = TypeVar("N", bound=MethodNumbers)
 
 
 @dataclass(frozen=True)
 class Logps:
     """Log-probs of one completion per pair of a micro-batch of B pairs.
 
-    Every tensor is [B], in nats, summed over the completion's tokens (the stop token counts, prompt and padding do not), in
-    float32 or wider. Only `policy` carries a gradient. What the method did not ask for is None.
+    Every tensor is [B], in nats, summed over the completion's tokens (the stop token counts, prompt and padding do
+    not), in float32 or wider. Only `policy` carries a gradient. What the method did not ask for is None.
 
     Attributes:
         policy: log pi_theta(y|x).
         tokens: |y|, the number of tokens summed over.
-        reference: log pi_ref(y|x), if `needs_reference`.
-        p_epsilon: log-prob under pi(beta-), per token softmax((1+epsilon) f_theta - epsilon f_ref), if `epsilon` is set.
-        n_epsilon: log-prob under pi(beta+), per token softmax((1-epsilon) f_theta + epsilon f_ref), if `epsilon` is set.
-        kl_ref_policy: sum_t KL(pi_ref(.|s_t) || pi_theta(.|s_t)) over the full vocabulary, if `needs_reference`.
-        kl_policy_ref: sum_t KL(pi_theta(.|s_t) || pi_ref(.|s_t)), if `needs_reference`.
+        reference: log pi_ref(y|x); if `needs_reference`.
+        p_epsilon: log-prob under pi(beta-): per token softmax((1+ε) f_theta - ε f_ref); if `epsilon` is set.
+        n_epsilon: log-prob under pi(beta+): per token softmax((1-ε) f_theta + ε f_ref); if `epsilon` is set.
+        kl_ref_policy: sum_t KL(pi_ref(.|s_t) || pi_theta(.|s_t)) over the full vocabulary; if `needs_reference`.
+        kl_policy_ref: sum_t KL(pi_theta(.|s_t) || pi_ref(.|s_t)); if `needs_reference`.
     """
 
     policy: "Tensor"
@@ -78,7 +79,7 @@ class PairLoss:
     metrics: "dict[str, Tensor]" = field(default_factory=dict)
 
 
-class Method(ABC, Generic[Numbers]):
+class Method(ABC, Generic[N]):
     """One preference-optimisation method with its numbers and its state.
 
     Class attributes:
@@ -91,7 +92,7 @@ class Method(ABC, Generic[Numbers]):
     needs_reference: ClassVar[bool] = True
     moves_reference: ClassVar[bool] = False
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, numbers: N) -> None:
         self.numbers = numbers
 
     @property

@@ -1,6 +1,6 @@
 """Methods by name: `method: dpo` in params.yaml is the class `METHOD` of methods/dpo.py.
 
-Nothing here names a method, and a method is imported when a run asks for it: so a run depends on its own method's file only.
+Nothing here names a method, and a method is imported when a run asks for it: a run depends on its own method only.
 """
 
 import difflib

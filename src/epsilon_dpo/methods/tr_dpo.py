@@ -1,8 +1,8 @@
 """TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656): DPO whose reference follows the policy.
 
-Every `sync_steps` optimizer steps the reference becomes the policy (`update: hard`, TR-DPO^tau) or moves the share `alpha` of
-the way towards it (`update: soft`, TR-DPO^alpha). TRL's SyncRefModelCallback always does both; here they are two variants,
-and a checkpoint holds the moved reference, which TRL forgets.
+Every `sync_steps` optimizer steps the reference becomes the policy (`update: hard`, TR-DPO^tau) or moves the share
+`alpha` of the way towards it (`update: soft`, TR-DPO^alpha). TRL's SyncRefModelCallback takes both numbers at once;
+here they are two variants, and a checkpoint holds the moved reference, which TRL forgets.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.methods.dpo import dpo_loss
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss
+from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +51,7 @@ class TRDPO(Method[TRDPONumbers]):
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         beta = self.numbers.beta
         return PairLoss(
-            losses=dpo_loss(chosen.logratios, rejected.logratios, beta),
+            losses=-log_sigmoid(beta * (chosen.logratios - rejected.logratios)),
             chosen_rewards=beta * chosen.logratios.detach(),
             rejected_rewards=beta * rejected.logratios.detach(),
         )

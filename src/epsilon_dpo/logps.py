@@ -1,0 +1,148 @@
+"""Log-probs of completions from hidden states, without the [tokens, vocabulary] logits.
+
+One pass over tiles of the vocabulary and chunks of tokens projects policy and reference and folds both into running
+log-sum-exps. It yields, per completion token, log pi (with a gradient; its logits are computed again in backward), log
+ref, the log-probs under the two policies that ε-DPO perturbs, and both KL divergences over the full vocabulary. Prompt
+and padding positions are never projected, and what is not asked for is not computed.
+
+The model runs inside its own `forward`, so that the hooks of DDP, FSDP and ZeRO fire: `add_logps_head` gives the
+instance a second mode. `completion_logps` is the same without gradient for two plain models.
+
+Limits: the logits must be softcap(hidden @ weight.T + bias), which `check_head` verifies for a model at hand.
+"""
+
+import functools
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.logps_kernel import Head, Reference, TokenLogps, token_logps
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the second mode of a model's forward is asked for.
+
+    Attributes:
+        token_chunk: completion tokens whose logits exist at once.
+        reference: hidden states and head of the reference at the same positions; None: policy log-probs only.
+        epsilon: size of the perturbation, needs a reference; None: no perturbed log-probs.
+    """
+
+    token_chunk: int
+    reference: Reference | None = None
+    epsilon: float | None = None
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The output projection of `model`, looked up at each call because wrappers may replace it."""
+    lm_head = model.get_output_embeddings()
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return Head(lm_head.weight, getattr(lm_head, "bias", None), softcap)
+
+
+def add_logps_head(model: PreTrainedModel) -> None:
+    """Give the instance `model` a second mode; called as before, it behaves as before.
+
+    `model(input_ids=[R, T], attention_mask=[R, T], completion_mask=[R, T])` returns the last hidden states at the
+    positions that predict completion tokens, [N, H], row by row. With `scoring=Scoring(...)` it returns
+    the fields of TokenLogps as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion.
+    """
+    original_forward = model.forward
+
+    # generate() validates its arguments against the signature, so the patched forward keeps it.
+    @functools.wraps(type(model).forward)
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        completion_mask: Tensor | None = None,
+        scoring: Scoring | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if completion_mask is None:
+            return original_forward(*args, **kwargs)
+        hidden = _completion_hidden(self, completion_mask, *args, **kwargs)
+        return hidden if scoring is None else _scored(self, hidden, kwargs["input_ids"], completion_mask, scoring)
+
+    model.forward = types.MethodType(forward, model)
+
+
+@torch.no_grad()
+def completion_logps(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_mask: Tensor,
+    token_chunk: int,
+    epsilon: float | None = None,
+) -> TokenLogps:
+    """Score completions under two models of one vocabulary, without gradient.
+
+    Args:
+        policy: any causal language model of transformers, patched by `add_logps_head` or not; caller sets eval().
+        reference: the model to compare with; may be `policy` itself.
+        input_ids: [R, T], prompt then completion, padded on the right.
+        attention_mask: [R, T], 1 on real tokens.
+        completion_mask: [R, T], 1 on the completion's tokens (the stop token included); column 0 is never a completion.
+        token_chunk: completion tokens whose logits exist at once.
+        epsilon: also the log-probs under softmax((1 ± epsilon) f_policy ∓ epsilon f_reference).
+
+    Returns:
+        the fields of TokenLogps as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion; a sum
+        over the last dimension gives the sequence's number, in nats.
+    """
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    states = Reference(_completion_hidden(reference, completion_mask, **inputs), head_of(reference))
+    hidden = _completion_hidden(policy, completion_mask, **inputs)
+    return _scored(policy, hidden, input_ids, completion_mask, Scoring(token_chunk, states, epsilon))
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Compare the log-probs of this file with those of the model's own logits on a few tokens.
+
+    Raises:
+        UserError: the architecture does something else to its logits (a scale, a second projection).
+    """
+    ids = torch.arange(1, 9, device=model.device).remainder(model.config.get_text_config().vocab_size)[None]
+    mask = torch.ones_like(ids)
+    was_training = model.training
+    model.eval()
+    theirs = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
+    theirs = theirs.gather(-1, ids[:, 1:, None])[..., 0]
+    hidden = _completion_hidden(model, mask, input_ids=ids, attention_mask=mask)
+    ours = _scored(model, hidden, ids, mask, Scoring(token_chunk=ids.numel())).policy
+    model.train(was_training)
+    tolerance = 1e-3 if torch.finfo(model.dtype).eps < 1e-6 else 0.2
+    if (ours - theirs).abs().max() > tolerance:
+        raise UserError(
+            f"the logits of {type(model).__name__} are not its last hidden states times its output embeddings (with a "
+            "soft-cap at most): this project cannot train it; choose another model in params.yaml: base."
+        )
+
+
+def _completion_hidden(model: PreTrainedModel, completion_mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Last hidden states at the positions that predict completion tokens, [N, H]."""
+    states = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+    return states[:, :-1][completion_mask[:, 1:].bool()]
+
+
+def _scored(
+    model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring
+) -> TokenLogps:
+    """Project `hidden` [N, H] and put the per-token numbers back into rows."""
+    assert isinstance(model, PreTrainedModel)
+    positions = completion_mask[:, 1:].bool()
+    labels = input_ids[:, 1:][positions]
+    found: TokenLogps = token_logps(
+        hidden, head_of(model), labels, scoring.token_chunk, scoring.reference, scoring.epsilon
+    )
+    # masked_scatter keeps the graph connected even when a micro-batch holds no completion token at all.
+    rows = (None if x is None else x.new_zeros(positions.shape).masked_scatter(positions, x) for x in found)
+    return TokenLogps._make(rows)

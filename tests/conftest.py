@@ -1,0 +1,61 @@
+"""What several tests need: a small Gemma-2 in memory, and token pairs with a shared prompt."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_gemma() -> Callable[..., Gemma2ForCausalLM]:
+    """Make a two-layer Gemma-2 (64 words, soft-caps on) from a seed, with logits far enough from uniform to matter."""
+
+    def make(seed: int = 0, **changes: object) -> Gemma2ForCausalLM:
+        torch.manual_seed(seed)
+        settings = {
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "max_position_embeddings": 64,
+            "sliding_window": 32,
+            "initializer_range": 0.3,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "attn_implementation": "eager",
+        }
+        return Gemma2ForCausalLM(Gemma2Config(**{**settings, **changes})).eval()
+
+    return make
+
+
+@pytest.fixture
+def token_pairs() -> Callable[[int], list[dict]]:
+    """Make `count` pairs in the form of out/pairs/*.jsonl: random prompts, two different answers of unequal length."""
+
+    def make(count: int) -> list[dict]:
+        generator = torch.Generator().manual_seed(7)
+
+        def words(low: int, high: int) -> list[int]:
+            length = int(torch.randint(low, high, (), generator=generator))
+            return torch.randint(3, 64, (length,), generator=generator).tolist()
+
+        return [
+            {
+                "id": f"pair/{row}",
+                "prompt_ids": [1, *words(2, 6)],
+                "chosen_ids": [*words(2, 9), 2],
+                "rejected_ids": [*words(2, 9), 2],
+            }
+            for row in range(count)
+        ]
+
+    return make
