@@ -1,19 +1,21 @@
 """A preference pair as token ids: the tokenizer's own chat template, no token added, the stop token at the end.
 
-A policy samples after the ids of the prompt, so training must score ids that continue exactly these. Prompt and answer are
-therefore rendered together, tokenised *jointly*, and split where the prompt's own ids end. Tokenising the answer alone would
-make the prefix hold by construction, but with wrong ids for tokenizers that put a space before the first word of a text
-(Llama 2, Mistral). The joint ids are what a policy would write; where a merge across the border breaks the prefix (an answer
-that starts with a line break, after a template that ends with one), the pair is refused and not repaired.
+A policy samples after the ids of the prompt, so training must score ids that continue exactly these. Prompt and answer
+are therefore rendered together, tokenised *jointly*, and split where the prompt's own ids end. Tokenising the answer
+alone would make the prefix hold by construction, but with wrong ids for tokenizers that put a space before the first
+word of a text (Llama 2, Mistral). The joint ids are what a policy would write; where a merge across the border breaks
+the prefix (an answer that starts with a line break, after a template that ends with one), the pair is refused.
 
-The answer ends with the stop token (`tokenizer.eos_token`, which stage `base` sets to the template's end of turn). What the
-template writes after it (Gemma's line break) is cut, because no policy ever generates it.
+The answer ends with the stop token (`tokenizer.eos_token`, which stage `base` sets to the template's end of turn). What
+the template writes after it (Gemma's line break) is cut, because no policy ever generates it.
 
 Nothing here imports transformers: any tokenizer object with its interface will do.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.tokens import Tokens
@@ -46,7 +48,7 @@ class Side:
 
 def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> str:
     """`messages` in the tokenizer's chat template, up to where the assistant's answer begins."""
-    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    return _render(tokenizer, messages, add_generation_prompt=True)
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
@@ -55,12 +57,13 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list
 
 
 def tokenise_side(tokenizer: "PreTrainedTokenizerBase", prompt: Messages, answer: Messages) -> Side:
-    """`answer` (one assistant message) after `prompt`, joint ids, without any judgement: stage `validate` counts the defects."""
+    """`answer` (one assistant message) after `prompt`, as joint ids, not judged: stage `validate` does that."""
     before = prompt_text(tokenizer, prompt)
-    full = str(tokenizer.apply_chat_template(prompt + answer, tokenize=False))
-    end = full.rfind(str(tokenizer.eos_token), min(len(before), len(full)))
+    full = _render(tokenizer, prompt + answer, add_generation_prompt=False)
+    stop = str(tokenizer.eos_token)
+    end = full.rfind(stop, min(len(before), len(full)))
     if end >= 0:
-        full = full[: end + len(str(tokenizer.eos_token))]
+        full = full[: end + len(stop)]
     start, ids = _ids(tokenizer, before), _ids(tokenizer, full)
     return Side(ids, len(start), full.startswith(before) and ids[: len(start)] == start)
 
@@ -73,24 +76,24 @@ def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], to
         tokens: prompt and answer together hold at most `max_length` ids; the answer is cut on the right.
 
     Returns:
-        `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int; an answer's ids end with the stop token unless cut) and
+        `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int; an answer's ids end with the stop token unless cut),
         `chosen_truncated`, `rejected_truncated` (bool).
 
     Raises:
         UserError: the prompt exceeds `max_prompt_length`, or an answer's ids do not continue the prompt's or do not end
             with the stop token: stage `validate` drops such rows or stops at them.
     """
-    result: dict[str, Any] = {}
-    for name in ("chosen", "rejected"):
-        side = tokenise_side(tokenizer, pair["prompt"], pair[name])
-        _refuse(side, tokenizer, f"the {name} side of row {pair.get('id')}", tokens)
-        room = tokens.max_length - side.prompt_length
-        result["prompt_ids"] = side.ids[: side.prompt_length]
-        result[f"{name}_ids"] = side.completion_ids[:room]
-        result[f"{name}_truncated"] = len(side.completion_ids) > room
+    sides = {name: tokenise_side(tokenizer, pair["prompt"], pair[name]) for name in ("chosen", "rejected")}
+    for name, side in sides.items():
+        _refuse(side, tokenizer, f"The {name} side of row {pair.get('id')}", tokens)
+    chosen, rejected = sides["chosen"], sides["rejected"]
+    room = tokens.max_length - chosen.prompt_length
     return {
-        key: result[key]
-        for key in ("prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated")
+        "prompt_ids": chosen.ids[: chosen.prompt_length],
+        "chosen_ids": chosen.completion_ids[:room],
+        "rejected_ids": rejected.completion_ids[:room],
+        "chosen_truncated": len(chosen.completion_ids) > room,
+        "rejected_truncated": len(rejected.completion_ids) > room,
     }
 
 
@@ -99,7 +102,7 @@ def _refuse(side: Side, tokenizer: "PreTrainedTokenizerBase", where: str, tokens
     if side.prompt_length > tokens.max_prompt_length:
         raise UserError(
             f"{where}: its prompt has {side.prompt_length} tokens, more than tokens.max_prompt_length = "
-            f"{tokens.max_prompt_length}, and prompts are never cut; raise the limit or drop the row (validate.on_failure)."
+            f"{tokens.max_prompt_length}, and prompts are never cut; raise the limit or drop the row."
         )
     if not side.continues_prompt:
         raise UserError(
@@ -108,10 +111,18 @@ def _refuse(side: Side, tokenizer: "PreTrainedTokenizerBase", where: str, tokens
         )
     if side.ids[-1] != tokenizer.eos_token_id:
         raise UserError(
-            f"{where}: the chat template does not end an answer with the tokenizer's eos token {tokenizer.eos_token!r}; "
+            f"{where}: the chat template does not end an answer with the tokenizer's eos token {tokenizer.eos_token}; "
             "set eos_token to the token that ends a turn."
         )
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, add_generation_prompt: bool) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(f"The tokenizer's chat template refuses a dialogue with the roles {roles}: {error}.") from None

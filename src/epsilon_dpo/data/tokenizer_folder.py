@@ -1,8 +1,8 @@
 """Loading a tokenizer without loading torch.
 
-`transformers.AutoTokenizer` imports torch (2.8 s a process, measured) and may rebuild a tokenizer from its vocabulary by
-class; `PreTrainedTokenizerFast` takes 0.6 s and reads tokenizer.json as it is, together with the folder's special tokens and
-chat template.
+`transformers.AutoTokenizer` imports torch (2.8 s a process, measured) and may rebuild a tokenizer from its vocabulary
+by class; `PreTrainedTokenizerFast` takes 0.6 s and reads tokenizer.json as it is, together with the folder's special
+tokens and chat template.
 """
 
 from pathlib import Path
