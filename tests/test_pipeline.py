@@ -1,0 +1,165 @@
+"""The whole DAG as a user runs it: the default's claims at its pinned numbers, the same bytes twice, nothing run twice."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+CARRIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore", "stages", "src", "presets")
+
+pytestmark = pytest.mark.slow
+
+
+def copy_project(to: Path) -> Path:
+    """A fresh checkout of what the pipeline needs, in a repository of its own."""
+    for name in CARRIED:
+        source, target = ROOT / name, to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, target)
+    subprocess.run(["git", "init", "-q", "."], cwd=to, check=True)
+    return to
+
+
+def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`dvc ...` in `project`, with the code of `project` and no network for the Hub."""
+    env = os.environ | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(project / "src"),
+        "HF_HUB_OFFLINE": "1",
+        **environment,
+    }
+    env.pop("MLFLOW_TRACKING_URI", None) if "MLFLOW_TRACKING_URI" not in environment else None
+    return subprocess.run([str(BIN / "dvc"), *arguments], cwd=project, env=env, text=True, capture_output=True, check=False)
+
+
+def repro(project: Path, **environment: str) -> list[str]:
+    """Run `dvc repro`; the stages that it ran."""
+    done = dvc(project, "repro", **environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def numbers(project: Path, name: str) -> dict[str, Any]:
+    return json.loads((project / "out" / name / "metrics.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default DAG, run once."""
+    project = copy_project(tmp_path_factory.mktemp("default"))
+    assert len(repro(project)) == 22
+    return project
+
+
+RUNS = ["dpo", "epsilon_dpo", "tr_dpo"]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_each_aligned_policy_beats_sft_by_the_true_scorer(project: Path, run: str) -> None:
+    """Outside the 95 % interval, at the pinned numbers."""
+    assert numbers(project, f"score/{run}")["true_win_rate/sft_low"] > 0.5
+
+
+def test_sft_learns_the_task(project: Path) -> None:
+    """Right facts and known sentences: an untrained or broken policy scores below -1, the chosen answers about 1."""
+    rewards = numbers(project, "score/dpo")
+    assert rewards["true_reward/sft"] > 0.0
+    assert numbers(project, "reference")["truncated_share"] < 0.05
+
+
+def test_the_trained_judge_agrees_with_the_true_scorer(project: Path) -> None:
+    judge = numbers(project, "judge")
+    assert judge["truth_agreement"] > 0.68
+    assert judge["truth_agreement_low"] > 0.6
+    assert numbers(project, "controls")["win_rate/chosen_vs_chosen"] == 0.5
+
+
+def test_a_second_repro_runs_nothing(project: Path) -> None:
+    assert repro(project) == []
+    assert dvc(project, "status", "-q").returncode == 0
+
+
+def test_mlflow_shows_the_runs_with_win_rate_and_kl_on_one_row(project: Path) -> None:
+    with sqlite3.connect(project / "mlruns" / "mlflow.db") as store:
+        rows = store.execute(
+            "select r.name, m.key, m.value from runs r join latest_metrics m on m.run_uuid = r.run_uuid where r.name like 'align@%'"
+        ).fetchall()
+    table: dict[str, dict[str, float]] = {}
+    for name, key, value in rows:
+        table.setdefault(name, {})[key] = value
+    assert sorted(table) == [f"align@{run}" for run in RUNS]
+    for run in RUNS:
+        assert table[f"align@{run}"]["win_rate/sft"] == pytest.approx(numbers(project, f"score/{run}")["win_rate/sft"])
+        assert table[f"align@{run}"]["kl_fwd_rb"] == pytest.approx(numbers(project, f"kl/{run}")["kl_fwd_rb"])
+
+
+def test_the_report_is_one_self_contained_page(project: Path) -> None:
+    page = (project / "out/report/report.html").read_text("utf-8")
+    assert "<img" in page and 'src="http' not in page and 'href="http' not in page and "<script src" not in page
+    for run in RUNS:
+        assert run in page
+
+
+def test_the_same_commit_gives_the_same_lock_without_a_tracking_store(project: Path, tmp_path: Path) -> None:
+    """Another directory, and an MLflow server that does not answer: not a byte of dvc.lock differs."""
+    other = copy_project(tmp_path / "other")
+    repro(other, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert (other / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
+
+
+def test_changes_rerun_what_they_affect_and_a_restored_run_is_still_tracked(project: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(project, changed, symlinks=True)
+    params = (changed / "params.yaml").read_text("utf-8")
+    (changed / "params.yaml").write_text(params.replace("kl: {batch_size: 32", "kl: {batch_size: 16"), "utf-8")
+    ran = repro(changed)
+    assert [stage for stage in ran if not stage.startswith("kl@") and stage != "report"] == ["check"]
+    (changed / "params.yaml").write_text(params, "utf-8")
+    assert repro(changed) == []  # restored from DVC's run cache
+    without_tr_dpo = "".join(line for line in params.splitlines(keepends=True) if not line.startswith("  tr_dpo:"))
+    (changed / "params.yaml").write_text(without_tr_dpo, "utf-8")
+    assert repro(changed) == ["check", "report"]
+    assert "tr_dpo" not in json.loads((changed / "out/report/summary.json").read_text("utf-8"))["runs"]
+
+
+def test_a_failing_stage_stops_the_pipeline_in_one_sentence(project: Path, tmp_path: Path) -> None:
+    broken = copy_project(tmp_path / "broken")
+    params = (broken / "params.yaml").read_text("utf-8")
+    (broken / "params.yaml").write_text(params.replace("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}"), "utf-8")
+    done = dvc(broken, "repro")
+    assert done.returncode != 0
+    assert "ERROR in stage check: params.yaml: runs.dpo.beta = -0.3 is refused" in done.stdout + done.stderr
+    assert not list((broken / "out").rglob("*.txt"))
+
+
+def test_a_missing_method_file_is_named_before_anything_runs(project: Path, tmp_path: Path) -> None:
+    broken = copy_project(tmp_path / "unknown")
+    params = (broken / "params.yaml").read_text("utf-8")
+    (broken / "params.yaml").write_text(params.replace("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}"), "utf-8")
+    done = dvc(broken, "repro")
+    assert done.returncode != 0
+    assert "did you mean 'dpo'?" in done.stdout + done.stderr
+
+
+def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
+    """The preset of the README on the real harmless-base test file; its known defects are named."""
+    folder = Path(os.environ.get("EPSILON_DPO_HH_FOLDER", ROOT.parent / "shared" / "data" / "hh-rlhf")).resolve()
+    if not (folder / "harmless-base" / "test.jsonl.gz").is_file():
+        pytest.skip("set EPSILON_DPO_HH_FOLDER to a folder with harmless-base/test.jsonl.gz")
+    hh = copy_project(tmp_path / "hh")
+    preset = (hh / "presets/hh-local.yaml").read_text("utf-8")
+    assert preset.count("folder: data/hh-rlhf") == 1
+    (hh / "params.yaml").write_text(preset.replace("folder: data/hh-rlhf", f"folder: {folder}"), "utf-8")
+    repro(hh)
+    assert (hh / "out/report/report.html").is_file()
