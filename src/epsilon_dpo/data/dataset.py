@@ -1,0 +1,20 @@
+"""What stage `fetch` hands on, whatever the source."""
+
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]  # {"id", "chosen": [messages], "rejected": [messages]}, a message is {"role", "content"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Preference pairs as whole dialogues (TRL's conversational format, implicit prompt), the source's defects kept.
+
+    Attributes:
+        train, eval: no prompt is in both, unless the source's own two files share one (stage `validate` looks).
+        facts: what dataset.json says about the origin beside the row counts: source, revision, sha256 of its files, ...
+    """
+
+    train: list[Row]
+    eval: list[Row]
+    facts: dict[str, Any]

@@ -1,0 +1,18 @@
+"""fetch: a named preference dataset at a pinned version, as dialogues, split so that no prompt is in both parts."""
+
+from epsilon_dpo.data.sources import read_source
+from epsilon_dpo.outputs import write_json, write_jsonl
+from epsilon_dpo.params.fetch import FetchView
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.stage import run_stage
+
+with run_stage("fetch") as stage:
+    params = load(FetchView)
+    dataset = read_source(params.fetch, params.seed)
+    rows = {"train": len(dataset.train), "eval": len(dataset.eval)}
+    write_jsonl(stage.out / "train.jsonl", dataset.train)
+    write_jsonl(stage.out / "eval.jsonl", dataset.eval)
+    write_json(stage.out / "dataset.json", {**dataset.facts, "rows": rows})
+    stage.tracker.log_metrics({f"rows/{split}": float(count) for split, count in rows.items()}, step=0)
+    stage.tracker.log_artifact(stage.out / "dataset.json")
+    stage.summary = f"{rows['train']} training pairs, {rows['eval']} evaluation pairs from {params.fetch.source}"
