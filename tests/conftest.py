@@ -1,10 +1,14 @@
 """What several tests need: a small Gemma-2 in memory, and token pairs with a shared prompt."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 
@@ -57,5 +61,22 @@ def token_pairs() -> Callable[[int], list[dict]]:
             }
             for row in range(count)
         ]
+
+    return make
+
+
+@pytest.fixture
+def sft_folder(tiny_gemma: Callable[..., Gemma2ForCausalLM], tmp_path: Path) -> Callable[..., Path]:
+    """Write a model folder as stage sft does: weights, a tokenizer of 64 words, generation settings."""
+
+    def make(dtype: torch.dtype = torch.float32) -> Path:
+        folder = tmp_path / "sft"
+        words = ["<pad>", "<bos>", "<end_of_turn>", *(f"w{n}" for n in range(61))]
+        tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="w0"))
+        tokenizer.pre_tokenizer = Whitespace()
+        special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end_of_turn>", "unk_token": "w0"}
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+        tiny_gemma().to(dtype).save_pretrained(folder)
+        return folder
 
     return make

@@ -15,3 +15,4 @@ def set_up(seed: int, threads: int) -> None:
     set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of loading and writing shards; training, sampling and scoring show their own

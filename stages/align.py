@@ -1,0 +1,33 @@
+"""align: one policy from the SFT model by one run's method. `python -m stages.align RUN`"""
+
+import sys
+from pathlib import Path
+
+from epsilon_dpo.alignment import align
+from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.params.align import AlignView
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.runtime import set_up
+from epsilon_dpo.stage import run_stage
+
+run = sys.argv[1]
+with run_stage("align", run) as stage:
+    params = load(AlignView)
+    set_up(params.seed, params.threads)
+    metrics = align(
+        method_of(run, params.runs[run]),
+        params.align,
+        params.seed,
+        sft_model=Path("out/sft/model"),
+        pairs=Path("out/pairs"),
+        out=stage.out,
+        scratch=stage.scratch,
+        track=stage.tracker.log_metrics,
+    )
+    stage.tracker.log_metrics(metrics)
+    stage.tracker.set_tags({"policy_sha256": digest(stage.out / "model")})
+    stage.summary = (
+        f"eval loss {metrics['eval_loss']:.4f}, accuracy {metrics['eval_rewards/accuracies']:.3f}, "
+        f"{metrics['steps']} steps"
+    )
