@@ -1,0 +1,20 @@
+"""base: the model that SFT starts from, with its tokenizer, chat template and stop token."""
+
+from pathlib import Path
+
+from epsilon_dpo.data.model_folder import write_model
+from epsilon_dpo.data.starting_point import starting_point
+from epsilon_dpo.params.base import BaseView
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.stage import run_stage
+
+with run_stage("base") as stage:
+    params = load(BaseView)
+    model, tokenizer = starting_point(params.base, Path("out/fetch/train.jsonl"), params.seed)
+    write_model(model, tokenizer, stage.out)
+    parameters = model.num_parameters()
+    stage.tracker.log_metrics({"parameters": float(parameters), "vocabulary": float(len(tokenizer))}, step=0)
+    stage.summary = (
+        f"{type(model).__name__}, {parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, "
+        f"answers end with {tokenizer.eos_token}"
+    )
