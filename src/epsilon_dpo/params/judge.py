@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from epsilon_dpo.params.strict import Strict
 from epsilon_dpo.params.training import Training
 
 Size = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Field(ge=4)]  # [CLS], a marker, one token, [SEP]
+Confidence = Annotated[float, Field(gt=0.0, lt=1.0)]  # of the intervals in out/judge/metrics.json
 
 
 class TrainedJudge(Training):
@@ -15,13 +17,23 @@ class TrainedJudge(Training):
 
     source: Literal["trained"]
     vocab_size: Annotated[int, Field(ge=100)]
-    hidden_size: Size
+    hidden_size: Size  # a multiple of num_attention_heads
     intermediate_size: Size
     num_hidden_layers: Size
     num_attention_heads: Size
-    source_max_length: Size
-    candidate_max_length: Size
+    position_buckets: Size  # of relative distances; 256 in PairRM
+    initializer_range: Annotated[float, Field(gt=0.0)]
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    source_max_length: Length
+    candidate_max_length: Length
     batch_size: Size  # pairs at once when scoring
+    confidence: Confidence
+
+    @model_validator(mode="after")
+    def _heads_share_the_hidden_size(self) -> "TrainedJudge":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        return self
 
 
 class PretrainedJudge(Strict):
@@ -30,9 +42,10 @@ class PretrainedJudge(Strict):
     source: Literal["pretrained"]
     path: str  # llm-blender/PairRM-hf
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # null only for a local folder
-    source_max_length: Size  # 1224 upstream
-    candidate_max_length: Size  # 412 upstream
+    source_max_length: Length  # 1224 upstream
+    candidate_max_length: Length  # 412 upstream
     batch_size: Size
+    confidence: Confidence
 
 
 class JudgeView(Strict):

@@ -1,0 +1,185 @@
+"""Prompts to answers: exact temperature sampling whose random numbers belong to the prompt and not to the batch.
+
+By the Gumbel-max trick, argmax(logits / T + G) with standard Gumbel noise G is a draw from softmax(logits / T)
+(Maddison, Tarlow and Minka, 2014). Transformers' greedy search therefore samples once a logits processor adds the
+noise, and the noise of a row comes from its own generator, so neither batch size nor order changes it. What they can
+change is the logits' rounding (about 1e-6), which decides a draw only where two words are that close.
+
+Nothing but the temperature shapes the distribution: a model's own generation_config (top-p, penalties) is not used.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from epsilon_dpo.data.tokenisation import prompt_ids
+from epsilon_dpo.data.tokenizer_folder import load_tokenizer
+from epsilon_dpo.device import on_device
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.params.sample import Sample
+
+Row = dict[str, Any]
+# The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
+# theirs, which takes noise out of the differences between runs and changes the distribution of none.
+Stream = Literal["reference", "policy"]
+
+
+def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
+    """The rows to answer, in the order given.
+
+    Args:
+        rows: of out/validate/eval.jsonl.
+        turns: `single` keeps prompts of exactly one user message and no assistant's; `all` keeps all.
+        max_prompts: keep only this many distinct prompts, those with the smallest sha256 (a choice that favours no part
+            of the file), each with all its rows; None: all.
+
+    Raises:
+        UserError: no row is left.
+    """
+    kept = [row for row in rows if turns == "all" or _is_single_turn(row["prompt"])]
+    if not kept:
+        raise UserError(
+            f"No evaluation row has a prompt for sample.turns = {turns}; set it to all, or fetch other data."
+        )
+    ranked = sorted({_prompt_hash(row["prompt"]) for row in kept})[:max_prompts]
+    chosen = frozenset(ranked)
+    return [row for row in kept if _prompt_hash(row["prompt"]) in chosen]
+
+
+def answer(folder: Path, rows: list[Row], params: Sample, seed: int, stream: Stream) -> list[Row]:
+    """Samples of the policy in `folder` (model and tokenizer), one per row, in the order of `rows`.
+
+    Returns:
+        `id`, `prompt` (messages), `chosen` (text), `response` (text without special tokens, stripped), `response_ids`
+        (with the stop token if it was reached) and `finish_reason`: `stop` or `length`.
+
+    Raises:
+        UserError: a prompt and `max_new_tokens` exceed the model's context.
+    """
+    tokenizer = load_tokenizer(folder)
+    model = on_device(AutoModelForCausalLM.from_pretrained(folder))
+    prompts = {row["id"]: prompt_ids(tokenizer, row["prompt"]) for row in rows}
+    _fits(model, max(map(len, prompts.values())), params.max_new_tokens)
+    seeds = {id_: seed_of(seed, stream, id_) for id_ in prompts}
+    completions = sample(model, tokenizer, prompts, seeds, params)
+    return [_finished(row, completions[row["id"]], tokenizer) for row in rows]
+
+
+def seed_of(seed: int, stream: Stream, id_: str) -> int:
+    """A 64-bit seed from the pipeline's seed and the row's id; Python's hash() would differ between processes."""
+    text = json.dumps([seed, stream, id_])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: dict[str, list[int]],
+    seeds: dict[str, int],
+    params: Sample,
+) -> dict[str, list[int]]:
+    """Completion ids by row id, up to and including the stop token (`tokenizer.eos_token_id`)."""
+    stop = tokenizer.eos_token_id
+    pad = stop if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    generating: Any = model  # transformers types generate() as a mixin's
+    model.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=params.max_new_tokens, eos_token_id=stop, pad_token_id=pad
+    )
+    by_length = sorted(prompts, key=lambda id_: (-len(prompts[id_]), id_))  # the largest batch first: it fails at once
+    completions = {}
+    with tqdm(total=len(prompts), desc="sample", unit="answer") as bar:
+        for start in range(0, len(by_length), params.batch_size):
+            ids = by_length[start : start + params.batch_size]
+            noise = GumbelNoise([seeds[id_] for id_ in ids], params.temperature)
+            batch = {name: x.to(model.device) for name, x in _pad_left([prompts[id_] for id_ in ids], pad).items()}
+            with torch.inference_mode():
+                output = generating.generate(**batch, logits_processor=LogitsProcessorList([noise]))
+            new = output[:, batch["input_ids"].shape[1] :].tolist()
+            completions.update({id_: _until(stop, row) for id_, row in zip(ids, new, strict=True)})
+            bar.update(len(ids))
+    return completions
+
+
+class GumbelNoise(LogitsProcessor):
+    """scores / T + Gumbel noise, one generator per row; its argmax is a sample of softmax(scores / T).
+
+    Noise and sum are float64: in float32 the noise has 2**24 values, too few for the rare words of a large vocabulary.
+    It is drawn on the CPU, so that a GPU samples by the same numbers.
+    """
+
+    def __init__(self, seeds: list[int], temperature: float) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores: [rows, vocabulary], logits or log-probs; returns the same shape in float64."""
+        words = scores.shape[1]
+        exponential = torch.stack(
+            [torch.empty(words, dtype=torch.float64).exponential_(generator=row) for row in self.generators]
+        )
+        return scores.double() / self.temperature - exponential.log().to(scores.device)
+
+
+def summary(samples: list[Row]) -> dict[str, float]:
+    """`n`, `mean_tokens` (stop token included), `truncated_share` (max_new_tokens reached) and `empty_share`."""
+    n = len(samples)
+    return {
+        "n": n,
+        "mean_tokens": sum(len(row["response_ids"]) for row in samples) / n,
+        "truncated_share": sum(row["finish_reason"] == "length" for row in samples) / n,
+        "empty_share": sum(not row["response"] for row in samples) / n,
+    }
+
+
+def _is_single_turn(prompt: list[dict[str, str]]) -> bool:
+    roles = [message["role"] for message in prompt]
+    return roles.count("user") == 1 and "assistant" not in roles
+
+
+def _prompt_hash(prompt: list[dict[str, str]]) -> str:
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
+
+
+def _fits(model: PreTrainedModel, longest_prompt: int, max_new_tokens: int) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest_prompt + max_new_tokens > context:
+        raise UserError(
+            f"The longest prompt has {longest_prompt} tokens and sample.max_new_tokens is {max_new_tokens}, together "
+            f"more than the model's {context} positions; set sample.max_new_tokens to at most {context - longest_prompt}."
+        )
+
+
+def _pad_left(rows: list[list[int]], pad: int) -> dict[str, Tensor]:
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
+    }
+
+
+def _until(stop: int, ids: list[int]) -> list[int]:
+    return ids[: ids.index(stop) + 1] if stop in ids else ids
+
+
+def _finished(row: Row, ids: list[int], tokenizer: PreTrainedTokenizerFast) -> Row:
+    return {
+        "id": row["id"],
+        "prompt": row["prompt"],
+        "chosen": row["chosen"][0]["content"],
+        "response": str(tokenizer.decode(ids, skip_special_tokens=True)).strip(),
+        "response_ids": ids,
+        "finish_reason": "stop" if ids[-1] == tokenizer.eos_token_id else "length",
+    }

@@ -1,0 +1,146 @@
+"""Who wins: judged pairs as records, and the rates that they add up to.
+
+Every pair is judged in both orders (judges/pairrm.py). Answer a wins by 1 if its logit is above TIE, loses by 0 if it
+is below -TIE, and ties by 1/2 otherwise; upstream counts a tie as a loss. Where the data's true reward is known, the
+same pairs are also decided by it, so that the judge itself can be judged.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scipy.special import expit
+
+from epsilon_dpo.contests import RUN, Contest
+from epsilon_dpo.data.synthetic import true_reward
+from epsilon_dpo.judges.pairrm import PairRMJudge, Verdict
+from epsilon_dpo.judges.source_text import pair_text
+from epsilon_dpo.outputs import read_json
+from epsilon_dpo.statistics import mean, rate
+
+TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
+TRUNCATIONS = ("trunc_source", "trunc_a", "trunc_b")
+
+Record = dict[str, Any]
+Row = dict[str, Any]
+Truth = Callable[[list[dict[str, str]], str], float]
+
+
+def known_truth(dataset: Path) -> Truth | None:
+    """The true reward of the data, if its dataset.json says that there is one; None for data from people."""
+    if not read_json(dataset)["true_reward"]:
+        return None
+    return lambda prompt, answer: true_reward(prompt[-1]["content"], answer)
+
+
+def judge_contests(judge: PairRMJudge, contests: list[Contest], truth: Truth | None) -> list[Record]:
+    """One record per contest, in the order given: the keys of `_record` and, with a truth, of `_true_record`."""
+    verdicts = judge.compare([pair_text(contest.prompt, contest.a, contest.b) for contest in contests])
+    return [
+        _record(contest, verdict) | (_true_record(contest, truth) if truth else {})
+        for contest, verdict in zip(contests, verdicts, strict=True)
+    ]
+
+
+def refuse_preference_among_equals(records: list[Record]) -> None:
+    """The control that needs no truth: two identical answers tie.
+
+    Raises:
+        RuntimeError: the judge prefers one of two identical answers: the two orders were not judged alike.
+    """
+    preferred = [record["id"] for record in records if record["identical"] and record["win"] != 0.5]
+    if preferred:
+        raise RuntimeError(
+            f"the judge prefers one of two identical answers in {len(preferred)} pairs, first {preferred[0]}"
+        )
+
+
+def win(logit: float) -> float:
+    """1, 1/2 or 0 for answer a."""
+    return 0.5 if abs(logit) <= TIE else float(logit > 0.0)
+
+
+def summary(records: list[Record], confidence: float) -> dict[str, float]:
+    """The numbers of one opponent's records.
+
+    `win_rate` with its Wilson interval (`_low`, `_high`, `_n`); `soft_win_rate`, the mean of sigmoid(logit / 2);
+    `consistency`, the share of decided pairs whose two orders agree; `position_bias`, the mean of (f_ab + f_ba) / 2,
+    positive if the first place helps; `tie_share`, `identical_share`; `truncated_share` of pairs that the judge did not
+    see whole. With a truth: `true_win_rate`, and `judge_agreement`, the judge's accuracy (ties half) on pairs that the
+    truth decides.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    n = len(records)
+    decided = [record for record in records if record["win"] != 0.5]
+    found = rate([record["win"] for record in records], confidence).named("win_rate")
+    found["soft_win_rate"] = float(expit([record["logit"] / 2.0 for record in records]).mean())
+    found["consistency"] = sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0
+    found["position_bias"] = sum(record["f_ab"] + record["f_ba"] for record in records) / (2 * n)
+    found["tie_share"] = 1.0 - len(decided) / n
+    found["identical_share"] = sum(record["identical"] for record in records) / n
+    found["truncated_share"] = sum(any(record[key] for key in TRUNCATIONS) for record in records) / n
+    return found | (_true_summary(records, confidence) if "true_win" in records[0] else {})
+
+
+def by_opponent(records: list[Record], confidence: float) -> dict[str, float]:
+    """`summary` of each opponent's records, as `<name>/<opponent>`, and `answers` of both sides."""
+    opponents = dict.fromkeys((record["answer"], record["opponent"]) for record in records)
+    found: dict[str, float] = {}
+    for answer, opponent in opponents:
+        own = [record for record in records if (record["answer"], record["opponent"]) == (answer, opponent)]
+        label = opponent if answer == RUN else f"{answer}_vs_{opponent}"
+        found |= {f"{name}/{label}": value for name, value in summary(own, confidence).items()}
+        found |= answers(own, "a", answer, confidence) | answers(own, "b", opponent, confidence)
+    return found
+
+
+def answers(records: list[Record], side: str, name: str, confidence: float) -> dict[str, float]:
+    """Of one side's answers: `mean_chars/<name>`, `empty_share/<name>` and, with a truth, mean `true_reward/<name>`."""
+    n = len(records)
+    found = {
+        f"mean_chars/{name}": sum(record[f"chars_{side}"] for record in records) / n,
+        f"empty_share/{name}": sum(record[f"empty_{side}"] for record in records) / n,
+    }
+    if f"true_{side}" not in records[0]:
+        return found
+    return found | mean([record[f"true_{side}"] for record in records], confidence).named(f"true_reward/{name}")
+
+
+def _record(contest: Contest, verdict: Verdict) -> Record:
+    return {
+        "id": contest.id,
+        "answer": contest.answer,
+        "opponent": contest.opponent,
+        "f_ab": verdict.f_ab,
+        "f_ba": verdict.f_ba,
+        "logit": verdict.logit,
+        "win": win(verdict.logit),
+        "consistent": verdict.f_ab * verdict.f_ba < 0.0,
+        "chars_a": len(contest.a.strip()),
+        "chars_b": len(contest.b.strip()),
+        "tokens_a": verdict.len_a,
+        "tokens_b": verdict.len_b,
+        "trunc_source": verdict.trunc_source,
+        "trunc_a": verdict.trunc_a,
+        "trunc_b": verdict.trunc_b,
+        "empty_a": not contest.a.strip(),
+        "empty_b": not contest.b.strip(),
+        "identical": contest.a.strip() == contest.b.strip(),
+        "finish_reason": contest.finish_reason,
+    }
+
+
+def _true_record(contest: Contest, truth: Truth) -> Record:
+    a, b = truth(contest.prompt, contest.a), truth(contest.prompt, contest.b)
+    return {"true_a": a, "true_b": b, "true_win": win(a - b)}
+
+
+def _true_summary(records: list[Record], confidence: float) -> dict[str, float]:
+    found = rate([record["true_win"] for record in records], confidence).named("true_win_rate")
+    decided = [record for record in records if record["true_win"] != 0.5]
+    if decided:
+        right = [record["win"] if record["true_win"] == 1.0 else 1.0 - record["win"] for record in decided]
+        found |= rate(right, confidence).named("judge_agreement")
+    return found

@@ -1,0 +1,27 @@
+"""sample: a policy's answers to the held-out prompts. `python -m stages.sample RUN`"""
+
+import sys
+from pathlib import Path
+
+from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.outputs import read_jsonl, write_json, write_jsonl
+from epsilon_dpo.params.sample import SampleView
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.runtime import set_up
+from epsilon_dpo.sampling import answer, select, summary
+from epsilon_dpo.stage import run_stage
+
+run = sys.argv[1]
+with run_stage("sample", run) as stage:
+    params = load(SampleView)
+    set_up(params.seed, params.threads)
+    policy = Path("out/align") / run / "model"
+    rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
+    samples = answer(policy, rows, params.sample, params.seed, stream="policy")
+    metrics = summary(samples)
+    write_jsonl(stage.out / "samples.jsonl", samples)
+    facts = {"temperature": params.sample.temperature, "policy_sha256": digest(policy)}
+    write_json(stage.out / "metrics.json", {**metrics, **facts})
+    stage.tracker.log_metrics(metrics)
+    stage.tracker.log_artifact(stage.out / "samples.jsonl")
+    stage.summary = f"{len(samples)} answers, {metrics['mean_tokens']:.1f} tokens on average"

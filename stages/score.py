@@ -1,0 +1,34 @@
+"""score: a run's answers, judged against the chosen ones and the reference's. `python -m stages.score RUN`"""
+
+import sys
+from pathlib import Path
+
+from epsilon_dpo.contests import read_same_prompts, run_contests
+from epsilon_dpo.judges.pairrm import PairRMJudge
+from epsilon_dpo.outputs import read_json, write_json, write_jsonl
+from epsilon_dpo.params.score import ScoreView
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.runtime import set_up
+from epsilon_dpo.scoring import by_opponent, judge_contests, known_truth
+from epsilon_dpo.stage import run_stage
+
+run = sys.argv[1]
+with run_stage("score", run) as stage:
+    params = load(ScoreView)
+    set_up(0, params.threads)  # nothing is drawn here
+    sampled = Path("out/sample") / run
+    samples, reference = read_same_prompts(sampled / "samples.jsonl", Path("out/reference/samples.jsonl"))
+    judge = PairRMJudge.load(Path("out/judge"))
+    truth = known_truth(Path("out/validate/dataset.json"))
+    records = judge_contests(judge, run_contests(samples, reference), truth)
+    metrics = by_opponent(records, params.score.confidence)
+    policy_sha256 = read_json(sampled / "metrics.json")["policy_sha256"]
+    write_jsonl(stage.out / "records.jsonl", records)
+    facts = {"confidence": params.score.confidence, "n": len(samples), "policy_sha256": policy_sha256}
+    write_json(stage.out / "metrics.json", {**metrics, **facts})
+    stage.tracker.log_metrics(metrics)
+    stage.tracker.log_to_policy(policy_sha256, metrics)
+    stage.summary = (
+        f"beats chosen in {metrics['win_rate/chosen']:.1%}, SFT in {metrics['win_rate/sft']:.1%} "
+        f"({metrics['win_rate/sft_low']:.1%} to {metrics['win_rate/sft_high']:.1%}) of {len(samples)}"
+    )
