@@ -280,8 +280,8 @@ def test_two_ranks_are_one_with_twice_the_batch(run, tmp_path, entry):
     streams = [read_jsonl(folder / "metrics.jsonl") for folder in (one, tmp_path / "rank0")]
     for left, right in zip(*streams, strict=True):
         assert left.get("eps/beta_next") == right.get("eps/beta_next")
-        assert left["loss"] == pytest.approx(right["loss"], abs=1e-10)
-    torch.testing.assert_close(weights(one), weights(tmp_path / "rank0"), rtol=0, atol=1e-9)
-    torch.testing.assert_close(weights(one), weights(tmp_path / "rank1"), rtol=0, atol=1e-9)
+        assert left["loss"] == pytest.approx(right["loss"], abs=1e-7)
+    torch.testing.assert_close(weights(one), weights(tmp_path / "rank0"), rtol=0, atol=1e-7)
+    assert not list((tmp_path / "rank1").iterdir())
     metrics = [read_json(folder / "metrics.json") for folder in (one, tmp_path / "rank0")]
-    assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], abs=1e-10)
+    assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], abs=1e-7)

@@ -9,13 +9,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T
 from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
 from epsilon_dpo.logps import check_head
 from epsilon_dpo.methods.interface import Method
-from epsilon_dpo.metric_stream import MetricStream, training_rows
-from epsilon_dpo.outputs import write_json, write_jsonl
+from epsilon_dpo.metric_stream import MetricStream
 from epsilon_dpo.pair_data import PairData
 from epsilon_dpo.params.align import Align
 from epsilon_dpo.progress import show_one_bar
 from epsilon_dpo.trainer import PreferenceTrainer
 from epsilon_dpo.training_arguments import training_arguments
+from epsilon_dpo.training_result import write_result
 
 
 def align(
@@ -31,7 +31,8 @@ def align(
     """Train from `sft_model` on `pairs`/train.jsonl and evaluate on `pairs`/eval.jsonl.
 
     Writes model/ (weights, tokenizer, generation settings that stop at the tokenizer's eos token), metrics.jsonl and
-    metrics.json to `out`. A killed run continues from its last whole checkpoint in `scratch`, to the same bytes.
+    metrics.json to `out`, on rank 0 alone. A killed run continues from its last whole checkpoint in `scratch`, to the
+    same bytes.
 
     Args:
         track: called with the numbers and the optimizer step of each row of metrics.jsonl.
@@ -58,29 +59,8 @@ def align(
     )
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
-    rows = training_rows(trainer.state)
-    metrics = _final_metrics(trainer, rows)
-    track({name: value for name, value in metrics.items() if name.startswith("eval_")}, trainer.state.global_step)
-
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
-    write_jsonl(out / "metrics.jsonl", rows)
-    write_json(out / "metrics.json", metrics)
-    return metrics
+    return write_result(trainer, tokenizer, out, track, method.state_dict())
 
 
 def _load(path: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(path, dtype="auto", local_files_only=True)
-
-
-def _final_metrics(trainer: PreferenceTrainer, rows: list[dict[str, float]]) -> dict[str, float]:
-    """Steps and pairs seen, the last training row, the evaluation without its clock times, the method's end state."""
-    evaluation = trainer.evaluate()
-    timed = ("_runtime", "_per_second", "_epoch")
-    return {
-        "steps": trainer.state.global_step,
-        **{f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"},
-        **{name: value for name, value in evaluation.items() if name.startswith("eval_") and not name.endswith(timed)},
-        **trainer.method.state_dict(),
-    }

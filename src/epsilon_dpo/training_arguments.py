@@ -42,6 +42,7 @@ def training_arguments(numbers: Accelerated, seed: int, folder: Path) -> dict[st
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": False,
+        "ddp_find_unused_parameters": False,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }

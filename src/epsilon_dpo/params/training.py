@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from epsilon_dpo.params.strict import Strict
 
@@ -22,6 +22,14 @@ class Training(Strict):
     adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)]
     logging_steps: Count
     save_steps: Count  # a crash loses at most this many optimizer steps
+
+    @model_validator(mode="after")
+    def _rows_are_whole_at_a_checkpoint(self) -> "Training":
+        if self.save_steps % self.logging_steps:
+            raise ValueError(
+                "save_steps must be a multiple of logging_steps, or a resumed training logs a row that lacks some steps"
+            )
+        return self
 
 
 class Accelerated(Training):

@@ -1,0 +1,77 @@
+"""Stage `sft` in one call: TRL's SFTTrainer on the chosen answers, as the very token ids that the alignment scores.
+
+The rows are tokenised here and not by TRL, so that template, stop token and truncation are those of stage `pairs`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.data.tokenisation import tokenise_pair
+from epsilon_dpo.metric_stream import MetricStream
+from epsilon_dpo.outputs import read_jsonl
+from epsilon_dpo.params.sft import SFT
+from epsilon_dpo.params.tokens import Tokens
+from epsilon_dpo.progress import show_one_bar
+from epsilon_dpo.training_arguments import training_arguments
+from epsilon_dpo.training_result import write_result
+
+
+def fine_tune(
+    numbers: SFT,
+    tokens: Tokens,
+    seed: int,
+    base: Path,
+    validated: Path,
+    out: Path,
+    scratch: Path,
+    track: Callable[[dict[str, float], int], None],
+) -> dict[str, float]:
+    """Train `base`/model on the chosen answers of `validated`/train.jsonl, evaluate on those of `validated`/eval.jsonl.
+
+    Writes model/ (weights, tokenizer, generation settings that stop at the tokenizer's eos token), metrics.jsonl and
+    metrics.json to `out`, on rank 0 alone. A killed run continues from its last whole checkpoint in `scratch`.
+
+    Args:
+        track: called with the numbers and the optimizer step of each row of metrics.jsonl.
+
+    Returns:
+        the content of metrics.json: the last training row as train_*, and eval_*.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    model = AutoModelForCausalLM.from_pretrained(base / "model", dtype="auto", local_files_only=True)
+    settings = SFTConfig(
+        **training_arguments(numbers, seed, scratch),
+        completion_only_loss=numbers.completion_only_loss,
+        max_length=None,  # tokenise_pair has cut
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=settings,
+        train_dataset=labelled(read_jsonl(validated / "train.jsonl"), tokenizer, tokens, numbers.completion_only_loss),
+        eval_dataset=labelled(read_jsonl(validated / "eval.jsonl"), tokenizer, tokens, numbers.completion_only_loss),
+        processing_class=tokenizer,
+        callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
+    )
+    show_one_bar(trainer)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
+    return write_result(trainer, tokenizer, out, track, end_state={})
+
+
+def labelled(
+    pairs: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, tokens: Tokens, completion_only: bool
+) -> Dataset:
+    """Prompt and chosen answer of each pair as `input_ids`; `labels` are the same ids, -100 where no loss is wanted."""
+    rows = []
+    for pair in pairs:
+        ids = tokenise_pair(tokenizer, pair, tokens)
+        prompt, answer = ids["prompt_ids"], ids["chosen_ids"]
+        hidden = [-100] * len(prompt) if completion_only else prompt
+        rows.append({"input_ids": prompt + answer, "labels": hidden + answer})
+    return Dataset.from_list(rows)

@@ -1,0 +1,43 @@
+"""What a finished training leaves in its stage's folder: the policy, its curves and its last numbers."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from epsilon_dpo.metric_stream import training_rows
+from epsilon_dpo.outputs import write_json, write_jsonl
+
+NOT_REPRODUCIBLE = ("_runtime", "_per_second", "_epoch", "_num_tokens")  # the clock; TRL's count after a resumption
+
+
+def write_result(
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    track: Callable[[dict[str, float], int], None],
+    end_state: Mapping[str, float],
+) -> dict[str, float]:
+    """Evaluate and write model/, metrics.jsonl and metrics.json to `out`; every rank takes part, rank 0 writes.
+
+    The policy's generation settings stop at the tokenizer's eos token and nowhere else (TRL would add it to others).
+
+    Returns:
+        the content of metrics.json: `steps`, the last training row as train_*, eval_* without clock times, `end_state`.
+    """
+    evaluation = {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
+    evaluation = {name: value for name, value in evaluation.items() if not name.endswith(NOT_REPRODUCIBLE)}
+    rows = training_rows(trainer.state)
+    last = {f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
+    steps = trainer.state.global_step
+    metrics = {"steps": steps, **last, **evaluation, **end_state}
+    if trainer.is_world_process_zero():
+        track(evaluation, steps)
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.save_pretrained(out / "model")
+        tokenizer.save_pretrained(out / "model")
+        write_jsonl(out / "metrics.jsonl", rows)
+        write_json(out / "metrics.json", metrics)
+    return metrics
