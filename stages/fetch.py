@@ -14,5 +14,4 @@ with run_stage("fetch") as stage:
     write_jsonl(stage.out / "eval.jsonl", dataset.eval)
     write_json(stage.out / "dataset.json", {**dataset.facts, "rows": rows})
     stage.tracker.log_metrics({f"rows/{split}": float(count) for split, count in rows.items()}, step=0)
-    stage.tracker.log_artifact(stage.out / "dataset.json")
     stage.summary = f"{rows['train']} training pairs, {rows['eval']} evaluation pairs from {params.fetch.source}"

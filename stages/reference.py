@@ -21,5 +21,4 @@ with run_stage("reference") as stage:
     facts = {"temperature": params.sample.temperature, "policy_sha256": digest(policy)}
     write_json(stage.out / "metrics.json", {**metrics, **facts})
     stage.tracker.log_metrics(metrics)
-    stage.tracker.log_artifact(stage.out / "samples.jsonl")
     stage.summary = f"{len(samples)} answers of the SFT policy, {metrics['mean_tokens']:.1f} tokens on average"

@@ -23,5 +23,4 @@ with run_stage("sample", run) as stage:
     facts = {"temperature": params.sample.temperature, "policy_sha256": digest(policy)}
     write_json(stage.out / "metrics.json", {**metrics, **facts})
     stage.tracker.log_metrics(metrics)
-    stage.tracker.log_artifact(stage.out / "samples.jsonl")
     stage.summary = f"{len(samples)} answers, {metrics['mean_tokens']:.1f} tokens on average"

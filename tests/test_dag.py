@@ -11,7 +11,7 @@ from epsilon_dpo.fingerprint import stage_entry
 from epsilon_dpo.params.strict import read_yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from closure import ROOT, closure, code_deps  # noqa: E402
+from closure import ROOT, closure, code_deps
 
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 CODE = ("stages/", "src/")
@@ -34,7 +34,9 @@ def test_one_name_in_every_place() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_import_closure(stage: str) -> None:
     declared = sorted(dep for dep in entry(stage)["deps"] if dep.startswith(CODE))
-    assert declared == code_deps(stage), f"deps of {stage} in dvc.yaml; `python tests/closure.py` prints what they must be"
+    assert declared == code_deps(stage), (
+        f"deps of {stage} in dvc.yaml; `python tests/closure.py` prints what they must be"
+    )
 
 
 def test_init_files_hold_no_code() -> None:
@@ -91,7 +93,8 @@ def test_only_tracking_imports_mlflow() -> None:
         for path in sorted((ROOT / "src").rglob("*.py"))
         if any(
             isinstance(node, ast.Import | ast.ImportFrom)
-            and "mlflow" in ast.unparse(node).split("import")[0 if isinstance(node, ast.ImportFrom) else 1].split(".")[0]
+            and "mlflow"
+            in ast.unparse(node).split("import")[0 if isinstance(node, ast.ImportFrom) else 1].split(".")[0]
             for node in ast.walk(ast.parse(path.read_text("utf-8")))
         )
     ]

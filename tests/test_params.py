@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.params.file import load_file
 from epsilon_dpo.params.fetch import FetchView
+from epsilon_dpo.params.file import load_file
 from epsilon_dpo.params.strict import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,11 +25,19 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, betta: 0.3}", "unknown key 'runs.dpo.betta'; did you mean 'beta'?"),
+        (
+            "dpo: {method: dpo, beta: 0.3}",
+            "dpo: {method: dpo, betta: 0.3}",
+            "unknown key 'runs.dpo.betta'; did you mean 'beta'?",
+        ),
         ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}", "runs.dpo.beta = -0.3 is refused"),
         ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}", "did you mean 'dpo'?"),
         ("dpo: {method: dpo, beta: 0.3}", "d.po: {method: dpo, beta: 0.3}", "d.po"),
-        ("temperature: 1.0, max_new", "temprature: 1.0, max_new", "unknown key 'sample.temprature'; did you mean 'temperature'?"),
+        (
+            "temperature: 1.0, max_new",
+            "temprature: 1.0, max_new",
+            "unknown key 'sample.temprature'; did you mean 'temperature'?",
+        ),
         ("  train_pairs:", "  train_pear:", "did you mean 'train_pairs'?"),
         ("  source: synthetic", "  source: sintetic", "fetch"),
         ("threads: 1", "threads: one", "threads = 'one' is refused"),
@@ -68,6 +76,7 @@ def test_numbers_are_the_ones_dvc_reads() -> None:
 def test_every_yaml_reader_reads_the_same() -> None:
     """YAML 1.1 readers take 1e-6 for text: the files write floats so that all readers agree."""
     import yaml
+
     from epsilon_dpo.params.strict import read_yaml
 
     files = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]

@@ -40,7 +40,9 @@ def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.Comple
         **environment,
     }
     env.pop("MLFLOW_TRACKING_URI", None) if "MLFLOW_TRACKING_URI" not in environment else None
-    return subprocess.run([str(BIN / "dvc"), *arguments], cwd=project, env=env, text=True, capture_output=True, check=False)
+    return subprocess.run(
+        [str(BIN / "dvc"), *arguments], cwd=project, env=env, text=True, capture_output=True, check=False
+    )
 
 
 def repro(project: Path, **environment: str) -> list[str]:
@@ -136,7 +138,9 @@ def test_changes_rerun_what_they_affect_and_a_restored_run_is_still_tracked(proj
 def test_a_failing_stage_stops_the_pipeline_in_one_sentence(project: Path, tmp_path: Path) -> None:
     broken = copy_project(tmp_path / "broken")
     params = (broken / "params.yaml").read_text("utf-8")
-    (broken / "params.yaml").write_text(params.replace("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}"), "utf-8")
+    (broken / "params.yaml").write_text(
+        params.replace("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}"), "utf-8"
+    )
     done = dvc(broken, "repro")
     assert done.returncode != 0
     assert "ERROR in stage check: params.yaml: runs.dpo.beta = -0.3 is refused" in done.stdout + done.stderr
@@ -146,7 +150,9 @@ def test_a_failing_stage_stops_the_pipeline_in_one_sentence(project: Path, tmp_p
 def test_a_missing_method_file_is_named_before_anything_runs(project: Path, tmp_path: Path) -> None:
     broken = copy_project(tmp_path / "unknown")
     params = (broken / "params.yaml").read_text("utf-8")
-    (broken / "params.yaml").write_text(params.replace("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}"), "utf-8")
+    (broken / "params.yaml").write_text(
+        params.replace("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}"), "utf-8"
+    )
     done = dvc(broken, "repro")
     assert done.returncode != 0
     assert "did you mean 'dpo'?" in done.stdout + done.stderr

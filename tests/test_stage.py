@@ -24,7 +24,9 @@ stages:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC_YAML)
-    (tmp_path / "params.yaml").write_text("seed: 1\nother: 2\nruns:\n  a: {method: dpo, beta: 0.1}\n  b: {method: dpo, beta: 0.2}\n")
+    (tmp_path / "params.yaml").write_text(
+        "seed: 1\nother: 2\nruns:\n  a: {method: dpo, beta: 0.1}\n  b: {method: dpo, beta: 0.2}\n"
+    )
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "dpo.py").write_text("x = 1\n")
     (tmp_path / "data").mkdir()
@@ -35,7 +37,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_stage_that_succeeds_leaves_its_outputs_and_no_scratch(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_that_succeeds_leaves_its_outputs_and_no_scratch(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with run_stage("demo", "a") as stage:
         stage.scratch.mkdir(parents=True)
         (stage.out / "result").write_text("1")
