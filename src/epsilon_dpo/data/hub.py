@@ -36,17 +36,16 @@ def hub_file(repo: str, name: str, revision: str, repo_type: RepoType) -> Path:
         those
             that look alike).
     """
-    cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision, repo_type=repo_type)
-    if isinstance(cached, str):
-        return Path(cached)
     with _one_sentence(repo, revision, repo_type):
+        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision, repo_type=repo_type)
+        if isinstance(cached, str):
+            return Path(cached)
         available = _list_files(repo, revision, repo_type)
-    if name not in available:
-        alike = [other for other in available if Path(other).suffix == Path(name).suffix] or available
-        raise UserError(
-            f"{_place(repo, revision)} holds no {name}; it holds {', '.join(alike[:20]) or 'no file at all'}."
-        )
-    with _one_sentence(repo, revision, repo_type):
+        if name not in available:
+            alike = [other for other in available if Path(other).suffix == Path(name).suffix] or available
+            raise UserError(
+                f"{_place(repo, revision)} holds no {name}; it holds {', '.join(alike[:20]) or 'no file at all'}."
+            )
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision, repo_type=repo_type))
 
 
