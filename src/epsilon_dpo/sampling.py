@@ -158,7 +158,7 @@ def _fits(model: PreTrainedModel, longest_prompt: int, max_new_tokens: int) -> N
     if context is not None and longest_prompt + max_new_tokens > context:
         raise UserError(
             f"The longest prompt has {longest_prompt} tokens and sample.max_new_tokens is {max_new_tokens}, together "
-            f"more than the model's {context} positions; set sample.max_new_tokens to at most {context - longest_prompt}."
+            f"more than the model's {context} positions; set it to at most {context - longest_prompt}."
         )
 
 

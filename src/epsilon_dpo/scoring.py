@@ -60,38 +60,46 @@ def win(logit: float) -> float:
     return 0.5 if abs(logit) <= TIE else float(logit > 0.0)
 
 
-def summary(records: list[Record], confidence: float) -> dict[str, float]:
-    """The numbers of one opponent's records.
+def summary(records: list[Record], confidence: float, at: str = "") -> dict[str, float]:
+    """The numbers of one opponent's records; `at` is appended to each name, before `_low`, `_high` and `_n`.
 
-    `win_rate` with its Wilson interval (`_low`, `_high`, `_n`); `soft_win_rate`, the mean of sigmoid(logit / 2);
-    `consistency`, the share of decided pairs whose two orders agree; `position_bias`, the mean of (f_ab + f_ba) / 2,
-    positive if the first place helps; `tie_share`, `identical_share`; `truncated_share` of pairs that the judge did not
-    see whole. With a truth: `true_win_rate`, and `judge_agreement`, the judge's accuracy (ties half) on pairs that the
-    truth decides.
+    `win_rate` with its Wilson interval; `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of
+    decided pairs whose two orders agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place
+    helps; `tie_share`, `identical_share`; `truncated_share` of pairs that the judge did not see whole. With a truth:
+    `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth decides.
 
     Raises:
         ValueError: there is no record.
     """
     n = len(records)
+    found = rate([record["win"] for record in records], confidence).named(f"win_rate{at}")
     decided = [record for record in records if record["win"] != 0.5]
-    found = rate([record["win"] for record in records], confidence).named("win_rate")
-    found["soft_win_rate"] = float(expit([record["logit"] / 2.0 for record in records]).mean())
-    found["consistency"] = sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0
-    found["position_bias"] = sum(record["f_ab"] + record["f_ba"] for record in records) / (2 * n)
-    found["tie_share"] = 1.0 - len(decided) / n
-    found["identical_share"] = sum(record["identical"] for record in records) / n
-    found["truncated_share"] = sum(any(record[key] for key in TRUNCATIONS) for record in records) / n
-    return found | (_true_summary(records, confidence) if "true_win" in records[0] else {})
+    found |= {
+        f"soft_win_rate{at}": float(expit([record["logit"] / 2.0 for record in records]).mean()),
+        f"consistency{at}": sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0,
+        f"position_bias{at}": sum(record["f_ab"] + record["f_ba"] for record in records) / (2 * n),
+        f"tie_share{at}": 1.0 - len(decided) / n,
+        f"identical_share{at}": sum(record["identical"] for record in records) / n,
+        f"truncated_share{at}": sum(any(record[key] for key in TRUNCATIONS) for record in records) / n,
+    }
+    return found | (_true_summary(records, confidence, at) if "true_win" in records[0] else {})
+
+
+def label_accuracy(records: list[Record], confidence: float) -> dict[str, float]:
+    """`summary` of chosen against rejected, where a win is a right answer: `win_rate` is called `accuracy`."""
+    found = summary(records, confidence)
+    return {name.replace("win_rate", "accuracy") if name.startswith("win") else name: x for name, x in found.items()}
 
 
 def by_opponent(records: list[Record], confidence: float) -> dict[str, float]:
-    """`summary` of each opponent's records, as `<name>/<opponent>`, and `answers` of both sides."""
-    opponents = dict.fromkeys((record["answer"], record["opponent"]) for record in records)
+    """`summary` of each opponent's records, at `/<opponent>` for a run and `/<answer>_vs_<opponent>` for a control.
+
+    And `answers` of both sides.
+    """
     found: dict[str, float] = {}
-    for answer, opponent in opponents:
+    for answer, opponent in dict.fromkeys((record["answer"], record["opponent"]) for record in records):
         own = [record for record in records if (record["answer"], record["opponent"]) == (answer, opponent)]
-        label = opponent if answer == RUN else f"{answer}_vs_{opponent}"
-        found |= {f"{name}/{label}": value for name, value in summary(own, confidence).items()}
+        found |= summary(own, confidence, f"/{opponent}" if answer == RUN else f"/{answer}_vs_{opponent}")
         found |= answers(own, "a", answer, confidence) | answers(own, "b", opponent, confidence)
     return found
 
@@ -137,10 +145,10 @@ def _true_record(contest: Contest, truth: Truth) -> Record:
     return {"true_a": a, "true_b": b, "true_win": win(a - b)}
 
 
-def _true_summary(records: list[Record], confidence: float) -> dict[str, float]:
-    found = rate([record["true_win"] for record in records], confidence).named("true_win_rate")
+def _true_summary(records: list[Record], confidence: float, at: str) -> dict[str, float]:
+    found = rate([record["true_win"] for record in records], confidence).named(f"true_win_rate{at}")
     decided = [record for record in records if record["true_win"] != 0.5]
     if decided:
         right = [record["win"] if record["true_win"] == 1.0 else 1.0 - record["win"] for record in decided]
-        found |= rate(right, confidence).named("judge_agreement")
+        found |= rate(right, confidence).named(f"truth_agreement{at}")
     return found

@@ -90,6 +90,6 @@ def _check_tokenizer(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) == DEBERTA_V3_VOCABULARY and "Precompiled" not in repr(tokenizer.backend_tokenizer.normalizer):
         raise UserError(
-            f"{folder / 'tokenizer.json'} has lost PairRM's normaliser (transformers 5's AutoTokenizer rebuilds it so); "
+            f"{folder / 'tokenizer.json'} has lost PairRM's normaliser (transformers 5's AutoTokenizer rebuilds it); "
             "use the file of llm-blender/PairRM-hf as it is."
         )

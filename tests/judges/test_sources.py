@@ -1,0 +1,88 @@
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.judges import sources
+from epsilon_dpo.judges.layout import Layout, Pair
+from epsilon_dpo.judges.pairrm import PairRM, PairRMJudge
+from epsilon_dpo.judges.small_pairrm import small_config, small_tokenizer
+from epsilon_dpo.judges.sources import build
+from epsilon_dpo.outputs import read_json
+from epsilon_dpo.params.judge import PretrainedJudge, TrainedJudge
+
+REVISION = "f9000bd5dc59f3cd5cd23a4b7bfa63b95f0b14e4"
+PAIRS = [Pair("which metal", "gold is a metal", "bees make honey"), Pair("who", "bees", "gold")]
+
+
+def pretrained(path: str, revision: str | None = None) -> PretrainedJudge:
+    return PretrainedJudge(
+        source="pretrained", path=path, revision=revision, source_max_length=1224, candidate_max_length=412,
+        batch_size=4, confidence=0.95,
+    )  # fmt: skip
+
+
+def bring(params: PretrainedJudge, out: Path) -> PairRMJudge:
+    out.mkdir()
+    return build(params, [], 0, out, out / "scratch", lambda *_: None)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    """A folder as the Hub has it: no judge.json, and a pickle that must stay behind."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "PairRM-hf"
+    folder.mkdir()
+    sizes = TrainedJudge.model_construct(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, position_buckets=8,
+        initializer_range=0.3, dropout=0.05, source_max_length=64, candidate_max_length=64,
+    )  # fmt: skip
+    tokenizer = small_tokenizer((text for pair in PAIRS for text in pair), 120)
+    torch.manual_seed(0)
+    model = PairRM(small_config(sizes, tokenizer), Layout(tokenizer, 64, 64).marker_ids)
+    model.pretrained_model.config.save_pretrained(folder)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    tokenizer.save_pretrained(folder)
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    return folder
+
+
+def test_a_local_folder_is_copied_whole_without_pickles_or_paths(local: Path, tmp_path: Path) -> None:
+    out = tmp_path / "judge"
+    logits = [verdict.logit for verdict in bring(pretrained(str(local)), out).compare(PAIRS)]
+    shutil.rmtree(local)
+    assert [verdict.logit for verdict in PairRMJudge.load(out).compare(PAIRS)] == logits
+    assert not (out / "training_args.bin").exists()
+    settings = read_json(out / "judge.json")
+    assert settings["origin"] == "local folder PairRM-hf"
+    assert (settings["source_max_length"], settings["candidate_max_length"], settings["batch_size"]) == (1224, 412, 4)
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in out.iterdir())
+
+
+def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"judge.path = nowhere is no folder; .* judge.revision"):
+        bring(pretrained("nowhere"), tmp_path / "judge")
+
+
+def test_pickled_weights_alone_are_refused(local: Path, tmp_path: Path) -> None:
+    (local / "model.safetensors").rename(local / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pickles"):
+        bring(pretrained(str(local)), tmp_path / "judge")
+
+
+def test_an_unreachable_hub_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as refusal:
+        bring(pretrained("llm-blender/PairRM-hf", REVISION), tmp_path / "judge")
+    assert "llm-blender/PairRM-hf" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_rebuilt_tokenizer_of_pairrm_is_refused(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vocabulary, but a normaliser without the original's Precompiled step."""
+    monkeypatch.setattr(sources, "DEBERTA_V3_VOCABULARY", len(sources.load_tokenizer(local)))
+    with pytest.raises(UserError, match="has lost PairRM's normaliser"):
+        bring(pretrained(str(local)), tmp_path / "judge")

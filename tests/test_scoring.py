@@ -1,0 +1,141 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.contests import control_contests, label_contests, read_same_prompts, run_contests
+from epsilon_dpo.data.synthetic import PROMPTS, TOPICS, true_reward
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.judges.layout import Pair
+from epsilon_dpo.judges.pairrm import Verdict
+from epsilon_dpo.scoring import (
+    by_opponent,
+    judge_contests,
+    known_truth,
+    label_accuracy,
+    refuse_preference_among_equals,
+    summary,
+    win,
+)
+from epsilon_dpo.statistics import wilson
+
+QUESTION = next(iter(PROMPTS))
+FACT, FALSE = TOPICS[PROMPTS[QUESTION]]
+
+
+class LengthJudge:
+    """Prefers the longer answer, and whatever stands first by 0.25."""
+
+    def compare(self, pairs: list[Pair]) -> list[Verdict]:
+        margins = [len(pair.a) - len(pair.b) for pair in pairs]
+        return [
+            Verdict(margin + 0.25, -margin + 0.25, len(pair.a.split()), len(pair.b.split()), False, False, False)
+            for pair, margin in zip(pairs, margins, strict=True)
+        ]
+
+
+def sample_row(id_: str, response: str, chosen: str = FACT) -> dict:
+    prompt = [{"role": "user", "content": QUESTION}]
+    return {"id": id_, "prompt": prompt, "chosen": chosen, "response": response, "finish_reason": "stop"}
+
+
+def truth(prompt: list[dict[str, str]], text: str) -> float:
+    return true_reward(prompt[-1]["content"], text)
+
+
+RUN = [sample_row("0", f"Of course! {FACT}"), sample_row("1", FALSE), sample_row("2", FACT), sample_row("3", "")]
+SFT = [sample_row("0", FACT), sample_row("1", FACT), sample_row("2", FACT), sample_row("3", FALSE)]
+
+
+def test_a_run_s_records_and_rates_by_hand() -> None:
+    records = judge_contests(LengthJudge(), run_contests(RUN, SFT), truth)
+    assert [(record["opponent"], record["id"]) for record in records] == [
+        (opponent, id_) for opponent in ("chosen", "sft") for id_ in "0123"
+    ]
+    first = records[0]
+    assert first["f_ab"] == 11.25 and first["f_ba"] == -10.75 and first["logit"] == 22.0
+    assert first["win"] == 1.0 and first["consistent"] and not first["identical"]
+    assert (first["chars_a"], first["chars_b"]) == (len(FACT) + 11, len(FACT))
+    assert (first["true_a"], first["true_b"], first["true_win"]) == (2.5, 1.5, 1.0)
+    tie = records[2]
+    assert tie["identical"] and tie["win"] == 0.5 and tie["true_win"] == 0.5 and not tie["consistent"]
+    assert records[3]["empty_a"] and records[3]["win"] == 0.0
+    longer = len(FALSE) - len(FACT)  # of the false claim: decides what a judge by length says of pair 1
+    expected = 1.0 + win(float(longer)) + 0.5 + 0.0
+    metrics = by_opponent(records, 0.95)
+    assert metrics["win_rate/chosen"] == expected / 4 and metrics["win_rate/chosen_n"] == 4
+    assert (metrics["win_rate/chosen_low"], metrics["win_rate/chosen_high"]) == wilson(expected, 4, 0.95)
+    assert metrics["true_win_rate/chosen"] == (1.0 + 0.0 + 0.5 + 0.0) / 4
+    assert metrics["true_win_rate/sft"] == (1.0 + 0.0 + 0.5 + 0.5) / 4  # an empty and a false answer are both worth -1
+    assert metrics["truth_agreement/chosen"] == pytest.approx((1.0 + (1.0 - win(float(longer))) + 1.0) / 3)
+    assert metrics["truth_agreement/chosen_n"] == 3 and metrics["truth_agreement/sft_n"] == 2
+    assert metrics["position_bias/chosen"] == 0.25
+    assert metrics["tie_share/chosen"] == metrics["identical_share/chosen"] == 0.25
+    assert metrics["consistency/chosen"] == 1.0
+    assert metrics["true_reward/run"] == (2.5 - 1.0 + 1.5 - 1.0) / 4
+    assert metrics["true_reward/sft"] == (1.5 * 3 - 1.0) / 4 and metrics["true_reward/chosen"] == 1.5
+    assert metrics["empty_share/run"] == 0.25 and metrics["empty_share/sft"] == 0.0
+    soft = sum(1 / (1 + math.exp(-record["logit"] / 2)) for record in records[:4]) / 4
+    assert metrics["soft_win_rate/chosen"] == pytest.approx(soft)
+    json.dumps(records, allow_nan=False)
+
+
+def test_position_decides_only_what_it_outweighs() -> None:
+    record = {"win": 1.0, "logit": 0.2, "f_ab": 0.4, "f_ba": 0.2, "consistent": False, "identical": False}
+    flags = dict.fromkeys(("trunc_source", "trunc_a"), False)
+    found = summary([record | flags | {"trunc_b": True}, record | flags | {"trunc_b": False, "consistent": True}], 0.9)
+    assert found["consistency"] == 0.5 and found["position_bias"] == pytest.approx(0.3)
+    assert found["truncated_share"] == 0.5 and "true_win_rate" not in found
+
+
+@pytest.mark.parametrize(("logit", "expected"), [(2e-6, 1.0), (1e-6, 0.5), (0.0, 0.5), (-1e-6, 0.5), (-2e-6, 0.0)])
+def test_ties(logit: float, expected: float) -> None:
+    assert win(logit) == expected
+
+
+def test_controls_and_the_one_that_needs_no_truth() -> None:
+    pairs = [{"id": row["id"], "rejected": [{"role": "assistant", "content": "It"}]} for row in [*SFT, {"id": "9"}]]
+    records = judge_contests(LengthJudge(), control_contests(SFT, pairs), None)
+    refuse_preference_among_equals(records)
+    metrics = by_opponent(records, 0.95)
+    assert metrics["win_rate/chosen_vs_rejected"] == 1.0 and metrics["win_rate/chosen_vs_rejected_n"] == 4
+    assert metrics["win_rate/chosen_vs_chosen"] == 0.5 and metrics["tie_share/chosen_vs_chosen"] == 1.0
+    assert "win_rate/sft_vs_chosen" in metrics and "true_win_rate/sft_vs_chosen" not in metrics
+    records[-1]["win"] = 1.0
+    assert records[-1]["answer"] == records[-1]["opponent"] == "chosen"
+    with pytest.raises(RuntimeError, match="prefers one of two identical answers"):
+        refuse_preference_among_equals(records)
+    with pytest.raises(UserError, match="row 0"):
+        control_contests(SFT, pairs[1:])
+
+
+def test_label_accuracy_is_the_share_of_labels_that_the_judge_repeats() -> None:
+    def pair(chosen: str, rejected: str) -> dict:
+        sides = {"chosen": chosen, "rejected": rejected}
+        messages = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+        return {"id": chosen, "prompt": [{"role": "user", "content": QUESTION}], **messages}
+
+    contests = label_contests([pair("long answer", "x"), pair("y", "longer"), pair("zz", "z"), pair("vvv", "v")])
+    found = label_accuracy(judge_contests(LengthJudge(), contests, truth), 0.95)
+    assert found["accuracy"] == 0.75 and (found["accuracy_low"], found["accuracy_high"]) == wilson(3, 4, 0.95)
+    assert found["true_win_rate"] == 0.5 and "truth_agreement" not in found  # four false sentences: nothing to decide
+    assert not any(name.startswith("win_rate") for name in found)
+
+
+def test_different_prompts_are_one_sentence(tmp_path: Path) -> None:
+    for name, ids in (("a", "01"), ("b", "01"), ("c", "10"), ("d", "0")):
+        (tmp_path / name).write_text("".join(json.dumps({"id": id_}) + "\n" for id_ in ids))
+    assert read_same_prompts(tmp_path / "a", tmp_path / "b") == ([{"id": "0"}, {"id": "1"}],) * 2
+    for other in ("c", "d"):
+        with pytest.raises(UserError, match="different prompts"):
+            read_same_prompts(tmp_path / "a", tmp_path / other)
+
+
+def test_truth_is_known_only_where_the_dataset_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text('{"true_reward": false}')
+    assert known_truth(file) is None
+    file.write_text('{"true_reward": true}')
+    found = known_truth(file)
+    assert found is not None and found([{"role": "user", "content": QUESTION}], FACT) == 1.5
