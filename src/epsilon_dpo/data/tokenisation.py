@@ -53,19 +53,18 @@ def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> str
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
     """The ids after which a policy samples: the template's BOS and no other, never cut."""
-    return _ids(tokenizer, prompt_text(tokenizer, messages))
+    return _ids(tokenizer, [prompt_text(tokenizer, messages)])[0]
 
 
-def tokenise_side(tokenizer: "PreTrainedTokenizerBase", prompt: Messages, answer: Messages) -> Side:
-    """`answer` (one assistant message) after `prompt`, as joint ids, not judged: stage `validate` does that."""
+def tokenise_sides(tokenizer: "PreTrainedTokenizerBase", prompt: Messages, answers: list[Messages]) -> list[Side]:
+    """Each of `answers` (one assistant message each) after `prompt`, not judged: stage `validate` does that."""
     before = prompt_text(tokenizer, prompt)
-    full = _render(tokenizer, prompt + answer, add_generation_prompt=False)
-    stop = str(tokenizer.eos_token)
-    end = full.rfind(stop, min(len(before), len(full)))
-    if end >= 0:
-        full = full[: end + len(stop)]
-    start, ids = _ids(tokenizer, before), _ids(tokenizer, full)
-    return Side(ids, len(start), full.startswith(before) and ids[: len(start)] == start)
+    texts = [_up_to_stop(tokenizer, _render(tokenizer, prompt + answer, False), len(before)) for answer in answers]
+    start, *sides = _ids(tokenizer, [before, *texts])
+    return [
+        Side(ids, len(start), text.startswith(before) and ids[: len(start)] == start)
+        for text, ids in zip(texts, sides, strict=True)
+    ]
 
 
 def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
@@ -83,10 +82,9 @@ def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], to
         UserError: the prompt exceeds `max_prompt_length`, or an answer's ids do not continue the prompt's or do not end
             with the stop token: stage `validate` drops such rows or stops at them.
     """
-    sides = {name: tokenise_side(tokenizer, pair["prompt"], pair[name]) for name in ("chosen", "rejected")}
-    for name, side in sides.items():
-        _refuse(side, tokenizer, f"The {name} side of row {pair.get('id')}", tokens)
-    chosen, rejected = sides["chosen"], sides["rejected"]
+    chosen, rejected = tokenise_sides(tokenizer, pair["prompt"], [pair["chosen"], pair["rejected"]])
+    _refuse(chosen, tokenizer, f"The chosen side of row {pair.get('id')}", tokens)
+    _refuse(rejected, tokenizer, f"The rejected side of row {pair.get('id')}", tokens)
     room = tokens.max_length - chosen.prompt_length
     return {
         "prompt_ids": chosen.ids[: chosen.prompt_length],
@@ -116,8 +114,15 @@ def _refuse(side: Side, tokenizer: "PreTrainedTokenizerBase", where: str, tokens
         )
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+def _up_to_stop(tokenizer: "PreTrainedTokenizerBase", text: str, start: int) -> str:
+    """`text` up to its last stop token after `start`, or all of it if there is none."""
+    stop = str(tokenizer.eos_token)
+    end = text.rfind(stop, min(start, len(text)))
+    return text if end < 0 else text[: end + len(stop)]
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, add_generation_prompt: bool) -> str:

@@ -18,6 +18,7 @@ class RowExpectations(Strict):
     sides_differ: OnFailure
     same_prompt: OnFailure
     roles_alternate: OnFailure
+    no_special_tokens_in_text: OnFailure
     splits_share_no_prompt: OnFailure  # the training row goes, the evaluation row stays
     one_bos: OnFailure
     prompt_ids_are_prefix: OnFailure
