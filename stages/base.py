@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from transformers.utils import logging
+
 from epsilon_dpo.data.model_folder import write_model
 from epsilon_dpo.data.starting_point import starting_point
 from epsilon_dpo.params.base import BaseView
@@ -10,6 +12,7 @@ from epsilon_dpo.stage import run_stage
 
 with run_stage("base") as stage:
     params = load(BaseView)
+    logging.set_verbosity_error()  # what matters in its reports is raised as one sentence
     model, tokenizer = starting_point(params.base, Path("out/fetch/train.jsonl"), params.seed)
     write_model(model, tokenizer, stage.out)
     parameters = model.num_parameters()

@@ -5,8 +5,10 @@ Only configurations, tokenizer files and safetensors are read: no pickle, no cod
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from epsilon_dpo.data.gemma_template import END_OF_TURN, START_OF_TURN, TEMPLATE
@@ -32,12 +34,7 @@ def load_pretrained(params: PretrainedModel) -> tuple[PreTrainedModel, PreTraine
     """
     folder = _folder(params)
     tokenizer = load_tokenizer(folder, params)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, params.dtype), use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"The weights in {folder} cannot be loaded: {_first_line(error)}.") from None
+    model = _load_weights(folder, params)
     embeddings = int(model.config.get_text_config().vocab_size)
     if len(tokenizer) > embeddings:
         raise UserError(
@@ -45,6 +42,29 @@ def load_pretrained(params: PretrainedModel) -> tuple[PreTrainedModel, PreTraine
             "belong together."
         )
     return model, tokenizer
+
+
+def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
+    """The model, all of it from the files: transformers would fill a gap with random weights and only log it."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, params.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"The weights in {folder} cannot be loaded: {_first_line(error)}.") from None
+    model, found = loaded
+    gaps = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    if gaps:
+        raise UserError(
+            f"The weights in {folder} lack {gaps[0]} in the shape that its config.json calls for ({len(gaps)} such); "
+            "copy the model again."
+        )
+    return model
 
 
 def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizerBase:
