@@ -75,7 +75,9 @@ def sft_folder(tiny_gemma: Callable[..., Gemma2ForCausalLM], tmp_path: Path) -> 
         tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="w0"))
         tokenizer.pre_tokenizer = Whitespace()
         special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end_of_turn>", "unk_token": "w0"}
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+        template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **special)
+        whole.save_pretrained(folder)
         tiny_gemma().to(dtype).save_pretrained(folder)
         return folder
 

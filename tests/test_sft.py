@@ -109,6 +109,7 @@ def test_it_learns_and_writes_a_policy_that_stops_at_the_stop_token(run):
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"] and math.isfinite(metrics["eval_loss"])
     assert read_json(out / "model" / "generation_config.json")["eos_token_id"] == 2
     assert AutoTokenizer.from_pretrained(out / "model").chat_template == TEMPLATE
+    assert read_json(out / "model" / "config.json")["use_cache"] is True
     assert not (out / "model" / "training_args.bin").exists()
 
 

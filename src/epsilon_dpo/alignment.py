@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 
 from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.logps import check_head
 from epsilon_dpo.methods.interface import Method
 from epsilon_dpo.metric_stream import MetricStream
@@ -40,7 +41,7 @@ def align(
     Returns:
         the content of metrics.json: the last training row as train_*, eval_*, and the method's state at the end.
     """
-    tokenizer = AutoTokenizer.from_pretrained(sft_model)
+    tokenizer = load_tokenizer(sft_model)
     settings = training_arguments(numbers, seed, scratch)
     if method.numbers.learning_rate is not None:
         settings["learning_rate"] = method.numbers.learning_rate

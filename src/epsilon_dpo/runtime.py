@@ -1,8 +1,14 @@
-"""Seeds and threads of a process that computes with torch."""
+"""Seeds, threads and memory of a process that computes with torch."""
+
+import ctypes
 
 import torch
 from transformers import set_seed
 from transformers.utils import logging
+
+# Parameters of glibc's mallopt (malloc.h), in bytes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
 
 
 def set_up(seed: int, threads: int) -> None:
@@ -16,3 +22,16 @@ def set_up(seed: int, threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading and writing shards; training, sampling and scoring show their own
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the logits' memory instead of returning it to the kernel after every use.
+
+    Results do not change; the default SFT took 23 s instead of 84 s, of which 54 s were page faults. Other C libraries
+    have no mallopt and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in KEEP.items():
+            mallopt(parameter, value)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
 from epsilon_dpo.data.tokenisation import tokenise_pair
+from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.metric_stream import MetricStream
 from epsilon_dpo.outputs import read_jsonl
 from epsilon_dpo.params.sft import SFT
@@ -43,7 +44,7 @@ def fine_tune(
     Returns:
         the content of metrics.json: the last training row as train_*, and eval_*.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    tokenizer = load_tokenizer(base / "tokenizer")
     model = AutoModelForCausalLM.from_pretrained(base / "model", dtype="auto", local_files_only=True)
     settings = SFTConfig(
         **training_arguments(numbers, seed, scratch),

@@ -35,6 +35,7 @@ def write_result(
     if trainer.is_world_process_zero():
         track(evaluation, steps)
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        model.config.use_cache = True  # training switches it off, sampling wants it
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
