@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -242,6 +243,12 @@ def test_means_do_not_depend_on_the_split():
 def test_a_loss_that_is_not_finite_stops_the_run(run):
     with pytest.raises(UserError, match="lower its learning_rate"):
         run("hot", {**DPO, "learning_rate": 1e30})
+
+
+def test_a_checkpoint_inside_a_logging_window_is_refused():
+    """The rest of the window would be logged as if it were the whole."""
+    with pytest.raises(ValidationError, match="save_steps must be a multiple of logging_steps"):
+        numbers(logging_steps=3, save_steps=4)
 
 
 def test_an_empty_file_of_pairs_is_refused(tmp_path):
