@@ -68,16 +68,20 @@ def defects(splits: dict[str, list[Row]]) -> list[dict[str, Any]]:
     """Every known kind of defect over all splits, found or not.
 
     Returns:
-        name, meaning, count, ids (the first LISTED). For `duplicated_prompts`, `count` counts prompts, and `ids` names
-        the rows that share one, prompt by prompt.
+        name, meaning, count, rows (how many are concerned), ids (the first LISTED of them). For `duplicated_prompts`,
+        `count` counts prompts, and `ids` names the rows that share one, prompt by prompt.
     """
     rows = [row for part in splits.values() for row in part]
     found = [(name, meaning, [row["id"] for row in rows if test(row)]) for name, meaning, test in ROW_DEFECTS]
-    summary = [{"name": n, "meaning": m, "count": len(ids), "ids": ids[:LISTED]} for n, m, ids in found]
+    summary = [_entry(name, meaning, len(ids), ids) for name, meaning, ids in found]
     by_prompt = defaultdict(list)
     for row in rows:
         by_prompt[prompt_key(row["chosen"])].append(row["id"])
     groups = [ids for ids in by_prompt.values() if len(ids) > 1]
     meaning = "prompts that occur in more than one row (legitimate: nothing is dropped for it)"
     shared = [one for ids in groups for one in ids]
-    return [*summary, {"name": "duplicated_prompts", "meaning": meaning, "count": len(groups), "ids": shared[:LISTED]}]
+    return [*summary, _entry("duplicated_prompts", meaning, len(groups), shared)]
+
+
+def _entry(name: str, meaning: str, count: int, ids: list[str]) -> dict[str, Any]:
+    return {"name": name, "meaning": meaning, "count": count, "rows": len(ids), "ids": ids[:LISTED]}

@@ -37,6 +37,19 @@ def _both(facts: Facts) -> str:
     return f"chosen has {facts['chosen_tokens']}, rejected {facts['rejected_tokens']} tokens"
 
 
+def _first_wrong_role(roles: str) -> str:
+    """Where `roles` ("user assistant / user assistant": chosen / rejected) leaves the alternation."""
+    for side, text in zip(("chosen", "rejected"), roles.split("/"), strict=True):
+        found = text.split()
+        for number, role in enumerate(found, start=1):
+            expected = "user" if number % 2 else "assistant"
+            if role != expected:
+                return f"turn {number} of {side} is by {role}, expected {expected}"
+        if len(found) % 2 or not found:
+            return f"{side} does not end with an answer of the assistant ({len(found)} turns)"
+    raise AssertionError(roles)
+
+
 BEFORE_TOKENISATION = [
     RowExpectation(
         "sides_not_empty",
@@ -62,7 +75,7 @@ BEFORE_TOKENISATION = [
         lambda tokens: gxe.ExpectColumnValuesToMatchRegex(
             column="roles", regex="^(user assistant )+/( user assistant)+$"
         ),
-        lambda facts, tokens: f"the roles are {facts['roles']} (chosen / rejected)",
+        lambda facts, tokens: _first_wrong_role(facts["roles"]),
     ),
     RowExpectation(
         "no_special_tokens_in_text",
@@ -150,10 +163,10 @@ def split_expectations(split: str, contract: Validate) -> list[SplitExpectation]
     return [
         SplitExpectation(
             key,
-            f"at least {least} rows are kept",
+            f"at least {least:,} rows are kept",
             "kept",
             gxe.ExpectTableRowCountToBeBetween(min_value=least),
-            lambda seen: f"it keeps {seen:g} rows, fewer than {least}",
+            lambda seen: f"it keeps {seen:,.0f} rows, fewer than {least:,}",
         ),
         SplitExpectation(
             "max_dropped_share",

@@ -137,7 +137,8 @@ class BosRule:
 def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, tokens: Tokens) -> Row:
     """A pair, prompt explicit, as the model will see it; lengths in tokens, answers with their stop token, not cut."""
     chosen, rejected = tokenise_sides(tokenizer, pair["prompt"], [pair[side] for side in SIDES])
-    room = max(tokens.max_length - chosen.prompt_length, 0)
+    # An over-long prompt breaks one promise, not two: its answers get the room that the longest allowed prompt leaves.
+    room = tokens.max_length - min(chosen.prompt_length, tokens.max_prompt_length)
     answers = [chosen.completion_ids, rejected.completion_ids]
     cut = [len(ids) > room for ids in answers]
     stop = tokenizer.eos_token_id
