@@ -12,6 +12,7 @@ from typing import Literal
 
 import httpx2  # the HTTP library under huggingface_hub, for the errors that it lets through
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -91,7 +92,7 @@ def _place(repo: str, revision: str) -> str:
 @contextmanager
 def _one_sentence(repo: str, revision: str, repo_type: RepoType) -> Iterator[None]:
     """Turns the errors of huggingface_hub into a `UserError`; subclasses come before their bases."""
-    page = f"{huggingface_hub.constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo}"
+    page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo}"
     try:
         yield
     except GatedRepoError:
@@ -122,6 +123,6 @@ def _one_sentence(repo: str, revision: str, repo_type: RepoType) -> Iterator[Non
         ) from None
     except (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         raise _Unreachable(
-            f"{_place(repo, revision)} is not in the local cache and {huggingface_hub.constants.ENDPOINT} "
+            f"{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} "
             f"cannot be reached ({type(error).__name__}): check the network, or set a local folder in params.yaml."
         ) from None

@@ -1,0 +1,136 @@
+"""The stages fetch and base: outputs whole or absent, one sentence for the user, the same bytes twice."""
+
+import gzip
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.outputs import read_json, read_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Untracked:
+    """In the place of the MLflow run, which has its own tests and a process of its own to start."""
+
+    def __init__(self, *_: Any) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def __enter__(self) -> "Untracked":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.metrics.update(metrics)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's code and params in an empty folder, `check` passed, no network."""
+    for name in ("src", "stages"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
+    (tmp_path / "out" / "check").mkdir(parents=True)
+    (tmp_path / "out" / "check" / "passed.txt").write_text("params.yaml is valid\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr("epsilon_dpo.stage.Tracker", Untracked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    return tmp_path
+
+
+def set_block(project: Path, block: str, numbers: dict[str, Any]) -> None:
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    params[block] = numbers
+    yaml.dump(params, project / "params.yaml")
+
+
+def run(stage: str) -> None:
+    """`python -m stages.<stage>` in this process."""
+    runpy.run_module(f"stages.{stage}", run_name="__main__")
+
+
+def refused(project: Path, stage: str) -> str:
+    """Run `stage`, which must end with one sentence and leave nothing; the sentence."""
+    with pytest.raises(SystemExit) as end:
+        run(stage)
+    sentence = end.value.code
+    assert isinstance(sentence, str), "python turns a text into exit code 1"
+    assert sentence.startswith(f"ERROR in stage {stage}: ") and "\n" not in sentence
+    assert not (project / "out" / stage).exists()
+    assert not list((project / "out").glob(".*.partial"))
+    return sentence
+
+
+HH = {
+    "source": "hh",
+    "repo": None,
+    "revision": None,
+    "folder": "data",
+    "subsets": ["harmless-base"],
+    "train_split": "test",
+    "eval_split": "test",
+    "eval_share": 0.5,
+    "max_train_pairs": None,
+    "max_eval_pairs": None,
+}
+
+
+def test_the_default_twice_gives_the_same_bytes(project: Path) -> None:
+    digests = []
+    for _ in range(2):
+        for stage in ("fetch", "base"):
+            run(stage)
+        digests.append((digest(project / "out" / "fetch"), digest(project / "out" / "base")))
+    assert digests[0] == digests[1]
+    dataset = read_json(project / "out" / "fetch" / "dataset.json")
+    rows = {split: len(read_jsonl(project / "out" / "fetch" / f"{split}.jsonl")) for split in ("train", "eval")}
+    assert dataset["rows"] == rows
+    assert sorted(path.name for path in (project / "out" / "base").iterdir()) == ["model", "tokenizer"]
+    for file in project.glob("out/[fb]*/**/*.json*"):
+        assert str(project) not in file.read_text("utf-8")
+
+
+def test_hh_from_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_block(project, "fetch", HH)
+    folder = project / "data" / "harmless-base"
+    folder.mkdir(parents=True)
+    rows = [{side: f"\n\nHuman: {n}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for n in range(4)]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (folder / "test.jsonl.gz").write_bytes(gzip.compress(content))
+    run("fetch")
+    assert "2 training pairs, 2 evaluation pairs from hh" in capsys.readouterr().out
+
+    (folder / "test.jsonl.gz").write_bytes(gzip.compress(content)[:-12])
+    (project / "out" / "fetch").rename(project / "before")  # as DVC does before it runs a stage
+    assert "data/harmless-base/test.jsonl.gz is cut off or damaged" in refused(project, "fetch")
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "sentence"),
+    [
+        ("fetch", {}, "The data folder data does not exist; set fetch.folder in params.yaml"),
+        ("fetch", {"folder": None, "repo": "Anthropic/hh-rlhf", "revision": "0" * 40}, "HF_HUB_OFFLINE forbids"),
+        ("base", {}, "base.path = models/gemma is not a folder"),
+        ("base", {"path": "google/gemma-2-2b", "revision": "0" * 40}, "HF_HUB_OFFLINE forbids"),
+    ],
+)
+def test_a_failure_is_one_sentence_and_leaves_nothing(
+    project: Path, stage: str, changes: dict[str, Any], sentence: str
+) -> None:
+    pretrained = {"source": "pretrained", "path": "models/gemma", "revision": None, "dtype": "float32"}
+    pretrained |= {"chat_template": "gemma", "stop_token": "<end_of_turn>"}
+    set_block(project, stage, {**(HH if stage == "fetch" else pretrained), **changes})
+    if stage == "base":
+        (project / "out" / "fetch").mkdir()  # its dependency; not read for a pretrained model
+    assert sentence in refused(project, stage)
