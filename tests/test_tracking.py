@@ -59,23 +59,24 @@ def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
         (0.7,)
     ]
     params = dict(select(project, f"select key, value from params where run_uuid = {row}"))
-    assert params == {"seed": "1", "runs.dpo.method": "dpo", "runs.dpo.beta": "0.1"}
+    assert params == {"seed": "1", "run.method": "dpo", "run.beta": "0.1"}
     tags = dict(select(project, f"select key, value from tags where run_uuid = {row}"))
     assert {"stage": "align", "run": "dpo", "method": "dpo", "fingerprint": "f" * 64}.items() <= tags.items()
     assert {"python", "torch", "machine"} <= set(tags)
-    assert select(project, "select name, digest from datasets") == [("out/sft", "a" * 36)]
-    assert [path.name for path in (project / "mlruns/artifacts").rglob("*") if path.is_file()] == ["metrics.json"]
+    assert select(project, "select name, digest from datasets") == [("out/sft", "a" * 32)]
+    kept = [path.name for path in (project / "mlruns/artifacts").rglob("*") if path.is_file()]
+    assert sorted(kept) == ["inputs.json", "inputs.json", "metrics.json"]
 
 
 def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
     with stage() as tracker:
         tracker.set_tags({"policy_sha256": "old"})
     policy = {
-        "name": "dpo",
+        "run": "dpo",
         "policy_sha256": "new",
-        "params": {"method": "dpo", "beta": 0.2},
-        "metrics": {"win_rate/sft": 0.6},
-        "steps": [{"step": 2, "loss": 0.5}],
+        "params": {"seed": 1, "runs.dpo": {"method": "dpo", "beta": 0.2}},
+        "metrics": {"win_rate/sft": 0.6, "policy_sha256": "new"},
+        "curve": [{"step": 2, "loss": 0.5}],
     }
     for _ in range(2):  # the second time the row is there
         with stage("report") as tracker:

@@ -1,8 +1,8 @@
 """Tracking with MLflow, from the side of a stage: it cannot fail, block or slow down what it tracks.
 
 MLflow runs in a child process (tracking_process.py) that reads JSON lines from a pipe. Its import (2 s) and its network
-waits pass beside the stage's own work, and whatever goes wrong there costs one line on stderr. Only the standard library
-is imported here, because every stage imports this file.
+waits pass beside the stage's own work, and whatever goes wrong there costs one line on stderr. Only the standard
+library is imported here, because every stage imports this file.
 """
 
 import json
@@ -17,6 +17,8 @@ from typing import Any
 
 # A stage that is done waits this long for its record to be written; a server that does not answer costs no more.
 PATIENCE_S = 20.0
+# MLflow's own defaults let one call to a dead server block for 247 s.
+NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
 class Tracker:
@@ -36,7 +38,6 @@ class Tracker:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Tracker":
-        environment = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", **os.environ}
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "epsilon_dpo.tracking_process"],
@@ -44,12 +45,12 @@ class Tracker:
                 stdout=subprocess.DEVNULL,
                 text=True,
                 encoding="utf-8",
-                env=environment,
+                env=NETWORK_LIMITS | os.environ,
+                start_new_session=True,  # Ctrl-C and SIGTERM to the group end the stage, which then closes the run
             )
         except OSError as error:
-            print(f"tracking: no MLflow run for {self.name} ({error}); the stage goes on.", file=sys.stderr)
-        self._writer = threading.Thread(target=self._write, daemon=True)
-        self._writer.start()
+            self._say(f"no MLflow run for {self.name} ({error})")
+        threading.Thread(target=self._write, daemon=True).start()
         self._send("open", **self._opening)
         return self
 
@@ -58,18 +59,19 @@ class Tracker:
     ) -> None:
         if kind is None:
             self._send("artifacts", folder=str(Path("out") / self.name.replace("@", "/")))
-        self._send("close", status="FINISHED" if kind is None else "FAILED")
+        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        self._send("close", status=status)
         self._messages.put(None)
         if self._process is None:
             return
         try:
-            self._process.wait(PATIENCE_S)
+            if self._process.wait(PATIENCE_S):
+                self._say(f"the MLflow process of {self.name} ended with code {self._process.returncode}")
         except subprocess.TimeoutExpired:
+            self._say(f"the MLflow run of {self.name} was not written within {PATIENCE_S:.0f} s")
+        finally:
             self._process.kill()
-            print(
-                f"tracking: the MLflow run of {self.name} was not written within {PATIENCE_S:.0f} s; the stage goes on.",
-                file=sys.stderr,
-            )
+            self._process.wait()
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Numbers of this run, by name; `step` counts optimizer steps."""
@@ -80,8 +82,9 @@ class Tracker:
         self._send("tags", tags=tags)
 
     def log_to_policy(self, policy_sha256: str, metrics: dict[str, float]) -> None:
-        """Numbers about a policy, written on the row of the align run that made it."""
-        self._send("policy_metrics", policy_sha256=policy_sha256, metrics=metrics)
+        """Numbers about this run's policy, written also on the row of the align run that made it."""
+        run = self.name.partition("@")[2]
+        self._send("policy_metrics", run=run, policy_sha256=policy_sha256, metrics=metrics)
 
     def mark_compared(self, policies: list[dict[str, Any]]) -> None:
         """Make the align rows of a report complete, and tag them `in_report`, so that the UI can show just these.
@@ -89,13 +92,13 @@ class Tracker:
         A row that is missing (the store was deleted, the result came from DVC's cache) is written from the outputs.
 
         Args:
-            policies: per run of the report its `name`, `policy_sha256`, `params` (its entry in params.yaml), `metrics`
-                (final ones, by name) and `steps` (the rows of its metrics.jsonl).
+            policies: per run of the report its `run`, `policy_sha256`, `params` (as the stage align declares them),
+                `metrics` (final ones, by name) and `curve` (the rows of its metrics.jsonl).
         """
         self._send("compared", policies=policies)
 
     def _send(self, kind: str, **content: Any) -> None:
-        self._messages.put(json.dumps({"kind": kind, **content}, default=str))
+        self._messages.put(json.dumps({"kind": kind, **content}, default=_plain))
 
     def _write(self) -> None:
         """Hand the messages to the child; a full pipe blocks this thread only."""
@@ -106,5 +109,16 @@ class Tracker:
                 self._process.stdin.write(message + "\n")
                 self._process.stdin.flush()
             self._process.stdin.close()
-        except OSError:
-            pass  # the child is gone and has said why
+        except (OSError, ValueError):
+            pass  # the child is gone; __exit__ says so
+
+    def _say(self, what: str) -> None:
+        print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
+
+
+def _plain(value: Any) -> float | str:
+    """Numbers of numpy and torch as floats, anything else as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)

@@ -1,0 +1,82 @@
+"""out/report/: one self-contained page, its figures as files, and the tables behind them."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from epsilon_dpo.outputs import write_json
+from epsilon_dpo.report.examples import examples
+from epsilon_dpo.report.figures import kl_against_win_rate, win_rates
+from epsilon_dpo.report.figures_training import adapts_beta, beta_decisions, beta_over_time, training_curves
+from epsilon_dpo.report.results import Results
+from epsilon_dpo.report.statements import comparisons, statements
+from epsilon_dpo.report.style import marks
+from epsilon_dpo.report.tables import beta_decisions as decision_shares
+from epsilon_dpo.report.tables import curves, policies, summary, write_csv
+
+TEMPLATE, STYLE = "report.html.jinja", "report.css"
+
+
+def write_report(results: Results, example_count: int, out: Path) -> dict[str, Any]:
+    """Fill `out`: report.html, figures/*.png, runs.csv, training.csv, comparisons.csv, summary.json.
+
+    Returns:
+        the content of summary.json.
+    """
+    table, compared = policies(results), comparisons(results)
+    said = statements(results, compared)
+    content = summary(results, compared, said)
+    write_csv(out / "runs.csv", table)
+    write_csv(out / "training.csv", curves(results))
+    write_csv(out / "comparisons.csv", compared)
+    write_json(out / "summary.json", content)
+    figures = _draw(results, table, out / "figures")
+    (out / "report.html").write_text(_render(results, table, compared, said, example_count, figures), "utf-8")
+    return content
+
+
+def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[str, str]:
+    """Draw the figures that these runs allow; returns each as a data URI, by name."""
+    folder.mkdir()
+    look = marks([run.name for run in results.runs])
+    deciding = [run for run in results.runs if adapts_beta(run)]
+    win_rates(folder / "win_rates.png", table, look)
+    kl_against_win_rate(folder / "kl_win_rate.png", table, look)
+    training_curves(folder / "training.png", results.runs, look)
+    if deciding:
+        beta_over_time(folder / "beta.png", results.runs, look)
+        beta_decisions(folder / "beta_decisions.png", deciding)
+    return {
+        file.stem: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        for file in sorted(folder.glob("*.png"))
+    }
+
+
+def _render(
+    results: Results,
+    table: list[dict[str, Any]],
+    compared: list[dict[str, Any]],
+    said: list[str],
+    example_count: int,
+    figures: dict[str, str],
+) -> str:
+    loader = PackageLoader("epsilon_dpo.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": lambda x: f"{100 * x:.1f} %", "number": lambda x: f"{x:,.6g}"}
+    return environment.get_template(TEMPLATE).render(
+        style=loader.get_source(environment, STYLE)[0],
+        results=results,
+        table=table,
+        compared=compared,
+        said=said,
+        figures=figures,
+        examples=examples(results, example_count),
+        decisions={run.name: decision_shares(run) for run in results.runs},
+        numbers=list(dict.fromkeys(key for run in results.runs for key in run.numbers)),
+        judge_name="trained on the training pairs" if results.judge["source"] == "trained" else results.judge["origin"],
+        broken=[finding for finding in results.validation["expectations"] if not finding["success"]],
+    )
