@@ -130,4 +130,5 @@ def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, add_genera
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise UserError(f"The tokenizer's chat template refuses a dialogue with the roles {roles}: {error}.") from None
+        reason = str(error).rstrip(".")
+        raise UserError(f"The tokenizer's chat template refuses a dialogue with the roles {roles}: {reason}.") from None
