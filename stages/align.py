@@ -1,6 +1,5 @@
 """align: one policy from the SFT model by one run's method. `python -m stages.align RUN`"""
 
-import sys
 from pathlib import Path
 
 from epsilon_dpo.alignment import align
@@ -9,9 +8,9 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.stage import run_argument, run_stage
 
-run = sys.argv[1]
+run = run_argument()
 with run_stage("align", run) as stage:
     params = load(AlignView)
     set_up(params.seed, params.threads)

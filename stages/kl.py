@@ -1,6 +1,5 @@
 """kl: the distance of a policy from the reference, on the reference's own answers. `python -m stages.kl RUN`"""
 
-import sys
 from pathlib import Path
 
 from epsilon_dpo.fingerprint import digest
@@ -9,9 +8,9 @@ from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.params.kl import KLView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.stage import run_argument, run_stage
 
-run = sys.argv[1]
+run = run_argument()
 with run_stage("kl", run) as stage:
     params = load(KLView)
     set_up(0, params.threads)  # nothing is drawn here

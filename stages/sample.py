@@ -1,6 +1,5 @@
 """sample: a policy's answers to the held-out prompts. `python -m stages.sample RUN`"""
 
-import sys
 from pathlib import Path
 
 from epsilon_dpo.fingerprint import digest
@@ -9,9 +8,9 @@ from epsilon_dpo.params.sample import SampleView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.sampling import answer, select, summary
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.stage import run_argument, run_stage
 
-run = sys.argv[1]
+run = run_argument()
 with run_stage("sample", run) as stage:
     params = load(SampleView)
     set_up(params.seed, params.threads)

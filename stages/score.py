@@ -1,6 +1,5 @@
 """score: a run's answers, judged against the chosen ones and the reference's. `python -m stages.score RUN`"""
 
-import sys
 from pathlib import Path
 
 from epsilon_dpo.contests import read_same_prompts, run_contests
@@ -10,9 +9,9 @@ from epsilon_dpo.params.score import ScoreView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.scoring import by_opponent, judge_contests, known_truth
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.stage import run_argument, run_stage
 
-run = sys.argv[1]
+run = run_argument()
 with run_stage("score", run) as stage:
     params = load(ScoreView)
     set_up(0, params.threads)  # nothing is drawn here

@@ -40,6 +40,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ),
         ("  train_pairs:", "  train_pear:", "did you mean 'train_pairs'?"),
         ("  source: synthetic", "  source: sintetic", "fetch"),
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: .inf}", "runs.dpo.beta = inf is refused"),
         ("threads: 1", "threads: one", "threads = 'one' is refused"),
         ("learning_rate: 1.0e-2", "learning_rate: '1.0e-2'", "sft.learning_rate = '1.0e-2' is refused"),
         ("max_prompt_length: 64", "max_prompt_length: 640", "max_length must exceed max_prompt_length"),

@@ -102,3 +102,18 @@ def test_outputs_refuse_what_json_cannot_hold(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": ')
     with pytest.raises(UserError, match="line 2"):
         read_jsonl(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("run", ["", "c"])
+def test_a_run_that_params_does_not_hold_is_named(project: Path, run: str) -> None:
+    with pytest.raises(SystemExit) as end, run_stage("demo", run):
+        raise AssertionError("not reached")
+    assert "one of a, b" in str(end.value.code)
+
+
+def test_a_missing_input_is_one_sentence(project: Path) -> None:
+    (project / "data" / "rows.jsonl").unlink()
+    (project / "data").rmdir()
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a"):
+        raise AssertionError("not reached")
+    assert "data does not exist" in str(end.value.code)

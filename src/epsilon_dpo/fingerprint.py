@@ -10,17 +10,25 @@ import os
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.strict import PARAMS_FILE, read_yaml
 
 DVC_FILE = Path("dvc.yaml")
 
 
 def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
-    """The entry of `stage` in dvc.yaml with `${key}` and `${item.*}` filled in; `key` names one item of its foreach."""
-    entry = read_yaml(DVC_FILE)["stages"][stage]
-    if key is None:
+    """The entry of `stage` in dvc.yaml with `${key}` and `${item.*}` filled in; `key` names one item of its foreach.
+
+    Raises:
+        UserError: the stage needs a run and got none, or one that params.yaml does not hold.
+    """
+    entry: dict[str, Any] = read_yaml(DVC_FILE)["stages"][stage]
+    if "foreach" not in entry:
         return entry
-    item = read_yaml(PARAMS_FILE)[entry["foreach"].removeprefix("${").removesuffix("}")][key]
+    items = read_yaml(PARAMS_FILE)[entry["foreach"].removeprefix("${").removesuffix("}")]
+    if key not in items:
+        raise UserError(f"stage {stage} works on one run, one of {', '.join(items)}: `python -m stages.{stage} RUN`.")
+    item = items[key]
     text = json.dumps(entry["do"]).replace("${key}", key)
     for name, value in item.items():
         text = text.replace(f"${{item.{name}}}", str(value))
@@ -28,7 +36,13 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, or of a folder's relative paths and contents."""
+    """sha256 of a file, or of a folder's relative paths and contents.
+
+    Raises:
+        UserError: `path` does not exist.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; `dvc repro` makes it.")
     total = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"):
         total.update(str(file.relative_to(path)).encode() + b"\0")

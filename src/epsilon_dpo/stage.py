@@ -54,3 +54,8 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
+
+
+def run_argument() -> str:
+    """The run that the command line names, empty if it names none (which `run_stage` answers)."""
+    return sys.argv[1] if len(sys.argv) > 1 else ""

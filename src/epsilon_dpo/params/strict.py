@@ -19,9 +19,9 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class Strict(BaseModel):
-    """Base of every block: no unknown keys, no silent conversions, no later changes."""
+    """Base of every block: no unknown keys, no silent conversions, no infinities, no later changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=Strict)
@@ -96,7 +96,9 @@ def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
 
 def _is_tagged(model: Any, tag: Any) -> bool:
     """Whether a Literal field of `model` has the value `tag` (the discriminator pydantic puts into error locations)."""
-    return any(tag in getattr(field.annotation, "__args__", ()) for field in getattr(model, "model_fields", {}).values())
+    return any(
+        tag in getattr(field.annotation, "__args__", ()) for field in getattr(model, "model_fields", {}).values()
+    )
 
 
 def _models_in(annotation: Any) -> list[Any]:
