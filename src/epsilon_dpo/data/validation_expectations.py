@@ -73,7 +73,7 @@ BEFORE_TOKENISATION = [
         "roles_alternate",
         "user and assistant take turns, the user begins, the assistant ends",
         lambda tokens: gxe.ExpectColumnValuesToMatchRegex(
-            column="roles", regex="^(user assistant )+/( user assistant)+$"
+            column="roles", regex="^(?:user assistant )+/(?: user assistant)+$"
         ),
         lambda facts, tokens: _first_wrong_role(facts["roles"]),
     ),

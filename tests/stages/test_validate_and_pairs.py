@@ -1,0 +1,133 @@
+"""The stages validate and pairs on files: outputs whole or absent, one sentence for the user, the same bytes twice."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from epsilon_dpo.data.embedded_model import train_tokenizer
+from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.params.base import EmbeddedModel
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = """
+tokens: {max_prompt_length: 40, max_length: 60}
+validate:
+  on_failure: {sides_not_empty: drop, sides_differ: drop, same_prompt: drop, roles_alternate: drop,
+    no_special_tokens_in_text: drop, splits_share_no_prompt: stop, one_bos: stop, prompt_ids_are_prefix: stop,
+    stop_token_ends_answer: stop, prompt_fits: drop, sides_differ_after_truncation: drop}
+  max_dropped_share: 0.5
+  max_truncated_share: 0.5
+  min_train_pairs: 3
+  min_eval_pairs: 2
+pairs: {source: dataset}
+"""
+
+
+class Untracked:
+    """In the place of the MLflow run, which has its own tests and a process of its own to start."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __enter__(self) -> "Untracked":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
+
+def row(split: str, number: int, prompt: str, chosen: str = "Good question!", rejected: str = "No.") -> dict[str, Any]:
+    user = {"role": "user", "content": prompt}
+    sides = {"chosen": chosen, "rejected": rejected}
+    dialogue = {side: [user, {"role": "assistant", "content": text}] for side, text in sides.items()}
+    return {"id": f"set/{split}/{number}", **dialogue}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's code in a folder of its own, with what fetch and base leave behind."""
+    for name in ("src", "stages", "dvc.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "params.yaml").write_text(PARAMS, "utf-8")
+    fetched = tmp_path / "out" / "fetch"
+    fetched.mkdir(parents=True)
+    training = [row("train", n, f"What is whale {n}?") for n in range(4)]
+    write_jsonl(fetched / "train.jsonl", [*training, row("train", 4, "What <eos> is it?", chosen="")])
+    write_jsonl(fetched / "eval.jsonl", [row("eval", n, f"Tell me about whale {n}.") for n in range(3)])
+    write_json(fetched / "dataset.json", {"source": "hh", "true_reward": False})
+    sizes = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.06}
+    params = EmbeddedModel(source="embedded", max_position_embeddings=256, **sizes, **heads)  # type: ignore[arg-type]
+    texts = ["user\n", "model\n", "Tell me about the whale.", "What is it?", "Good question!", "No."]
+    train_tokenizer(texts * 20, params).save_pretrained(tmp_path / "out" / "base" / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr("epsilon_dpo.stage.Tracker", Untracked)
+    return tmp_path
+
+
+def run(stage: str) -> None:
+    """`python -m stages.<stage>` in this process."""
+    runpy.run_module(f"stages.{stage}", run_name="__main__")
+
+
+def test_kept_pairs_go_on_and_dropped_ones_are_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("validate")
+    assert "4 train and 3 eval pairs kept, 1 rows dropped" in capsys.readouterr().out
+    out = project / "out" / "validate"
+    names = {"train.jsonl", "eval.jsonl", "dropped.jsonl", "dataset.json", "validation.json", "validation.html"}
+    assert {path.name for path in out.iterdir()} == names
+    assert read_jsonl(out / "train.jsonl")[0] == {
+        "id": "set/train/0",
+        "prompt": [{"role": "user", "content": "What is whale 0?"}],
+        "chosen": [{"role": "assistant", "content": "Good question!"}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    }
+    dropped = [(entry["id"], entry["expectation"]) for entry in read_jsonl(out / "dropped.jsonl")]
+    assert dropped == [("set/train/4", "sides_not_empty"), ("set/train/4", "no_special_tokens_in_text")]
+    assert read_json(out / "validation.json")["splits"]["train"]["dropped"] == 1
+
+    run("pairs")
+    for split, count in (("train", 4), ("eval", 3)):
+        rows = read_jsonl(project / "out" / "pairs" / f"{split}.jsonl")
+        assert len(rows) == count
+        assert all(set(row) == {"id", "prompt_ids", "chosen_ids", "rejected_ids"} for row in rows)
+        assert all(row["prompt_ids"][0] == 2 and row["chosen_ids"][-1] == row["rejected_ids"][-1] == 5 for row in rows)
+
+
+def test_a_bad_dataset_stops_in_one_sentence_and_leaves_nothing(project: Path) -> None:
+    shared = row("train", 9, "Tell me about whale 1.")
+    fetched = project / "out" / "fetch" / "train.jsonl"
+    write_jsonl(fetched, [*read_jsonl(fetched), shared])
+    with pytest.raises(SystemExit) as end:
+        run("validate")
+    sentence = end.value.code
+    assert isinstance(sentence, str), "python turns a text into exit code 1"
+    assert sentence.startswith("ERROR in stage validate: 1 of 6 rows of the split train break splits_share_no_prompt")
+    assert "set/train/9" in sentence and "\n" not in sentence
+    assert not (project / "out" / "validate").exists() and not list((project / "out").glob(".*.partial"))
+
+
+def test_two_processes_write_the_same_bytes(project: Path) -> None:
+    """With other hash seeds and in another minute: no set order, no time, no random id of Great Expectations."""
+    digests = []
+    for seed in ("1", "2"):
+        code = (
+            "import runpy, epsilon_dpo.stage, contextlib\n"
+            "class Quiet(contextlib.nullcontext):\n"
+            "    __init__ = lambda self, *_: super().__init__(self)\n"
+            "    log_metrics = lambda self, *_, **__: None\n"
+            "epsilon_dpo.stage.Tracker = Quiet\n"
+            "for name in ('validate', 'pairs'): runpy.run_module(f'stages.{name}', run_name='__main__')\n"
+        )
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+        digests.append([digest(project / "out" / stage) for stage in ("validate", "pairs")])
+    assert digests[0] == digests[1]
+    text = (project / "out" / "validate" / "validation.json").read_text("utf-8")
+    assert str(project) not in text
