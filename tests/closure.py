@@ -1,7 +1,7 @@
 """The import closure of a stage: every project file that its Python code can import, found by reading the source.
 
-DVC does not follow imports, so an undeclared one gives silently stale results. Run as a script, it prints the `deps` that
-dvc.yaml should hold for each stage:
+DVC does not follow imports, so an undeclared one gives silently stale results. Run as a script, it prints the `deps`
+that dvc.yaml should hold for each stage:
 
     python tests/closure.py
 """

@@ -1,4 +1,4 @@
-"""The whole DAG as a user runs it: the default's claims at its pinned numbers, the same bytes twice, nothing run twice."""
+"""The whole DAG as a user runs it: the default's claims at its pinned numbers, the same bytes twice, no stage twice."""
 
 import json
 import os
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
+from transformers import AutoTokenizer
+
+from epsilon_dpo.params.strict import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -39,7 +43,8 @@ def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.Comple
         "HF_HUB_OFFLINE": "1",
         **environment,
     }
-    env.pop("MLFLOW_TRACKING_URI", None) if "MLFLOW_TRACKING_URI" not in environment else None
+    if "MLFLOW_TRACKING_URI" not in environment:
+        env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.run(
         [str(BIN / "dvc"), *arguments], cwd=project, env=env, text=True, capture_output=True, check=False
     )
@@ -95,7 +100,8 @@ def test_a_second_repro_runs_nothing(project: Path) -> None:
 def test_mlflow_shows_the_runs_with_win_rate_and_kl_on_one_row(project: Path) -> None:
     with sqlite3.connect(project / "mlruns" / "mlflow.db") as store:
         rows = store.execute(
-            "select r.name, m.key, m.value from runs r join latest_metrics m on m.run_uuid = r.run_uuid where r.name like 'align@%'"
+            "select r.name, m.key, m.value from runs r join latest_metrics m on m.run_uuid = r.run_uuid "
+            "where r.name like 'align@%'"
         ).fetchall()
     table: dict[str, dict[str, float]] = {}
     for name, key, value in rows:
@@ -158,14 +164,75 @@ def test_a_missing_method_file_is_named_before_anything_runs(project: Path, tmp_
     assert "did you mean 'dpo'?" in done.stdout + done.stderr
 
 
-def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
-    """The preset of the README on the real harmless-base test file; its known defects are named."""
+def real_hh_folder() -> Path:
     folder = Path(os.environ.get("EPSILON_DPO_HH_FOLDER", ROOT.parent / "shared" / "data" / "hh-rlhf")).resolve()
     if not (folder / "harmless-base" / "test.jsonl.gz").is_file():
         pytest.skip("set EPSILON_DPO_HH_FOLDER to a folder with harmless-base/test.jsonl.gz")
+    return folder
+
+
+def with_preset(project: Path, changes: dict[str, Any]) -> None:
+    """presets/hh-local.yaml as params.yaml, with `changes` by dotted key."""
+    content = read_yaml(project / "presets" / "hh-local.yaml")
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        block = content
+        for key in path:
+            block = block[key]
+        assert last in block, dotted
+        block[last] = value
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(content, file)
+
+
+def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
+    """The preset of the README on the real harmless-base test file; the validation names its known defects."""
     hh = copy_project(tmp_path / "hh")
-    preset = (hh / "presets/hh-local.yaml").read_text("utf-8")
-    assert preset.count("folder: data/hh-rlhf") == 1
-    (hh / "params.yaml").write_text(preset.replace("folder: data/hh-rlhf", f"folder: {folder}"), "utf-8")
-    repro(hh)
+    with_preset(hh, {"fetch.folder": str(real_hh_folder())})
+    assert len(repro(hh)) == 22
+    assert numbers(hh, "score/epsilon_dpo")["n"] > 150
     assert (hh / "out/report/report.html").is_file()
+
+
+def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
+    """SmolLM2-135M-Instruct with its own tokenizer and chat template, a few steps on real dialogues."""
+    models = Path(os.environ.get("EPSILON_DPO_REAL_MODELS", Path.home() / ".cache" / "epsilon-dpo"))
+    smollm2 = models / "SmolLM2-135M-Instruct"
+    if not smollm2.is_dir():
+        pytest.skip("run `python tests/fetch_real_models.py` first")
+    project = copy_project(tmp_path / "smollm2")
+    folder = real_hh_folder()
+    model = {
+        "source": "pretrained",
+        "path": str(smollm2),
+        "revision": None,
+        "dtype": "float32",
+        "chat_template": "own",
+        "stop_token": "<|im_end|>",
+    }
+    few = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1, "save_steps": 2}
+    changes = {
+        "fetch.folder": str(folder),
+        "fetch.max_train_pairs": 60,
+        "fetch.max_eval_pairs": 24,
+        "base": model,
+        "tokens.max_prompt_length": 160,
+        "tokens.max_length": 224,
+        "validate.max_dropped_share": 0.8,
+        "validate.max_truncated_share": 0.5,
+        "validate.min_train_pairs": 4,
+        "validate.min_eval_pairs": 2,
+        "sample.max_prompts": 3,
+        "sample.max_new_tokens": 16,
+        "runs": {"epsilon_dpo": {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01}},
+        **{f"{block}.{key}": value for block in ("judge", "sft", "align") for key, value in few.items()},
+    }
+    with_preset(project, changes)
+    assert len(repro(project)) == 14
+    pair = json.loads((project / "out/pairs/train.jsonl").read_text("utf-8").splitlines()[0])
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    text = tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"])
+    assert text.startswith("<|im_start|>system") and text.count("<|im_start|>assistant") >= 1
+    assert pair["chosen_ids"][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert numbers(project, "align/epsilon_dpo")["steps"] == 2
+    assert numbers(project, "kl/epsilon_dpo")["kl_fwd_rb"] >= 0.0

@@ -1,7 +1,8 @@
 """What a stage's result is made from, as one hash: its command, its numbers and the bytes of its dependencies.
 
-It is the same content that DVC records in dvc.lock after a stage has run, taken before it runs. Two things need it by then:
-the scratch folder of a training (a checkpoint made under other numbers must never be resumed) and the tag of the MLflow run.
+It is the same content that DVC records in dvc.lock after a stage has run, taken before it runs. Two things need it by
+then: the scratch folder of a training (a checkpoint made under other numbers must never be resumed) and the tag of the
+MLflow run.
 """
 
 import hashlib

@@ -35,7 +35,7 @@ class Stage:
 
 @contextmanager
 def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
-    """Run the block as `stage` (of run `key`): its outputs appear whole or not at all, its MLflow run is closed either way.
+    """Run the block as `stage` (of run `key`): outputs appear whole or not at all, the MLflow run is closed either way.
 
     A `UserError` becomes one line on stderr and exit code 1; any other exception keeps its traceback.
     """
