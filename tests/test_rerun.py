@@ -21,8 +21,8 @@ AFTER_SFT = {"sft", "reference", "controls", "report"} | ALIGN
 AFTER_REFERENCE = {"reference", "controls", "report"} | SCORES | KLS
 AFTER_VALIDATE = {"validate", "judge", "pairs"} | AFTER_SFT
 
-# By hand: first key of a leaf -> the stages that must run again when it changes. `check` always does, and nothing follows
-# it: its output is constant. A leaf of `runs` is treated below.
+# By hand: first key of a leaf -> the stages that must run again when it changes. `check` always does, and nothing
+# follows it: its output is constant. A leaf of `runs` is treated below.
 TABLE = {
     "seed": {"fetch", "base"} | AFTER_VALIDATE,
     "threads": {"judge"} | AFTER_SFT,

@@ -27,7 +27,7 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
     if "foreach" not in entry:
         return entry
     items = read_yaml(PARAMS_FILE)[entry["foreach"].removeprefix("${").removesuffix("}")]
-    if key not in items:
+    if key is None or key not in items:
         raise UserError(f"stage {stage} works on one run, one of {', '.join(items)}: `python -m stages.{stage} RUN`.")
     item = items[key]
     text = json.dumps(entry["do"]).replace("${key}", key)

@@ -55,5 +55,7 @@ def read_jsonl(path: Path) -> list[Any]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
-                raise UserError(f"{path}, line {number} is not JSON; delete the file and run `dvc repro` again.") from None
+                raise UserError(
+                    f"{path}, line {number} is not JSON; delete the file and run `dvc repro` again."
+                ) from None
     return rows

@@ -18,7 +18,17 @@ from epsilon_dpo.params.validate import ValidateView
 
 
 class ParamsFile(
-    ReportView, KLView, ScoreView, SampleView, AlignView, PairsView, SFTView, JudgeView, ValidateView, BaseView, FetchView
+    ReportView,
+    KLView,
+    ScoreView,
+    SampleView,
+    AlignView,
+    PairsView,
+    SFTView,
+    JudgeView,
+    ValidateView,
+    BaseView,
+    FetchView,
 ):
     """Every block that some stage reads, and no other key."""
 

@@ -1,8 +1,8 @@
 """Reading params.yaml: YAML 1.2, typed, unknown keys refused with the nearest valid name.
 
 DVC reads YAML 1.2 (`1e-6` is a number), PyYAML reads 1.1 (`1e-6` is text): the file is read here the way DVC reads it.
-A stage loads a *view*: a `Strict` model whose fields are exactly the top-level keys the stage declares under `params:` in
-dvc.yaml. It therefore cannot read a number that DVC does not watch for it.
+A stage loads a *view*: a `Strict` model whose fields are exactly the top-level keys the stage declares under `params:`
+in dvc.yaml. It therefore cannot read a number that DVC does not watch for it.
 """
 
 import difflib
@@ -83,7 +83,7 @@ def _sentence(model: type[Strict], problem: Any, where: str) -> str:
 
 
 def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys that are allowed at `location` below `model` (union tags in a location are looked up by their Literal)."""
+    """The keys allowed at `location` below `model`; union tags in a location are looked up by their Literal."""
     candidates = [model]
     for part in location:
         found = []

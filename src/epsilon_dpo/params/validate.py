@@ -12,7 +12,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class RowExpectations(Strict):
-    """What to do with rows that break an expectation: `drop` lists them in out/validate/dropped.jsonl, `stop` ends here."""
+    """What to do with rows that break an expectation: `drop` lists them in dropped.jsonl, `stop` ends the pipeline."""
 
     sides_not_empty: OnFailure
     sides_differ: OnFailure
