@@ -86,7 +86,7 @@ BAD_ROWS: list[tuple[str, Row, str]] = [
     ("no_special_tokens_in_text", row("What <end_of_turn> now?"), "the text contains <end_of_turn>"),
     ("no_special_tokens_in_text", row("What?", rejected="No.<eos>"), "the text contains <eos>"),
     ("splits_share_no_prompt", row("What is a whale? eval 1."), "its prompt is also in the evaluation split"),
-    ("prompt_fits", row("What is a whale? " * 8), "tokens, tokens.max_prompt_length is 40"),
+    ("prompt_fits", row("What is a whale? " * 20), "tokens, tokens.max_prompt_length is 40"),
     (
         "sides_differ_after_truncation",
         row("What?", LONG + "yes", LONG + "no"),
@@ -146,10 +146,12 @@ def test_a_bos_that_opens_each_turn_is_no_defect(make_tokenizer: MakeTokenizer) 
     assert [rule.errors(ids, turns=2) for ids in ([bos, 9, bos, 9], [bos, 9, 9], [9, bos, bos])] == [0, 1, 1]
 
 
-def test_a_template_that_never_writes_the_stop_token_stops(make_tokenizer: MakeTokenizer) -> None:
-    with pytest.raises(UserError, match="4 of 4 rows of the split train break stop_token_ends_answer"):
-        tokenizer = make_tokenizer(eos_token="<eos>")
-        validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"stop_token_ends_answer": "stop"}))
+def test_a_template_without_the_stop_token_or_with_two_stops(make_tokenizer: MakeTokenizer) -> None:
+    never = make_tokenizer(eos_token="<eos>")
+    twice = gemma_with(make_tokenizer, "<end_of_turn>", "<end_of_turn><end_of_turn>")
+    for tokenizer in (never, twice):
+        with pytest.raises(UserError, match=r"^4 of 4 rows of the split train break stop_token_ends_answer"):
+            validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"stop_token_ends_answer": "stop"}))
 
 
 def test_a_row_with_a_token_across_the_border_is_dropped(make_tokenizer: MakeTokenizer) -> None:
@@ -164,6 +166,12 @@ def test_a_row_that_breaks_several_promises_lists_them_all(make_tokenizer: MakeT
     names = [entry["expectation"] for entry in outcome.dropped if entry["id"] == "bad"]
     assert names == ["sides_not_empty", "sides_differ", "same_prompt", "roles_alternate", "no_special_tokens_in_text"]
     assert outcome.result["splits"]["train"]["dropped"] == 1, "a row is counted once"
+
+
+def test_an_evaluation_prompt_on_the_rejected_side_alone_is_found_too(make_tokenizer: MakeTokenizer) -> None:
+    bad = sides(turns("What?", "Yes."), turns("What is a whale? eval 1.", "No."))
+    outcome = validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
+    assert [entry["expectation"] for entry in outcome.dropped] == ["same_prompt", "splits_share_no_prompt"]
 
 
 @pytest.mark.parametrize(
