@@ -1,5 +1,7 @@
 """Tracking may fail in every way it likes: the stage must not notice. And what it records must be findable."""
 
+import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -14,16 +16,31 @@ import pytest
 from epsilon_dpo.tracking import Tracker
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose store the first test creates; creating one takes seconds."""
+    return tmp_path_factory.mktemp("project")
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(shared, monkeypatch)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(tmp_path, monkeypatch)
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+    return folder
 
 
 def stage(name: str = "align@dpo", **params: Any) -> Tracker:
-    return Tracker(name, "f" * 64, params, {"out/sft": "a" * 64})
+    return Tracker(name, "f" * 64, params, {"out/sft": "a" * 64, "src/epsilon_dpo/errors.py": "b" * 64})
 
 
 def select(project: Path, query: str) -> list[Any]:
@@ -31,85 +48,129 @@ def select(project: Path, query: str) -> list[Any]:
         return store.execute(query).fetchall()
 
 
+def statuses(project: Path, *names: str) -> list[Any]:
+    return select(project, f"select name, status from runs where name in {(*names, '')} order by name")
+
+
+def test_four_stages_may_use_a_fresh_store_first(project: Path) -> None:
+    """Without a lock around its creation, concurrent first use leaves a half-migrated store that nobody can open."""
+    trackers = [stage(f"kl@run{i}") for i in range(4)]
+    for tracker in trackers:
+        tracker.__enter__()
+    for tracker in trackers:
+        tracker.__exit__(None, None, None)
+    assert statuses(project, *(f"kl@run{i}" for i in range(4))) == [(f"kl@run{i}", "FINISHED") for i in range(4)]
+
+
 def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
-    output = project / "out/align/dpo"
+    output = project / "out/align/traced"
     (output / "model").mkdir(parents=True)
     (output / "metrics.json").write_text("{}")
     (output / "model" / "model.safetensors").write_bytes(b"weights")
-    with stage(seed=1, **{"runs.dpo": {"method": "dpo", "beta": 0.1}}) as tracker:
+    before = time.time()
+    with stage("align@traced", seed=1, **{"runs.traced": {"method": "dpo", "beta": 0.1}}) as tracker:
         for step in (1, 2, 3):
             tracker.log_metrics({"loss": 1.0 / step, "odd (name)@": 1.0, "nan": float("nan")}, step)
         tracker.set_tags({"policy_sha256": "abc"})
-    with stage("score@dpo") as tracker:
+    with stage("score@traced") as tracker:
         tracker.log_to_policy("abc", {"win_rate/sft": 0.7})
 
-    assert select(project, "select name, status from runs order by start_time") == [
-        ("align@dpo", "FINISHED"),
-        ("score@dpo", "FINISHED"),
+    assert statuses(project, "align@traced", "score@traced") == [
+        ("align@traced", "FINISHED"),
+        ("score@traced", "FINISHED"),
     ]
-    row = "(select run_uuid from runs where name = 'align@dpo')"
-    assert select(
-        project, f"select step, value from metrics where key = 'loss' and run_uuid = {row} order by step"
-    ) == [
-        (1, 1.0),
-        (2, 0.5),
-        (3, 1 / 3),
-    ]
-    assert select(project, f"select value from latest_metrics where key = 'win_rate/sft' and run_uuid = {row}") == [
-        (0.7,)
-    ]
-    params = dict(select(project, f"select key, value from params where run_uuid = {row}"))
-    assert params == {"seed": "1", "run.method": "dpo", "run.beta": "0.1"}
-    tags = dict(select(project, f"select key, value from tags where run_uuid = {row}"))
-    assert {"stage": "align", "run": "dpo", "method": "dpo", "fingerprint": "f" * 64}.items() <= tags.items()
+    ((run_id, started),) = select(project, "select run_uuid, start_time from runs where name = 'align@traced'")
+    assert abs(started / 1000 - before) < 1.0  # when the stage started, not when MLflow was imported
+    where = f"where run_uuid = '{run_id}'"
+    losses = select(project, f"select step, value from metrics {where} and key = 'loss' order by step")
+    assert losses == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    latest = dict(select(project, f"select key, value from latest_metrics {where}"))
+    assert latest["win_rate/sft"] == 0.7 and {"nan", "odd _name__"} <= set(latest)
+    params = dict(select(project, f"select key, value from params {where}"))
+    assert params == {"seed": "1", "run.method": "dpo", "run.beta": "0.1"}  # one column for all runs' betas
+    tags = dict(select(project, f"select key, value from tags {where}"))
+    assert {"stage": "align", "run": "traced", "method": "dpo", "fingerprint": "f" * 64}.items() <= tags.items()
     assert {"python", "torch", "machine"} <= set(tags)
-    assert select(project, "select name, digest from datasets") == [("out/sft", "a" * 32)]
-    kept = [path.name for path in (project / "mlruns/artifacts").rglob("*") if path.is_file()]
-    assert sorted(kept) == ["inputs.json", "inputs.json", "metrics.json"]
+    assert select(project, "select distinct name, digest from datasets") == [("out/sft", "a" * 32)]
+    kept = (project / "mlruns/artifacts" / run_id).rglob("*")
+    assert sorted(path.name for path in kept if path.is_file()) == ["inputs.json", "metrics.json"]
 
 
 def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
-    with stage() as tracker:
-        tracker.set_tags({"policy_sha256": "old"})
+    with stage("align@mine") as tracker:
+        tracker.set_tags({"policy_sha256": "old", "in_report": "true"})
+    with stage("align@other") as tracker:
+        tracker.set_tags({"policy_sha256": "new"})  # the same weights under another name are another row
     policy = {
-        "run": "dpo",
+        "run": "mine",
         "policy_sha256": "new",
-        "params": {"seed": 1, "runs.dpo": {"method": "dpo", "beta": 0.2}},
+        "params": {"seed": 1, "runs.mine": {"method": "dpo", "beta": 0.2}},
         "metrics": {"win_rate/sft": 0.6, "policy_sha256": "new"},
         "curve": [{"step": 2, "loss": 0.5}],
     }
     for _ in range(2):  # the second time the row is there
         with stage("report") as tracker:
             tracker.mark_compared([policy])
-    tags = "select r.name, p.value, i.value from runs r join tags p on p.run_uuid = r.run_uuid and p.key = 'policy_sha256' "
-    tags += "join tags i on i.run_uuid = r.run_uuid and i.key = 'in_report' order by p.value"
-    assert select(project, tags) == [("align@dpo", "new", "true"), ("align@dpo", "old", "false")]
-    assert select(project, "select step, value from metrics where key = 'loss'") == [(2, 0.5)]
+    rows = select(
+        project,
+        "select r.name, p.value, i.value from runs r join tags p on p.run_uuid = r.run_uuid "
+        "join tags i on i.run_uuid = r.run_uuid "
+        "where p.key = 'policy_sha256' and i.key = 'in_report' and p.value in ('old', 'new') order by 1, 2",
+    )
+    assert rows == [("align@mine", "new", "true"), ("align@mine", "old", "false"), ("align@other", "new", "false")]
+    rebuilt = "(select run_uuid from tags where key = 'rebuilt')"
+    assert select(project, f"select step, value from metrics where key = 'loss' and run_uuid = {rebuilt}") == [(2, 0.5)]
+    assert select(project, f"select value from params where key = 'run.beta' and run_uuid = {rebuilt}") == [("0.2",)]
 
 
 def test_a_failed_and_a_killed_stage_are_marked(project: Path) -> None:
-    with pytest.raises(ZeroDivisionError), stage():
+    with pytest.raises(ZeroDivisionError), stage("align@failed"):
         _ = 1 / 0
-    killed = textwrap.dedent("""
-        import os, signal, time
+    code = textwrap.dedent("""
+        import time
         from epsilon_dpo.tracking import Tracker
-        tracker = Tracker("sft", "f", {}, {}).__enter__()
-        time.sleep(0.2)
-        print("ready", flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+        with Tracker("align@NAME", "f", {}, {}) as tracker:
+            print("ready", flush=True)
+            time.sleep(60)
     """)
-    subprocess.run([sys.executable, "-c", killed], check=False)
+    for name, end in (("interrupted", signal.SIGINT), ("killed", signal.SIGKILL)):
+        started = subprocess.Popen(
+            [sys.executable, "-c", code.replace("NAME", name)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert started.stdout is not None and started.stdout.readline() == b"ready\n"
+        os.killpg(started.pid, end)  # as a terminal's Ctrl-C does: to all processes of the group
+        started.communicate()
+    names = ("align@failed", "align@interrupted", "align@killed")
+    assert ("ZeroDivisionError: division by zero",) in select(project, "select value from tags where key = 'error'")
+    expected = list(zip(names, ("FAILED", "KILLED", "KILLED"), strict=True))
     deadline = time.monotonic() + 30
-    while (found := select(project, "select name, status from runs order by name")) != [
-        ("align@dpo", "FAILED"),
-        ("sft", "KILLED"),
-    ]:
-        assert time.monotonic() < deadline, found
+    while statuses(project, *names) != expected:
+        assert time.monotonic() < deadline, statuses(project, *names)
         time.sleep(0.2)
+
+
+def test_a_copied_project_does_not_write_into_the_original(
+    fresh: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow stores absolute paths: artifacts of the copy would land in the original's folder."""
+    with stage("align@original"):
+        pass
+    monkeypatch.chdir(fresh)
+    (fresh / "mlruns").mkdir()
+    (fresh / "mlruns/mlflow.db").write_bytes((project / "mlruns/mlflow.db").read_bytes())
+    before = set((project / "mlruns/artifacts").rglob("*"))
+    with stage("align@copied") as tracker:
+        tracker.log_metrics({"loss": 1.0})
+    assert statuses(fresh, "align@copied") == [("align@copied", "FINISHED")]
+    assert before and set((project / "mlruns/artifacts").rglob("*")) == before
+    assert capfd.readouterr().err.count("tracking:") == 1
 
 
 def test_a_closed_port_costs_seconds_and_one_line(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with stage() as tracker:
@@ -119,7 +180,7 @@ def test_a_closed_port_costs_seconds_and_one_line(
 
 
 def test_a_server_that_never_answers_does_not_block(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -129,23 +190,26 @@ def test_a_server_that_never_answers_does_not_block(
             for step in range(5000):
                 tracker.log_metrics({"loss": 1.0}, step)
             assert time.monotonic() - started < 2.0, "log_metrics waited for the server"
+        assert time.monotonic() - started < 6.0, "the stage waited longer than its patience"
     assert capfd.readouterr().err.count("tracking:") == 1
 
 
-def test_a_store_that_cannot_be_written_costs_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (project / "mlruns").write_text("a file where the folder should be")
+@pytest.mark.parametrize("broken", ["mlruns", "mlruns/mlflow.db"])
+def test_a_store_that_cannot_be_used_costs_one_line(
+    fresh: Path, broken: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the folder should be, and a store that is no database (which MLflow would try for 100 s)."""
+    (fresh / broken).parent.mkdir(exist_ok=True)
+    (fresh / broken).write_text("neither a folder nor a database\n" * 100)
+    started = time.monotonic()
     with stage() as tracker:
         tracker.log_metrics({"loss": 1.0})
+    assert time.monotonic() - started < 19.0, "the stage ran out of patience instead of being told"
     assert capfd.readouterr().err.count("tracking: no MLflow record") == 1
 
 
-def test_four_stages_may_use_a_fresh_store_first(project: Path) -> None:
-    """Without a lock around its creation, concurrent first use leaves a half-migrated store that nobody can open."""
-    trackers = [stage(f"align@run{i}") for i in range(4)]
-    for tracker in trackers:
-        tracker.__enter__()
-    for tracker in trackers:
-        tracker.__exit__(None, None, None)
-    assert [name for (name,) in select(project, "select name from runs order by name")] == [
-        f"align@run{i}" for i in range(4)
-    ]
+def test_mlflow_is_not_imported_by_a_stage() -> None:
+    code = (
+        "import sys, epsilon_dpo.tracking; print(sorted(set(sys.modules) & {'mlflow', 'torch', 'filelock', 'pandas'}))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -11,6 +11,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,8 @@ class Tracker:
             inputs: sha256 of each declared dependency, by path.
         """
         self.name = name
-        self._opening = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
+        self._opening: dict[str, Any] = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
+        self._opening["at"] = _now()
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
 
@@ -59,6 +61,8 @@ class Tracker:
     ) -> None:
         if kind is None:
             self._send("artifacts", folder=str(Path("out") / self.name.replace("@", "/")))
+        elif error is not None:
+            self.set_tags({"error": f"{kind.__name__}: {error}"[:1000]})
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self._send("close", status=status)
         self._messages.put(None)
@@ -75,7 +79,7 @@ class Tracker:
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Numbers of this run, by name; `step` counts optimizer steps."""
-        self._send("metrics", metrics=metrics, step=step or 0)
+        self._send("metrics", metrics=metrics, step=step or 0, at=_now())
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Text by which runs are found and filtered."""
@@ -114,6 +118,11 @@ class Tracker:
 
     def _say(self, what: str) -> None:
         print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
+
+
+def _now() -> int:
+    """Milliseconds since 1970, MLflow's unit: a record says when a number was made, not when it was written."""
+    return int(time.time() * 1000)
 
 
 def _plain(value: Any) -> float | str:

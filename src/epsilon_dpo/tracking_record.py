@@ -24,16 +24,16 @@ Policy = dict[str, Any]
 class Record:
     """The MLflow run of one stage execution; arguments and methods are Tracker's messages."""
 
-    def __init__(self, name: str, fingerprint: str, params: dict[str, Any], inputs: dict[str, str]) -> None:
+    def __init__(self, name: str, fingerprint: str, params: dict[str, Any], inputs: dict[str, str], at: int) -> None:
         self.store = open_store()
         self.client = self.store.client
         tags = _identity(name, params) | {"fingerprint": fingerprint} | environment(root())
         tags["mlflow.source.name"] = f"python -m stages.{name.replace('@', ' ')}"
-        self.run_id = self._new_run(name, tags, params)
+        self.run_id = self._new_run(name, tags, params, at)
         self._log_inputs(inputs)
 
-    def metrics(self, metrics: dict[str, Any], step: int) -> None:
-        self._log(self.run_id, _metrics(metrics, step))
+    def metrics(self, metrics: dict[str, Any], step: int, at: int) -> None:
+        self._log(self.run_id, _metrics(metrics, step, at))
 
     def tags(self, tags: dict[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
@@ -42,7 +42,7 @@ class Record:
         """On the row of the policy, if the store has it; else the report makes the row."""
         row = self._align_row(run, policy_sha256)
         if row:
-            self._log(row, _metrics(metrics, 0))
+            self._log(row, _metrics(metrics, 0, _now()))
 
     def compared(self, policies: list[Policy]) -> None:
         rows = {
@@ -50,7 +50,7 @@ class Record:
             for policy in policies
         }
         for row, policy in rows.items():
-            self._log(row, _metrics(policy["metrics"], 0))
+            self._log(row, _metrics(policy["metrics"], 0, _now()))
         for found in self.client.search_runs([self.store.experiment], "tags.stage = 'align'"):
             in_report = str(found.info.run_id in rows).lower()
             if found.data.tags.get("in_report") != in_report:
@@ -68,8 +68,8 @@ class Record:
     def close(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
 
-    def _new_run(self, name: str, tags: dict[str, str], params: dict[str, Any]) -> str:
-        run = self.client.create_run(self.store.experiment, run_name=name, tags=tags)
+    def _new_run(self, name: str, tags: dict[str, str], params: dict[str, Any], at: int) -> str:
+        run = self.client.create_run(self.store.experiment, run_name=name, tags=tags, start_time=at)
         entries = [Param(key, str(value)) for key, value in _flat(params)]
         for start in range(0, len(entries), PARAMS_AT_ONCE):
             self.client.log_batch(run.info.run_id, params=entries[start : start + PARAMS_AT_ONCE])
@@ -111,8 +111,8 @@ class Record:
         """An align run from its outputs, marked as such: when and where it was computed is not known."""
         name = f"align@{policy['run']}"
         tags = {"policy_sha256": policy["policy_sha256"], "rebuilt": "true"}
-        run_id = self._new_run(name, _identity(name, policy["params"]) | tags, policy["params"])
-        self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]))])
+        run_id = self._new_run(name, _identity(name, policy["params"]) | tags, policy["params"], _now())
+        self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]), _now())])
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
@@ -134,11 +134,14 @@ def _flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _metrics(metrics: dict[str, Any], step: int) -> list[Metric]:
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:
     """The numbers among `metrics`, their names without the characters that MLflow refuses; `step` is no metric."""
-    now = int(time.time() * 1000)
     return [
-        Metric(re.sub(r"[^\w/ .:-]", "_", name), float(value), now, step)
+        Metric(re.sub(r"[^\w/ .:-]", "_", name), float(value), at, step)
         for name, value in metrics.items()
         if isinstance(value, int | float) and name != "step"
     ]

@@ -5,12 +5,13 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.tracking_view import experiment_tags
@@ -50,7 +51,7 @@ def open_store() -> Store:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root() / 'mlruns' / 'mlflow.db'}"
     if not uri.startswith(SQLITE):
         client = MlflowClient(uri)
-        return Store(client, _experiment(client, None), takes_artifacts=True)
+        return Store(client, _experiment(client, None).experiment_id, takes_artifacts=True)
     database = Path(uri.removeprefix(SQLITE)).resolve()
     database.parent.mkdir(parents=True, exist_ok=True)
     artifacts = str(database.parent / "artifacts")
@@ -60,13 +61,13 @@ def open_store() -> Store:
         _probe(database)
         client = MlflowClient(f"{SQLITE}{database}")
         experiment = _experiment(client, artifacts)
-    location = client.get_experiment(experiment).artifact_location
+    location = experiment.artifact_location
     if location != artifacts:
         print(
             f"tracking: {database} was made for artifacts in {location}, so none are kept; the stage goes on.",
             file=sys.stderr,
         )
-    return Store(client, experiment, takes_artifacts=location == artifacts)
+    return Store(client, experiment.experiment_id, takes_artifacts=location == artifacts)
 
 
 def _create(database: Path, artifacts: str) -> None:
@@ -91,15 +92,16 @@ def _probe(database: Path) -> None:
         connection.rollback()
 
 
-def _experiment(client: MlflowClient, artifacts: str | None) -> str:
-    """The id of the experiment, which another stage may create at the same moment on a server."""
+def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
+    """The experiment, which another stage may create at the same moment on a server."""
     found = client.get_experiment_by_name(EXPERIMENT)
-    if found:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=experiment_tags()))
-    except MlflowException:
+    if not found:
+        with suppress(MlflowException):
+            client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=experiment_tags())
         found = client.get_experiment_by_name(EXPERIMENT)
-        if not found:
-            raise
-        return str(found.experiment_id)
+    if not found:
+        raise MlflowException(f"the experiment {EXPERIMENT} could not be created")
+    for key, value in experiment_tags().items():
+        if key not in found.tags:
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return found

@@ -12,11 +12,11 @@ COLUMNS = (
     "metrics.`true_win_rate/sft`",
     "metrics.`kl_fwd_rb`",
     "metrics.`eval_rewards/accuracies`",
-    "metrics.`eval_loss`",
 )
 NOTE = f"""One run per stage execution. The rows `align@…` carry win rate and KL of the policy that they made.
 
-The comparison of the last report: filter `{FILTER}`, or add `?viewStateShareKey={VIEW}` to the runs table's address.
+The comparison of the last report: filter by `{FILTER}`, or put
+`?viewStateShareKey={VIEW}&workflowType=machine_learning` behind `/runs` in the address.
 """
 
 
@@ -31,6 +31,7 @@ def experiment_tags() -> dict[str, str]:
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": list(COLUMNS),
+        "columnOrder": list(COLUMNS),
         "runsHiddenMode": "FIRST_20_RUNS",
     }
     return {

@@ -27,8 +27,10 @@ def _example(results: Results, position: int) -> dict[str, Any]:
     ]
     for run in results.runs:
         row = run.answers[position]
-        notes = [f"{VERDICTS[run.verdicts(opponent)[row['id']]['win']]} {opponent}" for opponent in ("chosen", "sft")]
-        answers.append({"by": run.name, "text": row["response"], "notes": notes + _cut(row)})
+        verdicts = [
+            f"{VERDICTS[run.verdicts(opponent)[row['id']]['win']]} {opponent}" for opponent in ("chosen", "sft")
+        ]
+        answers.append({"by": run.name, "text": row["response"], "notes": [", ".join(verdicts), *_cut(row)]})
     if results.has_truth and results.runs:
         _add_true_rewards(results, reference["id"], answers)
     return {"id": reference["id"], "position": position + 1, "prompt": reference["prompt"], "answers": answers}

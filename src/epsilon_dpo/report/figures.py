@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from epsilon_dpo.report.results import Row
-from epsilon_dpo.report.style import INK, Mark, drawing, percent
+from epsilon_dpo.report.style import INK, Mark, drawing, legend, percent
 
 OPPONENTS = {"chosen": "against the chosen answers", "sft": "against SFT"}
 SCORERS = {"win_rate": "judge", "true_win_rate": "true reward"}
@@ -28,7 +28,7 @@ def win_rates(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
         panels[0].set_ylim(len(policies) - 0.5, -0.5)
         if _known("true_win_rate", policies):
             handles = [_plain_handle("judge", INK), _plain_handle("true reward", "white")]
-            figure.legend(handles=handles, loc="outside lower center", ncols=2)
+            legend(figure, handles)
 
 
 def _rate_line(panel: Axes, policy: Row, opponent: str, position: int, mark: Mark) -> None:
@@ -75,7 +75,7 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark])
             percent(panel, "y")
         panels[0].set_ylabel("win rate against the chosen answers")
         handles = [policy_handle(policy["run"], marks[policy["run"]]) for policy in policies]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        legend(figure, handles)
 
 
 def policy_handle(name: str, mark: Mark, line: bool = False) -> Line2D:

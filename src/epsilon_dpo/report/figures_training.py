@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from epsilon_dpo.report.figures import policy_handle
 from epsilon_dpo.report.results import RunResult
-from epsilon_dpo.report.style import COLOURS, REFERENCE, Mark, drawing, percent
+from epsilon_dpo.report.style import COLOURS, REFERENCE, Mark, drawing, legend, percent
 
 CURVES = {
     "loss": "loss",
@@ -17,9 +17,9 @@ CURVES = {
 }
 BETA = "eps/beta"
 DECISIONS = {
-    "eps/p_ratio": ("lowered", COLOURS[0]),
-    "eps/none_ratio": ("kept", "#d9d9d9"),
-    "eps/n_ratio": ("raised", COLOURS[1]),
+    "eps/p_ratio": ("lowered", COLOURS[5]),
+    "eps/none_ratio": ("kept", "#e4e4e4"),
+    "eps/n_ratio": ("raised", COLOURS[4]),
 }
 
 
@@ -28,22 +28,30 @@ def training_curves(path: Path, runs: list[RunResult], marks: dict[str, Mark]) -
     with drawing(path, 9.0, 5.6) as figure:
         panels = figure.subplots(2, 2, sharex=True)
         for panel, (metric, title) in zip(panels.flat, CURVES.items(), strict=True):
-            for run in runs:
-                _curve(panel, run, metric, marks[run.name])
+            firm = [_curve(panel, run, metric, marks[run.name]) for run in runs]
+            _fit(panel, np.concatenate(firm))
             panel.set_title(title)
         percent(panels.flat[list(CURVES).index("rewards/accuracies")], "y")
         for panel in panels[-1]:
             panel.set_xlabel("optimizer step")
         handles = [policy_handle(run.name, marks[run.name], line=True) for run in runs]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        legend(figure, handles)
 
 
-def _curve(panel: Axes, run: RunResult, metric: str, mark: Mark) -> None:
+def _curve(panel: Axes, run: RunResult, metric: str, mark: Mark) -> np.ndarray:
+    """Draws both lines; returns the firm one, [rows]."""
     steps, values = series(run, metric)
-    if len(steps) == 0:
-        return
+    firm = moving_average(values)
     panel.plot(steps, values, color=mark.colour, linewidth=0.8, alpha=0.3)
-    panel.plot(steps, moving_average(values), color=mark.colour, linestyle=mark.line)
+    panel.plot(steps, firm, color=mark.colour, linestyle=mark.line)
+    return firm
+
+
+def _fit(panel: Axes, firm: np.ndarray) -> None:
+    """Limits around the firm lines: one outlier, as the tie of the first step, would flatten everything else."""
+    if len(firm) and firm.max() > firm.min():
+        room = 0.25 * (firm.max() - firm.min())
+        panel.set_ylim(firm.min() - room, firm.max() + room)
 
 
 def series(run: RunResult, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +87,7 @@ def beta_over_time(path: Path, runs: list[RunResult], marks: dict[str, Mark]) ->
                 handles.append(policy_handle(f"{run.name} (constant)", mark, line=True))
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("β")
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        legend(figure, handles)
 
 
 def beta_decisions(path: Path, runs: list[RunResult]) -> None:

@@ -1,6 +1,7 @@
 """out/report/: one self-contained page, its figures as files, and the tables behind them."""
 
 import base64
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from epsilon_dpo.report.examples import examples
 from epsilon_dpo.report.figures import kl_against_win_rate, win_rates
 from epsilon_dpo.report.figures_training import adapts_beta, beta_decisions, beta_over_time, training_curves
 from epsilon_dpo.report.results import Results
-from epsilon_dpo.report.statements import comparisons, statements
+from epsilon_dpo.report.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.style import marks
 from epsilon_dpo.report.tables import beta_decisions as decision_shares
 from epsilon_dpo.report.tables import curves, policies, summary, write_csv
@@ -66,17 +67,24 @@ def _render(
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": lambda x: f"{100 * x:.1f} %", "number": lambda x: f"{x:,.6g}"}
+    environment.filters |= {
+        "percent": lambda x: f"{100 * x:.1f} %",
+        "points": lambda x: f"{100 * x:+.1f}".replace("-", "−"),
+        "number": lambda x: f"{x:,.6g}",
+    }
     return environment.get_template(TEMPLATE).render(
         style=loader.get_source(environment, STYLE)[0],
         results=results,
         table=table,
-        compared=compared,
+        pairs=[list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))],
+        is_decided=is_decided,
         said=said,
         figures=figures,
         examples=examples(results, example_count),
         decisions={run.name: decision_shares(run) for run in results.runs},
         numbers=list(dict.fromkeys(key for run in results.runs for key in run.numbers)),
-        judge_name="trained on the training pairs" if results.judge["source"] == "trained" else results.judge["origin"],
+        judge_name="trained on the training pairs"
+        if results.judge["source"] == "trained"
+        else f"from {results.judge['origin']}",
         broken=[finding for finding in results.validation["expectations"] if not finding["success"]],
     )

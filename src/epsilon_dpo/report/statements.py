@@ -13,6 +13,7 @@ from epsilon_dpo.statistics import mean
 
 NAMES = {"chosen": "the chosen answers", "sft": "SFT"}
 SCORERS = {"win": "judge", "true_win": "true reward"}
+LISTED = 3  # pairs of runs in one sentence
 
 
 def comparisons(results: Results) -> list[Row]:
@@ -30,17 +31,32 @@ def comparisons(results: Results) -> list[Row]:
 
 def statements(results: Results, compared: list[Row]) -> list[str]:
     """One sentence per opponent about the runs, one about the runs among each other."""
-    level = f"{results.confidence:.0%}"
     found = [_against(results, opponent) for opponent in ("sft", "chosen")]
     judged = [row for row in compared if row["opponent"] == "chosen" and row["scorer"] == "judge"]
-    alike = [f"{row['first']} and {row['second']}" for row in judged if row["low"] <= 0.0 <= row["high"]]
-    apart = [_ahead(row) for row in judged if not row["low"] <= 0.0 <= row["high"]]
-    if apart:
-        found.append(f"Against the chosen answers, on the same {results.n} prompts, {_listed(apart)}.")
-    if alike:
-        plural = "s" if len(alike) > 1 else ""
-        found.append(f"At n = {results.n} the pair{plural} {_listed(alike)} cannot be told apart at the {level} level.")
-    return found
+    return found + ([_among_runs(results, judged)] if judged else [])
+
+
+def _among_runs(results: Results, judged: list[Row]) -> str:
+    """Pair by pair while they can be read in one sentence, else how many."""
+    basis = (
+        f"by their judged wins over the chosen answers ({results.n} prompts, {100 * results.confidence:g} % intervals)"
+    )
+    alike = [row for row in judged if not is_decided(row)]
+    if len(alike) == len(judged) == 1:
+        return f"{judged[0]['first']} and {judged[0]['second']} cannot be told apart {basis}."
+    if len(alike) == len(judged):
+        return f"No two of the {len(results.runs)} runs can be told apart {basis}."
+    if len(judged) > LISTED:
+        apart = len(judged) - len(alike)
+        return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}; the table below says which."
+    parts = [_ahead(row) for row in judged if is_decided(row)]
+    parts += [f"{row['first']} and {row['second']} cannot be told apart" for row in alike]
+    return f"Run against run, {basis}: {'; '.join(parts)}."
+
+
+def is_decided(row: Row) -> bool:
+    """Whether the interval of a comparison leaves out zero."""
+    return not row["low"] <= 0.0 <= row["high"]
 
 
 def _difference(first: RunResult, second: RunResult, opponent: str, field: str, confidence: float) -> Row:
@@ -60,15 +76,17 @@ def _difference(first: RunResult, second: RunResult, opponent: str, field: str, 
 
 def _against(results: Results, opponent: str) -> str:
     """Which runs beat, lose to, or cannot be told from `opponent`, by the judge and where known by the truth."""
-    parts = []
+    scorers: dict[str, list[str]] = {}
     for metric, scorer in (("win_rate", "judge"), ("true_win_rate", "true reward")):
         if metric == "true_win_rate" and not results.has_truth:
             continue
         groups: dict[str, list[str]] = {}
         for run in results.runs:
             groups.setdefault(_side(run.score, f"{metric}/{opponent}"), []).append(run.name)
-        verdicts = [f"{_listed(groups[side])} {phrase}" for side, phrase in _PHRASES.items() if side in groups]
-        parts.append(f"by the {scorer}, {_listed(verdicts)}")
+        names = {side: _named(runs, len(results.runs)) for side, runs in groups.items()}
+        verdicts = [f"{names[side]} {phrase}" for side, phrase in _PHRASES.items() if side in names]
+        scorers.setdefault(_listed(verdicts), []).append(f"by the {scorer}")
+    parts = [f"{_listed(who)}, {verdict}" for verdict, who in scorers.items()]
     return f"Against {NAMES[opponent]}: {'; '.join(parts)}."
 
 
@@ -77,6 +95,10 @@ _PHRASES = {
     "below": "lost more often than won",
     "within": "cannot be told from it",
 }
+
+
+def _named(runs: list[str], total: int) -> str:
+    return f"all {total} runs" if len(runs) == total > 1 else _listed(runs)
 
 
 def _side(score: Row, name: str) -> str:

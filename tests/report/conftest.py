@@ -1,0 +1,132 @@
+"""The outputs of a finished pipeline, made by hand: small enough to be read, in the form that the stages write."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from epsilon_dpo.outputs import write_json, write_jsonl
+from epsilon_dpo.statistics import rate
+
+RUNS: dict[str, dict[str, Any]] = {
+    "dpo": {"method": "dpo", "beta": 0.1},
+    "mine": {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01},
+}
+
+
+def rates(name: str, wins: list[float]) -> dict[str, float]:
+    return rate(wins, 0.95).named(name)
+
+
+class Outputs:
+    """Writes the folders below `out`; `wins` gives per run the judged win over chosen of each prompt."""
+
+    def __init__(self, out: Path, truth: bool, n: int) -> None:
+        self.out, self.truth, self.n = out, truth, n
+        self.ids = [f"eval/{row}" for row in range(n)]
+
+    def shared(self) -> None:
+        splits = {
+            "eval": {"rows": 12, "kept": self.n, "dropped": 12 - self.n, "truncated_answers": 0},
+            "train": {"rows": 40, "kept": 40, "dropped": 0, "truncated_answers": 3},
+        }
+        broken = {
+            "expectation": "sides_not_empty",
+            "promise": "both answers hold text",
+            "split": "eval",
+            "on_failure": "drop",
+            "success": False,
+            "evaluated": 12,
+            "unexpected": 12 - self.n,
+            "first_ids": ["eval/gone"],
+        }
+        self.json("validate/dataset.json", {"source": "by hand", "files": {}, "true_reward": self.truth})
+        self.json("validate/validation.json", {"splits": splits, "expectations": [broken]})
+        for name in ("train", "eval", "dropped"):
+            self.jsonl(f"validate/{name}.jsonl", [])
+        self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})
+        judged: dict[str, Any] = {**rates("accuracy", [1, 1, 0, 1]), "consistency": 0.9}
+        half = [0.5] * self.n
+        controls = {"confidence": 0.95, "n": self.n, **rates("win_rate/sft_vs_chosen", half)}
+        controls |= rates("win_rate/chosen_vs_rejected", [1.0] * self.n) | rates("win_rate/chosen_vs_chosen", half)
+        if self.truth:
+            judged |= rates("truth_agreement", [1, 0, 1]) | rates("true_win_rate", [1, 1, 1, 0])
+            controls |= rates("true_win_rate/sft_vs_chosen", half) | rates("truth_agreement/sft_vs_chosen", [1, 1])
+            controls |= {"true_reward/sft": 0.5, "true_reward/sft_low": 0.4, "true_reward/sft_high": 0.6}
+        self.json("judge/metrics.json", judged)
+        self.json("controls/metrics.json", controls)
+        self.json("sft/metrics.json", {"steps": 10, "eval_loss": 1.0})
+        self.samples("reference", "SFT says", "s" * 64)
+
+    def run(self, name: str, wins: list[float], adapts: bool) -> None:
+        policy = (name + "0" * 64)[:64]
+        curve = [{"step": step, "loss": 0.7 - 0.01 * step, "rewards/margins": 0.1 * step} for step in range(1, 5)]
+        if adapts:
+            for row in curve:
+                row |= {
+                    "eps/beta": 0.1 - 0.01 * row["step"],
+                    "eps/p_ratio": 0.5,
+                    "eps/n_ratio": 0.25,
+                    "eps/none_ratio": 0.25,
+                }
+        self.jsonl(f"align/{name}/metrics.jsonl", curve)
+        final = {"steps": 4, "eval_loss": 0.6, "eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.2}
+        self.json(f"align/{name}/metrics.json", final)
+        self.samples(f"sample/{name}", f"{name} says", policy)
+        records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
+        for opponent in ("chosen", "sft"):
+            for key, win in zip(self.ids, wins, strict=True):
+                record = {"id": key, "opponent": opponent, "win": win}
+                records.append(record | ({"true_win": win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
+            score |= rates(f"win_rate/{opponent}", wins)
+            score |= rates(f"true_win_rate/{opponent}", wins) if self.truth else {}
+        score |= {"true_reward/run": 1.5, "true_reward/run_low": 1.4, "true_reward/run_high": 1.6} if self.truth else {}
+        self.jsonl(f"score/{name}/records.jsonl", records)
+        self.json(f"score/{name}/metrics.json", score)
+        kl = {"kl_fwd_rb": 2.0, "kl_fwd_rb_se": 0.1, "kl_fwd_rb_low": 1.8, "kl_fwd_rb_high": 2.2, "kl_fwd_mc": 1.9}
+        self.json(f"kl/{name}/metrics.json", {**kl, "kl_fwd_mc_se": 0.3, "n": self.n, "policy_sha256": policy})
+
+    def samples(self, folder: str, says: str, policy: str) -> None:
+        rows = [
+            {
+                "id": key,
+                "prompt": [{"role": "user", "content": f"question of {key}"}],
+                "chosen": f"good answer to {key}",
+                "response": f"{says} <script>alert({key!r})</script>",
+                "response_ids": [1, 2],
+                "finish_reason": "stop",
+            }
+            for key in self.ids
+        ]
+        self.jsonl(f"{folder}/samples.jsonl", rows)
+        facts = {"mean_tokens": 2.0, "truncated_share": 0.0, "empty_share": 0.0, "temperature": 1.0}
+        self.json(f"{folder}/metrics.json", {"n": self.n, **facts, "policy_sha256": policy})
+
+    def json(self, name: str, content: Any) -> None:
+        (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / name, content)
+
+    def jsonl(self, name: str, rows: list[Any]) -> None:
+        (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(self.out / name, rows)
+
+
+@pytest.fixture
+def runs() -> dict[str, dict[str, Any]]:
+    return RUNS
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Callable[..., Path]:
+    """Make out/ with the judged wins over chosen (and SFT) given per run; `mine` adapts beta unless told otherwise."""
+
+    def make(truth: bool = True, adapting: tuple[str, ...] = ("mine",), **wins: list[float]) -> Path:
+        wins = wins or {"dpo": [1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0], "mine": [1.0] * 8}
+        made = Outputs(tmp_path / "out", truth, len(next(iter(wins.values()))))
+        made.shared()
+        for name, values in wins.items():
+            made.run(name, values, name in adapting)
+        return made.out
+
+    return make

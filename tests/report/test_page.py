@@ -1,0 +1,92 @@
+"""The page as a reader gets it: whole, safe, the runs asked for and no others, the same bytes every time."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.report.page import write_report
+from epsilon_dpo.report.results import read_results
+
+Runs = dict[str, dict[str, Any]]
+
+
+def written(out: Path, runs: Runs, to: Path, count: int = 2) -> str:
+    to.mkdir()
+    write_report(read_results(out, runs), count, to)
+    return (to / "report.html").read_text("utf-8")
+
+
+def test_the_page_needs_nothing_but_itself(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    page = written(outputs(), runs, tmp_path / "report")
+    assert page.count('<img src="data:image/png;base64,') == 5
+    assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<link|<script', page)
+    assert "mine says &lt;script&gt;" in page  # what a policy says is text
+
+
+def test_only_the_runs_asked_for_are_shown(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """A run that was removed from params.yaml leaves its folders behind."""
+    out = outputs(dpo=[1.0, 0.0], mine=[1.0, 1.0], leftover=[0.0, 0.0])
+    page = written(out, runs, tmp_path / "report")
+    assert "leftover" not in page
+    assert list(json.loads((tmp_path / "report/summary.json").read_text("utf-8"))["runs"]) == ["dpo", "mine"]
+
+
+def test_the_tables_hold_the_stages_numbers(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    page = written(outputs(), runs, tmp_path / "report")
+    with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["sft", "dpo", "mine"]
+    assert rows["dpo"]["win_rate/chosen"] == "0.5625"  # 4.5 of 8
+    assert rows["sft"]["win_rate/chosen"] == "0.5" and rows["sft"]["win_rate/sft"] == ""
+    assert rows["mine"]["kl_fwd_rb"] == "2.0" and rows["sft"]["kl_fwd_rb"] == "0.0"
+    assert "56.2 %<small>25.9 to 82.6</small>" in " ".join(page.split())  # Wilson, 4.5 of 8, by hand
+    with (tmp_path / "report/training.csv").open(encoding="utf-8") as file:
+        losses = [row for row in csv.DictReader(file) if row["metric"] == "loss" and row["run"] == "dpo"]
+    assert next((row["step"], float(row["value"])) for row in losses) == ("1", 0.69)
+
+
+def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    page = written(outputs(truth=False), runs, tmp_path / "report")
+    assert "true win rate" not in page and "true reward" not in page
+    assert "4 of 12 rows break “both answers hold text”" in page
+
+
+def test_runs_with_a_constant_beta_have_no_beta_section(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = written(outputs(adapting=()), runs, tmp_path / "report")
+    assert "β lowered" not in page
+    assert sorted(file.stem for file in (tmp_path / "report/figures").iterdir()) == [
+        "kl_win_rate",
+        "training",
+        "win_rates",
+    ]
+
+
+def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tmp_path: Path) -> None:
+    page = written(outputs(mine=[1.0]), {"mine": {"method": "epsilon_dpo"}}, tmp_path / "report", count=0)
+    assert "a comparison needs two" in page and "side by side" not in page
+
+
+def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """In another process with another hash seed and another clock."""
+    out = outputs()
+    written(out, runs, tmp_path / "here")
+    code = (
+        "import sys; from pathlib import Path; from epsilon_dpo.report.page import write_report\n"
+        "from epsilon_dpo.report.results import read_results\n"
+        f"write_report(read_results(Path(sys.argv[1]), {runs!r}), 2, Path(sys.argv[2]))"
+    )
+    (tmp_path / "there").mkdir()
+    environment = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
+    subprocess.run([sys.executable, "-c", code, out, tmp_path / "there"], check=True, env=environment)
+    files = [path.relative_to(tmp_path / "here") for path in sorted((tmp_path / "here").rglob("*")) if path.is_file()]
+    assert len(files) == 10
+    for file in files:
+        assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
