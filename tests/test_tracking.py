@@ -72,6 +72,10 @@ def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
     with stage("align@traced", seed=1, **{"runs.traced": {"method": "dpo", "beta": 0.1}}) as tracker:
         for step in (1, 2, 3):
             tracker.log_metrics({"loss": 1.0 / step, "odd (name)@": 1.0, "nan": float("nan")}, step)
+        deadline = time.monotonic() + 30
+        while not select(project, "select 1 from metrics where key = 'loss' and step = 3"):
+            assert time.monotonic() < deadline, "metrics are not seen while the stage runs"
+            time.sleep(0.1)
         tracker.set_tags({"policy_sha256": "abc"})
     with stage("score@traced") as tracker:
         tracker.log_to_policy("abc", {"win_rate/sft": 0.7})
