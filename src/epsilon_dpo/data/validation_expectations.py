@@ -133,7 +133,7 @@ REPORTED = [
     RowExpectation(
         "prompts_unique",
         "no prompt occurs in two rows of a split",
-        lambda tokens: gxe.ExpectColumnValuesToBeUnique(column="chosen_prompt", severity="info"),
+        lambda tokens: gxe.ExpectColumnValuesToBeUnique(column="chosen_prompt"),
         lambda facts, tokens: "its prompt occurs in another row",
     ),
 ]

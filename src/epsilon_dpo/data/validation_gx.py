@@ -46,7 +46,8 @@ def evaluate(
     for key, expectation in expectations.items():
         suite.add_expectation(expectation.copy(update={"meta": {"key": key}}))
     report = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]})
-    found = {result.expectation_config.meta["key"]: _finding(result, len(table)) for result in report.results}
+    results: list[Any] = report.results
+    found = {result.expectation_config.meta["key"]: _finding(result, len(table)) for result in results}
     return {key: found[key] for key in expectations}  # in the order given: the library sorts by column
 
 
