@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make repro` runs the pipeline to the report, `make test` passes the tests.
-# They need Python 3.11, git and network access to the package index; no account, no GPU.
-PYTHON ?= python3
+# They need Python 3.11 with venv, make, git and network access to the package index; no account, no GPU.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # On Linux the index's default torch is the CUDA build; TORCH="torch==2.13.0 --index-url ..." chooses another.
@@ -10,6 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test test-slow check ui docker-smoke clean
 
 repro: $(VENV)/.ready
+	@python -m epsilon_dpo.params.file
 	dvc repro
 	@echo
 	@echo "Report:   out/report/report.html (open it in a browser)"
@@ -34,7 +35,7 @@ docker-smoke:
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed (the pins are for it), this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # torch goes first, so that a local CPU build satisfies the pin before anything can ask the index for the CUDA one.
 $(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python

@@ -78,6 +78,17 @@ def test_each_aligned_policy_beats_sft_by_the_true_scorer(project: Path, run: st
     assert numbers(project, f"score/{run}")["true_win_rate/sft_low"] > 0.5
 
 
+def test_the_readme_states_these_numbers(project: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for run in RUNS:
+        score, kl = numbers(project, f"score/{run}"), numbers(project, f"kl/{run}")
+        rates = [
+            f"{score[name]:.2f} ({score[name + '_low']:.2f}–{score[name + '_high']:.2f})"
+            for name in ("true_win_rate/sft", "win_rate/sft")
+        ]
+        assert f"| {rates[0]} | {rates[1]} | {kl['kl_fwd_rb']:.2f} ± {kl['kl_fwd_rb_se']:.2f} |" in readme
+
+
 def test_sft_learns_the_task(project: Path) -> None:
     """Right facts and known sentences: an untrained or broken policy scores below -1, the chosen answers about 1."""
     rewards = numbers(project, "score/dpo")
@@ -135,6 +146,15 @@ def test_changes_rerun_what_they_affect_and_a_restored_run_is_still_tracked(proj
     assert [stage for stage in ran if not stage.startswith("kl@") and stage != "report"] == ["check"]
     (changed / "params.yaml").write_text(params, "utf-8")
     assert repro(changed) == []  # restored from DVC's run cache
+    with sqlite3.connect(changed / "mlruns" / "mlflow.db") as store:  # what made the restored results is still there
+        kls = {
+            value
+            for (value,) in store.execute(
+                "select m.value from metrics m join runs r on r.run_uuid = m.run_uuid "
+                "where r.name = 'align@dpo' and m.key = 'kl_fwd_rb'"
+            )
+        }
+    assert any(value == pytest.approx(numbers(changed, "kl/dpo")["kl_fwd_rb"]) for value in kls)
     without_tr_dpo = "".join(line for line in params.splitlines(keepends=True) if not line.startswith("  tr_dpo:"))
     (changed / "params.yaml").write_text(without_tr_dpo, "utf-8")
     assert repro(changed) == ["check", "report"]
@@ -165,7 +185,7 @@ def test_a_missing_method_file_is_named_before_anything_runs(project: Path, tmp_
 
 
 def real_hh_folder() -> Path:
-    folder = Path(os.environ.get("EPSILON_DPO_HH_FOLDER", ROOT.parent / "shared" / "data" / "hh-rlhf")).resolve()
+    folder = Path(os.environ.get("EPSILON_DPO_HH_FOLDER", "no folder is set")).resolve()
     if not (folder / "harmless-base" / "test.jsonl.gz").is_file():
         pytest.skip("set EPSILON_DPO_HH_FOLDER to a folder with harmless-base/test.jsonl.gz")
     return folder
@@ -190,6 +210,12 @@ def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
     hh = copy_project(tmp_path / "hh")
     with_preset(hh, {"fetch.folder": str(real_hh_folder())})
     assert len(repro(hh)) == 22
+    found = json.loads((hh / "out/validate/validation.json").read_text("utf-8"))["defects"]
+    defects = {defect["name"]: defect["count"] for defect in found}
+    assert defects["empty_chosen_single_turn"] == 3
+    assert defects["rejected_leaves_chosen_prompt"] == 4
+    assert defects["repeated_role_chosen"] == 8
+    assert defects["duplicated_prompts"] == 2
     assert numbers(hh, "score/epsilon_dpo")["n"] > 150
     assert (hh / "out/report/report.html").is_file()
 

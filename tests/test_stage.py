@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.fingerprint import fingerprint, scratch_folder, stage_entry
+from epsilon_dpo.fingerprint import dependencies, fingerprint, scratch_folder, stage_entry
 from epsilon_dpo.outputs import read_jsonl, whole_folder, write_json, write_jsonl
 from epsilon_dpo.stage import run_stage
 
@@ -70,21 +70,25 @@ def test_a_crash_keeps_the_traceback_and_the_scratch_folder(project: Path) -> No
 
 
 def test_the_fingerprint_follows_what_the_stage_declares_and_nothing_else(project: Path) -> None:
-    first = fingerprint(stage_entry("demo", "a"))
+    def made_from(run: str) -> str:
+        entry = stage_entry("demo", run)
+        return fingerprint(entry, dependencies(entry))
+
+    first = made_from("a")
     text = (project / "params.yaml").read_text()
     for other in (text.replace("other: 2", "other: 3"), text.replace("beta: 0.2", "beta: 0.9")):
         (project / "params.yaml").write_text(other)
-        assert fingerprint(stage_entry("demo", "a")) == first
+        assert made_from("a") == first
     seen = {first}
     (project / "params.yaml").write_text(text.replace("beta: 0.1", "beta: 0.9"))
-    seen.add(fingerprint(stage_entry("demo", "a")))
+    seen.add(made_from("a"))
     (project / "params.yaml").write_text(text)
     (project / "methods/dpo.py").write_text("x = 2\n")
-    seen.add(fingerprint(stage_entry("demo", "a")))
+    seen.add(made_from("a"))
     (project / "data/more.jsonl").write_text("{}\n")
-    seen.add(fingerprint(stage_entry("demo", "a")))
+    seen.add(made_from("a"))
     assert len(seen) == 4
-    assert scratch_folder("demo", "a") != scratch_folder("demo", "b")
+    assert scratch_folder("demo@a", made_from("a")) != scratch_folder("demo@a", first)
 
 
 def test_whole_folder_replaces_what_was_there(tmp_path: Path) -> None:
@@ -117,3 +121,11 @@ def test_a_missing_input_is_one_sentence(project: Path) -> None:
     with pytest.raises(SystemExit) as end, run_stage("demo", "a"):
         raise AssertionError("not reached")
     assert "data does not exist" in str(end.value.code)
+
+
+def test_one_of_several_processes_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks would each replace the other's output folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a"):
+        raise AssertionError("not reached")
+    assert "one of 2 processes" in str(end.value.code)

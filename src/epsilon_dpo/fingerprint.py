@@ -72,14 +72,12 @@ def numbers(entry: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def fingerprint(entry: dict[str, Any]) -> str:
-    """sha256 of the command, the numbers and the dependencies' digests."""
-    parts = {"cmd": entry["cmd"], "params": numbers(entry), "deps": dependencies(entry)}
+def fingerprint(entry: dict[str, Any], deps: dict[str, str]) -> str:
+    """sha256 of the command, the numbers and `deps`: `dependencies(entry)`, taken once because models are large."""
+    parts = {"cmd": entry["cmd"], "params": numbers(entry), "deps": deps}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def scratch_folder(stage: str, key: str | None) -> Path:
-    """Where this execution may keep what survives a crash: outside DVC's outs, keyed by the fingerprint."""
-    root = Path(os.environ.get("DVC_ROOT", "."))
-    name = stage if key is None else f"{stage}@{key}"
-    return root / "scratch" / f"{name}-{fingerprint(stage_entry(stage, key))[:16]}"
+def scratch_folder(name: str, fingerprint: str) -> Path:
+    """Where an execution may keep what survives a crash: outside DVC's outs, keyed by the fingerprint."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "scratch" / f"{name}-{fingerprint[:16]}"

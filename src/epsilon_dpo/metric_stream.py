@@ -1,12 +1,14 @@
 """metrics.jsonl: one row per logging step, written while the training runs and the same after a resumption."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import write_jsonl
 
 NOT_REPRODUCIBLE = {"num_tokens"}  # TRL's count starts again at zero when a training is resumed
@@ -36,6 +38,12 @@ class MetricStream(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero and _is_training_row(state.log_history[-1]):
             row = _stable(state.log_history[-1])
+            broken = [name for name, value in row.items() if not math.isfinite(value)]
+            if broken:
+                raise UserError(
+                    f"{broken[0]} became {row[broken[0]]} at step {row['step']}; lower this stage's learning_rate or "
+                    "max_grad_norm in params.yaml."
+                )
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
             self._track(row)

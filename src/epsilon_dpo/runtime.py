@@ -6,6 +6,8 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging
 
+from epsilon_dpo.errors import UserError
+
 # Parameters of glibc's mallopt (malloc.h), in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
@@ -16,7 +18,15 @@ def set_up(seed: int, threads: int) -> None:
 
     Float sums depend on the thread count (a retrained SFT model differed between 1 and 2 threads), so it is a number of
     params.yaml and not the machine's choice.
+
+    Raises:
+        UserError: several GPUs are visible: the Trainer would spread over them and train on another batch size.
     """
+    if torch.cuda.device_count() > 1:
+        raise UserError(
+            f"this process sees {torch.cuda.device_count()} GPUs and works on one; set CUDA_VISIBLE_DEVICES to one of "
+            "them, and run stages side by side to use the others: dvc --wait-for-lock repro -s align@RUN."
+        )
     torch.set_num_threads(threads)
     set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)

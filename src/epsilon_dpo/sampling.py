@@ -47,12 +47,13 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
             of the file), each with all its rows; None: all.
 
     Raises:
-        UserError: no row is left.
+        UserError: fewer than two rows are left, of which no interval can be told.
     """
     kept = [row for row in rows if turns == "all" or _is_single_turn(row["prompt"])]
-    if not kept:
+    if len(kept) < 2:
         raise UserError(
-            f"No evaluation row has a prompt for sample.turns = {turns}; set it to all, or fetch other data."
+            f"Only {len(kept)} evaluation rows have a prompt for sample.turns = {turns}; set it to all, "
+            "or fetch other data."
         )
     ranked = sorted({_prompt_hash(row["prompt"]) for row in kept})[:max_prompts]
     chosen = frozenset(ranked)

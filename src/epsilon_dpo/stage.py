@@ -43,17 +43,34 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     name = stage if key is None else f"{stage}@{key}"
     started = time.monotonic()
     try:
+        _refuse_several_processes()
         entry = stage_entry(stage, key)
+        deps = dependencies(entry)
+        made_from = fingerprint(entry, deps)
         with (
-            Tracker(name, fingerprint(entry), numbers(entry), dependencies(entry)) as tracker,
+            Tracker(name, made_from, numbers(entry), deps) as tracker,
             whole_folder(Path("out") / stage / (key or "")) as out,
         ):
-            execution = Stage(name, out, scratch_folder(stage, key), tracker)
+            execution = Stage(name, out, scratch_folder(name, made_from), tracker)
             yield execution
         shutil.rmtree(execution.scratch, ignore_errors=True)
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
+
+
+def _refuse_several_processes() -> None:
+    """Each process would replace the others' output folder.
+
+    Raises:
+        UserError: the stage was started by torchrun or accelerate as one of several processes.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UserError(
+            f"this is one of {processes} processes and a stage runs as one; start it with `dvc repro`, and use several "
+            "GPUs by running stages side by side: CUDA_VISIBLE_DEVICES=0 dvc --wait-for-lock repro -s align@RUN."
+        )
 
 
 def run_argument() -> str:

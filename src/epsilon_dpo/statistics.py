@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,14 @@ def rate(wins: Sequence[float], confidence: float) -> Estimate:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean: s / sqrt(n), s with n - 1 in its denominator; a single value says nothing of it and gives 0."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    """Of the mean: s / sqrt(n), s with n - 1 in its denominator.
+
+    Raises:
+        ValueError: fewer than two values, which say nothing of their spread.
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} values have no standard error")
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def mean(values: Sequence[float], confidence: float) -> Estimate:
@@ -90,4 +96,4 @@ def _normal_quantile(confidence: float) -> float:
     """z with P(|Z| <= z) = confidence for a standard normal Z: 1.96 for 0.95."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence of {confidence} is not in (0, 1)")
-    return float(norm.ppf(0.5 + confidence / 2.0))
+    return float(ndtri(0.5 + confidence / 2.0))

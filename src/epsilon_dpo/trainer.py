@@ -65,11 +65,6 @@ class PreferenceTrainer(Trainer):
     ) -> None:
         if method.needs_reference != (reference is not None):
             raise ValueError(f"{type(method).__name__} and the reference do not fit")
-        if args.n_gpu > 1:
-            raise UserError(
-                f"this process sees {args.n_gpu} GPUs and would split pairs between them; start one process per GPU "
-                "(torchrun --nproc-per-node N), or set CUDA_VISIBLE_DEVICES to one of them."
-            )
         disable_dropout(model)
         add_logps_head(model)
         super().__init__(

@@ -1,7 +1,15 @@
-"""The whole of params.yaml: read by stages/check.py before anything runs, and by the tests of the presets."""
+"""The whole of params.yaml: read by stages/check.py before anything runs, and by the tests of the presets.
 
+`python -m epsilon_dpo.params.file` checks it even before DVC, which resolves the runs of dvc.yaml first and answers a
+misspelt `runs` or `method` in its own words.
+"""
+
+import sys
 from pathlib import Path
 
+from pydantic import model_validator
+
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.base import BaseView
@@ -32,6 +40,13 @@ class ParamsFile(
 ):
     """Every block that some stage reads, and no other key."""
 
+    @model_validator(mode="after")
+    def _one_confidence(self) -> "ParamsFile":
+        stated = {self.score.confidence, self.kl.confidence, self.judge.confidence}
+        if len(stated) > 1:
+            raise ValueError("score, kl and judge must state one confidence, since the report shows them side by side")
+        return self
+
 
 def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     """`path`, checked to the last number, each run by the method it names.
@@ -43,3 +58,10 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     for name, numbers in params.runs.items():
         method_of(name, numbers)
     return params
+
+
+if __name__ == "__main__":
+    try:
+        load_file()
+    except UserError as error:
+        sys.exit(f"ERROR: {error}")
