@@ -1,5 +1,6 @@
 """The embedded default: any text survives its tokenizer, and two builds are the same bytes."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from epsilon_dpo.params.base import EmbeddedModel
 from epsilon_dpo.params.fetch import SyntheticSource
 
 DIALOGUE = [{"role": "user", "content": "Tell me about the Moon."}, {"role": "assistant", "content": "Good question!"}]
+
+TIED = [chr(ord("一") + place) for place in range(300)]
 
 
 def params(**changes: Any) -> EmbeddedModel:
@@ -77,18 +80,41 @@ def test_words_are_learnt_and_never_joined(tokenizer: PreTrainedTokenizerFast) -
     assert all("▁" not in token[1:] for token in tokenizer.get_vocab() if token not in SPECIAL)
 
 
-def test_two_processes_write_the_same_bytes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def tied_texts() -> list[str]:
+    """300 characters, each exactly as frequent as the others, and thousands of pairs that occur twice."""
+    shuffler = random.Random(0)
+    return ["".join(shuffler.sample(TIED, len(TIED))) for _ in range(20)] * 2
+
+
+def write_both(folder: Path) -> None:
+    """A model of the embedded dialogues, and a tokenizer with ties in its alphabet and in its merges."""
+    tokenizer = train_tokenizer(texts_of(rows()), params())
+    write_model(build_model(params(), tokenizer, 7), tokenizer, folder)
+    train_tokenizer(tied_texts(), params(vocab_size=500)).save_pretrained(folder / "tied")
+
+
+def test_three_processes_write_the_same_bytes(tmp_path: Path) -> None:
     """Tokenizer, weights and configurations: DVC compares them by content."""
-    write_model(build_model(params(), tokenizer, 7), tokenizer, tmp_path / "here")
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); "
-        "from test_embedded_model import build_model, params, rows, texts_of, train_tokenizer, write_model; "
-        "tokenizer = train_tokenizer(texts_of(rows()), params()); "
-        "write_model(build_model(params(), tokenizer, 7), tokenizer, Path(sys.argv[1]))"
+        "from test_embedded_model import write_both; write_both(Path(sys.argv[1]))"
     )
-    there = tmp_path / "there"
-    subprocess.run([sys.executable, "-c", code, str(there), str(Path(__file__).parent)], check=True)
-    assert digest(tmp_path / "here") == digest(there)
+    folders = [tmp_path / name for name in ("here", "there", "elsewhere")]
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen([*command, str(folder), str(Path(__file__).parent)]) for folder in folders[1:]]
+    write_both(folders[0])
+    assert [process.wait() for process in processes] == [0, 0]
+    assert len({digest(folder) for folder in folders}) == 1
+
+
+def test_the_rarest_characters_are_spelt_in_bytes() -> None:
+    """At 500 tokens there is room for 119 characters: the frequent one, and of the tied ones the first code points."""
+    texts = [*tied_texts(), TIED[-1]]
+    learnt = set(train_tokenizer(texts, params(vocab_size=500)).get_vocab()) - {*SPECIAL, *BYTES}
+    assert sorted(token for token in learnt if len(token) == 1) == [*TIED[:118], TIED[-1]]
+    longer = [token for token in learnt if len(token) > 1]
+    assert len(longer) == 119
+    assert all(any(token in text for text in texts) for token in longer)  # none reaches over a character left out
 
 
 def test_the_folder_loads_and_agrees_on_the_stop_token(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

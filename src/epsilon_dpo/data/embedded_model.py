@@ -5,7 +5,9 @@ system role, a <bos> that the template writes), so a run on it exercises the cod
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -79,17 +81,38 @@ def _word_parts(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """BPE over words. The byte tokens are special to the trainer only, or decoding would leave them out."""
     core = _pipeline(models.BPE())
     room = vocab_size - len(SPECIAL) - len(BYTES)
+    texts = [text.replace(" ", SPACE) for text in texts]
+    alphabet = _frequent_characters(texts, max(1, room // 2))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL + BYTES,
-        limit_alphabet=max(1, room // 2),  # rare characters are spelt in bytes
+        initial_alphabet=sorted(alphabet),
         min_frequency=2,
         show_progress=False,
     )
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator(_stretches_of(alphabet, texts), trainer)
     learnt = json.loads(core.to_str())["model"]
     merges = [(left, right) for left, right in learnt["merges"]]
     return _pipeline(models.BPE(vocab=learnt["vocab"], merges=merges, unk_token="<unk>", byte_fallback=True))
+
+
+def _frequent_characters(texts: list[str], limit: int) -> set[str]:
+    """The `limit` most frequent characters, the lower code point first where counts tie; the rest is spelt in bytes.
+
+    The trainer's own `limit_alphabet` breaks ties in the order of a hash map, which differs from process to process.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    return set(sorted(counts, key=lambda character: (-counts[character], character))[:limit])
+
+
+def _stretches_of(alphabet: set[str], texts: list[str]) -> Iterator[str]:
+    """`texts` cut at every character outside `alphabet`: what stands on its two sides can never become one token."""
+    for text in texts:
+        for kept, stretch in groupby(text, alphabet.__contains__):
+            if kept:
+                yield "".join(stretch)
 
 
 def _pipeline(model: models.BPE) -> Tokenizer:
