@@ -70,7 +70,7 @@ def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
 
 def test_pickled_weights_alone_are_refused(local: Path, tmp_path: Path) -> None:
     (local / "model.safetensors").rename(local / "pytorch_model.bin")
-    with pytest.raises(UserError, match="pickles"):
+    with pytest.raises(UserError, match=r"PairRM-hf has no model.safetensors; .* pickles"):
         bring(pretrained(str(local)), tmp_path / "judge")
 
 

@@ -147,12 +147,7 @@ def load_model(folder: Path, marker_ids: tuple[int, int, int]) -> PairRM:
             model.
     """
     config = architecture(folder)
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise UserError(
-            f"{folder} has no model.safetensors; other weight files are pickles, which can run code when read and are "
-            "never opened here: use the safetensors file of llm-blender/PairRM-hf."
-        )
+    weights = weights_file(folder)
     model = PairRM(DebertaV2Config(**config), marker_ids)
     try:
         model.load_state_dict(load_file(weights), strict=True)
@@ -160,6 +155,21 @@ def load_model(folder: Path, marker_ids: tuple[int, int, int]) -> PairRM:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{weights} does not fit {folder / 'config.json'} as a PairRM: {reason}") from None
     return model
+
+
+def weights_file(folder: Path) -> Path:
+    """The safetensors file of `folder`.
+
+    Raises:
+        UserError: it is absent, whatever pickled weights there are beside it.
+    """
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(
+            f"{folder} has no model.safetensors; other weight files are pickles, which can run code when read and are "
+            "never opened here: use the safetensors file of llm-blender/PairRM-hf."
+        )
+    return weights
 
 
 def architecture(folder: Path) -> dict[str, Any]:

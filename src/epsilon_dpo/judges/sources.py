@@ -9,7 +9,7 @@ from epsilon_dpo.data.hub import hub_folder
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.judges.layout import Pair
-from epsilon_dpo.judges.pairrm import PairRMJudge, load_tokenizer
+from epsilon_dpo.judges.pairrm import PairRMJudge, load_tokenizer, weights_file
 from epsilon_dpo.judges.pairrm_training import Track, train
 from epsilon_dpo.outputs import write_json
 from epsilon_dpo.params.judge import PretrainedJudge, TrainedJudge
@@ -78,6 +78,7 @@ def _copy_into(out: Path, params: PretrainedJudge) -> dict[str, Any]:
                 f"judge.path = {params.path} is no folder; copy a PairRM there, or set judge.revision to a commit of a "
                 "Hub repository such as llm-blender/PairRM-hf."
             )
+    weights_file(folder)  # before anything is copied, so that the sentence names the source and not its copy
     for name in FILES:
         if (folder / name).is_file():
             (out / name).write_bytes((folder / name).read_bytes())
