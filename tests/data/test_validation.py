@@ -23,8 +23,7 @@ from epsilon_dpo.params.validate import RowExpectations, Validate
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 Row = dict[str, Any]
-ROOT = Path(__file__).resolve().parents[2]
-REAL_HH = Path(os.environ.get("EPSILON_DPO_HH_FOLDER") or ROOT.parent / "shared" / "data" / "hh-rlhf")
+REAL_HH = os.environ.get("EPSILON_DPO_HH_FOLDER")  # a copy of Anthropic/hh-rlhf
 REAL_MODELS = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
 TOKENS = Tokens(max_prompt_length=40, max_length=60)
 # Without anything between the turns, a token can span the border of prompt and answer.
@@ -256,9 +255,9 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(make_tokenizer: MakeTok
 
 
 def real_hh() -> dict[str, list[Row]]:
-    if not (REAL_HH / "harmless-base" / "test.jsonl.gz").is_file():
+    if not REAL_HH:
         pytest.skip("set EPSILON_DPO_HH_FOLDER to a folder with harmless-base/test.jsonl.gz")
-    settings = {"source": "hh", "repo": None, "revision": None, "folder": str(REAL_HH), "subsets": ["harmless-base"]}
+    settings = {"source": "hh", "repo": None, "revision": None, "folder": REAL_HH, "subsets": ["harmless-base"]}
     limits = {"eval_share": 0.3, "max_train_pairs": None, "max_eval_pairs": None}
     dataset = read_hh(HHSource(**settings, train_split="test", eval_split="test", **limits), 17)  # type: ignore[arg-type]
     return {"train": dataset.train, "eval": dataset.eval}
