@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from epsilon_dpo.tracking import Tracker
+from epsilon_dpo.tracking_process import is_out, note_outage, note_success
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("epsilon_dpo.tracking.PATIENCE_S", 60.0)  # these tests ask what is written, on a busy machine
     return folder
 
 
@@ -131,27 +134,25 @@ def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
 def test_a_failed_and_a_killed_stage_are_marked(project: Path) -> None:
     with pytest.raises(ZeroDivisionError), stage("align@failed"):
         _ = 1 / 0
+    # At once and to all processes of the group, as a terminal's Ctrl-C does; no other thread gets to run before.
     code = textwrap.dedent("""
-        import time
-        from epsilon_dpo.tracking import Tracker
-        with Tracker("align@NAME", "f", {}, {}) as tracker:
-            print("ready", flush=True)
+        import os, sys, time
+        from epsilon_dpo import tracking
+        tracking.PATIENCE_S = 60.0
+        sys.setswitchinterval(60)
+        name, end = sys.argv[1:]
+        with tracking.Tracker(name, "f", {}, {}):
+            os.killpg(os.getpid(), int(end))
             time.sleep(60)
     """)
     for name, end in (("interrupted", signal.SIGINT), ("killed", signal.SIGKILL)):
-        started = subprocess.Popen(
-            [sys.executable, "-c", code.replace("NAME", name)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        assert started.stdout is not None and started.stdout.readline() == b"ready\n"
-        os.killpg(started.pid, end)  # as a terminal's Ctrl-C does: to all processes of the group
-        started.communicate()
+        command = [sys.executable, "-c", code, f"align@{name}", str(int(end))]
+        ended = subprocess.run(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        assert ended.returncode == -end
     names = ("align@failed", "align@interrupted", "align@killed")
     assert ("ZeroDivisionError: division by zero",) in select(project, "select value from tags where key = 'error'")
     expected = list(zip(names, ("FAILED", "KILLED", "KILLED"), strict=True))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60  # its record is written after it is gone
     while statuses(project, *names) != expected:
         assert time.monotonic() < deadline, statuses(project, *names)
         time.sleep(0.2)
@@ -185,7 +186,69 @@ def test_a_closed_port_costs_seconds_and_one_line(
     assert said.startswith(
         "tracking: no MLflow record of align@dpo from here on (ConnectionError: http://127.0.0.1:9: "
     )
-    assert said.endswith("refused); the stage goes on.\n") and said.count("\n") == 1
+    assert said.endswith("refused); the stage goes on, and those of the next 2 min without trying.\n")
+    assert said.count("\n") == 1
+
+
+def said_by_a_stage(capfd: pytest.CaptureFixture[str]) -> str:
+    with stage("kl@dpo") as tracker:
+        tracker.log_metrics({"kl_fwd_rb": 1.0})
+    return capfd.readouterr().err
+
+
+def test_a_server_that_failed_is_left_alone_for_a_while(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marker = fresh / "mlruns/.unreachable"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    assert "refused" in said_by_a_stage(capfd) and "secret" not in marker.read_text()
+    assert said_by_a_stage(capfd) == ""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:10")  # another server is asked
+    assert "127.0.0.1:10" in said_by_a_stage(capfd) and said_by_a_stage(capfd) == ""
+    os.utime(marker, (time.time() - 121,) * 2)
+    assert "refused" in said_by_a_stage(capfd), "a repaired server would not be found again"
+
+
+def test_a_server_that_works_again_is_no_longer_marked(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "http://127.0.0.1:9"
+    assert note_outage(uri) and is_out(uri) and is_out("http://user:password@127.0.0.1:9/")
+    note_success(uri)
+    assert not is_out(uri)
+    assert not note_outage("sqlite:///mlruns/mlflow.db"), "a slow local store must not stop the records of a pipeline"
+
+
+def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_once() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=answer_once, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr("epsilon_dpo.tracking.PATIENCE_S", 4.0)
+        assert "was not written within 4 s" in said_by_a_stage(capfd)
+        started = time.monotonic()
+        assert said_by_a_stage(capfd) == "" and time.monotonic() - started < 3.0
+
+
+def test_rows_are_marked_without_a_run(project: Path) -> None:
+    with stage("align@again") as tracker:
+        tracker.set_tags({"policy_sha256": "again"})
+    policy = {"run": "again", "policy_sha256": "again", "params": {}, "metrics": {"kl_fwd_rb": 2.0}, "curve": []}
+    before = select(project, "select count(*) from runs")
+    for _ in range(2):
+        with Tracker("report", None, {}, {}) as tracker:
+            tracker.mark_compared([policy])
+    assert select(project, "select count(*) from runs") == before
+    marked = "select r.name from runs r join tags t using (run_uuid) where t.key = 'in_report' and t.value = 'true'"
+    assert select(project, marked) == [("align@again",)]
+    again = "select m.value from metrics m join runs r using (run_uuid) where r.name = 'align@again'"
+    assert select(project, again) == [(2.0,)]
 
 
 def test_a_server_that_never_answers_does_not_block(
@@ -199,7 +262,7 @@ def test_a_server_that_never_answers_does_not_block(
                 tracker.log_metrics({"loss": 1.0}, step)
             assert time.monotonic() - started < 2.0, "log_metrics waited for the server"
         assert time.monotonic() - started < 10.0, "the stage waited for MLflow's own time limits"
-    assert "does not answer within 3 s); the stage goes on.\n" in capfd.readouterr().err
+    assert "does not answer within 3 s); the stage goes on, and" in capfd.readouterr().err
 
 
 def test_a_child_that_hangs_is_given_up(
@@ -235,3 +298,12 @@ def test_mlflow_is_not_imported_by_a_stage() -> None:
         "import sys, epsilon_dpo.tracking; print(sorted(set(sys.modules) & {'mlflow', 'torch', 'filelock', 'pandas'}))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_nothing_is_marked_before_there_are_results(fresh: Path) -> None:
+    (fresh / "dvc.lock").write_text("schema: '2.0'\n")
+    (fresh / "params.yaml").write_text("runs: {dpo: {method: dpo, beta: 0.1}}\nreport: {examples: 1}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "epsilon_dpo.report.tracked"], text=True, capture_output=True, check=True
+    )
+    assert done.stdout + done.stderr == "" and not (fresh / "mlruns").exists()

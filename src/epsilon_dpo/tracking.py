@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 # A stage that is done waits this long for its record to be written; a server that does not answer costs no more.
-PATIENCE_S = 20.0
+PATIENCE_S = 12.0
+GOODBYE_S = 1.0  # for the tidying up of a process that is given up
 # MLflow's own defaults let one call to a dead server block for 247 s.
 NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
@@ -25,17 +27,19 @@ NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_T
 class Tracker:
     """One MLflow run: opened when the stage starts, live while it runs, closed with its status."""
 
-    def __init__(self, name: str, fingerprint: str, params: dict[str, Any], inputs: dict[str, str]) -> None:
+    def __init__(self, name: str, fingerprint: str | None, params: dict[str, Any], inputs: dict[str, str]) -> None:
         """
         Args:
             name: of the stage and its run, e.g. align@dpo; also the name of the MLflow run.
-            fingerprint: what the stage's result is made from (fingerprint.py).
+            fingerprint: what the stage's result is made from (fingerprint.py). None: no run is opened, and only
+                `log_to_policy` and `mark_compared` may be used, which write on the runs of others.
             params: the declared numbers, by dotted key.
             inputs: sha256 of each declared dependency, by path.
         """
         self.name = name
         self._opening: dict[str, Any] = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
         self._opening["at"] = _now()
+        self._has_run = fingerprint is not None
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
 
@@ -52,19 +56,21 @@ class Tracker:
             )
         except OSError as error:
             self._say(f"no MLflow run for {self.name} ({error})")
-        threading.Thread(target=self._write, daemon=True).start()
-        self._send("open", **self._opening)
+        # Written here and not by the thread: a stage that is killed at once leaves a run that says so.
+        self._write(_line("open", **self._opening))
+        threading.Thread(target=self._write_all, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._send("artifacts", folder=str(Path("out") / self.name.replace("@", "/")))
-        elif error is not None:
-            self.set_tags({"error": f"{kind.__name__}: {error}"[:1000]})
-        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
-        self._send("close", status=status)
+        if self._has_run:
+            if kind is None:
+                self._send("artifacts", folder=str(Path("out") / self.name.replace("@", "/")))
+            else:
+                self.set_tags({"error": f"{kind.__name__}: {error}"[:1000]})
+            status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+            self._send("close", status=status)
         self._messages.put(None)
         if self._process is None:
             return
@@ -73,6 +79,9 @@ class Tracker:
                 self._say(f"the MLflow process of {self.name} ended with code {self._process.returncode}")
         except subprocess.TimeoutExpired:
             self._say(f"the MLflow run of {self.name} was not written within {PATIENCE_S:.0f} s")
+            self._process.terminate()  # it tidies up, and notes a server that hangs for the stages that follow
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GOODBYE_S)
         finally:
             self._process.kill()
             self._process.wait()
@@ -102,22 +111,28 @@ class Tracker:
         self._send("compared", policies=policies)
 
     def _send(self, kind: str, **content: Any) -> None:
-        self._messages.put(json.dumps({"kind": kind, **content}, default=_plain))
+        self._messages.put(_line(kind, **content))
 
-    def _write(self) -> None:
+    def _write_all(self) -> None:
         """Hand the messages to the child; a full pipe blocks this thread only."""
-        if self._process is None or self._process.stdin is None:
-            return
-        try:
-            while (message := self._messages.get()) is not None:
-                self._process.stdin.write(message + "\n")
+        while (message := self._messages.get()) is not None:
+            self._write(message)
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError, ValueError):
+                self._process.stdin.close()
+
+    def _write(self, message: str) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError, ValueError):  # the child is gone; __exit__ says so
+                self._process.stdin.write(message)
                 self._process.stdin.flush()
-            self._process.stdin.close()
-        except (OSError, ValueError):
-            pass  # the child is gone; __exit__ says so
 
     def _say(self, what: str) -> None:
         print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
+
+
+def _line(kind: str, **content: Any) -> str:
+    return json.dumps({"kind": kind, **content}, default=_plain) + "\n"
 
 
 def _now() -> int:

@@ -21,22 +21,12 @@ MAX_ARTIFACT_BYTES = 2_000_000
 Policy = dict[str, Any]
 
 
-class Record:
-    """The MLflow run of one stage execution; arguments and methods are Tracker's messages."""
+class Rows:
+    """The rows of other stages; the methods are Tracker's messages."""
 
-    def __init__(self, name: str, fingerprint: str, params: dict[str, Any], inputs: dict[str, str], at: int) -> None:
+    def __init__(self) -> None:
         self.store = open_store()
         self.client = self.store.client
-        tags = _identity(name, params) | {"fingerprint": fingerprint} | environment(root())
-        tags["mlflow.source.name"] = f"python -m stages.{name.replace('@', ' ')}"
-        self.run_id = self._new_run(name, tags, params, at)
-        self._log_inputs(inputs)
-
-    def metrics(self, metrics: dict[str, Any], step: int, at: int) -> None:
-        self._log(self.run_id, _metrics(metrics, step, at))
-
-    def tags(self, tags: dict[str, str]) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any]) -> None:
         """On the row of the policy, if the store has it; else the report makes the row."""
@@ -50,23 +40,18 @@ class Record:
             for policy in policies
         }
         for row, policy in rows.items():
-            self._log(row, _metrics(policy["metrics"], 0, _now()))
+            known = self.client.get_run(row).data.metrics  # marking twice must not make a history of equal numbers
+            self._log(
+                row,
+                [metric for metric in _metrics(policy["metrics"], 0, _now()) if known.get(metric.key) != metric.value],
+            )
         for found in self.client.search_runs([self.store.experiment], "tags.stage = 'align'"):
             in_report = str(found.info.run_id in rows).lower()
             if found.data.tags.get("in_report") != in_report:
                 self.client.set_tag(found.info.run_id, "in_report", in_report)
 
-    def artifacts(self, folder: str) -> None:
-        """The small files of the stage's output; weights and data stay with DVC."""
-        if not self.store.takes_artifacts:
-            return
-        top = Path(folder)
-        for file in sorted(top.glob("*")) + sorted(top.glob("figures/*")):
-            if file.suffix in SMALL_FILES and file.stat().st_size <= MAX_ARTIFACT_BYTES:
-                self.client.log_artifact(self.run_id, str(file), None if file.parent == top else "figures")
-
     def close(self, status: str) -> None:
-        self.client.set_terminated(self.run_id, status)
+        """There is no run of its own to end."""
 
     def _new_run(self, name: str, tags: dict[str, str], params: dict[str, Any], at: int) -> str:
         run = self.client.create_run(self.store.experiment, run_name=name, tags=tags, start_time=at)
@@ -79,23 +64,6 @@ class Record:
         entries = list(metrics)
         for start in range(0, len(entries), METRICS_AT_ONCE):
             self.client.log_batch(run_id, metrics=entries[start : start + METRICS_AT_ONCE])
-
-    def _log_inputs(self, inputs: dict[str, str]) -> None:
-        """The data that a stage read, as datasets with the digest of their content; code and data in inputs.json."""
-        datasets = [
-            DatasetInput(
-                Dataset(
-                    name=path, digest=sha256[:DIGEST_CHARACTERS], source_type="local", source=json.dumps({"uri": path})
-                ),
-                [InputTag(MLFLOW_DATASET_CONTEXT, "input")],
-            )
-            for path, sha256 in inputs.items()
-            if path.startswith("out/")
-        ]
-        if datasets:
-            self.client.log_inputs(self.run_id, datasets)
-        if self.store.takes_artifacts:
-            self.client.log_dict(self.run_id, inputs, "inputs.json")
 
     def _align_row(self, run: str, policy_sha256: str) -> str | None:
         """The latest align run of `run` that made this policy."""
@@ -115,6 +83,52 @@ class Record:
         self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]), _now())])
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
+
+
+class Record(Rows):
+    """The MLflow run of one stage execution; arguments and methods are Tracker's messages."""
+
+    def __init__(self, name: str, fingerprint: str, params: dict[str, Any], inputs: dict[str, str], at: int) -> None:
+        super().__init__()
+        tags = _identity(name, params) | {"fingerprint": fingerprint} | environment(root())
+        tags["mlflow.source.name"] = f"python -m stages.{name.replace('@', ' ')}"
+        self.run_id = self._new_run(name, tags, params, at)
+        self._log_inputs(inputs)
+
+    def metrics(self, metrics: dict[str, Any], step: int, at: int) -> None:
+        self._log(self.run_id, _metrics(metrics, step, at))
+
+    def tags(self, tags: dict[str, str]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def artifacts(self, folder: str) -> None:
+        """The small files of the stage's output; weights and data stay with DVC."""
+        if not self.store.takes_artifacts:
+            return
+        top = Path(folder)
+        for file in sorted(top.glob("*")) + sorted(top.glob("figures/*")):
+            if file.suffix in SMALL_FILES and file.stat().st_size <= MAX_ARTIFACT_BYTES:
+                self.client.log_artifact(self.run_id, str(file), None if file.parent == top else "figures")
+
+    def close(self, status: str) -> None:
+        self.client.set_terminated(self.run_id, status)
+
+    def _log_inputs(self, inputs: dict[str, str]) -> None:
+        """The data that a stage read, as datasets with the digest of their content; code and data in inputs.json."""
+        datasets = [
+            DatasetInput(
+                Dataset(
+                    name=path, digest=sha256[:DIGEST_CHARACTERS], source_type="local", source=json.dumps({"uri": path})
+                ),
+                [InputTag(MLFLOW_DATASET_CONTEXT, "input")],
+            )
+            for path, sha256 in inputs.items()
+            if path.startswith("out/")
+        ]
+        if datasets:
+            self.client.log_inputs(self.run_id, datasets)
+        if self.store.takes_artifacts:
+            self.client.log_dict(self.run_id, inputs, "inputs.json")
 
 
 def _identity(name: str, params: dict[str, Any]) -> dict[str, str]:

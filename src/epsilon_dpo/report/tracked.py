@@ -1,9 +1,21 @@
-"""The rows of the MLflow table that the report speaks of, in the form that Tracker.mark_compared takes."""
+"""The rows of the MLflow table that the report speaks of, in the form that Tracker.mark_compared takes.
 
+`python -m epsilon_dpo.report.tracked` marks them again: DVC restores a report that it has seen before without running
+the stage, and the marks would then be those of another report.
+"""
+
+import sys
+from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.fingerprint import numbers, stage_entry
-from epsilon_dpo.report.results import Results
+from epsilon_dpo.params.report import ReportView
+from epsilon_dpo.params.strict import load, read_yaml
+from epsilon_dpo.report.results import Results, read_results
+from epsilon_dpo.tracking import Tracker
+
+LOCK_FILE = Path("dvc.lock")
 
 
 def compared_policies(results: Results) -> list[dict[str, Any]]:
@@ -18,3 +30,30 @@ def compared_policies(results: Results) -> list[dict[str, Any]]:
         }
         for run in results.runs
     ]
+
+
+def mark_again() -> None:
+    """Mark the rows of what is in out/, without a run of its own; nothing if out/ is not yet what params.yaml asks for.
+
+    Raises:
+        UserError: params.yaml or a result cannot be read, or the results do not belong together.
+    """
+    if not LOCK_FILE.exists():
+        return
+    try:
+        results = read_results(Path("out"), load(ReportView).runs)
+    except FileNotFoundError:
+        return
+    policies = compared_policies(results)
+    locked = read_yaml(LOCK_FILE).get("stages", {})
+    # A lost row is written from params.yaml: its numbers must be those that the policy was trained with.
+    if all(locked.get(f"align@{row['run']}", {}).get("params") == {"params.yaml": row["params"]} for row in policies):
+        with Tracker("report", None, {}, {}) as tracker:
+            tracker.mark_compared(policies)
+
+
+if __name__ == "__main__":
+    try:
+        mark_again()
+    except UserError as error:
+        print(f"tracking: the rows of the report are not marked: {error}", file=sys.stderr)
