@@ -12,6 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: $(VENV)/.ready
 	@python -m epsilon_dpo.params.file
 	dvc repro
+	@python -m epsilon_dpo.report.tracked # marks the report's rows also when DVC restored it from its cache
 	@echo
 	@echo "Report:   out/report/report.html (open it in a browser)"
 	@echo "Compare:  make ui  (MLflow on http://127.0.0.1:5000, experiment epsilon-dpo)"
@@ -28,6 +29,7 @@ check: $(VENV)/.ready-dev
 	mypy
 
 ui: $(VENV)/.ready
+	@python -m epsilon_dpo.report.tracked
 	mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1
 
 docker-smoke:
