@@ -24,6 +24,7 @@ from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.device import on_device
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps import completion_logps
+from epsilon_dpo.padding import pad_right
 from epsilon_dpo.params.kl import KL
 from epsilon_dpo.statistics import mean, standard_error
 
@@ -66,8 +67,16 @@ def answers_kl(
     with tqdm(total=len(answers), desc="kl", unit="answer") as bar:
         for start in range(0, len(answers), batch_size):
             rows = by_length[start : start + batch_size]
-            batch = [x.to(policy.device) for x in _pad_right([answers[i] for i in rows])]
-            logps = completion_logps(policy, reference, batch[0], batch[1], batch[2], token_chunk)
+            padded = pad_right([answers[i] for i in rows], pad_token_id=0)  # masked, so any id will do
+            batch = {name: x.to(policy.device) for name, x in padded.items()}
+            logps = completion_logps(
+                policy,
+                reference,
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["completion_mask"],
+                token_chunk,
+            )
             assert logps.reference is not None and logps.kl_ref_policy is not None
             rb = logps.kl_ref_policy.double().sum(1).tolist()
             mc = (logps.reference - logps.policy).double().sum(1).tolist()
@@ -100,17 +109,3 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
             f"a mean full-vocabulary KL of {found['kl_fwd_rb']} nats is negative: the estimator is wrong"
         )
     return found
-
-
-def _pad_right(answers: list[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
-    """input_ids, attention_mask, completion_mask: [answers, longest]; masked positions hold id 0."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in answers)
-    input_ids, attention_mask, completion_mask = (
-        torch.zeros(len(answers), longest, dtype=torch.long) for _ in range(3)
-    )
-    for i, (prompt, answer) in enumerate(answers):
-        end = len(prompt) + len(answer)
-        input_ids[i, :end] = torch.tensor(prompt + answer)
-        attention_mask[i, :end] = 1
-        completion_mask[i, len(prompt) : end] = 1
-    return [input_ids, attention_mask, completion_mask]

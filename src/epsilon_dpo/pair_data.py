@@ -10,6 +10,7 @@ from torch import Tensor
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import read_jsonl
+from epsilon_dpo.padding import pad_right
 
 SIDES = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -51,12 +52,4 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         sides = [(pair["prompt_ids"], pair[side]) for side in ("chosen_ids", "rejected_ids") for pair in pairs]
-        width = max(len(prompt) + len(answer) for prompt, answer in sides)
-        input_ids = torch.full((len(sides), width), self.pad_token_id, dtype=torch.long)
-        attention_mask, completion_mask = torch.zeros(2, *input_ids.shape, dtype=torch.long)
-        for row, (prompt, answer) in enumerate(sides):
-            end = len(prompt) + len(answer)
-            input_ids[row, :end] = torch.as_tensor(np.concatenate([prompt, answer]))
-            attention_mask[row, :end] = 1
-            completion_mask[row, len(prompt) : end] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
+        return pad_right(sides, self.pad_token_id)
