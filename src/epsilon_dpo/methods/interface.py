@@ -10,13 +10,14 @@ import each other: align@RUN depends on the file of its own method, and a change
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
 from epsilon_dpo.params.strict import Strict
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
@@ -34,17 +35,29 @@ N = TypeVar("N", bound=MethodNumbers)
 class Logps:
     """Log-probs of one completion per pair of a micro-batch of B pairs.
 
-    Every tensor is [B], in nats, summed over the completion's tokens (the stop token counts, prompt and padding do
-    not), in float32 or wider. Only `policy` carries a gradient. What the method did not ask for is None.
+    Sums run over the completion's tokens (the stop token counts, prompt and padding do not), in nats, in float32 or
+    wider. Only `policy`, `policy_tokens` and `alternative_tokens` carry a gradient. What the method did not ask for is
+    None. A number that is not a tensor is the mean over all pairs of the optimizer step, on every rank and in every
+    micro-batch, so that a loss does not depend on how the step was split; evaluation takes it over the pairs it has.
 
     Attributes:
-        policy: log pi_theta(y|x).
-        tokens: |y|, the number of tokens summed over.
-        reference: log pi_ref(y|x); if `needs_reference`.
-        p_epsilon: log-prob under pi(beta-): per token softmax((1+ε) f_theta - ε f_ref); if `epsilon` is set.
-        n_epsilon: log-prob under pi(beta+): per token softmax((1-ε) f_theta + ε f_ref); if `epsilon` is set.
-        kl_ref_policy: sum_t KL(pi_ref(.|s_t) || pi_theta(.|s_t)) over the full vocabulary; if `needs_reference`.
-        kl_policy_ref: sum_t KL(pi_theta(.|s_t) || pi_ref(.|s_t)); if `needs_reference`.
+        policy: log pi_theta(y|x), [B].
+        tokens: |y|, the number of tokens summed over, [B]; may be 0.
+        reference: log pi_ref(y|x), [B]; if `needs_reference`.
+        p_epsilon: [B], log-prob under pi(beta-): per token softmax((1+ε) f_theta - ε f_ref); if `epsilon` is set.
+        n_epsilon: [B], log-prob under pi(beta+): per token softmax((1-ε) f_theta + ε f_ref); if `epsilon` is set.
+        kl_ref_policy: [B], sum_t KL(pi_ref(.|s_t) || pi_theta(.|s_t)) over the full vocabulary; if `needs_reference`.
+            Both KLs are of the initial reference, also for a method that moves its own.
+        kl_policy_ref: [B], sum_t KL(pi_theta(.|s_t) || pi_ref(.|s_t)); if `needs_reference`.
+        initial: [B], log-prob under the initial reference; if `moves_reference`.
+        entropy: [B], sum_t of the policy's entropy over the full vocabulary.
+        mean_tokens: mean of `tokens`.
+        mean_mismatched: mean of log pi_theta(y'|x) - log pi_ref(y'|x), y' being the same side's answer to another
+            prompt; if `mismatched`.
+        policy_tokens: [B, T], the summands of `policy`, zero outside the completion; if `alternatives` is set.
+        alternative_tokens: [B, T], log-prob of another token at the same place: one of the policy's `alternatives`
+            likeliest words other than y_t, drawn in proportion to their probability; if `alternatives` is set.
+        mask: [B, T], true on the completion's tokens; if `alternatives` is set.
     """
 
     policy: "Tensor"
@@ -54,11 +67,39 @@ class Logps:
     n_epsilon: "Tensor | None" = None
     kl_ref_policy: "Tensor | None" = None
     kl_policy_ref: "Tensor | None" = None
+    initial: "Tensor | None" = None
+    entropy: "Tensor | None" = None
+    mean_tokens: float | None = None
+    mean_mismatched: float | None = None
+    policy_tokens: "Tensor | None" = None
+    alternative_tokens: "Tensor | None" = None
+    mask: "Tensor | None" = None
 
     @property
     def logratios(self) -> "Tensor":
         """log pi_theta(y|x) - log pi_ref(y|x), [B]; only for a method that needs a reference."""
         return self.policy - required(self.reference, "reference")
+
+    @property
+    def per_token(self) -> "Tensor":
+        """Mean log-prob of the completion's tokens, [B]; 0 for an empty one."""
+        return self.policy / self.tokens.clamp(min=1)
+
+
+SFTReduction = Literal["mean", "sum", "token_mean"]
+
+
+def nll(chosen: Logps, reduction: SFTReduction) -> "Tensor":
+    """Negative log-likelihood of the chosen answers, the SFT term of a loss, [B]; its mean over pairs is minimised.
+
+    `mean` averages over each answer's tokens, `sum` adds them up, `token_mean` weighs every token of the optimizer
+    step alike (cross-entropy as nn.CrossEntropyLoss and TRL take it): then a long answer counts for more.
+    """
+    if reduction == "mean":
+        return -chosen.per_token
+    if reduction == "sum":
+        return -chosen.policy
+    return -chosen.policy / max(required(chosen.mean_tokens, "mean_tokens"), 1.0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +107,7 @@ class PairLoss:
     """What a method makes of a micro-batch; every tensor is [B].
 
     Attributes:
-        losses: per pair, with gradient; their mean is what is minimised.
+        losses: per pair, with gradient; their mean over the optimizer step is what is minimised.
         chosen_rewards: the method's implicit reward of the chosen completion, without gradient (TRL's rewards/chosen).
         rejected_rewards: of the rejected completion.
         metrics: further numbers per pair under the names they are logged by; their mean over the optimizer step reaches
@@ -86,11 +127,15 @@ class Method(ABC, Generic[N]):
         Numbers: the typed entry in params.yaml.
         needs_reference: whether the frozen SFT model is loaded and run.
         moves_reference: whether `after_step` changes the reference's weights, which then belong to a checkpoint.
+        mismatched: whether every prompt is also scored with another prompt's answers (two more forward passes).
+        looks_ahead: whether `before_step` is called. Under gradient accumulation this costs a forward pass more.
     """
 
     Numbers: ClassVar[type[MethodNumbers]]
     needs_reference: ClassVar[bool] = True
     moves_reference: ClassVar[bool] = False
+    mismatched: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
 
     def __init__(self, numbers: N) -> None:
         self.numbers = numbers
@@ -100,9 +145,38 @@ class Method(ABC, Generic[N]):
         """Size of the perturbation for `p_epsilon` and `n_epsilon`; None: they are not computed."""
         return None
 
+    @property
+    def rounds_to_bfloat16(self) -> bool:
+        """Whether logits, their mixtures and the log-prob of each token are rounded to bfloat16, as a model does that
+        computes in it throughout."""
+        return False
+
+    @property
+    def alternatives(self) -> int | None:
+        """Number of likeliest words from which `alternative_tokens` are drawn; None: they are not computed."""
+        return None
+
+    @property
+    def min_pairs(self) -> int:
+        """Pairs an optimizer step must hold for these numbers to mean something; checked when params.yaml is read."""
+        return 1
+
     @abstractmethod
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         """The loss of a micro-batch: a pure function of its log-probs, the numbers and the present state."""
+
+    def before_step(self, margins: "Tensor", generator: "torch.Generator") -> "Tensor":
+        """Look at all pairs of the coming optimizer step; called for training only, under torch.no_grad on every rank.
+
+        Args:
+            margins: log-ratio margins h of the step's n pairs, float64 [n] on the CPU: the same values in the same
+                order, whatever the split into micro-batches and ranks.
+            generator: CPU random numbers that depend on the seed and the number of the step only.
+
+        Returns:
+            weights, [n]: each pair's loss is multiplied with its weight before the mean over all n is taken.
+        """
+        raise NotImplementedError
 
     def after_step(
         self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
@@ -131,7 +205,10 @@ class Method(ABC, Generic[N]):
             raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
 
 
-def required(value: "Tensor | None", name: str) -> "Tensor":
+V = TypeVar("V")
+
+
+def required(value: V | None, name: str) -> V:
     """`value`, which the trainer computes only for a method that declares its need."""
     if value is None:
         raise ValueError(f"the log-probs hold no `{name}`: the method did not ask for it")
