@@ -1,0 +1,71 @@
+"""Binary CRINGE (Adolphs et al. 2022, arXiv 2211.05826): SFT on chosen answers, a contrast per token on rejected ones.
+
+At each token of the rejected answer the model is trained to prefer another word, drawn from its own k likeliest, to
+the one that stands there, so what is pushed down comes with something else to say instead.
+
+Differences from ParlAI's code (projects/cringe): `sft_reduction: token_mean` is its average over all target tokens;
+the others weigh pairs alike. Both logits of the contrast carry the gradient, as there by default.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, log_sigmoid, required
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class BinaryCringeNumbers(MethodNumbers):
+    alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast (ParlAI's ct_loss_weight); 0 is SFT
+    k: Annotated[int, Field(ge=1)]  # likeliest words from which the alternative is drawn; 1 is the likeliest itself
+    sft_reduction: SFTReduction = "mean"  # of both terms: over the tokens of both answers
+
+
+def cringe(rejected: Logps) -> "Tensor":
+    """Contrast of the rejected answers' tokens with their alternatives, in nats, summed over tokens, [B].
+
+    -sum_t log(exp(s*_t) / (exp(s*_t) + exp(s_t[y_t]))). It holds differences of logits only, and those of log-probs are
+    the same. Positions outside the answer hold 0 on both sides and would count log 2 each if they were not masked.
+    """
+    alternative = required(rejected.alternative_tokens, "alternative_tokens")
+    per_token = log_sigmoid(alternative - required(rejected.policy_tokens, "policy_tokens"))
+    return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
+
+
+def reduced(total: "Tensor", chosen: Logps, rejected: Logps, reduction: SFTReduction) -> "Tensor":
+    """A sum over tokens of a pair, [B], by the reductions of `nll`, but divided by the tokens of both answers.
+
+    Like in ParlAI, a token of either answer weighs the same before alpha; but for `sum`, a long rejected answer
+    therefore makes the SFT term smaller.
+    """
+    if reduction == "sum":
+        return total
+    if reduction == "mean":
+        return total / (chosen.tokens + rejected.tokens).clamp(min=1)
+    means = required(chosen.mean_tokens, "mean_tokens") + required(rejected.mean_tokens, "mean_tokens")
+    return total / max(means, 1.0)
+
+
+class BinaryCringe(Method[BinaryCringeNumbers]):
+    Numbers = BinaryCringeNumbers
+    needs_reference = False
+
+    @property
+    def alternatives(self) -> int:
+        return self.numbers.k
+
+    def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
+        reduction = self.numbers.sft_reduction
+        nll = reduced(-chosen.policy, chosen, rejected, reduction)
+        contrast = reduced(cringe(rejected), chosen, rejected, reduction)
+        return PairLoss(
+            losses=nll + self.numbers.alpha * contrast,
+            chosen_rewards=chosen.policy.detach(),
+            rejected_rewards=rejected.policy.detach(),
+            metrics={"nll_loss": nll.detach(), "cringe_loss": contrast.detach()},
+        )
+
+
+METHOD = BinaryCringe

@@ -1,0 +1,87 @@
+"""Pairwise CRINGE (Xu et al. 2023, arXiv 2312.16682): the binary CRINGE loss behind a gate that closes per pair.
+
+The binary loss (SFT on the chosen answer, a contrast per token on the rejected one) of a pair is multiplied with
+g = sigma((b - M) / tau), M being the log-prob margin between its answers: a pair with M well above b is left alone.
+
+M is a difference of sums over tokens: over hundreds of tokens it is tens of nats, and with a small tau the gate is all
+or nothing. `pairwise_cringe/closed` shows it.
+
+Differences from the paper: it does not say whether the gate is differentiated. Here it is a constant unless
+`gate_gradient`. The paper's rounds of sampling new pairs are not part of the loss; this is one round.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, log_sigmoid, required
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLOSED = 0.01  # a gate below this is logged as closed: the pair has next to no gradient
+
+
+class PairwiseCringeNumbers(MethodNumbers):
+    alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast
+    k: Annotated[int, Field(ge=1)]  # likeliest words from which the alternative is drawn; 1 is the likeliest itself
+    b: float  # margin at which the gate is half open, in nats
+    tau: Annotated[float, Field(gt=0.0)]  # softness of the gate, in nats
+    gate_gradient: bool = False  # whether the loss also falls by closing the gate
+    sft_reduction: SFTReduction = "mean"  # of both terms: over the tokens of both answers
+
+
+def cringe(rejected: Logps) -> "Tensor":
+    """Contrast of the rejected answers' tokens with their alternatives, in nats, summed over tokens, [B].
+
+    -sum_t log(exp(s*_t) / (exp(s*_t) + exp(s_t[y_t]))). It holds differences of logits only, and those of log-probs are
+    the same. Positions outside the answer hold 0 on both sides and would count log 2 each if they were not masked.
+    """
+    alternative = required(rejected.alternative_tokens, "alternative_tokens")
+    per_token = log_sigmoid(alternative - required(rejected.policy_tokens, "policy_tokens"))
+    return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
+
+
+def reduced(total: "Tensor", chosen: Logps, rejected: Logps, reduction: SFTReduction) -> "Tensor":
+    """A sum over tokens of a pair, [B], by the reductions of `nll`, but divided by the tokens of both answers.
+
+    Like in ParlAI, a token of either answer weighs the same before alpha; but for `sum`, a long rejected answer
+    therefore makes the SFT term smaller.
+    """
+    if reduction == "sum":
+        return total
+    if reduction == "mean":
+        return total / (chosen.tokens + rejected.tokens).clamp(min=1)
+    means = required(chosen.mean_tokens, "mean_tokens") + required(rejected.mean_tokens, "mean_tokens")
+    return total / max(means, 1.0)
+
+
+class PairwiseCringe(Method[PairwiseCringeNumbers]):
+    Numbers = PairwiseCringeNumbers
+    needs_reference = False
+
+    @property
+    def alternatives(self) -> int:
+        return self.numbers.k
+
+    def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
+        numbers = self.numbers
+        nll = reduced(-chosen.policy, chosen, rejected, numbers.sft_reduction)
+        contrast = reduced(cringe(rejected), chosen, rejected, numbers.sft_reduction)
+        gate = ((numbers.b - (chosen.policy - rejected.policy)) / numbers.tau).sigmoid()
+        if not numbers.gate_gradient:
+            gate = gate.detach()
+        return PairLoss(
+            losses=gate * (nll + numbers.alpha * contrast),
+            chosen_rewards=chosen.policy.detach(),
+            rejected_rewards=rejected.policy.detach(),
+            metrics={
+                "nll_loss": nll.detach(),  # both terms before the gate
+                "cringe_loss": contrast.detach(),
+                "pairwise_cringe/gate": gate.detach(),
+                "pairwise_cringe/closed": (gate < CLOSED).to(gate.dtype),
+            },
+        )
+
+
+METHOD = PairwiseCringe
