@@ -10,59 +10,89 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers
 from epsilon_dpo.methods.registry import method_names, method_of
 
-PI_W, PI_L, REF_W, REF_L = [-12.5, -33.0], [-14.0, -24.5], [-13.1, -31.2], [-13.2, -25.4]
+BETA_TENTH = {"method": "dpo", "beta": 0.1}
+NOISY = {**BETA_TENTH, "label_smoothing": 0.1}
 
 
-def sides(dtype):
-    """Chosen and rejected of F1, with gradients on the policy's log-probs."""
-    make = lambda values: torch.tensor(values, dtype=dtype)  # noqa: E731
-    chosen = Logps(make(PI_W).requires_grad_(), torch.tensor([10, 24]), make(REF_W))
-    return chosen, Logps(make(PI_L).requires_grad_(), torch.tensor([8, 20]), make(REF_L))
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 @pytest.mark.parametrize(
-    ("beta", "losses", "mean", "gradient"),
+    ("entry", "losses", "mean", "gradient"),
     [
-        (0.1, (0.6255951823, 0.8372321351), 0.7314136587, (-0.0232528527, -0.0283546452)),
-        (0.01, None, 0.6964549916, (-0.0024825003, -0.0025337479)),
+        (BETA_TENTH, [0.6255951823, 0.8372321351], 0.7314136587, [-0.0232528527, -0.0283546452]),
+        ({"method": "dpo", "beta": 0.01}, None, 0.6964549916, [-0.0024825003, -0.0025337479]),
+        ({**NOISY, "smoothing": "conservative"}, None, 0.7249136587, [-0.0182528527, -0.0233546452]),
+        (
+            {**NOISY, "smoothing": "robust"},
+            [0.6080951823, 0.8709821351],
+            0.7395386587,
+            [-0.0295028527, -0.0346046452],
+        ),
     ],
 )
-def test_worked_example(dtype, tolerance, beta, losses, mean, gradient):
-    chosen, rejected = sides(dtype)
-    loss = method_of("dpo", {"method": "dpo", "beta": beta}).loss(chosen, rejected)
-    loss.losses.mean().backward()
-    if losses is not None:
-        assert loss.losses.tolist() == pytest.approx(losses, rel=tolerance)
-    assert loss.losses.mean().item() == pytest.approx(mean, rel=tolerance)
-    # The specification prints ten decimals.
-    assert chosen.policy.grad.tolist() == pytest.approx(gradient, rel=max(tolerance, 1e-7), abs=1e-10)
-    assert rejected.policy.grad.tolist() == pytest.approx([-g for g in gradient], rel=max(tolerance, 1e-7), abs=1e-10)
+def test_worked_examples(holds_on_f1, entry, losses, mean, gradient):
+    loss = holds_on_f1(entry, losses, mean, gradient, [-g for g in gradient])
+    # The rewards are beta times the log-ratios, whatever share of the labels is believed to be flipped.
+    assert [reward / entry["beta"] for reward in loss.chosen_rewards.tolist()] == pytest.approx([0.6, -1.8], rel=1e-5)
+    assert [reward / entry["beta"] for reward in loss.rejected_rewards.tolist()] == pytest.approx([-0.8, 0.9], rel=1e-5)
+    assert not loss.chosen_rewards.requires_grad and not loss.rejected_rewards.requires_grad
 
 
-def test_rewards_and_swapping_the_sides():
-    method = method_of("dpo", {"method": "dpo", "beta": 0.1})
-    chosen, rejected = sides(torch.float64)
+def pair(h, dtype=torch.float64):
+    """Pairs with log-ratio margins `h`, with a gradient on the chosen side."""
+    zero = torch.zeros(len(h), dtype=dtype)
+    chosen = Logps(torch.tensor(h, dtype=dtype).requires_grad_(), torch.ones(len(h), dtype=torch.long), zero)
+    return chosen, Logps(zero, torch.ones(len(h), dtype=torch.long), zero)
+
+
+def test_without_smoothing_the_loss_is_dpo_bit_for_bit(f1):
+    chosen, rejected = f1(torch.float32)
+    losses = method_of("x", {**BETA_TENTH, "label_smoothing": 0.0, "smoothing": None}).loss(chosen, rejected).losses
+    expected = -torch.nn.functional.logsigmoid(0.1 * (chosen.logratios - rejected.logratios))
+    assert torch.equal(losses, expected)
+
+
+def test_conservative_smoothing_stops_where_the_probability_is_that_of_a_right_label():
+    chosen, rejected = pair([math.log(0.9 / 0.1) / 0.1, 30.0])
+    method_of("x", {**NOISY, "smoothing": "conservative"}).loss(chosen, rejected).losses.sum().backward()
+    at_the_target, beyond = chosen.policy.grad.tolist()
+    assert at_the_target == pytest.approx(0.0, abs=1e-15) and beyond > 0.005
+
+
+def test_robust_smoothing_is_unbiased_under_flipped_labels():
+    right, wrong = pair([-40.0, -2.7, 0.0, 1.4, 40.0])
+    robust = method_of("x", {**NOISY, "smoothing": "robust"})
+    mean = 0.9 * robust.loss(right, wrong).losses + 0.1 * robust.loss(wrong, right).losses
+    torch.testing.assert_close(mean, method_of("x", BETA_TENTH).loss(right, wrong).losses, rtol=1e-12, atol=1e-12)
+
+
+def test_swapping_the_sides(f1):
+    method = method_of("dpo", BETA_TENTH)
+    chosen, rejected = f1()
     loss, swapped = method.loss(chosen, rejected), method.loss(rejected, chosen)
-    assert loss.chosen_rewards.tolist() == pytest.approx([0.06, -0.18])
     margins = (loss.chosen_rewards - loss.rejected_rewards).tolist()
     assert (swapped.chosen_rewards - swapped.rejected_rewards).tolist() == [-m for m in margins]
     # -log sigma(x) and -log sigma(-x) differ by x.
     assert (swapped.losses - loss.losses).tolist() == pytest.approx(margins)
 
 
-def test_extreme_margins_stay_finite_in_float32():
-    far = Logps(torch.tensor([-5e4], requires_grad=True), torch.tensor([1]), torch.tensor([0.0]))
-    near = Logps(torch.tensor([0.0]), torch.tensor([1]), torch.tensor([0.0]))
-    losses = method_of("dpo", {"method": "dpo", "beta": 1.0}).loss(far, near).losses
+@pytest.mark.parametrize(
+    ("smoothing", "loss", "gradient"),
+    [
+        ({}, 5e4, -1.0),
+        ({"label_smoothing": 0.25, "smoothing": "conservative"}, 0.75 * 5e4, -0.75),
+        ({"label_smoothing": 0.25, "smoothing": "robust"}, 1.5 * 5e4, -1.5),
+    ],
+)
+def test_extreme_margins_stay_finite_in_float32(smoothing, loss, gradient):
+    chosen, rejected = pair([-5e4], torch.float32)
+    losses = method_of("dpo", {"method": "dpo", "beta": 1.0, **smoothing}).loss(chosen, rejected).losses
     losses.sum().backward()
-    assert losses.item() == 5e4 and far.policy.grad.item() == -1.0
+    assert losses.item() == loss and chosen.policy.grad.item() == gradient
 
 
-def test_equal_policy_and_reference_give_log_two():
-    same = Logps(torch.tensor([-7.0]), torch.tensor([3]), torch.tensor([-7.0]))
-    loss = method_of("dpo", {"method": "dpo", "beta": 0.1}).loss(same, same)
-    assert loss.losses.item() == pytest.approx(math.log(2.0), rel=1e-7)
+def test_an_empty_answer_and_equal_models_give_log_two():
+    same = Logps(torch.tensor([0.0, -7.0]), torch.tensor([0, 3]), torch.tensor([0.0, -7.0]))
+    loss = method_of("dpo", BETA_TENTH).loss(same, same)
+    assert loss.losses.tolist() == pytest.approx([math.log(2.0)] * 2, rel=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +103,10 @@ def test_equal_policy_and_reference_give_log_two():
         ({"method": "dpo", "beta": -0.1}, r"runs\.x\.beta = -0.1 is refused: input should be greater than 0"),
         ({"method": "dpo", "betta": 0.1, "beta": 0.1}, r"unknown key 'runs\.x\.betta'; did you mean 'beta'\?"),
         ({"method": "dpo", "beta": 0.1, "learning_rate": 0.0}, r"runs\.x\.learning_rate = 0.0 is refused"),
+        (NOISY, "label_smoothing needs smoothing: conservative"),
+        ({**BETA_TENTH, "smoothing": "robust"}, "smoothing does nothing without label_smoothing above 0"),
+        ({**NOISY, "label_smoothing": 0.5}, r"runs\.x\.label_smoothing = 0.5 is refused"),
+        ({**NOISY, "smoothing": "rubust"}, r"runs\.x\.smoothing = 'rubust' is refused"),
     ],
 )
 def test_wrong_entries_are_refused_in_one_sentence(numbers, sentence):
