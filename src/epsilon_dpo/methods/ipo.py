@@ -2,9 +2,9 @@
 
 A squared loss instead of a logistic one: the margin has a finite target, however certain the labels are.
 
-`reduction: sum` is the formula as the paper prints it, h in nats per answer. `reduction: mean` divides each log-ratio by
-the length of its answer, as TRL does: its source says that IPO's authors confirmed this as the form behind the published
-results. The target is then in nats per token: a tau tuned for one form is wrong for the other.
+`reduction: sum` is the formula as the paper prints it, h in nats per answer. `reduction: mean` divides each log-ratio
+by the length of its answer, as TRL does: its source says that IPO's authors confirmed this as the form behind the
+published results. The target is then in nats per token: a tau tuned for one form is wrong for the other.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
