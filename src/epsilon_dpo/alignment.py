@@ -45,6 +45,7 @@ def align(
     settings = training_arguments(numbers, seed, scratch)
     if method.numbers.learning_rate is not None:
         settings["learning_rate"] = method.numbers.learning_rate
+    mismatched_by = seed if method.mismatched else None
     model = _load(sft_model)
     check_head(model)
     trainer = PreferenceTrainer(
@@ -52,9 +53,9 @@ def align(
         reference=_load(sft_model) if method.needs_reference else None,
         method=method,
         token_chunk=numbers.logps_token_chunk,
-        args=TrainingArguments(**settings, remove_unused_columns=False),
-        train_dataset=PairData.read(pairs / "train.jsonl"),
-        eval_dataset=PairData.read(pairs / "eval.jsonl"),
+        args=TrainingArguments(**settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"),
+        train_dataset=PairData.read(pairs / "train.jsonl", mismatched_by),
+        eval_dataset=PairData.read(pairs / "eval.jsonl", mismatched_by),
         pad_token_id=tokenizer.pad_token_id or 0,
         callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
     )

@@ -14,14 +14,14 @@ Limits: the logits must be softcap(hidden @ weight.T + bias), which `check_head`
 import functools
 import types
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.logps_kernel import Head, Reference, TokenLogps, token_logps
+from epsilon_dpo.logps_kernel import Alternatives, Head, Reference, TokenLogps, token_logps
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,28 @@ class Scoring:
         token_chunk: completion tokens whose logits exist at once.
         reference: hidden states and head of the reference at the same positions; None: policy log-probs only.
         epsilon: size of the perturbation, needs a reference; None: no perturbed log-probs.
+        rounds_to_bfloat16, alternatives: see logps_kernel.token_logps.
+        initial: the initial reference, if `reference` has moved away from it.
     """
 
     token_chunk: int
     reference: Reference | None = None
     epsilon: float | None = None
+    rounds_to_bfloat16: bool = False
+    alternatives: Alternatives | None = None
+    initial: Reference | None = None
+
+
+class Scores(NamedTuple):
+    """What the second mode returns, as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion.
+
+    Attributes:
+        tokens: see logps_kernel.TokenLogps; its KLs are of the initial reference where there is one.
+        initial: log-probs under the initial reference, or None.
+    """
+
+    tokens: TokenLogps
+    initial: Tensor | None = None
 
 
 def head_of(model: PreTrainedModel) -> Head:
@@ -51,7 +68,7 @@ def add_logps_head(model: PreTrainedModel) -> None:
 
     `model(input_ids=[R, T], attention_mask=[R, T], completion_mask=[R, T])` returns the last hidden states at the
     positions that predict completion tokens, [N, H], row by row. With `scoring=Scoring(...)` it returns
-    the fields of TokenLogps as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion.
+    Scores.
     """
     original_forward = model.forward
 
@@ -100,7 +117,7 @@ def completion_logps(
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     states = Reference(_completion_hidden(reference, completion_mask, **inputs), head_of(reference))
     hidden = _completion_hidden(policy, completion_mask, **inputs)
-    return _scored(policy, hidden, input_ids, completion_mask, Scoring(token_chunk, states, epsilon))
+    return _scored(policy, hidden, input_ids, completion_mask, Scoring(token_chunk, states, epsilon)).tokens
 
 
 @torch.no_grad()
@@ -117,7 +134,7 @@ def check_head(model: PreTrainedModel) -> None:
     theirs = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
     theirs = theirs.gather(-1, ids[:, 1:, None])[..., 0]
     hidden = _completion_hidden(model, mask, input_ids=ids, attention_mask=mask)
-    ours = _scored(model, hidden, ids, mask, Scoring(token_chunk=ids.numel())).policy
+    ours = _scored(model, hidden, ids, mask, Scoring(token_chunk=ids.numel())).tokens.policy
     model.train(was_training)
     tolerance = 1e-3 if torch.finfo(model.dtype).eps < 1e-6 else 0.2
     if (ours - theirs).abs().max() > tolerance:
@@ -133,16 +150,32 @@ def _completion_hidden(model: PreTrainedModel, completion_mask: Tensor, *args: A
     return states[:, :-1][completion_mask[:, 1:].bool()]
 
 
-def _scored(
-    model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring
-) -> TokenLogps:
+def _scored(model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring) -> Scores:
     """Project `hidden` [N, H] and put the per-token numbers back into rows."""
     assert isinstance(model, PreTrainedModel)
     positions = completion_mask[:, 1:].bool()
     labels = input_ids[:, 1:][positions]
-    found: TokenLogps = token_logps(
-        hidden, head_of(model), labels, scoring.token_chunk, scoring.reference, scoring.epsilon
+    head, chunk = head_of(model), scoring.token_chunk
+    found = token_logps(
+        hidden,
+        head,
+        labels,
+        chunk,
+        scoring.reference,
+        scoring.epsilon,
+        scoring.rounds_to_bfloat16,
+        scoring.alternatives,
     )
+    initial = None
+    if scoring.initial is not None:
+        with torch.no_grad():
+            against = token_logps(hidden, head, labels, chunk, scoring.initial)
+        found = found._replace(kl_ref_policy=against.kl_ref_policy, kl_policy_ref=against.kl_policy_ref)
+        initial = _in_rows(against.reference, positions)
+    return Scores(TokenLogps._make(_in_rows(x, positions) for x in found), initial)
+
+
+def _in_rows(values: Tensor | None, positions: Tensor) -> Tensor | None:
+    """`values` [N] where `positions` [R, T-1] is true, zero elsewhere."""
     # masked_scatter keeps the graph connected even when a micro-batch holds no completion token at all.
-    rows = (None if x is None else x.new_zeros(positions.shape).masked_scatter(positions, x) for x in found)
-    return TokenLogps._make(rows)
+    return None if values is None else values.new_zeros(positions.shape).masked_scatter(positions, values)

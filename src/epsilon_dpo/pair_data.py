@@ -12,26 +12,45 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import read_jsonl
 from epsilon_dpo.padding import pad_right
 
-SIDES = ("prompt_ids", "chosen_ids", "rejected_ids")
+ANSWERS = ("chosen_ids", "rejected_ids")
+SIDES = ("prompt_ids", *ANSWERS)
 
 
 class PairData(torch.utils.data.Dataset[dict[str, Any]]):
-    """Token ids of preference pairs, 4 bytes each: {"prompt_ids", "chosen_ids", "rejected_ids"} as int32 arrays."""
+    """Token ids of preference pairs, 4 bytes each: {"prompt_ids", "chosen_ids", "rejected_ids"} as int32 arrays.
 
-    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+    With `mismatched_by` (a seed) every pair also holds {"mismatched_chosen_ids", "mismatched_rejected_ids"}: the
+    answers of another pair with another prompt, the same in every epoch, cut so that no row becomes longer than the
+    longest pair. KTO estimates its KL on them. They are drawn from all pairs and not from the neighbours in a batch, so
+    that they do not depend on the batch size and never belong to the same prompt.
+    """
+
+    def __init__(self, rows: Sequence[dict[str, Any]], mismatched_by: int | None = None) -> None:
         self.rows = [{side: np.asarray(row[side], dtype=np.int32) for side in SIDES} for row in rows]
+        if mismatched_by is not None:
+            self._add_mismatched(mismatched_by)
 
     @classmethod
-    def read(cls, path: Path) -> "PairData":
+    def read(cls, path: Path, mismatched_by: int | None = None) -> "PairData":
         """The pairs of a file of stage `pairs`.
 
         Raises:
-            UserError: the file is empty.
+            UserError: the file is empty, or more than half of its pairs share a prompt and mismatched answers are
+                wanted.
         """
         rows = read_jsonl(path)
         if not rows:
             raise UserError(f"{path} holds no pair; check what stage validate dropped (out/validate/dropped.jsonl).")
-        return cls(rows)
+        try:
+            return cls(rows, mismatched_by)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def _add_mismatched(self, seed: int) -> None:
+        longest = max(len(row["prompt_ids"]) + len(row[side]) for row in self.rows for side in ANSWERS)
+        for row, other in zip(self.rows, _with_other_prompts(self.rows, seed), strict=True):
+            for side in ANSWERS:
+                row[f"mismatched_{side}"] = other[side][: longest - len(row["prompt_ids"])]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -40,16 +59,47 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
         return self.rows[index]
 
 
+def _with_other_prompts(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """A permutation of `rows` in which every row stands at the place of one with another prompt.
+
+    Rows are lined up prompt by prompt, the prompts in random order, and moved on by the size of the largest prompt.
+
+    Raises:
+        ValueError: more than half of the rows share a prompt.
+    """
+    places: dict[bytes, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row["prompt_ids"].tobytes(), []).append(place)
+    largest = max(map(len, places.values()))
+    if 2 * largest > len(rows):
+        raise ValueError(
+            f"{largest} of {len(rows)} pairs share one prompt, so that not every prompt can be given an answer to "
+            "another one, which this method needs for its KL; choose another method, or data with more prompts."
+        )
+    groups = list(places.values())
+    line = [place for group in np.random.default_rng(seed).permutation(len(groups)) for place in groups[group]]
+    moved = line[largest:] + line[:largest]
+    partner = dict(zip(line, moved, strict=True))
+    return [rows[partner[place]] for place in range(len(rows))]
+
+
 class PairCollator:
     """Rows of PairData as {"input_ids", "attention_mask", "completion_mask"}, int64 [2B, T] each.
 
     Row i is pair i with its chosen answer, row B+i the same pair with its rejected one. `completion_mask` is 1 on the
     tokens that are scored: the answer with its stop token. `attention_mask` hides the padding token, whatever it is.
+    The same of the mismatched answers stands under "mismatched", if there are any.
     """
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
-    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        sides = [(pair["prompt_ids"], pair[side]) for side in ("chosen_ids", "rejected_ids") for pair in pairs]
+    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = dict(self._padded(pairs, ""))
+        if "mismatched_chosen_ids" in pairs[0]:
+            batch["mismatched"] = self._padded(pairs, "mismatched_")
+        return batch
+
+    def _padded(self, pairs: Sequence[dict[str, Any]], which: str) -> dict[str, Tensor]:
+        sides = [(pair["prompt_ids"], pair[f"{which}{side}"]) for side in ANSWERS for pair in pairs]
         return pad_right(sides, self.pad_token_id)

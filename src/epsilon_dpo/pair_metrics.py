@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def pair_metrics(chosen: Logps, rejected: Logps, loss: PairLoss) -> dict[str, Tensor]:
     """Numbers per pair, [B] each: those of the method, and the base that all methods share.
 
-    `margins_raw` is h, the log-ratio margin without any beta, which alone is comparable between methods. `kl/fwd_data`
-    is sum_t KL(ref || pi) along the chosen answers, `kl/rev_data` the other direction, `kl/fwd_proxy` the estimate
-    -(log pi - log ref) of the first on data that the reference was trained on.
+    `margins_raw` is h, the log-ratio margin without any beta, which alone is comparable between methods. `entropy` is
+    the policy's, per token of both answers. The KLs are of the initial reference, also where a method moves its own:
+    `kl/fwd_data` is sum_t KL(ref || pi) along the chosen answers, `kl/rev_data` the other direction, `kl/fwd_proxy` the
+    estimate -(log pi - log ref) of the first on data that the reference was trained on.
     """
     metrics = {
         "loss": loss.losses,
@@ -26,16 +27,18 @@ def pair_metrics(chosen: Logps, rejected: Logps, loss: PairLoss) -> dict[str, Te
         "rewards/accuracies": loss.chosen_rewards > loss.rejected_rewards,
         "logps/chosen": chosen.policy,
         "logps/rejected": rejected.policy,
-        "logps_per_token/chosen": chosen.policy / chosen.tokens.clamp(min=1),
-        "logps_per_token/rejected": rejected.policy / rejected.tokens.clamp(min=1),
+        "logps_per_token/chosen": chosen.per_token,
+        "logps_per_token/rejected": rejected.per_token,
         "tokens/chosen": chosen.tokens,
         "tokens/rejected": rejected.tokens,
     }
-    if chosen.kl_ref_policy is not None and chosen.kl_policy_ref is not None:
+    if chosen.entropy is not None and rejected.entropy is not None:
+        metrics["entropy"] = (chosen.entropy + rejected.entropy) / (chosen.tokens + rejected.tokens).clamp(min=1)
+    if chosen.reference is not None and chosen.kl_ref_policy is not None and chosen.kl_policy_ref is not None:
         metrics["margins_raw"] = chosen.logratios - rejected.logratios
         metrics["kl/fwd_data"] = chosen.kl_ref_policy
         metrics["kl/rev_data"] = chosen.kl_policy_ref
-        metrics["kl/fwd_proxy"] = -chosen.logratios
+        metrics["kl/fwd_proxy"] = (chosen.reference if chosen.initial is None else chosen.initial) - chosen.policy
     return {name: values.detach().double() for name, values in (metrics | loss.metrics).items()}
 
 
@@ -63,6 +66,11 @@ class Totals:
     def merge(self, other: "Totals") -> None:
         if other.sums is not None:
             self._merge(other.names, other.sums)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs were added."""
+        return 0 if self.sums is None else int(self.sums[-1].item())
 
     def means(self) -> dict[str, float]:
         """Mean per pair by name; empty if nothing was added."""

@@ -1,16 +1,21 @@
 """One trainer for every pairwise method: a transformers.Trainer whose loss comes from a `Method`.
 
 What it adds to the Trainer: log-probs through the chunked head (no logits), a frozen or moving reference, exact means
-over the optimizer step for the method's state and the logs, and checkpoints that hold that state. No method is named.
+over the optimizer step for the loss, the method's state and the logs, and checkpoints that hold that state. No method
+is named.
 
-The loss is the mean over the pairs of a micro-batch, and the Trainer averages the micro-batches of an optimizer step,
-of which the last one of an epoch may have fewer.
+The loss is the mean over all pairs of an optimizer step, however they are split into micro-batches and ranks, and also
+where the last step of an epoch holds fewer.
 """
 
+import copy
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
@@ -18,15 +23,16 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import EvalLoopOutput
 
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.logps import Scoring, add_logps_head, head_of
-from epsilon_dpo.logps_kernel import Reference, TokenLogps
-from epsilon_dpo.methods.interface import Logps, Method
+from epsilon_dpo.logps import add_logps_head
+from epsilon_dpo.methods.interface import Method
 from epsilon_dpo.outputs import read_json, write_json
 from epsilon_dpo.pair_data import PairCollator, PairData
+from epsilon_dpo.pair_logps import PairScorer
 from epsilon_dpo.pair_metrics import Totals, pair_metrics
 
 METHOD_STATE = "method_state.json"
 REFERENCE_WEIGHTS = "reference.safetensors"
+NO_STEP = 2**32 - 1  # in the place of a step's number: evaluation shares no random numbers with training
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -75,13 +81,15 @@ class PreferenceTrainer(Trainer):
             eval_dataset=eval_dataset,
             callbacks=[_AfterStep(self), *callbacks],
         )
-        self.model_accepts_loss_kwargs = (
-            False  # our loss is a mean per micro-batch: the Trainer divides by their number
-        )
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the pairs of the step itself
         self.method = method
-        self.token_chunk = token_chunk
+        initial = self._prepared(copy.deepcopy(reference)) if reference is not None and method.moves_reference else None
         self.reference = None if reference is None else self._prepared(reference)
+        self.scorer = PairScorer(method, self.reference, initial, token_chunk, self.accelerator)
         self._step, self._window = Totals(), Totals()
+        self._known: dict[str, float] = {}
+        self._micro_batch = 0  # of the present step
+        self._weights: list[Tensor] = []  # of the micro-batches to come, if the method looks ahead
         self._state_metrics: dict[str, float] = {}
 
     def _prepared(self, reference: PreTrainedModel) -> PreTrainedModel:
@@ -92,6 +100,25 @@ class PreferenceTrainer(Trainer):
         prepared: PreTrainedModel = self.accelerator.prepare_model(reference, evaluation_mode=True)
         return prepared
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        """The micro-batches of an optimizer step, and how many pairs they hold on all ranks.
+
+        Here, where all of them are at hand, is computed what a loss needs of the whole step.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        policy = self.accelerator.unwrap_model(self.model)
+        known = Totals()
+        for batch in batches:
+            known.add(self.scorer.known_before(policy, self._prepare_inputs(batch)))
+        whole = known.take_over_ranks(self.accelerator)
+        self._known, self._micro_batch = whole.means(), 0
+        # With one micro-batch the margins come with its loss.
+        if self.method.looks_ahead and len(batches) > 1:
+            self._plan_step([self.scorer.margins(policy, self._prepare_inputs(batch)) for batch in batches])
+        return batches, whole.pairs
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -99,25 +126,34 @@ class PreferenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Mean loss of a micro-batch (see PairCollator for `inputs`); its metrics are added to those of the step."""
-        losses, metrics = self._score(model, inputs)
-        self._step.add(metrics)
-        return losses.mean()
+        """A micro-batch's part of the step's mean loss (see PairCollator for `inputs`).
 
-    def _score(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses [B] with gradient, and all metrics [B] in float64."""
-        with self.accelerator.autocast():
-            scoring = Scoring(self.token_chunk, self._reference_states(inputs), self.method.epsilon)
-            scored = model(**inputs, scoring=scoring)
-        chosen, rejected = _sides(scored, inputs["completion_mask"])
+        Its metrics are added to those of the step. `num_items_in_batch` is what get_batch_samples counted.
+        """
+        generator = self._random(self.state.global_step, self._micro_batch, self.accelerator.process_index)
+        chosen, rejected = self.scorer.score(model, inputs, self._known, generator)
+        if self.method.looks_ahead and not self._weights:
+            self._plan_step([(chosen.logratios - rejected.logratios).detach().double()])
         loss = self.method.loss(chosen, rejected)
-        return loss.losses, pair_metrics(chosen, rejected, loss)
+        if self.method.looks_ahead:
+            loss = replace(loss, losses=loss.losses * self._weights.pop(0).to(loss.losses))
+        self._step.add(pair_metrics(chosen, rejected, loss))
+        self._micro_batch += 1
+        assert num_items_in_batch is not None
+        return loss.losses.sum() * (self.accelerator.num_processes / num_items_in_batch)  # gradients are averaged later
 
     @torch.no_grad()
-    def _reference_states(self, inputs: dict[str, Tensor]) -> Reference | None:
-        if self.reference is None:
-            return None
-        return Reference(self.reference(**inputs), head_of(self.accelerator.unwrap_model(self.reference)))
+    def _plan_step(self, margins: list[Tensor]) -> None:
+        """Let the method look at the margins of the step, [B] per micro-batch, and keep this rank's weights."""
+        gathered = [self.accelerator.gather(part) for part in margins]
+        weights = self.method.before_step(torch.cat(gathered).cpu(), self._random(self.state.global_step))
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self._weights = [part.chunk(ranks)[rank] for part in weights.split([len(part) for part in gathered])]
+
+    def _random(self, *numbers: int) -> torch.Generator:
+        """Random numbers that depend on the seed and `numbers` only: nothing of them has to be saved."""
+        seed = np.random.SeedSequence([self.args.seed, *numbers]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(seed))
 
     @torch.no_grad()
     def finish_step(self) -> None:
@@ -142,12 +178,15 @@ class PreferenceTrainer(Trainer):
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Put the means since the last row into a training row (their exact loss replaces the Trainer's)."""
+        """Put the means since the last row into a training row (their exact loss replaces the Trainer's).
+
+        Without `start_time` the Trainer adds no speeds, which no two runs share.
+        """
         if "loss" in logs:
             self._refuse_what_is_not_finite("gradient's norm", logs.get("grad_norm", 0.0))
             logs = {**logs, **self._window.means(), **self._state_metrics}
             self._window = Totals()
-        super().log(logs, start_time)
+        super().log(logs)
 
     @torch.no_grad()
     def evaluation_loop(
@@ -157,14 +196,22 @@ class PreferenceTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        totals = Totals()
+        known, totals = Totals(), Totals()
         for inputs in dataloader:
-            _, metrics = self._score(model, self._prepare_inputs(inputs))
-            rows = self.accelerator.gather_for_metrics(torch.stack(list(metrics.values()), dim=1))
-            totals.add(dict(zip(metrics, rows.T, strict=True)))
+            known.add(self._gathered(self.scorer.known_before(model, self._prepare_inputs(inputs))))
+        of_all = known.means()
+        for number, inputs in enumerate(dataloader):
+            generator = self._random(NO_STEP, number, self.accelerator.process_index)
+            chosen, rejected = self.scorer.score(model, self._prepare_inputs(inputs), of_all, generator)
+            totals.add(self._gathered(pair_metrics(chosen, rejected, self.method.loss(chosen, rejected))))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         means = {f"{metric_key_prefix}_{name}": value for name, value in totals.means().items()}
         return EvalLoopOutput((), None, means, num_samples=len(dataloader.dataset))  # type: ignore[arg-type]
+
+    def _gathered(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`metrics` [B] of all ranks, without the pairs that only fill up a last batch."""
+        rows = self.accelerator.gather_for_metrics(torch.stack(list(metrics.values()), dim=1))
+        return dict(zip(metrics, rows.T, strict=True))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -190,13 +237,3 @@ class _AfterStep(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.finish_step()
-
-
-def _sides(scored: TokenLogps, completion_mask: Tensor) -> tuple[Logps, Logps]:
-    """Sums over each completion, [2B, T-1] to twice [B]: the first half of the rows is chosen, the second rejected."""
-    sums = {name: None if x is None else x.sum(-1) for name, x in zip(scored._fields, scored, strict=True)}
-    sums["tokens"] = completion_mask[:, 1:].sum(-1)
-    half = len(completion_mask) // 2
-    chosen = {name: None if x is None else x[:half] for name, x in sums.items()}
-    rejected = {name: None if x is None else x[half:] for name, x in sums.items()}
-    return Logps(**chosen), Logps(**rejected)  # type: ignore[arg-type]

@@ -50,9 +50,9 @@ def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R"):
             f, g = (torch.tensor(pair[model + side], dtype=dtype) for model in ("P", reference))
             f, g = (x + shift * torch.randn(len(x), 1, generator=generator, dtype=dtype) for x in (f, g))
             eye = Head(torch.eye(4, dtype=dtype))
-            rows.append(token_logps(f, eye, torch.tensor(pair["y" + side]), 2, Reference(g, eye), epsilon, 3))
-        sums = [torch.stack([row[field].sum() for row in rows]) for field in range(6)]
-        policy, ref, p, n, kl_ref_policy, kl_policy_ref = sums
+            rows.append(token_logps(f, eye, torch.tensor(pair["y" + side]), 2, Reference(g, eye), epsilon, vocab_tile=3))
+        sums = [torch.stack([row[field].sum() for row in rows]) for field in range(7)]
+        policy, _, ref, p, n, kl_ref_policy, kl_policy_ref = sums
         tokens = torch.tensor([len(pair["y" + side]) for pair in F2])
         result.append(Logps(policy.requires_grad_(), tokens, ref, p, n, kl_ref_policy, kl_policy_ref))
     return result

@@ -55,8 +55,14 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
         UserError: one sentence per problem.
     """
     params = parse(ParamsFile, read_yaml(path))
+    pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
     for name, numbers in params.runs.items():
-        method_of(name, numbers)
+        needed = method_of(name, numbers).min_pairs
+        if pairs < needed:
+            raise UserError(
+                f"{path}: runs.{name} needs at least {needed} pairs in an optimizer step, but align has {pairs}; raise "
+                "align.per_device_train_batch_size or align.gradient_accumulation_steps."
+            )
     return params
 
 

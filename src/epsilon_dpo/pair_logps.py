@@ -1,0 +1,114 @@
+"""What a method sees of each pair: log-probs of the chosen and of the rejected answer, from batches of token ids."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from epsilon_dpo.logps import Scores, Scoring, head_of
+from epsilon_dpo.logps_kernel import Alternatives, Reference
+from epsilon_dpo.methods.interface import Logps, Method
+
+Batch = dict[str, Tensor]
+
+
+class PairScorer:
+    """Runs the policy and the references that `method` asks for over batches of pairs (see PairCollator).
+
+    Args:
+        reference: what log-ratios are taken against; None: the method needs none.
+        initial: the reference before it moved; None: it does not move.
+        token_chunk: completion tokens whose logits exist at once.
+    """
+
+    def __init__(
+        self,
+        method: Method[Any],
+        reference: PreTrainedModel | None,
+        initial: PreTrainedModel | None,
+        token_chunk: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self.method = method
+        self.reference = reference
+        self.initial = initial
+        self.token_chunk = token_chunk
+        self.accelerator = accelerator
+
+    def score(
+        self, model: nn.Module, batch: dict[str, Any], means: dict[str, float], generator: torch.Generator
+    ) -> tuple[Logps, Logps]:
+        """Chosen and rejected of a micro-batch, [B] each, with gradient.
+
+        Args:
+            model: the policy, wrapped for training or not.
+            means: those of `known_before`, over the optimizer step.
+            generator: draws the alternatives, if the method wants any.
+        """
+        method = self.method
+        rows = _rows(batch)
+        with self.accelerator.autocast():
+            scoring = Scoring(
+                self.token_chunk,
+                self._states(self.reference, rows),
+                method.epsilon,
+                method.rounds_to_bfloat16,
+                None if method.alternatives is None else Alternatives(method.alternatives, generator),
+                self._states(self.initial, rows),
+            )
+            scores: Scores = model(**rows, scoring=scoring)
+        return _pair_logps(scores, rows["completion_mask"], means)
+
+    @torch.no_grad()
+    def known_before(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What a loss may need of all pairs of the step before it is taken of the first, [B] in float64 each."""
+        lengths = batch["completion_mask"][:, 1:].sum(-1).double()
+        known = dict(zip(("tokens/chosen", "tokens/rejected"), lengths.chunk(2), strict=True))
+        if self.method.mismatched:
+            rows = batch["mismatched"]
+            with self.accelerator.autocast():
+                scoring = Scoring(self.token_chunk, self._states(self.reference, rows))
+                tokens = model(**rows, scoring=scoring).tokens
+            ratios = (tokens.policy - tokens.reference).double().sum(-1)
+            known |= zip(("mismatched/chosen", "mismatched/rejected"), ratios.chunk(2), strict=True)
+        return known
+
+    @torch.no_grad()
+    def margins(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Log-ratio margins h, [B] in float64."""
+        rows = _rows(batch)
+        with self.accelerator.autocast():
+            tokens = model(**rows, scoring=Scoring(self.token_chunk, self._states(self.reference, rows))).tokens
+        chosen, rejected = (tokens.policy - tokens.reference).double().sum(-1).chunk(2)
+        return chosen - rejected
+
+    @torch.no_grad()
+    def _states(self, model: PreTrainedModel | None, rows: Batch) -> Reference | None:
+        return None if model is None else Reference(model(**rows), head_of(self.accelerator.unwrap_model(model)))
+
+
+def _rows(batch: dict[str, Any]) -> Batch:
+    """`batch` without its mismatched answers."""
+    return {name: x for name, x in batch.items() if name != "mismatched"}
+
+
+def _pair_logps(scores: Scores, completion_mask: Tensor, means: dict[str, float]) -> tuple[Logps, Logps]:
+    """Chosen and rejected of B pairs, the first and the second half of 2B rows."""
+    mask = completion_mask[:, 1:].bool()
+    found = scores.tokens._asdict()
+    alternative = found.pop("alternative")
+    rows: dict[str, Tensor] = {name: x.sum(-1) for name, x in found.items() if x is not None}
+    rows["tokens"] = mask.sum(-1)
+    if scores.initial is not None:
+        rows["initial"] = scores.initial.sum(-1)
+    if alternative is not None:
+        rows |= {"policy_tokens": scores.tokens.policy, "alternative_tokens": alternative, "mask": mask}
+    half = len(mask) // 2
+    chosen: dict[str, Any] = {name: x[:half] for name, x in rows.items()}
+    rejected: dict[str, Any] = {name: x[half:] for name, x in rows.items()}
+    for name in ("tokens", "mismatched"):
+        chosen[f"mean_{name}"] = means.get(f"{name}/chosen")
+        rejected[f"mean_{name}"] = means.get(f"{name}/rejected")
+    return Logps(**chosen), Logps(**rejected)
