@@ -63,6 +63,7 @@ def test_worked_example(dtype, tolerance):
     # The specification prints six decimals; the contrast pulls the alternative up as far as it pushes y down.
     assert x.grad.flatten().tolist() == pytest.approx(GRADIENT, abs=max(tolerance, 6e-7))
     assert loss.losses.dtype == loss.metrics["cringe_loss"].dtype == dtype
+    assert not any(metric.requires_grad for metric in loss.metrics.values())
     rewards = torch.stack([loss.chosen_rewards, loss.rejected_rewards])
     assert rewards.tolist() == [chosen.policy.tolist(), rejected.policy.tolist()] and not rewards.requires_grad
 
