@@ -4,7 +4,7 @@ At each token of the rejected answer the model is trained to prefer another word
 the one that stands there, so what is pushed down comes with something else to say instead.
 
 Differences from ParlAI's code (projects/cringe): `sft_reduction: token_mean` is its average over all target tokens;
-the others weigh pairs alike. Both logits of the contrast carry the gradient, as there by default.
+the default `mean` weighs every pair alike instead. Both logits of the contrast carry the gradient, as there by default.
 """
 
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BinaryCringeNumbers(MethodNumbers):
-    alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast (ParlAI's ct_loss_weight); 0 is SFT
+    alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast (ParlAI's ct_loss_weight); 0 leaves the SFT term
     k: Annotated[int, Field(ge=1)]  # likeliest words from which the alternative is drawn; 1 is the likeliest itself
     sft_reduction: SFTReduction = "mean"  # of both terms: over the tokens of both answers
 
@@ -37,8 +37,8 @@ def cringe(rejected: Logps) -> "Tensor":
 def reduced(total: "Tensor", chosen: Logps, rejected: Logps, reduction: SFTReduction) -> "Tensor":
     """A sum over tokens of a pair, [B], by the reductions of `nll`, but divided by the tokens of both answers.
 
-    Like in ParlAI, a token of either answer weighs the same before alpha; but for `sum`, a long rejected answer
-    therefore makes the SFT term smaller.
+    As in ParlAI, the tokens of both answers weigh the same, alpha apart. Except with `sum`, long rejected answers
+    therefore make the SFT term smaller, also at alpha = 0.
     """
     if reduction == "sum":
         return total

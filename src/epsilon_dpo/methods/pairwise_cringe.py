@@ -45,8 +45,8 @@ def cringe(rejected: Logps) -> "Tensor":
 def reduced(total: "Tensor", chosen: Logps, rejected: Logps, reduction: SFTReduction) -> "Tensor":
     """A sum over tokens of a pair, [B], by the reductions of `nll`, but divided by the tokens of both answers.
 
-    Like in ParlAI, a token of either answer weighs the same before alpha; but for `sum`, a long rejected answer
-    therefore makes the SFT term smaller.
+    As in ParlAI, the tokens of both answers weigh the same, alpha apart. Except with `sum`, long rejected answers
+    therefore make the SFT term smaller, also at alpha = 0.
     """
     if reduction == "sum":
         return total
