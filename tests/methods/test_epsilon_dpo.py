@@ -7,7 +7,7 @@ import torch
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps_kernel import Head, Reference, token_logps
-from epsilon_dpo.methods.epsilon_dpo import epsilon_steps, next_beta
+from epsilon_dpo.methods.epsilon_dpo import beta_by_code, beta_by_paper, epsilon_steps
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
 
@@ -50,7 +50,9 @@ def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R"):
             f, g = (torch.tensor(pair[model + side], dtype=dtype) for model in ("P", reference))
             f, g = (x + shift * torch.randn(len(x), 1, generator=generator, dtype=dtype) for x in (f, g))
             eye = Head(torch.eye(4, dtype=dtype))
-            rows.append(token_logps(f, eye, torch.tensor(pair["y" + side]), 2, Reference(g, eye), epsilon, vocab_tile=3))
+            rows.append(
+                token_logps(f, eye, torch.tensor(pair["y" + side]), 2, Reference(g, eye), epsilon, vocab_tile=3)
+            )
         sums = [torch.stack([row[field].sum() for row in rows]) for field in range(7)]
         policy, _, ref, p, n, kl_ref_policy, kl_policy_ref = sums
         tokens = torch.tensor([len(pair["y" + side]) for pair in F2])
@@ -58,8 +60,8 @@ def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R"):
     return result
 
 
-def method(epsilon=0.1, beta=0.1):
-    return method_of("e", {"method": "epsilon_dpo", "beta": beta, "epsilon": epsilon})
+def method(epsilon=0.1, beta=0.1, **numbers):
+    return method_of("e", {"method": "epsilon_dpo", "beta": beta, "epsilon": epsilon, **numbers})
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
@@ -172,10 +174,122 @@ def test_beta_follows_the_released_trainer():
     assert [row["eps/beta"] for row in logged] == [0.1, *trajectory[:-1]]
 
 
-def test_beta_rule_of_the_code_not_of_the_paper():
-    """p = .5, n = .25: the paper's rule would give .099757475748."""
-    assert next_beta(0.1, 0.01, 0.25) == pytest.approx(0.099750623441, abs=1e-12)
-    assert next_beta(0.1, 0.01, 0.0) == 0.1
+@pytest.mark.parametrize(
+    ("lowered", "raised", "epsilon", "paper", "code"),
+    [
+        (0.5, 0.25, 0.01, 0.099757475748, 0.099750623441),
+        (0.5, 0.5, 0.01, 0.100010001000, 0.1),
+        (0.5, 0.25, 0.1, 0.098232323232, 0.097560975610),
+        (0.3, 0.1, 0.1, 0.098383838384, 0.098039215686),
+    ],
+)
+def test_both_rules_of_the_next_beta(lowered, raised, epsilon, paper, code):
+    assert beta_by_paper(0.1, epsilon, lowered, raised) == pytest.approx(paper, abs=1e-12)
+    assert beta_by_code(0.1, epsilon, lowered - raised) == pytest.approx(code, abs=1e-12)
+    means = {"eps/mean_step": lowered - raised, "eps/p_ratio": lowered, "eps/n_ratio": raised}
+    for rule, expected in (("paper_mean", paper), ("code", code)):
+        assert method(epsilon, beta_update=rule).after_step(1, means, None, None)["eps/beta_next"] == pytest.approx(
+            expected, abs=1e-12
+        )
+
+
+def test_the_example_after_its_step():
+    """F2's decisions are +1, -1 and 0."""
+    chosen, rejected = sides(0.1)
+    means = {name: values.mean().item() for name, values in method().loss(chosen, rejected).metrics.items()}
+    for rule, expected in (("code", 0.1), ("paper_mean", 0.100673400673)):
+        row = method(beta_update=rule).after_step(1, means, None, None)
+        assert row["eps/beta_next"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_comparison_and_step_have_an_epsilon_each():
+    """F2 with the decisions of ε = .01 (the third pair moves) and the betas of ε = .1."""
+    apart = method(epsilon=0.5, eps_c=0.01, eps_s=0.1)
+    assert apart.epsilon == 0.01
+    loss = apart.loss(*sides(0.01))
+    assert loss.metrics["eps/mean_step"].tolist() == [1, -1, 1]
+    betas = [0.1 / 1.1, 0.1 / 0.9, 0.1 / 1.1]
+    h = [0.6399907892, 0.0578926377, 0.3761015886]
+    expected = [math.log1p(math.exp(-b * x)) for b, x in zip(betas, h, strict=True)]
+    assert loss.losses.tolist() == pytest.approx(expected, abs=1e-10)
+    assert apart.after_step(1, {"eps/mean_step": 1.0}, None, None)["eps/beta_next"] == 0.1 / 1.1
+
+
+def bf16(x):
+    return x.to(torch.bfloat16).float()
+
+
+def released_margins(pair_logits, epsilon):
+    """z, z_p, z_n and h of one pair as the released code computes them in bfloat16 on a GPU: operation by operation
+    in float32 and rounded once after each; written for whole [T, V] logits."""
+    seq = {}
+    for side, (f, g, labels) in pair_logits.items():
+        f, g = bf16(f), bf16(g)
+        part = bf16(epsilon * g)
+        mixed = {
+            "pi": f,
+            "ref": g,
+            "p": bf16(bf16((1 + epsilon) * f) - part),
+            "n": bf16(bf16((1 - epsilon) * f) + part),
+        }
+        for name, q in mixed.items():
+            token = bf16(q.gather(1, labels[:, None])[:, 0] - q.logsumexp(1))
+            seq[name, side] = bf16(token.sum())
+    margin = {name: bf16(seq[name, "w"] - seq[name, "l"]) for name in ("pi", "ref", "p", "n")}
+    return margin["pi"], margin["p"], margin["n"], bf16(margin["pi"] - margin["ref"])
+
+
+def random_pairs(count, spread):
+    """Logits of policy and reference for pairs of 20 to 40 tokens over 64 words; `spread` apart."""
+    generator = torch.Generator().manual_seed(11)
+    for _ in range(count):
+        pair = {}
+        for side in ("w", "l"):
+            length = int(torch.randint(20, 41, (), generator=generator))
+            g = 2 * torch.randn(length, 64, generator=generator)
+            f = g + spread * torch.randn(length, 64, generator=generator)
+            pair[side] = (f, g, torch.randint(64, (length,), generator=generator))
+        yield pair
+
+
+def scored(pair, epsilon, rounds):
+    eye = Head(torch.eye(64))
+    found = []
+    for f, g, labels in pair.values():
+        tokens = token_logps(f, eye, labels, 16, Reference(g, eye), epsilon, rounds, vocab_tile=20)
+        sums = {name: x.sum()[None] for name, x in tokens._asdict().items() if x is not None}
+        found.append(Logps(tokens=torch.tensor([len(labels)]), **sums))
+    return found
+
+
+def test_official_bf16_is_the_released_arithmetic_bit_for_bit():
+    decided = []
+    for pair in random_pairs(100, 1.0):
+        z, z_p, z_n, h = released_margins(pair, 0.2)
+        loss = method(epsilon=0.2, step_precision="official_bf16").loss(*scored(pair, 0.2, rounds=True))
+        assert loss.metrics["eps/mean_step"].item() == epsilon_steps(z, z_p, z_n).item()
+        assert loss.metrics["eps/mean_abs"].item() == (z_p - z).abs().item()
+        beta = 0.1 / (1 + 0.2 * epsilon_steps(z, z_p, z_n))
+        assert loss.losses.item() == -torch.nn.functional.logsigmoid(beta * h).item()
+        decided.append(int(loss.metrics["eps/mean_step"].item()))
+    assert min(decided.count(step) for step in (-1, 0, 1)) >= 5
+
+
+def test_bfloat16_ties_where_float32_decides():
+    """The dead zone: sums of a hundred nats move in steps of half a nat, so few pairs pass the strict inequalities."""
+    pairs = list(random_pairs(40, 0.05))
+    kept = {}
+    for precision in ("fp32", "official_bf16"):
+        chosen = method(epsilon=0.01, step_precision=precision)
+        losses = [chosen.loss(*scored(pair, 0.01, chosen.rounds_to_bfloat16)) for pair in pairs]
+        kept[precision] = sum(loss.metrics["eps/none_ratio"].item() for loss in losses)
+    assert kept["fp32"] <= 4 and kept["official_bf16"] >= 36
+
+
+def test_equal_models_tie_in_official_bf16():
+    pair = next(iter(random_pairs(1, 0.0)))
+    loss = method(epsilon=0.01, step_precision="official_bf16").loss(*scored(pair, 0.01, rounds=True))
+    assert loss.metrics["eps/none_ratio"].item() == 1.0 and loss.losses.item() == pytest.approx(math.log(2.0))
 
 
 def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
@@ -193,7 +307,8 @@ def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
     [
         ({"epsilon": 1.0}, r"runs\.e\.epsilon = 1.0 is refused"),
         ({"epsilon": 0.0}, r"runs\.e\.epsilon = 0.0 is refused"),
-        ({"epsilon": 0.1, "label_smoothing": 0.1}, r"unknown key 'runs\.e\.label_smoothing'"),
+        ({"epsilon": 0.1, "label_smoothing": 0.1}, r"label_smoothing = 0.1 is refused: ε-DPO has no label smoothing"),
+        ({"epsilon": 0.1, "eps_s": 1.0}, r"runs\.e\.eps_s = 1.0 is refused"),
     ],
 )
 def test_meaningless_numbers_are_refused(numbers, sentence):

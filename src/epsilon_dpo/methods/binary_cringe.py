@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, log_sigmoid, required
+from epsilon_dpo.methods.interface import (
+    Logps,
+    Method,
+    MethodNumbers,
+    PairLoss,
+    SFTReduction,
+    log_sigmoid,
+    reduced,
+    required,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,20 +43,6 @@ def cringe(rejected: Logps) -> "Tensor":
     return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
 
 
-def reduced(total: "Tensor", chosen: Logps, rejected: Logps, reduction: SFTReduction) -> "Tensor":
-    """A sum over tokens of a pair, [B], by the reductions of `nll`, but divided by the tokens of both answers.
-
-    As in ParlAI, the tokens of both answers weigh the same, alpha apart. Except with `sum`, long rejected answers
-    therefore make the SFT term smaller, also at alpha = 0.
-    """
-    if reduction == "sum":
-        return total
-    if reduction == "mean":
-        return total / (chosen.tokens + rejected.tokens).clamp(min=1)
-    means = required(chosen.mean_tokens, "mean_tokens") + required(rejected.mean_tokens, "mean_tokens")
-    return total / max(means, 1.0)
-
-
 class BinaryCringe(Method[BinaryCringeNumbers]):
     Numbers = BinaryCringeNumbers
     needs_reference = False
@@ -58,8 +53,8 @@ class BinaryCringe(Method[BinaryCringeNumbers]):
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         reduction = self.numbers.sft_reduction
-        nll = reduced(-chosen.policy, chosen, rejected, reduction)
-        contrast = reduced(cringe(rejected), chosen, rejected, reduction)
+        nll = reduced(-chosen.policy, [chosen, rejected], reduction)
+        contrast = reduced(cringe(rejected), [chosen, rejected], reduction)
         return PairLoss(
             losses=nll + self.numbers.alpha * contrast,
             chosen_rewards=chosen.policy.detach(),

@@ -8,7 +8,7 @@ import each other: align@RUN depends on the file of its own method, and a change
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -90,16 +90,22 @@ SFTReduction = Literal["mean", "sum", "token_mean"]
 
 
 def nll(chosen: Logps, reduction: SFTReduction) -> "Tensor":
-    """Negative log-likelihood of the chosen answers, the SFT term of a loss, [B]; its mean over pairs is minimised.
+    """Negative log-likelihood of the chosen answers, the SFT term of a loss, [B]; its mean over pairs is minimised."""
+    return reduced(-chosen.policy, [chosen], reduction)
 
-    `mean` averages over each answer's tokens, `sum` adds them up, `token_mean` weighs every token of the optimizer
-    step alike (cross-entropy as nn.CrossEntropyLoss and TRL take it): then a long answer counts for more.
+
+def reduced(total: "Tensor", answers: Sequence[Logps], reduction: SFTReduction) -> "Tensor":
+    """`total`, a sum over the tokens of `answers` per pair, [B].
+
+    `mean` divides it by each pair's number of these tokens, `sum` leaves it, `token_mean` weighs every token of the
+    optimizer step alike (as nn.CrossEntropyLoss and TRL do): then a long answer counts for more.
     """
-    if reduction == "mean":
-        return -chosen.per_token
     if reduction == "sum":
-        return -chosen.policy
-    return -chosen.policy / max(required(chosen.mean_tokens, "mean_tokens"), 1.0)
+        return total
+    if reduction == "mean":
+        lengths: Tensor = sum(answer.tokens for answer in answers)  # type: ignore[assignment]
+        return total / lengths.clamp(min=1)
+    return total / max(sum(required(answer.mean_tokens, "mean_tokens") for answer in answers), 1.0)
 
 
 @dataclass(frozen=True)

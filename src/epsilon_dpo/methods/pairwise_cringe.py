@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, log_sigmoid, required
+from epsilon_dpo.methods.interface import (
+    Logps,
+    Method,
+    MethodNumbers,
+    PairLoss,
+    SFTReduction,
+    log_sigmoid,
+    reduced,
+    required,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,20 +51,6 @@ def cringe(rejected: Logps) -> "Tensor":
     return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
 
 
-def reduced(total: "Tensor", chosen: Logps, rejected: Logps, reduction: SFTReduction) -> "Tensor":
-    """A sum over tokens of a pair, [B], by the reductions of `nll`, but divided by the tokens of both answers.
-
-    As in ParlAI, the tokens of both answers weigh the same, alpha apart. Except with `sum`, long rejected answers
-    therefore make the SFT term smaller, also at alpha = 0.
-    """
-    if reduction == "sum":
-        return total
-    if reduction == "mean":
-        return total / (chosen.tokens + rejected.tokens).clamp(min=1)
-    means = required(chosen.mean_tokens, "mean_tokens") + required(rejected.mean_tokens, "mean_tokens")
-    return total / max(means, 1.0)
-
-
 class PairwiseCringe(Method[PairwiseCringeNumbers]):
     Numbers = PairwiseCringeNumbers
     needs_reference = False
@@ -66,8 +61,8 @@ class PairwiseCringe(Method[PairwiseCringeNumbers]):
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         numbers = self.numbers
-        nll = reduced(-chosen.policy, chosen, rejected, numbers.sft_reduction)
-        contrast = reduced(cringe(rejected), chosen, rejected, numbers.sft_reduction)
+        nll = reduced(-chosen.policy, [chosen, rejected], numbers.sft_reduction)
+        contrast = reduced(cringe(rejected), [chosen, rejected], numbers.sft_reduction)
         gate = ((numbers.b - (chosen.policy - rejected.policy)) / numbers.tau).sigmoid()
         if not numbers.gate_gradient:
             gate = gate.detach()
