@@ -1,0 +1,78 @@
+"""Entries of runs and small trainings that the tests of this folder share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from epsilon_dpo.outputs import read_json, read_jsonl
+from epsilon_dpo.params.align import Align
+from epsilon_dpo.params.strict import read_yaml
+
+DPO = {"method": "dpo", "beta": 0.3}
+EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.3, "epsilon": 0.05}
+SOFT = {"method": "tr_dpo", "beta": 0.3, "update": "soft", "alpha": 0.6, "sync_steps": 3}
+HARD = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
+BETA_DPO = {"method": "beta_dpo", "beta": 0.3, "alpha": 0.6, "rho": 0.25, "momentum": 0.9}
+KTO = {"method": "kto", "beta": 0.3}
+RRHF = {"method": "rrhf", "lam": 0.5, "sft_reduction": "token_mean"}
+
+# Numbers with which the state moves within the few steps of a test, also where bfloat16 hides small perturbations.
+IN_TWELVE_STEPS = {"sync_steps": 3, "epsilon": 0.3}
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Every run of the two files: a new method is in here as soon as it has a line in params.yaml.
+RUNS = {
+    name: entry | {key: value for key, value in IN_TWELVE_STEPS.items() if key in entry}
+    for file in ("presets/all-methods.yaml", "params.yaml")
+    for name, entry in read_yaml(ROOT / file)["runs"].items()
+}
+
+
+def numbers(**changes):
+    """22 pairs: 11 micro-batches of 2, so 6 optimizer steps an epoch of which the last has one micro-batch only."""
+    chosen = {
+        "learning_rate": 1e-3,
+        "num_train_epochs": 2.0,
+        "max_steps": None,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "lr_scheduler_type": "cosine",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "adam_beta2": 0.999,
+        "logging_steps": 1,
+        "save_steps": 4,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logps_token_chunk": 16,
+    }
+    return Align(**{**chosen, **changes})
+
+
+def content(folder):
+    """Every byte of a result."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+STATE = ("eps/beta_next", "eps/p_ratio", "beta_dpo/kept_share", "tr_dpo/syncs")
+
+
+def assert_same_training(one, other):
+    """Decisions, and betas made of them, exactly; what is made of log-probs up to rounding.
+
+    A split changes the padding and so the order of float32 sums inside the model, and ten steps magnify that.
+    """
+    rows, others = (read_jsonl(folder / "metrics.jsonl") for folder in (one, other))
+    for row, same in zip(rows, others, strict=True):
+        assert [row.get(name) for name in STATE] == [same.get(name) for name in STATE]
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-5)
+    # A weight whose gradient is nearly zero is where AdamW magnifies rounding.
+    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=1e-5)
+    metrics = [read_json(folder / "metrics.json") for folder in (one, other)]
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4, abs=1e-5)

@@ -1,0 +1,92 @@
+"""A training that is killed ends in the same bytes as one that is not: weights, state and metric stream."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+from runs import RUNS, content
+
+from epsilon_dpo import trainer as trainer_module
+from epsilon_dpo.checkpoints import last_whole_checkpoint
+from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.outputs import read_json, write_json
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_micro_batch(number):
+    """The `number`-th of this process."""
+    calls, compute_loss = iter(range(1, 100)), trainer_module.PreferenceTrainer.compute_loss
+    trainer_module.PreferenceTrainer.compute_loss = lambda *args, **kwargs: (
+        die() if next(calls) == number else compute_loss(*args, **kwargs)
+    )
+
+
+def die_while_saving(step):
+    trainer_module.write_json = lambda path, value: (
+        die() if f"checkpoint-{step}" in str(path) else write_json(path, value)
+    )
+
+
+# In this order, and the checkpoints that are there after each: one is made every 4 of the 12 steps. Steps 1 to 5 have
+# two micro-batches each and step 6 one.
+KILLS = {
+    "inside the window of step 5": [4],
+    "while saving step 8": [4, 8],
+    "after logging step 11": [4, 8],
+}
+
+
+def killed(run, kill, entry):
+    """In a child process: train as `run` does and be killed."""
+    track = lambda metrics, step: None  # noqa: E731
+    if kill == "inside the window of step 5":
+        die_at_micro_batch(10)
+    elif kill == "while saving step 8":
+        die_while_saving(8)
+    else:
+        track = lambda metrics, step: die() if step == 11 else None  # noqa: E731
+    run("resumed", entry, track=track)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_path, name):
+    whole = run("whole", RUNS[name])
+    scratch = tmp_path / "resumed-scratch"
+    for kill, left in KILLS.items():
+        child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, RUNS[name]))
+        child.start()
+        child.join(120)
+        assert child.exitcode == -signal.SIGKILL, kill
+        assert sorted(int(path.name.split("-")[1]) for path in scratch.glob("checkpoint-*")) == left, kill
+    steps = []
+    resumed = run("resumed", RUNS[name], track=lambda metrics, step: steps.append(step))
+    assert steps == [*range(1, 13), 12]  # the rows before the kill are tracked again, then the evaluation
+    assert content(resumed) == content(whole)
+
+
+STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_state_does_move(run, name):
+    """Or the test above would say nothing of it."""
+    start, end = method_of(name, STATES[name]).state_dict(), read_json(run("moved", STATES[name]) / "metrics.json")
+    assert all(end[key] != value for key, value in start.items())
+
+
+def test_only_whole_checkpoints_count(tmp_path):
+    for step, files in ((4, {"a": "1"}), (8, {"a": "1"}), (12, {"a": "1"})):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        if step < 12:
+            write_json(folder / "whole.json", {"a": 1})
+    (tmp_path / "checkpoint-8" / "a").write_text("")
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+    assert last_whole_checkpoint(tmp_path / "none") is None
