@@ -6,7 +6,8 @@ follows these decisions.
 
 `beta_update: code` is the rule of the code that made the published numbers (oddqueue/e-dpo), `paper_mean` that of the
 paper's Algorithm 1; they differ in the second order of ε. `step_precision: fp32` is the definition; `official_bf16`
-rounds everything to bfloat16 as that code did, where a sum of 200 nats moves in steps of 1 and most pairs tie.
+rounds logits, mixtures, log-probs and their sums to bfloat16 as that code did: a sum of 200 nats moves in steps of 1,
+and most pairs tie.
 
 Differences from the released code: the mean decision is exact for unequal micro-batches and a short last accumulation
 window; beta is a float64 that is saved and restored; equal policy and reference are an exact tie; rewards are logged
