@@ -25,7 +25,7 @@ def entry(stage: str) -> dict:
 def test_one_name_in_every_place() -> None:
     files = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
     assert sorted(STAGES) == files
-    assert len(files) == 14
+    assert len(files) == 15
     for stage in STAGES:
         assert entry(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
         for out in entry(stage)["outs"]:
@@ -121,8 +121,9 @@ def test_fingerprint_reads_the_stage_as_dvc_does(monkeypatch: pytest.MonkeyPatch
     from dvc.repo import Repo
 
     monkeypatch.chdir(ROOT)
-    resolved = Repo(str(ROOT)).stage.collect("align@epsilon_dpo")[0]
-    ours = stage_entry("align", "epsilon_dpo")
+    run = list(read_yaml(ROOT / "params.yaml")["runs"])[-1]
+    resolved = Repo(str(ROOT)).stage.collect(f"align@{run}")[0]
+    ours = stage_entry("align", run)
     assert ours["cmd"] == resolved.cmd
     deps = {str(dep) for dep in resolved.deps if not hasattr(dep, "params")}
     assert deps == set(ours["deps"])

@@ -11,9 +11,11 @@ from dvc.repo import Repo
 from dvc.utils.serialize import dump_yaml, load_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = ["dpo", "epsilon_dpo", "tr_dpo"]
+PARAMS = load_yaml(str(ROOT / "params.yaml"))
+RUNS = list(PARAMS["runs"])
+PER_RUN = ("align", "sample", "score", "kl", "monotonicity")
 
-ALIGN = {f"{stage}@{run}" for run in RUNS for stage in ("align", "sample", "score", "kl")}
+ALIGN = {f"{stage}@{run}" for run in RUNS for stage in PER_RUN}
 SAMPLED = {f"{stage}@{run}" for run in RUNS for stage in ("sample", "score")}
 SCORES = {f"score@{run}" for run in RUNS}
 KLS = {f"kl@{run}" for run in RUNS}
@@ -37,6 +39,7 @@ TABLE = {
     "sample": AFTER_REFERENCE | SAMPLED,
     "score": {"controls", "report"} | SCORES,
     "kl": {"report"} | KLS,
+    "monotonicity": {f"monotonicity@{run}" for run in RUNS},
     "report": {"report"},
 }
 
@@ -54,7 +57,6 @@ def changed(value: Any) -> Any:
     return value + 1 if isinstance(value, int | float) and not isinstance(value, bool) else f"not {value}"
 
 
-PARAMS = load_yaml(str(ROOT / "params.yaml"))
 LEAVES = list(leaves(PARAMS))
 
 
@@ -66,7 +68,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, root)
     repo = Repo(str(root))
-    assert len(repo.index.graph) == 22  # resolved once, here, before any change
+    assert len(repo.index.graph) == 10 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
     return repo
 
 
@@ -115,7 +117,7 @@ def test_a_changed_leaf_reruns_exactly(repo: Repo, leaf: tuple[str, ...]) -> Non
         shutil.copy(ROOT / "params.yaml", params_file)
     if leaf[0] == "runs":
         run = leaf[1]
-        expected = {f"{stage}@{run}" for stage in ("align", "sample", "score", "kl")} | {"report"}
+        expected = {f"{stage}@{run}" for stage in PER_RUN} | {"report"}
     else:
         expected = TABLE[leaf[0]]
     assert with_descendants(repo, direct) == expected | {"check"}

@@ -16,6 +16,7 @@ from epsilon_dpo.params.base import BaseView
 from epsilon_dpo.params.fetch import FetchView
 from epsilon_dpo.params.judge import JudgeView
 from epsilon_dpo.params.kl import KLView
+from epsilon_dpo.params.monotonicity import MonotonicityView
 from epsilon_dpo.params.pairs import PairsView
 from epsilon_dpo.params.report import ReportView
 from epsilon_dpo.params.sample import SampleView
@@ -27,6 +28,7 @@ from epsilon_dpo.params.validate import ValidateView
 
 class ParamsFile(
     ReportView,
+    MonotonicityView,
     KLView,
     ScoreView,
     SampleView,
@@ -42,9 +44,11 @@ class ParamsFile(
 
     @model_validator(mode="after")
     def _one_confidence(self) -> "ParamsFile":
-        stated = {self.score.confidence, self.kl.confidence, self.judge.confidence}
+        stated = {block.confidence for block in (self.score, self.kl, self.monotonicity, self.judge)}
         if len(stated) > 1:
-            raise ValueError("score, kl and judge must state one confidence, since the report shows them side by side")
+            raise ValueError(
+                "score, kl, monotonicity and judge must state one confidence, since the report shows them side by side"
+            )
         return self
 
 

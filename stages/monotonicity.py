@@ -1,0 +1,28 @@
+"""monotonicity: what ε-DPO would decide on each evaluation pair under a policy. `python -m stages.monotonicity RUN`"""
+
+from pathlib import Path
+
+from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.monotonicity import decisions, summary
+from epsilon_dpo.outputs import read_jsonl, write_json, write_jsonl
+from epsilon_dpo.params.monotonicity import MonotonicityView
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.runtime import set_up
+from epsilon_dpo.stage import run_argument, run_stage
+
+run = run_argument()
+with run_stage("monotonicity", run) as stage:
+    params = load(MonotonicityView)
+    set_up(0, params.threads)  # nothing is drawn here
+    policy = Path("out/align") / run / "model"
+    pairs = read_jsonl(Path("out/pairs/eval.jsonl"))
+    records = decisions(policy, Path("out/sft/model"), pairs, params.monotonicity)
+    metrics = summary(records, params.monotonicity.confidence)
+    facts = {"epsilon": params.monotonicity.epsilon, "policy_sha256": digest(policy)}
+    write_jsonl(stage.out / "records.jsonl", records)
+    write_json(stage.out / "metrics.json", {**metrics, **facts})
+    stage.tracker.log_metrics(metrics)
+    stage.summary = (
+        f"as beta increases, the margin of {metrics['share/decreasing']:.1%} of {len(records)} pairs decreases and of "
+        f"{metrics['share/increasing']:.1%} increases"
+    )
