@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from epsilon_dpo.contests import control_contests
-from epsilon_dpo.judges.pairrm import PairRMJudge
+from epsilon_dpo.judges.loading import load_judge
 from epsilon_dpo.outputs import read_jsonl, write_json, write_jsonl
 from epsilon_dpo.params.score import ScoreView
 from epsilon_dpo.params.strict import load
@@ -16,10 +16,10 @@ with run_stage("controls") as stage:
     set_up(0, params.threads)  # nothing is drawn here
     reference = read_jsonl(Path("out/reference/samples.jsonl"))
     contests = control_contests(reference, read_jsonl(Path("out/validate/eval.jsonl")))
-    judge = PairRMJudge.load(Path("out/judge"))
+    judge = load_judge(Path("out/judge"))
     records = judge_contests(judge, contests, known_truth(Path("out/validate/dataset.json")))
     refuse_preference_among_equals(records)
-    metrics = by_opponent(records, params.score.confidence)
+    metrics = by_opponent(records, params.score.confidence) | judge.usage()
     write_jsonl(stage.out / "records.jsonl", records)
     write_json(stage.out / "metrics.json", {**metrics, "confidence": params.score.confidence, "n": len(reference)})
     stage.tracker.log_metrics(metrics)

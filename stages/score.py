@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from epsilon_dpo.contests import read_same_prompts, run_contests
-from epsilon_dpo.judges.pairrm import PairRMJudge
+from epsilon_dpo.judges.loading import load_judge
 from epsilon_dpo.outputs import read_json, write_json, write_jsonl
 from epsilon_dpo.params.score import ScoreView
 from epsilon_dpo.params.strict import load
@@ -17,10 +17,10 @@ with run_stage("score", run) as stage:
     set_up(0, params.threads)  # nothing is drawn here
     sampled = Path("out/sample") / run
     samples, reference = read_same_prompts(sampled / "samples.jsonl", Path("out/reference/samples.jsonl"))
-    judge = PairRMJudge.load(Path("out/judge"))
+    judge = load_judge(Path("out/judge"))
     truth = known_truth(Path("out/validate/dataset.json"))
     records = judge_contests(judge, run_contests(samples, reference), truth)
-    metrics = by_opponent(records, params.score.confidence)
+    metrics = by_opponent(records, params.score.confidence) | judge.usage()
     policy_sha256 = read_json(sampled / "metrics.json")["policy_sha256"]
     write_jsonl(stage.out / "records.jsonl", records)
     facts = {"confidence": params.score.confidence, "n": len(samples), "policy_sha256": policy_sha256}

@@ -7,8 +7,7 @@ import pytest
 from epsilon_dpo.contests import control_contests, label_contests, read_same_prompts, run_contests
 from epsilon_dpo.data.synthetic import PROMPTS, TOPICS, true_reward
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.judges.layout import Pair
-from epsilon_dpo.judges.pairrm import Verdict
+from epsilon_dpo.judges.interface import Question, Verdict
 from epsilon_dpo.scoring import (
     by_opponent,
     judge_contests,
@@ -27,7 +26,7 @@ FACT, FALSE = TOPICS[PROMPTS[QUESTION]]
 class LengthJudge:
     """Prefers the longer answer, and whatever stands first by 0.25."""
 
-    def compare(self, pairs: list[Pair]) -> list[Verdict]:
+    def compare(self, pairs: list[Question]) -> list[Verdict]:
         margins = [len(pair.a) - len(pair.b) for pair in pairs]
         return [
             Verdict(margin + 0.25, -margin + 0.25, len(pair.a.split()), len(pair.b.split()), False, False, False)
@@ -83,7 +82,7 @@ def test_a_run_s_records_and_rates_by_hand() -> None:
 
 def test_position_decides_only_what_it_outweighs() -> None:
     record = {"win": 1.0, "logit": 0.2, "f_ab": 0.4, "f_ba": 0.2, "consistent": False, "identical": False}
-    flags = dict.fromkeys(("trunc_source", "trunc_a"), False)
+    flags = dict.fromkeys(("trunc_source", "trunc_a", "refused"), False)
     found = summary([record | flags | {"trunc_b": True}, record | flags | {"trunc_b": False, "consistent": True}], 0.9)
     assert found["consistency"] == 0.5 and found["position_bias"] == pytest.approx(0.3)
     assert found["truncated_share"] == 0.5 and "true_win_rate" not in found

@@ -1,7 +1,7 @@
 """Who wins: judged pairs as records, and the rates that they add up to.
 
-Every pair is judged in both orders (judges/pairrm.py). Answer a wins by 1 if its logit is above TIE, loses by 0 if it
-is below -TIE, and ties by 1/2 otherwise; upstream counts a tie as a loss. Where the data's true reward is known, the
+Every pair is judged in both orders (judges/interface.py). Answer a wins by 1 if its logit is above TIE, loses by 0 if
+it is below -TIE, and ties by 1/2 otherwise; upstream counts a tie as a loss. Where the data's true reward is known, the
 same pairs are also decided by it, so that the judge itself can be judged.
 """
 
@@ -13,8 +13,7 @@ from scipy.special import expit
 
 from epsilon_dpo.contests import RUN, Contest
 from epsilon_dpo.data.synthetic import true_reward
-from epsilon_dpo.judges.pairrm import PairRMJudge, Verdict
-from epsilon_dpo.judges.source_text import pair_text
+from epsilon_dpo.judges.interface import Judge, Question, Verdict
 from epsilon_dpo.outputs import read_json
 from epsilon_dpo.statistics import mean, rate
 
@@ -33,9 +32,9 @@ def known_truth(dataset: Path) -> Truth | None:
     return lambda prompt, answer: true_reward(prompt[-1]["content"], answer)
 
 
-def judge_contests(judge: PairRMJudge, contests: list[Contest], truth: Truth | None) -> list[Record]:
+def judge_contests(judge: Judge, contests: list[Contest], truth: Truth | None) -> list[Record]:
     """One record per contest, in the order given: the keys of `_record` and, with a truth, of `_true_record`."""
-    verdicts = judge.compare([pair_text(contest.prompt, contest.a, contest.b) for contest in contests])
+    verdicts = judge.compare([Question(contest.prompt, contest.a, contest.b) for contest in contests])
     return [
         _record(contest, verdict) | (_true_record(contest, truth) if truth else {})
         for contest, verdict in zip(contests, verdicts, strict=True)
@@ -65,8 +64,9 @@ def summary(records: list[Record], confidence: float, at: str = "") -> dict[str,
 
     `win_rate` with its Wilson interval; `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of
     decided pairs whose two orders agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place
-    helps; `tie_share`, `identical_share`; `truncated_share` of pairs that the judge did not see whole. With a truth:
-    `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth decides.
+    helps; `tie_share`, `identical_share`; `truncated_share` of pairs that the judge did not see whole;
+    `refused_share` of pairs without a readable verdict, which are ties. With a truth: `true_win_rate`, and
+    `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth decides.
 
     Raises:
         ValueError: there is no record.
@@ -81,6 +81,7 @@ def summary(records: list[Record], confidence: float, at: str = "") -> dict[str,
         f"tie_share{at}": 1.0 - len(decided) / n,
         f"identical_share{at}": sum(record["identical"] for record in records) / n,
         f"truncated_share{at}": sum(any(record[key] for key in TRUNCATIONS) for record in records) / n,
+        f"refused_share{at}": sum(record["refused"] for record in records) / n,
     }
     return found | (_true_summary(records, confidence, at) if "true_win" in records[0] else {})
 
@@ -133,6 +134,7 @@ def _record(contest: Contest, verdict: Verdict) -> Record:
         "trunc_source": verdict.trunc_source,
         "trunc_a": verdict.trunc_a,
         "trunc_b": verdict.trunc_b,
+        "refused": verdict.refused,
         "empty_a": not contest.a.strip(),
         "empty_b": not contest.b.strip(),
         "identical": contest.a.strip() == contest.b.strip(),

@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(model.state_dict(), folder / "model.safetensors")
     tokenizer.save_pretrained(folder)
     lengths = {"source_max_length": SOURCE_MAX, "candidate_max_length": CANDIDATE_MAX}
-    write_json(folder / "judge.json", {**lengths, "batch_size": 4})
+    write_json(folder / "judge.json", {**lengths, "batch_size": 4, "budget": "example"})
     return folder
 
 
@@ -125,7 +125,7 @@ def test_a_marker_made_by_the_normaliser_is_no_marker(judge: PairRMJudge) -> Non
 
 def test_f_is_the_head_on_the_marker_states(judge: PairRMJudge) -> None:
     """One pair at a time, no padding, hidden states picked by position."""
-    for pair, verdict in zip(PAIRS, judge.compare(PAIRS), strict=True):
+    for pair, verdict in zip(PAIRS, judge.compare_texts(PAIRS), strict=True):
         for ids, f in ((judge.layout.encode(pair).ab, verdict.f_ab), (judge.layout.encode(pair).ba, verdict.f_ba)):
             with torch.no_grad():
                 hidden = judge.model.pretrained_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
@@ -136,17 +136,17 @@ def test_f_is_the_head_on_the_marker_states(judge: PairRMJudge) -> None:
 
 
 def test_swapping_flips_the_sign_exactly_and_equal_answers_tie(judge: PairRMJudge) -> None:
-    logits = [verdict.logit for verdict in judge.compare(PAIRS)]
-    swapped = [verdict.logit for verdict in judge.compare([Pair(p.source, p.b, p.a) for p in PAIRS])]
+    logits = [verdict.logit for verdict in judge.compare_texts(PAIRS)]
+    swapped = [verdict.logit for verdict in judge.compare_texts([Pair(p.source, p.b, p.a) for p in PAIRS])]
     assert logits == [-logit for logit in swapped]
     assert logits[1] == 0.0
     assert min(abs(logit) for i, logit in enumerate(logits) if i != 1) > 1e-3
 
 
 def test_batch_size_and_order_change_no_score(judge: PairRMJudge) -> None:
-    logits = [verdict.logit for verdict in judge.compare(PAIRS)]
+    logits = [verdict.logit for verdict in judge.compare_texts(PAIRS)]
     for batch_size, order in ((1, [5, 2, 0, 4, 1, 3]), (6, [0, 1, 2, 3, 4, 5])):
-        verdicts = PairRMJudge(judge.model, judge.layout, batch_size).compare([PAIRS[i] for i in order])
+        verdicts = PairRMJudge(judge.model, judge.layout, batch_size).compare_texts([PAIRS[i] for i in order])
         assert [verdict.logit for verdict in verdicts] == pytest.approx([logits[i] for i in order], abs=1e-5)
 
 

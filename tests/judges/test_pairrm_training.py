@@ -9,6 +9,7 @@ import torch
 from transformers import set_seed
 
 from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.judges.interface import Question
 from epsilon_dpo.judges.layout import Pair
 from epsilon_dpo.judges.pairrm import PairRMJudge
 from epsilon_dpo.judges.pairrm_training import train
@@ -35,6 +36,10 @@ def pairs(count: int, seed: int) -> list[Pair]:
     return found
 
 
+def questions(pairs: list[Pair]) -> list[Question]:
+    return [Question([{"role": "user", "content": pair.source}], pair.a, pair.b) for pair in pairs]
+
+
 class Killed(Exception):
     pass
 
@@ -46,13 +51,15 @@ def train_into(folder: Path, scratch: Path, kill_at: int | None = None) -> PairR
 
     set_seed(3)
     folder.mkdir()
-    return build(PARAMS, pairs(320, 0), 3, folder, scratch, track)
+    judge = build(PARAMS, questions(pairs(320, 0)), 3, folder, scratch, track)
+    assert isinstance(judge, PairRMJudge)
+    return judge
 
 
 def test_learns_what_makes_an_answer_better_in_both_places(tmp_path: Path) -> None:
     judge = train_into(tmp_path / "out", tmp_path / "scratch")
     unseen = pairs(100, 1)
-    verdicts = judge.compare(unseen) + judge.compare([Pair(p.source, p.b, p.a) for p in unseen])
+    verdicts = judge.compare_texts(unseen) + judge.compare_texts([Pair(p.source, p.b, p.a) for p in unseen])
     right = [verdict.logit > 0 for verdict in verdicts[:100]] + [verdict.logit < 0 for verdict in verdicts[100:]]
     assert sum(right) / 200 > 0.9
     rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
@@ -78,7 +85,7 @@ def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
     model, layout = train(
         pairs(64, 0), params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row)
     )
-    verdicts = PairRMJudge(model, layout, 64).compare(pairs(64, 0))
+    verdicts = PairRMJudge(model, layout, 64).compare_texts(pairs(64, 0))
     first = torch.tensor([[verdict.f_ab, -verdict.f_ba] for verdict in verdicts]).sigmoid().log().neg()
     chosen_first = torch.randint(2, (64,), generator=torch.Generator().manual_seed(0)).bool()
     assert 16 < chosen_first.sum() < 48

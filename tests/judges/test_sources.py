@@ -7,25 +7,33 @@ import torch
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.judges import sources
-from epsilon_dpo.judges.layout import Layout, Pair
-from epsilon_dpo.judges.pairrm import PairRM, PairRMJudge
+from epsilon_dpo.judges.interface import Judge, Question
+from epsilon_dpo.judges.layout import Layout
+from epsilon_dpo.judges.loading import load_judge
+from epsilon_dpo.judges.pairrm import PairRM
 from epsilon_dpo.judges.small_pairrm import small_config, small_tokenizer
 from epsilon_dpo.judges.sources import build
 from epsilon_dpo.outputs import read_json
 from epsilon_dpo.params.judge import PretrainedJudge, TrainedJudge
 
 REVISION = "f9000bd5dc59f3cd5cd23a4b7bfa63b95f0b14e4"
-PAIRS = [Pair("which metal", "gold is a metal", "bees make honey"), Pair("who", "bees", "gold")]
+
+
+def pair(question: str, a: str, b: str) -> Question:
+    return Question([{"role": "user", "content": question}], a, b)
+
+
+PAIRS = [pair("which metal", "gold is a metal", "bees make honey"), pair("who", "bees", "gold")]
 
 
 def pretrained(path: str, revision: str | None = None) -> PretrainedJudge:
     return PretrainedJudge(
         source="pretrained", path=path, revision=revision, source_max_length=1224, candidate_max_length=412,
-        batch_size=4, confidence=0.95,
+        budget="example", batch_size=4, confidence=0.95,
     )  # fmt: skip
 
 
-def bring(params: PretrainedJudge, out: Path) -> PairRMJudge:
+def bring(params: PretrainedJudge, out: Path) -> Judge:
     out.mkdir()
     return build(params, [], 0, out, out / "scratch", lambda *_: None)
 
@@ -41,7 +49,7 @@ def local(tmp_path: Path) -> Path:
         hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, position_buckets=8,
         initializer_range=0.3, dropout=0.05, source_max_length=64, candidate_max_length=64,
     )  # fmt: skip
-    tokenizer = small_tokenizer((text for pair in PAIRS for text in pair), 120)
+    tokenizer = small_tokenizer((text for question in PAIRS for text in question[1:]), 120)
     torch.manual_seed(0)
     model = PairRM(small_config(sizes, tokenizer), Layout(tokenizer, 64, 64).marker_ids)
     model.pretrained_model.config.save_pretrained(folder)
@@ -55,7 +63,7 @@ def test_a_local_folder_is_copied_whole_without_pickles_or_paths(local: Path, tm
     out = tmp_path / "judge"
     logits = [verdict.logit for verdict in bring(pretrained(str(local)), out).compare(PAIRS)]
     shutil.rmtree(local)
-    assert [verdict.logit for verdict in PairRMJudge.load(out).compare(PAIRS)] == logits
+    assert [verdict.logit for verdict in load_judge(out).compare(PAIRS)] == logits
     assert not (out / "training_args.bin").exists()
     settings = read_json(out / "judge.json")
     assert settings["origin"] == "local folder PairRM-hf"

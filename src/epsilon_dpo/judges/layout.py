@@ -44,12 +44,23 @@ class Layout:
         self.marker_ids = (ids[0], ids[1], ids[2])
         self._all_marker_ids = frozenset(ids)
 
-    def encode(self, pair: Pair) -> EncodedPair:
-        """Source first; what it leaves of its budget is shared by the two answers (upstream at batch size 1)."""
+    def source_length(self, source: str) -> int:
+        """Tokens that `source` takes in a row, its three special ones included."""
+        return min(len(self._body(source, SOURCE)) + 3, self.source_max_length)
+
+    def encode(self, pair: Pair, longest_source: int | None = None) -> EncodedPair:
+        """Source first; what it leaves of its budget is shared by the two answers.
+
+        Args:
+            pair: the texts.
+            longest_source: tokens of the source that sets the answers' budget; None: this pair's own (upstream at
+                batch size 1).
+        """
         source_id, first, second = self.marker_ids
         text = self._body(pair.source, SOURCE)
         source = self._block(source_id, text, self.source_max_length)
-        budget = self.candidate_max_length + (self.source_max_length - len(source)) // 2
+        taken = len(source) if longest_source is None else longest_source
+        budget = self.candidate_max_length + (self.source_max_length - taken) // 2
         a, b = self._body(pair.a, CANDIDATE1), self._body(pair.b, CANDIDATE1)
         return EncodedPair(
             ab=source + self._block(first, a, budget) + self._block(second, b, budget),

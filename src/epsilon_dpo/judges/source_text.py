@@ -1,12 +1,13 @@
 """A dialogue and two answers as the texts that PairRM reads."""
 
+from epsilon_dpo.judges.interface import Messages
 from epsilon_dpo.judges.layout import Pair
 
 # Upstream's compare_conversations, misspelling included: the weights were trained on these words.
 CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
 
 
-def pair_text(prompt: list[dict[str, str]], a: str, b: str) -> Pair:
+def pair_text(prompt: Messages, a: str, b: str) -> Pair:
     """The judge's view of answers `a` and `b` to `prompt` (messages, the last one the user's).
 
     One user message: its raw text is the source, as the paper's single-turn evaluation has it. More turns: the layout

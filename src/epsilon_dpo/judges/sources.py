@@ -8,9 +8,11 @@ from safetensors.torch import save_file
 from epsilon_dpo.data.hub import hub_folder
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.fingerprint import digest
-from epsilon_dpo.judges.layout import Pair
-from epsilon_dpo.judges.pairrm import PairRMJudge, load_tokenizer, weights_file
+from epsilon_dpo.judges.interface import Judge, Question
+from epsilon_dpo.judges.loading import load_judge
+from epsilon_dpo.judges.pairrm import load_tokenizer, weights_file
 from epsilon_dpo.judges.pairrm_training import Track, train
+from epsilon_dpo.judges.source_text import pair_text
 from epsilon_dpo.outputs import write_json
 from epsilon_dpo.params.judge import PretrainedJudge, TrainedJudge
 
@@ -21,12 +23,12 @@ DEBERTA_V3_VOCABULARY = 128005  # PairRM's, its markers included
 
 def build(
     params: TrainedJudge | PretrainedJudge,
-    pairs: list[Pair],
+    pairs: list[Question],
     seed: int,
     out: Path,
     scratch: Path,
     track: Track,
-) -> PairRMJudge:
+) -> Judge:
     """The judge that `params` describes, written to `out` with judge.json, from which alone it can be loaded again.
 
     Args:
@@ -37,28 +39,31 @@ def build(
         UserError: the weights' source is unreachable, missing, pickled or not a PairRM.
     """
     facts = {
+        "kind": "pairrm",
         "source": params.source,
         "source_max_length": params.source_max_length,
         "candidate_max_length": params.candidate_max_length,
         "batch_size": params.batch_size,
+        "budget": params.budget if isinstance(params, PretrainedJudge) else "example",
     }
     if isinstance(params, TrainedJudge):
         facts |= _train_into(out, params, pairs, seed, scratch, track)
     else:
         facts |= _copy_into(out, params)
     write_json(out / "judge.json", facts | {"model_sha256": digest(out / "model.safetensors")})
-    return PairRMJudge.load(out)
+    return load_judge(out)
 
 
 def _train_into(
     out: Path,
     params: TrainedJudge,
-    pairs: list[Pair],
+    pairs: list[Question],
     seed: int,
     scratch: Path,
     track: Track,
 ) -> dict[str, Any]:
-    model, layout = train(pairs, params, seed, scratch, out / "metrics.jsonl", track)
+    texts = [pair_text(*pair) for pair in pairs]
+    model, layout = train(texts, params, seed, scratch, out / "metrics.jsonl", track)
     model.pretrained_model.config.save_pretrained(out)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors")
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user

@@ -44,6 +44,7 @@ class PretrainedJudge(Strict):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # null only for a local folder
     source_max_length: Length  # 1224 upstream
     candidate_max_length: Length  # 412 upstream
+    budget: Literal["example", "batch"]  # whose source leaves an answer its room; batch is upstream's compare
     batch_size: Size
     confidence: Confidence
 

@@ -1,0 +1,85 @@
+"""What a judge is asked and answers: every judge compares two answers to one prompt, whatever it is made of."""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple, Protocol
+
+Messages = list[dict[str, str]]  # {"role", "content"}, the last one the user's
+
+
+class Question(NamedTuple):
+    """Which of two answers to one prompt is better?"""
+
+    prompt: Messages
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Both orders of one question, and what the judge could see of it.
+
+    Attributes:
+        f_ab, f_ba: nats by which the answer that stands first is better, with a first, and with b first: f_ab > 0 and
+            f_ba < 0 both prefer a. A judge of single answers has f_ba = -f_ab.
+        len_a, len_b: the answers' tokens before truncation, in the judge's tokenizer; words for a judge behind an
+            endpoint, whose tokenizer is not at hand.
+        trunc_source, trunc_a, trunc_b: whether the text was cut to its budget.
+        refused: the judge gave no answer, or none that could be read, in one order or both. Then f_ab = f_ba = 0, a
+            tie: what one order says alone is also what its position says.
+    """
+
+    f_ab: float
+    f_ba: float
+    len_a: int
+    len_b: int
+    trunc_source: bool
+    trunc_a: bool
+    trunc_b: bool
+    refused: bool = False
+
+    @property
+    def logit(self) -> float:
+        """f_ab - f_ba: a *sum* over both orders, exactly antisymmetric; P(a is better) = sigmoid(logit / 2)."""
+        return self.f_ab - self.f_ba
+
+
+class Judge(Protocol):
+    """A judge, ready to use. Swapping a and b flips a logit's sign to the last bit; two identical answers tie."""
+
+    def compare(self, questions: list[Question]) -> list[Verdict]:
+        """A verdict per question, in the order given."""
+
+    def rank(self, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
+        """A score per candidate of each prompt, comparable within the prompt; higher is better."""
+
+    def usage(self) -> dict[str, float]:
+        """What the verdicts given so far cost, by metric name; empty for a judge that runs on this machine."""
+
+
+def rank_by_comparison(judge: Judge, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
+    """LLM-Blender's `rank(return_scores=True)` for any judge that compares.
+
+    score_i = (1/n) sum_j (M[i, j] - M[j, i]) with M[i, j] = f(i, j) and a zero diagonal: the mean logit against all n
+    candidates, i itself among them (divided by n, not n - 1). Identical candidates have identical scores, because each
+    pair of texts is judged once.
+    """
+    questions = [
+        Question(prompt, first, second)
+        for prompt, texts in zip(prompts, candidates, strict=True)
+        for first, second in combinations(dict.fromkeys(texts), 2)
+    ]
+    verdicts = iter(judge.compare(questions))
+    scores = []
+    for texts in candidates:
+        logits: dict[tuple[str, str], float] = {}
+        for first, second in combinations(dict.fromkeys(texts), 2):
+            logit = next(verdicts).logit
+            logits |= {(first, second): logit, (second, first): -logit}
+        scores.append([sum(logits.get((text, other), 0.0) for other in texts) / len(texts) for text in texts])
+    return scores
+
+
+def competition_ranks(scores: list[float]) -> list[int]:
+    """1 for the highest score; equal scores share a rank and leave the next ones free (1, 2, 2, 4), as upstream's."""
+    return [1 + sum(other > score for other in scores) for score in scores]
