@@ -14,6 +14,7 @@ from epsilon_dpo.metric_stream import MetricStream
 from epsilon_dpo.pair_data import PairData
 from epsilon_dpo.params.align import Align
 from epsilon_dpo.progress import show_one_bar
+from epsilon_dpo.snapshot_callback import KeepSnapshots, publish_snapshots
 from epsilon_dpo.trainer import PreferenceTrainer
 from epsilon_dpo.training_arguments import training_arguments
 from epsilon_dpo.training_result import write_result
@@ -31,9 +32,9 @@ def align(
 ) -> dict[str, float]:
     """Train from `sft_model` on `pairs`/train.jsonl and evaluate on `pairs`/eval.jsonl.
 
-    Writes model/ (weights, tokenizer, generation settings that stop at the tokenizer's eos token), metrics.jsonl and
-    metrics.json to `out`, on rank 0 alone. A killed run continues from its last whole checkpoint in `scratch`, to the
-    same bytes.
+    Writes model/ (weights, tokenizer, generation settings that stop at the tokenizer's eos token), metrics.jsonl,
+    metrics.json and, if the run asks for them, snapshots/ to `out`, on rank 0 alone. A killed run continues from its
+    last whole checkpoint in `scratch`, to the same bytes.
 
     Args:
         track: called with the numbers and the optimizer step of each row of metrics.jsonl.
@@ -59,8 +60,11 @@ def align(
         pad_token_id=tokenizer.pad_token_id or 0,
         callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
     )
+    if method.numbers.snapshot_epochs is not None:
+        trainer.add_callback(KeepSnapshots(method.numbers.snapshot_epochs, tokenizer, scratch))
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
+    publish_snapshots(scratch, out)
     return write_result(trainer, tokenizer, out, track, method.state_dict())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from epsilon_dpo.metric_stream import training_rows
 from epsilon_dpo.outputs import write_json, write_jsonl
@@ -21,8 +21,6 @@ def write_result(
 ) -> dict[str, float]:
     """Evaluate and write model/, metrics.jsonl and metrics.json to `out`; every rank takes part, rank 0 writes.
 
-    The policy's generation settings stop at the tokenizer's eos token and nowhere else (TRL would add it to others).
-
     Returns:
         the content of metrics.json: `steps`, the last training row as train_*, eval_* without clock times, `end_state`.
     """
@@ -34,11 +32,21 @@ def write_result(
     metrics = {"steps": steps, **last, **evaluation, **end_state}
     if trainer.is_world_process_zero():
         track(evaluation, steps)
-        model: Any = trainer.accelerator.unwrap_model(trainer.model)
-        model.config.use_cache = True  # training switches it off, sampling wants it
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        model.save_pretrained(out / "model")
-        tokenizer.save_pretrained(out / "model")
+        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "model")
         write_jsonl(out / "metrics.jsonl", rows)
         write_json(out / "metrics.json", metrics)
     return metrics
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model folder that can be sampled from: weights, tokenizer, generation settings.
+
+    They stop at the tokenizer's eos token and nowhere else (TRL would add it to others).
+    """
+    config: Any = model.config
+    used_cache, config.use_cache = config.use_cache, True  # training switches it off, sampling wants it
+    settings: Any = model.generation_config
+    settings.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config.use_cache = used_cache

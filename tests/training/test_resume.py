@@ -5,12 +5,13 @@ import os
 import signal
 
 import pytest
-from runs import RUNS, content
+from runs import EPSILON_DPO, RUNS, content
 
 from epsilon_dpo import trainer as trainer_module
 from epsilon_dpo.checkpoints import last_whole_checkpoint
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.outputs import read_json, write_json
+from epsilon_dpo.snapshots import snapshots_of
 
 
 def die():
@@ -66,6 +67,28 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_pa
     resumed = run("resumed", RUNS[name], track=lambda metrics, step: steps.append(step))
     assert steps == [*range(1, 13), 12]  # the rows before the kill are tracked again, then the evaluation
     assert content(resumed) == content(whole)
+
+
+def test_snapshots_survive_kills_too(run, tmp_path):
+    """2 epochs of 6 steps: every 0.4 of an epoch, at the first step that reaches the mark; not the final policy."""
+    entry = EPSILON_DPO | {"snapshot_epochs": 0.4}
+    whole = run("whole", entry)
+    assert [(shot.step, round(shot.epoch, 3)) for shot in snapshots_of(whole)] == [
+        (3, 0.545),
+        (5, 0.909),
+        (8, 1.364),
+        (10, 1.727),
+    ]
+    for kill in KILLS:
+        child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, entry))
+        child.start()
+        child.join(120)
+    assert content(run("resumed", entry)) == content(whole)
+    at_ten = snapshots_of(whole)[-1].model
+    ended = run("ended", EPSILON_DPO)
+    assert content(at_ten).keys() == content(ended / "model").keys()
+    assert content(at_ten)["model.safetensors"] != content(ended / "model")["model.safetensors"]
+    assert not snapshots_of(ended)
 
 
 STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}

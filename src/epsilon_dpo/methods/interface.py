@@ -26,6 +26,7 @@ class MethodNumbers(Strict):
 
     method: str
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None  # null or absent: align.learning_rate
+    snapshot_epochs: Annotated[float, Field(gt=0.0)] | None = None  # also keep the policy every so many epochs
 
 
 N = TypeVar("N", bound=MethodNumbers)
