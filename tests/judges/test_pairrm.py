@@ -1,15 +1,23 @@
-"""PairRM against the reference implementation of LLM-Blender's layout, written down here a second time."""
+"""PairRM's layout, head, state dict and refusals; its scores are held by test_pairrm_parity.py."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import tiny_pairrm
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import DebertaV2Config
 
 from epsilon_dpo.errors import UserError
+from epsilon_dpo.judges import pairrm_folder
+from epsilon_dpo.judges.interface import competition_ranks
 from epsilon_dpo.judges.layout import Layout, Pair
-from epsilon_dpo.judges.pairrm import PairRM, PairRMJudge, architecture, load_model
+from epsilon_dpo.judges.pairrm import PairRM
+from epsilon_dpo.judges.pairrm_folder import architecture, load_model, load_tokenizer
+from epsilon_dpo.judges.pairrm_judge import PairRMJudge
 from epsilon_dpo.judges.small_pairrm import small_config, small_tokenizer
 from epsilon_dpo.outputs import read_json, write_json
 from epsilon_dpo.params.judge import TrainedJudge
@@ -79,33 +87,12 @@ def judge(folder: Path) -> PairRMJudge:
     return PairRMJudge.load(folder)
 
 
-def reference_ids(tokenizer, pair: Pair) -> list[int]:
-    """LLM-Blender's steps, by the tokenizer's own truncation and with each candidate's own marker."""
-
-    def clean(text: str) -> str:
-        for marker in ["[SEP]", "<|source|>", "<|candidate1|>", "<|candidate2|>", "<|candidate|>"]:
-            text = text.replace(marker, " ")
-        return text
-
-    def encode(text: str, max_length: int) -> list[int]:
-        return tokenizer(text, max_length=max_length, truncation=True)["input_ids"]
-
-    source = encode("<|source|>" + clean(pair.source), SOURCE_MAX)
-    budget = CANDIDATE_MAX + (SOURCE_MAX - len(source)) // 2
-    first = encode("<|candidate1|>" + clean(pair.a), budget)
-    return source + first + encode("<|candidate2|>" + clean(pair.b), budget)
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-def test_ids_are_the_reference_s(judge: PairRMJudge, pair: Pair) -> None:
-    encoded = judge.layout.encode(pair)
-    assert encoded.ab == reference_ids(judge.layout.tokenizer, pair)
-    assert encoded.ba == reference_ids(judge.layout.tokenizer, Pair(pair.source, pair.b, pair.a))
+def test_a_row_has_three_blocks_and_each_marker_once(judge: PairRMJudge) -> None:
     tokenizer = judge.layout.tokenizer
-    for special in (tokenizer.cls_token_id, tokenizer.sep_token_id):
-        assert encoded.ab.count(special) == 3
-    for marker in judge.layout.marker_ids:
-        assert encoded.ab.count(marker) == 1
+    for pair in PAIRS:
+        for row in (judge.layout.encode(pair).ab, judge.layout.encode(pair).ba):
+            assert row.count(tokenizer.cls_token_id) == row.count(tokenizer.sep_token_id) == 3
+            assert [row.count(marker) for marker in judge.layout.marker_ids] == [1, 1, 1]
 
 
 def test_the_budget_that_a_source_leaves(judge: PairRMJudge) -> None:
@@ -179,6 +166,7 @@ def test_state_dict_keys_are_those_of_the_published_weights(judge: PairRMJudge) 
         (lambda path: (path / "model.safetensors").write_bytes(b"\x08" * 40), "does not fit"),
         (lambda path: drop_key(path / "model.safetensors", "head_layer.1.bias"), "head_layer.1.bias"),
         (lambda path: write_json(path / "config.json", {"model_type": "deberta"}), "model_type deberta-v2"),
+        (lambda path: write_json(path / "config.json", other_ranker()), "ranker_type pairranker on microsoft/deberta"),
         (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda path: rename_marker(path / "tokenizer.json"), "no token <|candidate1|>"),
     ],
@@ -205,6 +193,59 @@ def test_the_saved_config_is_the_architecture(folder: Path) -> None:
     fields = architecture(folder)
     assert fields["pos_att_type"] == ["p2c", "c2p"] and fields["position_buckets"] == 8 and fields["n_tasks"] == 1
     assert read_json(folder / "config.json")["cand1_prefix_id"] == fields["source_prefix_id"] + 1
+
+
+def test_the_original_repository_s_form_gives_the_same_scores(tmp_path: Path, monkeypatch) -> None:
+    """Its config.json names the backbone only, whose sizes are then known: here those of the tiny fixture."""
+    hub = tiny_pairrm.write(tmp_path / "PairRM-hf")
+    original = tiny_pairrm.write(tmp_path / "PairRM")
+    write_json(original / "config.json", tiny_pairrm.ranker_config("microsoft/deberta-v3-large", 1224, 412))
+    sizes = {key: tiny_pairrm.config()[key] for key in pairrm_folder.DEBERTA_V3_LARGE}
+    monkeypatch.setattr(pairrm_folder, "DEBERTA_V3_LARGE", sizes)
+    logits = []
+    for path in (hub, original):
+        layout = Layout(load_tokenizer(path), 40, 24)
+        judge = PairRMJudge(load_model(path, layout.marker_ids), layout, 4)
+        logits.append([verdict.logit for verdict in judge.compare_texts(PAIRS)])
+    assert logits[0] == logits[1] and abs(logits[0][0]) > 0.1
+
+
+def test_the_backbone_of_the_original_weights_has_their_size(tmp_path: Path) -> None:
+    """436,014,081 parameters and the keys of the tiny fixture's state dict, but for the number of layers."""
+    write_json(tmp_path / "config.json", tiny_pairrm.ranker_config("microsoft/deberta-v3-large", 1224, 412))
+    fields = architecture(tmp_path)
+    assert (fields["n_tasks"], fields["drop_out"]) == (1, 0.05)
+    with torch.device("meta"):
+        model = PairRM(DebertaV2Config(**fields), (1, 2, 3))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 436_014_081
+    keys = {re.sub(r"layer\.\d+\.", "layer.0.", key) for key in model.state_dict()}
+    assert keys == {re.sub(r"layer\.\d+\.", "layer.0.", key) for key in tiny_pairrm.shapes()}
+
+
+WEIGHTS = "EPSILON_DPO_PAIRRM_FOLDER"
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(WEIGHTS not in os.environ, reason=f"{WEIGHTS} names no folder with llm-blender/PairRM-hf's files")
+def test_the_published_weights_give_the_published_values() -> None:
+    """The model card's f(A, B) in float32, and the README's ranks."""
+    folder = Path(os.environ[WEIGHTS])
+    layout = Layout(load_tokenizer(folder), 1224, 412)
+    judge = PairRMJudge(load_model(folder, layout.marker_ids), layout, 4)
+    pairs = [Pair("hello!", "hi!", "f**k off!"), Pair("I love you!", "I hate you!", "I love you, too!")]
+    assert [verdict.f_ab for verdict in judge.compare_texts(pairs)] == pytest.approx(
+        [1.9003021717071533, -1.2547134160995483], abs=2e-3
+    )
+    prompts = [[{"role": "user", "content": text}] for text in ("hello, how are you!", "I love you!")]
+    candidates = [
+        ["get out!", "hi! I am fine, thanks!", "bye!"],
+        ["I love you too!", "I hate you!", "Thanks! You're a good guy!"],
+    ]
+    assert [competition_ranks(scores) for scores in judge.rank(prompts, candidates)] == [[3, 1, 2], [1, 3, 2]]
+
+
+def other_ranker() -> dict:
+    return tiny_pairrm.ranker_config("roberta-large", 128, 128)
 
 
 def drop_key(file: Path, key: str) -> None:

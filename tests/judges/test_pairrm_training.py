@@ -11,7 +11,7 @@ from transformers import set_seed
 from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.judges.interface import Question
 from epsilon_dpo.judges.layout import Pair
-from epsilon_dpo.judges.pairrm import PairRMJudge
+from epsilon_dpo.judges.pairrm_judge import PairRMJudge
 from epsilon_dpo.judges.pairrm_training import train
 from epsilon_dpo.judges.sources import build
 from epsilon_dpo.params.judge import TrainedJudge

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.judges import sources
+from epsilon_dpo.judges import pairrm_folder
 from epsilon_dpo.judges.interface import Judge, Question
 from epsilon_dpo.judges.layout import Layout
 from epsilon_dpo.judges.loading import load_judge
@@ -91,6 +91,6 @@ def test_an_unreachable_hub_is_one_sentence(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_rebuilt_tokenizer_of_pairrm_is_refused(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its vocabulary, but a normaliser without the original's Precompiled step."""
-    monkeypatch.setattr(sources, "DEBERTA_V3_VOCABULARY", len(sources.load_tokenizer(local)))
+    monkeypatch.setattr(pairrm_folder, "VOCABULARY", len(pairrm_folder.load_tokenizer(local)))
     with pytest.raises(UserError, match="has lost PairRM's normaliser"):
         bring(pretrained(str(local)), tmp_path / "judge")

@@ -16,7 +16,7 @@ def load_judge(folder: Path) -> Judge:
     path = folder / "judge.json"
     kind = read_json(path).get("kind") if path.is_file() else None
     if kind == "pairrm":
-        from epsilon_dpo.judges.pairrm import PairRMJudge
+        from epsilon_dpo.judges.pairrm_judge import PairRMJudge
 
         return PairRMJudge.load(folder)
     raise UserError(f"{path} names no judge that can be loaded here (kind: {kind}); `dvc repro` makes it anew.")

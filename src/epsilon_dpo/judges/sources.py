@@ -10,7 +10,7 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.judges.interface import Judge, Question
 from epsilon_dpo.judges.loading import load_judge
-from epsilon_dpo.judges.pairrm import load_tokenizer, weights_file
+from epsilon_dpo.judges.pairrm_folder import load_tokenizer, weights_file
 from epsilon_dpo.judges.pairrm_training import Track, train
 from epsilon_dpo.judges.source_text import pair_text
 from epsilon_dpo.outputs import write_json
@@ -18,7 +18,6 @@ from epsilon_dpo.params.judge import PretrainedJudge, TrainedJudge
 
 # Never the *.bin files beside them: they are pickles.
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-DEBERTA_V3_VOCABULARY = 128005  # PairRM's, its markers included
 
 
 def build(
@@ -87,15 +86,5 @@ def _copy_into(out: Path, params: PretrainedJudge) -> dict[str, Any]:
     for name in FILES:
         if (folder / name).is_file():
             (out / name).write_bytes((folder / name).read_bytes())
-    _check_tokenizer(folder)
+    load_tokenizer(folder)
     return {"origin": origin}
-
-
-def _check_tokenizer(folder: Path) -> None:
-    """PairRM's vocabulary without its normaliser was saved by transformers 5's AutoTokenizer: other ids and scores."""
-    tokenizer = load_tokenizer(folder)
-    if len(tokenizer) == DEBERTA_V3_VOCABULARY and "Precompiled" not in repr(tokenizer.backend_tokenizer.normalizer):
-        raise UserError(
-            f"{folder / 'tokenizer.json'} has lost PairRM's normaliser (transformers 5's AutoTokenizer rebuilds it); "
-            "use the file of llm-blender/PairRM-hf as it is."
-        )
