@@ -29,10 +29,10 @@ from epsilon_dpo.outputs import read_jsonl, write_jsonl
 from epsilon_dpo.params.align import Align
 from epsilon_dpo.trainer import PreferenceTrainer
 
-BETA, EPSILON = 0.1, 0.2
-LEARNING_RATE, WARMUP, ADAM_BETA2, MAX_GRAD_NORM = 3e-3, 2, 0.999, 1.3  # some steps are clipped, some are not
-BATCH, STEPS = 3, 14
-PAIRS = 72  # whole windows in each epoch for an accumulation of 1, 2 and 3; 14 steps are more than one epoch
+BETA, EPSILON = 0.1, 0.4  # at smaller ε hardly a margin is not monotonic
+LEARNING_RATE, WARMUP, ADAM_BETA2, MAX_GRAD_NORM = 2e-2, 2, 0.999, 1.75  # some steps are clipped, some are not
+BATCH, STEPS = 4, 16
+PAIRS = 144  # whole windows in each epoch for an accumulation of 1, 2 and 3; then 16 steps are more than one epoch
 
 Window = list[list[dict[str, Any]]]  # the micro-batches of an optimizer step
 
@@ -206,7 +206,7 @@ def flat(decisions):
 
 
 def assert_same(step: Step, released: Step, dtype: torch.dtype) -> None:
-    beta, other = (1e-6, 1e-5) if dtype == torch.float32 else (1e-12, 1e-10)
+    beta, other = (1e-6, 1e-4) if dtype == torch.float32 else (1e-12, 1e-10)
     assert step.decisions == released.decisions
     assert step.mean_step == pytest.approx(released.mean_step, rel=0, abs=beta)
     assert [step.beta, step.beta_next] == pytest.approx([released.beta, released.beta_next], rel=beta)
@@ -225,28 +225,28 @@ def test_every_step_is_the_released_one(ours, tmp_path, dtype, accumulation):
     for step, expected in zip(run.steps, steps, strict=True):
         assert_same(step, expected, dtype)
     weights = released.policy.state_dict()
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-10  # the learning rates add up to 2e-2
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10  # the learning rates add up to 0.16
     for name, weight in run.weights.items():
-        assert (weight - released.reference.state_dict()[name]).abs().max() > 5e-3
+        assert (weight - released.reference.state_dict()[name]).abs().max() > 2e-2
         torch.testing.assert_close(weight, weights[name], rtol=0, atol=tolerance)
 
-    # What makes this a comparison: whole windows of every pair, both decisions and neither close to a tie, clipping.
+    # What makes this a comparison: whole windows of every pair, all three decisions and none close to a tie, clipping.
     assert all([len(pairs) for pairs in window] == [BATCH] * accumulation for window in run.windows)
     seen = [pair["id"] for window in run.windows for pair in flat(window)]
     assert len(set(seen[:PAIRS])) == min(PAIRS, len(seen))
-    decisions = [s for step in steps for s in flat(step.decisions)]
-    assert min(decisions.count(1), decisions.count(-1)) >= len(decisions) / 5
-    assert released.closest > 1e-4 and len({step.beta for step in steps}) >= STEPS / 2
-    assert max(step.grad_norm for step in steps) > MAX_GRAD_NORM
+    decisions = [s for step in steps[WARMUP:] for s in flat(step.decisions)]  # the first steps begin at the reference
+    assert min(decisions.count(1), decisions.count(-1)) >= len(decisions) / 4 and decisions.count(0) >= 3
+    assert released.closest > 1e-4
+    assert min(step.grad_norm for step in steps) < MAX_GRAD_NORM < max(step.grad_norm for step in steps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_equal_models_tie_here_and_decide_there(ours, tmp_path, dtype):
     """At the first step the policy is the reference, and (1 + ε) f - ε f is not f in floating point."""
     with widened(dtype):
-        run = ours(dtype, 80, count=240, steps=1)
-        step = Released(tmp_path / "sft", 80, exact_ties=False).step(run.windows[0])
-    assert flat(run.steps[0].decisions) == [0] * 240
+        run = ours(dtype, 120, count=480, steps=1)
+        step = Released(tmp_path / "sft", 120, exact_ties=False).step(run.windows[0])
+    assert flat(run.steps[0].decisions) == [0] * 480
     assert run.steps[0].beta_next == BETA
     assert sum(s != 0 for s in flat(step.decisions)) >= 3
     assert run.steps[0].loss == pytest.approx(step.loss, rel=1e-6)  # log 2 whatever the decision
@@ -255,8 +255,8 @@ def test_equal_models_tie_here_and_decide_there(ours, tmp_path, dtype):
 @pytest.mark.parametrize(
     ("count", "decisions", "mean_of_pairs", "released_mean"),
     [
-        (21, [[-1, 1, 1]], 1 / 3, 1 / 6),  # one micro-batch where two are allowed: divided by two all the same
-        (22, [[1, 1, -1], [1]], 1 / 2, 2 / 3),  # the pair that is alone counts for three
+        (28, [[0, 1, 0, 1]], 0.5, 0.25),  # one micro-batch where two are allowed: divided by two all the same
+        (29, [[-1, -1, 1, 0], [-1]], -0.4, -0.625),  # the pair that is alone counts for four
     ],
 )
 def test_an_uneven_last_window_is_the_mean_of_its_pairs_here(
