@@ -9,7 +9,7 @@ from epsilon_dpo.outputs import read_jsonl, write_json
 from epsilon_dpo.params.judge import JudgeView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
-from epsilon_dpo.scoring import judge_contests, known_truth, label_accuracy
+from epsilon_dpo.scoring import Intervals, judge_contests, known_truth, label_accuracy
 from epsilon_dpo.stage import run_stage
 
 with run_stage("judge") as stage:
@@ -20,7 +20,7 @@ with run_stage("judge") as stage:
     judge = build(params.judge, training, params.seed, stage.out, stage.scratch, stage.tracker.log_metrics)
     evaluation = label_contests(read_jsonl(validated / "eval.jsonl"))
     records = judge_contests(judge, evaluation, known_truth(validated / "dataset.json"))
-    metrics = label_accuracy(records, params.judge.confidence) | judge.usage()
+    metrics = label_accuracy(records, Intervals(params.judge.confidence, params.seed)) | judge.usage()
     write_json(stage.out / "metrics.json", metrics)
     stage.tracker.log_metrics(metrics)
     stage.summary = f"agrees with {metrics['accuracy']:.1%} of {len(records)} labels"

@@ -1,9 +1,11 @@
-"""kl: the distance of a policy from the reference, on the reference's own answers. `python -m stages.kl RUN`"""
+"""kl: the distance of a policy from the reference, in both directions. `python -m stages.kl RUN`"""
 
 from pathlib import Path
 
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.fingerprint import digest
-from epsilon_dpo.kl import forward_kl, summary
+from epsilon_dpo.kl import described, summary
+from epsilon_dpo.kl_records import kl_records
 from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.params.kl import KLView
 from epsilon_dpo.params.strict import load
@@ -14,20 +16,28 @@ run = run_argument()
 with run_stage("kl", run) as stage:
     params = load(KLView)
     set_up(0, params.threads)  # nothing is drawn here
-    policy = Path("out/align") / run / "model"
-    samples = read_jsonl(Path("out/reference/samples.jsonl"))
-    records = forward_kl(policy, Path("out/sft/model"), samples, params.kl)
-    metrics = summary(records, params.kl.confidence)
+    policy, sampled = Path("out/align") / run / "model", Path("out/sample") / run
     policy_sha256 = digest(policy)
-    temperature = read_json(Path("out/reference/metrics.json"))["temperature"]
+    facts = read_json(sampled / "metrics.json")
+    if facts["policy_sha256"] != policy_sha256:
+        raise UserError(f"{sampled} holds the answers of another policy than {policy}; run `dvc repro`.")
+    records = kl_records(
+        policy,
+        Path("out/sft/model"),  # the initial reference, also of a method that moves its own
+        reference_samples=read_jsonl(Path("out/reference/samples.jsonl")),
+        policy_samples=read_jsonl(sampled / "samples.jsonl"),
+        pairs=read_jsonl(Path("out/pairs/eval.jsonl")),
+        params=params.kl,
+    )
+    metrics = summary(records, params.kl.confidence)
+    facts = {"sample_temperature": facts["temperature"], "policy_sha256": policy_sha256}
     write_jsonl(stage.out / "records.jsonl", records)
-    write_json(
-        stage.out / "metrics.json", {**metrics, "sample_temperature": temperature, "policy_sha256": policy_sha256}
-    )
+    write_json(stage.out / "metrics.json", {**metrics, **facts})
+    write_json(stage.out / "estimators.json", described(params.kl.confidence))
     stage.tracker.log_metrics(metrics)
-    stage.tracker.log_to_policy(
-        policy_sha256, {key: metrics[key] for key in ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc")}
-    )
+    on_the_row = ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb")
+    stage.tracker.log_to_policy(policy_sha256, {name: metrics[name] for name in on_the_row})
     stage.summary = (
-        f"KL(reference || policy) = {metrics['kl_fwd_rb']:.3f} ± {metrics['kl_fwd_rb_se']:.3f} nats per answer"
+        f"KL(reference || policy) = {metrics['kl_fwd_rb']:.3f} ± {metrics['kl_fwd_rb_se']:.3f} nats per answer, "
+        f"reverse {metrics['kl_rev_rb']:.3f} ± {metrics['kl_rev_rb_se']:.3f}"
     )

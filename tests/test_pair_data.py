@@ -51,6 +51,6 @@ def test_a_batch_holds_the_mismatched_rows_beside_its_own():
 def test_too_few_prompts_are_one_sentence(tmp_path):
     file = tmp_path / "train.jsonl"
     write_jsonl(file, pairs_of([[1, 5], [1, 5], [1, 6]]))
-    with pytest.raises(UserError, match=r"train\.jsonl: 2 of 3 pairs share one prompt, .*choose another method"):
+    with pytest.raises(UserError, match=r"train\.jsonl: 2 of 3 rows share one prompt, .*choose another method"):
         PairData.read(file, mismatched_by=0)
     assert len(PairData.read(file)) == 3

@@ -19,21 +19,25 @@ ALIGN = {f"{stage}@{run}" for run in RUNS for stage in PER_RUN}
 SAMPLED = {f"{stage}@{run}" for run in RUNS for stage in ("sample", "score")}
 SCORES = {f"score@{run}" for run in RUNS}
 KLS = {f"kl@{run}" for run in RUNS}
-AFTER_SFT = {"sft", "reference", "controls", "report"} | ALIGN
+AFTER_SFT = {"sft", "candidates", "reference", "controls", "report"} | ALIGN
 AFTER_REFERENCE = {"reference", "controls", "report"} | SCORES | KLS
-AFTER_VALIDATE = {"validate", "judge", "pairs"} | AFTER_SFT
+AFTER_VALIDATE = {"validate", "judge", "ranking", "pairs"} | AFTER_SFT
 
-# By hand: first key of a leaf -> the stages that must run again when it changes. `check` always does, and nothing
-# follows it: its output is constant. A leaf of `runs` is treated below.
+# Stages whose output is always the same bytes; without candidates there are none to rank either.
+CONSTANT = {"check", "candidates", "ranking"}
+
+# By hand: first key of a leaf -> the stages that must run again when it changes. `check` always does. A leaf of
+# `runs` is treated below.
 TABLE = {
     "seed": {"fetch", "base"} | AFTER_VALIDATE,
-    "threads": {"judge"} | AFTER_SFT,
+    "threads": {"judge", "ranking"} | AFTER_SFT,
     "fetch": {"fetch", "base"} | AFTER_VALIDATE,
     "base": {"base"} | AFTER_VALIDATE,
     "tokens": AFTER_VALIDATE,
     "validate": AFTER_VALIDATE,
-    "judge": {"judge", "controls", "report"} | SCORES,
+    "judge": {"judge", "ranking", "controls", "report"} | SCORES,
     "sft": AFTER_SFT,
+    "candidates": {"candidates"},
     "pairs": {"pairs", "report"} | ALIGN,
     "align": {"report"} | ALIGN,
     "sample": AFTER_REFERENCE | SAMPLED,
@@ -68,7 +72,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, root)
     repo = Repo(str(root))
-    assert len(repo.index.graph) == 10 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
+    assert len(repo.index.graph) == 12 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
     return repo
 
 
@@ -83,14 +87,14 @@ def reading(repo: Repo) -> dict[str, dict]:
 
 
 def with_descendants(repo: Repo, direct: set[str]) -> set[str]:
-    """`direct` and all that follows from it. Nothing follows `check`."""
+    """`direct` and all that follows from it; nothing follows a stage whose output is constant."""
     graph = repo.index.graph  # edges point from a stage to what it needs
     affected = set(direct)
     grown = True
     while grown:
         grown = False
         for stage, needed in graph.edges():
-            if needed.name in affected - {"check"} and stage.name not in affected:
+            if needed.name in affected - CONSTANT and stage.name not in affected:
                 affected.add(stage.name)
                 grown = True
     return affected
@@ -121,3 +125,11 @@ def test_a_changed_leaf_reruns_exactly(repo: Repo, leaf: tuple[str, ...]) -> Non
     else:
         expected = TABLE[leaf[0]]
     assert with_descendants(repo, direct) == expected | {"check"}
+
+
+def test_a_policys_kl_follows_from_its_own_answers_and_from_the_pairs(repo: Repo) -> None:
+    """No number of params.yaml changes these alone, so the table cannot tell."""
+    run = RUNS[0]
+    assert f"kl@{run}" in with_descendants(repo, {f"sample@{run}"})
+    needed = {target.name for stage, target in repo.index.graph.edges() if stage.name == f"kl@{run}"}
+    assert needed == {"sft", "reference", "pairs", f"align@{run}", f"sample@{run}"}

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +25,8 @@ TEMPLATE = (
 
 
 def params(**changes: Any) -> Sample:
-    settings = {"turns": "single", "max_prompts": None, "temperature": 1.0, "max_new_tokens": 8, "batch_size": 64}
+    settings = {"turns": "single", "max_prompts": None, "samples_per_prompt": 1, "temperature": 1.0}
+    settings |= {"max_new_tokens": 8, "batch_size": 64}
     return Sample(**{**settings, **changes})
 
 
@@ -103,13 +105,23 @@ def test_generated_tokens_follow_the_model(tiny_gemma: Callable[..., Any], token
 def test_batch_size_and_order_change_no_sample(policy: Path) -> None:
     questions = rows(70)
     expected = answer(policy, questions, params(), 5, "policy")
-    assert [found["id"] for found in expected] == [question["id"] for question in questions]
+    assert [found["row_id"] for found in expected] == [question["id"] for question in questions]
     assert len({tuple(found["response_ids"]) for found in expected}) > 50
     for batch_size in (1, 7):
         assert answer(policy, questions, params(batch_size=batch_size), 5, "policy") == expected
     shuffled = random.Random(0).sample(questions, len(questions))
-    by_id = {found["id"]: found for found in answer(policy, shuffled, params(), 5, "policy")}
+    by_id = {found["row_id"]: found for found in answer(policy, shuffled, params(), 5, "policy")}
     assert [by_id[question["id"]] for question in questions] == expected
+
+
+def test_several_samples_of_a_prompt_are_independent_and_extend_one(policy: Path) -> None:
+    questions = rows(20)
+    one, three = (answer(policy, questions, params(samples_per_prompt=k), 5, "policy") for k in (1, 3))
+    assert [x["id"] for x in three] == [f"{q['id']}/{k}" for q in questions for k in range(3)]
+    assert three[::3] == one
+    different = [len({tuple(x["response_ids"]) for x in three[i : i + 3]}) for i in range(0, 60, 3)]
+    assert sum(different) > 50
+    assert len({x["prompt_id"] for x in three}) == len({json.dumps(q["prompt"]) for q in questions})
 
 
 def test_seed_stream_and_id_each_change_the_samples(policy: Path) -> None:

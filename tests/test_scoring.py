@@ -8,7 +8,9 @@ from epsilon_dpo.contests import control_contests, label_contests, read_same_pro
 from epsilon_dpo.data.synthetic import PROMPTS, TOPICS, true_reward
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.judges.interface import Question, Verdict
+from epsilon_dpo.prompts import prompt_id
 from epsilon_dpo.scoring import (
+    Intervals,
     by_opponent,
     judge_contests,
     known_truth,
@@ -35,8 +37,13 @@ class LengthJudge:
 
 
 def sample_row(id_: str, response: str, chosen: str = FACT) -> dict:
-    prompt = [{"role": "user", "content": QUESTION}]
-    return {"id": id_, "prompt": prompt, "chosen": chosen, "response": response, "finish_reason": "stop"}
+    """A row of samples.jsonl; a system message makes its prompt its own."""
+    prompt = [{"role": "system", "content": id_}, {"role": "user", "content": QUESTION}]
+    found = {"id": id_, "row_id": id_, "prompt_id": prompt_id(prompt), "prompt": prompt, "chosen": chosen}
+    return found | {"response": response, "finish_reason": "stop"}
+
+
+INTERVALS = Intervals(0.95, 17)
 
 
 def truth(prompt: list[dict[str, str]], text: str) -> float:
@@ -62,9 +69,11 @@ def test_a_run_s_records_and_rates_by_hand() -> None:
     assert records[3]["empty_a"] and records[3]["win"] == 0.0
     longer = len(FALSE) - len(FACT)  # of the false claim: decides what a judge by length says of pair 1
     expected = 1.0 + win(float(longer)) + 0.5 + 0.0
-    metrics = by_opponent(records, 0.95)
+    metrics = by_opponent(records, INTERVALS)
     assert metrics["win_rate/chosen"] == expected / 4 and metrics["win_rate/chosen_n"] == 4
-    assert (metrics["win_rate/chosen_low"], metrics["win_rate/chosen_high"]) == wilson(expected, 4, 0.95)
+    assert metrics["win_rate/chosen_low"] < expected / 4 < metrics["win_rate/chosen_high"]
+    assert metrics["consistent_win_rate/chosen"] == expected / 4  # every decided pair is consistent here
+    assert metrics["mean_judge_tokens/chosen"] == len(FACT.split())
     assert metrics["true_win_rate/chosen"] == (1.0 + 0.0 + 0.5 + 0.0) / 4
     assert metrics["true_win_rate/sft"] == (1.0 + 0.0 + 0.5 + 0.5) / 4  # an empty and a false answer are both worth -1
     assert metrics["truth_agreement/chosen"] == pytest.approx((1.0 + (1.0 - win(float(longer))) + 1.0) / 3)
@@ -82,8 +91,11 @@ def test_a_run_s_records_and_rates_by_hand() -> None:
 
 def test_position_decides_only_what_it_outweighs() -> None:
     record = {"win": 1.0, "logit": 0.2, "f_ab": 0.4, "f_ba": 0.2, "consistent": False, "identical": False}
+    record |= {"tokens_a": 3, "tokens_b": 5, "finish_reason": "stop", "prompt_id": "one"}
     flags = dict.fromkeys(("trunc_source", "trunc_a", "refused"), False)
-    found = summary([record | flags | {"trunc_b": True}, record | flags | {"trunc_b": False, "consistent": True}], 0.9)
+    other = {"trunc_b": False, "consistent": True, "prompt_id": "two"}
+    found = summary([record | flags | {"trunc_b": True}, record | flags | other], INTERVALS)
+    assert found["win_rate"] == 1.0 and found["consistent_win_rate"] == 0.75
     assert found["consistency"] == 0.5 and found["position_bias"] == pytest.approx(0.3)
     assert found["truncated_share"] == 0.5 and "true_win_rate" not in found
 
@@ -95,28 +107,34 @@ def test_ties(logit: float, expected: float) -> None:
 
 def test_controls_and_the_one_that_needs_no_truth() -> None:
     pairs = [{"id": row["id"], "rejected": [{"role": "assistant", "content": "It"}]} for row in [*SFT, {"id": "9"}]]
-    records = judge_contests(LengthJudge(), control_contests(SFT, pairs), None)
+    records = judge_contests(LengthJudge(), control_contests(SFT, pairs, 17), None)
     refuse_preference_among_equals(records)
-    metrics = by_opponent(records, 0.95)
+    metrics = by_opponent(records, INTERVALS)
     assert metrics["win_rate/chosen_vs_rejected"] == 1.0 and metrics["win_rate/chosen_vs_rejected_n"] == 4
     assert metrics["win_rate/chosen_vs_chosen"] == 0.5 and metrics["tie_share/chosen_vs_chosen"] == 1.0
     assert "win_rate/sft_vs_chosen" in metrics and "true_win_rate/sft_vs_chosen" not in metrics
-    records[-1]["win"] = 1.0
-    assert records[-1]["answer"] == records[-1]["opponent"] == "chosen"
+    shuffled = [record for record in records if record["answer"] == "shuffled"]
+    assert [record["id"] for record in shuffled] == [row["id"] for row in SFT]
+    # Three of SFT's answers are the fact and one is false; each meets its own prompt's fact, in another order.
+    assert sorted(record["chars_a"] for record in shuffled) == sorted([len(FACT)] * 3 + [len(FALSE)])
+    assert shuffled[3]["chars_a"] == len(FACT)  # the false claim answered row 3
+    same = next(record for record in records if record["answer"] == record["opponent"] == "chosen")
+    same["win"] = 1.0
     with pytest.raises(RuntimeError, match="prefers one of two identical answers"):
         refuse_preference_among_equals(records)
     with pytest.raises(UserError, match="row 0"):
-        control_contests(SFT, pairs[1:])
+        control_contests(SFT, pairs[1:], 17)
 
 
 def test_label_accuracy_is_the_share_of_labels_that_the_judge_repeats() -> None:
     def pair(chosen: str, rejected: str) -> dict:
         sides = {"chosen": chosen, "rejected": rejected}
         messages = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
-        return {"id": chosen, "prompt": [{"role": "user", "content": QUESTION}], **messages}
+        prompt = [{"role": "system", "content": chosen}, {"role": "user", "content": QUESTION}]
+        return {"id": chosen, "prompt": prompt, **messages}
 
     contests = label_contests([pair("long answer", "x"), pair("y", "longer"), pair("zz", "z"), pair("vvv", "v")])
-    found = label_accuracy(judge_contests(LengthJudge(), contests, truth), 0.95)
+    found = label_accuracy(judge_contests(LengthJudge(), contests, truth), INTERVALS)
     assert found["accuracy"] == 0.75 and (found["accuracy_low"], found["accuracy_high"]) == wilson(3, 4, 0.95)
     assert found["true_win_rate"] == 0.5 and "truth_agreement" not in found  # four false sentences: nothing to decide
     assert not any(name.startswith("win_rate") for name in found)
@@ -138,3 +156,42 @@ def test_truth_is_known_only_where_the_dataset_says_so(tmp_path: Path) -> None:
     file.write_text('{"true_reward": true}')
     found = known_truth(file)
     assert found is not None and found([{"role": "user", "content": QUESTION}], FACT) == 1.5
+
+
+def test_several_samples_of_a_prompt_are_not_several_prompts() -> None:
+    """30 prompts whose answers always win or always lose: four samples each leave the interval as wide as one."""
+
+    def rows(samples: int) -> list[dict]:
+        return [
+            sample_row(f"{prompt}", f"Of course! {FACT}" if prompt % 3 else "") | {"id": f"{prompt}/{number}"}
+            for prompt in range(30)
+            for number in range(samples)
+        ]
+
+    one, four = (
+        by_opponent(judge_contests(LengthJudge(), run_contests(rows(k), rows(k)), None), INTERVALS) for k in (1, 4)
+    )
+    assert one["win_rate/chosen"] == four["win_rate/chosen"] == pytest.approx(2 / 3)
+    assert one["win_rate/chosen_n"] == four["win_rate/chosen_n"] == 30
+    widths = [found["win_rate/chosen_high"] - found["win_rate/chosen_low"] for found in (one, four)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)
+
+
+def test_length_is_taken_out_of_a_judge_that_sees_nothing_else() -> None:
+    """The longer answer always wins; at equal length nothing is left to win by."""
+    rows = [sample_row(str(n), "word " * (n % 11 + 1), chosen="word " * 6) for n in range(66)]
+    metrics = by_opponent(judge_contests(LengthJudge(), run_contests(rows, rows), None), INTERVALS)
+    assert metrics["win_rate/chosen"] == pytest.approx(0.5) and metrics["length_slope/chosen"] > 3
+    longer = [sample_row(str(n), "word " * (n % 11 + 4), chosen="word " * 6) for n in range(66)]
+    metrics = by_opponent(judge_contests(LengthJudge(), run_contests(longer, rows), None), INTERVALS)
+    assert metrics["win_rate/chosen"] > 0.7 and metrics["lc_win_rate/chosen"] == pytest.approx(0.5, abs=0.15)
+
+
+def test_cut_answers_are_also_left_out() -> None:
+    rows = [
+        sample_row(str(n), "long answer " * 9) | {"finish_reason": "length" if n < 5 else "stop"} for n in range(10)
+    ]
+    rows[7]["response"] = "x"
+    metrics = by_opponent(judge_contests(LengthJudge(), run_contests(rows, rows), None), INTERVALS)
+    assert metrics["win_rate/chosen"] == 0.9 and metrics["whole_win_rate/chosen"] == 0.8
+    assert metrics["whole_win_rate/chosen_n"] == 5

@@ -6,9 +6,10 @@ from typing import Any
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import read_jsonl
+from epsilon_dpo.prompts import partners
 
 Row = dict[str, Any]
-RUN, SFT, CHOSEN, REJECTED = "run", "sft", "chosen", "rejected"
+RUN, SFT, CHOSEN, REJECTED, SHUFFLED = "run", "sft", "chosen", "rejected", "shuffled"
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Contest:
     """Answer a against answer b to one prompt.
 
     Attributes:
-        id: of the evaluation row.
+        id: of the evaluation row, or of the sample that answers it.
         prompt: messages.
         answer: whose answer a is.
         opponent: whose answer b is.
@@ -34,17 +35,18 @@ class Contest:
 
 def run_contests(samples: list[Row], reference: list[Row]) -> list[Contest]:
     """A run's answers against the chosen ones and against the reference's, which answer the same prompts."""
-    return [
-        Contest(row["id"], row["prompt"], RUN, CHOSEN, row["response"], row["chosen"], row["finish_reason"])
-        for row in samples
-    ] + [
+    return [_against_chosen(row, RUN) for row in samples] + [
         Contest(row["id"], row["prompt"], RUN, SFT, row["response"], other["response"], row["finish_reason"])
         for row, other in zip(samples, reference, strict=True)
     ]
 
 
-def control_contests(reference: list[Row], pairs: list[Row]) -> list[Contest]:
-    """SFT against chosen; chosen against rejected, the judge's accuracy; chosen against itself, ties only.
+def control_contests(reference: list[Row], pairs: list[Row], seed: int) -> list[Contest]:
+    """What is known beforehand, and the reference itself.
+
+    SFT against chosen; chosen against rejected, the judge's accuracy; chosen against itself, ties only; SFT's answers
+    to other prompts (drawn by `seed`) against chosen, which should win: a judge that looks at the prompt sees that they
+    are beside the point. The last one is left out where more than half of the answers share a prompt.
 
     Args:
         reference: rows of out/reference/samples.jsonl.
@@ -54,19 +56,21 @@ def control_contests(reference: list[Row], pairs: list[Row]) -> list[Contest]:
         UserError: `reference` answers a row that is not among the pairs.
     """
     rejected = {row["id"]: row["rejected"][0]["content"] for row in pairs}
-    unknown = [row["id"] for row in reference if row["id"] not in rejected]
+    rows = {row["row_id"]: row for row in reference}  # one of the samples of each row
+    unknown = [id_ for id_ in rows if id_ not in rejected]
     if unknown:
         raise UserError(
             f"out/reference answers row {unknown[0]}, which out/validate/eval.jsonl lacks; run `dvc repro`."
         )
-    return [
-        Contest(row["id"], row["prompt"], SFT, CHOSEN, row["response"], row["chosen"], row["finish_reason"])
-        for row in reference
-    ] + [
-        Contest(row["id"], row["prompt"], CHOSEN, opponent, row["chosen"], text)
-        for row in reference
-        for opponent, text in ((REJECTED, rejected[row["id"]]), (CHOSEN, row["chosen"]))
-    ]
+    return (
+        [_against_chosen(row, SFT) for row in reference]
+        + [
+            Contest(id_, row["prompt"], CHOSEN, opponent, row["chosen"], text)
+            for id_, row in rows.items()
+            for opponent, text in ((REJECTED, rejected[id_]), (CHOSEN, row["chosen"]))
+        ]
+        + _shuffled(reference, seed)
+    )
 
 
 def label_contests(pairs: list[Row]) -> list[Contest]:
@@ -74,6 +78,21 @@ def label_contests(pairs: list[Row]) -> list[Contest]:
     return [
         Contest(row["id"], row["prompt"], CHOSEN, REJECTED, row["chosen"][0]["content"], row["rejected"][0]["content"])
         for row in pairs
+    ]
+
+
+def _against_chosen(row: Row, answer: str) -> Contest:
+    return Contest(row["id"], row["prompt"], answer, CHOSEN, row["response"], row["chosen"], row["finish_reason"])
+
+
+def _shuffled(reference: list[Row], seed: int) -> list[Contest]:
+    try:
+        donors = partners([row["prompt_id"] for row in reference], seed)
+    except ValueError:
+        return []
+    return [
+        _against_chosen({**row, "response": reference[donor]["response"]}, SHUFFLED)
+        for row, donor in zip(reference, donors, strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import read_jsonl
 from epsilon_dpo.padding import pad_right
+from epsilon_dpo.prompts import partners
 
 ANSWERS = ("chosen_ids", "rejected_ids")
 SIDES = ("prompt_ids", *ANSWERS)
@@ -44,43 +45,24 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
         try:
             return cls(rows, mismatched_by)
         except ValueError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(
+                f"{path}: {error}, so that not every prompt can be given an answer to another one, which this method "
+                "needs for its KL; choose another method, or data with more prompts."
+            ) from None
 
     def _add_mismatched(self, seed: int) -> None:
         longest = max(len(row["prompt_ids"]) + len(row[side]) for row in self.rows for side in ANSWERS)
-        for row, other in zip(self.rows, _with_other_prompts(self.rows, seed), strict=True):
+        for row, donor in zip(
+            self.rows, partners([row["prompt_ids"].tobytes() for row in self.rows], seed), strict=True
+        ):
             for side in ANSWERS:
-                row[f"mismatched_{side}"] = other[side][: longest - len(row["prompt_ids"])]
+                row[f"mismatched_{side}"] = self.rows[donor][side][: longest - len(row["prompt_ids"])]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
-
-
-def _with_other_prompts(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """A permutation of `rows` in which every row stands at the place of one with another prompt.
-
-    Rows are lined up prompt by prompt, the prompts in random order, and moved on by the size of the largest prompt.
-
-    Raises:
-        ValueError: more than half of the rows share a prompt.
-    """
-    places: dict[bytes, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(row["prompt_ids"].tobytes(), []).append(place)
-    largest = max(map(len, places.values()))
-    if 2 * largest > len(rows):
-        raise ValueError(
-            f"{largest} of {len(rows)} pairs share one prompt, so that not every prompt can be given an answer to "
-            "another one, which this method needs for its KL; choose another method, or data with more prompts."
-        )
-    groups = list(places.values())
-    line = [place for group in np.random.default_rng(seed).permutation(len(groups)) for place in groups[group]]
-    moved = line[largest:] + line[:largest]
-    partner = dict(zip(line, moved, strict=True))
-    return [rows[partner[place]] for place in range(len(rows))]
 
 
 class PairCollator:

@@ -30,11 +30,12 @@ from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.device import on_device
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.sample import Sample
+from epsilon_dpo.prompts import prompt_id
 
 Row = dict[str, Any]
 # The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
 # theirs, which takes noise out of the differences between runs and changes the distribution of none.
-Stream = Literal["reference", "policy"]
+Stream = Literal["reference", "policy", "candidates"]
 
 
 def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
@@ -43,8 +44,8 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
     Args:
         rows: of out/validate/eval.jsonl.
         turns: `single` keeps prompts of exactly one user message and no assistant's; `all` keeps all.
-        max_prompts: keep only this many distinct prompts, those with the smallest sha256 (a choice that favours no part
-            of the file), each with all its rows; None: all.
+        max_prompts: keep only this many distinct prompts, those with the smallest id (a choice that favours no part of
+            the file), each with all its rows; None: all.
 
     Raises:
         UserError: fewer than two rows are left, of which no interval can be told.
@@ -55,28 +56,30 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
             f"Only {len(kept)} evaluation rows have a prompt for sample.turns = {turns}; set it to all, "
             "or fetch other data."
         )
-    ranked = sorted({_prompt_hash(row["prompt"]) for row in kept})[:max_prompts]
-    chosen = frozenset(ranked)
-    return [row for row in kept if _prompt_hash(row["prompt"]) in chosen]
+    chosen = frozenset(sorted({prompt_id(row["prompt"]) for row in kept})[:max_prompts])
+    return [row for row in kept if prompt_id(row["prompt"]) in chosen]
 
 
 def answer(folder: Path, rows: list[Row], params: Sample, seed: int, stream: Stream) -> list[Row]:
-    """Samples of the policy in `folder` (model and tokenizer), one per row, in the order of `rows`.
+    """Samples of the policy in `folder` (model and tokenizer), `samples_per_prompt` of each row, row by row.
 
     Returns:
-        `id`, `prompt` (messages), `chosen` (text), `response` (text without special tokens, stripped), `response_ids`
-        (with the stop token if it was reached) and `finish_reason`: `stop` or `length`.
+        `id` (the row's and the number of the sample), `row_id`, `prompt_id`, `prompt` (messages), `chosen` (text),
+        `response` (text without special tokens, stripped), `response_ids` (with the stop token if it was reached) and
+        `finish_reason`: `stop` or `length`.
 
     Raises:
         UserError: a prompt and `max_new_tokens` exceed the model's context.
     """
     tokenizer = load_tokenizer(folder)
     model = on_device(AutoModelForCausalLM.from_pretrained(folder))
-    prompts = {row["id"]: prompt_ids(tokenizer, row["prompt"]) for row in rows}
-    _fits(model, max(map(len, prompts.values())), params.max_new_tokens)
-    seeds = {id_: seed_of(seed, stream, id_) for id_ in prompts}
+    asked = {f"{row['id']}/{number}": row for row in rows for number in range(params.samples_per_prompt)}
+    ids = {row["id"]: prompt_ids(tokenizer, row["prompt"]) for row in rows}
+    _fits(model, max(map(len, ids.values())), params.max_new_tokens)
+    prompts = {id_: ids[row["id"]] for id_, row in asked.items()}
+    seeds = {id_: seed_of(seed, stream, id_) for id_ in asked}
     completions = sample(model, tokenizer, prompts, seeds, params)
-    return [_finished(row, completions[row["id"]], tokenizer) for row in rows]
+    return [_finished(id_, row, completions[id_], tokenizer) for id_, row in asked.items()]
 
 
 def seed_of(seed: int, stream: Stream, id_: str) -> int:
@@ -150,10 +153,6 @@ def _is_single_turn(prompt: list[dict[str, str]]) -> bool:
     return roles.count("user") == 1 and "assistant" not in roles
 
 
-def _prompt_hash(prompt: list[dict[str, str]]) -> str:
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
-
-
 def _fits(model: PreTrainedModel, longest_prompt: int, max_new_tokens: int) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest_prompt + max_new_tokens > context:
@@ -175,9 +174,11 @@ def _until(stop: int, ids: list[int]) -> list[int]:
     return ids[: ids.index(stop) + 1] if stop in ids else ids
 
 
-def _finished(row: Row, ids: list[int], tokenizer: PreTrainedTokenizerFast) -> Row:
+def _finished(id_: str, row: Row, ids: list[int], tokenizer: PreTrainedTokenizerFast) -> Row:
     return {
-        "id": row["id"],
+        "id": id_,
+        "row_id": row["id"],
+        "prompt_id": prompt_id(row["prompt"]),
         "prompt": row["prompt"],
         "chosen": row["chosen"][0]["content"],
         "response": str(tokenizer.decode(ids, skip_special_tokens=True)).strip(),

@@ -5,19 +5,24 @@ it is below -TIE, and ties by 1/2 otherwise; upstream counts a tie as a loss. Wh
 same pairs are also decided by it, so that the judge itself can be judged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scipy.special import expit
 
+from epsilon_dpo.comparison.bootstrap import cluster_bootstrap, win_rate
+from epsilon_dpo.comparison.length import length_controlled
 from epsilon_dpo.contests import RUN, Contest
 from epsilon_dpo.data.synthetic import true_reward
 from epsilon_dpo.judges.interface import Judge, Question, Verdict
 from epsilon_dpo.outputs import read_json
-from epsilon_dpo.statistics import mean, rate
+from epsilon_dpo.prompts import prompt_id
+from epsilon_dpo.statistics import Estimate
 
 TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
+DRAWS = 10_000  # resamples of an interval: its ends then move by less than a tenth of their width between two seeds
 TRUNCATIONS = ("trunc_source", "trunc_a", "trunc_b")
 
 Record = dict[str, Any]
@@ -59,21 +64,53 @@ def win(logit: float) -> float:
     return 0.5 if abs(logit) <= TIE else float(logit > 0.0)
 
 
-def summary(records: list[Record], confidence: float, at: str = "") -> dict[str, float]:
+@dataclass(frozen=True)
+class Intervals:
+    """How every interval here is made: over prompts, which may have several records each.
+
+    Attributes:
+        confidence: coverage, in (0, 1).
+        seed: of the resampling, where there is any.
+    """
+
+    confidence: float
+    seed: int
+
+    def rate(self, wins: Sequence[float], records: Sequence[Record]) -> Estimate:
+        """The mean of `wins`, one of each record."""
+        prompts = [record["prompt_id"] for record in records]
+        return win_rate(wins, prompts, self.confidence, DRAWS, self.seed)
+
+    def mean(self, values: Sequence[float], records: Sequence[Record]) -> Estimate:
+        """The mean of real numbers, one of each record."""
+        prompts = [record["prompt_id"] for record in records]
+        return cluster_bootstrap(values, prompts, self.confidence, DRAWS, self.seed)
+
+
+def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[str, float]:
     """The numbers of one opponent's records; `at` is appended to each name, before `_low`, `_high` and `_n`.
 
-    `win_rate` with its Wilson interval; `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of
-    decided pairs whose two orders agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place
-    helps; `tie_share`, `identical_share`; `truncated_share` of pairs that the judge did not see whole;
-    `refused_share` of pairs without a readable verdict, which are ties. With a truth: `true_win_rate`, and
-    `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth decides.
+    With an interval each:
+    - `win_rate`: ties a half; `consistent_win_rate`: a pair whose two orders disagree is a tie;
+    - `lc_win_rate`: at equal length (comparison/length.py, with `length_slope`); `similar_length_win_rate`: of the
+      pairs whose lengths differ by at most a fifth; `whole_win_rate`: of the answers that max_new_tokens did not cut,
+      if some were cut;
+    - with a truth `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth
+      decides.
+    Without: `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of decided pairs whose two orders
+    agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place helps; `tie_share`,
+    `identical_share`; `truncated_share` of pairs that the judge did not see whole; `refused_share`.
 
     Raises:
         ValueError: there is no record.
     """
     n = len(records)
-    found = rate([record["win"] for record in records], confidence).named(f"win_rate{at}")
+    wins = [record["win"] for record in records]
     decided = [record for record in records if record["win"] != 0.5]
+    both_orders = [record["win"] if record["consistent"] else 0.5 for record in records]
+    found = intervals.rate(wins, records).named(f"win_rate{at}")
+    found |= intervals.rate(both_orders, records).named(f"consistent_win_rate{at}")
+    found |= _at_equal_length(records, intervals, at) | _uncut(records, intervals, at)
     found |= {
         f"soft_win_rate{at}": float(expit([record["logit"] / 2.0 for record in records]).mean()),
         f"consistency{at}": sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0,
@@ -83,16 +120,16 @@ def summary(records: list[Record], confidence: float, at: str = "") -> dict[str,
         f"truncated_share{at}": sum(any(record[key] for key in TRUNCATIONS) for record in records) / n,
         f"refused_share{at}": sum(record["refused"] for record in records) / n,
     }
-    return found | (_true_summary(records, confidence, at) if "true_win" in records[0] else {})
+    return found | (_true_summary(records, intervals, at) if "true_win" in records[0] else {})
 
 
-def label_accuracy(records: list[Record], confidence: float) -> dict[str, float]:
-    """`summary` of chosen against rejected, where a win is a right answer: `win_rate` is called `accuracy`."""
-    found = summary(records, confidence)
-    return {name.replace("win_rate", "accuracy") if name.startswith("win") else name: x for name, x in found.items()}
+def label_accuracy(records: list[Record], intervals: Intervals) -> dict[str, float]:
+    """`summary` of chosen against rejected, where the judge's win is a right answer: its rates are accuracies."""
+    found = summary(records, intervals)
+    return {name if name.startswith("true") else name.replace("win_rate", "accuracy"): x for name, x in found.items()}
 
 
-def by_opponent(records: list[Record], confidence: float) -> dict[str, float]:
+def by_opponent(records: list[Record], intervals: Intervals) -> dict[str, float]:
     """`summary` of each opponent's records, at `/<opponent>` for a run and `/<answer>_vs_<opponent>` for a control.
 
     And `answers` of both sides.
@@ -100,26 +137,30 @@ def by_opponent(records: list[Record], confidence: float) -> dict[str, float]:
     found: dict[str, float] = {}
     for answer, opponent in dict.fromkeys((record["answer"], record["opponent"]) for record in records):
         own = [record for record in records if (record["answer"], record["opponent"]) == (answer, opponent)]
-        found |= summary(own, confidence, f"/{opponent}" if answer == RUN else f"/{answer}_vs_{opponent}")
-        found |= answers(own, "a", answer, confidence) | answers(own, "b", opponent, confidence)
+        found |= summary(own, intervals, f"/{opponent}" if answer == RUN else f"/{answer}_vs_{opponent}")
+        found |= answers(own, "a", answer, intervals) | answers(own, "b", opponent, intervals)
     return found
 
 
-def answers(records: list[Record], side: str, name: str, confidence: float) -> dict[str, float]:
-    """Of one side's answers: `mean_chars/<name>`, `empty_share/<name>` and, with a truth, mean `true_reward/<name>`."""
+def answers(records: list[Record], side: str, name: str, intervals: Intervals) -> dict[str, float]:
+    """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>`, `empty_share/<name>` and, with a truth,
+    mean `true_reward/<name>` with its interval."""
     n = len(records)
     found = {
         f"mean_chars/{name}": sum(record[f"chars_{side}"] for record in records) / n,
+        f"mean_judge_tokens/{name}": sum(record[f"tokens_{side}"] for record in records) / n,
         f"empty_share/{name}": sum(record[f"empty_{side}"] for record in records) / n,
     }
     if f"true_{side}" not in records[0]:
         return found
-    return found | mean([record[f"true_{side}"] for record in records], confidence).named(f"true_reward/{name}")
+    rewards = [record[f"true_{side}"] for record in records]
+    return found | intervals.mean(rewards, records).named(f"true_reward/{name}")
 
 
 def _record(contest: Contest, verdict: Verdict) -> Record:
     return {
         "id": contest.id,
+        "prompt_id": prompt_id(contest.prompt),
         "answer": contest.answer,
         "opponent": contest.opponent,
         "f_ab": verdict.f_ab,
@@ -147,10 +188,35 @@ def _true_record(contest: Contest, truth: Truth) -> Record:
     return {"true_a": a, "true_b": b, "true_win": win(a - b)}
 
 
-def _true_summary(records: list[Record], confidence: float, at: str) -> dict[str, float]:
-    found = rate([record["true_win"] for record in records], confidence).named(f"true_win_rate{at}")
+def _at_equal_length(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    """Nothing where the records are too few, or all lengths differ alike: then length cannot be told from the rest."""
+    try:
+        found = length_controlled(
+            [record["win"] for record in records],
+            [record["tokens_a"] for record in records],
+            [record["tokens_b"] for record in records],
+            [record["prompt_id"] for record in records],
+            intervals.confidence,
+            DRAWS,
+            intervals.seed,
+        )
+    except ValueError:
+        return {}
+    similar = {} if found.similar is None else found.similar.named(f"similar_length_win_rate{at}")
+    return found.win_rate.named(f"lc_win_rate{at}") | {f"length_slope{at}": found.slope} | similar
+
+
+def _uncut(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    whole = [record for record in records if record["finish_reason"] != "length"]
+    if not whole or len(whole) == len(records):
+        return {}
+    return intervals.rate([record["win"] for record in whole], whole).named(f"whole_win_rate{at}")
+
+
+def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    found = intervals.rate([record["true_win"] for record in records], records).named(f"true_win_rate{at}")
     decided = [record for record in records if record["true_win"] != 0.5]
     if decided:
         right = [record["win"] if record["true_win"] == 1.0 else 1.0 - record["win"] for record in decided]
-        found |= rate(right, confidence).named(f"truth_agreement{at}")
+        found |= intervals.rate(right, decided).named(f"truth_agreement{at}")
     return found

@@ -61,6 +61,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_jsonl(fetched / "train.jsonl", [*training, row("train", 4, "What <eos> is it?", chosen="")])
     write_jsonl(fetched / "eval.jsonl", [row("eval", n, f"Tell me about whale {n}.") for n in range(3)])
     write_json(fetched / "dataset.json", {"source": "hh", "true_reward": False})
+    (tmp_path / "out" / "ranking").mkdir()
+    write_jsonl(tmp_path / "out" / "ranking" / "ranked.jsonl", [])
     sizes = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.06}
     params = EmbeddedModel(source="embedded", max_position_embeddings=256, **sizes, **heads)  # type: ignore[arg-type]
@@ -112,6 +114,27 @@ def test_a_bad_dataset_stops_in_one_sentence_and_leaves_nothing(project: Path) -
     assert sentence.startswith("ERROR in stage validate: 1 of 6 rows of the split train break splits_share_no_prompt")
     assert "set/train/9" in sentence and "\n" not in sentence
     assert not (project / "out" / "validate").exists() and not list((project / "out").glob(".*.partial"))
+
+
+def test_on_policy_pairs_replace_the_training_pairs_alone(project: Path) -> None:
+    """Three ranked answers to one prompt: the best against the worst; evaluation stays the dataset's."""
+    on_policy = "pairs: {source: on_policy, choose: best_worst, min_margin: 0.5}"
+    params = project / "params.yaml"
+    params.write_text(PARAMS.replace("pairs: {source: dataset}", on_policy), "utf-8")
+    prompt = [{"role": "user", "content": "What is whale 1?"}]
+    ranked = {"id": "set/train/1", "prompt": prompt, "answers": ["No.", "Good", "Good question!"]}
+    file = project / "out" / "ranking" / "ranked.jsonl"
+    write_jsonl(file, [ranked | {"scores": [-1.0, 0.0, 2.0]}, ranked | {"id": "close", "scores": [0.1, 0.2, 0.3]}])
+    run("validate")
+    run("pairs")
+    pairs = read_jsonl(project / "out" / "pairs" / "train.jsonl")
+    assert [pair["id"] for pair in pairs] == ["set/train/1/2-0"]
+    texts = read_jsonl(project / "out" / "pairs" / "train_text.jsonl")
+    assert texts[0]["chosen"][0]["content"] == "Good question!" and texts[0]["chosen_score"] == 2.0
+    assert len(read_jsonl(project / "out" / "pairs" / "eval.jsonl")) == 3
+    write_jsonl(file, [ranked | {"scores": [0.1, 0.2, 0.3]}])
+    with pytest.raises(SystemExit, match=r"No prompt has two answers .* pairs.min_margin = 0.5"):
+        run("pairs")
 
 
 def test_two_processes_write_the_same_bytes(project: Path) -> None:

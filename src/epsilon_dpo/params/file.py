@@ -13,11 +13,12 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.base import BaseView
+from epsilon_dpo.params.candidates import CandidatesView
 from epsilon_dpo.params.fetch import FetchView
 from epsilon_dpo.params.judge import JudgeView
 from epsilon_dpo.params.kl import KLView
 from epsilon_dpo.params.monotonicity import MonotonicityView
-from epsilon_dpo.params.pairs import PairsView
+from epsilon_dpo.params.pairs import OnPolicyPairs, PairsView
 from epsilon_dpo.params.report import ReportView
 from epsilon_dpo.params.sample import SampleView
 from epsilon_dpo.params.score import ScoreView
@@ -34,6 +35,7 @@ class ParamsFile(
     SampleView,
     AlignView,
     PairsView,
+    CandidatesView,
     SFTView,
     JudgeView,
     ValidateView,
@@ -48,6 +50,15 @@ class ParamsFile(
         if len(stated) > 1:
             raise ValueError(
                 "score, kl, monotonicity and judge must state one confidence, since the report shows them side by side"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _on_policy_pairs_need_candidates(self) -> "ParamsFile":
+        if isinstance(self.pairs, OnPolicyPairs) != (self.candidates is not None):
+            raise ValueError(
+                "pairs.source: on_policy is made of candidates, and nothing else is: set both, or "
+                "candidates: null with pairs.source: dataset"
             )
         return self
 

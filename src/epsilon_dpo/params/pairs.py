@@ -1,17 +1,30 @@
 """`pairs`: where the preference pairs of the alignment come from."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from epsilon_dpo.on_policy import Choice
 from epsilon_dpo.params.strict import Strict
 from epsilon_dpo.params.tokens import Tokens
 
 
-class Pairs(Strict):
+class DatasetPairs(Strict):
+    """The dataset's own."""
+
     source: Literal["dataset"]
+
+
+class OnPolicyPairs(Strict):
+    """The reference's own answers to the training prompts, ranked by the judge; evaluation pairs stay the dataset's."""
+
+    source: Literal["on_policy"]
+    choose: Choice
+    min_margin: Annotated[float, Field(ge=0.0)]  # of the judge's scores; closer answers make no pair
 
 
 class PairsView(Strict):
     """What stages/pairs.py reads."""
 
     tokens: Tokens
-    pairs: Pairs
+    pairs: Annotated[DatasetPairs | OnPolicyPairs, Field(discriminator="source")]

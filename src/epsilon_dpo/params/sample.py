@@ -10,6 +10,7 @@ from epsilon_dpo.params.strict import Strict
 class Sample(Strict):
     turns: Literal["single", "all"]  # single: only prompts of one user turn, the DPO paper's setting
     max_prompts: Annotated[int, Field(ge=2)] | None  # null: all
+    samples_per_prompt: Annotated[int, Field(ge=1)]  # independent answers; several cut the noise of sampling
     temperature: Annotated[float, Field(gt=0.0)]
     max_new_tokens: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]

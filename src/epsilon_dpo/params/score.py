@@ -8,11 +8,12 @@ from epsilon_dpo.params.strict import Strict
 
 
 class Score(Strict):
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the Wilson intervals
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the intervals
 
 
 class ScoreView(Strict):
     """What stages/score.py and stages/controls.py read."""
 
+    seed: int
     threads: int
     score: Score

@@ -1,0 +1,1 @@
+"""Win rates compared: between runs, across seeds, at equal length and at equal KL."""

@@ -1,0 +1,23 @@
+"""`candidates`: the reference's own answers to the training prompts, for on-policy pairs."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from epsilon_dpo.params.strict import Strict
+
+
+class Candidates(Strict):
+    samples_per_prompt: Annotated[int, Field(ge=2)]  # 5 in SimPO's sets
+    max_prompts: Annotated[int, Field(ge=1)] | None  # null: all training prompts
+    temperature: Annotated[float, Field(gt=0.0)]  # 0.8 in SimPO's sets
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+
+
+class CandidatesView(Strict):
+    """What stages/candidates.py reads."""
+
+    seed: int
+    threads: int
+    candidates: Candidates | None  # null: pairs come from the dataset

@@ -1,0 +1,7 @@
+"""What stages/ranking.py reads; the stage has no numbers of its own."""
+
+from epsilon_dpo.params.strict import Strict
+
+
+class RankingView(Strict):
+    threads: int

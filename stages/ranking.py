@@ -1,0 +1,22 @@
+"""ranking: the candidates of each prompt, scored by the judge; nothing where there are none."""
+
+from pathlib import Path
+
+from epsilon_dpo.on_policy import distinct_answers
+from epsilon_dpo.outputs import read_jsonl, write_jsonl
+from epsilon_dpo.params.ranking import RankingView
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.stage import run_stage
+
+with run_stage("ranking") as stage:
+    params = load(RankingView)
+    rows = distinct_answers(read_jsonl(Path("out/candidates/samples.jsonl")))
+    if rows:
+        from epsilon_dpo.judges.loading import load_judge  # torch is not loaded for nothing
+        from epsilon_dpo.runtime import set_up
+
+        set_up(0, params.threads)  # nothing is drawn here
+        scores = load_judge(Path("out/judge")).rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
+        rows = [row | {"scores": own} for row, own in zip(rows, scores, strict=True)]
+    write_jsonl(stage.out / "ranked.jsonl", rows)
+    stage.summary = f"{sum(len(row['answers']) for row in rows)} different answers to {len(rows)} prompts"

@@ -1,0 +1,60 @@
+"""Pairs from ranked answers, by hand, and the three stages on a tiny policy."""
+
+import pytest
+
+from epsilon_dpo.on_policy import distinct_answers, one_row_per_prompt, preference_pairs
+
+PROMPT = [{"role": "user", "content": "?"}]
+
+
+def ranked(*scores: float) -> dict:
+    return {"id": "r", "prompt": PROMPT, "answers": [f"a{n}" for n in range(len(scores))], "scores": list(scores)}
+
+
+def ids(row: dict, choose: str, min_margin: float = 0.0) -> list[str]:
+    return [pair["id"].removeprefix("r/") for pair in preference_pairs([row], choose, min_margin)]
+
+
+def test_choices_by_hand() -> None:
+    row = ranked(0.5, 2.0, -1.0, 0.0)
+    assert ids(row, "best_worst") == ["1-2"]
+    assert ids(row, "best_against_rest") == ["1-0", "1-3", "1-2"]
+    assert ids(row, "all") == ["1-0", "1-3", "1-2", "0-3", "0-2", "3-2"]
+    assert ids(row, "all", min_margin=1.5) == ["1-0", "1-3", "1-2", "0-2"]
+    pair = preference_pairs([row], "best_worst", 0.0)[0]
+    assert pair["chosen"] == [{"role": "assistant", "content": "a1"}] and pair["rejected"][0]["content"] == "a2"
+    assert (pair["chosen_score"], pair["rejected_score"], pair["prompt"]) == (2.0, -1.0, PROMPT)
+
+
+def test_equal_scores_make_no_pair() -> None:
+    assert ids(ranked(1.0, 1.0), "best_worst") == []
+    assert ids(ranked(1.0, 1.0, 0.0), "all") == ["0-2", "1-2"]
+    assert ids(ranked(0.0, 1.0, 1.0), "best_worst") == ["1-0"]  # the earlier of two best samples
+
+
+def test_answers_are_told_apart_by_their_text_before_they_are_ranked() -> None:
+    def sample(row: str, response: str) -> dict:
+        return {"row_id": row, "prompt": PROMPT, "response": response}
+
+    samples = [
+        sample("a", "x"),
+        sample("b", "y"),
+        sample("a", ""),
+        sample("a", "z"),
+        sample("b", "y"),
+        sample("a", "x"),
+    ]
+    assert distinct_answers(samples) == [{"id": "a", "prompt": PROMPT, "answers": ["x", "z"]}]
+
+
+def test_one_row_of_each_prompt() -> None:
+    rows = [{"id": n} for n in range(4)]
+    assert [row["id"] for row in one_row_per_prompt(rows, ["p", "q", "p", "r"], None)] == [0, 1, 3]
+    assert [row["id"] for row in one_row_per_prompt(rows, ["p", "q", "p", "a"], 2)] == [0, 3]
+
+
+@pytest.mark.parametrize("scores", [(3.0, 1.0, 2.0), (0.0, 0.0, 0.0, 1.0)])
+def test_all_is_every_pair_once(scores: tuple[float, ...]) -> None:
+    pairs = preference_pairs([ranked(*scores)], "all", 0.0)
+    assert len({frozenset(pair["id"][2:].split("-")) for pair in pairs}) == len(pairs)
+    assert all(pair["chosen_score"] > pair["rejected_score"] for pair in pairs)
