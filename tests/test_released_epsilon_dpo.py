@@ -6,6 +6,10 @@ saw them. Both must take the same decisions, have the same betas and losses, and
 
 In float32 the loop is the released arithmetic, whose beta is a float32 tensor from its first update on. In float64
 everything is widened (the released code would keep decisions and beta in float32 there): only the rules are left.
+
+The loop was itself compared, outside this suite, with the released loss code under its own pins (TRL 0.13.0,
+transformers 4.48.0, accelerate 1.2.1; float32, CPU) on these runs of 16 steps: every decision was the same, every beta
+the same to the last bit, the weights to 2e-6.
 """
 
 import contextlib
@@ -53,6 +57,9 @@ class Step:
 class Released:
     """The released training loop on one process, from the model in `folder`.
 
+    Its gradient is that of transformers 4.48.0, which it pins. With 4.48.1 to 4.48.3, TRL 0.13 adds the micro-batches'
+    gradients up and does not divide (huggingface/transformers#35856), which Adam undoes but clipping does not.
+
     Args:
         steps: after which the learning rate is zero.
         exact_ties: equal logits of policy and reference are a tie, as with us and not in the released code.
@@ -76,7 +83,7 @@ class Released:
             if number == len(window):
                 mean_step, self.mean_step = self.mean_step, 0.0
                 self.beta = self.beta / (1 + mean_step * EPSILON)
-            (loss / len(window)).backward()
+            (loss / self.accumulation).backward()
             losses.append(loss.item())
             decisions.append(s.int().tolist())
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), MAX_GRAD_NORM).item()
@@ -234,7 +241,8 @@ def test_every_step_is_the_released_one(ours, tmp_path, dtype, accumulation):
     assert all([len(pairs) for pairs in window] == [BATCH] * accumulation for window in run.windows)
     seen = [pair["id"] for window in run.windows for pair in flat(window)]
     assert len(set(seen[:PAIRS])) == min(PAIRS, len(seen))
-    decisions = [s for step in steps[WARMUP:] for s in flat(step.decisions)]  # the first steps begin at the reference
+    assert not any(s for step in steps[:2] for s in flat(step.decisions))  # the first learning rate is zero
+    decisions = [s for step in steps[2:] for s in flat(step.decisions)]
     assert min(decisions.count(1), decisions.count(-1)) >= len(decisions) / 4 and decisions.count(0) >= 3
     assert released.closest > 1e-4
     assert min(step.grad_norm for step in steps) < MAX_GRAD_NORM < max(step.grad_norm for step in steps)
@@ -262,7 +270,11 @@ def test_equal_models_tie_here_and_decide_there(ours, tmp_path, dtype):
 def test_an_uneven_last_window_is_the_mean_of_its_pairs_here(
     ours, tmp_path, count, decisions, mean_of_pairs, released_mean
 ):
-    """The fourth and last step of an epoch. The released loss, too, is then a mean of the micro-batches' means."""
+    """The fourth and last step of an epoch, where the released gradient, too, weighs pairs unequally.
+
+    transformers 4.48.0 does not count a short window among the steps to be made, so that a training of one epoch ends
+    before it, and one of several epochs takes it and ends that many steps early.
+    """
     with widened(torch.float64):
         run = ours(torch.float64, 2, count=count, steps=4)
         released = Released(tmp_path / "sft", 2, steps=4)
@@ -274,4 +286,6 @@ def test_an_uneven_last_window_is_the_mean_of_its_pairs_here(
     assert [step.mean_step, expected.mean_step] == pytest.approx([mean_of_pairs, released_mean])
     betas = [step.beta / (1 + EPSILON * mean) for mean in (mean_of_pairs, released_mean)]
     assert [step.beta_next, expected.beta_next] == pytest.approx(betas)
-    assert (step.loss == pytest.approx(expected.loss, rel=1e-10)) == (len(decisions) == 1)
+    one_micro_batch = len(decisions) == 1  # then only the divisor differs
+    assert (step.loss == pytest.approx(expected.loss, rel=1e-10)) == one_micro_batch
+    assert (step.grad_norm == pytest.approx(2 * expected.grad_norm, rel=1e-10)) == one_micro_batch
