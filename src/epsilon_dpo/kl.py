@@ -1,111 +1,167 @@
-"""Forward KL of a policy from the reference, D(ref || pi), on answers that the reference sampled.
+"""How far a policy has moved from the reference: five estimators of two divergences, in nats per answer.
 
-Two estimators of E_x E_{y ~ ref} [log ref(y|x) - log pi(y|x)], both in nats per answer, from one pass:
-- `kl_fwd_rb`: sum_t KL(ref(.|s_t) || pi(.|s_t)) over the full vocabulary (Rao-Blackwell: the expectation over each
-  token is taken exactly). Unbiased, never negative, with a far smaller variance.
-- `kl_fwd_mc`: sum_t log ref(y_t) - log pi(y_t). Unbiased; single answers are often negative.
+Forward, KL(reference || policy) = E_x E_{y ~ reference} [log reference(y|x) - log policy(y|x)]: `kl_fwd_rb`,
+`kl_fwd_mc` and, without sampling, `kl_fwd_data`. Reverse, KL(policy || reference), on the policy's own answers:
+`kl_rev_rb` and `kl_rev_mc`. The two directions are different quantities, never to be mixed.
 
-Tokens: the answer's with its stop token, no padding; answers cut at max_new_tokens keep their partial sum. Log-probs
-are of temperature 1 in float32. Answers sampled at another temperature visit other prefixes: then neither is an
-estimate of the forward KL (the stage writes the temperature beside the numbers). For TR-DPO the reference is the
-initial one, too.
+`rb` (Rao-Blackwell) takes the expectation over each token exactly, over the whole vocabulary, so no answer's number is
+negative and the variance is far smaller; `mc` looks at the sampled tokens alone, and single answers are often negative.
+Both are unbiased. `kl_fwd_data` is a proxy: the chosen answers stand in for samples of the reference, which they are as
+far as SFT learned their distribution (Rafailov et al. 2024, arXiv 2404.12358).
+
+The reference is the SFT model. Methods that move theirs (TR-DPO) are measured against the initial one, too.
 """
 
 import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import torch
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel
-
-from epsilon_dpo.data.tokenisation import prompt_ids
-from epsilon_dpo.data.tokenizer_folder import load_tokenizer
-from epsilon_dpo.device import on_device
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.logps import completion_logps
-from epsilon_dpo.padding import pad_right
-from epsilon_dpo.params.kl import KL
 from epsilon_dpo.statistics import mean, standard_error
 
 Row = dict[str, Any]
+# Whose answers a record is of.
+REFERENCE, POLICY, CHOSEN = "reference", "policy", "chosen"
+WHOSE = {
+    REFERENCE: "the reference's own answers, sampled (out/reference/samples.jsonl)",
+    POLICY: "the policy's own answers, sampled (out/sample/RUN/samples.jsonl)",
+    CHOSEN: "the chosen answers of the evaluation pairs (out/pairs/eval.jsonl)",
+}
 ROUNDING = 1e-4  # nats; what float32 may take from a mean that is zero
 
 
-def forward_kl(policy: Path, reference: Path, samples: list[Row], params: KL) -> list[Row]:
-    """`id`, `kl_fwd_rb`, `kl_fwd_mc` and `tokens` of each sample, in the order given.
+class Sums(NamedTuple):
+    """Over the tokens of one answer, in nats."""
 
-    Args:
-        policy, reference: model folders; the reference's holds the tokenizer.
-        samples: rows of out/reference/samples.jsonl.
+    policy: float  # log policy(y|x)
+    reference: float  # log reference(y|x)
+    kl_ref_policy: float  # sum_t KL(reference(.|s_t) || policy(.|s_t)), whole vocabulary
+    kl_policy_ref: float  # sum_t KL(policy(.|s_t) || reference(.|s_t)), whole vocabulary
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A mean over answers.
+
+    Attributes:
+        answers: whose.
+        estimates: the divergence.
+        formula: of one answer, in words; `of` computes it.
+        never_negative: whether the mean of a correct implementation cannot be negative, whatever the answers.
     """
-    tokenizer = load_tokenizer(reference)
-    models = [
-        on_device(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)) for folder in (policy, reference)
-    ]
-    answers = [(prompt_ids(tokenizer, row["prompt"]), row["response_ids"]) for row in samples]
-    numbers = answers_kl(models[0], models[1], answers, params.batch_size, params.token_chunk)
-    return [{"id": row["id"], **found} for row, found in zip(samples, numbers, strict=True)]
+
+    name: str
+    answers: str
+    estimates: str
+    formula: str
+    of: Callable[[Sums], float]
+    never_negative: bool = False
 
 
-def answers_kl(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    answers: list[tuple[list[int], list[int]]],
-    batch_size: int,
-    token_chunk: int,
-) -> list[Row]:
-    """Both sums of each answer.
+FORWARD, REVERSE = "KL(reference || policy)", "KL(policy || reference)"
+BY_TOKEN = "sum_t {} of the next word after y_<t, over the whole vocabulary"
+ESTIMATORS = (
+    Estimator("kl_fwd_rb", REFERENCE, FORWARD, BY_TOKEN.format(FORWARD), lambda sums: sums.kl_ref_policy, True),
+    Estimator(
+        "kl_fwd_mc", REFERENCE, FORWARD, "log reference(y) - log policy(y)", lambda sums: sums.reference - sums.policy
+    ),
+    Estimator(
+        "kl_fwd_data",
+        CHOSEN,
+        f"{FORWARD}, as far as the reference writes like the chosen answers",
+        "log reference(y) - log policy(y)",
+        lambda sums: sums.reference - sums.policy,
+    ),
+    Estimator("kl_rev_rb", POLICY, REVERSE, BY_TOKEN.format(REVERSE), lambda sums: sums.kl_policy_ref, True),
+    Estimator(
+        "kl_rev_mc", POLICY, REVERSE, "log policy(y) - log reference(y)", lambda sums: sums.policy - sums.reference
+    ),
+)
 
-    Args:
-        answers: ids of prompt and answer, the answer not empty.
-        batch_size: answers at once.
-        token_chunk: answer tokens whose logits exist at once.
-    """
-    by_length = sorted(range(len(answers)), key=lambda i: (-len(answers[i][0]) - len(answers[i][1]), i))
-    numbers: dict[int, Row] = {}
-    with tqdm(total=len(answers), desc="kl", unit="answer") as bar:
-        for start in range(0, len(answers), batch_size):
-            rows = by_length[start : start + batch_size]
-            padded = pad_right([answers[i] for i in rows], pad_token_id=0)  # masked, so any id will do
-            batch = {name: x.to(policy.device) for name, x in padded.items()}
-            logps = completion_logps(
-                policy,
-                reference,
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch["completion_mask"],
-                token_chunk,
-            )
-            assert logps.reference is not None and logps.kl_ref_policy is not None
-            rb = logps.kl_ref_policy.double().sum(1).tolist()
-            mc = (logps.reference - logps.policy).double().sum(1).tolist()
-            for i, one_rb, one_mc in zip(rows, rb, mc, strict=True):
-                numbers[i] = {"kl_fwd_rb": one_rb, "kl_fwd_mc": one_mc, "tokens": len(answers[i][1])}
-            bar.update(len(rows))
-    return [numbers[i] for i in range(len(answers))]
+
+def estimators_of(answers: str) -> list[Estimator]:
+    return [estimator for estimator in ESTIMATORS if estimator.answers == answers]
 
 
 def summary(records: list[Row], confidence: float) -> dict[str, float]:
-    """Per estimator its mean over prompts, `_se` and the ends `_low`, `_high` of its confidence interval; and `n`.
+    """Per estimator its mean over answers, called by its `name`, and at `name`
+
+    `_se`: its standard error, which counts answers to one prompt as one observation; `_low`, `_high`: the ends of the
+    interval, mean ± z standard errors; `_n`: answers; `_prompts`: prompts; `_truncated_share`: the share of answers
+    that were cut before their stop token, whose sums end at the cut.
+
+    Args:
+        records: rows of kl_records.kl_records.
 
     Raises:
-        UserError: a number is not finite: the policy is broken.
-        RuntimeError: the mean of `kl_fwd_rb` is negative, which no pair of distributions gives.
+        UserError: a number is not finite (the policy is broken), or there are fewer than two prompts.
+        RuntimeError: the mean of a full-vocabulary KL is negative, which no pair of distributions gives.
     """
-    found: dict[str, float] = {"n": len(records)}
-    for name in ("kl_fwd_rb", "kl_fwd_mc"):
-        values = [record[name] for record in records]
-        if not all(map(math.isfinite, values)):
-            raise UserError(
-                "The policy's log-probs on the reference's answers are not finite: its training diverged; lower "
-                "align.learning_rate and run again."
-            )
-        estimate = mean(values, confidence)
-        found |= {name: estimate.value, f"{name}_se": standard_error(values)}
-        found |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-    if found["kl_fwd_rb"] < -ROUNDING:
-        raise RuntimeError(
-            f"a mean full-vocabulary KL of {found['kl_fwd_rb']} nats is negative: the estimator is wrong"
-        )
+    found: dict[str, float] = {}
+    for estimator in ESTIMATORS:
+        rows = [record for record in records if record["answers"] == estimator.answers]
+        found |= _estimate(estimator, rows, confidence)
     return found
+
+
+def described(confidence: float) -> Row:
+    """What the numbers of `summary` mean, in words: the content of estimators.json."""
+    return {
+        "unit": "nats per answer",
+        "tokens": "the answer's tokens with its stop token, no padding; answers that were cut keep their partial sum",
+        "log_probs": "of temperature 1 over the whole vocabulary (no top-p), in float32; an estimate on sampled "
+        "answers is unbiased only if they were sampled at temperature 1 (sample_temperature)",
+        "reference": "the SFT model, also for methods that move their reference during training",
+        "interval": f"{confidence:g}: mean ± z standard errors, which count answers to one prompt as one observation",
+        "estimators": {
+            estimator.name: {
+                "estimates": estimator.estimates,
+                "answers": WHOSE[estimator.answers],
+                "per_answer": estimator.formula,
+            }
+            for estimator in ESTIMATORS
+        },
+    }
+
+
+def per_prompt(values: Sequence[float], prompts: Sequence[str]) -> list[float]:
+    """One number per prompt whose mean is that of `values` and whose spread is that between prompts.
+
+    With G prompts, n values and their mean m, prompt g becomes m + G/n * (sum of its values - m). The standard error of
+    these is the cluster-robust one of m: answers to one prompt may depend on each other in any way. If every prompt has
+    one value, these are the values.
+    """
+    centre = sum(values) / len(values)
+    apart: dict[str, float] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        apart[prompt] = apart.get(prompt, 0.0) + value - centre
+    return [centre + len(apart) / len(values) * total for total in apart.values()]
+
+
+def _estimate(estimator: Estimator, rows: list[Row], confidence: float) -> dict[str, float]:
+    name = estimator.name
+    if not all(math.isfinite(row[name]) for row in rows):
+        raise UserError(
+            f"The policy's log-probs are not finite on {WHOSE[estimator.answers]}: its training diverged; lower "
+            "align.learning_rate and run again."
+        )
+    prompts = [row["prompt_id"] for row in rows]
+    if len(set(prompts)) < 2:
+        raise UserError(
+            f"{name} needs {WHOSE[estimator.answers]}, to two prompts at least, to know its error; raise "
+            "sample.max_prompts or fetch other data."
+        )
+    values = per_prompt([row[name] for row in rows], prompts)
+    estimate = mean(values, confidence)
+    if estimator.never_negative and estimate.value < -ROUNDING:
+        raise RuntimeError(f"{name}, a mean full-vocabulary KL, is {estimate.value:.4g} nats: the estimator is wrong")
+    return {
+        name: estimate.value,
+        f"{name}_se": standard_error(values),
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_n": len(rows),
+        f"{name}_prompts": len(values),
+        f"{name}_truncated_share": sum(row["truncated"] for row in rows) / len(rows),
+    }

@@ -1,0 +1,105 @@
+"""What the estimators of kl.py are means of: the sums over each answer's tokens under policy and reference.
+
+Tokens: the answer's with its stop token, no padding; an answer that was cut (at sample.max_new_tokens or
+tokens.max_length) keeps its partial sum. Log-probs are of temperature 1 in float32. Answers sampled at another
+temperature visit other prefixes: then no mean over them is an estimate of a KL.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from epsilon_dpo.data.tokenisation import prompt_ids
+from epsilon_dpo.data.tokenizer_folder import load_tokenizer
+from epsilon_dpo.device import on_device
+from epsilon_dpo.kl import CHOSEN, POLICY, REFERENCE, Sums, estimators_of
+from epsilon_dpo.logps import completion_logps
+from epsilon_dpo.padding import pad_right
+from epsilon_dpo.params.kl import KL
+
+Row = dict[str, Any]
+Ids = list[int]
+
+
+def kl_records(
+    policy: Path, reference: Path, reference_samples: list[Row], policy_samples: list[Row], pairs: list[Row], params: KL
+) -> list[Row]:
+    """One record per answer, set by set, in the order given.
+
+    Args:
+        policy, reference: model folders; the reference's holds the tokenizer.
+        reference_samples, policy_samples: rows of out/reference and out/sample/RUN.
+        pairs: rows of out/pairs/eval.jsonl.
+
+    Returns:
+        `answers` (whose: kl.REFERENCE, POLICY or CHOSEN), `id` of the row, `prompt_id` (the row's own, or else the id
+        of the first row with the same prompt), the numbers of the estimators on these answers, `tokens`, `truncated`
+        (no stop token at the end).
+    """
+    tokenizer = load_tokenizer(reference)
+    models = [
+        on_device(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)) for folder in (policy, reference)
+    ]
+    sampled = lambda rows: [(prompt_ids(tokenizer, row["prompt"]), row["response_ids"]) for row in rows]  # noqa: E731
+    sets = {
+        REFERENCE: (reference_samples, sampled(reference_samples)),
+        POLICY: (policy_samples, sampled(policy_samples)),
+        CHOSEN: (pairs, [(row["prompt_ids"], row["chosen_ids"]) for row in pairs]),
+    }
+    records = []
+    for whose, (rows, answers) in sets.items():
+        sums = answer_sums(models[0], models[1], answers, params.batch_size, params.token_chunk, f"kl, {whose}")
+        names = _prompt_names(rows, [prompt for prompt, _ in answers])
+        for row, name, (_, ids), found in zip(rows, names, answers, sums, strict=True):
+            record = {"answers": whose, "id": row["id"], "prompt_id": name}
+            record |= {estimator.name: estimator.of(found) for estimator in estimators_of(whose)}
+            records.append(record | {"tokens": len(ids), "truncated": ids[-1:] != [tokenizer.eos_token_id]})
+    return records
+
+
+def answer_sums(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    answers: list[tuple[Ids, Ids]],
+    batch_size: int,
+    token_chunk: int,
+    title: str = "kl",
+) -> list[Sums]:
+    """The sums of each answer, in the order given.
+
+    Args:
+        answers: ids of prompt and answer.
+        batch_size: answers at once.
+        token_chunk: answer tokens whose logits exist at once.
+        title: of the bar.
+    """
+    by_length = sorted(range(len(answers)), key=lambda i: (-len(answers[i][0]) - len(answers[i][1]), i))
+    found: dict[int, Sums] = {}
+    with tqdm(total=len(answers), desc=title, unit="answer") as bar:
+        for start in range(0, len(answers), batch_size):
+            rows = by_length[start : start + batch_size]
+            padded = pad_right([answers[i] for i in rows], pad_token_id=0)  # masked, so any id will do
+            batch = {name: x.to(policy.device) for name, x in padded.items()}
+            logps = completion_logps(
+                policy,
+                reference,
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["completion_mask"],
+                token_chunk,
+            )._asdict()
+            columns = [logps[name].double().sum(1).tolist() for name in Sums._fields]
+            found |= {i: Sums(*numbers) for i, *numbers in zip(rows, *columns, strict=True)}
+            bar.update(len(rows))
+    return [found[i] for i in range(len(answers))]
+
+
+def _prompt_names(rows: list[Row], prompts: list[Ids]) -> list[str]:
+    first: dict[tuple[int, ...], str] = {}
+    return [
+        row.get("prompt_id") or first.setdefault(tuple(prompt), row["id"])
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
