@@ -24,11 +24,13 @@ from epsilon_dpo.params.sample import SampleView
 from epsilon_dpo.params.score import ScoreView
 from epsilon_dpo.params.sft import SFTView
 from epsilon_dpo.params.strict import PARAMS_FILE, parse, read_yaml
+from epsilon_dpo.params.tournament import TournamentView
 from epsilon_dpo.params.validate import ValidateView
 
 
 class ParamsFile(
     ReportView,
+    TournamentView,
     MonotonicityView,
     KLView,
     ScoreView,
@@ -46,10 +48,11 @@ class ParamsFile(
 
     @model_validator(mode="after")
     def _one_confidence(self) -> "ParamsFile":
-        stated = {block.confidence for block in (self.score, self.kl, self.monotonicity, self.judge)}
+        stated = {block.confidence for block in (self.score, self.kl, self.monotonicity, self.tournament, self.judge)}
         if len(stated) > 1:
             raise ValueError(
-                "score, kl, monotonicity and judge must state one confidence, since the report shows them side by side"
+                "judge, score, kl, monotonicity and tournament must state one confidence, since the report shows them "
+                "side by side"
             )
         return self
 

@@ -1,0 +1,22 @@
+"""`tournament`: every run against every other."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from epsilon_dpo.params.align import RunName
+from epsilon_dpo.params.strict import Strict
+
+
+class Tournament(Strict):
+    max_prompts: Annotated[int, Field(ge=2)] | None  # null: all; runs meet n (n - 1) / 2 times on each
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the intervals of the strengths
+
+
+class TournamentView(Strict):
+    """What stages/tournament.py reads."""
+
+    seed: int
+    threads: int
+    runs: dict[RunName, dict[str, Any]]
+    tournament: Tournament

@@ -1,0 +1,75 @@
+"""All runs on one scale: each against each by the judge, and the Bradley-Terry strengths that explain the results.
+
+Runs meet each other here; that they meet the SFT policy and the chosen answers too is taken from the records of stages
+score and controls, so that nothing is judged twice.
+"""
+
+from itertools import combinations
+from typing import Any
+
+from epsilon_dpo.comparison.ranking import ranking
+from epsilon_dpo.contests import CHOSEN, RUN, SFT, Contest
+from epsilon_dpo.scoring import DRAWS, Record
+from epsilon_dpo.statistics import Estimate
+
+Row = dict[str, Any]
+
+
+def first_prompts(samples: list[Row], limit: int | None) -> frozenset[str]:
+    """The ids of the prompts to play on: all, or the `limit` smallest (ids are hashes, so this favours none)."""
+    return frozenset(sorted({row["prompt_id"] for row in samples})[:limit])
+
+
+def run_against_run(samples: dict[str, list[Row]], prompts: frozenset[str]) -> list[Contest]:
+    """Every two runs on the prompts given; their rows answer the same prompts in the same order."""
+    return [
+        Contest(row["id"], row["prompt"], first, second, row["response"], other["response"], row["finish_reason"])
+        for first, second in combinations(samples, 2)
+        for row, other in zip(samples[first], samples[second], strict=True)
+        if row["prompt_id"] in prompts
+    ]
+
+
+def named(records: list[Record], run: str) -> list[Record]:
+    """Records of stage score, whose answers are called `run` there, under the run's name."""
+    return [record | {"answer": run} for record in records if record["answer"] == RUN]
+
+
+def games_of(records: list[Record], prompts: frozenset[str], names: set[str]) -> list[Record]:
+    """The records that are games: between two of `names`, the SFT policy and the chosen answers, on these prompts."""
+    players = names | {SFT, CHOSEN}
+    return [
+        record
+        for record in records
+        if record["prompt_id"] in prompts
+        and record["answer"] != record["opponent"]
+        and {record["answer"], record["opponent"]} <= players
+    ]
+
+
+def table(games: list[Record], field: str, confidence: float, seed: int) -> list[Row]:
+    """The players from the strongest to the weakest by `field` (`win` or `true_win`), rows for a CSV file.
+
+    `strength` is Bradley-Terry's theta in logits, mean 0; `elo` the same on Elo's scale; `win_rate` what is expected
+    against the others, each as often. All with the ends of their intervals over prompts.
+    """
+    found = ranking(
+        [game["answer"] for game in games],
+        [game["opponent"] for game in games],
+        [game[field] for game in games],
+        [game["prompt_id"] for game in games],
+        confidence,
+        DRAWS,
+        seed,
+    )
+    return [
+        {"place": place, "policy": one.name, "n": one.strength.n}
+        | _columns("strength", one.strength)
+        | _columns("elo", one.elo)
+        | _columns("win_rate", one.win_rate)
+        for place, one in enumerate(found, start=1)
+    ]
+
+
+def _columns(name: str, estimate: Estimate) -> Row:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
