@@ -15,6 +15,7 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.judges import pairrm_folder
 from epsilon_dpo.judges.interface import competition_ranks
 from epsilon_dpo.judges.layout import Layout, Pair
+from epsilon_dpo.judges.loading import load_judge
 from epsilon_dpo.judges.pairrm import PairRM
 from epsilon_dpo.judges.pairrm_folder import architecture, load_model, load_tokenizer
 from epsilon_dpo.judges.pairrm_judge import PairRMJudge
@@ -78,13 +79,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(model.state_dict(), folder / "model.safetensors")
     tokenizer.save_pretrained(folder)
     lengths = {"source_max_length": SOURCE_MAX, "candidate_max_length": CANDIDATE_MAX}
-    write_json(folder / "judge.json", {**lengths, "batch_size": 4, "budget": "example"})
+    write_json(folder / "judge.json", {"kind": "pairrm", **lengths, "batch_size": 4, "budget": "example"})
     return folder
 
 
 @pytest.fixture(scope="module")
 def judge(folder: Path) -> PairRMJudge:
-    return PairRMJudge.load(folder)
+    judge = load_judge(folder)
+    assert isinstance(judge, PairRMJudge)
+    return judge
 
 
 def test_a_row_has_three_blocks_and_each_marker_once(judge: PairRMJudge) -> None:
@@ -176,7 +179,7 @@ def test_what_is_no_pairrm_is_refused_in_one_sentence(folder: Path, tmp_path: Pa
     shutil.copytree(folder, copy)
     damage(copy)
     with pytest.raises(UserError) as refusal:
-        PairRMJudge.load(copy)
+        load_judge(copy)
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
 
 

@@ -1,6 +1,7 @@
 """The judge that stage `judge` left in out/judge, whatever its kind."""
 
 from pathlib import Path
+from typing import Any
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.judges.interface import Judge
@@ -8,15 +9,34 @@ from epsilon_dpo.outputs import read_json
 
 
 def load_judge(folder: Path) -> Judge:
-    """The judge in `folder`, by `kind` in its judge.json. Only that kind's libraries are imported.
+    """The judge in `folder`, which its judge.json describes.
 
     Raises:
         UserError: the folder holds no judge, one of another version of this project, or a damaged one.
     """
     path = folder / "judge.json"
-    kind = read_json(path).get("kind") if path.is_file() else None
-    if kind == "pairrm":
-        from epsilon_dpo.judges.pairrm_judge import PairRMJudge
+    return judge_of(read_json(path) if path.is_file() else {}, folder)
 
-        return PairRMJudge.load(folder)
-    raise UserError(f"{path} names no judge that can be loaded here (kind: {kind}); `dvc repro` makes it anew.")
+
+def judge_of(settings: dict[str, Any], folder: Path) -> Judge:
+    """The judge that `settings` (the content of judge.json) describe, on the files in `folder`.
+
+    Only the libraries of its kind are imported.
+
+    Raises:
+        UserError: there is no such kind, or the files are not those of such a judge.
+    """
+    match settings.get("kind"):
+        case "pairrm":
+            from epsilon_dpo.judges.pairrm_judge import PairRMJudge
+
+            return PairRMJudge.load(settings, folder)
+        case "reward_model":
+            from epsilon_dpo.judges.reward_model import RewardModel
+
+            return RewardModel.load(settings, folder)
+        case "llm":
+            from epsilon_dpo.judges.llm import LLM
+
+            return LLM.load(settings)
+    raise UserError(f"{folder}/judge.json describes no judge that this version knows; `dvc repro` makes it anew.")

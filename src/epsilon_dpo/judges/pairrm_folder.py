@@ -11,6 +11,8 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.judges.pairrm import PairRM
 from epsilon_dpo.outputs import read_json
 
+# Never the *.bin files beside them: they are pickles.
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 BACKBONE = "microsoft/deberta-v3-large"
 VOCABULARY = 128005  # PairRM's: DeBERTa-v3's 128000 pieces, [MASK] and the four markers
 # What llm-blender/PairRM-hf's config.json says of the backbone. The original repository's names it only, and read as a

@@ -8,7 +8,7 @@ here (scoring.py), where upstream's `logit > 0` makes it a win of b.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
@@ -19,7 +19,6 @@ from epsilon_dpo.judges.layout import EncodedPair, Layout, Pair
 from epsilon_dpo.judges.pairrm import PairRM
 from epsilon_dpo.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judges.source_text import pair_text
-from epsilon_dpo.outputs import read_json
 
 
 class PairRMJudge:
@@ -41,13 +40,12 @@ class PairRMJudge:
         self.budget = budget
 
     @classmethod
-    def load(cls, folder: Path) -> "PairRMJudge":
-        """The judge in `folder`: config.json, model.safetensors, tokenizer.json and judge.json (lengths, batch size).
+    def load(cls, settings: dict[str, Any], folder: Path) -> "PairRMJudge":
+        """The judge in `folder` (config.json, model.safetensors, tokenizer.json) under judge.json's lengths and budget.
 
         Raises:
             UserError: the folder's files are no PairRM.
         """
-        settings = read_json(folder / "judge.json")
         tokenizer = load_tokenizer(folder)
         layout = Layout(tokenizer, settings["source_max_length"], settings["candidate_max_length"])
         model = on_device(load_model(folder, layout.marker_ids))

@@ -1,0 +1,51 @@
+"""Replies that were paid for, kept by what was asked: nothing is asked twice, and a crash loses none that arrived."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.errors import UserError
+
+Json = dict[str, Any]
+
+
+def key_of(base_url: str, request: Json) -> str:
+    """sha256 of the endpoint's address and the whole request, the model's name in it."""
+    return hashlib.sha256(json.dumps([base_url, request], sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Beside `out` and `scratch`: neither DVC nor git nor an image looks into it."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "cache" / "judge"
+
+
+class AnswerCache:
+    """A SQLite file with one row per reply, each written when it arrives; threads and processes may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "answers.sqlite"
+        self._lock = threading.Lock()
+        try:
+            self._rows = sqlite3.connect(self.path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            self._rows.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, reply TEXT)")
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{self.path} cannot be used ({error}); move it away, and what it holds is asked and paid for again."
+            ) from None
+
+    def get(self, key: str) -> Json | None:
+        with self._lock:
+            row = self._rows.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, request: Json, reply: Json) -> None:
+        """Keep `reply`; an earlier reply to the same request stays."""
+        with self._lock:
+            self._rows.execute(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, json.dumps(request), json.dumps(reply))
+            )

@@ -1,0 +1,122 @@
+"""A language model behind an endpoint as a judge: asked twice a pair, with the answers swapped (llm_prompt.py).
+
+What it replied is kept (answer_cache.py), so a re-run asks nothing twice and gives the same verdicts, identical answers
+tie, and swapping a and b flips the sign exactly. DVC watches the endpoint's address and the model's name, not what
+stands behind them: when that changes, remove cache/judge and run `dvc repro -f judge`.
+"""
+
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
+from typing import Any
+
+from tqdm import tqdm
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.judges.answer_cache import AnswerCache, cache_folder, key_of
+from epsilon_dpo.judges.interface import Messages, Question, Verdict, rank_by_comparison
+from epsilon_dpo.judges.llm_endpoint import Endpoint
+from epsilon_dpo.judges.llm_prompt import margin, messages
+
+Json = dict[str, Any]
+
+
+class LLM:
+    """The judge that `settings` (judge.json) describe."""
+
+    def __init__(self, settings: Json, endpoint: Endpoint, cache: AnswerCache) -> None:
+        self.settings = settings
+        self.endpoint = endpoint
+        self.cache = cache
+        self._replies: dict[str, Json] = {}  # all that were used so far
+
+    @classmethod
+    def load(cls, settings: Json) -> "LLM":
+        endpoint = Endpoint(settings["base_url"], settings["timeout"])
+        return cls(settings, endpoint, AnswerCache(cache_folder()))
+
+    def compare(self, questions: list[Question]) -> list[Verdict]:
+        """A verdict per question, in the order given.
+
+        Raises:
+            UserError: the endpoint does not answer; the replies that arrived are kept.
+        """
+        orders = [(self._request(prompt, a, b), self._request(prompt, b, a)) for prompt, a, b in questions]
+        margins = self._margins([request for pair in orders for request in pair])
+        return [
+            _verdict(question, f_ab, f_ba)
+            for question, f_ab, f_ba in zip(questions, margins[::2], margins[1::2], strict=True)
+        ]
+
+    def rank(self, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
+        """The mean logit against all candidates: n (n - 1) questions a prompt."""
+        return rank_by_comparison(self, prompts, candidates)
+
+    def usage(self) -> dict[str, float]:
+        """Of the verdicts given so far, whether they were asked now or before.
+
+        `judge_questions`, their `judge_input_tokens` and `judge_output_tokens` as the endpoint counts them,
+        `judge_uncounted_questions` for which it did not, and `judge_cost_usd` where prices are stated.
+        """
+        counts = [reply["usage"] for reply in self._replies.values() if reply.get("usage")]
+        input_tokens = sum(count["prompt_tokens"] for count in counts)
+        output_tokens = sum(count["completion_tokens"] for count in counts)
+        found = {
+            "judge_questions": float(len(self._replies)),
+            "judge_uncounted_questions": float(len(self._replies) - len(counts)),
+            "judge_input_tokens": float(input_tokens),
+            "judge_output_tokens": float(output_tokens),
+        }
+        prices = self.settings["usd_per_million_input_tokens"], self.settings["usd_per_million_output_tokens"]
+        if None not in prices:
+            found["judge_cost_usd"] = (input_tokens * prices[0] + output_tokens * prices[1]) / 1e6
+        return found
+
+    def _request(self, prompt: Messages, first: str, second: str) -> Json:
+        request = {name: self.settings[name] for name in ("model", "max_tokens")}
+        request["messages"] = messages(prompt, first, second)
+        if self.settings["temperature"] is not None:
+            request["temperature"] = self.settings["temperature"]
+        return request
+
+    def _margins(self, requests: list[Json]) -> list[float | None]:
+        """What the replies to `requests` say; those that are not in the cache are asked, each once."""
+        keys = [key_of(self.endpoint.base_url, request) for request in requests]
+        by_key = dict(zip(keys, requests, strict=True))
+        self._ask({key: request for key, request in by_key.items() if self.cache.get(key) is None})
+        for key in by_key:
+            reply = self.cache.get(key)
+            assert reply is not None
+            self._replies[key] = reply
+        return [margin(self._replies[key]) for key in keys]
+
+    def _ask(self, requests: dict[str, Json]) -> None:
+        """Fill the cache. When one question fails, those under way are waited for and kept, no more are asked."""
+        if not requests:
+            return
+        self.endpoint.require_life()
+        failed = Event()
+
+        def ask_one(key: str, request: Json) -> None:
+            if not failed.is_set():
+                try:
+                    self.cache.put(key, request, self.endpoint.ask(request))
+                except BaseException:
+                    failed.set()
+                    raise
+
+        pool = ThreadPoolExecutor(self.settings["concurrency"])
+        try:
+            waiting = [pool.submit(ask_one, key, request) for key, request in requests.items()]
+            for done in tqdm(as_completed(waiting), total=len(waiting), desc="ask the judge", unit="question"):
+                done.result()
+        except UserError as error:
+            raise UserError(f"{error} The answers so far are kept in {self.cache.path}.") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _verdict(question: Question, f_ab: float | None, f_ba: float | None) -> Verdict:
+    refused = f_ab is None or f_ba is None
+    if f_ab is None or f_ba is None:
+        f_ab = f_ba = 0.0
+    return Verdict(f_ab, f_ba, len(question.a.split()), len(question.b.split()), False, False, False, refused)
