@@ -79,6 +79,12 @@ def test_wins_that_length_separates_give_a_finite_rate_that_admits_ignorance():
     assert found.win_rate.low < 0.2 and found.win_rate.high > 0.8 and 5.0 < found.slope < 100.0
 
 
+def test_many_separated_pairs_converge():
+    differences = np.tile([-3.0, -1.0, 2.0, 4.0], 25_000)
+    found = length_controlled(differences > 0, 9 + differences, np.full(100_000, 9), range(100_000), 0.95, 10, 0)
+    assert 0.0 < found.win_rate.low < found.win_rate.value < found.win_rate.high < 1.0
+
+
 def test_a_clean_sweep_keeps_wilsons_interval():
     found = length_controlled(np.ones(20), np.arange(20), np.arange(20) % 7, range(20), 0.95, 100, 0)
     assert (found.win_rate.value, found.win_rate.low, found.win_rate.high) == (1.0, *wilson(20, 20, 0.95))

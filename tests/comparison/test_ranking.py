@@ -55,6 +55,21 @@ def test_a_run_that_won_everything_has_no_plain_estimate_but_a_place():
     assert theta[0] > theta[1] > theta[2] and np.isfinite(theta).all()
 
 
+def test_a_virtual_tie_is_half_a_game_with_each_of_two_others():
+    wins = BASEBALL[:3, :3]
+    assert strengths(wins) == pytest.approx(strengths(wins + 0.25 * (1 - np.eye(3)), virtual_ties=0.0), abs=1e-9)
+
+
+def test_lopsided_games_converge():
+    """Newton's full steps overshoot here until the curvature is 0."""
+    wins = np.array(
+        [[0, 1, 0, 18, 0], [0, 0, 809, 0, 0], [0, 3, 0, 18453, 0], [440, 0, 0, 0, 0], [57060, 1, 0, 7, 0]], float
+    )
+    theta, games = strengths(wins), wins + 0.125 * (1 - np.eye(5))
+    expected = (games + games.T) * expit(theta[:, None] - theta)
+    assert expected.sum(1) == pytest.approx(games.sum(1), rel=1e-6)
+
+
 def test_stacked_fits_are_the_single_ones():
     stack = np.stack([BASEBALL, BASEBALL.T, 100.0 * BASEBALL])
     assert strengths(stack) == pytest.approx(np.stack([strengths(one) for one in stack]), abs=1e-9)

@@ -20,7 +20,7 @@ from epsilon_dpo.statistics import Estimate
 RIDGE = 0.01  # on both coefficients: as much as 0.04 records know; keeps them finite where lengths separate the wins
 SIMILAR = 0.2  # of the longer answer
 STEPS = 100
-PRECISION = 1e-10
+PRECISION = 1e-6  # log-odds, of the last step; the next would be about its square
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Verdict:
     """What the records say of `first` against `second`.
 
     Attributes:
-        outcome: by the adjusted p, so that a false one among all pairs judged together has chance 1 - confidence at most.
+        outcome: by the adjusted p: among all pairs judged together, a false one has at most chance 1 - confidence.
         difference: of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone, and
             may leave out 0 where the adjusted p does not decide.
         p_value, p_adjusted: of `sign_flip`, before and after Holm's correction for the pairs judged together.

@@ -19,7 +19,7 @@ from epsilon_dpo.comparison.bootstrap import Floats, ends, prompt_counts
 from epsilon_dpo.statistics import Estimate
 
 STEPS = 100  # of Newton; the largest fit takes about log(games) + 5
-PRECISION = 1e-10  # logits
+PRECISION = 1e-6  # logits, of the last step; the next would be about its square
 
 
 @dataclass(frozen=True)
