@@ -9,22 +9,26 @@ from epsilon_dpo.params.score import ScoreView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.scoring import Intervals, by_opponent, judge_contests, known_truth
+from epsilon_dpo.snapshots import places_of
 from epsilon_dpo.stage import run_argument, run_stage
 
 run = run_argument()
 with run_stage("score", run) as stage:
     params = load(ScoreView)
     set_up(params.seed, params.threads)
-    sampled = Path("out/sample") / run
-    samples, reference = read_same_prompts(sampled / "samples.jsonl", Path("out/reference/samples.jsonl"))
     judge = load_judge(Path("out/judge"))
     truth = known_truth(Path("out/validate/dataset.json"))
-    records = judge_contests(judge, run_contests(samples, reference), truth)
-    metrics = by_opponent(records, Intervals(params.score.confidence, params.seed)) | judge.usage()
-    policy_sha256 = read_json(sampled / "metrics.json")["policy_sha256"]
-    write_jsonl(stage.out / "records.jsonl", records)
-    facts = {"confidence": params.score.confidence, "n": len(samples), "policy_sha256": policy_sha256}
-    write_json(stage.out / "metrics.json", {**metrics, **facts})
+    for place in places_of(Path("out/sample") / run):  # the final policy comes last
+        sampled, out = Path("out/sample") / run / place, stage.out / place
+        samples, reference = read_same_prompts(sampled / "samples.jsonl", Path("out/reference/samples.jsonl"))
+        records = judge_contests(judge, run_contests(samples, reference), truth)
+        metrics = by_opponent(records, Intervals(params.score.confidence, params.seed))
+        policy_sha256 = read_json(sampled / "metrics.json")["policy_sha256"]
+        facts = {"confidence": params.score.confidence, "n": len(samples), "policy_sha256": policy_sha256}
+        out.mkdir(parents=True, exist_ok=True)
+        write_jsonl(out / "records.jsonl", records)
+        write_json(out / "metrics.json", {**metrics, **facts, **judge.usage()})
+    metrics |= judge.usage()  # of all of the run's policies
     stage.tracker.log_metrics(metrics)
     stage.tracker.log_to_policy(policy_sha256, metrics)
     stage.summary = (

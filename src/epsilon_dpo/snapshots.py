@@ -1,38 +1,16 @@
 """A run's policy at several points of its training: out/align/RUN/snapshots/<step>/model, beside the final model/.
 
 The paper's Figure 3 follows KL and win rate within an epoch. A run asks for it with `snapshot_epochs`; each snapshot is
-a whole model folder, so that sample, score and kl treat it as they treat the final policy.
+a whole model folder, and sample, score and kl treat it as they treat the final policy, each below its own folder.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from epsilon_dpo.outputs import read_json
-
-FOLDER, FACTS = "snapshots", "snapshot.json"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One policy of a run.
-
-    Attributes:
-        step: optimizer steps done.
-        epoch: the same in epochs.
-        model: its folder.
-    """
-
-    step: int
-    epoch: float
-    model: Path
-
-    @property
-    def name(self) -> str:
-        """The folder of its results below out/<stage>/<run>/snapshots."""
-        return self.model.parent.name
+FOLDER = "snapshots"
+FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps done, "epoch": the same in epochs}
 
 
-def snapshots_of(policy: Path) -> list[Snapshot]:
-    """Those of a run's folder out/align/RUN, by step; none if the run did not ask for any."""
-    facts = [(read_json(file), file.parent / "model") for file in sorted((policy / FOLDER).glob(f"*/{FACTS}"))]
-    return [Snapshot(fact["step"], fact["epoch"], model) for fact, model in facts]
+def places_of(folder: Path) -> list[str]:
+    """Where the policies of a run stand below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
+    snapshots = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
+    return [*(f"{FOLDER}/{name}" for name in snapshots), "."]

@@ -11,7 +11,7 @@ from epsilon_dpo import trainer as trainer_module
 from epsilon_dpo.checkpoints import last_whole_checkpoint
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.outputs import read_json, write_json
-from epsilon_dpo.snapshots import snapshots_of
+from epsilon_dpo.snapshots import FACTS, places_of
 
 
 def die():
@@ -73,22 +73,24 @@ def test_snapshots_survive_kills_too(run, tmp_path):
     """2 epochs of 6 steps: every 0.4 of an epoch, at the first step that reaches the mark; not the final policy."""
     entry = EPSILON_DPO | {"snapshot_epochs": 0.4}
     whole = run("whole", entry)
-    assert [(shot.step, round(shot.epoch, 3)) for shot in snapshots_of(whole)] == [
+    *kept, final = places_of(whole)
+    facts = [read_json(whole / place / FACTS) for place in kept]
+    assert [(fact["step"], round(fact["epoch"], 3)) for fact in facts] == [
         (3, 0.545),
         (5, 0.909),
         (8, 1.364),
         (10, 1.727),
     ]
+    assert final == "." and (whole / final / "model").is_dir()
     for kill in KILLS:
         child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, entry))
         child.start()
         child.join(120)
     assert content(run("resumed", entry)) == content(whole)
-    at_ten = snapshots_of(whole)[-1].model
-    ended = run("ended", EPSILON_DPO)
-    assert content(at_ten).keys() == content(ended / "model").keys()
-    assert content(at_ten)["model.safetensors"] != content(ended / "model")["model.safetensors"]
-    assert not snapshots_of(ended)
+    snapshot, ended = content(whole / kept[-1] / "model"), run("ended", EPSILON_DPO)
+    assert snapshot.keys() == content(ended / "model").keys()
+    assert snapshot["model.safetensors"] != content(ended / "model")["model.safetensors"]
+    assert places_of(ended) == ["."]
 
 
 STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}
