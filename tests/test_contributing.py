@@ -58,12 +58,15 @@ def test_the_example_is_accepted_tested_and_trained(copy: Path) -> None:
     chosen = f"({' or '.join(['dpo_norm', *whole])}) and not test_a_stage_imports_nothing_heavy"
     files = [f"tests/{name}.py" for name in whole]
     files += [TEST, "tests/methods/test_dpo.py", "tests/test_rerun.py", "tests/training/test_every_method.py"]
-    printed = python(copy, "pytest", "-v", "-p", "no:cacheprovider", "-k", chosen, *files)
+    printed = python(copy, "pytest", "-vv", "-p", "no:cacheprovider", "-k", chosen, *files)
     for name in ("test_worked_example", "[runs.dpo_norm.beta]", "test_hard_cases_stay_finite", "[dpo_norm]"):
         assert name in printed  # what was deselected did not pass
 
 
 @pytest.mark.slow
-def test_the_example_changes_nothing_else(copy: Path) -> None:
+def test_the_example_survives_kills_and_leaves_the_other_runs_alone(copy: Path) -> None:
+    """mypy, every leaf of params.yaml against the stages it re-runs, the imports of each stage, all methods."""
     python(copy, "mypy")
-    python(copy, "pytest", "-p", "no:cacheprovider", "-m", "not slow", "--ignore", "tests/test_contributing.py")
+    python(copy, "pytest", "-p", "no:cacheprovider", "tests/test_dag.py", "tests/test_rerun.py", "tests/methods")
+    printed = python(copy, "pytest", "-vv", "-p", "no:cacheprovider", "-k", "dpo_norm", "tests/training")
+    assert "[dpo_norm]" in printed
