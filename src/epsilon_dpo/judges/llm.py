@@ -110,7 +110,9 @@ class LLM:
             for done in tqdm(as_completed(waiting), total=len(waiting), desc="ask the judge", unit="question"):
                 done.result()
         except UserError as error:
-            raise UserError(f"{error} The answers so far are kept in {self.cache.path}.") from None
+            raise UserError(
+                f"{str(error).removesuffix('.')}; the replies so far are kept in {self.cache.path}."
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
