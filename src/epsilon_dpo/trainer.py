@@ -5,7 +5,8 @@ over the optimizer step for the loss, the method's state and the logs, and check
 is named.
 
 The loss is the mean over all pairs of an optimizer step, however they are split into micro-batches and ranks, and also
-where the last step of an epoch holds fewer.
+where the last step of an epoch holds fewer. (Drawn alternatives alone depend on the split: each micro-batch draws its
+own.)
 """
 
 import copy
