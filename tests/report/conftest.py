@@ -59,19 +59,19 @@ class Outputs:
         self.json("sft/metrics.json", {"steps": 10, "eval_loss": 1.0})
         self.samples("reference", "SFT says", "s" * 64)
 
-    def run(self, name: str, wins: list[float], adapts: bool) -> None:
+    def run(self, name: str, wins: list[float], adapts: bool, refers: bool) -> None:
         policy = (name + "0" * 64)[:64]
-        curve = [{"step": step, "loss": 0.7 - 0.01 * step, "rewards/margins": 0.1 * step} for step in range(1, 5)]
-        if adapts:
-            for row in curve:
-                row |= {
-                    "eps/beta": 0.1 - 0.01 * row["step"],
-                    "eps/p_ratio": 0.5,
-                    "eps/n_ratio": 0.25,
-                    "eps/none_ratio": 0.25,
-                }
+        size = 1 + len(name)  # so that runs differ
+        curve = []
+        for step in range(1, 5):
+            row = {"step": step, "loss": size - 0.01 * step, "rewards/accuracies": 0.5, "logps/chosen": -size * step}
+            row |= {"margins_raw": 0.1 * size * step, "kl/fwd_data": 0.2 * size * step} if refers else {}
+            row |= {"eps/beta": 0.1 - 0.01 * step} if adapts else {}
+            row |= {"eps/p_ratio": 0.5, "eps/n_ratio": 0.25, "eps/none_ratio": 0.25} if adapts else {}
+            curve.append(row)
         self.jsonl(f"align/{name}/metrics.jsonl", curve)
         final = {"steps": 4, "eval_loss": 0.6, "eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.2}
+        final |= {"eval_logps/chosen": -5.5} | ({"eval_margins_raw": 1.25, "eval_kl/fwd_data": 0.75} if refers else {})
         self.json(f"align/{name}/metrics.json", final)
         self.samples(f"sample/{name}", f"{name} says", policy)
         records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
@@ -119,14 +119,19 @@ def runs() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Callable[..., Path]:
-    """Make out/ with the judged wins over chosen (and SFT) given per run; `mine` adapts beta unless told otherwise."""
+    """Make out/ with the judged wins over chosen (and SFT) given per run.
 
-    def make(truth: bool = True, adapting: tuple[str, ...] = ("mine",), **wins: list[float]) -> Path:
+    Unless told otherwise `mine` adapts its beta and every run has a reference.
+    """
+
+    def make(
+        truth: bool = True, adapting: tuple[str, ...] = ("mine",), free: tuple[str, ...] = (), **wins: list[float]
+    ) -> Path:
         wins = wins or {"dpo": [1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0], "mine": [1.0] * 8}
         made = Outputs(tmp_path / "out", truth, len(next(iter(wins.values()))))
         made.shared()
         for name, values in wins.items():
-            made.run(name, values, name in adapting)
+            made.run(name, values, name in adapting, name not in free)
         return made.out
 
     return make

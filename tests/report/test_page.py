@@ -48,7 +48,7 @@ def test_the_tables_hold_the_stages_numbers(outputs: Callable[..., Path], runs: 
     assert "56.2 %<small>25.9 to 82.6</small>" in " ".join(page.split())  # Wilson, 4.5 of 8, by hand
     with (tmp_path / "report/training.csv").open(encoding="utf-8") as file:
         losses = [row for row in csv.DictReader(file) if row["metric"] == "loss" and row["run"] == "dpo"]
-    assert next((row["step"], float(row["value"])) for row in losses) == ("1", 0.69)
+    assert next((row["step"], float(row["value"])) for row in losses) == ("1", 3.99)
 
 
 def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
@@ -67,6 +67,37 @@ def test_runs_with_a_constant_beta_have_no_beta_section(
         "training",
         "win_rates",
     ]
+
+
+def test_a_run_without_reference_has_no_margin_and_no_kl_of_its_own_training(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = " ".join(written(outputs(free=("dpo",)), runs, tmp_path / "report").split())
+    cells = '<td class="n">{}</td> <td class="n">-5.500</td> <td class="n">{}</td> <td class="n">0.200</td>'
+    assert cells.format("–", "–") in page and cells.format("1.250", "0.750") in page
+    with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
+        assert [row["eval_margins_raw"] for row in csv.DictReader(file)] == ["", "", "1.25"]
+
+
+def test_runs_too_short_to_log_a_step_are_a_report_too(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs(adapting=())
+    for run in runs:
+        (out / "align" / run / "metrics.jsonl").write_text("", "utf-8")
+    assert "No run was long enough to log a step." in written(out, runs, tmp_path / "report")
+
+
+def test_a_runs_numbers_are_one_cell_however_many_methods_there_are(
+    outputs: Callable[..., Path], tmp_path: Path
+) -> None:
+    three = {
+        "dpo": {"method": "dpo", "beta": 0.3},
+        "mine": {"method": "pairwise_cringe", "b": 0.0, "gate_gradient": True, "learning_rate": 5.0e-4},
+    }
+    page = written(outputs(), three, tmp_path / "report")
+    assert "<td>dpo</td><td>beta 0.3</td>" in page
+    assert "<td>pairwise_cringe</td><td>b 0.0, gate_gradient true, learning_rate 0.0005</td>" in page
 
 
 def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tmp_path: Path) -> None:

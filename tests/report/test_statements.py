@@ -58,3 +58,17 @@ def test_many_pairs_are_counted(outputs: Callable[..., Path]) -> None:
     wins = {name: [0.5] * 20 for name in ("b", "c", "d")} | {"a": [1.0] * 19 + [0.0]}
     _, sentences = said(outputs(**wins), {name: {"method": "dpo"} for name in wins})
     assert sentences[-1].startswith("3 of 6 pairs of runs can be told apart")
+
+
+def test_of_many_runs_the_largest_group_is_counted_and_chance_is_said(outputs: Callable[..., Path]) -> None:
+    """18 runs: 153 pairs, 5 % of which are 7.65; two runs lose, sixteen win."""
+    good = {f"good_{number}": [1.0] * 19 + [number % 2] for number in range(16)}
+    wins = {"bad": [0.0] * 20, **good, "worse": [0.0] * 20}
+    compared, sentences = said(outputs(truth=False, **wins), {name: {"method": "dpo"} for name in wins})
+    assert sentences[0] == (
+        "Against SFT: by the judge, bad and worse lost more often than won "
+        "and the other 16 runs won more often than lost."
+    )
+    assert len({(row["first"], row["second"]) for row in compared}) == 153
+    assert sentences[-1].startswith("32 of 153 pairs of runs can be told apart")  # each of 2 from each of 16
+    assert "(about 8 would be, by chance, if all runs were alike); the table below says which." in sentences[-1]

@@ -1,12 +1,13 @@
 """The figures of the comparison: who wins, and at what distance from the reference."""
 
+import math
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from epsilon_dpo.report.results import Row
-from epsilon_dpo.report.style import INK, Mark, drawing, legend, percent
+from epsilon_dpo.report.style import INK, LEGEND_LINE, Mark, drawing, legend, legend_columns, percent
 
 OPPONENTS = {"chosen": "against the chosen answers", "sft": "against SFT"}
 SCORERS = {"win_rate": "judge", "true_win_rate": "true reward"}
@@ -52,7 +53,9 @@ def _rate_line(panel: Axes, policy: Row, opponent: str, position: int, mark: Mar
 def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
     """Forward KL (x) against the win rate over the chosen answers (y), intervals both ways; SFT stands at zero."""
     scorers = [scorer for scorer in SCORERS if _known(scorer, policies)]
-    with drawing(path, 4.5 * len(scorers) + 0.6, 3.9) as figure:
+    width = 4.5 * len(scorers) + 0.6
+    lines = math.ceil(len(policies) / legend_columns(width, [policy["run"] for policy in policies]))
+    with drawing(path, width, 3.7 + LEGEND_LINE * lines) as figure:  # the panels' height is that of any number of runs
         panels = figure.subplots(1, len(scorers), squeeze=False, sharey=True)[0]
         for panel, scorer in zip(panels, scorers, strict=True):
             name = f"{scorer}/chosen"
@@ -74,15 +77,11 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark])
             panel.set_xlabel("KL(reference ‖ policy), nats per answer")
             percent(panel, "y")
         panels[0].set_ylabel("win rate against the chosen answers")
-        handles = [policy_handle(policy["run"], marks[policy["run"]]) for policy in policies]
-        legend(figure, handles)
+        legend(figure, [_handle(policy["run"], marks[policy["run"]]) for policy in policies])
 
 
-def policy_handle(name: str, mark: Mark, line: bool = False) -> Line2D:
-    """A legend entry of a policy, as a point or as a line."""
-    return Line2D(
-        [], [], color=mark.colour, marker="" if line else mark.marker, linestyle=mark.line if line else "", label=name
-    )
+def _handle(name: str, mark: Mark) -> Line2D:
+    return Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="", label=name)
 
 
 def _plain_handle(label: str, face: str) -> Line2D:

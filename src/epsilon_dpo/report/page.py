@@ -10,7 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from epsilon_dpo.outputs import write_json
 from epsilon_dpo.report.examples import examples
 from epsilon_dpo.report.figures import kl_against_win_rate, win_rates
-from epsilon_dpo.report.figures_training import adapts_beta, beta_decisions, beta_over_time, training_curves
+from epsilon_dpo.report.figures_training import (
+    adapted_beta,
+    beta_decisions,
+    beta_over_time,
+    decides,
+    training_curves,
+)
 from epsilon_dpo.report.results import Results
 from epsilon_dpo.report.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.style import marks
@@ -42,17 +48,26 @@ def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[s
     """Draw the figures that these runs allow; returns each as a data URI, by name."""
     folder.mkdir()
     look = marks([run.name for run in results.runs])
-    deciding = [run for run in results.runs if adapts_beta(run)]
+    adapting = [run for run in results.runs if adapted_beta(run)]
+    deciding = [run for run in results.runs if decides(run)]
     win_rates(folder / "win_rates.png", table, look)
     kl_against_win_rate(folder / "kl_win_rate.png", table, look)
-    training_curves(folder / "training.png", results.runs, look)
+    if any(run.curve for run in results.runs):
+        training_curves(folder / "training.png", results.runs, look)
+    if adapting:
+        beta_over_time(folder / "beta.png", adapting, look)
     if deciding:
-        beta_over_time(folder / "beta.png", results.runs, look)
         beta_decisions(folder / "beta_decisions.png", deciding)
     return {
         file.stem: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
         for file in sorted(folder.glob("*.png"))
     }
+
+
+def settings(numbers: dict[str, Any]) -> str:
+    """A run's numbers as params.yaml states them, without its method: `beta 0.3, update soft`."""
+    said = {key: str(value).lower() if isinstance(value, bool) else value for key, value in numbers.items()}
+    return ", ".join(f"{key} {value}" for key, value in said.items() if key != "method")
 
 
 def _render(
@@ -71,6 +86,7 @@ def _render(
         "percent": lambda x: f"{100 * x:.1f} %",
         "points": lambda x: f"{100 * x:+.1f}".replace("-", "−"),
         "number": lambda x: f"{x:,.6g}",
+        "settings": settings,
     }
     return environment.get_template(TEMPLATE).render(
         style=loader.get_source(environment, STYLE)[0],
@@ -82,7 +98,6 @@ def _render(
         figures=figures,
         examples=examples(results, example_count),
         decisions={run.name: decision_shares(run) for run in results.runs},
-        numbers=list(dict.fromkeys(key for run in results.runs for key in run.numbers)),
         judge_name="trained on the training pairs"
         if results.judge["source"] == "trained"
         else f"from {results.judge['origin']}",

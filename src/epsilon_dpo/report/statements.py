@@ -13,7 +13,7 @@ from epsilon_dpo.statistics import mean
 
 NAMES = {"chosen": "the chosen answers", "sft": "SFT"}
 SCORERS = {"win": "judge", "true_win": "true reward"}
-LISTED = 3  # pairs of runs in one sentence
+LISTED = 3  # pairs of runs in one sentence, and runs where they could be counted instead
 
 
 def comparisons(results: Results) -> list[Row]:
@@ -48,7 +48,9 @@ def _among_runs(results: Results, judged: list[Row]) -> str:
         return f"No two of the {len(results.runs)} runs can be told apart {basis}."
     if len(judged) > LISTED:
         apart = len(judged) - len(alike)
-        return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}; the table below says which."
+        by_chance = round((1.0 - results.confidence) * len(judged))
+        chance = f" (about {by_chance} would be, by chance, if all runs were alike)" if by_chance else ""
+        return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}{chance}; the table below says which."
     parts = [_ahead(row) for row in judged if is_decided(row)]
     parts += [f"{row['first']} and {row['second']} cannot be told apart" for row in alike]
     return f"Run against run, {basis}: {'; '.join(parts)}."
@@ -83,9 +85,7 @@ def _against(results: Results, opponent: str) -> str:
         groups: dict[str, list[str]] = {}
         for run in results.runs:
             groups.setdefault(_side(run.score, f"{metric}/{opponent}"), []).append(run.name)
-        names = {side: _named(runs, len(results.runs)) for side, runs in groups.items()}
-        verdicts = [f"{names[side]} {phrase}" for side, phrase in _PHRASES.items() if side in names]
-        scorers.setdefault(_listed(verdicts), []).append(f"by the {scorer}")
+        scorers.setdefault(_verdicts(groups, len(results.runs)), []).append(f"by the {scorer}")
     parts = [f"{_listed(who)}, {verdict}" for verdict, who in scorers.items()]
     return f"Against {NAMES[opponent]}: {'; '.join(parts)}."
 
@@ -95,6 +95,14 @@ _PHRASES = {
     "below": "lost more often than won",
     "within": "cannot be told from it",
 }
+
+
+def _verdicts(groups: dict[str, list[str]], total: int) -> str:
+    """Which runs are on which side of one half; of several groups a long one is not listed but counted, at the end."""
+    longest = max(groups, key=lambda side: len(groups[side]))
+    rest = longest if len(groups) > 1 and len(groups[longest]) > LISTED else None
+    named = [f"{_named(groups[side], total)} {_PHRASES[side]}" for side in _PHRASES if side in groups and side != rest]
+    return _listed(named + ([f"the other {len(groups[rest])} runs {_PHRASES[rest]}"] if rest else []))
 
 
 def _named(runs: list[str], total: int) -> str:

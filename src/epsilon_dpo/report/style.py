@@ -1,6 +1,6 @@
 """How figures look: the Okabe-Ito colours, which colour-blind readers can tell apart, and marks that survive print.
 
-Every policy keeps its colour, marker and line through all figures. Files carry no software version and no date, so
+Every policy keeps its colour and marker through all figures. Files carry no software version and no date, so
 the same numbers give the same bytes.
 """
 
@@ -18,11 +18,11 @@ from matplotlib.lines import Line2D
 
 REFERENCE = "#4d4d4d"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LINES = ("-", (0, (5, 1.5)), "-.", (0, (1, 1)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 INK, GRID = "#222222", "#dddddd"
 DOTS_PER_INCH = 160
 CHARACTERS_PER_INCH, LEGEND_MARK = 12, 7  # of the legend; a mark is as wide as so many characters
+LEGEND_LINE = 0.19  # inches
 
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same on every machine
@@ -50,18 +50,13 @@ SETTINGS: dict[Any, Any] = {
 class Mark:
     colour: str
     marker: str
-    line: Any
 
 
 def marks(runs: list[str]) -> dict[str, Mark]:
-    """A mark per policy: `sft` in grey, runs in the order given; 30 differ in mark, 12 in line."""
-    found = {"sft": Mark(REFERENCE, "*", "-")}
+    """A mark per policy: `sft` in grey, runs in the order given; 30 differ."""
+    found = {"sft": Mark(REFERENCE, "*")}
     for number, run in enumerate(runs):
-        found[run] = Mark(
-            COLOURS[number % len(COLOURS)],
-            MARKERS[number % len(MARKERS)],
-            LINES[number % len(LINES)],
-        )
+        found[run] = Mark(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
     return found
 
 
@@ -75,11 +70,16 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
+def legend_columns(width: float, labels: list[str]) -> int:
+    """Columns of a legend in a figure `width` inches wide: as many as the longest label leaves room for."""
+    longest = max(len(label) for label in labels)
+    return min(len(labels), max(1, int(width * CHARACTERS_PER_INCH / (longest + LEGEND_MARK))))
+
+
 def legend(figure: Figure, handles: list[Line2D]) -> None:
-    """Below the panels, in as many columns as the longest label leaves room for."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, int(figure.get_figwidth() * CHARACTERS_PER_INCH / (longest + LEGEND_MARK)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+    """Below the panels."""
+    columns = legend_columns(figure.get_figwidth(), [str(handle.get_label()) for handle in handles])
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def percent(axis: Axes, which: str) -> None:

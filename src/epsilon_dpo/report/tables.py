@@ -10,6 +10,15 @@ from epsilon_dpo.report.results import Results, Row, RunResult
 INTERVAL = ("", "_low", "_high")
 OPPONENTS = ("chosen", "sft")
 KL = ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_rb_low", "kl_fwd_rb_high", "kl_fwd_mc", "kl_fwd_mc_se")
+FINAL = (  # of the training; the log-ratio margin and the KL exist for methods with a reference
+    "steps",
+    "eval_loss",
+    "eval_rewards/accuracies",
+    "eval_rewards/margins",
+    "eval_margins_raw",
+    "eval_logps/chosen",
+    "eval_kl/fwd_data",
+)
 
 
 def policies(results: Results) -> list[Row]:
@@ -89,8 +98,7 @@ def _run_row(run: RunResult) -> Row:
     found |= _taken(run.score, {f"true_reward/run{end}": f"true_reward{end}" for end in INTERVAL})
     found |= _taken(run.kl, {name: name for name in KL})
     found |= _taken(run.sampled, {name: name for name in ("mean_tokens", "truncated_share", "empty_share")})
-    final = ("steps", "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
-    return found | _taken(run.final, {name: name for name in final})
+    return found | _taken(run.final, {name: name for name in FINAL})
 
 
 def _taken(source: dict[str, Any], names: dict[str, str]) -> Row:
