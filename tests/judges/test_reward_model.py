@@ -128,7 +128,8 @@ def test_an_over_long_dialogue_loses_its_beginning(local: Path, tmp_path: Path) 
     tail = "what do you know " * 3
     asked = [question(start + tail, "gold is a metal", "honey") for start in ("gold ", "bees ")]
     first, second = judge.compare(asked)
-    assert first.f_ab == second.f_ab and first.trunc_source and not first.trunc_a
+    assert first.f_ab == second.f_ab and abs(first.f_ab) > 0.01  # the answers are still there
+    assert first.trunc_source and not first.trunc_a
     [cut] = judge.compare([question("what", "gold is a metal " * 5, "honey")])
     assert cut.trunc_source and cut.trunc_a and not cut.trunc_b
 
