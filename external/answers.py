@@ -1,0 +1,27 @@
+"""answers: a policy's answers to a benchmark's questions. `python answers.py RUN` in the folder external/"""
+
+from pathlib import Path
+
+from epsilon_dpo.external.answering import answer
+from epsilon_dpo.external.params import AnswersView, run_of
+from epsilon_dpo.external.questions import read_questions
+from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.outputs import write_json, write_jsonl
+from epsilon_dpo.params.strict import load
+from epsilon_dpo.runtime import set_up
+from epsilon_dpo.sampling import summary
+from epsilon_dpo.stage import run_argument, run_stage
+
+name = run_argument()
+with run_stage("answers", name) as stage:
+    params = load(AnswersView)
+    run = run_of(params.runs, name)
+    set_up(params.seed, params.threads)
+    policy = Path("../out") / run.policy / "model"
+    questions = read_questions(run.benchmark, run.data)
+    answers = answer(policy, questions, getattr(params.decoding, run.benchmark), params.seed)
+    metrics = summary([turn for row in answers for turn in row["turns"]])
+    write_jsonl(stage.out / "answers.jsonl", answers)
+    write_json(stage.out / "metrics.json", {**metrics, "policy_sha256": digest(policy)})
+    stage.tracker.log_metrics(metrics)
+    stage.summary = f"{metrics['n']} answers, {metrics['mean_tokens']:.1f} tokens on average"

@@ -1,0 +1,61 @@
+"""Runs in the environment of alpaca_eval, which this project itself does not import.
+
+    python alpaca_eval_driver.py SETTINGS.json
+
+It does what `alpaca_eval evaluate` does, from local files only: no dataset script, no download of df_gamed.csv, nothing
+written into site-packages.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import alpaca_eval
+import yaml
+from alpaca_eval import constants
+from alpaca_eval.metrics import glm_winrate
+
+ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
+AT_ONCE = 32  # verdicts between two writes of the cache, which a failure therefore loses at most
+
+
+def main(settings: dict) -> None:
+    work = Path(settings["work"])
+    cache = work / "annotations_cache.json"
+    if cache.exists():  # verdicts that could not be read are asked for again
+        kept = [row for row in json.loads(cache.read_text()) if row["preference"] not in (None, -1)]
+        cache.write_text(json.dumps(kept)) if kept else cache.unlink()
+    metric, metric_kwargs = "win_rate", None
+    if settings["df_gamed"] is not None:
+        glm_winrate.hf_hub_download = lambda **_: settings["df_gamed"]
+        metric, metric_kwargs = "length_controlled_winrate", {"save_weights_dir": None}
+    alpaca_eval.evaluate(
+        model_outputs=settings["model_outputs"],
+        reference_outputs=settings["reference_outputs"],
+        annotators_config=str(annotator(settings["model"], work)),
+        name=settings["name"],
+        precomputed_leaderboard=None,
+        output_path=work,
+        fn_metric="get_winrate" if metric == "win_rate" else "get_length_controlled_winrate",
+        metric_kwargs=metric_kwargs,
+        sort_by=metric,
+        caching_path=cache,
+        annotation_kwargs={"chunksize": AT_ONCE},
+        is_return_instead_of_print=True,
+    )
+
+
+def annotator(model: str, work: Path) -> Path:
+    """AlpacaEval 2's annotator, its prompt unchanged, with `model` as the judge."""
+    config = yaml.safe_load((constants.EVALUATORS_CONFIG_DIR / ANNOTATOR / "configs.yaml").read_text())
+    entry = config[ANNOTATOR]
+    entry["prompt_template"] = str(constants.EVALUATORS_CONFIG_DIR / entry["prompt_template"])
+    entry["completions_kwargs"] |= {"model_name": model, "requires_chatml": True}
+    path = work / ANNOTATOR / "configs.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

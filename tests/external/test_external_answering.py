@@ -1,0 +1,82 @@
+"""Dialogues with a small policy: context, temperature, seeds, refusals."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from epsilon_dpo.data.tokenisation import prompt_ids
+from epsilon_dpo.data.tokenizer_folder import load_tokenizer
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.external.answering import answer
+from epsilon_dpo.external.params import Decoding, DecodingByCategory
+from epsilon_dpo.external.questions import Question, read_questions
+
+GREEDY = Decoding(temperature=0.0, max_new_tokens=6, batch_size=3)
+WARM = Decoding(temperature=1.0, max_new_tokens=6, batch_size=3)
+
+
+def by_category(**temperature: float) -> DecodingByCategory:
+    return DecodingByCategory(temperature=temperature, max_new_tokens=6, batch_size=2)
+
+
+@pytest.fixture
+def two_turns(external: Path) -> list[Question]:
+    return read_questions("mt_bench", Path("data/mt_bench"))
+
+
+def greedy(policy: Path, messages: list[dict[str, str]]) -> list[int]:
+    """The most probable word, word by word, without this project's sampling."""
+    tokenizer, model = load_tokenizer(policy), AutoModelForCausalLM.from_pretrained(policy).eval()
+    ids = prompt_ids(tokenizer, messages)
+    start = len(ids)
+    with torch.no_grad():
+        while len(ids) < start + 6 and (len(ids) == start or ids[-1] != tokenizer.eos_token_id):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[start:]
+
+
+def test_the_second_turn_answers_the_dialogue_so_far(two_turns: list[Question], sft_folder: Callable[[], Path]) -> None:
+    policy = sft_folder()
+    for question, row in zip(two_turns, answer(policy, two_turns, GREEDY, 0), strict=True):
+        first, second = row["turns"]
+        asked = {"role": "user", "content": question.turns[0]}
+        assert row["id"] == question.id
+        assert first["response_ids"] == greedy(policy, [asked])
+        said = [asked, {"role": "assistant", "content": first["response"]}]
+        assert second["response_ids"] == greedy(policy, [*said, {"role": "user", "content": question.turns[1]}])
+        assert (first["prompt"], second["prompt"]) == tuple(question.turns)
+
+
+def test_each_category_has_its_temperature(two_turns: list[Question], sft_folder: Callable[[], Path]) -> None:
+    """Writing changes with the seed, mathematics and science, which are greedy, do not."""
+    policy, decoding = sft_folder(), by_category(writing=1.0, math=0.0, stem=0.0)
+    rows = [answer(policy, two_turns, decoding, seed) for seed in range(4)]
+    for place, different in enumerate((True, False, False)):
+        assert (len({str(answers[place]["turns"][0]["response_ids"]) for answers in rows}) > 1) is different
+
+
+def test_answers_belong_to_the_question_turn_and_seed(
+    two_turns: list[Question], sft_folder: Callable[[], Path]
+) -> None:
+    policy = sft_folder()
+    rows = answer(policy, two_turns, WARM, 3)
+    assert answer(policy, two_turns[::-1], WARM.model_copy(update={"batch_size": 1}), 3) == rows[::-1]
+    assert answer(policy, two_turns, WARM, 4) != rows
+    twin = Question("82", two_turns[0].turns, two_turns[0].row)
+    assert answer(policy, [twin], WARM, 3)[0]["turns"] != rows[0]["turns"]
+
+
+def test_a_category_without_a_temperature_is_refused(two_turns: list[Question], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Question 141 is of the category stem, which has no temperature; add it"):
+        answer(tmp_path, two_turns, by_category(writing=1.0, math=0.0), 0)
+
+
+def test_a_dialogue_that_outgrows_the_context_is_refused(
+    two_turns: list[Question], sft_folder: Callable[[], Path]
+) -> None:
+    long = Decoding(temperature=0.0, max_new_tokens=61, batch_size=1)
+    with pytest.raises(UserError, match="max_new_tokens = 61 of the model's 64 positions"):
+        answer(sft_folder(), two_turns, long, 0)

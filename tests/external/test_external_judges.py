@@ -1,0 +1,228 @@
+"""From an exported file to scores: Arena-Hard through a stand-in for its script, the others by what they leave behind.
+
+The real AlpacaEval and FastChat are in test_external_tools.py.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_files import rows_of, write_arena_hard
+from judge_server import KEY, Judge, label
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.external import judge_alpaca_eval, judge_mt_bench
+from epsilon_dpo.external.formats import answer_file, write_answers
+from epsilon_dpo.external.judge_arena_hard import score
+from epsilon_dpo.external.judging import verdict_on
+from epsilon_dpo.external.params import Export, Judges, Run
+from epsilon_dpo.outputs import write_json
+from epsilon_dpo.params.strict import parse, read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = (
+    "<|The Start of Assistant A's Answer|>{%s}<|The End of Assistant A's Answer|>"
+    "<|The Start of Assistant B's Answer|>{%s}<|The End of Assistant B's Answer|> to {%s}"
+)
+SETTINGS = {
+    "current": {
+        "bench_name": "arena-hard-v0.1",
+        "judge_model": "somebody",
+        "reference": None,
+        "model_list": [],
+        "regex_patterns": [r"\[\[([AB<>=]+)\]\]"],
+        "prompt_template": TEMPLATE % ("ANSWER_A", "ANSWER_B", "QUESTION"),
+    },
+    "2024": {
+        "bench_name": "arena-hard-v0.1",
+        "judge_model": "somebody",
+        "pairwise": True,
+        "system_prompt": "Judge.",
+        "model_list": [],
+        "regex_pattern": r"\[\[([AB<>=]+)\]\]",
+        "prompt_template": [TEMPLATE % ("answer_1", "answer_2", "question_1")],
+    },
+}
+
+
+def judges(url: str, benchmark: str = "arena_hard", **changes: Any) -> Judges:
+    """Those of external/params.yaml, all at `url`, with `changes` for one benchmark."""
+    content = read_yaml(ROOT / "external" / "params.yaml")["judge"]
+    for name, numbers in content.items():
+        numbers |= {"base_url": url} | (changes if name == benchmark else {})
+    return parse(Judges, content)
+
+
+def environment(name: str) -> Path:
+    """An environment whose Python is this one."""
+    python = Path("environments") / name / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    return python.parents[1]
+
+
+def arena_hard_environment(version: str) -> None:
+    checkout = environment("arena_hard") / "arena-hard-auto"
+    checkout.mkdir()
+    shutil.copy(Path(__file__).with_name("arena_hard_stub.py"), checkout / "gen_judgment.py")
+    (checkout / "config").mkdir()
+    write_json(checkout / "config" / "arena-hard-v0.1.yaml", SETTINGS[version])
+
+
+def export(dialogues: Any, benchmark: Any, version: Any = "current") -> tuple[Run, Path]:
+    run = Run(policy="sft", benchmark=benchmark)
+    write_answers("mine", run, *dialogues(benchmark), Export(arena_hard_format=version), Path("out/export/mine"))
+    return run, answer_file("mine", run, Path("out/export/mine"))
+
+
+@pytest.mark.parametrize("version", ["current", "2024"])
+def test_arena_hard_from_the_answers_to_the_score(external: Path, judge: Judge, dialogues: Any, version: str) -> None:
+    """Both formats through the whole way, against the label and the weight of each game worked out here."""
+    write_arena_hard(Path("data/arena_hard"), of_2024=version == "2024")
+    arena_hard_environment(version)
+    run, file = export(dialogues, "arena_hard", version)
+    verdict = verdict_on("mine", run, judges(judge.url), file)
+    won, weight = 0.0, 0
+    for place in range(6):
+        mine, baseline = " ".join(["good"] * (place % 4)), "good w1" if place % 2 else "w1"
+        points = {"A>>B": [1, 1, 1], "A>B": [1], "A=B": [0.5], "B>A": [0], "B>>A": [0, 0, 0]}[label(mine, baseline)]
+        won, weight = won + 2 * sum(points), weight + 2 * len(points)  # the label is the same in both orders
+    assert verdict.metrics["win_rate"] == pytest.approx(100 * won / weight) and 50 < verdict.metrics["win_rate"] < 100
+    assert (verdict.metrics["n"], verdict.metrics["n_missing"]) == (6, 0)
+    assert [row.get("uid", row.get("question_id")) for row in verdict.rows] == [f"id{place}" for place in range(6)]
+    assert len(judge.asked) == 12 and {request["model"] for request in judge.asked} == {"gpt-4-1106-preview"}
+    assert verdict.tool == "arena-hard-auto unknown"
+    assert KEY not in "".join(path.read_text() for path in Path("verdicts").rglob("*") if path.is_file())
+
+
+def test_verdicts_that_were_paid_for_are_asked_for_once(
+    external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge that fails midway, the stage again, once more without a key, and another judge."""
+    arena_hard_environment("current")
+    run, file = export(dialogues, "arena_hard")
+    judge.broken = "w4 w5 w6 w22"  # the third question of six, which the stand-in asks in the fourth place
+    with pytest.raises(UserError, match=r"ended with code 1; .* its last line is: .*HTTPError.*400"):
+        verdict_on("mine", run, judges(judge.url), file)
+    judge.broken = None
+    first = verdict_on("mine", run, judges(judge.url), file)
+    assert len(judge.asked) == 12 + 1
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert verdict_on("mine", run, judges(judge.url, parallel=1), file).metrics == first.metrics
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    verdict_on("mine", run, judges(judge.url, model="gpt-4"), file)
+    assert len(judge.asked) == 12 + 1 + 12
+
+
+def test_a_game_that_the_endpoint_failed_on_is_asked_for_again(external: Path, judge: Judge, dialogues: Any) -> None:
+    arena_hard_environment("current")
+    run, file = export(dialogues, "arena_hard")
+    verdict_on("mine", run, judges(judge.url), file)
+    (kept,) = Path("verdicts").rglob("model_judgment/*/mine.jsonl")
+    rows = rows_of(kept)
+    rows[2]["games"][1] = None
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"uid": "id9", "ga')
+    assert len(verdict_on("mine", run, judges(judge.url), file).rows) == 6
+    assert len(judge.asked) == 12 + 2
+
+
+def games(*labels: str | None) -> dict[str, Any]:
+    return {"games": [{"score": label} for label in labels]}
+
+
+def test_arena_hard_points() -> None:
+    """The model is B in the first game and A in the second; two signs weigh three; a lost label drops its question.
+
+    Points of the three whole questions: 1 and 1, 1/2 and 0, three times 0 and 1: 3.5 of 8.
+    """
+    rows = [
+        games("A<B", "A>B"),
+        games("A=B", "B>A"),
+        games("A>>B", "B<A"),
+        games(None, "A>B"),
+        games("B>A", "nonsense"),
+    ]
+    found = score(rows)
+    assert found["win_rate"] == pytest.approx(100 * 3.5 / 8)
+    assert (found["n"], found["n_missing"]) == (3, 2)
+    residuals = [2 - 2 * 3.5 / 8, 0.5 - 2 * 3.5 / 8, 1 - 4 * 3.5 / 8]
+    assert found["win_rate_se"] == pytest.approx(100 * (sum(x * x for x in residuals) * 3 / 2) ** 0.5 / 8)
+    with pytest.raises(UserError, match=r"none of the judge's verdicts on 1 questions"):
+        score([games(None, None)])
+
+
+def test_mt_bench_grades(external: Path, dialogues: Any) -> None:
+    """Means over turns, over first turns, over a category; a verdict without a grade is counted and left out."""
+    questions, _ = dialogues("mt_bench")
+    rows = [
+        {"question_id": id_, "turn": turn, "score": grade}
+        for id_, turn, grade in [(81, 1, 8), (81, 2, 5), (111, 1, 2.5), (111, 2, -1), (141, 1, 6), (141, 2, 7)]
+    ]
+    found = judge_mt_bench.score(rows, questions)
+    assert found["score"] == pytest.approx(28.5 / 5)
+    assert (found["score/turn_1"], found["score/turn_2"], found["score/math"]) == (5.5, 6.0, 2.5)
+    assert (found["n"], found["n_missing"]) == (3, 1)
+    means = [6.5, 2.5, 6.5]
+    spread = sum((mean - sum(means) / 3) ** 2 for mean in means) / 2
+    assert found["score_se"] == pytest.approx((spread / 3) ** 0.5)
+    with pytest.raises(UserError, match="none of the judge's 1 verdicts holds a grade"):
+        judge_mt_bench.score(rows[3:4], questions)
+
+
+def test_alpaca_eval_results_without_a_verdict_are_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "annotations.json", [{"instruction": "a", "preference": None}])
+    with pytest.raises(UserError, match=r"none of the judge's 1 answers holds log-probs .* top_logprobs"):
+        judge_alpaca_eval.read_results(tmp_path, "alpaca-eval")
+
+
+def test_length_control_needs_the_official_instructions(external: Path, judge: Judge, dialogues: Any) -> None:
+    environment("alpaca_eval")
+    path = Path("data/alpaca_eval/df_gamed.csv")
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if ",9," not in line))
+    run, file = export(dialogues, "alpaca_eval")
+    with pytest.raises(UserError, match=r"difficulties of 9 instructions and .* has 10 instructions; .* to false"):
+        verdict_on("mine", run, judges(judge.url), file)
+    path.unlink()
+    with pytest.raises(UserError, match=r"^external/data/alpaca_eval/df_gamed.csv does not exist; docs/external.md"):
+        verdict_on("mine", run, judges(judge.url), file)
+
+
+@pytest.mark.parametrize("benchmark", ["alpaca_eval", "arena_hard", "mt_bench"])
+def test_a_missing_environment_is_one_sentence(external: Path, judge: Judge, dialogues: Any, benchmark: str) -> None:
+    run, file = export(dialogues, benchmark)
+    with pytest.raises(UserError, match=f"holds no environment; make it with `bash .*make_environment.sh {benchmark}`"):
+        verdict_on("mine", run, judges(judge.url), file)
+
+
+def test_a_judge_out_of_reach_is_one_sentence(
+    external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server, a wrong key, no key: told before the tool starts, which would retry for an hour."""
+    arena_hard_environment("current")
+    run, file = export(dialogues, "arena_hard")
+    with pytest.raises(UserError, match=r"^The judge at http://127.0.0.1:9/v1 does not answer \(.*refused\); start it"):
+        verdict_on("mine", run, judges("http://127.0.0.1:9/v1"), file)
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    with pytest.raises(UserError, match=r"refuses the key in OPENAI_API_KEY \(401\); export the right one.$"):
+        verdict_on("mine", run, judges(judge.url), file)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match=r"^OPENAI_API_KEY is not set; export the key of http"):
+        verdict_on("mine", run, judges(judge.url), file)
+    assert not judge.asked
+
+
+def test_a_checkout_without_the_settings_is_named(external: Path, judge: Judge, dialogues: Any) -> None:
+    arena_hard_environment("current")
+    os.unlink("environments/arena_hard/arena-hard-auto/config/arena-hard-v0.1.yaml")
+    run, file = export(dialogues, "arena_hard")
+    with pytest.raises(UserError, match=r"holds no config/arena-hard-v0.1.yaml; make the environment again or mend"):
+        verdict_on("mine", run, judges(judge.url), file)
+
+
+def test_a_judge_that_fastchat_does_not_know_is_refused() -> None:
+    with pytest.raises(UserError, match=r"mt_bench.model = 'mine' is refused: input should be 'gpt-3.5-turbo'"):
+        judges("http://127.0.0.1:9/v1", "mt_bench", model="mine")

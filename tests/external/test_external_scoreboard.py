@@ -1,0 +1,67 @@
+"""The page and the table from metrics as the stage verdicts writes them."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from epsilon_dpo.external.params import Run
+from epsilon_dpo.external.scoreboard import read_verdicts, write_scoreboard
+from epsilon_dpo.outputs import write_json
+
+FACTS = {"mean_tokens": 200.0, "truncated_share": 0.25, "policy_sha256": "0" * 64, "n_missing": 5}
+ALPACA_EVAL: dict[str, Any] = {"tool": "alpaca-eval 0.6.6", "judge": "gpt-4-1106-preview", "n": 800, **FACTS}
+ALPACA_EVAL |= {"win_rate": 31.25, "win_rate_se": 1.5, "mean_characters": 900.0}
+MT_BENCH: dict[str, Any] = {
+    "tool": "fschat 0.2.36",
+    "judge": "gpt-4",
+    "n": 75,
+    **FACTS,
+    "score": 6.5,
+    "score/turn_1": 7.0,
+}
+
+
+def page(tmp_path: Path, **verdicts: dict[str, Any]) -> str:
+    """One run per benchmark, in the order given."""
+    for name, metrics in verdicts.items():
+        (tmp_path / "verdicts" / name).mkdir(parents=True)
+        write_json(tmp_path / "verdicts" / name / "metrics.json", metrics)
+    runs = {name: Run.model_validate({"policy": "align/dpo", "benchmark": name}) for name in verdicts}
+    write_scoreboard(read_verdicts(tmp_path / "verdicts", runs), tmp_path)
+    return (tmp_path / "scoreboard.html").read_text("utf-8")
+
+
+def test_scores_with_their_errors_and_without_what_is_missing(tmp_path: Path) -> None:
+    text = page(tmp_path, mt_bench=MT_BENCH, alpaca_eval=ALPACA_EVAL)
+    assert text.index("AlpacaEval 2") < text.index("MT-Bench") and "Arena-Hard" not in text
+    cells = [line.strip() for line in text.splitlines() if line.strip().startswith("<td>")]
+    assert {"<td>31.25 ± 1.50</td>", "<td>–</td>", "<td>6.50</td>", "<td>7.00</td>"} <= set(cells)
+    assert "<td>200.00</td><td>25.0 %</td>" in cells
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["run"]: row["value"] for row in rows if row["score"] in ("win_rate", "score")} == {
+        "alpaca_eval": "31.25",
+        "mt_bench": "6.5",
+    }
+    assert {row["score"] for row in rows} == {key for key in ALPACA_EVAL | MT_BENCH if key not in NOT_NUMBERS}
+
+
+NOT_NUMBERS = {"tool", "judge", "policy_sha256"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({}, []),
+        ({"judge": "local"}, ["their judge is gpt-4-1106-preview"]),
+        ({"n": 10, "judge": "local"}, ["their judge is gpt-4-1106-preview", "they are on 805 questions"]),
+    ],
+)
+def test_what_cannot_stand_beside_published_numbers_is_told(
+    tmp_path: Path, changes: dict[str, Any], reasons: list[str]
+) -> None:
+    text = page(tmp_path, alpaca_eval=ALPACA_EVAL | changes)
+    assert ("Not comparable with published numbers" in text) is bool(reasons)
+    assert all(reason in text for reason in ["alpaca-eval 0.6.6", *reasons])

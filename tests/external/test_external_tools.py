@@ -1,0 +1,147 @@
+"""The tools themselves, against a judge on this machine: files in, verdicts and scores out.
+
+EPSILON_DPO_EXTERNAL_ENVIRONMENTS names the folder with their environments, as external/make_environment.sh makes them.
+"""
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_files import rows_of
+from judge_server import KEY, Judge, goodness, label
+from test_external_judges import export, judges
+
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.external.judging import verdict_on
+
+pytestmark = pytest.mark.slow
+FOLDER = "EPSILON_DPO_EXTERNAL_ENVIRONMENTS"
+ENVIRONMENTS = Path(os.environ.get(FOLDER, "/nonexistent")).absolute()
+
+
+@pytest.fixture
+def real(external: Path) -> Callable[[str], Path]:
+    """Put the environment of a tool where external/params.yaml looks for it; its folder."""
+
+    def use(benchmark: str) -> Path:
+        folder = ENVIRONMENTS / benchmark
+        if not (folder / "bin" / "python").exists():
+            pytest.skip(f"{FOLDER} names no folder with {benchmark}; external/make_environment.sh makes it")
+        Path("environments").mkdir()
+        Path("environments", benchmark).symlink_to(folder)
+        return folder
+
+    return use
+
+
+def chance(mine: str, reference: str) -> float:
+    return 1 / (1 + math.exp(goodness(reference) - goodness(mine)))
+
+
+def test_alpaca_eval(real: Any, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each preference is the judge's probability whatever the order shown; an unreadable verdict is asked for again."""
+    packages = next((real("alpaca_eval") / "lib").glob("python*/site-packages/alpaca_eval"))
+    before = sorted(packages.rglob("*.json")) + sorted(packages.rglob("*.csv"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = Path("data/alpaca_eval/alpaca_eval_gpt4_baseline.json")
+    references = json.loads(path.read_text())
+    references[4]["output"] = "unjudgeable"
+    path.write_text(json.dumps(references))
+    run, file = export(dialogues, "alpaca_eval")
+    verdict = verdict_on("mine", run, judges(judge.url), file)
+    outputs = rows_of(file)
+    assert [row["instruction"] for row in verdict.rows] == [row["instruction"] for row in references]
+    for place, row in enumerate(verdict.rows):
+        if place == 4:
+            assert row["preference"] is None
+        else:
+            expected = 1 + chance(outputs[place]["output"], references[place]["output"])
+            assert row["preference"] == pytest.approx(expected), place
+    read = [row["preference"] - 1 for row in verdict.rows if row["preference"] is not None]
+    assert verdict.metrics["win_rate"] == pytest.approx(100 * sum(read) / 9)
+    assert (verdict.metrics["n"], verdict.metrics["n_missing"]) == (9, 1)
+    assert 0 < verdict.metrics["lc_win_rate"] < 100 and verdict.metrics["lc_win_rate_se"] > 0
+    assert verdict.metrics["mean_characters"] == int(sum(len(row["output"]) for row in outputs) / 10)
+    assert verdict.tool == "alpaca-eval 0.6.6"
+    asked = {"model": "gpt-4-1106-preview", "max_tokens": 1, "logprobs": True, "top_logprobs": 5, "temperature": 1.0}
+    assert all(request.items() >= asked.items() for request in judge.asked)
+    shown_first = [request["messages"][-1]["content"].split('"M"')[0] for request in judge.asked]
+    assert 0 < sum("answer-" in text for text in shown_first) < 10  # both orders
+    assert len(judge.asked) == 10
+    again = verdict_on("mine", run, judges(judge.url), file)
+    assert len(judge.asked) == 11 and again.metrics == pytest.approx(verdict.metrics)  # the tool's cache has 10 digits
+    assert sorted(packages.rglob("*.json")) + sorted(packages.rglob("*.csv")) == before
+    assert KEY not in "".join(path.read_text() for path in Path("verdicts").rglob("*") if path.is_file())
+
+
+def test_alpaca_eval_without_length_control_and_with_another_judge(real: Any, judge: Judge, dialogues: Any) -> None:
+    real("alpaca_eval")
+    Path("data/alpaca_eval/df_gamed.csv").unlink()
+    run, file = export(dialogues, "alpaca_eval")
+    verdict = verdict_on(
+        "mine", run, judges(judge.url, "alpaca_eval", model="local-instruct", length_controlled=False), file
+    )
+    assert "lc_win_rate" not in verdict.metrics and verdict.metrics["n"] == 10
+    assert {request["model"] for request in judge.asked} == {"local-instruct"}
+
+
+def test_mt_bench(real: Any, judge: Judge, dialogues: Any) -> None:
+    """Grades of both turns, the reference shown where it belongs, and the same means as FastChat's own show_result."""
+    folder = real("mt_bench")
+    run, file = export(dialogues, "mt_bench")
+    verdict = verdict_on("mine", run, judges(judge.url), file)
+    grades = {(row["question_id"], row["turn"]): row["score"] for row in verdict.rows}
+    assert grades == {(81, 1): 1, (81, 2): 2, (111, 1): 3, (111, 2): 4, (141, 1): 1, (141, 2): 2}
+    assert list(grades) == sorted(grades) and len(judge.asked) == 6
+    with_reference = [request for request in judge.asked if "the reference of turn 1" in str(request)]
+    assert len(with_reference) == 2 and all("w12 w2" in str(request) for request in with_reference)
+    assert verdict.metrics["score"] == pytest.approx(13 / 6) and verdict.metrics["score/turn_2"] == pytest.approx(8 / 3)
+    assert verdict.tool == "fschat 0.2.36"
+    (work,) = Path("verdicts").glob("mine-*")
+    command = [folder / "bin" / "python", "-m", "fastchat.llm_judge.show_result", "--model-list", "mine"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=work, check=True).stdout
+    means = [float(line.split()[-1]) for line in shown.splitlines() if line.startswith("mine")]
+    assert means == pytest.approx([verdict.metrics[name] for name in ("score/turn_1", "score/turn_2", "score")])
+
+
+def test_mt_bench_asks_again_only_for_what_failed(real: Any, judge: Judge, dialogues: Any) -> None:
+    real("mt_bench")
+    run, file = export(dialogues, "mt_bench")
+    asked = judges(judge.url)
+    verdict_on("mine", run, asked, file)
+    (kept,) = Path("verdicts").rglob("gpt-4_single.jsonl")
+    rows = rows_of(kept)
+    lost = next(row for row in rows if (row["question_id"], row["turn"]) == (111, 2))
+    lost |= {"judgment": "$ERROR$", "score": -1}
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert verdict_on("mine", run, asked, file).metrics["n_missing"] == 0
+    assert len(judge.asked) == 6 + 2  # both turns of the one question
+
+
+def test_arena_hard(real: Any, judge: Judge, dialogues: Any) -> None:
+    """Two games a question, the labels where the score expects them; a verdict without a label is left out."""
+    real("arena_hard")
+    path = Path("data/arena_hard/question.jsonl")
+    path.write_text(path.read_text().replace("w9 w24", "unjudgeable"))
+    run, file = export(dialogues, "arena_hard")
+    verdict = verdict_on("mine", run, judges(judge.url), file)
+    assert len(judge.asked) == 12 and (verdict.metrics["n"], verdict.metrics["n_missing"]) == (5, 1)
+    mine, baseline = ["", "good", "good good", "good good good"], ["w1", "good w1"]
+    for place, row in enumerate(verdict.rows):
+        a, b = mine[place % 4], baseline[place % 2]
+        labels = [None, None] if place == 4 else [label(b, a), label(a, b)]
+        assert [game["score"] for game in row["games"]] == labels
+    assert verdict.tool.startswith("arena-hard-auto ")
+
+
+def test_a_tool_that_fails_says_why(real: Any, judge: Judge, dialogues: Any) -> None:
+    real("mt_bench")
+    run, file = export(dialogues, "mt_bench")
+    Path("data/mt_bench/reference_answer/gpt-4.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"ended with code 1; .* its last line is: AssertionError: Missing reference"):
+        verdict_on("mine", run, judges(judge.url), file)

@@ -1,0 +1,118 @@
+"""external/dvc.yaml against the code it runs, as tests/test_dag.py does for the root's, and apart from the root's."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from epsilon_dpo.external.params import AnswersView, ExportView, ScoreboardView, VerdictsView
+from epsilon_dpo.params.strict import load, read_yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from closure import PACKAGE, ROOT, closure, template_files
+
+EXTERNAL = ROOT / "external"
+STAGES = read_yaml(EXTERNAL / "dvc.yaml")["stages"]
+# Run by a tool's interpreter and therefore imported by nobody.
+DRIVERS = "*_driver.py"
+
+
+def entry(stage: str) -> dict[str, Any]:
+    return STAGES[stage].get("do", STAGES[stage])
+
+
+def code_deps(stage: str) -> list[str]:
+    """What `deps` of `stage` must hold of the project's code, as paths relative to external/."""
+    modules = closure(EXTERNAL / f"{stage}.py")
+    source = "".join(module.read_text("utf-8") for module in modules)
+    drivers = {path for path in PACKAGE.rglob(DRIVERS) if path.name in source}
+    return sorted(os.path.relpath(path, EXTERNAL) for path in {*modules, *template_files(modules), *drivers})
+
+
+def test_one_name_in_every_place() -> None:
+    assert sorted(STAGES) == sorted(path.stem for path in EXTERNAL.glob("*.py"))
+    for stage in STAGES:
+        assert entry(stage)["cmd"].split()[:2] == ["python", f"{stage}.py"]
+        for out in entry(stage)["outs"]:
+            assert out.split("/")[:2] == ["out", stage]
+
+
+def test_no_stage_has_the_name_of_one_of_the_root() -> None:
+    """Both write MLflow runs into one experiment."""
+    assert not set(STAGES) & set(read_yaml(ROOT / "dvc.yaml")["stages"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_import_closure(stage: str) -> None:
+    declared = sorted(dep for dep in entry(stage)["deps"] if dep.startswith("../src/") or dep.endswith(".py"))
+    assert declared == code_deps(stage)
+
+
+VIEWS = {"answers": AnswersView, "export": ExportView, "verdicts": VerdictsView, "scoreboard": ScoreboardView}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_exactly_the_numbers_it_declares(stage: str) -> None:
+    tree = ast.parse((EXTERNAL / f"{stage}.py").read_text("utf-8"))
+    views = [
+        getattr(importlib.import_module(node.module or ""), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name.endswith("View")
+    ]
+    assert views == [VIEWS[stage]]
+    declared = {key.split(".")[0] for key in entry(stage)["params"]}
+    assert set(VIEWS[stage].model_fields) == declared
+
+
+def test_the_shipped_numbers_are_valid_and_every_key_is_read() -> None:
+    path = EXTERNAL / "params.yaml"
+    for view in VIEWS.values():
+        load(view, path)
+    assert set(read_yaml(path)) == {key for view in VIEWS.values() for key in view.model_fields}
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "dvc"), *arguments], cwd=project, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_dvc_runs_the_two_files_apart(tmp_path: Path) -> None:
+    """The root's `dvc repro` runs no external stage; an external stage brings the policy it needs up to date."""
+    (tmp_path / "external" / "data" / "mt_bench").mkdir(parents=True)
+    (tmp_path / "external" / "data" / "mt_bench" / "question.jsonl").write_text("{}\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  align:\n    foreach: [dpo, other]\n    do:\n"
+        "      cmd: mkdir -p out/align && echo ${item} > out/align/${item}\n      outs: ['out/align/${item}']\n"
+    )
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    stages = {
+        name: {"foreach": stage["foreach"], "do": stage["do"] | {"cmd": f"mkdir -p out/{name}/${{key}}", "deps": data}}
+        for name, stage in STAGES.items()
+        if "foreach" in stage and (data := [dep for dep in stage["do"]["deps"] if "${" in dep])
+    }
+    yaml = YAML()
+    yaml.dump({"stages": stages}, tmp_path / "external" / "dvc.yaml")
+    numbers = read_yaml(EXTERNAL / "params.yaml") | {"runs": {"one": {"policy": "align/dpo", "benchmark": "mt_bench"}}}
+    yaml.dump(numbers, tmp_path / "external" / "params.yaml")
+    subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
+    dvc(tmp_path, "init", "-q")
+    assert "answers" not in dvc(tmp_path, "repro")
+    assert (tmp_path / "out" / "align" / "other").is_file() and not (tmp_path / "external" / "out").exists()
+    (tmp_path / "out" / "align" / "dpo").unlink()
+    (tmp_path / "out" / "align" / "other").unlink()
+    printed = dvc(tmp_path, "repro", "--no-run-cache", "external/dvc.yaml")
+    assert [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")][-3:] == [
+        f"external/dvc.yaml:{name}@one" for name in ("answers", "export", "verdicts")
+    ]
+    assert (tmp_path / "out" / "align" / "dpo").is_file() and not (tmp_path / "out" / "align" / "other").exists()
