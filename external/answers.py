@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from epsilon_dpo.external.answering import answer
-from epsilon_dpo.external.params import AnswersView, run_of
+from epsilon_dpo.external.params import AnswersView
 from epsilon_dpo.external.questions import read_questions
 from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.outputs import write_json, write_jsonl
@@ -15,7 +15,7 @@ from epsilon_dpo.stage import run_argument, run_stage
 name = run_argument()
 with run_stage("answers", name) as stage:
     params = load(AnswersView)
-    run = run_of(params.runs, name)
+    run = params.runs[name]
     set_up(params.seed, params.threads)
     policy = Path("../out") / run.policy / "model"
     questions = read_questions(run.benchmark, run.data)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from epsilon_dpo.external.formats import answer_file
 from epsilon_dpo.external.judging import judge_of, verdict_on
-from epsilon_dpo.external.params import VerdictsView, run_of
+from epsilon_dpo.external.params import VerdictsView
 from epsilon_dpo.outputs import read_json, write_json, write_jsonl
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.stage import run_argument, run_stage
@@ -13,7 +13,7 @@ from epsilon_dpo.tracking import Tracker
 name = run_argument()
 with run_stage("verdicts", name) as stage:
     params = load(VerdictsView)
-    run = run_of(params.runs, name)
+    run = params.runs[name]
     verdict = verdict_on(name, run, params.judge, answer_file(name, run, Path("out/export") / name))
     answered = read_json(Path("out/answers") / name / "metrics.json")
     metrics = {**verdict.metrics, **{key: answered[key] for key in ("mean_tokens", "truncated_share")}}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,14 @@ def two_turns(external: Path) -> list[Question]:
     return read_questions("mt_bench", Path("data/mt_bench"))
 
 
+@pytest.fixture
+def policy(sft_folder: Callable[[], Path], tiny_gemma: Callable[..., Any]) -> Path:
+    """Its words are so close in probability that a low temperature is not yet greedy."""
+    folder = sft_folder()
+    tiny_gemma(initializer_range=0.1).save_pretrained(folder)
+    return folder
+
+
 def greedy(policy: Path, messages: list[dict[str, str]]) -> list[int]:
     """The most probable word, word by word, without this project's sampling."""
     tokenizer, model = load_tokenizer(policy), AutoModelForCausalLM.from_pretrained(policy).eval()
@@ -38,8 +47,7 @@ def greedy(policy: Path, messages: list[dict[str, str]]) -> list[int]:
     return ids[start:]
 
 
-def test_the_second_turn_answers_the_dialogue_so_far(two_turns: list[Question], sft_folder: Callable[[], Path]) -> None:
-    policy = sft_folder()
+def test_the_second_turn_answers_the_dialogue_so_far(two_turns: list[Question], policy: Path) -> None:
     for question, row in zip(two_turns, answer(policy, two_turns, GREEDY, 0), strict=True):
         first, second = row["turns"]
         asked = {"role": "user", "content": question.turns[0]}
@@ -50,18 +58,15 @@ def test_the_second_turn_answers_the_dialogue_so_far(two_turns: list[Question], 
         assert (first["prompt"], second["prompt"]) == tuple(question.turns)
 
 
-def test_each_category_has_its_temperature(two_turns: list[Question], sft_folder: Callable[[], Path]) -> None:
+def test_each_category_has_its_temperature(two_turns: list[Question], policy: Path) -> None:
     """Writing changes with the seed, mathematics and science, which are greedy, do not."""
-    policy, decoding = sft_folder(), by_category(writing=1.0, math=0.0, stem=0.0)
+    decoding = by_category(writing=1.0, math=0.0, stem=0.0)
     rows = [answer(policy, two_turns, decoding, seed) for seed in range(4)]
     for place, different in enumerate((True, False, False)):
         assert (len({str(answers[place]["turns"][0]["response_ids"]) for answers in rows}) > 1) is different
 
 
-def test_answers_belong_to_the_question_turn_and_seed(
-    two_turns: list[Question], sft_folder: Callable[[], Path]
-) -> None:
-    policy = sft_folder()
+def test_answers_belong_to_the_question_turn_and_seed(two_turns: list[Question], policy: Path) -> None:
     rows = answer(policy, two_turns, WARM, 3)
     assert answer(policy, two_turns[::-1], WARM.model_copy(update={"batch_size": 1}), 3) == rows[::-1]
     assert answer(policy, two_turns, WARM, 4) != rows
@@ -74,9 +79,7 @@ def test_a_category_without_a_temperature_is_refused(two_turns: list[Question], 
         answer(tmp_path, two_turns, by_category(writing=1.0, math=0.0), 0)
 
 
-def test_a_dialogue_that_outgrows_the_context_is_refused(
-    two_turns: list[Question], sft_folder: Callable[[], Path]
-) -> None:
+def test_a_dialogue_that_outgrows_the_context_is_refused(two_turns: list[Question], policy: Path) -> None:
     long = Decoding(temperature=0.0, max_new_tokens=61, batch_size=1)
     with pytest.raises(UserError, match="max_new_tokens = 61 of the model's 64 positions"):
-        answer(sft_folder(), two_turns, long, 0)
+        answer(policy, two_turns, long, 0)

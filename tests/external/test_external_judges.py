@@ -20,6 +20,7 @@ from epsilon_dpo.external.formats import answer_file, write_answers
 from epsilon_dpo.external.judge_arena_hard import score
 from epsilon_dpo.external.judging import verdict_on
 from epsilon_dpo.external.params import Export, Judges, Run
+from epsilon_dpo.external.tool import work_folder
 from epsilon_dpo.outputs import write_json
 from epsilon_dpo.params.strict import parse, read_yaml
 
@@ -116,6 +117,21 @@ def test_verdicts_that_were_paid_for_are_asked_for_once(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     verdict_on("mine", run, judges(judge.url, model="gpt-4"), file)
     assert len(judge.asked) == 12 + 1 + 12
+
+
+def test_verdicts_are_kept_by_what_was_judged_and_by_whom(external: Path, dialogues: Any) -> None:
+    _, file = export(dialogues, "alpaca_eval")
+    data, first = Path("data/alpaca_eval"), judges("http://127.0.0.1:9/v1").alpaca_eval
+
+    def folder(**changes: Any) -> Path:
+        return work_folder("mine", file, data, first.model_copy(update=changes))
+
+    assert folder(parallel=1, environment="elsewhere") == folder()
+    others = [folder(), folder(model="other"), folder(base_url="http://other/v1"), folder(length_controlled=False)]
+    file.write_text(file.read_text().replace("good", "bad"))
+    others.append(folder())
+    (data / "df_gamed.csv").write_text("another release")
+    assert len({*others, folder()}) == 6
 
 
 def test_a_game_that_the_endpoint_failed_on_is_asked_for_again(external: Path, judge: Judge, dialogues: Any) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.strict import Strict
 
 Benchmark = Literal["alpaca_eval", "arena_hard", "mt_bench"]
@@ -31,18 +30,6 @@ class Run(Strict):
 
 
 Runs = dict[RunName, Run]
-
-
-def run_of(runs: Runs, name: str) -> Run:
-    """The entry of `name`.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in runs:
-        known = f"one of {', '.join(runs)}" if runs else "and runs: is empty"
-        raise UserError(f"external/params.yaml has no run '{name}', {known}; add a line under runs:.")
-    return runs[name]
 
 
 class Decoding(Strict):
