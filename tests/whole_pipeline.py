@@ -1,0 +1,63 @@
+"""A copy of the project in a repository of its own, and `dvc` in it as a user runs it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.params.strict import read_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+CARRIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore", "stages", "src", "presets")
+
+
+def copy_project(to: Path) -> Path:
+    """A fresh checkout of what the pipeline needs, in a repository of its own."""
+    for name in CARRIED:
+        source, target = ROOT / name, to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, target)
+    subprocess.run(["git", "init", "-q", "."], cwd=to, check=True)
+    return to
+
+
+def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`dvc ...` in `project`, with the code of `project` and no network for the Hub."""
+    env = os.environ | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(project / "src"),
+        "HF_HUB_OFFLINE": "1",
+        **environment,
+    }
+    if "MLFLOW_TRACKING_URI" not in environment:
+        env.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        [str(BIN / "dvc"), *arguments], cwd=project, env=env, text=True, capture_output=True, check=False
+    )
+
+
+def repro(project: Path, **environment: str) -> list[str]:
+    """Run `dvc repro`; the stages that it ran."""
+    done = dvc(project, "repro", **environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def numbers(project: Path, name: str) -> dict[str, Any]:
+    return json.loads((project / "out" / name / "metrics.json").read_text("utf-8"))
+
+
+def all_stages(project: Path) -> set[str]:
+    """Every stage of dvc.yaml, those of each run by `stage@run`."""
+    runs = read_yaml(project / "params.yaml")["runs"]
+    stages = read_yaml(project / "dvc.yaml")["stages"].items()
+    return {f"{name}@{run}" for name, stage in stages if "foreach" in stage for run in runs} | {
+        name for name, stage in stages if "foreach" not in stage
+    }
