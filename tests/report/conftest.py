@@ -77,7 +77,7 @@ class Outputs:
         records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
         for opponent in ("chosen", "sft"):
             for key, win in zip(self.ids, wins, strict=True):
-                record = {"id": key, "opponent": opponent, "win": win}
+                record = {"id": key, "prompt_id": key, "opponent": opponent, "win": win}
                 records.append(record | ({"true_win": win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
             score |= rates(f"win_rate/{opponent}", wins)
             score |= rates(f"true_win_rate/{opponent}", wins) if self.truth else {}

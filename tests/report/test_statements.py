@@ -18,22 +18,31 @@ def said(out: Path, runs: Runs) -> tuple[list[dict], list[str]]:
     return compared, statements(results, compared)
 
 
-def test_the_difference_is_paired(outputs: Callable[..., Path], runs: Runs) -> None:
-    """Differences 0, 1, 1, 0: mean 1/2, standard deviation sqrt(1/3), standard error 0.28868, 1.96 of which 0.5658."""
+def test_the_difference_is_paired_and_tested_exactly(outputs: Callable[..., Path], runs: Runs) -> None:
+    """Differences 0, -1, -1, 0: two discordant prompts, p = 2 / 2^2."""
     compared, sentences = said(outputs(truth=False, dpo=[1.0, 0.0, 0.0, 0.0], mine=[1.0, 1.0, 1.0, 0.0]), runs)
     assert [(row["opponent"], row["scorer"]) for row in compared] == [("chosen", "judge"), ("sft", "judge")]
-    assert compared[0]["difference"] == -0.5
-    assert compared[0]["low"] == pytest.approx(-1.0658, abs=1e-4)
-    assert compared[0]["high"] == pytest.approx(0.0658, abs=1e-4)
+    row = compared[0]
+    assert (row["difference"], row["p"], row["p_holm"], row["n"]) == (-0.5, 0.5, 0.5, 4)
+    assert row["outcome"] == "cannot be told apart" and row["low"] < -0.5 < row["high"]
     assert sentences[-1].startswith(
-        "dpo and mine cannot be told apart by their judged wins over the chosen answers (4 prompts"
+        "dpo and mine cannot be told apart by their judged wins over the chosen answers (4 answers"
     )
+    assert f"a difference of this size would take about {row['n_needed']} prompts" in sentences[-1]
 
 
-def test_a_difference_outside_its_interval_is_said_with_its_size(outputs: Callable[..., Path], runs: Runs) -> None:
-    """19 of 20 differences are 1, one is 0: 0.95 ± 1.96 · sqrt(0.05) / sqrt(20) = 0.95 ± 0.098."""
-    _, sentences = said(outputs(dpo=[0.0] * 20, mine=[1.0] * 19 + [0.0]), runs)
-    assert "mine is ahead of dpo by 95.0 points (85.2 to 104.8)" in sentences[-1]
+def test_a_difference_outside_its_interval_is_not_yet_a_verdict(outputs: Callable[..., Path], runs: Runs) -> None:
+    """4 of 256 prompts differ, all one way: their interval leaves out zero, but p = 2 / 2^4 = 0.125."""
+    compared, sentences = said(outputs(truth=False, dpo=[0.0] * 256, mine=[1.0] * 4 + [0.0] * 252), runs)
+    assert compared[0]["high"] < 0.0 and compared[0]["p"] == 0.125
+    assert "dpo and mine cannot be told apart" in sentences[-1]
+
+
+def test_what_the_test_tells_apart_is_said_with_its_size(outputs: Callable[..., Path], runs: Runs) -> None:
+    """19 of 20 prompts differ, all one way: p = 2 / 2^19."""
+    compared, sentences = said(outputs(dpo=[0.0] * 20, mine=[1.0] * 19 + [0.0]), runs)
+    assert compared[0]["p"] == pytest.approx(2.0 / 2**19)
+    assert "mine is ahead of dpo by 95.0 points (" in sentences[-1]
     assert not any("cannot be told" in sentence for sentence in sentences)
 
 
@@ -60,8 +69,8 @@ def test_many_pairs_are_counted(outputs: Callable[..., Path]) -> None:
     assert sentences[-1].startswith("3 of 6 pairs of runs can be told apart")
 
 
-def test_of_many_runs_the_largest_group_is_counted_and_chance_is_said(outputs: Callable[..., Path]) -> None:
-    """18 runs: 153 pairs, 5 % of which are 7.65; two runs lose, sixteen win."""
+def test_of_many_runs_the_largest_group_is_counted(outputs: Callable[..., Path]) -> None:
+    """18 runs: 153 pairs; two runs lose, sixteen win."""
     good = {f"good_{number}": [1.0] * 19 + [number % 2] for number in range(16)}
     wins = {"bad": [0.0] * 20, **good, "worse": [0.0] * 20}
     compared, sentences = said(outputs(truth=False, **wins), {name: {"method": "dpo"} for name in wins})
@@ -71,4 +80,4 @@ def test_of_many_runs_the_largest_group_is_counted_and_chance_is_said(outputs: C
     )
     assert len({(row["first"], row["second"]) for row in compared}) == 153
     assert sentences[-1].startswith("32 of 153 pairs of runs can be told apart")  # each of 2 from each of 16
-    assert "(about 8 would be, by chance, if all runs were alike); the table below says which." in sentences[-1]
+    assert sentences[-1].endswith("the table below says which.")

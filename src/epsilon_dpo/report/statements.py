@@ -1,31 +1,57 @@
 """What the numbers say, in words: which differences lie outside their intervals and which do not.
 
-A pair of runs is compared on the same prompts: the interval is that of the mean difference of their wins, which is
-narrower than comparing two intervals by eye where the prompts decide much of the outcome. No correction for the number
-of comparisons is made, and the page says so.
+A pair of runs is compared on the same prompts, by an exact paired test (comparison/paired.py) with Holm's correction
+for all pairs of runs that one opponent and one scorer compare. The interval beside a difference is of this pair alone.
 """
 
-from itertools import combinations
-
-from epsilon_dpo.report.results import Results, Row, RunResult
+from epsilon_dpo.comparison.paired import verdicts
+from epsilon_dpo.report.results import Results, Row
 from epsilon_dpo.report.tables import OPPONENTS
-from epsilon_dpo.statistics import mean
 
 NAMES = {"chosen": "the chosen answers", "sft": "SFT"}
 SCORERS = {"win": "judge", "true_win": "true reward"}
+APART = "cannot be told apart"
+POWER = 0.8  # of the test at the stated number of prompts needed
+DRAWS = 2_000  # resamples of a difference's interval: hundreds of pairs have one
+SEED = 0  # of the resampling; nothing here is drawn that should differ between reports
 LISTED = 3  # pairs of runs in one sentence, and runs where they could be counted instead
 
 
 def comparisons(results: Results) -> list[Row]:
-    """Every two runs against each opponent by each scorer: mean difference of `win` over the same prompts.
+    """Every two runs against each opponent by each scorer, pair by pair.
 
-    Keys: first, second, opponent, scorer, difference (first - second), low, high, n.
+    Keys: first, second, opponent, scorer, difference (of mean wins, first - second), low, high, n (prompts), p, p_holm,
+    outcome (`better`, `worse`: first than second; `cannot be told apart`), n_needed (prompts that would decide a
+    difference of this size; empty if there is none).
     """
+    if len(results.runs) < 2:
+        return []
+    fields = SCORERS if results.has_truth else ("win",)
+    columns = [_compared(results, opponent, field) for opponent in OPPONENTS for field in fields]
+    return [row for rows in zip(*columns, strict=True) for row in rows]
+
+
+def _compared(results: Results, opponent: str, field: str) -> list[Row]:
+    records = {run.name: run.verdicts(opponent) for run in results.runs}
+    ids = list(next(iter(records.values())))
+    prompts = [next(iter(records.values()))[id_]["prompt_id"] for id_ in ids]
+    wins = {name: [own[id_][field] for id_ in ids] for name, own in records.items()}
     return [
-        _difference(first, second, opponent, field, results.confidence)
-        for first, second in combinations(results.runs, 2)
-        for opponent in OPPONENTS
-        for field in (SCORERS if results.has_truth else ("win",))
+        {
+            "first": found.first,
+            "second": found.second,
+            "opponent": opponent,
+            "scorer": SCORERS[field],
+            "difference": found.difference.value,
+            "low": found.difference.low,
+            "high": found.difference.high,
+            "n": found.difference.n,
+            "p": found.p_value,
+            "p_holm": found.p_adjusted,
+            "outcome": found.outcome,
+            "n_needed": found.n_needed,
+        }
+        for found in verdicts(wins, prompts, results.confidence, POWER, DRAWS, SEED)
     ]
 
 
@@ -39,41 +65,34 @@ def statements(results: Results, compared: list[Row]) -> list[str]:
 def _among_runs(results: Results, judged: list[Row]) -> str:
     """Pair by pair while they can be read in one sentence, else how many."""
     basis = (
-        f"by their judged wins over the chosen answers ({results.n} prompts, {100 * results.confidence:g} % intervals)"
+        f"by their judged wins over the chosen answers ({results.n} answers, {100 * results.confidence:g} % confidence "
+        "for all pairs together)"
     )
     alike = [row for row in judged if not is_decided(row)]
     if len(alike) == len(judged) == 1:
-        return f"{judged[0]['first']} and {judged[0]['second']} cannot be told apart {basis}."
+        return f"{judged[0]['first']} and {judged[0]['second']} {APART} {basis}{_needed(alike)}."
     if len(alike) == len(judged):
-        return f"No two of the {len(results.runs)} runs can be told apart {basis}."
+        return f"No two of the {len(results.runs)} runs can be told apart {basis}{_needed(alike)}."
     if len(judged) > LISTED:
         apart = len(judged) - len(alike)
-        by_chance = round((1.0 - results.confidence) * len(judged))
-        chance = f" (about {by_chance} would be, by chance, if all runs were alike)" if by_chance else ""
-        return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}{chance}; the table below says which."
+        return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}; the table below says which."
     parts = [_ahead(row) for row in judged if is_decided(row)]
-    parts += [f"{row['first']} and {row['second']} cannot be told apart" for row in alike]
+    parts += [f"{row['first']} and {row['second']} {APART}{_needed([row])}" for row in alike]
     return f"Run against run, {basis}: {'; '.join(parts)}."
 
 
+def _needed(alike: list[Row]) -> str:
+    """How many prompts the largest of these differences would take."""
+    needed = [row["n_needed"] for row in alike if row["n_needed"] is not None]
+    if not needed:
+        return ""
+    which = "the largest of these differences" if len(alike) > 1 else "a difference of this size"
+    return f" ({which} would take about {min(needed):,} prompts)"
+
+
 def is_decided(row: Row) -> bool:
-    """Whether the interval of a comparison leaves out zero."""
-    return not row["low"] <= 0.0 <= row["high"]
-
-
-def _difference(first: RunResult, second: RunResult, opponent: str, field: str, confidence: float) -> Row:
-    mine, theirs = first.verdicts(opponent), second.verdicts(opponent)
-    estimate = mean([record[field] - theirs[key][field] for key, record in mine.items()], confidence)
-    return {
-        "first": first.name,
-        "second": second.name,
-        "opponent": opponent,
-        "scorer": SCORERS[field],
-        "difference": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "n": estimate.n,
-    }
+    """Whether the corrected test tells the two runs apart."""
+    return bool(row["outcome"] != APART)
 
 
 def _against(results: Results, opponent: str) -> str:
