@@ -27,8 +27,9 @@ with run_stage("score", run) as stage:
         facts = {"confidence": params.score.confidence, "n": len(samples), "policy_sha256": policy_sha256}
         out.mkdir(parents=True, exist_ok=True)
         write_jsonl(out / "records.jsonl", records)
-        write_json(out / "metrics.json", {**metrics, **facts, **judge.usage()})
-    metrics |= judge.usage()  # of all of the run's policies
+        write_json(out / "metrics.json", {**metrics, **facts})
+    metrics |= judge.usage()  # for all of the run's policies
+    write_json(stage.out / "metrics.json", {**metrics, **facts})
     stage.tracker.log_metrics(metrics)
     stage.tracker.log_to_policy(policy_sha256, metrics)
     stage.summary = (

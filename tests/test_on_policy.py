@@ -33,8 +33,8 @@ def test_equal_scores_make_no_pair() -> None:
 
 
 def test_answers_are_told_apart_by_their_text_before_they_are_ranked() -> None:
-    def sample(row: str, response: str) -> dict:
-        return {"row_id": row, "prompt": PROMPT, "response": response}
+    def sample(row: str, response: str, finish_reason: str = "stop") -> dict:
+        return {"row_id": row, "prompt": PROMPT, "response": response, "finish_reason": finish_reason}
 
     samples = [
         sample("a", "x"),

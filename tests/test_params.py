@@ -34,6 +34,14 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}", "runs.dpo.beta = -0.3 is refused"),
         ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}", "did you mean 'dpo'?"),
         ("dpo: {method: dpo, beta: 0.3}", "d.po: {method: dpo, beta: 0.3}", "d.po"),
+        ("dpo: {method: dpo, beta: 0.3}", "sft: {method: dpo, beta: 0.3}", "a run cannot be called sft"),
+        ("seed: 17", "seed: -1", "seed = -1 is refused"),
+        ("threads: 1 ", "threads: 0 ", "threads = 0 is refused"),
+        (
+            "dpo: {method: dpo, beta: 0.3}",
+            "one: {method: beta_dpo, beta: 0.3, alpha: 0.6, rho: 0.98, momentum: 0.9}",
+            "runs.one needs at least 50 pairs in an optimizer step, but align has 32",
+        ),
         (
             "temperature: 1.0, max_new",
             "temprature: 1.0, max_new",

@@ -91,7 +91,7 @@ def _shuffled(reference: list[Row], seed: int) -> list[Contest]:
     except ValueError:
         return []
     return [
-        _against_chosen({**row, "response": reference[donor]["response"]}, SHUFFLED)
+        _against_chosen({**row, **{key: reference[donor][key] for key in ("response", "finish_reason")}}, SHUFFLED)
         for row, donor in zip(reference, donors, strict=True)
     ]
 

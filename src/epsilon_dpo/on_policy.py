@@ -29,7 +29,10 @@ def one_row_per_prompt(rows: list[Row], prompt_ids: list[str], limit: int | None
 
 
 def distinct_answers(samples: list[Row]) -> list[Row]:
-    """Per prompt `id` (of its row), `prompt` and `answers`: the different texts that are not empty, in sampled order.
+    """Per prompt `id` (of its row), `prompt` and `answers`: the different texts, in sampled order.
+
+    Empty answers are left out, and those that max_new_tokens cut: as a pair they would end with a stop token that the
+    reference never wrote.
 
     Args:
         samples: rows of out/candidates/samples.jsonl. Prompts with fewer than two such answers are left out.
@@ -37,7 +40,8 @@ def distinct_answers(samples: list[Row]) -> list[Row]:
     answers: dict[str, Row] = {}
     for sample in samples:
         row = answers.setdefault(sample["row_id"], {"id": sample["row_id"], "prompt": sample["prompt"], "answers": []})
-        if sample["response"] and sample["response"] not in row["answers"]:
+        usable = sample["response"] and sample["finish_reason"] == "stop"
+        if usable and sample["response"] not in row["answers"]:
             row["answers"].append(sample["response"])
     return [row for row in answers.values() if len(row["answers"]) > 1]
 

@@ -48,15 +48,16 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
             the file), each with all its rows; None: all.
 
     Raises:
-        UserError: fewer than two rows are left, of which no interval can be told.
+        UserError: fewer than two prompts are left, of which no interval can be told.
     """
     kept = [row for row in rows if turns == "all" or _is_single_turn(row["prompt"])]
-    if len(kept) < 2:
+    distinct = {prompt_id(row["prompt"]) for row in kept}
+    if len(distinct) < 2:
         raise UserError(
-            f"Only {len(kept)} evaluation rows have a prompt for sample.turns = {turns}; set it to all, "
-            "or fetch other data."
+            f"Different prompts among the evaluation rows for sample.turns = {turns}: only {len(distinct)}; set it to "
+            "all, or fetch other data."
         )
-    chosen = frozenset(sorted({prompt_id(row["prompt"]) for row in kept})[:max_prompts])
+    chosen = frozenset(sorted(distinct)[:max_prompts])
     return [row for row in kept if prompt_id(row["prompt"]) in chosen]
 
 
@@ -156,9 +157,11 @@ def _is_single_turn(prompt: list[dict[str, str]]) -> bool:
 def _fits(model: PreTrainedModel, longest_prompt: int, max_new_tokens: int) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest_prompt + max_new_tokens > context:
+        room = context - longest_prompt
+        remedy = f"set it to at most {room}" if room > 0 else "lower tokens.max_prompt_length"
         raise UserError(
-            f"The longest prompt has {longest_prompt} tokens and sample.max_new_tokens is {max_new_tokens}, together "
-            f"more than the model's {context} positions; set it to at most {context - longest_prompt}."
+            f"The longest prompt has {longest_prompt} tokens and max_new_tokens is {max_new_tokens}, together more "
+            f"than the model's {context} positions; {remedy}."
         )
 
 

@@ -6,7 +6,8 @@ is named.
 
 The loss is the mean over all pairs of an optimizer step, however they are split into micro-batches and ranks, and also
 where the last step of an epoch holds fewer. (Drawn alternatives alone depend on the split: each micro-batch draws its
-own.)
+own. And where the pairs of an epoch cannot be shared out evenly over ranks, accelerate fills the last batch with pairs
+from its beginning, which then count twice.)
 """
 
 import copy

@@ -1,11 +1,13 @@
 """What a finished training leaves in its stage's folder: the policy, its curves and its last numbers."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.metric_stream import training_rows
 from epsilon_dpo.outputs import write_json, write_jsonl
 
@@ -23,9 +25,18 @@ def write_result(
 
     Returns:
         the content of metrics.json: `steps`, the last training row as train_*, eval_* without clock times, `end_state`.
+
+    Raises:
+        UserError: a number of the evaluation is not finite; nothing is written.
     """
     evaluation = {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
     evaluation = {name: value for name, value in evaluation.items() if not name.endswith(NOT_REPRODUCIBLE)}
+    broken = [name for name, value in evaluation.items() if not math.isfinite(value)]
+    if broken:
+        raise UserError(
+            f"{broken[0]} is {evaluation[broken[0]]} after the last step: the training diverged; lower this stage's "
+            "learning_rate or max_grad_norm in params.yaml."
+        )
     rows = training_rows(trainer.state)
     last = {f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
     steps = trainer.state.global_step

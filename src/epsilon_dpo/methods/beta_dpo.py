@@ -45,8 +45,11 @@ def pairs_kept(n: int, rho: float) -> int:
 
 
 def next_statistics(m0: float, s0: float, margins: "Tensor", momentum: float) -> tuple[float, float]:
-    """M0 and S0 after a step with these margins, [n]; the standard deviation is the unbiased one, 0 for n = 1."""
-    spread = margins.std().item() if len(margins) > 1 else 0.0
+    """M0 and S0 after a step with these margins, [n]; the standard deviation is the unbiased one.
+
+    One pair alone (the rest of an epoch) has none and leaves S0 as it is.
+    """
+    spread = margins.std().item() if len(margins) > 1 else s0
     return momentum * m0 + (1.0 - momentum) * margins.mean().item(), momentum * s0 + (1.0 - momentum) * spread
 
 

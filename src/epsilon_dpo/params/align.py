@@ -5,13 +5,23 @@ A run's own numbers belong to its method and are typed there (methods/<method>.p
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 from epsilon_dpo.params.training import Accelerated
 
 # `params: [runs.${key}]` in dvc.yaml breaks on a dot; MLflow and file names dislike the rest.
-RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+# Other answers have these names in the records of score, controls and tournament.
+RESERVED = ("run", "sft", "chosen", "rejected", "shuffled")
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"a run cannot be called {name}, which names other answers in the comparison; rename it")
+    return name
+
+
+RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$"), AfterValidator(_not_reserved)]
 
 
 class Align(Accelerated):
@@ -21,7 +31,7 @@ class Align(Accelerated):
 class AlignView(Strict):
     """What stages/align.py reads; of `runs`, only the entry of its own run."""
 
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     align: Align
-    runs: dict[RunName, dict[str, Any]]
+    runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -38,5 +38,5 @@ class PretrainedModel(Strict):
 class BaseView(Strict):
     """What stages/base.py reads."""
 
-    seed: int
+    seed: Seed
     base: Annotated[EmbeddedModel | PretrainedModel, Field(discriminator="source")]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 
 
 class Candidates(Strict):
@@ -18,6 +18,6 @@ class Candidates(Strict):
 class CandidatesView(Strict):
     """What stages/candidates.py reads."""
 
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     candidates: Candidates | None  # null: pairs come from the dataset

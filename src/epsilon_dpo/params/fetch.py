@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -55,5 +55,5 @@ class HHSource(Strict):
 class FetchView(Strict):
     """What stages/fetch.py reads."""
 
-    seed: int
+    seed: Seed
     fetch: Annotated[SyntheticSource | HHSource, Field(discriminator="source")]

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 from epsilon_dpo.params.training import Training
 
 Size = Annotated[int, Field(ge=1)]
@@ -101,6 +101,6 @@ AnyJudge = TrainedJudge | PretrainedJudge | RewardModelJudge | LLMJudge
 class JudgeView(Strict):
     """What stages/judge.py reads."""
 
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     judge: Annotated[AnyJudge, Field(discriminator="source")]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Strict, Threads
 
 
 class KL(Strict):
@@ -16,5 +16,5 @@ class KL(Strict):
 class KLView(Strict):
     """What stages/kl.py reads."""
 
-    threads: int
+    threads: Threads
     kl: KL

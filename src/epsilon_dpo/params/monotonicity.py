@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Strict, Threads
 
 
 class Monotonicity(Strict):
@@ -17,5 +17,5 @@ class Monotonicity(Strict):
 class MonotonicityView(Strict):
     """What stages/monotonicity.py reads."""
 
-    threads: int
+    threads: Threads
     monotonicity: Monotonicity

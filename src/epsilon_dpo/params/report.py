@@ -15,5 +15,5 @@ class Report(Strict):
 class ReportView(Strict):
     """What stages/report.py reads: the runs named here, and no others, are in the report."""
 
-    runs: dict[RunName, dict[str, Any]]
+    runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     report: Report

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 
 
 class Sample(Strict):
@@ -19,6 +19,6 @@ class Sample(Strict):
 class SampleView(Strict):
     """What stages/sample.py and stages/reference.py read."""
 
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     sample: Sample

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 
 
 class Score(Strict):
@@ -14,6 +14,6 @@ class Score(Strict):
 class ScoreView(Strict):
     """What stages/score.py and stages/controls.py read."""
 
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     score: Score

@@ -1,6 +1,6 @@
 """`sft`: supervised fine-tuning on the chosen answers; its result is the reference policy."""
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 from epsilon_dpo.params.tokens import Tokens
 from epsilon_dpo.params.training import Accelerated
 
@@ -12,7 +12,7 @@ class SFT(Accelerated):
 class SFTView(Strict):
     """What stages/sft.py reads."""
 
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     tokens: Tokens
     sft: SFT

@@ -7,9 +7,9 @@ in dvc.yaml. It therefore cannot read a number that DVC does not watch for it.
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -23,6 +23,9 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+Threads = Annotated[int, Field(ge=1)]  # of torch
 
 Model = TypeVar("Model", bound=Strict)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from epsilon_dpo.params.align import RunName
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 
 
 class Tournament(Strict):
@@ -16,7 +16,7 @@ class Tournament(Strict):
 class TournamentView(Strict):
     """What stages/tournament.py reads."""
 
-    seed: int
-    threads: int
-    runs: dict[RunName, dict[str, Any]]
+    seed: Seed
+    threads: Threads
+    runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     tournament: Tournament
