@@ -11,7 +11,7 @@ from epsilon_dpo.external.questions import Question, read_questions
 
 sys.path.insert(0, str(Path(__file__).parent))
 from benchmark_files import WRITERS
-from judge_server import KEY, Judge, judge_server
+from benchmark_server import KEY, Judge, benchmark_server
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def external(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with judge_server() as server:
+    with benchmark_server() as server:
         yield server
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from benchmark_files import rows_of, write_arena_hard
-from judge_server import KEY, Judge, label
+from benchmark_server import KEY, Judge, label
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.external import judge_alpaca_eval, judge_mt_bench

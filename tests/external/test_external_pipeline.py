@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from benchmark_files import WRITERS
-from judge_server import KEY, Judge
+from benchmark_server import KEY, Judge
 from ruamel.yaml import YAML
 from test_external_judges import SETTINGS
 from test_external_tools import ENVIRONMENTS

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from benchmark_files import rows_of
-from judge_server import KEY, Judge, goodness, label
+from benchmark_server import KEY, Judge, goodness, label
 from test_external_judges import export, judges
 
 from epsilon_dpo.errors import UserError

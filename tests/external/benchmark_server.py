@@ -56,7 +56,7 @@ class Judge:
 
 
 @contextmanager
-def judge_server() -> Iterator[Judge]:
+def benchmark_server() -> Iterator[Judge]:
     judge = Judge()
 
     class Handler(BaseHTTPRequestHandler):
