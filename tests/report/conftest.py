@@ -91,6 +91,7 @@ class Outputs:
         rows = [
             {
                 "id": key,
+                "prompt_id": key,
                 "prompt": [{"role": "user", "content": f"question of {key}"}],
                 "chosen": f"good answer to {key}",
                 "response": f"{says} <script>alert({key!r})</script>",

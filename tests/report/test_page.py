@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.outputs import read_jsonl, write_jsonl
 from epsilon_dpo.report.page import write_report
 from epsilon_dpo.report.results import read_results
 
@@ -77,6 +78,17 @@ def test_a_run_without_reference_has_no_margin_and_no_kl_of_its_own_training(
     assert cells.format("–", "–") in page and cells.format("1.250", "0.750") in page
     with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
         assert [row["eval_margins_raw"] for row in csv.DictReader(file)] == ["", "", "1.25"]
+
+
+def test_several_answers_to_a_prompt_are_not_called_prompts(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    rows = read_jsonl(out / "reference/samples.jsonl")
+    write_jsonl(out / "reference/samples.jsonl", [row | {"prompt_id": number // 2} for number, row in enumerate(rows)])
+    page = " ".join(written(out, runs, tmp_path / "report").split())
+    assert "each answering the same 4 held-out prompts 2 times" in page
+    assert "8 answers per policy to 4 prompts" in page
 
 
 def test_runs_too_short_to_log_a_step_are_a_report_too(

@@ -69,8 +69,13 @@ class Results:
 
     @property
     def n(self) -> int:
-        """Prompts that every policy answered."""
+        """Answers of every policy."""
         return len(self.reference_answers)
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that every policy answered, each as often."""
+        return len({row["prompt_id"] for row in self.reference_answers})
 
     @property
     def confidence(self) -> float:
