@@ -16,7 +16,7 @@ from epsilon_dpo.params.strict import read_yaml
 pytestmark = pytest.mark.slow
 
 # The true win rate against SFT of 256 answers when the numbers of the preset were chosen; 95 % intervals reach .05 to
-# .06 to either side. All but the last two lie above one half with theirs, cpo just so; the preset says why those do not.
+# .06 to either side. All but the last two lie above one half with theirs; the preset says why those do not.
 SEEN = {
     "dpo": 0.783,
     "dpo_conservative": 0.758,
