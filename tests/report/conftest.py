@@ -50,8 +50,10 @@ class Outputs:
         half = [0.5] * self.n
         controls = {"confidence": 0.95, "n": self.n, **rates("win_rate/sft_vs_chosen", half)}
         controls |= rates("win_rate/chosen_vs_rejected", [1.0] * self.n) | rates("win_rate/chosen_vs_chosen", half)
+        controls |= rates("win_rate/shuffled_vs_chosen", half)
         if self.truth:
             judged |= rates("truth_agreement", [1, 0, 1]) | rates("true_win_rate", [1, 1, 1, 0])
+            controls |= rates("true_win_rate/shuffled_vs_chosen", [0.0] * self.n)
             controls |= rates("true_win_rate/sft_vs_chosen", half) | rates("truth_agreement/sft_vs_chosen", [1, 1])
             controls |= {"true_reward/sft": 0.5, "true_reward/sft_low": 0.4, "true_reward/sft_high": 0.6}
         self.json("judge/metrics.json", judged)

@@ -133,3 +133,10 @@ def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs
     assert len(files) == 10
     for file in files:
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
+
+
+def test_the_page_says_whether_the_judge_looks_at_the_question(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = written(outputs(), runs, tmp_path / "report")
+    assert "answer to <em>another</em> prompt win" in page and "(by the true reward: 0.0 %)" in page
