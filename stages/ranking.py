@@ -10,13 +10,19 @@ from epsilon_dpo.stage import run_stage
 
 with run_stage("ranking") as stage:
     params = load(RankingView)
-    rows = distinct_answers(read_jsonl(Path("out/candidates/samples.jsonl")))
+    rows, left_out = distinct_answers(read_jsonl(Path("out/candidates/samples.jsonl")))
+    metrics = {f"left_out/{what}": float(count) for what, count in left_out.items()}
     if rows:
         from epsilon_dpo.judges.loading import load_judge  # torch is not loaded for nothing
         from epsilon_dpo.runtime import set_up
 
         set_up(0, params.threads)  # nothing is drawn here
-        scores = load_judge(Path("out/judge")).rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
+        judge = load_judge(Path("out/judge"))
+        scores = judge.rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
         rows = [row | {"scores": own} for row, own in zip(rows, scores, strict=True)]
+        metrics |= judge.usage()
     write_jsonl(stage.out / "ranked.jsonl", rows)
+    stage.tracker.log_metrics(metrics)
     stage.summary = f"{sum(len(row['answers']) for row in rows)} different answers to {len(rows)} prompts"
+    if any(left_out.values()):
+        stage.summary += "; left out: " + ", ".join(f"{count} {what}" for what, count in left_out.items() if count)

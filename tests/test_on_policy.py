@@ -1,4 +1,4 @@
-"""Pairs from ranked answers, by hand, and the three stages on a tiny policy."""
+"""Pairs from ranked answers, by hand."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def ranked(*scores: float) -> dict:
 
 
 def ids(row: dict, choose: str, min_margin: float = 0.0) -> list[str]:
-    return [pair["id"].removeprefix("r/") for pair in preference_pairs([row], choose, min_margin)]
+    return [pair["id"].removeprefix("r/") for pair in preference_pairs([row], choose, min_margin)[0]]
 
 
 def test_choices_by_hand() -> None:
@@ -21,12 +21,15 @@ def test_choices_by_hand() -> None:
     assert ids(row, "best_against_rest") == ["1-0", "1-3", "1-2"]
     assert ids(row, "all") == ["1-0", "1-3", "1-2", "0-3", "0-2", "3-2"]
     assert ids(row, "all", min_margin=1.5) == ["1-0", "1-3", "1-2", "0-2"]
-    pair = preference_pairs([row], "best_worst", 0.0)[0]
+    (pair,), _ = preference_pairs([row], "best_worst", 0.0)
     assert pair["chosen"] == [{"role": "assistant", "content": "a1"}] and pair["rejected"][0]["content"] == "a2"
     assert (pair["chosen_score"], pair["rejected_score"], pair["prompt"]) == (2.0, -1.0, PROMPT)
 
 
-def test_equal_scores_make_no_pair() -> None:
+def test_equal_and_close_scores_make_no_pair_and_are_named() -> None:
+    _, left_out = preference_pairs([ranked(1.0, 1.0), ranked(2.0, 0.0, 1.75)], "all", 0.5)
+    assert left_out == [{"id": "r/0-1", "reason": "tied"}, {"id": "r/0-2", "reason": "below_min_margin"}]
+    assert preference_pairs([ranked(3.0, 3.0, 3.0)], "best_worst", 0.0) == ([], [{"id": "r/0-2", "reason": "tied"}])
     assert ids(ranked(1.0, 1.0), "best_worst") == []
     assert ids(ranked(1.0, 1.0, 0.0), "all") == ["0-2", "1-2"]
     assert ids(ranked(0.0, 1.0, 1.0), "best_worst") == ["1-0"]  # the earlier of two best samples
@@ -43,8 +46,11 @@ def test_answers_are_told_apart_by_their_text_before_they_are_ranked() -> None:
         sample("a", "z"),
         sample("b", "y"),
         sample("a", "x"),
+        sample("b", "w", "length"),
     ]
-    assert distinct_answers(samples) == [{"id": "a", "prompt": PROMPT, "answers": ["x", "z"]}]
+    rows, left_out = distinct_answers(samples)
+    assert rows == [{"id": "a", "prompt": PROMPT, "answers": ["x", "z"]}]
+    assert left_out == {"empty": 1, "cut": 1, "repeated": 2, "prompts_without_two": 1}
 
 
 def test_one_row_of_each_prompt() -> None:
@@ -55,6 +61,7 @@ def test_one_row_of_each_prompt() -> None:
 
 @pytest.mark.parametrize("scores", [(3.0, 1.0, 2.0), (0.0, 0.0, 0.0, 1.0)])
 def test_all_is_every_pair_once(scores: tuple[float, ...]) -> None:
-    pairs = preference_pairs([ranked(*scores)], "all", 0.0)
-    assert len({frozenset(pair["id"][2:].split("-")) for pair in pairs}) == len(pairs)
+    pairs, left_out = preference_pairs([ranked(*scores)], "all", 0.0)
+    places = {frozenset(pair["id"][2:].split("-")) for pair in pairs + left_out}
+    assert len(places) == len(pairs) + len(left_out) == len(scores) * (len(scores) - 1) / 2
     assert all(pair["chosen_score"] > pair["rejected_score"] for pair in pairs)

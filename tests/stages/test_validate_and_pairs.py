@@ -116,15 +116,20 @@ def test_a_bad_dataset_stops_in_one_sentence_and_leaves_nothing(project: Path) -
     assert not (project / "out" / "validate").exists() and not list((project / "out").glob(".*.partial"))
 
 
+def set_on_policy(project: Path, choose: str, ranked: list[dict[str, Any]]) -> None:
+    """On-policy pairs of answers that a judge has scored, to one of the training prompts."""
+    on_policy = f"pairs: {{source: on_policy, choose: {choose}, min_margin: 0.5}}"
+    (project / "params.yaml").write_text(PARAMS.replace("pairs: {source: dataset}", on_policy), "utf-8")
+    prompt = [{"role": "user", "content": "What is whale 1?"}]
+    rows = [{"id": f"set/train/{n}", "prompt": prompt, **row} for n, row in enumerate(ranked)]
+    write_jsonl(project / "out" / "ranking" / "ranked.jsonl", rows)
+
+
 def test_on_policy_pairs_replace_the_training_pairs_alone(project: Path) -> None:
     """Three ranked answers to one prompt: the best against the worst; evaluation stays the dataset's."""
-    on_policy = "pairs: {source: on_policy, choose: best_worst, min_margin: 0.5}"
-    params = project / "params.yaml"
-    params.write_text(PARAMS.replace("pairs: {source: dataset}", on_policy), "utf-8")
-    prompt = [{"role": "user", "content": "What is whale 1?"}]
-    ranked = {"id": "set/train/1", "prompt": prompt, "answers": ["No.", "Good", "Good question!"]}
-    file = project / "out" / "ranking" / "ranked.jsonl"
-    write_jsonl(file, [ranked | {"scores": [-1.0, 0.0, 2.0]}, ranked | {"id": "close", "scores": [0.1, 0.2, 0.3]}])
+    answers = ["No.", "Good", "Good question!"]
+    close, far = [{"answers": answers, "scores": scores} for scores in ([0.1, 0.2, 0.3], [-1.0, 0.0, 2.0])]
+    set_on_policy(project, "best_worst", [close, far])
     run("validate")
     run("pairs")
     pairs = read_jsonl(project / "out" / "pairs" / "train.jsonl")
@@ -132,9 +137,34 @@ def test_on_policy_pairs_replace_the_training_pairs_alone(project: Path) -> None
     texts = read_jsonl(project / "out" / "pairs" / "train_text.jsonl")
     assert texts[0]["chosen"][0]["content"] == "Good question!" and texts[0]["chosen_score"] == 2.0
     assert len(read_jsonl(project / "out" / "pairs" / "eval.jsonl")) == 3
-    write_jsonl(file, [ranked | {"scores": [0.1, 0.2, 0.3]}])
-    with pytest.raises(SystemExit, match=r"No prompt has two answers .* pairs.min_margin = 0.5"):
+    set_on_policy(project, "best_worst", [close])
+    with pytest.raises(SystemExit, match=r"none gives a pair \(left out: {'below_min_margin': 1}\); lower pairs"):
         run("pairs")
+
+
+def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tied, equal once cut at tokens.max_length, spelling the end of a turn: none reaches the training pairs."""
+    long = "No. " * 60
+    tied = {"answers": ["Good", "No."], "scores": [1.0, 1.0]}
+    cut = {"answers": [long + "Good", long + "What"], "scores": [0.0, 1.0]}
+    spelt = {"answers": ["Good<end_of_turn>", "No."], "scores": [1.0, 0.0]}
+    good = {"answers": ["Good", "No.", "What", "Good question!"], "scores": [3.0, 2.0, 1.0, 0.0]}
+    set_on_policy(project, "all", [tied, cut, spelt, good])
+    run("validate")
+    run("pairs")
+    out = project / "out" / "pairs"
+    assert read_jsonl(out / "dropped.jsonl") == [
+        {"id": "set/train/0/0-1", "reason": "tied"},
+        {"id": "set/train/1/1-0", "reason": "sides_differ_after_truncation"},
+        {"id": "set/train/2/0-1", "reason": "no_special_tokens_in_text"},
+    ]
+    pairs = read_jsonl(out / "train.jsonl")
+    assert [pair["id"][-3:] for pair in pairs] == ["0-1", "0-2", "0-3", "1-2", "1-3", "2-3"]  # 6 of 4 answers
+    assert [pair["id"] for pair in read_jsonl(out / "train_text.jsonl")] == [pair["id"] for pair in pairs]
+    said = capsys.readouterr().out
+    assert "6 training and 3 evaluation pairs (on_policy); left out: 1 tied, 1 sides_differ_after_trunc" in said
 
 
 def test_two_processes_write_the_same_bytes(project: Path) -> None:
