@@ -50,5 +50,5 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	@touch $@
 
-clean: # everything that was generated; DVC's cache in .dvc/cache stays
-	rm -rf out scratch
+clean: # what the pipelines computed; what was paid for (cache, external/verdicts) and DVC's cache in .dvc/cache stay
+	rm -rf out scratch external/out

@@ -7,8 +7,8 @@ import pytest
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.fetch import FetchView
-from epsilon_dpo.params.file import load_file
-from epsilon_dpo.params.strict import load
+from epsilon_dpo.params.file import ParamsFile, load_file
+from epsilon_dpo.params.strict import load, parse, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +56,16 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("threads: 1", "threads: one", "threads = 'one' is refused"),
         ("learning_rate: 1.0e-2", "learning_rate: '1.0e-2'", "sft.learning_rate = '1.0e-2' is refused"),
         ("max_prompt_length: 64", "max_prompt_length: 640", "max_length must exceed max_prompt_length"),
+        (
+            "max_length: 160",
+            "max_length: 257",
+            "params.yaml: tokens.max_length = 257 exceeds base.max_position_embeddings = 256",
+        ),
+        (
+            "temperature: 1.0, max_new_tokens: 64",
+            "temperature: 1.0, max_new_tokens: 193",
+            "tokens.max_prompt_length + sample.max_new_tokens = 257 exceeds base.max_position_embeddings = 256",
+        ),
         ("kl: {", "kll: {", "unknown key 'kll'; did you mean 'kl'?"),
         ("seed: 17", "seed: [", "is not valid YAML"),
     ],
@@ -65,6 +75,16 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
         load_file(edited(tmp_path, old, new))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600, "a refusal shows the value that is wrong, not the whole file"
+
+
+def test_candidates_fit_the_model_too() -> None:
+    content = read_yaml(ROOT / "presets" / "on-policy.yaml")
+    content["candidates"]["max_new_tokens"] = 192
+    assert parse(ParamsFile, content)
+    content["candidates"]["max_new_tokens"] = 193
+    with pytest.raises(UserError, match=r"candidates.max_new_tokens = 257 exceeds base.max_position_embeddings = 256"):
+        parse(ParamsFile, content)
 
 
 def test_a_missing_block_is_named(tmp_path: Path) -> None:
@@ -89,8 +109,6 @@ def test_numbers_are_the_ones_dvc_reads() -> None:
 def test_every_yaml_reader_reads_the_same() -> None:
     """YAML 1.1 readers take 1e-6 for text: the files write floats so that all readers agree."""
     import yaml
-
-    from epsilon_dpo.params.strict import read_yaml
 
     files = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
     assert len(files) >= 3

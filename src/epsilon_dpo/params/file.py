@@ -12,7 +12,7 @@ from pydantic import model_validator
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.params.align import AlignView
-from epsilon_dpo.params.base import BaseView
+from epsilon_dpo.params.base import BaseView, EmbeddedModel
 from epsilon_dpo.params.candidates import CandidatesView
 from epsilon_dpo.params.fetch import FetchView
 from epsilon_dpo.params.judge import JudgeView
@@ -54,6 +54,25 @@ class ParamsFile(
                 "judge, score, kl, monotonicity and tournament must state one confidence, since the report shows them "
                 "side by side"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_embedded_model(self) -> "ParamsFile":
+        """A pretrained model's positions are known only once it is there, where stage `sample` holds them."""
+        if isinstance(self.base, EmbeddedModel):
+            prompt, positions = self.tokens.max_prompt_length, self.base.max_position_embeddings
+            asked = {
+                "tokens.max_length": self.tokens.max_length,
+                "tokens.max_prompt_length + sample.max_new_tokens": prompt + self.sample.max_new_tokens,
+            }
+            if self.candidates is not None:
+                asked["tokens.max_prompt_length + candidates.max_new_tokens"] = prompt + self.candidates.max_new_tokens
+            for what, tokens in asked.items():
+                if tokens > positions:
+                    raise ValueError(
+                        f"{what} = {tokens} exceeds base.max_position_embeddings = {positions}, so the model has no "
+                        "place for such a text; lower the one or raise the other"
+                    )
         return self
 
     @model_validator(mode="after")

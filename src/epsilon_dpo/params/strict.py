@@ -82,6 +82,8 @@ def _sentence(model: type[Strict], problem: Any, where: str) -> str:
     if problem["type"] == "missing":
         return f"{PARAMS_FILE}: key '{key}' is missing; add it (presets/ holds complete files)."
     reason = problem["msg"].removeprefix("Value error, ")
+    if not key:  # two blocks do not go together: the reason names them, and the value is the whole file
+        return f"{PARAMS_FILE}: {reason}."
     return f"{PARAMS_FILE}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
 
 
