@@ -44,7 +44,7 @@ TABLE = {
     "score": {"controls", "tournament", "report"} | SCORES,
     "kl": {"report"} | KLS,
     "monotonicity": {f"monotonicity@{run}" for run in RUNS},
-    "tournament": {"tournament"},
+    "tournament": {"tournament", "report"},
     "report": {"report"},
 }
 

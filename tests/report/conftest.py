@@ -19,6 +19,17 @@ def rates(name: str, wins: list[float]) -> dict[str, float]:
     return rate(wins, 0.95).named(name)
 
 
+def ranked(players: list[str], n: int) -> list[dict[str, Any]]:
+    """The first at 60 Elo points and an expected win rate of 0.7, each next one 40 points and 0.05 below."""
+    rows = []
+    for place, policy in enumerate(players, start=1):
+        row: dict[str, Any] = {"place": place, "policy": policy, "n": n}
+        for name, value in (("strength", 0.5), ("elo", 100.0 - 40.0 * place), ("win_rate", 0.75 - 0.05 * place)):
+            row |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
+        rows.append(row)
+    return rows
+
+
 class Outputs:
     """Writes the folders below `out`; `wins` gives per run the judged win over chosen of each prompt."""
 
@@ -89,6 +100,12 @@ class Outputs:
         kl = {"kl_fwd_rb": 2.0, "kl_fwd_rb_se": 0.1, "kl_fwd_rb_low": 1.8, "kl_fwd_rb_high": 2.2, "kl_fwd_mc": 1.9}
         self.json(f"kl/{name}/metrics.json", {**kl, "kl_fwd_mc_se": 0.3, "n": self.n, "policy_sha256": policy})
 
+    def tournament(self, runs: list[str]) -> None:
+        """The runs in the order given before SFT and the chosen answers; the truth has it the other way round."""
+        players = [*runs, "sft", "chosen"]
+        tables = {"win": ranked(players, self.n)} | ({"true_win": ranked(players[::-1], self.n)} if self.truth else {})
+        self.json("tournament/ranking.json", tables)
+
     def samples(self, folder: str, says: str, policy: str) -> None:
         rows = [
             {
@@ -124,17 +141,22 @@ def runs() -> dict[str, dict[str, Any]]:
 def outputs(tmp_path: Path) -> Callable[..., Path]:
     """Make out/ with the judged wins over chosen (and SFT) given per run.
 
-    Unless told otherwise `mine` adapts its beta and every run has a reference.
+    Unless told otherwise `mine` adapts its beta, every run has a reference and all of them met in the tournament.
     """
 
     def make(
-        truth: bool = True, adapting: tuple[str, ...] = ("mine",), free: tuple[str, ...] = (), **wins: list[float]
+        truth: bool = True,
+        adapting: tuple[str, ...] = ("mine",),
+        free: tuple[str, ...] = (),
+        runs: tuple[str, ...] = (),
+        **wins: list[float],
     ) -> Path:
         wins = wins or {"dpo": [1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0], "mine": [1.0] * 8}
         made = Outputs(tmp_path / "out", truth, len(next(iter(wins.values()))))
         made.shared()
         for name, values in wins.items():
             made.run(name, values, name in adapting, name not in free)
+        made.tournament(list(runs or wins))
         return made.out
 
     return make

@@ -32,7 +32,7 @@ def test_the_page_needs_nothing_but_itself(outputs: Callable[..., Path], runs: R
 
 def test_only_the_runs_asked_for_are_shown(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     """A run that was removed from params.yaml leaves its folders behind."""
-    out = outputs(dpo=[1.0, 0.0], mine=[1.0, 1.0], leftover=[0.0, 0.0])
+    out = outputs(dpo=[1.0, 0.0], mine=[1.0, 1.0], leftover=[0.0, 0.0], runs=("dpo", "mine"))
     page = written(out, runs, tmp_path / "report")
     assert "leftover" not in page
     assert list(json.loads((tmp_path / "report/summary.json").read_text("utf-8"))["runs"]) == ["dpo", "mine"]
@@ -130,7 +130,7 @@ def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs
     environment = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
     subprocess.run([sys.executable, "-c", code, out, tmp_path / "there"], check=True, env=environment)
     files = [path.relative_to(tmp_path / "here") for path in sorted((tmp_path / "here").rglob("*")) if path.is_file()]
-    assert len(files) == 10
+    assert len(files) == 11
     for file in files:
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
 
@@ -140,3 +140,17 @@ def test_the_page_says_whether_the_judge_looks_at_the_question(
 ) -> None:
     page = written(outputs(), runs, tmp_path / "report")
     assert "answer to <em>another</em> prompt win" in page and "(by the true reward: 0.0 %)" in page
+
+
+def test_the_tournament_stands_in_the_judges_order_beside_the_truths(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """By hand: four players, 40 Elo points apart, whom the truth ranks the other way round."""
+    page = " ".join(written(outputs(), runs, tmp_path / "report").split())
+    table = page.split("<h2>All against all</h2>")[1].split("</table>")[0]
+    assert re.findall(r"<th>(\w+)</th>", table)[-4:] == ["dpo", "mine", "sft", "chosen"]
+    assert re.findall(r'<td class="n">(\d)</td>', table) == ["1", "4", "2", "3", "3", "2", "4", "1"]
+    assert "−20<small>−20 to −20</small>" in table and "60.0 %<small>50.0 to 70.0</small>" in table
+    with (tmp_path / "report/ranking.csv").open(encoding="utf-8") as file:
+        rows = [(row["scorer"], row["policy"]) for row in csv.DictReader(file)]
+    assert rows[:2] == [("judge", "dpo"), ("judge", "mine")] and rows[4:5] == [("true reward", "chosen")]

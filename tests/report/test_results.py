@@ -22,6 +22,12 @@ def test_parts_of_different_policies_are_refused(outputs: Callable[..., Path], r
         read_results(out, runs)
 
 
+def test_a_tournament_of_other_runs_is_refused(outputs: Callable[..., Path], runs: Runs) -> None:
+    """One that a run has left, or has not yet joined."""
+    with pytest.raises(UserError, match="out/tournament ranks other policies than the runs"):
+        read_results(outputs(dpo=[1.0], mine=[0.0], gone=[0.5]), runs)
+
+
 def test_answers_to_other_prompts_are_refused(outputs: Callable[..., Path], runs: Runs) -> None:
     out = outputs()
     file = out / "sample/dpo/samples.jsonl"

@@ -22,12 +22,33 @@ from epsilon_dpo.report.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.style import marks
 from epsilon_dpo.report.tables import beta_decisions as decision_shares
 from epsilon_dpo.report.tables import curves, policies, summary, write_csv
+from epsilon_dpo.report.tournament import ranking, side_by_side
 
-TEMPLATE, STYLE = "report.html.jinja", "report.css"
+TEMPLATE, MACROS, STYLE = "report.html.jinja", "macros.html.jinja", "report.css"
+# Of report/sections/, in the page's order.
+SECTIONS = (
+    "headline.html.jinja",
+    "win_rates.html.jinja",
+    "distance.html.jinja",
+    "run_against_run.html.jinja",
+    "tournament.html.jinja",
+    "training.html.jinja",
+    "beta.html.jinja",
+    "answers.html.jinja",
+    "judge.html.jinja",
+    "data.html.jinja",
+    "provenance.html.jinja",
+)
+JUDGES = {
+    "trained": "a small PairRM trained on the training pairs",
+    "pretrained": "PairRM ({origin})",
+    "reward_model": "the reward model {origin}",
+    "llm": "the language model {origin}",
+}
 
 
 def write_report(results: Results, example_count: int, out: Path) -> dict[str, Any]:
-    """Fill `out`: report.html, figures/*.png, runs.csv, training.csv, comparisons.csv, summary.json.
+    """Fill `out`: report.html, figures/*.png, summary.json, and a CSV file per table.
 
     Returns:
         the content of summary.json.
@@ -38,9 +59,21 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
     write_csv(out / "runs.csv", table)
     write_csv(out / "training.csv", curves(results))
     write_csv(out / "comparisons.csv", compared)
+    write_csv(out / "ranking.csv", ranking(results))
     write_json(out / "summary.json", content)
-    figures = _draw(results, table, out / "figures")
-    (out / "report.html").write_text(_render(results, table, compared, said, example_count, figures), "utf-8")
+    page = _render(
+        results=results,
+        table=table,
+        said=said,
+        pairs=[list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))],
+        is_decided=is_decided,
+        tournament=side_by_side(results),
+        figures=_draw(results, table, out / "figures"),
+        examples=examples(results, example_count),
+        decisions={run.name: decision_shares(run) for run in results.runs},
+        files=["summary.json", *sorted(file.name for file in out.glob("*.csv"))],
+    )
+    (out / "report.html").write_text(page, "utf-8")
     return content
 
 
@@ -70,14 +103,7 @@ def settings(numbers: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in said.items() if key != "method")
 
 
-def _render(
-    results: Results,
-    table: list[dict[str, Any]],
-    compared: list[dict[str, Any]],
-    said: list[str],
-    example_count: int,
-    figures: dict[str, str],
-) -> str:
+def _render(results: Results, **content: Any) -> str:
     loader = PackageLoader("epsilon_dpo.report", "")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -85,21 +111,17 @@ def _render(
     environment.filters |= {
         "percent": lambda x: f"{100 * x:.1f} %",
         "points": lambda x: f"{100 * x:+.1f}".replace("-", "−"),
+        "signed": lambda x: f"{x:+.0f}".replace("-", "−"),
         "number": lambda x: f"{x:,.6g}",
         "settings": settings,
     }
     return environment.get_template(TEMPLATE).render(
         style=loader.get_source(environment, STYLE)[0],
+        macros=MACROS,
+        sections=SECTIONS,
         results=results,
-        table=table,
-        pairs=[list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))],
-        is_decided=is_decided,
-        said=said,
-        figures=figures,
-        examples=examples(results, example_count),
-        decisions={run.name: decision_shares(run) for run in results.runs},
-        judge_name="trained on the training pairs"
-        if results.judge["source"] == "trained"
-        else f"from {results.judge['origin']}",
+        level=f"{100 * results.confidence:.0f} %",
+        judge_name=JUDGES[results.judge["source"]].format(**results.judge),
         broken=[finding for finding in results.validation["expectations"] if not finding["success"]],
+        **content,
     )

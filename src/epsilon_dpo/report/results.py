@@ -9,6 +9,7 @@ from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.outputs import read_json, read_jsonl
 
 Row = dict[str, Any]
+SFT, CHOSEN = "sft", "chosen"  # the players of a tournament that are no runs
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Results:
         judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
         sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
         controls: out/controls/metrics.json.
+        ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`.
     """
 
     runs: list[RunResult]
@@ -66,6 +68,7 @@ class Results:
     reference: Row
     reference_answers: list[Row]
     controls: Row
+    ranking: dict[str, list[Row]]
 
     @property
     def n(self) -> int:
@@ -91,7 +94,8 @@ def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
     """The outputs below `out` of the runs named, and of no others.
 
     Raises:
-        UserError: the parts of a run speak of different policies, or answer other prompts than the reference.
+        UserError: the parts of a run speak of different policies, or answer other prompts than the reference; or the
+            tournament was between others.
     """
     validate, judge = out / "validate", out / "judge"
     results = Results(
@@ -106,11 +110,14 @@ def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
         reference=read_json(out / "reference" / "metrics.json"),
         reference_answers=read_jsonl(out / "reference" / "samples.jsonl"),
         controls=read_json(out / "controls" / "metrics.json"),
+        ranking=read_json(out / "tournament" / "ranking.json"),
     )
     prompts = [row["id"] for row in results.reference_answers]
     for run in results.runs:
         if [row["id"] for row in run.answers] != prompts:
             raise UserError(f"out/sample/{run.name} answers other prompts than out/reference; run `dvc repro`.")
+    if {row["policy"] for row in results.ranking["win"]} != {*runs, SFT, CHOSEN}:
+        raise UserError("out/tournament ranks other policies than the runs of params.yaml; run `dvc repro`.")
     return results
 
 
