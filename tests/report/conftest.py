@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from epsilon_dpo.kl import described
 from epsilon_dpo.outputs import write_json, write_jsonl
 from epsilon_dpo.statistics import rate
 
@@ -97,8 +98,12 @@ class Outputs:
         score |= {"true_reward/run": 1.5, "true_reward/run_low": 1.4, "true_reward/run_high": 1.6} if self.truth else {}
         self.jsonl(f"score/{name}/records.jsonl", records)
         self.json(f"score/{name}/metrics.json", score)
-        kl = {"kl_fwd_rb": 2.0, "kl_fwd_rb_se": 0.1, "kl_fwd_rb_low": 1.8, "kl_fwd_rb_high": 2.2, "kl_fwd_mc": 1.9}
-        self.json(f"kl/{name}/metrics.json", {**kl, "kl_fwd_mc_se": 0.3, "n": self.n, "policy_sha256": policy})
+        kl = {"policy_sha256": policy, "sample_temperature": 1.0}
+        for estimator, value in {"fwd_rb": 2.0, "fwd_mc": 1.9, "fwd_data": 2.5, "rev_rb": 1.25, "rev_mc": 1.5}.items():
+            ends = {"": value, "_se": 0.1, "_low": value - 0.2, "_high": value + 0.2, "_truncated_share": 0.0}
+            kl |= {f"kl_{estimator}{end}": x for end, x in ends.items()}
+        self.json(f"kl/{name}/metrics.json", kl | {"kl_rev_rb_truncated_share": 0.125})
+        self.json(f"kl/{name}/estimators.json", described(0.95))
 
     def tournament(self, runs: list[str]) -> None:
         """The runs in the order given before SFT and the chosen answers; the truth has it the other way round."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.kl import ESTIMATORS
 from epsilon_dpo.outputs import read_jsonl, write_jsonl
 from epsilon_dpo.report.page import write_report
 from epsilon_dpo.report.results import read_results
@@ -154,3 +155,17 @@ def test_the_tournament_stands_in_the_judges_order_beside_the_truths(
     with (tmp_path / "report/ranking.csv").open(encoding="utf-8") as file:
         rows = [(row["scorer"], row["policy"]) for row in csv.DictReader(file)]
     assert rows[:2] == [("judge", "dpo"), ("judge", "mine")] and rows[4:5] == [("true reward", "chosen")]
+
+
+def test_every_estimator_of_the_distance_is_shown_and_explained(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = " ".join(written(outputs(), runs, tmp_path / "report").split())
+    section = page.split("<h3>By every estimator</h3>")[1].split("<h2>")[0]
+    cells = re.findall(r'<td class="n">([\d.]+)<small>± ([\d.]+) s\.e\.(.*?)</small>', section)
+    values = [("2.00", ""), ("1.90", ""), ("2.50", ""), ("1.25", ", 12.5 % cut"), ("1.50", "")]
+    assert cells == [(value, "0.10", cut) for value, cut in values] * 2
+    assert all(f"<td><code>{estimator.name}</code>" in section for estimator in ESTIMATORS)
+    with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
+        sft, dpo, _ = csv.DictReader(file)
+    assert (sft["kl_rev_rb"], dpo["kl_rev_rb"], dpo["kl_fwd_data_se"]) == ("0.0", "1.25", "0.1")

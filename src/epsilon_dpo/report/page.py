@@ -20,8 +20,8 @@ from epsilon_dpo.report.figures_training import (
 from epsilon_dpo.report.results import Results
 from epsilon_dpo.report.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.style import marks
+from epsilon_dpo.report.tables import ESTIMATORS, curves, policies, summary, write_csv
 from epsilon_dpo.report.tables import beta_decisions as decision_shares
-from epsilon_dpo.report.tables import curves, policies, summary, write_csv
 from epsilon_dpo.report.tournament import ranking, side_by_side
 
 TEMPLATE, MACROS, STYLE = "report.html.jinja", "macros.html.jinja", "report.css"
@@ -67,6 +67,7 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
         said=said,
         pairs=[list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))],
         is_decided=is_decided,
+        estimators=ESTIMATORS,
         tournament=side_by_side(results),
         figures=_draw(results, table, out / "figures"),
         examples=examples(results, example_count),

@@ -21,6 +21,7 @@ class RunResult:
         curve: rows of out/align/<run>/metrics.jsonl.
         final: out/align/<run>/metrics.json.
         sampled, score, kl: metrics.json of these stages.
+        estimators: out/kl/<run>/estimators.json.
         answers: rows of out/sample/<run>/samples.jsonl.
         records: rows of out/score/<run>/records.jsonl.
     """
@@ -32,6 +33,7 @@ class RunResult:
     sampled: Row
     score: Row
     kl: Row
+    estimators: Row
     answers: list[Row]
     records: list[Row]
 
@@ -131,6 +133,7 @@ def _run(out: Path, name: str, numbers: dict[str, Any]) -> RunResult:
         sampled=read_json(folder["sample"] / "metrics.json"),
         score=read_json(folder["score"] / "metrics.json"),
         kl=read_json(folder["kl"] / "metrics.json"),
+        estimators=read_json(folder["kl"] / "estimators.json"),
         answers=read_jsonl(folder["sample"] / "samples.jsonl"),
         records=read_jsonl(folder["score"] / "records.jsonl"),
     )

@@ -9,7 +9,8 @@ from epsilon_dpo.report.results import Results, Row, RunResult
 
 INTERVAL = ("", "_low", "_high")
 OPPONENTS = ("chosen", "sft")
-KL = ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_rb_low", "kl_fwd_rb_high", "kl_fwd_mc", "kl_fwd_mc_se")
+ESTIMATORS = ("kl_fwd_rb", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb", "kl_rev_mc")  # out/kl/RUN/estimators.json
+KL = tuple(name + end for name in ESTIMATORS for end in ("", "_se", "_low", "_high", "_truncated_share"))
 FINAL = (  # of the training; the log-ratio margin and the KL exist for methods with a reference
     "steps",
     "eval_loss",
@@ -85,7 +86,7 @@ def _sft_row(results: Results) -> Row:
     for name in ("win_rate", "true_win_rate"):
         found |= _taken(results.controls, {f"{name}/sft_vs_chosen{end}": f"{name}/chosen{end}" for end in INTERVAL})
     found |= _taken(results.controls, {f"true_reward/sft{end}": f"true_reward{end}" for end in INTERVAL})
-    found |= dict.fromkeys(("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_rb_low", "kl_fwd_rb_high"), 0.0)
+    found |= dict.fromkeys([name for name in KL if not name.endswith("_share")], 0.0)
     found |= _taken(results.reference, {name: name for name in ("mean_tokens", "truncated_share", "empty_share")})
     return found
 
