@@ -25,7 +25,7 @@ def entry(stage: str) -> dict:
 def test_one_name_in_every_place() -> None:
     files = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
     assert sorted(STAGES) == files
-    assert len(files) == 18
+    assert len(files) == 19
     for stage in STAGES:
         assert entry(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
         for out in entry(stage)["outs"]:
@@ -82,6 +82,7 @@ NEEDED: dict[str, set[str]] = {
     "fetch": set(),
     "validate": {"great_expectations", "pandas", "transformers", "scipy.stats"},
     "pairs": {"transformers"},
+    "figures": {"matplotlib"},
     "report": {"matplotlib"},
     "align": TRAINING | {"datasets", "pandas"},  # transformers.Trainer brings them
     "sample": TRAINING,

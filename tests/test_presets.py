@@ -13,7 +13,7 @@ FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.y*ml"))]
 
 
 def test_all_files_are_found() -> None:
-    presets = ["all-methods.yaml", "hh-gemma-2-2b.yaml", "hh-local.yaml", "on-policy.yaml"]
+    presets = ["all-methods.yaml", "hh-gemma-2-2b.yaml", "hh-local.yaml", "on-policy.yaml", "pareto.yaml"]
     assert [file.name for file in FILES] == ["params.yaml", *presets]
 
 

@@ -19,8 +19,8 @@ ALIGN = {f"{stage}@{run}" for run in RUNS for stage in PER_RUN}
 SAMPLED = {f"{stage}@{run}" for run in RUNS for stage in ("sample", "score")}
 SCORES = {f"score@{run}" for run in RUNS}
 KLS = {f"kl@{run}" for run in RUNS}
-AFTER_SFT = {"sft", "candidates", "reference", "controls", "tournament", "report"} | ALIGN
-AFTER_REFERENCE = {"reference", "controls", "tournament", "report"} | SCORES | KLS
+AFTER_SFT = {"sft", "candidates", "reference", "controls", "tournament", "figures", "report"} | ALIGN
+AFTER_REFERENCE = {"reference", "controls", "tournament", "figures", "report"} | SCORES | KLS
 AFTER_VALIDATE = {"validate", "judge", "ranking", "pairs"} | AFTER_SFT
 
 # Stages whose output is always the same bytes; without candidates there are none to rank either.
@@ -35,16 +35,17 @@ TABLE = {
     "base": {"base"} | AFTER_VALIDATE,
     "tokens": AFTER_VALIDATE,
     "validate": AFTER_VALIDATE,
-    "judge": {"judge", "ranking", "controls", "tournament", "report"} | SCORES,
+    "judge": {"judge", "ranking", "controls", "tournament", "figures", "report"} | SCORES,
     "sft": AFTER_SFT,
     "candidates": {"candidates"},
-    "pairs": {"pairs", "tournament", "report"} | ALIGN,
-    "align": {"tournament", "report"} | ALIGN,
+    "pairs": {"pairs", "tournament", "figures", "report"} | ALIGN,
+    "align": {"tournament", "figures", "report"} | ALIGN,
     "sample": AFTER_REFERENCE | SAMPLED,
-    "score": {"controls", "tournament", "report"} | SCORES,
-    "kl": {"report"} | KLS,
-    "monotonicity": {f"monotonicity@{run}" for run in RUNS},
+    "score": {"controls", "tournament", "figures", "report"} | SCORES,
+    "kl": {"figures", "report"} | KLS,
+    "monotonicity": {"figures"} | {f"monotonicity@{run}" for run in RUNS},
     "tournament": {"tournament", "report"},
+    "figures": {"figures"},
     "report": {"report"},
 }
 
@@ -73,7 +74,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, root)
     repo = Repo(str(root))
-    assert len(repo.index.graph) == 13 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
+    assert len(repo.index.graph) == 14 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
     return repo
 
 
@@ -122,7 +123,7 @@ def test_a_changed_leaf_reruns_exactly(repo: Repo, leaf: tuple[str, ...]) -> Non
         shutil.copy(ROOT / "params.yaml", params_file)
     if leaf[0] == "runs":
         run = leaf[1]
-        expected = {f"{stage}@{run}" for stage in PER_RUN} | {"tournament", "report"}
+        expected = {f"{stage}@{run}" for stage in PER_RUN} | {"tournament", "figures", "report"}
     else:
         expected = TABLE[leaf[0]]
     assert with_descendants(repo, direct) == expected | {"check"}

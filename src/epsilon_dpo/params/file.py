@@ -15,6 +15,7 @@ from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.base import BaseView, EmbeddedModel
 from epsilon_dpo.params.candidates import CandidatesView
 from epsilon_dpo.params.fetch import FetchView
+from epsilon_dpo.params.figures import FiguresView
 from epsilon_dpo.params.judge import JudgeView
 from epsilon_dpo.params.kl import KLView
 from epsilon_dpo.params.monotonicity import MonotonicityView
@@ -30,6 +31,7 @@ from epsilon_dpo.params.validate import ValidateView
 
 class ParamsFile(
     ReportView,
+    FiguresView,
     TournamentView,
     MonotonicityView,
     KLView,
@@ -48,11 +50,12 @@ class ParamsFile(
 
     @model_validator(mode="after")
     def _one_confidence(self) -> "ParamsFile":
-        stated = {block.confidence for block in (self.score, self.kl, self.monotonicity, self.tournament, self.judge)}
+        blocks = (self.score, self.kl, self.monotonicity, self.tournament, self.figures, self.judge)
+        stated = {block.confidence for block in blocks}
         if len(stated) > 1:
             raise ValueError(
-                "judge, score, kl, monotonicity and tournament must state one confidence, since the report shows them "
-                "side by side"
+                "judge, score, kl, monotonicity, tournament and figures must state one confidence, since the report "
+                "shows them side by side"
             )
         return self
 
