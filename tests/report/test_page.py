@@ -131,7 +131,7 @@ def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs
     environment = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
     subprocess.run([sys.executable, "-c", code, out, tmp_path / "there"], check=True, env=environment)
     files = [path.relative_to(tmp_path / "here") for path in sorted((tmp_path / "here").rglob("*")) if path.is_file()]
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
 
@@ -165,7 +165,7 @@ def test_every_estimator_of_the_distance_is_shown_and_explained(
     cells = re.findall(r'<td class="n">([\d.]+)<small>± ([\d.]+) s\.e\.(.*?)</small>', section)
     values = [("2.00", ""), ("1.90", ""), ("2.50", ""), ("1.25", ", 12.5 % cut"), ("1.50", "")]
     assert cells == [(value, "0.10", cut) for value, cut in values] * 2
-    assert all(f"<td><code>{estimator.name}</code>" in section for estimator in ESTIMATORS)
+    assert all(f"<tr><th><code>{estimator.name}</code>" in section for estimator in ESTIMATORS)
     with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
         sft, dpo, _ = csv.DictReader(file)
     assert (sft["kl_rev_rb"], dpo["kl_rev_rb"], dpo["kl_fwd_data_se"]) == ("0.0", "1.25", "0.1")

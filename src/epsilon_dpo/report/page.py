@@ -17,6 +17,7 @@ from epsilon_dpo.report.figures_training import (
     decides,
     training_curves,
 )
+from epsilon_dpo.report.judging import columns, cost, judging
 from epsilon_dpo.report.results import Results
 from epsilon_dpo.report.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.style import marks
@@ -35,7 +36,8 @@ SECTIONS = (
     "training.html.jinja",
     "beta.html.jinja",
     "answers.html.jinja",
-    "judge.html.jinja",
+    "judging.html.jinja",
+    "trust.html.jinja",
     "data.html.jinja",
     "provenance.html.jinja",
 )
@@ -53,13 +55,14 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
     Returns:
         the content of summary.json.
     """
-    table, compared = policies(results), comparisons(results)
+    table, compared, judged = policies(results), comparisons(results), judging(results)
     said = statements(results, compared)
     content = summary(results, compared, said)
     write_csv(out / "runs.csv", table)
     write_csv(out / "training.csv", curves(results))
     write_csv(out / "comparisons.csv", compared)
     write_csv(out / "ranking.csv", ranking(results))
+    write_csv(out / "judging.csv", judged)
     write_json(out / "summary.json", content)
     page = _render(
         results=results,
@@ -71,6 +74,9 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
         tournament=side_by_side(results),
         figures=_draw(results, table, out / "figures"),
         examples=examples(results, example_count),
+        judging=judged,
+        judged_by=columns(judged),
+        judge_cost=cost(results),
         decisions={run.name: decision_shares(run) for run in results.runs},
         files=["summary.json", *sorted(file.name for file in out.glob("*.csv"))],
     )
