@@ -1,1 +1,8 @@
 """One thin file per stage of dvc.yaml: read params and inputs, one call into src/epsilon_dpo, write outputs."""
+
+import sys
+
+if sys.argv[0] == "-m":  # `python -m stages.NAME` is about to import the stage, and with it torch, for seconds
+    from epsilon_dpo.tracking import start_early
+
+    start_early()

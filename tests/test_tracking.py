@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from epsilon_dpo import tracking
 from epsilon_dpo.tracking import Tracker
 from epsilon_dpo.tracking_process import is_out, note_outage, note_success
 
@@ -54,6 +55,24 @@ def select(project: Path, query: str) -> list[Any]:
 
 def statuses(project: Path, *names: str) -> list[Any]:
     return select(project, f"select name, status from runs where name in {(*names, '')} order by name")
+
+
+def test_the_process_started_early_is_the_one_that_records(project: Path) -> None:
+    tracking.start_early()
+    (early,) = tracking._waiting
+    with stage("align@early") as tracker:
+        assert tracker._process is early
+    assert tracking._waiting == [] and statuses(project, "align@early") == [("align@early", "FINISHED")]
+
+
+def test_a_stage_that_dies_on_import_leaves_no_process(project: Path) -> None:
+    script = "from epsilon_dpo import tracking; tracking.start_early(); print(tracking._waiting[0].pid); import no_such"
+    died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "no_such" in died.stderr and "tracking:" not in died.stderr
+    pid, patience = int(died.stdout), time.monotonic() + 60.0
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_four_stages_may_use_a_fresh_store_first(project: Path) -> None:

@@ -24,6 +24,27 @@ GOODBYE_S = 1.0  # for the tidying up of a process that is given up
 NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
+_waiting: "list[subprocess.Popen[str]]" = []  # the process that start_early started, until a Tracker takes it
+
+
+def start_early() -> None:
+    """Start the process of this stage's Tracker now, so that MLflow is imported beside what the stage imports."""
+    with suppress(OSError):  # the Tracker tries again, and says what is wrong
+        _waiting.append(_start())
+
+
+def _start() -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "epsilon_dpo.tracking_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        env=NETWORK_LIMITS | os.environ,
+        start_new_session=True,  # Ctrl-C and SIGTERM to the group end the stage, which then closes the run
+    )
+
+
 class Tracker:
     """One MLflow run: opened when the stage starts, live while it runs, closed with its status."""
 
@@ -45,15 +66,7 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "epsilon_dpo.tracking_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-                encoding="utf-8",
-                env=NETWORK_LIMITS | os.environ,
-                start_new_session=True,  # Ctrl-C and SIGTERM to the group end the stage, which then closes the run
-            )
+            self._process = _waiting.pop() if _waiting else _start()
         except OSError as error:
             self._say(f"no MLflow run for {self.name} ({error})")
         # Written here and not by the thread: a stage that is killed at once leaves a run that says so.

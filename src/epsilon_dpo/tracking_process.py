@@ -139,4 +139,7 @@ if __name__ == "__main__":
     os.environ.setdefault("DO_NOT_TRACK", "true")
     logging.disable(logging.WARNING)  # MLflow and Alembic tell about every migration of a fresh store
     signal.signal(signal.SIGTERM, _give_up)
+    if not _server(os.environ.get("MLFLOW_TRACKING_URI", "")):  # a server is asked whether it is there first
+        with suppress(Exception):  # _open imports it again, and says what is wrong
+            import epsilon_dpo.tracking_record  # noqa: F401
     serve(sys.stdin)
