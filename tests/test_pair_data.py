@@ -48,6 +48,23 @@ def test_a_batch_holds_the_mismatched_rows_beside_its_own():
     assert "mismatched" not in PairCollator(0)([PairData(pairs_of([[1, 5]]))[0]])
 
 
+def test_a_shared_prompt_stands_once_before_both_answers():
+    pairs = PairData(pairs_of([[1, 5], [1, 6, 7]]), mismatched_by=0)
+    batch = PairCollator(9, share_prompt=True)(pairs.rows)
+    assert batch["input_ids"].tolist() == [[1, 5, 100, 2, 200, 3, 2, 9], [1, 6, 7, 101, 2, 201, 3, 2]]
+    assert batch["attention_mask"].tolist() == [[1] * 7 + [0], [1] * 8]
+    chosen, rejected = batch["completion_mask"].tolist()[:2], batch["completion_mask"].tolist()[2:]
+    assert chosen == [[0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0]]
+    assert rejected == [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1, 1, 1]]
+    assert batch["mismatched"]["input_ids"][0].tolist() == [1, 5, 101, 2, 201, 3, 2, 9]
+
+
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_the_length_of_a_pair_is_what_its_batch_has(share_prompt):
+    collate, pair = PairCollator(0, share_prompt), pairs_of([[1, 5, 6]])[0]
+    assert collate.length(pair) == collate([pair])["input_ids"].shape[1]
+
+
 def test_too_few_prompts_are_one_sentence(tmp_path):
     file = tmp_path / "train.jsonl"
     write_jsonl(file, pairs_of([[1, 5], [1, 5], [1, 6]]))

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps_kernel import Alternatives, Head, Reference, TokenLogps, token_logps
+from epsilon_dpo.shared_prompt import shared_prompt, shared_prompt_inputs
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def add_logps_head(model: PreTrainedModel) -> None:
     """Give the instance `model` a second mode; called as before, it behaves as before.
 
     `model(input_ids=[R, T], attention_mask=[R, T], completion_mask=[R, T])` returns the last hidden states at the
-    positions that predict completion tokens, [N, H], row by row. With `scoring=Scoring(...)` it returns
-    Scores.
+    positions that predict completion tokens, [N, H], row by row. With `scoring=Scoring(...)` it returns Scores. Where
+    `completion_mask` is [2R, T], the rows are of the form of shared_prompt.py, and what is returned has 2R rows.
     """
     original_forward = model.forward
 
@@ -104,9 +105,10 @@ def completion_logps(
     Args:
         policy: any causal language model of transformers, patched by `add_logps_head` or not; caller sets eval().
         reference: the model to compare with; may be `policy` itself.
-        input_ids: [R, T], prompt then completion, padded on the right.
+        input_ids: [R, T], prompt then completion, padded on the right; or pairs in the form of shared_prompt.py.
         attention_mask: [R, T], 1 on real tokens.
         completion_mask: [R, T], 1 on the completion's tokens (the stop token included); column 0 is never a completion.
+            [2R, T] for pairs in one row: 1 on the chosen answers in the first R rows, on the rejected in the others.
         token_chunk: completion tokens whose logits exist at once.
         epsilon: also the log-probs under softmax((1 ± epsilon) f_policy ∓ epsilon f_reference).
 
@@ -144,17 +146,31 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def _completion_hidden(model: PreTrainedModel, completion_mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _completion_hidden(
+    model: PreTrainedModel, completion_mask: Tensor, input_ids: Tensor, attention_mask: Tensor
+) -> Tensor:
     """Last hidden states at the positions that predict completion tokens, [N, H]."""
-    states = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state
-    return states[:, :-1][completion_mask[:, 1:].bool()]
+    positions = completion_mask[:, 1:].bool()
+    if len(completion_mask) == len(input_ids):
+        inputs: dict[str, Any] = {"attention_mask": attention_mask}
+        return _last_hidden(model, input_ids, inputs)[:, :-1][positions]
+    form = shared_prompt(attention_mask, completion_mask)
+    states = _last_hidden(model, input_ids, shared_prompt_inputs(model, form))
+    rows = torch.arange(len(input_ids), device=input_ids.device).repeat(2)[:, None]
+    found = (rows * input_ids.shape[1] + form.predictors)[:, 1:][positions]
+    return states.flatten(0, 1).index_select(0, found)
+
+
+def _last_hidden(model: PreTrainedModel, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+    states: Tensor = model.base_model(input_ids=input_ids, **inputs, use_cache=False).last_hidden_state
+    return states
 
 
 def _scored(model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring) -> Scores:
     """Project `hidden` [N, H] and put the per-token numbers back into rows."""
     assert isinstance(model, PreTrainedModel)
     positions = completion_mask[:, 1:].bool()
-    labels = input_ids[:, 1:][positions]
+    labels = input_ids.repeat(len(completion_mask) // len(input_ids), 1)[:, 1:][positions]
     head, chunk = head_of(model), scoring.token_chunk
     found = token_logps(
         hidden,

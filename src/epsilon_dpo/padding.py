@@ -24,3 +24,16 @@ def pad_right(sequences: Sequence[tuple[Ids, Ids]], pad_token_id: int) -> dict[s
         attention_mask[row, :end] = 1
         completion_mask[row, len(prompt) : end] = 1
     return {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
+
+
+def pad_right_shared(pairs: Sequence[tuple[Ids, Ids, Ids]], pad_token_id: int) -> dict[str, Tensor]:
+    """(prompt, chosen, rejected ids) per row, the prompt once (see shared_prompt.py).
+
+    "input_ids" and "attention_mask" are [rows, longest], "completion_mask" is [2 rows, longest]: 1 on the chosen
+    answers in the first half, on the rejected ones in the second.
+    """
+    rows = pad_right([(prompt, np.concatenate([chosen, rejected])) for prompt, chosen, rejected in pairs], pad_token_id)
+    chosen_mask = torch.zeros_like(rows["completion_mask"])
+    for row, (prompt, chosen, _) in enumerate(pairs):
+        chosen_mask[row, len(prompt) : len(prompt) + len(chosen)] = 1
+    return {**rows, "completion_mask": torch.cat([chosen_mask, rows["completion_mask"] - chosen_mask])}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import read_jsonl
-from epsilon_dpo.padding import pad_right
+from epsilon_dpo.padding import pad_right, pad_right_shared
 from epsilon_dpo.prompts import partners
 
 ANSWERS = ("chosen_ids", "rejected_ids")
@@ -71,10 +71,14 @@ class PairCollator:
     Row i is pair i with its chosen answer, row B+i the same pair with its rejected one. `completion_mask` is 1 on the
     tokens that are scored: the answer with its stop token. `attention_mask` hides the padding token, whatever it is.
     The same of the mismatched answers stands under "mismatched", if there are any.
+
+    With `share_prompt`, row i holds prompt, chosen and rejected answer of pair i: "input_ids" and "attention_mask" are
+    [B, T], and "completion_mask" is [2B, T] with the same meaning of its rows as above.
     """
 
-    def __init__(self, pad_token_id: int) -> None:
+    def __init__(self, pad_token_id: int, share_prompt: bool = False) -> None:
         self.pad_token_id = pad_token_id
+        self.share_prompt = share_prompt
 
     def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = dict(self._padded(pairs, ""))
@@ -82,6 +86,14 @@ class PairCollator:
             batch["mismatched"] = self._padded(pairs, "mismatched_")
         return batch
 
+    def length(self, pair: dict[str, Any]) -> int:
+        """Columns that a batch of this pair alone has."""
+        answers = [len(pair[side]) for side in ANSWERS]
+        return len(pair["prompt_ids"]) + (sum(answers) if self.share_prompt else max(answers))
+
     def _padded(self, pairs: Sequence[dict[str, Any]], which: str) -> dict[str, Tensor]:
-        sides = [(pair["prompt_ids"], pair[f"{which}{side}"]) for side in ANSWERS for pair in pairs]
-        return pad_right(sides, self.pad_token_id)
+        sides = [[(pair["prompt_ids"], pair[f"{which}{side}"]) for pair in pairs] for side in ANSWERS]
+        if not self.share_prompt:
+            return pad_right([*sides[0], *sides[1]], self.pad_token_id)
+        shared = [(prompt, chosen, rejected) for (prompt, chosen), (_, rejected) in zip(*sides, strict=True)]
+        return pad_right_shared(shared, self.pad_token_id)

@@ -7,9 +7,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps import Scores, Scoring, head_of
 from epsilon_dpo.logps_kernel import Alternatives, Reference
 from epsilon_dpo.methods.interface import Logps, Method
+from epsilon_dpo.pair_data import PairCollator
 
 Batch = dict[str, Tensor]
 
@@ -112,3 +114,39 @@ def _pair_logps(scores: Scores, completion_mask: Tensor, means: dict[str, float]
         chosen[f"mean_{name}"] = means.get(f"{name}/chosen")
         rejected[f"mean_{name}"] = means.get(f"{name}/rejected")
     return Logps(**chosen), Logps(**rejected)
+
+
+@torch.no_grad()
+def check_shared_prompt(model: PreTrainedModel, pair: dict[str, Any]) -> None:
+    """Compare the log-probs of `pair` in one row with those in two; a long one also sees the windows of attention.
+
+    Args:
+        model: patched by `add_logps_head`.
+
+    Raises:
+        UserError: they differ, or the architecture cannot compute the one row at all.
+    """
+    what = f"align.share_prompt: true is not exact for {type(model).__name__}"
+    was_training = model.training
+    model.eval()
+    try:
+        one, two = (_answers_logps(model, PairCollator(0, share_prompt)([pair])) for share_prompt in (True, False))
+    except Exception as error:  # foreign code meets a mask that it may not expect: there is no list of what it raises
+        raise UserError(f"{what} ({error}); set it to false in params.yaml.") from error
+    finally:
+        model.train(was_training)
+    tolerance = 1e-3 if torch.finfo(model.dtype).eps < 1e-6 else 0.2
+    difference = (one - two).abs().max().item()
+    if not difference <= tolerance:
+        attention = model.config.get_text_config()._attn_implementation
+        raise UserError(
+            f"{what} with {attention} attention: log-probs of a pair's tokens differ from those of two rows by up to "
+            f"{difference:.2g} nats; set it to false in params.yaml."
+        )
+
+
+def _answers_logps(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
+    """Log-prob of each token of the answers, [N]."""
+    rows = {name: x.to(model.device) for name, x in _rows(batch).items()}
+    scores: Scores = model(**rows, scoring=Scoring(token_chunk=512))
+    return scores.tokens.policy[rows["completion_mask"][:, 1:].bool()]

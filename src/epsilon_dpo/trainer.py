@@ -5,9 +5,11 @@ over the optimizer step for the loss, the method's state and the logs, and check
 is named.
 
 The loss is the mean over all pairs of an optimizer step, however they are split into micro-batches and ranks, and also
-where the last step of an epoch holds fewer. (Drawn alternatives alone depend on the split: each micro-batch draws its
-own. And where the pairs of an epoch cannot be shared out evenly over ranks, accelerate fills the last batch with pairs
-from its beginning, which then count twice.)
+where the last step of an epoch holds fewer. So each rank cuts its pairs of a step into as many micro-batches as they
+came in, but where least is padded (micro_batches.py). Which pairs form a step remains the Trainer's seeded order.
+
+(Drawn alternatives alone depend on the split: each micro-batch draws its own. And where the pairs of an epoch cannot be
+shared out evenly over ranks, accelerate fills the last batch with pairs from its beginning, which then count twice.)
 """
 
 import copy
@@ -27,6 +29,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps import add_logps_head
 from epsilon_dpo.methods.interface import Method
+from epsilon_dpo.micro_batches import cut_by_length
 from epsilon_dpo.outputs import read_json, write_json
 from epsilon_dpo.pair_data import PairCollator, PairData
 from epsilon_dpo.pair_logps import PairScorer
@@ -55,7 +58,7 @@ class PreferenceTrainer(Trainer):
         reference: the frozen copy it is compared with; None exactly if the method needs none.
         method: loss and state.
         token_chunk: completion tokens whose logits exist at once.
-        pad_token_id: fills rows on the right.
+        collate: pairs to a batch.
         callbacks: observers, e.g. checkpoints.WholeCheckpoints and metric_stream.MetricStream.
     """
 
@@ -68,7 +71,7 @@ class PreferenceTrainer(Trainer):
         args: TrainingArguments,
         train_dataset: PairData,
         eval_dataset: PairData,
-        pad_token_id: int,
+        collate: PairCollator,
         callbacks: list[TrainerCallback],
     ) -> None:
         if method.needs_reference != (reference is not None):
@@ -78,19 +81,22 @@ class PreferenceTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=PairCollator(pad_token_id),
+            data_collator=list,  # type: ignore[arg-type]  # `collate` follows when all pairs of the step are known
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=[_AfterStep(self), *callbacks],
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the pairs of the step itself
         self.method = method
+        self.collate = collate
         initial = self._prepared(copy.deepcopy(reference)) if reference is not None and method.moves_reference else None
         self.reference = None if reference is None else self._prepared(reference)
         self.scorer = PairScorer(method, self.reference, initial, token_chunk, self.accelerator)
         self._step, self._window = Totals(), Totals()
         self._known: dict[str, float] = {}
         self._micro_batch = 0  # of the present step
+        self._cut: list[list[int]] = [[]]  # the step's micro-batches as places in the Trainer's order
+        self._sizes: list[int] = []  # of the micro-batches in that order
         self._weights: list[Tensor] = []  # of the micro-batches to come, if the method looks ahead
         self._state_metrics: dict[str, float] = {}
 
@@ -107,18 +113,23 @@ class PreferenceTrainer(Trainer):
     ) -> tuple[list[Any], int]:
         """The micro-batches of an optimizer step, and how many pairs they hold on all ranks.
 
-        Here, where all of them are at hand, is computed what a loss needs of the whole step.
+        Here, where all of them are at hand, is decided which pairs share a micro-batch, and computed what a loss needs
+        of the whole step.
         """
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        drawn, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        pairs = [pair for batch in drawn for pair in batch]
+        self._sizes = [len(batch) for batch in drawn]
+        self._cut = cut_by_length([self.collate.length(pair) for pair in pairs], len(drawn), max(self._sizes))
+        batches = [self._prepare_inputs(self.collate([pairs[place] for place in places])) for places in self._cut]
         policy = self.accelerator.unwrap_model(self.model)
         known = Totals()
         for batch in batches:
-            known.add(self.scorer.known_before(policy, self._prepare_inputs(batch)))
+            known.add(self.scorer.known_before(policy, batch))
         whole = known.take_over_ranks(self.accelerator)
         self._known, self._micro_batch = whole.means(), 0
         # With one micro-batch the margins come with its loss.
         if self.method.looks_ahead and len(batches) > 1:
-            self._plan_step([self.scorer.margins(policy, self._prepare_inputs(batch)) for batch in batches])
+            self._plan_step([self.scorer.margins(policy, batch) for batch in batches])
         return batches, whole.pairs
 
     def compute_loss(
@@ -146,11 +157,17 @@ class PreferenceTrainer(Trainer):
 
     @torch.no_grad()
     def _plan_step(self, margins: list[Tensor]) -> None:
-        """Let the method look at the margins of the step, [B] per micro-batch, and keep this rank's weights."""
-        gathered = [self.accelerator.gather(part) for part in margins]
+        """Let the method look at the margins of the step, [B] per micro-batch, and keep this rank's weights.
+
+        It sees them in the Trainer's order, micro-batch by micro-batch over all ranks, however they were cut.
+        """
+        places = torch.tensor([place for part in self._cut for place in part])
+        in_order = torch.cat(margins)[places.argsort()]
+        gathered = [self.accelerator.gather(part) for part in in_order.split(self._sizes)]
         weights = self.method.before_step(torch.cat(gathered).cpu(), self._random(self.state.global_step))
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        self._weights = [part.chunk(ranks)[rank] for part in weights.split([len(part) for part in gathered])]
+        own = [part.chunk(ranks)[rank] for part in weights.split([len(part) for part in gathered])]
+        self._weights = list(torch.cat(own)[places].split([len(part) for part in self._cut]))
 
     def _random(self, *numbers: int) -> torch.Generator:
         """Random numbers that depend on the seed and `numbers` only: nothing of them has to be saved."""
@@ -199,16 +216,19 @@ class PreferenceTrainer(Trainer):
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
         known, totals = Totals(), Totals()
-        for inputs in dataloader:
-            known.add(self._gathered(self.scorer.known_before(model, self._prepare_inputs(inputs))))
+        for inputs in self._eval_batches(dataloader):
+            known.add(self._gathered(self.scorer.known_before(model, inputs)))
         of_all = known.means()
-        for number, inputs in enumerate(dataloader):
+        for number, inputs in enumerate(self._eval_batches(dataloader)):
             generator = self._random(NO_STEP, number, self.accelerator.process_index)
-            chosen, rejected = self.scorer.score(model, self._prepare_inputs(inputs), of_all, generator)
+            chosen, rejected = self.scorer.score(model, inputs, of_all, generator)
             totals.add(self._gathered(pair_metrics(chosen, rejected, self.method.loss(chosen, rejected))))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         means = {f"{metric_key_prefix}_{name}": value for name, value in totals.means().items()}
         return EvalLoopOutput((), None, means, num_samples=len(dataloader.dataset))  # type: ignore[arg-type]
+
+    def _eval_batches(self, dataloader: Any) -> Iterator[dict[str, Any]]:
+        return (self._prepare_inputs(self.collate(pairs)) for pairs in dataloader)
 
     def _gathered(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         """`metrics` [B] of all ranks, without the pairs that only fill up a last batch."""

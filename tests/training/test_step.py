@@ -42,6 +42,12 @@ def test_accumulation_is_a_larger_batch(run, entry):
         assert len({row["eps/beta_next"] for row in read_jsonl(whole / "metrics.jsonl")}) > 3
 
 
+@pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=lambda entry: entry["method"])
+def test_a_shared_prompt_is_one_that_is_run_twice(run, entry):
+    twice, once = (run(f"{share}", entry, share_prompt=share, **TWENTY) for share in (False, True))
+    assert_same_training(twice, once, tokens_seen=False)
+
+
 @pytest.mark.parametrize("entry", [DPO, BETA_DPO, KTO, RRHF], ids=lambda entry: entry["method"])
 def test_a_short_window_is_averaged_over_what_it_holds(run, entry):
     """7 pairs: 3 micro-batches of 2 and one of 1 are one step over 7 pairs, though 8 micro-batches were allowed."""

@@ -26,6 +26,7 @@ RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$"), AfterValidator(_not_res
 
 class Align(Accelerated):
     logps_token_chunk: Annotated[int, Field(ge=1)]  # completion tokens whose logits exist at once in the log-prob head
+    share_prompt: bool  # one row [prompt, chosen, rejected] per pair instead of two; the same numbers up to rounding
 
 
 class AlignView(Strict):
