@@ -95,10 +95,12 @@ def test_verdicts_of_three_runs():
     assert ac.p_value == pytest.approx(2**-19) and ac.p_adjusted == pytest.approx(3 * 2**-19)
     assert ac.difference.value == pytest.approx(0.2) and ac.difference.low < 0.2 < ac.difference.high
     assert ac.difference.n == 100 and ac.n_needed is not None and ac.n_needed < 100
+    assert ac.n_needed == n_needed(a - c, 1.0 - 0.05 / 3, 0.8), "one of three pairs has a third of the level"
     assert (ab.outcome, ab.difference.value) == ("cannot be told apart", pytest.approx(0.005))
     assert ab.difference.low < 0.0 < ab.difference.high and ab.n_needed is not None and ab.n_needed > 100
     assert (bc.first, bc.second, bc.outcome) == ("b", "c", "better")
     ca = verdicts({"c": c, "a": a}, np.arange(100), 0.95, 0.8, 2000, 0)[0]
+    assert ca.n_needed == n_needed(c - a, 0.95, 0.8) < ac.n_needed
     assert (ca.outcome, ca.difference.low) == ("worse", pytest.approx(-ac.difference.high, abs=0.01))
 
 

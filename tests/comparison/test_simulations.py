@@ -111,6 +111,25 @@ def test_n_needed_gives_the_power_it_promises():
     assert found / n == pytest.approx(0.8, abs=margin(0.8, n) + 0.01)  # the exact test is a little stricter
 
 
+def test_n_needed_of_a_pair_among_many_knows_the_correction():
+    """One run of four is worse by 0.1: the prompts for one of six pairs decide it, those for a lone pair do not."""
+    generator, n = np.random.default_rng(6), 300
+
+    def wins(m):
+        easiness = generator.beta(1.2, 0.8, m)
+        return {name: answers(generator, 0.85 * easiness + (0.0 if name == "d" else 0.1), 0.1) for name in "abcd"}
+
+    def decides(m):
+        found = verdicts(wins(m), range(m), CONFIDENCE, 0.8, 2, 0)
+        return next(verdict.outcome == "better" for verdict in found if (verdict.first, verdict.second) == ("a", "d"))
+
+    known = wins(200_000)
+    # What `verdicts` states for one of six pairs (test_paired.py), and what it would for a lone one.
+    among_six, alone = (n_needed(known["a"] - known["d"], level, 0.8) for level in (1.0 - LEVEL / 6, CONFIDENCE))
+    assert np.mean([decides(among_six) for _ in range(n)]) >= 0.8 - margin(0.8, n)
+    assert np.mean([decides(alone) for _ in range(n)]) < 0.8 - margin(0.8, n)
+
+
 def test_bradley_terry_intervals_cover():
     """Four policies whose games on one prompt share a shift in favour of the first two."""
     generator, n, m = np.random.default_rng(5), 400, 100

@@ -32,7 +32,8 @@ class Verdict:
         difference: of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone, and
             may leave out 0 where the adjusted p does not decide.
         p_value, p_adjusted: of `sign_flip`, before and after Holm's correction for the pairs judged together.
-        n_needed: prompts that a difference of this size takes; None where there was no difference.
+        n_needed: prompts that a difference of this size takes to be decided among as many pairs, at the level that Holm
+            gives the clearest of them; None where there was no difference.
     """
 
     first: str
@@ -52,7 +53,7 @@ def verdicts(
     Args:
         wins: each run's, [n], in the same order of prompts.
         prompts: [n], each record's prompt; several records of one prompt may be in any order.
-        power: chance of a verdict that `n_needed` prompts give, for this pair alone.
+        power: chance of a verdict on a pair that `n_needed` prompts give, at the least.
 
     Raises:
         ValueError: the lengths differ, or there are fewer than two prompts.
@@ -60,6 +61,7 @@ def verdicts(
     pairs = list(combinations(wins, 2))
     found = [np.asarray(wins[first], float) - np.asarray(wins[second], float) for first, second in pairs]
     p_values = [sign_flip(differences, prompts, draws, seed) for differences in found]
+    each = 1.0 - (1.0 - confidence) / max(1, len(pairs))
     results = []
     for (first, second), differences, p_value, adjusted in zip(pairs, found, p_values, holm(p_values), strict=True):
         estimate = cluster_bootstrap(differences, prompts, confidence, draws, seed)
@@ -67,7 +69,7 @@ def verdicts(
         if adjusted > 1.0 - confidence:
             outcome = "cannot be told apart"
         totals, sizes = totals_by_prompt(differences, prompts)
-        needed = n_needed(totals / sizes, confidence, power)
+        needed = n_needed(totals / sizes, each, power)
         results.append(Verdict(first, second, outcome, estimate, p_value, adjusted, needed))
     return results
 
