@@ -1,9 +1,13 @@
-"""Pairs from ranked answers, by hand."""
+"""Pairs from ranked answers, by hand, and the preset that makes them."""
+
+from pathlib import Path
 
 import pytest
 
 from epsilon_dpo.on_policy import distinct_answers, one_row_per_prompt, preference_pairs
+from epsilon_dpo.params.file import load_file
 
+ROOT = Path(__file__).resolve().parent.parent
 PROMPT = [{"role": "user", "content": "?"}]
 
 
@@ -65,3 +69,13 @@ def test_all_is_every_pair_once(scores: tuple[float, ...]) -> None:
     places = {frozenset(pair["id"][2:].split("-")) for pair in pairs + left_out}
     assert len(places) == len(pairs) + len(left_out) == len(scores) * (len(scores) - 1) / 2
     assert all(pair["chosen_score"] > pair["rejected_score"] for pair in pairs)
+
+
+def test_the_preset_is_the_default_but_for_its_pairs() -> None:
+    """The win rates of the two then say what the pairs do, and TR-DPO's reference moves within its fewer steps."""
+    default, preset = (load_file(ROOT / name) for name in ("params.yaml", "presets/on-policy.yaml"))
+    changed = {"candidates", "pairs", "runs"}
+    assert default.model_dump(exclude=changed) == preset.model_dump(exclude=changed)
+    assert default.runs["dpo"] == preset.runs["dpo"]
+    assert default.runs["epsilon_dpo"] == preset.runs["epsilon_dpo"]
+    assert preset.runs["tr_dpo"]["sync_steps"] <= 37 / 2, "one epoch of its pairs has 37 steps"
