@@ -11,7 +11,7 @@ from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.logps import check_head
 from epsilon_dpo.methods.interface import Method
 from epsilon_dpo.metric_stream import MetricStream
-from epsilon_dpo.pair_data import PairCollator, PairData
+from epsilon_dpo.pair_data import PairData
 from epsilon_dpo.pair_logps import check_shared_prompt
 from epsilon_dpo.params.align import Align
 from epsilon_dpo.progress import show_one_bar
@@ -50,8 +50,7 @@ def align(
     mismatched_by = seed if method.mismatched else None
     model = _load(sft_model)
     check_head(model)
-    train = PairData.read(pairs / "train.jsonl", mismatched_by)
-    collate = PairCollator(tokenizer.pad_token_id or 0, numbers.share_prompt)
+    train, evaluation = (PairData.read(pairs / f"{part}.jsonl", mismatched_by) for part in ("train", "eval"))
     trainer = PreferenceTrainer(
         model=model,
         reference=_load(sft_model) if method.needs_reference else None,
@@ -59,12 +58,14 @@ def align(
         token_chunk=numbers.logps_token_chunk,
         args=TrainingArguments(**settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"),
         train_dataset=train,
-        eval_dataset=PairData.read(pairs / "eval.jsonl", mismatched_by),
-        collate=collate,
+        eval_dataset=evaluation,
+        pad_token_id=tokenizer.pad_token_id or 0,
         callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
+        share_prompt=numbers.share_prompt,
     )
+    evaluation.rows.sort(key=trainer.collate.length)  # for less padding: these are averaged in any order
     if numbers.share_prompt:
-        check_shared_prompt(model, max(train.rows, key=collate.length))
+        check_shared_prompt(model, max(train.rows, key=trainer.collate.length))
     if method.numbers.snapshot_epochs is not None:
         trainer.add_callback(KeepSnapshots(method.numbers.snapshot_epochs, tokenizer, scratch))
     show_one_bar(trainer)

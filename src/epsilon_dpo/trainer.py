@@ -58,8 +58,9 @@ class PreferenceTrainer(Trainer):
         reference: the frozen copy it is compared with; None exactly if the method needs none.
         method: loss and state.
         token_chunk: completion tokens whose logits exist at once.
-        collate: pairs to a batch.
+        pad_token_id: fills rows on the right.
         callbacks: observers, e.g. checkpoints.WholeCheckpoints and metric_stream.MetricStream.
+        share_prompt: a pair is one row, see shared_prompt.py.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class PreferenceTrainer(Trainer):
         args: TrainingArguments,
         train_dataset: PairData,
         eval_dataset: PairData,
-        collate: PairCollator,
+        pad_token_id: int,
         callbacks: list[TrainerCallback],
+        share_prompt: bool = False,
     ) -> None:
         if method.needs_reference != (reference is not None):
             raise ValueError(f"{type(method).__name__} and the reference do not fit")
@@ -88,7 +90,7 @@ class PreferenceTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the pairs of the step itself
         self.method = method
-        self.collate = collate
+        self.collate = PairCollator(pad_token_id, share_prompt)
         initial = self._prepared(copy.deepcopy(reference)) if reference is not None and method.moves_reference else None
         self.reference = None if reference is None else self._prepared(reference)
         self.scorer = PairScorer(method, self.reference, initial, token_chunk, self.accelerator)
