@@ -135,13 +135,15 @@ def check_shared_prompt(model: PreTrainedModel, pair: dict[str, Any]) -> None:
         raise UserError(f"{what} ({error}); set it to false in params.yaml.") from error
     finally:
         model.train(was_training)
-    tolerance = 1e-3 if torch.finfo(model.dtype).eps < 1e-6 else 0.2
-    difference = (one - two).abs().max().item()
+    gaps = (one - two).abs()
+    # Rounding alone: 1e-5 at most in float32; single tokens by 0.4, and 0.03 on average, in bfloat16 (SmolLM2-135M).
+    precise = torch.finfo(model.dtype).eps < 1e-6
+    difference, tolerance = (gaps.max().item(), 1e-3) if precise else (gaps.mean().item(), 0.1)
     if not difference <= tolerance:
         attention = model.config.get_text_config()._attn_implementation
         raise UserError(
-            f"{what} with {attention} attention: log-probs of a pair's tokens differ from those of two rows by up to "
-            f"{difference:.2g} nats; set it to false in params.yaml."
+            f"{what} with {attention} attention: log-probs of a pair's tokens differ by {difference:.2g} nats from "
+            "those of two rows; set it to false in params.yaml."
         )
 
 
