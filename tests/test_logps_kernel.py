@@ -1,11 +1,19 @@
-"""What single methods ask of the head: drawn alternatives, bfloat16 rounding, two references."""
+"""What single methods ask of the head (drawn alternatives, bfloat16 rounding, two references), what it promises to all
+(decisions, memory, logits of any size), and its compiled form.
+"""
+
+import logging
 
 import pytest
 import torch
 from torch.nn.functional import log_softmax
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from epsilon_dpo import logps_tiles
 from epsilon_dpo.logps import Scoring, add_logps_head, head_of
 from epsilon_dpo.logps_kernel import Alternatives, Head, Reference, token_logps
+from epsilon_dpo.logps_tiles import compiled_on_gpu, is_bounded, of_policy
 
 N, H, V = 29, 8, 50
 
@@ -118,3 +126,139 @@ def test_the_kl_is_that_of_the_initial_reference(tiny_gemma):
     assert torch.equal(both.tokens.kl_policy_ref, alone.tokens.kl_policy_ref)
     assert torch.equal(both.initial, alone.tokens.reference)
     assert not torch.equal(both.tokens.reference, both.initial)
+
+
+def mixed_logps(f, g, labels, epsilon):
+    """Log-probs under policy, reference and both mixtures from whole logits."""
+    mixtures = (f, g, (1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g)
+    return [log_softmax(x, dim=1).gather(1, labels[:, None])[:, 0] for x in mixtures]
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_decisions_are_those_of_whole_logits(softcap):
+    """6,000 pairs of answers of 1 to 8 tokens: z under the policy against z under both mixtures, as ε-DPO compares."""
+    generator = torch.Generator().manual_seed(11)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    pairs, epsilon = 6000, 0.05
+    answer = torch.arange(2 * pairs).repeat_interleave(torch.randint(1, 9, (2 * pairs,), generator=generator))
+    head, other = (Head(draw(V, H), draw(V), softcap) for _ in range(2))
+    hidden, labels = draw(len(answer), H), torch.randint(V, answer.shape, generator=generator)
+    reference = Reference(hidden + 0.3 * draw(len(answer), H), other)
+    tokens = token_logps(hidden, head, labels, 1013, reference, epsilon, vocab_tile=17)
+    whole = mixed_logps(logits(hidden, head), logits(reference.hidden, other), labels, epsilon)
+    decisions = []
+    for policy, _, low, high in (whole, (tokens.policy, tokens.reference, tokens.p_epsilon, tokens.n_epsilon)):
+        sums = [torch.zeros(2 * pairs, dtype=torch.float64).index_add(0, answer, x) for x in (policy, low, high)]
+        z, z_p, z_n = (x[:pairs] - x[pairs:] for x in sums)
+        decisions.append(((z_p > z) & (z > z_n)).int() - ((z_n > z) & (z > z_p)).int())
+    assert torch.equal(*decisions)
+    assert {-1, 0, 1} == set(decisions[0].tolist())
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0, 60.0])
+@pytest.mark.parametrize("bias", [0.0, 3000.0])
+def test_logits_of_any_size_neither_overflow_nor_lose_a_tie(softcap, bias):
+    """In float32, with words apart by thousands of nats; a soft-cap of 60 is too wide for plain sums there."""
+    dtype, epsilon = torch.float32, 0.3
+    bounded = is_bounded([softcap, softcap], epsilon, V, dtype)
+    assert bounded == (softcap == 30.0)
+    hidden, head, labels = problem(softcap, dtype)
+    head = Head(30 * head.weight, head.bias + bias, softcap)
+    others = (head, Head(head.weight.flip(0), head.bias, softcap))
+    for other in others:
+        found = token_logps(hidden, head, labels, 7, Reference(hidden, other), epsilon, vocab_tile=13)
+        f, g = (logits(hidden, x).double() for x in (head, other))
+        for got, expected in zip(
+            (found.policy, found.reference, found.p_epsilon, found.n_epsilon),
+            mixed_logps(f, g, labels, epsilon),
+            strict=True,
+        ):
+            torch.testing.assert_close(got.double(), expected, rtol=3e-6, atol=1e-3 if bias else 3e-5)
+        if other is head:
+            assert torch.equal(found.policy, found.reference) and torch.equal(found.policy, found.n_epsilon)
+            assert torch.equal(found.policy, found.p_epsilon)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Numbers in the largest tensor that an operation returned."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.size = max(self.size, leaf.numel())
+        return result
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("words", [1000, 4000])
+def test_logits_never_exist_whole(softcap, words):
+    """Forward and backward, with everything asked for: a tile at most, and backward the weight's gradient."""
+    generator = torch.Generator().manual_seed(2)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    tokens, width, chunk, tile = 60, 3, 16, 64
+    head, other = (Head(draw(words, width), draw(words), softcap) for _ in range(2))
+    hidden, labels = draw(tokens, width), torch.randint(words, (tokens,), generator=generator)
+    for leaf in (hidden, head.weight, head.bias):
+        leaf.requires_grad_()
+    with LargestTensor() as largest:
+        found = token_logps(
+            hidden, head, labels, chunk, Reference(draw(tokens, width), other), 0.1, False, alternatives(3), tile
+        )
+        forward = largest.size
+        (found.policy + found.alternative).sum().backward()
+    assert forward == chunk * tile
+    assert largest.size == words * width < tokens * words / 10
+    with LargestTensor() as whole:
+        log_softmax(logits(hidden, head), dim=1)[:, 0].sum().backward()
+    assert whole.size == tokens * words
+
+
+def tile(generator):
+    return 20 * torch.tanh(torch.randn(6, 33, generator=generator))
+
+
+def same_parts(got, expected):
+    for part, other in zip(got, expected, strict=True):
+        for x, y in zip(tree_leaves(part), tree_leaves(other), strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bounded", [True, False])
+def test_the_compiled_form_is_whole_and_the_same_and_ties(backend, bounded):
+    """What runs on a GPU, here compiled for the CPU: no graph break, the same sums, equal sums for equal logits."""
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(4)
+    f, g = tile(generator), tile(generator)
+    compiled = lambda function: torch.compile(function.__wrapped__, fullgraph=True, backend=backend)  # noqa: E731
+    pair = compiled(logps_tiles._of_pair)
+    same_parts(pair(f, g, 0.1, bounded), logps_tiles._of_pair(f, g, 0.1, bounded))
+    assert len({tuple(part.sum.tolist()) for part in pair(f, f.clone(), 0.1, bounded)}) == 1
+    same_parts([compiled(of_policy)(f, bounded)], [of_policy(f, bounded)])
+
+    rest = f.logsumexp(1), f[:, 0] + 1, [(torch.arange(6), f[:, 1].clone())], 20.0
+    gradient = compiled(logps_tiles.gradient_of_raw)(f.clone(), *rest)
+    torch.testing.assert_close(gradient, logps_tiles.gradient_of_raw(f.clone(), *rest), rtol=1e-5, atol=1e-5)
+    raw = f.bfloat16(), g[0].bfloat16(), 5.0, torch.float32
+    torch.testing.assert_close(compiled(logps_tiles._capped)(*raw), logps_tiles._capped(*raw), rtol=1e-6, atol=1e-6)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_after_one_warning(monkeypatch, caplog):
+    class OnGPU:
+        is_cuda = True
+
+    def fails(*args):
+        raise RuntimeError("no Triton here")
+
+    compilations = []
+    monkeypatch.setattr(torch, "compile", lambda function: compilations.append(function) or fails)
+    function = compiled_on_gpu(lambda x, y: y + 1)
+    with caplog.at_level(logging.WARNING):
+        assert [function(OnGPU(), y) for y in (1, 2)] == [2, 3]
+        assert function(torch.zeros(()), 3) == 4
+    assert len(compilations) == 1 and [record.message for record in caplog.records] == [
+        "<lambda> is not compiled and slower: no Triton here"
+    ]

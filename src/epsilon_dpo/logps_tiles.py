@@ -1,0 +1,247 @@
+"""What one tile of logits contributes: to the softmaxes of its rows forward, to the gradient of the logits backward.
+
+For one position let f and g be the soft-capped logits of policy and reference, [V] each. ε-DPO needs four softmaxes,
+
+    π = softmax(f),  ref = softmax(g),  π₊ = softmax(f + ε (f - g)),  π₋ = softmax(f - ε (f - g)),
+
+and of each only its normaliser and the label's logit, because log softmax(x)_y = x_y - log Σ exp(x). A tile holds some
+of the V words. A row's sums over tiles are added up (`RunningSoftmax`), and nothing of a tile is kept:
+
+    Σ E    Σ Q    Σ E/D    Σ E·D        with  E = exp(f),  Q = exp(g),  D = exp(ε (g - f)).
+
+These are three exponentials per word for four normalisers. Where f and g are equal bit for bit, D is exactly 1 and the
+four sums are the same additions, so that the log-probs are equal too: a tie is a tie, and no rounding decides it. The
+entropy and both divergences are three more sums beside them:
+
+    H(π) = log Σ E - Σ E f / Σ E
+    KL(π ‖ ref) = log Σ Q - log Σ E - Σ E (g - f) / Σ E
+    KL(ref ‖ π) = log Σ E - log Σ Q + Σ Q (g - f) / Σ Q
+
+Soft-capped logits are bounded (`is_bounded`): nothing overflows, and no maximum has to be subtracted. Without a
+soft-cap ε (f - g) has no bound, so each softmax takes its own exponentials and keeps its own running maximum.
+
+The functions of tensors here are element-wise but for sums over words. On a GPU they are compiled into kernels that
+read a tile once; elsewhere, and where compiling fails, the same lines run one after another. Where operations are to be
+rounded to bfloat16 they always do, because a compiler leaves such roundings out.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Mixture(NamedTuple):
+    """How π₊ and π₋ are made of policy and reference.
+
+    Attributes:
+        epsilon: size of the perturbation.
+        rounded: to bfloat16 after each operation; then equal logits may be mixed to something else.
+    """
+
+    epsilon: float
+    rounded: bool
+
+    def logits(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Of π₊ and π₋, in the shape of `f` and `g`."""
+        if not self.rounded:
+            part = self.epsilon * (g - f)
+            return f - part, f + part
+        part = bfloat16(self.epsilon * g)
+        low, high = (bfloat16(share * f) for share in (1 + self.epsilon, 1 - self.epsilon))
+        return bfloat16(low - part), bfloat16(high + part)
+
+
+class Part(NamedTuple):
+    """A tile's contribution to one softmax of its n rows."""
+
+    maximum: Tensor | None  # [n], subtracted before exponentials were taken; None: nothing was
+    sum: Tensor  # of exponentials, [n]
+    weighted: tuple[Tensor, ...] = ()  # sums of exponentials times values, [n] each
+
+
+def compiled_on_gpu(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, whose first argument is a tensor; torch.compile'd where that is on a CUDA device."""
+    compiled: Callable[P, R] | None = None
+    failed = False
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> R:
+        nonlocal compiled, failed
+        if failed or not args[0].is_cuda:
+            return function(*args, **kwargs)
+        try:
+            compiled = compiled or torch.compile(function)  # not on import: it loads the compiler
+            return compiled(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no Triton, no C compiler, an unknown device: nothing has been computed yet
+            failed = True
+            logging.getLogger(__name__).warning("%s is not compiled and slower: %s", function.__name__, error)
+            return function(*args, **kwargs)
+
+    return call
+
+
+def bfloat16(x: Tensor) -> Tensor:
+    """`x` rounded to bfloat16, in its own dtype."""
+    return x.to(torch.bfloat16).to(x.dtype)
+
+
+def is_bounded(softcaps: Sequence[float | None], epsilon: float, words: int, dtype: torch.dtype) -> bool:
+    """Whether logits under these soft-caps, mixed or not, can neither overflow nor vanish in sums over `words`."""
+    if None in softcaps:
+        return False
+    largest = (1 + 2 * epsilon) * max(cap for cap in softcaps if cap is not None)
+    return largest + math.log(words * 2 * largest) < math.log(torch.finfo(dtype).max)
+
+
+def capped(raw: Tensor, bias: Tensor | None, softcap: float | None, dtype: torch.dtype, rounded: bool) -> Tensor:
+    """Logits [n, v] in `dtype` from products of hidden states and weights, `raw`, which may be overwritten."""
+    if not rounded:
+        return _capped(raw, bias, softcap, dtype)
+    logits = bfloat16(raw.to(dtype) if bias is None else raw.to(dtype) + bias.to(dtype))
+    return logits if softcap is None else bfloat16(bfloat16(bfloat16(logits / softcap).tanh_()) * softcap)
+
+
+@compiled_on_gpu
+def _capped(raw: Tensor, bias: Tensor | None, softcap: float | None, dtype: torch.dtype) -> Tensor:
+    logits = raw.to(dtype)
+    if bias is not None:
+        logits += bias.to(dtype)
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+@compiled_on_gpu
+def of_policy(f: Tensor, bounded: bool) -> Part:
+    """Of logits [n, v] alone; weighted by themselves."""
+    exponentials, maximum = _exponentials(f, bounded)
+    return Part(maximum, exponentials.sum(1), (_dot(exponentials, f),))
+
+
+def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool) -> tuple[Part, ...]:
+    """Of the logits of policy and reference, [n, v] each: π weighted by f and g - f, ref weighted by g - f, π₊ and π₋.
+
+    Without `mixture` only the first two.
+    """
+    if mixture is None or not mixture.rounded:
+        return _of_pair(f, g, None if mixture is None else mixture.epsilon, bounded)
+    return *_of_pair(f, g, None, bounded), *(_unweighted(logits, bounded) for logits in mixture.logits(f, g))
+
+
+@compiled_on_gpu
+def _of_pair(f: Tensor, g: Tensor, epsilon: float | None, bounded: bool) -> tuple[Part, ...]:
+    difference = g - f
+    e, e_maximum = _exponentials(f, bounded)
+    policy = Part(e_maximum, e.sum(1), (_dot(e, f), _dot(e, difference)))
+    q, q_maximum = _exponentials(g, bounded)
+    reference = Part(q_maximum, q.sum(1), (q.mul_(difference).sum(1),))
+    del q
+    if epsilon is None:
+        return policy, reference
+    difference *= epsilon
+    if not bounded:
+        return policy, reference, _unweighted(f - difference, bounded), _unweighted(f + difference, bounded)
+    d = difference.exp_()
+    n_sum = _dot(e, d)
+    return policy, reference, Part(None, e.div_(d).sum(1)), Part(None, n_sum)
+
+
+@compiled_on_gpu
+def gradient_of_raw(
+    f: Tensor,
+    log_normaliser: Tensor,
+    total: Tensor,
+    scored: Sequence[tuple[Tensor, Tensor]],
+    softcap: float | None,
+) -> Tensor:
+    """Of the logits before the soft-cap, [n, v]; overwrites `f`.
+
+    Args:
+        log_normaliser: of each row, [n].
+        total: the gradient of all log-probs of a row, [n].
+        scored: columns [n] and the gradients of their words' log-probs [n], zero for words of other tiles.
+    """
+    delta = (f - log_normaliser[:, None]).exp_().mul_(-total[:, None])
+    for column, gradient in scored:
+        delta.scatter_add_(1, column[:, None], gradient[:, None])
+    return delta if softcap is None else delta.addcmul_(delta, f.div_(softcap).square_(), value=-1)
+
+
+def _exponentials(logits: Tensor, bounded: bool) -> tuple[Tensor, Tensor | None]:
+    if bounded:
+        return logits.exp(), None
+    maximum = logits.amax(1)
+    return (logits - maximum[:, None]).exp_(), maximum
+
+
+def _unweighted(logits: Tensor, bounded: bool) -> Part:
+    exponentials, maximum = _exponentials(logits, bounded)
+    return Part(maximum, exponentials.sum(1))
+
+
+def _dot(exponentials: Tensor, values: Tensor) -> Tensor:
+    return (exponentials * values).sum(1)
+
+
+class RunningSoftmax:
+    """One softmax of N rows whose parts arrive tile by tile.
+
+    Args:
+        expectations: how many weighted sums the parts bring.
+        bounded: whether the parts come without a maximum.
+    """
+
+    def __init__(self, rows: int, expectations: int, bounded: bool, dtype: torch.dtype, device: torch.device) -> None:
+        self.maximum = None if bounded else torch.full((rows,), -torch.inf, dtype=dtype, device=device)
+        self.sums = torch.zeros(1 + expectations, rows, dtype=dtype, device=device)  # plain, then weighted
+
+    def add(self, rows: slice, part: Part) -> None:
+        sums = torch.stack([part.sum, *part.weighted])
+        if self.maximum is None:
+            self.sums[:, rows] += sums
+            return
+        assert part.maximum is not None
+        maximum = torch.maximum(self.maximum[rows], part.maximum)
+        self.sums[:, rows] *= torch.exp(self.maximum[rows] - maximum)
+        self.sums[:, rows] += sums * torch.exp(part.maximum - maximum)
+        self.maximum[rows] = maximum
+
+    def log_normaliser(self) -> Tensor:
+        logs = self.sums[0].log()
+        return logs if self.maximum is None else self.maximum + logs
+
+    def expectation(self, number: int) -> Tensor:
+        return self.sums[1 + number] / self.sums[0]
+
+
+class RunningTop:
+    """The `k` largest logits of N rows without their labels', and whose they are, while the logits arrive in tiles."""
+
+    def __init__(self, rows: int, k: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.logits = torch.full((rows, k), -torch.inf, dtype=dtype, device=device)
+        self.words = torch.zeros((rows, k), dtype=torch.long, device=device)
+
+    def add(self, rows: slice, logits: Tensor, label: Tensor, here: Tensor, first_word: int) -> None:
+        """One tile [n, v] that begins with word `first_word`; `label` [n] is the label's column, valid where `here`."""
+        k = self.logits.shape[1]
+        hit = here.nonzero()[:, 0]
+        others = logits.index_put((hit, label[hit]), logits.new_tensor(-torch.inf))
+        top = others.topk(min(k, others.shape[1]), dim=1)
+        values = torch.cat([self.logits[rows], top.values], dim=1)
+        words = torch.cat([self.words[rows], top.indices + first_word], dim=1)
+        self.logits[rows], best = values.topk(k, dim=1)
+        self.words[rows] = words.gather(1, best)
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One of each row's words in proportion to exp(logit), and its logit, both [N]."""
+        gumbel = -torch.empty(self.logits.shape, dtype=torch.float64).exponential_(generator=generator).log()
+        drawn = (self.logits + gumbel.to(self.logits)).argmax(1, keepdim=True)
+        return self.words.gather(1, drawn)[:, 0], self.logits.gather(1, drawn)[:, 0]
