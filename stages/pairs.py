@@ -10,7 +10,7 @@ from epsilon_dpo.data.tokenisation import tokenise_pair
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.on_policy import preference_pairs
-from epsilon_dpo.outputs import read_jsonl, write_jsonl
+from epsilon_dpo.outputs import read_jsonl, write_json, write_jsonl
 from epsilon_dpo.params.pairs import OnPolicyPairs, PairsView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.stage import run_stage
@@ -42,6 +42,7 @@ with run_stage("pairs") as stage:
             tokenised.append({"id": row["id"], **{name: ids[name] for name in IDS}})
         write_jsonl(stage.out / f"{split}.jsonl", tokenised)
     counts = {split: len(rows) for split, rows in splits.items()}
+    write_json(stage.out / "pairs.json", {"source": params.pairs.source, **counts, "left_out": left_out})
     metrics = counts | {f"left_out/{reason}": count for reason, count in left_out.items()}
     stage.tracker.log_metrics({f"pairs/{name}": float(count) for name, count in metrics.items()}, step=0)
     stage.summary = f"{counts['train']} training and {counts['eval']} evaluation pairs ({params.pairs.source})"

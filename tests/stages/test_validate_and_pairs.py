@@ -96,6 +96,8 @@ def test_kept_pairs_go_on_and_dropped_ones_are_named(project: Path, capsys: pyte
     assert read_json(out / "validation.json")["splits"]["train"]["dropped"] == 1
 
     run("pairs")
+    counts = {"source": "dataset", "train": 4, "eval": 3, "left_out": {}}
+    assert read_json(project / "out" / "pairs" / "pairs.json") == counts
     for split, count in (("train", 4), ("eval", 3)):
         rows = read_jsonl(project / "out" / "pairs" / f"{split}.jsonl")
         assert len(rows) == count
@@ -163,6 +165,8 @@ def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
     pairs = read_jsonl(out / "train.jsonl")
     assert [pair["id"][-3:] for pair in pairs] == ["0-1", "0-2", "0-3", "1-2", "1-3", "2-3"]  # 6 of 4 answers
     assert [pair["id"] for pair in read_jsonl(out / "train_text.jsonl")] == [pair["id"] for pair in pairs]
+    left_out = {"tied": 1, "sides_differ_after_truncation": 1, "no_special_tokens_in_text": 1}
+    assert read_json(out / "pairs.json") == {"source": "on_policy", "train": 6, "eval": 3, "left_out": left_out}
     said = capsys.readouterr().out
     assert "6 training and 3 evaluation pairs (on_policy); left out: 1 tied, 1 sides_differ_after_trunc" in said
 
