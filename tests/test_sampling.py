@@ -12,11 +12,11 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.sample import Sample
-from epsilon_dpo.sampling import GumbelNoise, answer, decode, sample, seed_of, select, summary
+from epsilon_dpo.sampling import GumbelNoise, answer, sample, seed_of, select, summary
 
 TEMPLATE = (
     "<bos>{% for m in messages %} {{ m['role'] }} {{ m['content'] }} <end>{% endfor %}"
@@ -65,7 +65,7 @@ def test_noise_samples_the_softmax_at_the_temperature() -> None:
     logits = torch.tensor([1.5, 1.0, 0.0, -0.5, 0.5, -1.0])
     for temperature in (0.5, 1.0, 2.0):
         noise = GumbelNoise([seed_of(0, "policy", str(n)) for n in range(2000)], temperature)
-        drawn = noise(logits.repeat(2000, 1)).argmax(1)
+        drawn = noise(logits.repeat(2000, 1), list(range(2000))).argmax(1)
         expected = torch.softmax(logits.double() / temperature, 0) * 2000
         assert expected.min() > 5  # the test's own rule
         assert chisquare(torch.bincount(drawn, minlength=6).numpy(), expected.numpy()).pvalue > 1e-3, temperature
@@ -73,7 +73,7 @@ def test_noise_samples_the_softmax_at_the_temperature() -> None:
 
 def test_second_draws_do_not_repeat_the_first() -> None:
     noise = GumbelNoise([5, 5, 6], 1.0)
-    first, second = (noise(torch.zeros(3, 50)) for _ in range(2))
+    first, second = (noise(torch.zeros(3, 50), [0, 1, 2]) for _ in range(2))
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
     assert not torch.equal(first, second)
 
@@ -100,40 +100,6 @@ def test_generated_tokens_follow_the_model(tiny_gemma: Callable[..., Any], token
         wanted.append(len(tokens) - sum(wanted))
         assert len(frequent) > 8
         assert chisquare(observed, wanted).pvalue > 1e-3
-
-
-class InGenerate(LogitsProcessor):
-    """The same noise within transformers' own loop, which keeps every row to the end."""
-
-    def __init__(self, noise: GumbelNoise) -> None:
-        self.noise = noise
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return self.noise(scores)
-
-
-def test_leaving_rows_change_no_sample_and_cost_nothing(tiny_gemma: Callable[..., Any]) -> None:
-    """Prompts of unequal length, a sliding window shorter than an answer: token by token what generate() gives."""
-    model = tiny_gemma(initializer_range=0.15, sliding_window=8)
-    rng = random.Random(0)
-    prompts = [[rng.randrange(5, 64) for _ in range(rng.randint(1, 12))] for _ in range(40)]
-    noise = [GumbelNoise(list(range(40)), 1.0) for _ in range(2)]
-    computed = []
-    model.register_forward_pre_hook(
-        lambda _, args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
-    found = decode(model, prompts, noise[0], stop=2, max_new_tokens=24)
-    assert sum(computed[1:]) == sum(len(tokens) - 1 for tokens in found)  # the first comes with the prompt
-    assert len({len(tokens) for tokens in found}) > 10
-    padded = [[0] * (12 - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (12 - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    theirs = model.generate(
-        input_ids=torch.tensor(padded),
-        attention_mask=torch.tensor(mask),
-        logits_processor=LogitsProcessorList([InGenerate(noise[1])]),
-        generation_config=GenerationConfig(do_sample=False, max_new_tokens=24, eos_token_id=2, pad_token_id=0),
-    )[:, 12:].tolist()
-    assert found == [row[: row.index(2) + 1] if 2 in row else row for row in theirs]
 
 
 def test_batch_size_and_order_change_no_sample(policy: Path) -> None:

@@ -6,8 +6,6 @@ changes it. What they can change is the logits' rounding (about 1e-6), which dec
 that close.
 
 Nothing but the temperature shapes the distribution: a model's own generation_config (top-p, penalties) is not used.
-Nor is transformers' generate(), which goes on computing rows that have stopped until the last of their batch has: on
-dialogues three to five times the tokens that are kept. Here a row leaves the batch and the cache with its stop token.
 """
 
 import hashlib
@@ -20,13 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
-    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from epsilon_dpo.data.tokenisation import prompt_ids
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
+from epsilon_dpo.decoding import decode
 from epsilon_dpo.device import on_device
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.sample import Sample
@@ -97,17 +95,11 @@ def sample(
     params: Sample,
 ) -> dict[str, list[int]]:
     """Completion ids by row id, up to and including the stop token (`tokenizer.eos_token_id`)."""
-    stop = tokenizer.eos_token_id
-    by_length = sorted(prompts, key=lambda id_: (-len(prompts[id_]), id_))  # the largest batch first: it fails at once
-    completions: dict[str, list[int]] = {}
-    with tqdm(total=len(prompts), desc="sample", unit="answer") as bar:
-        for start in range(0, len(by_length), params.batch_size):
-            ids = by_length[start : start + params.batch_size]
-            noise = GumbelNoise([seeds[id_] for id_ in ids], params.temperature, model.device)
-            found = decode(model, [prompts[id_] for id_ in ids], noise, stop, params.max_new_tokens)
-            completions.update(zip(ids, found, strict=True))
-            bar.update(len(ids))
-    return completions
+    ids = list(prompts)
+    noise = GumbelNoise([seeds[id_] for id_ in ids], params.temperature, model.device)
+    token_ids, stop = [prompts[id_] for id_ in ids], tokenizer.eos_token_id
+    finished = decode(model, token_ids, noise, stop, params.max_new_tokens, params.batch_size)
+    return {ids[i]: found for i, found in tqdm(finished, desc="sample", total=len(ids), unit="answer")}
 
 
 class GumbelNoise:
@@ -121,52 +113,20 @@ class GumbelNoise:
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self.temperature = temperature
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """scores: [rows, vocabulary], logits or log-probs; returns the same shape in float64."""
+    def __call__(self, scores: Tensor, rows: list[int]) -> Tensor:
+        """Scores whose argmax is a draw.
+
+        Args:
+            scores: [rows, vocabulary], logits or log-probs.
+            rows: whose generators the rows of `scores` use.
+
+        Returns:
+            the same shape in float64.
+        """
         noise = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
-        for row, generator in zip(noise, self.generators, strict=True):
-            row.exponential_(generator=generator)
+        for line, row in zip(noise, rows, strict=True):
+            line.exponential_(generator=self.generators[row])
         return scores.double() / self.temperature - noise.log_()
-
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows only."""
-        self.generators = [self.generators[row] for row in rows]
-
-
-@torch.inference_mode()
-def decode(
-    model: PreTrainedModel, prompts: list[list[int]], noise: GumbelNoise, stop: int, max_new_tokens: int
-) -> list[list[int]]:
-    """The completion of each prompt, up to and including `stop`; one forward pass per token for all unfinished rows."""
-    batch = {name: x.to(model.device) for name, x in _pad_left(prompts, stop).items()}
-    tokens, mask = batch["input_ids"], batch["attention_mask"]
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    completions: list[list[int]] = [[] for _ in prompts]
-    live = list(range(len(prompts)))
-    for _ in range(max_new_tokens):
-        output = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        drawn = noise(output.logits[:, -1]).argmax(1)
-        for row, token in zip(live, drawn.tolist(), strict=True):
-            completions[row].append(token)
-        unfinished = (drawn != stop).nonzero()[:, 0]
-        kept = unfinished.tolist()
-        if not kept:
-            break
-        if len(kept) < len(live):
-            cache.batch_select_indices(unfinished)
-            noise.keep(kept)
-            live = [live[row] for row in kept]
-        tokens, positions = drawn[unfinished, None], positions[unfinished, -1:] + 1
-        mask = torch.cat([mask[unfinished], mask.new_ones(len(kept), 1)], dim=1)
-    return completions
 
 
 def summary(samples: list[Row]) -> dict[str, float]:
@@ -194,14 +154,6 @@ def _fits(model: PreTrainedModel, longest_prompt: int, max_new_tokens: int) -> N
             f"The longest prompt has {longest_prompt} tokens and max_new_tokens is {max_new_tokens}, together more "
             f"than the model's {context} positions; {remedy}."
         )
-
-
-def _pad_left(rows: list[list[int]], pad: int) -> dict[str, Tensor]:
-    longest = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
-    }
 
 
 def _finished(id_: str, row: Row, ids: list[int], tokenizer: PreTrainedTokenizerFast) -> Row:
