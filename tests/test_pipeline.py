@@ -1,18 +1,19 @@
 """The whole DAG as a user runs it: the default's claims at its pinned numbers, the same bytes twice, no stage twice."""
 
+import csv
 import json
 import os
 import shutil
 import sqlite3
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-from ruamel.yaml import YAML
 from transformers import AutoTokenizer
-from whole_pipeline import ROOT, all_stages, copy_project, dvc, numbers, repro
+from whole_pipeline import ROOT, all_stages, copy_project, dvc, numbers, repro, with_preset
 
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.outputs import read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -147,24 +148,10 @@ def real_hh_folder() -> Path:
     return folder
 
 
-def with_preset(project: Path, changes: dict[str, Any]) -> None:
-    """presets/hh-local.yaml as params.yaml, with `changes` by dotted key."""
-    content = read_yaml(project / "presets" / "hh-local.yaml")
-    for dotted, value in changes.items():
-        *path, last = dotted.split(".")
-        block = content
-        for key in path:
-            block = block[key]
-        assert last in block, dotted
-        block[last] = value
-    with (project / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML().dump(content, file)
-
-
 def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
     """The preset of the README on the real harmless-base test file; the validation names its known defects."""
     hh = copy_project(tmp_path / "hh")
-    with_preset(hh, {"fetch.folder": str(real_hh_folder())})
+    with_preset(hh, "hh-local", {"fetch.folder": str(real_hh_folder())})
     assert set(repro(hh)) == all_stages(hh)
     found = json.loads((hh / "out/validate/validation.json").read_text("utf-8"))["defects"]
     defects = {defect["name"]: defect["count"] for defect in found}
@@ -172,8 +159,42 @@ def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
     assert defects["rejected_leaves_chosen_prompt"] == 4
     assert defects["repeated_role_chosen"] == 8
     assert defects["duplicated_prompts"] == 2
-    assert numbers(hh, "score/epsilon_dpo")["n"] > 150
-    assert (hh / "out/report/report.html").is_file()
+    for run in RUNS:
+        score, kl = numbers(hh, f"score/{run}"), numbers(hh, f"kl/{run}")
+        assert score["n"] > 150 and kl["kl_fwd_rb"] > 2 * kl["kl_fwd_rb_se"] > 0.0
+        assert not [name for name in score if name.startswith("true")], "nobody knows the truth here"
+    assert numbers(hh, "judge")["accuracy_n"] > 500, "the labels of dialogues of several turns are judged too"
+    assert numbers(hh, "controls")["win_rate/chosen_vs_chosen"] == 0.5
+    assert_the_report_says_what_this_many_prompts_allow(hh)
+
+
+def assert_the_report_says_what_this_many_prompts_allow(project: Path) -> None:
+    """Rates, intervals and the prompts that a difference would take, computed here from the verdicts alone."""
+    with (project / "out/report/comparisons.csv").open(encoding="utf-8") as file:
+        compared = [row for row in csv.DictReader(file) if row["opponent"] == "chosen"]
+    wins: dict[str, np.ndarray] = {}
+    for run in RUNS:
+        records = read_jsonl(project / "out/score" / run / "records.jsonl")
+        wins[run] = np.array([record["win"] for record in records if record["opponent"] == "chosen"])
+        score, rate, n = numbers(project, f"score/{run}"), wins[run].mean(), len(wins[run])
+        half = 1.96 * (rate * (1.0 - rate) / n) ** 0.5
+        low, high = score["win_rate/chosen_low"], score["win_rate/chosen_high"]
+        assert score["win_rate/chosen"] == pytest.approx(rate)
+        assert (low, high) == pytest.approx((rate - half, rate + half), abs=0.02)
+    assert [(row["first"], row["second"]) for row in compared] == list(combinations(RUNS, 2))
+    for row in compared:
+        difference = wins[row["first"]] - wins[row["second"]]
+        assert float(row["difference"]) == pytest.approx(difference.mean())
+        assert int(row["n"]) == len(difference), "one answer to each prompt"
+        if difference.mean() != 0.0:  # z of 0.05 / 3, two-sided, and of a power of 0.8
+            needed = ((2.394 + 0.8416) * difference.std(ddof=1) / difference.mean()) ** 2
+            assert int(row["n_needed"]) == pytest.approx(max(needed, 7), rel=1e-3, abs=1)
+        assert (row["outcome"] != "cannot be told apart") == (float(row["p_holm"]) <= 0.05)
+    page = (project / "out/report/report.html").read_text("utf-8")
+    assert f"{len(difference)} held-out prompts" in " ".join(page.split())
+    if all(row["outcome"] == "cannot be told apart" for row in compared):
+        fewest = min(int(row["n_needed"]) for row in compared if row["n_needed"])
+        assert f"{fewest:,} prompts" in page
 
 
 def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
@@ -204,12 +225,13 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
         "validate.max_truncated_share": 0.5,
         "validate.min_train_pairs": 4,
         "validate.min_eval_pairs": 2,
+        "sample.turns": "all",
         "sample.max_prompts": 3,
         "sample.max_new_tokens": 16,
         "runs": {"epsilon_dpo": {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01}},
         **{f"{block}.{key}": value for block in ("judge", "sft", "align") for key, value in few.items()},
     }
-    with_preset(project, changes)
+    with_preset(project, "hh-local", changes)
     assert set(repro(project)) == all_stages(project)
     pair = json.loads((project / "out/pairs/train.jsonl").read_text("utf-8").splitlines()[0])
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
@@ -217,4 +239,6 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     assert text.startswith("<|im_start|>system") and text.count("<|im_start|>assistant") >= 1
     assert pair["chosen_ids"][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert numbers(project, "align/epsilon_dpo")["steps"] == 2
+    answered = read_jsonl(project / "out/sample/epsilon_dpo/samples.jsonl")
+    assert any(len(answer["prompt"]) > 1 for answer in answered), "a dialogue of several turns is answered and judged"
     assert numbers(project, "kl/epsilon_dpo")["kl_fwd_rb"] >= 0.0

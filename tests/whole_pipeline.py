@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from epsilon_dpo.params.strict import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,20 @@ def copy_project(to: Path) -> Path:
             shutil.copy(source, target)
     subprocess.run(["git", "init", "-q", "."], cwd=to, check=True)
     return to
+
+
+def with_preset(project: Path, name: str, changes: dict[str, Any]) -> None:
+    """presets/<name>.yaml as params.yaml, with `changes` by dotted key."""
+    content = read_yaml(project / "presets" / f"{name}.yaml")
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        block = content
+        for key in path:
+            block = block[key]
+        assert last in block, dotted
+        block[last] = value
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(content, file)
 
 
 def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

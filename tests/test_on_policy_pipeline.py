@@ -1,0 +1,88 @@
+"""presets/on-policy.yaml, cut down to a minute: the reference's own answers from their sampling to the report."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from whole_pipeline import all_stages, copy_project, numbers, repro, with_preset
+
+from epsilon_dpo.outputs import read_jsonl
+from epsilon_dpo.params.strict import read_yaml
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = 48
+SMALL: dict[str, Any] = {
+    "fetch.train_pairs": 1000,
+    "judge.max_steps": 90,
+    "sft.max_steps": 60,
+    "candidates.max_prompts": PROMPTS,
+    "sample.max_prompts": 40,
+    "tournament.max_prompts": 20,
+    "runs": {"dpo": {"method": "dpo", "beta": 0.3}},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = copy_project(tmp_path_factory.mktemp("on_policy"))
+    with_preset(project, "on-policy", SMALL)
+    assert set(repro(project)) == all_stages(project)
+    return project
+
+
+def rows(project: Path, name: str) -> list[dict[str, Any]]:
+    return read_jsonl(project / "out" / name)
+
+
+def text_of(pair: dict[str, Any], side: str) -> str:
+    return str(pair[side][0]["content"])
+
+
+def test_pairs_are_candidates_of_their_prompt_with_the_judges_scores(project: Path) -> None:
+    asked: dict[str, set[str]] = {}
+    for sample in rows(project, "candidates/samples.jsonl"):
+        asked.setdefault(sample["row_id"], set()).add(sample["response"])
+    assert len(asked) == PROMPTS and max(len(answers) for answers in asked.values()) == 4
+    ranked = {row["id"]: row for row in rows(project, "ranking/ranked.jsonl")}
+    prompts = {row["id"]: row["prompt"] for row in rows(project, "validate/train.jsonl")}
+    pairs = rows(project, "pairs/train_text.jsonl")
+    assert len(pairs) > 2 * PROMPTS, "all pairs of four answers, not one of each prompt"
+    for pair in pairs:
+        id_ = pair["id"].rpartition("/")[0]
+        chosen, rejected = text_of(pair, "chosen"), text_of(pair, "rejected")
+        assert chosen != rejected and {chosen, rejected} <= asked[id_]
+        assert pair["prompt"] == prompts[id_]
+        scores = dict(zip(ranked[id_]["answers"], ranked[id_]["scores"], strict=True))
+        assert (pair["chosen_score"], pair["rejected_score"]) == (scores[chosen], scores[rejected])
+        assert pair["chosen_score"] - pair["rejected_score"] >= 0.5
+
+
+def test_every_pair_of_answers_is_trained_on_or_named(project: Path) -> None:
+    pairs, dropped = rows(project, "pairs/train_text.jsonl"), rows(project, "pairs/dropped.jsonl")
+    possible = [math.comb(len(row["answers"]), 2) for row in rows(project, "ranking/ranked.jsonl")]
+    assert len(pairs) + len(dropped) == sum(possible)
+    assert {pair["reason"] for pair in dropped} <= {"tied", "below_min_margin"}
+    batch = read_yaml(project / "params.yaml")["align"]["per_device_train_batch_size"]
+    assert numbers(project, "align/dpo")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
+
+
+def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
+    """The order that the judge gave is learnt, and the answers move to the judge's taste."""
+    steps = rows(project, "align/dpo/metrics.jsonl")
+    assert max(step.get("rewards/accuracies", 0.0) for step in steps) > 0.6
+    report = json.loads((project / "out/report/summary.json").read_text("utf-8"))
+    assert list(report["runs"]) == ["dpo"]
+    assert numbers(project, "score/dpo")["win_rate/sft"] > 0.5
+
+
+def test_another_choice_of_pairs_samples_and_ranks_nothing_again(project: Path) -> None:
+    before = {pair["id"] for pair in rows(project, "pairs/train.jsonl")}
+    with_preset(project, "on-policy", {**SMALL, "pairs.choose": "best_worst"})
+    ran = set(repro(project))
+    assert {"pairs", "align@dpo", "sample@dpo", "score@dpo", "kl@dpo", "report"} <= ran
+    assert ran.isdisjoint({"fetch", "judge", "sft", "candidates", "ranking", "reference", "controls"})
+    after = {pair["id"] for pair in rows(project, "pairs/train.jsonl")}
+    assert after < before and len({id_.rpartition("/")[0] for id_ in after}) == len(after) <= PROMPTS
