@@ -1,0 +1,84 @@
+"""presets/pareto.yaml, cut down to some minutes: the paper's figures and tables from one `dvc repro`."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from whole_pipeline import all_stages, copy_project, repro, with_preset
+
+from epsilon_dpo.outputs import read_json
+from epsilon_dpo.params.strict import read_yaml
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ("dpo_b01", "dpo_b1", "epsilon_dpo_b03", "epsilon_dpo_b1", "epsilon_dpo_e002")
+SMALL: dict[str, Any] = {
+    "fetch.train_pairs": 1000,
+    "judge.max_steps": 60,
+    "sft.max_steps": 60,
+    "align.max_steps": 20,  # of 32 in the epoch
+    "sample.max_prompts": 40,
+    "tournament.max_prompts": 20,
+    "runs": {run: read_yaml(ROOT / "presets" / "pareto.yaml")["runs"][run] for run in RUNS},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = copy_project(tmp_path_factory.mktemp("pareto"))
+    with_preset(project, "pareto", SMALL)
+    assert set(repro(project)) == all_stages(project)
+    return project
+
+
+def table(project: Path, name: str) -> list[dict[str, str]]:
+    with (project / "out" / "figures" / f"{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_figures_are_drawn_and_shown(project: Path) -> None:
+    figures = read_json(project / "out/figures/figures.json")
+    assert [figure["name"] for figure in figures] == ["pareto", "dynamics", "margins"]
+    page = (project / "out/report/report.html").read_text("utf-8")
+    for figure in figures:
+        assert figure["title"].replace("'", "&#39;") in page
+        assert "40 prompts" in figure["caption"] or "evaluation pairs" in figure["caption"]
+    assert len(read_json(project / "out/figures/pairs.json")) == 4 and "Table 5" in page
+
+
+def test_each_family_has_its_frontier_and_each_policy_its_point(project: Path) -> None:
+    points = table(project, "pareto")
+    assert {(row["run"], row["scorer"]) for row in points} == {
+        (run, s) for run in RUNS for s in ("judge", "true reward")
+    }
+    families = {"dpo", "epsilon_dpo, epsilon 0.01"}
+    assert {row["family"] for row in table(project, "hypervolumes")} == families
+    for family in families:
+        stairs = [float(row["win_rate"]) for row in table(project, "frontiers") if row["family"] == family]
+        assert len(stairs) == 2 * 201
+    assert all(float(row["kl_low"]) <= float(row["kl"]) <= float(row["kl_high"]) for row in points)
+
+
+def test_the_policies_within_the_epoch_are_followed_for_each_epsilon(project: Path) -> None:
+    """Snapshots at each fifth of the 32 steps of the epoch, of which 20 were trained; the last is the final policy."""
+    for run in ("epsilon_dpo_b03", "epsilon_dpo_e002"):
+        rows = [row for row in table(project, "dynamics") if row["run"] == run and row["metric"] == "kl_fwd_rb"]
+        assert [int(row["step"]) for row in rows] == [7, 13, 20]
+        assert all(float(row["value"]) > 0.0 for row in rows)
+    assert {row["run"] for row in table(project, "ratios")} == {"epsilon_dpo_b03", "epsilon_dpo_e002"}
+
+
+def test_another_figure_or_confidence_judges_nothing_again(project: Path) -> None:
+    with_preset(project, "pareto", {**SMALL, "figures.smoothing": 0.5})
+    assert set(repro(project)) <= {"check", "figures", "report"}
+
+
+def test_another_judge_samples_and_trains_nothing_again(project: Path) -> None:
+    with_preset(project, "pareto", {**SMALL, "judge.max_steps": 50, "figures.smoothing": 0.5})
+    ran = set(repro(project))
+    assert {"judge", "figures", "report"} <= ran
+    assert {stage.partition("@")[0] for stage in ran} == {
+        *("check", "judge", "ranking", "controls", "score", "tournament", "figures", "report")
+    }
