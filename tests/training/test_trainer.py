@@ -7,6 +7,7 @@ from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, content, numbers, weights
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
 
+from epsilon_dpo import logps, trainer
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import read_json, read_jsonl
 from epsilon_dpo.pair_data import PairData
@@ -130,6 +131,34 @@ def test_a_method_without_reference_runs_none(run, monkeypatch):
     models.clear()
     assert "margins_raw" in read_jsonl(run("with", DPO, max_steps=2) / "metrics.jsonl")[0]
     assert len(models) == 2
+
+
+def test_a_shared_prompt_that_goes_wrong_is_found_before_the_training(run, monkeypatch):
+    monkeypatch.setattr(logps, "shared_prompt_inputs", lambda model, form: {})  # as attention that ignores masks
+    with pytest.raises(UserError, match=r"align\.share_prompt: true is not exact .* set it to false"):
+        run("wrong", DPO)
+    run("right", DPO, share_prompt=False, max_steps=1)
+
+
+def test_cutting_by_length_computes_less_of_the_same_steps(run, monkeypatch):
+    as_drawn = lambda lengths, count, most: [list(range(n * most, (n + 1) * most)) for n in range(count)]  # noqa: E731
+    compute_loss, found = trainer.PreferenceTrainer.compute_loss, []
+
+    def counted(self, model, inputs, *args, **kwargs):
+        steps, slots = found[-1]
+        rows = [tuple(row[row != 0].tolist()) for row in inputs["input_ids"]]
+        steps.setdefault(self.state.global_step, set()).update(rows)
+        slots.append(inputs["input_ids"].numel())
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.PreferenceTrainer, "compute_loss", counted)
+    for name, cut in (("cut", trainer.cut_by_length), ("drawn", as_drawn)):
+        found.append(({}, []))
+        monkeypatch.setattr(trainer, "cut_by_length", cut)
+        run(name, DPO, count=24, gradient_accumulation_steps=4)
+    (steps, slots), (steps_as_drawn, slots_as_drawn) = found
+    assert steps == steps_as_drawn and len(steps) == 6
+    assert len(slots) == len(slots_as_drawn) and sum(slots) < sum(slots_as_drawn)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run):
