@@ -38,12 +38,15 @@ def align(
     last whole checkpoint in `scratch`, to the same bytes.
 
     Args:
+        seed: of the data's order, the mismatched answers and every draw, unless the run states its own.
         track: called with the numbers and the optimizer step of each row of metrics.jsonl.
 
     Returns:
         the content of metrics.json: the last training row as train_*, eval_*, and the method's state at the end.
     """
     tokenizer = load_tokenizer(sft_model)
+    if method.numbers.seed is not None:
+        seed = method.numbers.seed
     settings = training_arguments(numbers, seed, scratch)
     if method.numbers.learning_rate is not None:
         settings["learning_rate"] = method.numbers.learning_rate

@@ -92,6 +92,7 @@ class Outputs:
         for opponent in ("chosen", "sft"):
             for key, win in zip(self.ids, wins, strict=True):
                 record = {"id": key, "prompt_id": key, "opponent": opponent, "win": win}
+                record |= {"f_ab": win - 0.5, "f_ba": 0.5 - win}
                 records.append(record | ({"true_win": win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
             score |= rates(f"win_rate/{opponent}", wins)
             score |= rates(f"true_win_rate/{opponent}", wins) if self.truth else {}

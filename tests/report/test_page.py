@@ -114,7 +114,7 @@ def test_a_runs_numbers_are_one_cell_however_many_methods_there_are(
 
 
 def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tmp_path: Path) -> None:
-    page = written(outputs(mine=[1.0]), {"mine": {"method": "epsilon_dpo"}}, tmp_path / "report", count=0)
+    page = written(outputs(mine=[1.0, 0.0]), {"mine": {"method": "epsilon_dpo"}}, tmp_path / "report", count=0)
     assert "a comparison needs two" in page and "side by side" not in page
 
 
@@ -131,7 +131,7 @@ def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs
     environment = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
     subprocess.run([sys.executable, "-c", code, out, tmp_path / "there"], check=True, env=environment)
     files = [path.relative_to(tmp_path / "here") for path in sorted((tmp_path / "here").rglob("*")) if path.is_file()]
-    assert len(files) == 12
+    assert len(files) == 13
     for file in files:
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import Seed, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ class MethodNumbers(Strict):
 
     method: str
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None  # null or absent: align.learning_rate
+    seed: Seed | None = None  # of this training alone; null or absent: the pipeline's
     snapshot_epochs: Annotated[float, Field(gt=0.0)] | None = None  # also keep the policy every so many epochs
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from epsilon_dpo.errors import UserError
+from epsilon_dpo.methods.interface import MethodNumbers
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.base import BaseView, EmbeddedModel
@@ -96,14 +97,28 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     """
     params = parse(ParamsFile, read_yaml(path))
     pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
+    trained: dict[str, str] = {}
     for name, numbers in params.runs.items():
-        needed = method_of(name, numbers).min_pairs
+        method = method_of(name, numbers)
+        twin = trained.setdefault(_training(method.numbers, params.seed), name)
+        if twin != name:
+            raise UserError(
+                f"{path}: runs.{twin} and runs.{name} are the same training; give one of them another seed, or remove "
+                "it."
+            )
+        needed = method.min_pairs
         if pairs < needed:
             raise UserError(
                 f"{path}: runs.{name} needs at least {needed} pairs in an optimizer step, but align has {pairs}; raise "
                 "align.per_device_train_batch_size or align.gradient_accumulation_steps."
             )
     return params
+
+
+def _training(numbers: MethodNumbers, seed: int) -> str:
+    """What makes a run's policy: its numbers, the seed it is trained with among them."""
+    own = seed if numbers.seed is None else numbers.seed
+    return numbers.model_copy(update={"seed": own, "snapshot_epochs": None}).model_dump_json()
 
 
 if __name__ == "__main__":

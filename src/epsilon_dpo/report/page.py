@@ -17,13 +17,16 @@ from epsilon_dpo.report.figures_training import (
     decides,
     training_curves,
 )
+from epsilon_dpo.report.groups import group_rates
 from epsilon_dpo.report.judging import columns, cost, judging
+from epsilon_dpo.report.methods import method_comparisons, method_statements
 from epsilon_dpo.report.results import Results
 from epsilon_dpo.report.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.style import marks
 from epsilon_dpo.report.tables import ESTIMATORS, curves, policies, summary, write_csv
 from epsilon_dpo.report.tables import beta_decisions as decision_shares
 from epsilon_dpo.report.tournament import ranking, side_by_side
+from epsilon_dpo.report.uncertainty import splits, variance
 
 TEMPLATE, MACROS, STYLE = "report.html.jinja", "macros.html.jinja", "report.css"
 # Of report/sections/, in the page's order.
@@ -32,6 +35,7 @@ SECTIONS = (
     "win_rates.html.jinja",
     "distance.html.jinja",
     "run_against_run.html.jinja",
+    "seeds.html.jinja",
     "tournament.html.jinja",
     "training.html.jinja",
     "beta.html.jinja",
@@ -50,25 +54,38 @@ JUDGES = {
 
 
 def write_report(results: Results, example_count: int, out: Path) -> dict[str, Any]:
-    """Fill `out`: report.html, figures/*.png, summary.json, and a CSV file per table.
+    """Fill `out`: report.html, figures/*.png, summary.json, and a CSV file per table that has rows.
 
     Returns:
         the content of summary.json.
     """
     table, compared, judged = policies(results), comparisons(results), judging(results)
-    said = statements(results, compared)
+    methods, found = method_comparisons(results), splits(results)
+    said = statements(results, compared) + method_statements(results, methods)
     content = summary(results, compared, said)
-    write_csv(out / "runs.csv", table)
-    write_csv(out / "training.csv", curves(results))
-    write_csv(out / "comparisons.csv", compared)
-    write_csv(out / "ranking.csv", ranking(results))
-    write_csv(out / "judging.csv", judged)
+    tables = {
+        "runs": table,
+        "training": curves(results),
+        "comparisons": compared,
+        "groups": group_rates(results),
+        "method_comparisons": methods,
+        "variance": variance(found),
+        "ranking": ranking(results),
+        "judging": judged,
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_csv(out / f"{name}.csv", rows)
     write_json(out / "summary.json", content)
     page = _render(
         results=results,
         table=table,
         said=said,
-        pairs=[list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))],
+        pairs=_pair_by_pair(compared),
+        method_pairs=_pair_by_pair(methods),
+        groups=tables["groups"],
+        splits=[split for split in found if split.opponent == "chosen"],
+        sampling_told=any(part.sources == ("sampling",) for split in found for part in split.parts),
         is_decided=is_decided,
         estimators=ESTIMATORS,
         tournament=side_by_side(results),
@@ -82,6 +99,10 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
     )
     (out / "report.html").write_text(page, "utf-8")
     return content
+
+
+def _pair_by_pair(compared: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))]
 
 
 def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[str, str]:

@@ -76,7 +76,7 @@ def _among_runs(results: Results, judged: list[Row]) -> str:
     if len(judged) > LISTED:
         apart = len(judged) - len(alike)
         return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}; the table below says which."
-    parts = [_ahead(row) for row in judged if is_decided(row)]
+    parts = [ahead(row) for row in judged if is_decided(row)]
     parts += [f"{row['first']} and {row['second']} {APART}{_needed([row])}" for row in alike]
     return f"Run against run, {basis}: {'; '.join(parts)}."
 
@@ -134,7 +134,8 @@ def _side(score: Row, name: str) -> str:
     return "below" if score[f"{name}_high"] < 0.5 else "within"
 
 
-def _ahead(row: Row) -> str:
+def ahead(row: Row) -> str:
+    """`a is ahead of b by 4.3 points (1.6 to 7.4)`, of a row that is decided."""
     ahead, behind = ("first", "second") if row["difference"] > 0.0 else ("second", "first")
     low, high = sorted((abs(row["low"]), abs(row["high"])))
     points = f"{100 * abs(row['difference']):.1f} points ({100 * low:.1f} to {100 * high:.1f})"
