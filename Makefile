@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# A file of tests stays in one process: what its tests share is computed once.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 # On Linux the index's default torch is the CUDA build; TORCH="torch==2.13.0 --index-url ..." chooses another.
 TORCH ?= torch==2.13.0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -18,10 +20,10 @@ repro: $(VENV)/.ready
 	@echo "Compare:  make ui  (MLflow on http://127.0.0.1:5000, experiment epsilon-dpo)"
 
 test: $(VENV)/.ready-dev
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" $(WORKERS)
 
 test-slow: $(VENV)/.ready-dev
-	python -m pytest -m slow
+	python -m pytest -m slow $(WORKERS)
 
 check: $(VENV)/.ready-dev
 	ruff check .

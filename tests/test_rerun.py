@@ -43,9 +43,9 @@ TABLE = {
     "sample": AFTER_REFERENCE | SAMPLED,
     "score": {"controls", "tournament", "figures", "report"} | SCORES,
     "kl": {"figures", "report"} | KLS,
-    "monotonicity": {"figures"} | {f"monotonicity@{run}" for run in RUNS},
+    "monotonicity": {"figures", "report"} | {f"monotonicity@{run}" for run in RUNS},
     "tournament": {"tournament", "report"},
-    "figures": {"figures"},
+    "figures": {"figures", "report"},
     "report": {"report"},
 }
 

@@ -38,10 +38,15 @@ def line(prompt: str, chosen: str = "Yes.", rejected: str = "No.") -> str:
     return json.dumps({"chosen": before + chosen, "rejected": before + rejected})
 
 
+def zipped(content: bytes) -> bytes:
+    """Without the time, which would give the tests below another name in every process."""
+    return gzip.compress(content, mtime=0)
+
+
 def write(folder: Path, lines: list[str], name: str = "harmless-base/test.jsonl.gz") -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress("".join(text + "\n" for text in lines).encode(), mtime=0))
+    path.write_bytes(zipped("".join(text + "\n" for text in lines).encode()))
     return path
 
 
@@ -106,18 +111,18 @@ GOOD = line("p")
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (gzip.compress(("x" * 9 + GOOD * 50).encode())[:-20], "is cut off or damaged"),
-        (gzip.compress(GOOD.encode())[:-8] + b"\0" * 8, "is cut off or damaged"),  # checksum
+        (zipped(("x" * 9 + GOOD * 50).encode())[:-20], "is cut off or damaged"),
+        (zipped(GOOD.encode())[:-8] + b"\0" * 8, "is cut off or damaged"),  # checksum
         (GOOD.encode(), "is not a gzip file"),
-        (gzip.compress(b""), "is empty"),
-        (gzip.compress(b"\xff\xfe"), "is not UTF-8"),
-        (gzip.compress(f"{GOOD}\n{GOOD[:-9]}\n".encode()), "test.jsonl.gz, line 2 is not JSON"),
-        (gzip.compress(f"{GOOD}\n\n".encode()), "line 2 is not JSON"),
-        (gzip.compress(b'["chosen"]\n'), "line 1 has no text under 'chosen'"),
-        (gzip.compress(b'{"chosen": "\\n\\nHuman: a"}\n'), "line 1 has no text under 'rejected'"),
-        (gzip.compress(b'{"chosen": true, "rejected": "x"}\n'), "line 1 has no text under 'chosen'"),
-        (gzip.compress(b'{"chosen": "Human: a", "rejected": "x"}\n'), "line 1: 'chosen' does not begin with"),
-        (gzip.compress(b'{"chosen": "", "rejected": "x"}\n'), "line 1: 'chosen' does not begin with"),
+        (zipped(b""), "is empty"),
+        (zipped(b"\xff\xfe"), "is not UTF-8"),
+        (zipped(f"{GOOD}\n{GOOD[:-9]}\n".encode()), "test.jsonl.gz, line 2 is not JSON"),
+        (zipped(f"{GOOD}\n\n".encode()), "line 2 is not JSON"),
+        (zipped(b'["chosen"]\n'), "line 1 has no text under 'chosen'"),
+        (zipped(b'{"chosen": "\\n\\nHuman: a"}\n'), "line 1 has no text under 'rejected'"),
+        (zipped(b'{"chosen": true, "rejected": "x"}\n'), "line 1 has no text under 'chosen'"),
+        (zipped(b'{"chosen": "Human: a", "rejected": "x"}\n'), "line 1: 'chosen' does not begin with"),
+        (zipped(b'{"chosen": "", "rejected": "x"}\n'), "line 1: 'chosen' does not begin with"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:

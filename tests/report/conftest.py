@@ -106,6 +106,26 @@ class Outputs:
         self.json(f"kl/{name}/metrics.json", kl | {"kl_rev_rb_truncated_share": 0.125})
         self.json(f"kl/{name}/estimators.json", described(0.95))
 
+    def paper(self) -> None:
+        """Two figures (one image for both) and one pair, as stage figures hands them on."""
+        figures = [
+            {"name": "pareto", "title": "First <title>", "caption": "Of 8 prompts.", "image": "images/one.png"}
+            | {"data": ["pareto.csv", "frontiers.csv"]},
+            {
+                "name": "margins",
+                "title": "Second title",
+                "caption": "Of 9 pairs.",
+                "image": "images/one.png",
+                "data": [],
+            },
+        ]
+        pair = {"title": "Table 5", "run": "dpo", "direction": "decreasing", "margin": -1.25, "rejected": ""}
+        pair |= {"prompt": [{"role": "user", "content": "why?"}], "chosen": "because <b>"}
+        self.json("figures/figures.json", figures)
+        self.json("figures/pairs.json", [pair])
+        (self.out / "figures/images").mkdir(exist_ok=True)
+        (self.out / "figures/images/one.png").write_bytes(b"an image")
+
     def tournament(self, runs: list[str]) -> None:
         """The runs in the order given before SFT and the chosen answers; the truth has it the other way round."""
         players = [*runs, "sft", "chosen"]
@@ -163,6 +183,7 @@ def outputs(tmp_path: Path) -> Callable[..., Path]:
         for name, values in wins.items():
             made.run(name, values, name in adapting, name not in free)
         made.tournament(list(runs or wins))
+        made.paper()
         return made.out
 
     return make

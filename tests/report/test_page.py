@@ -1,5 +1,6 @@
 """The page as a reader gets it: whole, safe, the runs asked for and no others, the same bytes every time."""
 
+import base64
 import csv
 import json
 import os
@@ -26,7 +27,7 @@ def written(out: Path, runs: Runs, to: Path, count: int = 2) -> str:
 
 def test_the_page_needs_nothing_but_itself(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     page = written(outputs(), runs, tmp_path / "report")
-    assert page.count('<img src="data:image/png;base64,') == 5
+    assert page.count('<img src="data:image/png;base64,') == 5 + 2
     assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<link|<script', page)
     assert "mine says &lt;script&gt;" in page  # what a policy says is text
 
@@ -169,3 +170,28 @@ def test_every_estimator_of_the_distance_is_shown_and_explained(
     with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
         sft, dpo, _ = csv.DictReader(file)
     assert (sft["kl_rev_rb"], dpo["kl_rev_rb"], dpo["kl_fwd_data_se"]) == ("0.0", "1.25", "0.1")
+
+
+def test_the_papers_figures_stand_with_captions_and_data(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = " ".join(written(outputs(), runs, tmp_path / "report").split())
+    section = page.split("<h2>The paper's figures</h2>")[1].split("<h2>")[0]
+    image = base64.b64encode(b"an image").decode()
+    assert section.count(f'<img src="data:image/png;base64,{image}"') == 2
+    assert (
+        section.index("<h3>First &lt;title&gt;</h3>") < section.index("Of 8 prompts.") < section.index("Second title")
+    )
+    assert "Its numbers: <code>out/figures/pareto.csv</code>, <code>out/figures/frontiers.csv</code>." in section
+    assert section.count("Its numbers") == 1
+    assert "Table 5 · dpo · decreasing · margin −1.25" in section
+    assert "because &lt;b&gt;" in section and "(empty)" in section
+
+
+def test_without_figures_of_the_paper_there_is_no_section(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    for name in ("figures", "pairs"):
+        (out / "figures" / f"{name}.json").write_text("[]", "utf-8")
+    assert "The paper's figures" not in written(out, runs, tmp_path / "report")

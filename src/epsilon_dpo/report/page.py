@@ -1,13 +1,14 @@
 """out/report/: one self-contained page, its figures as files, and the tables behind them."""
 
 import base64
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from epsilon_dpo.outputs import write_json
+from epsilon_dpo.outputs import write_csv, write_json
 from epsilon_dpo.report.examples import examples
 from epsilon_dpo.report.figures import kl_against_win_rate, win_rates
 from epsilon_dpo.report.figures_training import (
@@ -23,7 +24,7 @@ from epsilon_dpo.report.methods import method_comparisons, method_statements
 from epsilon_dpo.report.results import Results
 from epsilon_dpo.report.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.style import marks
-from epsilon_dpo.report.tables import ESTIMATORS, curves, policies, summary, write_csv
+from epsilon_dpo.report.tables import ESTIMATORS, curves, policies, summary
 from epsilon_dpo.report.tables import beta_decisions as decision_shares
 from epsilon_dpo.report.tournament import ranking, side_by_side
 from epsilon_dpo.report.uncertainty import splits, variance
@@ -39,6 +40,7 @@ SECTIONS = (
     "tournament.html.jinja",
     "training.html.jinja",
     "beta.html.jinja",
+    "paper.html.jinja",
     "answers.html.jinja",
     "judging.html.jinja",
     "trust.html.jinja",
@@ -62,7 +64,7 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
     table, compared, judged = policies(results), comparisons(results), judging(results)
     methods, found = method_comparisons(results), splits(results)
     said = statements(results, compared) + method_statements(results, methods)
-    content = summary(results, compared, said)
+    content = summary(results, compared, methods, said)
     tables = {
         "runs": table,
         "training": curves(results),
@@ -119,10 +121,12 @@ def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[s
         beta_over_time(folder / "beta.png", adapting, look)
     if deciding:
         beta_decisions(folder / "beta_decisions.png", deciding)
-    return {
-        file.stem: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-        for file in sorted(folder.glob("*.png"))
-    }
+    return {file.stem: data_uri(file.read_bytes()) for file in sorted(folder.glob("*.png"))}
+
+
+def data_uri(png: bytes) -> str:
+    """An image as the page holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def settings(numbers: dict[str, Any]) -> str:
@@ -136,13 +140,15 @@ def _render(results: Results, **content: Any) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "percent": lambda x: f"{100 * x:.1f} %",
         "points": lambda x: f"{100 * x:+.1f}".replace("-", "−"),
         "signed": lambda x: f"{x:+.0f}".replace("-", "−"),
         "number": lambda x: f"{x:,.6g}",
         "settings": settings,
+        "data_uri": data_uri,
     }
+    environment.filters |= filters
     return environment.get_template(TEMPLATE).render(
         style=loader.get_source(environment, STYLE)[0],
         macros=MACROS,

@@ -56,6 +56,7 @@ class Results:
         judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
         sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
         controls: out/controls/metrics.json.
+        paper_figures: out/figures/figures.json, each with its image's bytes as `png`; paper_pairs: pairs.json there.
         ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`.
     """
 
@@ -71,6 +72,8 @@ class Results:
     reference_answers: list[Row]
     controls: Row
     ranking: dict[str, list[Row]]
+    paper_figures: list[Row]
+    paper_pairs: list[Row]
 
     @property
     def n(self) -> int:
@@ -113,6 +116,11 @@ def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
         reference_answers=read_jsonl(out / "reference" / "samples.jsonl"),
         controls=read_json(out / "controls" / "metrics.json"),
         ranking=read_json(out / "tournament" / "ranking.json"),
+        paper_figures=[
+            figure | {"png": (out / "figures" / figure["image"]).read_bytes()}
+            for figure in read_json(out / "figures" / "figures.json")
+        ],
+        paper_pairs=read_json(out / "figures" / "pairs.json"),
     )
     prompts = [row["id"] for row in results.reference_answers]
     for run in results.runs:

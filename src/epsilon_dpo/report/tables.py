@@ -1,8 +1,5 @@
 """The numbers behind the page: tidy CSV tables and summary.json."""
 
-import csv
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.report.results import Results, Row, RunResult
@@ -50,8 +47,8 @@ def beta_decisions(run: RunResult) -> dict[str, float] | None:
     return {meaning: sum(row[name] for row in rows) / len(rows) for meaning, name in names.items()}
 
 
-def summary(results: Results, comparisons: list[Row], statements: list[str]) -> Row:
-    """The content of summary.json."""
+def summary(results: Results, comparisons: list[Row], methods: list[Row], statements: list[str]) -> Row:
+    """The content of summary.json; `methods` are their comparisons."""
     return {
         "confidence": results.confidence,
         "n": results.n,
@@ -67,17 +64,9 @@ def summary(results: Results, comparisons: list[Row], statements: list[str]) -> 
             for run in results.runs
         },
         "comparisons": comparisons,
+        "method_comparisons": methods,
         "statements": statements,
     }
-
-
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    """`rows` with the union of their keys as columns, in order of first appearance; an absent value is empty."""
-    rows = list(rows)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _sft_row(results: Results) -> Row:
