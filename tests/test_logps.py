@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from transformers import CohereForCausalLM, GraniteForCausalLM
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps import Scoring, add_logps_head, check_head, completion_logps, head_of
@@ -162,7 +163,23 @@ def test_bfloat16_autocast_ties_with_an_equal_reference(tiny_gemma):
     assert policy.lm_head.weight.grad.dtype == torch.float32 and policy.lm_head.weight.grad.isfinite().all()
 
 
-def test_a_head_that_scales_its_logits_is_refused(tiny_gemma):
+@pytest.mark.parametrize(
+    ("kind", "scale"), [(CohereForCausalLM, {"logit_scale": 0.3}), (GraniteForCausalLM, {"logits_scaling": 3.0})]
+)
+def test_logits_that_the_configuration_scales(kind, scale):
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**sizes, **heads, **scale, pad_token_id=0, bos_token_id=1, eos_token_id=2)).double()
+    check_head(model)
+    inputs = batch(0)
+    found = completion_logps(model, model, **inputs, token_chunk=2)
+    log_pi = model(inputs["input_ids"], inputs["attention_mask"]).logits[:, :-1].log_softmax(-1)
+    expected = log_pi.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0] * inputs["completion_mask"][:, 1:]
+    torch.testing.assert_close(found.policy, expected.detach(), rtol=0, atol=1e-12)
+
+
+def test_a_head_that_scales_its_logits_in_its_own_way_is_refused(tiny_gemma):
     model = tiny_gemma()
     check_head(model)
     model.config.final_logit_softcapping = 1.0  # seen by the model's own forward and by head_of alike

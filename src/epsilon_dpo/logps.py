@@ -8,7 +8,7 @@ and padding positions are never projected, and what is not asked for is not comp
 The model runs inside its own `forward`, so that the hooks of DDP, FSDP and ZeRO fire: `add_logps_head` gives the
 instance a second mode. `completion_logps` is the same without gradient for two plain models.
 
-Limits: the logits must be softcap(hidden @ weight.T + bias), which `check_head` verifies for a model at hand.
+Limits: the logits must be softcap(scale * hidden @ weight.T + bias), which `check_head` verifies for a model at hand.
 """
 
 import functools
@@ -68,8 +68,9 @@ def add_logps_head(model: PreTrainedModel) -> None:
     """Give the instance `model` a second mode; called as before, it behaves as before.
 
     `model(input_ids=[R, T], attention_mask=[R, T], completion_mask=[R, T])` returns the last hidden states at the
-    positions that predict completion tokens, [N, H], row by row. With `scoring=Scoring(...)` it returns Scores. Where
-    `completion_mask` is [2R, T], the rows are of the form of shared_prompt.py, and what is returned has 2R rows.
+    positions that predict completion tokens, [N, H], row by row, times the scale of the logits if there is one. With
+    `scoring=Scoring(...)` it returns Scores. Where `completion_mask` is [2R, T], the rows are of the form of
+    shared_prompt.py, and what is returned has 2R rows.
     """
     original_forward = model.forward
 
@@ -127,7 +128,7 @@ def check_head(model: PreTrainedModel) -> None:
     """Compare the log-probs of this file with those of the model's own logits on a few tokens.
 
     Raises:
-        UserError: the architecture does something else to its logits (a scale, a second projection).
+        UserError: the architecture does something else to its logits (a second projection, a scale of another name).
     """
     ids = torch.arange(1, 9, device=model.device).remainder(model.config.get_text_config().vocab_size)[None]
     mask = torch.ones_like(ids)
@@ -142,7 +143,8 @@ def check_head(model: PreTrainedModel) -> None:
     if (ours - theirs).abs().max() > tolerance:
         raise UserError(
             f"the logits of {type(model).__name__} are not its last hidden states times its output embeddings (with a "
-            "soft-cap at most): this project cannot train it; choose another model in params.yaml: base."
+            "known scale and a soft-cap at most): this project cannot train it; choose another model in params.yaml: "
+            "base."
         )
 
 
@@ -163,7 +165,16 @@ def _completion_hidden(
 
 def _last_hidden(model: PreTrainedModel, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
     states: Tensor = model.base_model(input_ids=input_ids, **inputs, use_cache=False).last_hidden_state
-    return states
+    scale = _logit_scale(model)
+    return states if scale == 1.0 else states * scale
+
+
+def _logit_scale(model: PreTrainedModel) -> float:
+    """What the logits are multiplied by, under the names that Cohere's and Granite's configurations have for it."""
+    config = model.config.get_text_config()
+    multiplied: float = getattr(config, "logit_scale", None) or 1.0
+    divided: float = getattr(config, "logits_scaling", None) or 1.0
+    return multiplied / divided
 
 
 def _scored(model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring) -> Scores:
