@@ -9,7 +9,7 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 TORCH ?= torch==2.13.0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow check ui docker-smoke clean
+.PHONY: repro test test-slow check ui vllm docker-smoke clean
 
 repro: $(VENV)/.ready
 	@python -m epsilon_dpo.params.file
@@ -33,6 +33,10 @@ check: $(VENV)/.ready-dev
 ui: $(VENV)/.ready
 	@python -m epsilon_dpo.report.tracked
 	mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1
+
+vllm: # for `backend: vllm` in params.yaml: an environment of its own, because vLLM pins another torch
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check --quiet vllm==0.33.0
 
 docker-smoke:
 	bash docker/smoke.sh

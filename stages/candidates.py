@@ -5,7 +5,6 @@ from pathlib import Path
 from epsilon_dpo.on_policy import one_row_per_prompt
 from epsilon_dpo.outputs import read_jsonl, write_jsonl
 from epsilon_dpo.params.candidates import CandidatesView
-from epsilon_dpo.params.sample import Sample
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.prompts import prompt_id
 from epsilon_dpo.stage import run_stage
@@ -17,10 +16,10 @@ with run_stage("candidates") as stage:
         from epsilon_dpo.runtime import set_up  # torch is not loaded for nothing
         from epsilon_dpo.sampling import answer
 
-        set_up(params.seed, params.threads)
+        set_up(params.seed, params.threads, params.candidates.processes)
         rows = read_jsonl(Path("out/validate/train.jsonl"))
         rows = one_row_per_prompt(rows, [prompt_id(row["prompt"]) for row in rows], params.candidates.max_prompts)
-        numbers = Sample(turns="all", **params.candidates.model_dump())
-        samples = answer(Path("out/sft/model"), rows, numbers, params.seed, stream="candidates")
+        reference = Path("out/sft/model")
+        samples = answer(reference, rows, params.candidates, params.seed, params.threads, stream="candidates")
     write_jsonl(stage.out / "samples.jsonl", samples)
     stage.summary = f"{len(samples)} answers of the reference to training prompts"

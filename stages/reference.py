@@ -12,10 +12,10 @@ from epsilon_dpo.stage import run_stage
 
 with run_stage("reference") as stage:
     params = load(SampleView)
-    set_up(params.seed, params.threads)
+    set_up(params.seed, params.threads, params.sample.processes)
     policy = Path("out/sft/model")
     rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
-    samples = answer(policy, rows, params.sample, params.seed, stream="reference")
+    samples = answer(policy, rows, params.sample, params.seed, params.threads, stream="reference")
     metrics = summary(samples)
     write_jsonl(stage.out / "samples.jsonl", samples)
     facts = {"temperature": params.sample.temperature, "policy_sha256": digest(policy)}

@@ -14,12 +14,12 @@ from epsilon_dpo.stage import run_argument, run_stage
 run = run_argument()
 with run_stage("sample", run) as stage:
     params = load(SampleView)
-    set_up(params.seed, params.threads)
+    set_up(params.seed, params.threads, params.sample.processes)
     aligned = Path("out/align") / run
     rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
     for place in places_of(aligned):  # the final policy comes last
         policy, out = aligned / place / "model", stage.out / place
-        samples = answer(policy, rows, params.sample, params.seed, stream="policy")
+        samples = answer(policy, rows, params.sample, params.seed, params.threads, stream="policy")
         metrics = summary(samples)
         facts = {"temperature": params.sample.temperature, "policy_sha256": digest(policy)}
         out.mkdir(parents=True, exist_ok=True)

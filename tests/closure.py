@@ -19,10 +19,15 @@ TEMPLATES = ("*.jinja", "*.html", "*.css")
 
 
 def imported_files(file: Path) -> set[Path]:
-    """The project files that `file` imports anywhere in it, also inside functions."""
+    """The project files that `file` imports anywhere in it, also inside functions, or runs as a process of its own.
+
+    Of these it has the file's name as a text; they lie beside it.
+    """
     found = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         names: list[str] = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
+            found |= {path for path in [file.parent / node.value] if path.is_file()}
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -128,7 +128,7 @@ def drawn(folder: Path, seed: int, each: int) -> list[Row]:
         chosen = [{"role": "assistant", "content": "w0"}]
         rows += [{"id": f"draw/{n}/{k}", "prompt": prompt, "chosen": chosen} for k in range(each)]
     settings = Sample(**PARAMS["sample"] | {"temperature": 1.0, "max_new_tokens": LENGTH, "batch_size": 500})
-    found = answer(folder, rows, settings, seed, "reference")
+    found = answer(folder, rows, settings, seed, 1, "reference")
     return [{**row, "prompt_id": f"draw/{place // each}"} for place, row in enumerate(found)]
 
 

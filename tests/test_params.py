@@ -43,8 +43,8 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
             "runs.one needs at least 50 pairs in an optimizer step, but align has 32",
         ),
         (
-            "temperature: 1.0, max_new",
-            "temprature: 1.0, max_new",
+            "  temperature: 1.0",
+            "  temprature: 1.0",
             "unknown key 'sample.temprature'; did you mean 'temperature'?",
         ),
         ("  train_pairs:", "  train_pear:", "did you mean 'train_pairs'?"),
@@ -62,8 +62,8 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
             "params.yaml: tokens.max_length = 257 exceeds base.max_position_embeddings = 256",
         ),
         (
-            "temperature: 1.0, max_new_tokens: 64",
-            "temperature: 1.0, max_new_tokens: 193",
+            "max_new_tokens: 64",
+            "max_new_tokens: 193",
             "tokens.max_prompt_length + sample.max_new_tokens = 257 exceeds base.max_position_embeddings = 256",
         ),
         ("kl: {", "kll: {", "unknown key 'kll'; did you mean 'kl'?"),

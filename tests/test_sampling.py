@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ TEMPLATE = (
 
 def params(**changes: Any) -> Sample:
     settings = {"turns": "single", "max_prompts": None, "samples_per_prompt": 1, "temperature": 1.0}
-    settings |= {"max_new_tokens": 8, "batch_size": 64}
+    settings |= {"max_new_tokens": 8, "batch_size": 64, "backend": "transformers", "processes": 1}
     return Sample(**{**settings, **changes})
 
 
@@ -104,19 +105,19 @@ def test_generated_tokens_follow_the_model(tiny_gemma: Callable[..., Any], token
 
 def test_batch_size_and_order_change_no_sample(policy: Path) -> None:
     questions = rows(70)
-    expected = answer(policy, questions, params(), 5, "policy")
+    expected = answer(policy, questions, params(), 5, 1, "policy")
     assert [found["row_id"] for found in expected] == [question["id"] for question in questions]
     assert len({tuple(found["response_ids"]) for found in expected}) > 50
     for batch_size in (1, 7):
-        assert answer(policy, questions, params(batch_size=batch_size), 5, "policy") == expected
+        assert answer(policy, questions, params(batch_size=batch_size), 5, 1, "policy") == expected
     shuffled = random.Random(0).sample(questions, len(questions))
-    by_id = {found["row_id"]: found for found in answer(policy, shuffled, params(), 5, "policy")}
+    by_id = {found["row_id"]: found for found in answer(policy, shuffled, params(), 5, 1, "policy")}
     assert [by_id[question["id"]] for question in questions] == expected
 
 
 def test_several_samples_of_a_prompt_are_independent_and_extend_one(policy: Path) -> None:
     questions = rows(20)
-    one, three = (answer(policy, questions, params(samples_per_prompt=k), 5, "policy") for k in (1, 3))
+    one, three = (answer(policy, questions, params(samples_per_prompt=k), 5, 1, "policy") for k in (1, 3))
     assert [x["id"] for x in three] == [f"{q['id']}/{k}" for q in questions for k in range(3)]
     assert three[::3] == one
     different = [len({tuple(x["response_ids"]) for x in three[i : i + 3]}) for i in range(0, 60, 3)]
@@ -126,10 +127,10 @@ def test_several_samples_of_a_prompt_are_independent_and_extend_one(policy: Path
 
 def test_seed_stream_and_id_each_change_the_samples(policy: Path) -> None:
     same_prompt = [row("a", "w1 w2"), row("b", "w1 w2")]
-    found = answer(policy, same_prompt, params(), 5, "policy")
+    found = answer(policy, same_prompt, params(), 5, 1, "policy")
     assert found[0]["response_ids"] != found[1]["response_ids"]
     for seed, stream in ((6, "policy"), (5, "reference")):
-        other = answer(policy, same_prompt, params(), seed, stream)
+        other = answer(policy, same_prompt, params(), seed, 1, stream)
         assert [x["response_ids"] for x in other] != [x["response_ids"] for x in found]
 
 
@@ -139,7 +140,7 @@ def test_seeds_are_those_of_every_machine() -> None:
 
 
 def test_an_answer_ends_with_the_stop_token_or_at_the_limit(policy: Path) -> None:
-    found = answer(policy, rows(60), params(max_new_tokens=20), 5, "policy")
+    found = answer(policy, rows(60), params(max_new_tokens=20), 5, 1, "policy")
     reasons = Counter(sample_["finish_reason"] for sample_ in found)
     assert reasons["stop"] > 5 and reasons["length"] > 5
     for one in found:
@@ -155,7 +156,7 @@ def test_an_answer_ends_with_the_stop_token_or_at_the_limit(policy: Path) -> Non
 
 def test_a_context_that_is_too_short_is_refused(policy: Path) -> None:
     with pytest.raises(UserError, match="64 positions; set it to at most 5"):
-        answer(policy, [row("a", "w1 w2")], params(max_new_tokens=61), 5, "policy")
+        answer(policy, [row("a", "w1 w2")], params(max_new_tokens=61), 5, 1, "policy")
 
 
 def test_single_turn_selection() -> None:
@@ -175,3 +176,47 @@ def test_max_prompts_counts_distinct_prompts_and_follows_the_content() -> None:
     shuffled = select(random.Random(0).sample(found, 30), "single", 4)
     assert {x["id"] for x in shuffled} == {x["id"] for x in kept}
     assert {x["id"] for x in select(found, "single", 3)} < {x["id"] for x in kept}
+
+
+def test_two_processes_give_the_samples_of_one(policy: Path) -> None:
+    """Each draws half of the prompts; a prompt's random numbers are its own."""
+    questions = rows(9)
+    expected = answer(policy, questions, params(), 5, 1, "policy")
+    assert answer(policy, questions, params(processes=2), 5, 1, "policy") == expected
+
+
+VLLM = """
+class SamplingParams:
+    def __init__(self, **given):
+        vars(self).update(given)
+
+
+class LLM:
+    def __init__(self, model, **given):
+        assert given["generation_config"] == "vllm" and given["dtype"] == "float32", given
+
+    def generate(self, prompts, wanted):
+        from types import SimpleNamespace as Some
+
+        for one in wanted:
+            assert 0 <= one.seed < 2**63 and (one.top_p, one.top_k, one.stop_token_ids) == (1.0, 0, [2]), vars(one)
+        ids = [prompt["prompt_token_ids"][:3] for prompt in prompts]
+        return [Some(outputs=[Some(token_ids=tuple(some), finish_reason="stop")]) for some in ids]
+"""
+
+
+def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is asked and how its answers come back, of something in its place: vLLM itself needs a GPU."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="make vllm"):
+        answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")
+    (tmp_path / ".venv-vllm/bin").mkdir(parents=True)
+    (tmp_path / "vllm.py").write_text(VLLM, "utf-8")
+    python = tmp_path / ".venv-vllm/bin/python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n', "utf-8")
+    python.chmod(0o755)
+    found = answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")
+    assert all(one["response_ids"][0] == 1 and one["response_ids"][-1] == 2 for one in found)  # <bos>, <end>
+    (tmp_path / "vllm.py").write_text("raise SystemExit(3)", "utf-8")
+    with pytest.raises(UserError, match="exit status 3 and 0 of 3 answers"):
+        answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")

@@ -13,19 +13,22 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
 
 
-def set_up(seed: int, threads: int) -> None:
+def set_up(seed: int, threads: int, processes: int = 1) -> None:
     """Fix what a result depends on beside its inputs: the random states and the number of threads.
 
     Float sums depend on the thread count (a retrained SFT model differed between 1 and 2 threads), so it is a number of
     params.yaml and not the machine's choice.
 
+    Args:
+        processes: those of the stage, each of which works on one GPU.
+
     Raises:
-        UserError: several GPUs are visible: the Trainer would spread over them and train on another batch size.
+        UserError: more GPUs are visible: the Trainer would spread over them and train on another batch size.
     """
-    if torch.cuda.device_count() > 1:
+    if torch.cuda.device_count() > processes:
         raise UserError(
-            f"this process sees {torch.cuda.device_count()} GPUs and works on one; set CUDA_VISIBLE_DEVICES to one of "
-            "them, and run stages side by side to use the others: dvc --wait-for-lock repro -s align@RUN."
+            f"this stage sees {torch.cuda.device_count()} GPUs and works on {processes}; let CUDA_VISIBLE_DEVICES name "
+            "as many, and run stages side by side to use the others: dvc --wait-for-lock repro -s align@RUN."
         )
     torch.set_num_threads(threads)
     set_seed(seed)

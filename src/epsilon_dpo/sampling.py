@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
-    AutoModelForCausalLM,
+    AutoConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -27,8 +28,10 @@ from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.decoding import decode
 from epsilon_dpo.device import on_device
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.params.sample import Sample
+from epsilon_dpo.params.sample import Sampler
+from epsilon_dpo.policy_folder import load_policy, whole_policy
 from epsilon_dpo.prompts import prompt_id
+from epsilon_dpo.sampling_workers import sample_apart
 
 Row = dict[str, Any]
 # The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
@@ -59,7 +62,7 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
     return [row for row in kept if prompt_id(row["prompt"]) in chosen]
 
 
-def answer(folder: Path, rows: list[Row], params: Sample, seed: int, stream: Stream) -> list[Row]:
+def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: int, stream: Stream) -> list[Row]:
     """Samples of the policy in `folder` (model and tokenizer), `samples_per_prompt` of each row, row by row.
 
     Returns:
@@ -68,16 +71,22 @@ def answer(folder: Path, rows: list[Row], params: Sample, seed: int, stream: Str
         `finish_reason`: `stop` or `length`.
 
     Raises:
-        UserError: a prompt and `max_new_tokens` exceed the model's context.
+        UserError: a worker failed (sampling_workers.py), or a prompt and `max_new_tokens` exceed the model's context.
     """
     tokenizer = load_tokenizer(folder)
-    model = on_device(AutoModelForCausalLM.from_pretrained(folder))
     asked = {f"{row['id']}/{number}": row for row in rows for number in range(params.samples_per_prompt)}
     ids = {row["id"]: prompt_ids(tokenizer, row["prompt"]) for row in rows}
-    _fits(model, max(map(len, ids.values())), params.max_new_tokens)
+    longest = max(map(len, ids.values()))
     prompts = {id_: ids[row["id"]] for id_, row in asked.items()}
     seeds = {id_: seed_of(seed, stream, id_) for id_ in asked}
-    completions = sample(model, tokenizer, prompts, seeds, params)
+    if params.backend == "vllm" or params.processes > 1:
+        with whole_policy(folder) as whole:
+            _fits(AutoConfig.from_pretrained(whole), longest, params.max_new_tokens)
+            completions = sample_apart(whole, prompts, seeds, params, threads, tokenizer.eos_token_id)
+    else:
+        model = on_device(load_policy(folder))
+        _fits(model.config, longest, params.max_new_tokens)
+        completions = sample(model, tokenizer, prompts, seeds, params)
     return [_finished(id_, row, completions[id_], tokenizer) for id_, row in asked.items()]
 
 
@@ -92,7 +101,7 @@ def sample(
     tokenizer: PreTrainedTokenizerFast,
     prompts: dict[str, list[int]],
     seeds: dict[str, int],
-    params: Sample,
+    params: Sampler,
 ) -> dict[str, list[int]]:
     """Completion ids by row id, up to and including the stop token (`tokenizer.eos_token_id`)."""
     ids = list(prompts)
@@ -145,8 +154,8 @@ def _is_single_turn(prompt: list[dict[str, str]]) -> bool:
     return roles.count("user") == 1 and "assistant" not in roles
 
 
-def _fits(model: PreTrainedModel, longest_prompt: int, max_new_tokens: int) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def _fits(config: PreTrainedConfig, longest_prompt: int, max_new_tokens: int) -> None:
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest_prompt + max_new_tokens > context:
         room = context - longest_prompt
         remedy = f"set it to at most {room}" if room > 0 else "lower tokens.max_prompt_length"

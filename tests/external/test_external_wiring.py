@@ -15,12 +15,10 @@ from epsilon_dpo.external.params import AnswersView, ExportView, ScoreboardView,
 from epsilon_dpo.params.strict import load, read_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from closure import PACKAGE, ROOT, closure, template_files
+from closure import ROOT, closure, template_files
 
 EXTERNAL = ROOT / "external"
 STAGES = read_yaml(EXTERNAL / "dvc.yaml")["stages"]
-# Run by a tool's interpreter and therefore imported by nobody.
-DRIVERS = "*_driver.py"
 
 
 def entry(stage: str) -> dict[str, Any]:
@@ -30,9 +28,7 @@ def entry(stage: str) -> dict[str, Any]:
 def code_deps(stage: str) -> list[str]:
     """What `deps` of `stage` must hold of the project's code, as paths relative to external/."""
     modules = closure(EXTERNAL / f"{stage}.py")
-    source = "".join(module.read_text("utf-8") for module in modules)
-    drivers = {path for path in PACKAGE.rglob(DRIVERS) if path.name in source}
-    return sorted(os.path.relpath(path, EXTERNAL) for path in {*modules, *template_files(modules), *drivers})
+    return sorted(os.path.relpath(path, EXTERNAL) for path in {*modules, *template_files(modules)})
 
 
 def test_one_name_in_every_place() -> None:

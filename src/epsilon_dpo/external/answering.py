@@ -7,8 +7,6 @@ neither batch size nor order changes an answer, and nothing but the temperature 
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM
-
 from epsilon_dpo.data.tokenisation import Messages, prompt_ids
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.device import on_device
@@ -16,7 +14,8 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.external.params import Decoding, DecodingByCategory
 from epsilon_dpo.external.questions import Question
 from epsilon_dpo.external.schemas import Row
-from epsilon_dpo.params.sample import Sample
+from epsilon_dpo.params.sample import Sampler
+from epsilon_dpo.policy_folder import load_policy
 from epsilon_dpo.sampling import sample, seed_of
 
 # In place of temperature 0: the noise then decides only between words whose logits differ by less than 1e-7.
@@ -35,7 +34,7 @@ def answer(policy: Path, questions: list[Question], decoding: Decoding | Decodin
     """
     temperature = _temperatures(questions, decoding)
     tokenizer = load_tokenizer(policy)
-    model = on_device(AutoModelForCausalLM.from_pretrained(policy))
+    model = on_device(load_policy(policy))
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     held: dict[str, list[Row]] = {question.id: [] for question in questions}
     for turn in range(max(len(question.turns) for question in questions)):
@@ -90,12 +89,12 @@ def _fit(prompts: dict[str, list[int]], max_new_tokens: int, context: int | None
         )
 
 
-def _sampling(temperature: float, decoding: Decoding | DecodingByCategory) -> Sample:
-    return Sample(
-        turns="all",
-        max_prompts=None,
+def _sampling(temperature: float, decoding: Decoding | DecodingByCategory) -> Sampler:
+    return Sampler(
         samples_per_prompt=1,
         temperature=max(temperature, GREEDY),
         max_new_tokens=decoding.max_new_tokens,
         batch_size=decoding.batch_size,
+        backend="transformers",
+        processes=1,
     )

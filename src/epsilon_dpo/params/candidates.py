@@ -4,15 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from epsilon_dpo.params.sample import Sampler
 from epsilon_dpo.params.strict import Seed, Strict, Threads
 
 
-class Candidates(Strict):
-    samples_per_prompt: Annotated[int, Field(ge=2)]  # 5 in SimPO's sets
+class Candidates(Sampler):
+    samples_per_prompt: Annotated[int, Field(ge=2)]  # 5 in SimPO's sets, at a temperature of 0.8
     max_prompts: Annotated[int, Field(ge=1)] | None  # null: all training prompts
-    temperature: Annotated[float, Field(gt=0.0)]  # 0.8 in SimPO's sets
-    max_new_tokens: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
 
 
 class CandidatesView(Strict):

@@ -1,0 +1,33 @@
+"""One of several processes that sample, started by torchrun. `python sampling_worker.py FOLDER`"""
+
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+
+from epsilon_dpo.data.tokenizer_folder import load_tokenizer
+from epsilon_dpo.device import on_device
+from epsilon_dpo.outputs import read_json, write_jsonl
+from epsilon_dpo.params.sample import Sampler
+from epsilon_dpo.policy_folder import load_policy
+from epsilon_dpo.runtime import set_up
+from epsilon_dpo.sampling import sample
+
+
+def main(folder: Path) -> None:
+    """Answer this process's share of the prompts of `folder`/request.json; shares are alike in length."""
+    request = read_json(folder / "request.json")
+    params = Sampler(**{name: request[name] for name in Sampler.model_fields})
+    set_up(0, request["threads"], params.processes)  # whatever is drawn has a seed of its own
+    state = PartialState()  # and, of several GPUs, this process's
+    by_length = sorted(request["prompts"], key=lambda id_: (len(request["prompts"][id_]), id_))
+    mine = {id_: request["prompts"][id_] for id_ in by_length[state.process_index :: state.num_processes]}
+    model = on_device(load_policy(Path(request["model"])))
+    completions = sample(model, load_tokenizer(Path(request["model"])), mine, request["seeds"], params)
+    rows = [{"id": id_, "ids": ids} for id_, ids in completions.items()]
+    write_jsonl(folder / f"completions-{state.process_index}.jsonl", rows)
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

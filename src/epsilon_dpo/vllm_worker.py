@@ -1,0 +1,54 @@
+"""Samples with vLLM, in an environment that has vLLM and nothing of this project. `python vllm_worker.py FOLDER`
+
+Written against vLLM 0.33. As in sampling.py nothing but the temperature shapes the distribution: top-k and top-p are
+off, and the model's generation_config is not read. The weights keep the type they were saved in.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else which prompts share a batch depends on the scheduler's timing
+
+
+def main(folder: Path) -> None:
+    """Answer all prompts of `folder`/request.json."""
+    from vllm import LLM, SamplingParams
+
+    request = json.loads((folder / "request.json").read_text("utf-8"))
+    config = json.loads((Path(request["model"]) / "config.json").read_text("utf-8"))
+    prompts: dict[str, list[int]] = request["prompts"]
+    model = LLM(
+        model=request["model"],
+        dtype=config.get("dtype") or config.get("torch_dtype") or "auto",
+        generation_config="vllm",
+        max_model_len=max(map(len, prompts.values())) + request["max_new_tokens"],
+        max_num_seqs=request["batch_size"],
+        seed=0,
+    )
+    wanted = [
+        SamplingParams(
+            temperature=request["temperature"],
+            top_p=1.0,
+            top_k=0,
+            max_tokens=request["max_new_tokens"],
+            stop_token_ids=[request["stop"]],
+            ignore_eos=True,  # the model's own stop tokens are not the project's
+            seed=request["seeds"][id_] % 2**63,
+            detokenize=False,
+        )
+        for id_ in prompts
+    ]
+    answers = model.generate([{"prompt_token_ids": ids} for ids in prompts.values()], wanted)
+    with (folder / "completions.jsonl").open("w", encoding="utf-8") as file:
+        for id_, answer in zip(prompts, answers, strict=True):
+            [found] = answer.outputs
+            ids = list(found.token_ids)
+            if found.finish_reason == "stop" and ids[-1:] != [request["stop"]]:
+                ids.append(request["stop"])  # versions differ in whether they give it
+            file.write(json.dumps({"id": id_, "ids": ids}) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
