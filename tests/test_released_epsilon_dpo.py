@@ -189,6 +189,7 @@ def ours(sft_folder, token_pairs, tmp_path):
             save_steps=1000,
             bf16=False,
             gradient_checkpointing=False,
+            lora=None,
             logps_token_chunk=7,
             share_prompt=False,
         )

@@ -67,6 +67,7 @@ def run(base, tmp_path):
             "save_steps": 2,
             "bf16": False,
             "gradient_checkpointing": False,
+            "lora": None,
         }
         out = tmp_path / name
         out.mkdir(exist_ok=True)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
+from epsilon_dpo.adapters import start_from
 from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.logps import check_head
@@ -14,6 +15,7 @@ from epsilon_dpo.metric_stream import MetricStream
 from epsilon_dpo.pair_data import PairData
 from epsilon_dpo.pair_logps import check_shared_prompt
 from epsilon_dpo.params.align import Align
+from epsilon_dpo.policy_folder import load_policy
 from epsilon_dpo.progress import show_one_bar
 from epsilon_dpo.snapshot_callback import KeepSnapshots, publish_snapshots
 from epsilon_dpo.trainer import PreferenceTrainer
@@ -33,7 +35,7 @@ def align(
 ) -> dict[str, float]:
     """Train from `sft_model` on `pairs`/train.jsonl and evaluate on `pairs`/eval.jsonl.
 
-    Writes model/ (weights, tokenizer, generation settings that stop at the tokenizer's eos token), metrics.jsonl,
+    Writes model/ (weights or adapter, tokenizer, generation settings that stop at its eos token), metrics.jsonl,
     metrics.json and, if the run asks for them, snapshots/ to `out`, on rank 0 alone. A killed run continues from its
     last whole checkpoint in `scratch`, to the same bytes.
 
@@ -51,12 +53,15 @@ def align(
     if method.numbers.learning_rate is not None:
         settings["learning_rate"] = method.numbers.learning_rate
     mismatched_by = seed if method.mismatched else None
-    model = _load(sft_model)
+    model = start_from(sft_model, numbers.lora, seed)
     check_head(model)
+    reference = None
+    if method.needs_reference:
+        reference = load_policy(sft_model) if numbers.lora is None else model  # itself without its adapter
     train, evaluation = (PairData.read(pairs / f"{part}.jsonl", mismatched_by) for part in ("train", "eval"))
     trainer = PreferenceTrainer(
         model=model,
-        reference=_load(sft_model) if method.needs_reference else None,
+        reference=reference,
         method=method,
         token_chunk=numbers.logps_token_chunk,
         args=TrainingArguments(**settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"),
@@ -75,7 +80,3 @@ def align(
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
     publish_snapshots(scratch, out)
     return write_result(trainer, tokenizer, out, track, method.state_dict())
-
-
-def _load(path: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(path, dtype="auto", local_files_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from epsilon_dpo.data.tokenisation import prompt_ids
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
@@ -19,6 +19,7 @@ from epsilon_dpo.kl import CHOSEN, POLICY, REFERENCE, Sums, estimators_of
 from epsilon_dpo.logps import completion_logps
 from epsilon_dpo.padding import pad_right
 from epsilon_dpo.params.kl import KL
+from epsilon_dpo.policy_folder import load_policy
 
 Row = dict[str, Any]
 Ids = list[int]
@@ -40,9 +41,7 @@ def kl_records(
         (no stop token at the end).
     """
     tokenizer = load_tokenizer(reference)
-    models = [
-        on_device(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)) for folder in (policy, reference)
-    ]
+    models = [on_device(load_policy(folder, torch.float32)) for folder in (policy, reference)]
     sampled = lambda rows: [(prompt_ids(tokenizer, row["prompt"]), row["response_ids"]) for row in rows]  # noqa: E731
     sets = {
         REFERENCE: (reference_samples, sampled(reference_samples)),

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
 from epsilon_dpo.device import on_device
 from epsilon_dpo.logps import completion_logps
 from epsilon_dpo.methods.epsilon_dpo import epsilon_steps
 from epsilon_dpo.padding import pad_right
 from epsilon_dpo.params.monotonicity import Monotonicity
+from epsilon_dpo.policy_folder import load_policy
 from epsilon_dpo.statistics import mean
 
 Row = dict[str, Any]
@@ -38,9 +38,7 @@ def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonic
         policy, reference: model folders.
         pairs: rows of out/pairs/*.jsonl.
     """
-    models = [
-        on_device(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)) for path in (policy, reference)
-    ]
+    models = [on_device(load_policy(path, torch.float32)) for path in (policy, reference)]
     longest = lambda pair: len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))  # noqa: E731
     order = sorted(range(len(pairs)), key=lambda i: (-longest(pairs[i]), i))
     found: dict[int, Row] = {}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from epsilon_dpo.adapters import ResumesAdapter, in_float32, start_from
 from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
 from epsilon_dpo.data.tokenisation import tokenise_pair
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
@@ -35,7 +36,7 @@ def fine_tune(
 ) -> dict[str, float]:
     """Train `base`/model on the chosen answers of `validated`/train.jsonl, evaluate on those of `validated`/eval.jsonl.
 
-    Writes model/ (weights, tokenizer, generation settings that stop at the tokenizer's eos token), metrics.jsonl and
+    Writes model/ (weights or adapter, tokenizer, generation settings that stop at its eos token), metrics.jsonl and
     metrics.json to `out`, on rank 0 alone. A killed run continues from its last whole checkpoint in `scratch`.
 
     Args:
@@ -45,14 +46,14 @@ def fine_tune(
         the content of metrics.json: the last training row as train_*, and eval_*.
     """
     tokenizer = load_tokenizer(base / "tokenizer")
-    model = AutoModelForCausalLM.from_pretrained(base / "model", dtype="auto", local_files_only=True)
+    model = start_from(base / "model", numbers.lora, seed)
     settings = SFTConfig(
         **training_arguments(numbers, seed, scratch),
         completion_only_loss=numbers.completion_only_loss,
         max_length=None,  # tokenise_pair has cut
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=model,
         args=settings,
         train_dataset=labelled(read_jsonl(validated / "train.jsonl"), tokenizer, tokens, numbers.completion_only_loss),
@@ -60,9 +61,14 @@ def fine_tune(
         processing_class=tokenizer,
         callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
     )
+    in_float32(model)  # TRL makes an adapter on quantised weights bfloat16
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
     return write_result(trainer, tokenizer, out, track, end_state={})
+
+
+class _Trainer(ResumesAdapter, SFTTrainer):
+    pass
 
 
 def labelled(

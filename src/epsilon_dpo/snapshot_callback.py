@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from epsilon_dpo.outputs import whole_folder, write_json
+from epsilon_dpo.policy_folder import save_policy
 from epsilon_dpo.snapshots import FACTS, FOLDER
-from epsilon_dpo.training_result import save_policy
 
 
 class KeepSnapshots(TrainerCallback):

@@ -1,8 +1,8 @@
 """One trainer for every pairwise method: a transformers.Trainer whose loss comes from a `Method`.
 
-What it adds to the Trainer: log-probs through the chunked head (no logits), a frozen or moving reference, exact means
-over the optimizer step for the loss, the method's state and the logs, and checkpoints that hold that state. No method
-is named.
+What it adds to the Trainer: log-probs through the chunked head (no logits), a frozen or moving reference (or the policy
+without its adapter), exact means over the optimizer step for the loss, the method's state and the logs, and checkpoints
+that hold that state. No method is named.
 
 The loss is the mean over all pairs of an optimizer step, however they are split into micro-batches and ranks, and also
 where the last step of an epoch holds fewer. So each rank cuts its pairs of a step into as many micro-batches as they
@@ -12,7 +12,6 @@ came in, but where least is padded (micro_batches.py). Which pairs form a step r
 shared out evenly over ranks, accelerate fills the last batch with pairs from its beginning, which then count twice.)
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,9 +22,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from epsilon_dpo.adapters import ResumesAdapter
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps import add_logps_head
 from epsilon_dpo.methods.interface import Method
@@ -34,28 +34,20 @@ from epsilon_dpo.outputs import read_json, write_json
 from epsilon_dpo.pair_data import PairCollator, PairData
 from epsilon_dpo.pair_logps import PairScorer
 from epsilon_dpo.pair_metrics import Totals, pair_metrics
+from epsilon_dpo.references import disable_dropout, followed_weights, references
 
 METHOD_STATE = "method_state.json"
 REFERENCE_WEIGHTS = "reference.safetensors"
 NO_STEP = 2**32 - 1  # in the place of a step's number: evaluation shares no random numbers with training
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout of `model` to zero: log-ratios compare two networks, not two random halves of them."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():  # attention layers keep a number and call the functional form
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-
-
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(ResumesAdapter):
     """Trains `model` on preference pairs.
 
     Args:
         model: the policy, at its starting weights.
-        reference: the frozen copy it is compared with; None exactly if the method needs none.
+        reference: the frozen copy it is compared with, or `model` itself if that has an adapter (adapters.py); None
+            exactly if the method needs none.
         method: loss and state.
         token_chunk: completion tokens whose logits exist at once.
         pad_token_id: fills rows on the right.
@@ -91,8 +83,7 @@ class PreferenceTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the pairs of the step itself
         self.method = method
         self.collate = PairCollator(pad_token_id, share_prompt)
-        initial = self._prepared(copy.deepcopy(reference)) if reference is not None and method.moves_reference else None
-        self.reference = None if reference is None else self._prepared(reference)
+        self.reference, initial = references(model, reference, method.moves_reference, self.accelerator)
         self.scorer = PairScorer(method, self.reference, initial, token_chunk, self.accelerator)
         self._step, self._window = Totals(), Totals()
         self._known: dict[str, float] = {}
@@ -101,14 +92,6 @@ class PreferenceTrainer(Trainer):
         self._sizes: list[int] = []  # of the micro-batches in that order
         self._weights: list[Tensor] = []  # of the micro-batches to come, if the method looks ahead
         self._state_metrics: dict[str, float] = {}
-
-    def _prepared(self, reference: PreTrainedModel) -> PreTrainedModel:
-        """The reference on the policy's device, under the same autocast, without gradient."""
-        disable_dropout(reference)
-        add_logps_head(reference)
-        reference.requires_grad_(False).eval()
-        prepared: PreTrainedModel = self.accelerator.prepare_model(reference, evaluation_mode=True)
-        return prepared
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -187,8 +170,8 @@ class PreferenceTrainer(Trainer):
         means = whole.means()
         self._refuse_what_is_not_finite("loss", means["loss"])
         self._window.merge(whole)
-        reference = None if self.reference is None else self.accelerator.unwrap_model(self.reference)
-        policy = self.accelerator.unwrap_model(self.model)
+        reference = None if self.reference is None else self.reference.weights
+        policy = followed_weights(self.accelerator.unwrap_model(self.model))
         self._state_metrics = self.method.after_step(self.state.global_step, means, policy, reference)
 
     def _refuse_what_is_not_finite(self, name: str, value: float) -> None:
@@ -242,15 +225,15 @@ class PreferenceTrainer(Trainer):
         if self.args.should_save:
             checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             write_json(checkpoint / METHOD_STATE, self.method.state_dict())
-            if self.method.moves_reference:
-                save_model(self.accelerator.unwrap_model(self.reference), str(checkpoint / REFERENCE_WEIGHTS))
+            if self.reference is not None and self.method.moves_reference:
+                save_model(self.reference.weights, str(checkpoint / REFERENCE_WEIGHTS))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         checkpoint = Path(resume_from_checkpoint)
         self.method.load_state_dict(read_json(checkpoint / METHOD_STATE))
-        if self.method.moves_reference:
-            load_model(self.accelerator.unwrap_model(self.reference), checkpoint / REFERENCE_WEIGHTS)
+        if self.reference is not None and self.method.moves_reference:
+            load_model(self.reference.weights, checkpoint / REFERENCE_WEIGHTS)
 
 
 class _AfterStep(TrainerCallback):

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.metric_stream import training_rows
 from epsilon_dpo.outputs import write_json, write_jsonl
+from epsilon_dpo.policy_folder import save_policy
 
 NOT_REPRODUCIBLE = ("_runtime", "_per_second", "_epoch", "_num_tokens")  # the clock; TRL's count after a resumption
 
@@ -47,17 +47,3 @@ def write_result(
         write_jsonl(out / "metrics.jsonl", rows)
         write_json(out / "metrics.json", metrics)
     return metrics
-
-
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a model folder that can be sampled from: weights, tokenizer, generation settings.
-
-    They stop at the tokenizer's eos token and nowhere else (TRL would add it to others).
-    """
-    config: Any = model.config
-    used_cache, config.use_cache = config.use_cache, True  # training switches it off, sampling wants it
-    settings: Any = model.generation_config
-    settings.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    config.use_cache = used_cache

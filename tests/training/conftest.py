@@ -13,18 +13,20 @@ from epsilon_dpo.outputs import write_jsonl
 def run(sft_folder, token_pairs, tmp_path):
     """Align with a run's entry and changed training numbers into a folder of the given name; returns the folder.
 
-    Model and pairs are made by the first call of a test: `count` pairs, or those given.
+    Model and pairs are made by the first call of a test, `count` pairs, unless they are given.
     """
     made = {}
 
-    def call(name, entry, track=lambda metrics, step: None, dtype=torch.float32, count=22, pairs=None, **changes):
+    def call(
+        name, entry, track=lambda metrics, step: None, dtype=torch.float32, count=22, pairs=None, model=None, **changes
+    ):
         if not made:
-            made["model"], made["pairs"] = sft_folder(dtype), tmp_path / "pairs"
+            made["model"], made["pairs"] = model or sft_folder(dtype), tmp_path / "pairs"
             made["pairs"].mkdir()
             write_jsonl(made["pairs"] / "train.jsonl", pairs or token_pairs(count))
             write_jsonl(made["pairs"] / "eval.jsonl", token_pairs(count + 5)[count:])
         out = tmp_path / name
-        out.mkdir(exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
         method, settings, scratch = method_of(name, entry), numbers(**changes), tmp_path / f"{name}-scratch"
         align(method, settings, 5, made["model"], made["pairs"], out, scratch, track)

@@ -16,6 +16,8 @@ SOFT = {"method": "tr_dpo", "beta": 0.3, "update": "soft", "alpha": 0.6, "sync_s
 HARD = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
 BETA_DPO = {"method": "beta_dpo", "beta": 0.3, "alpha": 0.6, "rho": 0.25, "momentum": 0.9}
 KTO = {"method": "kto", "beta": 0.3}
+# Of the block `lora`: an adapter on every projection.
+LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 RRHF = {"method": "rrhf", "lam": 0.5, "sft_reduction": "token_mean"}
 
 # Numbers with which the state moves within the few steps of a test, also where bfloat16 hides small perturbations.
@@ -46,6 +48,7 @@ def numbers(**changes):
         "save_steps": 4,
         "bf16": False,
         "gradient_checkpointing": False,
+        "lora": None,
         "logps_token_chunk": 16,
         "share_prompt": True,
     }

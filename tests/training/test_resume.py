@@ -1,16 +1,18 @@
 """A training that is killed ends in the same bytes as one that is not: weights, state and metric stream."""
 
+import functools
 import multiprocessing
 import os
 import signal
 
 import pytest
-from runs import EPSILON_DPO, RUNS, content
+from runs import EPSILON_DPO, LORA, RUNS, SOFT, content
 
 from epsilon_dpo import trainer as trainer_module
 from epsilon_dpo.checkpoints import last_whole_checkpoint
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.outputs import read_json, write_json
+from epsilon_dpo.params.training import LoRA
 from epsilon_dpo.snapshots import FACTS, places_of
 
 
@@ -91,6 +93,23 @@ def test_snapshots_survive_kills_too(run, tmp_path):
     assert snapshot.keys() == content(ended / "model").keys()
     assert snapshot["model.safetensors"] != content(ended / "model")["model.safetensors"]
     assert places_of(ended) == ["."]
+
+
+@pytest.mark.parametrize("entry", [EPSILON_DPO | {"snapshot_epochs": 0.4}, SOFT], ids=lambda entry: entry["method"])
+def test_an_adapter_survives_kills_too(run, tmp_path, entry):
+    """And its snapshots, and the second adapter of a reference that moves."""
+    with_lora = functools.partial(run, lora=LoRA(**LORA), learning_rate=1e-2)
+    whole = content(with_lora("whole", entry))
+    for kill in KILLS:
+        child = multiprocessing.get_context("fork").Process(target=killed, args=(with_lora, kill, entry))
+        child.start()
+        child.join(120)
+        assert child.exitcode == -signal.SIGKILL, kill
+    assert (tmp_path / "resumed-scratch" / "checkpoint-8" / "adapter_model.safetensors").is_file()
+    resumed = with_lora("resumed", entry)
+    assert content(resumed) == whole
+    assert not [name for name in whole if name.endswith("/model.safetensors")]
+    assert len(places_of(resumed)) == (5 if entry["method"] == "epsilon_dpo" else 1)
 
 
 STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}

@@ -5,10 +5,10 @@ A run's own numbers belong to its method and are typed there (methods/<method>.p
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from epsilon_dpo.params.strict import Seed, Strict, Threads
-from epsilon_dpo.params.training import Accelerated
+from epsilon_dpo.params.training import Adaptable
 
 # `params: [runs.${key}]` in dvc.yaml breaks on a dot; MLflow and file names dislike the rest.
 # Other answers have these names in the records of score, controls and tournament.
@@ -24,9 +24,18 @@ def _not_reserved(name: str) -> str:
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$"), AfterValidator(_not_reserved)]
 
 
-class Align(Accelerated):
+class Align(Adaptable):
     logps_token_chunk: Annotated[int, Field(ge=1)]  # completion tokens whose logits exist at once in the log-prob head
     share_prompt: bool  # one row [prompt, chosen, rejected] per pair instead of two; the same numbers up to rounding
+
+    @model_validator(mode="after")
+    def _both_networks_are_whole(self) -> "Align":
+        if self.lora is not None and self.lora.lora_dropout:
+            raise ValueError(
+                "lora.lora_dropout must be 0.0 in align, where policy and reference are compared without dropout; in "
+                "sft it may be more"
+            )
+        return self
 
 
 class AlignView(Strict):

@@ -2,10 +2,10 @@
 
 from epsilon_dpo.params.strict import Seed, Strict, Threads
 from epsilon_dpo.params.tokens import Tokens
-from epsilon_dpo.params.training import Accelerated
+from epsilon_dpo.params.training import Adaptable
 
 
-class SFT(Accelerated):
+class SFT(Adaptable):
     completion_only_loss: bool  # false: the prompt's tokens are trained too
 
 

@@ -32,8 +32,25 @@ class Training(Strict):
         return self
 
 
+class LoRA(Strict):
+    """An adapter that is trained instead of the weights, under peft's names."""
+
+    r: Count  # rank of the update of each module
+    lora_alpha: Annotated[int, Field(ge=1)]  # the update is multiplied with lora_alpha / r
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    # All projections but the output's, or names such as q_proj.
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+    quantise: Literal["nf4"] | None  # QLoRA: the frozen weights in 4 bits during the training
+
+
 class Accelerated(Training):
     """Training of the language model itself."""
 
     bf16: bool  # autocast; the weights stay in base.dtype
     gradient_checkpointing: bool
+
+
+class Adaptable(Accelerated):
+    """Training of all weights of the language model, or of an adapter."""
+
+    lora: LoRA | None  # null: all weights
