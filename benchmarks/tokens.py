@@ -50,7 +50,7 @@ TIMED = PRESETS["small"].changed(vocab_size=2000, hidden_size=128, intermediate_
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", default="like-hh", help="like-hh, a folder of stage pairs, or one of HH's subsets")
+    parser.add_argument("--lengths", default="like-hh", help="like-hh, a folder of stage pairs, or the folder with HH's subsets")
     parser.add_argument("--tokenizer", type=Path, help="for HH's files")
     parser.add_argument("--split", default="test", help="of HH's files")
     parser.add_argument("--steps", nargs="+", default=["2x32", "8x8", "8x16"], help="pairs x micro-batches")
@@ -102,6 +102,8 @@ def lengths_of(args: argparse.Namespace) -> Lengths:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.tokenizer, eos_token=END_OF_TURN)
     tokenizer.chat_template = TEMPLATE
     subsets = sorted(file.parent.name for file in folder.glob(f"*/{args.split}{SUFFIX}"))
+    if not subsets:
+        raise SystemExit(f"{folder} holds neither train.jsonl nor a subset of HH with {args.split}{SUFFIX}")
     numbers = {"repo": None, "revision": None, "eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
     files = {"folder": str(folder), "subsets": subsets, "train_split": args.split, "eval_split": args.split}
     data = read_hh(HHSource(source="hh", **files, **numbers), seed=0)
