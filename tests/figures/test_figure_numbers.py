@@ -65,6 +65,7 @@ def test_the_frontier_of_a_family(out: Path, view: FiguresView) -> None:
     assert area["hypervolume"] == pytest.approx((3.15 - 1.15) * (0.375 - 0.25))
     stairs = {round(row["kl"], 3): row["win_rate"] for row in found.staircases()}
     assert stairs[0.0] == 0.25 and stairs[max(stairs)] == 0.75 and max(stairs) == pytest.approx(1.05 * 4.15, abs=1e-3)
+    assert (stairs[1.15], stairs[3.15]) == (0.375, 0.75)  # each step stands at its policy
 
 
 def test_the_way_through_the_epoch(out: Path) -> None:
@@ -89,6 +90,7 @@ def test_margins_of_each_group(out: Path) -> None:
     assert increasing["margin"] == pytest.approx(-0.5 / 3) and increasing["implicit_margin"] == pytest.approx(-0.05 / 3)
     assert increasing["implicit_margin_low"] == pytest.approx(0.1 * increasing["margin_low"])
     assert (decreasing["first_order_agreement"], increasing["first_order_agreement"]) == (1.0, pytest.approx(2 / 3))
+    assert (decreasing["sign_of_h_agreement"], increasing["sign_of_h_agreement"]) == (1.0, pytest.approx(1 / 3))
     (free, _) = margins("rrhf", None, read_jsonl(out / "monotonicity/dpo_01/records.jsonl"), 0.95)
     assert "implicit_margin" not in free
 

@@ -10,7 +10,8 @@ DECREASING, INCREASING = "decreasing", "increasing"
 
 MARGINS = (
     *("run", "beta", "group", "n", "share", "margin", "margin_low", "margin_high"),
-    *("implicit_margin", "implicit_margin_low", "implicit_margin_high", "first_order_agreement"),
+    *("implicit_margin", "implicit_margin_low", "implicit_margin_high"),
+    *("first_order_agreement", "sign_of_h_agreement"),
 )
 
 # The paper's four tables, in its order: title, group, whether the largest or the smallest margin.
@@ -28,7 +29,7 @@ def margins(run: str, beta: float | None, records: list[Row], confidence: float)
     Returns:
         rows of MARGINS: `share` of all pairs; `margin` h, the log-ratio of chosen minus rejected in nats;
         `implicit_margin` beta h, absent without a beta; `first_order_agreement`, the share of the group's pairs on
-        which the decision is the sign of h - (K_w - K_l).
+        which the decision is the sign of h - (K_w - K_l); `sign_of_h_agreement`, on which it is that of h alone.
     """
     rows = []
     for group, step in ((DECREASING, 1), (INCREASING, -1)):
@@ -41,7 +42,8 @@ def margins(run: str, beta: float | None, records: list[Row], confidence: float)
             row[f"margin{end}"] = value
             if beta is not None:
                 row[f"implicit_margin{end}"] = beta * value
-        row["first_order_agreement"] = sum(record["first_order"] * step > 0 for record in members) / len(members)
+        for name, said in (("first_order_agreement", "first_order"), ("sign_of_h_agreement", "margin")):
+            row[name] = sum(record[said] * step > 0 for record in members) / len(members)
         rows.append(row)
     return rows
 

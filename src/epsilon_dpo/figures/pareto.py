@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epsilon_dpo.comparison.frontier import Frontier, Reference, dominated, frontier
 from epsilon_dpo.figures.points import Point, Row
@@ -21,7 +22,7 @@ HYPERVOLUMES = (
     "reference_win_rate",
 )
 DRAWS = 10_000  # resamples of prompts
-GRID = 201  # KLs at which a staircase is stated
+GRID = 201  # KLs at which a staircase is stated, beside those of the policies
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def pareto(
             continue
         spanned = min(max(point.kl.value for point in sweep) for sweep in sweeps.values())
         references[scorer] = Reference(max(spanned, 0.0), floor)
-        grid = np.linspace(0.0, 1.05 * max(point.kl.value for point in points), GRID)
+        grid = _grid([point.kl.value for point in points])
         frontiers[scorer] = {
             family: frontier(
                 [point.kl_by_prompt for point in sweep],
@@ -107,6 +108,11 @@ def pareto(
             for family, sweep in sweeps.items()
         }
     return Pareto(rows, frontiers, references)
+
+
+def _grid(kls: list[float]) -> NDArray[np.float64]:
+    """KLs from 0 to beyond the largest, as close on a scale of roots, where the policies are, and those of `kls`."""
+    return np.union1d(1.05 * max(kls) * np.linspace(0.0, 1.0, GRID) ** 2, np.maximum(kls, 0.0))
 
 
 def _sweeps(points: list[Point], family_of: dict[str, str]) -> dict[str, list[Point]]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from epsilon_dpo.figures import dynamics, margins
 from epsilon_dpo.figures.captions import dynamics_caption, margins_caption, pareto_caption
-from epsilon_dpo.figures.draw import draw_dynamics, draw_margins, draw_pareto
+from epsilon_dpo.figures.draw import draw_dynamics, draw_margins
+from epsilon_dpo.figures.draw_pareto import draw_pareto
 from epsilon_dpo.figures.families import families
 from epsilon_dpo.figures.pareto import HYPERVOLUMES, POINTS, STAIRCASES, pareto
 from epsilon_dpo.figures.points import OPPONENT, SCORERS, Row, read_point
@@ -56,7 +57,7 @@ def _dynamics(source: Path, params: FiguresView, out: Path) -> list[Row]:
         return []
     draw_dynamics(out / IMAGES / "dynamics.png", followed, decided, _labels(params.runs, kept))
     judge = read_json(source / "judge" / "judge.json")
-    caption = dynamics_caption(followed, judge, params.figures.smoothing, params.figures.confidence)
+    caption = dynamics_caption(followed, decided, judge, params.figures.smoothing, params.figures.confidence)
     return [_figure("dynamics", "Within the epoch (the paper's Figure 3)", caption, "dynamics", "ratios")]
 
 
