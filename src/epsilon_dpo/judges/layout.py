@@ -1,5 +1,6 @@
 """PairRM's token layout: `[CLS]<|source|>s[SEP] [CLS]<|candidate1|>a[SEP] [CLS]<|candidate2|>b[SEP] [PAD]*`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,35 +45,40 @@ class Layout:
         self.marker_ids = (ids[0], ids[1], ids[2])
         self._all_marker_ids = frozenset(ids)
 
-    def source_length(self, source: str) -> int:
-        """Tokens that `source` takes in a row, its three special ones included."""
-        return min(len(self._body(source, SOURCE)) + 3, self.source_max_length)
+    def encode(self, pair: Pair) -> EncodedPair:
+        return self.encode_all([pair])[0]
 
-    def encode(self, pair: Pair, longest_source: int | None = None) -> EncodedPair:
-        """Source first; what it leaves of its budget is shared by the two answers.
+    def encode_all(self, pairs: list[Pair], together: int = 1) -> list[EncodedPair]:
+        """Source first; what it leaves of its budget is shared by the two answers. Each distinct text is read once.
 
         Args:
-            pair: the texts.
-            longest_source: tokens of the source that sets the answers' budget; None: this pair's own (upstream at
-                batch size 1).
+            pairs: the texts.
+            together: so many neighbours have the answers' budget that the longest of their sources leaves (upstream's
+                batches); 1: each its own.
         """
         source_id, first, second = self.marker_ids
-        text = self._body(pair.source, SOURCE)
-        source = self._block(source_id, text, self.source_max_length)
-        taken = len(source) if longest_source is None else longest_source
-        budget = self.candidate_max_length + (self.source_max_length - taken) // 2
-        a, b = self._body(pair.a, CANDIDATE1), self._body(pair.b, CANDIDATE1)
-        return EncodedPair(
-            ab=source + self._block(first, a, budget) + self._block(second, b, budget),
-            ba=source + self._block(first, b, budget) + self._block(second, a, budget),
-            len_a=len(a),
-            len_b=len(b),
-            trunc_source=len(text) + 3 > self.source_max_length,
-            trunc_a=len(a) + 3 > budget,
-            trunc_b=len(b) + 3 > budget,
-        )
+        sources = self._bodies([pair.source for pair in pairs], SOURCE)
+        answers = self._bodies([text for pair in pairs for text in (pair.a, pair.b)], CANDIDATE1)
+        blocks = [self._block(source_id, sources[pair.source], self.source_max_length) for pair in pairs]
+        encoded = []
+        for i, (pair, source) in enumerate(zip(pairs, blocks, strict=True)):
+            start = i - i % together
+            taken = max(map(len, blocks[start : start + together]))
+            budget = self.candidate_max_length + (self.source_max_length - taken) // 2
+            a, b = answers[pair.a], answers[pair.b]
+            row = EncodedPair(
+                ab=source + self._block(first, a, budget) + self._block(second, b, budget),
+                ba=source + self._block(first, b, budget) + self._block(second, a, budget),
+                len_a=len(a),
+                len_b=len(b),
+                trunc_source=len(sources[pair.source]) + 3 > self.source_max_length,
+                trunc_a=len(a) + 3 > budget,
+                trunc_b=len(b) + 3 > budget,
+            )
+            encoded.append(row)
+        return encoded
 
-    def pad(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+    def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """input_ids and attention_mask, [rows, longest row], padded on the right."""
         longest = max(map(len, rows))
         input_ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
@@ -90,16 +96,26 @@ class Layout:
             )
         return id_
 
-    def _body(self, text: str, marker: str) -> list[int]:
-        """The ids of `text` behind `marker`, without [CLS], the marker and [SEP].
+    def _bodies(self, texts: list[str], marker: str) -> dict[str, list[int]]:
+        """The ids of each text behind `marker`, without [CLS], the marker and [SEP].
 
-        Marker strings in the text become spaces. One that only the tokenizer's normaliser makes (full-width letters,
-        say) becomes [UNK]: the model looks for the first marker of a row.
+        Marker strings in a text become spaces. One that only the tokenizer's normaliser makes (full-width letters, say)
+        becomes [UNK]: the model looks for the first marker of a row.
         """
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        rows = self.tokenizer([marker + self._without_markers(text) for text in distinct])["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        return {
+            text: [unknown if id_ in self._all_marker_ids else id_ for id_ in row[2:-1]]
+            for text, row in zip(distinct, rows, strict=True)
+        }
+
+    def _without_markers(self, text: str) -> str:
         for special in (self.tokenizer.sep_token, *MARKERS):
             text = text.replace(special, " ")
-        ids = self.tokenizer(marker + text)["input_ids"][2:-1]
-        return [self.tokenizer.unk_token_id if id_ in self._all_marker_ids else id_ for id_ in ids]
+        return text
 
     def _block(self, marker_id: int, body: list[int], max_length: int) -> list[int]:
         """[CLS] marker body [SEP], cut on the right of the body; the three special tokens count."""

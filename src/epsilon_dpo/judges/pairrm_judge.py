@@ -7,6 +7,8 @@ f(a, b) - f(b, a) over both orders that its documentation calls an average, and 
 here (scoring.py), where upstream's `logit > 0` makes it a win of b.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,27 +16,33 @@ import torch
 from tqdm import tqdm
 
 from epsilon_dpo.device import on_device
+from epsilon_dpo.judges import pairrm_forward
 from epsilon_dpo.judges.interface import Messages, Question, Verdict, rank_by_comparison
-from epsilon_dpo.judges.layout import EncodedPair, Layout, Pair
+from epsilon_dpo.judges.layout import Layout, Pair
 from epsilon_dpo.judges.pairrm import PairRM
 from epsilon_dpo.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judges.source_text import pair_text
+
+Row = tuple[int, ...]  # token ids
+CPU_TOKENS = 1024  # at once: more does not make a CPU's matrix products faster, and its caches miss
 
 
 class PairRMJudge:
     """A PairRM folder, ready to compare.
 
     Attributes:
-        batch_size: pairs at once.
+        batch_size: pairs at once, at most; on a CPU fewer where they are long.
         budget: whose source sets how many tokens an answer may have: its own (`example`), or the longest of the
-            `batch`, as upstream has it; then batches are taken in the order given, and what stands beside an over-long
-            answer changes its score.
+            `batch`, as upstream has it; those are `batch_size` neighbours in the order given, and what stands beside
+            an over-long answer changes its score.
     """
 
     def __init__(
         self, model: PairRM, layout: Layout, batch_size: int, budget: Literal["example", "batch"] = "example"
     ) -> None:
         self.model = model.eval()
+        self._forward = partial(pairrm_forward.forward, model) if pairrm_forward.is_pairrms(model) else model
+        self._place = next(model.parameters()).device
         self.layout = layout
         self.batch_size = batch_size
         self.budget = budget
@@ -66,36 +74,38 @@ class PairRMJudge:
     def compare_texts(self, pairs: list[Pair]) -> list[Verdict]:
         """A verdict per pair of texts, in the order given.
 
-        Both orders of a pair have the same length and stand in the same place of the same batch, so swapping a and b
-        flips the logit's sign to the last bit and two identical answers tie exactly; the other pairs of the batch
-        change a logit by padding's rounding only (about 1e-6), unless the budget is the batch's.
+        Each distinct text is tokenised once and each distinct pair judged once, both orders side by side in one batch
+        of pairs of like length. Which of the two answers is called a changes no batch, so swapping a and b flips the
+        logit's sign to the last bit, and two identical answers are one row and tie exactly. The other pairs change a
+        logit by rounding only (about 1e-6), unless the budget is the batch's.
         """
-        encoded = self._encode(pairs)
-        order = list(range(len(pairs)))
-        if self.budget == "example":
-            order.sort(key=lambda i: (len(encoded[i].ab), i))
-        scores: dict[int, tuple[float, float]] = {}
-        with tqdm(total=len(pairs), desc="judge", unit="pair") as bar:
-            for start in range(0, len(pairs), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                f_ab = self._f([encoded[i].ab for i in rows])
-                f_ba = self._f([encoded[i].ba for i in rows])
-                scores.update(zip(rows, zip(f_ab, f_ba, strict=True), strict=True))
-                bar.update(len(rows))
+        encoded = self.layout.encode_all(pairs, 1 if self.budget == "example" else self.batch_size)
+        both = sorted(
+            {tuple(sorted({tuple(e.ab), tuple(e.ba)})) for e in encoded}, key=lambda rows: (len(rows[0]), rows)
+        )
+        scores: dict[Row, float] = {}
+        with tqdm(total=len(both), desc="judge", unit="pair") as bar:
+            for batch in self._batches(both):
+                rows = [row for pair in batch for row in pair]
+                scores.update(zip(rows, self._f(rows), strict=True))
+                bar.update(len(batch))
         return [
-            Verdict(*scores[i], e.len_a, e.len_b, e.trunc_source, e.trunc_a, e.trunc_b) for i, e in enumerate(encoded)
+            Verdict(scores[tuple(e.ab)], scores[tuple(e.ba)], e.len_a, e.len_b, e.trunc_source, e.trunc_a, e.trunc_b)
+            for e in encoded
         ]
 
-    def _encode(self, pairs: list[Pair]) -> list[EncodedPair]:
-        bar = tqdm(pairs, desc="tokenise pairs", unit="pair")
-        if self.budget == "example":
-            return [self.layout.encode(pair) for pair in bar]
-        lengths = [self.layout.source_length(pair.source) for pair in pairs]
-        starts = [i - i % self.batch_size for i in range(len(pairs))]
-        longest = [max(lengths[start : start + self.batch_size]) for start in starts]
-        return [self.layout.encode(pair, length) for pair, length in zip(bar, longest, strict=True)]
+    def _batches(self, pairs: list[tuple[Row, ...]]) -> Iterator[list[tuple[Row, ...]]]:
+        """Neighbours of `pairs`, which come from the shortest to the longest."""
+        batch: list[tuple[Row, ...]] = []
+        for pair in pairs:
+            full = len(batch) == self.batch_size
+            if full or (batch and self._place.type == "cpu" and 2 * (len(batch) + 1) * len(pair[0]) > CPU_TOKENS):
+                yield batch
+                batch = []
+            batch.append(pair)
+        if batch:
+            yield batch
 
-    def _f(self, rows: list[list[int]]) -> list[float]:
-        place = next(self.model.parameters()).device
-        batch = {name: tensor.to(place) for name, tensor in self.layout.pad(rows).items()}
-        return self.model(**batch).float().tolist()
+    def _f(self, rows: list[Row]) -> list[float]:
+        batch = {name: tensor.to(self._place) for name, tensor in self.layout.pad(rows).items()}
+        return self._forward(**batch).float().tolist()

@@ -64,8 +64,7 @@ def _examples(pairs: list[Pair], layout: Layout, seed: int) -> list[dict[str, An
     """
     chosen_first = torch.randint(2, (len(pairs),), generator=torch.Generator().manual_seed(seed)).bool().tolist()
     examples = []
-    for pair, first in zip(pairs, chosen_first, strict=True):
-        encoded = layout.encode(pair)
+    for encoded, first in zip(layout.encode_all(pairs), chosen_first, strict=True):
         examples.append({"input_ids": encoded.ab if first else encoded.ba, "sign": 1.0 if first else -1.0})
     return examples
 
