@@ -134,4 +134,4 @@ def test_a_policys_kl_follows_from_its_own_answers_and_from_the_pairs(repo: Repo
     run = RUNS[0]
     assert f"kl@{run}" in with_descendants(repo, {f"sample@{run}"})
     needed = {target.name for stage, target in repo.index.graph.edges() if stage.name == f"kl@{run}"}
-    assert needed == {"sft", "reference", "pairs", f"align@{run}", f"sample@{run}"}
+    assert needed == {"base", "sft", "reference", "pairs", f"align@{run}", f"sample@{run}"}

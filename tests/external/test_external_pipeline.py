@@ -36,8 +36,15 @@ def project(tmp_path: Path, sft_folder: Callable[[], Path], judge: Judge) -> Pat
     shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     ignored = shutil.ignore_patterns("__pycache__", "out", "verdicts", "environments", "data")
     shutil.copytree(ROOT / "external", project / "external", ignore=ignored)
-    command = f"mkdir -p out/align/dpo && cp -r {sft_folder()} out/align/dpo/model"
-    (project / "dvc.yaml").write_text(f"stages:\n  align:\n    cmd: {command}\n    outs: [out/align/dpo]\n")
+    policy, places = sft_folder(), {"base": "out/base/model", "sft": "out/sft/model", "align": "out/align/dpo/model"}
+    stages = {
+        name: {
+            "cmd": f"mkdir -p {Path(place).parent} && cp -r {policy} {place}",
+            "outs": [place.removesuffix("/model")],
+        }
+        for name, place in places.items()
+    }
+    YAML().dump({"stages": stages}, project / "dvc.yaml")
     (project / ".gitignore").write_text("/out/\n/mlruns/\n/scratch/\n")
     external = project / "external"
     (external / "environments").mkdir()
