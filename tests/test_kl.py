@@ -299,7 +299,7 @@ def project(
     entry = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
     (tmp_path / "params.yaml").write_text(json.dumps({"threads": 1, "kl": PARAMS["kl"], "runs": {"tr": entry}}))
     out = tmp_path / "out"
-    for folder in ("sft", "pairs", "reference", "align/tr", "sample/tr"):
+    for folder in ("base/model", "sft", "pairs", "reference", "align/tr", "sample/tr"):
         (out / folder).mkdir(parents=True)
     sft_folder().rename(out / "sft" / "model")
     write_jsonl(out / "pairs" / "train.jsonl", token_pairs(12))
