@@ -9,6 +9,7 @@ adds to most weights is less than half of that, so that merging in bfloat16 woul
 """
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,9 @@ def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> 
     from peft import PeftModel  # imported where an adapter is: it takes half a second
 
     base = load_policy(_base_of(folder), torch.float32)
-    model: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft's use of an old name in transformers
+        model: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
 
