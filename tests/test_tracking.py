@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from epsilon_dpo import tracking
-from epsilon_dpo.tracking import Tracker
+from epsilon_dpo.tracking import Tracker, are_marked
 from epsilon_dpo.tracking_process import is_out, note_outage, note_success
 
 
@@ -255,7 +255,7 @@ def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
         assert said_by_a_stage(capfd) == "" and time.monotonic() - started < 3.0
 
 
-def test_rows_are_marked_without_a_run(project: Path) -> None:
+def test_rows_are_marked_without_a_run_and_known_to_be(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stage("align@again") as tracker:
         tracker.set_tags({"policy_sha256": "again"})
     policy = {"run": "again", "policy_sha256": "again", "params": {}, "metrics": {"kl_fwd_rb": 2.0}, "curve": []}
@@ -268,6 +268,13 @@ def test_rows_are_marked_without_a_run(project: Path) -> None:
     assert select(project, marked) == [("align@again",)]
     again = "select m.value from metrics m join runs r using (run_uuid) where r.name = 'align@again'"
     assert select(project, again) == [(2.0,)]
+    assert are_marked([policy]) and not are_marked([{**policy, "policy_sha256": "other"}])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert not are_marked([policy]), "a server may have lost what was marked on it"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with stage("align@again") as tracker:
+        tracker.set_tags({"policy_sha256": "again"})  # the same weights in a newer row, which is to be marked instead
+    assert not are_marked([policy])
 
 
 def test_a_server_that_never_answers_does_not_block(

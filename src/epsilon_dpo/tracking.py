@@ -5,6 +5,7 @@ waits pass beside the stage's own work, and whatever goes wrong there costs one 
 library is imported here, because every stage imports this file.
 """
 
+import hashlib
 import json
 import os
 import queue
@@ -142,6 +143,31 @@ class Tracker:
 
     def _say(self, what: str) -> None:
         print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
+
+
+def are_marked(policies: list[dict[str, Any]]) -> bool:
+    """Whether the local store is as it was when these rows were last marked, which is cheaper to see than to do."""
+    with suppress(OSError):
+        return not os.environ.get("MLFLOW_TRACKING_URI") and _marks_file().read_text("utf-8") == _marks(policies)
+    return False
+
+
+def note_marked(policies: list[dict[str, Any]]) -> None:
+    """For `are_marked`, by the process that has written them; a server's rows are marked every time."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        with suppress(OSError):
+            _marks_file().write_text(_marks(policies), "utf-8")
+
+
+def _marks_file() -> Path:
+    """Neither git nor DVC looks at mlruns/."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "mlruns" / ".marked"
+
+
+def _marks(policies: list[dict[str, Any]]) -> str:
+    """The rows as the child reads them, and when their store was last written."""
+    rows = json.dumps(json.loads(json.dumps(policies, default=_plain)), sort_keys=True)
+    return f"{hashlib.sha256(rows.encode()).hexdigest()} {_marks_file().with_name('mlflow.db').stat().st_mtime_ns}"
 
 
 def _line(kind: str, **content: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from epsilon_dpo.tracking import note_marked
 from epsilon_dpo.tracking_environment import environment
 from epsilon_dpo.tracking_store import open_store, root
 
@@ -49,6 +50,7 @@ class Rows:
             in_report = str(found.info.run_id in rows).lower()
             if found.data.tags.get("in_report") != in_report:
                 self.client.set_tag(found.info.run_id, "in_report", in_report)
+        note_marked(policies)
 
     def close(self, status: str) -> None:
         """There is no run of its own to end."""

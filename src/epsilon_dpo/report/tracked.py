@@ -13,7 +13,7 @@ from epsilon_dpo.fingerprint import numbers, stage_entry
 from epsilon_dpo.params.report import ReportView
 from epsilon_dpo.params.strict import load, read_yaml
 from epsilon_dpo.report.results import Results, read_results
-from epsilon_dpo.tracking import Tracker
+from epsilon_dpo.tracking import Tracker, are_marked
 
 LOCK_FILE = Path("dvc.lock")
 
@@ -45,6 +45,8 @@ def mark_again() -> None:
     except FileNotFoundError:
         return
     policies = compared_policies(results)
+    if are_marked(policies):
+        return
     locked = read_yaml(LOCK_FILE).get("stages", {})
     # A lost row is written from params.yaml: its numbers must be those that the policy was trained with.
     if all(locked.get(f"align@{row['run']}", {}).get("params") == {"params.yaml": row["params"]} for row in policies):
