@@ -34,6 +34,7 @@ from epsilon_dpo.outputs import read_json, write_json
 from epsilon_dpo.pair_data import PairCollator, PairData
 from epsilon_dpo.pair_logps import PairScorer
 from epsilon_dpo.pair_metrics import Totals, pair_metrics
+from epsilon_dpo.recomputed_attention import recompute_attention
 from epsilon_dpo.references import disable_dropout, followed_weights, references
 
 METHOD_STATE = "method_state.json"
@@ -72,6 +73,8 @@ class PreferenceTrainer(ResumesAdapter):
             raise ValueError(f"{type(method).__name__} and the reference do not fit")
         disable_dropout(model)
         add_logps_head(model)
+        if not args.gradient_checkpointing:  # which keeps nothing of a layer anyway
+            recompute_attention(model)
         super().__init__(
             model=model,
             args=args,

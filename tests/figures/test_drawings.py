@@ -12,9 +12,9 @@ from matplotlib.text import Text
 from epsilon_dpo.figures.draw_pareto import draw_pareto, root_ticks
 from epsilon_dpo.figures.pareto import Pareto, pareto
 from epsilon_dpo.figures.points import Point
-from epsilon_dpo.figures.printed import percent
 from epsilon_dpo.figures.write import write_figures
 from epsilon_dpo.params.figures import FiguresView
+from epsilon_dpo.report.style import percent
 from epsilon_dpo.statistics import mean
 
 PRINTED_WIDTH = 16 / 2.54  # inches

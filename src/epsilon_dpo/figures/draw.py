@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 
 from epsilon_dpo.figures.margins import DECREASING, INCREASING
 from epsilon_dpo.figures.points import KL, Row
-from epsilon_dpo.figures.printed import below, handle, percent, printed, reach
-from epsilon_dpo.report.style import COLOURS, INK, Mark, marks
+from epsilon_dpo.figures.printed import below, handle, printed, reach
+from epsilon_dpo.report.style import COLOURS, INK, Mark, marks, percent
 
 RATIO_TITLES = {"eps/p_ratio": "Pairs with β lowered", "eps/n_ratio": "Pairs with β raised"}
 GROUP_MARKS = {DECREASING: Mark(COLOURS[0], "o"), INCREASING: Mark(COLOURS[1], "s")}

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from epsilon_dpo.figures.pareto import Pareto
 from epsilon_dpo.figures.points import Row
-from epsilon_dpo.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, handle, percent, printed, reach
-from epsilon_dpo.report.style import INK, REFERENCE, Mark, marks
+from epsilon_dpo.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, handle, printed, reach
+from epsilon_dpo.report.style import INK, REFERENCE, Mark, marks, percent
 
 COLUMNS = 5  # at most
 ROOM = 85  # characters of tick labels, over all columns

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from epsilon_dpo.figures.points import Row
 from epsilon_dpo.report.style import Mark, drawing
@@ -43,13 +41,6 @@ def _columns(labels: Sequence[str]) -> int:
 def handle(label: str, mark: Mark, hollow: bool = False) -> Line2D:
     face = "white" if hollow else mark.colour
     return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=face, linestyle="", label=label)
-
-
-def percent(panel: Axes, which: str) -> None:
-    """Label the x or y axis of shares in percent, each tick with exactly the number it stands at."""
-    axis = panel.xaxis if which == "x" else panel.yaxis
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
 
 
 def reach(row: Row, name: str) -> list[list[float]]:

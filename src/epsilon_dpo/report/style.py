@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 REFERENCE = "#4d4d4d"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -82,7 +83,8 @@ def legend(figure: Figure, handles: list[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def percent(axis: Axes, which: str) -> None:
-    """Label the x or y axis of shares in percent."""
-    chosen = axis.xaxis if which == "x" else axis.yaxis
-    chosen.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+def percent(panel: Axes, which: str) -> None:
+    """Label the x or y axis of shares in percent, each tick with exactly the number it stands at."""
+    axis = panel.xaxis if which == "x" else panel.yaxis
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
