@@ -50,7 +50,7 @@ TIMED = PRESETS["small"].changed(vocab_size=2000, hidden_size=128, intermediate_
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", default="like-hh", help="like-hh, a folder of stage pairs, or the folder with HH's subsets")
+    parser.add_argument("--lengths", default="like-hh", help="like-hh, a folder of stage pairs, or HH's folder")
     parser.add_argument("--tokenizer", type=Path, help="for HH's files")
     parser.add_argument("--split", default="test", help="of HH's files")
     parser.add_argument("--steps", nargs="+", default=["2x32", "8x8", "8x16"], help="pairs x micro-batches")
