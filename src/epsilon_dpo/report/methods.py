@@ -57,7 +57,7 @@ def method_statements(results: Results, compared: list[Row]) -> list[str]:
         return []
     if not several:
         return [
-            "Every run is one training, so these sentences compare policies and not methods: a run with a `seed` of "
+            "Every run is one training, so these sentences compare policies and not methods: a run with a seed of "
             "its own among its numbers repeats a training."
         ]
     if len(several) == 1:
