@@ -38,7 +38,7 @@ def forward(model: PairRM, input_ids: torch.Tensor, attention_mask: torch.Tensor
     hidden = model.pretrained_model.embeddings(input_ids=input_ids, mask=attention_mask)
     buckets = encoder.get_rel_pos(hidden)[0]  # [L, L]: of the distance of each two tokens
     embeddings = encoder.get_rel_embedding()
-    padding = None if attention_mask.all() else attention_mask[:, None, None] == 0
+    padding = None if attention_mask.all() else attention_mask[:, None] == 0
     layers: list[Any] = list(encoder.layer)
     for layer in layers[:-1]:
         hidden = _rest(layer, hidden, _all_positions(layer.attention.self, hidden, buckets, embeddings, padding))
@@ -65,11 +65,15 @@ def _all_positions(
     padding: torch.Tensor | None,
 ) -> torch.Tensor:
     """The attention's output for every token, [rows, L, hidden]."""
-    query, key, value = (_heads(attention, project(hidden)) for project in _projections(attention))
+    query, key, value = (_heads(attention, project(hidden)).contiguous() for project in _projections(attention))
+    query = query * _scale(attention)
     distances = torch.cat([buckets[:, 0].flip(0), buckets[0, 1:]])  # of j - i = -(L - 1) .. L - 1
     position_key, position_query = _positions(attention, embeddings, distances, -distances)
-    bias = _skewed(query @ position_key.mT) + _skewed(key @ position_query.mT).mT
-    return _attend(attention, query, key, value, bias, padding)
+    of_query, of_key = (  # one product a head for all rows
+        (states.flatten(1, 2) @ positions.mT).unflatten(1, states.shape[1:3])
+        for states, positions in ((query, position_key), (key, position_query * _scale(attention)))
+    )
+    return _attend(query, key, value, _skewed(of_query) + _skewed(of_key).mT, padding)
 
 
 def _some_positions(
@@ -83,13 +87,13 @@ def _some_positions(
     """The same for the positions in `wanted` [rows, n] only, [rows, n, hidden]."""
     to_query, *to_others = _projections(attention)
     row = torch.arange(len(hidden), device=hidden.device)[:, None]
-    query = _heads(attention, to_query(hidden[row, wanted]))
-    key, value = (_heads(attention, project(hidden)) for project in to_others)
+    query = _heads(attention, to_query(hidden[row, wanted])) * _scale(attention)
+    key, value = (_heads(attention, project(hidden)).contiguous() for project in to_others)
     distances = buckets[wanted]  # [rows, n, L]
     position_key, position_query = _positions(attention, embeddings, distances, -buckets.T[wanted])
-    of_query = torch.einsum("bhnd,hbnld->bhnl", query, position_key)
-    of_key = torch.einsum("bhld,hbnld->bhnl", key, position_query)
-    return _attend(attention, query, key, value, of_query + of_key, padding)
+    of_query = torch.einsum("hbnd,hbnld->hbnl", query, position_key)
+    of_key = torch.einsum("hbld,hbnld->hbnl", key, position_query * _scale(attention))
+    return _attend(query, key, value, of_query + of_key, padding)
 
 
 def _projections(attention: DisentangledSelfAttention) -> tuple[torch.nn.Linear, torch.nn.Linear, torch.nn.Linear]:
@@ -97,8 +101,8 @@ def _projections(attention: DisentangledSelfAttention) -> tuple[torch.nn.Linear,
 
 
 def _heads(attention: DisentangledSelfAttention, states: torch.Tensor) -> torch.Tensor:
-    """[..., n, hidden] as [..., heads, n, d]."""
-    return states.unflatten(-1, (attention.num_attention_heads, -1)).transpose(-3, -2)
+    """[..., n, hidden] as [heads, ..., n, d]."""
+    return states.unflatten(-1, (attention.num_attention_heads, -1)).movedim(-2, 0)
 
 
 def _scale(attention: DisentangledSelfAttention) -> float:
@@ -109,14 +113,13 @@ def _scale(attention: DisentangledSelfAttention) -> float:
 def _positions(
     attention: DisentangledSelfAttention, embeddings: torch.Tensor, for_key: torch.Tensor, for_query: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled keys and queries of distances given by their buckets: [heads, *shape of the buckets, d] each."""
+    """Keys and queries of distances given by their buckets: [heads, *shape of the buckets, d] each."""
     span = attention.pos_ebd_size
     found = []
     for project, wanted in ((attention.key_proj, for_key), (attention.query_proj, for_query)):
         index = (wanted + span).clamp(0, 2 * span - 1)
         low, high = int(index.min()), int(index.max()) + 1  # what no two tokens are apart is not projected
-        projected = _heads(attention, project(embeddings[low:high])) * _scale(attention)
-        found.append(projected[:, index - low])
+        found.append(_heads(attention, project(embeddings[low:high]))[:, index - low])
     return found[0], found[1]
 
 
@@ -128,15 +131,11 @@ def _skewed(products: torch.Tensor) -> torch.Tensor:
 
 
 def _attend(
-    attention: DisentangledSelfAttention,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor,
-    padding: torch.Tensor | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, padding: torch.Tensor | None
 ) -> torch.Tensor:
-    """[rows, n, hidden]; `padding` [rows, 1, 1, L] is true where no token stands."""
-    scores = (query * _scale(attention)) @ key.mT + bias
+    """[rows, n, hidden] of scaled `query` [heads, rows, n, d]; `padding` [rows, 1, L] is true where no token stands."""
+    heads, rows = query.shape[:2]
+    scores = torch.baddbmm(bias.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT).unflatten(0, (heads, rows))
     if padding is not None:
-        scores = scores.masked_fill(padding, -torch.inf)
-    return (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+        scores.masked_fill_(padding, -torch.inf)
+    return (scores.softmax(dim=-1) @ value).movedim(0, -2).flatten(-2)
