@@ -22,6 +22,7 @@ from shapes import PRESETS
 from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from epsilon_dpo.decoding import decode
+from epsilon_dpo.runtime import set_up
 from epsilon_dpo.sampling import GumbelNoise
 
 STOP = 2
@@ -64,8 +65,7 @@ def main() -> None:
 
 
 def child(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    set_up(0, args.threads)  # memory is kept from step to step, as in the stages
     shape = PRESETS["small"].changed(vocab_size=args.vocab)
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": STOP, "attn_implementation": "eager"}
     model = Gemma2ForCausalLM(Gemma2Config(**shape.config(), **special)).eval()
