@@ -113,7 +113,7 @@ def noop(project: Path, scratch: Path, rounds: int) -> None:
 def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
     """A DVC repository with the graph of `project` and no work in it; committed, so that nothing is to be done."""
     folder.mkdir()
-    graph = [path for path in project.rglob("dvc.yaml") if not {".venv", "scratch"} & set(path.parts)]
+    graph = [path for path in project.rglob("dvc.yaml") if not {".venv", ".venv-vllm", "scratch"} & set(path.parts)]
     for path in graph:
         place = folder / path.relative_to(project)
         place.parent.mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
 
 def start(project: Path, scratch: Path, rounds: int) -> None:
     copy = scratch / "project"
-    ignored = shutil.ignore_patterns(".venv", "mlruns", "scratch", "cache", "__pycache__", "tests")
+    ignored = shutil.ignore_patterns(".venv", ".venv-vllm", "mlruns", "scratch", "cache", "__pycache__", "tests")
     shutil.copytree(project, copy, ignore=ignored, symlinks=True)
     first: dict[str, list[str]] = {}  # of the stages of a foreach, one
     for stage in stages_of(project):

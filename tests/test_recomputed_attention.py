@@ -1,5 +1,8 @@
 """Attention that is computed again: the same numbers, without what eager attention keeps."""
 
+import inspect
+import sys
+
 import pytest
 import torch
 
@@ -42,3 +45,13 @@ def test_the_saved_model_does_not_ask_for_it(tiny_gemma, tmp_path):
     model.save_pretrained(tmp_path)
     assert "recomputed" not in (tmp_path / "config.json").read_text("utf-8")
     assert type(model).from_pretrained(tmp_path).config._attn_implementation == "eager"
+
+
+def test_an_architecture_that_asks_for_the_name_keeps_its_own(monkeypatch, tiny_gemma):
+    """hy_v4 leaves its sparse mask out under any name but eager and sdpa."""
+    model = tiny_gemma()
+    module = sys.modules[type(model).__module__]
+    source = inspect.getsource(module) + 'if self.config._attn_implementation in ("eager", "sdpa"): ...'
+    monkeypatch.setattr(inspect, "getsource", lambda asked: source if asked is module else None)
+    recompute_attention(model)
+    assert model.config._attn_implementation == "eager"

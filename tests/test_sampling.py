@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.sample import Sample
@@ -178,11 +179,28 @@ def test_max_prompts_counts_distinct_prompts_and_follows_the_content() -> None:
     assert {x["id"] for x in select(found, "single", 3)} < {x["id"] for x in kept}
 
 
-def test_two_processes_give_the_samples_of_one(policy: Path) -> None:
+def test_two_processes_give_the_samples_of_one(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each draws half of the prompts; a prompt's random numbers are its own."""
-    questions = rows(9)
+    questions, run, shares = rows(9), subprocess.run, []
+
+    def watched(command: list[str], **settings: Any) -> Any:
+        done = run(command, **settings)
+        files = sorted(Path(command[-1]).glob("completions*.jsonl"))
+        shares.extend(len(file.read_text("utf-8").splitlines()) for file in files)
+        return done
+
     expected = answer(policy, questions, params(), 5, 1, "policy")
+    monkeypatch.setattr(subprocess, "run", watched)
     assert answer(policy, questions, params(processes=2), 5, 1, "policy") == expected
+    assert shares == [5, 4]
+
+
+def test_what_a_process_refuses_is_said_in_one_sentence(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
+    MambaForCausalLM(MambaConfig(**sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="choose a model with attention alone"):
+        answer(tmp_path, rows(2), params(processes=2), 5, 1, "policy")
 
 
 VLLM = """

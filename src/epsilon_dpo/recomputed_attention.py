@@ -5,6 +5,8 @@ heads, T, T] per layer for its gradient: on dialogues half of what a training st
 and value; the same operations run a second time backward, so that every number is the same, bit for bit.
 """
 
+import inspect
+import re
 import sys
 from typing import Any
 
@@ -14,12 +16,18 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 EAGER, NAME = "eager", "eager_recomputed"
+ASKS = re.compile(r"_attn_implementation (==|in|not in) ")  # with !=, all ask the same: whether it is eager at all
 
 
 def recompute_attention(model: PreTrainedModel) -> None:
-    """Let `model` recompute its attention if that is eager; others keep no weights in the first place."""
+    """Let `model` recompute its attention if that is eager; others keep no weights in the first place.
+
+    An architecture whose own code asks for the name of its attention would do something else under the new one, and
+    keeps the plain form.
+    """
     config = model.config.get_text_config()
-    if config._attn_implementation == EAGER:
+    asks = ASKS.search(inspect.getsource(sys.modules[type(model).__module__]))
+    if config._attn_implementation == EAGER and not asks:
         AttentionInterface.register(NAME, _attend)
         AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[EAGER])
         config._attn_implementation = NAME

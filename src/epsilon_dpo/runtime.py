@@ -23,12 +23,17 @@ def set_up(seed: int, threads: int, processes: int = 1) -> None:
         processes: those of the stage, each of which works on one GPU.
 
     Raises:
-        UserError: more GPUs are visible: the Trainer would spread over them and train on another batch size.
+        UserError: more GPUs are visible: the Trainer would spread over them and train on another batch size. Or fewer.
     """
     if torch.cuda.device_count() > processes:
         raise UserError(
             f"this stage sees {torch.cuda.device_count()} GPUs and works on {processes}; let CUDA_VISIBLE_DEVICES name "
             "as many, and run stages side by side to use the others: dvc --wait-for-lock repro -s align@RUN."
+        )
+    if 0 < torch.cuda.device_count() < processes:
+        raise UserError(
+            f"this stage has {processes} processes and sees {torch.cuda.device_count()} GPUs; let CUDA_VISIBLE_DEVICES "
+            "name as many, or lower processes in params.yaml."
         )
     torch.set_num_threads(threads)
     set_seed(seed)

@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.device import on_device
+from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import read_json, write_jsonl
 from epsilon_dpo.params.sample import Sampler
 from epsilon_dpo.policy_folder import load_policy
@@ -19,7 +21,7 @@ def main(folder: Path) -> None:
     request = read_json(folder / "request.json")
     params = Sampler(**{name: request[name] for name in Sampler.model_fields})
     set_up(0, request["threads"], params.processes)  # whatever is drawn has a seed of its own
-    state = PartialState()  # and, of several GPUs, this process's
+    state = PartialState(cpu=not torch.cuda.is_available())  # of several GPUs it chooses this process's
     by_length = sorted(request["prompts"], key=lambda id_: (len(request["prompts"][id_]), id_))
     mine = {id_: request["prompts"][id_] for id_ in by_length[state.process_index :: state.num_processes]}
     model = on_device(load_policy(Path(request["model"])))
@@ -30,4 +32,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except UserError as error:
+        (Path(sys.argv[1]) / "refused.txt").write_text(str(error), "utf-8")
+        sys.exit(1)

@@ -17,7 +17,7 @@ from epsilon_dpo.params.sample import Sampler
 
 VLLM_ENVIRONMENT = Path(".venv-vllm")
 WORKERS = {"transformers": "sampling_worker.py", "vllm": "vllm_worker.py"}
-REQUEST, COMPLETIONS = "request.json", "completions*.jsonl"
+REQUEST, COMPLETIONS, REFUSED = "request.json", "completions*.jsonl", "refused.txt"
 
 
 def sample_apart(
@@ -30,7 +30,7 @@ def sample_apart(
         prompts: token ids by row id.
 
     Raises:
-        UserError: vLLM's environment does not exist, or a worker failed (its own words went to stderr).
+        UserError: vLLM's environment does not exist, or a worker refused or failed (its own words went to stderr).
     """
     request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds, "stop": stop}
     request |= {"threads": threads, **params.model_dump(include=set(Sampler.model_fields))}
@@ -38,11 +38,14 @@ def sample_apart(
         work = Path(name)
         write_json(work / REQUEST, request)
         done = subprocess.run([*_command(params), str(work)], stdout=sys.stderr, check=False)
-        found = {row["id"]: row["ids"] for file in sorted(work.glob(COMPLETIONS)) for row in read_jsonl(file)}
-    if done.returncode or found.keys() != prompts.keys():
+        if (work / REFUSED).exists():
+            raise UserError((work / REFUSED).read_text("utf-8"))
+        rows = [row for file in sorted(work.glob(COMPLETIONS)) for row in read_jsonl(file)]
+    found = {row["id"]: row["ids"] for row in rows}
+    if done.returncode or len(rows) != len(prompts) or found.keys() != prompts.keys():
         raise UserError(
             f"sampling apart (backend {params.backend}, {params.processes} processes) ended with exit status "
-            f"{done.returncode} and {len(found)} of {len(prompts)} answers; what it said stands above."
+            f"{done.returncode} and {len(rows)} of {len(prompts)} answers; what it said stands above."
         )
     return {id_: found[id_] for id_ in prompts}
 

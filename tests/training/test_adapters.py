@@ -241,7 +241,7 @@ def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch):
     for change, sentence in (
         ({"r": 0}, "greater than or equal to 1"),
         ({"lora_dropout": 1.0}, "less than 1"),
-        ({"target_modules": []}, "at least 1 item"),
+        ({"target_modules": []}, "all-linear, or a list of names"),
         ({"target_modules": "all"}, "all-linear"),
         ({"quantise": "int8"}, "nf4"),
     ):

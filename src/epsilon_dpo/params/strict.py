@@ -80,10 +80,13 @@ def _sentence(model: type[Strict], problem: Any, where: str) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
         return f"{PARAMS_FILE}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
-        return f"{PARAMS_FILE}: key '{key}' is missing; add it (presets/ holds complete files)."
+        where_to_look = "README.md has the whole block" if ".lora." in key else "presets/ holds complete files"
+        return f"{PARAMS_FILE}: key '{key}' is missing; add it ({where_to_look})."
     reason = problem["msg"].removeprefix("Value error, ")
     if not key:  # two blocks do not go together: the reason names them, and the value is the whole file
         return f"{PARAMS_FILE}: {reason}."
+    if isinstance(problem["input"], dict):  # a whole block: the reason names its keys
+        return f"{PARAMS_FILE}: {key} is refused: {reason[:1].lower() + reason[1:]}."
     return f"{PARAMS_FILE}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
 
 

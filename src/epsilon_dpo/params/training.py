@@ -1,8 +1,8 @@
 """The numbers that every training stage has, under the names of transformers.TrainingArguments."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from epsilon_dpo.params.strict import Strict
 
@@ -32,6 +32,12 @@ class Training(Strict):
         return self
 
 
+def _modules(value: Any) -> Any:
+    if value == "all-linear" or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
+        return value
+    raise ValueError("write all-linear, or a list of names such as [q_proj, v_proj]")
+
+
 class LoRA(Strict):
     """An adapter that is trained instead of the weights, under peft's names."""
 
@@ -39,7 +45,7 @@ class LoRA(Strict):
     lora_alpha: Annotated[int, Field(ge=1)]  # the update is multiplied with lora_alpha / r
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     # All projections but the output's, or names such as q_proj.
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+    target_modules: Annotated[str | list[str], BeforeValidator(_modules)]
     quantise: Literal["nf4"] | None  # QLoRA: the frozen weights in 4 bits during the training
 
 
