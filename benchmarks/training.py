@@ -126,6 +126,10 @@ class _Tokenized(DPOTrainer):
 class _Naive(PreferenceTrainer):
     """ε-DPO as its released code computes it: all logits of both models, their mixtures, and four log-softmaxes."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model.set_attn_implementation("eager")  # nothing is computed again
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -138,7 +142,7 @@ class _Naive(PreferenceTrainer):
         labels = inputs["input_ids"][:, 1:, None]
         f = model(**rows, use_cache=False).logits[:, :-1]
         with torch.no_grad():
-            g = self.reference(**rows, use_cache=False).logits[:, :-1]
+            g = self.reference.model(**rows, use_cache=False).logits[:, :-1]
         numbers = {
             "policy": f,
             "reference": g,
