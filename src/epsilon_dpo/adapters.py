@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.params.training import LoRA
-from epsilon_dpo.policy_folder import ADAPTER, WEIGHTS, load_policy, whole_policy
+from epsilon_dpo.policy_folder import ADAPTER, WEIGHTS, has_adapter, load_policy, whole_policy
 
 FOLLOWER = "reference"  # the adapter of a reference that moves
 
@@ -107,10 +107,6 @@ def _quantised(folder: Path) -> PreTrainedModel:
             module.support_avx512bf16_for_cpu = False
     prepared: PreTrainedModel = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return prepared
-
-
-def has_adapter(model: nn.Module) -> bool:
-    return hasattr(model, "peft_config")
 
 
 def adapter_weights(model: nn.Module, name: str) -> nn.ParameterList:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
@@ -75,13 +76,18 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     assert settings is not None
     used_cache, config.use_cache = config.use_cache, True  # training switches it off, sampling wants it
     settings.eos_token_id = tokenizer.eos_token_id
-    if hasattr(model, "peft_config"):
+    if has_adapter(model):
         _save_adapter(model, folder)
         settings.save_pretrained(folder)
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     config.use_cache = used_cache
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether an adapter was put into `model`."""
+    return hasattr(model, "peft_config")
 
 
 def _save_adapter(model: PreTrainedModel, folder: Path) -> None:

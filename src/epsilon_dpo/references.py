@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from epsilon_dpo.adapters import ADAPTER, FOLLOWER, adapter_weights, add_follower, has_adapter, under_adapter
+from epsilon_dpo.adapters import FOLLOWER, adapter_weights, add_follower, under_adapter
 from epsilon_dpo.logps import add_logps_head, head_of
 from epsilon_dpo.logps_kernel import Reference
+from epsilon_dpo.policy_folder import ADAPTER, has_adapter
 
 Batch = dict[str, Tensor]
 

@@ -14,11 +14,12 @@ from epsilon_dpo.params.sample import Sampler
 from epsilon_dpo.policy_folder import load_policy
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.sampling import sample
+from epsilon_dpo.sampling_workers import REFUSED, REQUEST
 
 
 def main(folder: Path) -> None:
     """Answer this process's share of the prompts of `folder`/request.json; shares are alike in length."""
-    request = read_json(folder / "request.json")
+    request = read_json(folder / REQUEST)
     params = Sampler(**{name: request[name] for name in Sampler.model_fields})
     set_up(0, request["threads"], params.processes)  # whatever is drawn has a seed of its own
     state = PartialState(cpu=not torch.cuda.is_available())  # of several GPUs it chooses this process's
@@ -35,5 +36,5 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except UserError as error:
-        (Path(sys.argv[1]) / "refused.txt").write_text(str(error), "utf-8")
+        (Path(sys.argv[1]) / REFUSED).write_text(str(error), "utf-8")
         sys.exit(1)
