@@ -26,6 +26,7 @@ from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pair_data import PairData
 from epsilon_dpo.pair_metrics import pair_metrics
+from epsilon_dpo.runtime import set_up
 from epsilon_dpo.trainer import PreferenceTrainer
 
 BETA, EPSILON = 0.1, 0.01
@@ -34,6 +35,8 @@ BETA, EPSILON = 0.1, 0.01
 def train(variant: str, shape: Shape, lengths: Lengths, args: Namespace) -> None:
     """Build the variant's trainer on pairs of these lengths, and let it step whenever the parent says so."""
     os.environ["CI"] = "1"  # a TRL trainer reports its use to its authors, except in CI
+    if variant.startswith("ours") or args.keep_memory:
+        set_up(0, args.threads)  # as the stages
     turns = Turns()
     trainer = _trainer(variant, shape, pairs_of(lengths, shape.vocab_size), args)
     trainer.add_callback(_TakeTurns(turns))  # the last callback: what the trainer does after a step is part of it
@@ -56,7 +59,7 @@ def _trainer(variant: str, shape: Shape, pairs: list[dict[str, Any]], args: Name
         "output_dir": str(args.scratch / variant),
         "per_device_train_batch_size": args.pairs,
         "gradient_accumulation_steps": args.accumulation,
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",
         "learning_rate": 1e-5,
         "max_grad_norm": 1.0,
         "logging_steps": 10,

@@ -26,7 +26,7 @@ def training_arguments(numbers: Accelerated, seed: int, folder: Path) -> dict[st
         "gradient_accumulation_steps": numbers.gradient_accumulation_steps,
         "lr_scheduler_type": numbers.lr_scheduler_type,
         "warmup_steps": numbers.warmup_ratio,  # a number below 1 is a share of all steps in transformers 5
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",  # no temporaries as large as the embeddings
         "weight_decay": numbers.weight_decay,
         "max_grad_norm": numbers.max_grad_norm,
         "adam_beta2": numbers.adam_beta2,
