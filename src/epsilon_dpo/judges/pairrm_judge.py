@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.utils.mkldnn import to_mkldnn
 from tqdm import tqdm
 
 from epsilon_dpo.device import on_device
@@ -41,8 +42,8 @@ class PairRMJudge:
         self, model: PairRM, layout: Layout, batch_size: int, budget: Literal["example", "batch"] = "example"
     ) -> None:
         self.model = model.eval()
-        self._forward = partial(pairrm_forward.forward, model) if pairrm_forward.is_pairrms(model) else model
         self._place = next(model.parameters()).device
+        self._forward = partial(pairrm_forward.forward, _fast(model)) if pairrm_forward.is_pairrms(model) else model
         self.layout = layout
         self.batch_size = batch_size
         self.budget = budget
@@ -109,3 +110,10 @@ class PairRMJudge:
     def _f(self, rows: list[Row]) -> list[float]:
         batch = {name: tensor.to(self._place) for name, tensor in self.layout.pad(rows).items()}
         return self._forward(**batch).float().tolist()
+
+
+def _fast(model: PairRM) -> PairRM:
+    """On a CPU a copy whose layers multiply by oneDNN: on AMD's, torch's own library takes twice the time."""
+    if next(model.parameters()).is_cuda or not torch.backends.mkldnn.is_available():
+        return model
+    return to_mkldnn(model)
