@@ -31,7 +31,7 @@ from epsilon_dpo.device import on_device
 from epsilon_dpo.judges.layout import Layout, Pair
 from epsilon_dpo.judges.pairrm import PairRM
 from epsilon_dpo.judges.pairrm_folder import DEBERTA_V3_LARGE
-from epsilon_dpo.judges.pairrm_judge import PairRMJudge
+from epsilon_dpo.judges.pairrm_judge import PairRMJudge, with_fast_layers
 from epsilon_dpo.judges.small_pairrm import small_tokenizer
 from epsilon_dpo.judges.source_text import pair_text
 from epsilon_dpo.params.fetch import HHSource
@@ -103,7 +103,7 @@ def child(args: argparse.Namespace) -> None:
     }
     config = DebertaV2Config(**{**DEBERTA_V3_LARGE, **sizes}, n_tasks=1, drop_out=0.05)
     model = on_device(PairRM(config, layout.marker_ids).eval())
-    judge = PairRMJudge(model, layout, args.batch_size)
+    judge = PairRMJudge(with_fast_layers(model) if args.child == "ours" else model, layout, args.batch_size)
     steps: dict[str, Callable[[], list[tuple[float, float]]]] = {
         "loop": lambda: [score for pair in pairs for score in plain(model, layout, [pair])],
         "batches": lambda: [s for i in range(0, len(pairs), 8) for s in plain(model, layout, pairs[i : i + 8])],

@@ -48,9 +48,9 @@ def judge(folder: Path, batch_size: int, budget: str = "example", lengths: tuple
 
 @pytest.mark.parametrize(("batch_size", "budget"), [(1, "example"), (4, "batch"), (7, "batch")])
 def test_scores_are_the_reference_s(folder: Path, batch_size: int, budget: str) -> None:
-    """The model's to the last bit in the reference's batches, the judge's in its own batches, by either forward.
+    """The model's to the last bit in the reference's batches; the judge's in its own batches, by either forward.
 
-    Marker strings, over-long sources and answers, [SEP], "…", no-break and zero-width spaces, empty texts.
+    `quick` is as the stages load it. Marker strings, over-long sources and answers, [SEP], "…", no-break and zero-width spaces, empty texts.
     """
     reference = Reference(folder, blender.SOURCE_MAX, blender.CANDIDATE_MAX, budget)
     tested = judge(folder, batch_size, budget)
@@ -61,8 +61,10 @@ def test_scores_are_the_reference_s(folder: Path, batch_size: int, budget: str) 
         with torch.inference_mode():
             batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
             assert torch.equal(torch.cat([tested.model(**tested.layout.pad(batch)) for batch in batches]), expected)
-    quick = PairRMJudge(tested.model, tested.layout, batch_size, budget).compare_texts(PAIRS)
-    for verdicts, tolerance in ((tested.compare_texts(PAIRS), 1e-5), (quick, 3e-5)):
+    with_own_forward = PairRMJudge(tested.model, tested.layout, batch_size, budget).compare_texts(PAIRS)
+    settings = {"source_max_length": blender.SOURCE_MAX, "candidate_max_length": blender.CANDIDATE_MAX}
+    quick = PairRMJudge.load(settings | {"batch_size": batch_size, "budget": budget}, folder).compare_texts(PAIRS)
+    for verdicts, tolerance in ((tested.compare_texts(PAIRS), 1e-5), (with_own_forward, 3e-5), (quick, 3e-5)):
         assert [verdict.f_ab for verdict in verdicts] == pytest.approx(f_ab.tolist(), abs=tolerance)
         assert [verdict.f_ba for verdict in verdicts] == pytest.approx(f_ba.tolist(), abs=tolerance)
     assert sum(verdict.trunc_source for verdict in quick) > 5 < sum(verdict.trunc_a for verdict in quick)

@@ -43,7 +43,7 @@ class PairRMJudge:
     ) -> None:
         self.model = model.eval()
         self._place = next(model.parameters()).device
-        self._forward = partial(pairrm_forward.forward, _fast(model)) if pairrm_forward.is_pairrms(model) else model
+        self._forward = partial(pairrm_forward.forward, model) if pairrm_forward.is_pairrms(model) else model
         self.layout = layout
         self.batch_size = batch_size
         self.budget = budget
@@ -58,7 +58,7 @@ class PairRMJudge:
         tokenizer = load_tokenizer(folder)
         layout = Layout(tokenizer, settings["source_max_length"], settings["candidate_max_length"])
         model = on_device(load_model(folder, layout.marker_ids))
-        return cls(model, layout, settings["batch_size"], settings["budget"])
+        return cls(with_fast_layers(model), layout, settings["batch_size"], settings["budget"])
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
         """A verdict per question, in the order given; see `compare_texts`, and source_text.py for what is read."""
@@ -112,8 +112,10 @@ class PairRMJudge:
         return self._forward(**batch).float().tolist()
 
 
-def _fast(model: PairRM) -> PairRM:
-    """On a CPU a copy whose layers multiply by oneDNN: on AMD's, torch's own library takes twice the time."""
-    if next(model.parameters()).is_cuda or not torch.backends.mkldnn.is_available():
-        return model
-    return to_mkldnn(model)
+def with_fast_layers(model: PairRM) -> PairRM:
+    """`model`, whose layers multiply by oneDNN from now on if it is on a CPU: MKL takes twice the time on AMD's.
+
+    Such a model can only be run: it has no gradients, and its weights are not for saving.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return to_mkldnn(model) if on_cpu and torch.backends.mkldnn.is_available() else model
