@@ -50,7 +50,8 @@ def judge(folder: Path, batch_size: int, budget: str = "example", lengths: tuple
 def test_scores_are_the_reference_s(folder: Path, batch_size: int, budget: str) -> None:
     """The model's to the last bit in the reference's batches; the judge's in its own batches, by either forward.
 
-    `quick` is as the stages load it. Marker strings, over-long sources and answers, [SEP], "…", no-break and zero-width spaces, empty texts.
+    `quick` is as the stages load it.
+    Marker strings, over-long sources and answers, [SEP], "…", no-break and zero-width spaces, empty texts.
     """
     reference = Reference(folder, blender.SOURCE_MAX, blender.CANDIDATE_MAX, budget)
     tested = judge(folder, batch_size, budget)
