@@ -48,6 +48,8 @@ class Scoring:
 class Scores(NamedTuple):
     """What the second mode returns, as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion.
 
+    A tuple of tuples, since that is where ZeRO-3 looks for the tensors whose gradient announces the pass backward.
+
     Attributes:
         tokens: see logps_kernel.TokenLogps; its KLs are of the initial reference where there is one.
         initial: log-probs under the initial reference, or None.

@@ -142,6 +142,15 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float 
     return capped(hidden.to(sizes.dtype) @ weight.T, bias, softcap, sizes.accumulator, sizes.rounded)
 
 
+def _refuse_if_given_away(weight: Tensor) -> None:
+    """Without tiles, the log-probs of no words would be infinite and every gradient zero."""
+    if weight.ndim != 2:  # under ZeRO-3 an empty vector stands in for weights that are elsewhere
+        raise RuntimeError(
+            "the output weights are not gathered: under ZeRO-3 call the whole model (see logps.add_logps_head), so "
+            "that its hooks gather them forward and backward"
+        )
+
+
 def _tiles(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
@@ -205,6 +214,7 @@ def _sweep(
     hidden: Tensor, head: Head, labels: Tensor, reference: Reference | None, k: int, sizes: _Sizes
 ) -> tuple[Tensor, RunningTop, tuple[Tensor | None, ...]]:
     """The forward pass: the policy's log-normaliser, its top k, and the fields of TokenLogps before `alternative`."""
+    _refuse_if_given_away(head.weight)
     dtype, device, size = sizes.accumulator, hidden.device, len(labels)
     softcaps = [head.softcap] if reference is None else [head.softcap, reference.head.softcap]
     bounded = is_bounded(softcaps, 0.0 if sizes.mixture is None else sizes.mixture.epsilon, len(head.weight), dtype)
@@ -251,6 +261,7 @@ def _sweep_back(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden, weight and bias; `scored` are tokens [N] and the gradients of their log-probs [N]."""
     dtype, weight, bias, softcap = sizes.accumulator, head.weight, head.bias, head.softcap
+    _refuse_if_given_away(weight)
     total = torch.stack([gradient for _, gradient in scored]).sum(0).to(dtype)
     grad_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
     grad_weight = torch.zeros_like(weight) if needed[1] else None
