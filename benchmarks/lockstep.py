@@ -7,6 +7,7 @@ Memory is the process's highest resident size minus its size once everything was
 The parent calls `alternate`. A child calls `Turns().pause()` when it has loaded, and again after each step.
 """
 
+import ctypes
 import json
 import os
 import platform
@@ -48,6 +49,8 @@ class Turns:
     def pause(self) -> None:
         """Report what was spent since the last pause and wait; ends the process when no step is wanted any more."""
         if self._cpu is None:
+            # What was freed while loading must not count as there already: a process may have told glibc to keep it.
+            ctypes.CDLL(None).malloc_trim(0)
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             report = {"loaded": pages * os.sysconf("SC_PAGE_SIZE") / 1e6}
         else:

@@ -8,8 +8,8 @@
 A step is all that lies between two calls of the trainer's on_step_end: batch, forward, backward, clipping, optimizer,
 metrics. On a CPU the variants take turns (see lockstep.py). On a GPU each has the device to itself, one after another.
 
-Ours runs as its stages do, which let glibc keep freed memory; the others as any Python process does, where most of
-their time on a CPU can be page faults. With --keep-memory they too get the stages' settings.
+On a CPU a good part of a step can be page faults, when freed memory was given back and is fetched again. Our stages let
+glibc keep it; with --keep-memory all variants run under their settings.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep-memory", action="store_true", help="the others too under our stages' settings")
+    parser.add_argument("--keep-memory", action="store_true", help="all under our stages' settings")
     parser.add_argument("--quick", action="store_true", help="3 rounds at 2,000 words")
     parser.add_argument("--throughput", action="store_true", help="the GPU's table on a CPU too: a test of its code")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 peak for MFU; 989: H100 and H200")

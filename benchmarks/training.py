@@ -35,8 +35,8 @@ BETA, EPSILON = 0.1, 0.01
 def train(variant: str, shape: Shape, lengths: Lengths, args: Namespace) -> None:
     """Build the variant's trainer on pairs of these lengths, and let it step whenever the parent says so."""
     os.environ["CI"] = "1"  # a TRL trainer reports its use to its authors, except in CI
-    if variant.startswith("ours") or args.keep_memory:
-        set_up(0, args.threads)  # as the stages
+    if args.keep_memory:
+        set_up(0, args.threads)
     turns = Turns()
     trainer = _trainer(variant, shape, pairs_of(lengths, shape.vocab_size), args)
     trainer.add_callback(_TakeTurns(turns))  # the last callback: what the trainer does after a step is part of it

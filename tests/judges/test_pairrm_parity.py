@@ -11,6 +11,7 @@ import torch
 from pairrm_reference import Reference
 from transformers import AutoTokenizer
 
+from epsilon_dpo.judges import pairrm_judge
 from epsilon_dpo.judges.interface import Question, competition_ranks
 from epsilon_dpo.judges.layout import Layout, Pair
 from epsilon_dpo.judges.pairrm_folder import load_model, load_tokenizer
@@ -47,10 +48,12 @@ def judge(folder: Path, batch_size: int, budget: str = "example", lengths: tuple
 
 
 @pytest.mark.parametrize(("batch_size", "budget"), [(1, "example"), (4, "batch"), (7, "batch")])
-def test_scores_are_the_reference_s(folder: Path, batch_size: int, budget: str) -> None:
+def test_scores_are_the_reference_s(
+    folder: Path, batch_size: int, budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model's to the last bit in the reference's batches; the judge's in its own batches, by either forward.
 
-    `quick` is as the stages load it.
+    `quick` is as the stages load wider models.
     Marker strings, over-long sources and answers, [SEP], "…", no-break and zero-width spaces, empty texts.
     """
     reference = Reference(folder, blender.SOURCE_MAX, blender.CANDIDATE_MAX, budget)
@@ -63,6 +66,7 @@ def test_scores_are_the_reference_s(folder: Path, batch_size: int, budget: str) 
             batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
             assert torch.equal(torch.cat([tested.model(**tested.layout.pad(batch)) for batch in batches]), expected)
     with_own_forward = PairRMJudge(tested.model, tested.layout, batch_size, budget).compare_texts(PAIRS)
+    monkeypatch.setattr(pairrm_judge, "ONEDNN_FROM", 0)
     settings = {"source_max_length": blender.SOURCE_MAX, "candidate_max_length": blender.CANDIDATE_MAX}
     quick = PairRMJudge.load(settings | {"batch_size": batch_size, "budget": budget}, folder).compare_texts(PAIRS)
     for verdicts, tolerance in ((tested.compare_texts(PAIRS), 1e-5), (with_own_forward, 3e-5), (quick, 3e-5)):

@@ -25,6 +25,7 @@ from epsilon_dpo.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judges.source_text import pair_text
 
 Row = tuple[int, ...]  # token ids
+ONEDNN_FROM = 256  # hidden size; in narrower layers its calls cost more than they save
 CPU_TOKENS = 1024  # at once: more does not make a CPU's matrix products faster, and its caches miss
 
 
@@ -117,5 +118,5 @@ def with_fast_layers(model: PairRM) -> PairRM:
 
     Such a model can only be run: it has no gradients, and its weights are not for saving.
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    return to_mkldnn(model) if on_cpu and torch.backends.mkldnn.is_available() else model
+    on_cpu = next(model.parameters()).device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return to_mkldnn(model) if on_cpu and model.pretrained_model.config.hidden_size >= ONEDNN_FROM else model
