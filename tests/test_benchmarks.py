@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 def table(script: str, *arguments: str) -> dict[str, list[str]]:
@@ -17,7 +18,6 @@ def table(script: str, *arguments: str) -> dict[str, list[str]]:
     return {name: cells for name, *cells in rows}
 
 
-@pytest.mark.slow
 def test_steps_of_all_variants_on_a_cpu() -> None:
     found = table("step.py", "--shape", "tiny", "--rounds", "1", "--warm-up", "0")
     for name in ("trl_dpo", "ours_dpo", "ours_epsilon", "naive_epsilon"):
@@ -25,25 +25,21 @@ def test_steps_of_all_variants_on_a_cpu() -> None:
         assert float(cpu) > 0 < float(wall) and float(added) > 0
 
 
-@pytest.mark.slow
 def test_the_table_that_a_gpu_gets() -> None:
     found = table("step.py", "--shape", "tiny", "--rounds", "1", "--warm-up", "0", "--throughput")
     assert {"trl_sft", "trl_dpo", "ours_dpo", "ours_epsilon"} < set(found)
 
 
-@pytest.mark.slow
 def test_slots_of_a_shared_prompt() -> None:
     found = table("tokens.py")
     assert float(found["one_row_cut"][0]) < float(found["one_row"][0]) < float(found["two_rows"][0])
 
 
-@pytest.mark.slow
 def test_sampling_reaches_the_lengths_in_either_way() -> None:
     found = table("sampling.py", "--prompts", "12", "--vocab", "200", "--rounds", "1")
     assert float(found["ours"][2]) < float(found["plain"][2])  # slots a useful token
 
 
-@pytest.mark.slow
 def test_the_judge_s_scores_are_the_loop_s() -> None:
     sizes = ("--pairs", "6", "--layers", "2", "--hidden-size", "64")
     found = table("judge.py", *sizes, "--rounds", "1")

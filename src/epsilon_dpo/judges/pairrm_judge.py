@@ -43,8 +43,8 @@ class PairRMJudge:
         self, model: PairRM, layout: Layout, batch_size: int, budget: Literal["example", "batch"] = "example"
     ) -> None:
         self.model = model.eval()
-        self._place = next(model.parameters()).device
         self._forward = partial(pairrm_forward.forward, model) if pairrm_forward.is_pairrms(model) else model
+        self._place = next(model.parameters()).device
         self.layout = layout
         self.batch_size = batch_size
         self.budget = budget
