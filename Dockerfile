@@ -11,11 +11,12 @@ ARG TORCH_SPEC="torch==2.13.0"
 # PyTorch's CPU index, for a small image: --build-arg TORCH_INDEX_URL=<url>. Read for torch only.
 ARG TORCH_INDEX_URL=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_CACHE_DIR=/var/cache/pip \
     PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
 COPY requirements.txt /tmp/requirements.txt
 # The secrets are a proxy's pip.conf and CA bundle where there is one; they never reach a layer.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
