@@ -222,12 +222,12 @@ def flat(decisions):
 
 
 def assert_same(step: Step, released: Step, dtype: torch.dtype) -> None:
-    beta, other = (1e-6, 1e-4) if dtype == torch.float32 else (1e-12, 1e-10)
+    beta, loss, norm = (1e-6, 2e-5, 5e-5) if dtype == torch.float32 else (1e-12, 1e-12, 1e-12)
     assert step.decisions == released.decisions
     assert step.mean_step == pytest.approx(released.mean_step, rel=0, abs=beta)
     assert [step.beta, step.beta_next] == pytest.approx([released.beta, released.beta_next], rel=beta)
-    assert step.loss == pytest.approx(released.loss, rel=other)
-    assert step.grad_norm == pytest.approx(released.grad_norm, rel=other)
+    assert step.loss == pytest.approx(released.loss, rel=loss)
+    assert step.grad_norm == pytest.approx(released.grad_norm, rel=norm)
     assert step.learning_rate == pytest.approx(released.learning_rate, rel=1e-12)
 
 
@@ -241,7 +241,7 @@ def test_every_step_is_the_released_one(ours, tmp_path, dtype, accumulation):
     for step, expected in zip(run.steps, steps, strict=True):
         assert_same(step, expected, dtype)
     weights = released.policy.state_dict()
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-10  # the learning rates add up to 0.16
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-12  # the learning rates add up to 0.16
     for name, weight in run.weights.items():
         assert (weight - released.reference.state_dict()[name]).abs().max() > 2e-2
         torch.testing.assert_close(weight, weights[name], rtol=0, atol=tolerance)

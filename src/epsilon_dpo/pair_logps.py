@@ -60,7 +60,9 @@ class PairScorer:
                 _of(self.initial, rows),
             )
             scores: Scores = model(**rows, scoring=scoring)
-        return _pair_logps(scores, rows["completion_mask"], means)
+        # The sums that official_bf16 rounds are the released code's, which a GPU takes in float32.
+        precision = torch.float32 if method.rounds_to_bfloat16 else torch.float64
+        return _pair_logps(scores, rows["completion_mask"], means, precision)
 
     @torch.no_grad()
     def known_before(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -72,7 +74,7 @@ class PairScorer:
             with self.accelerator.autocast():
                 scoring = Scoring(self.token_chunk, _of(self.reference, rows))
                 tokens = model(**rows, scoring=scoring).tokens
-            ratios = (tokens.policy - tokens.reference).double().sum(-1)
+            ratios = (tokens.policy.double() - tokens.reference.double()).sum(-1)
             known |= zip(("mismatched/chosen", "mismatched/rejected"), ratios.chunk(2), strict=True)
         return known
 
@@ -82,7 +84,7 @@ class PairScorer:
         rows = _rows(batch)
         with self.accelerator.autocast():
             tokens = model(**rows, scoring=Scoring(self.token_chunk, _of(self.reference, rows))).tokens
-        chosen, rejected = (tokens.policy - tokens.reference).double().sum(-1).chunk(2)
+        chosen, rejected = (tokens.policy.double() - tokens.reference.double()).sum(-1).chunk(2)
         return chosen - rejected
 
 
@@ -95,17 +97,24 @@ def _rows(batch: dict[str, Any]) -> Batch:
     return {name: x for name, x in batch.items() if name != "mismatched"}
 
 
-def _pair_logps(scores: Scores, completion_mask: Tensor, means: dict[str, float]) -> tuple[Logps, Logps]:
-    """Chosen and rejected of B pairs, the first and the second half of 2B rows."""
+def _pair_logps(
+    scores: Scores, completion_mask: Tensor, means: dict[str, float], precision: torch.dtype
+) -> tuple[Logps, Logps]:
+    """Chosen and rejected of B pairs, the first and the second half of 2B rows.
+
+    Args:
+        precision: of the sums over tokens and of all that a loss makes of them. A loss compares sums of hundreds of
+            nats whose difference may be below the spacing of float32 there (6e-5 at 900).
+    """
     mask = completion_mask[:, 1:].bool()
-    found = scores.tokens._asdict()
-    alternative = found.pop("alternative")
-    rows: dict[str, Tensor] = {name: x.sum(-1) for name, x in found.items() if x is not None}
+    found = {name: x.to(precision) for name, x in scores.tokens._asdict().items() if x is not None}
+    alternative = found.pop("alternative", None)
+    rows: dict[str, Tensor] = {name: x.sum(-1) for name, x in found.items()}
     rows["tokens"] = mask.sum(-1)
     if scores.initial is not None:
-        rows["initial"] = scores.initial.sum(-1)
+        rows["initial"] = scores.initial.to(precision).sum(-1)
     if alternative is not None:
-        rows |= {"policy_tokens": scores.tokens.policy, "alternative_tokens": alternative, "mask": mask}
+        rows |= {"policy_tokens": found["policy"], "alternative_tokens": alternative, "mask": mask}
     half = len(mask) // 2
     chosen: dict[str, Any] = {name: x[:half] for name, x in rows.items()}
     rejected: dict[str, Any] = {name: x[half:] for name, x in rows.items()}
