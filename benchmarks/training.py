@@ -149,13 +149,14 @@ class _Naive(PreferenceTrainer):
         numbers = {
             "policy": f,
             "reference": g,
-            "p_epsilon": (1 + EPSILON) * f - EPSILON * g,
-            "n_epsilon": (1 - EPSILON) * f + EPSILON * g,
+            "logps_beta_minus": (1 + EPSILON) * f - EPSILON * g,
+            "logps_beta_plus": (1 - EPSILON) * f + EPSILON * g,
         }
         sums = {
             name: (logits.log_softmax(-1).gather(2, labels)[..., 0] * mask).sum(-1) for name, logits in numbers.items()
         }
-        sums |= {name: sums[name].detach() for name in ("p_epsilon", "n_epsilon")}  # only once they are computed
+        perturbed = ("logps_beta_minus", "logps_beta_plus")
+        sums |= {name: sums[name].detach() for name in perturbed}  # only once they are computed
         sums |= {"tokens": mask.sum(-1), "kl_policy_ref": torch.zeros(len(mask))}
         half = len(mask) // 2
         chosen, rejected = (Logps(**{name: x[part] for name, x in sums.items()}) for part in _halves(half))

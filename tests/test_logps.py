@@ -75,7 +75,7 @@ def test_gradcheck():
 def test_equal_models_tie_exactly_in_float32():
     hidden, head, labels, _, _ = problem(30.0, False, torch.float32)
     found = token_logps(hidden, head, labels, 7, Reference(hidden, head), 0.1, vocab_tile=13)
-    for name in ("reference", "p_epsilon", "n_epsilon"):
+    for name in ("reference", "logps_beta_minus", "logps_beta_plus"):
         assert torch.equal(getattr(found, name), found.policy.detach()), name
     assert not found.kl_ref_policy.any() and not found.kl_policy_ref.any()
 
@@ -84,9 +84,9 @@ def test_what_is_not_asked_for_is_not_computed():
     hidden, head, labels, reference, _ = problem(None, False)
     assert token_logps(hidden, head, labels, 7)[2:] == (None,) * 6
     found = token_logps(hidden, head, labels, 7, reference)
-    assert found.p_epsilon is None and found.n_epsilon is None and found.kl_ref_policy is not None
+    assert found.logps_beta_minus is None and found.logps_beta_plus is None and found.kl_ref_policy is not None
     with pytest.raises(ValueError, match="need a reference"):
-        token_logps(hidden, head, labels, 7, epsilon=0.1)
+        token_logps(hidden, head, labels, 7, eps_c=0.1)
 
 
 def test_bfloat16_weights_are_summed_in_float32():
@@ -112,7 +112,7 @@ def test_a_model_scores_the_tokens_that_follow(tiny_gemma, tied, softcap):
     changes = {"tie_word_embeddings": tied, "final_logit_softcapping": softcap}
     policy, reference = tiny_gemma(0, **changes).double(), tiny_gemma(1, **changes).double()
     inputs = batch(0)
-    found = completion_logps(policy, reference, **inputs, token_chunk=2, epsilon=0.1)
+    found = completion_logps(policy, reference, **inputs, token_chunk=2, eps_c=0.1)
     with torch.no_grad():
         f = policy(inputs["input_ids"], inputs["attention_mask"]).logits[:, :-1]
         g = reference(inputs["input_ids"], inputs["attention_mask"]).logits[:, :-1]
@@ -158,7 +158,8 @@ def test_bfloat16_autocast_ties_with_an_equal_reference(tiny_gemma):
         with torch.no_grad():
             states = Reference(reference(**inputs), head_of(reference))
         found = policy(**inputs, scoring=Scoring(4, states, 0.1)).tokens
-    assert torch.equal(found.policy.detach(), found.reference) and torch.equal(found.p_epsilon, found.n_epsilon)
+    assert torch.equal(found.policy.detach(), found.reference)
+    assert torch.equal(found.logps_beta_minus, found.logps_beta_plus)
     found.policy.sum().backward()
     assert policy.lm_head.weight.grad.dtype == torch.float32 and policy.lm_head.weight.grad.isfinite().all()
 

@@ -97,7 +97,7 @@ def test_rounding_is_that_of_bfloat16_operations_on_a_gpu(softcap):
     pick = lambda q: bf16(q.gather(1, labels[:, None])[:, 0] - q.logsumexp(1))  # noqa: E731
     hidden.requires_grad_()
     found = token_logps(hidden, head, labels, 7, Reference(hidden.detach(), other), epsilon, True, vocab_tile=13)
-    for name, q in (("policy", f), ("reference", g), ("p_epsilon", low), ("n_epsilon", high)):
+    for name, q in (("policy", f), ("reference", g), ("logps_beta_minus", low), ("logps_beta_plus", high)):
         assert torch.equal(getattr(found, name).detach(), pick(q)), name
     found.policy.sum().backward()
     delta = -f.softmax(1)
@@ -147,10 +147,11 @@ def test_decisions_are_those_of_whole_logits(softcap):
     tokens = token_logps(hidden, head, labels, 1013, reference, epsilon, vocab_tile=17)
     whole = mixed_logps(logits(hidden, head), logits(reference.hidden, other), labels, epsilon)
     decisions = []
-    for policy, _, low, high in (whole, (tokens.policy, tokens.reference, tokens.p_epsilon, tokens.n_epsilon)):
+    tiled = (tokens.policy, tokens.reference, tokens.logps_beta_minus, tokens.logps_beta_plus)
+    for policy, _, low, high in (whole, tiled):
         sums = [torch.zeros(2 * pairs, dtype=torch.float64).index_add(0, answer, x) for x in (policy, low, high)]
-        z, z_p, z_n = (x[:pairs] - x[pairs:] for x in sums)
-        decisions.append(((z_p > z) & (z > z_n)).int() - ((z_n > z) & (z > z_p)).int())
+        z, z_minus, z_plus = (x[:pairs] - x[pairs:] for x in sums)
+        decisions.append(((z_minus > z) & (z > z_plus)).int() - ((z_plus > z) & (z > z_minus)).int())
     assert torch.equal(*decisions)
     assert {-1, 0, 1} == set(decisions[0].tolist())
 
@@ -169,14 +170,14 @@ def test_logits_of_any_size_neither_overflow_nor_lose_a_tie(softcap, bias):
         found = token_logps(hidden, head, labels, 7, Reference(hidden, other), epsilon, vocab_tile=13)
         f, g = (logits(hidden, x).double() for x in (head, other))
         for got, expected in zip(
-            (found.policy, found.reference, found.p_epsilon, found.n_epsilon),
+            (found.policy, found.reference, found.logps_beta_minus, found.logps_beta_plus),
             mixed_logps(f, g, labels, epsilon),
             strict=True,
         ):
             torch.testing.assert_close(got.double(), expected, rtol=3e-6, atol=1e-3 if bias else 3e-5)
         if other is head:
-            assert torch.equal(found.policy, found.reference) and torch.equal(found.policy, found.n_epsilon)
-            assert torch.equal(found.policy, found.p_epsilon)
+            assert torch.equal(found.policy, found.reference) and torch.equal(found.policy, found.logps_beta_plus)
+            assert torch.equal(found.policy, found.logps_beta_minus)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -40,11 +40,11 @@ def test_equals_the_plain_formulas(folders, token_pairs):
 
     for pair, record in zip(pairs, records, strict=True):
         chosen, rejected = sums(pair, "chosen_ids"), sums(pair, "rejected_ids")
-        z, z_p, z_n, gamma, _ = (w - r for w, r in zip(chosen, rejected, strict=True))
-        found = [record[name] for name in ("z", "z_p", "z_n", "margin", "kl_chosen", "kl_rejected")]
-        assert found == pytest.approx([z, z_p, z_n, z - gamma, chosen[4], rejected[4]], abs=2e-4)
+        z, z_minus, z_plus, gamma, _ = (w - r for w, r in zip(chosen, rejected, strict=True))
+        found = [record[name] for name in ("z", "z_minus", "z_plus", "margin", "kl_chosen", "kl_rejected")]
+        assert found == pytest.approx([z, z_minus, z_plus, z - gamma, chosen[4], rejected[4]], abs=2e-4)
         assert record["first_order"] == pytest.approx(z - gamma - (chosen[4] - rejected[4]), abs=4e-4)
-        step = (z_p > z > z_n) - (z_n > z > z_p)
+        step = (z_minus > z > z_plus) - (z_plus > z > z_minus)
         assert (record["step"], record["group"]) == (step, {1: "decreasing", -1: "increasing", 0: "neither"}[step])
     assert {record["step"] for record in records} >= {1, -1}
 

@@ -32,14 +32,14 @@ class Scoring:
     Attributes:
         token_chunk: completion tokens whose logits exist at once.
         reference: hidden states and head of the reference at the same positions; None: policy log-probs only.
-        epsilon: size of the perturbation, needs a reference; None: no perturbed log-probs.
+        eps_c: size of the perturbation, needs a reference; None: no perturbed log-probs.
         rounds_to_bfloat16, alternatives: see logps_kernel.token_logps.
         initial: the initial reference, if `reference` has moved away from it.
     """
 
     token_chunk: int
     reference: Reference | None = None
-    epsilon: float | None = None
+    eps_c: float | None = None
     rounds_to_bfloat16: bool = False
     alternatives: Alternatives | None = None
     initial: Reference | None = None
@@ -101,7 +101,7 @@ def completion_logps(
     attention_mask: Tensor,
     completion_mask: Tensor,
     token_chunk: int,
-    epsilon: float | None = None,
+    eps_c: float | None = None,
 ) -> TokenLogps:
     """Score completions under two models of one vocabulary, without gradient.
 
@@ -113,7 +113,7 @@ def completion_logps(
         completion_mask: [R, T], 1 on the completion's tokens (the stop token included); column 0 is never a completion.
             [2R, T] for pairs in one row: 1 on the chosen answers in the first R rows, on the rejected in the others.
         token_chunk: completion tokens whose logits exist at once.
-        epsilon: also the log-probs under softmax((1 ± epsilon) f_policy ∓ epsilon f_reference).
+        eps_c: also `logps_beta_minus` and `logps_beta_plus`, ε being `eps_c`; None: without these.
 
     Returns:
         the fields of TokenLogps as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion; a sum
@@ -122,7 +122,7 @@ def completion_logps(
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     states = Reference(_completion_hidden(reference, completion_mask, **inputs), head_of(reference))
     hidden = _completion_hidden(policy, completion_mask, **inputs)
-    return _scored(policy, hidden, input_ids, completion_mask, Scoring(token_chunk, states, epsilon)).tokens
+    return _scored(policy, hidden, input_ids, completion_mask, Scoring(token_chunk, states, eps_c)).tokens
 
 
 @torch.no_grad()
@@ -191,7 +191,7 @@ def _scored(model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask
         labels,
         chunk,
         scoring.reference,
-        scoring.epsilon,
+        scoring.eps_c,
         scoring.rounds_to_bfloat16,
         scoring.alternatives,
     )

@@ -76,8 +76,8 @@ class TokenLogps(NamedTuple):
     policy: Tensor  # log softmax(f)[y]
     entropy: Tensor  # of softmax(f)
     reference: Tensor | None = None  # log softmax(g)[y]
-    p_epsilon: Tensor | None = None  # log softmax((1+ε) f - ε g)[y]
-    n_epsilon: Tensor | None = None  # log softmax((1-ε) f + ε g)[y]
+    logps_beta_minus: Tensor | None = None  # log π(β⁻): log softmax((1+ε) f - ε g)[y]
+    logps_beta_plus: Tensor | None = None  # log π(β⁺): log softmax((1-ε) f + ε g)[y]
     kl_ref_policy: Tensor | None = None  # KL(softmax(g) || softmax(f))
     kl_policy_ref: Tensor | None = None  # KL(softmax(f) || softmax(g))
     alternative: Tensor | None = None  # log softmax(f)[the alternative]
@@ -89,7 +89,7 @@ def token_logps(
     labels: Tensor,
     token_chunk: int,
     reference: Reference | None = None,
-    epsilon: float | None = None,
+    eps_c: float | None = None,
     rounds_to_bfloat16: bool = False,
     alternatives: Alternatives | None = None,
     vocab_tile: int | None = None,
@@ -102,8 +102,8 @@ def token_logps(
         labels: the tokens that followed, [N].
         token_chunk: rows whose logits exist at once.
         reference: None: only `policy` is computed.
-        epsilon: None: no perturbed log-probs. The logits f and g are mixed after the soft-cap, as f ∓ ε (g - f), so
-            that equal logits give exactly equal log-probs.
+        eps_c: ε below, the size of the perturbation; None: no perturbed log-probs. The logits f and g are mixed after
+            the soft-cap, as f ∓ ε (g - f), so that equal logits give exactly equal log-probs.
         rounds_to_bfloat16: round as a model does that computes in bfloat16 on a GPU, where each operation is exact
             inside and rounded once: the logits after the projection and after each step of the soft-cap, the mixtures
             (1±ε) f ∓ ε g after each operation, each token's log-prob. The gradient is that of the rounded logits, as if
@@ -111,11 +111,11 @@ def token_logps(
         alternatives: None: no alternative is scored.
         vocab_tile: columns whose logits exist at once; None: what suits the device.
     """
-    if epsilon is not None and reference is None:
+    if eps_c is not None and reference is None:
         raise ValueError("perturbed log-probs need a reference")
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    mixture = None if epsilon is None else Mixture(epsilon, rounds_to_bfloat16)
+    mixture = None if eps_c is None else Mixture(eps_c, rounds_to_bfloat16)
     words = vocab_tile or VOCAB_TILE.get(kind, VOCAB_TILE["cpu"])
     sizes = _Sizes(token_chunk, words, dtype, mixture, rounds_to_bfloat16)
     # Weight and bias are arguments of their own because a gradient flows to them.
@@ -217,8 +217,8 @@ def _sweep(
     _refuse_if_given_away(head.weight)
     dtype, device, size = sizes.accumulator, hidden.device, len(labels)
     softcaps = [head.softcap] if reference is None else [head.softcap, reference.head.softcap]
-    bounded = is_bounded(softcaps, 0.0 if sizes.mixture is None else sizes.mixture.epsilon, len(head.weight), dtype)
-    f, g, p, n = (RunningSoftmax(size, count, bounded, dtype, device) for count in (len(softcaps), 1, 0, 0))
+    bounded = is_bounded(softcaps, 0.0 if sizes.mixture is None else sizes.mixture.eps_c, len(head.weight), dtype)
+    f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (len(softcaps), 1, 0, 0))
     label_f, label_g = torch.zeros(2, size, dtype=dtype, device=device)
     top = RunningTop(size, k, dtype, device)
     for words in _tiles(len(head.weight), sizes.vocab_tile):
@@ -236,7 +236,8 @@ def _sweep(
                 continue
             ref_logits = _logits(reference.hidden[rows], ref_tile, ref_bias, reference.head.softcap, sizes)
             _pick(label_g[rows], ref_logits, label, here)
-            for softmax, part in zip((f, g, p, n), of_pair(logits, ref_logits, sizes.mixture, bounded), strict=False):
+            parts = of_pair(logits, ref_logits, sizes.mixture, bounded)
+            for softmax, part in zip((f, g, minus, plus), parts, strict=False):
                 softmax.add(rows, part)
     log_f = f.log_normaliser()
     policy, entropy = sizes.round(label_f - log_f), log_f - f.expectation(0)
@@ -246,8 +247,8 @@ def _sweep(
     kls = (log_f - log_g + g.expectation(0), log_g - log_f - f.expectation(1))
     perturbed: tuple[Tensor | None, Tensor | None] = (None, None)
     if sizes.mixture is not None:
-        label_p, label_n = sizes.mixture.logits(label_f, label_g)
-        perturbed = sizes.round(label_p - p.log_normaliser()), sizes.round(label_n - n.log_normaliser())
+        label_minus, label_plus = sizes.mixture.logits(label_f, label_g)
+        perturbed = sizes.round(label_minus - minus.log_normaliser()), sizes.round(label_plus - plus.log_normaliser())
     return log_f, top, (policy, entropy, sizes.round(label_g - log_g), *perturbed, *kls)
 
 

@@ -2,7 +2,7 @@
 
 For one position let f and g be the soft-capped logits of policy and reference, [V] each. ε-DPO needs four softmaxes,
 
-    π = softmax(f),  ref = softmax(g),  π₊ = softmax(f + ε (f - g)),  π₋ = softmax(f - ε (f - g)),
+    π = softmax(f),  ref = softmax(g),  π(β⁻) = softmax(f + ε (f - g)),  π(β⁺) = softmax(f - ε (f - g)),
 
 and of each only its normaliser and the label's logit, because log softmax(x)_y = x_y - log Σ exp(x). A tile holds some
 of the V words. A row's sums over tiles are added up (`RunningSoftmax`), and nothing of a tile is kept:
@@ -39,24 +39,24 @@ R = TypeVar("R")
 
 
 class Mixture(NamedTuple):
-    """How π₊ and π₋ are made of policy and reference.
+    """How π(β⁻) and π(β⁺) are made of policy and reference.
 
     Attributes:
-        epsilon: size of the perturbation.
+        eps_c: size of the perturbation.
         rounded: to bfloat16 after each operation; then equal logits may be mixed to something else.
     """
 
-    epsilon: float
+    eps_c: float
     rounded: bool
 
     def logits(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Of π₊ and π₋, in the shape of `f` and `g`."""
+        """Of π(β⁻) and π(β⁺), in the shape of `f` and `g`."""
         if not self.rounded:
-            part = self.epsilon * (g - f)
+            part = self.eps_c * (g - f)
             return f - part, f + part
-        part = bfloat16(self.epsilon * g)
-        low, high = (bfloat16(share * f) for share in (1 + self.epsilon, 1 - self.epsilon))
-        return bfloat16(low - part), bfloat16(high + part)
+        part = bfloat16(self.eps_c * g)
+        minus, plus = (bfloat16(share * f) for share in (1 + self.eps_c, 1 - self.eps_c))
+        return bfloat16(minus - part), bfloat16(plus + part)
 
 
 class Part(NamedTuple):
@@ -95,11 +95,11 @@ def bfloat16(x: Tensor) -> Tensor:
     return x.to(torch.bfloat16).to(x.dtype)
 
 
-def is_bounded(softcaps: Sequence[float | None], epsilon: float, words: int, dtype: torch.dtype) -> bool:
+def is_bounded(softcaps: Sequence[float | None], eps_c: float, words: int, dtype: torch.dtype) -> bool:
     """Whether logits under these soft-caps, mixed or not, can neither overflow nor vanish in sums over `words`."""
     if None in softcaps:
         return False
-    largest = (1 + 2 * epsilon) * max(cap for cap in softcaps if cap is not None)
+    largest = (1 + 2 * eps_c) * max(cap for cap in softcaps if cap is not None)
     return largest + math.log(words * 2 * largest) < math.log(torch.finfo(dtype).max)
 
 
@@ -135,31 +135,30 @@ def of_policy(f: Tensor, bounded: bool) -> Part:
 
 
 def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool) -> tuple[Part, ...]:
-    """Of the logits of policy and reference, [n, v] each: π weighted by f and g - f, ref weighted by g - f, π₊ and π₋.
-
-    Without `mixture` only the first two.
+    """Of the logits of policy and reference, [n, v] each: π weighted by f and g - f, ref weighted by g - f, then π(β⁻)
+    and π(β⁺). Without `mixture` only the first two.
     """
     if mixture is None or not mixture.rounded:
-        return _of_pair(f, g, None if mixture is None else mixture.epsilon, bounded)
+        return _of_pair(f, g, None if mixture is None else mixture.eps_c, bounded)
     return *_of_pair(f, g, None, bounded), *(_unweighted(logits, bounded) for logits in mixture.logits(f, g))
 
 
 @compiled_on_gpu
-def _of_pair(f: Tensor, g: Tensor, epsilon: float | None, bounded: bool) -> tuple[Part, ...]:
+def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool) -> tuple[Part, ...]:
     difference = g - f
     e, e_maximum = _exponentials(f, bounded)
     policy = Part(e_maximum, e.sum(1), (_dot(e, f), _dot(e, difference)))
     q, q_maximum = _exponentials(g, bounded)
     reference = Part(q_maximum, q.sum(1), (q.mul_(difference).sum(1),))
     del q
-    if epsilon is None:
+    if eps_c is None:
         return policy, reference
-    difference *= epsilon
+    difference *= eps_c
     if not bounded:
         return policy, reference, _unweighted(f - difference, bounded), _unweighted(f + difference, bounded)
     d = difference.exp_()
-    n_sum = _dot(e, d)
-    return policy, reference, Part(None, e.div_(d).sum(1)), Part(None, n_sum)
+    plus_sum = _dot(e, d)
+    return policy, reference, Part(None, e.div_(d).sum(1)), Part(None, plus_sum)
 
 
 @compiled_on_gpu

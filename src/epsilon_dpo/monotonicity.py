@@ -30,7 +30,7 @@ GROUPS = {1: "decreasing", -1: "increasing", 0: "neither"}  # by s, as beta incr
 def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonicity) -> list[Row]:
     """One record per pair, in the order given, in nats:
 
-    `id`; `z`, `z_p`, `z_n`: log-prob of chosen minus rejected under the policy, under pi(beta-) and under pi(beta+);
+    `id`; `z`, `z_minus`, `z_plus`: log-prob of chosen minus rejected under the policy, pi(beta-) and pi(beta+);
     `margin`: h, the same difference of log-ratios against the reference, without any beta; `kl_chosen`, `kl_rejected`:
     K of both answers; `first_order`: h - (K_w - K_l); `step`: s; `group`: its name.
 
@@ -91,14 +91,14 @@ def _numbers(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         margins[name] = chosen - rejected
     kl_chosen, kl_rejected = sums["kl_policy_ref"].chunk(2)
     margin = margins["policy"] - margins["reference"]
-    z, z_p, z_n = margins["policy"], margins["p_epsilon"], margins["n_epsilon"]
+    z, z_minus, z_plus = margins["policy"], margins["logps_beta_minus"], margins["logps_beta_plus"]
     return {
         "z": z,
-        "z_p": z_p,
-        "z_n": z_n,
+        "z_minus": z_minus,
+        "z_plus": z_plus,
         "margin": margin,
         "kl_chosen": kl_chosen,
         "kl_rejected": kl_rejected,
         "first_order": margin - (kl_chosen - kl_rejected),
-        "step": epsilon_steps(z, z_p, z_n),
+        "step": epsilon_steps(z, z_minus, z_plus),
     }

@@ -54,7 +54,7 @@ class PairScorer:
             scoring = Scoring(
                 self.token_chunk,
                 _of(self.reference, rows),
-                method.epsilon,
+                method.eps_c,
                 method.rounds_to_bfloat16,
                 None if method.alternatives is None else Alternatives(method.alternatives, generator),
                 _of(self.initial, rows),

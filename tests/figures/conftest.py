@@ -49,7 +49,7 @@ def out(tmp_path: Path) -> Path:
         write_json(out / "align" / run / "metrics.json", {"steps": 4, "train_epoch": 1.0})
         curve = [{"step": step, "loss": 0.5} for step in (1, 2)]
         if run == "mine":
-            curve = [row | {"eps/p_ratio": p, "eps/n_ratio": 1 - p} for row, p in zip(curve, (1.0, 0.0), strict=True)]
+            curve = [row | {"eps/lowered": p, "eps/raised": 1 - p} for row, p in zip(curve, (1.0, 0.0), strict=True)]
         write_jsonl(out / "align" / run / "metrics.jsonl", curve)
     snapshot = out / "align" / "mine" / "snapshots" / "000002"
     snapshot.mkdir(parents=True)

@@ -79,7 +79,7 @@ def test_the_way_through_the_epoch(out: Path) -> None:
 def test_the_moving_average_does_not_start_at_zero(out: Path) -> None:
     """Weights 1/2 and 1/4 of two steps: (0 * 1/2 + 1 * 1/4) / (3/4)."""
     rows = ratios(out, "mine", smoothing=0.5)
-    lowered = [(row["value"], row["smoothed"]) for row in rows if row["metric"] == "eps/p_ratio"]
+    lowered = [(row["value"], row["smoothed"]) for row in rows if row["metric"] == "eps/lowered"]
     assert lowered == [(1.0, 1.0), (0.0, pytest.approx(1 / 3))]
     assert ratios(out, "dpo_01", smoothing=0.5) == []
 

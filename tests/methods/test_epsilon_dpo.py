@@ -1,13 +1,17 @@
 """ε-DPO on the worked example F2: three pairs given by their logits, whose decisions are +1, -1 and 0."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+import epsilon_dpo
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.logps_kernel import Head, Reference, token_logps
-from epsilon_dpo.methods.epsilon_dpo import beta_by_code, beta_by_paper, epsilon_steps
+from epsilon_dpo.methods import epsilon_dpo as source
+from epsilon_dpo.methods.epsilon_dpo import beta_by_paper, beta_by_released, epsilon_steps
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
 
@@ -54,9 +58,9 @@ def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R"):
                 token_logps(f, eye, torch.tensor(pair["y" + side]), 2, Reference(g, eye), epsilon, vocab_tile=3)
             )
         sums = [torch.stack([row[field].sum() for row in rows]) for field in range(7)]
-        policy, _, ref, p, n, kl_ref_policy, kl_policy_ref = sums
+        policy, _, ref, minus, plus, kl_ref_policy, kl_policy_ref = sums
         tokens = torch.tensor([len(pair["y" + side]) for pair in F2])
-        result.append(Logps(policy.requires_grad_(), tokens, ref, p, n, kl_ref_policy, kl_policy_ref))
+        result.append(Logps(policy.requires_grad_(), tokens, ref, minus, plus, kl_ref_policy, kl_policy_ref))
     return result
 
 
@@ -72,8 +76,8 @@ def test_worked_example(dtype, tolerance):
     close = lambda expected: pytest.approx(expected, rel=tolerance, abs=1e-10 if dtype == torch.float64 else 1e-6)  # noqa: E731
     margin = lambda field: (getattr(chosen, field) - getattr(rejected, field)).tolist()  # noqa: E731
     assert margin("policy") == close([-6.7338619628, -2.6637303866, -3.4292063671])
-    assert margin("p_epsilon") == close([-6.6889465190, -2.6690679795, -3.4321685314])
-    assert margin("n_epsilon") == close([-6.7827092437, -2.6605361039, -3.4344235481])
+    assert margin("logps_beta_minus") == close([-6.6889465190, -2.6690679795, -3.4321685314])
+    assert margin("logps_beta_plus") == close([-6.7827092437, -2.6605361039, -3.4344235481])
     assert chosen.kl_policy_ref.tolist() == close([0.2356461948, 0.2411337721, 0.4021968811])
     assert rejected.kl_policy_ref.tolist() == close([0.0647020467, 0.1405824638, 0.0377031883])
     assert loss.metrics["eps/mean_step"].tolist() == [1, -1, 0]
@@ -89,8 +93,8 @@ def test_a_smaller_epsilon_moves_the_third_pair():
     chosen, rejected = sides(0.01)
     loss = method(epsilon=0.01).loss(chosen, rejected)
     assert loss.metrics["eps/mean_step"].tolist() == [1, -1, 1]
-    assert (chosen.p_epsilon - rejected.p_epsilon)[2].item() == pytest.approx(-3.4291312337, abs=1e-10)
-    assert (chosen.n_epsilon - rejected.n_epsilon)[2].item() == pytest.approx(-3.4293633250, abs=1e-10)
+    assert (chosen.logps_beta_minus - rejected.logps_beta_minus)[2].item() == pytest.approx(-3.4291312337, abs=1e-10)
+    assert (chosen.logps_beta_plus - rejected.logps_beta_plus)[2].item() == pytest.approx(-3.4293633250, abs=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -145,16 +149,17 @@ def test_equal_policy_and_reference_are_an_exact_tie():
 def test_constants_per_position_change_nothing():
     plain, shifted = sides(0.1), sides(0.1, shift=3.0)
     for left, right in zip(plain, shifted, strict=True):
-        for field in ("policy", "reference", "p_epsilon", "n_epsilon", "kl_ref_policy", "kl_policy_ref"):
+        for field in ("policy", "reference", "logps_beta_minus", "logps_beta_plus", "kl_ref_policy", "kl_policy_ref"):
             torch.testing.assert_close(getattr(right, field), getattr(left, field), rtol=0, atol=1e-12)
 
 
 def test_the_derivative_of_the_margin_is_log_ratio_minus_kl():
     step = 1e-5
     chosen, rejected = sides(step)
-    z_p, z_n = chosen.p_epsilon - rejected.p_epsilon, chosen.n_epsilon - rejected.n_epsilon
+    z_minus = chosen.logps_beta_minus - rejected.logps_beta_minus
+    z_plus = chosen.logps_beta_plus - rejected.logps_beta_plus
     d1 = method(epsilon=step).loss(chosen, rejected).metrics["eps/d1"]
-    torch.testing.assert_close((z_p - z_n) / (2 * step), d1, rtol=0, atol=1e-8)
+    torch.testing.assert_close((z_minus - z_plus) / (2 * step), d1, rtol=0, atol=1e-8)
 
 
 def test_a_vanishing_epsilon_is_dpo():
@@ -175,7 +180,7 @@ def test_beta_follows_the_released_trainer():
 
 
 @pytest.mark.parametrize(
-    ("lowered", "raised", "epsilon", "paper", "code"),
+    ("lowered", "raised", "epsilon", "paper", "released"),
     [
         (0.5, 0.25, 0.01, 0.099757475748, 0.099750623441),
         (0.5, 0.5, 0.01, 0.100010001000, 0.1),
@@ -183,11 +188,11 @@ def test_beta_follows_the_released_trainer():
         (0.3, 0.1, 0.1, 0.098383838384, 0.098039215686),
     ],
 )
-def test_both_rules_of_the_next_beta(lowered, raised, epsilon, paper, code):
+def test_both_rules_of_the_next_beta(lowered, raised, epsilon, paper, released):
     assert beta_by_paper(0.1, epsilon, lowered, raised) == pytest.approx(paper, abs=1e-12)
-    assert beta_by_code(0.1, epsilon, lowered - raised) == pytest.approx(code, abs=1e-12)
-    means = {"eps/mean_step": lowered - raised, "eps/p_ratio": lowered, "eps/n_ratio": raised}
-    for rule, expected in (("paper_mean", paper), ("code", code)):
+    assert beta_by_released(0.1, epsilon, lowered - raised) == pytest.approx(released, abs=1e-12)
+    means = {"eps/mean_step": lowered - raised, "eps/lowered": lowered, "eps/raised": raised}
+    for rule, expected in (("paper", paper), ("released", released)):
         assert method(epsilon, beta_update=rule).after_step(1, means, None, None)["eps/beta_next"] == pytest.approx(
             expected, abs=1e-12
         )
@@ -197,7 +202,7 @@ def test_the_example_after_its_step():
     """F2's decisions are +1, -1 and 0."""
     chosen, rejected = sides(0.1)
     means = {name: values.mean().item() for name, values in method().loss(chosen, rejected).metrics.items()}
-    for rule, expected in (("code", 0.1), ("paper_mean", 0.100673400673)):
+    for rule, expected in (("released", 0.1), ("paper", 0.100673400673)):
         row = method(beta_update=rule).after_step(1, means, None, None)
         assert row["eps/beta_next"] == pytest.approx(expected, abs=1e-12)
 
@@ -205,7 +210,7 @@ def test_the_example_after_its_step():
 def test_comparison_and_step_have_an_epsilon_each():
     """F2 with the decisions of ε = .01 (the third pair moves) and the betas of ε = .1."""
     apart = method(epsilon=0.5, eps_c=0.01, eps_s=0.1)
-    assert apart.epsilon == 0.01
+    assert apart.eps_c == 0.01
     loss = apart.loss(*sides(0.01))
     assert loss.metrics["eps/mean_step"].tolist() == [1, -1, 1]
     betas = [0.1 / 1.1, 0.1 / 0.9, 0.1 / 1.1]
@@ -220,8 +225,8 @@ def bf16(x):
 
 
 def released_margins(pair_logits, epsilon):
-    """z, z_p, z_n and h of one pair as the released code computes them in bfloat16 on a GPU: operation by operation
-    in float32 and rounded once after each; written for whole [T, V] logits."""
+    """z, z_minus, z_plus and h of one pair as the released code computes them in bfloat16 on a GPU: operation by
+    operation in float32 and rounded once after each; written for whole [T, V] logits."""
     seq = {}
     for side, (f, g, labels) in pair_logits.items():
         f, g = bf16(f), bf16(g)
@@ -229,14 +234,14 @@ def released_margins(pair_logits, epsilon):
         mixed = {
             "pi": f,
             "ref": g,
-            "p": bf16(bf16((1 + epsilon) * f) - part),
-            "n": bf16(bf16((1 - epsilon) * f) + part),
+            "minus": bf16(bf16((1 + epsilon) * f) - part),
+            "plus": bf16(bf16((1 - epsilon) * f) + part),
         }
         for name, q in mixed.items():
             token = bf16(q.gather(1, labels[:, None])[:, 0] - q.logsumexp(1))
             seq[name, side] = bf16(token.sum())
-    margin = {name: bf16(seq[name, "w"] - seq[name, "l"]) for name in ("pi", "ref", "p", "n")}
-    return margin["pi"], margin["p"], margin["n"], bf16(margin["pi"] - margin["ref"])
+    margin = {name: bf16(seq[name, "w"] - seq[name, "l"]) for name in ("pi", "ref", "minus", "plus")}
+    return margin["pi"], margin["minus"], margin["plus"], bf16(margin["pi"] - margin["ref"])
 
 
 def random_pairs(count, spread):
@@ -265,11 +270,11 @@ def scored(pair, epsilon, rounds):
 def test_official_bf16_is_the_released_arithmetic_bit_for_bit():
     decided = []
     for pair in random_pairs(100, 1.0):
-        z, z_p, z_n, h = released_margins(pair, 0.2)
+        z, z_minus, z_plus, h = released_margins(pair, 0.2)
         loss = method(epsilon=0.2, step_precision="official_bf16").loss(*scored(pair, 0.2, rounds=True))
-        assert loss.metrics["eps/mean_step"].item() == epsilon_steps(z, z_p, z_n).item()
-        assert loss.metrics["eps/mean_abs"].item() == (z_p - z).abs().item()
-        beta = 0.1 / (1 + 0.2 * epsilon_steps(z, z_p, z_n))
+        assert loss.metrics["eps/mean_step"].item() == epsilon_steps(z, z_minus, z_plus).item()
+        assert loss.metrics["eps/mean_abs"].item() == (z_minus - z).abs().item()
+        beta = 0.1 / (1 + 0.2 * epsilon_steps(z, z_minus, z_plus))
         assert loss.losses.item() == -torch.nn.functional.logsigmoid(beta * h).item()
         decided.append(int(loss.metrics["eps/mean_step"].item()))
     assert min(decided.count(step) for step in (-1, 0, 1)) >= 5
@@ -282,14 +287,14 @@ def test_bfloat16_ties_where_float32_decides():
     for precision in ("fp32", "official_bf16"):
         chosen = method(epsilon=0.01, step_precision=precision)
         losses = [chosen.loss(*scored(pair, 0.01, chosen.rounds_to_bfloat16)) for pair in pairs]
-        kept[precision] = sum(loss.metrics["eps/none_ratio"].item() for loss in losses)
+        kept[precision] = sum(loss.metrics["eps/kept"].item() for loss in losses)
     assert kept["fp32"] <= 4 and kept["official_bf16"] >= 36
 
 
 def test_equal_models_tie_in_official_bf16():
     pair = next(iter(random_pairs(1, 0.0)))
     loss = method(epsilon=0.01, step_precision="official_bf16").loss(*scored(pair, 0.01, rounds=True))
-    assert loss.metrics["eps/none_ratio"].item() == 1.0 and loss.losses.item() == pytest.approx(math.log(2.0))
+    assert loss.metrics["eps/kept"].item() == 1.0 and loss.losses.item() == pytest.approx(math.log(2.0))
 
 
 def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
@@ -308,9 +313,28 @@ def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
         ({"epsilon": 1.0}, r"runs\.e\.epsilon = 1.0 is refused"),
         ({"epsilon": 0.0}, r"runs\.e\.epsilon = 0.0 is refused"),
         ({"epsilon": 0.1, "label_smoothing": 0.1}, r"label_smoothing = 0.1 is refused: ε-DPO has no label smoothing"),
+        ({"epsilon": 0.1, "beta_update": "code"}, r"beta_update = 'code' is refused: .*'released' or 'paper'"),
         ({"epsilon": 0.1, "eps_s": 1.0}, r"runs\.e\.eps_s = 1.0 is refused"),
     ],
 )
 def test_meaningless_numbers_are_refused(numbers, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("e", {"method": "epsilon_dpo", "beta": 0.1, **numbers})
+
+
+def test_the_places_that_the_docstring_names_exist():
+    """`function` of epsilon_dpo/file.py, as a reader of the file would look for it."""
+    doc = " ".join(source.__doc__.split())
+    named = re.findall(r"`(\w+)` of (epsilon_dpo/[\w/]+\.py)", doc)
+    assert {name for name, _ in named} == {"_sweep", "of_pair", "finish_step", "Totals"}
+    for name, path in named:
+        text = (Path(epsilon_dpo.__path__[0]).parent / path).read_text("utf-8")
+        assert re.search(rf"^ *(def|class) {name}\b", text, re.M), (name, path)
+
+
+def test_the_file_has_the_loss_and_the_next_beta_on_its_first_screen():
+    """In the paper's order: who opens it for the loss reads 40 lines, for the rules of beta 60."""
+    lines = Path(source.__file__).read_text("utf-8").splitlines()
+    formulas = ("epsilon_loss", "epsilon_steps", "beta_by_released", "beta_by_paper")
+    places = [next(i for i, line in enumerate(lines, 1) if line.startswith(f"def {name}(")) for name in formulas]
+    assert places == sorted(places) and places[0] <= 40 and places[-1] <= 60 and len(lines) <= 150

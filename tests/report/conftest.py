@@ -81,7 +81,7 @@ class Outputs:
             row = {"step": step, "loss": size - 0.01 * step, "rewards/accuracies": 0.5, "logps/chosen": -size * step}
             row |= {"margins_raw": 0.1 * size * step, "kl/fwd_data": 0.2 * size * step} if refers else {}
             row |= {"eps/beta": 0.1 - 0.01 * step} if adapts else {}
-            row |= {"eps/p_ratio": 0.5, "eps/n_ratio": 0.25, "eps/none_ratio": 0.25} if adapts else {}
+            row |= {"eps/lowered": 0.5, "eps/raised": 0.25, "eps/kept": 0.25} if adapts else {}
             curve.append(row)
         self.jsonl(f"align/{name}/metrics.jsonl", curve)
         final = {"steps": 4, "eval_loss": 0.6, "eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.2}

@@ -64,7 +64,7 @@ def weights(folder):
     return load_file(folder / "model" / "model.safetensors")
 
 
-STATE = ("eps/beta_next", "eps/p_ratio", "beta_dpo/kept_share", "tr_dpo/syncs")
+STATE = ("eps/beta_next", "eps/lowered", "beta_dpo/kept_share", "tr_dpo/syncs")
 
 
 def without(row, tokens_seen):

@@ -62,7 +62,7 @@ def test_the_first_step_is_that_of_the_whole_model(run, share_prompt):
         for name, block in (("whole", None), ("adapted", lora()))
     )
     assert whole.pop("grad_norm") > adapted.pop("grad_norm") > 0
-    assert adapted == whole and adapted["eps/none_ratio"] == 1.0
+    assert adapted == whole and adapted["eps/kept"] == 1.0
 
 
 def test_the_adapters_gradient_is_that_of_the_weights(sft_folder, token_pairs):
@@ -146,7 +146,7 @@ def test_gradient_checkpointing_changes_nothing(run):
     plain = rows_of(run("plain", EPSILON_DPO, lora=lora(), **FAST))
     assert rows_of(run("thrifty", EPSILON_DPO, lora=lora(), gradient_checkpointing=True, **FAST)) == plain
     half = rows_of(run("half", EPSILON_DPO, lora=lora(), bf16=True, **FAST))
-    assert half[0]["eps/none_ratio"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
+    assert half[0]["eps/kept"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
 
 
 def test_a_reference_that_follows_is_a_second_adapter(run):
@@ -271,7 +271,7 @@ def test_qlora(both_stages, tmp_path, token_pairs):
     assert {weight.dtype for weight in adapter_weights(model, ADAPTER)} == {torch.float32}
     rows, sft_rows = rows_of(out), rows_of(tmp_path / "out" / "sft")
     assert sft_rows[-1]["loss"] < 0.8 * sft_rows[0]["loss"] and rows[-1]["loss"] < rows[0]["loss"]
-    assert rows[0]["eps/none_ratio"] == 1.0 and rows[0]["loss"] == pytest.approx(LOG_TWO, rel=1e-7)
+    assert rows[0]["eps/kept"] == 1.0 and rows[0]["loss"] == pytest.approx(LOG_TWO, rel=1e-7)
     whole = content(tmp_path / "out")
     assert content(both_stages(quantised, quantised).parent) == whole  # both resume from their last checkpoint
     policy, metrics = load_policy(out / "model").eval(), read_json(out / "metrics.json")

@@ -29,7 +29,7 @@ def test_the_result_is_whole_and_the_same_twice(run):
 def test_the_first_step_is_an_exact_tie(run):
     row = read_jsonl(run("tie", EPSILON_DPO, max_steps=1) / "metrics.jsonl")[0]
     assert row["loss"] == pytest.approx(0.6931471805599453, rel=1e-7)
-    assert row["eps/none_ratio"] == 1.0 and row["eps/beta_next"] == 0.3
+    assert row["eps/kept"] == 1.0 and row["eps/beta_next"] == 0.3
     assert row["margins_raw"] == row["kl/fwd_data"] == row["eps/mean_abs"] == 0.0
 
 
@@ -106,7 +106,7 @@ def test_gradient_checkpointing_and_bfloat16_autocast_run(run):
     thrifty = read_jsonl(run("thrifty", EPSILON_DPO, gradient_checkpointing=True) / "metrics.jsonl")
     assert thrifty == plain
     half = read_jsonl(run("half", EPSILON_DPO, bf16=True) / "metrics.jsonl")
-    assert half[0]["eps/none_ratio"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
+    assert half[0]["eps/kept"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
 
 
 def test_a_moving_reference_does_not_hide_the_distance_from_the_first(run):

@@ -14,7 +14,7 @@ from epsilon_dpo.figures.points import KL, Row
 from epsilon_dpo.figures.printed import below, handle, printed, reach
 from epsilon_dpo.report.style import COLOURS, INK, Mark, marks, percent
 
-RATIO_TITLES = {"eps/p_ratio": "Pairs with β lowered", "eps/n_ratio": "Pairs with β raised"}
+RATIO_TITLES = {"eps/lowered": "Pairs with β lowered", "eps/raised": "Pairs with β raised"}
 GROUP_MARKS = {DECREASING: Mark(COLOURS[0], "o"), INCREASING: Mark(COLOURS[1], "s")}
 MARGIN_TITLES = (
     "Implicit reward margin β h",

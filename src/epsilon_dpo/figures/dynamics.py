@@ -8,7 +8,7 @@ from epsilon_dpo.snapshots import FACTS, places_of
 
 TRAJECTORY = ("run", "step", "epoch", "metric", "value", "low", "high", "n")
 DECIDED = ("run", "step", "metric", "value", "smoothed")
-RATIOS = ("eps/p_ratio", "eps/n_ratio")  # pairs of a step whose beta was lowered, raised
+RATIOS = ("eps/lowered", "eps/raised")  # pairs of a step whose beta was lowered, raised
 
 
 def trajectory(out: Path, run: str) -> list[Row]:

@@ -1,17 +1,20 @@
 """ε-DPO (arXiv 2502.13177): DPO whose beta, the KL penalty, is chosen per pair and adapted per step.
 
-For each pair the log-ratio margin of the policy is compared with that of two policies perturbed by ε: if it changes
-monotonically with beta, this pair is trained with the neighbouring beta that separates it better, and beta itself
-follows these decisions.
+Read it from the top: the loss of a pair, its decision s, where beta moves; then the keys of params.yaml, and the class
+that the trainer calls. Equations are those of the paper's third version; beta- = beta/(1+ε), beta+ = beta/(1-ε).
 
-`beta_update: code` is the rule of the code that made the published numbers (oddqueue/e-dpo), `paper_mean` that of the
-paper's Algorithm 1; they differ in the second order of ε. `step_precision: fp32` is the definition; `official_bf16`
-rounds logits, mixtures, log-probs and their sums to bfloat16 as that code did: a sum of 200 nats moves in steps of 1,
-and most pairs tie.
+    z, z_minus, z_plus      log pi(y_w|x) - log pi(y_l|x) under the policy, under pi(beta-) and under pi(beta+)
+    gamma, h = z - gamma    the same of the reference, and the log-ratio margin
 
-Differences from the released code: the mean decision is exact for unequal micro-batches and a short last accumulation
-window; beta is a float64 that is saved and restored; equal policy and reference are an exact tie; rewards are logged
-with the beta that all pairs share. docs/methods.md has the whole table.
+What lies elsewhere:
+- `_sweep` of epsilon_dpo/logps_kernel.py makes both perturbed log-probs of each token (eq. 3, 4);
+- `of_pair` of epsilon_dpo/logps_tiles.py is its arithmetic on one tile of both models' logits;
+- `finish_step` of epsilon_dpo/trainer.py calls `after_step` after each optimizer step,
+- `Totals` of epsilon_dpo/pair_metrics.py having taken the means of `metrics` over all its pairs.
+
+`step_precision: fp32` is the definition; `official_bf16` rounds logits, mixtures, log-probs and their sums to bfloat16
+as the released code (oddqueue/e-dpo) did: a sum of 200 nats moves in steps of 1, and most pairs tie. docs/methods.md
+says where we differ from that code.
 """
 
 from collections.abc import Mapping
@@ -24,6 +27,34 @@ from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+
+def epsilon_loss(h: "Tensor", steps: "Tensor", beta: float, eps_s: float) -> "Tensor":
+    """-log sigmoid(beta~ h), [B], of margins h and decisions s, [B] each: beta~ is beta-, beta or beta+ (eq. 5)."""
+    pair_betas = beta / (1.0 + eps_s * steps)  # beta~, a constant for autograd
+    return -log_sigmoid(pair_betas * h)
+
+
+def epsilon_steps(z: "Tensor", z_minus: "Tensor", z_plus: "Tensor") -> "Tensor":
+    """The decision s of each pair: +1 for a lower beta, -1 for a higher one, 0 where z is not monotonic in beta.
+
+    The margins are [B] each; so is s, as floats. A tie gives 0.
+    """
+    return ((z_minus > z) & (z > z_plus)).to(z.dtype) - ((z_plus > z) & (z > z_minus)).to(z.dtype)
+
+
+def beta_by_released(beta: float, eps_s: float, mean_step: float) -> float:
+    """The next beta by the rule of the code that made the published numbers: beta / (1 + ε mean(s))."""
+    return beta / (1.0 + eps_s * mean_step)
+
+
+def beta_by_paper(beta: float, eps_s: float, lowered: float, raised: float) -> float:
+    """The next beta by Algorithm 1, line 5: the mean of beta~; `lowered`, `raised`: shares of pairs with s = +1, -1.
+
+    It differs from `beta_by_released` in the second order of ε.
+    """
+    return beta * (lowered / (1.0 + eps_s) + raised / (1.0 - eps_s) + (1.0 - lowered - raised))
+
+
 Epsilon = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -32,7 +63,7 @@ class EpsilonDPONumbers(MethodNumbers):
     epsilon: Epsilon
     eps_c: Epsilon | None = None  # of the comparison, null: epsilon
     eps_s: Epsilon | None = None  # of the step, null: epsilon
-    beta_update: Literal["code", "paper_mean"] = "code"
+    beta_update: Literal["released", "paper"] = "released"
     step_precision: Literal["fp32", "official_bf16"] = "fp32"
     label_smoothing: float = 0.0
 
@@ -47,30 +78,6 @@ class EpsilonDPONumbers(MethodNumbers):
         return value
 
 
-def epsilon_steps(z: "Tensor", z_p: "Tensor", z_n: "Tensor") -> "Tensor":
-    """The decision s of each pair: +1 for a lower beta, -1 for a higher one, 0 where the margin is not monotonic.
-
-    Args:
-        z: log pi_theta(y_w|x) - log pi_theta(y_l|x), [B].
-        z_p: the same margin under pi(beta-), [B].
-        z_n: the same margin under pi(beta+), [B].
-
-    Returns:
-        s in {-1, 0, 1} as floats, [B]; a tie gives 0.
-    """
-    return ((z_p > z) & (z > z_n)).to(z.dtype) - ((z_n > z) & (z > z_p)).to(z.dtype)
-
-
-def beta_by_code(beta: float, eps_s: float, mean_step: float) -> float:
-    """beta after an optimizer step with mean decision `mean_step`: beta / (1 + ε mean(s))."""
-    return beta / (1.0 + eps_s * mean_step)
-
-
-def beta_by_paper(beta: float, eps_s: float, lowered: float, raised: float) -> float:
-    """beta after an optimizer step as the mean of the pairs' own betas; `lowered`, `raised`: shares of pairs."""
-    return beta * (lowered / (1.0 + eps_s) + raised / (1.0 - eps_s) + (1.0 - lowered - raised))
-
-
 class EpsilonDPO(Method[EpsilonDPONumbers]):
     Numbers = EpsilonDPONumbers
 
@@ -80,7 +87,7 @@ class EpsilonDPO(Method[EpsilonDPONumbers]):
         self.eps_s = numbers.epsilon if numbers.eps_s is None else numbers.eps_s
 
     @property
-    def epsilon(self) -> float:
+    def eps_c(self) -> float:
         return self.numbers.epsilon if self.numbers.eps_c is None else self.numbers.eps_c
 
     @property
@@ -88,26 +95,23 @@ class EpsilonDPO(Method[EpsilonDPONumbers]):
         return self.numbers.step_precision == "official_bf16"
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        z, z_p, z_n, gamma = (
-            self._margin(chosen, rejected, name) for name in ("policy", "p_epsilon", "n_epsilon", "reference")
-        )
-        steps = epsilon_steps(z.detach(), z_p, z_n)
-        beta = self.beta / (1.0 + self.eps_s * steps)  # beta~ of each pair, a constant for autograd
+        names = ("policy", "logps_beta_minus", "logps_beta_plus", "reference")
+        z, z_minus, z_plus, gamma = (self._margin(chosen, rejected, name) for name in names)
         h = self._rounded(z - gamma)
-        kl_chosen = required(chosen.kl_policy_ref, "kl_policy_ref")
-        kl_rejected = required(rejected.kl_policy_ref, "kl_policy_ref")
+        steps = epsilon_steps(z.detach(), z_minus, z_plus)
+        kl_chosen, kl_rejected = (required(side.kl_policy_ref, "kl_policy_ref") for side in (chosen, rejected))
         return PairLoss(
-            losses=-log_sigmoid(beta * h),
+            losses=epsilon_loss(h, steps, self.beta, self.eps_s),
             # With the beta all pairs share and not beta~, whose changes from pair to pair would blur the rewards.
             chosen_rewards=self.beta * chosen.logratios.detach(),
             rejected_rewards=self.beta * rejected.logratios.detach(),
             metrics={
-                "eps/p_ratio": (steps > 0).to(z.dtype),
-                "eps/n_ratio": (steps < 0).to(z.dtype),
-                "eps/none_ratio": (steps == 0).to(z.dtype),
+                "eps/lowered": (steps > 0).to(z.dtype),
+                "eps/raised": (steps < 0).to(z.dtype),
+                "eps/kept": (steps == 0).to(z.dtype),
                 "eps/mean_step": steps,
-                "eps/mean_abs": (z_p - z.detach()).abs(),
-                # d z / d ε at ε = 0, whose sign is the decision to first order: log-ratio margin minus KL difference.
+                "eps/mean_abs": (z_minus - z.detach()).abs(),
+                # d z_minus / d ε at ε = 0, whose sign is the decision to first order: margin minus KL difference.
                 "eps/d1": h.detach() - (kl_chosen - kl_rejected),
             },
         )
@@ -116,10 +120,10 @@ class EpsilonDPO(Method[EpsilonDPONumbers]):
         self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
     ) -> dict[str, float]:
         used = self.beta
-        if self.numbers.beta_update == "code":
-            self.beta = beta_by_code(used, self.eps_s, means["eps/mean_step"])
+        if self.numbers.beta_update == "released":
+            self.beta = beta_by_released(used, self.eps_s, means["eps/mean_step"])
         else:
-            self.beta = beta_by_paper(used, self.eps_s, means["eps/p_ratio"], means["eps/n_ratio"])
+            self.beta = beta_by_paper(used, self.eps_s, means["eps/lowered"], means["eps/raised"])
         return {"eps/beta": used, "eps/beta_next": self.beta}
 
     def _margin(self, chosen: Logps, rejected: Logps, name: str) -> "Tensor":

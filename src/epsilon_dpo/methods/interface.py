@@ -47,8 +47,9 @@ class Logps:
         policy: log pi_theta(y|x), [B].
         tokens: |y|, the number of tokens summed over, [B]; may be 0.
         reference: log pi_ref(y|x), [B]; if `needs_reference`.
-        p_epsilon: [B], log-prob under pi(beta-): per token softmax((1+ε) f_theta - ε f_ref); if `epsilon` is set.
-        n_epsilon: [B], log-prob under pi(beta+): per token softmax((1-ε) f_theta + ε f_ref); if `epsilon` is set.
+        logps_beta_minus: [B], log-prob under pi(beta-): per token softmax((1+ε) f_theta - ε f_ref) with the method's
+            `eps_c` for ε; if `eps_c` is set.
+        logps_beta_plus: [B], log-prob under pi(beta+): per token softmax((1-ε) f_theta + ε f_ref); if `eps_c` is set.
         kl_ref_policy: [B], sum_t KL(pi_ref(.|s_t) || pi_theta(.|s_t)) over the full vocabulary; if `needs_reference`.
             Both KLs are of the initial reference, also for a method that moves its own.
         kl_policy_ref: [B], sum_t KL(pi_theta(.|s_t) || pi_ref(.|s_t)); if `needs_reference`.
@@ -66,8 +67,8 @@ class Logps:
     policy: "Tensor"
     tokens: "Tensor"
     reference: "Tensor | None" = None
-    p_epsilon: "Tensor | None" = None
-    n_epsilon: "Tensor | None" = None
+    logps_beta_minus: "Tensor | None" = None
+    logps_beta_plus: "Tensor | None" = None
     kl_ref_policy: "Tensor | None" = None
     kl_policy_ref: "Tensor | None" = None
     initial: "Tensor | None" = None
@@ -150,8 +151,8 @@ class Method(ABC, Generic[N]):
         self.numbers = numbers
 
     @property
-    def epsilon(self) -> float | None:
-        """Size of the perturbation for `p_epsilon` and `n_epsilon`; None: they are not computed."""
+    def eps_c(self) -> float | None:
+        """Size of the perturbation for `logps_beta_minus` and `logps_beta_plus`; None: they are not computed."""
         return None
 
     @property

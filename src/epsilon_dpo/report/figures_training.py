@@ -27,9 +27,9 @@ CURVES = {
 }
 BETA = "/beta"  # a method that adapts its beta logs the one it used as <method>/beta
 DECISIONS = {
-    "eps/p_ratio": ("lowered", COLOURS[5]),
-    "eps/none_ratio": ("kept", "#e4e4e4"),
-    "eps/n_ratio": ("raised", COLOURS[4]),
+    "eps/lowered": ("lowered", COLOURS[5]),
+    "eps/kept": ("kept", "#e4e4e4"),
+    "eps/raised": ("raised", COLOURS[4]),
 }
 OTHERS = "#d0d0d0"
 FEW = 6  # runs that leave room for higher panels
@@ -138,7 +138,7 @@ def beta_decisions(path: Path, runs: list[RunResult]) -> None:
     """Per run that decides beta pair by pair: the shares of its pairs over time, one panel each."""
     with drawing(path, 9.0, 0.4 + 2.4 * _rows(len(runs))) as figure:
         for panel, run in zip(_grid(figure, len(runs), sharey=True), runs, strict=True):
-            steps = series(run, "eps/p_ratio")[0]
+            steps = series(run, "eps/lowered")[0]
             shares = [moving_average(series(run, metric)[1]) for metric in DECISIONS]
             stacks = panel.stackplot(steps, shares, colors=[colour for _, colour in DECISIONS.values()])
             for stack, (label, _) in zip(stacks, DECISIONS.values(), strict=True):

@@ -40,11 +40,10 @@ def curves(results: Results) -> list[Row]:
 
 def beta_decisions(run: RunResult) -> dict[str, float] | None:
     """Mean shares of pairs whose beta was lowered, raised and kept, over the logged steps; None: no such decisions."""
-    rows = [row for row in run.curve if "eps/p_ratio" in row]
+    rows = [row for row in run.curve if "eps/lowered" in row]
     if not rows:
         return None
-    names = {"lowered": "eps/p_ratio", "raised": "eps/n_ratio", "kept": "eps/none_ratio"}
-    return {meaning: sum(row[name] for row in rows) / len(rows) for meaning, name in names.items()}
+    return {name: sum(row[f"eps/{name}"] for row in rows) / len(rows) for name in ("lowered", "raised", "kept")}
 
 
 def summary(results: Results, comparisons: list[Row], methods: list[Row], statements: list[str]) -> Row:
