@@ -4,14 +4,16 @@ import functools
 import multiprocessing
 import os
 import signal
+import types
+from pathlib import Path
 
 import pytest
 from runs import EPSILON_DPO, LORA, RUNS, SOFT, content
 
 from epsilon_dpo import trainer as trainer_module
-from epsilon_dpo.checkpoints import last_whole_checkpoint
+from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.outputs import read_json, write_json
+from epsilon_dpo.outputs import read_json
 from epsilon_dpo.params.training import LoRA
 from epsilon_dpo.snapshots import FACTS, places_of
 
@@ -29,6 +31,7 @@ def die_at_micro_batch(number):
 
 
 def die_while_saving(step):
+    write_json = trainer_module.write_json
     trainer_module.write_json = lambda path, value: (
         die() if f"checkpoint-{step}" in str(path) else write_json(path, value)
     )
@@ -122,15 +125,45 @@ def test_the_state_does_move(run, name):
     assert all(end[key] != value for key, value in start.items())
 
 
-def test_only_whole_checkpoints_count(tmp_path):
-    for step, files in ((4, {"a": "1"}), (8, {"a": "1"}), (12, {"a": "1"})):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name, text in files.items():
-            (folder / name).write_text(text)
-        if step < 12:
-            write_json(folder / "whole.json", {"a": 1})
-    (tmp_path / "checkpoint-8" / "a").write_text("")
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+def sealed(folder, step, files):
+    """A checkpoint as the callback seals it."""
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    for name, text in files.items():
+        (checkpoint / name).write_text(text)
+    state = types.SimpleNamespace(is_world_process_zero=True, global_step=step)
+    WholeCheckpoints().on_save(types.SimpleNamespace(output_dir=str(folder)), state, None)
+    return checkpoint
+
+
+def test_only_whole_checkpoints_count(tmp_path, capfd):
+    older, cut, flipped, listed = (sealed(tmp_path, step, {"a": "1", "b": "2"}) for step in (4, 8, 12, 16))
+    (tmp_path / "checkpoint-20").mkdir()
+    (tmp_path / "checkpoint-20" / "a").write_text("1")
+    (cut / "a").write_text("")
+    (flipped / "b").write_text("3")  # of the same size
+    (listed / "whole.json").write_text('{"a"')
+    assert last_whole_checkpoint(tmp_path) == str(older)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+    said = sorted(capfd.readouterr().err.splitlines())
+    assert [line.removeprefix(f"{tmp_path}/checkpoint-") for line in said] == [
+        "12 is damaged (b); it is removed and not resumed from.",
+        "16 is damaged (whole.json); it is removed and not resumed from.",
+        "20 was not finished; it is removed and not resumed from.",
+        "8 is damaged (a); it is removed and not resumed from.",
+    ]
     assert last_whole_checkpoint(tmp_path / "none") is None
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_is_sealed(tmp_path, monkeypatch):
+    done, sync = [], os.fsync
+
+    def note(file):
+        sync(file)
+        done.append((Path(os.readlink(f"/proc/self/fd/{file}")).name, (checkpoint / "whole.json").exists()))
+
+    checkpoint = tmp_path / "checkpoint-4"
+    monkeypatch.setattr(os, "fsync", note)
+    sealed(tmp_path, 4, {"a": "1"})
+    before = {name for name, is_sealed in done if not is_sealed}
+    assert before == {"a", "checkpoint-4", tmp_path.name, "whole.json.partial"} and done[-1] == ("checkpoint-4", True)
