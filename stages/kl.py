@@ -10,7 +10,7 @@ from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.params.kl import KLView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
-from epsilon_dpo.snapshots import places_of
+from epsilon_dpo.snapshots import make_place, places_of
 from epsilon_dpo.stage import run_argument, run_stage
 
 run = run_argument()
@@ -19,7 +19,7 @@ with run_stage("kl", run) as stage:
     set_up(0, params.threads)  # nothing is drawn here
     aligned = Path("out/align") / run
     for place in places_of(aligned):  # the final policy comes last
-        policy, sampled, out = aligned / place / "model", Path("out/sample") / run / place, stage.out / place
+        policy, sampled, out = aligned / place / "model", Path("out/sample") / run / place, make_place(stage.out, place)
         policy_sha256 = digest(policy)
         facts = read_json(sampled / "metrics.json")
         if facts["policy_sha256"] != policy_sha256:
@@ -34,7 +34,6 @@ with run_stage("kl", run) as stage:
         )
         metrics = summary(records, params.kl.confidence)
         facts = {"sample_temperature": facts["temperature"], "policy_sha256": policy_sha256}
-        out.mkdir(parents=True, exist_ok=True)
         write_jsonl(out / "records.jsonl", records)
         write_json(out / "metrics.json", {**metrics, **facts})
     write_json(stage.out / "estimators.json", described(params.kl.confidence))

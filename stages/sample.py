@@ -8,7 +8,7 @@ from epsilon_dpo.params.sample import SampleView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.sampling import answer, select, summary
-from epsilon_dpo.snapshots import places_of
+from epsilon_dpo.snapshots import make_place, places_of
 from epsilon_dpo.stage import run_argument, run_stage
 
 run = run_argument()
@@ -18,11 +18,10 @@ with run_stage("sample", run) as stage:
     aligned = Path("out/align") / run
     rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
     for place in places_of(aligned):  # the final policy comes last
-        policy, out = aligned / place / "model", stage.out / place
+        policy, out = aligned / place / "model", make_place(stage.out, place)
         samples = answer(policy, rows, params.sample, params.seed, params.threads, stream="policy")
         metrics = summary(samples)
         facts = {"temperature": params.sample.temperature, "policy_sha256": digest(policy)}
-        out.mkdir(parents=True, exist_ok=True)
         write_jsonl(out / "samples.jsonl", samples)
         write_json(out / "metrics.json", {**metrics, **facts})
     stage.tracker.log_metrics(metrics)

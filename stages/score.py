@@ -9,7 +9,7 @@ from epsilon_dpo.params.score import ScoreView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.scoring import Intervals, by_opponent, judge_contests, known_truth
-from epsilon_dpo.snapshots import places_of
+from epsilon_dpo.snapshots import make_place, places_of
 from epsilon_dpo.stage import run_argument, run_stage
 
 run = run_argument()
@@ -19,13 +19,12 @@ with run_stage("score", run) as stage:
     judge = load_judge(Path("out/judge"))
     truth = known_truth(Path("out/validate/dataset.json"))
     for place in places_of(Path("out/sample") / run):  # the final policy comes last
-        sampled, out = Path("out/sample") / run / place, stage.out / place
+        sampled, out = Path("out/sample") / run / place, make_place(stage.out, place)
         samples, reference = read_same_prompts(sampled / "samples.jsonl", Path("out/reference/samples.jsonl"))
         records = judge_contests(judge, run_contests(samples, reference), truth)
         metrics = by_opponent(records, Intervals(params.score.confidence, params.seed))
         policy_sha256 = read_json(sampled / "metrics.json")["policy_sha256"]
         facts = {"confidence": params.score.confidence, "n": len(samples), "policy_sha256": policy_sha256}
-        out.mkdir(parents=True, exist_ok=True)
         write_jsonl(out / "records.jsonl", records)
         write_json(out / "metrics.json", {**metrics, **facts})
     metrics |= judge.usage()  # for all of the run's policies

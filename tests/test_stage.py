@@ -1,11 +1,14 @@
 """What a stage leaves behind: whole outputs or none, one sentence for the user, a traceback for a bug."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from epsilon_dpo import fingerprint as fingerprint_module
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.fingerprint import dependencies, fingerprint, scratch_folder, stage_entry
+from epsilon_dpo.fingerprint import dependencies, digest, fingerprint, scratch_folder, stage_entry
 from epsilon_dpo.outputs import read_jsonl, whole_folder, write_json, write_jsonl
 from epsilon_dpo.stage import run_stage
 
@@ -129,3 +132,25 @@ def test_one_of_several_processes_is_refused(project: Path, monkeypatch: pytest.
     with pytest.raises(SystemExit) as end, run_stage("demo", "a"):
         raise AssertionError("not reached")
     assert "one of 2 processes" in str(end.value.code)
+
+
+def test_a_large_file_is_read_once_until_it_changes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = [], fingerprint_module.hashlib.file_digest
+    monkeypatch.setattr(fingerprint_module.hashlib, "file_digest", lambda *args: reads.append(1) or read(*args))
+    model = project / "out/sft/model"
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(bytes(fingerprint_module.REMEMBERED_BYTES))
+    (model / "config").write_text("{}")
+    time.sleep(0.05)  # a file that has just been written is not trusted
+    first = digest(model)
+    assert len(reads) == 2
+    (project / "out/align").mkdir()
+    model.rename(project / "out/align/model")  # as a stage's output does
+    assert digest(project / "out/align/model") == first and len(reads) == 3, "the small one, and not the large one"
+    weights, times = project / "out/align/model/weights", (project / "out/align/model/weights").stat()
+    weights.write_bytes(b"1" + bytes(fingerprint_module.REMEMBERED_BYTES - 1))
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` and `rsync -t` do
+    assert digest(project / "out/align/model") != first and len(reads) == 5
+    (project / "scratch/digests.json").write_text("{")
+    weights.write_bytes(bytes(fingerprint_module.REMEMBERED_BYTES))
+    assert digest(project / "out/align/model") == first

@@ -8,6 +8,8 @@ MLflow run.
 import hashlib
 import json
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.strict import PARAMS_FILE, read_yaml
 
 DVC_FILE = Path("dvc.yaml")
+REMEMBERED_BYTES = 1 << 20  # a file of this size or more is read once, not by each stage that depends on it
+TICK_NS = 20_000_000  # two writes within one tick of a file system's clock leave the same time
 
 
 def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
@@ -47,9 +51,49 @@ def digest(path: Path) -> str:
     total = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"):
         total.update(str(file.relative_to(path)).encode() + b"\0")
-        with file.open("rb") as opened:
-            total.update(hashlib.file_digest(opened, "sha256").digest())
+        total.update(bytes.fromhex(_file_digest(file)))
     return total.hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    """sha256 of a file; that of a large one is remembered in scratch/ under what changes whenever the file does.
+
+    DVC trusts the same marks, and keeps them when it takes a file into its cache by copying.
+    """
+    before = _marks(file)
+    large = before[2] >= REMEMBERED_BYTES
+    known = _remembered() if large else {}
+    name = " ".join(map(str, before))
+    if name not in known:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if not large or _marks(file) != before or time.time_ns() - before[-1] < TICK_NS:
+            return found
+        known = _remembered() | {name: found}  # what another stage added meanwhile may be lost: it is read again
+        _remember(known)
+    return known[name]
+
+
+def _marks(file: Path) -> tuple[int, ...]:
+    """Where a file lies, its size in bytes, and when its content and its inode changed, in ns."""
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _remembered() -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        known = json.loads((scratch_root() / "digests.json").read_text("utf-8"))
+        return known if isinstance(known, dict) else {}
+    return {}
+
+
+def _remember(known: dict[str, str]) -> None:
+    """The newest thousand; where nothing can be written, nothing is remembered."""
+    partial = scratch_root() / f"digests.json.{os.getpid()}"
+    with suppress(OSError):
+        partial.parent.mkdir(exist_ok=True)
+        partial.write_text(json.dumps(dict(list(known.items())[-1000:])), "utf-8")
+        partial.rename(scratch_root() / "digests.json")
 
 
 def dependencies(entry: dict[str, Any]) -> dict[str, str]:
@@ -78,6 +122,11 @@ def fingerprint(entry: dict[str, Any], deps: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def scratch_root() -> Path:
+    """What stages keep beside their outputs: outside DVC's outs."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "scratch"
+
+
 def scratch_folder(name: str, fingerprint: str) -> Path:
-    """Where an execution may keep what survives a crash: outside DVC's outs, keyed by the fingerprint."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / "scratch" / f"{name}-{fingerprint[:16]}"
+    """Where an execution may keep what survives a crash, keyed by the fingerprint."""
+    return scratch_root() / f"{name}-{fingerprint[:16]}"

@@ -1,7 +1,9 @@
 """Writing what DVC hashes: the same bytes for the same content, and never half of it."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,20 +14,50 @@ from epsilon_dpo.errors import UserError
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes `target` only if the block ends without an exception.
 
     DVC removes a stage's outs before it runs, so `target` holds nothing that would be lost.
+
+    Args:
+        partial: where it lies until then, on the file system of `target`; None: beside `target`.
+
+    Raises:
+        UserError: `partial` is on another file system, or somebody removed it while the block ran.
     """
-    partial = target.parent / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if partial is None:
+        partial = target.parent / f".{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    else:
+        _make_movable(partial, target)
+    made = os.open(partial, os.O_RDONLY)
     try:
         yield partial
+        if not partial.exists() or not os.path.samestat(os.stat(partial), os.fstat(made)):  # some writers make folders
+            raise UserError(f"{partial} was removed while it was being filled; run this again.")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     finally:
+        os.close(made)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_movable(partial: Path, target: Path) -> None:
+    """Make `partial` by moving it there from beside `target`: what cannot move back later is refused now."""
+    beside = target.parent / f".{partial.name}"
+    beside.mkdir(parents=True, exist_ok=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        beside.rename(partial)
+    except OSError as error:
+        beside.rmdir()
+        if error.errno != errno.EXDEV:
+            raise
+        raise UserError(
+            f"{partial.parent} and {target.parent} lie on different file systems, between which a folder cannot move "
+            "in one step; put both on one."
+        ) from None
 
 
 def write_json(path: Path, content: Any) -> None:

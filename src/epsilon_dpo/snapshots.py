@@ -14,3 +14,12 @@ def places_of(folder: Path) -> list[str]:
     """Where the policies of a run stand below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
     snapshots = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
     return [*(f"{FOLDER}/{name}" for name in snapshots), "."]
+
+
+def make_place(out: Path, place: str) -> Path:
+    """The folder of one place below `out`, made; an `out` that has vanished stays so, and the first write fails."""
+    folder = out
+    for name in Path(place).parts:
+        folder = folder / name
+        folder.mkdir(exist_ok=True)
+    return folder

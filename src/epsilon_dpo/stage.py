@@ -1,7 +1,6 @@
 """What every stage does around its one call: check, announce, track, write whole folders, fail in one sentence."""
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -10,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.fingerprint import dependencies, fingerprint, numbers, scratch_folder, stage_entry
+from epsilon_dpo.fingerprint import dependencies, fingerprint, numbers, stage_entry
+from epsilon_dpo.lifetime import end_with_dvc
 from epsilon_dpo.outputs import whole_folder
 from epsilon_dpo.tracking import Tracker
+from epsilon_dpo.workplace import workplace
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Stage:
 def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     """Run the block as `stage` (of run `key`): outputs appear whole or not at all, the MLflow run is closed either way.
 
+    While it runs, a second execution of it is refused; it ends if the `dvc` that started it ends.
+
     A `UserError` becomes one line on stderr and exit code 1; any other exception keeps its traceback.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -44,16 +47,18 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     started = time.monotonic()
     try:
         _refuse_several_processes()
+        end_with_dvc()
         entry = stage_entry(stage, key)
-        deps = dependencies(entry)
-        made_from = fingerprint(entry, deps)
-        with (
-            Tracker(name, made_from, numbers(entry), deps) as tracker,
-            whole_folder(Path("out") / stage / (key or "")) as out,
-        ):
-            execution = Stage(name, out, scratch_folder(name, made_from), tracker)
-            yield execution
-        shutil.rmtree(execution.scratch, ignore_errors=True)
+        with workplace(name) as place:
+            deps = dependencies(entry)
+            made_from = fingerprint(entry, deps)
+            with (
+                Tracker(name, made_from, numbers(entry), deps) as tracker,
+                whole_folder(Path("out") / stage / (key or ""), place.partial) as out,
+            ):
+                execution = Stage(name, out, place.scratch(made_from), tracker)
+                yield execution
+            place.clear(execution.scratch)
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)

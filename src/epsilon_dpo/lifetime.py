@@ -1,0 +1,66 @@
+"""A stage does not outlive the `dvc` that started it: nobody would record what it makes.
+
+A signal to `dvc` reaches neither the shell that it starts nor the stage below it. So a thread looks every second
+whether each process from the stage up to `dvc` still has the parent that it had, on Linux as on macOS. (Linux' own
+signal at a parent's death, PR_SET_PDEATHSIG, says nothing of a shell in between, and comes also when just the thread
+of `dvc` ends that started the stage.)
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from itertools import pairwise
+
+import psutil
+
+INTERVAL_S = 1.0
+GRACE_S = 5.0  # for a SIGTERM that somebody handles
+STARTED_BY_DVC = "DVC_STAGE"  # dvc gives it to the commands that it starts
+
+_watching: list[threading.Thread] = []
+
+
+def end_with_dvc() -> None:
+    """End this process by SIGTERM once `dvc` is gone; a stage that was started by hand lives on its own."""
+    if STARTED_BY_DVC in os.environ and not _watching:
+        _watching.append(threading.Thread(target=_watch, daemon=True))
+        _watching[0].start()
+
+
+def _watch() -> None:
+    chain = _up_to_dvc()
+    while _is_whole(chain):
+        time.sleep(INTERVAL_S)
+    with suppress(OSError, ValueError):  # a terminal may be gone, too
+        what = f"stage {os.environ[STARTED_BY_DVC]} ends: the dvc that started it, pid {chain[-1].pid}, is gone."
+        print(what, file=sys.stderr, flush=True)
+    for child in psutil.Process().children():  # samplers; the tracking process, in its own session, closes the row
+        with suppress(psutil.Error, OSError):
+            if os.getsid(child.pid) == os.getsid(0):
+                child.terminate()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _up_to_dvc() -> list[psutil.Process]:
+    """This process, the shells above it, and `dvc`: the first that was not itself started by `dvc`."""
+    chain = [psutil.Process()]
+    while (parent := chain[-1].parent()) is not None:
+        chain.append(parent)
+        try:
+            if STARTED_BY_DVC not in parent.environ():
+                break
+        except (psutil.Error, OSError):  # another user's process is no shell of ours
+            break
+    return chain
+
+
+def _is_whole(chain: list[psutil.Process]) -> bool:
+    try:
+        return all(child.ppid() == parent.pid for child, parent in pairwise(chain))
+    except psutil.NoSuchProcess:
+        return False
