@@ -1,11 +1,19 @@
 """presets/pareto.yaml, cut down to some minutes: the paper's figures and tables from one `dvc repro`."""
 
 import csv
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from whole_pipeline import all_stages, copy_project, repro, with_preset
+from whole_pipeline import BIN, all_stages, copy_project, dvc, environment, repro, with_preset
 
 from epsilon_dpo.outputs import read_json
 from epsilon_dpo.params.strict import read_yaml
@@ -86,3 +94,63 @@ def test_another_judge_samples_and_trains_nothing_again(project: Path) -> None:
     assert {stage.partition("@")[0] for stage in ran} == {
         *("check", "judge", "ranking", "controls", "score", "tournament", "figures", "report")
     }
+
+
+ROUNDS = 5
+TWICE = ("kl epsilon_dpo_b03", "sft", "judge", "align epsilon_dpo_b03")  # the run with snapshots
+
+
+def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path) -> None:
+    """20 times. Sharing a folder, one of six ended in success without the snapshots."""
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    for stage in TWICE * ROUNDS:
+        name, *run = stage.split()
+        command = [sys.executable, "-m", f"stages.{name}", *run]
+        settings: dict[str, Any] = {"cwd": copy, "env": environment(copy), "text": True}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        both = [subprocess.Popen(command, **settings, **pipes) for _ in (1, 2)]
+        errors = [process.communicate()[1] for process in both]
+        said = {process.returncode: error for process, error in zip(both, errors, strict=True)}
+        assert sorted(said) == [0, 1], said
+        refused = said[1].strip().splitlines()[-1]
+        assert re.fullmatch(
+            rf"ERROR in stage {'@'.join(stage.split())}: another process, pid (\d+), is running .*: kill \1", refused
+        )
+        assert "Traceback" not in said[1]
+    assert dvc(copy, "status", "-q").returncode == 0, "the outputs are the recorded ones, to the byte"
+    assert not list((copy / "scratch/partial").iterdir())
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_killing_dvc_leaves_no_stage(project: Path, tmp_path: Path, end: int) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    (copy / "mlruns/mlflow.db").unlink()
+    command = [BIN / "dvc", "repro", "-s", "-f", "sft"]
+    running = subprocess.Popen(command, cwd=copy, env=environment(copy), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((copy / "scratch").glob("sft-*/checkpoint-*")) and not list((copy / "scratch/partial").glob("sft*")):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.1)
+    (stage,) = [
+        process for process in psutil.Process(running.pid).children(recursive=True) if "stages.sft" in process.cmdline()
+    ]
+    running.send_signal(end)
+    assert running.wait(10) == -end
+    gone, _ = psutil.wait_procs([stage], timeout=10)
+    assert gone, "the stage outlives its dvc"
+    while rows(copy) != [("sft", "KILLED")]:
+        assert time.monotonic() < deadline + 60, rows(copy)
+        time.sleep(0.2)
+    assert dvc(copy, "repro", "-s", "-f", "sft").returncode == 0
+    assert dvc(copy, "status", "-q").returncode == 0
+    assert not list((copy / "scratch/partial").iterdir()) and not list((copy / "scratch").glob("sft-*"))
+
+
+def rows(project: Path) -> list[Any]:
+    try:
+        with sqlite3.connect(f"file:{project / 'mlruns/mlflow.db'}?mode=ro", uri=True) as store:
+            return store.execute("select name, status from runs").fetchall()
+    except sqlite3.OperationalError:  # not there yet
+        return []

@@ -44,16 +44,22 @@ def with_preset(project: Path, name: str, changes: dict[str, Any]) -> None:
         YAML().dump(content, file)
 
 
-def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`dvc ...` in `project`, with the code of `project` and no network for the Hub."""
+def environment(project: Path, **changes: str) -> dict[str, str]:
+    """With the code of `project` and no network for the Hub."""
     env = os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(project / "src"),
         "HF_HUB_OFFLINE": "1",
-        **environment,
+        **changes,
     }
-    if "MLFLOW_TRACKING_URI" not in environment:
+    if "MLFLOW_TRACKING_URI" not in changes:
         env.pop("MLFLOW_TRACKING_URI", None)
+    return env
+
+
+def dvc(project: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """`dvc ...` in `project`, to its end."""
+    env = environment(project, **changes)
     return subprocess.run(
         [str(BIN / "dvc"), *arguments], cwd=project, env=env, text=True, capture_output=True, check=False
     )
