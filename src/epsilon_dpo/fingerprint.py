@@ -8,13 +8,14 @@ MLflow run.
 import hashlib
 import json
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.params.strict import PARAMS_FILE, read_yaml
+from epsilon_dpo.params.strict import PARAMS_FILE, RUN_NAME, read_yaml
 
 DVC_FILE = Path("dvc.yaml")
 REMEMBERED_BYTES = 1 << 20  # a file of this size or more is read once, not by each stage that depends on it
@@ -25,18 +26,22 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
     """The entry of `stage` in dvc.yaml with `${key}` and `${item.*}` filled in; `key` names one item of its foreach.
 
     Raises:
-        UserError: the stage needs a run and got none, or one that params.yaml does not hold.
+        UserError: the stage needs a run and got none, one that params.yaml does not hold, or one whose name could lead
+            out of its folder (`dvc repro -s` runs a stage without stage check, which refuses such names too).
     """
     entry: dict[str, Any] = read_yaml(DVC_FILE)["stages"][stage]
     if "foreach" not in entry:
         return entry
     items = read_yaml(PARAMS_FILE)[entry["foreach"].removeprefix("${").removesuffix("}")]
     if key is None or key not in items:
-        raise UserError(f"stage {stage} works on one run, one of {', '.join(items)}: `python -m stages.{stage} RUN`.")
+        names = ", ".join(map(str, items))
+        raise UserError(f"stage {stage} works on one run, one of {names}: `python -m stages.{stage} RUN`.")
+    if not re.fullmatch(RUN_NAME, key):
+        raise UserError(f"{PARAMS_FILE}: {key!r} is no name of a run, which has a-z, 0-9 and _ only; rename it.")
     item = items[key]
     text = json.dumps(entry["do"]).replace("${key}", key)
     for name, value in item.items():
-        text = text.replace(f"${{item.{name}}}", str(value))
+        text = text.replace(f"${{item.{name}}}", json.dumps(str(value))[1:-1])
     return json.loads(text)
 
 

@@ -79,5 +79,11 @@ def _refuse_several_processes() -> None:
 
 
 def run_argument() -> str:
-    """The run that the command line names, empty if it names none (which `run_stage` answers)."""
-    return sys.argv[1] if len(sys.argv) > 1 else ""
+    """The run that the command line names, else the one of the stage that DVC is running (`align@dpo`, after a colon
+    `external/dvc.yaml:answers@sft`), else empty, which `run_stage` answers.
+
+    Nothing in dvc.yaml writes a run's name into a command: it comes from params.yaml, and a shell would execute it.
+    """
+    if len(sys.argv) > 1:
+        return sys.argv[1]
+    return os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")[2]

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.params.strict import RUN_NAME, Strict
 
 Benchmark = Literal["alpaca_eval", "arena_hard", "mt_bench"]
-RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # as in params/align.py; no tool's baseline is called so
+RunName = Annotated[str, Field(pattern=RUN_NAME)]  # no tool's baseline is called so
 PositiveInt = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0.0)]  # 0: greedy
 

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from epsilon_dpo.params.strict import Seed, Strict, Threads
+from epsilon_dpo.params.strict import RUN_NAME, Seed, Strict, Threads
 from epsilon_dpo.params.training import Adaptable
 
-# `params: [runs.${key}]` in dvc.yaml breaks on a dot; MLflow and file names dislike the rest.
 # Other answers have these names in the records of score, controls and tournament.
 RESERVED = ("run", "sft", "chosen", "rejected", "shuffled")
 
@@ -21,7 +20,7 @@ def _not_reserved(name: str) -> str:
     return name
 
 
-RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$"), AfterValidator(_not_reserved)]
+RunName = Annotated[str, Field(pattern=RUN_NAME), AfterValidator(_not_reserved)]
 
 
 class Align(Adaptable):

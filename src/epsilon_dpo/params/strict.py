@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 from epsilon_dpo.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+RUN_NAME = r"^[a-z0-9_]+$"  # `params: [runs.${key}]` in dvc.yaml breaks on a dot; file names and MLflow on others
 
 
 class Strict(BaseModel):
