@@ -1,13 +1,15 @@
-"""scoreboard: the verdicts on all runs of external/params.yaml, and on no others, on one page."""
+"""scoreboard: the verdicts on the runs of one page. `python scoreboard.py PAGE` in the folder external/"""
 
 from pathlib import Path
 
 from epsilon_dpo.external.params import ScoreboardView
 from epsilon_dpo.external.scoreboard import read_verdicts, write_scoreboard
 from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.stage import run_argument, run_stage
 
-with run_stage("scoreboard") as stage:
+name = run_argument()
+with run_stage("scoreboard", name) as stage:
     params = load(ScoreboardView)
-    write_scoreboard(read_verdicts(Path("out/verdicts"), params.runs), stage.out)
-    stage.summary = f"{len(params.runs)} runs: external/out/scoreboard/scoreboard.html"
+    runs = params.on_page(name)
+    write_scoreboard(read_verdicts(Path("out/verdicts"), runs), stage.out)
+    stage.summary = f"{len(runs)} runs: external/out/scoreboard/{name}/scoreboard.html"

@@ -66,6 +66,7 @@ def project(tmp_path: Path, sft_folder: Callable[[], Path], judge: Judge) -> Pat
         numbers["judge"][benchmark]["base_url"] = judge.url
     names = ["arena_hard", *REAL]
     numbers["runs"] = {f"dpo_{name}": {"policy": "align/dpo", "benchmark": name} for name in names}
+    numbers["scoreboard"] = {"all": {"runs": [f"dpo_{name}" for name in names]}}
     YAML().dump(numbers, external / "params.yaml")
     subprocess.run(["git", "init", "-q", "."], cwd=project, check=True)
     subprocess.run([BIN / "dvc", "init", "-q"], cwd=project, check=True)
@@ -104,11 +105,11 @@ def test_answers_to_scoreboard(project: Path, judge: Judge, monkeypatch: pytest.
     runs = [f"dpo_{name}" for name in ("arena_hard", *REAL)]
     ran = repro(project)
     assert sorted(ran) == sorted(
-        [f"{stage}@{run}" for stage in ("answers", "export", "verdicts") for run in runs] + ["scoreboard"]
+        [f"{stage}@{run}" for stage in ("answers", "export", "verdicts") for run in runs] + ["scoreboard@all"]
     )
     out = project / "external" / "out"
-    page = (out / "scoreboard" / "scoreboard.html").read_text("utf-8")
-    with (out / "scoreboard" / "scores.csv").open(newline="") as file:
+    page = (out / "scoreboard" / "all" / "scoreboard.html").read_text("utf-8")
+    with (out / "scoreboard" / "all" / "scores.csv").open(newline="") as file:
         scores = {(row["run"], row["score"]): float(row["value"]) for row in csv.DictReader(file)}
     for run in runs:
         verdict = read_json(out / "verdicts" / run / "metrics.json")
@@ -133,15 +134,15 @@ def test_answers_to_scoreboard(project: Path, judge: Judge, monkeypatch: pytest.
     assert len(judge.asked) == asked, "verdicts are kept by content and not asked for twice"
 
     change(project, lambda numbers: numbers["judge"]["arena_hard"].update(model="gpt-4"))
-    assert repro(project) == ["verdicts@dpo_arena_hard", "scoreboard"]
-    assert "their judge is gpt-4-1106-preview" in (out / "scoreboard" / "scoreboard.html").read_text("utf-8")
+    assert repro(project) == ["verdicts@dpo_arena_hard", "scoreboard@all"]
+    assert "their judge is gpt-4-1106-preview" in (out / "scoreboard" / "all" / "scoreboard.html").read_text("utf-8")
     with sqlite3.connect(project / "mlruns" / "mlflow.db") as store:
         names = {name for (name,) in store.execute("select name from runs where status = 'FINISHED'")}
         on_policy = store.execute(
             "select value from latest_metrics m join runs r on m.run_uuid = r.run_uuid "
             "where r.name = 'align@dpo' and m.key = 'arena_hard/win_rate'"
         ).fetchall()
-    assert {f"verdicts@{run}" for run in runs} < names and "scoreboard" in names
+    assert {f"verdicts@{run}" for run in runs} < names and "scoreboard@all" in names
     assert on_policy == [(scores["dpo_arena_hard", "win_rate"],)]
 
 
@@ -149,6 +150,7 @@ def test_a_judge_out_of_reach_ends_in_one_sentence(project: Path, judge: Judge) 
     def edit(numbers: dict[str, Any]) -> None:
         numbers["judge"]["arena_hard"]["base_url"] = "http://127.0.0.1:9/v1"
         numbers["runs"] = {"dpo_arena_hard": numbers["runs"]["dpo_arena_hard"]}
+        numbers["scoreboard"] = {"all": {"runs": ["dpo_arena_hard"]}}
 
     change(project, edit)
     with pytest.raises(

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from epsilon_dpo.external.params import Run
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.external.params import Run, ScoreboardView
 from epsilon_dpo.external.scoreboard import read_verdicts, write_scoreboard
 from epsilon_dpo.outputs import write_json
+from epsilon_dpo.params.strict import parse
 
 FACTS = {"mean_tokens": 200.0, "truncated_share": 0.25, "policy_sha256": "0" * 64, "n_missing": 5}
 ALPACA_EVAL: dict[str, Any] = {"tool": "alpaca-eval 0.6.6", "judge": "gpt-4-1106-preview", "n": 800, **FACTS}
@@ -65,3 +67,11 @@ def test_what_cannot_stand_beside_published_numbers_is_told(
     text = page(tmp_path, alpaca_eval=ALPACA_EVAL | changes)
     assert ("Not comparable with published numbers" in text) is bool(reasons)
     assert all(reason in text for reason in ["alpaca-eval 0.6.6", *reasons])
+
+
+def test_a_page_shows_its_own_runs_in_its_order() -> None:
+    runs = {name: {"policy": "align/dpo", "benchmark": "mt_bench"} for name in ("one", "two", "three")}
+    view = parse(ScoreboardView, {"runs": runs, "scoreboard": {"all": {"runs": ["three", "one"]}}})
+    assert list(view.on_page("all")) == ["three", "one"]
+    with pytest.raises(UserError, match=r"all.runs names four, not a line under runs \(known: one, two, three\)"):
+        parse(ScoreboardView, {"runs": runs, "scoreboard": {"all": {"runs": ["four"]}}})

@@ -95,11 +95,12 @@ def test_dvc_runs_the_two_files_apart(tmp_path: Path) -> None:
     stages = {
         name: {"foreach": stage["foreach"], "do": stage["do"] | {"cmd": f"mkdir -p out/{name}/${{key}}", "deps": data}}
         for name, stage in STAGES.items()
-        if "foreach" in stage and (data := [dep for dep in stage["do"]["deps"] if "${" in dep])
+        if (data := [dep for dep in stage["do"]["deps"] if "${" in dep or dep == "out/verdicts"])
     }
     yaml = YAML()
     yaml.dump({"stages": stages}, tmp_path / "external" / "dvc.yaml")
     numbers = read_yaml(EXTERNAL / "params.yaml") | {"runs": {"one": {"policy": "align/dpo", "benchmark": "mt_bench"}}}
+    numbers["scoreboard"] = {"page": {"runs": ["one"]}}
     yaml.dump(numbers, tmp_path / "external" / "params.yaml")
     subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "-q")
@@ -108,7 +109,7 @@ def test_dvc_runs_the_two_files_apart(tmp_path: Path) -> None:
     (tmp_path / "out" / "align" / "dpo").unlink()
     (tmp_path / "out" / "align" / "other").unlink()
     printed = dvc(tmp_path, "repro", "--no-run-cache", "external/dvc.yaml")
-    assert [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")][-3:] == [
-        f"external/dvc.yaml:{name}@one" for name in ("answers", "export", "verdicts")
+    assert [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")][-4:] == [
+        f"external/dvc.yaml:{name}" for name in ("answers@one", "export@one", "verdicts@one", "scoreboard@page")
     ]
     assert (tmp_path / "out" / "align" / "dpo").is_file() and not (tmp_path / "out" / "align" / "other").exists()

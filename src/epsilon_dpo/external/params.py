@@ -5,9 +5,9 @@ folder.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from epsilon_dpo.params.strict import RUN_NAME, Strict
 
@@ -120,7 +120,27 @@ class VerdictsView(Strict):
     runs: Runs
 
 
+class Page(Strict):
+    """The runs whose verdicts stand on one page, in this order."""
+
+    runs: Annotated[list[RunName], Field(min_length=1)]
+
+
 class ScoreboardView(Strict):
-    """What external/scoreboard.py reads."""
+    """What external/scoreboard.py reads; of `scoreboard`, only its own page."""
 
     runs: Runs
+    scoreboard: dict[RunName, Page]
+
+    @model_validator(mode="after")
+    def _pages_show_runs(self) -> Self:
+        for name, page in self.scoreboard.items():
+            for run in page.runs:
+                if run not in self.runs:
+                    known = ", ".join(self.runs) or "none"
+                    raise ValueError(f"scoreboard.{name}.runs names {run}, not a line under runs (known: {known})")
+        return self
+
+    def on_page(self, name: str) -> Runs:
+        """The runs of page `name`, in its order."""
+        return {run: self.runs[run] for run in self.scoreboard[name].runs}

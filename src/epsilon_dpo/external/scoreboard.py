@@ -1,4 +1,4 @@
-"""The verdicts of all runs on one page and as a tidy table."""
+"""The verdicts on several runs on one page and as a tidy table."""
 
 import csv
 from pathlib import Path
