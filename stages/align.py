@@ -9,6 +9,7 @@ from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.stage import run_argument, run_stage
+from epsilon_dpo.training_result import without_evaluation
 
 run = run_argument()
 with run_stage("align", run) as stage:
@@ -24,7 +25,7 @@ with run_stage("align", run) as stage:
         scratch=stage.scratch,
         track=stage.tracker.log_metrics,
     )
-    stage.tracker.log_metrics(metrics)
+    stage.tracker.log_metrics(without_evaluation(metrics))
     stage.tracker.set_tags({"policy_sha256": digest(stage.out / "model")})
     stage.summary = (
         f"eval loss {metrics['eval_loss']:.4f}, accuracy {metrics['eval_rewards/accuracies']:.3f}, "

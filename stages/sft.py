@@ -7,6 +7,7 @@ from epsilon_dpo.params.strict import load
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.sft import fine_tune
 from epsilon_dpo.stage import run_stage
+from epsilon_dpo.training_result import without_evaluation
 
 with run_stage("sft") as stage:
     params = load(SFTView)
@@ -21,5 +22,5 @@ with run_stage("sft") as stage:
         scratch=stage.scratch,
         track=stage.tracker.log_metrics,
     )
-    stage.tracker.log_metrics(metrics)
+    stage.tracker.log_metrics(without_evaluation(metrics))
     stage.summary = f"eval loss {metrics['eval_loss']:.4f}, {metrics['steps']} steps"

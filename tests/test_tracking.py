@@ -132,7 +132,7 @@ def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
         "run": "mine",
         "policy_sha256": "new",
         "params": {"seed": 1, "runs.mine": {"method": "dpo", "beta": 0.2}},
-        "metrics": {"win_rate/sft": 0.6, "policy_sha256": "new"},
+        "metrics": {"win_rate/sft": 0.6, "policy_sha256": "new", "eval_loss": 0.4, "steps": 3},
         "curve": [{"step": 2, "loss": 0.5}],
     }
     for _ in range(2):  # the second time the row is there
@@ -148,6 +148,8 @@ def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
     rebuilt = "(select run_uuid from tags where key = 'rebuilt')"
     assert select(project, f"select step, value from metrics where key = 'loss' and run_uuid = {rebuilt}") == [(2, 0.5)]
     assert select(project, f"select value from params where key = 'run.beta' and run_uuid = {rebuilt}") == [("0.2",)]
+    evaluated = f"select step, value from metrics where key = 'eval_loss' and run_uuid = {rebuilt}"
+    assert select(project, evaluated) == [(3, 0.4)]
 
 
 def test_a_failed_and_a_killed_stage_are_marked(project: Path) -> None:

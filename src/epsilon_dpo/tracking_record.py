@@ -83,6 +83,9 @@ class Rows:
         tags = {"policy_sha256": policy["policy_sha256"], "rebuilt": "true"}
         run_id = self._new_run(name, _identity(name, policy["params"]) | tags, policy["params"], _now())
         self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]), _now())])
+        evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
+        if evaluation:  # after the last step; `compared` then finds these numbers known
+            self._log(run_id, _metrics(evaluation, int(policy["metrics"]["steps"]), _now()))
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 

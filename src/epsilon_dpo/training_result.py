@@ -23,6 +23,9 @@ def write_result(
 ) -> dict[str, float]:
     """Evaluate and write model/, metrics.jsonl and metrics.json to `out`; every rank takes part, rank 0 writes.
 
+    Args:
+        track: called with the evaluation and the number of optimizer steps.
+
     Returns:
         the content of metrics.json: `steps`, the last training row as train_*, eval_* without clock times, `end_state`.
 
@@ -47,3 +50,8 @@ def write_result(
         write_jsonl(out / "metrics.jsonl", rows)
         write_json(out / "metrics.json", metrics)
     return metrics
+
+
+def without_evaluation(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of what `write_result` returns the numbers that it has not tracked: an evaluation is one point, at its step."""
+    return {name: value for name, value in metrics.items() if not name.startswith("eval_")}

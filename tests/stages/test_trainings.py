@@ -1,0 +1,108 @@
+"""The stages sft and align on files: what they send to MLflow, and what they read of params.yaml."""
+
+import json
+import runpy
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from epsilon_dpo.outputs import read_json, write_jsonl
+from epsilon_dpo.params.strict import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = read_yaml(ROOT / "params.yaml")
+FEW = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 3}
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %} {{ 'w1' if m['role'] == 'user' else 'w2' }} {{ m['content'] }} "
+    "{{ eos_token }}{% endfor %}{% if add_generation_prompt %} w2{% endif %}"
+)
+
+
+class Recorder:
+    """In the place of the MLflow run: every point that it gets."""
+
+    points: list[tuple[str, int]]
+
+    def __init__(self, *_: Any) -> None:
+        Recorder.points = []
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def set_tags(self, tags: dict[str, str]) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        Recorder.points += [(name, step or 0) for name in metrics]
+
+
+def messages(role: str, text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+@pytest.fixture
+def project(
+    sft_folder: Callable[..., Path],
+    token_pairs: Callable[[int], list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """What both stages read, of a model with 64 words."""
+    for name in ("src", "stages", "dvc.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    write_params(tmp_path, PARAMS["runs"])
+    out = tmp_path / "out"
+    for folder in ("base", "sft", "pairs", "validate"):
+        (out / folder).mkdir(parents=True)
+    folder = sft_folder()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(out / "base" / "tokenizer")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(out / "base" / "model")
+    folder.rename(out / "sft" / "model")
+    for split, pairs in (("train", token_pairs(16)[:12]), ("eval", token_pairs(16)[12:])):
+        write_jsonl(out / "pairs" / f"{split}.jsonl", pairs)
+        write_jsonl(
+            out / "validate" / f"{split}.jsonl",
+            [
+                {"id": pair["id"], "prompt": messages("user", f"w{n}")}
+                | {"chosen": messages("assistant", "w7 w8"), "rejected": messages("assistant", "w9")}
+                for n, pair in enumerate(pairs)
+            ],
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr("epsilon_dpo.stage.Tracker", Recorder)
+    monkeypatch.setattr("epsilon_dpo.runtime.set_up", lambda seed, threads: None)  # it would outlive the test
+    return tmp_path
+
+
+def write_params(project: Path, runs: dict[str, Any]) -> None:
+    content = {**PARAMS, "runs": runs, "sft": PARAMS["sft"] | FEW, "align": PARAMS["align"] | FEW}
+    (project / "params.yaml").write_text(json.dumps(content), "utf-8")
+
+
+def run(stage: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """`python -m stages.<stage> <arguments>` in this process."""
+    monkeypatch.setattr(sys, "argv", [f"stages.{stage}", *arguments])
+    runpy.run_module(f"stages.{stage}", run_name="__main__")
+
+
+@pytest.mark.parametrize("stage", ["sft", "align"])
+def test_an_evaluation_is_one_point_at_its_step(project: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    run(stage, monkeypatch, *(["dpo"] if stage == "align" else []))
+    metrics = read_json(project / "out" / stage / ("dpo" if stage == "align" else "") / "metrics.json")
+    evaluation = {name for name in metrics if name.startswith("eval_")}
+    assert "eval_loss" in evaluation and metrics["steps"] == 3
+    points = Counter(Recorder.points)
+    assert {point: count for point, count in points.items() if point[0].startswith("eval_")} == {
+        (name, 3): 1 for name in evaluation
+    }
+    rest = metrics.keys() - evaluation
+    assert {name for name, step in points if step == 0} == rest and "train_loss" in rest
