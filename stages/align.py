@@ -13,7 +13,7 @@ from epsilon_dpo.training_result import without_evaluation
 
 run = run_argument()
 with run_stage("align", run) as stage:
-    params = load(AlignView)
+    params = load(AlignView, run=run)
     set_up(params.seed, params.threads)
     metrics = align(
         method_of(run, params.runs[run]),

@@ -51,18 +51,29 @@ def test_init_files_hold_no_code() -> None:
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
 def test_a_stage_reads_exactly_the_numbers_it_declares(stage: str) -> None:
-    """The view that a stage loads has one field per declared key (align: its own entry of runs)."""
-    declared = {key.split(".")[0] for key in entry(stage).get("params", [])}
+    """By full dotted keys: the view that a stage loads has one field per declared key, and where the stage names its
+    run to `load`, that run's entry of `runs`."""
     tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text("utf-8"))
-    views = [
-        getattr(importlib.import_module(node.module or ""), alias.name)
+    modules = {
+        alias.name: node.module or ""
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("epsilon_dpo.params.")
+        if isinstance(node, ast.ImportFrom)
         for alias in node.names
-        if alias.name.endswith("View")
-    ]
-    read = {field.alias or name for view in views for name, field in view.model_fields.items()}
-    assert read == declared
+    }
+    assert "read_yaml" not in modules
+    read = set()
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "load":
+            view = ast.unparse(call.args[0])
+            names = {field.alias or name for name, field in loaded(modules[view], view).items()}
+            own = {"runs": "runs.${key}"} if [ast.unparse(k) for k in call.keywords] == ["run=run"] else {}
+            read |= {own.get(name, name) for name in names}
+    assert read == set(entry(stage).get("params", []))
+
+
+def loaded(module: str, view: str) -> dict:
+    assert module.startswith("epsilon_dpo.params."), module
+    return getattr(importlib.import_module(module), view).model_fields
 
 
 HEAVY = {

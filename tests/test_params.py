@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.errors import UserError
+from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.fetch import FetchView
 from epsilon_dpo.params.file import ParamsFile, load_file
 from epsilon_dpo.params.strict import load, parse, read_yaml
@@ -114,6 +115,16 @@ def test_every_yaml_reader_reads_the_same() -> None:
     assert len(files) >= 3
     for file in files:
         assert yaml.safe_load(file.read_text("utf-8")) == read_yaml(file)
+
+
+def test_a_run_sees_only_its_own_entry(tmp_path: Path) -> None:
+    """dvc.yaml has `runs.${key}`: another run's name or number neither stops a training nor comes into its sight."""
+    path = edited(tmp_path, "  dpo: {", "  d.po: {method: dop, beta: [wrong]}\n  dpo: {")
+    assert load(AlignView, path, run="dpo").runs == {"dpo": {"method": "dpo", "beta": 0.3}}
+    with pytest.raises(UserError, match=r"d\.po"):
+        load(AlignView, path)
+    with pytest.raises(UserError, match="runs"):
+        load(AlignView, path, run="tr_dpo")
 
 
 def test_a_view_sees_only_its_keys(tmp_path: Path) -> None:

@@ -106,3 +106,9 @@ def test_an_evaluation_is_one_point_at_its_step(project: Path, monkeypatch: pyte
     }
     rest = metrics.keys() - evaluation
     assert {name for name, step in points if step == 0} == rest and "train_loss" in rest
+
+
+def test_a_wrong_entry_of_another_run_does_not_stop_a_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_params(project, {"d.po": {"method": "dpo", "beta": "much"}, "dpo": PARAMS["runs"]["dpo"]})
+    run("align", monkeypatch, "dpo")
+    assert (project / "out" / "align" / "dpo" / "metrics.json").is_file()

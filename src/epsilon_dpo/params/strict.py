@@ -2,7 +2,8 @@
 
 DVC reads YAML 1.2 (`1e-6` is a number), PyYAML reads 1.1 (`1e-6` is text): the file is read here the way DVC reads it.
 A stage loads a *view*: a `Strict` model whose fields are exactly the top-level keys the stage declares under `params:`
-in dvc.yaml. It therefore cannot read a number that DVC does not watch for it.
+in dvc.yaml; of `runs.${key}` it gets the entry of its own run. It therefore cannot read a number that DVC does not
+watch for it.
 """
 
 import difflib
@@ -60,10 +61,20 @@ def parse(model: type[Model], content: Any, where: str = "") -> Model:
         raise UserError(" ".join(_sentence(model, problem, where) for problem in error.errors())) from None
 
 
-def load(view: type[Model], path: Path = PARAMS_FILE) -> Model:
-    """The part of params.yaml that `view` names: its fields are the top-level keys, other keys are not looked at."""
+def load(view: type[Model], path: Path = PARAMS_FILE, run: str | None = None) -> Model:
+    """The part of params.yaml that `view` names: its fields are the top-level keys, other keys are not looked at.
+
+    Args:
+        run: the stage's own, where dvc.yaml declares `runs.${key}`: of `runs` only this entry is looked at.
+
+    Raises:
+        UserError: the file cannot be read, or a number in this part is refused.
+    """
     content = read_yaml(path)
-    return parse(view, {key: content[key] for key in _keys(view) if key in content})
+    part = {key: content[key] for key in _keys(view) if key in content}
+    if run is not None and isinstance(part.get("runs"), dict):
+        part["runs"] = {name: entry for name, entry in part["runs"].items() if name == run}
+    return parse(view, part)
 
 
 def _keys(model: Any) -> list[str]:
