@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from epsilon_dpo.errors import UserError
+from epsilon_dpo.params import strict
 from epsilon_dpo.params.align import AlignView
 from epsilon_dpo.params.fetch import FetchView
 from epsilon_dpo.params.file import ParamsFile, load_file
@@ -96,6 +98,19 @@ def test_a_missing_block_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_presets(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="presets/"):
         load_file(tmp_path / "params.yaml")
+
+
+def test_the_same_bytes_are_parsed_once_and_a_rewritten_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    monkeypatch.setattr(strict, "YAML", lambda **how: parsed.append(how) or YAML(**how))
+    path = tmp_path / "params.yaml"
+    path.write_text(f"# {tmp_path}\nseed: 1\nrows: [1]\n", "utf-8")
+    read_yaml(path)["rows"].append(2)
+    assert read_yaml(path) == {"seed": 1, "rows": [1]} and len(parsed) == 1
+    path.write_text(f"# {tmp_path}\nseed: 2\nrows: [1]\n", "utf-8")
+    assert read_yaml(path)["seed"] == 2 and len(parsed) == 2
 
 
 def test_numbers_are_the_ones_dvc_reads() -> None:

@@ -6,7 +6,9 @@ in dvc.yaml; of `runs.${key}` it gets the entry of its own run. It therefore can
 watch for it.
 """
 
+import copy
 import difflib
+import functools
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -39,14 +41,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is absent, is not YAML, or is not a mapping.
     """
     try:
-        content = YAML(typ="safe", pure=True).load(path)
+        content = copy.deepcopy(_parsed(path.read_bytes()))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run from the project's root, or copy one from presets/.") from None
     except YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split()).replace("<byte string>", str(path))
+        raise UserError(f"{path} is not valid YAML: {reason}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of blocks, one per stage; presets/ holds complete examples.")
     return content
+
+
+@functools.cache
+def _parsed(content: bytes) -> Any:
+    """By content and not by path: a stage reads its files several times, a test rewrites them."""
+    return YAML(typ="safe", pure=True).load(content)
 
 
 def parse(model: type[Model], content: Any, where: str = "") -> Model:
