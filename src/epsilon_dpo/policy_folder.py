@@ -35,11 +35,10 @@ def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> 
         dtype: of a whole model's weights, `auto` as stored; merged ones are float32.
 
     Raises:
-        UserError: the adapter's base is absent or is not the one that the adapter was trained on.
+        UserError: the adapter's base is absent or is not the one that the adapter was trained on; weights are absent.
     """
     if not is_adapter(folder):
-        whole: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        return whole
+        return _load_whole(folder, dtype)
     from peft import PeftModel  # imported where an adapter is: it takes half a second
 
     base = load_policy(_base_of(folder), torch.float32)
@@ -48,6 +47,25 @@ def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> 
         model: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
+
+
+def _load_whole(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """transformers would read another file in the place of model.safetensors, and draw absent weights at random."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"{folder} holds no whole policy ({str(error).splitlines()[0]}); `dvc repro` makes it."
+        ) from None
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(
+            f"The weights in {folder} lack {missing[0]} ({len(missing)} such); `dvc repro` makes them again."
+        )
+    whole: PreTrainedModel = model
+    return whole
 
 
 def is_adapter(folder: Path) -> bool:
