@@ -1,8 +1,8 @@
 """Tracking with MLflow, from the side of a stage: it cannot fail, block or slow down what it tracks.
 
 MLflow runs in a child process (tracking_process.py) that reads JSON lines from a pipe. Its import (2 s) and its network
-waits pass beside the stage's own work, and whatever goes wrong there costs one line on stderr. Only the standard
-library is imported here, because every stage imports this file.
+waits pass beside the stage's own work, and whatever goes wrong there costs one line on stderr. Nothing but the standard
+library and errors.py is imported here, because every stage imports this file.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from epsilon_dpo.errors import redacted
 
 # A stage that is done waits this long for its record to be written; a server that does not answer costs no more.
 PATIENCE_S = 12.0
@@ -82,7 +84,7 @@ class Tracker:
             if kind is None:
                 self._send("artifacts", folder=str(Path("out") / self.name.replace("@", "/")))
             else:
-                self.set_tags({"error": f"{kind.__name__}: {error}"[:1000]})
+                self.set_tags({"error": redacted(f"{kind.__name__}: {error}")[:1000]})
             status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
             self._send("close", status=status)
         self._messages.put(None)
@@ -171,7 +173,8 @@ def _marks(policies: list[dict[str, Any]]) -> str:
 
 
 def _line(kind: str, **content: Any) -> str:
-    return json.dumps({"kind": kind, **content}, default=_plain) + "\n"
+    """A message to the child, without a secret in whatever it carries: numbers of params.yaml, tags, an error."""
+    return redacted(json.dumps({"kind": kind, **content}, default=_plain)) + "\n"
 
 
 def _now() -> int:

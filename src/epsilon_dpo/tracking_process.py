@@ -20,6 +20,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from epsilon_dpo.errors import redacted
+
 if TYPE_CHECKING:
     from epsilon_dpo.tracking_record import Rows
 
@@ -50,7 +52,7 @@ def serve(lines: Iterator[str]) -> None:
         if record is not None:
             record.close("KILLED")
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = redacted(" ".join(str(error).split()))[:300]
         noted = f", and those of the next {OUTAGE_S / 60:.0f} min without trying" if note_outage(uri) else ""
         say(f"no MLflow record of {name} from here on ({type(error).__name__}: {reason}); the stage goes on{noted}.")
     for _ in lines:

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from epsilon_dpo.errors import UserError
+from epsilon_dpo.errors import UserError, redacted
 from epsilon_dpo.external.params import Judge
 from epsilon_dpo.external.schemas import Row
 from epsilon_dpo.fingerprint import digest
@@ -134,7 +134,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
         ]
         raise UserError(
             f"the tool ended with code {done.returncode}; all it printed is in {log}, what it has asked is kept, and "
-            f"its last line is: {printed[-1].strip()[:300]}"
+            f"its last line is: {redacted(printed[-1].strip())[:300]}"
         )
 
 
