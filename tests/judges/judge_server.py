@@ -55,7 +55,7 @@ class JudgeServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def reply(self, path: str, authorization: str | None, body: Json) -> tuple[int, Json]:
+    def reply(self, path: str, authorization: str | None, body: Json) -> tuple[int, Json | bytes]:
         if path != "/v1/chat/completions":
             return 404, _error("no such page")
         with self._lock:
@@ -108,8 +108,8 @@ class JudgeServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 self._send(*server.reply(self.path, self.headers["Authorization"], body))
 
-            def _send(self, status: int, content: Json) -> None:
-                sent = json.dumps(content).encode()
+            def _send(self, status: int, content: Json | bytes) -> None:
+                sent = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(sent)))

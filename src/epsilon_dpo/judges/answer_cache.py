@@ -5,12 +5,14 @@ import json
 import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from epsilon_dpo.errors import UserError
 
 Json = dict[str, Any]
+Read = TypeVar("Read")
 
 
 def key_of(base_url: str, request: Json) -> str:
@@ -38,10 +40,17 @@ class AnswerCache:
                 f"{self.path} cannot be used ({error}); move it away, and what it holds is asked and paid for again."
             ) from None
 
-    def get(self, key: str) -> Json | None:
+    def get(self, key: str, read: Callable[[Any], Read]) -> Read | None:
+        """What `read` makes of the reply; one on which it raises ValueError (older versions kept such) is forgotten."""
         with self._lock:
             row = self._rows.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+            if row is None:
+                return None
+            try:
+                return read(json.loads(row[0]))
+            except ValueError:
+                self._rows.execute("DELETE FROM answers WHERE key = ? AND reply = ?", (key, row[0]))
+                return None
 
     def put(self, key: str, request: Json, reply: Json) -> None:
         """Keep `reply`; an earlier reply to the same request stays."""

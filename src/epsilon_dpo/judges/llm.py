@@ -9,15 +9,17 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import Any
 
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.judges.answer_cache import AnswerCache, cache_folder, key_of
 from epsilon_dpo.judges.interface import Messages, Question, Verdict, rank_by_comparison
 from epsilon_dpo.judges.llm_endpoint import Endpoint
-from epsilon_dpo.judges.llm_prompt import margin, messages
+from epsilon_dpo.judges.llm_prompt import CutOff, Reply, messages, read
 
 Json = dict[str, Any]
+SOME = 10  # replies; fewer may all be refused for what they were asked about
 
 
 class LLM:
@@ -27,7 +29,7 @@ class LLM:
         self.settings = settings
         self.endpoint = endpoint
         self.cache = cache
-        self._replies: dict[str, Json] = {}  # all that were used so far
+        self._replies: dict[str, Reply] = {}  # all that were used so far
 
     @classmethod
     def load(cls, settings: Json) -> "LLM":
@@ -38,10 +40,16 @@ class LLM:
         """A verdict per question, in the order given.
 
         Raises:
-            UserError: the endpoint does not answer; the replies that arrived are kept.
+            UserError: the endpoint does not answer, or not in OpenAI's format, or with no letter at all; the replies
+                that arrived and could be read are kept.
         """
         orders = [(self._request(prompt, a, b), self._request(prompt, b, a)) for prompt, a, b in questions]
         margins = self._margins([request for pair in orders for request in pair])
+        if len(margins) >= SOME and all(found is None for found in margins):
+            raise UserError(
+                f"none of the {len(margins)} replies of {self.settings['model']} at {self.endpoint.base_url} is the "
+                "letter A or B; raise judge.max_tokens if it begins with something else, or choose another judge.model."
+            )
         return [
             _verdict(question, f_ab, f_ba)
             for question, f_ab, f_ba in zip(questions, margins[::2], margins[1::2], strict=True)
@@ -57,9 +65,9 @@ class LLM:
         `judge_questions`, their `judge_input_tokens` and `judge_output_tokens` as the endpoint counts them,
         `judge_uncounted_questions` for which it did not, and `judge_cost_usd` where prices are stated.
         """
-        counts = [reply["usage"] for reply in self._replies.values() if reply.get("usage")]
-        input_tokens = sum(count["prompt_tokens"] for count in counts)
-        output_tokens = sum(count["completion_tokens"] for count in counts)
+        counts = [reply.usage for reply in self._replies.values() if reply.usage]
+        input_tokens = sum(count.prompt_tokens for count in counts)
+        output_tokens = sum(count.completion_tokens for count in counts)
         found = {
             "judge_questions": float(len(self._replies)),
             "judge_uncounted_questions": float(len(self._replies) - len(counts)),
@@ -82,12 +90,12 @@ class LLM:
         """What the replies to `requests` say; those that are not in the cache are asked, each once."""
         keys = [key_of(self.endpoint.base_url, request) for request in requests]
         by_key = dict(zip(keys, requests, strict=True))
-        self._ask({key: request for key, request in by_key.items() if self.cache.get(key) is None})
+        self._ask({key: request for key, request in by_key.items() if self.cache.get(key, read) is None})
         for key in by_key:
-            reply = self.cache.get(key)
+            reply = self.cache.get(key, read)
             assert reply is not None
             self._replies[key] = reply
-        return [margin(self._replies[key]) for key in keys]
+        return [self._replies[key].margin() for key in keys]
 
     def _ask(self, requests: dict[str, Json]) -> None:
         """Fill the cache. When one question fails, those under way are waited for and kept, no more are asked."""
@@ -99,7 +107,9 @@ class LLM:
         def ask_one(key: str, request: Json) -> None:
             if not failed.is_set():
                 try:
-                    self.cache.put(key, request, self.endpoint.ask(request))
+                    reply = self.endpoint.ask(request)
+                    self._require_readable(reply)  # first: what is in the cache is read again by every later run
+                    self.cache.put(key, request, reply)
                 except BaseException:
                     failed.set()
                     raise
@@ -115,6 +125,23 @@ class LLM:
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _require_readable(self, reply: Json) -> None:
+        try:
+            read(reply)
+        except CutOff:
+            raise UserError(
+                f"{self.settings['model']} at {self.endpoint.base_url} spends all of judge.max_tokens = "
+                f"{self.settings['max_tokens']} before it answers (finish_reason length, no text); raise "
+                "judge.max_tokens (a reasoning model thinks for thousands of tokens), or choose another judge.model."
+            ) from None
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise UserError(
+                f"{self.endpoint.base_url} does not answer in OpenAI's format ({where}: {problem['msg']}); correct "
+                "judge.base_url, or choose an endpoint that does."
+            ) from None
 
 
 def _verdict(question: Question, f_ab: float | None, f_ba: float | None) -> Verdict:

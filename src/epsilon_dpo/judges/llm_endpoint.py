@@ -1,13 +1,13 @@
 """An OpenAI-compatible endpoint: one question, one reply, and each way in which that fails as one sentence."""
 
+import json
 import os
 from typing import Any
 
 import httpx2  # the HTTP library under openai
 import openai
-from openai.types.chat import ChatCompletion
 
-from epsilon_dpo.errors import UserError
+from epsilon_dpo.errors import UserError, redacted
 
 KEY = "OPENAI_API_KEY"
 RETRIES = 8  # of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says
@@ -26,7 +26,7 @@ class Endpoint:
     def __init__(self, base_url: str, timeout: float) -> None:
         self.base_url = base_url
         self.timeout = timeout
-        key = os.environ.get(KEY) or "none"  # local servers ask for none, the client insists on one
+        key = os.environ.get(KEY, "").strip() or "none"  # local servers ask for none, the client insists on one
         self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
         self._logprobs = True
         self._max_tokens = "max_tokens"
@@ -48,8 +48,11 @@ class Endpoint:
     def ask(self, request: Json) -> Json:
         """The chat completion that answers `request` ("model", "messages", "max_tokens" and, if wanted, "temperature").
 
+        What stands in it is for llm_prompt.py to read.
+
         Raises:
-            UserError: bad key, no such model or address, no connection, or errors that outlast the retries.
+            UserError: bad key, no such model or address, no connection, errors that outlast the retries, or a reply
+                that is no JSON object with choices.
         """
         try:
             return self._adapting(request)
@@ -82,16 +85,24 @@ class Endpoint:
             if self._logprobs:
                 wanted |= {"logprobs": True, "top_logprobs": 5}
             try:
-                completion = self._client.chat.completions.create(**wanted)
+                answered = self._client.chat.completions.with_raw_response.create(**wanted)
             except openai.BadRequestError as error:
                 if error.code == "content_filter":
                     return {"choices": [{"finish_reason": "content_filter", "message": {"refusal": _said(error)}}]}
                 if not self._leave_out(str(error), wanted):
                     raise
             else:
-                if not isinstance(completion, ChatCompletion) or not getattr(completion, "choices", None):
-                    raise UserError(f"{self.base_url} does not answer in OpenAI's format; correct judge.base_url.")
-                return completion.to_dict(mode="json")
+                return self._completion(answered.content)
+
+    def _completion(self, body: bytes) -> Json:
+        """As it was sent: the client's own reading of it passes on whatever it cannot read."""
+        try:
+            reply = json.loads(body)
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict) or not reply.get("choices"):
+            raise UserError(f"{self.base_url} does not answer in OpenAI's format; correct judge.base_url.")
+        return reply
 
     def _leave_out(self, complaint: str, wanted: Json) -> bool:
         """Whether asking differently may help."""
@@ -108,8 +119,8 @@ class Endpoint:
 
 
 def _said(error: openai.APIStatusError) -> str:
-    """Status and message of the endpoint, on one line."""
-    return f"{error.status_code}: {' '.join(str(_message(error.body) or error.message).split())[:200]}"
+    """Status and message of the endpoint, on one line; a gateway may put the key into it."""
+    return f"{error.status_code}: {redacted(' '.join(str(_message(error.body) or error.message).split()))[:200]}"
 
 
 def _message(body: Any) -> Any:
@@ -117,4 +128,4 @@ def _message(body: Any) -> Any:
 
 
 def _cause(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())
+    return redacted(" ".join(str(error.__cause__ or error).split()))

@@ -2,9 +2,13 @@
 
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from epsilon_dpo.judges.interface import Messages
+
+Json = dict[str, Any]
 
 TEMPLATE = "letter-1"  # the name of the texts below; a changed text gets a new name
 SYSTEM = (
@@ -36,24 +40,107 @@ def messages(prompt: Messages, first: str, second: str) -> Messages:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
 
 
-def margin(reply: dict[str, Any]) -> float | None:
-    """Nats by which the first answer is better, from a chat completion; None if it was refused or cannot be read.
+class CutOff(ValueError):
+    """The tokens ended before a first letter of text, as they do where a model thinks first: a matter of max_tokens."""
+
+
+class Part(BaseModel):
+    """Of a content in parts; thoughts, images and the like have no text."""
+
+    text: str | None = None
+
+
+class Message(BaseModel):
+    content: str | list[str | Part] | None = None
+    refusal: str | None = None
+
+    def text(self) -> str:
+        """The parts joined, as gateways send them."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        return "".join((part.text if isinstance(part, Part) else part) or "" for part in parts)
+
+
+class Option(BaseModel):
+    token: str
+    logprob: Annotated[float, Field(lt=1.0)]  # nats; no NaN, and what is above 0 by rounding
+
+
+class Token(BaseModel):
+    token: str
+    top_logprobs: list[Option] | None = None
+
+
+class LogProbs(BaseModel):
+    content: list[Token] | None = None
+
+
+class Choice(BaseModel):
+    message: Message
+    finish_reason: str | None = None
+    logprobs: LogProbs | None = None
+
+
+class Usage(BaseModel):
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    completion_tokens: Annotated[int, Field(ge=0)]
+
+
+class Reply(BaseModel):
+    """What is read of a chat completion. Its `usage` is None where the endpoint does not count, or counts in words."""
+
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+
+    @field_validator("usage", mode="wrap")
+    @classmethod
+    def _none_if_not_counted(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Usage | None:
+        try:
+            found: Usage | None = read(value)
+            return found
+        except ValidationError:
+            return None
+
+    def margin(self) -> float | None:
+        """See `margin`."""
+        if not self.choices:
+            return None
+        choice = self.choices[0]
+        letter = LETTER.fullmatch(choice.message.text())
+        if choice.message.refusal or letter is None:
+            return None
+        for token in (choice.logprobs.content if choice.logprobs else None) or []:
+            if token.token.strip() == letter[1]:
+                listed = [(option.token.strip(), option.logprob) for option in token.top_logprobs or []]
+                if any(text in ("A", "B") for text, _ in listed):
+                    return _log_odds(listed)
+        return CERTAIN if letter[1] == "A" else -CERTAIN
+
+
+def read(reply: Any) -> Reply:
+    """A chat completion, of which everything that `margin` and the counting of tokens use can be used.
+
+    Raises:
+        CutOff: there is no text because the tokens ended.
+        ValidationError: it is no chat completion. Both are ValueErrors.
+    """
+    found = Reply.model_validate(reply)
+    for choice in (found.choices or [])[:1]:
+        if choice.finish_reason == "length" and not choice.message.text().strip() and not choice.message.refusal:
+            raise CutOff
+    return found
+
+
+def margin(reply: Json) -> float | None:
+    """Nats by which the first answer is better, from a chat completion; None if it was refused or is no letter.
 
     log P(A) - log P(B) at the place where the letter stands, if the endpoint gives log-probabilities; a letter that is
     not in its list has at most the list's smallest probability, and at most what the list leaves. Otherwise the letter
     counts as CERTAIN.
+
+    Raises:
+        ValueError: as `read`.
     """
-    choice = (reply.get("choices") or [{}])[0]
-    message = choice.get("message") or {}
-    read = LETTER.fullmatch(message.get("content") or "")
-    if message.get("refusal") or read is None:
-        return None
-    for token in (choice.get("logprobs") or {}).get("content") or []:
-        if token["token"].strip() == read[1]:
-            listed = [(option["token"].strip(), option["logprob"]) for option in token.get("top_logprobs") or []]
-            if any(text in ("A", "B") for text, _ in listed):
-                return _log_odds(listed)
-    return CERTAIN if read[1] == "A" else -CERTAIN
+    return read(reply).margin()
 
 
 def _log_odds(listed: list[tuple[str, float]]) -> float:
