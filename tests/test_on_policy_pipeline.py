@@ -1,12 +1,18 @@
-"""presets/on-policy.yaml, cut down to a minute: the reference's own answers from their sampling to the report."""
+"""presets/on-policy.yaml, cut down to a minute: the reference's own answers from their sampling to the report.
+
+It is also the pipeline in which most stages have something to read, so the data that `deps` declare are proven on it.
+"""
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_pipeline import all_stages, copy_project, numbers, repro, with_preset
+from data_deps import DECOY, Alone, contents, run_alone
+from whole_pipeline import ROOT, all_stages, copy_project, numbers, repro, with_preset
 
 from epsilon_dpo.outputs import read_jsonl
 from epsilon_dpo.params.strict import read_yaml
@@ -76,6 +82,59 @@ def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
     report = json.loads((project / "out/report/summary.json").read_text("utf-8"))
     assert list(report["runs"]) == ["dpo"]
     assert numbers(project, "score/dpo")["win_rate/sft"] > 0.5
+
+
+STAGES = list(read_yaml(ROOT / "dvc.yaml")["stages"])
+# Declared for the order alone: the dataset is fetched after every number has been checked.
+FOR_THE_ORDER = {"fetch": {"out/check/passed.txt"}}
+LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
+ADAPTERS: dict[str, Any] = {
+    **{f"{stage}.{key}": value for stage in ("sft", "align") for key, value in {"lora": LORA, "max_steps": 2}.items()},
+    "candidates.max_prompts": 4,
+    "sample.max_prompts": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
+    """Every stage once more, each with its declared data and no other."""
+    root = tmp_path_factory.mktemp("alone")
+    return {stage: run_alone(project, root / stage, stage, "dpo") for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def with_adapters(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
+    """The stages that use a policy, where each is an adapter and lies on its base."""
+    root = tmp_path_factory.mktemp("adapters")
+    for name in ("src", "stages", "presets", "dvc.yaml"):
+        (root / name).symlink_to(project / name)
+    shutil.copytree(project / "out", root / "out", copy_function=os.link)
+    with_preset(root, "on-policy", SMALL | ADAPTERS)
+    done = {}
+    for stage in ("sft", "candidates", "reference", "align", "sample", "kl", "monotonicity"):
+        folder = root / f"alone_{stage}"
+        done[stage] = run_alone(root, folder, stage, "dpo")
+        shutil.rmtree(root / "out" / stage)
+        (folder / "out" / stage).rename(root / "out" / stage)
+    return done
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_makes_the_same_of_its_declared_data_alone(project: Path, alone: dict[str, Alone], stage: str) -> None:
+    """Else it reads data that DVC does not know of, and keeps a stale result when they change."""
+    assert alone[stage].made and alone[stage].made == contents(project, alone[stage].paths)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_all_data_that_it_declares(
+    alone: dict[str, Alone], with_adapters: dict[str, Alone], stage: str
+) -> None:
+    """Else it runs again for nothing. An adapter's base is read only where there are adapters."""
+    unread = alone[stage].unread
+    assert DECOY in unread
+    if stage in with_adapters:
+        unread = unread & with_adapters[stage].unread
+    assert unread - {DECOY} == FOR_THE_ORDER.get(stage, set())
 
 
 def test_another_choice_of_pairs_samples_and_ranks_nothing_again(project: Path) -> None:

@@ -1,0 +1,129 @@
+"""One stage with nothing under out/ but its declared dependencies, and which of these it read.
+
+`deps` name code, which the import closure proves, and data, which only running the stage can: what it does not declare
+is absent here, so reading it fails or changes the output; what it declares and never opens is told.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from whole_pipeline import BIN
+
+from epsilon_dpo.params.strict import read_yaml
+
+# Declared by every stage here and read by none: it shows that hashing a dependency does not count as reading it.
+DECOY = "out/decoy"
+# Runs in every Python process of a stage, its sampling workers included. What safetensors and tokenizers open in Rust
+# raises no event, but there is no folder of theirs of which Python opens nothing. The fingerprint opens every declared
+# path (`dependencies`), and MLflow's process is no part of the stage: neither counts.
+WATCH = """
+import os, sys
+
+log = os.open(os.environ["READ_UNDER_OUT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+out = os.path.abspath("out") + os.sep
+tracking = any("tracking_process" in argument for argument in sys.orig_argv)
+
+
+def watch(event, arguments):
+    if event != "open" or tracking or not isinstance(arguments[0], (str, bytes)):
+        return
+    path = os.path.abspath(os.fsdecode(arguments[0]))
+    if not path.startswith(out) or arguments[2] & os.O_ACCMODE != os.O_RDONLY:
+        return
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "dependencies":
+            return
+        frame = frame.f_back
+    os.write(log, (os.path.relpath(path) + "\\n").encode())
+
+
+sys.addaudithook(watch)
+"""
+
+
+@dataclass
+class Alone:
+    """One execution of a stage among its declared dependencies alone.
+
+    Attributes:
+        paths: the stage's outs.
+        made: their files, bytes by path.
+        unread: declared paths under out/ of which no file was opened.
+    """
+
+    paths: list[str]
+    made: dict[str, bytes]
+    unread: set[str]
+
+
+def contents(project: Path, paths: list[str]) -> dict[str, bytes]:
+    """The bytes of every file at or below `paths`, by path relative to `project`."""
+    files = [file for path in paths for file in [project / path, *(project / path).rglob("*")] if file.is_file()]
+    return {str(file.relative_to(project)): file.read_bytes() for file in files}
+
+
+def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
+    """Run `stage` (of `run`, if it has one per run) in `folder`, which holds the project's code and its declared data.
+
+    Raises:
+        AssertionError: the stage failed.
+    """
+    whole: dict[str, Any] = read_yaml(project / "dvc.yaml")
+    entry = whole["stages"][stage].get("do", whole["stages"][stage])
+    deps = [dep for dep in entry["deps"] if dep.startswith("out/")]
+    folder.mkdir()
+    for name in ("src", "stages"):
+        (folder / name).symlink_to(project / name)
+    shutil.copy(project / "params.yaml", folder)
+    for dep in [dep.replace("${key}", run) for dep in deps]:
+        _link(project / dep, folder / dep)
+    (folder / DECOY).mkdir(parents=True)
+    (folder / DECOY / "file").write_text("nobody reads this")
+    entry["deps"] = [*entry["deps"], DECOY]
+    with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(whole, file)
+    log = _run(project, folder, entry["cmd"].replace("${key}", run))
+    read = log.read_text("utf-8").splitlines()
+    unread = {dep for dep in [*deps, DECOY] if not any(_below(path, dep.replace("${key}", run)) for path in read)}
+    outs = [out.replace("${key}", run) for out in entry["outs"]]
+    return Alone(outs, contents(folder, outs), unread)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard links, so that no path leads back into the project."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=os.link, dirs_exist_ok=True)
+    else:
+        os.link(source, target)
+
+
+def _below(path: str, dep: str) -> bool:
+    return path == dep or path.startswith(dep + "/")
+
+
+def _run(project: Path, folder: Path, command: str) -> Path:
+    """Run `command` in `folder`; the log of what it read."""
+    watcher = folder / "watcher"
+    watcher.mkdir()
+    (watcher / "sitecustomize.py").write_text(WATCH)
+    log = folder / "read.txt"
+    env = os.environ | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{watcher}:{project / 'src'}",
+        "HF_HUB_OFFLINE": "1",
+        "READ_UNDER_OUT": str(log),
+        "DVC_ROOT": str(project),  # MLflow's store and scratch/ are the project's, as with `dvc exp run --temp`
+    }
+    env.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=env, text=True, errors="replace", capture_output=True, check=False
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+    return log
