@@ -25,9 +25,9 @@ with run_stage("controls") as stage:
     judge = load_judge(Path("out/judge"))
     records = judge_contests(judge, contests, known_truth(Path("out/validate/dataset.json")))
     refuse_preference_among_equals(records)
-    metrics = by_opponent(records, Intervals(params.score.confidence, params.seed)) | judge.usage()
+    metrics = by_opponent(records, Intervals(params.confidence, params.seed)) | judge.usage()
     write_jsonl(stage.out / "records.jsonl", records)
-    write_json(stage.out / "metrics.json", {**metrics, "confidence": params.score.confidence, "n": len(reference)})
+    write_json(stage.out / "metrics.json", {**metrics, "confidence": params.confidence, "n": len(reference)})
     stage.tracker.log_metrics(metrics)
     stage.summary = (
         f"chosen beats rejected in {metrics['win_rate/chosen_vs_rejected']:.1%}, "

@@ -20,7 +20,7 @@ with run_stage("judge") as stage:
     judge = build(params.judge, training, params.seed, stage.out, stage.scratch, stage.tracker.log_metrics)
     evaluation = label_contests(read_jsonl(validated / "eval.jsonl"))
     records = judge_contests(judge, evaluation, known_truth(validated / "dataset.json"))
-    metrics = label_accuracy(records, Intervals(params.judge.confidence, params.seed)) | judge.usage()
+    metrics = label_accuracy(records, Intervals(params.confidence, params.seed)) | judge.usage()
     write_json(stage.out / "metrics.json", metrics)
     stage.tracker.log_metrics(metrics)
     stage.summary = f"agrees with {metrics['accuracy']:.1%} of {len(records)} labels"

@@ -32,11 +32,11 @@ with run_stage("kl", run) as stage:
             pairs=read_jsonl(Path("out/pairs/eval.jsonl")),
             params=params.kl,
         )
-        metrics = summary(records, params.kl.confidence)
+        metrics = summary(records, params.confidence)
         facts = {"sample_temperature": facts["temperature"], "policy_sha256": policy_sha256}
         write_jsonl(out / "records.jsonl", records)
         write_json(out / "metrics.json", {**metrics, **facts})
-    write_json(stage.out / "estimators.json", described(params.kl.confidence))
+    write_json(stage.out / "estimators.json", described(params.confidence))
     stage.tracker.log_metrics(metrics)
     on_the_row = ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb")
     stage.tracker.log_to_policy(policy_sha256, {name: metrics[name] for name in on_the_row})

@@ -22,9 +22,9 @@ with run_stage("score", run) as stage:
         sampled, out = Path("out/sample") / run / place, make_place(stage.out, place)
         samples, reference = read_same_prompts(sampled / "samples.jsonl", Path("out/reference/samples.jsonl"))
         records = judge_contests(judge, run_contests(samples, reference), truth)
-        metrics = by_opponent(records, Intervals(params.score.confidence, params.seed))
+        metrics = by_opponent(records, Intervals(params.confidence, params.seed))
         policy_sha256 = read_json(sampled / "metrics.json")["policy_sha256"]
-        facts = {"confidence": params.score.confidence, "n": len(samples), "policy_sha256": policy_sha256}
+        facts = {"confidence": params.confidence, "n": len(samples), "policy_sha256": policy_sha256}
         write_jsonl(out / "records.jsonl", records)
         write_json(out / "metrics.json", {**metrics, **facts})
     metrics |= judge.usage()  # for all of the run's policies

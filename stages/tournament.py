@@ -26,7 +26,7 @@ with run_stage("tournament") as stage:
     records += read_jsonl(Path("out/controls/records.jsonl"))
     games = games_of(records, prompts, set(params.runs))
     tables = {
-        field: table(games, field, params.tournament.confidence, params.seed)
+        field: table(games, field, params.confidence, params.seed)
         for field in (("win", "true_win") if truth else ("win",))
     }
     write_json(stage.out / "ranking.json", tables)

@@ -297,7 +297,9 @@ def project(
     for name in ("src", "stages", "dvc.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     entry = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
-    (tmp_path / "params.yaml").write_text(json.dumps({"threads": 1, "kl": PARAMS["kl"], "runs": {"tr": entry}}))
+    (tmp_path / "params.yaml").write_text(
+        json.dumps({"threads": 1, "confidence": 0.95, "kl": PARAMS["kl"], "runs": {"tr": entry}})
+    )
     out = tmp_path / "out"
     for folder in ("base/model", "sft", "pairs", "reference", "align/tr", "sample/tr"):
         (out / folder).mkdir(parents=True)

@@ -6,7 +6,7 @@ import torch
 from epsilon_dpo.monotonicity import decisions, summary
 from epsilon_dpo.params.monotonicity import Monotonicity
 
-PARAMS = Monotonicity(epsilon=0.1, batch_size=4, token_chunk=7, confidence=0.95)
+PARAMS = Monotonicity(epsilon=0.1, batch_size=4, token_chunk=7)
 
 
 @pytest.fixture

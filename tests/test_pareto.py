@@ -82,7 +82,7 @@ def test_the_policies_within_the_epoch_are_followed_for_each_epsilon(project: Pa
     assert {row["run"] for row in table(project, "ratios")} == {"epsilon_dpo_b03", "epsilon_dpo_e002"}
 
 
-def test_another_figure_or_confidence_judges_nothing_again(project: Path) -> None:
+def test_another_figure_judges_nothing_again(project: Path) -> None:
     with_preset(project, "pareto", {**SMALL, "figures.smoothing": 0.5})
     assert set(repro(project)) <= {"check", "figures", "report"}
 

@@ -19,6 +19,7 @@ ALIGN = {f"{stage}@{run}" for run in RUNS for stage in PER_RUN}
 SAMPLED = {f"{stage}@{run}" for run in RUNS for stage in ("sample", "score")}
 SCORES = {f"score@{run}" for run in RUNS}
 KLS = {f"kl@{run}" for run in RUNS}
+MONOTONICITIES = {f"monotonicity@{run}" for run in RUNS}
 AFTER_SFT = {"sft", "candidates", "reference", "controls", "tournament", "figures", "report"} | ALIGN
 AFTER_REFERENCE = {"reference", "controls", "tournament", "figures", "report"} | SCORES | KLS
 AFTER_VALIDATE = {"validate", "judge", "ranking", "pairs"} | AFTER_SFT
@@ -31,6 +32,7 @@ CONSTANT = {"check", "candidates", "ranking"}
 TABLE = {
     "seed": {"fetch", "base"} | AFTER_VALIDATE,
     "threads": {"judge", "ranking"} | AFTER_SFT,
+    "confidence": {"judge", "ranking", "controls", "tournament", "figures", "report"} | SCORES | KLS | MONOTONICITIES,
     "fetch": {"fetch", "base"} | AFTER_VALIDATE,
     "base": {"base"} | AFTER_VALIDATE,
     "tokens": AFTER_VALIDATE,
@@ -41,9 +43,8 @@ TABLE = {
     "pairs": {"pairs", "tournament", "figures", "report"} | ALIGN,
     "align": {"tournament", "figures", "report"} | ALIGN,
     "sample": AFTER_REFERENCE | SAMPLED,
-    "score": {"controls", "tournament", "figures", "report"} | SCORES,
     "kl": {"figures", "report"} | KLS,
-    "monotonicity": {"figures", "report"} | {f"monotonicity@{run}" for run in RUNS},
+    "monotonicity": {"figures", "report"} | MONOTONICITIES,
     "tournament": {"tournament", "report"},
     "figures": {"figures", "report"},
     "report": {"report"},

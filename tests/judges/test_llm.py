@@ -54,7 +54,7 @@ def server() -> Iterator[JudgeServer]:
 def params(url: str, **changes: Any) -> LLMJudge:
     settings = {
         "source": "llm", "base_url": url, "model": "judge", "temperature": 0.0, "max_tokens": 4, "concurrency": 4,
-        "timeout": 20.0, "usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 8.0, "confidence": 0.95,
+        "timeout": 20.0, "usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 8.0,
     }  # fmt: skip
     return LLMJudge(**{**settings, **changes})
 

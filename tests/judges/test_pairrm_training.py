@@ -19,7 +19,7 @@ from epsilon_dpo.params.judge import TrainedJudge
 PARAMS = TrainedJudge(
     source="trained", vocab_size=150, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
     position_buckets=8, initializer_range=0.06, dropout=0.1, source_max_length=12, candidate_max_length=12,
-    batch_size=16, confidence=0.95, learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
+    batch_size=16, learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
     per_device_train_batch_size=16, gradient_accumulation_steps=1, lr_scheduler_type="cosine", warmup_ratio=0.1,
     weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=5, save_steps=15,
 )  # fmt: skip

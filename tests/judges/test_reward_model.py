@@ -68,7 +68,7 @@ def local(tmp_path: Path) -> Path:
 def bring(path: Path, out: Path, batch_size: int = 4, max_length: int = 64) -> RewardModel:
     params = RewardModelJudge(
         source="reward_model", path=str(path), revision=None, dtype="float32", max_length=max_length,
-        batch_size=batch_size, confidence=0.95,
+        batch_size=batch_size,
     )  # fmt: skip
     out.mkdir()
     judge = build(params, [], 0, out, out / "scratch", lambda *_: None)

@@ -29,7 +29,7 @@ PAIRS = [pair("which metal", "gold is a metal", "bees make honey"), pair("who", 
 def pretrained(path: str, revision: str | None = None) -> PretrainedJudge:
     return PretrainedJudge(
         source="pretrained", path=path, revision=revision, source_max_length=1224, candidate_max_length=412,
-        budget="example", batch_size=4, confidence=0.95,
+        budget="example", batch_size=4,
     )  # fmt: skip
 
 

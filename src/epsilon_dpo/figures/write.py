@@ -34,13 +34,13 @@ def _pareto(source: Path, params: FiguresView, out: Path) -> Row:
     sft = {scorer: controls[name] for scorer, name in names.items() if name in controls}
     points = [read_point(source, run) for run in params.runs]
     betas = {run: numbers.get("beta") for run, numbers in params.runs.items()}
-    found = pareto(points, families(params.runs), betas, sft, params.figures.confidence, params.seed)
+    found = pareto(points, families(params.runs), betas, sft, params.confidence, params.seed)
     write_csv(out / "pareto.csv", found.points, POINTS)
     write_csv(out / "frontiers.csv", found.staircases(), STAIRCASES)
     write_csv(out / "hypervolumes.csv", found.hypervolumes(), HYPERVOLUMES)
     draw_pareto(out / IMAGES / "pareto.png", found, sft)
     judge = read_json(source / "judge" / "judge.json")
-    caption = pareto_caption(found, points[0], judge, params.figures.confidence)
+    caption = pareto_caption(found, points[0], judge, params.confidence)
     return _figure(
         "pareto", "Win rate against KL (the paper's Figure 5)", caption, "pareto", "frontiers", "hypervolumes"
     )
@@ -57,7 +57,7 @@ def _dynamics(source: Path, params: FiguresView, out: Path) -> list[Row]:
         return []
     draw_dynamics(out / IMAGES / "dynamics.png", followed, decided, _labels(params.runs, kept))
     judge = read_json(source / "judge" / "judge.json")
-    caption = dynamics_caption(followed, decided, judge, params.figures.smoothing, params.figures.confidence)
+    caption = dynamics_caption(followed, decided, judge, params.figures.smoothing, params.confidence)
     return [_figure("dynamics", "Within the epoch (the paper's Figure 3)", caption, "dynamics", "ratios")]
 
 
@@ -66,14 +66,14 @@ def _margins(source: Path, params: FiguresView, out: Path) -> Row:
     betas = {run: numbers.get("beta") for run, numbers in params.runs.items()}
     for run, beta in betas.items():
         records = read_jsonl(source / "monotonicity" / run / "records.jsonl")
-        rows += margins.margins(run, beta, records, params.figures.confidence)
+        rows += margins.margins(run, beta, records, params.confidence)
         if run == shown:
             pairs = read_jsonl(source / "validate" / "eval.jsonl")
             write_json(out / "pairs.json", margins.quoted(run, beta, records, pairs))
     write_csv(out / "margins.csv", rows, margins.MARGINS)
     draw_margins(out / IMAGES / "margins.png", rows, list(params.runs))
     epsilon = read_json(source / "monotonicity" / shown / "metrics.json")["epsilon"]
-    caption = margins_caption(rows, epsilon, params.figures.confidence)
+    caption = margins_caption(rows, epsilon, params.confidence)
     return _figure("margins", "Margins by monotonicity (the paper's Figure 4)", caption, "margins")
 
 

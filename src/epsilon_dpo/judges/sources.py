@@ -86,7 +86,7 @@ def _address(params: LLMJudge) -> dict[str, Any]:
     """judge.json of a judge without weights: the hash is that of what is asked of whom."""
     asked = params.model_dump(include={"base_url", "model", "temperature", "max_tokens"})
     text = json.dumps([asked, SYSTEM, USER], sort_keys=True)
-    return params.model_dump(exclude={"confidence"}) | {
+    return params.model_dump() | {
         "kind": "llm",
         "origin": f"{params.model} at {params.base_url}",
         "template": TEMPLATE,

@@ -5,19 +5,19 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from epsilon_dpo.params.align import RunName
-from epsilon_dpo.params.strict import Seed, Strict
+from epsilon_dpo.params.strict import Confidence, Seed, Strict
 
 
 class Figures(Strict):
     pairs_of: RunName | None  # whose evaluation pairs are quoted (the paper's: of DPO with beta 0.1); null: the first's
     smoothing: Annotated[float, Field(ge=0.0, lt=1.0)]  # weight of the past in the moving average of a step's ratios
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of bands and intervals
 
 
 class FiguresView(Strict):
     """What stages/figures.py reads."""
 
     seed: Seed
+    confidence: Confidence
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     figures: Figures
 

@@ -50,17 +50,6 @@ class ParamsFile(
     """Every block that some stage reads, and no other key."""
 
     @model_validator(mode="after")
-    def _one_confidence(self) -> "ParamsFile":
-        blocks = (self.score, self.kl, self.monotonicity, self.tournament, self.figures, self.judge)
-        stated = {block.confidence for block in blocks}
-        if len(stated) > 1:
-            raise ValueError(
-                "judge, score, kl, monotonicity, tournament and figures must state one confidence, since the report "
-                "shows them side by side"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _fits_the_embedded_model(self) -> "ParamsFile":
         """A pretrained model's positions are known only once it is there, where stage `sample` holds them."""
         if isinstance(self.base, EmbeddedModel):

@@ -5,13 +5,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from epsilon_dpo.params.strict import Seed, Strict, Threads
+from epsilon_dpo.params.strict import Confidence, Seed, Strict, Threads
 from epsilon_dpo.params.training import Training
 
 Size = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=4)]  # [CLS], a marker, one token, [SEP]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # a Hub commit; null only for a local folder
-Confidence = Annotated[float, Field(gt=0.0, lt=1.0)]  # of the intervals in out/judge/metrics.json
 
 
 class TrainedJudge(Training):
@@ -29,7 +28,6 @@ class TrainedJudge(Training):
     source_max_length: Length
     candidate_max_length: Length
     batch_size: Size  # pairs at once when scoring
-    confidence: Confidence
 
     @model_validator(mode="after")
     def _heads_share_the_hidden_size(self) -> "TrainedJudge":
@@ -48,7 +46,6 @@ class PretrainedJudge(Strict):
     candidate_max_length: Length  # 412 upstream
     budget: Literal["example", "batch"]  # whose source leaves an answer its room; batch is upstream's compare
     batch_size: Size
-    confidence: Confidence
 
 
 class RewardModelJudge(Strict):
@@ -60,7 +57,6 @@ class RewardModelJudge(Strict):
     dtype: Literal["float32", "bfloat16"]
     max_length: Annotated[int, Field(ge=16)]  # tokens of prompt and answer; longer ones lose their beginning
     batch_size: Size  # answers at once
-    confidence: Confidence
 
 
 class LLMJudge(Strict):
@@ -75,7 +71,6 @@ class LLMJudge(Strict):
     timeout: Annotated[float, Field(gt=0.0)]  # seconds an answer may take
     usd_per_million_input_tokens: Annotated[float, Field(ge=0.0)] | None  # null: no cost is reported
     usd_per_million_output_tokens: Annotated[float, Field(ge=0.0)] | None
-    confidence: Confidence
 
     @field_validator("base_url")
     @classmethod
@@ -103,4 +98,5 @@ class JudgeView(Strict):
 
     seed: Seed
     threads: Threads
+    confidence: Confidence
     judge: Annotated[AnyJudge, Field(discriminator="source")]

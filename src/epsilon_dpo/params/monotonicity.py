@@ -4,18 +4,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Strict, Threads
+from epsilon_dpo.params.strict import Confidence, Strict, Threads
 
 
 class Monotonicity(Strict):
     epsilon: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the perturbation; the paper's figure has 0.01
     batch_size: Annotated[int, Field(ge=1)]  # pairs at once
     token_chunk: Annotated[int, Field(ge=1)]  # answer tokens whose logits exist at once
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the intervals of the mean margins
 
 
 class MonotonicityView(Strict):
     """What stages/monotonicity.py reads."""
 
     threads: Threads
+    confidence: Confidence
     monotonicity: Monotonicity

@@ -1,14 +1,6 @@
-"""`score`: judging a policy's answers against the chosen ones and against the reference's."""
+"""`score`: judging a policy's answers against the chosen ones and the reference's; it has no block of its own."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from epsilon_dpo.params.strict import Seed, Strict, Threads
-
-
-class Score(Strict):
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the intervals
+from epsilon_dpo.params.strict import Confidence, Seed, Strict, Threads
 
 
 class ScoreView(Strict):
@@ -16,4 +8,4 @@ class ScoreView(Strict):
 
     seed: Seed
     threads: Threads
-    score: Score
+    confidence: Confidence

@@ -30,6 +30,7 @@ class Strict(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 Threads = Annotated[int, Field(ge=1)]  # of torch
+Confidence = Annotated[float, Field(gt=0.0, lt=1.0)]  # of every interval, since the report shows them side by side
 
 Model = TypeVar("Model", bound=Strict)
 

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from epsilon_dpo.params.align import RunName
-from epsilon_dpo.params.strict import Seed, Strict, Threads
+from epsilon_dpo.params.strict import Confidence, Seed, Strict, Threads
 
 
 class Tournament(Strict):
     max_prompts: Annotated[int, Field(ge=2)] | None  # null: all; runs meet n (n - 1) / 2 times on each
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the intervals of the strengths
 
 
 class TournamentView(Strict):
@@ -18,5 +17,6 @@ class TournamentView(Strict):
 
     seed: Seed
     threads: Threads
+    confidence: Confidence
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     tournament: Tournament
