@@ -99,7 +99,7 @@ def lengths_of(args: argparse.Namespace) -> Lengths:
         return of_folder(folder)
     if args.tokenizer is None:
         raise SystemExit(f"{folder} holds no train.jsonl; for HH's files, --tokenizer must name a tokenizer's folder")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.tokenizer, eos_token=END_OF_TURN)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.tokenizer, trust_remote_code=False, eos_token=END_OF_TURN)
     tokenizer.chat_template = TEMPLATE
     subsets = sorted(file.parent.name for file in folder.glob(f"*/{args.split}{SUFFIX}"))
     if not subsets:

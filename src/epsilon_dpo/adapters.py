@@ -100,7 +100,11 @@ def _quantised(folder: Path) -> PreTrainedModel:
     )
     with whole_policy(folder) as whole:
         model = AutoModelForCausalLM.from_pretrained(
-            whole, dtype="auto", quantization_config=settings, local_files_only=True
+            whole,
+            trust_remote_code=False,
+            dtype="auto",
+            quantization_config=settings,
+            local_files_only=True,
         )
     for module in model.modules():
         if isinstance(module, Linear4bit):  # on a CPU, evaluation repacks the weights so that no gradient passes

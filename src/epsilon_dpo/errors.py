@@ -27,3 +27,11 @@ def redacted(text: str) -> str:
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "***")
     return LOGIN.sub("***@", text)
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, short enough for a sentence; transformers' advice to run a model's code is left out."""
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return "it needs code of its own, which is never run here; choose a model that transformers itself knows"
+    return text.split("\n")[0].rstrip(".")

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
-from epsilon_dpo.errors import UserError
+from epsilon_dpo.errors import UserError, first_line
 from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.outputs import read_json, write_json
 
@@ -35,7 +35,8 @@ def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> 
         dtype: of a whole model's weights, `auto` as stored; merged ones are float32.
 
     Raises:
-        UserError: the adapter's base is absent or is not the one that the adapter was trained on; weights are absent.
+        UserError: the adapter's base is absent or is not the one that the adapter was trained on; weights are absent;
+            transformers does not know the model without code of its own.
     """
     if not is_adapter(folder):
         return _load_whole(folder, dtype)
@@ -53,8 +54,15 @@ def _load_whole(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTraine
     """transformers would read another file in the place of model.safetensors, and draw absent weights at random."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            trust_remote_code=False,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
+    except ValueError as error:
+        raise UserError(f"The model in {folder} cannot be loaded: {first_line(error)}.") from None
     except OSError as error:
         raise UserError(
             f"{folder} holds no whole policy ({str(error).splitlines()[0]}); `dvc repro` makes it."

@@ -81,7 +81,7 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
     seeds = {id_: seed_of(seed, stream, id_) for id_ in asked}
     if params.backend == "vllm" or params.processes > 1:
         with whole_policy(folder) as whole:
-            _fits(AutoConfig.from_pretrained(whole), longest, params.max_new_tokens)
+            _fits(AutoConfig.from_pretrained(whole, trust_remote_code=False), longest, params.max_new_tokens)
             completions = sample_apart(whole, prompts, seeds, params, threads, tokenizer.eos_token_id)
     else:
         model = on_device(load_policy(folder))

@@ -21,6 +21,7 @@ def main(folder: Path) -> None:
     prompts: dict[str, list[int]] = request["prompts"]
     model = LLM(
         model=request["model"],
+        trust_remote_code=False,
         dtype=config.get("dtype") or config.get("torch_dtype") or "auto",
         generation_config="vllm",
         max_model_len=max(map(len, prompts.values())) + request["max_new_tokens"],

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from epsilon_dpo.data.gemma_template import END_OF_TURN, START_OF_TURN, TEMPLATE
 from epsilon_dpo.data.hub import hub_folder
-from epsilon_dpo.errors import UserError
+from epsilon_dpo.errors import UserError, first_line
 from epsilon_dpo.params.base import PretrainedModel
 
 WEIGHTS = "model.safetensors"
@@ -49,6 +49,7 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            trust_remote_code=False,
             dtype=getattr(torch, params.dtype),
             use_safetensors=True,
             local_files_only=True,
@@ -56,7 +57,7 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"The weights in {folder} cannot be loaded: {_first_line(error)}.") from None
+        raise UserError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from None
     model, found = loaded
     gaps = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     if gaps:
@@ -70,9 +71,9 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
 def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`, ready for every later stage; raises as `load_pretrained`."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}.") from None
+        raise UserError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
     if params.chat_template == "gemma":
         for token in (START_OF_TURN, END_OF_TURN):
             _require_one_token(tokenizer, token, folder, "base.chat_template = gemma")
@@ -126,7 +127,3 @@ def _require_one_token(tokenizer: PreTrainedTokenizerBase, token: str, folder: P
     ids = tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or token not in tokenizer.get_vocab():
         raise UserError(f"{reason} does not fit: {token!r} is not one token of the vocabulary in {folder}.")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

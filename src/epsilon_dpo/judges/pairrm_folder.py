@@ -54,7 +54,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise UserError(
             f"{folder} has no tokenizer.json, which a PairRM folder needs; use a copy of llm-blender/PairRM-hf."
         )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), trust_remote_code=False)
     if len(tokenizer) == VOCABULARY and "Precompiled" not in repr(tokenizer.backend_tokenizer.normalizer):
         raise UserError(
             f"{path} has lost PairRM's normaliser (transformers 5's AutoTokenizer rebuilds it); use the file of "

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from epsilon_dpo.device import on_device
-from epsilon_dpo.errors import UserError
+from epsilon_dpo.errors import UserError, first_line
 from epsilon_dpo.judges.interface import Messages, Question, Verdict
 
 Ids = tuple[int, ...]
@@ -120,9 +120,9 @@ class RewardModel:
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"The reward model's tokenizer in {folder} cannot be loaded: {_first_line(error)}.") from None
+        raise UserError(f"The reward model's tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
     if not tokenizer.chat_template:
         raise UserError(
             f"The tokenizer in {folder} has no chat template, without which nobody knows how a dialogue is put to this "
@@ -134,7 +134,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _model(folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreTrainedModel:
     """All of it from safetensors: transformers would fill a gap with random weights and only log it."""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if config.num_labels != 1:
             raise UserError(
                 f"{folder / 'config.json'} describes {config.num_labels} labels, and a reward model has one; choose a "
@@ -142,6 +142,7 @@ def _model(folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreT
             )
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             folder,
+            trust_remote_code=False,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             local_files_only=True,
@@ -151,7 +152,7 @@ def _model(folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreT
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"The reward model in {folder} cannot be loaded (from safetensors, and without code of its own): "
-            f"{_first_line(error)}."
+            f"{first_line(error)}."
         ) from None
     model, found = loaded
     gaps = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
@@ -169,7 +170,3 @@ def _model(folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreT
             'add "pad_token_id" to the config.json of a local copy.'
         )
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
