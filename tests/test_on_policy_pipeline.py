@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "candidates.max_prompts": PROMPTS,
     "sample.max_prompts": 40,
     "tournament.max_prompts": 20,
-    "runs": {"dpo": {"method": "dpo", "beta": 0.3}},
+    "runs": {"dpo": {"method": "dpo", "beta": 0.3, "snapshot_epochs": 0.5}},  # figures reads out/align for these alone
 }
 
 
