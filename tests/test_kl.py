@@ -194,7 +194,7 @@ def test_sums_equal_float64_over_the_full_vocabulary(tiny_gemma: Callable[..., A
 
 def test_a_policy_is_at_no_distance_from_itself(folders: tuple[Path, Path]) -> None:
     prompt = [{"role": "user", "content": "w1 w2"}]
-    rows = [{"id": str(n), "prompt": prompt, "response_ids": [3 + n, 2]} for n in range(2)]
+    rows = [{"id": str(n), "prompt": prompt, "prompt_ids": [1, 4, 5], "response_ids": [3 + n, 2]} for n in range(2)]
     pairs = [{"id": str(n), "prompt_ids": [1, 3 + n], "chosen_ids": [4, 5]} for n in range(2)]
     records = kl_records(folders[1], folders[1], rows, rows, pairs, KL(**PARAMS["kl"]))
     assert {row.get(estimator.name, 0.0) for row in records for estimator in ESTIMATORS} == {0.0}
@@ -202,7 +202,7 @@ def test_a_policy_is_at_no_distance_from_itself(folders: tuple[Path, Path]) -> N
 
 def test_records_say_whose_answers_they_are_of_and_which_share_a_prompt(folders: tuple[Path, Path]) -> None:
     def sampled(id_: str, text: str, *ids: int, **more: str) -> Row:
-        return {"id": id_, "prompt": [{"role": "user", "content": text}], "response_ids": list(ids), **more}
+        return {"id": id_, "prompt_ids": [1, WORDS.index(text)], "response_ids": list(ids), **more}
 
     ours = [sampled("a", "w0", 3, 2), sampled("b", "w1", 4, 5, 3), sampled("c", "w0", 2)]
     theirs = [sampled("x/0", "w0", 3, 2, prompt_id="x"), sampled("x/1", "w0", 4, prompt_id="x")]
@@ -313,7 +313,10 @@ def project(
         *(5, out / "sft" / "model", out / "pairs", out / "align" / "tr", tmp_path / "scratch"),
         track=lambda metrics, step: None,
     )
-    prompts = [{"id": f"eval/{n}", "prompt": [{"role": "user", "content": f"w{n} w9"}]} for n in range(4)]
+    prompts = [
+        {"id": f"eval/{n}", "prompt": [{"role": "user", "content": f"w{n} w9"}], "prompt_ids": [n + 3, 12]}
+        for n in range(4)
+    ]
     for folder, policy, shift in (("reference", "sft", 0), ("sample/tr", "align/tr", 7)):
         rows = [{**row, "response_ids": [20 + n + shift, 31, 2]} for n, row in enumerate(prompts)]
         write_jsonl(out / folder / "samples.jsonl", rows)

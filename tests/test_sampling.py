@@ -150,6 +150,14 @@ def test_an_answer_ends_with_the_stop_token_or_at_the_limit(policy: Path) -> Non
         assert len(one["response_ids"]) == 20 or one["finish_reason"] == "stop"
         assert "<end>" not in one["response"] and one["response"] == one["response"].strip()
         assert one["chosen"] == "w1"
+        words = one["prompt"][0]["content"].split()
+        assert one["prompt_ids"] == [
+            1,
+            3,
+            *(int(word[1:]) + 5 for word in words),
+            2,
+            4,
+        ]  # the template
     numbers = summary(found)
     assert numbers["n"] == 60 and numbers["truncated_share"] == reasons["length"] / 60
     assert numbers["mean_tokens"] == sum(len(one["response_ids"]) for one in found) / 60

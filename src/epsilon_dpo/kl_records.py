@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from epsilon_dpo.data.tokenisation import prompt_ids
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.device import on_device
 from epsilon_dpo.kl import CHOSEN, POLICY, REFERENCE, Sums, estimators_of
@@ -42,7 +41,7 @@ def kl_records(
     """
     tokenizer = load_tokenizer(reference)
     models = [on_device(load_policy(folder, torch.float32)) for folder in (policy, reference)]
-    sampled = lambda rows: [(prompt_ids(tokenizer, row["prompt"]), row["response_ids"]) for row in rows]  # noqa: E731
+    sampled = lambda rows: [(row["prompt_ids"], row["response_ids"]) for row in rows]  # noqa: E731
     sets = {
         REFERENCE: (reference_samples, sampled(reference_samples)),
         POLICY: (policy_samples, sampled(policy_samples)),

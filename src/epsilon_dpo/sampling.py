@@ -67,8 +67,8 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
 
     Returns:
         `id` (the row's and the number of the sample), `row_id`, `prompt_id`, `prompt` (messages), `chosen` (text),
-        `response` (text without special tokens, stripped), `response_ids` (with the stop token if it was reached) and
-        `finish_reason`: `stop` or `length`.
+        `response` (text without special tokens, stripped), `prompt_ids`, `response_ids` (with the stop token if it was
+        reached) and `finish_reason`: `stop` or `length`.
 
     Raises:
         UserError: a worker failed (sampling_workers.py), or a prompt and `max_new_tokens` exceed the model's context.
@@ -87,7 +87,7 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
         model = on_device(load_policy(folder))
         _fits(model.config, longest, params.max_new_tokens)
         completions = sample(model, tokenizer, prompts, seeds, params)
-    return [_finished(id_, row, completions[id_], tokenizer) for id_, row in asked.items()]
+    return [_finished(id_, row, prompts[id_], completions[id_], tokenizer) for id_, row in asked.items()]
 
 
 def seed_of(seed: int, stream: Stream, id_: str) -> int:
@@ -166,7 +166,7 @@ def _fits(config: PreTrainedConfig, longest_prompt: int, max_new_tokens: int) ->
         )
 
 
-def _finished(id_: str, row: Row, ids: list[int], tokenizer: PreTrainedTokenizerFast) -> Row:
+def _finished(id_: str, row: Row, prompt: list[int], ids: list[int], tokenizer: PreTrainedTokenizerFast) -> Row:
     return {
         "id": id_,
         "row_id": row["id"],
@@ -174,6 +174,7 @@ def _finished(id_: str, row: Row, ids: list[int], tokenizer: PreTrainedTokenizer
         "prompt": row["prompt"],
         "chosen": row["chosen"][0]["content"],
         "response": str(tokenizer.decode(ids, skip_special_tokens=True)).strip(),
+        "prompt_ids": prompt,
         "response_ids": ids,
         "finish_reason": "stop" if ids[-1] == tokenizer.eos_token_id else "length",
     }

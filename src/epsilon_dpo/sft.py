@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from epsilon_dpo.adapters import ResumesAdapter, in_float32, start_from
 from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
-from epsilon_dpo.data.tokenisation import tokenise_pair
+from epsilon_dpo.data.tokenisation import tokenise_chosen
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.metric_stream import MetricStream
 from epsilon_dpo.outputs import read_jsonl
@@ -50,7 +50,7 @@ def fine_tune(
     settings = SFTConfig(
         **training_arguments(numbers, seed, scratch),
         completion_only_loss=numbers.completion_only_loss,
-        max_length=None,  # tokenise_pair has cut
+        max_length=None,  # tokenise_chosen has cut
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = _Trainer(
@@ -77,8 +77,7 @@ def labelled(
     """Prompt and chosen answer of each pair as `input_ids`; `labels` are the same ids, -100 where no loss is wanted."""
     rows = []
     for pair in pairs:
-        ids = tokenise_pair(tokenizer, pair, tokens)
-        prompt, answer = ids["prompt_ids"], ids["chosen_ids"]
+        prompt, answer = tokenise_chosen(tokenizer, pair, tokens)
         hidden = [-100] * len(prompt) if completion_only else prompt
         rows.append({"input_ids": prompt + answer, "labels": hidden + answer})
     return Dataset.from_list(rows)

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from epsilon_dpo.data.tokenisation import prompt_ids, tokenise_pair
+from epsilon_dpo.data.tokenisation import prompt_ids, tokenise_chosen, tokenise_pair
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.params.tokens import Tokens
@@ -58,6 +58,18 @@ def test_answers_are_cut_on_the_right_and_prompts_never(make_tokenizer: MakeToke
     assert cut["rejected_ids"] == whole["rejected_ids"] and not cut["rejected_truncated"]
     with pytest.raises(UserError, match=f"set/train/7: its prompt has {length} tokens, more than .* = {length - 1}"):
         tokenise_pair(tokenizer, pair(), Tokens(max_prompt_length=length - 1, max_length=300))
+
+
+def test_the_chosen_side_alone_is_that_of_the_pair(make_tokenizer: MakeTokenizer) -> None:
+    """Whatever the rejected side is, which is not looked at."""
+    tokenizer = make_tokenizer()
+    whole = tokenise_pair(tokenizer, pair(), WIDE)
+    length = len(whole["prompt_ids"])
+    for tokens in (WIDE, Tokens(max_prompt_length=length, max_length=length + 3)):
+        ids = tokenise_pair(tokenizer, pair(), tokens)
+        assert tokenise_chosen(tokenizer, pair() | {"rejected": None}, tokens) == (ids["prompt_ids"], ids["chosen_ids"])
+    with pytest.raises(UserError, match=r"The chosen side of row .* never cut"):
+        tokenise_chosen(tokenizer, pair(), Tokens(max_prompt_length=length - 1, max_length=300))
 
 
 def test_a_token_across_the_border_is_refused(make_tokenizer: MakeTokenizer) -> None:

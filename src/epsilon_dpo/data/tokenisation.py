@@ -95,6 +95,19 @@ def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], to
     }
 
 
+def tokenise_chosen(
+    tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], tokens: Tokens
+) -> tuple[list[int], list[int]]:
+    """`prompt_ids` and `chosen_ids` of `tokenise_pair`, without a look at the rejected answer.
+
+    Raises:
+        UserError: as `tokenise_pair`, of the chosen side.
+    """
+    (chosen,) = tokenise_sides(tokenizer, pair["prompt"], [pair["chosen"]])
+    _refuse(chosen, tokenizer, f"The chosen side of row {pair.get('id')}", tokens)
+    return chosen.ids[: chosen.prompt_length], chosen.ids[chosen.prompt_length : tokens.max_length]
+
+
 def _refuse(side: Side, tokenizer: "PreTrainedTokenizerBase", where: str, tokens: Tokens) -> None:
     """The checks that make `tokenise_pair` safe by itself."""
     if side.prompt_length > tokens.max_prompt_length:
