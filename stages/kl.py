@@ -9,8 +9,8 @@ from epsilon_dpo.kl_records import kl_records
 from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.params.kl import KLView
 from epsilon_dpo.params.strict import load
+from epsilon_dpo.runs import make_place, policy_paths
 from epsilon_dpo.runtime import set_up
-from epsilon_dpo.snapshots import make_place, places_of
 from epsilon_dpo.stage import run_argument, run_stage
 
 run = run_argument()
@@ -18,7 +18,7 @@ with run_stage("kl", run) as stage:
     params = load(KLView)
     set_up(0, params.threads)  # nothing is drawn here
     aligned = Path("out/align") / run
-    for place in places_of(aligned):  # the final policy comes last
+    for place in policy_paths(aligned):  # the final policy comes last
         policy, sampled, out = aligned / place / "model", Path("out/sample") / run / place, make_place(stage.out, place)
         policy_sha256 = digest(policy)
         facts = read_json(sampled / "metrics.json")

@@ -6,9 +6,9 @@ from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.outputs import read_jsonl, write_json, write_jsonl
 from epsilon_dpo.params.sample import SampleView
 from epsilon_dpo.params.strict import load
+from epsilon_dpo.runs import make_place, policy_paths
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.sampling import answer, select, summary
-from epsilon_dpo.snapshots import make_place, places_of
 from epsilon_dpo.stage import run_argument, run_stage
 
 run = run_argument()
@@ -17,7 +17,7 @@ with run_stage("sample", run) as stage:
     set_up(params.seed, params.threads, params.sample.processes)
     aligned = Path("out/align") / run
     rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
-    for place in places_of(aligned):  # the final policy comes last
+    for place in policy_paths(aligned):  # the final policy comes last
         policy, out = aligned / place / "model", make_place(stage.out, place)
         samples = answer(policy, rows, params.sample, params.seed, params.threads, stream="policy")
         metrics = summary(samples)

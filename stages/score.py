@@ -7,9 +7,9 @@ from epsilon_dpo.judges.loading import load_judge
 from epsilon_dpo.outputs import read_json, write_json, write_jsonl
 from epsilon_dpo.params.score import ScoreView
 from epsilon_dpo.params.strict import load
+from epsilon_dpo.runs import make_place, policy_paths
 from epsilon_dpo.runtime import set_up
 from epsilon_dpo.scoring import Intervals, by_opponent, judge_contests, known_truth
-from epsilon_dpo.snapshots import make_place, places_of
 from epsilon_dpo.stage import run_argument, run_stage
 
 run = run_argument()
@@ -18,7 +18,7 @@ with run_stage("score", run) as stage:
     set_up(params.seed, params.threads)
     judge = load_judge(Path("out/judge"))
     truth = known_truth(Path("out/validate/dataset.json"))
-    for place in places_of(Path("out/sample") / run):  # the final policy comes last
+    for place in policy_paths(Path("out/sample") / run):  # the final policy comes last
         sampled, out = Path("out/sample") / run / place, make_place(stage.out, place)
         samples, reference = read_same_prompts(sampled / "samples.jsonl", Path("out/reference/samples.jsonl"))
         records = judge_contests(judge, run_contests(samples, reference), truth)

@@ -1,4 +1,4 @@
-"""Keeping a policy at several points of its training (see snapshots.py for what is kept)."""
+"""Keeping a policy at several points of its training (see runs.py for what is kept)."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from transformers import (
 
 from epsilon_dpo.outputs import whole_folder, write_json
 from epsilon_dpo.policy_folder import save_policy
-from epsilon_dpo.snapshots import FACTS, FOLDER
+from epsilon_dpo.runs import FACTS, FOLDER
 
 
 class KeepSnapshots(TrainerCallback):

@@ -15,7 +15,7 @@ from epsilon_dpo.checkpoints import WholeCheckpoints, last_whole_checkpoint
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.outputs import read_json
 from epsilon_dpo.params.training import LoRA
-from epsilon_dpo.snapshots import FACTS, places_of
+from epsilon_dpo.runs import FACTS, policy_paths
 
 
 def die():
@@ -78,7 +78,7 @@ def test_snapshots_survive_kills_too(run, tmp_path):
     """2 epochs of 6 steps: every 0.4 of an epoch, at the first step that reaches the mark; not the final policy."""
     entry = EPSILON_DPO | {"snapshot_epochs": 0.4}
     whole = run("whole", entry)
-    *kept, final = places_of(whole)
+    *kept, final = policy_paths(whole)
     facts = [read_json(whole / place / FACTS) for place in kept]
     assert [(fact["step"], round(fact["epoch"], 3)) for fact in facts] == [
         (3, 0.545),
@@ -95,7 +95,7 @@ def test_snapshots_survive_kills_too(run, tmp_path):
     snapshot, ended = content(whole / kept[-1] / "model"), run("ended", EPSILON_DPO)
     assert snapshot.keys() == content(ended / "model").keys()
     assert snapshot["model.safetensors"] != content(ended / "model")["model.safetensors"]
-    assert places_of(ended) == ["."]
+    assert policy_paths(ended) == ["."]
 
 
 @pytest.mark.parametrize("entry", [EPSILON_DPO | {"snapshot_epochs": 0.4}, SOFT], ids=lambda entry: entry["method"])
@@ -112,7 +112,7 @@ def test_an_adapter_survives_kills_too(run, tmp_path, entry):
     resumed = with_lora("resumed", entry)
     assert content(resumed) == whole
     assert not [name for name in whole if name.endswith("/model.safetensors")]
-    assert len(places_of(resumed)) == (5 if entry["method"] == "epsilon_dpo" else 1)
+    assert len(policy_paths(resumed)) == (5 if entry["method"] == "epsilon_dpo" else 1)
 
 
 STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}

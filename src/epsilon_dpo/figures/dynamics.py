@@ -4,7 +4,7 @@ from pathlib import Path
 
 from epsilon_dpo.figures.points import KL, Row, read_point
 from epsilon_dpo.outputs import read_json, read_jsonl
-from epsilon_dpo.snapshots import FACTS, places_of
+from epsilon_dpo.runs import FACTS, policy_paths
 
 TRAJECTORY = ("run", "step", "epoch", "metric", "value", "low", "high", "n")
 DECIDED = ("run", "step", "metric", "value", "smoothed")
@@ -17,7 +17,7 @@ def trajectory(out: Path, run: str) -> list[Row]:
     Returns:
         rows of TRAJECTORY, one per policy and metric; `step` counts optimizer steps done, `n` prompts.
     """
-    places = places_of(out / "align" / run)
+    places = policy_paths(out / "align" / run)
     if places == ["."]:
         return []
     rows = []

@@ -5,22 +5,11 @@ A run's own numbers belong to its method and are typed there (methods/<method>.p
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from epsilon_dpo.params.strict import RUN_NAME, Seed, Strict, Threads
+from epsilon_dpo.params.strict import Seed, Strict, Threads
 from epsilon_dpo.params.training import Adaptable
-
-# Other answers have these names in the records of score, controls and tournament.
-RESERVED = ("run", "sft", "chosen", "rejected", "shuffled")
-
-
-def _not_reserved(name: str) -> str:
-    if name in RESERVED:
-        raise ValueError(f"a run cannot be called {name}, which names other answers in the comparison; rename it")
-    return name
-
-
-RunName = Annotated[str, Field(pattern=RUN_NAME), AfterValidator(_not_reserved)]
+from epsilon_dpo.runs import RunName
 
 
 class Align(Adaptable):

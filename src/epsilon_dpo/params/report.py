@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from epsilon_dpo.params.align import RunName
 from epsilon_dpo.params.strict import Strict
+from epsilon_dpo.runs import RunName
 
 
 class Report(Strict):
