@@ -13,7 +13,7 @@ from demo_stage import make_demo, second
 
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.outputs import whole_folder
-from epsilon_dpo.snapshots import make_place
+from epsilon_dpo.runs import make_place
 from epsilon_dpo.stage import run_stage
 from epsilon_dpo.workplace import workplace
 
