@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from epsilon_dpo.on_policy import distinct_answers, one_row_per_prompt, preference_pairs
+from epsilon_dpo.on_policy import distinct_answers, one_row_per_prompt
+from epsilon_dpo.pairs import preference_pairs
 from epsilon_dpo.params.file import load_file
 
 ROOT = Path(__file__).resolve().parent.parent

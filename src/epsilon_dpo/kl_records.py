@@ -14,11 +14,15 @@ from transformers import PreTrainedModel
 
 from epsilon_dpo.data.tokenizer_folder import load_tokenizer
 from epsilon_dpo.device import on_device
-from epsilon_dpo.kl import CHOSEN, POLICY, REFERENCE, Sums, estimators_of
+from epsilon_dpo.errors import UserError
+from epsilon_dpo.fingerprint import digest
+from epsilon_dpo.kl import CHOSEN, POLICY, REFERENCE, Sums, described, estimators_of, summary
 from epsilon_dpo.logps import completion_logps
+from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.padding import pad_right
 from epsilon_dpo.params.kl import KL
 from epsilon_dpo.policy_folder import load_policy
+from epsilon_dpo.runs import FINAL, make_place, policy_paths
 
 Row = dict[str, Any]
 Ids = list[int]
@@ -56,6 +60,56 @@ def kl_records(
             record |= {estimator.name: estimator.of(found) for estimator in estimators_of(whose)}
             records.append(record | {"tokens": len(ids), "truncated": ids[-1:] != [tokenizer.eos_token_id]})
     return records
+
+
+def kl_run(
+    aligned: Path,
+    sampled: Path,
+    reference: Path,
+    reference_samples: Path,
+    pairs: Path,
+    params: KL,
+    confidence: float,
+    out: Path,
+) -> tuple[dict[str, float], Row]:
+    """Write records.jsonl and metrics.json of every policy of a run, each below `out` as it stands below `aligned`, and
+    estimators.json.
+
+    Args:
+        aligned, sampled: out/align/RUN and out/sample/RUN.
+        reference: model folder; the initial reference, also of a method that moves its own.
+        reference_samples, pairs: out/reference/samples.jsonl and out/pairs/eval.jsonl.
+
+    Returns:
+        of the final policy the numbers of kl.summary, and `sample_temperature` and `policy_sha256`; its metrics.json
+        holds both.
+
+    Raises:
+        UserError: `sampled` holds answers of another policy, or as kl.summary.
+    """
+    found = {}
+    for place in policy_paths(aligned):
+        policy = aligned / place / "model"
+        policy_sha256 = digest(policy)
+        sampling = read_json(sampled / place / "metrics.json")
+        if sampling["policy_sha256"] != policy_sha256:
+            raise UserError(f"{sampled / place} holds the answers of another policy than {policy}; run `dvc repro`.")
+        records = kl_records(
+            policy,
+            reference,
+            reference_samples=read_jsonl(reference_samples),
+            policy_samples=read_jsonl(sampled / place / "samples.jsonl"),
+            pairs=read_jsonl(pairs),
+            params=params,
+        )
+        metrics = summary(records, confidence)
+        facts = {"sample_temperature": sampling["temperature"], "policy_sha256": policy_sha256}
+        folder = make_place(out, place)
+        write_jsonl(folder / "records.jsonl", records)
+        write_json(folder / "metrics.json", {**metrics, **facts})
+        found[place] = metrics, facts
+    write_json(out / "estimators.json", described(confidence))
+    return found[FINAL]
 
 
 def answer_sums(

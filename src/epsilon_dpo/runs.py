@@ -25,14 +25,14 @@ def _not_reserved(name: str) -> str:
 
 RunName = Annotated[str, Field(pattern=RUN_NAME), AfterValidator(_not_reserved)]
 
-FOLDER = "snapshots"
+FOLDER, FINAL = "snapshots", "."
 FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps done, "epoch": the same in epochs}
 
 
 def policy_paths(folder: Path) -> list[str]:
     """Where the policies of a run stand below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
     snapshots = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
-    return [*(f"{FOLDER}/{name}" for name in snapshots), "."]
+    return [*(f"{FOLDER}/{name}" for name in snapshots), FINAL]
 
 
 def make_place(out: Path, place: str) -> Path:

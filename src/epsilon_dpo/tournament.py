@@ -4,15 +4,55 @@ Runs meet each other here; that they meet the SFT policy and the chosen answers 
 score and controls, so that nothing is judged twice.
 """
 
+from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.comparison.ranking import ranking
-from epsilon_dpo.contests import CHOSEN, RUN, SFT, Contest
-from epsilon_dpo.scoring import DRAWS, Record
+from epsilon_dpo.contests import CHOSEN, RUN, SFT, Contest, read_same_prompts
+from epsilon_dpo.judges.interface import Judge
+from epsilon_dpo.outputs import read_jsonl, write_json, write_jsonl
+from epsilon_dpo.scoring import DRAWS, Intervals, Record, Truth, judge_contests
 from epsilon_dpo.statistics import Estimate
 
 Row = dict[str, Any]
+
+
+def play(
+    judge: Judge,
+    truth: Truth | None,
+    runs: Sequence[str],
+    outputs: Path,
+    max_prompts: int | None,
+    intervals: Intervals,
+    out: Path,
+) -> tuple[dict[str, list[Row]], int]:
+    """Judge every two of `runs`; write the records of that, records.jsonl, and ranking.json to `out`.
+
+    Args:
+        outputs: folder of what stages sample, reference, score and controls wrote.
+
+    Returns:
+        the content of ranking.json, the `table` of each scorer (`win` and, with a truth, `true_win`), and on how many
+        prompts was played.
+
+    Raises:
+        UserError: two runs did not answer the same prompts.
+    """
+    reference = outputs / "reference" / "samples.jsonl"
+    samples = {run: read_same_prompts(outputs / "sample" / run / "samples.jsonl", reference)[0] for run in runs}
+    prompts = first_prompts(next(iter(samples.values())), max_prompts)
+    records = judge_contests(judge, run_against_run(samples, prompts), truth)
+    write_jsonl(out / "records.jsonl", records)
+    for run in runs:
+        records += named(read_jsonl(outputs / "score" / run / "records.jsonl"), run)
+    records += read_jsonl(outputs / "controls" / "records.jsonl")
+    games = games_of(records, prompts, set(runs))
+    fields = ("win", "true_win") if truth else ("win",)
+    tables = {field: table(games, field, intervals.confidence, intervals.seed) for field in fields}
+    write_json(out / "ranking.json", tables)
+    return tables, len(prompts)
 
 
 def first_prompts(samples: list[Row], limit: int | None) -> frozenset[str]:

@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from epsilon_dpo.on_policy import Choice
 from epsilon_dpo.params.strict import Strict
 from epsilon_dpo.params.tokens import Tokens
+
+Choice = Literal["best_worst", "best_against_rest", "all"]  # see pairs.preference_pairs
 
 
 class DatasetPairs(Strict):
