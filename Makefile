@@ -12,9 +12,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test test-slow check ui vllm docker-smoke clean
 
 repro: $(VENV)/.ready
-	@python -m epsilon_dpo.params.file
+	@python -m epsilon_dpo.check.params_file
 	dvc repro
-	@python -m epsilon_dpo.report.tracked # marks the report's rows also when DVC restored it from its cache
+	@python -m epsilon_dpo.report.page.tracked # marks the report's rows also when DVC restored it from its cache
 	@echo
 	@echo "Report:   out/report/report.html (open it in a browser)"
 	@echo "Compare:  make ui  (MLflow on http://127.0.0.1:5000, experiment epsilon-dpo)"
@@ -31,7 +31,7 @@ check: $(VENV)/.ready-dev
 	mypy
 
 ui: $(VENV)/.ready
-	@python -m epsilon_dpo.report.tracked
+	@python -m epsilon_dpo.report.page.tracked
 	mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1
 
 vllm: # for `backend: vllm` in params.yaml: an environment of its own, because vLLM pins another torch

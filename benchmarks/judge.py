@@ -26,15 +26,15 @@ import torch
 from lockstep import Turns, alternate, machine
 from transformers import DebertaV2Config
 
-from epsilon_dpo.data.hh import SUFFIX, read_hh
-from epsilon_dpo.device import on_device
-from epsilon_dpo.judges.layout import Layout, Pair
-from epsilon_dpo.judges.pairrm import PairRM
-from epsilon_dpo.judges.pairrm_folder import DEBERTA_V3_LARGE
-from epsilon_dpo.judges.pairrm_judge import PairRMJudge, with_fast_layers
-from epsilon_dpo.judges.small_pairrm import small_tokenizer
-from epsilon_dpo.judges.source_text import pair_text
-from epsilon_dpo.params.fetch import HHSource
+from epsilon_dpo.data.sources.hh import SUFFIX, read_hh
+from epsilon_dpo.data.sources.params import HHSource
+from epsilon_dpo.judging.judges.layout import Layout, Pair
+from epsilon_dpo.judging.judges.pairrm import PairRM
+from epsilon_dpo.judging.judges.pairrm_folder import DEBERTA_V3_LARGE
+from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge, with_fast_layers
+from epsilon_dpo.judging.judges.source_text import pair_text
+from epsilon_dpo.judging.making.small_pairrm import small_tokenizer
+from epsilon_dpo.pipeline.machine.device import on_device
 
 SOURCE_MAX, CANDIDATE_MAX = 1224, 412  # PairRM's
 VARIANTS = ("loop", "batches", "model_card", "ours")

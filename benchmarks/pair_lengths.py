@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from epsilon_dpo.outputs import read_jsonl
+from epsilon_dpo.pipeline.stage.files import read_jsonl
 
 Lengths = list[tuple[int, int, int]]  # of prompt, chosen and rejected answer, in tokens
 LONGEST = 512

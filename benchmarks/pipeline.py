@@ -39,7 +39,7 @@ BARE = (sys.executable, "-c", "import torch, transformers")
 # Runs a stage up to the return of the call that reads its numbers. $STARTED is the moment the process was made.
 START = """
 import os, runpy, sys, time
-from epsilon_dpo.params import strict
+from epsilon_dpo.pipeline.stage import params as strict
 def stopping(load):
     def loaded(*args, **kwargs):
         load(*args, **kwargs)
@@ -49,7 +49,7 @@ def stopping(load):
 strict.load = stopping(strict.load)
 name = sys.argv[1]
 if name == "check":
-    from epsilon_dpo.params import file
+    from epsilon_dpo.check import params_file as file
     file.load_file = stopping(file.load_file)
 sys.argv = ["-m", *sys.argv[2:]]
 runpy.run_module(f"stages.{name}", run_name="__main__")
@@ -87,7 +87,7 @@ def refuse_what_is_not_reproduced(project: Path) -> None:
 def noop(project: Path, scratch: Path, rounds: int) -> None:
     repro = [["dvc", "repro", "-q"]]
     python = [sys.executable, "-m"]
-    around = [[*python, "epsilon_dpo.params.file"], *repro, [*python, "epsilon_dpo.report.tracked"]]
+    around = [[*python, "epsilon_dpo.check.params_file"], *repro, [*python, "epsilon_dpo.report.page.tracked"]]
     variants: dict[str, tuple[Path, Sequence[Command]]] = {
         "bare": (bare_project(project, scratch / "bare"), repro),
         "short_deps": (bare_project(project, scratch / "short", keep_code=False), repro),

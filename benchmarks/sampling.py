@@ -21,9 +21,9 @@ from pair_lengths import FIRST_WORD, like_hh
 from shapes import PRESETS
 from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from epsilon_dpo.decoding import decode
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.sampling import GumbelNoise
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.sampling.answers.decoding import decode
+from epsilon_dpo.sampling.answers.sampling import GumbelNoise
 
 STOP = 2
 

@@ -32,16 +32,16 @@ from pair_lengths import Lengths, like_hh, of_folder, pairs_of
 from shapes import PRESETS, Shape
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
 
-from epsilon_dpo import trainer as trainer_module
-from epsilon_dpo.data.gemma_template import END_OF_TURN, TEMPLATE
-from epsilon_dpo.data.hh import SUFFIX, read_hh
-from epsilon_dpo.data.tokenisation import tokenise_pair
-from epsilon_dpo.errors import UserError
+from epsilon_dpo.data.sources.hh import SUFFIX, read_hh
+from epsilon_dpo.data.sources.params import HHSource
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.data.tokens.tokenisation import tokenise_pair
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.pair_data import PairData
-from epsilon_dpo.params.fetch import HHSource
-from epsilon_dpo.params.tokens import Tokens
-from epsilon_dpo.trainer import PreferenceTrainer
+from epsilon_dpo.models.base.gemma_template import END_OF_TURN, TEMPLATE
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.training.alignment import trainer as trainer_module
+from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 
 VARIANTS = ("two_rows", "two_rows_cut", "one_row", "one_row_cut")
 LIMITS = Tokens(max_prompt_length=512, max_length=1024)  # those of presets/hh-gemma-2-2b.yaml

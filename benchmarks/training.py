@@ -24,10 +24,10 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.pair_data import PairData
-from epsilon_dpo.pair_metrics import pair_metrics
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.trainer import PreferenceTrainer
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.pair_metrics import pair_metrics
+from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 
 BETA, EPSILON = 0.1, 0.01
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from epsilon_dpo.external.formats import write_answers
-from epsilon_dpo.external.params import ExportView
-from epsilon_dpo.external.questions import read_questions
-from epsilon_dpo.outputs import read_jsonl
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_argument, run_stage
+from epsilon_dpo.external.benchmarks.params import ExportView
+from epsilon_dpo.external.benchmarks.questions import read_questions
+from epsilon_dpo.external.export.formats import write_answers
+from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.pipeline.stage.params import load
 
 name = run_argument()
 with run_stage("export", name) as stage:

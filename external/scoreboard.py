@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from epsilon_dpo.external.params import ScoreboardView
-from epsilon_dpo.external.scoreboard import read_verdicts, write_scoreboard
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_argument, run_stage
+from epsilon_dpo.external.benchmarks.params import ScoreboardView
+from epsilon_dpo.external.scoreboard.scoreboard import read_verdicts, write_scoreboard
+from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.params import load
 
 name = run_argument()
 with run_stage("scoreboard", name) as stage:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from epsilon_dpo.external.formats import answer_file
-from epsilon_dpo.external.judging import judge_of, verdict_on
-from epsilon_dpo.external.params import VerdictsView
-from epsilon_dpo.outputs import read_json, write_json, write_jsonl
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_argument, run_stage
-from epsilon_dpo.tracking import Tracker
+from epsilon_dpo.external.benchmarks.params import VerdictsView
+from epsilon_dpo.external.export.formats import answer_file
+from epsilon_dpo.external.verdicts.judging import judge_of, verdict_on
+from epsilon_dpo.pipeline.observability.tracker import Tracker
+from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.files import read_json, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.params import load
 
 name = run_argument()
 with run_stage("verdicts", name) as stage:

@@ -3,8 +3,8 @@
 import sys
 
 if sys.argv[0] == "-m":  # `python -m stages.NAME` is about to import the stage, and with it torch, for seconds
-    from epsilon_dpo.lifetime import end_with_dvc
-    from epsilon_dpo.tracking import start_early
+    from epsilon_dpo.pipeline.observability.tracker import start_early
+    from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
 
     start_early()
     end_with_dvc()

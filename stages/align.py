@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from epsilon_dpo.alignment import align
-from epsilon_dpo.fingerprint import digest
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.params.align import AlignView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.stage import run_argument, run_stage
-from epsilon_dpo.training_result import without_evaluation
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.training.alignment.alignment import align
+from epsilon_dpo.training.alignment.params import AlignView
+from epsilon_dpo.training.loop.result import without_evaluation
 
 run = run_argument()
 with run_stage("align", run) as stage:

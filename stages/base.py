@@ -4,11 +4,11 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from epsilon_dpo.data.model_folder import write_model
-from epsilon_dpo.data.starting_point import starting_point
-from epsilon_dpo.params.base import BaseView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.models.base.model_folder import write_model
+from epsilon_dpo.models.base.params import BaseView
+from epsilon_dpo.models.base.starting_point import starting_point
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.params import load
 
 with run_stage("base") as stage:
     params = load(BaseView)

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from epsilon_dpo.on_policy import one_row_per_prompt
-from epsilon_dpo.outputs import read_jsonl, write_jsonl
-from epsilon_dpo.params.candidates import CandidatesView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.prompts import prompt_id
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.data.prompts.prompt_ids import prompt_id
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
+from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.sampling.on_policy.on_policy import one_row_per_prompt
+from epsilon_dpo.sampling.on_policy.params_candidates import CandidatesView
 
 with run_stage("candidates") as stage:
     params = load(CandidatesView)
     samples = []
     if params.candidates is not None:
-        from epsilon_dpo.runtime import set_up  # torch is not loaded for nothing
-        from epsilon_dpo.sampling import answer
+        from epsilon_dpo.pipeline.machine.runtime import set_up  # torch is not loaded for nothing
+        from epsilon_dpo.sampling.answers.sampling import answer
 
         set_up(params.seed, params.threads, params.candidates.processes)
         rows = read_jsonl(Path("out/validate/train.jsonl"))

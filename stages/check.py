@@ -3,8 +3,8 @@
 Its output never changes, so the stages below run again only for the numbers that they declare themselves.
 """
 
-from epsilon_dpo.params.file import load_file
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.check.params_file import load_file
+from epsilon_dpo.pipeline.stage.execution import run_stage
 
 with run_stage("check") as stage:
     params = load_file()

@@ -1,10 +1,10 @@
 """fetch: a named preference dataset at a pinned version, as dialogues, split so that no prompt is in both parts."""
 
-from epsilon_dpo.data.sources import read_source
-from epsilon_dpo.outputs import write_json, write_jsonl
-from epsilon_dpo.params.fetch import FetchView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.data.sources.loading import read_source
+from epsilon_dpo.data.sources.params import FetchView
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.params import load
 
 with run_stage("fetch") as stage:
     params = load(FetchView)

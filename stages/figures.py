@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from epsilon_dpo.figures.write import write_figures
-from epsilon_dpo.params.figures import FiguresView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.report.figures.params import FiguresView
+from epsilon_dpo.report.figures.write import write_figures
 
 with run_stage("figures") as stage:
     written = write_figures(Path("out"), load(FiguresView), stage.out)

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from epsilon_dpo.contests import label_contests
-from epsilon_dpo.judges.interface import Question
-from epsilon_dpo.judges.sources import build
-from epsilon_dpo.outputs import read_jsonl, write_json
-from epsilon_dpo.params.judge import JudgeView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.scoring import Intervals, judge_contests, known_truth, label_accuracy
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.judging.judges.interface import Question
+from epsilon_dpo.judging.making.params import JudgeView
+from epsilon_dpo.judging.making.sources import build
+from epsilon_dpo.judging.scoring.comparisons import label_contests
+from epsilon_dpo.judging.scoring.scoring import Intervals, judge_contests, known_truth, label_accuracy
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
+from epsilon_dpo.pipeline.stage.params import load
 
 with run_stage("judge") as stage:
     params = load(JudgeView)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from epsilon_dpo.kl_records import kl_run
-from epsilon_dpo.params.kl import KLView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.stage import run_argument, run_stage
+from epsilon_dpo.analysis.kl.params import KLView
+from epsilon_dpo.analysis.kl.records import kl_run
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.params import load
 
 run = run_argument()
 with run_stage("kl", run) as stage:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from epsilon_dpo.fingerprint import digest
-from epsilon_dpo.monotonicity import decisions, summary
-from epsilon_dpo.outputs import read_jsonl, write_json, write_jsonl
-from epsilon_dpo.params.monotonicity import MonotonicityView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.stage import run_argument, run_stage
+from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
+from epsilon_dpo.analysis.monotonicity.params import MonotonicityView
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.params import load
 
 run = run_argument()
 with run_stage("monotonicity", run) as stage:

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from epsilon_dpo.on_policy import distinct_answers
-from epsilon_dpo.outputs import read_jsonl, write_jsonl
-from epsilon_dpo.params.ranking import RankingView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
+from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.sampling.on_policy.on_policy import distinct_answers
+from epsilon_dpo.sampling.on_policy.params_ranking import RankingView
 
 with run_stage("ranking") as stage:
     params = load(RankingView)
     rows, left_out = distinct_answers(read_jsonl(Path("out/candidates/samples.jsonl")))
     metrics = {f"left_out/{what}": float(count) for what, count in left_out.items()}
     if rows:
-        from epsilon_dpo.judges.loading import load_judge  # torch is not loaded for nothing
-        from epsilon_dpo.runtime import set_up
+        from epsilon_dpo.judging.judges.loading import load_judge  # torch is not loaded for nothing
+        from epsilon_dpo.pipeline.machine.runtime import set_up
 
         set_up(0, params.threads)  # nothing is drawn here
         judge = load_judge(Path("out/judge"))

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from epsilon_dpo.outputs import read_jsonl
-from epsilon_dpo.params.sample import SampleView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.sample_answers import sample_policy
-from epsilon_dpo.sampling import select
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.sampling.answers.params import SampleView
+from epsilon_dpo.sampling.answers.sample_answers import sample_policy
+from epsilon_dpo.sampling.answers.sampling import select
 
 with run_stage("reference") as stage:
     params = load(SampleView)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from epsilon_dpo.params.report import ReportView
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.report.page import write_report
-from epsilon_dpo.report.results import read_results
-from epsilon_dpo.report.tracked import compared_policies
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.report.page.page import write_report
+from epsilon_dpo.report.page.params import ReportView
+from epsilon_dpo.report.page.results import read_results
+from epsilon_dpo.report.page.tracked import compared_policies
 
 with run_stage("report") as stage:
     params = load(ReportView)

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from epsilon_dpo.judges.loading import load_judge
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.params.tournament import TournamentView
-from epsilon_dpo.runtime import set_up
-from epsilon_dpo.scoring import Intervals, known_truth
-from epsilon_dpo.stage import run_stage
-from epsilon_dpo.tournament import play
+from epsilon_dpo.judging.judges.loading import load_judge
+from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
+from epsilon_dpo.judging.tournament.params import TournamentView
+from epsilon_dpo.judging.tournament.tournament import play
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.params import load
 
 with run_stage("tournament") as stage:
     params = load(TournamentView)

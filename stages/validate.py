@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-from epsilon_dpo.data.tokenizer_folder import load_tokenizer
-from epsilon_dpo.data.validation import SPLITS, validate
-from epsilon_dpo.data.validation_page import page
-from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
-from epsilon_dpo.params.strict import load
-from epsilon_dpo.params.validate import ValidateView
-from epsilon_dpo.stage import run_stage
+from epsilon_dpo.data.contract.contract import SPLITS, validate
+from epsilon_dpo.data.contract.page import page
+from epsilon_dpo.data.contract.params import ValidateView
+from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.params import load
 
 with run_stage("validate") as stage:
     params = load(ValidateView)

@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from whole_pipeline import BIN
 
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 # Declared by every stage here and read by none: it shows that hashing a dependency does not count as reading it.
 DECOY = "out/decoy"

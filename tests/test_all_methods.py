@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from whole_pipeline import all_stages, copy_project, numbers, repro
 
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
 

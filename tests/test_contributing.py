@@ -51,13 +51,13 @@ def python(copy: Path, *arguments: str) -> str:
 
 def test_the_example_is_accepted_tested_and_trained(copy: Path) -> None:
     """The tests that look at params.yaml or at the folder of methods, of those of each run the new one's."""
-    python(copy, "epsilon_dpo.params.file")
+    python(copy, "epsilon_dpo.check.params_file")
     python(copy, "ruff", "check", METHOD, TEST)
     python(copy, "ruff", "format", "--check", METHOD, TEST)
     whole = ("test_params", "test_presets", "test_readme", "test_methods_doc", "test_dag")
     chosen = f"({' or '.join(['dpo_norm', *whole])}) and not test_a_stage_imports_nothing_heavy"
     files = [f"tests/{name}.py" for name in whole]
-    files += [TEST, "tests/methods/test_dpo.py", "tests/test_rerun.py", "tests/training/test_every_method.py"]
+    files += [TEST, "tests/methods/test_dpo.py", "tests/test_rerun.py", "tests/training/alignment/test_every_method.py"]
     printed = python(copy, "pytest", "-vv", "-p", "no:cacheprovider", "-k", chosen, *files)
     for name in ("test_worked_example", "[runs.dpo_norm.beta]", "test_hard_cases_stay_finite", "[dpo_norm]"):
         assert name in printed  # what was deselected did not pass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from epsilon_dpo.fingerprint import stage_entry
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.fingerprint import stage_entry
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from closure import ROOT, closure, code_deps

@@ -13,7 +13,7 @@ from dvc.cli import main
 from ruamel.yaml import YAML
 from whole_pipeline import ROOT, copy_project
 
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 LEFTOVERS = (
     "draft.py~",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from epsilon_dpo.errors import SECRETS, UserError, redacted
-from epsilon_dpo.tracking import Tracker, _line
+from epsilon_dpo.pipeline.observability.errors import SECRETS, UserError, redacted
+from epsilon_dpo.pipeline.observability.tracker import Tracker, _line
 
 
 @pytest.mark.parametrize("name", SECRETS)

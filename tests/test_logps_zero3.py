@@ -14,7 +14,7 @@ from test_logps_sharded import loss_of, rows
 from torch.multiprocessing.spawn import spawn
 from transformers import Gemma2ForCausalLM
 
-from epsilon_dpo.logps import Scoring, add_logps_head, completion_logps, head_of
+from epsilon_dpo.models.logps.head import Scoring, add_logps_head, completion_logps, head_of
 
 CONFIG = {
     "train_batch_size": 8,

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import Gemma2ForCausalLM
 
-from epsilon_dpo.data.embedded_model import train_tokenizer
-from epsilon_dpo.data.pretrained_model import load_pretrained
-from epsilon_dpo.data.tokenizer_folder import load_tokenizer
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.judges.reward_model import RewardModel
-from epsilon_dpo.params.base import EmbeddedModel, PretrainedModel
-from epsilon_dpo.policy_folder import load_policy
+from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.judging.judges.reward_model import RewardModel
+from epsilon_dpo.models.base.embedded import train_tokenizer
+from epsilon_dpo.models.base.params import EmbeddedModel, PretrainedModel
+from epsilon_dpo.models.base.pretrained import load_pretrained
+from epsilon_dpo.models.policy.folder import load_policy
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CODELESS = {"GenerationConfig", "PeftModel"}  # have no such argument: they load no class that a folder names

@@ -14,8 +14,8 @@ import pytest
 from data_deps import DECOY, Alone, contents, run_alone
 from whole_pipeline import ROOT, all_stages, copy_project, numbers, repro, with_preset
 
-from epsilon_dpo.outputs import read_jsonl
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from whole_pipeline import BIN, all_stages, copy_project, dvc, environment, repro, with_preset
 
-from epsilon_dpo.outputs import read_json
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 from whole_pipeline import ROOT, all_stages, copy_project, dvc, numbers, repro, with_preset
 
-from epsilon_dpo.outputs import read_jsonl
+from epsilon_dpo.pipeline.stage.files import read_jsonl
 
 pytestmark = pytest.mark.slow
 

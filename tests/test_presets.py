@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.methods.registry import method_names
-from epsilon_dpo.params.file import load_file
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.y*ml"))]

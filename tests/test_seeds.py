@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.params.file import load_file
+from epsilon_dpo.check.params_file import load_file
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 

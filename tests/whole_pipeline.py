@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from epsilon_dpo.data.embedded_model import train_tokenizer
-from epsilon_dpo.params.base import EmbeddedModel
+from epsilon_dpo.models.base.embedded import train_tokenizer
+from epsilon_dpo.models.base.params import EmbeddedModel
 
 SENTENCES = [
     "user\n",

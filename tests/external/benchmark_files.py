@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.outputs import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 
 WORDS = ("w1 w2", "w3", "w4 w5 w6", "w7 w8", "w9")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from epsilon_dpo.external.questions import Question, read_questions
+from epsilon_dpo.external.benchmarks.questions import Question, read_questions
 
 sys.path.insert(0, str(Path(__file__).parent))
 from benchmark_files import WRITERS

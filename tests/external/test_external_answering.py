@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from epsilon_dpo.data.tokenisation import prompt_ids
-from epsilon_dpo.data.tokenizer_folder import load_tokenizer
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.external.answering import answer
-from epsilon_dpo.external.params import Decoding, DecodingByCategory
-from epsilon_dpo.external.questions import Question, read_questions
+from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.tokenisation import prompt_ids
+from epsilon_dpo.external.answers.answering import answer
+from epsilon_dpo.external.benchmarks.params import Decoding, DecodingByCategory
+from epsilon_dpo.external.benchmarks.questions import Question, read_questions
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 GREEDY = Decoding(temperature=0.0, max_new_tokens=6, batch_size=3)
 WARM = Decoding(temperature=1.0, max_new_tokens=6, batch_size=3)

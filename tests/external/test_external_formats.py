@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from benchmark_files import rows_of
 
-from epsilon_dpo.external import schemas
-from epsilon_dpo.external.formats import write_answers
-from epsilon_dpo.external.params import Export, Run
-from epsilon_dpo.external.schemas import problem
+from epsilon_dpo.external.benchmarks import schemas
+from epsilon_dpo.external.benchmarks.params import Export, Run
+from epsilon_dpo.external.benchmarks.schemas import problem
+from epsilon_dpo.external.export.formats import write_answers
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "alpaca_eval": ("current", "model_outputs.json", schemas.ALPACA_EVAL_OUTPUT),

@@ -14,15 +14,15 @@ import pytest
 from benchmark_files import rows_of, write_arena_hard
 from benchmark_server import KEY, Judge, label
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.external import judge_alpaca_eval, judge_mt_bench
-from epsilon_dpo.external.formats import answer_file, write_answers
-from epsilon_dpo.external.judge_arena_hard import score
-from epsilon_dpo.external.judging import verdict_on
-from epsilon_dpo.external.params import Export, Judges, Run
-from epsilon_dpo.external.tool import work_folder
-from epsilon_dpo.outputs import write_json
-from epsilon_dpo.params.strict import parse, read_yaml
+from epsilon_dpo.external.benchmarks.params import Export, Judges, Run
+from epsilon_dpo.external.export.formats import answer_file, write_answers
+from epsilon_dpo.external.verdicts.judge_arena_hard import score
+from epsilon_dpo.external.verdicts.judging import verdict_on
+from epsilon_dpo.external.verdicts.tool import work_folder
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_json
+from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = (

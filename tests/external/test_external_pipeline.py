@@ -17,10 +17,10 @@ from ruamel.yaml import YAML
 from test_external_judges import SETTINGS
 from test_external_tools import ENVIRONMENTS
 
-from epsilon_dpo.fingerprint import digest
-from epsilon_dpo.outputs import read_json, write_json
-from epsilon_dpo.params.strict import read_yaml
-from epsilon_dpo.tracking import Tracker
+from epsilon_dpo.pipeline.observability.tracker import Tracker
+from epsilon_dpo.pipeline.stage.files import read_json, write_json
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

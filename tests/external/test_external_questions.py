@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from benchmark_files import write_arena_hard
 
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.external.questions import read_questions
+from epsilon_dpo.external.benchmarks.questions import read_questions
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 FILES = {"alpaca_eval": "alpaca_eval_gpt4_baseline.json", "arena_hard": "question.jsonl", "mt_bench": "question.jsonl"}
 

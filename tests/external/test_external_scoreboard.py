@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.external.params import Run, ScoreboardView
-from epsilon_dpo.external.scoreboard import read_verdicts, write_scoreboard
-from epsilon_dpo.outputs import write_json
-from epsilon_dpo.params.strict import parse
+from epsilon_dpo.external.benchmarks.params import Run, ScoreboardView
+from epsilon_dpo.external.scoreboard.scoreboard import read_verdicts, write_scoreboard
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_json
+from epsilon_dpo.pipeline.stage.params import parse
 
 FACTS = {"mean_tokens": 200.0, "truncated_share": 0.25, "policy_sha256": "0" * 64, "n_missing": 5}
 ALPACA_EVAL: dict[str, Any] = {"tool": "alpaca-eval 0.6.6", "judge": "gpt-4-1106-preview", "n": 800, **FACTS}

@@ -16,8 +16,8 @@ from benchmark_files import rows_of
 from benchmark_server import KEY, Judge, goodness, label
 from test_external_judges import export, judges
 
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.external.judging import verdict_on
+from epsilon_dpo.external.verdicts.judging import verdict_on
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 pytestmark = pytest.mark.slow
 FOLDER = "EPSILON_DPO_EXTERNAL_ENVIRONMENTS"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from epsilon_dpo.external.params import AnswersView, ExportView, ScoreboardView, VerdictsView
-from epsilon_dpo.params.strict import load, read_yaml
+from epsilon_dpo.external.benchmarks.params import AnswersView, ExportView, ScoreboardView, VerdictsView
+from epsilon_dpo.pipeline.stage.params import load, read_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from closure import ROOT, closure, template_files

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.beta_dpo import batch_beta, drawing_weights, next_statistics, pairs_kept
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 M = torch.tensor([1.3, -2.0, 0.4, 3.1, -0.6], dtype=torch.float64)
 

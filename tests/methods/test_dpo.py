@@ -6,9 +6,9 @@ from importlib import import_module
 import pytest
 import torch
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers
 from epsilon_dpo.methods.registry import method_names, method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 BETA_TENTH = {"method": "dpo", "beta": 0.1}
 NOISY = {**BETA_TENTH, "label_smoothing": 0.1}

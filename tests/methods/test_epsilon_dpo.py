@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import epsilon_dpo
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.logps_kernel import Head, Reference, token_logps
 from epsilon_dpo.methods import epsilon_dpo as source
 from epsilon_dpo.methods.epsilon_dpo import beta_by_paper, beta_by_released, epsilon_steps
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.models.logps.kernel import Head, Reference, token_logps
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 # Per pair: tokens of y_w and y_l, then the logits of policy and reference along each, [T, V=4].
 F2 = [

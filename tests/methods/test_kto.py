@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.kto import kto_losses
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 ENTRY = {"method": "kto", "beta": 0.1}
 F1_LOGRATIOS = [0.6, -1.8, -0.8, 0.9]  # w1, w2, l1, l2

@@ -6,10 +6,10 @@ from decimal import Decimal, localcontext
 import pytest
 import torch
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.orpo import log1mexp, log_odds
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 PRECISIONS = [(torch.float32, 1e-6), (torch.float64, 1e-14)]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 CHOSEN = [[0.5, -0.2, 1, 0.3, 0], [1.1, 0.4, -0.6, 0.2, -1], [0, 0.9, 0.1, -0.4, 1.3]]
 REJECTED = [[1, 0.2, -0.5, 2, 0.1], [0.3, 1.5, -1, 0, 0.9], [2.2, -0.3, 0.4, 1.1, -2]]

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 ENTRY = {"method": "r_dpo", "beta": 0.1, "alpha": 0.05}
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 
 def entry(**numbers):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.methods.tr_dpo import move_reference
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 
 def model(*weights, dtype=torch.float64):

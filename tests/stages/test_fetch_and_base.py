@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from epsilon_dpo.fingerprint import digest
-from epsilon_dpo.outputs import read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "out" / "check" / "passed.txt").write_text("params.yaml is valid\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.stage.Tracker", Untracked)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     return tmp_path

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from epsilon_dpo.outputs import read_json, write_jsonl
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.files import read_json, write_jsonl
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = read_yaml(ROOT / "params.yaml")
@@ -78,8 +78,9 @@ def project(
         )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.stage.Tracker", Recorder)
-    monkeypatch.setattr("epsilon_dpo.runtime.set_up", lambda seed, threads: None)  # it would outlive the test
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Recorder)
+    # it would outlive the test
+    monkeypatch.setattr("epsilon_dpo.pipeline.machine.runtime.set_up", lambda seed, threads: None)
     return tmp_path
 
 

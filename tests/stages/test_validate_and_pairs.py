@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from epsilon_dpo.data.embedded_model import train_tokenizer
-from epsilon_dpo.fingerprint import digest
-from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
-from epsilon_dpo.params.base import EmbeddedModel
+from epsilon_dpo.models.base.embedded import train_tokenizer
+from epsilon_dpo.models.base.params import EmbeddedModel
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -70,7 +70,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     train_tokenizer(texts * 20, params).save_pretrained(tmp_path / "out" / "base" / "tokenizer")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.stage.Tracker", Untracked)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
     return tmp_path
 
 
@@ -176,11 +176,11 @@ def test_two_processes_write_the_same_bytes(project: Path) -> None:
     digests = []
     for seed in ("1", "2"):
         code = (
-            "import runpy, epsilon_dpo.stage, contextlib\n"
+            "import runpy, epsilon_dpo.pipeline.stage.execution, contextlib\n"
             "class Quiet(contextlib.nullcontext):\n"
             "    __init__ = lambda self, *_: super().__init__(self)\n"
             "    log_metrics = lambda self, *_, **__: None\n"
-            "epsilon_dpo.stage.Tracker = Quiet\n"
+            "epsilon_dpo.pipeline.stage.execution.Tracker = Quiet\n"
             "for name in ('validate', 'pairs'): runpy.run_module(f'stages.{name}', run_name='__main__')\n"
         )
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True)

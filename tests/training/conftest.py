@@ -4,9 +4,9 @@ import pytest
 import torch
 from runs import numbers
 
-from epsilon_dpo.alignment import align
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.outputs import write_jsonl
+from epsilon_dpo.pipeline.stage.files import write_jsonl
+from epsilon_dpo.training.alignment.alignment import align
 
 
 @pytest.fixture

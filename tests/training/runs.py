@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from epsilon_dpo.outputs import read_json, read_jsonl
-from epsilon_dpo.params.align import Align
-from epsilon_dpo.params.strict import read_yaml
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.training.alignment.params import Align
 
 DPO = {"method": "dpo", "beta": 0.3}
 EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.3, "epsilon": 0.05}

@@ -1,1 +1,1 @@
-"""Preference data: sources, the pair record, tokenisation, the validation contract."""
+"""TODO"""

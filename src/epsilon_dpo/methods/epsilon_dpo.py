@@ -7,10 +7,10 @@ that the trainer calls. Equations are those of the paper's third version; beta- 
     gamma, h = z - gamma    the same of the reference, and the log-ratio margin
 
 What lies elsewhere:
-- `_sweep` of epsilon_dpo/logps_kernel.py makes both perturbed log-probs of each token (eq. 3, 4);
-- `of_pair` of epsilon_dpo/logps_tiles.py is its arithmetic on one tile of both models' logits;
-- `finish_step` of epsilon_dpo/trainer.py calls `after_step` after each optimizer step,
-- `Totals` of epsilon_dpo/pair_metrics.py having taken the means of `metrics` over all its pairs.
+- `_sweep` of epsilon_dpo/models/logps/kernel.py makes both perturbed log-probs of each token (eq. 3, 4);
+- `of_pair` of epsilon_dpo/models/logps/tiles.py is its arithmetic on one tile of both models' logits;
+- `finish_step` of epsilon_dpo/training/alignment/trainer.py calls `after_step` after each optimizer step,
+- `Totals` of epsilon_dpo/training/alignment/pair_metrics.py having taken the means of `metrics` over all its pairs.
 
 `step_precision: fp32` is the definition; `official_bf16` rounds logits, mixtures, log-probs and their sums to bfloat16
 as the released code (oddqueue/e-dpo) did: a sum of 200 nats moves in steps of 1, and most pairs tie. docs/methods.md

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 
 from pydantic import Field
 
-from epsilon_dpo.params.strict import Seed, Strict
+from epsilon_dpo.pipeline.stage.params import Seed, Strict
 
 if TYPE_CHECKING:
     import torch

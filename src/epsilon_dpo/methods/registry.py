@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.errors import UserError
 from epsilon_dpo.methods.interface import Method
-from epsilon_dpo.params.strict import PARAMS_FILE, parse
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse
 
 NOT_METHODS = {"__init__", "interface", "registry"}
 

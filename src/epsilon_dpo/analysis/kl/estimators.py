@@ -1,0 +1,167 @@
+"""How far a policy has moved from the reference: five estimators of two divergences, in nats per answer.
+
+Forward, KL(reference || policy) = E_x E_{y ~ reference} [log reference(y|x) - log policy(y|x)]: `kl_fwd_rb`,
+`kl_fwd_mc` and, without sampling, `kl_fwd_data`. Reverse, KL(policy || reference), on the policy's own answers:
+`kl_rev_rb` and `kl_rev_mc`. The two directions are different quantities, never to be mixed.
+
+`rb` (Rao-Blackwell) takes the expectation over each token exactly, over the whole vocabulary, so no answer's number is
+negative and the variance is far smaller; `mc` looks at the sampled tokens alone, and single answers are often negative.
+Both are unbiased. `kl_fwd_data` is a proxy: the chosen answers stand in for samples of the reference, which they are as
+far as SFT learned their distribution (Rafailov et al. 2024, arXiv 2404.12358).
+
+The reference is the SFT model. Methods that move theirs (TR-DPO) are measured against the initial one, too.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from epsilon_dpo.analysis.intervals.rates import mean, standard_error
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+Row = dict[str, Any]
+# Whose answers a record is of.
+REFERENCE, POLICY, CHOSEN = "reference", "policy", "chosen"
+WHOSE = {
+    REFERENCE: "the reference's own answers, sampled (out/reference/samples.jsonl)",
+    POLICY: "the policy's own answers, sampled (out/sample/RUN/samples.jsonl)",
+    CHOSEN: "the chosen answers of the evaluation pairs (out/pairs/eval.jsonl)",
+}
+ROUNDING = 1e-4  # nats; what float32 may take from a mean that is zero
+
+
+class Sums(NamedTuple):
+    """Over the tokens of one answer, in nats."""
+
+    policy: float  # log policy(y|x)
+    reference: float  # log reference(y|x)
+    kl_ref_policy: float  # sum_t KL(reference(.|s_t) || policy(.|s_t)), whole vocabulary
+    kl_policy_ref: float  # sum_t KL(policy(.|s_t) || reference(.|s_t)), whole vocabulary
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A mean over answers.
+
+    Attributes:
+        answers: whose.
+        estimates: the divergence.
+        formula: of one answer, in words; `of` computes it.
+        never_negative: whether the mean of a correct implementation cannot be negative, whatever the answers.
+    """
+
+    name: str
+    answers: str
+    estimates: str
+    formula: str
+    of: Callable[[Sums], float]
+    never_negative: bool = False
+
+
+FORWARD, REVERSE = "KL(reference || policy)", "KL(policy || reference)"
+BY_TOKEN = "sum_t {} of the next word after y_<t, over the whole vocabulary"
+ESTIMATORS = (
+    Estimator("kl_fwd_rb", REFERENCE, FORWARD, BY_TOKEN.format(FORWARD), lambda sums: sums.kl_ref_policy, True),
+    Estimator(
+        "kl_fwd_mc", REFERENCE, FORWARD, "log reference(y) - log policy(y)", lambda sums: sums.reference - sums.policy
+    ),
+    Estimator(
+        "kl_fwd_data",
+        CHOSEN,
+        f"{FORWARD}, as far as the reference writes like the chosen answers",
+        "log reference(y) - log policy(y)",
+        lambda sums: sums.reference - sums.policy,
+    ),
+    Estimator("kl_rev_rb", POLICY, REVERSE, BY_TOKEN.format(REVERSE), lambda sums: sums.kl_policy_ref, True),
+    Estimator(
+        "kl_rev_mc", POLICY, REVERSE, "log policy(y) - log reference(y)", lambda sums: sums.policy - sums.reference
+    ),
+)
+
+
+def estimators_of(answers: str) -> list[Estimator]:
+    return [estimator for estimator in ESTIMATORS if estimator.answers == answers]
+
+
+def summary(records: list[Row], confidence: float) -> dict[str, float]:
+    """Per estimator its mean over answers, called by its `name`, and at `name`
+
+    `_se`: its standard error, which counts answers to one prompt as one observation; `_low`, `_high`: the ends of the
+    interval, mean ± z standard errors; `_n`: answers; `_prompts`: prompts; `_truncated_share`: the share of answers
+    that were cut before their stop token, whose sums end at the cut.
+
+    Args:
+        records: rows of kl_records.kl_records.
+
+    Raises:
+        UserError: a number is not finite (the policy is broken), or there are fewer than two prompts.
+        RuntimeError: the mean of a full-vocabulary KL is negative, which no pair of distributions gives.
+    """
+    found: dict[str, float] = {}
+    for estimator in ESTIMATORS:
+        rows = [record for record in records if record["answers"] == estimator.answers]
+        found |= _estimate(estimator, rows, confidence)
+    return found
+
+
+def described(confidence: float) -> Row:
+    """What the numbers of `summary` mean, in words: the content of estimators.json."""
+    return {
+        "unit": "nats per answer",
+        "tokens": "the answer's tokens with its stop token, no padding; answers that were cut keep their partial sum",
+        "log_probs": "of temperature 1 over the whole vocabulary (no top-p), in float32; an estimate on sampled "
+        "answers is unbiased only if they were sampled at temperature 1 (sample_temperature)",
+        "reference": "the SFT model, also for methods that move their reference during training",
+        "interval": f"{confidence:g}: mean ± z standard errors, which count answers to one prompt as one observation",
+        "estimators": {
+            estimator.name: {
+                "estimates": estimator.estimates,
+                "answers": WHOSE[estimator.answers],
+                "per_answer": estimator.formula,
+            }
+            for estimator in ESTIMATORS
+        },
+    }
+
+
+def per_prompt(values: Sequence[float], prompts: Sequence[str]) -> list[float]:
+    """One number per prompt whose mean is that of `values` and whose spread is that between prompts.
+
+    With G prompts, n values and their mean m, prompt g becomes m + G/n * (sum of its values - m). The standard error of
+    these is the cluster-robust one of m: answers to one prompt may depend on each other in any way. If every prompt has
+    one value, these are the values.
+    """
+    centre = sum(values) / len(values)
+    apart: dict[str, float] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        apart[prompt] = apart.get(prompt, 0.0) + value - centre
+    return [centre + len(apart) / len(values) * total for total in apart.values()]
+
+
+def _estimate(estimator: Estimator, rows: list[Row], confidence: float) -> dict[str, float]:
+    name = estimator.name
+    if not all(math.isfinite(row[name]) for row in rows):
+        raise UserError(
+            f"The policy's log-probs are not finite on {WHOSE[estimator.answers]}: its training diverged; lower "
+            "align.learning_rate and run again."
+        )
+    prompts = [row["prompt_id"] for row in rows]
+    if len(set(prompts)) < 2:
+        raise UserError(
+            f"{name} needs {WHOSE[estimator.answers]}, to two prompts at least, to know its error; raise "
+            "sample.max_prompts or fetch other data."
+        )
+    values = per_prompt([row[name] for row in rows], prompts)
+    estimate = mean(values, confidence)
+    if estimator.never_negative and estimate.value < -ROUNDING:
+        raise RuntimeError(f"{name}, a mean full-vocabulary KL, is {estimate.value:.4g} nats: the estimator is wrong")
+    return {
+        name: estimate.value,
+        f"{name}_se": standard_error(values),
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_n": len(rows),
+        f"{name}_prompts": len(values),
+        f"{name}_truncated_share": sum(row["truncated"] for row in rows) / len(rows),
+    }

@@ -1,0 +1,157 @@
+"""What the estimators of kl.py are means of: the sums over each answer's tokens under policy and reference.
+
+Tokens: the answer's with its stop token, no padding; an answer that was cut (at sample.max_new_tokens or
+tokens.max_length) keeps its partial sum. Log-probs are of temperature 1 in float32. Answers sampled at another
+temperature visit other prefixes: then no mean over them is an estimate of a KL.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from epsilon_dpo.analysis.kl.estimators import CHOSEN, POLICY, REFERENCE, Sums, described, estimators_of, summary
+from epsilon_dpo.analysis.kl.params import KL
+from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.models.logps.head import completion_logps
+from epsilon_dpo.models.logps.padding import pad_right
+from epsilon_dpo.models.policy.folder import load_policy
+from epsilon_dpo.pipeline.machine.device import on_device
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
+Row = dict[str, Any]
+Ids = list[int]
+
+
+def kl_records(
+    policy: Path, reference: Path, reference_samples: list[Row], policy_samples: list[Row], pairs: list[Row], params: KL
+) -> list[Row]:
+    """One record per answer, set by set, in the order given.
+
+    Args:
+        policy, reference: model folders; the reference's holds the tokenizer.
+        reference_samples, policy_samples: rows of out/reference and out/sample/RUN.
+        pairs: rows of out/pairs/eval.jsonl.
+
+    Returns:
+        `answers` (whose: kl.REFERENCE, POLICY or CHOSEN), `id` of the row, `prompt_id` (the row's own, or else the id
+        of the first row with the same prompt), the numbers of the estimators on these answers, `tokens`, `truncated`
+        (no stop token at the end).
+    """
+    tokenizer = load_tokenizer(reference)
+    models = [on_device(load_policy(folder, torch.float32)) for folder in (policy, reference)]
+    sampled = lambda rows: [(row["prompt_ids"], row["response_ids"]) for row in rows]  # noqa: E731
+    sets = {
+        REFERENCE: (reference_samples, sampled(reference_samples)),
+        POLICY: (policy_samples, sampled(policy_samples)),
+        CHOSEN: (pairs, [(row["prompt_ids"], row["chosen_ids"]) for row in pairs]),
+    }
+    records = []
+    for whose, (rows, answers) in sets.items():
+        sums = answer_sums(models[0], models[1], answers, params.batch_size, params.token_chunk, f"kl, {whose}")
+        names = _prompt_names(rows, [prompt for prompt, _ in answers])
+        for row, name, (_, ids), found in zip(rows, names, answers, sums, strict=True):
+            record = {"answers": whose, "id": row["id"], "prompt_id": name}
+            record |= {estimator.name: estimator.of(found) for estimator in estimators_of(whose)}
+            records.append(record | {"tokens": len(ids), "truncated": ids[-1:] != [tokenizer.eos_token_id]})
+    return records
+
+
+def kl_run(
+    aligned: Path,
+    sampled: Path,
+    reference: Path,
+    reference_samples: Path,
+    pairs: Path,
+    params: KL,
+    confidence: float,
+    out: Path,
+) -> tuple[dict[str, float], Row]:
+    """Write records.jsonl and metrics.json of every policy of a run, each below `out` as it stands below `aligned`, and
+    estimators.json.
+
+    Args:
+        aligned, sampled: out/align/RUN and out/sample/RUN.
+        reference: model folder; the initial reference, also of a method that moves its own.
+        reference_samples, pairs: out/reference/samples.jsonl and out/pairs/eval.jsonl.
+
+    Returns:
+        of the final policy the numbers of kl.summary, and `sample_temperature` and `policy_sha256`; its metrics.json
+        holds both.
+
+    Raises:
+        UserError: `sampled` holds answers of another policy, or as kl.summary.
+    """
+    found = {}
+    for place in policy_paths(aligned):
+        policy = aligned / place / "model"
+        policy_sha256 = digest(policy)
+        sampling = read_json(sampled / place / "metrics.json")
+        if sampling["policy_sha256"] != policy_sha256:
+            raise UserError(f"{sampled / place} holds the answers of another policy than {policy}; run `dvc repro`.")
+        records = kl_records(
+            policy,
+            reference,
+            reference_samples=read_jsonl(reference_samples),
+            policy_samples=read_jsonl(sampled / place / "samples.jsonl"),
+            pairs=read_jsonl(pairs),
+            params=params,
+        )
+        metrics = summary(records, confidence)
+        facts = {"sample_temperature": sampling["temperature"], "policy_sha256": policy_sha256}
+        folder = make_place(out, place)
+        write_jsonl(folder / "records.jsonl", records)
+        write_json(folder / "metrics.json", {**metrics, **facts})
+        found[place] = metrics, facts
+    write_json(out / "estimators.json", described(confidence))
+    return found[FINAL]
+
+
+def answer_sums(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    answers: list[tuple[Ids, Ids]],
+    batch_size: int,
+    token_chunk: int,
+    title: str = "kl",
+) -> list[Sums]:
+    """The sums of each answer, in the order given.
+
+    Args:
+        answers: ids of prompt and answer.
+        batch_size: answers at once.
+        token_chunk: answer tokens whose logits exist at once.
+        title: of the bar.
+    """
+    by_length = sorted(range(len(answers)), key=lambda i: (-len(answers[i][0]) - len(answers[i][1]), i))
+    found: dict[int, Sums] = {}
+    with tqdm(total=len(answers), desc=title, unit="answer") as bar:
+        for start in range(0, len(answers), batch_size):
+            rows = by_length[start : start + batch_size]
+            padded = pad_right([answers[i] for i in rows], pad_token_id=0)  # masked, so any id will do
+            batch = {name: x.to(policy.device) for name, x in padded.items()}
+            logps = completion_logps(
+                policy,
+                reference,
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["completion_mask"],
+                token_chunk,
+            )._asdict()
+            columns = [logps[name].double().sum(1).tolist() for name in Sums._fields]
+            found |= {i: Sums(*numbers) for i, *numbers in zip(rows, *columns, strict=True)}
+            bar.update(len(rows))
+    return [found[i] for i in range(len(answers))]
+
+
+def _prompt_names(rows: list[Row], prompts: list[Ids]) -> list[str]:
+    first: dict[tuple[int, ...], str] = {}
+    return [
+        row.get("prompt_id") or first.setdefault(tuple(prompt), row["id"])
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]

@@ -1,0 +1,104 @@
+"""What ε-DPO would decide on the evaluation pairs under a trained policy, and the margins of each decision.
+
+The paper (arXiv 2502.13177, Figure 4 and Tables 5-8) groups pairs by how the log-prob margin z of their answers changes
+when beta rises by a factor 1/(1-ε) or falls by 1/(1+ε), both estimated by mixing the logits of policy and reference:
+`decreasing` in beta (s = +1, a lower beta separates the answers better), `increasing` (s = -1), or neither.
+
+To first order in ε the decision is the sign of h - (K_w - K_l), h being the log-ratio margin and K the sum over an
+answer of KL(policy || reference): d z / d ε at ε = 0. That increasing pairs have smaller margins than decreasing ones
+therefore follows almost from the definition; `first_order_agreement` says how nearly.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from epsilon_dpo.analysis.intervals.rates import mean
+from epsilon_dpo.analysis.monotonicity.params import Monotonicity
+from epsilon_dpo.methods.epsilon_dpo import epsilon_steps
+from epsilon_dpo.models.logps.head import completion_logps
+from epsilon_dpo.models.logps.padding import pad_right
+from epsilon_dpo.models.policy.folder import load_policy
+from epsilon_dpo.pipeline.machine.device import on_device
+
+Row = dict[str, Any]
+GROUPS = {1: "decreasing", -1: "increasing", 0: "neither"}  # by s, as beta increases
+
+
+def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonicity) -> list[Row]:
+    """One record per pair, in the order given, in nats:
+
+    `id`; `z`, `z_minus`, `z_plus`: log-prob of chosen minus rejected under the policy, pi(beta-) and pi(beta+);
+    `margin`: h, the same difference of log-ratios against the reference, without any beta; `kl_chosen`, `kl_rejected`:
+    K of both answers; `first_order`: h - (K_w - K_l); `step`: s; `group`: its name.
+
+    Args:
+        policy, reference: model folders.
+        pairs: rows of out/pairs/*.jsonl.
+    """
+    models = [on_device(load_policy(path, torch.float32)) for path in (policy, reference)]
+    longest = lambda pair: len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))  # noqa: E731
+    order = sorted(range(len(pairs)), key=lambda i: (-longest(pairs[i]), i))
+    found: dict[int, Row] = {}
+    with tqdm(total=len(pairs), desc="monotonicity", unit="pair") as bar:
+        for start in range(0, len(order), params.batch_size):
+            rows = order[start : start + params.batch_size]
+            sides = [(pairs[i]["prompt_ids"], pairs[i][side]) for side in ("chosen_ids", "rejected_ids") for i in rows]
+            batch = {name: x.to(models[0].device) for name, x in pad_right(sides, pad_token_id=0).items()}
+            scored = completion_logps(
+                models[0],
+                models[1],
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["completion_mask"],
+                params.token_chunk,
+                params.epsilon,
+            )
+            numbers = _numbers({name: x.double().sum(1) for name, x in scored._asdict().items() if x is not None})
+            for place, i in enumerate(rows):
+                row = {name: values[place].item() for name, values in numbers.items()}
+                step = int(row.pop("step"))
+                found[i] = {"id": pairs[i]["id"], **row, "step": step, "group": GROUPS[step]}
+            bar.update(len(rows))
+    return [found[i] for i in range(len(pairs))]
+
+
+def summary(records: list[Row], confidence: float) -> dict[str, float]:
+    """Per group its `share` of all pairs and its mean `margin` with the ends of its interval (two pairs at least).
+
+    And `first_order_agreement`, the share of moved pairs whose step is the sign of `first_order`.
+    """
+    found: dict[str, float] = {"n": len(records)}
+    for group in GROUPS.values():
+        margins = [record["margin"] for record in records if record["group"] == group]
+        found[f"share/{group}"] = len(margins) / len(records)
+        if len(margins) > 1:
+            found |= mean(margins, confidence).named(f"margin/{group}")
+    moved = [record for record in records if record["step"]]
+    if moved:
+        agreeing = sum((record["first_order"] > 0) == (record["step"] > 0) for record in moved)
+        found["first_order_agreement"] = agreeing / len(moved)
+    return found
+
+
+def _numbers(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """From sums over each answer, [2B] with the chosen ones first, to the numbers of each pair, [B]."""
+    margins = {}
+    for name, both in sums.items():
+        chosen, rejected = both.chunk(2)
+        margins[name] = chosen - rejected
+    kl_chosen, kl_rejected = sums["kl_policy_ref"].chunk(2)
+    margin = margins["policy"] - margins["reference"]
+    z, z_minus, z_plus = margins["policy"], margins["logps_beta_minus"], margins["logps_beta_plus"]
+    return {
+        "z": z,
+        "z_minus": z_minus,
+        "z_plus": z_plus,
+        "margin": margin,
+        "kl_chosen": kl_chosen,
+        "kl_rejected": kl_rejected,
+        "first_order": margin - (kl_chosen - kl_rejected),
+        "step": epsilon_steps(z, z_minus, z_plus),
+    }

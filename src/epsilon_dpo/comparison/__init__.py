@@ -1,1 +1,0 @@
-"""Win rates compared: between runs, across seeds, at equal length and at equal KL."""

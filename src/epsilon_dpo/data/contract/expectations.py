@@ -1,0 +1,185 @@
+"""The data contract as Great Expectations: what each row must satisfy, and how a row that does not is explained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import great_expectations.expectations as gxe
+
+from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.tokens.params import Tokens
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RowExpectation:
+    """One promise about a row.
+
+    Attributes:
+        name: its key in params.yaml, `validate.on_failure`.
+        promise: what holds for a good row, for the page and for messages.
+        build: the Great Expectations object that decides.
+        reason: why a row with these facts fails, for dropped.jsonl.
+    """
+
+    name: str
+    promise: str
+    build: Callable[[Tokens], gxe.Expectation]
+    reason: Callable[[Facts, Tokens], str]
+
+
+def _is(column: str, value: bool) -> Callable[[Tokens], gxe.Expectation]:
+    return lambda tokens: gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[value])
+
+
+def _both(facts: Facts) -> str:
+    return f"chosen has {facts['chosen_tokens']}, rejected {facts['rejected_tokens']} tokens"
+
+
+def _first_wrong_role(roles: str) -> str:
+    """Where `roles` ("user assistant / user assistant": chosen / rejected) leaves the alternation."""
+    for side, text in zip(("chosen", "rejected"), roles.split("/"), strict=True):
+        found = text.split()
+        for number, role in enumerate(found, start=1):
+            expected = "user" if number % 2 else "assistant"
+            if role != expected:
+                return f"turn {number} of {side} is by {role}, expected {expected}"
+        if len(found) % 2 or not found:
+            return f"{side} does not end with an answer of the assistant ({len(found)} turns)"
+    raise AssertionError(roles)
+
+
+BEFORE_TOKENISATION = [
+    RowExpectation(
+        "sides_not_empty",
+        "every turn of both sides has text",
+        lambda tokens: gxe.ExpectColumnValuesToBeBetween(column="shortest_turn_chars", min_value=1),
+        lambda facts, tokens: f"no text in {facts['empty_turns'] or 'a side'}",
+    ),
+    RowExpectation(
+        "sides_differ",
+        "the two answers are different texts",
+        _is("same_answer", False),
+        lambda facts, tokens: f"both answers are the same text of {facts['chosen_chars']} characters",
+    ),
+    RowExpectation(
+        "same_prompt",
+        "both sides answer the same prompt",
+        lambda tokens: gxe.ExpectColumnPairValuesToBeEqual(column_A="chosen_prompt", column_B="rejected_prompt"),
+        lambda facts, tokens: "the turns before the answer differ between chosen and rejected",
+    ),
+    RowExpectation(
+        "roles_alternate",
+        "user and assistant take turns, the user begins, the assistant ends",
+        lambda tokens: gxe.ExpectColumnValuesToMatchRegex(
+            column="roles", regex="^(?:user assistant )+/(?: user assistant)+$"
+        ),
+        lambda facts, tokens: _first_wrong_role(facts["roles"]),
+    ),
+    RowExpectation(
+        "no_special_tokens_in_text",
+        "no turn contains text that the tokenizer reads as a special token",
+        lambda tokens: gxe.ExpectColumnValuesToBeInSet(column="special_tokens_in_text", value_set=[""]),
+        lambda facts, tokens: f"the text contains {facts['special_tokens_in_text']}, which would end or begin a turn",
+    ),
+    RowExpectation(
+        "splits_share_no_prompt",
+        "no training prompt is an evaluation prompt",
+        _is("prompt_in_eval", False),
+        lambda facts, tokens: "its prompt is also in the evaluation split",
+    ),
+]
+
+AFTER_TOKENISATION = [
+    RowExpectation(
+        "one_bos",
+        "exactly one BOS, at the start (where BOS also marks turns: as many as the template writes)",
+        lambda tokens: gxe.ExpectColumnValuesToBeBetween(column="bos_errors", min_value=0, max_value=0),
+        lambda facts, tokens: f"{facts['bos_errors']} BOS tokens too many, too few or not at the start",
+    ),
+    RowExpectation(
+        "prompt_ids_are_prefix",
+        "the ids of prompt and answer begin with the ids of the prompt alone",
+        _is("continues_prompt", True),
+        lambda facts, tokens: "a token spans the border of prompt and answer, so no policy could sample this answer",
+    ),
+    RowExpectation(
+        "stop_token_ends_answer",
+        "the stop token is the last token of each answer and stands nowhere else in it",
+        _is("ends_with_stop", True),
+        lambda facts, tokens: f"the stop token is not exactly at the end of both answers ({_both(facts)})",
+    ),
+    RowExpectation(
+        "prompt_fits",
+        "the prompt has at most tokens.max_prompt_length tokens (prompts are never cut)",
+        lambda tokens: gxe.ExpectColumnValuesToBeBetween(column="prompt_tokens", max_value=tokens.max_prompt_length),
+        lambda facts, tokens: (
+            f"the prompt has {facts['prompt_tokens']} tokens, tokens.max_prompt_length is {tokens.max_prompt_length}"
+        ),
+    ),
+    RowExpectation(
+        "sides_differ_after_truncation",
+        "the answers still differ when cut at tokens.max_length",
+        _is("same_answer_ids", False),
+        lambda facts, tokens: (
+            f"both answers have the same ids up to tokens.max_length = {tokens.max_length} ({_both(facts)})"
+        ),
+    ),
+]
+
+# Legitimate, but worth knowing: judged by Great Expectations, never a reason to drop or to stop.
+REPORTED = [
+    RowExpectation(
+        "prompts_unique",
+        "no prompt occurs in two rows of a split",
+        lambda tokens: gxe.ExpectColumnValuesToBeUnique(column="chosen_prompt"),
+        lambda facts, tokens: "its prompt occurs in another row",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class SplitExpectation:
+    """One promise about a whole split; breaking it always stops.
+
+    Attributes:
+        name: its key in params.yaml below `validate`.
+        table: "all" rows of the split, or only those "kept".
+        sentence: what is wrong, given the observed value.
+    """
+
+    name: str
+    promise: str
+    table: str
+    build: gxe.Expectation
+    sentence: Callable[[float], str]
+
+
+def split_expectations(split: str, contract: Validate) -> list[SplitExpectation]:
+    """The promises about the split "train" or "eval" under the limits of `contract`."""
+    key = f"min_{split}_pairs"
+    least, dropped, cut = getattr(contract, key), contract.max_dropped_share, contract.max_truncated_share
+    return [
+        SplitExpectation(
+            key,
+            f"at least {least:,} rows are kept",
+            "kept",
+            gxe.ExpectTableRowCountToBeBetween(min_value=least),
+            lambda seen: f"it keeps {seen:,.0f} rows, fewer than {least:,}",
+        ),
+        SplitExpectation(
+            "max_dropped_share",
+            f"at most {dropped:.2%} of the rows are dropped",
+            "all",
+            gxe.ExpectColumnMeanToBeBetween(column="dropped", max_value=dropped),
+            lambda seen: f"{seen:.2%} of its rows are dropped, more than {dropped:.2%}",
+        ),
+        SplitExpectation(
+            "max_truncated_share",
+            f"at most {cut:.2%} of the kept answers are cut at tokens.max_length",
+            "kept",
+            gxe.ExpectColumnMeanToBeBetween(column="truncated_share", max_value=cut),
+            lambda seen: f"{seen:.2%} of its answers are cut at tokens.max_length, more than {cut:.2%}",
+        ),
+    ]

@@ -1,0 +1,156 @@
+"""What is measured on a row before anything is judged: one flat record per pair, no nulls, plain Python values.
+
+Great Expectations skips nulls, so a missing value would pass every expectation: absent things are 0, "" or False here.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.data.tokens.tokenisation import Messages, tokenise_sides
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SIDES = ("chosen", "rejected")
+Row = dict[str, Any]
+
+
+class _Turn(BaseModel, strict=True):
+    role: str
+    content: str
+
+
+class _Row(BaseModel, strict=True):
+    id: str
+    chosen: list[_Turn]
+    rejected: list[_Turn]
+
+
+def check_form(rows: list[Row], where: str) -> None:
+    """Only the form, without which nothing can be measured: two lists of turns, and an id that names one row.
+
+    Raises:
+        UserError: the first row that is something else.
+    """
+    adapter, seen = TypeAdapter(_Row), set()
+    for number, row in enumerate(rows, start=1):
+        try:
+            adapter.validate_python(row)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise UserError(
+                f"{where}, row {number}: {key or 'the row'} is not what it should be ({problem['msg']}); a row is "
+                '{"id": text, "chosen": [{"role": text, "content": text}, ...], "rejected": [...]}.'
+            ) from None
+        if row["id"] in seen:
+            raise UserError(
+                f"{where}, row {number}: the id {row['id']} occurs twice, so no finding could name its row."
+            )
+        seen.add(row["id"])
+
+
+def prompt_key(turns: Messages) -> str:
+    """Everything before the last turn, as text: two rows with the same key have the same prompt."""
+    return json.dumps([[turn["role"], turn["content"]] for turn in turns[:-1]], ensure_ascii=False)
+
+
+def prompts_of(rows: Iterable[Row]) -> set[str]:
+    """The prompts of both sides (they differ in a defective row)."""
+    return {prompt_key(row[side]) for row in rows for side in SIDES}
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The texts that this tokenizer reads as a special token wherever they stand."""
+    flagged = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(flagged | {str(token) for token in tokenizer.all_special_tokens})
+
+
+def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str]) -> Row:
+    """A raw dialogue in numbers and short texts.
+
+    Args:
+        row: a row of out/fetch/*.jsonl.
+        specials: from `special_tokens`.
+        other_prompts: prompts that this row must not have (those of the evaluation split, for a training row).
+    """
+    turns = [turn for side in SIDES for turn in row[side]]
+    answers = [row[side][-1]["content"] if row[side] else "" for side in SIDES]
+    empty = [
+        f"{side} turn {number} ({turn['role']})"
+        for side in SIDES
+        for number, turn in enumerate(row[side], start=1)
+        if not turn["content"].strip()
+    ]
+    return {
+        "id": row["id"],
+        "shortest_turn_chars": min((len(turn["content"].strip()) for turn in turns), default=0),
+        "empty_turns": ", ".join(empty),
+        "same_answer": answers[0] == answers[1],
+        "chosen_prompt": prompt_key(row["chosen"]),
+        "rejected_prompt": prompt_key(row["rejected"]),
+        "roles": " / ".join(" ".join(turn["role"] for turn in row[side]) for side in SIDES),
+        "special_tokens_in_text": ", ".join(s for s in specials if any(s in turn["content"] for turn in turns)),
+        "prompt_in_eval": not other_prompts.isdisjoint(prompts_of([row])),
+        "chosen_chars": len(answers[0]),
+        "rejected_chars": len(answers[1]),
+    }
+
+
+def split_prompt(row: Row) -> Row:
+    """A dialogue with its prompt made explicit: {"id", "prompt", "chosen": [answer], "rejected": [answer]}."""
+    return {
+        "id": row["id"],
+        "prompt": row["chosen"][:-1],
+        "chosen": row["chosen"][-1:],
+        "rejected": row["rejected"][-1:],
+    }
+
+
+class BosRule:
+    """How many BOS a rendered dialogue must hold: one, or as many as the template writes where BOS also marks turns.
+
+    SmolLM2's template opens each turn with its BOS. Two probes tell such a template from one that writes it once.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.bos_id = tokenizer.bos_token_id
+        turn, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+        probes = [tokenise_sides(tokenizer, prompt, [[answer]])[0].ids for prompt in ([turn], [turn, answer, turn])]
+        short, long = (ids.count(self.bos_id) for ids in probes)
+        self.per_turn = (long - short) // 2
+        self.at_start = short - 2 * self.per_turn
+
+    def errors(self, ids: list[int], turns: int) -> int:
+        """BOS too many or too few in `ids` of a dialogue with `turns` turns, plus one if it does not begin with BOS."""
+        if self.bos_id is None:
+            return 0
+        expected = self.at_start + self.per_turn * turns if self.per_turn else 1
+        return abs(ids.count(self.bos_id) - expected) + (ids[0] != self.bos_id)
+
+
+def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, tokens: Tokens) -> Row:
+    """A pair, prompt explicit, as the model will see it; lengths in tokens, answers with their stop token, not cut."""
+    chosen, rejected = tokenise_sides(tokenizer, pair["prompt"], [pair[side] for side in SIDES])
+    # An over-long prompt breaks one promise, not two: its answers get the room that the longest allowed prompt leaves.
+    room = tokens.max_length - min(chosen.prompt_length, tokens.max_prompt_length)
+    answers = [chosen.completion_ids, rejected.completion_ids]
+    cut = [len(ids) > room for ids in answers]
+    stop = tokenizer.eos_token_id
+    return {
+        "id": pair["id"],
+        "prompt_tokens": chosen.prompt_length,
+        "chosen_tokens": len(answers[0]),
+        "rejected_tokens": len(answers[1]),
+        "bos_errors": max(bos.errors(side.ids, len(pair["prompt"]) + 1) for side in (chosen, rejected)),
+        "continues_prompt": chosen.continues_prompt and rejected.continues_prompt,
+        "ends_with_stop": all(ids[-1:] == [stop] and ids.count(stop) == 1 for ids in answers),
+        "same_answer_ids": answers[0][:room] == answers[1][:room],
+        "cut_answers": sum(cut),
+        "truncated_share": sum(cut) / 2,
+    }

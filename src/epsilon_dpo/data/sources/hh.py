@@ -1,0 +1,176 @@
+"""Anthropic-HH in its native form, and any dataset written the same way.
+
+`<subset>/<split>.jsonl.gz` holds one pair a line, `{"chosen": transcript, "rejected": transcript}`, a transcript
+being "\\n\\nHuman: ...\\n\\nAssistant: ..." over all turns. As in the ε-DPO paper (B.2) the role headers are removed
+and the turns become messages. Defects (an empty last answer, a role twice in a row, prompts that differ) are kept:
+stage `validate` finds them. What is not a transcript at all stops here.
+"""
+
+import gzip
+import hashlib
+import json
+import random
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.data.sources.dataset import Dataset, Row
+from epsilon_dpo.data.sources.params import HHSource
+from epsilon_dpo.pipeline.hub.download import hub_file
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+ROLES = {"Human": "user", "Assistant": "assistant"}
+HEADER = re.compile(r"\n\n(Human|Assistant): ?")
+SUFFIX = ".jsonl.gz"
+
+Messages = list[dict[str, str]]
+
+
+def read_hh(source: HHSource, seed: int) -> Dataset:
+    """The pairs of all subsets, one after the other, in file order.
+
+    If both splits are the same file, `eval_share` of the distinct prompts are set aside for evaluation.
+    `max_train_pairs` and `max_eval_pairs` keep a sample drawn with the seed from all subsets together, in file order.
+
+    Raises:
+        UserError: a file is absent, damaged or in another format (file and line are named), or the Hub fails.
+    """
+    files: dict[str, str] = {}
+    train = _read_split(source, source.train_split, files)
+    if source.eval_split != source.train_split:
+        held_out = _read_split(source, source.eval_split, files)
+    else:
+        assert source.eval_share is not None  # HHSource demands it
+        train, held_out = split_by_prompt(train, source.eval_share, seed)
+    train = _sample(train, source.max_train_pairs, f"{seed}/train")
+    held_out = _sample(held_out, source.max_eval_pairs, f"{seed}/eval")
+    for name, rows in (("training", train), ("evaluation", held_out)):
+        if not rows:
+            raise UserError(f"No {name} pair is left; check fetch.eval_share and the splits in params.yaml.")
+    facts = {
+        "source": "hh",
+        "repo": source.repo,
+        "revision": source.revision,  # null: a local folder, identified by `files` alone
+        "subsets": source.subsets,
+        "files": files,
+        "true_reward": False,
+    }
+    return Dataset(train, held_out, facts)
+
+
+def parse_transcript(text: str) -> Messages:
+    """The turns of `text` as messages, white space around each stripped.
+
+    Raises:
+        ValueError: `text` does not begin with a role header.
+    """
+    before, *parts = HEADER.split(text)
+    if before.strip() or not parts:
+        raise ValueError("does not begin with '\\n\\nHuman: ' or '\\n\\nAssistant: '")
+    return [
+        {"role": ROLES[header], "content": content.strip()}
+        for header, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def split_by_prompt(rows: list[Row], eval_share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """(training, evaluation) rows without a common prompt: all of the chosen dialogue but its last turn.
+
+    A prompt's place depends on its text and the seed, not on its position in the file, so a file in another order is
+    split alike.
+    """
+    prompts = sorted({_prompt(row) for row in rows}, key=lambda prompt: _rank(prompt, seed))
+    held_out = set(prompts[: round(eval_share * len(prompts))])
+    return [r for r in rows if _prompt(r) not in held_out], [r for r in rows if _prompt(r) in held_out]
+
+
+def _prompt(row: Row) -> str:
+    return json.dumps(row["chosen"][:-1])
+
+
+def _rank(prompt: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}/{prompt}".encode()).hexdigest()
+
+
+def _sample(rows: list[Row], limit: int | None, seed: str) -> list[Row]:
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit))]
+
+
+def _read_split(source: HHSource, split: str, files: dict[str, str]) -> list[Row]:
+    """The rows of `split` over all subsets; enters each file's sha256 in `files`."""
+    rows = []
+    for subset in source.subsets:
+        name = f"{subset}/{split}{SUFFIX}"
+        path = _local_file(Path(source.folder), subset, split) if source.folder else _remote_file(source, name)
+        raw = path.read_bytes()
+        files[name] = hashlib.sha256(raw).hexdigest()
+        rows += _parse_file(_unzip(raw, path), path, f"{subset}/{split}")
+    return rows
+
+
+def _remote_file(source: HHSource, name: str) -> Path:
+    assert source.repo is not None and source.revision is not None  # HHSource demands them
+    return hub_file(source.repo, name, source.revision, "dataset")
+
+
+def _local_file(folder: Path, subset: str, split: str) -> Path:
+    """folder/subset/split.jsonl.gz, or a sentence with what is there instead."""
+    if not folder.is_dir():
+        raise UserError(
+            f"The data folder {folder} does not exist; set fetch.folder in params.yaml to the folder that holds "
+            f"{subset}/{split}{SUFFIX}, relative to the project's root."
+        )
+    if not (folder / subset).is_dir():
+        there = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise UserError(f"{folder} has no subset {subset!r} (fetch.subsets); it has {', '.join(there) or 'no folder'}.")
+    path = folder / subset / f"{split}{SUFFIX}"
+    if not path.is_file():
+        there = sorted(file.name.removesuffix(SUFFIX) for file in (folder / subset).glob(f"*{SUFFIX}"))
+        raise UserError(
+            f"{path} does not exist (fetch.train_split, fetch.eval_split); "
+            f"the splits there are {', '.join(there) or 'none'}."
+        )
+    return path
+
+
+def _unzip(raw: bytes, path: Path) -> str:
+    if not raw.startswith(b"\x1f\x8b"):
+        raise UserError(f"{path} is not a gzip file; compress it with `gzip`, or download it again.")
+    try:
+        return gzip.decompress(raw).decode("utf-8")
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise UserError(
+            f"{path} is cut off or damaged (its gzip stream does not end well); download it again."
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text inside; this is not a file of Anthropic-HH.") from None
+
+
+def _parse_file(text: str, path: Path, name: str) -> list[Row]:
+    """One row per line; only "\\n" ends a line, since other separators occur inside texts."""
+    lines = text.removesuffix("\n").split("\n")
+    if lines == [""]:
+        raise UserError(f"{path} is empty; download it again.")
+    rows = []
+    for index, line in enumerate(lines):
+        where = f"{path}, line {index + 1}"
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:
+            raise UserError(f"{where} is not JSON; the file must hold one object a line.") from None
+        sides = {side: _side(content, side, where) for side in ("chosen", "rejected")}
+        rows.append({"id": f"{name}/{index}", **sides})
+    return rows
+
+
+def _side(content: Any, side: str, where: str) -> Messages:
+    """The transcript of one side as messages."""
+    if not isinstance(content, dict) or not isinstance(content.get(side), str):
+        raise UserError(f"{where} has no text under {side!r}; each line must be {{'chosen': text, 'rejected': text}}.")
+    try:
+        return parse_transcript(content[side])
+    except ValueError as error:
+        raise UserError(f"{where}: {side!r} {error}; this is not a transcript in the form of Anthropic-HH.") from None

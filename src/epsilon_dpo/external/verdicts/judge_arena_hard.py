@@ -1,0 +1,107 @@
+"""Arena-Hard: answers against a baseline's, judged in both orders (Li et al., arXiv 2406.11939).
+
+The settings are the checkout's own file with the judge and the model replaced, so that the question set, the prompt and
+its patterns, and with them the tool's version, are the user's choice: a checkout of 2024 works as one of today does.
+"""
+
+import math
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from epsilon_dpo.external.benchmarks.params import ArenaHardJudge
+from epsilon_dpo.external.benchmarks.questions import QUESTION_FILE, read_questions
+from epsilon_dpo.external.benchmarks.schemas import Row
+from epsilon_dpo.external.verdicts.tool import Contest, Verdict, call, copied, environment_python, kept_rows
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+CHECKOUT = "arena-hard-auto"
+# What assistant A has won by a label; a label with two signs counts three times, as upstream.
+WON_BY_A = {"A>>B": [1.0] * 3, "A>B": [1.0], "A=B": [0.5], "B>A": [0.0], "B>>A": [0.0] * 3}
+SAME_LABEL = {"B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A", "B<A": "A>B", "B<<A": "A>>B"}
+
+
+def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
+    """`win_rate` in percent, over both games of each question."""
+    python = environment_python(contest.judge, "arena_hard")
+    checkout = Path(contest.judge.environment).absolute() / CHECKOUT
+    if not (checkout / contest.judge.setting_file).is_file():
+        raise UserError(
+            f"{checkout} holds no {contest.judge.setting_file}; make the environment again or mend "
+            "judge.arena_hard.setting_file in external/params.yaml."
+        )
+    settings = read_yaml(checkout / contest.judge.setting_file)
+    commit = _commit(checkout)
+    contest = replace(contest, work=contest.work / commit)  # other commits have other prompts
+    bench = contest.work / "data" / str(settings["bench_name"])
+    copied(contest.data / QUESTION_FILE, bench / QUESTION_FILE)
+    for others in sorted((contest.data / "model_answer").glob("*.jsonl")):  # the baseline's
+        copied(others, bench / "model_answer" / others.name)
+    copied(contest.answers, bench / "model_answer" / f"{contest.name}.jsonl")
+    model = contest.judge.model
+    write_json(contest.work / "settings.json", settings | {"judge_model": model, "model_list": [contest.name]})
+    # No endpoints: the tool's client then reads address and key from its environment, and no file holds the key.
+    endpoint = {"model": model, "model_name": model, "endpoints": None, "api_type": "openai"}
+    write_json(contest.work / "endpoint.json", {model: endpoint | {"parallel": contest.judge.parallel}})
+    verdicts = bench / "model_judgment" / model / f"{contest.name}.jsonl"
+    questions = [question.id for question in read_questions("arena_hard", contest.data)]
+    if len(_whole(verdicts, questions)) < len(questions):  # JSON is YAML too
+        files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]
+        call(python, [str(checkout / "gen_judgment.py"), *files], contest)
+    rows = _whole(verdicts, questions)
+    if len(rows) < len(questions):
+        raise UserError(
+            f"the judge failed on {len(questions) - len(rows)} of {len(questions)} questions, as "
+            f"{contest.work}/tool.log tells; run this stage again, which asks for these only."
+        )
+    return Verdict(score(rows), rows, f"{CHECKOUT} {commit}")
+
+
+def score(rows: list[Row]) -> dict[str, float]:
+    """The share of points won, which upstream's bootstrap is centred at; questions are the units of its error.
+
+    Args:
+        rows: per question, `games`: first with the model as assistant B, then as A. A question is left out if one of
+            its labels is missing, as upstream.
+    """
+    points = []
+    for row in rows:
+        first, second = (_won_by_a(game["score"]) for game in row["games"])
+        if first and second:
+            points.append(second + [1.0 - won for won in first])
+    metrics: dict[str, float] = {"n": len(points), "n_missing": len(rows) - len(points)}
+    if not points:
+        raise UserError(f"none of the judge's verdicts on {len(rows)} questions holds a label such as [[A>B]].")
+    weight = sum(map(len, points))
+    rate = sum(map(sum, points)) / weight
+    metrics["win_rate"] = 100 * rate
+    if len(points) > 1:  # of a ratio of two sums over questions, linearised
+        squares = sum((sum(won) - rate * len(won)) ** 2 for won in points)
+        metrics["win_rate_se"] = 100 * math.sqrt(squares * len(points) / (len(points) - 1)) / weight
+    return metrics
+
+
+def _won_by_a(label: str | None) -> list[float] | None:
+    return WON_BY_A.get(SAME_LABEL.get(label, label)) if label else None
+
+
+def _whole(path: Path, questions: list[str]) -> list[Row]:
+    """The judged questions in their order; those with a game that the judge's endpoint failed on are taken out.
+
+    The tool skips what it finds in the file, so a failed game would otherwise never be asked for again.
+    """
+    found = {}
+    for row in kept_rows(path):
+        if len(row["games"]) == 2 and None not in row["games"]:
+            found[row.get("uid", row.get("question_id"))] = row
+    rows = [found[id_] for id_ in questions if id_ in found]
+    if path.exists():
+        write_jsonl(path, rows)
+    return rows
+
+
+def _commit(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"

@@ -1,0 +1,167 @@
+"""Calling a benchmark's tool in its own environment.
+
+A tool works in a folder under verdicts/ that is named by the content of what is judged and by the judge, and that no
+run deletes. What a tool has asked stays there: a stage that runs again, after a failure or because DVC saw a change of
+code, asks and pays only for what is missing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from epsilon_dpo.external.benchmarks.params import Judge
+from epsilon_dpo.external.benchmarks.schemas import Row
+from epsilon_dpo.pipeline.observability.errors import UserError, redacted
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
+KEY = "OPENAI_API_KEY"
+HELLO_S = 10.0
+Settings = TypeVar("Settings", bound=Judge)
+
+
+@dataclass(frozen=True)
+class Contest(Generic[Settings]):
+    """What is to be judged.
+
+    Attributes:
+        name: of the model, as it stands in the answer file.
+        answers: the file in the tool's format.
+        data: the folder with the benchmark's own files.
+        work: where the tool works.
+    """
+
+    name: str
+    answers: Path
+    data: Path
+    judge: Settings
+    work: Path
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a tool said: `metrics` as the stage writes them, `rows` one per question, `tool` with its version."""
+
+    metrics: dict[str, float]
+    rows: list[Row]
+    tool: str
+
+
+def work_folder(name: str, answers: Path, data: Path, judge: Judge) -> Path:
+    """Where the verdicts on these very answers by this judge are kept, whatever environment or speed got them."""
+    asked = judge.model_dump(exclude={"environment", "parallel"})
+    content = json.dumps([digest(answers), digest(data), asked], sort_keys=True)
+    folder = Path("verdicts") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def environment_python(judge: Judge, benchmark: str) -> Path:
+    """The tool's interpreter.
+
+    Raises:
+        UserError: the environment does not exist.
+    """
+    python = Path(judge.environment).absolute() / "bin" / "python"
+    if not python.exists():
+        raise UserError(
+            f"{judge.environment} (judge.{benchmark}.environment in external/params.yaml) holds no environment; make "
+            f"it with `bash external/make_environment.sh {benchmark}`."
+        )
+    return python
+
+
+def reach(judge: Judge) -> str:
+    """Ask the endpoint whether it is there, before a tool retries for an hour; returns the key.
+
+    Raises:
+        UserError: no key is set, the endpoint does not answer, or it refuses the key.
+    """
+    key = os.environ.get(KEY, "")
+    if not key:
+        raise UserError(f"{KEY} is not set; export the key of {judge.base_url} (any text where none is asked for).")
+    request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
+    try:
+        urlopen(request, timeout=HELLO_S).close()
+    except HTTPError as error:
+        if error.code in (401, 403):
+            raise UserError(
+                f"{judge.base_url} refuses the key in {KEY} ({error.code}); export the right one."
+            ) from None
+    except (URLError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"The judge at {judge.base_url} does not answer ({reason}); start it, or mend judge.*.base_url in "
+            "external/params.yaml."
+        ) from None
+    return key
+
+
+def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None:
+    """Run the tool in the contest's folder; what it prints goes to tool.log there.
+
+    Raises:
+        UserError: it failed; the sentence ends with the last line that it printed.
+    """
+    key = reach(contest.judge)
+    url = contest.judge.base_url
+    # OPENAI_API_BASE: alpaca_eval and openai < 1. OPENAI_BASE_URL: openai >= 1.
+    chosen = {KEY: key, "OPENAI_API_BASE": url, "OPENAI_BASE_URL": url, "PYTHONUNBUFFERED": "1"}
+    chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
+    others = ("PYTHONPATH", "OPENAI_API_KEYS", "OPENAI_CLIENT_CONFIG_PATH", "OPENAI_ORGANIZATION_IDS")
+    environment = {name: value for name, value in os.environ.items() if name not in others} | chosen
+    log = contest.work / "tool.log"
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [str(python), *arguments],
+            cwd=contest.work,
+            env=environment,
+            input="\n",  # FastChat waits for Enter
+            text=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        printed = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()] or [
+            "nothing"
+        ]
+        raise UserError(
+            f"the tool ended with code {done.returncode}; all it printed is in {log}, what it has asked is kept, and "
+            f"its last line is: {redacted(printed[-1].strip())[:300]}"
+        )
+
+
+def version(python: Path, package: str) -> str:
+    """`package` and its version in the tool's environment."""
+    command = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return f"{package} {subprocess.run([str(python), '-c', command], capture_output=True, text=True).stdout.strip()}"
+
+
+def copied(source: Path, target: Path) -> None:
+    """`source` as `target`, its folders made.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if not source.is_file():
+        raise UserError(f"external/{source} does not exist; docs/external.md says where it comes from.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def kept_rows(path: Path) -> list[Row]:
+    """The JSON lines of `path`, none if there is no such file; a line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows

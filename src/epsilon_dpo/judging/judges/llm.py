@@ -1,0 +1,151 @@
+"""A language model behind an endpoint as a judge: asked twice a pair, with the answers swapped (llm_prompt.py).
+
+What it replied is kept (answer_cache.py), so a re-run asks nothing twice and gives the same verdicts, identical answers
+tie, and swapping a and b flips the sign exactly. DVC watches the endpoint's address and the model's name, not what
+stands behind them: when that changes, remove cache/judge and run `dvc repro -f judge`.
+"""
+
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
+from typing import Any
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from epsilon_dpo.judging.judges.answer_cache import AnswerCache, cache_folder, key_of
+from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, rank_by_comparison
+from epsilon_dpo.judging.judges.llm_endpoint import Endpoint
+from epsilon_dpo.judging.judges.llm_prompt import CutOff, Reply, messages, read
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+Json = dict[str, Any]
+SOME = 10  # replies; fewer may all be refused for what they were asked about
+
+
+class LLM:
+    """The judge that `settings` (judge.json) describe."""
+
+    def __init__(self, settings: Json, endpoint: Endpoint, cache: AnswerCache) -> None:
+        self.settings = settings
+        self.endpoint = endpoint
+        self.cache = cache
+        self._replies: dict[str, Reply] = {}  # all that were used so far
+
+    @classmethod
+    def load(cls, settings: Json) -> "LLM":
+        endpoint = Endpoint(settings["base_url"], settings["timeout"])
+        return cls(settings, endpoint, AnswerCache(cache_folder()))
+
+    def compare(self, questions: list[Question]) -> list[Verdict]:
+        """A verdict per question, in the order given.
+
+        Raises:
+            UserError: the endpoint does not answer, or not in OpenAI's format, or with no letter at all; the replies
+                that arrived and could be read are kept.
+        """
+        orders = [(self._request(prompt, a, b), self._request(prompt, b, a)) for prompt, a, b in questions]
+        margins = self._margins([request for pair in orders for request in pair])
+        if len(margins) >= SOME and all(found is None for found in margins):
+            raise UserError(
+                f"none of the {len(margins)} replies of {self.settings['model']} at {self.endpoint.base_url} is the "
+                "letter A or B; raise judge.max_tokens if it begins with something else, or choose another judge.model."
+            )
+        return [
+            _verdict(question, f_ab, f_ba)
+            for question, f_ab, f_ba in zip(questions, margins[::2], margins[1::2], strict=True)
+        ]
+
+    def rank(self, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
+        """The mean logit against all candidates: n (n - 1) questions a prompt."""
+        return rank_by_comparison(self, prompts, candidates)
+
+    def usage(self) -> dict[str, float]:
+        """Of the verdicts given so far, whether they were asked now or before.
+
+        `judge_questions`, their `judge_input_tokens` and `judge_output_tokens` as the endpoint counts them,
+        `judge_uncounted_questions` for which it did not, and `judge_cost_usd` where prices are stated.
+        """
+        counts = [reply.usage for reply in self._replies.values() if reply.usage]
+        input_tokens = sum(count.prompt_tokens for count in counts)
+        output_tokens = sum(count.completion_tokens for count in counts)
+        found = {
+            "judge_questions": float(len(self._replies)),
+            "judge_uncounted_questions": float(len(self._replies) - len(counts)),
+            "judge_input_tokens": float(input_tokens),
+            "judge_output_tokens": float(output_tokens),
+        }
+        prices = self.settings["usd_per_million_input_tokens"], self.settings["usd_per_million_output_tokens"]
+        if None not in prices:
+            found["judge_cost_usd"] = (input_tokens * prices[0] + output_tokens * prices[1]) / 1e6
+        return found
+
+    def _request(self, prompt: Messages, first: str, second: str) -> Json:
+        request = {name: self.settings[name] for name in ("model", "max_tokens")}
+        request["messages"] = messages(prompt, first, second)
+        if self.settings["temperature"] is not None:
+            request["temperature"] = self.settings["temperature"]
+        return request
+
+    def _margins(self, requests: list[Json]) -> list[float | None]:
+        """What the replies to `requests` say; those that are not in the cache are asked, each once."""
+        keys = [key_of(self.endpoint.base_url, request) for request in requests]
+        by_key = dict(zip(keys, requests, strict=True))
+        self._ask({key: request for key, request in by_key.items() if self.cache.get(key, read) is None})
+        for key in by_key:
+            reply = self.cache.get(key, read)
+            assert reply is not None
+            self._replies[key] = reply
+        return [self._replies[key].margin() for key in keys]
+
+    def _ask(self, requests: dict[str, Json]) -> None:
+        """Fill the cache. When one question fails, those under way are waited for and kept, no more are asked."""
+        if not requests:
+            return
+        self.endpoint.require_life()
+        failed = Event()
+
+        def ask_one(key: str, request: Json) -> None:
+            if not failed.is_set():
+                try:
+                    reply = self.endpoint.ask(request)
+                    self._require_readable(reply)  # first: what is in the cache is read again by every later run
+                    self.cache.put(key, request, reply)
+                except BaseException:
+                    failed.set()
+                    raise
+
+        pool = ThreadPoolExecutor(self.settings["concurrency"])
+        try:
+            waiting = [pool.submit(ask_one, key, request) for key, request in requests.items()]
+            for done in tqdm(as_completed(waiting), total=len(waiting), desc="ask the judge", unit="question"):
+                done.result()
+        except UserError as error:
+            raise UserError(
+                f"{str(error).removesuffix('.')}; the replies so far are kept in {self.cache.path}."
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _require_readable(self, reply: Json) -> None:
+        try:
+            read(reply)
+        except CutOff:
+            raise UserError(
+                f"{self.settings['model']} at {self.endpoint.base_url} spends all of judge.max_tokens = "
+                f"{self.settings['max_tokens']} before it answers (finish_reason length, no text); raise "
+                "judge.max_tokens (a reasoning model thinks for thousands of tokens), or choose another judge.model."
+            ) from None
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise UserError(
+                f"{self.endpoint.base_url} does not answer in OpenAI's format ({where}: {problem['msg']}); correct "
+                "judge.base_url, or choose an endpoint that does."
+            ) from None
+
+
+def _verdict(question: Question, f_ab: float | None, f_ba: float | None) -> Verdict:
+    refused = f_ab is None or f_ba is None
+    if f_ab is None or f_ba is None:
+        f_ab = f_ba = 0.0
+    return Verdict(f_ab, f_ba, len(question.a.split()), len(question.b.split()), False, False, False, refused)

@@ -1,0 +1,131 @@
+"""An OpenAI-compatible endpoint: one question, one reply, and each way in which that fails as one sentence."""
+
+import json
+import os
+from typing import Any
+
+import httpx2  # the HTTP library under openai
+import openai
+
+from epsilon_dpo.pipeline.observability.errors import UserError, redacted
+
+KEY = "OPENAI_API_KEY"
+RETRIES = 8  # of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says
+FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
+
+Json = dict[str, Any]
+
+
+class Endpoint:
+    """The address `base_url`. The key comes from the environment and goes nowhere else.
+
+    What an endpoint turns down is left out from then on: log-probabilities, which reasoning models do not give, and
+    the name max_tokens, for which newer models want max_completion_tokens.
+    """
+
+    def __init__(self, base_url: str, timeout: float) -> None:
+        self.base_url = base_url
+        self.timeout = timeout
+        key = os.environ.get(KEY, "").strip() or "none"  # local servers ask for none, the client insists on one
+        self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
+        self._logprobs = True
+        self._max_tokens = "max_tokens"
+
+    def require_life(self) -> None:
+        """Any reply will do, also that there is no such page.
+
+        Raises:
+            UserError: there is none, said after seconds and not after all retries of the first question.
+        """
+        first = self._client.with_options(max_retries=0, timeout=FIRST_TIMEOUT)
+        try:
+            first.get("/models", cast_to=httpx2.Response)
+        except openai.APIConnectionError as error:
+            raise UserError(f"{self.base_url} cannot be reached ({_cause(error)}); {self._remedy()}") from None
+        except openai.APIError:
+            pass
+
+    def ask(self, request: Json) -> Json:
+        """The chat completion that answers `request` ("model", "messages", "max_tokens" and, if wanted, "temperature").
+
+        What stands in it is for llm_prompt.py to read.
+
+        Raises:
+            UserError: bad key, no such model or address, no connection, errors that outlast the retries, or a reply
+                that is no JSON object with choices.
+        """
+        try:
+            return self._adapting(request)
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            what = "the key in" if os.environ.get(KEY) else "a request without"
+            raise UserError(f"{self.base_url} refuses {what} {KEY} ({_said(error)}); set a valid one.") from None
+        except openai.NotFoundError as error:
+            raise UserError(
+                f"{self.base_url} has no model {request['model']!r}, or is no OpenAI-compatible address "
+                f"({_said(error)}); correct judge.model or judge.base_url, which usually ends in /v1."
+            ) from None
+        except openai.APITimeoutError:
+            raise UserError(
+                f"{self.base_url} gave no answer within judge.timeout = {self.timeout:g} s, {RETRIES + 1} times; "
+                "raise it, or run again later."
+            ) from None
+        except openai.APIConnectionError as error:
+            raise UserError(f"{self.base_url} can no longer be reached ({_cause(error)}); {self._remedy()}") from None
+        except openai.APIStatusError as error:
+            outlasted = f" after {RETRIES} retries" if error.status_code >= 429 else ""
+            raise UserError(
+                f"{self.base_url} refuses a question to {request['model']}{outlasted} ({_said(error)}); mend what it "
+                "names (judge.temperature, judge.max_tokens, judge.concurrency), or run again later."
+            ) from None
+
+    def _adapting(self, request: Json) -> Json:
+        while True:
+            wanted = dict(request)
+            wanted[self._max_tokens] = wanted.pop("max_tokens")
+            if self._logprobs:
+                wanted |= {"logprobs": True, "top_logprobs": 5}
+            try:
+                answered = self._client.chat.completions.with_raw_response.create(**wanted)
+            except openai.BadRequestError as error:
+                if error.code == "content_filter":
+                    return {"choices": [{"finish_reason": "content_filter", "message": {"refusal": _said(error)}}]}
+                if not self._leave_out(str(error), wanted):
+                    raise
+            else:
+                return self._completion(answered.content)
+
+    def _completion(self, body: bytes) -> Json:
+        """As it was sent: the client's own reading of it passes on whatever it cannot read."""
+        try:
+            reply = json.loads(body)
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict) or not reply.get("choices"):
+            raise UserError(f"{self.base_url} does not answer in OpenAI's format; correct judge.base_url.")
+        return reply
+
+    def _leave_out(self, complaint: str, wanted: Json) -> bool:
+        """Whether asking differently may help."""
+        if "logprobs" in complaint and "logprobs" in wanted:
+            self._logprobs = False
+        elif "max_completion_tokens" in complaint and "max_tokens" in wanted:
+            self._max_tokens = "max_completion_tokens"
+        else:
+            return False
+        return True
+
+    def _remedy(self) -> str:
+        return "start the server or correct judge.base_url."
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """Status and message of the endpoint, on one line; a gateway may put the key into it."""
+    return f"{error.status_code}: {redacted(' '.join(str(_message(error.body) or error.message).split()))[:200]}"
+
+
+def _message(body: Any) -> Any:
+    return body.get("message") if isinstance(body, dict) else None
+
+
+def _cause(error: Exception) -> str:
+    return redacted(" ".join(str(error.__cause__ or error).split()))

@@ -1,0 +1,42 @@
+"""The judge that stage `judge` left in out/judge, whatever its kind."""
+
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.judging.judges.interface import Judge
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json
+
+
+def load_judge(folder: Path) -> Judge:
+    """The judge in `folder`, which its judge.json describes.
+
+    Raises:
+        UserError: the folder holds no judge, one of another version of this project, or a damaged one.
+    """
+    path = folder / "judge.json"
+    return judge_of(read_json(path) if path.is_file() else {}, folder)
+
+
+def judge_of(settings: dict[str, Any], folder: Path) -> Judge:
+    """The judge that `settings` (the content of judge.json) describe, on the files in `folder`.
+
+    Only the libraries of its kind are imported.
+
+    Raises:
+        UserError: there is no such kind, or the files are not those of such a judge.
+    """
+    match settings.get("kind"):
+        case "pairrm":
+            from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
+
+            return PairRMJudge.load(settings, folder)
+        case "reward_model":
+            from epsilon_dpo.judging.judges.reward_model import RewardModel
+
+            return RewardModel.load(settings, folder)
+        case "llm":
+            from epsilon_dpo.judging.judges.llm import LLM
+
+            return LLM.load(settings)
+    raise UserError(f"{folder}/judge.json describes no judge that this version knows; `dvc repro` makes it anew.")

@@ -1,0 +1,172 @@
+"""A scalar reward model as a judge: one number per answer, two answers compared by their difference.
+
+Any sequence classifier with one label and a chat template, such as Skywork-Reward-V2 (Liu et al., 2025, arXiv
+2507.01352). A single answer has no position, so f_ba = -f_ab and each text is scored once, however many answers it
+meets; P(a is better) = sigmoid(r(a) - r(b)), the Bradley-Terry model that such rewards are trained under.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict
+from epsilon_dpo.pipeline.machine.device import on_device
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+
+Ids = tuple[int, ...]
+
+FILES = (
+    "config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer.model",
+    "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja",
+)  # fmt: skip
+
+
+class RewardModel:
+    """A reward model and its tokenizer, ready to compare.
+
+    Attributes:
+        max_length: tokens of prompt and answer together. Of a longer one the beginning is cut: the reward is read at
+            the end, and the answer stands there.
+        batch_size: answers at once.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.batch_size = batch_size
+
+    @classmethod
+    def load(cls, settings: dict[str, Any], folder: Path) -> "RewardModel":
+        """The reward model in `folder`, as `save_pretrained` writes it, under judge.json's dtype and lengths.
+
+        Raises:
+            UserError: the files are no reward model with a chat template.
+        """
+        tokenizer = _tokenizer(folder)
+        model = on_device(_model(folder, tokenizer, settings["dtype"]))
+        return cls(model, tokenizer, settings["max_length"], settings["batch_size"])
+
+    def compare(self, questions: list[Question]) -> list[Verdict]:
+        """A verdict per question, in the order given; identical answers tie exactly."""
+        ids = [(self._ids(prompt, a), self._ids(prompt, b)) for prompt, a, b in questions]
+        rewards = self._rewards(both for pair in ids for both in pair)
+        return [
+            Verdict(
+                f_ab=rewards[ids_a] - rewards[ids_b],
+                f_ba=rewards[ids_b] - rewards[ids_a],
+                len_a=(len_a := self._length(a)),
+                len_b=(len_b := self._length(b)),
+                trunc_source=max(len(ids_a), len(ids_b)) > self.max_length,
+                trunc_a=len_a > self.max_length,
+                trunc_b=len_b > self.max_length,
+            )
+            for (_, a, b), (ids_a, ids_b) in zip(questions, ids, strict=True)
+        ]
+
+    def rank(self, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
+        """The rewards themselves."""
+        ids = [[self._ids(prompt, text) for text in of] for prompt, of in zip(prompts, candidates, strict=True)]
+        rewards = self._rewards(one for of in ids for one in of)
+        return [[rewards[one] for one in of] for of in ids]
+
+    def usage(self) -> dict[str, float]:
+        return {}
+
+    def _ids(self, prompt: Messages, answer: str) -> Ids:
+        """The dialogue in the tokenizer's chat template, which writes every special token itself.
+
+        The model card strips the template's bos and lets the tokenizer add one; here the template's stays and the
+        tokenizer adds none: one bos either way.
+        """
+        dialogue = [*prompt, {"role": "assistant", "content": answer.strip()}]
+        return tuple(self.tokenizer.apply_chat_template(dialogue, return_dict=False))
+
+    def _length(self, answer: str) -> int:
+        return len(self.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"])
+
+    @torch.inference_mode()
+    def _rewards(self, ids: Iterable[Ids]) -> dict[Ids, float]:
+        """The reward of each distinct text, longest batches last; padding changes one by its rounding only."""
+        texts = sorted(set(ids), key=lambda text: (len(text), text))
+        found: dict[Ids, float] = {}
+        place, pad = next(self.model.parameters()).device, self.model.config.get_text_config().pad_token_id
+        with tqdm(total=len(texts), desc="judge", unit="answer") as bar:
+            for start in range(0, len(texts), self.batch_size):
+                batch = texts[start : start + self.batch_size]
+                rows = [torch.tensor(text[-self.max_length :], device=place) for text in batch]
+                input_ids = pad_sequence(rows, batch_first=True, padding_value=pad)
+                mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+                logits = self.model(input_ids=input_ids, attention_mask=mask).logits
+                found.update(zip(batch, logits[:, 0].float().tolist(), strict=True))
+                bar.update(len(batch))
+        return found
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The reward model's tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"The tokenizer in {folder} has no chat template, without which nobody knows how a dialogue is put to this "
+            "reward model; choose one with a template of its own, such as Skywork/Skywork-Reward-V2-Qwen3-0.6B."
+        )
+    return tokenizer
+
+
+def _model(folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreTrainedModel:
+    """All of it from safetensors: transformers would fill a gap with random weights and only log it."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if config.num_labels != 1:
+            raise UserError(
+                f"{folder / 'config.json'} describes {config.num_labels} labels, and a reward model has one; choose a "
+                "sequence classifier with num_labels 1."
+            )
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"The reward model in {folder} cannot be loaded (from safetensors, and without code of its own): "
+            f"{first_line(error)}."
+        ) from None
+    model, found = loaded
+    gaps = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    if gaps:
+        raise UserError(
+            f"The weights in {folder} lack {gaps[0]} ({len(gaps)} such), which would be random; a reward model brings "
+            "its score head, a language model has none."
+        )
+    text_config = model.config.get_text_config()
+    if text_config.pad_token_id is None:
+        text_config.pad_token_id = tokenizer.pad_token_id
+    if text_config.pad_token_id is None:
+        raise UserError(
+            f"Neither config.json nor the tokenizer in {folder} names a pad token, so answers cannot share a batch; "
+            'add "pad_token_id" to the config.json of a local copy.'
+        )
+    return model

@@ -1,0 +1,102 @@
+"""`judge`: what compares two answers: PairRM's weights, a small PairRM trained here, a reward model, or an endpoint."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from epsilon_dpo.pipeline.stage.params import Confidence, Seed, Strict, Threads
+from epsilon_dpo.training.loop.params import Training
+
+Size = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Field(ge=4)]  # [CLS], a marker, one token, [SEP]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # a Hub commit; null only for a local folder
+
+
+class TrainedJudge(Training):
+    """A PairRM-architecture model from random weights, and its tokenizer, both trained on the training pairs."""
+
+    source: Literal["trained"]
+    vocab_size: Annotated[int, Field(ge=100)]
+    hidden_size: Size  # a multiple of num_attention_heads
+    intermediate_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    position_buckets: Size  # of relative distances; 256 in PairRM
+    initializer_range: Annotated[float, Field(gt=0.0)]
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    source_max_length: Length
+    candidate_max_length: Length
+    batch_size: Size  # pairs at once when scoring
+
+    @model_validator(mode="after")
+    def _heads_share_the_hidden_size(self) -> "TrainedJudge":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        return self
+
+
+class PretrainedJudge(Strict):
+    """PairRM from the Hub at a pinned commit or from a local folder, safetensors only."""
+
+    source: Literal["pretrained"]
+    path: str  # llm-blender/PairRM-hf, or the original llm-blender/PairRM
+    revision: Revision
+    source_max_length: Length  # 1224 upstream
+    candidate_max_length: Length  # 412 upstream
+    budget: Literal["example", "batch"]  # whose source leaves an answer its room; batch is upstream's compare
+    batch_size: Size
+
+
+class RewardModelJudge(Strict):
+    """A scalar reward model with a chat template (Skywork-Reward-V2 and its like), from the Hub or a local folder."""
+
+    source: Literal["reward_model"]
+    path: str
+    revision: Revision
+    dtype: Literal["float32", "bfloat16"]
+    max_length: Annotated[int, Field(ge=16)]  # tokens of prompt and answer; longer ones lose their beginning
+    batch_size: Size  # answers at once
+
+
+class LLMJudge(Strict):
+    """A language model behind an OpenAI-compatible endpoint; its key is in OPENAI_API_KEY, never in this file."""
+
+    source: Literal["llm"]
+    base_url: str  # usually ends in /v1
+    model: str
+    temperature: Annotated[float, Field(ge=0.0)] | None  # null: not sent, for models that refuse it
+    max_tokens: Size  # 1 is enough for a model that answers with the letter at once
+    concurrency: Size  # questions asked at the same time
+    timeout: Annotated[float, Field(gt=0.0)]  # seconds an answer may take
+    usd_per_million_input_tokens: Annotated[float, Field(ge=0.0)] | None  # null: no cost is reported
+    usd_per_million_output_tokens: Annotated[float, Field(ge=0.0)] | None
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address_without_secrets(cls, value: str) -> str:
+        """It is written to out/judge/judge.json, so nothing in it may be a secret."""
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it must be an address such as https://api.openai.com/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("it must hold no user, password or query; the key belongs into OPENAI_API_KEY")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _both_prices_or_none(self) -> "LLMJudge":
+        if (self.usd_per_million_input_tokens is None) != (self.usd_per_million_output_tokens is None):
+            raise ValueError("state both prices, of input and of output tokens, or neither")
+        return self
+
+
+AnyJudge = TrainedJudge | PretrainedJudge | RewardModelJudge | LLMJudge
+
+
+class JudgeView(Strict):
+    """What stages/judge.py reads."""
+
+    seed: Seed
+    threads: Threads
+    confidence: Confidence
+    judge: Annotated[AnyJudge, Field(discriminator="source")]

@@ -1,0 +1,107 @@
+"""Judges by name: `judge.source` in params.yaml decides what out/judge holds."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from epsilon_dpo.judges import pairrm_folder, reward_model
+from epsilon_dpo.judging.judges.interface import Judge, Question
+from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
+from epsilon_dpo.judging.judges.loading import judge_of
+from epsilon_dpo.judging.judges.source_text import pair_text
+from epsilon_dpo.judging.making.pairrm_training import Track, train
+from epsilon_dpo.judging.making.params import AnyJudge, LLMJudge, PretrainedJudge, RewardModelJudge, TrainedJudge
+from epsilon_dpo.pipeline.hub.download import hub_folder
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_json
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
+# What a judge on local weights reads of its params when it is loaded again.
+LENGTHS = {"source", "batch_size", "budget", "source_max_length", "candidate_max_length", "max_length", "dtype"}
+
+
+def build(params: AnyJudge, pairs: list[Question], seed: int, out: Path, scratch: Path, track: Track) -> Judge:
+    """The judge that `params` describes, written to `out` with judge.json, from which alone it can be loaded again.
+
+    Args:
+        pairs: the training pairs, `a` the chosen answer; not looked at if there is nothing to train.
+        seed, scratch, track: of the training, see `train`.
+
+    Raises:
+        UserError: the weights' source is unreachable, missing, pickled or not such a judge.
+    """
+    if isinstance(params, LLMJudge):
+        settings = _address(params)
+        write_json(out / "judge.json", settings)
+        return judge_of(settings, out)
+    if isinstance(params, TrainedJudge):
+        settings, folder = _train_into(out, params, pairs, seed, scratch, track), out
+    else:
+        settings, folder = _find(params)
+    judge = judge_of(settings, folder)  # before anything is copied, so that a refusal names the source and not its copy
+    if folder != out:
+        _copy(folder, out, _files(params))
+    write_json(out / "judge.json", settings | {"model_sha256": _weights_digest(out)})
+    return judge
+
+
+def _train_into(
+    out: Path, params: TrainedJudge, pairs: list[Question], seed: int, scratch: Path, track: Track
+) -> dict[str, Any]:
+    texts = [pair_text(*pair) for pair in pairs]
+    model, layout = train(texts, params, seed, scratch, out / "metrics.jsonl", track)
+    model.pretrained_model.config.save_pretrained(out)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors")
+    (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user
+    layout.tokenizer.save_pretrained(out)
+    facts = {"kind": "pairrm", "budget": "example", "origin": f"trained on {len(pairs)} pairs"}
+    return params.model_dump(include=LENGTHS) | facts
+
+
+def _find(params: PretrainedJudge | RewardModelJudge) -> tuple[dict[str, Any], Path]:
+    """judge.json but for the weights' hash, and the folder where the weights are; a local one is named without path."""
+    if params.revision is not None:
+        folder = hub_folder(params.path, params.revision, list(_files(params)))
+        origin = f"{params.path} at {params.revision}"
+    else:
+        folder, origin = Path(params.path), f"local folder {Path(params.path).name}"
+        if not folder.is_dir():
+            raise UserError(
+                f"judge.path = {params.path} is no folder; copy the judge there, or set judge.revision to a commit of "
+                "a Hub repository such as llm-blender/PairRM-hf."
+            )
+    kind = "pairrm" if isinstance(params, PretrainedJudge) else "reward_model"
+    return params.model_dump(include=LENGTHS) | {"kind": kind, "origin": origin}, folder
+
+
+def _files(params: AnyJudge) -> tuple[str, ...]:
+    return pairrm_folder.FILES if isinstance(params, PretrainedJudge) else reward_model.FILES
+
+
+def _address(params: LLMJudge) -> dict[str, Any]:
+    """judge.json of a judge without weights: the hash is that of what is asked of whom."""
+    asked = params.model_dump(include={"base_url", "model", "temperature", "max_tokens"})
+    text = json.dumps([asked, SYSTEM, USER], sort_keys=True)
+    return params.model_dump() | {
+        "kind": "llm",
+        "origin": f"{params.model} at {params.base_url}",
+        "template": TEMPLATE,
+        "model_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _copy(folder: Path, out: Path, patterns: tuple[str, ...]) -> None:
+    """Copies, so that scoring needs out/judge and nothing else."""
+    for pattern in patterns:
+        for file in sorted(folder.glob(pattern)):
+            shutil.copyfile(file, out / file.name)
+
+
+def _weights_digest(folder: Path) -> str:
+    """sha256 of the weights' file, or of the hashes of its shards."""
+    digests = [digest(file) for file in sorted(folder.glob("*.safetensors"))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()

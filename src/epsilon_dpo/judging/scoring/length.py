@@ -1,0 +1,125 @@
+"""Win rates at equal length: what a run wins by other means than longer, or shorter, answers.
+
+A logistic fit of the win on tanh((length_a - length_b) / sd) and an intercept, predicted at 0: the idea of AlpacaEval's
+length-controlled rate (Dubois et al. 2024, arXiv 2404.04475) without its terms for instructions, which need many models
+on the same ones. sd is that of the differences of these records, a part of the fit's definition and no estimate.
+
+The interval is that of the intercept, by the sandwich over prompts (Liang and Zeger, Biometrika 73 (1986)) and
+Student's t, carried through the logistic: it stays within [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t, win_rate
+from epsilon_dpo.analysis.intervals.rates import Estimate
+
+RIDGE = 0.01  # on both coefficients: as much as 0.04 records know; keeps them finite where lengths separate the wins
+SIMILAR = 0.2  # of the longer answer
+STEPS = 100
+PRECISION = 1e-6  # log-odds, of the last step; the next would be about its square
+
+
+@dataclass(frozen=True)
+class LengthControlled:
+    """A win rate with length taken into account in two ways.
+
+    Attributes:
+        win_rate: predicted at equal length; an extrapolation where `similar` rests on few prompts.
+        slope: log-odds of a win per unit of tanh((length_a - length_b) / sd); positive where the longer answer wins.
+        similar: the plain win rate among pairs whose lengths differ by at most 20 % of the longer. None without any.
+    """
+
+    win_rate: Estimate
+    slope: float
+    similar: Estimate | None
+
+
+def length_controlled(
+    wins: ArrayLike,
+    length_a: ArrayLike,
+    length_b: ArrayLike,
+    prompts: ArrayLike,
+    confidence: float,
+    draws: int,
+    seed: int,
+) -> LengthControlled:
+    """The win rate of a against b at equal length.
+
+    Where all wins are equal there is no fit: the rate is the plain one. `draws` and `seed` serve the plain rates.
+
+    Args:
+        wins: [n] in [0, 1], ties a half.
+        length_a, length_b: [n], in characters or tokens.
+        prompts: [n], each record's prompt.
+
+    Raises:
+        ValueError: the lists differ in length, a win is outside [0, 1], an answer's length is negative, fewer than
+            three prompts, or every a is longer than its b by the same amount, which leaves nothing to compare.
+    """
+    y, a, b = (np.asarray(column, float) for column in (wins, length_a, length_b))
+    labels = np.asarray(prompts)
+    if not y.shape == a.shape == b.shape == labels.shape or y.ndim != 1 or y.size == 0:
+        raise ValueError("wins, lengths and prompts must be lists of one length, not empty")
+    if not np.all((y >= 0.0) & (y <= 1.0)):
+        raise ValueError("wins lie between 0 and 1")
+    if not (np.all(a >= 0.0) and np.all(b >= 0.0)):
+        raise ValueError("an answer has a negative length")
+    alike = np.abs(a - b) <= SIMILAR * np.maximum(a, b)
+    similar = win_rate(y[alike], labels[alike], confidence, draws, seed) if alike.any() else None
+    if np.ptp(y) == 0.0:
+        return LengthControlled(win_rate(y, labels, confidence, draws, seed), 0.0, similar)
+    estimate, slope = _at_equal_length(y, _length_terms(a - b), labels, confidence)
+    return LengthControlled(estimate, slope, similar)
+
+
+def _length_terms(differences: Floats) -> Floats:
+    """tanh of the differences in units of their standard deviation, [n]."""
+    sd = differences.std()
+    if sd > 0.0:
+        return np.tanh(differences / sd)
+    if differences[0] != 0.0:
+        raise ValueError("all pairs differ in length by the same amount: what that does to wins cannot be taken out")
+    return differences
+
+
+def _at_equal_length(wins: Floats, terms: Floats, prompts: NDArray, confidence: float) -> tuple[Estimate, float]:
+    """The prediction at 0 with its interval, and the slope.
+
+    The variance of the intercept is the sandwich's, but not below the curvature's: where lengths separate the wins,
+    residuals vanish and the sandwich with them, while the fit knows next to nothing.
+    """
+    x = np.stack([np.ones_like(terms), terms], 1)
+    coefficients, inverse = _fit(x, wins)
+    labels, of = np.unique(prompts, return_inverse=True)
+    m = len(labels)
+    if m < 3:
+        raise ValueError(f"{m} prompts are too few for an intercept, a slope and their error: at least three")
+    scores = np.zeros((m, 2))
+    np.add.at(scores, of, x * (wins - expit(x @ coefficients))[:, None])
+    sandwich = inverse @ (scores.T @ scores) @ inverse * m / (m - 1)
+    half_width = student_t(m - 2, confidence) * np.sqrt(max(sandwich[0, 0], inverse[0, 0]))
+    value, low, high = (float(expit(coefficients[0] + shift)) for shift in (0.0, -half_width, half_width))
+    return Estimate(value, low, high, m), float(coefficients[1])
+
+
+def _fit(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Coefficients [2] of the ridge-penalised logistic likelihood and its inverse curvature [2, 2].
+
+    By Newton, no step changing a record's log-odds by more than one: then each raises the likelihood (from the bounds
+    of Bach 2010, arXiv 0910.4627).
+    """
+    coefficients = np.zeros(2)
+    for _ in range(STEPS):
+        chance = expit(x @ coefficients)
+        gradient = x.T @ (y - chance) - RIDGE * coefficients
+        inverse = np.linalg.inv((x * (chance * (1.0 - chance))[:, None]).T @ x + RIDGE * np.eye(2))
+        step = inverse @ gradient
+        largest = np.abs(x @ step).max()
+        coefficients = coefficients + step / max(1.0, largest)
+        if largest < PRECISION:
+            return coefficients, inverse
+    raise RuntimeError(f"the logistic fit did not converge in {STEPS} steps")

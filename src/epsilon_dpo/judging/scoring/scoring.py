@@ -1,0 +1,222 @@
+"""Who wins: judged pairs as records, and the rates that they add up to.
+
+Every pair is judged in both orders (judging/judges/interface.py). Answer a wins by 1 if its logit is above TIE, loses
+by 0 if it is below -TIE, and ties by 1/2 otherwise; upstream counts a tie as a loss. Where the data's true reward is
+known, the same pairs are also decided by it, so that the judge itself can be judged.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.special import expit
+
+from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap, win_rate
+from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.data.generated.truth import true_reward
+from epsilon_dpo.data.prompts.prompt_ids import prompt_id
+from epsilon_dpo.judging.judges.interface import Judge, Question, Verdict
+from epsilon_dpo.judging.scoring.comparisons import RUN, Contest
+from epsilon_dpo.judging.scoring.length import length_controlled
+from epsilon_dpo.pipeline.stage.files import read_json
+
+TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
+DRAWS = 10_000  # resamples of an interval: its ends then move by less than a tenth of their width between two seeds
+TRUNCATIONS = ("trunc_source", "trunc_a", "trunc_b")
+
+Record = dict[str, Any]
+Row = dict[str, Any]
+Truth = Callable[[list[dict[str, str]], str], float]
+
+
+def known_truth(dataset: Path) -> Truth | None:
+    """The true reward of the data, if its dataset.json says that there is one; None for data from people."""
+    if not read_json(dataset)["true_reward"]:
+        return None
+    return lambda prompt, answer: true_reward(prompt[-1]["content"], answer)
+
+
+def judge_contests(judge: Judge, contests: list[Contest], truth: Truth | None) -> list[Record]:
+    """One record per contest, in the order given: the keys of `_record` and, with a truth, of `_true_record`."""
+    verdicts = judge.compare([Question(contest.prompt, contest.a, contest.b) for contest in contests])
+    return [
+        _record(contest, verdict) | (_true_record(contest, truth) if truth else {})
+        for contest, verdict in zip(contests, verdicts, strict=True)
+    ]
+
+
+def refuse_preference_among_equals(records: list[Record]) -> None:
+    """The control that needs no truth: two identical answers tie.
+
+    Raises:
+        RuntimeError: the judge prefers one of two identical answers: the two orders were not judged alike.
+    """
+    preferred = [record["id"] for record in records if record["identical"] and record["win"] != 0.5]
+    if preferred:
+        raise RuntimeError(
+            f"the judge prefers one of two identical answers in {len(preferred)} pairs, first {preferred[0]}"
+        )
+
+
+def win(logit: float) -> float:
+    """1, 1/2 or 0 for answer a."""
+    return 0.5 if abs(logit) <= TIE else float(logit > 0.0)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How every interval here is made: over prompts, which may have several records each.
+
+    Attributes:
+        confidence: coverage, in (0, 1).
+        seed: of the resampling, where there is any.
+    """
+
+    confidence: float
+    seed: int
+
+    def rate(self, wins: Sequence[float], records: Sequence[Record]) -> Estimate:
+        """The mean of `wins`, one of each record."""
+        prompts = [record["prompt_id"] for record in records]
+        return win_rate(wins, prompts, self.confidence, DRAWS, self.seed)
+
+    def mean(self, values: Sequence[float], records: Sequence[Record]) -> Estimate:
+        """The mean of real numbers, one of each record."""
+        prompts = [record["prompt_id"] for record in records]
+        return cluster_bootstrap(values, prompts, self.confidence, DRAWS, self.seed)
+
+
+def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[str, float]:
+    """The numbers of one opponent's records; `at` is appended to each name, before `_low`, `_high` and `_n`.
+
+    With an interval each:
+    - `win_rate`: ties a half; `consistent_win_rate`: a pair whose two orders disagree is a tie;
+    - `lc_win_rate`: at equal length (judging/scoring/length.py, with `length_slope`); `similar_length_win_rate`: of the
+      pairs whose lengths differ by at most a fifth; `whole_win_rate`: of the answers a that max_new_tokens did not
+      cut, if some were cut (b may be cut);
+    - with a truth `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth
+      decides.
+    Without: `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of decided pairs whose two orders
+    agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place helps; `tie_share`,
+    `identical_share`; `truncated_share` of pairs that the judge did not see whole; `refused_share`.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    n = len(records)
+    wins = [record["win"] for record in records]
+    decided = [record for record in records if record["win"] != 0.5]
+    both_orders = [record["win"] if record["consistent"] else 0.5 for record in records]
+    found = intervals.rate(wins, records).named(f"win_rate{at}")
+    found |= intervals.rate(both_orders, records).named(f"consistent_win_rate{at}")
+    found |= _at_equal_length(records, intervals, at) | _uncut(records, intervals, at)
+    found |= {
+        f"soft_win_rate{at}": float(expit([record["logit"] / 2.0 for record in records]).mean()),
+        f"consistency{at}": sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0,
+        f"position_bias{at}": sum(record["f_ab"] + record["f_ba"] for record in records) / (2 * n),
+        f"tie_share{at}": 1.0 - len(decided) / n,
+        f"identical_share{at}": sum(record["identical"] for record in records) / n,
+        f"truncated_share{at}": sum(any(record[key] for key in TRUNCATIONS) for record in records) / n,
+        f"refused_share{at}": sum(record["refused"] for record in records) / n,
+    }
+    return found | (_true_summary(records, intervals, at) if "true_win" in records[0] else {})
+
+
+def label_accuracy(records: list[Record], intervals: Intervals) -> dict[str, float]:
+    """`summary` of chosen against rejected, where the judge's win is a right answer: its rates are accuracies."""
+    found = summary(records, intervals)
+    return {name if name.startswith("true") else name.replace("win_rate", "accuracy"): x for name, x in found.items()}
+
+
+def by_opponent(records: list[Record], intervals: Intervals) -> dict[str, float]:
+    """`summary` of each opponent's records, at `/<opponent>` for a run and `/<answer>_vs_<opponent>` for a control.
+
+    And `answers` of both sides.
+    """
+    found: dict[str, float] = {}
+    for answer, opponent in dict.fromkeys((record["answer"], record["opponent"]) for record in records):
+        own = [record for record in records if (record["answer"], record["opponent"]) == (answer, opponent)]
+        found |= summary(own, intervals, f"/{opponent}" if answer == RUN else f"/{answer}_vs_{opponent}")
+        found |= answers(own, "a", answer, intervals) | answers(own, "b", opponent, intervals)
+    return found
+
+
+def answers(records: list[Record], side: str, name: str, intervals: Intervals) -> dict[str, float]:
+    """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>`, `empty_share/<name>` and, with a truth,
+    mean `true_reward/<name>` with its interval."""
+    n = len(records)
+    found = {
+        f"mean_chars/{name}": sum(record[f"chars_{side}"] for record in records) / n,
+        f"mean_judge_tokens/{name}": sum(record[f"tokens_{side}"] for record in records) / n,
+        f"empty_share/{name}": sum(record[f"empty_{side}"] for record in records) / n,
+    }
+    if f"true_{side}" not in records[0]:
+        return found
+    rewards = [record[f"true_{side}"] for record in records]
+    return found | intervals.mean(rewards, records).named(f"true_reward/{name}")
+
+
+def _record(contest: Contest, verdict: Verdict) -> Record:
+    return {
+        "id": contest.id,
+        "prompt_id": prompt_id(contest.prompt),
+        "answer": contest.answer,
+        "opponent": contest.opponent,
+        "f_ab": verdict.f_ab,
+        "f_ba": verdict.f_ba,
+        "logit": verdict.logit,
+        "win": win(verdict.logit),
+        "consistent": verdict.f_ab * verdict.f_ba < 0.0,
+        "chars_a": len(contest.a.strip()),
+        "chars_b": len(contest.b.strip()),
+        "tokens_a": verdict.len_a,
+        "tokens_b": verdict.len_b,
+        "trunc_source": verdict.trunc_source,
+        "trunc_a": verdict.trunc_a,
+        "trunc_b": verdict.trunc_b,
+        "refused": verdict.refused,
+        "empty_a": not contest.a.strip(),
+        "empty_b": not contest.b.strip(),
+        "identical": contest.a.strip() == contest.b.strip(),
+        "finish_reason": contest.finish_reason,
+    }
+
+
+def _true_record(contest: Contest, truth: Truth) -> Record:
+    a, b = truth(contest.prompt, contest.a), truth(contest.prompt, contest.b)
+    return {"true_a": a, "true_b": b, "true_win": win(a - b)}
+
+
+def _at_equal_length(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    """Nothing where the records are too few, or all lengths differ alike: then length cannot be told from the rest."""
+    try:
+        found = length_controlled(
+            [record["win"] for record in records],
+            [record["tokens_a"] for record in records],
+            [record["tokens_b"] for record in records],
+            [record["prompt_id"] for record in records],
+            intervals.confidence,
+            DRAWS,
+            intervals.seed,
+        )
+    except ValueError:
+        return {}
+    similar = {} if found.similar is None else found.similar.named(f"similar_length_win_rate{at}")
+    return found.win_rate.named(f"lc_win_rate{at}") | {f"length_slope{at}": found.slope} | similar
+
+
+def _uncut(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    whole = [record for record in records if record["finish_reason"] != "length"]
+    if not whole or len(whole) == len(records):
+        return {}
+    return intervals.rate([record["win"] for record in whole], whole).named(f"whole_win_rate{at}")
+
+
+def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    found = intervals.rate([record["true_win"] for record in records], records).named(f"true_win_rate{at}")
+    decided = [record for record in records if record["true_win"] != 0.5]
+    if decided:
+        right = [record["win"] if record["true_win"] == 1.0 else 1.0 - record["win"] for record in decided]
+        found |= intervals.rate(right, decided).named(f"truth_agreement{at}")
+    return found

@@ -1,0 +1,115 @@
+"""All runs on one scale: each against each by the judge, and the Bradley-Terry strengths that explain the results.
+
+Runs meet each other here; that they meet the SFT policy and the chosen answers too is taken from the records of stages
+score and controls, so that nothing is judged twice.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.judging.judges.interface import Judge
+from epsilon_dpo.judging.scoring.comparisons import CHOSEN, RUN, SFT, Contest, read_same_prompts
+from epsilon_dpo.judging.scoring.scoring import DRAWS, Intervals, Record, Truth, judge_contests
+from epsilon_dpo.judging.tournament.ranking import ranking
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
+
+Row = dict[str, Any]
+
+
+def play(
+    judge: Judge,
+    truth: Truth | None,
+    runs: Sequence[str],
+    outputs: Path,
+    max_prompts: int | None,
+    intervals: Intervals,
+    out: Path,
+) -> tuple[dict[str, list[Row]], int]:
+    """Judge every two of `runs`; write the records of that, records.jsonl, and ranking.json to `out`.
+
+    Args:
+        outputs: folder of what stages sample, reference, score and controls wrote.
+
+    Returns:
+        the content of ranking.json, the `table` of each scorer (`win` and, with a truth, `true_win`), and on how many
+        prompts was played.
+
+    Raises:
+        UserError: two runs did not answer the same prompts.
+    """
+    reference = outputs / "reference" / "samples.jsonl"
+    samples = {run: read_same_prompts(outputs / "sample" / run / "samples.jsonl", reference)[0] for run in runs}
+    prompts = first_prompts(next(iter(samples.values())), max_prompts)
+    records = judge_contests(judge, run_against_run(samples, prompts), truth)
+    write_jsonl(out / "records.jsonl", records)
+    for run in runs:
+        records += named(read_jsonl(outputs / "score" / run / "records.jsonl"), run)
+    records += read_jsonl(outputs / "controls" / "records.jsonl")
+    games = games_of(records, prompts, set(runs))
+    fields = ("win", "true_win") if truth else ("win",)
+    tables = {field: table(games, field, intervals.confidence, intervals.seed) for field in fields}
+    write_json(out / "ranking.json", tables)
+    return tables, len(prompts)
+
+
+def first_prompts(samples: list[Row], limit: int | None) -> frozenset[str]:
+    """The ids of the prompts to play on: all, or the `limit` smallest (ids are hashes, so this favours none)."""
+    return frozenset(sorted({row["prompt_id"] for row in samples})[:limit])
+
+
+def run_against_run(samples: dict[str, list[Row]], prompts: frozenset[str]) -> list[Contest]:
+    """Every two runs on the prompts given; their rows answer the same prompts in the same order."""
+    return [
+        Contest(row["id"], row["prompt"], first, second, row["response"], other["response"], row["finish_reason"])
+        for first, second in combinations(samples, 2)
+        for row, other in zip(samples[first], samples[second], strict=True)
+        if row["prompt_id"] in prompts
+    ]
+
+
+def named(records: list[Record], run: str) -> list[Record]:
+    """Records of stage score, whose answers are called `run` there, under the run's name."""
+    return [record | {"answer": run} for record in records if record["answer"] == RUN]
+
+
+def games_of(records: list[Record], prompts: frozenset[str], names: set[str]) -> list[Record]:
+    """The records that are games: between two of `names`, the SFT policy and the chosen answers, on these prompts."""
+    players = names | {SFT, CHOSEN}
+    return [
+        record
+        for record in records
+        if record["prompt_id"] in prompts
+        and record["answer"] != record["opponent"]
+        and {record["answer"], record["opponent"]} <= players
+    ]
+
+
+def table(games: list[Record], field: str, confidence: float, seed: int) -> list[Row]:
+    """The players from the strongest to the weakest by `field` (`win` or `true_win`), rows for a CSV file.
+
+    `strength` is Bradley-Terry's theta in logits, mean 0; `elo` the same on Elo's scale; `win_rate` what is expected
+    against the others, each as often. All with the ends of their intervals over prompts.
+    """
+    found = ranking(
+        [game["answer"] for game in games],
+        [game["opponent"] for game in games],
+        [game[field] for game in games],
+        [game["prompt_id"] for game in games],
+        confidence,
+        DRAWS,
+        seed,
+    )
+    return [
+        {"place": place, "policy": one.name, "n": one.strength.n}
+        | _columns("strength", one.strength)
+        | _columns("elo", one.elo)
+        | _columns("win_rate", one.win_rate)
+        for place, one in enumerate(found, start=1)
+    ]
+
+
+def _columns(name: str, estimate: Estimate) -> Row:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

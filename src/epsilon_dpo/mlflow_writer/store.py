@@ -1,0 +1,107 @@
+"""Where MLflow writes: mlruns/mlflow.db with its artifacts beside it, or the server named by MLFLOW_TRACKING_URI."""
+
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
+
+from epsilon_dpo.mlflow_writer.view import experiment_tags
+
+EXPERIMENT = "epsilon-dpo"
+SQLITE = "sqlite:///"
+MEMORY = Path("/dev/shm")  # of Linux
+LOCK_S, BUSY_S = 60.0, 5.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store.
+
+    Attributes:
+        experiment: id of the experiment `epsilon-dpo`.
+        takes_artifacts: False if the store's files were made for another folder (a copied project): its artifacts
+            would be written there.
+    """
+
+    client: MlflowClient
+    experiment: str
+    takes_artifacts: bool
+
+
+def root() -> Path:
+    """The project's folder; `dvc exp run --temp` runs in a copy and names the real one in DVC_ROOT."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def open_store() -> Store:
+    """The store, created if it does not exist.
+
+    Raises:
+        OSError, sqlite3.Error, MlflowException: it cannot be written or reached.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root() / 'mlruns' / 'mlflow.db'}"
+    if not uri.startswith(SQLITE):
+        client = MlflowClient(uri)
+        return Store(client, _experiment(client, None).experiment_id, takes_artifacts=True)
+    database = Path(uri.removeprefix(SQLITE)).resolve()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    artifacts = str(database.parent / "artifacts")
+    with FileLock(database.parent / ".lock", timeout=LOCK_S):
+        if not database.exists():
+            _create(database, artifacts)
+        _probe(database)
+        client = MlflowClient(f"{SQLITE}{database}")
+        experiment = _experiment(client, artifacts)
+    location = experiment.artifact_location
+    if location != artifacts:
+        print(
+            f"tracking: {database} was made for artifacts in {location}, so none are kept; the stage goes on.",
+            file=sys.stderr,
+        )
+    return Store(client, experiment.experiment_id, takes_artifacts=location == artifacts)
+
+
+def _create(database: Path, artifacts: str) -> None:
+    """A complete store under another name, then renamed.
+
+    A store whose creation is interrupted, or shared by two processes, is left half migrated, and nobody can open it
+    again; its stage may end and stop waiting for this process. In memory it takes 2 s, on a disk 8 s (measured), which
+    go into waiting for each of the migrations to be on the disk.
+    """
+    partial = database.with_suffix(".partial")
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        fresh = Path(folder) / database.name
+        _experiment(MlflowClient(f"{SQLITE}{fresh}"), artifacts)
+        shutil.copyfile(fresh, partial)
+    partial.replace(database)
+
+
+def _probe(database: Path) -> None:
+    """Fail at once where MLflow would try again for 100 s: a file that is no database, or that cannot be written."""
+    with closing(sqlite3.connect(database, timeout=BUSY_S)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+
+
+def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
+    """The experiment, which another stage may create at the same moment on a server."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if not found:
+        with suppress(MlflowException):
+            client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=experiment_tags())
+        found = client.get_experiment_by_name(EXPERIMENT)
+    if not found:
+        raise MlflowException(f"the experiment {EXPERIMENT} could not be created")
+    for key, value in experiment_tags().items():
+        if key not in found.tags:
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return found

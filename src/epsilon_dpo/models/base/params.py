@@ -1,0 +1,42 @@
+"""`base`: the model that SFT starts from, its tokenizer, its chat template and its stop token."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from epsilon_dpo.pipeline.stage.params import Seed, Strict
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class EmbeddedModel(Strict):
+    """A small Gemma-2-architecture model with random weights, and a BPE tokenizer trained on the training pairs."""
+
+    source: Literal["embedded"]
+    vocab_size: Annotated[int, Field(ge=270)]
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size
+    initializer_range: Annotated[float, Field(gt=0.0)]
+    max_position_embeddings: Size
+
+
+class PretrainedModel(Strict):
+    """A causal language model from the Hub at a pinned commit, or from a local folder in the same format."""
+
+    source: Literal["pretrained"]
+    path: str  # Hub id or local folder
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # null only for a local folder
+    dtype: Literal["float32", "bfloat16"]
+    chat_template: Literal["gemma", "own"]  # own: the tokenizer's; gemma-2-2b has none
+    stop_token: str  # ends every answer; must be one token of the vocabulary
+
+
+class BaseView(Strict):
+    """What stages/base.py reads."""
+
+    seed: Seed
+    base: Annotated[EmbeddedModel | PretrainedModel, Field(discriminator="source")]

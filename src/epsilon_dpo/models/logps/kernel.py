@@ -1,0 +1,298 @@
+"""The tiled projection behind logps.py: hidden states and output weights in, numbers per token out.
+
+Of N tokens and V words one tile of logits exists at a time, [token_chunk, vocab_tile], the policy's and beside it the
+reference's. Forward, a tile is projected, soft-capped, folded into running sums and dropped. Backward, the policy's
+tile is projected again: with t = tanh(raw / softcap) and a loss whose gradient by the token's log π(y) is c,
+
+    ∂loss/∂raw = c (onehot(y) - exp(f - log Σ exp f)) (1 - t²),
+
+and two products carry that on to the hidden states and to the weight, added in place: of size [V, H] nothing exists but
+the gradient itself. So there are four products for the policy (one forward, three backward) and one for the reference.
+What else is asked for costs element-wise work, for which tiles.py has the formulas.
+
+Memory: a handful of tiles beside the gradients, whatever the number of tokens and words.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from epsilon_dpo.models.logps.tiles import (
+    Mixture,
+    RunningSoftmax,
+    RunningTop,
+    bfloat16,
+    capped,
+    gradient_of_raw,
+    is_bounded,
+    of_pair,
+    of_policy,
+)
+
+# Words whose logits exist at once, a matter of speed and memory only: a tile should stay in a CPU's caches, a product
+# should keep a GPU busy.
+VOCAB_TILE = {"cpu": 4096, "cuda": 32768}
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output projection: logits = softcap * tanh((hidden @ weight.T + bias) / softcap).
+
+    Attributes:
+        weight: [V, H].
+        bias: [V] or None.
+        softcap: Gemma-2's final_logit_softcapping, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+
+
+class Reference(NamedTuple):
+    """The reference at the policy's N positions; nothing of it gets a gradient."""
+
+    hidden: Tensor  # [N, H']
+    head: Head
+
+
+class Alternatives(NamedTuple):
+    """Which other token is scored at each place: one of the policy's `k` likeliest words other than the label, drawn
+    in proportion to their probability (Cringe's s*)."""
+
+    k: int
+    generator: torch.Generator  # on the CPU, so that every device draws the same
+
+
+class TokenLogps(NamedTuple):
+    """Numbers per completion token, [N] each, in nats; float64 for float64 models, else float32.
+
+    Only `policy` and `alternative` have a gradient.
+    """
+
+    policy: Tensor  # log softmax(f)[y]
+    entropy: Tensor  # of softmax(f)
+    reference: Tensor | None = None  # log softmax(g)[y]
+    logps_beta_minus: Tensor | None = None  # log π(β⁻): log softmax((1+ε) f - ε g)[y]
+    logps_beta_plus: Tensor | None = None  # log π(β⁺): log softmax((1-ε) f + ε g)[y]
+    kl_ref_policy: Tensor | None = None  # KL(softmax(g) || softmax(f))
+    kl_policy_ref: Tensor | None = None  # KL(softmax(f) || softmax(g))
+    alternative: Tensor | None = None  # log softmax(f)[the alternative]
+
+
+def token_logps(
+    hidden: Tensor,
+    head: Head,
+    labels: Tensor,
+    token_chunk: int,
+    reference: Reference | None = None,
+    eps_c: float | None = None,
+    rounds_to_bfloat16: bool = False,
+    alternatives: Alternatives | None = None,
+    vocab_tile: int | None = None,
+) -> TokenLogps:
+    """Numbers of N tokens from the hidden states that predict them.
+
+    Args:
+        hidden: [N, H], with gradient.
+        head: the policy's projection; gradients reach its weight and bias.
+        labels: the tokens that followed, [N].
+        token_chunk: rows whose logits exist at once.
+        reference: None: only `policy` is computed.
+        eps_c: ε below, the size of the perturbation; None: no perturbed log-probs. The logits f and g are mixed after
+            the soft-cap, as f ∓ ε (g - f), so that equal logits give exactly equal log-probs.
+        rounds_to_bfloat16: round as a model does that computes in bfloat16 on a GPU, where each operation is exact
+            inside and rounded once: the logits after the projection and after each step of the soft-cap, the mixtures
+            (1±ε) f ∓ ε g after each operation, each token's log-prob. The gradient is that of the rounded logits, as if
+            rounding were the identity.
+        alternatives: None: no alternative is scored.
+        vocab_tile: columns whose logits exist at once; None: what suits the device.
+    """
+    if eps_c is not None and reference is None:
+        raise ValueError("perturbed log-probs need a reference")
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+    mixture = None if eps_c is None else Mixture(eps_c, rounds_to_bfloat16)
+    words = vocab_tile or VOCAB_TILE.get(kind, VOCAB_TILE["cpu"])
+    sizes = _Sizes(token_chunk, words, dtype, mixture, rounds_to_bfloat16)
+    # Weight and bias are arguments of their own because a gradient flows to them.
+    return TokenLogps(*_TokenLogps.apply(hidden, head.weight, head.bias, labels, head, reference, alternatives, sizes))
+
+
+class _Sizes(NamedTuple):
+    token_chunk: int
+    vocab_tile: int
+    dtype: torch.dtype  # of the projections; everything after them is at least float32
+    mixture: Mixture | None
+    rounded: bool  # to bfloat16
+
+    @property
+    def accumulator(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 and not self.rounded else torch.float32
+
+    def round(self, x: Tensor) -> Tensor:
+        return bfloat16(x) if self.rounded else x
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, sizes: _Sizes) -> Tensor:
+    """Those of one tile, [n, v]; `weight` is of the dtype of the projections."""
+    return capped(hidden.to(sizes.dtype) @ weight.T, bias, softcap, sizes.accumulator, sizes.rounded)
+
+
+def _refuse_if_given_away(weight: Tensor) -> None:
+    """Without tiles, the log-probs of no words would be infinite and every gradient zero."""
+    if weight.ndim != 2:  # under ZeRO-3 an empty vector stands in for weights that are elsewhere
+        raise RuntimeError(
+            "the output weights are not gathered: under ZeRO-3 call the whole model (see logps.add_logps_head), so "
+            "that its hooks gather them forward and backward"
+        )
+
+
+def _tiles(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _cut(bias: Tensor | None, words: slice) -> Tensor | None:
+    return None if bias is None else bias[words]
+
+
+def _columns(words: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
+    """The columns of `words` [n] in a tile (clamped) and where they really are, both [n]."""
+    local = words - tile.start
+    return local.clamp(0, tile.stop - tile.start - 1), (local >= 0) & (local < tile.stop - tile.start)
+
+
+def _pick(found: Tensor, logits: Tensor, label: Tensor, here: Tensor) -> None:
+    """Write the labels' logits of a tile into `found` [n] where they are."""
+    found.copy_(torch.where(here, logits.gather(1, label[:, None])[:, 0], found))
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        head: Head,
+        reference: Reference | None,
+        alternatives: Alternatives | None,
+        sizes: _Sizes,
+    ) -> tuple[Tensor | None, ...]:
+        k = 0 if alternatives is None else alternatives.k
+        with torch.autocast(hidden.device.type, enabled=False):
+            log_normaliser, top, (policy, *others) = _sweep(hidden, head, labels, reference, k, sizes)
+        words, logp = None, None
+        if alternatives is not None:
+            words, logit = top.draw(alternatives.generator)
+            logp = logit - log_normaliser
+        ctx.save_for_backward(hidden, weight, bias, labels, words, log_normaliser)
+        ctx.softcap, ctx.sizes = head.softcap, sizes
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(other for other in others if other is not None))
+        return (policy, *others, logp)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+        *_, grad_alternative = others
+        if grad is None and grad_alternative is None:
+            return (None,) * 8
+        hidden, weight, bias, labels, words, log_normaliser = ctx.saved_tensors
+        scored = [(tokens, x) for tokens, x in ((labels, grad), (words, grad_alternative)) if x is not None]
+        head = Head(weight, bias, ctx.softcap)
+        with torch.autocast(hidden.device.type, enabled=False):
+            gradients = _sweep_back(hidden, head, scored, log_normaliser, ctx.sizes, ctx.needs_input_grad)
+        return (*gradients, None, None, None, None, None)
+
+
+def _sweep(
+    hidden: Tensor, head: Head, labels: Tensor, reference: Reference | None, k: int, sizes: _Sizes
+) -> tuple[Tensor, RunningTop, tuple[Tensor | None, ...]]:
+    """The forward pass: the policy's log-normaliser, its top k, and the fields of TokenLogps before `alternative`."""
+    _refuse_if_given_away(head.weight)
+    dtype, device, size = sizes.accumulator, hidden.device, len(labels)
+    softcaps = [head.softcap] if reference is None else [head.softcap, reference.head.softcap]
+    bounded = is_bounded(softcaps, 0.0 if sizes.mixture is None else sizes.mixture.eps_c, len(head.weight), dtype)
+    f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (len(softcaps), 1, 0, 0))
+    label_f, label_g = torch.zeros(2, size, dtype=dtype, device=device)
+    top = RunningTop(size, k, dtype, device)
+    for words in _tiles(len(head.weight), sizes.vocab_tile):
+        tile, tile_bias = head.weight[words].to(sizes.dtype), _cut(head.bias, words)
+        if reference is not None:
+            ref_tile, ref_bias = reference.head.weight[words].to(sizes.dtype), _cut(reference.head.bias, words)
+        for rows in _tiles(size, sizes.token_chunk):
+            label, here = _columns(labels[rows], words)
+            logits = _logits(hidden[rows], tile, tile_bias, head.softcap, sizes)
+            _pick(label_f[rows], logits, label, here)
+            if k:
+                top.add(rows, logits, label, here, words.start)
+            if reference is None:
+                f.add(rows, of_policy(logits, bounded))
+                continue
+            ref_logits = _logits(reference.hidden[rows], ref_tile, ref_bias, reference.head.softcap, sizes)
+            _pick(label_g[rows], ref_logits, label, here)
+            parts = of_pair(logits, ref_logits, sizes.mixture, bounded)
+            for softmax, part in zip((f, g, minus, plus), parts, strict=False):
+                softmax.add(rows, part)
+    log_f = f.log_normaliser()
+    policy, entropy = sizes.round(label_f - log_f), log_f - f.expectation(0)
+    if reference is None:
+        return log_f, top, (policy, entropy, *(None,) * 5)
+    log_g = g.log_normaliser()
+    kls = (log_f - log_g + g.expectation(0), log_g - log_f - f.expectation(1))
+    perturbed: tuple[Tensor | None, Tensor | None] = (None, None)
+    if sizes.mixture is not None:
+        label_minus, label_plus = sizes.mixture.logits(label_f, label_g)
+        perturbed = sizes.round(label_minus - minus.log_normaliser()), sizes.round(label_plus - plus.log_normaliser())
+    return log_f, top, (policy, entropy, sizes.round(label_g - log_g), *perturbed, *kls)
+
+
+def _sweep_back(
+    hidden: Tensor,
+    head: Head,
+    scored: list[tuple[Tensor, Tensor]],
+    log_normaliser: Tensor,
+    sizes: _Sizes,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of hidden, weight and bias; `scored` are tokens [N] and the gradients of their log-probs [N]."""
+    dtype, weight, bias, softcap = sizes.accumulator, head.weight, head.bias, head.softcap
+    _refuse_if_given_away(weight)
+    total = torch.stack([gradient for _, gradient in scored]).sum(0).to(dtype)
+    grad_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    grad_weight = torch.zeros_like(weight) if needed[1] else None
+    grad_bias = torch.zeros(bias.shape, dtype=dtype, device=bias.device) if bias is not None and needed[2] else None
+    for words in _tiles(len(weight), sizes.vocab_tile):
+        tile = weight[words].to(sizes.dtype)
+        tile_grad = None if grad_weight is None else grad_weight[words].to(dtype)  # itself, if it is of this dtype
+        for rows in _tiles(len(hidden), sizes.token_chunk):
+            states = hidden[rows].to(sizes.dtype)
+            logits = _logits(states, tile, _cut(bias, words), softcap, sizes)
+            columns = [_columns(tokens[rows], words) for tokens, _ in scored]
+            gradients = [
+                (column, gradient[rows].to(dtype) * here)
+                for (column, here), (_, gradient) in zip(columns, scored, strict=True)
+            ]
+            delta = gradient_of_raw(logits, log_normaliser[rows], total[rows], gradients, softcap)
+            if grad_bias is not None:
+                grad_bias[words] += delta.sum(0)
+            delta = delta.to(sizes.dtype)
+            _add_product(grad_hidden[rows], delta, tile)
+            if tile_grad is not None:
+                _add_product(tile_grad, delta.T, states)
+        if grad_weight is not None and tile_grad is not None and grad_weight.dtype != dtype:
+            grad_weight[words] = tile_grad
+    return grad_hidden.to(hidden.dtype), grad_weight, None if bias is None or grad_bias is None else grad_bias.to(bias)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, summed and kept in the dtype of `total`."""
+    if total.is_cuda and left.dtype != total.dtype:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))

@@ -1,0 +1,190 @@
+"""Tracking with MLflow, from the side of a stage: it cannot fail, block or slow down what it tracks.
+
+MLflow runs in a child process (process.py) that reads JSON lines from a pipe. Its import (2 s) and its network
+waits pass beside the stage's own work, and whatever goes wrong there costs one line on stderr. Nothing but the standard
+library and errors.py is imported here, because every stage imports this file.
+"""
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from epsilon_dpo.pipeline.observability.errors import redacted
+
+# A stage that is done waits this long for its record to be written; a server that does not answer costs no more.
+PATIENCE_S = 12.0
+GOODBYE_S = 1.0  # for the tidying up of a process that is given up
+# MLflow's own defaults let one call to a dead server block for 247 s.
+NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+
+
+_waiting: "list[subprocess.Popen[str]]" = []  # the process that start_early started, until a Tracker takes it
+
+
+def start_early() -> None:
+    """Start the process of this stage's Tracker now, so that MLflow is imported beside what the stage imports."""
+    with suppress(OSError):  # the Tracker tries again, and says what is wrong
+        _waiting.append(_start())
+
+
+def _start() -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "epsilon_dpo.mlflow_writer.process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        env=NETWORK_LIMITS | os.environ,
+        start_new_session=True,  # Ctrl-C and SIGTERM to the group end the stage, which then closes the run
+    )
+
+
+class Tracker:
+    """One MLflow run: opened when the stage starts, live while it runs, closed with its status."""
+
+    def __init__(self, name: str, fingerprint: str | None, params: dict[str, Any], inputs: dict[str, str]) -> None:
+        """
+        Args:
+            name: of the stage and its run, e.g. align@dpo; also the name of the MLflow run.
+            fingerprint: what the stage's result is made from (fingerprint.py). None: no run is opened, and only
+                `log_to_policy` and `mark_compared` may be used, which write on the runs of others.
+            params: the declared numbers, by dotted key.
+            inputs: sha256 of each declared dependency, by path.
+        """
+        self.name = name
+        self._opening: dict[str, Any] = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
+        self._opening["at"] = _now()
+        self._has_run = fingerprint is not None
+        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Tracker":
+        try:
+            self._process = _waiting.pop() if _waiting else _start()
+        except OSError as error:
+            self._say(f"no MLflow run for {self.name} ({error})")
+        # Written here and not by the thread: a stage that is killed at once leaves a run that says so.
+        self._write(_line("open", **self._opening))
+        threading.Thread(target=self._write_all, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._has_run:
+            if kind is None:
+                self._send("artifacts", folder=str(Path("out") / self.name.replace("@", "/")))
+            else:
+                self.set_tags({"error": redacted(f"{kind.__name__}: {error}")[:1000]})
+            status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+            self._send("close", status=status)
+        self._messages.put(None)
+        if self._process is None:
+            return
+        try:
+            if self._process.wait(PATIENCE_S):
+                self._say(f"the MLflow process of {self.name} ended with code {self._process.returncode}")
+        except subprocess.TimeoutExpired:
+            self._say(f"the MLflow run of {self.name} was not written within {PATIENCE_S:.0f} s")
+            self._process.terminate()  # it tidies up, and notes a server that hangs for the stages that follow
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GOODBYE_S)
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Numbers of this run, by name; `step` counts optimizer steps."""
+        self._send("metrics", metrics=metrics, step=step or 0, at=_now())
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Text by which runs are found and filtered."""
+        self._send("tags", tags=tags)
+
+    def log_to_policy(self, policy_sha256: str, metrics: dict[str, float]) -> None:
+        """Numbers about this run's policy, written also on the row of the align run that made it."""
+        run = self.name.partition("@")[2]
+        self._send("policy_metrics", run=run, policy_sha256=policy_sha256, metrics=metrics)
+
+    def mark_compared(self, policies: list[dict[str, Any]]) -> None:
+        """Make the align rows of a report complete, and tag them `in_report`, so that the UI can show just these.
+
+        A row that is missing (the store was deleted, the result came from DVC's cache) is written from the outputs.
+
+        Args:
+            policies: per run of the report its `run`, `policy_sha256`, `params` (as the stage align declares them),
+                `metrics` (final ones, by name) and `curve` (the rows of its metrics.jsonl).
+        """
+        self._send("compared", policies=policies)
+
+    def _send(self, kind: str, **content: Any) -> None:
+        self._messages.put(_line(kind, **content))
+
+    def _write_all(self) -> None:
+        """Hand the messages to the child; a full pipe blocks this thread only."""
+        while (message := self._messages.get()) is not None:
+            self._write(message)
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError, ValueError):
+                self._process.stdin.close()
+
+    def _write(self, message: str) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError, ValueError):  # the child is gone; __exit__ says so
+                self._process.stdin.write(message)
+                self._process.stdin.flush()
+
+    def _say(self, what: str) -> None:
+        print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
+
+
+def are_marked(policies: list[dict[str, Any]]) -> bool:
+    """Whether the local store is as it was when these rows were last marked, which is cheaper to see than to do."""
+    with suppress(OSError):
+        return not os.environ.get("MLFLOW_TRACKING_URI") and _marks_file().read_text("utf-8") == _marks(policies)
+    return False
+
+
+def note_marked(policies: list[dict[str, Any]]) -> None:
+    """For `are_marked`, by the process that has written them; a server's rows are marked every time."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        with suppress(OSError):
+            _marks_file().write_text(_marks(policies), "utf-8")
+
+
+def _marks_file() -> Path:
+    """Neither git nor DVC looks at mlruns/."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "mlruns" / ".marked"
+
+
+def _marks(policies: list[dict[str, Any]]) -> str:
+    """The rows as the child reads them, and when their store was last written."""
+    rows = json.dumps(json.loads(json.dumps(policies, default=_plain)), sort_keys=True)
+    return f"{hashlib.sha256(rows.encode()).hexdigest()} {_marks_file().with_name('mlflow.db').stat().st_mtime_ns}"
+
+
+def _line(kind: str, **content: Any) -> str:
+    """A message to the child, without a secret in whatever it carries: numbers of params.yaml, tags, an error."""
+    return redacted(json.dumps({"kind": kind, **content}, default=_plain)) + "\n"
+
+
+def _now() -> int:
+    """Milliseconds since 1970, MLflow's unit: a record says when a number was made, not when it was written."""
+    return int(time.time() * 1000)
+
+
+def _plain(value: Any) -> float | str:
+    """Numbers of numpy and torch as floats, anything else as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)

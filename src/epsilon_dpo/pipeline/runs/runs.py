@@ -1,0 +1,44 @@
+"""A run of params.yaml: what it may be called, and where its policies stand in out/<stage>/RUN.
+
+The paper's Figure 3 follows KL and win rate within an epoch. A run asks for it with `snapshot_epochs`: its policy is
+then kept at several points of its training too, in out/align/RUN/snapshots/<step>/model, beside the final model/. Each
+snapshot is a whole model folder, and sample, score and kl treat it as they treat the final policy, each below its own
+folder.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from epsilon_dpo.pipeline.stage.params import RUN_NAME
+
+# Other answers have these names in the records of score, controls and tournament.
+RESERVED = ("run", "sft", "chosen", "rejected", "shuffled")
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"a run cannot be called {name}, which names other answers in the comparison; rename it")
+    return name
+
+
+RunName = Annotated[str, Field(pattern=RUN_NAME), AfterValidator(_not_reserved)]
+
+FOLDER, FINAL = "snapshots", "."
+FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps done, "epoch": the same in epochs}
+
+
+def policy_paths(folder: Path) -> list[str]:
+    """Where the policies of a run stand below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
+    snapshots = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
+    return [*(f"{FOLDER}/{name}" for name in snapshots), FINAL]
+
+
+def make_place(out: Path, place: str) -> Path:
+    """The folder of one place below `out`, made; an `out` that has vanished stays so, and the first write fails."""
+    folder = out
+    for name in Path(place).parts:
+        folder = folder / name
+        folder.mkdir(exist_ok=True)
+    return folder

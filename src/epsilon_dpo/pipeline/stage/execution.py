@@ -1,0 +1,89 @@
+"""What every stage does around its one call: check, announce, track, write whole folders, fail in one sentence."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.tracker import Tracker
+from epsilon_dpo.pipeline.stage.files import whole_folder
+from epsilon_dpo.pipeline.stage.fingerprint import dependencies, fingerprint, numbers, stage_entry
+from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
+from epsilon_dpo.pipeline.stage.workplace import workplace
+
+
+@dataclass
+class Stage:
+    """One execution of a stage.
+
+    Attributes:
+        out: folder to write to; becomes out/<stage>[/<key>] when the stage succeeds, vanishes when it fails.
+        scratch: folder that survives a crash and is removed on success; not created until somebody writes there.
+        tracker: the MLflow run of this execution.
+        summary: one line for the terminal, set by the stage: its most telling number.
+    """
+
+    name: str
+    out: Path
+    scratch: Path
+    tracker: Tracker
+    summary: str = field(default="")
+
+
+@contextmanager
+def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
+    """Run the block as `stage` (of run `key`): outputs appear whole or not at all, the MLflow run is closed either way.
+
+    While it runs, a second execution of it is refused; it ends if the `dvc` that started it ends.
+
+    A `UserError` becomes one line on stderr and exit code 1; any other exception keeps its traceback.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    name = stage if key is None else f"{stage}@{key}"
+    started = time.monotonic()
+    try:
+        _refuse_several_processes()
+        end_with_dvc()
+        entry = stage_entry(stage, key)
+        with workplace(name) as place:
+            deps = dependencies(entry)
+            made_from = fingerprint(entry, deps)
+            with (
+                Tracker(name, made_from, numbers(entry), deps) as tracker,
+                whole_folder(Path("out") / stage / (key or ""), place.partial) as out,
+            ):
+                execution = Stage(name, out, place.scratch(made_from), tracker)
+                yield execution
+            place.clear(execution.scratch)
+    except UserError as error:
+        sys.exit(f"ERROR in stage {name}: {error}")
+    print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
+
+
+def _refuse_several_processes() -> None:
+    """Each process would replace the others' output folder.
+
+    Raises:
+        UserError: the stage was started by torchrun or accelerate as one of several processes.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UserError(
+            f"this is one of {processes} processes and a stage runs as one; start it with `dvc repro`, and use several "
+            "GPUs by running stages side by side: CUDA_VISIBLE_DEVICES=0 dvc --wait-for-lock repro -s align@RUN."
+        )
+
+
+def run_argument() -> str:
+    """The run that the command line names, else the one of the stage that DVC is running (`align@dpo`, after a colon
+    `external/dvc.yaml:answers@sft`), else empty, which `run_stage` answers.
+
+    Nothing in dvc.yaml writes a run's name into a command: it comes from params.yaml, and a shell would execute it.
+    """
+    if len(sys.argv) > 1:
+        return sys.argv[1]
+    return os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")[2]

@@ -1,0 +1,108 @@
+"""Writing what DVC hashes: the same bytes for the same content, and never half of it."""
+
+import csv
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+
+@contextmanager
+def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` only if the block ends without an exception.
+
+    DVC removes a stage's outs before it runs, so `target` holds nothing that would be lost.
+
+    Args:
+        partial: where it lies until then, on the file system of `target`; None: beside `target`.
+
+    Raises:
+        UserError: `partial` is on another file system, or somebody removed it while the block ran.
+    """
+    if partial is None:
+        partial = target.parent / f".{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    else:
+        _make_movable(partial, target)
+    made = os.open(partial, os.O_RDONLY)
+    try:
+        yield partial
+        if not partial.exists() or not os.path.samestat(os.stat(partial), os.fstat(made)):  # some writers make folders
+            raise UserError(f"{partial} was removed while it was being filled; run this again.")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        os.close(made)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_movable(partial: Path, target: Path) -> None:
+    """Make `partial` by moving it there from beside `target`: what cannot move back later is refused now."""
+    beside = target.parent / f".{partial.name}"
+    beside.mkdir(parents=True, exist_ok=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        beside.rename(partial)
+    except OSError as error:
+        beside.rmdir()
+        if error.errno != errno.EXDEV:
+            raise
+        raise UserError(
+            f"{partial.parent} and {target.parent} lie on different file systems, between which a folder cannot move "
+            "in one step; put both on one."
+        ) from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`content` as sorted, indented JSON; NaN and infinities are refused, since no JSON reader has to accept them."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """One row a line, keys in the order given."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """`rows` as a table; an absent value is empty.
+
+    Args:
+        columns: None: the union of the rows' keys, in order of first appearance; then no rows give no header either.
+    """
+    rows = list(rows)
+    names = columns or list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The rows of `path`.
+
+    Raises:
+        UserError: a line is not JSON: the file was changed by hand or cut off.
+    """
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise UserError(
+                    f"{path}, line {number} is not JSON; delete the file and run `dvc repro` again."
+                ) from None
+    return rows

@@ -1,0 +1,137 @@
+"""What a stage's result is made from, as one hash: its command, its numbers and the bytes of its dependencies.
+
+It is the same content that DVC records in dvc.lock after a stage has run, taken before it runs. Two things need it by
+then: the scratch folder of a training (a checkpoint made under other numbers must never be resumed) and the tag of the
+MLflow run.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, RUN_NAME, read_yaml
+
+DVC_FILE = Path("dvc.yaml")
+REMEMBERED_BYTES = 1 << 20  # a file of this size or more is read once, not by each stage that depends on it
+TICK_NS = 20_000_000  # two writes within one tick of a file system's clock leave the same time
+
+
+def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
+    """The entry of `stage` in dvc.yaml with `${key}` and `${item.*}` filled in; `key` names one item of its foreach.
+
+    Raises:
+        UserError: the stage needs a run and got none, one that params.yaml does not hold, or one whose name could lead
+            out of its folder (`dvc repro -s` runs a stage without stage check, which refuses such names too).
+    """
+    entry: dict[str, Any] = read_yaml(DVC_FILE)["stages"][stage]
+    if "foreach" not in entry:
+        return entry
+    items = read_yaml(PARAMS_FILE)[entry["foreach"].removeprefix("${").removesuffix("}")]
+    if key is None or key not in items:
+        names = ", ".join(map(str, items))
+        raise UserError(f"stage {stage} works on one run, one of {names}: `python -m stages.{stage} RUN`.")
+    if not re.fullmatch(RUN_NAME, key):
+        raise UserError(f"{PARAMS_FILE}: {key!r} is no name of a run, which has a-z, 0-9 and _ only; rename it.")
+    item = items[key]
+    text = json.dumps(entry["do"]).replace("${key}", key)
+    for name, value in item.items():
+        text = text.replace(f"${{item.{name}}}", json.dumps(str(value))[1:-1])
+    return json.loads(text)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of a folder's relative paths and contents.
+
+    Raises:
+        UserError: `path` does not exist.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; `dvc repro` makes it.")
+    total = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        total.update(str(file.relative_to(path)).encode() + b"\0")
+        total.update(bytes.fromhex(_file_digest(file)))
+    return total.hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    """sha256 of a file; that of a large one is remembered in scratch/ under what changes whenever the file does.
+
+    DVC trusts the same marks, and keeps them when it takes a file into its cache by copying.
+    """
+    before = _marks(file)
+    large = before[2] >= REMEMBERED_BYTES
+    known = _remembered() if large else {}
+    name = " ".join(map(str, before))
+    if name not in known:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if not large or _marks(file) != before or time.time_ns() - before[-1] < TICK_NS:
+            return found
+        known = _remembered() | {name: found}  # what another stage added meanwhile may be lost: it is read again
+        _remember(known)
+    return known[name]
+
+
+def _marks(file: Path) -> tuple[int, ...]:
+    """Where a file lies, its size in bytes, and when its content and its inode changed, in ns."""
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _remembered() -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        known = json.loads((scratch_root() / "digests.json").read_text("utf-8"))
+        return known if isinstance(known, dict) else {}
+    return {}
+
+
+def _remember(known: dict[str, str]) -> None:
+    """The newest thousand; where nothing can be written, nothing is remembered."""
+    partial = scratch_root() / f"digests.json.{os.getpid()}"
+    with suppress(OSError):
+        partial.parent.mkdir(exist_ok=True)
+        partial.write_text(json.dumps(dict(list(known.items())[-1000:])), "utf-8")
+        partial.rename(scratch_root() / "digests.json")
+
+
+def dependencies(entry: dict[str, Any]) -> dict[str, str]:
+    """sha256 per declared dependency, by path."""
+    return {path: digest(Path(path)) for path in entry.get("deps", [])}
+
+
+def numbers(entry: dict[str, Any]) -> dict[str, Any]:
+    """The declared params of an entry, by dotted key; `params.yaml:` alone means the whole file."""
+    content = read_yaml(PARAMS_FILE)
+    found = {}
+    for dotted in entry.get("params", []):
+        if not isinstance(dotted, str):
+            found.update(content)
+            continue
+        value: Any = content
+        for part in dotted.split("."):
+            value = value[part]
+        found[dotted] = value
+    return found
+
+
+def fingerprint(entry: dict[str, Any], deps: dict[str, str]) -> str:
+    """sha256 of the command, the numbers and `deps`: `dependencies(entry)`, taken once because models are large."""
+    parts = {"cmd": entry["cmd"], "params": numbers(entry), "deps": deps}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def scratch_root() -> Path:
+    """What stages keep beside their outputs: outside DVC's outs."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "scratch"
+
+
+def scratch_folder(name: str, fingerprint: str) -> Path:
+    """Where an execution may keep what survives a crash, keyed by the fingerprint."""
+    return scratch_root() / f"{name}-{fingerprint[:16]}"

@@ -1,0 +1,138 @@
+"""Reading params.yaml: YAML 1.2, typed, unknown keys refused with the nearest valid name.
+
+DVC reads YAML 1.2 (`1e-6` is a number), PyYAML reads 1.1 (`1e-6` is text): the file is read here the way DVC reads it.
+A stage loads a *view*: a `Strict` model whose fields are exactly the top-level keys the stage declares under `params:`
+in dvc.yaml; of `runs.${key}` it gets the entry of its own run. It therefore cannot read a number that DVC does not
+watch for it.
+"""
+
+import copy
+import difflib
+import functools
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+RUN_NAME = r"^[a-z0-9_]+$"  # `params: [runs.${key}]` in dvc.yaml breaks on a dot; file names and MLflow on others
+
+
+class Strict(BaseModel):
+    """Base of every block: no unknown keys, no silent conversions, no infinities, no later changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+Threads = Annotated[int, Field(ge=1)]  # of torch
+Confidence = Annotated[float, Field(gt=0.0, lt=1.0)]  # of every interval, since the report shows them side by side
+
+Model = TypeVar("Model", bound=Strict)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in `path`.
+
+    Raises:
+        UserError: the file is absent, is not YAML, or is not a mapping.
+    """
+    try:
+        content = copy.deepcopy(_parsed(path.read_bytes()))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run from the project's root, or copy one from presets/.") from None
+    except YAMLError as error:
+        reason = " ".join(str(error).split()).replace("<byte string>", str(path))
+        raise UserError(f"{path} is not valid YAML: {reason}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a mapping of blocks, one per stage; presets/ holds complete examples.")
+    return content
+
+
+@functools.cache
+def _parsed(content: bytes) -> Any:
+    """By content and not by path: a stage reads its files several times, a test rewrites them."""
+    return YAML(typ="safe", pure=True).load(content)
+
+
+def parse(model: type[Model], content: Any, where: str = "") -> Model:
+    """`content` as a `model`; `where` is the dotted key under which it stands in params.yaml.
+
+    Raises:
+        UserError: one sentence per problem: the file, the dotted key, what is wrong, the nearest valid name.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(" ".join(_sentence(model, problem, where) for problem in error.errors())) from None
+
+
+def load(view: type[Model], path: Path = PARAMS_FILE, run: str | None = None) -> Model:
+    """The part of params.yaml that `view` names: its fields are the top-level keys, other keys are not looked at.
+
+    Args:
+        run: the stage's own, where dvc.yaml declares `runs.${key}`: of `runs` only this entry is looked at.
+
+    Raises:
+        UserError: the file cannot be read, or a number in this part is refused.
+    """
+    content = read_yaml(path)
+    part = {key: content[key] for key in _keys(view) if key in content}
+    if run is not None and isinstance(part.get("runs"), dict):
+        part["runs"] = {name: entry for name, entry in part["runs"].items() if name == run}
+    return parse(view, part)
+
+
+def _keys(model: Any) -> list[str]:
+    """The names that `model` reads in the file."""
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+
+
+def _sentence(model: type[Strict], problem: Any, where: str) -> str:
+    """One pydantic problem as one sentence with file, dotted key and remedy."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(([where] if where else []) + location)
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(location[-1], valid, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
+        return f"{PARAMS_FILE}: unknown key '{key}'; {hint}"
+    if problem["type"] == "missing":
+        where_to_look = "README.md has the whole block" if ".lora." in key else "presets/ holds complete files"
+        return f"{PARAMS_FILE}: key '{key}' is missing; add it ({where_to_look})."
+    reason = problem["msg"].removeprefix("Value error, ")
+    if not key:  # two blocks do not go together: the reason names them, and the value is the whole file
+        return f"{PARAMS_FILE}: {reason}."
+    if isinstance(problem["input"], dict):  # a whole block: the reason names its keys
+        return f"{PARAMS_FILE}: {key} is refused: {reason[:1].lower() + reason[1:]}."
+    return f"{PARAMS_FILE}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
+
+
+def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """The keys allowed at `location` below `model`; union tags in a location are looked up by their Literal."""
+    candidates = [model]
+    for part in location:
+        found = []
+        for candidate in candidates:
+            field = next((f for n, f in getattr(candidate, "model_fields", {}).items() if part in (n, f.alias)), None)
+            found += _models_in(field.annotation) if field else []
+        candidates = found or [c for c in candidates if _is_tagged(c, part)] or candidates
+    return [key for candidate in candidates for key in _keys(candidate)]
+
+
+def _is_tagged(model: Any, tag: Any) -> bool:
+    """Whether a Literal field of `model` has the value `tag` (the discriminator pydantic puts into error locations)."""
+    return any(
+        tag in getattr(field.annotation, "__args__", ()) for field in getattr(model, "model_fields", {}).values()
+    )
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    """The pydantic models inside a type such as `A | B`, `Annotated[A | B, ...]` or `dict[str, A]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

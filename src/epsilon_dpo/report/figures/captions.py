@@ -1,0 +1,72 @@
+"""What stands below each figure: n, estimator, judge and split, and what must not be read into it."""
+
+from epsilon_dpo.report.figures.pareto import Pareto
+from epsilon_dpo.report.figures.points import Point, Row
+
+KINDS = {"pairrm": "a PairRM", "reward_model": "a reward model", "llm": "an LLM"}  # judge.json
+
+
+def pareto_caption(found: Pareto, point: Point, judge: Row, confidence: float) -> str:
+    """Of the paper's Figure 5; `point` is any of its policies."""
+    truth = ", and decided by the true reward that generated the data" if "true reward" in point.win_rate else ""
+    said = f"""Share of a policy's answers that win against the dataset's chosen answers, ties half, against forward
+        KL (kl_fwd_rb: summed over the full vocabulary along the SFT model's own answers), on
+        {len(point.kl_by_prompt)} prompts of the evaluation split, {_judged_by(judge)}{truth}. Bars:
+        {_level(confidence)} intervals over prompts. Hollow: dominated, some other policy wins no less at no more KL.
+        The star is the SFT policy. The KL axis is one of square roots. """
+    if not found.references:
+        return _flat(said + "No two runs differ by β alone, so there is no frontier to draw.")
+    corner = next(iter(found.references.values()))
+    return _flat(
+        said
+        + f"""A line is the best that the policies of a family, which differ by β, attain with at most this KL; around
+        it the pointwise {_level(confidence)} band over prompts (all policies and both axes resampled together). Each
+        family has its panel, with the lines of the others in grey. The best of several noisy policies looks better
+        than it is. Hypervolume: the area between a line and SFT's win rate, up to the KL of {corner.kl:.2f} nats that
+        every family reaches."""
+    )
+
+
+def dynamics_caption(rows: list[Row], decided: list[Row], judge: Row, smoothing: float, confidence: float) -> str:
+    """Of the paper's Figure 3."""
+    truth = (
+        ", and decided by the true reward that generated the data" if any("true" in r["metric"] for r in rows) else ""
+    )
+    said = f"""By epoch: forward KL (kl_fwd_rb) and win rate over the chosen answers of the policies kept during
+        training, on {rows[0]["n"]} prompts of the evaluation split, {_judged_by(judge)}{truth}, with
+        {_level(confidence)} intervals over prompts, drawn side by side where they are of the same epoch; then the win
+        rate against the KL. """
+    if not decided:
+        return _flat(said)
+    return _flat(
+        said
+        + f"""By step: the shares of a training step's pairs whose β was lowered and raised, moving averages with weight
+        {smoothing:g} on the past. In exact arithmetic almost every pair is one or the other, whatever ε is; that the
+        released code decides more often under a larger ε is an effect of rounding to bfloat16 (precision: official_bf16
+        reproduces it)."""
+    )
+
+
+def margins_caption(rows: list[Row], epsilon: float, confidence: float) -> str:
+    """Of the paper's Figure 4."""
+    n = round(rows[0]["n"] / rows[0]["share"])
+    return _flat(
+        f"""Mean margins of the {n} evaluation pairs under each final policy, by what ε-DPO (ε = {epsilon:g}) would
+        decide: their log-prob margin falls as β rises (decreasing), or rises with it (increasing). Bars:
+        {_level(confidence)} intervals of the mean. β is that of params.yaml. To first order in ε the decision is the
+        sign of h − (K(chosen) − K(rejected)), K being the sum of KL(policy ‖ reference) over an answer: that increasing
+        pairs have smaller margins follows almost from the definition. At the right, how often the decision is that
+        sign (filled), and how often it is the sign of h alone (hollow)."""
+    )
+
+
+def _judged_by(judge: Row) -> str:
+    return f"judged by {KINDS[judge['kind']]} ({judge['origin']})"
+
+
+def _level(confidence: float) -> str:
+    return f"{100 * confidence:g} %"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,171 @@
+"""Figure 5 as an image: a panel for every family and scorer, so that no band lies on another."""
+
+import textwrap
+from itertools import pairwise
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike, NDArray
+
+from epsilon_dpo.report.figures.pareto import Pareto
+from epsilon_dpo.report.figures.points import Row
+from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, handle, printed, reach
+from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, marks, percent
+
+COLUMNS = 5  # at most
+ROOM = 85  # characters of tick labels, over all columns
+MOST_TICKS = 9
+OTHERS = "#b5b5b5"
+SINGLES = "one value of β each"
+
+
+def draw_pareto(path: Path, found: Pareto, sft: dict[str, float]) -> None:
+    """Frontiers by family (columns) and scorer (rows), points hollow if dominated; below, the hypervolumes.
+
+    Families of a single policy, which have no frontier, share the last panel.
+    """
+    families = list(dict.fromkeys(row["family"] for row in found.points))
+    look = marks(families)
+    swept = [family for family in families if any(family in one for one in found.frontiers.values())]
+    singles = [family for family in families if family not in swept]
+    panels = [(family, [family]) for family in swept] + ([(SINGLES, singles)] if singles else [])
+    handles = _handles(look, swept, singles, any(row["dominated"] for row in found.points))
+    blocks = -(-len(panels) // COLUMNS)
+    columns = -(-len(panels) // blocks)
+    turned = len(panels) == 1  # then there is room for the scorers side by side
+    rows = 1 if turned else blocks * len(sft)
+    heights = [0.7 * blocks + (3.2 if turned else 2.3) * rows, 1.0 + 0.34 * len(swept)][: 1 + bool(swept)]
+    with printed(path, sum(heights), [str(entry.get_label()) for entry in handles]) as figure:
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        grid = parts[0].subplots(rows, len(sft) if turned else columns, squeeze=False)
+        parts[0].supxlabel("KL(reference ‖ policy), nats per answer", fontsize="medium")
+        free = set(grid.flat)
+        for number, (title, own) in enumerate(panels):
+            block, column = divmod(number, columns)
+            for line, scorer in enumerate(sft):
+                panel = grid[0, line] if turned else grid[block * len(sft) + line, column]
+                free.remove(panel)
+                _frontiers(panel, found, scorer, own, look)
+                _points(panel, [row for row in found.points if row["scorer"] == scorer and row["family"] in own], look)
+                _axes(
+                    panel, [row for row in found.points if row["scorer"] == scorer], sft[scorer], ROOM / grid.shape[1]
+                )
+                panel.plot([0.0], [sft[scorer]], "*", color=REFERENCE, markersize=12, clip_on=False, zorder=5)
+                if line == 0 and swept:
+                    panel.set_title(textwrap.fill(title, int(CHARACTERS_PER_INCH * WIDTH / grid.shape[1]) - 3))
+                if column == 0 or turned:
+                    panel.set_ylabel(f"win rate by\nthe {scorer}")
+                else:
+                    panel.tick_params(labelleft=False)
+        for panel in free:
+            panel.remove()
+        if swept:
+            _hypervolumes(parts[1], found, swept, look)
+        below(figure, handles)
+
+
+def _handles(look: dict[str, Mark], swept: list[str], singles: list[str], hollow: bool) -> list[Artist]:
+    plain = Mark(INK, "o")
+    return [
+        handle("SFT", look["sft"]),
+        *([handle("dominated", plain, hollow=True)] if hollow else []),
+        *([Patch(facecolor=OTHERS, edgecolor=INK, linewidth=1.0, label="frontier and band")] if swept else []),
+        *([Line2D([], [], color=OTHERS, label="other families' frontiers")] if swept and len(look) > 2 else []),
+        *(handle(family, look[family]) for family in singles),
+    ]
+
+
+def _axes(panel: Axes, rows: list[Row], sft: float, room: float) -> None:
+    """Limits that leave no point and no interval out, the same for all panels of a scorer; KL on a scale of roots."""
+    right = 1.05 * max([row["kl_high"] for row in rows] + [1e-6])
+    panel.set_xscale("function", functions=(_root, _square))
+    panel.set_xlim(-((0.04 * sqrt(right)) ** 2), right)
+    ticks = root_ticks(right, room)
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    low = min([row["win_rate_low"] for row in rows] + [sft])
+    high = max([row["win_rate_high"] for row in rows] + [sft])
+    panel.set_ylim(low - 0.06 * (high - low) - 1e-3, high + 0.06 * (high - low) + 1e-3)
+    percent(panel, "y")
+
+
+def _root(x: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(x, float)  # an estimate of KL, or the end of its interval, can lie below 0
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _square(x: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(x, float)
+    return np.sign(values) * values**2
+
+
+def root_ticks(largest: float, room: float) -> list[float]:
+    """KLs 0, k², (2k)², ... up to `largest`: equally far apart on a scale of roots.
+
+    Args:
+        largest: nats, above 0.
+        room: characters that fit below the axis; k is the smallest whose labels do not touch, of 1, 2, 5, 10, ...
+    """
+    for k in (digit * 10.0**exponent for exponent in range(-6, 7) for digit in (1, 2, 5)):
+        steps = sqrt(largest) / k
+        ticks = [float(f"{(number * k) ** 2:.10g}") for number in range(int(min(steps, MOST_TICKS)) + 1)]
+        widest = max((len(f"{a:g}") + len(f"{b:g}") for a, b in pairwise(ticks)), default=0) / 2
+        if steps < MOST_TICKS and room / steps > widest + 0.7:
+            return ticks
+    return [0.0]
+
+
+def _frontiers(panel: Axes, found: Pareto, scorer: str, own: list[str], look: dict[str, Mark]) -> None:
+    for family, one in found.frontiers.get(scorer, {}).items():
+        if family in own:
+            colour = look[family].colour
+            panel.fill_between(one.kl, one.low, one.high, step="post", color=colour, alpha=0.2, linewidth=0, zorder=1.5)
+            panel.step(one.kl, one.win_rate, where="post", color=colour, linewidth=2.2)
+        else:
+            panel.step(one.kl, one.win_rate, where="post", color=OTHERS, linewidth=1.1, zorder=1.8)
+
+
+def _points(panel: Axes, rows: list[Row], look: dict[str, Mark]) -> None:
+    for row in rows:
+        mark = look[row["family"]]
+        panel.errorbar(
+            row["kl"],
+            row["win_rate"],
+            xerr=reach(row, "kl"),
+            yerr=reach(row, "win_rate"),
+            fmt=mark.marker,
+            color=mark.colour,
+            markerfacecolor="white" if row["dominated"] else mark.colour,
+            markersize=8,
+            elinewidth=1.2,
+            zorder=3,
+        )
+
+
+def _hypervolumes(part: SubFigure, found: Pareto, families: list[str], look: dict[str, Mark]) -> None:
+    panels = part.subplots(1, len(found.frontiers), sharey=True, squeeze=False)[0]
+    for panel, scorer in zip(panels, found.frontiers, strict=True):
+        for row in found.hypervolumes():
+            if row["scorer"] != scorer:
+                continue
+            mark = look[row["family"]]
+            panel.errorbar(
+                row["hypervolume"],
+                families.index(row["family"]),
+                xerr=reach(row, "hypervolume"),
+                fmt=mark.marker,
+                color=mark.colour,
+                markersize=8,
+                capsize=3.5,
+                elinewidth=1.6,
+            )
+        panel.grid(axis="y", visible=False)
+        panel.set_title(f"Hypervolume by the {scorer}")
+        panel.set_xlabel("nats × win rate over SFT's")
+    panels[0].set_yticks(range(len(families)), families)
+    panels[0].set_ylim(len(families) - 0.5, -0.5)

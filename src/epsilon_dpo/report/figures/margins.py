@@ -1,0 +1,83 @@
+"""The paper's Figure 4 and Tables 5-8: the margins of evaluation pairs by what ε-DPO would decide on them."""
+
+from typing import Any
+
+from epsilon_dpo.analysis.intervals.rates import mean
+from epsilon_dpo.report.figures.points import Row
+
+# Groups of stage monotonicity: how the log-prob margin of a pair changes as beta rises.
+DECREASING, INCREASING = "decreasing", "increasing"
+
+MARGINS = (
+    *("run", "beta", "group", "n", "share", "margin", "margin_low", "margin_high"),
+    *("implicit_margin", "implicit_margin_low", "implicit_margin_high"),
+    *("first_order_agreement", "sign_of_h_agreement"),
+)
+
+# The paper's four tables, in its order: title, group, whether the largest or the smallest margin.
+TABLES = (
+    ("Table 5: the largest margin among the decreasing pairs", DECREASING, max),
+    ("Table 6: the largest margin among the increasing pairs", INCREASING, max),
+    ("Table 7: the smallest margin among the increasing pairs", INCREASING, min),
+    ("Table 8: the smallest margin among the decreasing pairs", DECREASING, min),
+)
+
+
+def margins(run: str, beta: float | None, records: list[Row], confidence: float) -> list[Row]:
+    """Mean margin of each group of at least two pairs.
+
+    Returns:
+        rows of MARGINS: `share` of all pairs; `margin` h, the log-ratio of chosen minus rejected in nats;
+        `implicit_margin` beta h, absent without a beta; `first_order_agreement`, the share of the group's pairs on
+        which the decision is the sign of h - (K_w - K_l); `sign_of_h_agreement`, on which it is that of h alone.
+    """
+    rows = []
+    for group, step in ((DECREASING, 1), (INCREASING, -1)):
+        members = [record for record in records if record["group"] == group]
+        if len(members) < 2:
+            continue
+        h = mean([record["margin"] for record in members], confidence)
+        row: dict[str, Any] = {"run": run, "beta": beta, "group": group, "n": h.n, "share": h.n / len(records)}
+        for end, value in (("", h.value), ("_low", h.low), ("_high", h.high)):
+            row[f"margin{end}"] = value
+            if beta is not None:
+                row[f"implicit_margin{end}"] = beta * value
+        for name, said in (("first_order_agreement", "first_order"), ("sign_of_h_agreement", "margin")):
+            row[name] = sum(record[said] * step > 0 for record in members) / len(members)
+        rows.append(row)
+    return rows
+
+
+def quoted(run: str, beta: float | None, records: list[Row], pairs: list[Row]) -> list[Row]:
+    """The four pairs of Tables 5-8 under the policy of `run`; a group without pairs gives none.
+
+    Args:
+        records: of stage monotonicity.
+        pairs: rows of out/validate/eval.jsonl.
+
+    Returns:
+        title, run, id, direction, margin (h, nats), implicit_margin (beta h or None), prompt (messages), chosen,
+        rejected (texts).
+    """
+    texts = {pair["id"]: pair for pair in pairs}
+    found = []
+    for title, group, extreme in TABLES:
+        members = [record for record in records if record["group"] == group]
+        if not members:
+            continue
+        record = extreme(members, key=lambda member: member["margin"])
+        pair = texts[record["id"]]
+        found.append(
+            {
+                "title": title,
+                "run": run,
+                "id": record["id"],
+                "direction": group,
+                "margin": record["margin"],
+                "implicit_margin": None if beta is None else beta * record["margin"],
+                "prompt": pair["prompt"],
+                "chosen": pair["chosen"][-1]["content"],
+                "rejected": pair["rejected"][-1]["content"],
+            }
+        )
+    return found

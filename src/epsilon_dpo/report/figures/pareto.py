@@ -1,0 +1,127 @@
+"""The paper's Figure 5: win rate against KL, a point per policy and a frontier per family of runs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.report.figures.frontier import Frontier, Reference, dominated, frontier
+from epsilon_dpo.report.figures.points import Point, Row
+
+ESTIMATE = ("", "_low", "_high")
+KL_COLUMNS = tuple(f"kl{end}" for end in ESTIMATE)
+RATE_COLUMNS = tuple(f"win_rate{end}" for end in ESTIMATE)
+POINTS = ("run", "family", "beta", "scorer", *KL_COLUMNS, *RATE_COLUMNS, "n", "dominated")
+STAIRCASES = ("scorer", "family", "kl", *RATE_COLUMNS)
+HYPERVOLUMES = (
+    "scorer",
+    "family",
+    *(f"hypervolume{end}" for end in ESTIMATE),
+    "reference_kl",
+    "reference_win_rate",
+)
+DRAWS = 10_000  # resamples of prompts
+GRID = 201  # KLs at which a staircase is stated, beside those of the policies
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """What the figure shows.
+
+    Attributes:
+        points: one row per policy and scorer, of POINTS: KL in nats per answer, n (prompts), dominated (some other
+            policy wins no less at no more KL).
+        frontiers: per scorer and family of two policies or more.
+        references: per scorer, the corner of the hypervolume.
+    """
+
+    points: list[Row]
+    frontiers: dict[str, dict[str, Frontier]]
+    references: dict[str, Reference]
+
+    def staircases(self) -> list[Row]:
+        """One row per scorer, family and KL: what the family attains there."""
+        return [
+            {"scorer": scorer, "family": family, "kl": kl, "win_rate": rate, "win_rate_low": low, "win_rate_high": high}
+            for scorer, found in self.frontiers.items()
+            for family, one in found.items()
+            for kl, rate, low, high in zip(
+                one.kl.tolist(), one.win_rate.tolist(), one.low.tolist(), one.high.tolist(), strict=True
+            )
+        ]
+
+    def hypervolumes(self) -> list[Row]:
+        """One row per scorer and family, in nats times win rate, with the corner it is measured from."""
+        return [
+            {"scorer": scorer, "family": family}
+            | _columns("hypervolume", one.hypervolume)
+            | {"reference_kl": self.references[scorer].kl, "reference_win_rate": self.references[scorer].win_rate}
+            for scorer, found in self.frontiers.items()
+            for family, one in found.items()
+        ]
+
+
+def pareto(
+    points: list[Point],
+    family_of: dict[str, str],
+    betas: dict[str, float | None],
+    sft: dict[str, float],
+    confidence: float,
+    seed: int,
+) -> Pareto:
+    """Points, frontiers and hypervolumes.
+
+    The hypervolume is measured from the SFT policy's win rate up, and from KL 0 to the largest KL that all families
+    with a frontier reach, so that none is charged for a range in which it has no policy.
+
+    Args:
+        points: final policies.
+        sft: per scorer, the SFT policy's win rate over the chosen answers.
+    """
+    rows, frontiers, references = [], {}, {}
+    for scorer, floor in sft.items():
+        pointless = dominated([point.kl.value for point in points], [point.win_rate[scorer].value for point in points])
+        rows += [
+            {"run": point.run, "family": family_of[point.run], "beta": betas[point.run], "scorer": scorer}
+            | _columns("kl", point.kl)
+            | _columns("win_rate", point.win_rate[scorer])
+            | {"n": len(point.kl_by_prompt), "dominated": bool(is_dominated)}
+            for point, is_dominated in zip(points, pointless, strict=True)
+        ]
+        sweeps = _sweeps(points, family_of)
+        if not sweeps:
+            continue
+        spanned = min(max(point.kl.value for point in sweep) for sweep in sweeps.values())
+        references[scorer] = Reference(max(spanned, 0.0), floor)
+        grid = _grid([point.kl.value for point in points])
+        frontiers[scorer] = {
+            family: frontier(
+                [point.kl_by_prompt for point in sweep],
+                [point.wins_by_prompt[scorer] for point in sweep],
+                grid,
+                references[scorer],
+                confidence,
+                DRAWS,
+                seed,
+            )
+            for family, sweep in sweeps.items()
+        }
+    return Pareto(rows, frontiers, references)
+
+
+def _grid(kls: list[float]) -> NDArray[np.float64]:
+    """KLs from 0 to beyond the largest, as close on a scale of roots, where the policies are, and those of `kls`."""
+    return np.union1d(1.05 * max(kls) * np.linspace(0.0, 1.0, GRID) ** 2, np.maximum(kls, 0.0))
+
+
+def _sweeps(points: list[Point], family_of: dict[str, str]) -> dict[str, list[Point]]:
+    """The families with at least two policies: of one there is no frontier to speak of."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(family_of[point.run], []).append(point)
+    return {family: members for family, members in found.items() if len(members) > 1}
+
+
+def _columns(name: str, estimate: Estimate) -> Row:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -1,0 +1,78 @@
+"""A policy as a point: its KL and its wins on every prompt, and the same as estimates with intervals."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+KL = "kl_fwd_rb"  # KL(reference || policy), Rao-Blackwellised: the estimator of least variance (kl.py)
+OPPONENT = "chosen"  # as in the paper: wins over the dataset's chosen answers
+SCORERS = {"judge": ("win", "win_rate"), "true reward": ("true_win", "true_win_rate")}  # field of records, metric
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy of a run: its final one, or a snapshot from within its training.
+
+    Attributes:
+        place: below out/<stage>/<run>; "." is the final policy.
+        kl: KL(reference || policy), nats per answer.
+        kl_by_prompt: [prompts], its mean over each prompt's answers.
+        win_rate: over the chosen answers, by scorer.
+        wins_by_prompt: by scorer, [prompts], in the same order.
+    """
+
+    run: str
+    place: str
+    kl: Estimate
+    kl_by_prompt: Floats
+    win_rate: dict[str, Estimate]
+    wins_by_prompt: dict[str, Floats]
+
+
+def read_point(out: Path, run: str, place: str = ".") -> Point:
+    """The policy at `place` of `run`, from out/score and out/kl.
+
+    Raises:
+        UserError: the two speak of different policies or prompts.
+    """
+    score, kl = out / "score" / run / place, out / "kl" / run / place
+    scored, distance = read_json(score / "metrics.json"), read_json(kl / "metrics.json")
+    wins = [record for record in read_jsonl(score / "records.jsonl") if record["opponent"] == OPPONENT]
+    prompts, kls = _by_prompt([record for record in read_jsonl(kl / "records.jsonl") if KL in record], KL)
+    scorers = {name: names for name, names in SCORERS.items() if f"{names[1]}/{OPPONENT}" in scored}
+    by_prompt = {}
+    for name, (field, _) in scorers.items():
+        answered, by_prompt[name] = _by_prompt(wins, field)
+        if scored["policy_sha256"] != distance["policy_sha256"] or answered != prompts:
+            raise UserError(f"{score} and {kl} are of different policies or prompts; run `dvc repro`.")
+    return Point(
+        run=run,
+        place=place,
+        kl=_estimate(distance, KL),
+        kl_by_prompt=kls,
+        win_rate={name: _estimate(scored, f"{metric}/{OPPONENT}") for name, (_, metric) in scorers.items()},
+        wins_by_prompt=by_prompt,
+    )
+
+
+def _estimate(metrics: Row, name: str) -> Estimate:
+    return Estimate(metrics[name], metrics[f"{name}_low"], metrics[f"{name}_high"], metrics[f"{name}_n"])
+
+
+def _by_prompt(records: list[Row], field: str) -> tuple[list[str], Floats]:
+    """The prompts of `records`, sorted, and the mean of `field` on each."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        values[record["prompt_id"]].append(record[field])
+    prompts = sorted(values)
+    return prompts, np.array([np.mean(values[prompt]) for prompt in prompts])

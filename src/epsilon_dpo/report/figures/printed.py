@@ -1,0 +1,48 @@
+"""What the drawings of the paper's figures share: letters that can still be read when printed, axes, legends."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from epsilon_dpo.report.figures.points import Row
+from epsilon_dpo.report.style.plot_style import Mark, drawing
+
+WIDTH = 10.2  # inches, of every figure
+LETTERS = 11.5  # points: 7 of them remain when WIDTH is printed 16 cm wide
+CHARACTERS_PER_INCH, LEGEND_MARK = 11, 9  # of LETTERS; a legend's mark is as wide as so many
+LEGEND_LINE = 0.25  # inches
+
+
+@contextmanager
+def printed(path: Path, height: float, labels: Sequence[str]) -> Iterator[Figure]:
+    """A figure of WIDTH, `height` inches high without its legend of `labels`."""
+    with drawing(path, WIDTH, height + LEGEND_LINE * -(-len(labels) // _columns(labels))) as figure:
+        # `drawing` restores what it found, but only after it has written the file
+        matplotlib.rcParams.update({"font.size": LETTERS, "axes.titlesize": LETTERS})
+        yield figure
+
+
+def below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """The legend, below the panels."""
+    columns = _columns([str(handle.get_label()) for handle in handles])
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def _columns(labels: Sequence[str]) -> int:
+    longest = max(len(label) for label in labels)
+    return min(len(labels), max(1, int(WIDTH * CHARACTERS_PER_INCH / (longest + LEGEND_MARK))))
+
+
+def handle(label: str, mark: Mark, hollow: bool = False) -> Line2D:
+    face = "white" if hollow else mark.colour
+    return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=face, linestyle="", label=label)
+
+
+def reach(row: Row, name: str) -> list[list[float]]:
+    """Of an error bar: how far the interval of `name` reaches below and above its value."""
+    return [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]

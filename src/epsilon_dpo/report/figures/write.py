@@ -1,0 +1,88 @@
+"""out/figures/: each figure as an image, its numbers as tidy CSV files, and a caption that says what they are."""
+
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.figures import dynamics, margins
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
+from epsilon_dpo.report.figures.captions import dynamics_caption, margins_caption, pareto_caption
+from epsilon_dpo.report.figures.draw import draw_dynamics, draw_margins
+from epsilon_dpo.report.figures.draw_pareto import draw_pareto
+from epsilon_dpo.report.figures.families import families
+from epsilon_dpo.report.figures.params import FiguresView
+from epsilon_dpo.report.figures.pareto import HYPERVOLUMES, POINTS, STAIRCASES, pareto
+from epsilon_dpo.report.figures.points import OPPONENT, SCORERS, Row, read_point
+
+IMAGES = "images"
+
+
+def write_figures(source: Path, params: FiguresView, out: Path) -> list[Row]:
+    """Fill `out` from the outputs of other stages below `source`.
+
+    Writes images/*.png, CSV files (also those without rows, so that `dvc plots` finds them), pairs.json (Tables 5-8)
+    and figures.json, which is returned: per figure its name, title, caption, image and data files.
+    """
+    (out / IMAGES).mkdir()
+    figures = [_pareto(source, params, out), *_dynamics(source, params, out), _margins(source, params, out)]
+    write_json(out / "figures.json", figures)
+    return figures
+
+
+def _pareto(source: Path, params: FiguresView, out: Path) -> Row:
+    controls = read_json(source / "controls" / "metrics.json")
+    names = {scorer: f"{metric}/sft_vs_{OPPONENT}" for scorer, (_, metric) in SCORERS.items()}
+    sft = {scorer: controls[name] for scorer, name in names.items() if name in controls}
+    points = [read_point(source, run) for run in params.runs]
+    betas = {run: numbers.get("beta") for run, numbers in params.runs.items()}
+    found = pareto(points, families(params.runs), betas, sft, params.confidence, params.seed)
+    write_csv(out / "pareto.csv", found.points, POINTS)
+    write_csv(out / "frontiers.csv", found.staircases(), STAIRCASES)
+    write_csv(out / "hypervolumes.csv", found.hypervolumes(), HYPERVOLUMES)
+    draw_pareto(out / IMAGES / "pareto.png", found, sft)
+    judge = read_json(source / "judge" / "judge.json")
+    caption = pareto_caption(found, points[0], judge, params.confidence)
+    return _figure(
+        "pareto", "Win rate against KL (the paper's Figure 5)", caption, "pareto", "frontiers", "hypervolumes"
+    )
+
+
+def _dynamics(source: Path, params: FiguresView, out: Path) -> list[Row]:
+    trajectories = {run: dynamics.trajectory(source, run) for run in params.runs}
+    kept = [run for run, rows in trajectories.items() if rows]
+    followed = [row for rows in trajectories.values() for row in rows]
+    decided = [row for run in kept for row in dynamics.ratios(source, run, params.figures.smoothing)]
+    write_csv(out / "dynamics.csv", followed, dynamics.TRAJECTORY)
+    write_csv(out / "ratios.csv", decided, dynamics.DECIDED)
+    if not followed:
+        return []
+    draw_dynamics(out / IMAGES / "dynamics.png", followed, decided, _labels(params.runs, kept))
+    judge = read_json(source / "judge" / "judge.json")
+    caption = dynamics_caption(followed, decided, judge, params.figures.smoothing, params.confidence)
+    return [_figure("dynamics", "Within the epoch (the paper's Figure 3)", caption, "dynamics", "ratios")]
+
+
+def _margins(source: Path, params: FiguresView, out: Path) -> Row:
+    rows, shown = [], params.figures.pairs_of or next(iter(params.runs))
+    betas = {run: numbers.get("beta") for run, numbers in params.runs.items()}
+    for run, beta in betas.items():
+        records = read_jsonl(source / "monotonicity" / run / "records.jsonl")
+        rows += margins.margins(run, beta, records, params.confidence)
+        if run == shown:
+            pairs = read_jsonl(source / "validate" / "eval.jsonl")
+            write_json(out / "pairs.json", margins.quoted(run, beta, records, pairs))
+    write_csv(out / "margins.csv", rows, margins.MARGINS)
+    draw_margins(out / IMAGES / "margins.png", rows, list(params.runs))
+    epsilon = read_json(source / "monotonicity" / shown / "metrics.json")["epsilon"]
+    caption = margins_caption(rows, epsilon, params.confidence)
+    return _figure("margins", "Margins by monotonicity (the paper's Figure 4)", caption, "margins")
+
+
+def _labels(runs: dict[str, dict[str, Any]], kept: list[str]) -> dict[str, str]:
+    """A legend's name per run: its family, if that tells the runs apart."""
+    labels = {run: family for run, family in families(runs).items() if run in kept}
+    return labels if len(set(labels.values())) == len(labels) else {run: run for run in kept}
+
+
+def _figure(name: str, title: str, caption: str, *data: str) -> Row:
+    files = [f"{table}.csv" for table in data]
+    return {"name": name, "title": title, "caption": caption, "image": f"{IMAGES}/{name}.png", "data": files}

@@ -1,0 +1,97 @@
+"""The figures of the comparison: who wins, and at what distance from the reference."""
+
+import math
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from epsilon_dpo.report.page.results import Row
+from epsilon_dpo.report.style.plot_style import INK, LEGEND_LINE, Mark, drawing, legend, legend_columns, percent
+
+OPPONENTS = {"chosen": "against the chosen answers", "sft": "against SFT"}
+SCORERS = {"win_rate": "judge", "true_win_rate": "true reward"}
+
+
+def win_rates(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
+    """One line per policy and opponent: the rate with its interval by the judge (filled) and the truth (hollow)."""
+    height = 1.3 + 0.42 * len(policies)
+    with drawing(path, 9.0, height) as figure:
+        panels = figure.subplots(1, 2, sharey=True, sharex=True)
+        for panel, (opponent, title) in zip(panels, OPPONENTS.items(), strict=True):
+            panel.axvline(0.5, color=INK, linewidth=0.9)
+            for position, policy in enumerate(policies):
+                _rate_line(panel, policy, opponent, position, marks[policy["run"]])
+            panel.set_title(f"Win rate {title}")
+            panel.grid(axis="y", visible=False)
+            percent(panel, "x")
+        panels[0].set_yticks(range(len(policies)), [policy["run"] for policy in policies])
+        panels[0].set_ylim(len(policies) - 0.5, -0.5)
+        if _known("true_win_rate", policies):
+            handles = [_plain_handle("judge", INK), _plain_handle("true reward", "white")]
+            legend(figure, handles)
+
+
+def _rate_line(panel: Axes, policy: Row, opponent: str, position: int, mark: Mark) -> None:
+    scorers = [scorer for scorer in SCORERS if f"{scorer}/{opponent}" in policy]
+    for number, scorer in enumerate(scorers):
+        name = f"{scorer}/{opponent}"
+        y = position + (0.28 * (number - 0.5) if len(scorers) > 1 else 0.0)
+        panel.errorbar(
+            policy[name],
+            y,
+            xerr=_reach(policy, name),
+            fmt=mark.marker,
+            color=mark.colour,
+            markerfacecolor=mark.colour if number == 0 else "white",
+            markersize=7 if mark.marker == "*" else 5.5,
+            capsize=2.5,
+            elinewidth=1.3,
+        )
+
+
+def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
+    """Forward KL (x) against the win rate over the chosen answers (y), intervals both ways; SFT stands at zero."""
+    scorers = [scorer for scorer in SCORERS if _known(scorer, policies)]
+    width = 4.5 * len(scorers) + 0.6
+    lines = math.ceil(len(policies) / legend_columns(width, [policy["run"] for policy in policies]))
+    with drawing(path, width, 3.7 + LEGEND_LINE * lines) as figure:  # the panels' height is that of any number of runs
+        panels = figure.subplots(1, len(scorers), squeeze=False, sharey=True)[0]
+        for panel, scorer in zip(panels, scorers, strict=True):
+            name = f"{scorer}/chosen"
+            for policy in policies:
+                mark = marks[policy["run"]]
+                panel.errorbar(
+                    policy["kl_fwd_rb"],
+                    policy[name],
+                    xerr=_reach(policy, "kl_fwd_rb"),
+                    yerr=_reach(policy, name),
+                    fmt=mark.marker,
+                    color=mark.colour,
+                    markersize=9 if mark.marker == "*" else 6.5,
+                    capsize=2.5,
+                    elinewidth=1.2,
+                )
+            panel.axhline(0.5, color=INK, linewidth=0.9)
+            panel.set_title(f"By the {SCORERS[scorer]}")
+            panel.set_xlabel("KL(reference ‖ policy), nats per answer")
+            percent(panel, "y")
+        panels[0].set_ylabel("win rate against the chosen answers")
+        legend(figure, [_handle(policy["run"], marks[policy["run"]]) for policy in policies])
+
+
+def _handle(name: str, mark: Mark) -> Line2D:
+    return Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="", label=name)
+
+
+def _plain_handle(label: str, face: str) -> Line2D:
+    return Line2D([], [], color=INK, marker="o", markerfacecolor=face, linestyle="", label=label)
+
+
+def _reach(policy: Row, name: str) -> list[list[float]]:
+    """How far the interval reaches below and above the value, in matplotlib's form."""
+    return [[policy[name] - policy[f"{name}_low"]], [policy[f"{name}_high"] - policy[name]]]
+
+
+def _known(scorer: str, policies: list[Row]) -> bool:
+    return all(f"{scorer}/chosen" in policy for policy in policies)

@@ -1,0 +1,92 @@
+"""Runs that differ by nothing but the seed of their training: what a method does, beyond what one training did."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.report.page.results import Results, Row, RunResult
+from epsilon_dpo.report.page.tables import OPPONENTS
+from epsilon_dpo.report.page.variance import split_variance
+
+NOT_THE_METHOD = ("seed", "snapshot_epochs")  # numbers that make another training, or none
+RATES = {"win": "win_rate", "true_win": "true_win_rate"}  # a record's field, and the rate of it
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of equal numbers, called by the first one's name."""
+
+    name: str
+    runs: list[RunResult]
+
+    @property
+    def label(self) -> str:
+        """`dpo, 3 seeds`."""
+        return self.name if len(self.runs) == 1 else f"{self.name}, {len(self.runs)} seeds"
+
+    def wins(self, opponent: str, field: str) -> Floats:
+        """[seeds, prompts, answers] of a record's `win` or `true_win`."""
+        return self._design(opponent, lambda record: [record[field]])[..., 0]
+
+    def judgements(self, opponent: str) -> Floats:
+        """[seeds, prompts, answers, 2]: whether the answer wins by the verdict of each order alone, ties a half.
+
+        Its mean is the win rate that counts a pair as a tie if its orders disagree.
+        """
+        return self._design(
+            opponent, lambda record: [(1.0 + np.sign(f)) / 2.0 for f in (record["f_ab"], -record["f_ba"])]
+        )
+
+    def _design(self, opponent: str, values: Any) -> Floats:
+        """[seeds, prompts, answers, judgements], prompts in the order of their ids.
+
+        Where some prompts have more answers than others (several rows of the data ask the same), a prompt has one
+        number, the mean of its answers.
+        """
+        seeds = []
+        for run in self.runs:
+            by_prompt: dict[str, list[list[float]]] = {}
+            for record in run.verdicts(opponent).values():
+                by_prompt.setdefault(record["prompt_id"], []).append(values(record))
+            seeds.append([by_prompt[prompt] for prompt in sorted(by_prompt)])
+        balanced = len({len(answers) for prompts in seeds for answers in prompts}) == 1
+        return np.array(seeds if balanced else [[[np.mean(x, 0)] for x in prompts] for prompts in seeds], float)
+
+
+def groups(runs: list[RunResult]) -> list[Group]:
+    """In the order of their first runs; a number that is null is one that is not stated."""
+    found: dict[str, list[RunResult]] = {}
+    for run in runs:
+        numbers = {k: v for k, v in run.numbers.items() if k not in NOT_THE_METHOD and v is not None}
+        found.setdefault(repr(sorted(numbers.items())), []).append(run)
+    return [Group(members[0].name, members) for members in found.values()]
+
+
+def several_seeds(results: Results) -> list[Group]:
+    """The groups that can speak of a method."""
+    return [group for group in groups(results.runs) if len(group.runs) > 1]
+
+
+def group_rates(results: Results) -> list[Row]:
+    """The rows of groups.csv: the mean win rates of each group with several seeds, and the runs that it is of.
+
+    The intervals are over seeds and prompts: they speak of another training on other prompts.
+    """
+    return [
+        {"group": group.name, "seeds": len(group.runs), "runs": " ".join(run.name for run in group.runs)}
+        | {name: value for opponent in OPPONENTS for name, value in _rates(results, group, opponent).items()}
+        for group in several_seeds(results)
+    ]
+
+
+def _rates(results: Results, group: Group, opponent: str) -> Row:
+    found: Row = {}
+    for field, rate in RATES.items():
+        if field == "win" or results.has_truth:
+            split = split_variance(group.wins(opponent, field)[..., None])
+            low, high = split.interval(results.confidence)
+            name = f"{rate}/{opponent}"
+            found |= {name: split.win_rate, f"{name}_low": max(0.0, low), f"{name}_high": min(1.0, high)}
+    return found

@@ -1,0 +1,88 @@
+"""Methods against each other, as far as several seeds of each were trained; runs of one seed compare two policies."""
+
+from itertools import combinations
+
+from epsilon_dpo.report.page.groups import Group, groups, several_seeds
+from epsilon_dpo.report.page.paired import holm
+from epsilon_dpo.report.page.results import Results, Row
+from epsilon_dpo.report.page.statements import APART, LISTED, SCORERS, ahead, is_decided
+from epsilon_dpo.report.page.tables import OPPONENTS
+from epsilon_dpo.report.page.two_methods import difference
+
+
+def method_comparisons(results: Results) -> list[Row]:
+    """Every two groups with several seeds against each opponent by each scorer, pair by pair: method_comparisons.csv.
+
+    Keys as in comparisons.csv, corrected by Holm for all pairs of groups that one opponent and one scorer compare; the
+    interval is over seeds and prompts. Also `seeds_first`, `seeds_second` and the difference's `training_share`.
+    """
+    pairs = list(combinations(several_seeds(results), 2))
+    fields = SCORERS if results.has_truth else ("win",)
+    columns = [_compared(results, pairs, opponent, field) for opponent in OPPONENTS for field in fields]
+    return [row for rows in zip(*columns, strict=True) for row in rows]
+
+
+def _compared(results: Results, pairs: list[tuple[Group, Group]], opponent: str, field: str) -> list[Row]:
+    found = [difference(one.wins(opponent, field), other.wins(opponent, field)) for one, other in pairs]
+    adjusted = holm([one.p_value for one in found])
+    rows = []
+    for (one, other), apart, p_holm in zip(pairs, found, adjusted, strict=True):
+        low, high = apart.interval(results.confidence)
+        decided = "better" if apart.value > 0.0 else "worse"
+        rows.append(
+            {
+                "first": one.name,
+                "second": other.name,
+                "seeds_first": len(one.runs),
+                "seeds_second": len(other.runs),
+                "opponent": opponent,
+                "scorer": SCORERS[field],
+                "difference": apart.value,
+                "low": low,
+                "high": high,
+                "n": apart.prompts,
+                "p": apart.p_value,
+                "p_holm": p_holm,
+                "outcome": decided if p_holm <= 1.0 - results.confidence else APART,
+                "training_share": apart.training_share,
+            }
+        )
+    return rows
+
+
+def method_statements(results: Results, compared: list[Row]) -> list[str]:
+    """What the comparisons say of methods, or why they say nothing; none where there is nothing to compare."""
+    found, several = groups(results.runs), several_seeds(results)
+    if len(found) < 2:
+        return []
+    if not several:
+        return [
+            "Every run is one training, so these sentences compare policies and not methods: a run with a seed of "
+            "its own among its numbers repeats a training."
+        ]
+    if len(several) == 1:
+        return [f"Only {several[0].label}, is more than one training: what is said of the others compares policies."]
+    judged = [row for row in compared if row["opponent"] == "chosen" and row["scorer"] == "judge"]
+    trained = ", ".join(f"{len(group.runs)} seeds of {group.name}" for group in several)
+    basis = (
+        f"by their judged wins over the chosen answers ({trained}; {100 * results.confidence:g} % confidence for all "
+        "pairs together, for other seeds and other prompts)"
+    )
+    return [_among_methods(judged, basis)]
+
+
+def _among_methods(judged: list[Row], basis: str) -> str:
+    apart = [row for row in judged if is_decided(row)]
+    alike = [row for row in judged if not is_decided(row)]
+    if not apart:
+        return f"No two methods can be told apart {basis}{_what_it_takes(alike)}."
+    if len(judged) > LISTED:
+        return f"{len(apart)} of {len(judged)} pairs of methods can be told apart {basis}; a table below says which."
+    parts = [ahead(row) for row in apart] + [f"{row['first']} and {row['second']} {APART}" for row in alike]
+    return f"Method against method, {basis}: {'; '.join(parts)}."
+
+
+def _what_it_takes(alike: list[Row]) -> str:
+    """Of which of the two that a difference averages over there are too few."""
+    by_training = sum(row["training_share"] for row in alike) / len(alike)
+    return f", for which more {'seeds' if by_training > 0.5 else 'prompts'} would do most"

@@ -1,0 +1,161 @@
+"""out/report/: one self-contained page, its figures as files, and the tables behind them."""
+
+import base64
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from epsilon_dpo.pipeline.stage.files import write_csv, write_json
+from epsilon_dpo.report.page.charts import kl_against_win_rate, win_rates
+from epsilon_dpo.report.page.charts_training import (
+    adapted_beta,
+    beta_decisions,
+    beta_over_time,
+    decides,
+    training_curves,
+)
+from epsilon_dpo.report.page.examples import examples
+from epsilon_dpo.report.page.groups import group_rates
+from epsilon_dpo.report.page.judging import columns, cost, judging
+from epsilon_dpo.report.page.methods import method_comparisons, method_statements
+from epsilon_dpo.report.page.results import Results
+from epsilon_dpo.report.page.statements import comparisons, is_decided, statements
+from epsilon_dpo.report.page.tables import ESTIMATORS, curves, policies, summary
+from epsilon_dpo.report.page.tables import beta_decisions as decision_shares
+from epsilon_dpo.report.page.tournament import ranking, side_by_side
+from epsilon_dpo.report.page.uncertainty import splits, variance
+from epsilon_dpo.report.style.plot_style import marks
+
+TEMPLATE, MACROS, STYLE = "report.html.jinja", "macros.html.jinja", "report.css"
+# Of report/sections/, in the page's order.
+SECTIONS = (
+    "headline.html.jinja",
+    "win_rates.html.jinja",
+    "distance.html.jinja",
+    "run_against_run.html.jinja",
+    "seeds.html.jinja",
+    "tournament.html.jinja",
+    "training.html.jinja",
+    "beta.html.jinja",
+    "paper.html.jinja",
+    "answers.html.jinja",
+    "judging.html.jinja",
+    "trust.html.jinja",
+    "data.html.jinja",
+    "provenance.html.jinja",
+)
+JUDGES = {
+    "trained": "a small PairRM trained on the training pairs",
+    "pretrained": "PairRM ({origin})",
+    "reward_model": "the reward model {origin}",
+    "llm": "the language model {origin}",
+}
+
+
+def write_report(results: Results, example_count: int, out: Path) -> dict[str, Any]:
+    """Fill `out`: report.html, figures/*.png, summary.json, and a CSV file per table that has rows.
+
+    Returns:
+        the content of summary.json.
+    """
+    table, compared, judged = policies(results), comparisons(results), judging(results)
+    methods, found = method_comparisons(results), splits(results)
+    said = statements(results, compared) + method_statements(results, methods)
+    content = summary(results, compared, methods, said)
+    tables = {
+        "runs": table,
+        "training": curves(results),
+        "comparisons": compared,
+        "groups": group_rates(results),
+        "method_comparisons": methods,
+        "variance": variance(found),
+        "ranking": ranking(results),
+        "judging": judged,
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_csv(out / f"{name}.csv", rows)
+    write_json(out / "summary.json", content)
+    page = _render(
+        results=results,
+        table=table,
+        said=said,
+        pairs=_pair_by_pair(compared),
+        method_pairs=_pair_by_pair(methods),
+        groups=tables["groups"],
+        splits=[split for split in found if split.opponent == "chosen"],
+        sampling_told=any(part.sources == ("sampling",) for split in found for part in split.parts),
+        is_decided=is_decided,
+        estimators=ESTIMATORS,
+        tournament=side_by_side(results),
+        figures=_draw(results, table, out / "figures"),
+        examples=examples(results, example_count),
+        judging=judged,
+        judged_by=columns(judged),
+        judge_cost=cost(results),
+        decisions={run.name: decision_shares(run) for run in results.runs},
+        files=["summary.json", *sorted(file.name for file in out.glob("*.csv"))],
+    )
+    (out / "report.html").write_text(page, "utf-8")
+    return content
+
+
+def _pair_by_pair(compared: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))]
+
+
+def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[str, str]:
+    """Draw the figures that these runs allow; returns each as a data URI, by name."""
+    folder.mkdir()
+    look = marks([run.name for run in results.runs])
+    adapting = [run for run in results.runs if adapted_beta(run)]
+    deciding = [run for run in results.runs if decides(run)]
+    win_rates(folder / "win_rates.png", table, look)
+    kl_against_win_rate(folder / "kl_win_rate.png", table, look)
+    if any(run.curve for run in results.runs):
+        training_curves(folder / "training.png", results.runs, look)
+    if adapting:
+        beta_over_time(folder / "beta.png", adapting, look)
+    if deciding:
+        beta_decisions(folder / "beta_decisions.png", deciding)
+    return {file.stem: data_uri(file.read_bytes()) for file in sorted(folder.glob("*.png"))}
+
+
+def data_uri(png: bytes) -> str:
+    """An image as the page holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def settings(numbers: dict[str, Any]) -> str:
+    """A run's numbers as params.yaml states them, without its method: `beta 0.3, update soft`."""
+    said = {key: str(value).lower() if isinstance(value, bool) else value for key, value in numbers.items()}
+    return ", ".join(f"{key} {value}" for key, value in said.items() if key != "method")
+
+
+def _render(results: Results, **content: Any) -> str:
+    loader = PackageLoader("epsilon_dpo.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters: dict[str, Callable[..., str]] = {
+        "percent": lambda x: f"{100 * x:.1f} %",
+        "points": lambda x: f"{100 * x:+.1f}".replace("-", "−"),
+        "signed": lambda x: f"{x:+.0f}".replace("-", "−"),
+        "number": lambda x: f"{x:,.6g}",
+        "settings": settings,
+        "data_uri": data_uri,
+    }
+    environment.filters |= filters
+    return environment.get_template(TEMPLATE).render(
+        style=loader.get_source(environment, STYLE)[0],
+        macros=MACROS,
+        sections=SECTIONS,
+        results=results,
+        level=f"{100 * results.confidence:.0f} %",
+        judge_name=JUDGES[results.judge["source"]].format(**results.judge),
+        broken=[finding for finding in results.validation["expectations"] if not finding["success"]],
+        **content,
+    )

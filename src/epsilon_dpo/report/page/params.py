@@ -1,0 +1,19 @@
+"""`report`: which comparison the page shows."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from epsilon_dpo.pipeline.runs.runs import RunName
+from epsilon_dpo.pipeline.stage.params import Strict
+
+
+class Report(Strict):
+    examples: Annotated[int, Field(ge=0)]  # prompts whose answers are shown side by side
+
+
+class ReportView(Strict):
+    """What stages/report.py reads: the runs named here, and no others, are in the report."""
+
+    runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
+    report: Report

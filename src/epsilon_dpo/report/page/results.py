@@ -1,0 +1,153 @@
+"""Everything the report shows, read from out/ and checked to belong together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
+Row = dict[str, Any]
+SFT, CHOSEN = "sft", "chosen"  # the players of a tournament that are no runs
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run of params.yaml left behind.
+
+    Attributes:
+        numbers: its entry in params.yaml.
+        curve: rows of out/align/<run>/metrics.jsonl.
+        final: out/align/<run>/metrics.json.
+        sampled, score, kl: metrics.json of these stages.
+        estimators: out/kl/<run>/estimators.json.
+        answers: rows of out/sample/<run>/samples.jsonl.
+        records: rows of out/score/<run>/records.jsonl.
+    """
+
+    name: str
+    numbers: dict[str, Any]
+    curve: list[Row]
+    final: Row
+    sampled: Row
+    score: Row
+    kl: Row
+    estimators: Row
+    answers: list[Row]
+    records: list[Row]
+
+    @property
+    def policy_sha256(self) -> str:
+        return str(self.sampled["policy_sha256"])
+
+    def verdicts(self, opponent: str) -> dict[str, Row]:
+        """The records against `opponent` (chosen, sft), by prompt id."""
+        return {record["id"]: record for record in self.records if record["opponent"] == opponent}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What all runs share, and the runs in the order of params.yaml.
+
+    Attributes:
+        dataset: out/validate/dataset.json; validation, dropped: the outcome of the contract.
+        digests: sha256 of the validated splits, by file name.
+        judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
+        sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
+        controls: out/controls/metrics.json.
+        paper_figures: out/figures/figures.json, each with its image's bytes as `png`; paper_pairs: pairs.json there.
+        ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`.
+    """
+
+    runs: list[RunResult]
+    dataset: Row
+    validation: Row
+    dropped: list[Row]
+    digests: dict[str, str]
+    judge: Row
+    judged: Row
+    sft: Row
+    reference: Row
+    reference_answers: list[Row]
+    controls: Row
+    ranking: dict[str, list[Row]]
+    paper_figures: list[Row]
+    paper_pairs: list[Row]
+
+    @property
+    def n(self) -> int:
+        """Answers of every policy."""
+        return len(self.reference_answers)
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that every policy answered, each as often."""
+        return len({row["prompt_id"] for row in self.reference_answers})
+
+    @property
+    def confidence(self) -> float:
+        return float(self.controls["confidence"])
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the data's true reward is known, so that the judge is judged too."""
+        return bool(self.dataset["true_reward"])
+
+
+def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
+    """The outputs below `out` of the runs named, and of no others.
+
+    Raises:
+        UserError: the parts of a run speak of different policies, or answer other prompts than the reference; or the
+            tournament was between others.
+    """
+    validate, judge = out / "validate", out / "judge"
+    results = Results(
+        runs=[_run(out, name, numbers) for name, numbers in runs.items()],
+        dataset=read_json(validate / "dataset.json"),
+        validation=read_json(validate / "validation.json"),
+        dropped=read_jsonl(validate / "dropped.jsonl"),
+        digests={name: digest(validate / name) for name in ("train.jsonl", "eval.jsonl")},
+        judge=read_json(judge / "judge.json"),
+        judged=read_json(judge / "metrics.json"),
+        sft=read_json(out / "sft" / "metrics.json"),
+        reference=read_json(out / "reference" / "metrics.json"),
+        reference_answers=read_jsonl(out / "reference" / "samples.jsonl"),
+        controls=read_json(out / "controls" / "metrics.json"),
+        ranking=read_json(out / "tournament" / "ranking.json"),
+        paper_figures=[
+            figure | {"png": (out / "figures" / figure["image"]).read_bytes()}
+            for figure in read_json(out / "figures" / "figures.json")
+        ],
+        paper_pairs=read_json(out / "figures" / "pairs.json"),
+    )
+    prompts = [row["id"] for row in results.reference_answers]
+    for run in results.runs:
+        if [row["id"] for row in run.answers] != prompts:
+            raise UserError(f"out/sample/{run.name} answers other prompts than out/reference; run `dvc repro`.")
+    if {row["policy"] for row in results.ranking["win"]} != {*runs, SFT, CHOSEN}:
+        raise UserError("out/tournament ranks other policies than the runs of params.yaml; run `dvc repro`.")
+    return results
+
+
+def _run(out: Path, name: str, numbers: dict[str, Any]) -> RunResult:
+    folder = {stage: out / stage / name for stage in ("align", "sample", "score", "kl")}
+    found = RunResult(
+        name=name,
+        numbers=dict(numbers),
+        curve=read_jsonl(folder["align"] / "metrics.jsonl"),
+        final=read_json(folder["align"] / "metrics.json"),
+        sampled=read_json(folder["sample"] / "metrics.json"),
+        score=read_json(folder["score"] / "metrics.json"),
+        kl=read_json(folder["kl"] / "metrics.json"),
+        estimators=read_json(folder["kl"] / "estimators.json"),
+        answers=read_jsonl(folder["sample"] / "samples.jsonl"),
+        records=read_jsonl(folder["score"] / "records.jsonl"),
+    )
+    policies = {part["policy_sha256"] for part in (found.sampled, found.score, found.kl)}
+    if len(policies) > 1:
+        raise UserError(
+            f"out/sample/{name}, out/score/{name} and out/kl/{name} are of different policies; run `dvc repro`."
+        )
+    return found

@@ -1,0 +1,147 @@
+"""What the numbers say, in words: which differences lie outside their intervals and which do not.
+
+A pair of runs is compared on the same prompts, by an exact paired test (report/page/paired.py) with Holm's correction
+for all pairs of runs that one opponent and one scorer compare. The interval beside a difference is of this pair alone.
+"""
+
+from epsilon_dpo.report.page.paired import verdicts
+from epsilon_dpo.report.page.results import Results, Row
+from epsilon_dpo.report.page.tables import OPPONENTS
+
+NAMES = {"chosen": "the chosen answers", "sft": "SFT"}
+SCORERS = {"win": "judge", "true_win": "true reward"}
+APART = "cannot be told apart"
+POWER = 0.8  # of the test at the stated number of prompts needed
+DRAWS = 2_000  # resamples of a difference's interval: hundreds of pairs have one
+SEED = 0  # of the resampling; nothing here is drawn that should differ between reports
+LISTED = 3  # pairs of runs in one sentence, and runs where they could be counted instead
+
+
+def comparisons(results: Results) -> list[Row]:
+    """Every two runs against each opponent by each scorer, pair by pair.
+
+    Keys: first, second, opponent, scorer, difference (of mean wins, first - second), low, high, n (prompts), p, p_holm,
+    outcome (`better`, `worse`: first than second; `cannot be told apart`), n_needed (prompts that would decide a
+    difference of this size; empty if there is none).
+    """
+    if len(results.runs) < 2:
+        return []
+    fields = SCORERS if results.has_truth else ("win",)
+    columns = [_compared(results, opponent, field) for opponent in OPPONENTS for field in fields]
+    return [row for rows in zip(*columns, strict=True) for row in rows]
+
+
+def _compared(results: Results, opponent: str, field: str) -> list[Row]:
+    records = {run.name: run.verdicts(opponent) for run in results.runs}
+    ids = list(next(iter(records.values())))
+    prompts = [next(iter(records.values()))[id_]["prompt_id"] for id_ in ids]
+    wins = {name: [own[id_][field] for id_ in ids] for name, own in records.items()}
+    return [
+        {
+            "first": found.first,
+            "second": found.second,
+            "opponent": opponent,
+            "scorer": SCORERS[field],
+            "difference": found.difference.value,
+            "low": found.difference.low,
+            "high": found.difference.high,
+            "n": found.difference.n,
+            "p": found.p_value,
+            "p_holm": found.p_adjusted,
+            "outcome": found.outcome,
+            "n_needed": found.n_needed,
+        }
+        for found in verdicts(wins, prompts, results.confidence, POWER, DRAWS, SEED)
+    ]
+
+
+def statements(results: Results, compared: list[Row]) -> list[str]:
+    """One sentence per opponent about the runs, one about the runs among each other."""
+    found = [_against(results, opponent) for opponent in ("sft", "chosen")]
+    judged = [row for row in compared if row["opponent"] == "chosen" and row["scorer"] == "judge"]
+    return found + ([_among_runs(results, judged)] if judged else [])
+
+
+def _among_runs(results: Results, judged: list[Row]) -> str:
+    """Pair by pair while they can be read in one sentence, else how many."""
+    basis = (
+        f"by their judged wins over the chosen answers ({results.n} answers, {100 * results.confidence:g} % confidence "
+        "for all pairs together)"
+    )
+    alike = [row for row in judged if not is_decided(row)]
+    if len(alike) == len(judged) == 1:
+        return f"{judged[0]['first']} and {judged[0]['second']} {APART} {basis}{_needed(alike)}."
+    if len(alike) == len(judged):
+        return f"No two of the {len(results.runs)} runs can be told apart {basis}{_needed(alike)}."
+    if len(judged) > LISTED:
+        apart = len(judged) - len(alike)
+        return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}; the table below says which."
+    parts = [ahead(row) for row in judged if is_decided(row)]
+    parts += [f"{row['first']} and {row['second']} {APART}{_needed([row])}" for row in alike]
+    return f"Run against run, {basis}: {'; '.join(parts)}."
+
+
+def _needed(alike: list[Row]) -> str:
+    """How many prompts the largest of these differences would take."""
+    needed = [row["n_needed"] for row in alike if row["n_needed"] is not None]
+    if not needed:
+        return ""
+    which = "the largest of these differences" if len(alike) > 1 else "a difference of this size"
+    return f" ({which} would take about {min(needed):,} prompts)"
+
+
+def is_decided(row: Row) -> bool:
+    """Whether the corrected test tells the two runs apart."""
+    return bool(row["outcome"] != APART)
+
+
+def _against(results: Results, opponent: str) -> str:
+    """Which runs beat, lose to, or cannot be told from `opponent`, by the judge and where known by the truth."""
+    scorers: dict[str, list[str]] = {}
+    for metric, scorer in (("win_rate", "judge"), ("true_win_rate", "true reward")):
+        if metric == "true_win_rate" and not results.has_truth:
+            continue
+        groups: dict[str, list[str]] = {}
+        for run in results.runs:
+            groups.setdefault(_side(run.score, f"{metric}/{opponent}"), []).append(run.name)
+        scorers.setdefault(_verdicts(groups, len(results.runs)), []).append(f"by the {scorer}")
+    parts = [f"{_listed(who)}, {verdict}" for verdict, who in scorers.items()]
+    return f"Against {NAMES[opponent]}: {'; '.join(parts)}."
+
+
+_PHRASES = {
+    "above": "won more often than lost",
+    "below": "lost more often than won",
+    "within": "cannot be told from it",
+}
+
+
+def _verdicts(groups: dict[str, list[str]], total: int) -> str:
+    """Which runs are on which side of one half; of several groups a long one is not listed but counted, at the end."""
+    longest = max(groups, key=lambda side: len(groups[side]))
+    rest = longest if len(groups) > 1 and len(groups[longest]) > LISTED else None
+    named = [f"{_named(groups[side], total)} {_PHRASES[side]}" for side in _PHRASES if side in groups and side != rest]
+    return _listed(named + ([f"the other {len(groups[rest])} runs {_PHRASES[rest]}"] if rest else []))
+
+
+def _named(runs: list[str], total: int) -> str:
+    return f"all {total} runs" if len(runs) == total > 1 else _listed(runs)
+
+
+def _side(score: Row, name: str) -> str:
+    if score[f"{name}_low"] > 0.5:
+        return "above"
+    return "below" if score[f"{name}_high"] < 0.5 else "within"
+
+
+def ahead(row: Row) -> str:
+    """`a is ahead of b by 4.3 points (1.6 to 7.4)`, of a row that is decided."""
+    ahead, behind = ("first", "second") if row["difference"] > 0.0 else ("second", "first")
+    low, high = sorted((abs(row["low"]), abs(row["high"])))
+    points = f"{100 * abs(row['difference']):.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{row[ahead]} is ahead of {row[behind]} by {points}"
+
+
+def _listed(items: list[str]) -> str:
+    """a, b and c."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,95 @@
+"""The numbers behind the page: tidy CSV tables and summary.json."""
+
+from typing import Any
+
+from epsilon_dpo.report.page.results import Results, Row, RunResult
+
+INTERVAL = ("", "_low", "_high")
+OPPONENTS = ("chosen", "sft")
+ESTIMATORS = ("kl_fwd_rb", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb", "kl_rev_mc")  # out/kl/RUN/estimators.json
+KL = tuple(name + end for name in ESTIMATORS for end in ("", "_se", "_low", "_high", "_truncated_share"))
+FINAL = (  # of the training; the log-ratio margin and the KL exist for methods with a reference
+    "steps",
+    "eval_loss",
+    "eval_rewards/accuracies",
+    "eval_rewards/margins",
+    "eval_margins_raw",
+    "eval_logps/chosen",
+    "eval_kl/fwd_data",
+)
+
+
+def policies(results: Results) -> list[Row]:
+    """One row per policy, the SFT model first: what the figures and the headline table show.
+
+    Keys are the metrics' names; one that does not exist for a policy (SFT against itself) is absent.
+    """
+    return [_sft_row(results), *(_run_row(run) for run in results.runs)]
+
+
+def curves(results: Results) -> list[Row]:
+    """The training curves, one row per run, step and metric."""
+    return [
+        {"run": run.name, "step": row["step"], "metric": metric, "value": value}
+        for run in results.runs
+        for row in run.curve
+        for metric, value in row.items()
+        if metric != "step"
+    ]
+
+
+def beta_decisions(run: RunResult) -> dict[str, float] | None:
+    """Mean shares of pairs whose beta was lowered, raised and kept, over the logged steps; None: no such decisions."""
+    rows = [row for row in run.curve if "eps/lowered" in row]
+    if not rows:
+        return None
+    return {name: sum(row[f"eps/{name}"] for row in rows) / len(rows) for name in ("lowered", "raised", "kept")}
+
+
+def summary(results: Results, comparisons: list[Row], methods: list[Row], statements: list[str]) -> Row:
+    """The content of summary.json; `methods` are their comparisons."""
+    return {
+        "confidence": results.confidence,
+        "n": results.n,
+        "true_reward": results.has_truth,
+        "dataset": results.dataset,
+        "validation": results.validation["splits"],
+        "data_sha256": results.digests,
+        "judge": {**results.judge, **results.judged},
+        "sft": {"policy_sha256": results.reference["policy_sha256"], **_sft_row(results)},
+        "runs": {
+            run.name: {"numbers": run.numbers, "policy_sha256": run.policy_sha256, **_run_row(run)}
+            | {"beta_decisions": beta_decisions(run)}
+            for run in results.runs
+        },
+        "comparisons": comparisons,
+        "method_comparisons": methods,
+        "statements": statements,
+    }
+
+
+def _sft_row(results: Results) -> Row:
+    """SFT against the chosen answers is a control; its distance from itself is zero by definition."""
+    found: Row = {"run": "sft", "method": "sft", "n": results.n}
+    for name in ("win_rate", "true_win_rate"):
+        found |= _taken(results.controls, {f"{name}/sft_vs_chosen{end}": f"{name}/chosen{end}" for end in INTERVAL})
+    found |= _taken(results.controls, {f"true_reward/sft{end}": f"true_reward{end}" for end in INTERVAL})
+    found |= dict.fromkeys([name for name in KL if not name.endswith("_share")], 0.0)
+    found |= _taken(results.reference, {name: name for name in ("mean_tokens", "truncated_share", "empty_share")})
+    return found
+
+
+def _run_row(run: RunResult) -> Row:
+    found: Row = {"run": run.name, "method": run.numbers["method"], "n": len(run.answers)}
+    for name in ("win_rate", "true_win_rate"):
+        for opponent in OPPONENTS:
+            found |= _taken(run.score, {f"{name}/{opponent}{end}": f"{name}/{opponent}{end}" for end in INTERVAL})
+    found |= _taken(run.score, {f"true_reward/run{end}": f"true_reward{end}" for end in INTERVAL})
+    found |= _taken(run.kl, {name: name for name in KL})
+    found |= _taken(run.sampled, {name: name for name in ("mean_tokens", "truncated_share", "empty_share")})
+    return found | _taken(run.final, {name: name for name in FINAL})
+
+
+def _taken(source: dict[str, Any], names: dict[str, str]) -> Row:
+    """The values of `source` that exist, under their new names."""
+    return {new: source[old] for old, new in names.items() if old in source}

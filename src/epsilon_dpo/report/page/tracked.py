@@ -1,0 +1,61 @@
+"""The rows of the MLflow table that the report speaks of, in the form that Tracker.mark_compared takes.
+
+`python -m epsilon_dpo.report.page.tracked` marks them again: DVC restores a report that it has seen before without
+running the stage, and the marks would then be those of another report.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked
+from epsilon_dpo.pipeline.stage.fingerprint import numbers, stage_entry
+from epsilon_dpo.pipeline.stage.params import load, read_yaml
+from epsilon_dpo.report.page.params import ReportView
+from epsilon_dpo.report.page.results import Results, read_results
+
+LOCK_FILE = Path("dvc.lock")
+
+
+def compared_policies(results: Results) -> list[dict[str, Any]]:
+    """One entry per run. The numbers of the stage align go to MLflow only: no output depends on them."""
+    return [
+        {
+            "run": run.name,
+            "policy_sha256": run.policy_sha256,
+            "params": numbers(stage_entry("align", run.name)),
+            "metrics": run.final | run.score | run.kl,
+            "curve": run.curve,
+        }
+        for run in results.runs
+    ]
+
+
+def mark_again() -> None:
+    """Mark the rows of what is in out/, without a run of its own; nothing if out/ is not yet what params.yaml asks for.
+
+    Raises:
+        UserError: params.yaml or a result cannot be read, or the results do not belong together.
+    """
+    if not LOCK_FILE.exists():
+        return
+    try:
+        results = read_results(Path("out"), load(ReportView).runs)
+    except FileNotFoundError:
+        return
+    policies = compared_policies(results)
+    if are_marked(policies):
+        return
+    locked = read_yaml(LOCK_FILE).get("stages", {})
+    # A lost row is written from params.yaml: its numbers must be those that the policy was trained with.
+    if all(locked.get(f"align@{row['run']}", {}).get("params") == {"params.yaml": row["params"]} for row in policies):
+        with Tracker("report", None, {}, {}) as tracker:
+            tracker.mark_compared(policies)
+
+
+if __name__ == "__main__":
+    try:
+        mark_again()
+    except UserError as error:
+        print(f"tracking: the rows of the report are not marked: {error}", file=sys.stderr)

@@ -1,0 +1,169 @@
+"""Answers token by token: a row leaves with its stop token, and the next prompts take the place.
+
+transformers' generate() goes on computing a row that has stopped until the last of its batch has, which on dialogues is
+three to five times the tokens that are kept; its own continuous batching draws all rows from one random stream.
+
+The cache is right-aligned. Its last column is every row's newest token, so rows of any length stand side by side, what
+lies left of a shorter one is masked, and a layer with a sliding window keeps the last columns of all.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+PROMPTS_AT_ONCE = 8  # are read together: of like length, they need little padding, and attention takes its square
+
+# Scores of the next word, [rows, vocabulary], and which prompts these rows answer, to scores whose argmax is the word.
+Choose = Callable[[Tensor, list[int]], Tensor]
+
+
+@dataclass
+class _Rows:
+    """Rows that are being answered.
+
+    Attributes:
+        of: which prompt each answers.
+        lengths: its tokens in the cache.
+        newest: [rows], its last token, which is not.
+    """
+
+    of: list[int]
+    lengths: list[int]
+    newest: Tensor
+    cache: DynamicCache
+
+    @property
+    def layers(self) -> list[Any]:
+        """The cache's, each DynamicLayer or DynamicSlidingWindowLayer."""
+        return self.cache.layers
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel, prompts: list[list[int]], choose: Choose, stop: int, max_new_tokens: int, batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """The place of each prompt and its completion, up to and including `stop`, as they are finished.
+
+    Longer prompts are begun first. Which rows stand beside a row changes its logits by their rounding only.
+
+    Args:
+        batch_size: rows that are continued at once.
+
+    Raises:
+        UserError: the model keeps something else than keys and values of its past.
+    """
+    waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    completions: list[list[int]] = [[] for _ in prompts]
+    rows: _Rows | None = None
+    while waiting or rows:
+        drawn: list[_Rows] = []
+        if rows is not None:
+            _next(model, rows, choose)
+            drawn.append(rows)
+        free = batch_size - (0 if rows is None else len(rows.of))
+        if waiting and free >= min(PROMPTS_AT_ONCE, batch_size, len(waiting)):
+            group, waiting = waiting[: min(PROMPTS_AT_ONCE, free)], waiting[min(PROMPTS_AT_ONCE, free) :]
+            drawn.append(_begin(model, [prompts[i] for i in group], group, choose))
+        staying = []
+        for some in drawn:
+            stays = []
+            for row, (i, token) in enumerate(zip(some.of, some.newest.tolist(), strict=True)):
+                completions[i].append(token)
+                if token == stop or len(completions[i]) == max_new_tokens:
+                    yield i, completions[i]
+                else:
+                    stays.append(row)
+            if stays:
+                staying.append(_kept(some, stays))
+        rows = _joined(staying) if staying else None
+
+
+def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choose: Choose) -> _Rows:
+    """Read the prompts, padded on the left, and draw the first word of each answer."""
+    longest = max(map(len, prompts))
+    lengths = [len(prompt) for prompt in prompts]
+    tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    cache = DynamicCache(config=model.config)
+    for layer in cache.layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            raise UserError(
+                f"{type(model).__name__} keeps a {type(layer).__name__} of its past, from which this project cannot "
+                "sample; choose a model with attention alone in params.yaml: base."
+            )
+    mask = _mask(lengths, longest, model.device)
+    logits = _logits(model, tokens, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+    return _Rows(of, lengths, choose(logits, of).argmax(1), cache)
+
+
+def _next(model: PreTrainedModel, rows: _Rows, choose: Choose) -> None:
+    """Draw the next word of each row."""
+    positions = torch.tensor(rows.lengths, device=model.device)[:, None]
+    rows.lengths = [length + 1 for length in rows.lengths]
+    mask = _mask(rows.lengths, max(rows.lengths), model.device)
+    logits = _logits(model, rows.newest[:, None], mask, positions, rows.cache)
+    rows.newest = choose(logits, rows.of).argmax(1)
+
+
+def _logits(model: PreTrainedModel, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Of the word after the last token, [rows, vocabulary]; the cache grows by `tokens`."""
+    calling: Any = model
+    output = calling(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+def _mask(lengths: list[int], columns: int, device: torch.device) -> Tensor:
+    """1 where a row has a token, [rows, columns], right-aligned."""
+    first = columns - torch.tensor(lengths, device=device)[:, None]
+    return (torch.arange(columns, device=device) >= first).long()
+
+
+def _kept(rows: _Rows, stays: list[int]) -> _Rows:
+    """These rows, in as many columns as their longest needs."""
+    if len(stays) == len(rows.of):
+        return rows
+    index = torch.tensor(stays, device=rows.newest.device)
+    rows.cache.batch_select_indices(index)
+    lengths = [rows.lengths[row] for row in stays]
+    _fit(rows, max(lengths))
+    return _Rows([rows.of[row] for row in stays], lengths, rows.newest[index], rows.cache)
+
+
+def _joined(parts: list[_Rows]) -> _Rows:
+    """The rows of both, if there are two, in one cache."""
+    first, *others = parts
+    for other in others:
+        columns = max(*first.lengths, *other.lengths)
+        for rows in (first, other):
+            _fit(rows, columns)
+        for mine, theirs in zip(first.layers, other.layers, strict=True):
+            mine.keys, mine.values = torch.cat([mine.keys, theirs.keys]), torch.cat([mine.values, theirs.values])
+        newest = torch.cat([first.newest, other.newest])
+        first = _Rows([*first.of, *other.of], [*first.lengths, *other.lengths], newest, first.cache)
+    return first
+
+
+def _fit(rows: _Rows, columns: int) -> None:
+    """Cut or pad the cache on the left, so that it holds `columns` tokens; a sliding layer holds its window but one."""
+    for layer in rows.layers:
+        sliding = isinstance(layer, DynamicSlidingWindowLayer)
+        width = min(columns, layer.sliding_window - 1) if sliding else columns
+        missing = width - layer.keys.shape[-2]  # negative: too many; F.pad then cuts
+        layer.keys, layer.values = (pad(x, (0, 0, missing, 0)) for x in (layer.keys, layer.values))
+        if sliding:
+            layer.cumulative_length = columns

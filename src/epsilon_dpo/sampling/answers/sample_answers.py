@@ -1,0 +1,44 @@
+"""Stages `sample` and `reference` in one call: the answers of a policy, or of all of a run's, with their numbers."""
+
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.sampling.answers.params import Sampler
+from epsilon_dpo.sampling.answers.sampling import Stream, answer, summary
+
+Row = dict[str, Any]
+
+
+def sample_policy(
+    policy: Path, rows: list[Row], params: Sampler, seed: int, threads: int, stream: Stream, out: Path
+) -> dict[str, float]:
+    """Write samples.jsonl and metrics.json of the policy in `policy` (model and tokenizer) to `out`.
+
+    Returns:
+        the numbers of sampling.summary; metrics.json holds `temperature` and `policy_sha256` too.
+
+    Raises:
+        UserError: as sampling.answer.
+    """
+    samples = answer(policy, rows, params, seed, threads, stream)
+    metrics = summary(samples)
+    facts = {"temperature": params.temperature, "policy_sha256": digest(policy)}
+    write_jsonl(out / "samples.jsonl", samples)
+    write_json(out / "metrics.json", {**metrics, **facts})
+    return metrics
+
+
+def sample_run(aligned: Path, rows: list[Row], params: Sampler, seed: int, threads: int, out: Path) -> dict[str, float]:
+    """`sample_policy` of every policy of the run in `aligned`, out/align/RUN, each below `out` as it stands there.
+
+    Returns:
+        the numbers of the final policy.
+    """
+    found = {
+        place: sample_policy(aligned / place / "model", rows, params, seed, threads, "policy", make_place(out, place))
+        for place in policy_paths(aligned)
+    }
+    return found[FINAL]

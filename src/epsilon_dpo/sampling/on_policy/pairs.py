@@ -1,0 +1,120 @@
+"""Stage `pairs` in one call: the dataset's pairs, or those of the reference's ranked answers, as token ids."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.data.tokens.tokenisation import tokenise_pair
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
+from epsilon_dpo.sampling.on_policy.contract import fit_to_train_on
+from epsilon_dpo.sampling.on_policy.params_pairs import Choice, DatasetPairs, OnPolicyPairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Row = dict[str, Any]
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+def write_pairs(
+    numbers: DatasetPairs | OnPolicyPairs,
+    tokenizer: "PreTrainedTokenizerBase",
+    tokens: Tokens,
+    validated: Path,
+    ranked: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Write train.jsonl and eval.jsonl (`id` and token ids) and pairs.json to `out`.
+
+    On-policy pairs are also written as text, with the ones left out: train_text.jsonl and dropped.jsonl.
+
+    Args:
+        validated: folder of the dataset's train.jsonl and eval.jsonl.
+        ranked: rows of out/ranking/ranked.jsonl; not read where pairs are the dataset's.
+
+    Returns:
+        the content of pairs.json: `source`, the number of `train` and `eval` pairs, and of those `left_out` by reason.
+
+    Raises:
+        UserError: no on-policy pair is left, or a pair cannot be tokenised (data/tokens/tokenisation.py).
+    """
+    splits = {split: read_jsonl(validated / f"{split}.jsonl") for split in ("train", "eval")}
+    left_out: Counter[str] = Counter()
+    if isinstance(numbers, OnPolicyPairs):
+        splits["train"], left_out = _on_policy(numbers, tokenizer, tokens, read_jsonl(ranked), out)
+    for split, rows in splits.items():
+        tokenised = []
+        for row in tqdm(rows, desc=f"tokenise {split}", unit="pair"):
+            ids = tokenise_pair(tokenizer, row, tokens)
+            tokenised.append({"id": row["id"], **{name: ids[name] for name in IDS}})
+        write_jsonl(out / f"{split}.jsonl", tokenised)
+    counts = {split: len(rows) for split, rows in splits.items()}
+    content = {"source": numbers.source, **counts, "left_out": dict(left_out)}
+    write_json(out / "pairs.json", content)
+    return content
+
+
+def _on_policy(
+    numbers: OnPolicyPairs, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, ranked: list[Row], out: Path
+) -> tuple[list[Row], Counter[str]]:
+    """The pairs to train on, as text, and how many were left out for which reason; both are written."""
+    pairs, too_close = preference_pairs(ranked, numbers.choose, numbers.min_margin)
+    fit, unfit = fit_to_train_on(tokenizer, pairs, tokens)
+    write_jsonl(out / "train_text.jsonl", fit)
+    write_jsonl(out / "dropped.jsonl", too_close + unfit)
+    left_out = Counter(pair["reason"] for pair in too_close + unfit)
+    if not fit:
+        raise UserError(
+            f"Of {len(ranked)} prompts with two different answers of the reference none gives a pair (left out: "
+            f"{dict(left_out)}); lower pairs.min_margin = {numbers.min_margin}, or raise candidates.temperature."
+        )
+    return fit, left_out
+
+
+def preference_pairs(ranked: list[Row], choose: Choice, min_margin: float) -> tuple[list[Row], list[Row]]:
+    """Rows as those of out/validate/train.jsonl (`id`, `prompt`, `chosen`, `rejected`) with both scores.
+
+    `best_worst` makes one pair of the highest and the lowest score, as SimPO's sets; `best_against_rest` n - 1 pairs,
+    what the choice of the best of n answers says (Ziegler et al. 2019, arXiv 1909.08593); `all` the n (n - 1) / 2 pairs
+    of n answers, 6 of 4. Two answers of equal scores make no pair, nor do two that are closer than `min_margin`.
+
+    Args:
+        ranked: rows of out/ranking/ranked.jsonl: `distinct_answers` with `scores`, higher is better.
+
+    Returns:
+        The pairs, and those left out: `id` and `reason`, `tied` or `below_min_margin`.
+    """
+    pairs, left_out = [], []
+    for row in ranked:
+        for better, worse in _chosen_pairs(row["scores"], choose):
+            pair = {
+                "id": f"{row['id']}/{better}-{worse}",
+                "prompt": row["prompt"],
+                "chosen": [{"role": "assistant", "content": row["answers"][better]}],
+                "rejected": [{"role": "assistant", "content": row["answers"][worse]}],
+                "chosen_score": row["scores"][better],
+                "rejected_score": row["scores"][worse],
+            }
+            margin = pair["chosen_score"] - pair["rejected_score"]
+            if margin > 0.0 and margin >= min_margin:
+                pairs.append(pair)
+            else:
+                left_out.append({"id": pair["id"], "reason": "below_min_margin" if margin > 0.0 else "tied"})
+    return pairs, left_out
+
+
+def _chosen_pairs(scores: list[float], choose: Choice) -> Iterator[tuple[int, int]]:
+    """Places (better, worse) by falling score."""
+    order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+    if choose == "best_worst":
+        yield order[0], order[-1]
+    elif choose == "best_against_rest":
+        yield from ((order[0], other) for other in order[1:])
+    else:
+        yield from combinations(order, 2)

@@ -1,0 +1,7 @@
+"""What stages/ranking.py reads; the stage has no numbers of its own."""
+
+from epsilon_dpo.pipeline.stage.params import Strict, Threads
+
+
+class RankingView(Strict):
+    threads: Threads

@@ -1,0 +1,82 @@
+"""Stage `align` in one call: the SFT model, the pairs and a method in; the aligned policy and its numbers out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.methods.interface import Method
+from epsilon_dpo.models.logps.head import check_head
+from epsilon_dpo.models.policy.folder import load_policy
+from epsilon_dpo.pipeline.observability.progress import show_one_bar
+from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.pair_logps import check_shared_prompt
+from epsilon_dpo.training.alignment.params import Align
+from epsilon_dpo.training.alignment.snapshots import KeepSnapshots, publish_snapshots
+from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
+from epsilon_dpo.training.loop.adapters import start_from
+from epsilon_dpo.training.loop.arguments import training_arguments
+from epsilon_dpo.training.loop.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
+from epsilon_dpo.training.loop.result import write_result
+
+
+def align(
+    method: Method[Any],
+    numbers: Align,
+    seed: int,
+    sft_model: Path,
+    pairs: Path,
+    out: Path,
+    scratch: Path,
+    track: Callable[[dict[str, float], int], None],
+) -> dict[str, float]:
+    """Train from `sft_model` on `pairs`/train.jsonl and evaluate on `pairs`/eval.jsonl.
+
+    Writes model/ (weights or adapter, tokenizer, generation settings that stop at its eos token), metrics.jsonl,
+    metrics.json and, if the run asks for them, snapshots/ to `out`, on rank 0 alone. A killed run continues from its
+    last whole checkpoint in `scratch`, to the same bytes.
+
+    Args:
+        seed: of the data's order, the mismatched answers and every draw, unless the run states its own.
+        track: called with the numbers and the optimizer step of each row of metrics.jsonl.
+
+    Returns:
+        the content of metrics.json: the last training row as train_*, eval_*, and the method's state at the end.
+    """
+    tokenizer = load_tokenizer(sft_model)
+    if method.numbers.seed is not None:
+        seed = method.numbers.seed
+    settings = training_arguments(numbers, seed, scratch)
+    if method.numbers.learning_rate is not None:
+        settings["learning_rate"] = method.numbers.learning_rate
+    mismatched_by = seed if method.mismatched else None
+    model = start_from(sft_model, numbers.lora, seed)
+    check_head(model)
+    reference = None
+    if method.needs_reference:
+        reference = load_policy(sft_model) if numbers.lora is None else model  # itself without its adapter
+    train, evaluation = (PairData.read(pairs / f"{part}.jsonl", mismatched_by) for part in ("train", "eval"))
+    trainer = PreferenceTrainer(
+        model=model,
+        reference=reference,
+        method=method,
+        token_chunk=numbers.logps_token_chunk,
+        args=TrainingArguments(**settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"),
+        train_dataset=train,
+        eval_dataset=evaluation,
+        pad_token_id=tokenizer.pad_token_id or 0,
+        callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
+        share_prompt=numbers.share_prompt,
+    )
+    evaluation.rows.sort(key=trainer.collate.length)  # for less padding: these are averaged in any order
+    if numbers.share_prompt:
+        check_shared_prompt(model, max(train.rows, key=trainer.collate.length))
+    if method.numbers.snapshot_epochs is not None:
+        trainer.add_callback(KeepSnapshots(method.numbers.snapshot_epochs, tokenizer, scratch))
+    show_one_bar(trainer)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
+    publish_snapshots(scratch, out)
+    return write_result(trainer, tokenizer, out, track, method.state_dict())

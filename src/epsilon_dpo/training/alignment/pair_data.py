@@ -1,0 +1,99 @@
+"""out/pairs/*.jsonl as batches: 2B rows for B pairs, the chosen ones first, padded on the right."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from epsilon_dpo.data.prompts.prompt_ids import partners
+from epsilon_dpo.models.logps.padding import pad_right, pad_right_shared
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_jsonl
+
+ANSWERS = ("chosen_ids", "rejected_ids")
+SIDES = ("prompt_ids", *ANSWERS)
+
+
+class PairData(torch.utils.data.Dataset[dict[str, Any]]):
+    """Token ids of preference pairs, 4 bytes each: {"prompt_ids", "chosen_ids", "rejected_ids"} as int32 arrays.
+
+    With `mismatched_by` (a seed) every pair also holds {"mismatched_chosen_ids", "mismatched_rejected_ids"}: the
+    answers of another pair with another prompt, the same in every epoch, cut so that no row becomes longer than the
+    longest pair. KTO estimates its KL on them. They are drawn from all pairs and not from the neighbours in a batch, so
+    that they do not depend on the batch size and never belong to the same prompt.
+    """
+
+    def __init__(self, rows: Sequence[dict[str, Any]], mismatched_by: int | None = None) -> None:
+        self.rows = [{side: np.asarray(row[side], dtype=np.int32) for side in SIDES} for row in rows]
+        if mismatched_by is not None:
+            self._add_mismatched(mismatched_by)
+
+    @classmethod
+    def read(cls, path: Path, mismatched_by: int | None = None) -> "PairData":
+        """The pairs of a file of stage `pairs`.
+
+        Raises:
+            UserError: the file is empty, or more than half of its pairs share a prompt and mismatched answers are
+                wanted.
+        """
+        rows = read_jsonl(path)
+        if not rows:
+            raise UserError(f"{path} holds no pair; check what stage validate dropped (out/validate/dropped.jsonl).")
+        try:
+            return cls(rows, mismatched_by)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: {error}, so that not every prompt can be given an answer to another one, which this method "
+                "needs for its KL; choose another method, or data with more prompts."
+            ) from None
+
+    def _add_mismatched(self, seed: int) -> None:
+        longest = max(len(row["prompt_ids"]) + len(row[side]) for row in self.rows for side in ANSWERS)
+        for row, donor in zip(
+            self.rows, partners([row["prompt_ids"].tobytes() for row in self.rows], seed), strict=True
+        ):
+            for side in ANSWERS:
+                row[f"mismatched_{side}"] = self.rows[donor][side][: longest - len(row["prompt_ids"])]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+class PairCollator:
+    """Rows of PairData as {"input_ids", "attention_mask", "completion_mask"}, int64 [2B, T] each.
+
+    Row i is pair i with its chosen answer, row B+i the same pair with its rejected one. `completion_mask` is 1 on the
+    tokens that are scored: the answer with its stop token. `attention_mask` hides the padding token, whatever it is.
+    The same of the mismatched answers stands under "mismatched", if there are any.
+
+    With `share_prompt`, row i holds prompt, chosen and rejected answer of pair i: "input_ids" and "attention_mask" are
+    [B, T], and "completion_mask" is [2B, T] with the same meaning of its rows as above.
+    """
+
+    def __init__(self, pad_token_id: int, share_prompt: bool = False) -> None:
+        self.pad_token_id = pad_token_id
+        self.share_prompt = share_prompt
+
+    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = dict(self._padded(pairs, ""))
+        if "mismatched_chosen_ids" in pairs[0]:
+            batch["mismatched"] = self._padded(pairs, "mismatched_")
+        return batch
+
+    def length(self, pair: dict[str, Any]) -> int:
+        """Columns that a batch of this pair alone has."""
+        answers = [len(pair[side]) for side in ANSWERS]
+        return len(pair["prompt_ids"]) + (sum(answers) if self.share_prompt else max(answers))
+
+    def _padded(self, pairs: Sequence[dict[str, Any]], which: str) -> dict[str, Tensor]:
+        sides = [[(pair["prompt_ids"], pair[f"{which}{side}"]) for pair in pairs] for side in ANSWERS]
+        if not self.share_prompt:
+            return pad_right([*sides[0], *sides[1]], self.pad_token_id)
+        shared = [(prompt, chosen, rejected) for (prompt, chosen), (_, rejected) in zip(*sides, strict=True)]
+        return pad_right_shared(shared, self.pad_token_id)

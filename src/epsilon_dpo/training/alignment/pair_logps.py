@@ -1,0 +1,163 @@
+"""What a method sees of each pair: log-probs of the chosen and of the rejected answer, from batches of token ids."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from epsilon_dpo.methods.interface import Logps, Method
+from epsilon_dpo.models.logps.head import Scores, Scoring
+from epsilon_dpo.models.logps.kernel import Alternatives, Reference
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.training.alignment.pair_data import PairCollator
+from epsilon_dpo.training.alignment.reference_model import Batch, States
+
+
+class PairScorer:
+    """Runs the policy and the references that `method` asks for over batches of pairs (see PairCollator).
+
+    Args:
+        reference: what log-ratios are taken against; None: the method needs none.
+        initial: the reference before it moved; None: it does not move.
+        token_chunk: completion tokens whose logits exist at once.
+    """
+
+    def __init__(
+        self,
+        method: Method[Any],
+        reference: States | None,
+        initial: States | None,
+        token_chunk: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self.method = method
+        self.reference = reference
+        self.initial = initial
+        self.token_chunk = token_chunk
+        self.accelerator = accelerator
+
+    def score(
+        self, model: nn.Module, batch: dict[str, Any], means: dict[str, float], generator: torch.Generator
+    ) -> tuple[Logps, Logps]:
+        """Chosen and rejected of a micro-batch, [B] each, with gradient.
+
+        Args:
+            model: the policy, wrapped for training or not.
+            means: those of `known_before`, over the optimizer step.
+            generator: draws the alternatives, if the method wants any.
+        """
+        method = self.method
+        rows = _rows(batch)
+        with self.accelerator.autocast():
+            scoring = Scoring(
+                self.token_chunk,
+                _of(self.reference, rows),
+                method.eps_c,
+                method.rounds_to_bfloat16,
+                None if method.alternatives is None else Alternatives(method.alternatives, generator),
+                _of(self.initial, rows),
+            )
+            scores: Scores = model(**rows, scoring=scoring)
+        # The sums that official_bf16 rounds are the released code's, which a GPU takes in float32.
+        precision = torch.float32 if method.rounds_to_bfloat16 else torch.float64
+        return _pair_logps(scores, rows["completion_mask"], means, precision)
+
+    @torch.no_grad()
+    def known_before(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What a loss may need of all pairs of the step before it is taken of the first, [B] in float64 each."""
+        lengths = batch["completion_mask"][:, 1:].sum(-1).double()
+        known = dict(zip(("tokens/chosen", "tokens/rejected"), lengths.chunk(2), strict=True))
+        if self.method.mismatched:
+            rows = batch["mismatched"]
+            with self.accelerator.autocast():
+                scoring = Scoring(self.token_chunk, _of(self.reference, rows))
+                tokens = model(**rows, scoring=scoring).tokens
+            ratios = (tokens.policy.double() - tokens.reference.double()).sum(-1)
+            known |= zip(("mismatched/chosen", "mismatched/rejected"), ratios.chunk(2), strict=True)
+        return known
+
+    @torch.no_grad()
+    def margins(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Log-ratio margins h, [B] in float64."""
+        rows = _rows(batch)
+        with self.accelerator.autocast():
+            tokens = model(**rows, scoring=Scoring(self.token_chunk, _of(self.reference, rows))).tokens
+        chosen, rejected = (tokens.policy.double() - tokens.reference.double()).sum(-1).chunk(2)
+        return chosen - rejected
+
+
+def _of(reference: States | None, rows: Batch) -> Reference | None:
+    return None if reference is None else reference(rows)
+
+
+def _rows(batch: dict[str, Any]) -> Batch:
+    """`batch` without its mismatched answers."""
+    return {name: x for name, x in batch.items() if name != "mismatched"}
+
+
+def _pair_logps(
+    scores: Scores, completion_mask: Tensor, means: dict[str, float], precision: torch.dtype
+) -> tuple[Logps, Logps]:
+    """Chosen and rejected of B pairs, the first and the second half of 2B rows.
+
+    Args:
+        precision: of the sums over tokens and of all that a loss makes of them. A loss compares sums of hundreds of
+            nats whose difference may be below the spacing of float32 there (6e-5 at 900).
+    """
+    mask = completion_mask[:, 1:].bool()
+    found = {name: x.to(precision) for name, x in scores.tokens._asdict().items() if x is not None}
+    alternative = found.pop("alternative", None)
+    rows: dict[str, Tensor] = {name: x.sum(-1) for name, x in found.items()}
+    rows["tokens"] = mask.sum(-1)
+    if scores.initial is not None:
+        rows["initial"] = scores.initial.to(precision).sum(-1)
+    if alternative is not None:
+        rows |= {"policy_tokens": found["policy"], "alternative_tokens": alternative, "mask": mask}
+    half = len(mask) // 2
+    chosen: dict[str, Any] = {name: x[:half] for name, x in rows.items()}
+    rejected: dict[str, Any] = {name: x[half:] for name, x in rows.items()}
+    for name in ("tokens", "mismatched"):
+        chosen[f"mean_{name}"] = means.get(f"{name}/chosen")
+        rejected[f"mean_{name}"] = means.get(f"{name}/rejected")
+    return Logps(**chosen), Logps(**rejected)
+
+
+@torch.no_grad()
+def check_shared_prompt(model: PreTrainedModel, pair: dict[str, Any]) -> None:
+    """Compare the log-probs of `pair` in one row with those in two; a long one also sees the windows of attention.
+
+    Args:
+        model: patched by `add_logps_head`.
+
+    Raises:
+        UserError: they differ, or the architecture cannot compute the one row at all.
+    """
+    what = f"align.share_prompt: true is not exact for {type(model).__name__}"
+    was_training = model.training
+    model.eval()
+    try:
+        one, two = (_answers_logps(model, PairCollator(0, share_prompt)([pair])) for share_prompt in (True, False))
+    except Exception as error:  # foreign code meets a mask that it may not expect: there is no list of what it raises
+        raise UserError(f"{what} ({error}); set it to false in params.yaml.") from error
+    finally:
+        model.train(was_training)
+    gaps = (one - two).abs()
+    # Rounding alone: 1e-5 at most in float32; single tokens by 0.4, and 0.03 on average, in bfloat16 (SmolLM2-135M), in
+    # which quantised weights compute too.
+    precise = torch.finfo(model.dtype).eps < 1e-6 and not getattr(model, "is_quantized", False)
+    difference, tolerance = (gaps.max().item(), 1e-3) if precise else (gaps.mean().item(), 0.1)
+    if not difference <= tolerance:
+        attention = model.config.get_text_config()._attn_implementation
+        raise UserError(
+            f"{what} with {attention} attention: log-probs of a pair's tokens differ by {difference:.2g} nats from "
+            "those of two rows; set it to false in params.yaml."
+        )
+
+
+def _answers_logps(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
+    """Log-prob of each token of the answers, [N]."""
+    rows = {name: x.to(model.device) for name, x in _rows(batch).items()}
+    scores: Scores = model(**rows, scoring=Scoring(token_chunk=512))
+    return scores.tokens.policy[rows["completion_mask"][:, 1:].bool()]

@@ -1,0 +1,90 @@
+"""What log-ratios are taken against: hidden states and head of a frozen model at the positions of a batch.
+
+Either a second model, or the policy's own base: with LoRA (adapters.py) the frozen weights are at hand already.
+"""
+
+import copy
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from epsilon_dpo.models.logps.head import add_logps_head, head_of
+from epsilon_dpo.models.logps.kernel import Reference
+from epsilon_dpo.models.policy.folder import ADAPTER, has_adapter
+from epsilon_dpo.training.loop.adapters import FOLLOWER, adapter_weights, add_follower, under_adapter
+
+Batch = dict[str, Tensor]
+
+
+class SecondModel:
+    """A model beside the policy, on its device, under the same autocast, without gradient.
+
+    Attributes:
+        weights: what a method moves whose reference follows the policy.
+    """
+
+    def __init__(self, model: PreTrainedModel, accelerator: Accelerator) -> None:
+        disable_dropout(model)
+        add_logps_head(model)
+        model.requires_grad_(False).eval()
+        self.weights: nn.Module = model
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+
+    @torch.no_grad()
+    def __call__(self, rows: Batch) -> Reference:
+        assert isinstance(self.weights, PreTrainedModel)
+        return Reference(self.model(**rows), head_of(self.weights))
+
+
+class SameModel:
+    """The policy itself under another adapter than the one in training, or under none."""
+
+    def __init__(self, policy: PreTrainedModel, adapter: str | None) -> None:
+        self.policy, self.adapter = policy, adapter
+        self.weights: nn.Module = nn.ParameterList() if adapter is None else adapter_weights(policy, adapter)
+
+    @torch.no_grad()
+    def __call__(self, rows: Batch) -> Reference:
+        with under_adapter(self.policy, self.adapter):
+            return Reference(self.policy(**rows), head_of(self.policy))
+
+
+States = SecondModel | SameModel
+
+
+def references(
+    policy: PreTrainedModel, reference: PreTrainedModel | None, moves: bool, accelerator: Accelerator
+) -> tuple[States | None, States | None]:
+    """The reference, and where it moves also the one that it was at first.
+
+    Args:
+        reference: a second model, or `policy` itself with its adapter.
+        moves: whether the method changes the reference's weights.
+    """
+    if reference is None:
+        return None, None
+    if reference is policy:
+        start = SameModel(policy, None)
+        if not moves:
+            return start, None
+        add_follower(policy)
+        return SameModel(policy, FOLLOWER), start
+    initial = SecondModel(copy.deepcopy(reference), accelerator) if moves else None
+    return SecondModel(reference, accelerator), initial
+
+
+def followed_weights(policy: PreTrainedModel) -> nn.Module:
+    """What a moving reference follows: parameter by parameter that of `States.weights`."""
+    return adapter_weights(policy, ADAPTER) if has_adapter(policy) else policy
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout of `model` to zero: log-ratios compare two networks, not two random halves of them."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():  # attention layers keep a number and call the functional form
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

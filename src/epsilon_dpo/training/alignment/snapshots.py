@@ -1,0 +1,64 @@
+"""Keeping a policy at several points of its training (see runs.py for what is kept)."""
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from epsilon_dpo.models.policy.folder import save_policy
+from epsilon_dpo.pipeline.runs.runs import FACTS, FOLDER
+from epsilon_dpo.pipeline.stage.files import whole_folder, write_json
+
+
+class KeepSnapshots(TrainerCallback):
+    """Writes a model folder into `scratch` every `every` epochs; one that a kill cut short is written again.
+
+    A resumed training passes the same steps again, or finds the snapshot from before the kill, which has the same
+    bytes.
+    """
+
+    def __init__(self, every: float, tokenizer: PreTrainedTokenizerBase, scratch: Path) -> None:
+        self.every = every
+        self.tokenizer = tokenizer
+        self.scratch = scratch
+        self.passed = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.passed = self._marks(state)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        before, self.passed = self.passed, self._marks(state)
+        last = state.global_step >= state.max_steps  # this one is the final policy
+        if self.passed > before and not last and state.is_world_process_zero and model is not None:
+            with whole_folder(self.scratch / FOLDER / f"{state.global_step:06d}") as folder:
+                save_policy(model, self.tokenizer, folder / "model")
+                write_json(folder / FACTS, {"step": state.global_step, "epoch": state.epoch})
+
+    def _marks(self, state: TrainerState) -> int:
+        """How many multiples of `every` have been reached; epochs are sums of fractions, hence the 1e-6."""
+        return math.floor((state.epoch or 0.0) / self.every + 1e-6)
+
+
+def publish_snapshots(scratch: Path, out: Path) -> None:
+    """What was kept in `scratch`, also in `out`: linked and not moved, since a kill may still come before the end."""
+    if (scratch / FOLDER).is_dir():
+        shutil.copytree(scratch / FOLDER, out / FOLDER, copy_function=os.link)

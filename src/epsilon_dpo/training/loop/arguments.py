@@ -1,0 +1,60 @@
+"""The numbers of a training block as keyword arguments of transformers.TrainingArguments (and of TRL's SFTConfig)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.training.loop.params import Accelerated
+
+
+def training_arguments(numbers: Accelerated, seed: int, folder: Path) -> dict[str, Any]:
+    """Every argument that this project sets; checkpoints go to `folder`.
+
+    Loss, data order and result depend on the numbers, the seed and the device only: nothing is reported by transformers
+    itself, evaluation happens once at the end, and a loss that is not finite shows (it is not filtered).
+
+    Raises:
+        UserError: accelerate is told to use DeepSpeed. The losses would be right, but what is left would not, without a
+            sign of it: transformers passes by a method's state when it resumes under DeepSpeed, and under ZeRO-3 the
+            process that saves the model has none of its weights.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
+        raise UserError(
+            "accelerate is told to use DeepSpeed (ACCELERATE_USE_DEEPSPEED), under which this stage would save a model "
+            "without weights (ZeRO-3) and forget a method's state when it resumes; start the stage without DeepSpeed."
+        )
+    return {
+        "output_dir": str(folder),
+        "seed": seed,
+        "data_seed": seed,
+        "learning_rate": numbers.learning_rate,
+        "num_train_epochs": numbers.num_train_epochs,
+        "max_steps": -1 if numbers.max_steps is None else numbers.max_steps,
+        "per_device_train_batch_size": numbers.per_device_train_batch_size,
+        "per_device_eval_batch_size": numbers.per_device_train_batch_size,
+        "gradient_accumulation_steps": numbers.gradient_accumulation_steps,
+        "lr_scheduler_type": numbers.lr_scheduler_type,
+        "warmup_steps": numbers.warmup_ratio,  # a number below 1 is a share of all steps in transformers 5
+        "optim": "adamw_torch_fused",  # no temporaries as large as the embeddings
+        "weight_decay": numbers.weight_decay,
+        "max_grad_norm": numbers.max_grad_norm,
+        "adam_beta2": numbers.adam_beta2,
+        "bf16": numbers.bf16,
+        # transformers' new name; the old one in params.yaml is the one that people look for
+        "activation_checkpointing": numbers.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
+        "logging_steps": numbers.logging_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": numbers.save_steps,
+        "save_total_limit": 2,  # while one is being written, the one before must stay
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": False,
+        "ddp_find_unused_parameters": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }

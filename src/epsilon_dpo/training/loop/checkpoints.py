@@ -1,0 +1,99 @@
+"""Checkpoints that a killed training resumes from: only whole ones count.
+
+transformers writes a checkpoint file by file into its final folder, so a kill can leave half of one, and a power loss
+files of the right size with other bytes. The last thing written here is a list of its files with their sha256, once all
+of them are on the disk; a folder without it, or that does not match it, is removed before a training resumes.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from epsilon_dpo.pipeline.stage.files import read_json, write_json
+
+LIST_OF_FILES = "whole.json"
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """sha256 of every file of a checkpoint by relative path."""
+    digests = {}
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != LIST_OF_FILES):
+        with path.open("rb") as file:
+            digests[str(path.relative_to(checkpoint))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None: the list was written, is readable and matches the files."""
+    try:
+        listed = read_json(checkpoint / LIST_OF_FILES)
+    except FileNotFoundError:
+        return "was not finished"
+    except ValueError:
+        return f"is damaged ({LIST_OF_FILES})"
+    found = _digests(checkpoint)
+    if listed == found:
+        return None
+    listed = listed if isinstance(listed, dict) else {}
+    differing = sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name))
+    return f"is damaged ({', '.join(differing) or LIST_OF_FILES})"
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint in `folder`, for Trainer.train(resume_from_checkpoint=...).
+
+    Broken ones are named on stderr and removed.
+    """
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        damage = _damage(checkpoint)
+        if damage is None:
+            whole.append(checkpoint)
+        else:
+            print(f"{checkpoint} {damage}; it is removed and not resumed from.", file=sys.stderr, flush=True)
+            shutil.rmtree(checkpoint)
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def _to_disk(*paths: Path) -> None:
+    """Wait until the content of files, or the names in folders, would outlast a power loss."""
+    for path in paths:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Seals each checkpoint once everything is in it.
+
+    No checkpoint is written after the last step: transformers would train one step more when it resumes from it.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        PartialState().wait_for_everyone()  # each rank writes its own random state
+        if state.is_world_process_zero:
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            partial = checkpoint / f"{LIST_OF_FILES}.partial"
+            _to_disk(*checkpoint.rglob("*"), checkpoint, checkpoint.parent)
+            write_json(partial, _digests(checkpoint))
+            _to_disk(partial)
+            partial.rename(checkpoint / LIST_OF_FILES)
+            _to_disk(checkpoint)
+        return control

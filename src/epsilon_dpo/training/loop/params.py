@@ -1,0 +1,62 @@
+"""The numbers that every training stage has, under the names of transformers.TrainingArguments."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from epsilon_dpo.pipeline.stage.params import Strict
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Training(Strict):
+    learning_rate: Annotated[float, Field(gt=0.0)]
+    num_train_epochs: Annotated[float, Field(gt=0.0)]
+    max_steps: Annotated[int, Field(ge=1)] | None  # optimizer steps; null: num_train_epochs decides
+    per_device_train_batch_size: Count  # sequences in sft and judge, pairs in align
+    gradient_accumulation_steps: Count
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"]
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    max_grad_norm: Annotated[float, Field(gt=0.0)]
+    adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)]
+    logging_steps: Count
+    save_steps: Count  # a crash loses at most this many optimizer steps
+
+    @model_validator(mode="after")
+    def _rows_are_whole_at_a_checkpoint(self) -> "Training":
+        if self.save_steps % self.logging_steps:
+            raise ValueError(
+                "save_steps must be a multiple of logging_steps, or a resumed training logs a row that lacks some steps"
+            )
+        return self
+
+
+def _modules(value: Any) -> Any:
+    if value == "all-linear" or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
+        return value
+    raise ValueError("write all-linear, or a list of names such as [q_proj, v_proj]")
+
+
+class LoRA(Strict):
+    """An adapter that is trained instead of the weights, under peft's names."""
+
+    r: Count  # rank of the update of each module
+    lora_alpha: Annotated[int, Field(ge=1)]  # the update is multiplied with lora_alpha / r
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    # All projections but the output's, or names such as q_proj.
+    target_modules: Annotated[str | list[str], BeforeValidator(_modules)]
+    quantise: Literal["nf4"] | None  # QLoRA: the frozen weights in 4 bits during the training
+
+
+class Accelerated(Training):
+    """Training of the language model itself."""
+
+    bf16: bool  # autocast; the weights stay in base.dtype
+    gradient_checkpointing: bool
+
+
+class Adaptable(Accelerated):
+    """Training of all weights of the language model, or of an adapter."""
+
+    lora: LoRA | None  # null: all weights

@@ -1,0 +1,57 @@
+"""What a finished training leaves in its stage's folder: the policy, its curves and its last numbers."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from epsilon_dpo.models.policy.folder import save_policy
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.training.loop.metrics_jsonl import training_rows
+
+NOT_REPRODUCIBLE = ("_runtime", "_per_second", "_epoch", "_num_tokens")  # the clock; TRL's count after a resumption
+
+
+def write_result(
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    track: Callable[[dict[str, float], int], None],
+    end_state: Mapping[str, float],
+) -> dict[str, float]:
+    """Evaluate and write model/, metrics.jsonl and metrics.json to `out`; every rank takes part, rank 0 writes.
+
+    Args:
+        track: called with the evaluation and the number of optimizer steps.
+
+    Returns:
+        the content of metrics.json: `steps`, the last training row as train_*, eval_* without clock times, `end_state`.
+
+    Raises:
+        UserError: a number of the evaluation is not finite; nothing is written.
+    """
+    evaluation = {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
+    evaluation = {name: value for name, value in evaluation.items() if not name.endswith(NOT_REPRODUCIBLE)}
+    broken = [name for name, value in evaluation.items() if not math.isfinite(value)]
+    if broken:
+        raise UserError(
+            f"{broken[0]} is {evaluation[broken[0]]} after the last step: the training diverged; lower this stage's "
+            "learning_rate or max_grad_norm in params.yaml."
+        )
+    rows = training_rows(trainer.state)
+    last = {f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
+    steps = trainer.state.global_step
+    metrics = {"steps": steps, **last, **evaluation, **end_state}
+    if trainer.is_world_process_zero():
+        track(evaluation, steps)
+        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "model")
+        write_jsonl(out / "metrics.jsonl", rows)
+        write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def without_evaluation(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of what `write_result` returns the numbers that it has not tracked: an evaluation is one point, at its step."""
+    return {name: value for name, value in metrics.items() if not name.startswith("eval_")}

@@ -1,0 +1,78 @@
+"""The stage's numbers against the models' own logits, and what must hold of the groups."""
+
+import pytest
+import torch
+
+from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
+from epsilon_dpo.analysis.monotonicity.params import Monotonicity
+
+PARAMS = Monotonicity(epsilon=0.1, batch_size=4, token_chunk=7)
+
+
+@pytest.fixture
+def folders(tiny_gemma, tmp_path):
+    """A policy and its reference, not far apart."""
+    reference = tiny_gemma(0)
+    policy = tiny_gemma(0)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    for name, model in (("policy", policy), ("reference", reference)):
+        model.save_pretrained(tmp_path / name)
+    return tmp_path / "policy", tmp_path / "reference", policy.double(), reference.double()
+
+
+def test_equals_the_plain_formulas(folders, token_pairs):
+    policy_folder, reference_folder, policy, reference = folders
+    pairs = token_pairs(11)
+    records = decisions(policy_folder, reference_folder, pairs, PARAMS)
+    assert [record["id"] for record in records] == [pair["id"] for pair in pairs]
+
+    def sums(pair, side):
+        ids, start = torch.tensor([pair["prompt_ids"] + pair[side]]), len(pair["prompt_ids"]) - 1
+        with torch.no_grad():
+            f, g = (model(ids).logits[0, start:-1].double() for model in (policy, reference))
+        labels = ids[0, start + 1 :, None]
+        pick = lambda logits: logits.log_softmax(-1).gather(1, labels).sum().item()  # noqa: E731
+        pi, ref = f.log_softmax(-1), g.log_softmax(-1)
+        return pick(f), pick(1.1 * f - 0.1 * g), pick(0.9 * f + 0.1 * g), pick(g), (pi.exp() * (pi - ref)).sum().item()
+
+    for pair, record in zip(pairs, records, strict=True):
+        chosen, rejected = sums(pair, "chosen_ids"), sums(pair, "rejected_ids")
+        z, z_minus, z_plus, gamma, _ = (w - r for w, r in zip(chosen, rejected, strict=True))
+        found = [record[name] for name in ("z", "z_minus", "z_plus", "margin", "kl_chosen", "kl_rejected")]
+        assert found == pytest.approx([z, z_minus, z_plus, z - gamma, chosen[4], rejected[4]], abs=2e-4)
+        assert record["first_order"] == pytest.approx(z - gamma - (chosen[4] - rejected[4]), abs=4e-4)
+        step = (z_minus > z > z_plus) - (z_plus > z > z_minus)
+        assert (record["step"], record["group"]) == (step, {1: "decreasing", -1: "increasing", 0: "neither"}[step])
+    assert {record["step"] for record in records} >= {1, -1}
+
+
+def test_batches_change_nothing_but_rounding(folders, token_pairs):
+    one, many = (
+        decisions(*folders[:2], token_pairs(11), PARAMS.model_copy(update={"batch_size": size})) for size in (1, 11)
+    )
+    assert [record["step"] for record in one] == [record["step"] for record in many]
+    assert [record["margin"] for record in one] == pytest.approx([record["margin"] for record in many], abs=1e-4)
+
+
+def test_a_policy_that_is_its_reference_decides_nothing(folders, token_pairs):
+    records = decisions(folders[1], folders[1], token_pairs(5), PARAMS)
+    assert all(record["group"] == "neither" and record["margin"] == 0.0 for record in records)
+    assert summary(records, 0.95)["share/neither"] == 1.0
+
+
+def test_a_summary_by_hand():
+    rows = [
+        ("decreasing", 1, 3.0, 1.0),
+        ("decreasing", 1, 5.0, -0.1),
+        ("increasing", -1, -1.0, -2.0),
+        ("neither", 0, 0.0, 0.0),
+    ]
+    records = [{"group": g, "step": s, "margin": m, "first_order": d} for g, s, m, d in rows]
+    found = summary(records, 0.95)
+    assert found["n"] == 4 and found["share/decreasing"] == 0.5 and found["share/increasing"] == 0.25
+    assert found["margin/decreasing"] == 4.0 and found["margin/decreasing_high"] == pytest.approx(4 + 1.959964)
+    assert "margin/increasing" not in found  # one pair has no interval
+    assert found["first_order_agreement"] == pytest.approx(2 / 3)

@@ -1,0 +1,148 @@
+"""params.yaml: what a typo, a wrong type or a wrong number is answered with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from epsilon_dpo.check.params_file import ParamsFile, load_file
+from epsilon_dpo.data.sources.params import FetchView
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage import params as strict
+from epsilon_dpo.pipeline.stage.params import load, parse, read_yaml
+from epsilon_dpo.training.alignment.params import AlignView
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    """params.yaml, its runs but for DPO left out, with one text replaced."""
+    blocks, runs = (ROOT / "params.yaml").read_text("utf-8").split("\nruns:\n")
+    text = f"{blocks}\nruns:\n  dpo: {{method: dpo, beta: 0.3}}\n"
+    assert runs and text.count(old) >= 1, f"{old!r} is not in params.yaml: the test no longer tests anything"
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "dpo: {method: dpo, beta: 0.3}",
+            "dpo: {method: dpo, betta: 0.3}",
+            "unknown key 'runs.dpo.betta'; did you mean 'beta'?",
+        ),
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}", "runs.dpo.beta = -0.3 is refused"),
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}", "did you mean 'dpo'?"),
+        ("dpo: {method: dpo, beta: 0.3}", "d.po: {method: dpo, beta: 0.3}", "d.po"),
+        ("dpo: {method: dpo, beta: 0.3}", "sft: {method: dpo, beta: 0.3}", "a run cannot be called sft"),
+        ("seed: 17", "seed: -1", "seed = -1 is refused"),
+        ("threads: 1 ", "threads: 0 ", "threads = 0 is refused"),
+        (
+            "dpo: {method: dpo, beta: 0.3}",
+            "one: {method: beta_dpo, beta: 0.3, alpha: 0.6, rho: 0.98, momentum: 0.9}",
+            "runs.one needs at least 50 pairs in an optimizer step, but align has 32",
+        ),
+        (
+            "  temperature: 1.0",
+            "  temprature: 1.0",
+            "unknown key 'sample.temprature'; did you mean 'temperature'?",
+        ),
+        ("  train_pairs:", "  train_pear:", "did you mean 'train_pairs'?"),
+        ("  source: synthetic", "  source: sintetic", "fetch"),
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: .inf}", "runs.dpo.beta = inf is refused"),
+        ("confidence: 0.95", "confidence: 95", "confidence = 95 is refused"),
+        ("kl: {", "kl: {confidence: 0.9, ", "unknown key 'kl.confidence'"),
+        ("dpo: {method: dpo, beta: 0.3}", "dpo: {metod: dpo, beta: 0.3}", "method"),
+        ("runs:", "run:", "unknown key 'run'; did you mean 'runs'?"),
+        ("threads: 1", "threads: one", "threads = 'one' is refused"),
+        ("learning_rate: 1.0e-2", "learning_rate: '1.0e-2'", "sft.learning_rate = '1.0e-2' is refused"),
+        ("max_prompt_length: 64", "max_prompt_length: 640", "max_length must exceed max_prompt_length"),
+        (
+            "max_length: 160",
+            "max_length: 257",
+            "params.yaml: tokens.max_length = 257 exceeds base.max_position_embeddings = 256",
+        ),
+        (
+            "max_new_tokens: 64",
+            "max_new_tokens: 193",
+            "tokens.max_prompt_length + sample.max_new_tokens = 257 exceeds base.max_position_embeddings = 256",
+        ),
+        ("kl: {", "kll: {", "unknown key 'kll'; did you mean 'kl'?"),
+        ("seed: 17", "seed: [", "is not valid YAML"),
+    ],
+)
+def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_file(edited(tmp_path, old, new))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600, "a refusal shows the value that is wrong, not the whole file"
+
+
+def test_candidates_fit_the_model_too() -> None:
+    content = read_yaml(ROOT / "presets" / "on-policy.yaml")
+    content["candidates"]["max_new_tokens"] = 192
+    assert parse(ParamsFile, content)
+    content["candidates"]["max_new_tokens"] = 193
+    with pytest.raises(UserError, match=r"candidates.max_new_tokens = 257 exceeds base.max_position_embeddings = 256"):
+        parse(ParamsFile, content)
+
+
+def test_a_missing_block_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'kl' is missing"):
+        load_file(edited(tmp_path, "kl: {batch_size", "# kl: {batch_size"))
+
+
+def test_a_missing_file_names_the_presets(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="presets/"):
+        load_file(tmp_path / "params.yaml")
+
+
+def test_the_same_bytes_are_parsed_once_and_a_rewritten_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    monkeypatch.setattr(strict, "YAML", lambda **how: parsed.append(how) or YAML(**how))
+    path = tmp_path / "params.yaml"
+    path.write_text(f"# {tmp_path}\nseed: 1\nrows: [1]\n", "utf-8")
+    read_yaml(path)["rows"].append(2)
+    assert read_yaml(path) == {"seed": 1, "rows": [1]} and len(parsed) == 1
+    path.write_text(f"# {tmp_path}\nseed: 2\nrows: [1]\n", "utf-8")
+    assert read_yaml(path)["seed"] == 2 and len(parsed) == 2
+
+
+def test_numbers_are_the_ones_dvc_reads() -> None:
+    """DVC and we must agree on every value, or a stage would run on a number that dvc.lock does not show."""
+    from dvc.utils.serialize import load_yaml
+
+    theirs: Any = load_yaml(str(ROOT / "params.yaml"))
+    ours = load_file(ROOT / "params.yaml").model_dump(by_alias=True)
+    assert ours == theirs
+
+
+def test_every_yaml_reader_reads_the_same() -> None:
+    """YAML 1.1 readers take 1e-6 for text: the files write floats so that all readers agree."""
+    import yaml
+
+    files = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+    assert len(files) >= 3
+    for file in files:
+        assert yaml.safe_load(file.read_text("utf-8")) == read_yaml(file)
+
+
+def test_a_run_sees_only_its_own_entry(tmp_path: Path) -> None:
+    """dvc.yaml has `runs.${key}`: another run's name or number neither stops a training nor comes into its sight."""
+    path = edited(tmp_path, "  dpo: {", "  d.po: {method: dop, beta: [wrong]}\n  dpo: {")
+    assert load(AlignView, path, run="dpo").runs == {"dpo": {"method": "dpo", "beta": 0.3}}
+    with pytest.raises(UserError, match=r"d\.po"):
+        load(AlignView, path)
+    with pytest.raises(UserError, match="runs"):
+        load(AlignView, path, run="tr_dpo")
+
+
+def test_a_view_sees_only_its_keys(tmp_path: Path) -> None:
+    """A typo elsewhere does not stop a stage that does not read it: `check` answers for the whole file."""
+    assert load(FetchView, edited(tmp_path, "kl: {batch_size", "kl: {bach_size")).seed == 17

@@ -1,0 +1,306 @@
+"""The data contract: a crafted row for each promise, and what `drop` and `stop` do with it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from epsilon_dpo.data.contract.contract import validate
+from epsilon_dpo.data.contract.defects import defects
+from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
+from epsilon_dpo.data.contract.facts import BosRule, dialogue_facts, special_tokens
+from epsilon_dpo.data.contract.gx import evaluate
+from epsilon_dpo.data.contract.page import page
+from epsilon_dpo.data.contract.params import RowExpectations, Validate
+from epsilon_dpo.data.sources.hh import read_hh
+from epsilon_dpo.data.sources.params import HHSource
+from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
+Row = dict[str, Any]
+REAL_HH = os.environ.get("EPSILON_DPO_HH_FOLDER")  # a copy of Anthropic/hh-rlhf
+REAL_MODELS = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
+TOKENS = Tokens(max_prompt_length=40, max_length=60)
+# Without anything between the turns, a token can span the border of prompt and answer.
+NO_BORDER = (
+    "{{ bos_token }}{% for m in messages %}{{ m.content }}"
+    "{% if m.role == 'assistant' %}<end_of_turn>{% endif %}{% endfor %}"
+)
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+
+
+def row(prompt: str, chosen: str = "Good question!", rejected: str = "No.") -> Row:
+    return sides(turns(prompt, chosen), turns(prompt, rejected))
+
+
+def sides(chosen: list[dict[str, str]], rejected: list[dict[str, str]]) -> Row:
+    return {"id": "bad", "chosen": chosen, "rejected": rejected}
+
+
+def good(split: str, number: int) -> Row:
+    return row(f"What is a whale? {split} {number}.") | {"id": f"{split}/{number}"}
+
+
+def contract(**changes: Any) -> Validate:
+    limits = {"max_dropped_share": 0.5, "max_truncated_share": 0.5, "min_train_pairs": 1, "min_eval_pairs": 1}
+    on_failure = dict.fromkeys(RowExpectations.model_fields, "drop") | changes.pop("on_failure", {})
+    return Validate(on_failure=RowExpectations(**on_failure), **{**limits, **changes})
+
+
+def dialogues(*extra: Row) -> dict[str, list[Row]]:
+    return {"train": [*(good("train", n) for n in range(4)), *extra], "eval": [good("eval", n) for n in range(3)]}
+
+
+LONG = "the whale " * 40
+TWO_USERS = [{"role": "user", "content": "What?"}, *turns("Whale?")]
+SYSTEM = [{"role": "system", "content": "Be kind."}, *turns("What?")]
+YES, NO = ([{"role": "assistant", "content": text}] for text in ("Yes.", "No."))
+# (the promise it breaks, the row, what the reason must say)
+BAD_ROWS: list[tuple[str, Row, str]] = [
+    ("sides_not_empty", row("What?", chosen=" \n"), "no text in chosen turn 2 (assistant)"),
+    ("sides_not_empty", row("What?", rejected=""), "no text in rejected turn 2 (assistant)"),
+    ("sides_not_empty", row(""), "no text in chosen turn 1 (user), rejected turn 1 (user)"),
+    ("sides_differ", row("What?", "No.", "No."), "both answers are the same text of 3 characters"),
+    ("same_prompt", sides(turns("What?", "Yes."), turns("Why?", "No.")), "the turns before the answer differ"),
+    (
+        "same_prompt",
+        sides(turns("What?", "Yes."), turns("What?", "Yes.", "Why?", "No.")),
+        "the turns before the answer",
+    ),
+    ("roles_alternate", sides(TWO_USERS + YES, TWO_USERS + NO), "turn 2 of chosen is by user, expected assistant"),
+    (
+        "roles_alternate",
+        sides(turns("What?", "No.", "A"), turns("What?", "No.", "B")),
+        "chosen does not end with an answer of the assistant (3 turns)",
+    ),
+    ("roles_alternate", sides(SYSTEM + YES, SYSTEM + NO), "turn 1 of chosen is by system, expected user"),
+    ("no_special_tokens_in_text", row("What <end_of_turn> now?"), "the text contains <end_of_turn>"),
+    ("no_special_tokens_in_text", row("What?", rejected="No.<eos>"), "the text contains <eos>"),
+    ("splits_share_no_prompt", row("What is a whale? eval 1."), "its prompt is also in the evaluation split"),
+    ("prompt_fits", row("What is a whale? " * 20), "tokens, tokens.max_prompt_length is 40"),
+    (
+        "sides_differ_after_truncation",
+        row("What?", LONG + "yes", LONG + "no"),
+        "the same ids up to tokens.max_length = 60",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "bad", "reason"), BAD_ROWS)
+def test_a_bad_row_is_dropped_for_its_own_reason_alone(
+    make_tokenizer: MakeTokenizer, name: str, bad: Row, reason: str
+) -> None:
+    outcome = validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
+    assert [(entry["split"], entry["id"], entry["expectation"]) for entry in outcome.dropped] == [
+        ("train", "bad", name)
+    ]
+    assert reason in outcome.dropped[0]["reason"]
+    assert [pair["id"] for pair in outcome.pairs["train"]] == [f"train/{n}" for n in range(4)]
+    assert [pair["id"] for pair in outcome.pairs["eval"]] == [f"eval/{n}" for n in range(3)]
+    assert outcome.result["splits"]["train"] == {"rows": 5, "kept": 4, "dropped": 1, "truncated_answers": 0}
+    failed = [(f["split"], f["expectation"]) for f in outcome.result["expectations"] if not f["success"]]
+    assert failed == [("train", name)]
+
+
+@pytest.mark.parametrize(("name", "bad", "reason"), [BAD_ROWS[0], *BAD_ROWS[3:5], BAD_ROWS[6], *BAD_ROWS[9:]])
+def test_a_bad_row_stops_where_that_is_asked(make_tokenizer: MakeTokenizer, name: str, bad: Row, reason: str) -> None:
+    with pytest.raises(UserError) as stop:
+        validate(dialogues(bad), make_tokenizer(), TOKENS, contract(on_failure={name: "stop"}))
+    sentence = str(stop.value)
+    assert sentence.startswith(f"1 of 5 rows of the split train break {name} (") and ": bad; " in sentence
+    assert reason in sentence and f"set validate.on_failure.{name}: drop in params.yaml" in sentence
+
+
+def gemma_with(make_tokenizer: MakeTokenizer, old: str, new: str) -> PreTrainedTokenizerFast:
+    template = make_tokenizer().chat_template
+    assert isinstance(template, str) and old in template
+    return make_tokenizer(chat_template=template.replace(old, new))
+
+
+@pytest.mark.parametrize("bos", ["", "{{ bos_token }}{{ bos_token }}"])
+def test_a_template_that_writes_bos_never_or_twice_stops(make_tokenizer: MakeTokenizer, bos: str) -> None:
+    tokenizer = gemma_with(make_tokenizer, "{{- bos_token -}}", bos)
+    with pytest.raises(
+        UserError, match=r"^4 of 4 rows of the split train break one_bos .* 3 of 3 rows of the split eval"
+    ):
+        validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"one_bos": "stop"}))
+
+
+def test_a_bos_that_opens_each_turn_is_no_defect(make_tokenizer: MakeTokenizer) -> None:
+    """SmolLM2's way; the count must still be the template's."""
+    chatml = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+    chatml += "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
+    tokenizer = make_tokenizer(bos_token="<start_of_turn>", chat_template=chatml)
+    assert validate(dialogues(), tokenizer, TOKENS, contract()).dropped == []
+    bos, rule = tokenizer.bos_token_id, BosRule(tokenizer)
+    assert (rule.per_turn, rule.at_start) == (1, 0)
+    assert [rule.errors(ids, turns=2) for ids in ([bos, 9, bos, 9], [bos, 9, 9], [9, bos, bos])] == [0, 1, 1]
+
+
+def test_a_template_without_the_stop_token_or_with_two_stops(make_tokenizer: MakeTokenizer) -> None:
+    never = make_tokenizer(eos_token="<eos>")
+    twice = gemma_with(make_tokenizer, "<end_of_turn>", "<end_of_turn><end_of_turn>")
+    for tokenizer in (never, twice):
+        with pytest.raises(UserError, match=r"^4 of 4 rows of the split train break stop_token_ends_answer"):
+            validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"stop_token_ends_answer": "stop"}))
+
+
+def test_a_row_with_a_token_across_the_border_is_dropped(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(chat_template=NO_BORDER)
+    outcome = validate(dialogues(row("Tell me about the Mo", "on.", "No.")), tokenizer, TOKENS, contract())
+    assert [(entry["id"], entry["expectation"]) for entry in outcome.dropped] == [("bad", "prompt_ids_are_prefix")]
+
+
+def test_a_row_that_breaks_several_promises_lists_them_all(make_tokenizer: MakeTokenizer) -> None:
+    bad = sides(turns("What?", ""), turns("Why <bos>?", "") + turns(""))
+    outcome = validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
+    names = [entry["expectation"] for entry in outcome.dropped if entry["id"] == "bad"]
+    assert names == ["sides_not_empty", "sides_differ", "same_prompt", "roles_alternate", "no_special_tokens_in_text"]
+    assert outcome.result["splits"]["train"]["dropped"] == 1, "a row is counted once"
+
+
+def test_an_evaluation_prompt_on_the_rejected_side_alone_is_found_too(make_tokenizer: MakeTokenizer) -> None:
+    bad = sides(turns("What?", "Yes."), turns("What is a whale? eval 1.", "No."))
+    outcome = validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
+    assert [entry["expectation"] for entry in outcome.dropped] == ["same_prompt", "splits_share_no_prompt"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        (
+            {"min_train_pairs": 5},
+            r"validate\.min_train_pairs is broken by the split train: it keeps 4 rows, fewer than 5",
+        ),
+        ({"min_eval_pairs": 4}, r"validate\.min_eval_pairs is broken by the split eval: it keeps 3 rows, fewer than 4"),
+        ({"max_dropped_share": 0.19}, r"the split train: 20\.00% of its rows are dropped, more than 19\.00%"),
+        ({"max_truncated_share": 0.1}, r"the split train: 12\.50% of its answers are cut .*, more than 10\.00%"),
+    ],
+)
+def test_a_split_outside_its_limits_stops(make_tokenizer: MakeTokenizer, limits: Row, sentence: str) -> None:
+    """Four good rows, one of them with one of its two answers cut, and one row to drop."""
+    rows = dialogues(row("What?", "", "No."))
+    rows["train"][3]["chosen"][-1]["content"] = LONG
+    assert len(validate(rows, make_tokenizer(), TOKENS, contract()).pairs["train"]) == 4
+    with pytest.raises(UserError, match=sentence):
+        validate(rows, make_tokenizer(), TOKENS, contract(**limits))
+
+
+def test_a_split_that_loses_every_row_stops(make_tokenizer: MakeTokenizer) -> None:
+    rows = dialogues() | {"eval": [row("What?", "", "No.")]}
+    with pytest.raises(UserError, match="the split eval: it keeps 0 rows, fewer than 1"):
+        validate(rows, make_tokenizer(), TOKENS, contract(max_dropped_share=1.0))
+
+
+def test_duplicated_prompts_are_named_and_kept(make_tokenizer: MakeTokenizer) -> None:
+    outcome = validate(dialogues(good("train", 2) | {"id": "again"}), make_tokenizer(), TOKENS, contract())
+    assert len(outcome.pairs["train"]) == 5 and outcome.dropped == []
+    finding = next(f for f in outcome.result["expectations"] if f["expectation"] == "prompts_unique")
+    assert (finding["on_failure"], finding["unexpected"], finding["first_ids"]) == ("report", 2, ["train/2", "again"])
+    named = next(d for d in outcome.result["defects"] if d["name"] == "duplicated_prompts")
+    assert (named["count"], named["rows"], named["ids"]) == (1, 2, ["train/2", "again"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"id": "x", "chosen": turns("a", "b")}, r"out/fetch/train\.jsonl, row 5: rejected is not"),
+        (
+            {"id": "x", "chosen": [{"role": "user", "content": True}], "rejected": turns("a", "b")},
+            r"row 5: chosen\.0\.content is not what it should be",
+        ),
+        (good("train", 1), "row 5: the id train/1 occurs twice"),
+    ],
+)
+def test_what_is_not_a_pair_of_dialogues_is_named(make_tokenizer: MakeTokenizer, bad: Row, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
+
+
+def test_every_expectation_of_the_params_is_evaluated_on_both_splits(make_tokenizer: MakeTokenizer) -> None:
+    names = [e.name for e in BEFORE_TOKENISATION + AFTER_TOKENISATION]
+    assert set(names) == set(RowExpectations.model_fields) and len(names) == 11
+    outcome = validate(dialogues(), make_tokenizer(), TOKENS, contract())
+    for split, rows in (("train", 4), ("eval", 3)):
+        found = {f["expectation"]: f["evaluated"] for f in outcome.result["expectations"] if f["split"] == split}
+        whole = {f"min_{split}_pairs", "max_dropped_share", "max_truncated_share"}
+        assert found == dict.fromkeys([*names, *(e.name for e in REPORTED), *whole], rows)
+
+
+def test_a_table_that_cannot_be_judged_is_no_success() -> None:
+    """Great Expectations skips nulls and reports errors as results: both would pass unseen."""
+    expectation = BEFORE_TOKENISATION[1].build(TOKENS)
+    with pytest.raises(RuntimeError, match="Nulls in"):
+        evaluate([{"id": "a", "same_answer": None}], ["id", "same_answer"], {"sides_differ": expectation})
+    with pytest.raises(RuntimeError, match="could not be evaluated"):
+        evaluate([{"id": "a"}], ["id"], {"sides_differ": expectation})
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(make_tokenizer: MakeTokenizer) -> None:
+    bad = row("What?", "", "No.") | {"id": "<script>alert(1)</script>"}
+    outcome = validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
+    html = page(outcome, {"source": "hh", "files": {"a": "b"}, "subsets": ["harmless-base", "helpful-base"]})
+    assert "&lt;script&gt;alert(1)" in html and "<script" not in html
+    assert "no text in chosen turn 2 (assistant)" in html and "harmless-base, helpful-base" in html
+    for foreign in ("http:", "https:", "src=", "@import"):
+        assert foreign not in html
+
+
+def real_hh() -> dict[str, list[Row]]:
+    if not REAL_HH:
+        pytest.skip("set EPSILON_DPO_HH_FOLDER to a folder with harmless-base/test.jsonl.gz")
+    settings = {"source": "hh", "repo": None, "revision": None, "folder": REAL_HH, "subsets": ["harmless-base"]}
+    limits = {"eval_share": 0.3, "max_train_pairs": None, "max_eval_pairs": None}
+    dataset = read_hh(HHSource(**settings, train_split="test", eval_split="test", **limits), 17)  # type: ignore[arg-type]
+    return {"train": dataset.train, "eval": dataset.eval}
+
+
+def test_the_known_defects_of_harmless_base_are_found() -> None:
+    """The test split at its published revision; the first number of each kind is the one usually quoted."""
+    rows = real_hh()
+    assert len(rows["train"]) + len(rows["eval"]) == 2312
+    found = defects(rows)
+    assert {entry["name"]: entry["count"] for entry in found} == {
+        "empty_chosen_single_turn": 3,
+        "empty_chosen": 4,
+        "empty_rejected": 0,
+        "rejected_leaves_chosen_prompt": 4,
+        "prompts_differ": 5,
+        "repeated_role_chosen": 8,
+        "repeated_role_either": 9,
+        "duplicated_prompts": 2,
+    }
+    ids = {entry["name"]: sorted(int(one.rsplit("/", 1)[1]) for one in entry["ids"]) for entry in found}
+    assert ids["empty_chosen_single_turn"] == [516, 925, 1103]
+    assert ids["rejected_leaves_chosen_prompt"] == [1254, 1688, 1952, 2036]
+    assert ids["duplicated_prompts"] == [250, 1262, 1452, 1483]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma-2-tokenizer", "SmolLM2-135M-Instruct"])
+def test_harmless_base_keeps_the_contract_on_a_real_tokenizer(name: str) -> None:
+    if not (REAL_MODELS / name / "tokenizer.json").is_file():
+        pytest.skip(f"{REAL_MODELS / name} is absent; run python tests/fetch_real_models.py")
+    tokenizer = load_tokenizer(REAL_MODELS / name)
+    if name == "gemma-2-tokenizer":
+        tokenizer.eos_token = "<end_of_turn>"  # as stage base sets it
+    hard = {"one_bos": "stop", "prompt_ids_are_prefix": "stop", "stop_token_ends_answer": "stop"}
+    outcome = validate(real_hh(), tokenizer, Tokens(max_prompt_length=256, max_length=512), contract(on_failure=hard))
+    dropped = {entry["expectation"] for entry in outcome.dropped}
+    assert dropped == {"sides_not_empty", "same_prompt", "roles_alternate", "prompt_fits"}
+    assert outcome.result["splits"]["train"]["kept"] > 1200
+
+
+def test_special_tokens_are_those_that_end_or_begin_something(make_tokenizer: MakeTokenizer) -> None:
+    specials = special_tokens(make_tokenizer())
+    assert specials == sorted(["<bos>", "<end_of_turn>", "<eos>", "<pad>", "<start_of_turn>", "<unk>"])
+    facts = dialogue_facts(row("What <bos> and <eos>? <b>"), specials, set())
+    assert facts["special_tokens_in_text"] == "<bos>, <eos>"

@@ -1,0 +1,196 @@
+"""Replies of an endpoint that are not what OpenAI's are: read, a refusal, or one sentence, and never kept unread."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import JudgeServer
+
+from epsilon_dpo.judging.judges import llm_endpoint
+from epsilon_dpo.judging.judges.interface import Question
+from epsilon_dpo.judging.judges.llm import LLM
+from epsilon_dpo.judging.judges.llm_prompt import CERTAIN
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+KEY = "sk-secret-of-the-test"
+PROMPT = [{"role": "user", "content": "Why is the sky blue?"}]
+QUESTIONS = [Question(PROMPT, f"because {n}", f"for {n}") for n in range(5)]
+CACHE = Path("cache/judge/answers.sqlite")
+SETTINGS = {
+    "model": "judge", "temperature": 0.0, "max_tokens": 4, "concurrency": 1, "timeout": 20.0,
+    "usd_per_million_input_tokens": 2.0, "usd_per_million_output_tokens": 8.0,
+}  # fmt: skip
+USAGE = {"prompt_tokens": 100, "completion_tokens": 1}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(llm_endpoint, "RETRIES", 0)
+
+
+@pytest.fixture
+def server() -> Iterator[JudgeServer]:
+    with JudgeServer() as running:
+        yield running
+
+
+def judge(server: JudgeServer) -> LLM:
+    return LLM.load(SETTINGS | {"base_url": server.url})
+
+
+def replies() -> list[str]:
+    with sqlite3.connect(CACHE) as opened:
+        return [row[0] for row in opened.execute("SELECT reply FROM answers")]
+
+
+def completion(content: Any, **changes: Any) -> dict[str, Any]:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+    usage = changes.pop("usage", USAGE)
+    return {"object": "chat.completion", "choices": [choice | changes], "usage": usage}
+
+
+def logprobs(listed: Any) -> dict[str, Any]:
+    return {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": listed}]}
+
+
+Reply = dict[str, Any] | bytes
+REFUSED = None
+# What each is read as, in nats, or the sentence.
+STRANGE: list[tuple[str, Reply, float | str | None]] = [
+    ("content null", completion(None), REFUSED),
+    ("content empty", completion(""), REFUSED),
+    ("content of no text", completion([{"type": "image_url"}]), REFUSED),
+    ("filtered", completion(None, finish_reason="content_filter"), REFUSED),
+    ("verbose", completion("Let me", finish_reason="length"), REFUSED),
+    ("refusal", completion(None, finish_reason="length", message={"content": None, "refusal": "No."}), REFUSED),
+    ("cut off", completion(None, finish_reason="length"), "spends all of judge.max_tokens = 4 before it answers"),
+    ("cut off, empty", completion([], finish_reason="length"), "raise judge.max_tokens"),
+    ("parts", completion([{"type": "thinking", "thinking": "B?"}, {"type": "text", "text": "A"}]), CERTAIN),
+    ("parts joined", completion([{"type": "text", "text": "Answer: "}, {"type": "text", "text": "B"}]), -CERTAIN),
+    ("parts of text", completion(["A"]), CERTAIN),
+    ("content a number", completion(7), "choices.0.message.content"),
+    ("content an object", completion({"text": "A"}), "choices.0.message.content"),
+    ("message text", completion("A", message="A"), "choices.0.message"),
+    ("message null", completion("A", message=None), "choices.0.message"),
+    ("choice text", {"choices": ["A"]}, "choices.0"),
+    ("choices text", {"choices": "A"}, "choices"),
+    ("choices an object", {"choices": {"message": {"content": "A"}}}, "choices"),
+    ("no choices", {"choices": []}, "does not answer in OpenAI's format"),
+    ("logprob null", completion("A", logprobs=logprobs([{"token": "A", "logprob": None}])), "logprob"),
+    ("logprob NaN", completion("A", logprobs=logprobs([{"token": "A", "logprob": float("nan")}])), "logprob"),
+    ("logprob of 1e9", completion("A", logprobs=logprobs([{"token": "A", "logprob": 1e9}])), "logprob"),
+    ("logprob absent", completion("A", logprobs=logprobs([{"token": "A"}])), "logprob"),
+    ("logprobs text", completion("A", logprobs=logprobs("A")), "top_logprobs"),
+    ("token a number", completion("A", logprobs=logprobs([{"token": 1, "logprob": -1.0}])), "token"),
+    ("logprob -inf", completion("A", logprobs=logprobs([{"token": "A", "logprob": -0.1},
+                                                        {"token": "B", "logprob": -float("inf")}])), CERTAIN),
+    ("body empty", b"", "does not answer in OpenAI's format"),
+    ("body no JSON", b"<html>Bad gateway</html>", "does not answer in OpenAI's format"),
+    ("body no UTF-8", b'{"choices": "\xff"}', "does not answer in OpenAI's format"),
+    ("body null", b"null", "does not answer in OpenAI's format"),
+    ("body a list", b"[1]", "does not answer in OpenAI's format"),
+    ("body too deep", b"[" * 200_000, "does not answer in OpenAI's format"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reply", "found"), [row[1:] for row in STRANGE], ids=[row[0] for row in STRANGE])
+def test_a_strange_reply(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, reply: Reply, found: float | str | None
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(server, "reply", lambda *_: (200, reply))
+        if not isinstance(found, str):
+            [verdict] = judge(server).compare(QUESTIONS[:1])
+            assert (verdict.f_ab, verdict.f_ba, verdict.refused) == (found or 0.0, found or 0.0, found is None)
+            assert len(replies()) == 2
+            return
+        with pytest.raises(UserError) as refusal:
+            judge(server).compare(QUESTIONS[:1])
+    assert found in str(refusal.value) and "\n" not in str(refusal.value)
+    assert replies() == []
+    assert not judge(server).compare(QUESTIONS[:1])[0].refused, "the server is mended"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [None, {}, [], "100 tokens", {"prompt_tokens": 100}, {"prompt_tokens": "many", "completion_tokens": 1},
+     {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": -1, "completion_tokens": 1},
+     {"prompt_tokens": float("inf"), "completion_tokens": 1}],
+    ids=str,
+)  # fmt: skip
+def test_an_endpoint_that_counts_in_its_own_way_does_not_count(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, usage: Any
+) -> None:
+    monkeypatch.setattr(server, "reply", lambda *_: (200, completion("A", usage=usage)))
+    asked = judge(server)
+    asked.compare(QUESTIONS[:1])
+    counted = {"judge_questions": 2.0, "judge_uncounted_questions": 2.0, "judge_input_tokens": 0.0}
+    assert asked.usage() == counted | {"judge_output_tokens": 0.0, "judge_cost_usd": 0.0}
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["not JSON", "[]", json.dumps(completion(7)), json.dumps(completion(None, finish_reason="length")),
+     json.dumps(completion("A", message="A"))],
+)  # fmt: skip
+def test_a_reply_that_an_older_version_kept_unread_is_asked_for_again(server: JudgeServer, kept: str) -> None:
+    verdicts = judge(server).compare(QUESTIONS)
+    with sqlite3.connect(CACHE) as opened:
+        opened.execute("UPDATE answers SET reply = ? WHERE rowid = 1", (kept,))
+    tries = server.tries
+    assert judge(server).compare(QUESTIONS) == verdicts
+    assert server.tries == tries + 1 and kept not in replies()
+
+
+def test_a_judge_that_never_answers_is_no_judge(server: JudgeServer) -> None:
+    """Else 50 % of the labels would be its agreement."""
+    server.reply_text = "I prefer the first."
+    with pytest.raises(
+        UserError, match=r"none of the 10 replies of judge at .* is the letter A or B; raise judge\.max"
+    ):
+        judge(server).compare(QUESTIONS)
+    assert all(verdict.refused for verdict in judge(server).compare(QUESTIONS[:2]))
+
+
+def echo(form: str) -> Callable[..., tuple[int, Any]]:
+    def reply(path: str, authorization: str, body: Any) -> tuple[int, Any]:
+        message = form.format(key=authorization.removeprefix("Bearer "))
+        return int(message[:3]), {"error": {"message": message[4:], "code": "content_filter"}}
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["401 Incorrect API key provided: {key}.", "404 no model for {key}", "500 upstream said {key}", "403 " + "x" * 190
+     + "{key}", "429 see https://user:{key}@host/v1/limits", "422 see https://user:other-password@host/v1"],
+)  # fmt: skip
+def test_no_sentence_holds_the_key(server: JudgeServer, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(server, "reply", echo(form))
+    with pytest.raises(UserError) as refusal:
+        judge(server).compare(QUESTIONS)
+    assert form[:3] in str(refusal.value) and "***" in str(refusal.value)
+    assert KEY[:9] not in str(refusal.value) and "other-password" not in str(refusal.value)
+
+
+def test_no_refusal_that_is_kept_holds_the_key(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "reply", echo("400 filtered for {key}"))
+    assert judge(server).compare(QUESTIONS[:1])[0].refused
+    assert len(replies()) == 2 and KEY.encode() not in CACHE.read_bytes()
+
+
+def test_a_key_that_cannot_be_sent_is_not_shown(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP library quotes a header with a line break in it; one at the key's end, as of `cat`, is not sent."""
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
+    server.key = KEY
+    judge(server).compare(QUESTIONS[:1])
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n{KEY}")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1") as refusal:
+        judge(server).compare(QUESTIONS)
+    assert KEY not in str(refusal.value)

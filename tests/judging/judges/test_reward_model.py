@@ -1,0 +1,205 @@
+"""A scalar reward model as a judge, on a tiny Qwen3 sequence classifier made here."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
+
+from epsilon_dpo.judging.judges.interface import Question
+from epsilon_dpo.judging.judges.loading import load_judge
+from epsilon_dpo.judging.judges.reward_model import RewardModel
+from epsilon_dpo.judging.making.params import RewardModelJudge
+from epsilon_dpo.judging.making.sources import build
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, write_json
+
+WORDS = ["gold", "is", "a", "metal", "honey", "comes", "from", "bees", "what", "do", "you", "know", "user", "assistant"]
+SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
+TEMPLATE = "<bos>{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos>{% endfor %}"
+SIZES = {
+    "vocab_size": len(SPECIAL + WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128,
+    "initializer_range": 0.5, "num_labels": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def question(prompt: str, a: str, b: str) -> Question:
+    return Question([{"role": "user", "content": prompt}], a, b)
+
+
+QUESTIONS = [
+    question("what do you know", "gold is a metal", "honey comes from bees"),
+    question("what", "bees", " bees "),
+    question("what do you know", "honey comes from bees", "gold is a metal gold is a metal"),
+    question("what", "", "honey"),
+]
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    """As the Hub has such a model; its tokenizer adds a bos, and so does its template."""
+    folder = tmp_path / "tiny-reward"
+    torch.manual_seed(0)
+    Qwen3ForSequenceClassification(Qwen3Config(**SIZES)).save_pretrained(folder)
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    names = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, chat_template=TEMPLATE, **names).save_pretrained(folder)
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    return folder
+
+
+def bring(path: Path, out: Path, batch_size: int = 4, max_length: int = 64) -> RewardModel:
+    params = RewardModelJudge(
+        source="reward_model", path=str(path), revision=None, dtype="float32", max_length=max_length,
+        batch_size=batch_size,
+    )  # fmt: skip
+    out.mkdir()
+    judge = build(params, [], 0, out, out / "scratch", lambda *_: None)
+    assert isinstance(judge, RewardModel)
+    return judge
+
+
+def by_the_card(folder: Path, prompt: list[dict[str, str]], answer: str) -> float:
+    """Skywork-Reward-V2's model card, one answer at a time: strip the template's bos, let the tokenizer add one."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    text = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
+    ids = tokenizer(text.removeprefix(tokenizer.bos_token), return_tensors="pt")
+    with torch.no_grad():
+        return model(**ids).logits[0][0].item()
+
+
+def test_a_verdict_is_the_difference_of_the_model_card_s_rewards(local: Path, tmp_path: Path) -> None:
+    verdicts = bring(local, tmp_path / "judge").compare(QUESTIONS)
+    for (prompt, a, b), verdict in zip(QUESTIONS, verdicts, strict=True):
+        expected = by_the_card(local, prompt, a.strip()) - by_the_card(local, prompt, b.strip())
+        assert verdict.f_ab == pytest.approx(expected, abs=1e-5)
+        assert verdict.f_ba == -verdict.f_ab and not verdict.refused
+    assert verdicts[1].logit == 0.0 and min(abs(v.logit) for v in (verdicts[0], *verdicts[2:])) > 0.01
+    assert [(v.len_a, v.len_b) for v in verdicts] == [(4, 4), (1, 1), (4, 8), (0, 1)]
+    assert not any(v.trunc_source or v.trunc_a or v.trunc_b for v in verdicts)
+
+
+def test_swapping_is_exact_and_batches_do_not_matter(local: Path, tmp_path: Path) -> None:
+    judge = bring(local, tmp_path / "judge")
+    logits = [verdict.logit for verdict in judge.compare(QUESTIONS)]
+    swapped = [verdict.logit for verdict in judge.compare([Question(q.prompt, q.b, q.a) for q in QUESTIONS])]
+    assert logits == [-logit for logit in swapped]
+    alone = [RewardModel(judge.model, judge.tokenizer, 64, 1).compare([q])[0].logit for q in QUESTIONS]
+    assert alone == pytest.approx(logits, abs=1e-5)
+
+
+def test_each_text_is_scored_once(local: Path, tmp_path: Path) -> None:
+    judge = bring(local, tmp_path / "judge", batch_size=2)
+    rows: list[int] = []
+    judge.model.register_forward_pre_hook(lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True)
+    judge.compare([*QUESTIONS, QUESTIONS[0]])
+    assert sum(rows) == 6 and max(rows) == 2  # of ten: gold twice more, honey twice more, bees once more
+
+
+def test_ranks_are_the_rewards(local: Path, tmp_path: Path) -> None:
+    judge = bring(local, tmp_path / "judge")
+    prompts = [QUESTIONS[0].prompt, QUESTIONS[1].prompt]
+    found = judge.rank(prompts, [["gold is a metal", "bees", "honey"], ["bees"]])
+    for prompt, texts, scores in zip(prompts, [["gold is a metal", "bees", "honey"], ["bees"]], found, strict=True):
+        assert scores == pytest.approx([by_the_card(local, prompt, text) for text in texts], abs=1e-5)
+
+
+def test_an_over_long_dialogue_loses_its_beginning(local: Path, tmp_path: Path) -> None:
+    """Two that differ only in what is cut have the same reward."""
+    judge = bring(local, tmp_path / "judge", max_length=16)
+    tail = "what do you know " * 3
+    asked = [question(start + tail, "gold is a metal", "honey") for start in ("gold ", "bees ")]
+    first, second = judge.compare(asked)
+    assert first.f_ab == second.f_ab and abs(first.f_ab) > 0.01  # the answers are still there
+    assert first.trunc_source and not first.trunc_a
+    [cut] = judge.compare([question("what", "gold is a metal " * 5, "honey")])
+    assert cut.trunc_source and cut.trunc_a and not cut.trunc_b
+
+
+def test_what_is_copied_is_enough_and_has_no_path(local: Path, tmp_path: Path) -> None:
+    logits = [verdict.logit for verdict in bring(local, tmp_path / "judge").compare(QUESTIONS)]
+    shutil.rmtree(local)
+    out = tmp_path / "judge"
+    assert [verdict.logit for verdict in load_judge(out).compare(QUESTIONS)] == logits
+    assert not (out / "training_args.bin").exists()
+    settings = read_json(out / "judge.json")
+    assert (settings["kind"], settings["origin"]) == ("reward_model", "local folder tiny-reward")
+    assert len(settings["model_sha256"]) == 64
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in out.iterdir())
+
+
+def change_config(**changes: object) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / "config.json", {**read_json(folder / "config.json"), **changes})
+
+
+def remove_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", {k: v for k, v in settings.items() if k != "chat_template"})
+
+
+def language_model(folder: Path) -> None:
+    """Its weights, under a config that claims one label."""
+    torch.manual_seed(0)
+    config = (folder / "config.json").read_text("utf-8")
+    Qwen3ForCausalLM(Qwen3Config(**SIZES)).save_pretrained(folder)
+    (folder / "config.json").write_text(config, "utf-8")
+
+
+def no_pad_token(folder: Path) -> None:
+    change_config(pad_token_id=None)(folder)
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", {k: v for k, v in settings.items() if k != "pad_token"})
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (change_config(id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1}), "describes 2 labels"),
+        (remove_template, "no chat template"),
+        (language_model, r"lack score\.weight"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "from safetensors"),
+        (change_config(model_type="unheard_of"), "cannot be loaded"),
+        (no_pad_token, "names a pad token"),
+    ],
+    ids=["labels", "template", "no head", "pickles", "architecture", "pad"],
+)
+def test_what_is_no_reward_model_is_refused_in_one_sentence(
+    local: Path, tmp_path: Path, damage: Callable[[Path], None], sentence: str
+) -> None:
+    damage(local)
+    with pytest.raises(UserError, match=sentence) as refusal:
+        bring(local, tmp_path / "judge")
+    assert "tiny-reward" in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not any((tmp_path / "judge").iterdir())
+
+
+def test_sharded_weights_are_copied_whole(local: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(local)
+    (local / "model.safetensors").unlink()
+    model.save_pretrained(local, max_shard_size="20KB")
+    index = json.loads((local / "model.safetensors.index.json").read_text("utf-8"))
+    shards = set(index["weight_map"].values())
+    assert len(shards) > 1
+    logits = [verdict.logit for verdict in bring(local, tmp_path / "judge").compare(QUESTIONS)]
+    shutil.rmtree(local)
+    assert [verdict.logit for verdict in load_judge(tmp_path / "judge").compare(QUESTIONS)] == logits

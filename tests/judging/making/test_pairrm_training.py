@@ -1,0 +1,106 @@
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import set_seed
+
+from epsilon_dpo.judging.judges.interface import Question
+from epsilon_dpo.judging.judges.layout import Pair
+from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
+from epsilon_dpo.judging.making.pairrm_training import train
+from epsilon_dpo.judging.making.params import TrainedJudge
+from epsilon_dpo.judging.making.sources import build
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
+PARAMS = TrainedJudge(
+    source="trained", vocab_size=150, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+    position_buckets=8, initializer_range=0.06, dropout=0.1, source_max_length=12, candidate_max_length=12,
+    batch_size=16, learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
+    per_device_train_batch_size=16, gradient_accumulation_steps=1, lr_scheduler_type="cosine", warmup_ratio=0.1,
+    weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=5, save_steps=15,
+)  # fmt: skip
+
+
+def pairs(count: int, seed: int) -> list[Pair]:
+    """The better answer is the friendly one, whatever it says about the rest."""
+    rng = random.Random(seed)
+    colours = ["red", "blue", "green", "black"]
+    found = []
+    for _ in range(count):
+        asked, said, other = (rng.choice(colours) for _ in range(3))
+        found.append(Pair(f"is it {asked}?", f"gladly, it is {said}.", f"nonsense, it is {other}."))
+    return found
+
+
+def questions(pairs: list[Pair]) -> list[Question]:
+    return [Question([{"role": "user", "content": pair.source}], pair.a, pair.b) for pair in pairs]
+
+
+class Killed(Exception):
+    pass
+
+
+def train_into(folder: Path, scratch: Path, kill_at: int | None = None) -> PairRMJudge:
+    def track(metrics: dict[str, float], step: int) -> None:
+        if step == kill_at:
+            raise Killed
+
+    set_seed(3)
+    folder.mkdir()
+    judge = build(PARAMS, questions(pairs(320, 0)), 3, folder, scratch, track)
+    assert isinstance(judge, PairRMJudge)
+    return judge
+
+
+def test_learns_what_makes_an_answer_better_in_both_places(tmp_path: Path) -> None:
+    judge = train_into(tmp_path / "out", tmp_path / "scratch")
+    unseen = pairs(100, 1)
+    verdicts = judge.compare_texts(unseen) + judge.compare_texts([Pair(p.source, p.b, p.a) for p in unseen])
+    right = [verdict.logit > 0 for verdict in verdicts[:100]] + [verdict.logit < 0 for verdict in verdicts[100:]]
+    assert sum(right) / 200 > 0.9
+    rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(5, 41, 5))
+    assert rows[0]["loss"] == pytest.approx(0.693, abs=0.1) and rows[-1]["loss"] < 0.4
+
+
+def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    train_into(tmp_path / "whole", tmp_path / "scratch_of_whole")
+    with pytest.raises(Killed):
+        train_into(tmp_path / "killed", tmp_path / "scratch", kill_at=25)
+    assert (tmp_path / "scratch/checkpoint-15").is_dir()
+    torch.manual_seed(99)
+    train_into(tmp_path / "resumed", tmp_path / "scratch")
+    assert digest(tmp_path / "resumed") == digest(tmp_path / "whole")
+
+
+def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
+    """-log sigmoid(f(chosen, rejected)) of one step with no change: a learning rate of almost nothing, no dropout."""
+    params = PARAMS.model_copy(update={"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-12, "dropout": 0.0})
+    params = params.model_copy(update={"per_device_train_batch_size": 64, "initializer_range": 0.3})
+    rows: list[dict[str, float]] = []
+    model, layout = train(
+        pairs(64, 0), params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row)
+    )
+    verdicts = PairRMJudge(model, layout, 64).compare_texts(pairs(64, 0))
+    first = torch.tensor([[verdict.f_ab, -verdict.f_ba] for verdict in verdicts]).sigmoid().log().neg()
+    chosen_first = torch.randint(2, (64,), generator=torch.Generator().manual_seed(0)).bool()
+    assert 16 < chosen_first.sum() < 48
+    assert rows[0]["loss"] == pytest.approx(torch.where(chosen_first, first[:, 0], first[:, 1]).mean().item(), rel=1e-4)
+
+
+def test_the_tokenizer_is_the_same_in_every_process() -> None:
+    program = """
+import hashlib, random
+from epsilon_dpo.judging.making.small_pairrm import small_tokenizer
+rng = random.Random(0)
+words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 7))) for _ in range(300)]
+texts = [" ".join(rng.choices(words, k=12)) for _ in range(400)]
+print(hashlib.sha256(small_tokenizer(texts, 400).backend_tokenizer.to_str().encode()).hexdigest())
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in "12"]
+    first, second = (process.communicate()[0] for process in processes)
+    assert len(first) == 65 and first == second

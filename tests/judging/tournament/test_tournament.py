@@ -1,0 +1,72 @@
+"""All against all: who meets whom, and the scale that follows."""
+
+from typing import Any
+
+import pytest
+
+from epsilon_dpo.judging.judges.interface import Question, Verdict
+from epsilon_dpo.judging.scoring.scoring import judge_contests
+from epsilon_dpo.judging.tournament.tournament import first_prompts, games_of, named, run_against_run, table
+
+
+class LengthJudge:
+    """The longer answer is better by a nat per character."""
+
+    def compare(self, questions: list[Question]) -> list[Verdict]:
+        margins = [len(question.a) - len(question.b) for question in questions]
+        return [Verdict(float(margin), -float(margin), 1, 1, False, False, False) for margin in margins]
+
+
+def samples(lengths: list[int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{n}/0",
+            "prompt_id": f"p{n:03d}",
+            "prompt": [{"role": "user", "content": str(n)}],
+            "response": "x" * size,
+        }
+        | {"finish_reason": "stop"}
+        for n, size in enumerate(lengths)
+    ]
+
+
+RUNS = {"a": samples([3, 3, 3, 3]), "b": samples([1, 1, 1, 5]), "c": samples([2, 2, 2, 2])}
+
+
+def test_every_two_runs_meet_once_on_each_prompt() -> None:
+    contests = run_against_run(RUNS, first_prompts(RUNS["a"], None))
+    assert [(x.answer, x.opponent) for x in contests] == [("a", "b")] * 4 + [("a", "c")] * 4 + [("b", "c")] * 4
+    assert (contests[3].a, contests[3].b) == ("xxx", "xxxxx")
+    few = first_prompts(RUNS["a"], 2)
+    assert few == {"p000", "p001"} and len(run_against_run(RUNS, few)) == 6
+
+
+def test_the_scale_orders_the_players_by_their_games() -> None:
+    prompts = first_prompts(RUNS["a"], None)
+    records = judge_contests(LengthJudge(), run_against_run(RUNS, prompts), None)  # type: ignore[arg-type]
+    # The records carry the ids of their prompts' messages; here the rows' own stand for them.
+    records = [record | {"prompt_id": f"p{record['id'][0]:0>3}"} for record in records]
+    games = games_of(records, prompts, set(RUNS))
+    rows = table(games, "win", 0.95, 17)
+    assert [row["policy"] for row in rows] == ["a", "c", "b"] and [row["place"] for row in rows] == [1, 2, 3]
+    assert sum(row["strength"] for row in rows) == pytest.approx(0.0, abs=1e-9)
+    assert all(row["strength_low"] <= row["strength"] <= row["strength_high"] for row in rows)
+    assert rows[0]["elo"] == pytest.approx(rows[0]["strength"] * 173.7178, rel=1e-5) and rows[0]["n"] == 4
+
+
+def test_only_games_between_players_count() -> None:
+    def record(answer: str, opponent: str, prompt: str = "p") -> dict[str, Any]:
+        return {"answer": answer, "opponent": opponent, "prompt_id": prompt}
+
+    own = [record("run", "chosen"), record("run", "sft"), record("sft", "chosen")]
+    assert named(own, "a") == [record("a", "chosen"), record("a", "sft")]
+    controls = [
+        record("sft", "chosen"),
+        record("chosen", "chosen"),
+        record("chosen", "rejected"),
+        record("shuffled", "chosen"),
+    ]
+    games = games_of(
+        [*named(own, "a"), *controls, record("a", "b"), record("a", "b", "other")], frozenset({"p"}), {"a", "b"}
+    )
+    assert games == [record("a", "chosen"), record("a", "sft"), record("sft", "chosen"), record("a", "b")]

@@ -1,0 +1,187 @@
+"""A pretrained model: what is copied, what is changed, and one sentence for each way in which a folder can be wrong."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from epsilon_dpo.models.base.embedded import train_tokenizer
+from epsilon_dpo.models.base.gemma_template import TEMPLATE
+from epsilon_dpo.models.base.model_folder import write_model
+from epsilon_dpo.models.base.params import EmbeddedModel, PretrainedModel
+from epsilon_dpo.models.base.pretrained import load_pretrained, load_tokenizer
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+REAL = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
+OWN_TEMPLATE = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<eos>\n{% endfor %}"
+
+
+def params(path: Path | str, **changes: Any) -> PretrainedModel:
+    settings = {
+        "source": "pretrained",
+        "path": str(path),
+        "revision": None,
+        "dtype": "float32",
+        "chat_template": "own",
+        "stop_token": "<eos>",
+    }
+    return PretrainedModel(**{**settings, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A Llama in bfloat16 as another project saved it: own template and stop token, a sampling default of its own."""
+    sizes = EmbeddedModel(
+        source="embedded",
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        initializer_range=0.1,
+        max_position_embeddings=64,
+    )
+    tokenizer = train_tokenizer(["Hello there.", "Good day."] * 5, sizes)
+    tokenizer.chat_template = OWN_TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).bfloat16()
+    model.generation_config.temperature, model.generation_config.do_sample = 0.6, True
+    path = tmp_path / "llama"
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def edit(file: Path, **changes: Any) -> None:
+    content = json.loads(file.read_text())
+    content.update(changes)
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_weights_are_copied_and_the_stop_token_is_everywhere(folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_pretrained(params(folder))
+    write_model(model, tokenizer, tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype="auto")
+    original = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert loaded.dtype == torch.float32
+    for (name, weight), (_, expected) in zip(loaded.named_parameters(), original.named_parameters(), strict=True):
+        assert torch.equal(weight, expected), name
+    assert tokenizer.eos_token == "<eos>"
+    assert loaded.config.eos_token_id == loaded.generation_config.eos_token_id == 1
+    assert loaded.generation_config.temperature is None, "upstream sampling defaults must not reach the samples"
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "tokenizer").chat_template == OWN_TEMPLATE
+    for file in (tmp_path / "out").rglob("*.json"):
+        assert str(folder) not in file.read_text(), "the place of origin must not reach the outputs"
+
+
+def test_the_gemma_template_replaces_the_own_one(folder: Path) -> None:
+    gemma = params(folder, chat_template="gemma", stop_token="<end_of_turn>", dtype="bfloat16")
+    model, tokenizer = load_pretrained(gemma)
+    assert tokenizer.chat_template == TEMPLATE
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (5, 0, model.config.vocab_size)
+    assert model.dtype == torch.bfloat16
+
+
+def without_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+
+
+def without_pad(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", pad_token=None)
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def a_shard_short(folder: Path) -> None:
+    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors").rename(folder / weight_map["a"])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def cut_off(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "sentence"),
+    [
+        (shutil.rmtree, {}, "is not a folder; for a model on the Hub set base.revision to a commit"),
+        (lambda folder: (folder / "config.json").unlink(), {}, "holds no config.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), {}, "holds no tokenizer"),
+        (only_a_pickle, {}, "holds no model.safetensors; only safetensors are read"),
+        (a_shard_short, {}, "holds no model-00002-of-00002.safetensors"),
+        (cut_off, {}, "cannot be loaded"),
+        (lambda folder: edit(folder / "config.json", num_hidden_layers=2), {}, "model.layers.1"),
+        (lambda folder: edit(folder / "config.json", intermediate_size=64), {}, "mlp"),
+        (lambda folder: edit(folder / "config.json", model_type="llamma"), {}, "cannot be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), {}, "The tokenizer in"),
+        (without_template, {}, "has no chat template of its own"),
+        (without_pad, {}, "has no pad token"),
+        (None, {"stop_token": "<|im_end|>"}, "base.stop_token = '<|im_end|>' does not fit"),
+        (None, {"stop_token": "Hello there"}, "is not one token of the vocabulary"),
+    ],
+)
+def test_a_wrong_folder_is_one_sentence(folder: Path, spoil: Any, changes: dict[str, Any], sentence: str) -> None:
+    if spoil:
+        spoil(folder)
+    with pytest.raises(UserError) as error:
+        load_pretrained(params(folder, **changes))
+    assert sentence in str(error.value)
+    assert folder.name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_without_gemmas_turns_is_refused(folder: Path) -> None:
+    content = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(content.replace("<start_of_turn>", "<other>"))
+    edit(folder / "tokenizer_config.json", extra_special_tokens=["<eos>", "<other>"])
+    with pytest.raises(UserError, match=r"base.chat_template = gemma does not fit: '<start_of_turn>' is not one token"):
+        load_pretrained(params(folder, chat_template="gemma"))
+
+
+def test_a_hub_model_without_network_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match="google/gemma-2-2b at revision aaaaaaaa is not in the local cache"):
+        load_pretrained(params("google/gemma-2-2b", revision="a" * 40))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "SmolLM2-135M-Instruct").is_dir(), reason="python tests/fetch_real_models.py")
+def test_smollm2_keeps_its_template_and_weights() -> None:
+    model: Any
+    tokenizer: Any
+    model, tokenizer = load_pretrained(params(REAL / "SmolLM2-135M-Instruct", stop_token="<|im_end|>"))
+    assert (type(model).__name__, tokenizer.eos_token_id, tokenizer.pad_token_id) == ("LlamaForCausalLM", 2, 2)
+    messages = [{"role": "user", "content": "What is the capital of Japan? Answer in one sentence."}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert "Tokyo" in tokenizer.decode(answer)
+    assert answer[-1] == tokenizer.eos_token_id, "the model's own generation stops at the stop token"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "gemma-2-tokenizer").is_dir(), reason="python tests/fetch_real_models.py")
+def test_the_real_gemma_tokenizer_takes_our_template() -> None:
+    gemma = params(REAL / "gemma-2-tokenizer", chat_template="gemma", stop_token="<end_of_turn>")
+    tokenizer = load_tokenizer(REAL / "gemma-2-tokenizer", gemma)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_dict=False
+    )
+    assert ids == [2, 106, 1645, 108, 4521, 107, 108, 106, 2516, 108]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (107, 0, 256000)

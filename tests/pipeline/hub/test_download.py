@@ -1,0 +1,139 @@
+"""The Hub's failures, from a small server that answers as the Hub does (status, X-Error-Code), and without a server."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import huggingface_hub
+import pytest
+
+from epsilon_dpo.pipeline.hub.download import hub_file, hub_folder
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "harmless-base/test.jsonl.gz": b"rows",
+    "config.json": b"{}",
+    "model.safetensors": b"w",
+    "model.bin": b"pickle",
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """owner/open has FILES; owner/gated lists them and refuses the files; owner/closed refuses even that."""
+
+    requests: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        if "/open" in self.path and REVISION not in self.path:
+            self.answer(404, error="RevisionNotFound")
+        elif "/open" not in self.path and "/gated" not in self.path and "/closed" not in self.path:
+            self.answer(401, error="RepoNotFound")
+        elif "/closed" in self.path or ("/gated" in self.path and "/resolve/" in self.path):
+            self.answer(401, error="GatedRepo")
+        elif "/tree/" in self.path:
+            tree = [{"type": "file", "path": name, "size": len(FILES[name]), "oid": "0" * 40} for name in FILES]
+            self.answer(200, json.dumps(tree).encode())
+        elif "/api/" in self.path:
+            names = [{"rfilename": name} for name in FILES]
+            self.answer(200, json.dumps({"id": "owner/open", "sha": REVISION, "siblings": names}).encode())
+        else:
+            self.answer(200, FILES[self.path.split(f"/resolve/{REVISION}/")[1]])
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, body: bytes = b"", error: str = "") -> None:
+        self.send_response(status)
+        headers = {"X-Error-Code": error, "X-Repo-Commit": REVISION, "ETag": '"' + body.hex()[:40] + '"'}
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def point_to(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT and HF_HOME set when huggingface_hub is imported."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    point_to(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", monkeypatch)
+    Hub.requests.clear()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_is_downloaded_once(hub: ThreadingHTTPServer) -> None:
+    for _ in range(2):
+        assert hub_file("owner/open", "harmless-base/test.jsonl.gz", REVISION, "dataset").read_bytes() == b"rows"
+        asked, Hub.requests[:] = len(Hub.requests), []
+    assert asked == 0, "a pinned file in the cache needs no network"
+
+
+def test_a_folder_holds_no_pickles_and_survives_the_network(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    folder = hub_folder("owner/open", REVISION, ["*.json", "*.safetensors"])
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # put back by the fixture's monkeypatch
+    assert hub_folder("owner/open", REVISION, ["*.json", "*.safetensors"]) == folder
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "name", "sentence"),
+    [
+        ("owner/gated", REVISION, "config.json", "owner/gated is gated: accept its terms at http"),
+        ("owner/closed", REVISION, "config.json", "owner/closed is gated"),
+        ("owner/absent", REVISION, "config.json", "The Hub shows no model owner/absent: check the name"),
+        ("owner/open", "f" * 40, "config.json", f"owner/open has no revision {'f' * 40}"),
+        ("owner/open", REVISION, "a/test.json", "holds no a/test.json; it holds config.json."),
+        ("no name at all", REVISION, "config.json", "'no name at all' is no Hub repository name"),
+    ],
+)
+def test_a_refusal_is_one_sentence(
+    hub: ThreadingHTTPServer, repo: str, revision: str, name: str, sentence: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        hub_file(repo, name, revision, "model")
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_gated_model_is_one_sentence(hub: ThreadingHTTPServer) -> None:
+    with pytest.raises(UserError, match=r"owner/gated is gated.*hf auth login"):
+        hub_folder("owner/gated", REVISION, ["*.json"])
+
+
+def test_an_unreachable_hub_fails_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_to("http://127.0.0.1:9", tmp_path, monkeypatch)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9 cannot be reached \(ConnectError\): check the network"):
+        hub_file("owner/open", "config.json", REVISION, "dataset")
+    with pytest.raises(UserError, match="cannot be reached"):
+        hub_folder("owner/open", REVISION, ["*.json"])
+    assert time.monotonic() - started < 5.0, "huggingface_hub's own retries take 23 s"
+
+
+def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_to("https://huggingface.co", tmp_path, monkeypatch)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids the download"):
+        hub_file("owner/open", "config.json", REVISION, "dataset")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids the download"):
+        hub_folder("owner/open", REVISION, ["*.json"])

@@ -1,0 +1,336 @@
+"""Tracking may fail in every way it likes: the stage must not notice. And what it records must be findable."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from epsilon_dpo.mlflow_writer.process import is_out, note_outage, note_success
+from epsilon_dpo.pipeline.observability import tracker as tracking
+from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose store the first test creates; creating one takes seconds."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture
+def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(shared, monkeypatch)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(tmp_path, monkeypatch)
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.PATIENCE_S", 60.0)  # a busy machine
+    return folder
+
+
+def stage(name: str = "align@dpo", **params: Any) -> Tracker:
+    deps = {"out/sft": "a" * 64, "src/epsilon_dpo/pipeline/stage": "b" * 64}
+    return Tracker(name, "f" * 64, params, deps)
+
+
+def select(project: Path, query: str) -> list[Any]:
+    with sqlite3.connect(project / "mlruns" / "mlflow.db") as store:
+        return store.execute(query).fetchall()
+
+
+def statuses(project: Path, *names: str) -> list[Any]:
+    return select(project, f"select name, status from runs where name in {(*names, '')} order by name")
+
+
+def test_the_process_started_early_is_the_one_that_records(project: Path) -> None:
+    tracking.start_early()
+    (early,) = tracking._waiting
+    with stage("align@early") as tracker:
+        assert tracker._process is early
+    assert tracking._waiting == [] and statuses(project, "align@early") == [("align@early", "FINISHED")]
+
+
+def test_a_stage_that_dies_on_import_leaves_no_process(project: Path) -> None:
+    script = "from epsilon_dpo import tracking; tracking.start_early(); print(tracking._waiting[0].pid); import no_such"
+    died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "no_such" in died.stderr and "tracking:" not in died.stderr
+    pid, patience = int(died.stdout), time.monotonic() + 60.0
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_four_stages_may_use_a_fresh_store_first(project: Path) -> None:
+    """Without a lock around its creation, concurrent first use leaves a half-migrated store that nobody can open."""
+    trackers = [stage(f"kl@run{i}") for i in range(4)]
+    for tracker in trackers:
+        tracker.__enter__()
+    for tracker in trackers:
+        tracker.__exit__(None, None, None)
+    assert statuses(project, *(f"kl@run{i}" for i in range(4))) == [(f"kl@run{i}", "FINISHED") for i in range(4)]
+
+
+def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
+    output = project / "out/align/traced"
+    (output / "model").mkdir(parents=True)
+    (output / "metrics.json").write_text("{}")
+    (output / "model" / "model.safetensors").write_bytes(b"weights")
+    before = time.time()
+    with stage("align@traced", seed=1, **{"runs.traced": {"method": "dpo", "beta": 0.1}}) as tracker:
+        for step in (1, 2, 3):
+            tracker.log_metrics({"loss": 1.0 / step, "odd (name)@": 1.0, "nan": float("nan")}, step)
+        deadline = time.monotonic() + 30
+        while not select(project, "select 1 from metrics where key = 'loss' and step = 3"):
+            assert time.monotonic() < deadline, "metrics are not seen while the stage runs"
+            time.sleep(0.1)
+        tracker.set_tags({"policy_sha256": "abc"})
+    with stage("score@traced") as tracker:
+        tracker.log_to_policy("abc", {"win_rate/sft": 0.7})
+
+    assert statuses(project, "align@traced", "score@traced") == [
+        ("align@traced", "FINISHED"),
+        ("score@traced", "FINISHED"),
+    ]
+    ((run_id, started),) = select(project, "select run_uuid, start_time from runs where name = 'align@traced'")
+    assert abs(started / 1000 - before) < 1.0  # when the stage started, not when MLflow was imported
+    where = f"where run_uuid = '{run_id}'"
+    losses = select(project, f"select step, value from metrics {where} and key = 'loss' order by step")
+    assert losses == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    latest = dict(select(project, f"select key, value from latest_metrics {where}"))
+    assert latest["win_rate/sft"] == 0.7 and {"nan", "odd _name__"} <= set(latest)
+    params = dict(select(project, f"select key, value from params {where}"))
+    assert params == {"seed": "1", "run.method": "dpo", "run.beta": "0.1"}  # one column for all runs' betas
+    tags = dict(select(project, f"select key, value from tags {where}"))
+    assert {"stage": "align", "run": "traced", "method": "dpo", "fingerprint": "f" * 64}.items() <= tags.items()
+    assert {"python", "torch", "machine"} <= set(tags)
+    assert select(project, "select distinct name, digest from datasets") == [("out/sft", "a" * 32)]
+    kept = (project / "mlruns/artifacts" / run_id).rglob("*")
+    assert sorted(path.name for path in kept if path.is_file()) == ["inputs.json", "metrics.json"]
+
+
+def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
+    with stage("align@mine") as tracker:
+        tracker.set_tags({"policy_sha256": "old", "in_report": "true"})
+    with stage("align@other") as tracker:
+        tracker.set_tags({"policy_sha256": "new"})  # the same weights under another name are another row
+    policy = {
+        "run": "mine",
+        "policy_sha256": "new",
+        "params": {"seed": 1, "runs.mine": {"method": "dpo", "beta": 0.2}},
+        "metrics": {"win_rate/sft": 0.6, "policy_sha256": "new", "eval_loss": 0.4, "steps": 3},
+        "curve": [{"step": 2, "loss": 0.5}],
+    }
+    for _ in range(2):  # the second time the row is there
+        with stage("report") as tracker:
+            tracker.mark_compared([policy])
+    rows = select(
+        project,
+        "select r.name, p.value, i.value from runs r join tags p on p.run_uuid = r.run_uuid "
+        "join tags i on i.run_uuid = r.run_uuid "
+        "where p.key = 'policy_sha256' and i.key = 'in_report' and p.value in ('old', 'new') order by 1, 2",
+    )
+    assert rows == [("align@mine", "new", "true"), ("align@mine", "old", "false"), ("align@other", "new", "false")]
+    rebuilt = "(select run_uuid from tags where key = 'rebuilt')"
+    assert select(project, f"select step, value from metrics where key = 'loss' and run_uuid = {rebuilt}") == [(2, 0.5)]
+    assert select(project, f"select value from params where key = 'run.beta' and run_uuid = {rebuilt}") == [("0.2",)]
+    evaluated = f"select step, value from metrics where key = 'eval_loss' and run_uuid = {rebuilt}"
+    assert select(project, evaluated) == [(3, 0.4)]
+
+
+def test_a_failed_and_a_killed_stage_are_marked(project: Path) -> None:
+    with pytest.raises(ZeroDivisionError), stage("align@failed"):
+        _ = 1 / 0
+    # At once and to all processes of the group, as a terminal's Ctrl-C does; no other thread gets to run before.
+    code = textwrap.dedent("""
+        import os, sys, time
+        from epsilon_dpo.pipeline.observability import tracker as tracking
+        tracking.PATIENCE_S = 60.0
+        sys.setswitchinterval(60)
+        name, end = sys.argv[1:]
+        with tracking.Tracker(name, "f", {}, {}):
+            os.killpg(os.getpid(), int(end))
+            time.sleep(60)
+    """)
+    for name, end in (("interrupted", signal.SIGINT), ("killed", signal.SIGKILL)):
+        command = [sys.executable, "-c", code, f"align@{name}", str(int(end))]
+        ended = subprocess.run(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        assert ended.returncode == -end
+    names = ("align@failed", "align@interrupted", "align@killed")
+    assert ("ZeroDivisionError: division by zero",) in select(project, "select value from tags where key = 'error'")
+    expected = list(zip(names, ("FAILED", "KILLED", "KILLED"), strict=True))
+    deadline = time.monotonic() + 60  # its record is written after it is gone
+    while statuses(project, *names) != expected:
+        assert time.monotonic() < deadline, statuses(project, *names)
+        time.sleep(0.2)
+
+
+def test_a_copied_project_does_not_write_into_the_original(
+    fresh: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow stores absolute paths: artifacts of the copy would land in the original's folder."""
+    with stage("align@original"):
+        pass
+    monkeypatch.chdir(fresh)
+    (fresh / "mlruns").mkdir()
+    (fresh / "mlruns/mlflow.db").write_bytes((project / "mlruns/mlflow.db").read_bytes())
+    before = set((project / "mlruns/artifacts").rglob("*"))
+    with stage("align@copied") as tracker:
+        tracker.log_metrics({"loss": 1.0})
+    assert statuses(fresh, "align@copied") == [("align@copied", "FINISHED")]
+    assert before and set((project / "mlruns/artifacts").rglob("*")) == before
+    assert capfd.readouterr().err.count("tracking:") == 1
+
+
+def test_a_closed_port_costs_seconds_and_one_line(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with stage() as tracker:
+        for step in range(5000):  # more than a pipe holds
+            tracker.log_metrics({"loss": 1.0}, step)
+    said = capfd.readouterr().err
+    assert said.startswith(
+        "tracking: no MLflow record of align@dpo from here on (ConnectionError: http://127.0.0.1:9: "
+    )
+    assert said.endswith("refused); the stage goes on, and those of the next 2 min without trying.\n")
+    assert said.count("\n") == 1
+
+
+def said_by_a_stage(capfd: pytest.CaptureFixture[str]) -> str:
+    with stage("kl@dpo") as tracker:
+        tracker.log_metrics({"kl_fwd_rb": 1.0})
+    return capfd.readouterr().err
+
+
+def test_a_server_that_failed_is_left_alone_for_a_while(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marker = fresh / "mlruns/.unreachable"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    assert "refused" in said_by_a_stage(capfd) and "secret" not in marker.read_text()
+    assert said_by_a_stage(capfd) == ""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:10")  # another server is asked
+    assert "127.0.0.1:10" in said_by_a_stage(capfd) and said_by_a_stage(capfd) == ""
+    os.utime(marker, (time.time() - 121,) * 2)
+    assert "refused" in said_by_a_stage(capfd), "a repaired server would not be found again"
+
+
+def test_a_server_that_works_again_is_no_longer_marked(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "http://127.0.0.1:9"
+    assert note_outage(uri) and is_out(uri) and is_out("http://user:password@127.0.0.1:9/")
+    note_success(uri)
+    assert not is_out(uri)
+    assert not note_outage("sqlite:///mlruns/mlflow.db"), "a slow local store must not stop the records of a pipeline"
+
+
+def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_once() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=answer_once, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.PATIENCE_S", 4.0)
+        assert "was not written within 4 s" in said_by_a_stage(capfd)
+        started = time.monotonic()
+        assert said_by_a_stage(capfd) == "" and time.monotonic() - started < 3.0
+
+
+def test_rows_are_marked_without_a_run_and_known_to_be(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stage("align@again") as tracker:
+        tracker.set_tags({"policy_sha256": "again"})
+    policy = {"run": "again", "policy_sha256": "again", "params": {}, "metrics": {"kl_fwd_rb": 2.0}, "curve": []}
+    before = select(project, "select count(*) from runs")
+    for _ in range(2):
+        with Tracker("report", None, {}, {}) as tracker:
+            tracker.mark_compared([policy])
+    assert select(project, "select count(*) from runs") == before
+    marked = "select r.name from runs r join tags t using (run_uuid) where t.key = 'in_report' and t.value = 'true'"
+    assert select(project, marked) == [("align@again",)]
+    again = "select m.value from metrics m join runs r using (run_uuid) where r.name = 'align@again'"
+    assert select(project, again) == [(2.0,)]
+    assert are_marked([policy]) and not are_marked([{**policy, "policy_sha256": "other"}])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert not are_marked([policy]), "a server may have lost what was marked on it"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with stage("align@again") as tracker:
+        tracker.set_tags({"policy_sha256": "again"})  # the same weights in a newer row, which is to be marked instead
+    assert not are_marked([policy])
+
+
+def test_a_server_that_never_answers_does_not_block(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with stage() as tracker:
+            for step in range(5000):
+                tracker.log_metrics({"loss": 1.0}, step)
+            assert time.monotonic() - started < 2.0, "log_metrics waited for the server"
+        assert time.monotonic() - started < 10.0, "the stage waited for MLflow's own time limits"
+    assert "does not answer within 3 s); the stage goes on, and" in capfd.readouterr().err
+
+
+def test_a_child_that_hangs_is_given_up(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it hangs on: here another process holds the lock of the store."""
+    (fresh / "mlruns").mkdir()
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.PATIENCE_S", 2.0)
+    with FileLock(fresh / "mlruns/.lock"):
+        with stage() as tracker:
+            process = tracker._process
+        assert process is not None and process.poll() is not None
+    said = capfd.readouterr().err
+    assert said == "tracking: the MLflow run of align@dpo was not written within 2 s; the stage goes on.\n"
+
+
+@pytest.mark.parametrize("broken", ["mlruns", "mlruns/mlflow.db"])
+def test_a_store_that_cannot_be_used_costs_one_line(
+    fresh: Path, broken: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the folder should be, and a store that is no database (which MLflow would try for 100 s)."""
+    (fresh / broken).parent.mkdir(exist_ok=True)
+    (fresh / broken).write_text("neither a folder nor a database\n" * 100)
+    started = time.monotonic()
+    with stage() as tracker:
+        tracker.log_metrics({"loss": 1.0})
+    assert time.monotonic() - started < 19.0, "the stage ran out of patience instead of being told"
+    assert capfd.readouterr().err.count("tracking: no MLflow record") == 1
+
+
+def test_mlflow_is_not_imported_by_a_stage() -> None:
+    code = "import sys, epsilon_dpo.pipeline.observability.tracker; print(sorted(set(sys.modules) & {'mlflow', 'torch', 'filelock', 'pandas'}))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_nothing_is_marked_before_there_are_results(fresh: Path) -> None:
+    (fresh / "dvc.lock").write_text("schema: '2.0'\n")
+    (fresh / "params.yaml").write_text("runs: {dpo: {method: dpo, beta: 0.1}}\nreport: {examples: 1}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "epsilon_dpo.report.page.tracked"], text=True, capture_output=True, check=True
+    )
+    assert done.stdout + done.stderr == "" and not (fresh / "mlruns").exists()

@@ -1,0 +1,156 @@
+"""What a stage leaves behind: whole outputs or none, one sentence for the user, a traceback for a bug."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage import fingerprint as fingerprint_module
+from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.files import read_jsonl, whole_folder, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import dependencies, digest, fingerprint, scratch_folder, stage_entry
+
+DVC_YAML = """
+stages:
+  demo:
+    foreach: ${runs}
+    do:
+      cmd: python -m stages.demo ${key}
+      deps: [data, "methods/${item.method}.py"]
+      params: [seed, "runs.${key}"]
+      outs: ["out/demo/${key}"]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    (tmp_path / "params.yaml").write_text(
+        "seed: 1\nother: 2\nruns:\n  a: {method: dpo, beta: 0.1}\n  b: {method: dpo, beta: 0.2}\n"
+    )
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "dpo.py").write_text("x = 1\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens: the stage must not care
+    return tmp_path
+
+
+def test_a_stage_that_succeeds_leaves_its_outputs_and_no_scratch(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run_stage("demo", "a") as stage:
+        stage.scratch.mkdir(parents=True)
+        (stage.out / "result").write_text("1")
+        stage.summary = "loss 0.5"
+        scratch = stage.scratch
+    assert (project / "out/demo/a/result").read_text() == "1"
+    assert [path.name for path in (project / "out/demo").iterdir()] == ["a"]
+    assert not scratch.exists()
+    assert "demo@a" in capsys.readouterr().out
+
+
+def test_a_user_error_is_one_line_and_leaves_nothing(project: Path) -> None:
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a") as stage:
+        (stage.out / "half").write_text("1")
+        raise UserError("data/rows.jsonl is empty; fetch it again.")
+    assert end.value.code == "ERROR in stage demo@a: data/rows.jsonl is empty; fetch it again."
+    assert list((project / "out").rglob("*")) == [project / "out/demo"]
+
+
+def test_a_crash_keeps_the_traceback_and_the_scratch_folder(project: Path) -> None:
+    with pytest.raises(ZeroDivisionError), run_stage("demo", "a") as stage:
+        stage.scratch.mkdir(parents=True)
+        (stage.scratch / "checkpoint").write_text("step 50")
+        scratch = stage.scratch
+        _ = 1 / 0
+    assert (scratch / "checkpoint").read_text() == "step 50"
+    assert list((project / "out").rglob("*")) == [project / "out/demo"]
+
+
+def test_the_fingerprint_follows_what_the_stage_declares_and_nothing_else(project: Path) -> None:
+    def made_from(run: str) -> str:
+        entry = stage_entry("demo", run)
+        return fingerprint(entry, dependencies(entry))
+
+    first = made_from("a")
+    text = (project / "params.yaml").read_text()
+    for other in (text.replace("other: 2", "other: 3"), text.replace("beta: 0.2", "beta: 0.9")):
+        (project / "params.yaml").write_text(other)
+        assert made_from("a") == first
+    seen = {first}
+    (project / "params.yaml").write_text(text.replace("beta: 0.1", "beta: 0.9"))
+    seen.add(made_from("a"))
+    (project / "params.yaml").write_text(text)
+    (project / "methods/dpo.py").write_text("x = 2\n")
+    seen.add(made_from("a"))
+    (project / "data/more.jsonl").write_text("{}\n")
+    seen.add(made_from("a"))
+    assert len(seen) == 4
+    assert scratch_folder("demo@a", made_from("a")) != scratch_folder("demo@a", first)
+
+
+def test_whole_folder_replaces_what_was_there(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "x") as folder:
+            (folder / text).write_text(text)
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["new"]
+
+
+def test_outputs_refuse_what_json_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    write_jsonl(tmp_path / "x.jsonl", [{"text": "ε\u2028\n"}])
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"text": "ε\u2028\n"}]
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": ')
+    with pytest.raises(UserError, match="line 2"):
+        read_jsonl(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("run", ["", "c"])
+def test_a_run_that_params_does_not_hold_is_named(project: Path, run: str) -> None:
+    with pytest.raises(SystemExit) as end, run_stage("demo", run):
+        raise AssertionError("not reached")
+    assert "one of a, b" in str(end.value.code)
+
+
+def test_a_missing_input_is_one_sentence(project: Path) -> None:
+    (project / "data" / "rows.jsonl").unlink()
+    (project / "data").rmdir()
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a"):
+        raise AssertionError("not reached")
+    assert "data does not exist" in str(end.value.code)
+
+
+def test_one_of_several_processes_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks would each replace the other's output folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a"):
+        raise AssertionError("not reached")
+    assert "one of 2 processes" in str(end.value.code)
+
+
+def test_a_large_file_is_read_once_until_it_changes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = [], fingerprint_module.hashlib.file_digest
+    monkeypatch.setattr(fingerprint_module.hashlib, "file_digest", lambda *args: reads.append(1) or read(*args))
+    model = project / "out/sft/model"
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(bytes(fingerprint_module.REMEMBERED_BYTES))
+    (model / "config").write_text("{}")
+    time.sleep(0.05)  # a file that has just been written is not trusted
+    first = digest(model)
+    assert len(reads) == 2
+    (project / "out/align").mkdir()
+    model.rename(project / "out/align/model")  # as a stage's output does
+    assert digest(project / "out/align/model") == first and len(reads) == 3, "the small one, and not the large one"
+    weights, times = project / "out/align/model/weights", (project / "out/align/model/weights").stat()
+    weights.write_bytes(b"1" + bytes(fingerprint_module.REMEMBERED_BYTES - 1))
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` and `rsync -t` do
+    assert digest(project / "out/align/model") != first and len(reads) == 5
+    (project / "scratch/digests.json").write_text("{")
+    weights.write_bytes(bytes(fingerprint_module.REMEMBERED_BYTES))
+    assert digest(project / "out/align/model") == first

@@ -1,0 +1,130 @@
+"""The drawings, measured: nothing falls out of its axes, no label lies on another, letters can be read in print."""
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from epsilon_dpo.analysis.intervals.rates import mean
+from epsilon_dpo.report.figures.draw_pareto import draw_pareto, root_ticks
+from epsilon_dpo.report.figures.params import FiguresView
+from epsilon_dpo.report.figures.pareto import Pareto, pareto
+from epsilon_dpo.report.figures.points import Point
+from epsilon_dpo.report.figures.write import write_figures
+from epsilon_dpo.report.style.plot_style import percent
+
+PRINTED_WIDTH = 16 / 2.54  # inches
+SMALLEST = 7.0  # points
+NAMES = ("dpo", "epsilon_dpo, epsilon 0.01", "tr_dpo, update soft, alpha 0.6", "simpo, gamma_beta_ratio 0.5", "kto")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Every figure that is written while the test runs, by the name of its file."""
+    figures = {}
+    write = Figure.savefig
+
+    def savefig(figure: Figure, path: Path, **options: object) -> None:
+        write(figure, path, **options)
+        figures[path.name] = figure
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return figures
+
+
+def letters(figure: Figure) -> list[Text]:
+    """What a reader sees: titles, labels of axes, ticks within the limits, the legend."""
+    found: list[Text] = [text for legend in figure.legends for text in legend.get_texts()]
+    found += [text for part in figure.subfigs for text in part.findobj(Text) if text is getattr(part, "_supxlabel", 0)]
+    for panel in figure.axes:
+        found += [panel.xaxis.label, panel.yaxis.label, panel.title, panel._left_title]
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            found += [tick.label1 for tick in ticks if tick.label1.get_visible()]
+    return [text for text in found if text.get_text()]
+
+
+def assert_readable(figure: Figure) -> None:
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+    figure.draw_without_rendering()  # it was laid out for the resolution of the file
+    boxes = [(text, text.get_window_extent(figure.canvas.get_renderer())) for text in letters(figure)]
+    assert len(boxes) > 10
+    for text, box in boxes:
+        assert text.get_size() * PRINTED_WIDTH / figure.get_figwidth() >= SMALLEST, text
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
+    for (one, a), (other, b) in combinations(boxes, 2):
+        assert not a.overlaps(b), (one, other)
+
+
+def test_the_figures_of_a_small_comparison_can_be_read(
+    out: Path, view: FiguresView, tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    (tmp_path / "figures").mkdir()
+    write_figures(out, view, tmp_path / "figures")
+    assert list(drawn) == ["pareto.png", "dynamics.png", "margins.png"]
+    for figure in drawn.values():
+        assert_readable(figure)
+    agreement = drawn["margins.png"].axes[2]
+    assert agreement.get_xlim()[1] == 1.0
+
+
+def sweeps(families: tuple[str, ...], scorers: tuple[str, ...], betas: int) -> Pareto:
+    """Policies of great and small KL; the wins of the farthest are few."""
+    rng = np.random.default_rng(0)
+    points, family_of = [], {}
+    for family in families:
+        for number in range(betas):
+            kls = rng.gamma(4.0, 0.1 * 3.0**number, 40)
+            wins = {scorer: (rng.random(40) < 0.8 - 0.2 * number).astype(float) for scorer in scorers}
+            rates = {scorer: mean(own.tolist(), 0.95) for scorer, own in wins.items()}
+            points.append(Point(f"{family}/{number}", ".", mean(kls.tolist(), 0.95), kls, rates, wins))
+            family_of[points[-1].run] = family
+    return pareto(points, family_of, dict.fromkeys(family_of), dict.fromkeys(scorers, 0.5), 0.95, seed=0)
+
+
+@pytest.mark.parametrize("families", [1, 5, 8])
+@pytest.mark.parametrize("scorers", [("judge",), ("judge", "true reward")])
+@pytest.mark.parametrize("betas", [1, 4])
+def test_a_panel_for_every_family_that_leaves_no_point_out(
+    families: int, scorers: tuple[str, ...], betas: int, tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    names = (NAMES + tuple(f"{name} too" for name in NAMES))[:families]
+    found = sweeps(names, scorers, betas)
+    draw_pareto(tmp_path / "pareto.png", found, dict.fromkeys(scorers, 0.5))
+    figure = drawn["pareto.png"]
+    assert_readable(figure)
+    panels = [panel for panel in figure.axes if panel.get_xscale() == "function"]
+    assert len(panels) == len(scorers) * (families if betas > 1 else 1)
+    shown = set()
+    for panel in panels:
+        (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+        for bars in panel.containers:
+            (x,), (y,) = bars.lines[0].get_data()
+            assert left < x < right and low < y < high
+            shown.add((x, y, bars.lines[0].get_markerfacecolor() == "white"))
+            for interval in bars.lines[2]:
+                ends = interval.get_segments()[0]
+                assert (ends[:, 0] <= right).all() and (low <= ends[:, 1]).all() and (ends[:, 1] <= high).all()
+    assert shown == {(row["kl"], row["win_rate"], row["dominated"]) for row in found.points}
+
+
+def test_ticks_say_where_they_stand() -> None:
+    """Limits like these gave ticks at 62.5 % and 67.5 % that said 63% and 68%."""
+    panel = Figure().subplots()
+    panel.set_ylim(0.615, 0.8)
+    percent(panel, "y")
+    said = [float(label.removesuffix("%")) for label in panel.yaxis.get_major_formatter().format_ticks([0.625, 0.7])]
+    assert said == [62.5, 70.0]
+    assert not any(round(1000 * tick) % 10 for tick in panel.get_yticks())
+
+
+@pytest.mark.parametrize(
+    ("largest", "ticks"), [(27.0, [0, 1, 4, 9, 16, 25]), (3.0, [0, 0.25, 1, 2.25]), (600.0, [0, 100, 400])]
+)
+def test_ticks_of_the_kl_are_squares(largest: float, ticks: list[float]) -> None:
+    assert root_ticks(largest, room=17.0) == ticks

@@ -1,0 +1,91 @@
+"""out/figures as the stage writes it, and as `dvc plots` reads it."""
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from whole_pipeline import BIN, ROOT
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.params import parse, read_yaml
+from epsilon_dpo.report.figures.params import FiguresView
+from epsilon_dpo.report.figures.write import write_figures
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_figure_has_its_numbers_and_says_what_they_are(out: Path, view: FiguresView, tmp_path: Path) -> None:
+    folder, again = tmp_path / "figures", tmp_path / "again"
+    for target in (folder, again):
+        target.mkdir()
+        write_figures(out, view, target)
+    assert files(folder) == files(again)
+    figures = {figure["name"]: figure for figure in read_json(folder / "figures.json")}
+    assert list(figures) == ["pareto", "dynamics", "margins"]
+    named = {figure["image"] for figure in figures.values()} | {
+        name for figure in figures.values() for name in figure["data"]
+    }
+    assert named | {"figures.json", "pairs.json"} == set(files(folder))
+    for name in ("pareto", "dynamics"):
+        for said in ("4 prompts of the evaluation split", "kl_fwd_rb", "a PairRM (trained on 40 pairs)", "95 %"):
+            assert said in figures[name]["caption"], said
+    assert "6 evaluation pairs" in figures["margins"]["caption"] and "ε = 0.01" in figures["margins"]["caption"]
+    assert [pair["run"] for pair in read_json(folder / "pairs.json")] == ["dpo_01"] * 4
+
+
+def test_without_snapshots_and_sweeps_there_is_less_to_draw(out: Path, view: FiguresView, tmp_path: Path) -> None:
+    runs = {"dpo_01": view.runs["dpo_01"]}
+    (tmp_path / "figures").mkdir()
+    figures = write_figures(out, view.model_copy(update={"runs": runs}), tmp_path / "figures")
+    assert [figure["name"] for figure in figures] == ["pareto", "margins"]
+    assert "no frontier to draw" in figures[0]["caption"]
+    assert (tmp_path / "figures" / "dynamics.csv").read_text("utf-8").startswith("run,step,epoch,metric,value")
+
+
+def test_dvc_plots_finds_every_number_it_draws(out: Path, view: FiguresView, tmp_path: Path) -> None:
+    """With the project's own dvc.yaml and templates, whose fields must be columns of the tables."""
+    (out / "figures").mkdir()
+    write_figures(out, view, out / "figures")
+    (out / "report" / "figures").mkdir(parents=True)
+    shutil.copy(out / "figures" / "images" / "pareto.png", out / "report" / "figures" / "win_rates.png")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    subprocess.run([BIN / "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
+    shutil.copytree(ROOT / ".dvc" / "plots", tmp_path / ".dvc" / "plots")
+    shown = subprocess.run([BIN / "dvc", "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0 and "failed" not in shown.stderr, shown.stderr
+    plots = {name: drawn[0] for name, drawn in json.loads(shown.stdout)["data"].items()}
+    images = {name for name, plot in plots.items() if plot["type"] == "image"}
+    names = ("out/figures/images/pareto.png", "out/figures/images/dynamics.png", "out/figures/images/margins.png")
+    assert images == {*names, "out/report/figures/win_rates.png"}
+    tables = {"Win rate against KL": "pareto", "Within the epoch": "dynamics", "Margins by monotonicity": "margins"}
+    for title, table in tables.items():
+        with (out / "figures" / f"{table}.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        content = plots[title]["content"]
+        assert len(content["data"]["values"]) == len(rows) > 0
+        assert set(fields(content)) <= {*rows[0], "rev"}
+
+
+def fields(content: object) -> list[str]:
+    """Every field that a Vega-Lite specification encodes."""
+    if isinstance(content, list):
+        return [name for part in content for name in fields(part)]
+    if not isinstance(content, dict):
+        return []
+    own = [content["field"]] if isinstance(content.get("field"), str) else []
+    return own + [name for key, part in content.items() if key != "data" for name in fields(part)]
+
+
+def test_the_pairs_are_those_of_a_run_that_exists() -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    figures = content["figures"] | {"pairs_of": "dpp"}
+    view = {"seed": 1, "runs": content["runs"], "figures": figures}
+    with pytest.raises(UserError, match=r"figures\.pairs_of: dpp is none of the runs; name one, or write null"):
+        parse(FiguresView, view)

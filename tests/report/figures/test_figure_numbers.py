@@ -1,0 +1,108 @@
+"""What the figures show, by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json
+from epsilon_dpo.report.figures.dynamics import ratios, trajectory
+from epsilon_dpo.report.figures.families import families
+from epsilon_dpo.report.figures.margins import margins, quoted
+from epsilon_dpo.report.figures.params import FiguresView
+from epsilon_dpo.report.figures.pareto import pareto
+from epsilon_dpo.report.figures.points import read_point
+
+RUNS = ("dpo_01", "dpo_05", "mine")
+
+
+def test_runs_that_differ_by_beta_alone_are_a_family() -> None:
+    soft = {"method": "tr_dpo", "update": "soft", "alpha": 0.6, "sync_steps": 8}
+    hard = {"method": "tr_dpo", "update": "hard", "sync_steps": 8}
+    runs = {
+        "a": {"method": "dpo", "beta": 0.1},
+        "b": {"method": "dpo", "beta": 0.5, "seed": 3, "snapshot_epochs": 0.2},
+        "c": soft | {"beta": 0.1},
+        "d": hard | {"beta": 0.1},
+        "e": hard | {"beta": 0.5},
+    }
+    soft_label, hard_label = "tr_dpo, update soft, alpha 0.6", "tr_dpo, update hard"
+    assert families(runs) == {"a": "dpo", "b": "dpo", "c": soft_label, "d": hard_label, "e": hard_label}
+
+
+def test_wins_and_kl_are_of_the_same_prompts(out: Path) -> None:
+    """The records of one come in another order than those of the other, and each holds records for other uses."""
+    point = read_point(out, "dpo_01")
+    assert point.kl_by_prompt.tolist() == pytest.approx([3.0, 3.1, 3.2, 3.3])
+    assert point.wins_by_prompt["judge"].tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert (point.kl.value, point.win_rate["judge"].value) == (pytest.approx(3.15), 0.75)
+    assert list(point.win_rate) == ["judge"]  # no true reward here
+
+
+@pytest.mark.parametrize("name", ["policy_sha256", "prompt"])
+def test_scores_and_kl_of_different_policies_are_refused(out: Path, name: str) -> None:
+    if name == "policy_sha256":
+        write_json(out / "kl/mine/metrics.json", read_json(out / "kl/mine/metrics.json") | {name: "1" * 64})
+    else:
+        records = out / "score/mine/records.jsonl"
+        records.write_text("".join(line for line in records.open() if '"p3"' not in line), "utf-8")
+    with pytest.raises(UserError, match="of different policies or prompts; run `dvc repro`"):
+        read_point(out, "mine")
+
+
+def test_the_frontier_of_a_family(out: Path, view: FiguresView) -> None:
+    """dpo_05 (KL 1.15, .375) and dpo_01 (3.15, .75) are a frontier; mine (4.15, .625) is alone, and dominated."""
+    points = [read_point(out, run) for run in RUNS]
+    betas = {"dpo_01": 0.1, "dpo_05": 0.5, "mine": 0.1}
+    found = pareto(points, families(view.runs), betas, {"judge": 0.25}, 0.95, seed=0)
+    assert [(row["run"], row["beta"], row["dominated"]) for row in found.points] == [
+        ("dpo_01", 0.1, False),
+        ("dpo_05", 0.5, False),
+        ("mine", 0.1, True),
+    ]
+    (area,) = found.hypervolumes()
+    assert area["family"] == "dpo" and area["reference_kl"] == pytest.approx(3.15)
+    assert area["hypervolume"] == pytest.approx((3.15 - 1.15) * (0.375 - 0.25))
+    stairs = {round(row["kl"], 3): row["win_rate"] for row in found.staircases()}
+    assert stairs[0.0] == 0.25 and stairs[max(stairs)] == 0.75 and max(stairs) == pytest.approx(1.05 * 4.15, abs=1e-3)
+    assert (stairs[1.15], stairs[3.15]) == (0.375, 0.75)  # each step stands at its policy
+
+
+def test_the_way_through_the_epoch(out: Path) -> None:
+    rows = trajectory(out, "mine")
+    kl = [(row["step"], row["epoch"], row["value"]) for row in rows if row["metric"] == "kl_fwd_rb"]
+    assert kl == [(2, 0.5, pytest.approx(2.15)), (4, 1.0, pytest.approx(4.15))]
+    assert [row["value"] for row in rows if row["metric"] == "win rate by the judge"] == [0.25, 0.625]
+    assert trajectory(out, "dpo_01") == []
+
+
+def test_the_moving_average_does_not_start_at_zero(out: Path) -> None:
+    """Weights 1/2 and 1/4 of two steps: (0 * 1/2 + 1 * 1/4) / (3/4)."""
+    rows = ratios(out, "mine", smoothing=0.5)
+    lowered = [(row["value"], row["smoothed"]) for row in rows if row["metric"] == "eps/lowered"]
+    assert lowered == [(1.0, 1.0), (0.0, pytest.approx(1 / 3))]
+    assert ratios(out, "dpo_01", smoothing=0.5) == []
+
+
+def test_margins_of_each_group(out: Path) -> None:
+    decreasing, increasing = margins("dpo_01", 0.1, read_jsonl(out / "monotonicity/dpo_01/records.jsonl"), 0.95)
+    assert (decreasing["n"], decreasing["share"], decreasing["margin"]) == (2, pytest.approx(1 / 3), 3.0)
+    assert increasing["margin"] == pytest.approx(-0.5 / 3) and increasing["implicit_margin"] == pytest.approx(-0.05 / 3)
+    assert increasing["implicit_margin_low"] == pytest.approx(0.1 * increasing["margin_low"])
+    assert (decreasing["first_order_agreement"], increasing["first_order_agreement"]) == (1.0, pytest.approx(2 / 3))
+    assert (decreasing["sign_of_h_agreement"], increasing["sign_of_h_agreement"]) == (1.0, pytest.approx(1 / 3))
+    (free, _) = margins("rrhf", None, read_jsonl(out / "monotonicity/dpo_01/records.jsonl"), 0.95)
+    assert "implicit_margin" not in free
+
+
+def test_the_papers_four_pairs(out: Path) -> None:
+    records = read_jsonl(out / "monotonicity/dpo_01/records.jsonl")
+    rows = quoted("dpo_01", 0.1, records, read_jsonl(out / "validate/eval.jsonl"))
+    found = [(row["title"][:7], row["direction"], row["margin"], row["chosen"], row["rejected"]) for row in rows]
+    assert found == [
+        ("Table 5", "decreasing", 5.0, "good 0", "bad 0"),
+        ("Table 6", "increasing", 2.0, "good 2", "bad 2"),
+        ("Table 7", "increasing", -3.0, "good 3", "bad 3"),
+        ("Table 8", "decreasing", 1.0, "good 1", "bad 1"),
+    ]
+    assert rows[0]["implicit_margin"] == 0.5 and rows[0]["prompt"][0]["content"] == "question 0"

@@ -1,0 +1,78 @@
+"""Staircases and areas by hand, and against counting on a fine grid."""
+
+import numpy as np
+import pytest
+
+from epsilon_dpo.report.figures.frontier import Reference, attained, dominated, frontier, hypervolume
+
+KL, WINS = np.array([2.0, 1.0, 3.0, 4.0]), np.array([0.7, 0.6, 0.65, 0.8])
+
+
+def test_dominated_points():
+    """The third costs more than the first and wins less; equal points leave each other; one better axis is enough."""
+    assert dominated(KL, WINS).tolist() == [False, False, True, False]
+    assert dominated([1.0, 1.0], [0.6, 0.6]).tolist() == [False, False]
+    assert dominated([1.0, 2.0], [0.6, 0.6]).tolist() == [False, True]
+    assert dominated([1.0, 1.0], [0.6, 0.7]).tolist() == [True, False]
+    assert dominated([], []).tolist() == []
+
+
+def test_the_staircase():
+    at = np.array([0.0, 1.0, 1.9, 2.0, 3.5, 9.0])
+    assert attained(KL, WINS, at, 0.5).tolist() == [0.5, 0.6, 0.6, 0.7, 0.7, 0.8]
+    assert attained(KL, WINS, at, 0.65).tolist() == [0.65, 0.65, 0.65, 0.7, 0.7, 0.8]
+
+
+def test_the_area_by_hand():
+    """Steps 1..2 at .1, 2..4 at .2, 4..5 at .3 above one half; what lies beyond the reference adds nothing."""
+    assert hypervolume(KL, WINS, Reference(5.0, 0.5)) == pytest.approx(0.1 + 0.4 + 0.3)
+    assert hypervolume(KL, WINS, Reference(3.5, 0.5)) == pytest.approx(0.1 + 1.5 * 0.2)
+    assert hypervolume(KL, WINS, Reference(5.0, 0.65)) == pytest.approx(2 * 0.05 + 0.15)
+    assert hypervolume(KL, WINS, Reference(0.5, 0.5)) == hypervolume(KL, WINS, Reference(5.0, 0.9)) == 0.0
+    assert hypervolume(np.array([-0.3]), np.array([0.6]), Reference(1.0, 0.5)) == pytest.approx(0.1)
+
+
+def test_the_area_is_that_under_the_staircase_for_many_sets_at_once():
+    generator, reference = np.random.default_rng(0), Reference(3.0, 0.5)
+    kl, wins = generator.gamma(2.0, 1.0, (20, 6)), generator.uniform(0.3, 1.0, (20, 6))
+    grid = (np.arange(30_000) + 0.5) / 10_000
+    counted = (attained(kl, wins, grid, reference.win_rate) - reference.win_rate).mean(-1) * reference.kl
+    assert hypervolume(kl, wins, reference) == pytest.approx(counted, abs=1e-3)
+
+
+def test_a_dominated_point_adds_no_area():
+    kept = ~dominated(KL, WINS)
+    reference = Reference(5.0, 0.5)
+    assert hypervolume(KL, WINS, reference) == hypervolume(KL[kept], WINS[kept], reference)
+
+
+def test_a_method_with_its_band():
+    generator = np.random.default_rng(1)
+    kl = generator.gamma(4.0, [[0.25], [0.5], [1.0]], (3, 400))
+    wins = (generator.random((3, 400)) < [[0.6], [0.7], [0.8]]).astype(float)
+    at = np.linspace(0.0, 5.0, 251)
+    found = frontier(kl, wins, at, Reference(5.0, 0.5), 0.95, 1000, 2)
+    assert np.array_equal(found.win_rate, attained(kl.mean(1), wins.mean(1), at, 0.5))
+    assert np.all(found.low <= found.win_rate) and np.all(found.win_rate <= found.high)
+    assert found.low[-1] < wins[2].mean() < found.high[-1] and found.win_rate[0] == found.high[0] == 0.5
+    assert np.all(np.diff(found.low) >= 0.0) and np.all(np.diff(found.high) >= 0.0)
+    area = found.hypervolume
+    assert area.value == hypervolume(kl.mean(1), wins.mean(1), Reference(5.0, 0.5)) and area.n == 400
+    assert area.low < area.value < area.high
+    near = np.searchsorted(at, kl[0].mean())  # where the first step lies is uncertain, too
+    assert found.low[near] == 0.5 < found.high[near - 1]
+
+
+def test_one_point_of_known_kl_has_the_band_of_its_win_rate():
+    wins = np.repeat([[1.0, 0.0]], 50, axis=1)
+    found = frontier(np.ones((1, 100)), wins, [0.9, 1.0], Reference(3.0, 0.25), 0.95, 4000, 0)
+    assert (found.low[0], found.high[0]) == (0.25, 0.25)
+    assert found.high[1] - found.low[1] == pytest.approx(2 * 1.984 * np.sqrt(0.25 / 99), rel=0.06)
+    assert found.hypervolume.high == pytest.approx(2.0 * (found.high[1] - 0.25))
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match=r"\[points, prompts\]"):
+        frontier(np.ones((2, 5)), np.ones((2, 4)), [1.0], Reference(3.0, 0.5), 0.95, 10, 0)
+    with pytest.raises(ValueError, match="at least two"):
+        frontier(np.ones((2, 1)), np.ones((2, 1)), [1.0], Reference(3.0, 0.5), 0.95, 10, 0)

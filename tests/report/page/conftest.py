@@ -1,0 +1,189 @@
+"""The outputs of a finished pipeline, made by hand: small enough to be read, in the form that the stages write."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from epsilon_dpo.analysis.intervals.rates import rate
+from epsilon_dpo.analysis.kl.estimators import described
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+
+RUNS: dict[str, dict[str, Any]] = {
+    "dpo": {"method": "dpo", "beta": 0.1},
+    "mine": {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01},
+}
+
+
+def rates(name: str, wins: list[float]) -> dict[str, float]:
+    return rate(wins, 0.95).named(name)
+
+
+def ranked(players: list[str], n: int) -> list[dict[str, Any]]:
+    """The first at 60 Elo points and an expected win rate of 0.7, each next one 40 points and 0.05 below."""
+    rows = []
+    for place, policy in enumerate(players, start=1):
+        row: dict[str, Any] = {"place": place, "policy": policy, "n": n}
+        for name, value in (("strength", 0.5), ("elo", 100.0 - 40.0 * place), ("win_rate", 0.75 - 0.05 * place)):
+            row |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
+        rows.append(row)
+    return rows
+
+
+class Outputs:
+    """Writes the folders below `out`; `wins` gives per run the judged win over chosen of each prompt."""
+
+    def __init__(self, out: Path, truth: bool, n: int) -> None:
+        self.out, self.truth, self.n = out, truth, n
+        self.ids = [f"eval/{row}" for row in range(n)]
+
+    def shared(self) -> None:
+        splits = {
+            "eval": {"rows": 12, "kept": self.n, "dropped": 12 - self.n, "truncated_answers": 0},
+            "train": {"rows": 40, "kept": 40, "dropped": 0, "truncated_answers": 3},
+        }
+        broken = {
+            "expectation": "sides_not_empty",
+            "promise": "both answers hold text",
+            "split": "eval",
+            "on_failure": "drop",
+            "success": False,
+            "evaluated": 12,
+            "unexpected": 12 - self.n,
+            "first_ids": ["eval/gone"],
+        }
+        self.json("validate/dataset.json", {"source": "by hand", "files": {}, "true_reward": self.truth})
+        self.json("validate/validation.json", {"splits": splits, "expectations": [broken]})
+        for name in ("train", "eval", "dropped"):
+            self.jsonl(f"validate/{name}.jsonl", [])
+        self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})
+        judged: dict[str, Any] = {**rates("accuracy", [1, 1, 0, 1]), "consistency": 0.9}
+        half = [0.5] * self.n
+        controls = {"confidence": 0.95, "n": self.n, **rates("win_rate/sft_vs_chosen", half)}
+        controls |= rates("win_rate/chosen_vs_rejected", [1.0] * self.n) | rates("win_rate/chosen_vs_chosen", half)
+        controls |= rates("win_rate/shuffled_vs_chosen", half)
+        if self.truth:
+            judged |= rates("truth_agreement", [1, 0, 1]) | rates("true_win_rate", [1, 1, 1, 0])
+            controls |= rates("true_win_rate/shuffled_vs_chosen", [0.0] * self.n)
+            controls |= rates("true_win_rate/sft_vs_chosen", half) | rates("truth_agreement/sft_vs_chosen", [1, 1])
+            controls |= {"true_reward/sft": 0.5, "true_reward/sft_low": 0.4, "true_reward/sft_high": 0.6}
+        self.json("judge/metrics.json", judged)
+        self.json("controls/metrics.json", controls)
+        self.json("sft/metrics.json", {"steps": 10, "eval_loss": 1.0})
+        self.samples("reference", "SFT says", "s" * 64)
+
+    def run(self, name: str, wins: list[float], adapts: bool, refers: bool) -> None:
+        policy = (name + "0" * 64)[:64]
+        size = 1 + len(name)  # so that runs differ
+        curve = []
+        for step in range(1, 5):
+            row = {"step": step, "loss": size - 0.01 * step, "rewards/accuracies": 0.5, "logps/chosen": -size * step}
+            row |= {"margins_raw": 0.1 * size * step, "kl/fwd_data": 0.2 * size * step} if refers else {}
+            row |= {"eps/beta": 0.1 - 0.01 * step} if adapts else {}
+            row |= {"eps/lowered": 0.5, "eps/raised": 0.25, "eps/kept": 0.25} if adapts else {}
+            curve.append(row)
+        self.jsonl(f"align/{name}/metrics.jsonl", curve)
+        final = {"steps": 4, "eval_loss": 0.6, "eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.2}
+        final |= {"eval_logps/chosen": -5.5} | ({"eval_margins_raw": 1.25, "eval_kl/fwd_data": 0.75} if refers else {})
+        self.json(f"align/{name}/metrics.json", final)
+        self.samples(f"sample/{name}", f"{name} says", policy)
+        records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
+        for opponent in ("chosen", "sft"):
+            for key, win in zip(self.ids, wins, strict=True):
+                record = {"id": key, "prompt_id": key, "opponent": opponent, "win": win}
+                record |= {"f_ab": win - 0.5, "f_ba": 0.5 - win}
+                records.append(record | ({"true_win": win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
+            score |= rates(f"win_rate/{opponent}", wins)
+            score |= rates(f"true_win_rate/{opponent}", wins) if self.truth else {}
+        score |= {"true_reward/run": 1.5, "true_reward/run_low": 1.4, "true_reward/run_high": 1.6} if self.truth else {}
+        self.jsonl(f"score/{name}/records.jsonl", records)
+        self.json(f"score/{name}/metrics.json", score)
+        kl = {"policy_sha256": policy, "sample_temperature": 1.0}
+        for estimator, value in {"fwd_rb": 2.0, "fwd_mc": 1.9, "fwd_data": 2.5, "rev_rb": 1.25, "rev_mc": 1.5}.items():
+            ends = {"": value, "_se": 0.1, "_low": value - 0.2, "_high": value + 0.2, "_truncated_share": 0.0}
+            kl |= {f"kl_{estimator}{end}": x for end, x in ends.items()}
+        self.json(f"kl/{name}/metrics.json", kl | {"kl_rev_rb_truncated_share": 0.125})
+        self.json(f"kl/{name}/estimators.json", described(0.95))
+
+    def paper(self) -> None:
+        """Two figures (one image for both) and one pair, as stage figures hands them on."""
+        figures = [
+            {"name": "pareto", "title": "First <title>", "caption": "Of 8 prompts.", "image": "images/one.png"}
+            | {"data": ["pareto.csv", "frontiers.csv"]},
+            {
+                "name": "margins",
+                "title": "Second title",
+                "caption": "Of 9 pairs.",
+                "image": "images/one.png",
+                "data": [],
+            },
+        ]
+        pair = {"title": "Table 5", "run": "dpo", "direction": "decreasing", "margin": -1.25, "rejected": ""}
+        pair |= {"prompt": [{"role": "user", "content": "why?"}], "chosen": "because <b>"}
+        self.json("figures/figures.json", figures)
+        self.json("figures/pairs.json", [pair])
+        (self.out / "figures/images").mkdir(exist_ok=True)
+        (self.out / "figures/images/one.png").write_bytes(b"an image")
+
+    def tournament(self, runs: list[str]) -> None:
+        """The runs in the order given before SFT and the chosen answers; the truth has it the other way round."""
+        players = [*runs, "sft", "chosen"]
+        tables = {"win": ranked(players, self.n)} | ({"true_win": ranked(players[::-1], self.n)} if self.truth else {})
+        self.json("tournament/ranking.json", tables)
+
+    def samples(self, folder: str, says: str, policy: str) -> None:
+        rows = [
+            {
+                "id": key,
+                "prompt_id": key,
+                "prompt": [{"role": "user", "content": f"question of {key}"}],
+                "chosen": f"good answer to {key}",
+                "response": f"{says} <script>alert({key!r})</script>",
+                "response_ids": [1, 2],
+                "finish_reason": "stop",
+            }
+            for key in self.ids
+        ]
+        self.jsonl(f"{folder}/samples.jsonl", rows)
+        facts = {"mean_tokens": 2.0, "truncated_share": 0.0, "empty_share": 0.0, "temperature": 1.0}
+        self.json(f"{folder}/metrics.json", {"n": self.n, **facts, "policy_sha256": policy})
+
+    def json(self, name: str, content: Any) -> None:
+        (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / name, content)
+
+    def jsonl(self, name: str, rows: list[Any]) -> None:
+        (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(self.out / name, rows)
+
+
+@pytest.fixture
+def runs() -> dict[str, dict[str, Any]]:
+    return RUNS
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Callable[..., Path]:
+    """Make out/ with the judged wins over chosen (and SFT) given per run.
+
+    Unless told otherwise `mine` adapts its beta, every run has a reference and all of them met in the tournament.
+    """
+
+    def make(
+        truth: bool = True,
+        adapting: tuple[str, ...] = ("mine",),
+        free: tuple[str, ...] = (),
+        runs: tuple[str, ...] = (),
+        **wins: list[float],
+    ) -> Path:
+        wins = wins or {"dpo": [1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0], "mine": [1.0] * 8}
+        made = Outputs(tmp_path / "out", truth, len(next(iter(wins.values()))))
+        made.shared()
+        for name, values in wins.items():
+            made.run(name, values, name in adapting, name not in free)
+        made.tournament(list(runs or wins))
+        made.paper()
+        return made.out
+
+    return make

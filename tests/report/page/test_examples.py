@@ -1,0 +1,34 @@
+"""Examples are spread evenly, and every answer stands beside its own verdict."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.report.page.examples import examples
+from epsilon_dpo.report.page.results import read_results
+
+
+def test_examples_are_evenly_spread(outputs: Callable[..., Path], runs: dict[str, dict[str, Any]]) -> None:
+    results = read_results(outputs(), runs)
+    assert [example["position"] for example in examples(results, 2)] == [3, 7]  # of 8: the middle of each half
+    assert [example["position"] for example in examples(results, 99)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert examples(results, 0) == []
+
+
+def test_an_answer_has_its_own_verdict_and_reward(
+    outputs: Callable[..., Path], runs: dict[str, dict[str, Any]]
+) -> None:
+    results = read_results(outputs(dpo=[1.0, 0.5, 0.0], mine=[0.0, 1.0, 1.0]), runs)
+    shown = examples(results, 3)
+    assert [answer["by"] for answer in shown[1]["answers"]] == ["chosen", "sft", "dpo", "mine"]
+    assert [example["answers"][2]["notes"][0] for example in shown] == [
+        "beats chosen, beats sft",
+        "ties with chosen, ties with sft",
+        "loses to chosen, loses to sft",
+    ]
+    assert [answer["notes"][-1] for answer in shown[0]["answers"]] == [
+        "true reward -0.25",
+        "true reward -0.25",
+        "true reward 1.50",
+        "true reward 1.50",
+    ]

@@ -1,0 +1,141 @@
+"""Runs that differ in their seed alone are one method, and only methods of several seeds are compared as methods."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import sem, t
+
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
+from epsilon_dpo.report.page.groups import group_rates, groups
+from epsilon_dpo.report.page.methods import method_comparisons, method_statements
+from epsilon_dpo.report.page.page import write_report
+from epsilon_dpo.report.page.results import Results, read_results
+
+Runs = dict[str, dict[str, Any]]
+DPO = {"method": "dpo", "beta": 0.1}
+IPO = {"method": "ipo", "tau": 0.1}
+TWO_EACH: Runs = {"dpo": DPO, "ipo": IPO, "dpo_18": DPO | {"seed": 18}, "ipo_18": IPO | {"seed": 18}}
+
+
+def said(results: Results) -> list[str]:
+    return method_statements(results, method_comparisons(results))
+
+
+def test_what_makes_another_training_but_not_another_method(outputs: Callable[..., Path]) -> None:
+    runs = {
+        "a": DPO,
+        "b": DPO | {"beta": 0.2},
+        "c": DPO | {"seed": 18, "learning_rate": None},
+        "d": {"snapshot_epochs": 0.5, "beta": 0.1, "seed": 19, "method": "dpo"},
+        "e": DPO | {"learning_rate": 0.1},
+    }
+    found = groups(read_results(outputs(**{name: [1.0, 0.0] for name in runs}), runs).runs)
+    assert [[run.name for run in group.runs] for group in found] == [["a", "c", "d"], ["b"], ["e"]]
+    assert [group.label for group in found] == ["a, 3 seeds", "b", "e"]
+
+
+def test_the_mean_over_seeds_has_an_interval_over_seeds_and_prompts(outputs: Callable[..., Path]) -> None:
+    """Three seeds that win 12, 10 and 8 of 20 prompts, each a part of the one before: by hand from mean squares.
+
+    Seeds: means .6, .5, .4, so 20 (.02) / 2 = .2. Prompts: means 1 (eight), 2/3 (two), 1/3 (two), 0 (eight), so
+    3 (16/4 + 4/36) / 19 = .6491. All wins about 1/2: 60/4 = 15, of which .4 and 12.3333 are these two's: 2.2667 / 38 =
+    .05965 is the interaction's. Training is (.2 - .05965) / 60 of the variance, on two degrees of freedom, the rest
+    .6491 / 60.
+    """
+    runs = {"dpo": DPO, "dpo_18": DPO | {"seed": 18}, "dpo_19": DPO | {"seed": 19}}
+    wins = {name: [1.0] * won + [0.0] * (20 - won) for name, won in zip(runs, (12, 10, 8), strict=True)}
+    (row,) = group_rates(read_results(outputs(truth=False, **wins), runs))
+    prompts = 3 * (16 / 4 + 4 / 36)
+    interaction = (15 - 0.4 - prompts) / 38
+    half_width = (t.ppf(0.975, 2) ** 2 * (0.2 - interaction) / 60 + t.ppf(0.975, 19) ** 2 * prompts / 19 / 60) ** 0.5
+    assert row["win_rate/chosen"] == 0.5 and (row["seeds"], row["runs"]) == (3, "dpo dpo_18 dpo_19")
+    assert row["win_rate/chosen_low"] == pytest.approx(0.5 - half_width)
+    assert row["win_rate/chosen_high"] == pytest.approx(0.5 + half_width)
+    assert "true_win_rate/chosen" not in row
+
+
+def test_an_interval_of_rates_ends_at_0_and_1(outputs: Callable[..., Path]) -> None:
+    runs = {"dpo": DPO, "dpo_18": DPO | {"seed": 18}}
+    (row,) = group_rates(read_results(outputs(dpo=[1.0, 1.0], dpo_18=[0.0, 0.0]), runs))
+    assert (row["win_rate/chosen_low"], row["win_rate/chosen_high"]) == (0.0, 1.0)
+
+
+def test_each_order_counts_by_itself(outputs: Callable[..., Path]) -> None:
+    """Won in both orders, in the first alone, in none, and tied: 1, 1/2, 0, 1/2."""
+    out = outputs(dpo=[1.0, 1.0, 0.0, 0.5])
+    orders = [(1.0, -2.0), (3.0, 1.0), (-1.0, 0.5), (0.0, 0.0)] * 2
+    file = out / "score/dpo/records.jsonl"
+    write_jsonl(file, [r | {"f_ab": ab, "f_ba": ba} for r, (ab, ba) in zip(read_jsonl(file), orders, strict=True)])
+    (group,) = groups(read_results(out, {"dpo": DPO}).runs)
+    assert group.judgements("chosen")[0, :, 0].tolist() == [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.5, 0.5]]
+
+
+def test_answers_are_told_from_prompts_where_every_prompt_has_as_many(outputs: Callable[..., Path]) -> None:
+    """Two answers to each of two prompts; then a third one to the second prompt."""
+
+    def wins(prompts: list[str], values: list[float]) -> np.ndarray:
+        out = outputs(dpo=values)
+        file = out / "score/dpo/records.jsonl"
+        write_jsonl(file, [r | {"prompt_id": p} for r, p in zip(read_jsonl(file), prompts * 2, strict=True)])
+        (group,) = groups(read_results(out, {"dpo": DPO}).runs)
+        return group.wins("chosen", "win")
+
+    assert wins(list("aabb"), [1.0, 0.0, 0.5, 1.0]).tolist() == [[[1.0, 0.0], [0.5, 1.0]]]
+    assert wins(list("aabbb"), [1.0, 0.0, 0.0, 1.0, 0.5]).tolist() == [[[0.5], [0.5]]]
+
+
+def test_one_training_each_compares_policies(outputs: Callable[..., Path]) -> None:
+    out = outputs(dpo=[1.0, 0.0], ipo=[0.0, 1.0])
+    (sentence,) = said(read_results(out, {"dpo": DPO, "ipo": IPO}))
+    assert sentence.startswith("Every run is one training, so these sentences compare policies and not methods")
+
+
+def test_one_method_alone_is_compared_with_nothing(outputs: Callable[..., Path]) -> None:
+    runs = {"dpo": DPO, "dpo_18": DPO | {"seed": 18}}
+    assert said(read_results(outputs(**{name: [1.0, 0.0] for name in runs}), runs)) == []
+    out = outputs(**{name: [1.0, 0.0] for name in (*runs, "ipo")})
+    (sentence,) = said(read_results(out, runs | {"ipo": IPO}))
+    assert sentence.startswith("Only dpo, 2 seeds, is more than one training")
+
+
+def test_methods_are_told_apart_where_all_their_seeds_differ(outputs: Callable[..., Path]) -> None:
+    """Both seeds of one win 55 of 60 prompts, both of the other 15: training adds nothing, prompts a little."""
+    many, few = [1.0] * 55 + [0.0] * 5, [1.0] * 15 + [0.0] * 45
+    results = read_results(outputs(dpo=many, dpo_18=many, ipo=few, ipo_18=few), TWO_EACH)
+    row = method_comparisons(results)[0]
+    assert (row["first"], row["second"], row["seeds_first"], row["n"]) == ("dpo", "ipo", 2, 60)
+    half_width = t.ppf(0.975, 59) * sem([0.0] * 15 + [1.0] * 40 + [0.0] * 5)
+    assert (row["low"], row["high"]) == pytest.approx((40 / 60 - half_width, 40 / 60 + half_width))
+    assert row["outcome"] == "better" and row["training_share"] == 0.0
+    (sentence,) = said(results)
+    assert sentence.startswith("Method against method, by their judged wins over the chosen answers (2 seeds of dpo, ")
+    assert "dpo is ahead of ipo by 66.7 points" in sentence
+
+
+def test_methods_whose_seeds_disagree_are_not(outputs: Callable[..., Path]) -> None:
+    """The same difference of means, but one seed of each wins where the other loses."""
+    many, few = [1.0] * 55 + [0.0] * 5, [1.0] * 15 + [0.0] * 45
+    results = read_results(outputs(dpo=many, dpo_18=few, ipo=few, ipo_18=[0.0] * 60), TWO_EACH)
+    assert {row["outcome"] for row in method_comparisons(results)} == {"cannot be told apart"}
+    (sentence,) = said(results)
+    assert sentence.startswith("No two methods can be told apart") and "more seeds would do most" in sentence
+
+
+def test_the_page_shows_methods_and_what_they_rest_on(outputs: Callable[..., Path], tmp_path: Path) -> None:
+    wins = {name: [1.0, 0.0, 1.0, 1.0] for name in TWO_EACH} | {"ipo_18": [1.0, 1.0, 0.0, 0.0]}
+    to = tmp_path / "report"
+    to.mkdir()
+    write_report(read_results(outputs(**wins), TWO_EACH), 0, to)
+    page = " ".join((to / "report.html").read_text("utf-8").split())
+    section = page.split("<h2>Over several seeds</h2>")[1].split("<h2>")[0]
+    assert "<th>dpo<small>dpo dpo_18</small></th>" in section and "1 pair of methods" in section
+    assert section.count("together") == 4 and "above 1 does" in section  # two methods by judge and truth, one answer
+    with (to / "variance.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shares = [float(row["share"]) for row in rows if (row["group"], row["opponent"]) == ("ipo", "chosen")]
+    assert len(rows) == 2 * 2 * (3 + 2) and sum(shares) == pytest.approx(2.0)
+    assert {path.name for path in to.glob("*.csv")} >= {"groups.csv", "method_comparisons.csv"}

@@ -1,0 +1,197 @@
+"""The page as a reader gets it: whole, safe, the runs asked for and no others, the same bytes every time."""
+
+import base64
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.analysis.kl.estimators import ESTIMATORS
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
+from epsilon_dpo.report.page.page import write_report
+from epsilon_dpo.report.page.results import read_results
+
+Runs = dict[str, dict[str, Any]]
+
+
+def written(out: Path, runs: Runs, to: Path, count: int = 2) -> str:
+    to.mkdir()
+    write_report(read_results(out, runs), count, to)
+    return (to / "report.html").read_text("utf-8")
+
+
+def test_the_page_needs_nothing_but_itself(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    page = written(outputs(), runs, tmp_path / "report")
+    assert page.count('<img src="data:image/png;base64,') == 5 + 2
+    assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<link|<script', page)
+    assert "mine says &lt;script&gt;" in page  # what a policy says is text
+
+
+def test_only_the_runs_asked_for_are_shown(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """A run that was removed from params.yaml leaves its folders behind."""
+    out = outputs(dpo=[1.0, 0.0], mine=[1.0, 1.0], leftover=[0.0, 0.0], runs=("dpo", "mine"))
+    page = written(out, runs, tmp_path / "report")
+    assert "leftover" not in page
+    assert list(json.loads((tmp_path / "report/summary.json").read_text("utf-8"))["runs"]) == ["dpo", "mine"]
+
+
+def test_the_tables_hold_the_stages_numbers(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    page = written(outputs(), runs, tmp_path / "report")
+    with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["sft", "dpo", "mine"]
+    assert rows["dpo"]["win_rate/chosen"] == "0.5625"  # 4.5 of 8
+    assert rows["sft"]["win_rate/chosen"] == "0.5" and rows["sft"]["win_rate/sft"] == ""
+    assert rows["mine"]["kl_fwd_rb"] == "2.0" and rows["sft"]["kl_fwd_rb"] == "0.0"
+    assert "56.2 %<small>25.9 to 82.6</small>" in " ".join(page.split())  # Wilson, 4.5 of 8, by hand
+    with (tmp_path / "report/training.csv").open(encoding="utf-8") as file:
+        losses = [row for row in csv.DictReader(file) if row["metric"] == "loss" and row["run"] == "dpo"]
+    assert next((row["step"], float(row["value"])) for row in losses) == ("1", 3.99)
+
+
+def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    page = written(outputs(truth=False), runs, tmp_path / "report")
+    assert "true win rate" not in page and "true reward" not in page
+    assert "4 of 12 rows break “both answers hold text”" in page
+
+
+def test_runs_with_a_constant_beta_have_no_beta_section(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = written(outputs(adapting=()), runs, tmp_path / "report")
+    assert "β lowered" not in page
+    assert sorted(file.stem for file in (tmp_path / "report/figures").iterdir()) == [
+        "kl_win_rate",
+        "training",
+        "win_rates",
+    ]
+
+
+def test_a_run_without_reference_has_no_margin_and_no_kl_of_its_own_training(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = " ".join(written(outputs(free=("dpo",)), runs, tmp_path / "report").split())
+    cells = '<td class="n">{}</td> <td class="n">-5.500</td> <td class="n">{}</td> <td class="n">0.200</td>'
+    assert cells.format("–", "–") in page and cells.format("1.250", "0.750") in page
+    with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
+        assert [row["eval_margins_raw"] for row in csv.DictReader(file)] == ["", "", "1.25"]
+
+
+def test_several_answers_to_a_prompt_are_not_called_prompts(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    rows = read_jsonl(out / "reference/samples.jsonl")
+    write_jsonl(out / "reference/samples.jsonl", [row | {"prompt_id": number // 2} for number, row in enumerate(rows)])
+    page = " ".join(written(out, runs, tmp_path / "report").split())
+    assert "each answering the same 4 held-out prompts 2 times" in page
+    assert "8 answers per policy to 4 prompts" in page
+
+
+def test_runs_too_short_to_log_a_step_are_a_report_too(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs(adapting=())
+    for run in runs:
+        (out / "align" / run / "metrics.jsonl").write_text("", "utf-8")
+    assert "No run was long enough to log a step." in written(out, runs, tmp_path / "report")
+
+
+def test_a_runs_numbers_are_one_cell_however_many_methods_there_are(
+    outputs: Callable[..., Path], tmp_path: Path
+) -> None:
+    three = {
+        "dpo": {"method": "dpo", "beta": 0.3},
+        "mine": {"method": "pairwise_cringe", "b": 0.0, "gate_gradient": True, "learning_rate": 5.0e-4},
+    }
+    page = written(outputs(), three, tmp_path / "report")
+    assert "<td>dpo</td><td>beta 0.3</td>" in page
+    assert "<td>pairwise_cringe</td><td>b 0.0, gate_gradient true, learning_rate 0.0005</td>" in page
+
+
+def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tmp_path: Path) -> None:
+    page = written(outputs(mine=[1.0, 0.0]), {"mine": {"method": "epsilon_dpo"}}, tmp_path / "report", count=0)
+    assert "a comparison needs two" in page and "side by side" not in page
+
+
+def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """In another process with another hash seed and another clock."""
+    out = outputs()
+    written(out, runs, tmp_path / "here")
+    code = (
+        "import sys; from pathlib import Path; from epsilon_dpo.report.page.page import write_report\n"
+        "from epsilon_dpo.report.page.results import read_results\n"
+        f"write_report(read_results(Path(sys.argv[1]), {runs!r}), 2, Path(sys.argv[2]))"
+    )
+    (tmp_path / "there").mkdir()
+    environment = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
+    subprocess.run([sys.executable, "-c", code, out, tmp_path / "there"], check=True, env=environment)
+    files = [path.relative_to(tmp_path / "here") for path in sorted((tmp_path / "here").rglob("*")) if path.is_file()]
+    assert len(files) == 13
+    for file in files:
+        assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
+
+
+def test_the_page_says_whether_the_judge_looks_at_the_question(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = written(outputs(), runs, tmp_path / "report")
+    assert "answer to <em>another</em> prompt win" in page and "(by the true reward: 0.0 %)" in page
+
+
+def test_the_tournament_stands_in_the_judges_order_beside_the_truths(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """By hand: four players, 40 Elo points apart, whom the truth ranks the other way round."""
+    page = " ".join(written(outputs(), runs, tmp_path / "report").split())
+    table = page.split("<h2>All against all</h2>")[1].split("</table>")[0]
+    assert re.findall(r"<th>(\w+)</th>", table)[-4:] == ["dpo", "mine", "sft", "chosen"]
+    assert re.findall(r'<td class="n">(\d)</td>', table) == ["1", "4", "2", "3", "3", "2", "4", "1"]
+    assert "−20<small>−20 to −20</small>" in table and "60.0 %<small>50.0 to 70.0</small>" in table
+    with (tmp_path / "report/ranking.csv").open(encoding="utf-8") as file:
+        rows = [(row["scorer"], row["policy"]) for row in csv.DictReader(file)]
+    assert rows[:2] == [("judge", "dpo"), ("judge", "mine")] and rows[4:5] == [("true reward", "chosen")]
+
+
+def test_every_estimator_of_the_distance_is_shown_and_explained(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = " ".join(written(outputs(), runs, tmp_path / "report").split())
+    section = page.split("<h3>By every estimator</h3>")[1].split("<h2>")[0]
+    cells = re.findall(r'<td class="n">([\d.]+)<small>± ([\d.]+) s\.e\.(.*?)</small>', section)
+    values = [("2.00", ""), ("1.90", ""), ("2.50", ""), ("1.25", ", 12.5 % cut"), ("1.50", "")]
+    assert cells == [(value, "0.10", cut) for value, cut in values] * 2
+    assert all(f"<tr><th><code>{estimator.name}</code>" in section for estimator in ESTIMATORS)
+    with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
+        sft, dpo, _ = csv.DictReader(file)
+    assert (sft["kl_rev_rb"], dpo["kl_rev_rb"], dpo["kl_fwd_data_se"]) == ("0.0", "1.25", "0.1")
+
+
+def test_the_papers_figures_stand_with_captions_and_data(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = " ".join(written(outputs(), runs, tmp_path / "report").split())
+    section = page.split("<h2>The paper's figures</h2>")[1].split("<h2>")[0]
+    image = base64.b64encode(b"an image").decode()
+    assert section.count(f'<img src="data:image/png;base64,{image}"') == 2
+    assert (
+        section.index("<h3>First &lt;title&gt;</h3>") < section.index("Of 8 prompts.") < section.index("Second title")
+    )
+    assert "Its numbers: <code>out/figures/pareto.csv</code>, <code>out/figures/frontiers.csv</code>." in section
+    assert section.count("Its numbers") == 1
+    assert "Table 5 · dpo · decreasing · margin −1.25" in section
+    assert "because &lt;b&gt;" in section and "(empty)" in section
+
+
+def test_without_figures_of_the_paper_there_is_no_section(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    for name in ("figures", "pairs"):
+        (out / "figures" / f"{name}.json").write_text("[]", "utf-8")
+    assert "The paper's figures" not in written(out, runs, tmp_path / "report")

@@ -1,0 +1,22 @@
+"""The rows that the report asks MLflow for carry what the stage align records itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.report.page.results import read_results
+from epsilon_dpo.report.page.tracked import compared_policies
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_row_has_the_numbers_of_its_stage(outputs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run = read_yaml(ROOT / "params.yaml")["runs"]["dpo"]
+    (row,) = compared_policies(read_results(outputs(dpo=[1.0, 0.0]), {"dpo": run}))
+    assert row["run"] == "dpo" and row["policy_sha256"].startswith("dpo0")
+    assert row["params"]["runs.dpo"] == run and "align" in row["params"] and "seed" in row["params"]
+    assert row["metrics"]["kl_fwd_rb"] == 2.0 and row["metrics"]["win_rate/chosen"] == 0.5
+    assert [step["step"] for step in row["curve"]] == [1, 2, 3, 4]

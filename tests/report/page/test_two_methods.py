@@ -1,0 +1,77 @@
+"""Methods compared over seeds and prompts: intervals by hand, and the level of the test where both are equal."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from epsilon_dpo.report.page.two_methods import difference
+
+
+def test_seeds_that_differ_and_prompts_that_do_not():
+    """Seeds' means .3, .6, .9 against .5, .5: sd .3 over three seeds, so ± t(2) .3 / sqrt(3), whatever the prompts."""
+    first = np.broadcast_to(np.array([0.3, 0.6, 0.9])[:, None, None], (3, 40, 2))
+    found = difference(first, np.full((2, 40, 2), 0.5))
+    half_width = t.ppf(0.975, 2) * 0.3 / math.sqrt(3)
+    assert found.interval(0.95) == pytest.approx((0.1 - half_width, 0.1 + half_width))
+    assert found.training_share == pytest.approx(1.0)
+
+
+def test_prompts_that_differ_and_seeds_that_do_not():
+    """Both methods win the same prompts, the first 10 of 40 more: the paired t interval of the differences."""
+    wins = np.repeat([1.0, 0.0], [25, 15])
+    first = np.broadcast_to(np.repeat([1.0, 0.0], [35, 5])[None, :, None], (3, 40, 1))
+    found = difference(first, np.broadcast_to(wins[None, :, None], (2, 40, 1)))
+    apart = np.repeat([0.0, 1.0, 0.0], [25, 10, 5])
+    half_width = t.ppf(0.975, 39) * apart.std(ddof=1) / math.sqrt(40)
+    assert found.interval(0.95) == pytest.approx((0.25 - half_width, 0.25 + half_width))
+    assert found.training_share == 0.0
+
+
+def test_the_p_value_is_the_level_whose_interval_ends_at_zero():
+    generator = np.random.default_rng(0)
+    found = difference(generator.random((3, 30, 2)) + 0.1, generator.random((4, 30, 2)))
+    assert 1e-6 < found.p_value < 0.5
+    assert found.interval(1.0 - found.p_value)[0] == pytest.approx(0.0, abs=1e-9)
+    equal = np.broadcast_to(np.array([0.0, 1.0])[None, :, None], (2, 2, 1))
+    assert difference(equal, equal).p_value == 1.0
+
+
+def test_one_training_and_other_prompts_are_refused():
+    with pytest.raises(ValueError, match="at least two seeds each"):
+        difference(np.ones((1, 5, 1)), np.ones((3, 5, 1)))
+    with pytest.raises(ValueError, match="of the same prompts"):
+        difference(np.ones((3, 5, 1)), np.ones((3, 6, 1)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "training", "highest"),
+    [
+        ((3, 3), (0.05, 0.05), 0.05),
+        ((3, 3), (0.01, 0.1), 0.06),
+        ((5, 5), (0.0, 0.0), 0.05),
+        ((2, 5), (0.1, 0.01), 0.08),
+    ],
+)
+def test_it_keeps_its_level_between_equal_methods(seeds, training, highest):
+    """Prompts are shared, so are half of their difficulties; a paired test over prompts alone takes luck for merit."""
+    generator, n, prompts = np.random.default_rng(1), 1000, 60
+    rejected, naive = 0, 0
+    for _ in range(n):
+        shared = generator.normal(0.0, 0.3, prompts)
+        wins = [
+            0.6
+            + shared
+            + generator.normal(0.0, 0.15, prompts)
+            + generator.normal(0.0, spread, (count, 1))
+            + generator.normal(0.0, 0.3, (count, prompts))
+            for count, spread in zip(seeds, training, strict=True)
+        ]
+        low, high = difference(*(method[..., None] for method in wins)).interval(0.95)
+        rejected += not low <= 0.0 <= high
+        apart = wins[0].mean(0) - wins[1].mean(0)
+        naive += abs(apart.mean()) > t.ppf(0.975, prompts - 1) * apart.std(ddof=1) / math.sqrt(prompts)
+    margin = 3.0 * math.sqrt(highest * (1.0 - highest) / n)
+    assert rejected / n <= highest + margin
+    assert max(training) == 0.0 or naive / n > highest + margin

@@ -1,0 +1,73 @@
+"""Pairs as batches, and the answers to other prompts that KTO takes its KL from."""
+
+import pytest
+import torch
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_jsonl
+from epsilon_dpo.training.alignment.pair_data import PairCollator, PairData
+
+
+def pairs_of(prompts):
+    """One pair per prompt; each answer is recognisable: 100 + row (chosen), 200 + row (rejected)."""
+    return [
+        {"id": str(row), "prompt_ids": prompt, "chosen_ids": [100 + row, 2], "rejected_ids": [200 + row, 3, 2]}
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+PROMPTS = [[1, 5], [1, 6], [1, 5], [1, 7, 7], [1, 6], [1, 8], [1, 5]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mismatched_answers_belong_to_other_prompts(seed):
+    data = PairData(pairs_of(PROMPTS), mismatched_by=seed)
+    donors = [int(row["mismatched_chosen_ids"][0]) - 100 for row in data.rows]
+    assert sorted(donors) == list(range(len(PROMPTS)))
+    assert all(PROMPTS[donor] != prompt for donor, prompt in zip(donors, PROMPTS, strict=True))
+    assert [int(row["mismatched_rejected_ids"][0]) - 200 for row in data.rows] == donors
+
+
+def test_mismatched_answers_depend_on_the_seed_alone():
+    donors = lambda seed: [row["mismatched_chosen_ids"][0] for row in PairData(pairs_of(PROMPTS), seed).rows]  # noqa: E731
+    assert donors(1) == donors(1) and len({tuple(donors(seed)) for seed in range(10)}) > 3
+
+
+def test_no_row_becomes_longer_than_the_longest_pair():
+    pairs = pairs_of([[1] * 9, [1, 2]])
+    pairs[1]["chosen_ids"] = [7] * 10
+    data = PairData(pairs, mismatched_by=0)
+    assert len(data[0]["mismatched_chosen_ids"]) == 12 - 9
+
+
+def test_a_batch_holds_the_mismatched_rows_beside_its_own():
+    batch = PairCollator(0)([PairData(pairs_of([[1, 5], [1, 6]]), mismatched_by=0)[0]])
+    assert batch["input_ids"].tolist() == [[1, 5, 100, 2, 0], [1, 5, 200, 3, 2]]
+    assert batch["mismatched"]["input_ids"].tolist() == [[1, 5, 101, 2, 0], [1, 5, 201, 3, 2]]
+    assert torch.equal(batch["mismatched"]["completion_mask"], batch["completion_mask"])
+    assert "mismatched" not in PairCollator(0)([PairData(pairs_of([[1, 5]]))[0]])
+
+
+def test_a_shared_prompt_stands_once_before_both_answers():
+    pairs = PairData(pairs_of([[1, 5], [1, 6, 7]]), mismatched_by=0)
+    batch = PairCollator(9, share_prompt=True)(pairs.rows)
+    assert batch["input_ids"].tolist() == [[1, 5, 100, 2, 200, 3, 2, 9], [1, 6, 7, 101, 2, 201, 3, 2]]
+    assert batch["attention_mask"].tolist() == [[1] * 7 + [0], [1] * 8]
+    chosen, rejected = batch["completion_mask"].tolist()[:2], batch["completion_mask"].tolist()[2:]
+    assert chosen == [[0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0]]
+    assert rejected == [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1, 1, 1]]
+    assert batch["mismatched"]["input_ids"][0].tolist() == [1, 5, 101, 2, 201, 3, 2, 9]
+
+
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_the_length_of_a_pair_is_what_its_batch_has(share_prompt):
+    collate, pair = PairCollator(0, share_prompt), pairs_of([[1, 5, 6]])[0]
+    assert collate.length(pair) == collate([pair])["input_ids"].shape[1]
+
+
+def test_too_few_prompts_are_one_sentence(tmp_path):
+    file = tmp_path / "train.jsonl"
+    write_jsonl(file, pairs_of([[1, 5], [1, 5], [1, 6]]))
+    with pytest.raises(UserError, match=r"train\.jsonl: 2 of 3 rows share one prompt, .*choose another method"):
+        PairData.read(file, mismatched_by=0)
+    assert len(PairData.read(file)) == 3

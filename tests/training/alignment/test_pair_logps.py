@@ -1,0 +1,99 @@
+"""The sums of log-probs that a loss is given: their precision, and that stage `monotonicity` takes the same ones."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from epsilon_dpo.analysis.monotonicity import decisions as monotonicity
+from epsilon_dpo.analysis.monotonicity.params import Monotonicity
+from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.models.logps.head import add_logps_head
+from epsilon_dpo.training.alignment.pair_data import PairCollator
+from epsilon_dpo.training.alignment.pair_logps import PairScorer
+from epsilon_dpo.training.alignment.reference_model import SecondModel
+
+EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.1}
+NUMBERS = Monotonicity(epsilon=0.1, batch_size=8, token_chunk=7, confidence=0.95)
+
+
+@pytest.fixture
+def models(tiny_gemma):
+    """A policy so near its reference that a perturbation changes less than float32 resolves in a sum."""
+    policy, reference = tiny_gemma(0), tiny_gemma(0)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 1e-6 * torch.randn(parameter.shape, generator=generator).sign()
+    add_logps_head(policy)
+    add_logps_head(reference)
+    return policy, reference
+
+
+@pytest.fixture
+def pairs(token_pairs):
+    """Longest first, the order in which `monotonicity` batches them: both then see one and the same batch."""
+    longest = lambda pair: len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))  # noqa: E731
+    return sorted(token_pairs(8), key=longest, reverse=True)
+
+
+def scorer_of(models, entry):
+    method, accelerator = method_of("x", entry), Accelerator(cpu=True)
+    reference = SecondModel(models[1], accelerator) if method.needs_reference else None
+    return PairScorer(method, reference, None, NUMBERS.token_chunk, accelerator)
+
+
+def scored(models, pairs, entry):
+    """Chosen and rejected as the trainer hands them to the method of `entry`."""
+    return scorer_of(models, entry).score(models[0], PairCollator(0)(pairs), {}, torch.Generator())
+
+
+def test_training_and_monotonicity_decide_alike(models, pairs, monkeypatch, tmp_path):
+    folders = dict(zip((tmp_path / "policy", tmp_path / "reference"), models, strict=True))
+    monkeypatch.setattr(monotonicity, "load_policy", lambda folder, dtype: folders[folder])
+    monkeypatch.setattr(monotonicity, "on_device", lambda model: model)
+    records = monotonicity.decisions(*folders, pairs, NUMBERS)
+    chosen, rejected = scored(models, pairs, EPSILON_DPO)
+    for field, name in (("policy", "z"), ("p_epsilon", "z_p"), ("n_epsilon", "z_n")):
+        margins = getattr(chosen, field) - getattr(rejected, field)
+        assert margins.tolist() == [record[name] for record in records]
+    steps = method_of("x", EPSILON_DPO).loss(chosen, rejected).metrics["eps/mean_step"]
+    assert steps.tolist() == [record["step"] for record in records]
+
+
+def test_margins_ahead_of_a_step_are_those_of_its_loss(models, pairs):
+    """Several micro-batches plan their step by the one, a single one by the other."""
+    chosen, rejected = scored(models, pairs, EPSILON_DPO)
+    ahead = scorer_of(models, EPSILON_DPO).margins(models[0], PairCollator(0)(pairs))
+    torch.testing.assert_close(ahead, (chosen.logratios - rejected.logratios).detach(), rtol=0, atol=1e-12)
+
+
+def test_a_loss_is_float64_and_the_gradient_of_a_weight_is_not(models, pairs):
+    for entry in (EPSILON_DPO, {"method": "pairwise_cringe", "alpha": 1.0, "k": 3, "b": 0.0, "tau": 5.0}):
+        chosen, rejected = scored(models, pairs, entry)
+        loss = method_of("x", entry).loss(chosen, rejected)
+        numbers = [loss.losses, loss.chosen_rewards, loss.rejected_rewards, *loss.metrics.values()]
+        assert {x.dtype for x in numbers} == {torch.float64}
+        models[0].zero_grad()
+        loss.losses.mean().backward()
+        gradient = models[0].lm_head.weight.grad
+        assert gradient.dtype == torch.float32 and gradient.isfinite().all() and gradient.any()
+
+
+def test_official_bf16_rounds_float32_sums(models, pairs, monkeypatch):
+    """Those of the released code: a GPU adds bfloat16 log-probs up in float32 and rounds once."""
+    entry = {**EPSILON_DPO, "step_precision": "official_bf16"}
+    seen = {}
+    forward = models[0].forward
+
+    def kept(*args, **kwargs):
+        seen["scores"] = forward(*args, **kwargs)
+        return seen["scores"]
+
+    monkeypatch.setattr(models[0], "forward", kept)
+    chosen, rejected = scored(models, pairs, entry)
+    for name in ("policy", "reference", "p_epsilon", "n_epsilon"):
+        sums = getattr(seen["scores"].tokens, name).sum(-1)
+        assert sums.dtype == torch.float32 and torch.equal(
+            torch.cat([getattr(s, name) for s in (chosen, rejected)]), sums
+        )
+    assert method_of("x", entry).loss(chosen, rejected).losses.dtype == torch.float32

@@ -1,0 +1,169 @@
+"""A training that is killed ends in the same bytes as one that is not: weights, state and metric stream."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import types
+from pathlib import Path
+
+import pytest
+from runs import EPSILON_DPO, LORA, RUNS, SOFT, content
+
+from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
+from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.training.alignment import trainer as trainer_module
+from epsilon_dpo.training.loop.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.training.loop.params import LoRA
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_micro_batch(number):
+    """The `number`-th of this process."""
+    calls, compute_loss = iter(range(1, 100)), trainer_module.PreferenceTrainer.compute_loss
+    trainer_module.PreferenceTrainer.compute_loss = lambda *args, **kwargs: (
+        die() if next(calls) == number else compute_loss(*args, **kwargs)
+    )
+
+
+def die_while_saving(step):
+    write_json = trainer_module.write_json
+    trainer_module.write_json = lambda path, value: (
+        die() if f"checkpoint-{step}" in str(path) else write_json(path, value)
+    )
+
+
+# In this order, and the checkpoints that are there after each: one is made every 4 of the 12 steps. Steps 1 to 5 have
+# two micro-batches each and step 6 one.
+KILLS = {
+    "inside the window of step 5": [4],
+    "while saving step 8": [4, 8],
+    "after logging step 11": [4, 8],
+}
+
+
+def killed(run, kill, entry):
+    """In a child process: train as `run` does and be killed."""
+    track = lambda metrics, step: None  # noqa: E731
+    if kill == "inside the window of step 5":
+        die_at_micro_batch(10)
+    elif kill == "while saving step 8":
+        die_while_saving(8)
+    else:
+        track = lambda metrics, step: die() if step == 11 else None  # noqa: E731
+    run("resumed", entry, track=track)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_path, name):
+    whole = run("whole", RUNS[name])
+    scratch = tmp_path / "resumed-scratch"
+    for kill, left in KILLS.items():
+        child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, RUNS[name]))
+        child.start()
+        child.join(120)
+        assert child.exitcode == -signal.SIGKILL, kill
+        assert sorted(int(path.name.split("-")[1]) for path in scratch.glob("checkpoint-*")) == left, kill
+    steps = []
+    resumed = run("resumed", RUNS[name], track=lambda metrics, step: steps.append(step))
+    assert steps == [*range(1, 13), 12]  # the rows before the kill are tracked again, then the evaluation
+    assert content(resumed) == content(whole)
+
+
+def test_snapshots_survive_kills_too(run, tmp_path):
+    """2 epochs of 6 steps: every 0.4 of an epoch, at the first step that reaches the mark; not the final policy."""
+    entry = EPSILON_DPO | {"snapshot_epochs": 0.4}
+    whole = run("whole", entry)
+    *kept, final = policy_paths(whole)
+    facts = [read_json(whole / place / FACTS) for place in kept]
+    assert [(fact["step"], round(fact["epoch"], 3)) for fact in facts] == [
+        (3, 0.545),
+        (5, 0.909),
+        (8, 1.364),
+        (10, 1.727),
+    ]
+    assert final == "." and (whole / final / "model").is_dir()
+    for kill in KILLS:
+        child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, entry))
+        child.start()
+        child.join(120)
+    assert content(run("resumed", entry)) == content(whole)
+    snapshot, ended = content(whole / kept[-1] / "model"), run("ended", EPSILON_DPO)
+    assert snapshot.keys() == content(ended / "model").keys()
+    assert snapshot["model.safetensors"] != content(ended / "model")["model.safetensors"]
+    assert policy_paths(ended) == ["."]
+
+
+@pytest.mark.parametrize("entry", [EPSILON_DPO | {"snapshot_epochs": 0.4}, SOFT], ids=lambda entry: entry["method"])
+def test_an_adapter_survives_kills_too(run, tmp_path, entry):
+    """And its snapshots, and the second adapter of a reference that moves."""
+    with_lora = functools.partial(run, lora=LoRA(**LORA), learning_rate=1e-2)
+    whole = content(with_lora("whole", entry))
+    for kill in KILLS:
+        child = multiprocessing.get_context("fork").Process(target=killed, args=(with_lora, kill, entry))
+        child.start()
+        child.join(120)
+        assert child.exitcode == -signal.SIGKILL, kill
+    assert (tmp_path / "resumed-scratch" / "checkpoint-8" / "adapter_model.safetensors").is_file()
+    resumed = with_lora("resumed", entry)
+    assert content(resumed) == whole
+    assert not [name for name in whole if name.endswith("/model.safetensors")]
+    assert len(policy_paths(resumed)) == (5 if entry["method"] == "epsilon_dpo" else 1)
+
+
+STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_state_does_move(run, name):
+    """Or the test above would say nothing of it."""
+    start, end = method_of(name, STATES[name]).state_dict(), read_json(run("moved", STATES[name]) / "metrics.json")
+    assert all(end[key] != value for key, value in start.items())
+
+
+def sealed(folder, step, files):
+    """A checkpoint as the callback seals it."""
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    for name, text in files.items():
+        (checkpoint / name).write_text(text)
+    state = types.SimpleNamespace(is_world_process_zero=True, global_step=step)
+    WholeCheckpoints().on_save(types.SimpleNamespace(output_dir=str(folder)), state, None)
+    return checkpoint
+
+
+def test_only_whole_checkpoints_count(tmp_path, capfd):
+    older, cut, flipped, listed = (sealed(tmp_path, step, {"a": "1", "b": "2"}) for step in (4, 8, 12, 16))
+    (tmp_path / "checkpoint-20").mkdir()
+    (tmp_path / "checkpoint-20" / "a").write_text("1")
+    (cut / "a").write_text("")
+    (flipped / "b").write_text("3")  # of the same size
+    (listed / "whole.json").write_text('{"a"')
+    assert last_whole_checkpoint(tmp_path) == str(older)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+    said = sorted(capfd.readouterr().err.splitlines())
+    assert [line.removeprefix(f"{tmp_path}/checkpoint-") for line in said] == [
+        "12 is damaged (b); it is removed and not resumed from.",
+        "16 is damaged (whole.json); it is removed and not resumed from.",
+        "20 was not finished; it is removed and not resumed from.",
+        "8 is damaged (a); it is removed and not resumed from.",
+    ]
+    assert last_whole_checkpoint(tmp_path / "none") is None
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_is_sealed(tmp_path, monkeypatch):
+    done, sync = [], os.fsync
+
+    def note(file):
+        sync(file)
+        done.append((Path(os.readlink(f"/proc/self/fd/{file}")).name, (checkpoint / "whole.json").exists()))
+
+    checkpoint = tmp_path / "checkpoint-4"
+    monkeypatch.setattr(os, "fsync", note)
+    sealed(tmp_path, 4, {"a": "1"})
+    before = {name for name, is_sealed in done if not is_sealed}
+    assert before == {"a", "checkpoint-4", tmp_path.name, "whole.json.partial"} and done[-1] == ("checkpoint-4", True)

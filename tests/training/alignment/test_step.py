@@ -1,0 +1,95 @@
+"""An optimizer step is one mean over its pairs, however they are split into micro-batches and ranks."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from runs import BETA_DPO, DPO, EPSILON_DPO, KTO, RRHF, SOFT, assert_same_training, numbers
+
+from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.training.alignment.pair_metrics import Totals
+
+TWENTY = {"dtype": torch.float64, "count": 20}
+SPLITS = [(4, 1), (2, 2), (1, 4)]  # of the 4 pairs of a step: pairs in a micro-batch, micro-batches
+
+
+def test_means_do_not_depend_on_the_split():
+    values = torch.arange(7.0, dtype=torch.float64)
+    means = []
+    for split in ([7], [2, 2, 3], [1, 6]):
+        totals = Totals()
+        for part in values.split(split):
+            totals.add({"x": part, "one": torch.ones_like(part)})
+        means.append(totals.means())
+    assert means == [{"x": 3.0, "one": 1.0}] * 3
+
+
+SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT]
+
+
+@pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=lambda entry: entry["method"])
+def test_accumulation_is_a_larger_batch(run, entry):
+    """5 steps an epoch, none of them short."""
+    whole, *others = [
+        run(f"{size}x{count}", entry, per_device_train_batch_size=size, gradient_accumulation_steps=count, **TWENTY)
+        for size, count in SPLITS
+    ]
+    for split in others:
+        assert_same_training(whole, split)
+    if entry == EPSILON_DPO:
+        assert len({row["eps/beta_next"] for row in read_jsonl(whole / "metrics.jsonl")}) > 3
+
+
+@pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=lambda entry: entry["method"])
+def test_a_shared_prompt_is_one_that_is_run_twice(run, entry):
+    twice, once = (run(f"{share}", entry, share_prompt=share, **TWENTY) for share in (False, True))
+    assert_same_training(twice, once, tokens_seen=False)
+
+
+@pytest.mark.parametrize("entry", [DPO, BETA_DPO, KTO, RRHF], ids=lambda entry: entry["method"])
+def test_a_short_window_is_averaged_over_what_it_holds(run, entry):
+    """7 pairs: 3 micro-batches of 2 and one of 1 are one step over 7 pairs, though 8 micro-batches were allowed."""
+    settings = {"dtype": torch.float64, "count": 7, "num_train_epochs": 3.0}
+    short = run("short", entry, per_device_train_batch_size=2, gradient_accumulation_steps=8, **settings)
+    whole = run("whole", entry, per_device_train_batch_size=7, gradient_accumulation_steps=1, **settings)
+    assert_same_training(whole, short)
+
+
+TWO_RANKS = """
+import json, os, sys
+from pathlib import Path
+import torch
+from epsilon_dpo.training.alignment.alignment import align
+from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.training.alignment.params import Align
+
+torch.set_num_threads(1)
+root, entries, numbers = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+for entry in entries:
+    method, name = method_of("x", entry), entry["method"]
+    out = root / f"{name}-rank{os.environ['RANK']}"
+    out.mkdir()
+    scratch = root / f"{name}-scratch"
+    align(method, Align(**numbers), 5, root / "sft", root / "pairs", out, scratch, lambda metrics, step: None)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "count", "port"), [(2, 1, 29517), (1, 2, 29518)])
+def test_two_ranks_are_one_with_twice_the_batch(run, tmp_path, size, count, port):
+    ones = {
+        entry["method"]: run(
+            entry["method"], entry, per_device_train_batch_size=4, gradient_accumulation_steps=1, **TWENTY
+        )
+        for entry in SPLIT_ALIKE
+    }
+    script = tmp_path / "two_ranks.py"
+    script.write_text(TWO_RANKS)
+    two = numbers(per_device_train_batch_size=size, gradient_accumulation_steps=count).model_dump_json()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    subprocess.run([*command, str(script), str(tmp_path), json.dumps(SPLIT_ALIKE), two], check=True, timeout=300)
+    for name, one in ones.items():
+        assert_same_training(one, tmp_path / f"{name}-rank0")
+        assert not list((tmp_path / f"{name}-rank1").iterdir())

@@ -1,0 +1,182 @@
+"""The trainer through stage align's call: what it writes and logs, and what it refuses."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, content, numbers, weights
+from transformers import AutoModelForCausalLM
+from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
+from trl_trainers import float32_means_float64
+
+from epsilon_dpo import logps, trainer
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.training.alignment.pair_data import PairData
+
+
+def test_the_result_is_whole_and_the_same_twice(run):
+    rows = []
+    first = run("first", EPSILON_DPO, track=lambda metrics, step: rows.append({"step": step, **metrics}))
+    assert content(first) == content(run("second", EPSILON_DPO))
+    assert {"model/model.safetensors", "model/tokenizer.json", "metrics.jsonl", "metrics.json"} <= content(first).keys()
+    assert read_json(first / "model" / "generation_config.json")["eos_token_id"] == 2
+    stream = read_jsonl(first / "metrics.jsonl")
+    assert [row["step"] for row in stream] == list(range(1, 13)) and rows[:-1] == stream
+    metrics = read_json(first / "metrics.json")
+    assert metrics["steps"] == 12 and metrics["beta"] == stream[-1]["eps/beta_next"]
+    assert rows[-1]["eval_loss"] == metrics["eval_loss"]
+
+
+def test_the_first_step_is_an_exact_tie(run):
+    row = read_jsonl(run("tie", EPSILON_DPO, max_steps=1) / "metrics.jsonl")[0]
+    assert row["loss"] == pytest.approx(0.6931471805599453, rel=1e-7)
+    assert row["eps/kept"] == 1.0 and row["eps/beta_next"] == 0.3
+    assert row["margins_raw"] == row["kl/fwd_data"] == row["eps/mean_abs"] == 0.0
+
+
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_logged_numbers_are_those_of_the_models_own_logits(run, tmp_path, token_pairs, share_prompt):
+    """One step over all pairs, then another: the first row, and the evaluation, from full logits in float64.
+
+    Gemma-2's norms and softmax, too: in float32, which they ask for, they round by the shape of their rows, and that
+    differs between a batch and a row of it.
+    """
+    settings = {"max_steps": 2, "per_device_train_batch_size": 8, "count": 16, "warmup_ratio": 0.0}
+    with float32_means_float64():
+        folder = run("logged", DPO, dtype=torch.float64, share_prompt=share_prompt, **settings)
+    exact = {"rel": 1e-9}
+    row, metrics = read_jsonl(folder / "metrics.jsonl")[0], read_json(folder / "metrics.json")
+    load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()  # noqa: E731
+    before, after = load(tmp_path / "sft"), load(folder / "model")
+
+    def logp(model, pair, side):
+        ids = torch.tensor([pair["prompt_ids"] + pair[side]])
+        with float32_means_float64(), torch.no_grad():
+            scores = model(ids).logits[0, :-1].log_softmax(-1)
+        return scores.gather(1, ids[0, 1:, None])[len(pair["prompt_ids"]) - 1 :].sum().item()
+
+    train, evaluation = token_pairs(16), token_pairs(21)[16:]
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    assert row["logps/chosen"] == pytest.approx(mean([logp(before, pair, "chosen_ids") for pair in train]), **exact)
+    assert row["logps/rejected"] == pytest.approx(mean([logp(before, p, "rejected_ids") for p in train]), **exact)
+    assert row["tokens/chosen"] == mean([len(pair["chosen_ids"]) for pair in train])
+    ratios = [
+        [logp(after, pair, side) - logp(before, pair, side) for side in ("chosen_ids", "rejected_ids")]
+        for pair in evaluation
+    ]
+    assert max(abs(h) for pair in ratios for h in pair) > 1e-2  # the step did move the policy
+    margins = [0.3 * (chosen - rejected) for chosen, rejected in ratios]
+    assert metrics["eval_rewards/margins"] == pytest.approx(mean(margins), **exact)
+    assert metrics["eval_rewards/accuracies"] == mean([margin > 0 for margin in margins])
+    loss = -torch.tensor(margins).double().sigmoid().log().mean().item()
+    assert metrics["eval_loss"] == pytest.approx(loss, **exact)
+
+
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_tokens_and_entropy_are_counted_over_real_tokens(run, token_pairs, tmp_path, share_prompt):
+    settings = {"dtype": torch.float64, "per_device_train_batch_size": 22, "share_prompt": share_prompt}
+    with float32_means_float64():
+        rows = read_jsonl(run("counted", DPO, **settings) / "metrics.jsonl")
+    pairs, prompts = token_pairs(22), 1 if share_prompt else 2
+    tokens = sum(prompts * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs)
+    assert [row["num_input_tokens_seen"] for row in rows] == [tokens, 2 * tokens]
+    model, entropies = AutoModelForCausalLM.from_pretrained(tmp_path / "sft", dtype="auto").eval(), []
+    for pair in pairs:
+        total = 0.0
+        for side in ("chosen_ids", "rejected_ids"):
+            ids = torch.tensor([pair["prompt_ids"] + pair[side]])
+            with float32_means_float64():
+                logs = model(ids).logits[0, len(pair["prompt_ids"]) - 1 : -1].log_softmax(-1)
+            total -= (logs.exp() * logs).sum().item()
+        entropies.append(total / (len(pair["chosen_ids"]) + len(pair["rejected_ids"])))
+    assert rows[0]["entropy"] == pytest.approx(sum(entropies) / 22, rel=1e-9)
+
+
+def test_a_reference_that_never_moves_is_dpo(run):
+    never = run("never", {**SOFT, "sync_steps": 1000})
+    assert torch.equal(weights(never)["model.norm.weight"], weights(run("dpo", DPO))["model.norm.weight"])
+    moved = weights(run("moved", SOFT))["model.norm.weight"]
+    assert not torch.equal(moved, weights(never)["model.norm.weight"])
+
+
+def test_after_a_hard_sync_the_loss_is_log_two_again(run):
+    losses = [row["loss"] for row in read_jsonl(run("hard", HARD, warmup_ratio=0.0) / "metrics.jsonl")]
+    tied = [step for step, loss in enumerate(losses, start=1) if loss == pytest.approx(0.6931471805599453, abs=1e-7)]
+    assert tied == [1, 4, 7, 10]
+
+
+def test_gradient_checkpointing_and_bfloat16_autocast_run(run):
+    plain = read_jsonl(run("plain", EPSILON_DPO) / "metrics.jsonl")
+    thrifty = read_jsonl(run("thrifty", EPSILON_DPO, gradient_checkpointing=True) / "metrics.jsonl")
+    assert thrifty == plain
+    half = read_jsonl(run("half", EPSILON_DPO, bf16=True) / "metrics.jsonl")
+    assert half[0]["eps/kept"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
+
+
+def test_a_moving_reference_does_not_hide_the_distance_from_the_first(run):
+    """Right after a hard sync the margin is 0 again, but the KL is that of the initial reference."""
+    rows = read_jsonl(run("hard", HARD, warmup_ratio=0.0) / "metrics.jsonl")
+    synced = [row for row in rows if row["margins_raw"] == 0.0]
+    assert [row["step"] for row in synced] == [1, 4, 7, 10]
+    assert rows[0]["kl/fwd_data"] == rows[0]["kl/fwd_proxy"] == 0.0
+    assert all(row["kl/fwd_data"] > 1e-4 and row["kl/rev_data"] > 1e-4 for row in synced[1:])
+
+
+def test_a_method_without_reference_runs_none(run, monkeypatch):
+    models, forward = set(), Gemma2Model.forward
+
+    def counted(self, *args, **kwargs):
+        models.add(id(self))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Gemma2Model, "forward", counted)
+    row = read_jsonl(run("free", RRHF, max_steps=2) / "metrics.jsonl")[0]
+    assert len(models) == 1 and not [name for name in row if name.startswith("kl/")] and "margins_raw" not in row
+    models.clear()
+    assert "margins_raw" in read_jsonl(run("with", DPO, max_steps=2) / "metrics.jsonl")[0]
+    assert len(models) == 2
+
+
+def test_a_shared_prompt_that_goes_wrong_is_found_before_the_training(run, monkeypatch):
+    monkeypatch.setattr(logps, "shared_prompt_inputs", lambda model, form: {})  # as attention that ignores masks
+    with pytest.raises(UserError, match=r"align\.share_prompt: true is not exact .* set it to false"):
+        run("wrong", DPO)
+    run("right", DPO, share_prompt=False, max_steps=1)
+
+
+def test_cutting_by_length_computes_less_of_the_same_steps(run, monkeypatch):
+    as_drawn = lambda lengths, count, most: [list(range(n * most, (n + 1) * most)) for n in range(count)]  # noqa: E731
+    compute_loss, found = trainer.PreferenceTrainer.compute_loss, []
+
+    def counted(self, model, inputs, *args, **kwargs):
+        steps, slots = found[-1]
+        rows = [tuple(row[row != 0].tolist()) for row in inputs["input_ids"]]
+        steps.setdefault(self.state.global_step, set()).update(rows)
+        slots.append(inputs["input_ids"].numel())
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.PreferenceTrainer, "compute_loss", counted)
+    for name, cut in (("cut", trainer.cut_by_length), ("drawn", as_drawn)):
+        found.append(({}, []))
+        monkeypatch.setattr(trainer, "cut_by_length", cut)
+        run(name, DPO, count=24, gradient_accumulation_steps=4)
+    (steps, slots), (steps_as_drawn, slots_as_drawn) = found
+    assert steps == steps_as_drawn and len(steps) == 6
+    assert len(slots) == len(slots_as_drawn) and sum(slots) < sum(slots_as_drawn)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run):
+    with pytest.raises(UserError, match="lower its learning_rate"):
+        run("hot", {**DPO, "learning_rate": 1e30})
+
+
+def test_a_checkpoint_inside_a_logging_window_is_refused():
+    """The rest of the window would be logged as if it were the whole."""
+    with pytest.raises(ValidationError, match="save_steps must be a multiple of logging_steps"):
+        numbers(logging_steps=3, save_steps=4)
+
+
+def test_an_empty_file_of_pairs_is_refused(tmp_path):
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no pair"):
+        PairData.read(tmp_path / "train.jsonl")

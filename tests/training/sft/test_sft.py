@@ -1,0 +1,128 @@
+"""SFT through stage sft's call: the ids it trains on, what it writes, and what a kill must not change."""
+
+import math
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
+from epsilon_dpo.training.sft.params import SFT
+from epsilon_dpo.training.sft.sft import fine_tune, labelled
+
+TOKENS = Tokens(max_prompt_length=8, max_length=12)
+# A template as Gemma's: BOS, a word for the role, the text, the stop token, and something after it.
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %} {{ 'w1' if m['role'] == 'user' else 'w2' }} {{ m['content'] }} "
+    "{{ eos_token }} w3{% endfor %}{% if add_generation_prompt %} w2{% endif %}"
+)
+
+
+def pair(row, prompt="w5 w6", chosen="w7 w8 w9"):
+    answer = lambda text: [{"role": "assistant", "content": text}]  # noqa: E731
+    prompt_messages = [{"role": "user", "content": prompt}]
+    return {"id": f"row/{row}", "prompt": prompt_messages, "chosen": answer(chosen), "rejected": answer("w4")}
+
+
+@pytest.fixture
+def base(sft_folder, tmp_path):
+    """A folder as stage base writes it."""
+    folder = sft_folder()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "base" / "tokenizer")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.generation_config.eos_token_id = [1, 2]
+    model.save_pretrained(tmp_path / "base" / "model")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def run(base, tmp_path):
+    """Fine-tune on 10 pairs with answers of unequal length into a folder of the given name."""
+    validated = tmp_path / "validated"
+    validated.mkdir()
+    words = lambda row: " ".join(f"w{4 + (row * 7 + n) % 50}" for n in range(1 + row % 5))  # noqa: E731
+    write_jsonl(validated / "train.jsonl", [pair(row, chosen=words(row)) for row in range(10)])
+    write_jsonl(validated / "eval.jsonl", [pair(row, chosen=words(row)) for row in range(10, 13)])
+
+    def call(name, track=lambda metrics, step: None, **changes):
+        numbers = {
+            "completion_only_loss": True,
+            "learning_rate": 1e-2,
+            "num_train_epochs": 2.0,
+            "max_steps": None,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": 0.0,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "adam_beta2": 0.95,
+            "logging_steps": 1,
+            "save_steps": 2,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "lora": None,
+        }
+        out = tmp_path / name
+        out.mkdir(exist_ok=True)
+        settings, scratch = SFT(**{**numbers, **changes}), tmp_path / f"{name}-scratch"
+        fine_tune(settings, TOKENS, 5, base, validated, out, scratch, track)
+        return out
+
+    return call
+
+
+def test_labels_are_the_answer_with_its_stop_token(base):
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    ids = lambda text: tokenizer.convert_tokens_to_ids(text.split())  # noqa: E731
+    prompt, answer = ids("<bos> w1 w5 w6 <end_of_turn> w3 w2"), ids("w7 w8 w9 <end_of_turn>")
+    (row,) = labelled([pair(0)], tokenizer, TOKENS, completion_only=True)
+    assert row["input_ids"] == prompt + answer and row["labels"] == [-100] * 7 + answer
+    (row,) = labelled([pair(0, chosen="w7 " * 20)], tokenizer, TOKENS, completion_only=False)
+    assert row["labels"] == row["input_ids"] == prompt + ids("w7 " * 5)
+
+
+def test_the_loss_is_that_of_the_models_own_logits(run, base, tmp_path):
+    """The first row, before any step: mean over the answers' tokens of a batch of all ten rows."""
+    out = run("plain", max_steps=1, per_device_train_batch_size=10, gradient_accumulation_steps=1)
+    model = AutoModelForCausalLM.from_pretrained(base / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    losses = []
+    for row in labelled(read_jsonl(tmp_path / "validated" / "train.jsonl"), tokenizer, TOKENS, completion_only=True):
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            scores = model(ids).logits[0, :-1].log_softmax(-1)
+        scored = labels[1:] != -100
+        losses += (-scores.gather(1, ids[0, 1:, None])[:, 0][scored]).tolist()
+    assert read_jsonl(out / "metrics.jsonl")[0]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_it_learns_and_writes_a_policy_that_stops_at_the_stop_token(run):
+    out = run("policy", num_train_epochs=20.0)
+    rows, metrics = read_jsonl(out / "metrics.jsonl"), read_json(out / "metrics.json")
+    assert [row["step"] for row in rows] == list(range(1, 61)) and metrics["steps"] == 60
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"] and math.isfinite(metrics["eval_loss"])
+    assert read_json(out / "model" / "generation_config.json")["eos_token_id"] == 2
+    assert AutoTokenizer.from_pretrained(out / "model").chat_template == TEMPLATE
+    assert read_json(out / "model" / "config.json")["use_cache"] is True
+    assert not (out / "model" / "training_args.bin").exists()
+
+
+def test_a_killed_training_resumes_to_the_same_bytes(run, tmp_path):
+    whole = run("whole")
+    die = lambda metrics, step: os.kill(os.getpid(), signal.SIGKILL) if step == 5 else None  # noqa: E731
+    child = multiprocessing.get_context("fork").Process(target=run, args=("resumed", die))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL and (tmp_path / "resumed-scratch" / "checkpoint-4").exists()
+    resumed = run("resumed")
+    files = sorted(file.relative_to(whole) for file in whole.rglob("*") if file.is_file())
+    assert len(files) > 5 and files == sorted(f.relative_to(resumed) for f in resumed.rglob("*") if f.is_file())
+    for file in files:
+        assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
