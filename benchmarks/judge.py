@@ -151,9 +151,9 @@ def of_hh(args: argparse.Namespace) -> list[Pair]:
     subsets = sorted(file.parent.name for file in args.hh.glob(f"*/test{SUFFIX}"))
     if not subsets:
         raise SystemExit(f"{args.hh} has no */test{SUFFIX}; --hh must name the folder of HH's subsets")
-    numbers = {"repo": None, "revision": None, "eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
+    config = {"repo": None, "revision": None, "eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
     files = {"folder": str(args.hh), "subsets": subsets, "train_split": "test", "eval_split": "test"}
-    data = read_hh(HHSource(source="hh", **files, **numbers), seed=0)
+    data = read_hh(HHSource(source="hh", **files, **config), seed=0)
     rows = [row for row in [*data.train, *data.eval] if args.turns == "all" or len(row["chosen"]) == 2]
     same = [row for row in rows if row["chosen"][:-1] == row["rejected"][:-1]]
     return [

@@ -104,9 +104,9 @@ def lengths_of(args: argparse.Namespace) -> Lengths:
     subsets = sorted(file.parent.name for file in folder.glob(f"*/{args.split}{SUFFIX}"))
     if not subsets:
         raise SystemExit(f"{folder} holds neither train.jsonl nor a subset of HH with {args.split}{SUFFIX}")
-    numbers = {"repo": None, "revision": None, "eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
+    config = {"repo": None, "revision": None, "eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
     files = {"folder": str(folder), "subsets": subsets, "train_split": args.split, "eval_split": args.split}
-    data = read_hh(HHSource(source="hh", **files, **numbers), seed=0)
+    data = read_hh(HHSource(source="hh", **files, **config), seed=0)
     found = []
     for row in [*data.train, *data.eval]:
         sides = {"prompt": row["chosen"][:-1], "chosen": row["chosen"][-1:], "rejected": row["rejected"][-1:]}

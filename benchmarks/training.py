@@ -146,14 +146,14 @@ class _Naive(PreferenceTrainer):
         f = model(**rows, use_cache=False).logits[:, :-1]
         with torch.no_grad():
             g = self.reference.model(**rows, use_cache=False).logits[:, :-1]
-        numbers = {
+        config = {
             "policy": f,
             "reference": g,
             "logps_beta_minus": (1 + EPSILON) * f - EPSILON * g,
             "logps_beta_plus": (1 - EPSILON) * f + EPSILON * g,
         }
         sums = {
-            name: (logits.log_softmax(-1).gather(2, labels)[..., 0] * mask).sum(-1) for name, logits in numbers.items()
+            name: (logits.log_softmax(-1).gather(2, labels)[..., 0] * mask).sum(-1) for name, logits in config.items()
         }
         perturbed = ("logps_beta_minus", "logps_beta_plus")
         sums |= {name: sums[name].detach() for name in perturbed}  # only once they are computed

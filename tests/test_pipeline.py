@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
-from whole_pipeline import ROOT, all_stages, copy_project, dvc, numbers, repro, with_preset
+from whole_pipeline import ROOT, all_stages, config, copy_project, dvc, repro, with_preset
 
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 
@@ -32,13 +32,13 @@ RUNS = ["dpo", "epsilon_dpo", "tr_dpo"]
 @pytest.mark.parametrize("run", RUNS)
 def test_each_aligned_policy_beats_sft_by_the_true_scorer(project: Path, run: str) -> None:
     """Outside the 95 % interval, at the pinned numbers."""
-    assert numbers(project, f"score/{run}")["true_win_rate/sft_low"] > 0.5
+    assert config(project, f"score/{run}")["true_win_rate/sft_low"] > 0.5
 
 
 def test_the_readme_states_these_numbers(project: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for run in RUNS:
-        score, kl = numbers(project, f"score/{run}"), numbers(project, f"kl/{run}")
+        score, kl = config(project, f"score/{run}"), config(project, f"kl/{run}")
         rates = [
             f"{score[name]:.2f} ({score[name + '_low']:.2f}–{score[name + '_high']:.2f})"
             for name in ("true_win_rate/sft", "win_rate/sft")
@@ -48,16 +48,16 @@ def test_the_readme_states_these_numbers(project: Path) -> None:
 
 def test_sft_learns_the_task(project: Path) -> None:
     """Right facts and known sentences: an untrained or broken policy scores below -1, the chosen answers about 1."""
-    rewards = numbers(project, "score/dpo")
+    rewards = config(project, "score/dpo")
     assert rewards["true_reward/sft"] > 0.0
-    assert numbers(project, "reference")["truncated_share"] < 0.05
+    assert config(project, "reference")["truncated_share"] < 0.05
 
 
 def test_the_trained_judge_agrees_with_the_true_scorer(project: Path) -> None:
-    judge = numbers(project, "judge")
+    judge = config(project, "judge")
     assert judge["truth_agreement"] > 0.68
     assert judge["truth_agreement_low"] > 0.6
-    assert numbers(project, "controls")["win_rate/chosen_vs_chosen"] == 0.5
+    assert config(project, "controls")["win_rate/chosen_vs_chosen"] == 0.5
 
 
 def test_a_second_repro_runs_nothing(project: Path) -> None:
@@ -76,8 +76,8 @@ def test_mlflow_shows_the_runs_with_win_rate_and_kl_on_one_row(project: Path) ->
         table.setdefault(name, {})[key] = value
     assert sorted(table) == [f"align@{run}" for run in RUNS]
     for run in RUNS:
-        assert table[f"align@{run}"]["win_rate/sft"] == pytest.approx(numbers(project, f"score/{run}")["win_rate/sft"])
-        assert table[f"align@{run}"]["kl_fwd_rb"] == pytest.approx(numbers(project, f"kl/{run}")["kl_fwd_rb"])
+        assert table[f"align@{run}"]["win_rate/sft"] == pytest.approx(config(project, f"score/{run}")["win_rate/sft"])
+        assert table[f"align@{run}"]["kl_fwd_rb"] == pytest.approx(config(project, f"kl/{run}")["kl_fwd_rb"])
 
 
 def test_the_report_is_one_self_contained_page(project: Path) -> None:
@@ -111,7 +111,7 @@ def test_changes_rerun_what_they_affect_and_a_restored_run_is_still_tracked(proj
                 "where r.name = 'align@dpo' and m.key = 'kl_fwd_rb'"
             )
         }
-    assert any(value == pytest.approx(numbers(changed, "kl/dpo")["kl_fwd_rb"]) for value in kls)
+    assert any(value == pytest.approx(config(changed, "kl/dpo")["kl_fwd_rb"]) for value in kls)
     without_tr_dpo = "".join(line for line in params.splitlines(keepends=True) if not line.startswith("  tr_dpo:"))
     (changed / "params.yaml").write_text(without_tr_dpo, "utf-8")
     assert set(repro(changed)) == {"check", "tournament", "figures", "report"}
@@ -160,11 +160,11 @@ def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
     assert defects["repeated_role_chosen"] == 8
     assert defects["duplicated_prompts"] == 2
     for run in RUNS:
-        score, kl = numbers(hh, f"score/{run}"), numbers(hh, f"kl/{run}")
+        score, kl = config(hh, f"score/{run}"), config(hh, f"kl/{run}")
         assert score["n"] > 150 and kl["kl_fwd_rb"] > 2 * kl["kl_fwd_rb_se"] > 0.0
         assert not [name for name in score if name.startswith("true")], "nobody knows the truth here"
-    assert numbers(hh, "judge")["accuracy_n"] > 500, "the labels of dialogues of several turns are judged too"
-    assert numbers(hh, "controls")["win_rate/chosen_vs_chosen"] == 0.5
+    assert config(hh, "judge")["accuracy_n"] > 500, "the labels of dialogues of several turns are judged too"
+    assert config(hh, "controls")["win_rate/chosen_vs_chosen"] == 0.5
     assert_the_report_says_what_this_many_prompts_allow(hh)
 
 
@@ -176,7 +176,7 @@ def assert_the_report_says_what_this_many_prompts_allow(project: Path) -> None:
     for run in RUNS:
         records = read_jsonl(project / "out/score" / run / "records.jsonl")
         wins[run] = np.array([record["win"] for record in records if record["opponent"] == "chosen"])
-        score, rate, n = numbers(project, f"score/{run}"), wins[run].mean(), len(wins[run])
+        score, rate, n = config(project, f"score/{run}"), wins[run].mean(), len(wins[run])
         half = 1.96 * (rate * (1.0 - rate) / n) ** 0.5
         low, high = score["win_rate/chosen_low"], score["win_rate/chosen_high"]
         assert score["win_rate/chosen"] == pytest.approx(rate)
@@ -238,7 +238,7 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     text = tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"])
     assert text.startswith("<|im_start|>system") and text.count("<|im_start|>assistant") >= 1
     assert pair["chosen_ids"][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert numbers(project, "align/epsilon_dpo")["steps"] == 2
+    assert config(project, "align/epsilon_dpo")["steps"] == 2
     answered = read_jsonl(project / "out/sample/epsilon_dpo/samples.jsonl")
     assert any(len(answer["prompt"]) > 1 for answer in answered), "a dialogue of several turns is answered and judged"
-    assert numbers(project, "kl/epsilon_dpo")["kl_fwd_rb"] >= 0.0
+    assert config(project, "kl/epsilon_dpo")["kl_fwd_rb"] >= 0.0

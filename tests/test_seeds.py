@@ -34,9 +34,9 @@ def test_a_run_may_be_trained_with_other_seeds(tmp_path: Path) -> None:
         "beta: 0.3, snapshot_epochs: 0.2",  # keeps more of the same policy
     ],
 )
-def test_the_same_training_twice_is_refused(tmp_path: Path, numbers: str) -> None:
+def test_the_same_training_twice_is_refused(tmp_path: Path, config: str) -> None:
     """The report would take it for two seeds that agree."""
-    file = with_runs(tmp_path, "a: {method: dpo, beta: 0.3}", f"b: {{method: dpo, {numbers}}}")
+    file = with_runs(tmp_path, "a: {method: dpo, beta: 0.3}", f"b: {{method: dpo, {config}}}")
     with pytest.raises(UserError, match=r"runs\.a and runs\.b are the same training.* give one of them another seed"):
         load_file(file)
 

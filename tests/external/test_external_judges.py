@@ -53,8 +53,8 @@ SETTINGS = {
 def judges(url: str, benchmark: str = "arena_hard", **changes: Any) -> Judges:
     """Those of external/params.yaml, all at `url`, with `changes` for one benchmark."""
     content = read_yaml(ROOT / "external" / "params.yaml")["judge"]
-    for name, numbers in content.items():
-        numbers |= {"base_url": url} | (changes if name == benchmark else {})
+    for name, config in content.items():
+        config |= {"base_url": url} | (changes if name == benchmark else {})
     return parse(Judges, content)
 
 

@@ -60,14 +60,14 @@ def project(tmp_path: Path, sft_folder: Callable[[], Path], judge: Judge) -> Pat
     (checkout / "config").mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("arena_hard_stub.py"), checkout / "gen_judgment.py")
     write_json(checkout / "config" / "arena-hard-v0.1.yaml", SETTINGS["current"])
-    numbers = read_yaml(external / "params.yaml")
+    config = read_yaml(external / "params.yaml")
     for benchmark in WRITERS:
-        numbers["decoding"][benchmark] |= {"max_new_tokens": 8}
-        numbers["judge"][benchmark]["base_url"] = judge.url
+        config["decoding"][benchmark] |= {"max_new_tokens": 8}
+        config["judge"][benchmark]["base_url"] = judge.url
     names = ["arena_hard", *REAL]
-    numbers["runs"] = {f"dpo_{name}": {"policy": "align/dpo", "benchmark": name} for name in names}
-    numbers["scoreboard"] = {"all": {"runs": [f"dpo_{name}" for name in names]}}
-    YAML().dump(numbers, external / "params.yaml")
+    config["runs"] = {f"dpo_{name}": {"policy": "align/dpo", "benchmark": name} for name in names}
+    config["scoreboard"] = {"all": {"runs": [f"dpo_{name}" for name in names]}}
+    YAML().dump(config, external / "params.yaml")
     subprocess.run(["git", "init", "-q", "."], cwd=project, check=True)
     subprocess.run([BIN / "dvc", "init", "-q"], cwd=project, check=True)
     return project
@@ -90,9 +90,9 @@ def repro(project: Path) -> list[str]:
 
 
 def change(project: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    numbers = read_yaml(project / "external" / "params.yaml")
-    edit(numbers)
-    YAML().dump(numbers, project / "external" / "params.yaml")
+    config = read_yaml(project / "external" / "params.yaml")
+    edit(config)
+    YAML().dump(config, project / "external" / "params.yaml")
 
 
 def test_answers_to_scoreboard(project: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_answers_to_scoreboard(project: Path, judge: Judge, monkeypatch: pytest.
     asked = len(judge.asked)
     assert repro(project) == []
 
-    change(project, lambda numbers: numbers["judge"]["arena_hard"].update(parallel=2))
+    change(project, lambda config: config["judge"]["arena_hard"].update(parallel=2))
     assert repro(project) == ["verdicts@dpo_arena_hard"]  # the same verdicts, so the page stays
     shutil.rmtree(out)
     (project / "external" / "dvc.lock").unlink()
@@ -133,7 +133,7 @@ def test_answers_to_scoreboard(project: Path, judge: Judge, monkeypatch: pytest.
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == first
     assert len(judge.asked) == asked, "verdicts are kept by content and not asked for twice"
 
-    change(project, lambda numbers: numbers["judge"]["arena_hard"].update(model="gpt-4"))
+    change(project, lambda config: config["judge"]["arena_hard"].update(model="gpt-4"))
     assert repro(project) == ["verdicts@dpo_arena_hard", "scoreboard@all"]
     assert "their judge is gpt-4-1106-preview" in (out / "scoreboard" / "all" / "scoreboard.html").read_text("utf-8")
     with sqlite3.connect(project / "mlruns" / "mlflow.db") as store:
@@ -147,10 +147,10 @@ def test_answers_to_scoreboard(project: Path, judge: Judge, monkeypatch: pytest.
 
 
 def test_a_judge_out_of_reach_ends_in_one_sentence(project: Path, judge: Judge) -> None:
-    def edit(numbers: dict[str, Any]) -> None:
-        numbers["judge"]["arena_hard"]["base_url"] = "http://127.0.0.1:9/v1"
-        numbers["runs"] = {"dpo_arena_hard": numbers["runs"]["dpo_arena_hard"]}
-        numbers["scoreboard"] = {"all": {"runs": ["dpo_arena_hard"]}}
+    def edit(config: dict[str, Any]) -> None:
+        config["judge"]["arena_hard"]["base_url"] = "http://127.0.0.1:9/v1"
+        config["runs"] = {"dpo_arena_hard": config["runs"]["dpo_arena_hard"]}
+        config["scoreboard"] = {"all": {"runs": ["dpo_arena_hard"]}}
 
     change(project, edit)
     with pytest.raises(

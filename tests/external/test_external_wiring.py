@@ -99,9 +99,9 @@ def test_dvc_runs_the_two_files_apart(tmp_path: Path) -> None:
     }
     yaml = YAML()
     yaml.dump({"stages": stages}, tmp_path / "external" / "dvc.yaml")
-    numbers = read_yaml(EXTERNAL / "params.yaml") | {"runs": {"one": {"policy": "align/dpo", "benchmark": "mt_bench"}}}
-    numbers["scoreboard"] = {"page": {"runs": ["one"]}}
-    yaml.dump(numbers, tmp_path / "external" / "params.yaml")
+    config = read_yaml(EXTERNAL / "params.yaml") | {"runs": {"one": {"policy": "align/dpo", "benchmark": "mt_bench"}}}
+    config["scoreboard"] = {"page": {"runs": ["one"]}}
+    yaml.dump(config, tmp_path / "external" / "params.yaml")
     subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "-q")
     assert "answers" not in dvc(tmp_path, "repro")

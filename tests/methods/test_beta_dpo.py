@@ -14,8 +14,8 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 M = torch.tensor([1.3, -2.0, 0.4, 3.1, -0.6], dtype=torch.float64)
 
 
-def method(**numbers):
-    return method_of("b", {"method": "beta_dpo", "beta": 0.1, "alpha": 0.6, "rho": 0.2, "momentum": 0.9, **numbers})
+def method(**config):
+    return method_of("b", {"method": "beta_dpo", "beta": 0.1, "alpha": 0.6, "rho": 0.2, "momentum": 0.9, **config})
 
 
 def seeded(seed=0):
@@ -181,6 +181,6 @@ def test_pairs_kept(n, rho, kept):
         ({"momentum": 1.0}, r"runs\.b\.momentum = 1.0 is refused"),
     ],
 )
-def test_meaningless_numbers_are_refused(numbers, sentence):
+def test_meaningless_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method(**numbers)
+        method(**config)

@@ -18,8 +18,8 @@ CE, CR = 5.1984026667, 3.1380849631
 GRADIENT = [-0.731059, 0, 0, 0.731059, 0, 0, -0.354344, 0, 0, 0.354344, 0.750260, 0, 0, -0.750260, 0]  # d CR / d X
 
 
-def method(**numbers):
-    return method_of("c", {"method": "binary_cringe", "alpha": 0.5, "k": 1, **numbers})
+def method(**config):
+    return method_of("c", {"method": "binary_cringe", "alpha": 0.5, "k": 1, **config})
 
 
 def scored(answers: Sequence[tuple[Tensor, list[int], list[int]]]) -> Logps:
@@ -159,6 +159,6 @@ def test_it_asks_for_its_alternatives_and_for_no_reference():
         ({"tau": 1.0}, r"unknown key 'runs\.c\.tau'"),
     ],
 )
-def test_meaningless_numbers_are_refused(numbers, sentence):
+def test_meaningless_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method(**numbers)
+        method(**config)

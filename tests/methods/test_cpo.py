@@ -8,8 +8,8 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 
-def entry(**numbers):
-    return {"method": "cpo", "beta": 0.1, "lam": 1.0, **numbers}
+def entry(**config):
+    return {"method": "cpo", "beta": 0.1, "lam": 1.0, **config}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,6 @@ def test_empty_answers_and_extreme_margins(dtype):
         ({"sft_reduction": "median"}, r"runs\.x\.sft_reduction = 'median' is refused: .*'token_mean'"),
     ],
 )
-def test_wrong_numbers_are_refused(numbers, sentence):
+def test_wrong_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("x", entry(**numbers))
+        method_of("x", entry(**config))

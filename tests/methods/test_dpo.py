@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig
 from epsilon_dpo.methods.registry import method_names, method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -109,9 +109,9 @@ def test_an_empty_answer_and_equal_models_give_log_two():
         ({**NOISY, "smoothing": "rubust"}, r"runs\.x\.smoothing = 'rubust' is refused"),
     ],
 )
-def test_wrong_entries_are_refused_in_one_sentence(numbers, sentence):
+def test_wrong_entries_are_refused_in_one_sentence(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("x", numbers)
+        method_of("x", config)
 
 
 def test_every_file_of_the_folder_is_a_method():
@@ -119,4 +119,4 @@ def test_every_file_of_the_folder_is_a_method():
     assert {"dpo", "epsilon_dpo", "tr_dpo"} <= set(names) and names == sorted(names)
     for name in names:
         found = import_module(f"epsilon_dpo.methods.{name}").METHOD
-        assert issubclass(found, Method) and issubclass(found.Numbers, MethodNumbers), name
+        assert issubclass(found, Method) and issubclass(found.Config, MethodConfig), name

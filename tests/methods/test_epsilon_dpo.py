@@ -64,8 +64,8 @@ def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R"):
     return result
 
 
-def method(epsilon=0.1, beta=0.1, **numbers):
-    return method_of("e", {"method": "epsilon_dpo", "beta": beta, "epsilon": epsilon, **numbers})
+def method(epsilon=0.1, beta=0.1, **config):
+    return method_of("e", {"method": "epsilon_dpo", "beta": beta, "epsilon": epsilon, **config})
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
@@ -317,9 +317,9 @@ def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
         ({"epsilon": 0.1, "eps_s": 1.0}, r"runs\.e\.eps_s = 1.0 is refused"),
     ],
 )
-def test_meaningless_numbers_are_refused(numbers, sentence):
+def test_meaningless_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("e", {"method": "epsilon_dpo", "beta": 0.1, **numbers})
+        method_of("e", {"method": "epsilon_dpo", "beta": 0.1, **config})
 
 
 def test_the_places_that_the_docstring_names_exist():

@@ -13,7 +13,7 @@ import torch
 import yaml
 from pydantic import ConfigDict, TypeAdapter
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig
 from epsilon_dpo.methods.registry import method_names, method_of
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.training.alignment.pair_metrics import pair_metrics
@@ -52,9 +52,9 @@ def test_every_built_in_method_has_a_section_and_a_row_and_no_other_has() -> Non
 @pytest.mark.parametrize("name", SECTIONS)
 def test_the_keys_are_those_of_the_numbers(name: str) -> None:
     """All of them and no other, each with its default; every value of a range is one that the key accepts."""
-    fields = import_module(f"epsilon_dpo.methods.{name}").METHOD.Numbers.model_fields
+    fields = import_module(f"epsilon_dpo.methods.{name}").METHOD.Config.model_fields
     keys = {quoted(cells[0])[0]: cells for cells in rows(SECTIONS[name][1], "| key |")}
-    assert set(keys) == set(fields) - set(MethodNumbers.model_fields)
+    assert set(keys) == set(fields) - set(MethodConfig.model_fields)
     for key, (_, _, span, default) in keys.items():
         field = fields[key]
         stated = quoted(default)[0]
@@ -69,7 +69,7 @@ def test_the_keys_are_those_of_the_numbers(name: str) -> None:
 
 def test_the_keys_of_every_run_are_named() -> None:
     chapter = PAGE.split("\n## Choosing numbers\n")[1].split("\n## ")[0]
-    assert set(quoted(chapter)) >= set(MethodNumbers.model_fields) - {"method"}
+    assert set(quoted(chapter)) >= set(MethodConfig.model_fields) - {"method"}
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -80,7 +80,7 @@ def test_the_row_is_the_code(name: str) -> None:
     anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")  # as GitHub makes it
     assert link == f"[`{name}`](#{anchor})"
     assert reference == ("no" if not found.needs_reference else "yes, moving" if found.moves_reference else "yes")
-    assert sft == ("yes" if "sft_reduction" in found.Numbers.model_fields else "no")
+    assert sft == ("yes" if "sft_reduction" in found.Config.model_fields else "no")
     extra = found.needs_reference + found.moves_reference + 2 * found.mismatched
     assert [int(number) for number in re.findall(r"\d+", passes)] == [extra, extra + 2][: 1 + found.looks_ahead]
     assert (state == "–") == (not method_of("x", BUILT_IN[name]).state_dict())

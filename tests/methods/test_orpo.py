@@ -14,8 +14,8 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 PRECISIONS = [(torch.float32, 1e-6), (torch.float64, 1e-14)]
 
 
-def entry(**numbers):
-    return {"method": "orpo", "lam": 0.5, **numbers}
+def entry(**config):
+    return {"method": "orpo", "lam": 0.5, **config}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,6 @@ def test_empty_and_certain_answers_have_finite_losses_and_gradients(dtype, token
         ({"beta": 0.1}, r"unknown key 'runs\.x\.beta'"),
     ],
 )
-def test_wrong_numbers_are_refused(numbers, sentence):
+def test_wrong_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("x", entry(**numbers))
+        method_of("x", entry(**config))

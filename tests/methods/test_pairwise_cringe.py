@@ -18,8 +18,8 @@ DETACHED = [-0.25970088, 0, 0, 0.25970088, 0]  # d loss / d first row of REJECTE
 DIFFERENTIATED = [-0.40478779, -0.06519175, -0.03237327, 0.56134074, -0.05898793]
 
 
-def method(**numbers):
-    return method_of("c", {"method": "pairwise_cringe", "alpha": 0.5, "k": 1, "b": -1, "tau": 2, **numbers})
+def method(**config):
+    return method_of("c", {"method": "pairwise_cringe", "alpha": 0.5, "k": 1, "b": -1, "tau": 2, **config})
 
 
 def example(dtype=torch.float64):
@@ -127,6 +127,6 @@ def test_it_asks_for_its_alternatives_and_for_no_reference():
         ({"gate_gradient": 1}, r"runs\.c\.gate_gradient = 1 is refused"),
     ],
 )
-def test_meaningless_numbers_are_refused(numbers, sentence):
+def test_meaningless_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method(**numbers)
+        method(**config)

@@ -76,8 +76,8 @@ class Released:
         self.accumulation, self.exact_ties = accumulation, exact_ties
         self.beta, self.mean_step = BETA, 0.0
         self.closest = math.inf  # distance of a margin to a perturbed one, so far
-        numbers = {"lr": LEARNING_RATE, "betas": (0.9, ADAM_BETA2), "eps": 1e-8, "weight_decay": 0.0}
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), **numbers)
+        config = {"lr": LEARNING_RATE, "betas": (0.9, ADAM_BETA2), "eps": 1e-8, "weight_decay": 0.0}
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), **config)
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, WARMUP, steps)
 
     def step(self, window: Window) -> Step:
@@ -174,7 +174,7 @@ def ours(sft_folder, token_pairs, tmp_path):
         pairs = token_pairs(count)
         write_jsonl(rows / "train.jsonl", pairs)
         write_jsonl(rows / "eval.jsonl", pairs[:2])
-        numbers = Align(
+        config = Align(
             learning_rate=LEARNING_RATE,
             num_train_epochs=1.0,
             max_steps=steps,
@@ -195,7 +195,7 @@ def ours(sft_folder, token_pairs, tmp_path):
         )
         method = method_of("e", {"method": "epsilon_dpo", "beta": BETA, "epsilon": EPSILON})
         with recorded_training() as (ids, decisions):
-            align(method, numbers, 5, folder, rows, out, tmp_path / "scratch", lambda metrics, step: None)
+            align(method, config, 5, folder, rows, out, tmp_path / "scratch", lambda metrics, step: None)
         names = ("eps/mean_step", "eps/beta", "eps/beta_next", "loss", "grad_norm", "learning_rate")
         stream = read_jsonl(out / "metrics.jsonl")
         assert len(stream) == steps

@@ -8,8 +8,8 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 
-def entry(**numbers):
-    return {"method": "rrhf", "lam": 0.5, **numbers}
+def entry(**config):
+    return {"method": "rrhf", "lam": 0.5, **config}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,6 @@ def test_ties_and_empty_answers_have_no_ranking_gradient(dtype):
         ({}, r"'runs\.x\.lam' is missing"),
     ],
 )
-def test_wrong_numbers_are_refused(numbers, sentence):
+def test_wrong_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("x", {"method": "rrhf", **numbers})
+        method_of("x", {"method": "rrhf", **config})

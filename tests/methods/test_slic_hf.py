@@ -8,8 +8,8 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 
-def entry(**numbers):
-    return {"method": "slic_hf", "delta": 1.0, "lam": 0.1, **numbers}
+def entry(**config):
+    return {"method": "slic_hf", "delta": 1.0, "lam": 0.1, **config}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_an_empty_pair_and_one_beyond_the_margin_without_reference(dtype):
         ({"beta": 0.1}, r"unknown key 'runs\.x\.beta'"),
     ],
 )
-def test_wrong_numbers_are_refused(numbers, sentence):
+def test_wrong_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("x", entry(**numbers))
+        method_of("x", entry(**config))

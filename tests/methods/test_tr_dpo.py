@@ -16,16 +16,16 @@ def model(*weights, dtype=torch.float64):
     return made
 
 
-def method(**numbers):
-    return method_of("t", {"method": "tr_dpo", "beta": 0.1, "sync_steps": 3, **numbers})
+def method(**config):
+    return method_of("t", {"method": "tr_dpo", "beta": 0.1, "sync_steps": 3, **config})
 
 
 @pytest.mark.parametrize(
     ("numbers", "moved"), [({"update": "soft", "alpha": 0.6}, [1.6, -0.5]), ({"update": "hard"}, [2.0, 0.5])]
 )
-def test_the_reference_moves_at_every_sync_and_only_then(numbers, moved):
+def test_the_reference_moves_at_every_sync_and_only_then(config, moved):
     policy, reference = model(2.0, 0.5), model(1.0, -2.0)
-    tr_dpo = method(**numbers)
+    tr_dpo = method(**config)
     with torch.no_grad():
         for step in (1, 2):
             assert tr_dpo.after_step(step, {}, policy, reference) == {"tr_dpo/syncs": 0}
@@ -33,7 +33,7 @@ def test_the_reference_moves_at_every_sync_and_only_then(numbers, moved):
         assert tr_dpo.after_step(3, {}, policy, reference) == {"tr_dpo/syncs": 1}
     assert reference.weight[0].tolist() == pytest.approx(moved, abs=1e-15)
     assert policy.weight.tolist() == [[2.0, 0.5]]
-    resumed = method(**numbers)
+    resumed = method(**config)
     resumed.load_state_dict(tr_dpo.state_dict())
     assert resumed.syncs == 1
 
@@ -65,6 +65,6 @@ def test_the_loss_is_dpo():
         ({"update": "hard", "sync_steps": 0}, r"runs\.t\.sync_steps = 0 is refused"),
     ],
 )
-def test_contradicting_numbers_are_refused(numbers, sentence):
+def test_contradicting_numbers_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        method(**numbers)
+        method(**config)

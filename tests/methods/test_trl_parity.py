@@ -40,11 +40,11 @@ class Both:
         add_logps_head(model)
         return model
 
-    def theirs(self, kind, pairs, seeds=(0, 1), **numbers):
+    def theirs(self, kind, pairs, seeds=(0, 1), **config):
         """The step of a trainer of TRL's, and its batch; `seeds` are the policy's and the reference's."""
         self.seeds, self.inputs = seeds, PairCollator(self.tokenizer.pad_token_id)(pairs)
         reference = self.model(seeds[1]) if kind in (DPOTrainer, KTOTrainer) else None
-        trainer = trainer_of(kind, self.model(seeds[0]), reference, self.tokenizer, pairs, self.folder, **numbers)
+        trainer = trainer_of(kind, self.model(seeds[0]), reference, self.tokenizer, pairs, self.folder, **config)
         batch = batch_of(trainer)
         for name, expected in our_form(trainer, batch).items():
             assert torch.equal(self.inputs[name], expected), name
@@ -131,8 +131,8 @@ SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.375}
     ],
     ids=["dpo", "robust", "tr_dpo", "cpo", "simpo"],
 )
-def test_loss_gradients_and_rewards_are_those_of_trl(both, token_pairs, entry, kind, numbers):
-    theirs, _ = both.theirs(kind, token_pairs(5), **numbers)
+def test_loss_gradients_and_rewards_are_those_of_trl(both, token_pairs, entry, kind, config):
+    theirs, _ = both.theirs(kind, token_pairs(5), **config)
     ours, _, _ = both.ours(entry)
     both.same(ours.loss, theirs.loss)
     both.same_gradients(ours.gradients, theirs.gradients)
@@ -163,8 +163,8 @@ def test_ipo_of_means_is_trls_but_its_rewards_are_of_the_means(both, token_pairs
 @pytest.mark.parametrize("delta", [1.0, 2.5])
 def test_slic_hf_is_delta_times_cpos_hinge(both, token_pairs, delta):
     """relu(delta - z) is delta relu(1 - z / delta), so lam is delta times TRL's weight of the NLL."""
-    numbers = {"loss_type": "hinge", "beta": 1 / delta, "cpo_alpha": 0.3 / delta}
-    theirs, _ = both.theirs(CPOTrainer, token_pairs(5), **numbers)
+    config = {"loss_type": "hinge", "beta": 1 / delta, "cpo_alpha": 0.3 / delta}
+    theirs, _ = both.theirs(CPOTrainer, token_pairs(5), **config)
     ours, chosen, rejected = both.ours({"method": "slic_hf", "delta": delta, "lam": 0.3, "sft_reduction": "token_mean"})
     misses = chosen.policy - rejected.policy < delta
     assert misses.any() and not misses.all()
@@ -203,8 +203,8 @@ def test_orpo_is_trls_but_for_the_prompt_in_its_nll(both, token_pairs):
 @pytest.mark.parametrize("seeds", [(0, 1), (1, 0)], ids=["z0 above 0", "z0 floored"])
 def test_kto_is_trls_with_trls_mismatched_answers(both, token_pairs, seeds):
     """TRL gives each example the answer of the example before it, whatever its class; our loss gets their means."""
-    numbers = {"beta": 0.1, "desirable_weight": 1.3, "undesirable_weight": 0.8}
-    theirs, batch = both.theirs(KTOTrainer, token_pairs(5), seeds, loss_type="kto", **numbers)
+    config = {"beta": 0.1, "desirable_weight": 1.3, "undesirable_weight": 0.8}
+    theirs, batch = both.theirs(KTOTrainer, token_pairs(5), seeds, loss_type="kto", **config)
     assert batch["label"].tolist() == [True] * 5 + [False] * 5
     mismatched = {name: batch[f"KL_{name}"] for name in both.inputs}
     assert answers(mismatched) == [answers(both.inputs)[-1], *answers(both.inputs)[:-1]]
@@ -215,7 +215,7 @@ def test_kto_is_trls_with_trls_mismatched_answers(both, token_pairs, seeds):
     z0 = sum(means) / 2
     assert abs(z0) > 0.5 and (z0 > 0) == (seeds == (0, 1))
     both.same(max(z0, 0.0), theirs.metrics["kl"])
-    ours, _, _ = both.ours({"method": "kto", **numbers}, means)
+    ours, _, _ = both.ours({"method": "kto", **config}, means)
     both.same(ours.loss, theirs.loss)
     both.same_gradients(ours.gradients, theirs.gradients)
     for name in [*REWARDS, "kl"]:
@@ -248,10 +248,10 @@ class MoveAlongside(TrainerCallback):
 )
 def test_tr_dpos_reference_moves_as_in_a_training_run_of_trl(both, token_pairs, entry, alpha):
     """Five steps of DPOTrainer with a sync every second one: the first comes at step 2."""
-    numbers = {"sync_ref_model": True, "ref_model_mixup_alpha": alpha, "ref_model_sync_steps": 2, "max_steps": 5}
+    config = {"sync_ref_model": True, "ref_model_mixup_alpha": alpha, "ref_model_sync_steps": 2, "max_steps": 5}
     quiet = {"save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2, "per_device_train_batch_size": 2}
     policy, reference, pairs = both.model(0), both.model(1), token_pairs(6)
-    trainer = trainer_of(DPOTrainer, policy, reference, both.tokenizer, pairs, both.folder, **numbers, **quiet)
+    trainer = trainer_of(DPOTrainer, policy, reference, both.tokenizer, pairs, both.folder, **config, **quiet)
     method = method_of("x", {"method": "tr_dpo", "beta": 0.1, "sync_steps": 2, **entry})
     alongside = MoveAlongside(trainer, method, both.model(1))
     trainer.add_callback(alongside)  # runs after TRL's own, which was added first

@@ -41,7 +41,7 @@ def trainer_of(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[dict[str, Any]],
     folder: Any,
-    **numbers: Any,
+    **config: Any,
 ) -> Any:
     """A trainer whose dataset is `pairs`, as text that TRL tokenises again; `numbers` go to its configuration.
 
@@ -69,7 +69,7 @@ def trainer_of(
     with patch.dict("os.environ", CI="1"):  # a TRL trainer reports its use to its authors, except in CI
         return kind(
             **models,
-            args=TRAINERS[kind](**{**settings, **numbers}),
+            args=TRAINERS[kind](**{**settings, **config}),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
         )

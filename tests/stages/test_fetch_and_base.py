@@ -48,10 +48,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def set_block(project: Path, block: str, numbers: dict[str, Any]) -> None:
+def set_block(project: Path, block: str, config: dict[str, Any]) -> None:
     yaml = YAML()
     params = yaml.load(project / "params.yaml")
-    params[block] = numbers
+    params[block] = config
     yaml.dump(params, project / "params.yaml")
 
 

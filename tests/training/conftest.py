@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import numbers
+from runs import config
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import write_jsonl
@@ -28,7 +28,7 @@ def run(sft_folder, token_pairs, tmp_path):
         out = tmp_path / name
         out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
-        method, settings, scratch = method_of(name, entry), numbers(**changes), tmp_path / f"{name}-scratch"
+        method, settings, scratch = method_of(name, entry), config(**changes), tmp_path / f"{name}-scratch"
         align(method, settings, 5, made["model"], made["pairs"], out, scratch, track)
         return out
 

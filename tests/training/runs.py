@@ -31,7 +31,7 @@ RUNS = {
 }
 
 
-def numbers(**changes):
+def config(**changes):
     """22 pairs: 11 micro-batches of 2, so 6 optimizer steps an epoch of which the last has one micro-batch only."""
     chosen = {
         "learning_rate": 1e-3,

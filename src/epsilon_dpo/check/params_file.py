@@ -16,7 +16,7 @@ from epsilon_dpo.data.sources.params import FetchView
 from epsilon_dpo.judging.making.params import JudgeView
 from epsilon_dpo.judging.scoring.params import ScoreView
 from epsilon_dpo.judging.tournament.params import TournamentView
-from epsilon_dpo.methods.interface import MethodNumbers
+from epsilon_dpo.methods.interface import MethodConfig
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.params import BaseView, EmbeddedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -87,9 +87,9 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     params = parse(ParamsFile, read_yaml(path))
     pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
     trained: dict[str, str] = {}
-    for name, numbers in params.runs.items():
-        method = method_of(name, numbers)
-        twin = trained.setdefault(_training(method.numbers, params.seed), name)
+    for name, config in params.runs.items():
+        method = method_of(name, config)
+        twin = trained.setdefault(_training(method.config, params.seed), name)
         if twin != name:
             raise UserError(
                 f"{path}: runs.{twin} and runs.{name} are the same training; give one of them another seed, or remove "
@@ -104,10 +104,10 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     return params
 
 
-def _training(numbers: MethodNumbers, seed: int) -> str:
+def _training(config: MethodConfig, seed: int) -> str:
     """What makes a run's policy: its numbers, the seed it is trained with among them."""
-    own = seed if numbers.seed is None else numbers.seed
-    return numbers.model_copy(update={"seed": own, "snapshot_epochs": None}).model_dump_json()
+    own = seed if config.seed is None else config.seed
+    return config.model_copy(update={"seed": own, "snapshot_epochs": None}).model_dump_json()
 
 
 if __name__ == "__main__":

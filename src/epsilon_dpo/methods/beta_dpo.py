@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, log_sigmoid
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ MIN_S0 = 1e-6  # nats; below it margins do not differ enough to be compared
 SLACK = 1e-9  # 10 * (1 - .9) is a little less than 1 in floating point and means 1
 
 
-class BetaDPONumbers(MethodNumbers):
+class BetaDPOConfig(MethodConfig):
     beta: Annotated[float, Field(ge=MIN_BETA)]  # beta0, that of a step whose kept margins have the mean M0
     alpha: Annotated[float, Field(ge=0.0)]  # how much beta grows per nat of mean margin above M0
     rho: Annotated[float, Field(ge=0.0, lt=1.0)]  # share of the pairs that is filtered out
@@ -69,34 +69,34 @@ def batch_beta(beta: float, alpha: float, kept_mean: float, m0: float) -> float:
     return max(beta * (1.0 + alpha * (kept_mean - m0)), MIN_BETA)
 
 
-class BetaDPO(Method[BetaDPONumbers]):
-    Numbers = BetaDPONumbers
+class BetaDPO(Method[BetaDPOConfig]):
+    Config = BetaDPOConfig
     looks_ahead = True
 
-    def __init__(self, numbers: BetaDPONumbers) -> None:
-        super().__init__(numbers)
+    def __init__(self, config: BetaDPOConfig) -> None:
+        super().__init__(config)
         self.m0, self.s0 = 0.0, 0.0
-        self.batch_beta = numbers.beta  # between `before_step` and `after_step` that of the step, otherwise beta0
+        self.batch_beta = config.beta  # between `before_step` and `after_step` that of the step, otherwise beta0
         self.kept_share = 1.0
 
     @property
     def min_pairs(self) -> int:
         """The smallest n that has a standard deviation and of which the filter leaves one pair by itself."""
-        return max(2, math.ceil((1.0 - SLACK) / (1.0 - self.numbers.rho)))
+        return max(2, math.ceil((1.0 - SLACK) / (1.0 - self.config.rho)))
 
     def before_step(self, margins: "Tensor", generator: "torch.Generator") -> "Tensor":
-        n, k = len(margins), pairs_kept(len(margins), self.numbers.rho)
-        self.m0, self.s0 = next_statistics(self.m0, self.s0, margins, self.numbers.momentum)
+        n, k = len(margins), pairs_kept(len(margins), self.config.rho)
+        self.m0, self.s0 = next_statistics(self.m0, self.s0, margins, self.config.momentum)
         drawn = drawing_weights(margins, self.m0, self.s0, k).multinomial(k, replacement=False, generator=generator)
         weights = margins.new_zeros(n)
         weights[drawn] = n / k
         kept_mean = margins[weights > 0.0].mean().item()  # in the order of the pairs, not of the draw
-        self.batch_beta = batch_beta(self.numbers.beta, self.numbers.alpha, kept_mean, self.m0)
+        self.batch_beta = batch_beta(self.config.beta, self.config.alpha, kept_mean, self.m0)
         self.kept_share = k / n
         return weights
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        beta0 = self.numbers.beta
+        beta0 = self.config.beta
         return PairLoss(
             losses=-log_sigmoid(self.batch_beta * (chosen.logratios - rejected.logratios)),
             # With beta0 and not the batch's beta, whose changes from step to step would blur the rewards.
@@ -107,7 +107,7 @@ class BetaDPO(Method[BetaDPONumbers]):
     def after_step(
         self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
     ) -> dict[str, float]:
-        used, self.batch_beta = self.batch_beta, self.numbers.beta
+        used, self.batch_beta = self.batch_beta, self.config.beta
         return {
             "beta_dpo/beta": used,
             "beta_dpo/m0": self.m0,

@@ -14,7 +14,7 @@ from pydantic import Field
 from epsilon_dpo.methods.interface import (
     Logps,
     Method,
-    MethodNumbers,
+    MethodConfig,
     PairLoss,
     SFTReduction,
     log_sigmoid,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class BinaryCringeNumbers(MethodNumbers):
+class BinaryCringeConfig(MethodConfig):
     alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast (ParlAI's ct_loss_weight); 0 leaves the SFT term
     k: Annotated[int, Field(ge=1)]  # likeliest words from which the alternative is drawn; 1 is the likeliest itself
     sft_reduction: SFTReduction = "mean"  # of both terms: over the tokens of both answers
@@ -43,20 +43,20 @@ def cringe(rejected: Logps) -> "Tensor":
     return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
 
 
-class BinaryCringe(Method[BinaryCringeNumbers]):
-    Numbers = BinaryCringeNumbers
+class BinaryCringe(Method[BinaryCringeConfig]):
+    Config = BinaryCringeConfig
     needs_reference = False
 
     @property
     def alternatives(self) -> int:
-        return self.numbers.k
+        return self.config.k
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        reduction = self.numbers.sft_reduction
+        reduction = self.config.sft_reduction
         nll = reduced(-chosen.policy, [chosen, rejected], reduction)
         contrast = reduced(cringe(rejected), [chosen, rejected], reduction)
         return PairLoss(
-            losses=nll + self.numbers.alpha * contrast,
+            losses=nll + self.config.alpha * contrast,
             chosen_rewards=chosen.policy.detach(),
             rejected_rewards=rejected.policy.detach(),
             metrics={"nll_loss": nll.detach(), "cringe_loss": contrast.detach()},

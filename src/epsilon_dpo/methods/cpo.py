@@ -9,24 +9,24 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, log_sigmoid, nll
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, SFTReduction, log_sigmoid, nll
 
 
-class CPONumbers(MethodNumbers):
+class CPOConfig(MethodConfig):
     beta: Annotated[float, Field(gt=0.0)]
     lam: Annotated[float, Field(ge=0.0)]  # weight of the SFT term
     sft_reduction: SFTReduction = "mean"
 
 
-class CPO(Method[CPONumbers]):
-    Numbers = CPONumbers
+class CPO(Method[CPOConfig]):
+    Config = CPOConfig
     needs_reference = False
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        beta = self.numbers.beta
-        sft = nll(chosen, self.numbers.sft_reduction)
+        beta = self.config.beta
+        sft = nll(chosen, self.config.sft_reduction)
         return PairLoss(
-            losses=-log_sigmoid(beta * (chosen.policy - rejected.policy)) + self.numbers.lam * sft,
+            losses=-log_sigmoid(beta * (chosen.policy - rejected.policy)) + self.config.lam * sft,
             chosen_rewards=beta * chosen.policy.detach(),
             rejected_rewards=beta * rejected.policy.detach(),
             metrics={"nll_loss": sft.detach()},

@@ -11,16 +11,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, log_sigmoid
 
 
-class DPONumbers(MethodNumbers):
+class DPOConfig(MethodConfig):
     beta: Annotated[float, Field(gt=0.0)]
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0  # share of labels believed to be flipped
     smoothing: Literal["conservative", "robust"] | None = None
 
     @model_validator(mode="after")
-    def _both_or_neither(self) -> "DPONumbers":
+    def _both_or_neither(self) -> "DPOConfig":
         if self.label_smoothing > 0.0 and self.smoothing is None:
             raise ValueError("label_smoothing needs smoothing: conservative (cDPO) or robust (rDPO)")
         if self.smoothing is not None and self.label_smoothing == 0.0:
@@ -28,16 +28,16 @@ class DPONumbers(MethodNumbers):
         return self
 
 
-class DPO(Method[DPONumbers]):
-    Numbers = DPONumbers
+class DPO(Method[DPOConfig]):
+    Config = DPOConfig
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        beta, flipped = self.numbers.beta, self.numbers.label_smoothing
+        beta, flipped = self.config.beta, self.config.label_smoothing
         logits = beta * (chosen.logratios - rejected.logratios)
         losses = -log_sigmoid(logits)  # eq. 7
-        if self.numbers.smoothing == "conservative":
+        if self.config.smoothing == "conservative":
             losses = (1.0 - flipped) * losses - flipped * log_sigmoid(-logits)
-        elif self.numbers.smoothing == "robust":
+        elif self.config.smoothing == "robust":
             losses = ((1.0 - flipped) * losses + flipped * log_sigmoid(-logits)) / (1.0 - 2.0 * flipped)
         return PairLoss(
             losses=losses,

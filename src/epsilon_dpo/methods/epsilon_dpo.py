@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid, required
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, log_sigmoid, required
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +58,7 @@ def beta_by_paper(beta: float, eps_s: float, lowered: float, raised: float) -> f
 Epsilon = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class EpsilonDPONumbers(MethodNumbers):
+class EpsilonDPOConfig(MethodConfig):
     beta: Annotated[float, Field(gt=0.0)]  # before the first step
     epsilon: Epsilon
     eps_c: Epsilon | None = None  # of the comparison, null: epsilon
@@ -78,21 +78,21 @@ class EpsilonDPONumbers(MethodNumbers):
         return value
 
 
-class EpsilonDPO(Method[EpsilonDPONumbers]):
-    Numbers = EpsilonDPONumbers
+class EpsilonDPO(Method[EpsilonDPOConfig]):
+    Config = EpsilonDPOConfig
 
-    def __init__(self, numbers: EpsilonDPONumbers) -> None:
-        super().__init__(numbers)
-        self.beta = numbers.beta
-        self.eps_s = numbers.epsilon if numbers.eps_s is None else numbers.eps_s
+    def __init__(self, config: EpsilonDPOConfig) -> None:
+        super().__init__(config)
+        self.beta = config.beta
+        self.eps_s = config.epsilon if config.eps_s is None else config.eps_s
 
     @property
     def eps_c(self) -> float:
-        return self.numbers.epsilon if self.numbers.eps_c is None else self.numbers.eps_c
+        return self.config.epsilon if self.config.eps_c is None else self.config.eps_c
 
     @property
     def rounds_to_bfloat16(self) -> bool:
-        return self.numbers.step_precision == "official_bf16"
+        return self.config.step_precision == "official_bf16"
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         names = ("policy", "logps_beta_minus", "logps_beta_plus", "reference")
@@ -120,7 +120,7 @@ class EpsilonDPO(Method[EpsilonDPONumbers]):
         self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
     ) -> dict[str, float]:
         used = self.beta
-        if self.numbers.beta_update == "released":
+        if self.config.beta_update == "released":
             self.beta = beta_by_released(used, self.eps_s, means["eps/mean_step"])
         else:
             self.beta = beta_by_paper(used, self.eps_s, means["eps/lowered"], means["eps/raised"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class MethodNumbers(Strict):
+class MethodConfig(Strict):
     """The entry of a run in params.yaml; a method adds its own."""
 
     method: str
@@ -30,7 +30,7 @@ class MethodNumbers(Strict):
     snapshot_epochs: Annotated[float, Field(gt=0.0)] | None = None  # also keep the policy every so many epochs
 
 
-N = TypeVar("N", bound=MethodNumbers)
+N = TypeVar("N", bound=MethodConfig)
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,14 @@ class Method(ABC, Generic[N]):
         looks_ahead: whether `before_step` is called. Under gradient accumulation this costs a forward pass more.
     """
 
-    Numbers: ClassVar[type[MethodNumbers]]
+    Config: ClassVar[type[MethodConfig]]
     needs_reference: ClassVar[bool] = True
     moves_reference: ClassVar[bool] = False
     mismatched: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
 
-    def __init__(self, numbers: N) -> None:
-        self.numbers = numbers
+    def __init__(self, config: N) -> None:
+        self.config = config
 
     @property
     def eps_c(self) -> float | None:

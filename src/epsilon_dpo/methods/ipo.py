@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class IPONumbers(MethodNumbers):
+class IPOConfig(MethodConfig):
     tau: Annotated[float, Field(gt=0.0)]
     reduction: Literal["mean", "sum"] = "mean"
 
 
-class IPO(Method[IPONumbers]):
-    Numbers = IPONumbers
+class IPO(Method[IPOConfig]):
+    Config = IPOConfig
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        tau = self.numbers.tau
+        tau = self.config.tau
         chosen_score, rejected_score = self._score(chosen), self._score(rejected)
         return PairLoss(
             losses=(chosen_score - rejected_score - 1.0 / (2.0 * tau)) ** 2,  # eq. 17
@@ -39,7 +39,7 @@ class IPO(Method[IPONumbers]):
 
     def _score(self, side: Logps) -> "Tensor":
         """Log-ratio of one side, [B], in nats per answer (`sum`) or per token (`mean`; 0 for an empty answer)."""
-        return side.logratios if self.numbers.reduction == "sum" else side.logratios / side.tokens.clamp(min=1)
+        return side.logratios if self.config.reduction == "sum" else side.logratios / side.tokens.clamp(min=1)
 
 
 METHOD = IPO

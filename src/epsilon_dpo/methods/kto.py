@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, required
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, required
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class KTONumbers(MethodNumbers):
+class KTOConfig(MethodConfig):
     beta: Annotated[float, Field(gt=0.0)]
     desirable_weight: Annotated[float, Field(ge=0.0)] = 1.0  # the paper's lambda_D
     undesirable_weight: Annotated[float, Field(ge=0.0)] = 1.0  # lambda_U
 
     @model_validator(mode="after")
-    def _something_counts(self) -> "KTONumbers":
+    def _something_counts(self) -> "KTOConfig":
         if self.desirable_weight == self.undesirable_weight == 0.0:
             raise ValueError("desirable_weight and undesirable_weight are both 0, so no example counts; raise one")
         return self
@@ -57,21 +57,21 @@ def kto_losses(
     return torch.where(desirable, desirable_weight * torch.sigmoid(-gain), undesirable_weight * torch.sigmoid(gain))
 
 
-class KTO(Method[KTONumbers]):
-    Numbers = KTONumbers
+class KTO(Method[KTOConfig]):
+    Config = KTOConfig
     mismatched = True
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         import torch
 
-        beta = self.numbers.beta
+        beta = self.config.beta
         mismatched = (
             required(chosen.mean_mismatched, "mean_mismatched") + required(rejected.mean_mismatched, "mean_mismatched")
         ) / 2.0  # both sides have as many examples
         z0 = max(mismatched, 0.0)  # in this order, which hands on NaN
         logratios = torch.stack([chosen.logratios, rejected.logratios])  # [2, B]
         desirable = torch.tensor([[True], [False]], device=logratios.device)
-        weights = self.numbers.desirable_weight, self.numbers.undesirable_weight
+        weights = self.config.desirable_weight, self.config.undesirable_weight
         losses = kto_losses(logratios, desirable, z0, beta, *weights).mean(0)  # so the mean over pairs is over examples
         return PairLoss(
             losses=losses,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, log_sigmoid, nll
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, SFTReduction, log_sigmoid, nll
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_MEAN_LOGP = -1e-6
 
 
-class ORPONumbers(MethodNumbers):
+class ORPOConfig(MethodConfig):
     lam: Annotated[float, Field(ge=0.0)]  # weight of the odds-ratio term
     sft_reduction: SFTReduction = "mean"
 
@@ -44,13 +44,13 @@ def log_odds(mean_logps: "Tensor") -> "Tensor":
     return a - log1mexp(a)
 
 
-class ORPO(Method[ORPONumbers]):
-    Numbers = ORPONumbers
+class ORPO(Method[ORPOConfig]):
+    Config = ORPOConfig
     needs_reference = False
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        lam = self.numbers.lam
-        sft = nll(chosen, self.numbers.sft_reduction)
+        lam = self.config.lam
+        sft = nll(chosen, self.config.sft_reduction)
         difference = log_odds(chosen.per_token) - log_odds(rejected.per_token)
         log_ratio = log_sigmoid(difference)
         return PairLoss(

@@ -17,7 +17,7 @@ from pydantic import Field
 from epsilon_dpo.methods.interface import (
     Logps,
     Method,
-    MethodNumbers,
+    MethodConfig,
     PairLoss,
     SFTReduction,
     log_sigmoid,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CLOSED = 0.01  # a gate below this is logged as closed: the pair has next to no gradient
 
 
-class PairwiseCringeNumbers(MethodNumbers):
+class PairwiseCringeConfig(MethodConfig):
     alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast
     k: Annotated[int, Field(ge=1)]  # likeliest words from which the alternative is drawn; 1 is the likeliest itself
     b: float  # margin at which the gate is half open, in nats
@@ -51,23 +51,23 @@ def cringe(rejected: Logps) -> "Tensor":
     return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
 
 
-class PairwiseCringe(Method[PairwiseCringeNumbers]):
-    Numbers = PairwiseCringeNumbers
+class PairwiseCringe(Method[PairwiseCringeConfig]):
+    Config = PairwiseCringeConfig
     needs_reference = False
 
     @property
     def alternatives(self) -> int:
-        return self.numbers.k
+        return self.config.k
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        numbers = self.numbers
-        nll = reduced(-chosen.policy, [chosen, rejected], numbers.sft_reduction)
-        contrast = reduced(cringe(rejected), [chosen, rejected], numbers.sft_reduction)
-        gate = ((numbers.b - (chosen.policy - rejected.policy)) / numbers.tau).sigmoid()
-        if not numbers.gate_gradient:
+        config = self.config
+        nll = reduced(-chosen.policy, [chosen, rejected], config.sft_reduction)
+        contrast = reduced(cringe(rejected), [chosen, rejected], config.sft_reduction)
+        gate = ((config.b - (chosen.policy - rejected.policy)) / config.tau).sigmoid()
+        if not config.gate_gradient:
             gate = gate.detach()
         return PairLoss(
-            losses=gate * (nll + numbers.alpha * contrast),
+            losses=gate * (nll + config.alpha * contrast),
             chosen_rewards=chosen.policy.detach(),
             rejected_rewards=rejected.policy.detach(),
             metrics={

@@ -12,22 +12,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, log_sigmoid
 
 
-class RDPONumbers(MethodNumbers):
+class RDPOConfig(MethodConfig):
     beta: Annotated[float, Field(gt=0.0)]
     alpha: Annotated[float, Field(ge=0.0)]  # nats of reward per token; 0 is DPO
 
 
-class RDPO(Method[RDPONumbers]):
-    Numbers = RDPONumbers
+class RDPO(Method[RDPOConfig]):
+    Config = RDPOConfig
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        beta = self.numbers.beta
+        beta = self.config.beta
         logits = beta * (chosen.logratios - rejected.logratios)
         # Converted before multiplying: an integer tensor times a float is float32, also where the loss is float64.
-        length_term = self.numbers.alpha * (chosen.tokens - rejected.tokens).to(logits.dtype)
+        length_term = self.config.alpha * (chosen.tokens - rejected.tokens).to(logits.dtype)
         return PairLoss(
             losses=-log_sigmoid(logits + length_term),
             # The reward less its charge for length, which is what the policy is optimal for; as DPO's.

@@ -20,7 +20,7 @@ def method_names() -> list[str]:
     return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in NOT_METHODS)
 
 
-def method_of(name: str, numbers: dict[str, Any]) -> Method:
+def method_of(name: str, config: dict[str, Any]) -> Method:
     """The method of run `name` at its starting state; `numbers` is the run's entry in params.yaml.
 
     Raises:
@@ -28,12 +28,12 @@ def method_of(name: str, numbers: dict[str, Any]) -> Method:
     """
     where = f"runs.{name}"
     names = method_names()
-    if "method" not in numbers:
+    if "method" not in config:
         raise UserError(f"{PARAMS_FILE}: key '{where}.method' is missing; add one of: {', '.join(names)}.")
-    method = numbers["method"]
+    method = config["method"]
     if method not in names:
         near = difflib.get_close_matches(str(method), names, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"{PARAMS_FILE}: {where}.method = {method!r} is unknown; {hint}Methods: {', '.join(names)}.")
     found: type[Method] = import_module(f"epsilon_dpo.methods.{method}").METHOD
-    return found(parse(found.Numbers, numbers, where))
+    return found(parse(found.Config, config, where))

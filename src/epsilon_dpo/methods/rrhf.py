@@ -11,24 +11,24 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, nll
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, SFTReduction, nll
 
 
-class RRHFNumbers(MethodNumbers):
+class RRHFConfig(MethodConfig):
     lam: Annotated[float, Field(ge=0.0)]  # weight of the SFT term
     sft_reduction: SFTReduction = "mean"
 
 
-class RRHF(Method[RRHFNumbers]):
-    Numbers = RRHFNumbers
+class RRHF(Method[RRHFConfig]):
+    Config = RRHFConfig
     needs_reference = False
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         # relu: once the chosen answer is ahead, and at a tie, the ranking has no gradient and only the SFT term pulls.
         ranking = (rejected.per_token - chosen.per_token).relu()
-        sft = nll(chosen, self.numbers.sft_reduction)
+        sft = nll(chosen, self.config.sft_reduction)
         return PairLoss(
-            losses=ranking + self.numbers.lam * sft,
+            losses=ranking + self.config.lam * sft,
             chosen_rewards=chosen.per_token.detach(),
             rejected_rewards=rejected.per_token.detach(),
             metrics={"nll_loss": sft.detach()},

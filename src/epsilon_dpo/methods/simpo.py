@@ -11,22 +11,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, log_sigmoid
 
 
-class SimPONumbers(MethodNumbers):
+class SimPOConfig(MethodConfig):
     beta: Annotated[float, Field(gt=0.0)]
     gamma: Annotated[float, Field(ge=0.0)]  # margin of the rewards that is aimed at
 
 
-class SimPO(Method[SimPONumbers]):
-    Numbers = SimPONumbers
+class SimPO(Method[SimPOConfig]):
+    Config = SimPOConfig
     needs_reference = False
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        beta = self.numbers.beta
+        beta = self.config.beta
         return PairLoss(
-            losses=-log_sigmoid(beta * (chosen.per_token - rejected.per_token) - self.numbers.gamma),  # eq. 6
+            losses=-log_sigmoid(beta * (chosen.per_token - rejected.per_token) - self.config.gamma),  # eq. 6
             chosen_rewards=beta * chosen.per_token.detach(),
             rejected_rewards=beta * rejected.per_token.detach(),
         )

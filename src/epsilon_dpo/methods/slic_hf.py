@@ -13,24 +13,24 @@ from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, SFTReduction, nll
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, SFTReduction, nll
 
 
-class SLiCHFNumbers(MethodNumbers):
+class SLiCHFConfig(MethodConfig):
     delta: Annotated[float, Field(gt=0.0)]  # margin in nats per answer
     lam: Annotated[float, Field(ge=0.0)]  # weight of the SFT term
     sft_reduction: SFTReduction = "mean"
 
 
-class SLiCHF(Method[SLiCHFNumbers]):
-    Numbers = SLiCHFNumbers
+class SLiCHF(Method[SLiCHFConfig]):
+    Config = SLiCHFConfig
     needs_reference = False
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        hinge = (self.numbers.delta - chosen.policy + rejected.policy).relu()
-        sft = nll(chosen, self.numbers.sft_reduction)
+        hinge = (self.config.delta - chosen.policy + rejected.policy).relu()
+        sft = nll(chosen, self.config.sft_reduction)
         return PairLoss(
-            losses=hinge + self.numbers.lam * sft,
+            losses=hinge + self.config.lam * sft,
             chosen_rewards=chosen.policy.detach(),
             rejected_rewards=rejected.policy.detach(),
             # Pairs that still miss the margin: the others have a gradient from the SFT term alone.

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.methods.interface import Logps, Method, MethodNumbers, PairLoss, log_sigmoid
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class TRDPONumbers(MethodNumbers):
+class TRDPOConfig(MethodConfig):
     beta: Annotated[float, Field(gt=0.0)]
     update: Literal["hard", "soft"]
     sync_steps: Annotated[int, Field(ge=1)]  # tau: optimizer steps between two updates of the reference
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None  # soft only
 
     @model_validator(mode="after")
-    def _alpha_belongs_to_soft(self) -> "TRDPONumbers":
+    def _alpha_belongs_to_soft(self) -> "TRDPOConfig":
         if self.update == "soft" and self.alpha is None:
             raise ValueError("update: soft needs alpha, the share of the way to the policy")
         if self.update == "hard" and self.alpha is not None:
@@ -40,16 +40,16 @@ def move_reference(reference: "nn.Module", policy: "nn.Module", alpha: float) ->
         target.lerp_(source.to(target), alpha)
 
 
-class TRDPO(Method[TRDPONumbers]):
-    Numbers = TRDPONumbers
+class TRDPO(Method[TRDPOConfig]):
+    Config = TRDPOConfig
     moves_reference = True
 
-    def __init__(self, numbers: TRDPONumbers) -> None:
-        super().__init__(numbers)
+    def __init__(self, config: TRDPOConfig) -> None:
+        super().__init__(config)
         self.syncs = 0
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        beta = self.numbers.beta
+        beta = self.config.beta
         return PairLoss(
             losses=-log_sigmoid(beta * (chosen.logratios - rejected.logratios)),
             chosen_rewards=beta * chosen.logratios.detach(),
@@ -59,10 +59,10 @@ class TRDPO(Method[TRDPONumbers]):
     def after_step(
         self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
     ) -> dict[str, float]:
-        if step % self.numbers.sync_steps == 0:
+        if step % self.config.sync_steps == 0:
             if reference is None:
                 raise ValueError("TR-DPO was run without a reference")
-            move_reference(reference, policy, 1.0 if self.numbers.alpha is None else self.numbers.alpha)
+            move_reference(reference, policy, 1.0 if self.config.alpha is None else self.config.alpha)
             self.syncs += 1
         return {"tr_dpo/syncs": float(self.syncs)}
 

@@ -25,7 +25,7 @@ from epsilon_dpo.pipeline.observability.errors import redacted
 if TYPE_CHECKING:
     from epsilon_dpo.mlflow_writer.record import Rows
 
-HELLO_S = 3.0
+CONNECT_TIMEOUT_S = 3.0
 OUTAGE_S = 120.0  # a pipeline with a dead server says so this often, and a repaired one is found again this soon
 
 
@@ -67,17 +67,17 @@ def reach_server(uri: str) -> None:
     """Ask an HTTP server whether it is there, before MLflow is imported and waits longer; any answer will do.
 
     Raises:
-        ConnectionError: it cannot be reached, or does not answer within HELLO_S.
+        ConnectionError: it cannot be reached, or does not answer within CONNECT_TIMEOUT_S.
     """
     server = _server(uri)
     if not server:
         return
     try:
-        urlopen(f"{server}/health", timeout=HELLO_S).close()
+        urlopen(f"{server}/health", timeout=CONNECT_TIMEOUT_S).close()
     except HTTPError:
         pass
     except TimeoutError:
-        raise ConnectionError(f"{server} does not answer within {HELLO_S:.0f} s") from None
+        raise ConnectionError(f"{server} does not answer within {CONNECT_TIMEOUT_S:.0f} s") from None
     except URLError as error:
         if isinstance(error.reason, ssl.SSLError):
             return  # it is there; MLflow has settings of its own for certificates

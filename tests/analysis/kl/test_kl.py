@@ -222,11 +222,11 @@ def test_records_say_whose_answers_they_are_of_and_which_share_a_prompt(folders:
     assert all(set(row) == {*keys} | names[row["answers"]] for row in found)
 
 
-def records(*numbers: tuple[str, float], **others: list[float]) -> list[Row]:
+def records(*config: tuple[str, float], **others: list[float]) -> list[Row]:
     """Per set one record for each (prompt, value of all its estimators); `others` replace those of one estimator."""
     rows: list[Row] = []
     for whose in (REFERENCE, POLICY, CHOSEN):
-        for place, (prompt, value) in enumerate(numbers):
+        for place, (prompt, value) in enumerate(config):
             found = {one.name: others.get(one.name, {place: value})[place] for one in estimators_of(whose)}
             rows.append({"answers": whose, "prompt_id": prompt, "truncated": place == 0, **found})
     return rows
@@ -248,12 +248,12 @@ def test_summary_by_hand_where_answers_to_one_prompt_count_once() -> None:
 
 @pytest.mark.parametrize("name", ["kl_fwd_rb", "kl_rev_rb"])
 def test_a_negative_mean_over_the_vocabulary_is_a_bug_and_rounding_is_none(name: str) -> None:
-    numbers = (("a", 1.0), ("b", 2.0))
+    config = (("a", 1.0), ("b", 2.0))
     with pytest.raises(RuntimeError, match=f"{name}, a mean full-vocabulary KL, is -0.05"):
-        summary(records(*numbers, **{name: [-0.2, 0.1]}), 0.95)
-    assert summary(records(*numbers, **{name: [-1e-6, 0.0]}), 0.95)[name] < 0.0
+        summary(records(*config, **{name: [-0.2, 0.1]}), 0.95)
+    assert summary(records(*config, **{name: [-1e-6, 0.0]}), 0.95)[name] < 0.0
     for may_be_negative in ("kl_fwd_mc", "kl_fwd_data", "kl_rev_mc"):
-        assert summary(records(*numbers, **{may_be_negative: [-0.2, 0.1]}), 0.95)[may_be_negative] < 0.0
+        assert summary(records(*config, **{may_be_negative: [-0.2, 0.1]}), 0.95)[may_be_negative] < 0.0
 
 
 @pytest.mark.parametrize("name", [estimator.name for estimator in ESTIMATORS])

@@ -193,5 +193,5 @@ def test_cut_answers_are_also_left_out() -> None:
     ]
     rows[7]["response"] = "x"
     metrics = by_opponent(judge_contests(LengthJudge(), run_contests(rows, rows), None), INTERVALS)
-    assert metrics["win_rate/chosen"] == 0.9 and metrics["whole_win_rate/chosen"] == 0.8
-    assert metrics["whole_win_rate/chosen_n"] == 5
+    assert metrics["win_rate/chosen"] == 0.9 and metrics["untruncated_win_rate/chosen"] == 0.8
+    assert metrics["untruncated_win_rate/chosen_n"] == 5

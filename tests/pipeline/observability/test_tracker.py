@@ -40,7 +40,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.PATIENCE_S", 60.0)  # a busy machine
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)  # a busy machine
     return folder
 
 
@@ -160,7 +160,7 @@ def test_a_failed_and_a_killed_stage_are_marked(project: Path) -> None:
     code = textwrap.dedent("""
         import os, sys, time
         from epsilon_dpo.pipeline.observability import tracker as tracking
-        tracking.PATIENCE_S = 60.0
+        tracking.FLUSH_TIMEOUT_S = 60.0
         sys.setswitchinterval(60)
         name, end = sys.argv[1:]
         with tracking.Tracker(name, "f", {}, {}):
@@ -252,7 +252,7 @@ def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
 
         threading.Thread(target=answer_once, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.PATIENCE_S", 4.0)
+        monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 4.0)
         assert "was not written within 4 s" in said_by_a_stage(capfd)
         started = time.monotonic()
         assert said_by_a_stage(capfd) == "" and time.monotonic() - started < 3.0
@@ -299,7 +299,7 @@ def test_a_child_that_hangs_is_given_up(
 ) -> None:
     """Whatever it hangs on: here another process holds the lock of the store."""
     (fresh / "mlruns").mkdir()
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.PATIENCE_S", 2.0)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 2.0)
     with FileLock(fresh / "mlruns/.lock"):
         with stage() as tracker:
             process = tracker._process

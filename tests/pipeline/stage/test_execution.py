@@ -9,7 +9,7 @@ import pytest
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage import fingerprint as fingerprint_module
 from epsilon_dpo.pipeline.stage.execution import run_stage
-from epsilon_dpo.pipeline.stage.files import read_jsonl, whole_folder, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import atomic_folder, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import dependencies, digest, fingerprint, scratch_folder, stage_entry
 
 DVC_YAML = """
@@ -96,7 +96,7 @@ def test_the_fingerprint_follows_what_the_stage_declares_and_nothing_else(projec
 
 def test_whole_folder_replaces_what_was_there(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with whole_folder(tmp_path / "x") as folder:
+        with atomic_folder(tmp_path / "x") as folder:
             (folder / text).write_text(text)
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["new"]
 

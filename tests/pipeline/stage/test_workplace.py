@@ -14,7 +14,7 @@ from demo_stage import make_demo, second
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import make_place
 from epsilon_dpo.pipeline.stage.execution import run_stage
-from epsilon_dpo.pipeline.stage.files import whole_folder
+from epsilon_dpo.pipeline.stage.files import atomic_folder
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -154,7 +154,7 @@ def test_another_file_system_is_refused_before_the_work(project: Path) -> None:
         pytest.skip("no second file system here")
     there = memory / f"epsilon-dpo-test-{os.getpid()}"
     try:
-        with pytest.raises(UserError, match="different file systems"), whole_folder(project / "out/x", there / "x"):
+        with pytest.raises(UserError, match="different file systems"), atomic_folder(project / "out/x", there / "x"):
             raise AssertionError("not reached")
     finally:
         shutil.rmtree(there)

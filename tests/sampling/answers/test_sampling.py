@@ -158,9 +158,9 @@ def test_an_answer_ends_with_the_stop_token_or_at_the_limit(policy: Path) -> Non
             2,
             4,
         ]  # the template
-    numbers = summary(found)
-    assert numbers["n"] == 60 and numbers["truncated_share"] == reasons["length"] / 60
-    assert numbers["mean_tokens"] == sum(len(one["response_ids"]) for one in found) / 60
+    config = summary(found)
+    assert config["n"] == 60 and config["truncated_share"] == reasons["length"] / 60
+    assert config["mean_tokens"] == sum(len(one["response_ids"]) for one in found) / 60
 
 
 def test_a_context_that_is_too_short_is_refused(policy: Path) -> None:

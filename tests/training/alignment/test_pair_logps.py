@@ -9,8 +9,8 @@ from epsilon_dpo.analysis.monotonicity.params import Monotonicity
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.logps.head import add_logps_head
 from epsilon_dpo.training.alignment.pair_data import PairCollator
-from epsilon_dpo.training.alignment.pair_logps import PairScorer
-from epsilon_dpo.training.alignment.reference_model import SecondModel
+from epsilon_dpo.training.alignment.pair_logps import PairLogps
+from epsilon_dpo.training.alignment.reference_model import SeparateModel
 
 EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.1}
 NUMBERS = Monotonicity(epsilon=0.1, batch_size=8, token_chunk=7, confidence=0.95)
@@ -38,8 +38,8 @@ def pairs(token_pairs):
 
 def scorer_of(models, entry):
     method, accelerator = method_of("x", entry), Accelerator(cpu=True)
-    reference = SecondModel(models[1], accelerator) if method.needs_reference else None
-    return PairScorer(method, reference, None, NUMBERS.token_chunk, accelerator)
+    reference = SeparateModel(models[1], accelerator) if method.needs_reference else None
+    return PairLogps(method, reference, None, NUMBERS.token_chunk, accelerator)
 
 
 def scored(models, pairs, entry):
@@ -71,8 +71,8 @@ def test_a_loss_is_float64_and_the_gradient_of_a_weight_is_not(models, pairs):
     for entry in (EPSILON_DPO, {"method": "pairwise_cringe", "alpha": 1.0, "k": 3, "b": 0.0, "tau": 5.0}):
         chosen, rejected = scored(models, pairs, entry)
         loss = method_of("x", entry).loss(chosen, rejected)
-        numbers = [loss.losses, loss.chosen_rewards, loss.rejected_rewards, *loss.metrics.values()]
-        assert {x.dtype for x in numbers} == {torch.float64}
+        config = [loss.losses, loss.chosen_rewards, loss.rejected_rewards, *loss.metrics.values()]
+        assert {x.dtype for x in config} == {torch.float64}
         models[0].zero_grad()
         loss.losses.mean().backward()
         gradient = models[0].lm_head.weight.grad

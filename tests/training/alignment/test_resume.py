@@ -14,7 +14,7 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.training.alignment import trainer as trainer_module
-from epsilon_dpo.training.loop.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.params import LoRA
 
 
@@ -132,7 +132,7 @@ def sealed(folder, step, files):
     for name, text in files.items():
         (checkpoint / name).write_text(text)
     state = types.SimpleNamespace(is_world_process_zero=True, global_step=step)
-    WholeCheckpoints().on_save(types.SimpleNamespace(output_dir=str(folder)), state, None)
+    SealedCheckpoints().on_save(types.SimpleNamespace(output_dir=str(folder)), state, None)
     return checkpoint
 
 
@@ -142,17 +142,17 @@ def test_only_whole_checkpoints_count(tmp_path, capfd):
     (tmp_path / "checkpoint-20" / "a").write_text("1")
     (cut / "a").write_text("")
     (flipped / "b").write_text("3")  # of the same size
-    (listed / "whole.json").write_text('{"a"')
-    assert last_whole_checkpoint(tmp_path) == str(older)
+    (listed / "sealed.json").write_text('{"a"')
+    assert last_sealed_checkpoint(tmp_path) == str(older)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
     said = sorted(capfd.readouterr().err.splitlines())
     assert [line.removeprefix(f"{tmp_path}/checkpoint-") for line in said] == [
         "12 is damaged (b); it is removed and not resumed from.",
-        "16 is damaged (whole.json); it is removed and not resumed from.",
+        "16 is damaged (sealed.json); it is removed and not resumed from.",
         "20 was not finished; it is removed and not resumed from.",
         "8 is damaged (a); it is removed and not resumed from.",
     ]
-    assert last_whole_checkpoint(tmp_path / "none") is None
+    assert last_sealed_checkpoint(tmp_path / "none") is None
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_is_sealed(tmp_path, monkeypatch):
@@ -160,10 +160,10 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_sealed(tmp_path, monkeypatch):
 
     def note(file):
         sync(file)
-        done.append((Path(os.readlink(f"/proc/self/fd/{file}")).name, (checkpoint / "whole.json").exists()))
+        done.append((Path(os.readlink(f"/proc/self/fd/{file}")).name, (checkpoint / "sealed.json").exists()))
 
     checkpoint = tmp_path / "checkpoint-4"
     monkeypatch.setattr(os, "fsync", note)
     sealed(tmp_path, 4, {"a": "1"})
     before = {name for name, is_sealed in done if not is_sealed}
-    assert before == {"a", "checkpoint-4", tmp_path.name, "whole.json.partial"} and done[-1] == ("checkpoint-4", True)
+    assert before == {"a", "checkpoint-4", tmp_path.name, "sealed.json.partial"} and done[-1] == ("checkpoint-4", True)

@@ -1,7 +1,7 @@
 """A run's own seed takes the pipeline's place in its training, wherever that draws."""
 
 import pytest
-from runs import BETA_DPO, KTO, content, numbers
+from runs import BETA_DPO, KTO, config, content
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import write_jsonl
@@ -18,7 +18,7 @@ def test_the_runs_seed_is_as_the_pipelines_would_be(entry, sft_folder, token_pai
     def trained(name, entry, seed):
         out = tmp_path / name
         out.mkdir()
-        align(method_of("x", entry), numbers(max_steps=3), seed, model, pairs, out, tmp_path / f"{name}-scratch", track)
+        align(method_of("x", entry), config(max_steps=3), seed, model, pairs, out, tmp_path / f"{name}-scratch", track)
         return content(out)
 
     track = lambda metrics, step: None  # noqa: E731

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from runs import BETA_DPO, DPO, EPSILON_DPO, KTO, RRHF, SOFT, assert_same_training, numbers
+from runs import BETA_DPO, DPO, EPSILON_DPO, KTO, RRHF, SOFT, assert_same_training, config
 
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.training.alignment.pair_metrics import Totals
@@ -87,7 +87,7 @@ def test_two_ranks_are_one_with_twice_the_batch(run, tmp_path, size, count, port
     }
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
-    two = numbers(per_device_train_batch_size=size, gradient_accumulation_steps=count).model_dump_json()
+    two = config(per_device_train_batch_size=size, gradient_accumulation_steps=count).model_dump_json()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     subprocess.run([*command, str(script), str(tmp_path), json.dumps(SPLIT_ALIKE), two], check=True, timeout=300)
     for name, one in ones.items():

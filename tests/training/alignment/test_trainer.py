@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, content, numbers, weights
+from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, config, content, weights
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
 from trl_trainers import float32_means_float64
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
 def test_a_checkpoint_inside_a_logging_window_is_refused():
     """The rest of the window would be logged as if it were the whole."""
     with pytest.raises(ValidationError, match="save_steps must be a multiple of logging_steps"):
-        numbers(logging_steps=3, save_steps=4)
+        config(logging_steps=3, save_steps=4)
 
 
 def test_an_empty_file_of_pairs_is_refused(tmp_path):

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from runs import DPO, EPSILON_DPO, HARD, LORA, SOFT, content, numbers
+from runs import DPO, EPSILON_DPO, HARD, LORA, SOFT, config, content
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.methods.tr_dpo import move_reference
 from epsilon_dpo.models.logps.head import Scoring, add_logps_head, head_of
-from epsilon_dpo.models.policy.folder import load_policy, whole_policy
+from epsilon_dpo.models.policy.folder import load_policy, merged_policy
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.training.alignment.pair_data import PairCollator
-from epsilon_dpo.training.alignment.reference_model import SameModel
+from epsilon_dpo.training.alignment.reference_model import PolicyWithoutAdapter
 from epsilon_dpo.training.loop import adapters
 from epsilon_dpo.training.loop.adapters import ADAPTER, FOLLOWER, adapter_weights, add_follower, start_from
 from epsilon_dpo.training.loop.params import LoRA
@@ -96,7 +96,7 @@ def test_without_its_adapter_the_policy_is_the_reference_bit_for_bit(sft_folder,
     policy.train()
     rows = PairCollator(0, share_prompt=True)(token_pairs(4))
     before = policy(**rows).detach()
-    reference = SameModel(policy, None)(rows)
+    reference = PolicyWithoutAdapter(policy, None)(rows)
     assert torch.equal(reference.hidden, second(**rows)) and not reference.hidden.requires_grad
     assert torch.equal(reference.head.weight, head_of(second).weight)
     after = policy(**rows)  # and the adapter is back, in training
@@ -201,7 +201,7 @@ def both_stages(sft_folder, run, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "validated" / "eval.jsonl", pairs[:3])
 
     def call(sft_lora, align_lora):
-        given = numbers(learning_rate=1e-2, num_train_epochs=8.0).model_dump(include=set(SFT.model_fields))
+        given = config(learning_rate=1e-2, num_train_epochs=8.0).model_dump(include=set(SFT.model_fields))
         sft = SFT(**given | {"completion_only_loss": True, "lora": sft_lora})
         out, tokens = Path("out/sft"), Tokens(max_prompt_length=8, max_length=16)
         out.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def test_both_stages_with_an_adapter_each(both_stages, tmp_path, monkeypatch, to
     policy, metrics = load_policy(out / "model").eval(), read_json(out / "metrics.json")
     evaluated = metrics["eval_logps/chosen"]
     assert mean_logp(policy, token_pairs(27)[22:], "chosen_ids") == pytest.approx(evaluated, abs=1e-4)
-    with whole_policy(out / "model") as folder:
+    with merged_policy(out / "model") as folder:
         plain = AutoModelForCausalLM.from_pretrained(folder).eval()
         AutoTokenizer.from_pretrained(folder)
     assert mean_logp(plain, token_pairs(27)[22:], "chosen_ids") == pytest.approx(evaluated, abs=1e-4)
@@ -248,7 +248,7 @@ def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch):
         with pytest.raises(ValidationError, match=sentence):
             lora(**change)
     with pytest.raises(ValidationError, match=r"lora.lora_dropout must be 0.0 in align"):
-        numbers(lora=lora(lora_dropout=0.1))
+        config(lora=lora(lora_dropout=0.1))
     folder = sft_folder()
     names = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     for unknown in ("query", "lm_head", "embed_tokens"):

@@ -51,7 +51,7 @@ def run(base, tmp_path):
     write_jsonl(validated / "eval.jsonl", [pair(row, chosen=words(row)) for row in range(10, 13)])
 
     def call(name, track=lambda metrics, step: None, **changes):
-        numbers = {
+        config = {
             "completion_only_loss": True,
             "learning_rate": 1e-2,
             "num_train_epochs": 2.0,
@@ -71,7 +71,7 @@ def run(base, tmp_path):
         }
         out = tmp_path / name
         out.mkdir(exist_ok=True)
-        settings, scratch = SFT(**{**numbers, **changes}), tmp_path / f"{name}-scratch"
+        settings, scratch = SFT(**{**config, **changes}), tmp_path / f"{name}-scratch"
         fine_tune(settings, TOKENS, 5, base, validated, out, scratch, track)
         return out
 

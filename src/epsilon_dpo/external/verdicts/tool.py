@@ -22,7 +22,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 KEY = "OPENAI_API_KEY"
-HELLO_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 Settings = TypeVar("Settings", bound=Judge)
 
 
@@ -88,7 +88,7 @@ def reach(judge: Judge) -> str:
         raise UserError(f"{KEY} is not set; export the key of {judge.base_url} (any text where none is asked for).")
     request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
     try:
-        urlopen(request, timeout=HELLO_S).close()
+        urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
     except HTTPError as error:
         if error.code in (401, 403):
             raise UserError(

@@ -15,7 +15,7 @@ from epsilon_dpo.judging.making.params import TrainedJudge
 from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenizer
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.training.loop.arguments import training_arguments
-from epsilon_dpo.training.loop.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated, Training
 
@@ -44,10 +44,10 @@ def train(
         args=TrainingArguments(**training_arguments(_numbers(params), seed, scratch), remove_unused_columns=False),
         train_dataset=_examples(pairs, layout, seed),
         data_collator=_Collator(layout),
-        callbacks=[WholeCheckpoints(), MetricStream(metrics, track)],
+        callbacks=[SealedCheckpoints(), MetricStream(metrics, track)],
     )
     show_one_bar(trainer)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
+    trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
     return model.eval(), layout
 
 

@@ -93,7 +93,7 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
     With an interval each:
     - `win_rate`: ties a half; `consistent_win_rate`: a pair whose two orders disagree is a tie;
     - `lc_win_rate`: at equal length (judging/scoring/length.py, with `length_slope`); `similar_length_win_rate`: of the
-      pairs whose lengths differ by at most a fifth; `whole_win_rate`: of the answers a that max_new_tokens did not
+      pairs whose lengths differ by at most a fifth; `untruncated_win_rate`: of the answers a that max_new_tokens did not
       cut, if some were cut (b may be cut);
     - with a truth `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth
       decides.
@@ -210,7 +210,7 @@ def _uncut(records: list[Record], intervals: Intervals, at: str) -> dict[str, fl
     whole = [record for record in records if record["finish_reason"] != "length"]
     if not whole or len(whole) == len(records):
         return {}
-    return intervals.rate([record["win"] for record in whole], whole).named(f"whole_win_rate{at}")
+    return intervals.rate([record["win"] for record in whole], whole).named(f"untruncated_win_rate{at}")
 
 
 def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:

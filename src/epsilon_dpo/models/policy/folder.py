@@ -82,7 +82,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 @contextmanager
-def whole_policy(folder: Path) -> Iterator[Path]:
+def merged_policy(folder: Path) -> Iterator[Path]:
     """A folder with the whole policy, for a program that cannot merge: `folder`, or a merged copy for the time."""
     if not is_adapter(folder):
         yield folder

@@ -21,8 +21,8 @@ from typing import Any
 from epsilon_dpo.pipeline.observability.errors import redacted
 
 # A stage that is done waits this long for its record to be written; a server that does not answer costs no more.
-PATIENCE_S = 12.0
-GOODBYE_S = 1.0  # for the tidying up of a process that is given up
+FLUSH_TIMEOUT_S = 12.0
+TERMINATE_TIMEOUT_S = 1.0  # for the tidying up of a process that is given up
 # MLflow's own defaults let one call to a dead server block for 247 s.
 NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
@@ -91,13 +91,13 @@ class Tracker:
         if self._process is None:
             return
         try:
-            if self._process.wait(PATIENCE_S):
+            if self._process.wait(FLUSH_TIMEOUT_S):
                 self._say(f"the MLflow process of {self.name} ended with code {self._process.returncode}")
         except subprocess.TimeoutExpired:
-            self._say(f"the MLflow run of {self.name} was not written within {PATIENCE_S:.0f} s")
+            self._say(f"the MLflow run of {self.name} was not written within {FLUSH_TIMEOUT_S:.0f} s")
             self._process.terminate()  # it tidies up, and notes a server that hangs for the stages that follow
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(GOODBYE_S)
+                self._process.wait(TERMINATE_TIMEOUT_S)
         finally:
             self._process.kill()
             self._process.wait()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker
-from epsilon_dpo.pipeline.stage.files import whole_folder
-from epsilon_dpo.pipeline.stage.fingerprint import dependencies, fingerprint, numbers, stage_entry
+from epsilon_dpo.pipeline.stage.files import atomic_folder
+from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
@@ -53,8 +53,8 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
             deps = dependencies(entry)
             made_from = fingerprint(entry, deps)
             with (
-                Tracker(name, made_from, numbers(entry), deps) as tracker,
-                whole_folder(Path("out") / stage / (key or ""), place.partial) as out,
+                Tracker(name, made_from, declared_params(entry), deps) as tracker,
+                atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
             ):
                 execution = Stage(name, out, place.scratch(made_from), tracker)
                 yield execution

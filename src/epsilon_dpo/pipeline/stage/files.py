@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 
 
 @contextmanager
-def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
+def atomic_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes `target` only if the block ends without an exception.
 
     DVC removes a stage's outs before it runs, so `target` holds nothing that would be lost.

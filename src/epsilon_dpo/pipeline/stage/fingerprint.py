@@ -106,7 +106,7 @@ def dependencies(entry: dict[str, Any]) -> dict[str, str]:
     return {path: digest(Path(path)) for path in entry.get("deps", [])}
 
 
-def numbers(entry: dict[str, Any]) -> dict[str, Any]:
+def declared_params(entry: dict[str, Any]) -> dict[str, Any]:
     """The declared params of an entry, by dotted key; `params.yaml:` alone means the whole file."""
     content = read_yaml(PARAMS_FILE)
     found = {}
@@ -123,7 +123,7 @@ def numbers(entry: dict[str, Any]) -> dict[str, Any]:
 
 def fingerprint(entry: dict[str, Any], deps: dict[str, str]) -> str:
     """sha256 of the command, the numbers and `deps`: `dependencies(entry)`, taken once because models are large."""
-    parts = {"cmd": entry["cmd"], "params": numbers(entry), "deps": deps}
+    parts = {"cmd": entry["cmd"], "params": declared_params(entry), "deps": deps}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,10 +5,10 @@ from typing import Any
 # What a run may state without becoming another method: where it starts, how it is watched, how it is seeded.
 NOT_THE_METHOD = ("beta", "seed", "snapshot_epochs")
 
-Numbers = dict[str, Any]
+Config = dict[str, Any]
 
 
-def families(runs: dict[str, Numbers]) -> dict[str, str]:
+def families(runs: dict[str, Config]) -> dict[str, str]:
     """The family of each run: its method, with the numbers that tell it from the method's other families.
 
     Args:
@@ -17,11 +17,11 @@ def families(runs: dict[str, Numbers]) -> dict[str, str]:
     Returns:
         e.g. {"tr_dpo_hard_01": "tr_dpo, update hard"}, in the order of `runs`.
     """
-    kept = {run: {k: v for k, v in numbers.items() if k not in NOT_THE_METHOD} for run, numbers in runs.items()}
+    kept = {run: {k: v for k, v in config.items() if k not in NOT_THE_METHOD} for run, config in runs.items()}
     return {run: _label(own, [x for x in kept.values() if x["method"] == own["method"]]) for run, own in kept.items()}
 
 
-def _label(own: Numbers, of_the_method: list[Numbers]) -> str:
-    keys = dict.fromkeys(key for numbers in of_the_method for key in numbers)
-    telling = [key for key in keys if any(numbers.get(key) != own.get(key) for numbers in of_the_method)]
+def _label(own: Config, of_the_method: list[Config]) -> str:
+    keys = dict.fromkeys(key for config in of_the_method for key in config)
+    telling = [key for key in keys if any(config.get(key) != own.get(key) for config in of_the_method)]
     return ", ".join([own["method"], *(f"{key} {own[key]}" for key in telling if key in own)])

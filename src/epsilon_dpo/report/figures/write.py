@@ -33,7 +33,7 @@ def _pareto(source: Path, params: FiguresView, out: Path) -> Row:
     names = {scorer: f"{metric}/sft_vs_{OPPONENT}" for scorer, (_, metric) in SCORERS.items()}
     sft = {scorer: controls[name] for scorer, name in names.items() if name in controls}
     points = [read_point(source, run) for run in params.runs]
-    betas = {run: numbers.get("beta") for run, numbers in params.runs.items()}
+    betas = {run: config.get("beta") for run, config in params.runs.items()}
     found = pareto(points, families(params.runs), betas, sft, params.confidence, params.seed)
     write_csv(out / "pareto.csv", found.points, POINTS)
     write_csv(out / "frontiers.csv", found.staircases(), STAIRCASES)
@@ -63,7 +63,7 @@ def _dynamics(source: Path, params: FiguresView, out: Path) -> list[Row]:
 
 def _margins(source: Path, params: FiguresView, out: Path) -> Row:
     rows, shown = [], params.figures.pairs_of or next(iter(params.runs))
-    betas = {run: numbers.get("beta") for run, numbers in params.runs.items()}
+    betas = {run: config.get("beta") for run, config in params.runs.items()}
     for run, beta in betas.items():
         records = read_jsonl(source / "monotonicity" / run / "records.jsonl")
         rows += margins.margins(run, beta, records, params.confidence)

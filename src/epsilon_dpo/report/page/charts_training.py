@@ -127,8 +127,8 @@ def beta_over_time(path: Path, runs: list[RunResult], marks: dict[str, Mark]) ->
             metric = adapted_beta(run)
             assert metric is not None
             panel.plot(*series(run, metric), color=marks[run.name].colour)
-            if "beta" in run.numbers:
-                panel.axhline(run.numbers["beta"], color=REFERENCE, linewidth=0.9, linestyle="--")
+            if "beta" in run.config:
+                panel.axhline(run.config["beta"], color=REFERENCE, linewidth=0.9, linestyle="--")
             panel.set_title(run.name)
             panel.set_xlabel("optimizer step")
         figure.supylabel("β", rotation=0, fontsize=10)

@@ -59,8 +59,8 @@ def groups(runs: list[RunResult]) -> list[Group]:
     """In the order of their first runs; a number that is null is one that is not stated."""
     found: dict[str, list[RunResult]] = {}
     for run in runs:
-        numbers = {k: v for k, v in run.numbers.items() if k not in NOT_THE_METHOD and v is not None}
-        found.setdefault(repr(sorted(numbers.items())), []).append(run)
+        config = {k: v for k, v in run.config.items() if k not in NOT_THE_METHOD and v is not None}
+        found.setdefault(repr(sorted(config.items())), []).append(run)
     return [Group(members[0].name, members) for members in found.values()]
 
 

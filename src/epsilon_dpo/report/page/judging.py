@@ -35,7 +35,7 @@ COLUMNS = (
     Column("lc_win_rate", ("at equal", "length"), "rate"),
     Column("similar_length_win_rate", ("of similar", "length"), "rate"),
     Column("consistent_win_rate", ("both orders", "or a tie"), "rate"),
-    Column("whole_win_rate", ("of answers", "not cut"), "rate"),
+    Column("untruncated_win_rate", ("of answers", "not cut"), "rate"),
     Column("consistency", ("orders", "agree"), "share"),
     Column("position_bias", ("first place", "gains, nats"), "nats"),
     Column("tie_share", ("ties", ""), "share"),

@@ -129,9 +129,9 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def settings(numbers: dict[str, Any]) -> str:
+def settings(config: dict[str, Any]) -> str:
     """A run's numbers as params.yaml states them, without its method: `beta 0.3, update soft`."""
-    said = {key: str(value).lower() if isinstance(value, bool) else value for key, value in numbers.items()}
+    said = {key: str(value).lower() if isinstance(value, bool) else value for key, value in config.items()}
     return ", ".join(f"{key} {value}" for key, value in said.items() if key != "method")
 
 

@@ -27,7 +27,7 @@ class RunResult:
     """
 
     name: str
-    numbers: dict[str, Any]
+    config: dict[str, Any]
     curve: list[Row]
     final: Row
     sampled: Row
@@ -104,7 +104,7 @@ def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
     """
     validate, judge = out / "validate", out / "judge"
     results = Results(
-        runs=[_run(out, name, numbers) for name, numbers in runs.items()],
+        runs=[_run(out, name, config) for name, config in runs.items()],
         dataset=read_json(validate / "dataset.json"),
         validation=read_json(validate / "validation.json"),
         dropped=read_jsonl(validate / "dropped.jsonl"),
@@ -131,11 +131,11 @@ def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
     return results
 
 
-def _run(out: Path, name: str, numbers: dict[str, Any]) -> RunResult:
+def _run(out: Path, name: str, config: dict[str, Any]) -> RunResult:
     folder = {stage: out / stage / name for stage in ("align", "sample", "score", "kl")}
     found = RunResult(
         name=name,
-        numbers=dict(numbers),
+        config=dict(config),
         curve=read_jsonl(folder["align"] / "metrics.jsonl"),
         final=read_json(folder["align"] / "metrics.json"),
         sampled=read_json(folder["sample"] / "metrics.json"),

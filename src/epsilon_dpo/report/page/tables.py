@@ -58,7 +58,7 @@ def summary(results: Results, comparisons: list[Row], methods: list[Row], statem
         "judge": {**results.judge, **results.judged},
         "sft": {"policy_sha256": results.reference["policy_sha256"], **_sft_row(results)},
         "runs": {
-            run.name: {"numbers": run.numbers, "policy_sha256": run.policy_sha256, **_run_row(run)}
+            run.name: {"numbers": run.config, "policy_sha256": run.policy_sha256, **_run_row(run)}
             | {"beta_decisions": beta_decisions(run)}
             for run in results.runs
         },
@@ -80,7 +80,7 @@ def _sft_row(results: Results) -> Row:
 
 
 def _run_row(run: RunResult) -> Row:
-    found: Row = {"run": run.name, "method": run.numbers["method"], "n": len(run.answers)}
+    found: Row = {"run": run.name, "method": run.config["method"], "n": len(run.answers)}
     for name in ("win_rate", "true_win_rate"):
         for opponent in OPPONENTS:
             found |= _taken(run.score, {f"{name}/{opponent}{end}": f"{name}/{opponent}{end}" for end in INTERVAL})

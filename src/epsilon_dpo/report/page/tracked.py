@@ -10,7 +10,7 @@ from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked
-from epsilon_dpo.pipeline.stage.fingerprint import numbers, stage_entry
+from epsilon_dpo.pipeline.stage.fingerprint import declared_params, stage_entry
 from epsilon_dpo.pipeline.stage.params import load, read_yaml
 from epsilon_dpo.report.page.params import ReportView
 from epsilon_dpo.report.page.results import Results, read_results
@@ -24,7 +24,7 @@ def compared_policies(results: Results) -> list[dict[str, Any]]:
         {
             "run": run.name,
             "policy_sha256": run.policy_sha256,
-            "params": numbers(stage_entry("align", run.name)),
+            "params": declared_params(stage_entry("align", run.name)),
             "metrics": run.final | run.score | run.kl,
             "curve": run.curve,
         }

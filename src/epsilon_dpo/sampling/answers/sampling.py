@@ -26,7 +26,7 @@ from transformers import (
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.tokenisation import prompt_ids
-from epsilon_dpo.models.policy.folder import load_policy, whole_policy
+from epsilon_dpo.models.policy.folder import load_policy, merged_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.sampling.answers.decoding import decode
@@ -80,7 +80,7 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
     prompts = {id_: ids[row["id"]] for id_, row in asked.items()}
     seeds = {id_: seed_of(seed, stream, id_) for id_ in asked}
     if params.backend == "vllm" or params.processes > 1:
-        with whole_policy(folder) as whole:
+        with merged_policy(folder) as whole:
             _fits(AutoConfig.from_pretrained(whole, trust_remote_code=False), longest, params.max_new_tokens)
             completions = sample_apart(whole, prompts, seeds, params, threads, tokenizer.eos_token_id)
     else:

@@ -23,7 +23,7 @@ IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def write_pairs(
-    numbers: DatasetPairs | OnPolicyPairs,
+    config: DatasetPairs | OnPolicyPairs,
     tokenizer: "PreTrainedTokenizerBase",
     tokens: Tokens,
     validated: Path,
@@ -46,8 +46,8 @@ def write_pairs(
     """
     splits = {split: read_jsonl(validated / f"{split}.jsonl") for split in ("train", "eval")}
     left_out: Counter[str] = Counter()
-    if isinstance(numbers, OnPolicyPairs):
-        splits["train"], left_out = _on_policy(numbers, tokenizer, tokens, read_jsonl(ranked), out)
+    if isinstance(config, OnPolicyPairs):
+        splits["train"], left_out = _on_policy(config, tokenizer, tokens, read_jsonl(ranked), out)
     for split, rows in splits.items():
         tokenised = []
         for row in tqdm(rows, desc=f"tokenise {split}", unit="pair"):
@@ -55,16 +55,16 @@ def write_pairs(
             tokenised.append({"id": row["id"], **{name: ids[name] for name in IDS}})
         write_jsonl(out / f"{split}.jsonl", tokenised)
     counts = {split: len(rows) for split, rows in splits.items()}
-    content = {"source": numbers.source, **counts, "left_out": dict(left_out)}
+    content = {"source": config.source, **counts, "left_out": dict(left_out)}
     write_json(out / "pairs.json", content)
     return content
 
 
 def _on_policy(
-    numbers: OnPolicyPairs, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, ranked: list[Row], out: Path
+    config: OnPolicyPairs, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, ranked: list[Row], out: Path
 ) -> tuple[list[Row], Counter[str]]:
     """The pairs to train on, as text, and how many were left out for which reason; both are written."""
-    pairs, too_close = preference_pairs(ranked, numbers.choose, numbers.min_margin)
+    pairs, too_close = preference_pairs(ranked, config.choose, config.min_margin)
     fit, unfit = fit_to_train_on(tokenizer, pairs, tokens)
     write_jsonl(out / "train_text.jsonl", fit)
     write_jsonl(out / "dropped.jsonl", too_close + unfit)
@@ -72,7 +72,7 @@ def _on_policy(
     if not fit:
         raise UserError(
             f"Of {len(ranked)} prompts with two different answers of the reference none gives a pair (left out: "
-            f"{dict(left_out)}); lower pairs.min_margin = {numbers.min_margin}, or raise candidates.temperature."
+            f"{dict(left_out)}); lower pairs.min_margin = {config.min_margin}, or raise candidates.temperature."
         )
     return fit, left_out
 

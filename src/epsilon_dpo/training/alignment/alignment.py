@@ -18,14 +18,14 @@ from epsilon_dpo.training.alignment.snapshots import KeepSnapshots, publish_snap
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 from epsilon_dpo.training.loop.adapters import start_from
 from epsilon_dpo.training.loop.arguments import training_arguments
-from epsilon_dpo.training.loop.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
 
 
 def align(
     method: Method[Any],
-    numbers: Align,
+    config: Align,
     seed: int,
     sft_model: Path,
     pairs: Path,
@@ -47,36 +47,36 @@ def align(
         the content of metrics.json: the last training row as train_*, eval_*, and the method's state at the end.
     """
     tokenizer = load_tokenizer(sft_model)
-    if method.numbers.seed is not None:
-        seed = method.numbers.seed
-    settings = training_arguments(numbers, seed, scratch)
-    if method.numbers.learning_rate is not None:
-        settings["learning_rate"] = method.numbers.learning_rate
+    if method.config.seed is not None:
+        seed = method.config.seed
+    settings = training_arguments(config, seed, scratch)
+    if method.config.learning_rate is not None:
+        settings["learning_rate"] = method.config.learning_rate
     mismatched_by = seed if method.mismatched else None
-    model = start_from(sft_model, numbers.lora, seed)
+    model = start_from(sft_model, config.lora, seed)
     check_head(model)
     reference = None
     if method.needs_reference:
-        reference = load_policy(sft_model) if numbers.lora is None else model  # itself without its adapter
+        reference = load_policy(sft_model) if config.lora is None else model  # itself without its adapter
     train, evaluation = (PairData.read(pairs / f"{part}.jsonl", mismatched_by) for part in ("train", "eval"))
     trainer = PreferenceTrainer(
         model=model,
         reference=reference,
         method=method,
-        token_chunk=numbers.logps_token_chunk,
+        token_chunk=config.logps_token_chunk,
         args=TrainingArguments(**settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"),
         train_dataset=train,
         eval_dataset=evaluation,
         pad_token_id=tokenizer.pad_token_id or 0,
-        callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
-        share_prompt=numbers.share_prompt,
+        callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
+        share_prompt=config.share_prompt,
     )
     evaluation.rows.sort(key=trainer.collate.length)  # for less padding: these are averaged in any order
-    if numbers.share_prompt:
+    if config.share_prompt:
         check_shared_prompt(model, max(train.rows, key=trainer.collate.length))
-    if method.numbers.snapshot_epochs is not None:
-        trainer.add_callback(KeepSnapshots(method.numbers.snapshot_epochs, tokenizer, scratch))
+    if method.config.snapshot_epochs is not None:
+        trainer.add_callback(KeepSnapshots(method.config.snapshot_epochs, tokenizer, scratch))
     show_one_bar(trainer)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
+    trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
     publish_snapshots(scratch, out)
     return write_result(trainer, tokenizer, out, track, method.state_dict())

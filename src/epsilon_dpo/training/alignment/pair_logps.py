@@ -15,7 +15,7 @@ from epsilon_dpo.training.alignment.pair_data import PairCollator
 from epsilon_dpo.training.alignment.reference_model import Batch, States
 
 
-class PairScorer:
+class PairLogps:
     """Runs the policy and the references that `method` asks for over batches of pairs (see PairCollator).
 
     Args:

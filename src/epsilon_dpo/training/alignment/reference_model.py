@@ -18,7 +18,7 @@ from epsilon_dpo.training.loop.adapters import FOLLOWER, adapter_weights, add_fo
 Batch = dict[str, Tensor]
 
 
-class SecondModel:
+class SeparateModel:
     """A model beside the policy, on its device, under the same autocast, without gradient.
 
     Attributes:
@@ -38,7 +38,7 @@ class SecondModel:
         return Reference(self.model(**rows), head_of(self.weights))
 
 
-class SameModel:
+class PolicyWithoutAdapter:
     """The policy itself under another adapter than the one in training, or under none."""
 
     def __init__(self, policy: PreTrainedModel, adapter: str | None) -> None:
@@ -51,7 +51,7 @@ class SameModel:
             return Reference(self.policy(**rows), head_of(self.policy))
 
 
-States = SecondModel | SameModel
+States = SeparateModel | PolicyWithoutAdapter
 
 
 def references(
@@ -66,13 +66,13 @@ def references(
     if reference is None:
         return None, None
     if reference is policy:
-        start = SameModel(policy, None)
+        start = PolicyWithoutAdapter(policy, None)
         if not moves:
             return start, None
         add_follower(policy)
-        return SameModel(policy, FOLLOWER), start
-    initial = SecondModel(copy.deepcopy(reference), accelerator) if moves else None
-    return SecondModel(reference, accelerator), initial
+        return PolicyWithoutAdapter(policy, FOLLOWER), start
+    initial = SeparateModel(copy.deepcopy(reference), accelerator) if moves else None
+    return SeparateModel(reference, accelerator), initial
 
 
 def followed_weights(policy: PreTrainedModel) -> nn.Module:

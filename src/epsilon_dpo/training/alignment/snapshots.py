@@ -17,7 +17,7 @@ from transformers import (
 
 from epsilon_dpo.models.policy.folder import save_policy
 from epsilon_dpo.pipeline.runs.runs import FACTS, FOLDER
-from epsilon_dpo.pipeline.stage.files import whole_folder, write_json
+from epsilon_dpo.pipeline.stage.files import atomic_folder, write_json
 
 
 class KeepSnapshots(TrainerCallback):
@@ -49,7 +49,7 @@ class KeepSnapshots(TrainerCallback):
         before, self.passed = self.passed, self._marks(state)
         last = state.global_step >= state.max_steps  # this one is the final policy
         if self.passed > before and not last and state.is_world_process_zero and model is not None:
-            with whole_folder(self.scratch / FOLDER / f"{state.global_step:06d}") as folder:
+            with atomic_folder(self.scratch / FOLDER / f"{state.global_step:06d}") as folder:
                 save_policy(model, self.tokenizer, folder / "model")
                 write_json(folder / FACTS, {"step": state.global_step, "epoch": state.epoch})
 

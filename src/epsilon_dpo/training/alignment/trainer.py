@@ -31,7 +31,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.training.alignment.micro_batches import cut_by_length
 from epsilon_dpo.training.alignment.pair_data import PairCollator, PairData
-from epsilon_dpo.training.alignment.pair_logps import PairScorer
+from epsilon_dpo.training.alignment.pair_logps import PairLogps
 from epsilon_dpo.training.alignment.pair_metrics import Totals, pair_metrics
 from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
 from epsilon_dpo.training.alignment.reference_model import disable_dropout, followed_weights, references
@@ -52,7 +52,7 @@ class PreferenceTrainer(ResumesAdapter):
         method: loss and state.
         token_chunk: completion tokens whose logits exist at once.
         pad_token_id: fills rows on the right.
-        callbacks: observers, e.g. checkpoints.WholeCheckpoints and metric_stream.MetricStream.
+        callbacks: observers, e.g. checkpoints.SealedCheckpoints and metric_stream.MetricStream.
         share_prompt: a pair is one row, see shared_prompt.py.
     """
 
@@ -87,7 +87,7 @@ class PreferenceTrainer(ResumesAdapter):
         self.method = method
         self.collate = PairCollator(pad_token_id, share_prompt)
         self.reference, initial = references(model, reference, method.moves_reference, self.accelerator)
-        self.scorer = PairScorer(method, self.reference, initial, token_chunk, self.accelerator)
+        self.scorer = PairLogps(method, self.reference, initial, token_chunk, self.accelerator)
         self._step, self._window = Totals(), Totals()
         self._known: dict[str, float] = {}
         self._micro_batch = 0  # of the present step
@@ -180,7 +180,7 @@ class PreferenceTrainer(ResumesAdapter):
     def _refuse_what_is_not_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
             raise UserError(
-                f"the {name} of {self.method.numbers.method} became {value} at step {self.state.global_step}; "
+                f"the {name} of {self.method.config.method} became {value} at step {self.state.global_step}; "
                 "lower its learning_rate in params.yaml, or align.max_grad_norm."
             )
 

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, Trainer
 from transformers.pytorch_utils import Conv1D
 
-from epsilon_dpo.models.policy.folder import ADAPTER, WEIGHTS, has_adapter, load_policy, whole_policy
+from epsilon_dpo.models.policy.folder import ADAPTER, WEIGHTS, has_adapter, load_policy, merged_policy
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.training.loop.params import LoRA
@@ -98,7 +98,7 @@ def _quantised(folder: Path) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    with whole_policy(folder) as whole:
+    with merged_policy(folder) as whole:
         model = AutoModelForCausalLM.from_pretrained(
             whole,
             trust_remote_code=False,

@@ -10,7 +10,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.loop.params import Accelerated
 
 
-def training_arguments(numbers: Accelerated, seed: int, folder: Path) -> dict[str, Any]:
+def training_arguments(config: Accelerated, seed: int, folder: Path) -> dict[str, Any]:
     """Every argument that this project sets; checkpoints go to `folder`.
 
     Loss, data order and result depend on the numbers, the seed and the device only: nothing is reported by transformers
@@ -30,26 +30,26 @@ def training_arguments(numbers: Accelerated, seed: int, folder: Path) -> dict[st
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
-        "learning_rate": numbers.learning_rate,
-        "num_train_epochs": numbers.num_train_epochs,
-        "max_steps": -1 if numbers.max_steps is None else numbers.max_steps,
-        "per_device_train_batch_size": numbers.per_device_train_batch_size,
-        "per_device_eval_batch_size": numbers.per_device_train_batch_size,
-        "gradient_accumulation_steps": numbers.gradient_accumulation_steps,
-        "lr_scheduler_type": numbers.lr_scheduler_type,
-        "warmup_steps": numbers.warmup_ratio,  # a number below 1 is a share of all steps in transformers 5
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.num_train_epochs,
+        "max_steps": -1 if config.max_steps is None else config.max_steps,
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "per_device_eval_batch_size": config.per_device_train_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_ratio,  # a number below 1 is a share of all steps in transformers 5
         "optim": "adamw_torch_fused",  # no temporaries as large as the embeddings
-        "weight_decay": numbers.weight_decay,
-        "max_grad_norm": numbers.max_grad_norm,
-        "adam_beta2": numbers.adam_beta2,
-        "bf16": numbers.bf16,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "adam_beta2": config.adam_beta2,
+        "bf16": config.bf16,
         # transformers' new name; the old one in params.yaml is the one that people look for
-        "activation_checkpointing": numbers.gradient_checkpointing,
+        "activation_checkpointing": config.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "logging_steps": numbers.logging_steps,
+        "logging_steps": config.logging_steps,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
-        "save_steps": numbers.save_steps,
+        "save_steps": config.save_steps,
         "save_total_limit": 2,  # while one is being written, the one before must stay
         "eval_strategy": "no",
         "report_to": "none",

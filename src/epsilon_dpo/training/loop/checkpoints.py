@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
 
-LIST_OF_FILES = "whole.json"
+LIST_OF_FILES = "sealed.json"
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
@@ -45,7 +45,7 @@ def _damage(checkpoint: Path) -> str | None:
     return f"is damaged ({', '.join(differing) or LIST_OF_FILES})"
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
+def last_sealed_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint in `folder`, for Trainer.train(resume_from_checkpoint=...).
 
     Broken ones are named on stderr and removed.
@@ -71,7 +71,7 @@ def _to_disk(*paths: Path) -> None:
             os.close(opened)
 
 
-class WholeCheckpoints(TrainerCallback):
+class SealedCheckpoints(TrainerCallback):
     """Seals each checkpoint once everything is in it.
 
     No checkpoint is written after the last step: transformers would train one step more when it resumes from it.

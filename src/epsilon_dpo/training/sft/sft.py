@@ -18,14 +18,14 @@ from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.training.loop.adapters import ResumesAdapter, in_float32, start_from
 from epsilon_dpo.training.loop.arguments import training_arguments
-from epsilon_dpo.training.loop.checkpoints import WholeCheckpoints, last_whole_checkpoint
+from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
 from epsilon_dpo.training.sft.params import SFT
 
 
 def fine_tune(
-    numbers: SFT,
+    config: SFT,
     tokens: Tokens,
     seed: int,
     base: Path,
@@ -46,24 +46,24 @@ def fine_tune(
         the content of metrics.json: the last training row as train_*, and eval_*.
     """
     tokenizer = load_tokenizer(base / "tokenizer")
-    model = start_from(base / "model", numbers.lora, seed)
+    model = start_from(base / "model", config.lora, seed)
     settings = SFTConfig(
-        **training_arguments(numbers, seed, scratch),
-        completion_only_loss=numbers.completion_only_loss,
+        **training_arguments(config, seed, scratch),
+        completion_only_loss=config.completion_only_loss,
         max_length=None,  # tokenise_chosen has cut
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = _Trainer(
         model=model,
         args=settings,
-        train_dataset=labelled(read_jsonl(validated / "train.jsonl"), tokenizer, tokens, numbers.completion_only_loss),
-        eval_dataset=labelled(read_jsonl(validated / "eval.jsonl"), tokenizer, tokens, numbers.completion_only_loss),
+        train_dataset=labelled(read_jsonl(validated / "train.jsonl"), tokenizer, tokens, config.completion_only_loss),
+        eval_dataset=labelled(read_jsonl(validated / "eval.jsonl"), tokenizer, tokens, config.completion_only_loss),
         processing_class=tokenizer,
-        callbacks=[WholeCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
+        callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
     )
     in_float32(model)  # TRL makes an adapter on quantised weights bfloat16
     show_one_bar(trainer)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(scratch))
+    trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
     return write_result(trainer, tokenizer, out, track, end_state={})
 
 
