@@ -1,7 +1,8 @@
 """The import closure of a stage: every project file that its Python code can import, found by reading the source.
 
-DVC does not follow imports, so an undeclared one gives silently stale results. Run as a script, it prints the `deps`
-that dvc.yaml should hold for each stage:
+DVC does not follow imports, so an undeclared one gives silently stale results. A stage declares the folders (rooms)
+of its closure; a method stays a file. Run as a script, it prints the `deps` that dvc.yaml should hold for each stage,
+and the files that they cover without need:
 
     python tests/closure.py
 """
@@ -11,11 +12,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "epsilon_dpo"
+METHODS = "src/epsilon_dpo/methods"
 # Loaded by name from params.yaml: dvc.yaml names the one file with ${item.method}.
-METHODS_BY_NAME = "src/epsilon_dpo/methods/${item.method}.py"
+METHODS_BY_NAME = f"{METHODS}/${{item.method}}.py"
 REGISTRY = PACKAGE / "methods" / "registry.py"
-# Package data that a module reads when it runs, declared beside the module that reads it.
-TEMPLATES = ("*.jinja", "*.html", "*.css")
+# In every closure, yet no output depends on it (tests/test_exempt.py): a comment there must not retrain a policy.
+EXEMPT = {
+    "src/epsilon_dpo/pipeline/observability/errors.py": "the errors that end a stage, which then leaves no output",
+    "src/epsilon_dpo/pipeline/observability/progress.py": "draws progress bars",
+    "src/epsilon_dpo/pipeline/observability/tracker.py": "copies results to MLflow, where nothing is read",
+}
 
 
 def imported_files(file: Path) -> set[Path]:
@@ -53,23 +59,57 @@ def closure(start: Path) -> list[Path]:
     return sorted(seen)
 
 
-def template_files(modules: list[Path]) -> set[Path]:
-    """Package data whose file name stands as text in one of `modules`."""
-    source = "".join(module.read_text("utf-8") for module in modules)
-    return {path for pattern in TEMPLATES for path in PACKAGE.rglob(pattern) if path.name in source}
+def needed_files(start: Path) -> set[str]:
+    """Files of the project's code that can change the outputs of the script `start`, relative to the root."""
+    return {str(path.relative_to(ROOT)) for path in closure(start)} - set(EXEMPT)
 
 
 def code_deps(stage: str) -> list[str]:
     """What `deps` of `stage` must hold of the project's code, as paths relative to the root."""
-    modules = closure(ROOT / "stages" / f"{stage}.py")
-    deps = {str(path.relative_to(ROOT)) for path in [*modules, *template_files(modules)]}
-    if REGISTRY in modules and stage == "align":
-        deps.add(METHODS_BY_NAME)
-    elif REGISTRY in modules:  # looks at every method
-        deps = {dep for dep in deps if not dep.startswith("src/epsilon_dpo/methods/")} | {"src/epsilon_dpo/methods"}
+    if stage == "check":  # reads the parameters of every room; its output is constant
+        return ["src/epsilon_dpo", "stages/check.py"]
+    start = ROOT / "stages" / f"{stage}.py"
+    return rooms(start, METHODS_BY_NAME if stage == "align" else METHODS)
+
+
+def rooms(start: Path, methods: str = METHODS) -> list[str]:
+    """The folders of the files that the script `start` needs; itself and the files of methods/ as files.
+
+    Args:
+        methods: what stands for the methods where the registry is imported, which loads them by name.
+    """
+    deps = set()
+    for file in needed_files(start):
+        folder = str(Path(file).parent)
+        if ROOT / file == start or folder == METHODS:
+            deps.add(file)
+        else:
+            deps.add(folder)
+    if REGISTRY in closure(start):
+        deps.add(methods)
     return sorted(deps)
+
+
+def covered_files(dep: str) -> set[str]:
+    """The files below a code dependency that can hold code or text: all but `__init__.py`, which holds a docstring."""
+    path = ROOT / dep
+    if path.is_file():
+        return {dep}
+    return {
+        str(file.relative_to(ROOT))
+        for file in path.rglob("*")
+        if file.suffix in (".py", ".jinja", ".css") and file.name != "__init__.py"
+    }
+
+
+def covered_without_need(stage: str) -> set[str]:
+    """Python files whose change re-runs `stage` although it never imports them: the price of naming folders."""
+    covered = set().union(*(covered_files(dep) for dep in code_deps(stage) if "$" not in dep))
+    return {file for file in covered - needed_files(ROOT / "stages" / f"{stage}.py") if file.endswith(".py")}
 
 
 if __name__ == "__main__":
     for path in sorted((ROOT / "stages").glob("[a-z]*.py")):
         print(f"{path.stem}:\n  " + "\n  ".join(code_deps(path.stem)))
+        if path.stem != "check":
+            print("  without need: " + " ".join(sorted(covered_without_need(path.stem))))

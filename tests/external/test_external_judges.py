@@ -14,9 +14,9 @@ import pytest
 from benchmark_files import rows_of, write_arena_hard
 from benchmark_server import KEY, Judge, label
 
-from epsilon_dpo.external import judge_alpaca_eval, judge_mt_bench
 from epsilon_dpo.external.benchmarks.params import Export, Judges, Run
 from epsilon_dpo.external.export.formats import answer_file, write_answers
+from epsilon_dpo.external.verdicts import judge_alpaca_eval, judge_mt_bench
 from epsilon_dpo.external.verdicts.judge_arena_hard import score
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.external.verdicts.tool import work_folder

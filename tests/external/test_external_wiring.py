@@ -15,7 +15,7 @@ from epsilon_dpo.external.benchmarks.params import AnswersView, ExportView, Scor
 from epsilon_dpo.pipeline.stage.params import load, read_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from closure import ROOT, closure, template_files
+from closure import ROOT, rooms
 
 EXTERNAL = ROOT / "external"
 STAGES = read_yaml(EXTERNAL / "dvc.yaml")["stages"]
@@ -27,8 +27,7 @@ def entry(stage: str) -> dict[str, Any]:
 
 def code_deps(stage: str) -> list[str]:
     """What `deps` of `stage` must hold of the project's code, as paths relative to external/."""
-    modules = closure(EXTERNAL / f"{stage}.py")
-    return sorted(os.path.relpath(path, EXTERNAL) for path in {*modules, *template_files(modules)})
+    return sorted(os.path.relpath(ROOT / dep, EXTERNAL) for dep in rooms(EXTERNAL / f"{stage}.py"))
 
 
 def test_one_name_in_every_place() -> None:
@@ -45,7 +44,7 @@ def test_no_stage_has_the_name_of_one_of_the_root() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_import_closure(stage: str) -> None:
+def test_deps_are_the_rooms_of_the_import_closure(stage: str) -> None:
     declared = sorted(dep for dep in entry(stage)["deps"] if dep.startswith("../src/") or dep.endswith(".py"))
     assert declared == code_deps(stage)
 

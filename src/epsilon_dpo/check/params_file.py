@@ -12,6 +12,7 @@ from pydantic import model_validator
 from epsilon_dpo.analysis.kl.params import KLView
 from epsilon_dpo.analysis.monotonicity.params import MonotonicityView
 from epsilon_dpo.data.contract.params import ValidateView
+from epsilon_dpo.data.pairs.params import OnPolicyPairs, PairsView
 from epsilon_dpo.data.sources.params import FetchView
 from epsilon_dpo.judging.making.params import JudgeView
 from epsilon_dpo.judging.scoring.params import ScoreView
@@ -25,7 +26,6 @@ from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.page.params import ReportView
 from epsilon_dpo.sampling.answers.params import SampleView
 from epsilon_dpo.sampling.on_policy.params_candidates import CandidatesView
-from epsilon_dpo.sampling.on_policy.params_pairs import OnPolicyPairs, PairsView
 from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.sft.params import SFTView
 

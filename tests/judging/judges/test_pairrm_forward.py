@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import tiny_pairrm
 import torch
-from epsilon_dpo.judges import pairrm_forward, pairrm_judge
 from transformers import DebertaV2Config
 
+from epsilon_dpo.judging.judges import pairrm_forward, pairrm_judge
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.judges.pairrm_folder import architecture, load_model, load_tokenizer

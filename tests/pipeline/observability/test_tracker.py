@@ -323,7 +323,10 @@ def test_a_store_that_cannot_be_used_costs_one_line(
 
 
 def test_mlflow_is_not_imported_by_a_stage() -> None:
-    code = "import sys, epsilon_dpo.pipeline.observability.tracker; print(sorted(set(sys.modules) & {'mlflow', 'torch', 'filelock', 'pandas'}))"
+    code = (
+        "import sys, epsilon_dpo.pipeline.observability.tracker; "
+        "print(sorted(set(sys.modules) & {'mlflow', 'torch', 'filelock', 'pandas'}))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from epsilon_dpo.check.params_file import load_file
+from epsilon_dpo.data.pairs.pairs import preference_pairs
 from epsilon_dpo.sampling.on_policy.on_policy import distinct_answers, one_row_per_prompt
-from epsilon_dpo.sampling.on_policy.pairs import preference_pairs
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PROMPT = [{"role": "user", "content": "?"}]

@@ -16,7 +16,7 @@ SHOWN = 200  # dropped rows on the page; dropped.jsonl holds all
 def page(outcome: Outcome, dataset: dict[str, Any]) -> str:
     """The page; `dataset` is the content of dataset.json."""
     environment = Environment(
-        loader=PackageLoader("epsilon_dpo.data", ""),
+        loader=PackageLoader("epsilon_dpo.data.contract", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -58,7 +58,7 @@ def write_scoreboard(verdicts: list[dict[str, Any]], out: Path) -> None:
 
 def _page(verdicts: list[dict[str, Any]]) -> str:
     environment = Environment(
-        loader=PackageLoader("epsilon_dpo.external", ""),
+        loader=PackageLoader("epsilon_dpo.external.scoreboard", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from epsilon_dpo.judges import pairrm_folder, reward_model
+from epsilon_dpo.judging.judges import pairrm_folder, reward_model
 from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
 from epsilon_dpo.judging.judges.loading import judge_of

@@ -92,9 +92,9 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
 
     With an interval each:
     - `win_rate`: ties a half; `consistent_win_rate`: a pair whose two orders disagree is a tie;
-    - `lc_win_rate`: at equal length (judging/scoring/length.py, with `length_slope`); `similar_length_win_rate`: of the
-      pairs whose lengths differ by at most a fifth; `untruncated_win_rate`: of the answers a that max_new_tokens did not
-      cut, if some were cut (b may be cut);
+    - `lc_win_rate`: at equal length (length.py, with `length_slope`); `similar_length_win_rate`: of the pairs whose
+      lengths differ by at most a fifth; `untruncated_win_rate`: of the answers a that max_new_tokens did not cut, if
+      some were cut (b may be cut);
     - with a truth `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth
       decides.
     Without: `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of decided pairs whose two orders

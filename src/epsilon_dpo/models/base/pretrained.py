@@ -28,9 +28,8 @@ def load_pretrained(params: PretrainedModel) -> tuple[PreTrainedModel, PreTraine
     pads are left out by id, and which other token is free to be sacrificed is not for this function to guess.
 
     Raises:
-        UserError: folder or files missing, Hub failures (pipeline/hub/download.py), an architecture that transformers does not
-        know,
-            no chat template, no pad token, a stop token that is not one token.
+        UserError: folder or files missing, Hub failures (hub/download.py), an architecture that transformers does not
+            know, no chat template, no pad token, a stop token that is not one token.
     """
     folder = _folder(params)
     tokenizer = load_tokenizer(folder, params)

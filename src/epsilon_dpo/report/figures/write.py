@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.figures import dynamics, margins
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
+from epsilon_dpo.report.figures import dynamics, margins
 from epsilon_dpo.report.figures.captions import dynamics_caption, margins_caption, pareto_caption
 from epsilon_dpo.report.figures.draw import draw_dynamics, draw_margins
 from epsilon_dpo.report.figures.draw_pareto import draw_pareto

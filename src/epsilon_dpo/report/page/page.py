@@ -136,7 +136,7 @@ def settings(config: dict[str, Any]) -> str:
 
 
 def _render(results: Results, **content: Any) -> str:
-    loader = PackageLoader("epsilon_dpo.report", "")
+    loader = PackageLoader("epsilon_dpo.report.page", "")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
+from epsilon_dpo.data.pairs.params import Choice, DatasetPairs, OnPolicyPairs
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_pair
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
-from epsilon_dpo.sampling.on_policy.contract import fit_to_train_on
-from epsilon_dpo.sampling.on_policy.params_pairs import Choice, DatasetPairs, OnPolicyPairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
