@@ -15,6 +15,8 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.logps.kernel import Head, Reference, token_logps
 from epsilon_dpo.pipeline.observability.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 # Per pair: tokens of y_w and y_l, then the logits of policy and reference along each, [T, V=4].
 F2 = [
     {

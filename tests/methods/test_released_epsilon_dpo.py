@@ -34,6 +34,8 @@ from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 
+pytestmark = pytest.mark.numeric
+
 BETA, EPSILON = 0.1, 0.4  # at smaller ε hardly a margin is not monotonic
 LEARNING_RATE, WARMUP, ADAM_BETA2, MAX_GRAD_NORM = 2e-2, 2, 0.999, 1.75  # some steps are clipped, some are not
 BATCH, STEPS = 4, 16

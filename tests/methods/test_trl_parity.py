@@ -21,6 +21,8 @@ from epsilon_dpo.models.logps.head import Scoring, add_logps_head, head_of
 from epsilon_dpo.models.logps.kernel import Reference
 from epsilon_dpo.training.alignment.pair_data import PairCollator
 
+pytestmark = pytest.mark.numeric
+
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
@@ -97,7 +99,7 @@ def sides(policy, reference, inputs):
     if reference is not None:
         with torch.no_grad():
             states = Reference(reference(**inputs), head_of(reference))
-    tokens = policy(**inputs, scoring=Scoring(token_chunk=7, reference=states)).tokens
+    tokens = policy(**inputs, scoring=Scoring(token_chunk=7, reference=states))
     counts = inputs["completion_mask"].sum(-1)
 
     def side(rows):

@@ -31,6 +31,8 @@ from epsilon_dpo.sampling.answers.sampling import answer
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
 
+pytestmark = pytest.mark.numeric
+
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PARAMS = read_yaml(ROOT / "params.yaml")
 WORDS = ["<pad>", "<bos>", "<end>", "w0", "w1", "w2"]

@@ -6,6 +6,8 @@ import torch
 from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
 from epsilon_dpo.analysis.monotonicity.params import Monotonicity
 
+pytestmark = pytest.mark.numeric
+
 PARAMS = Monotonicity(epsilon=0.1, batch_size=4, token_chunk=7)
 
 

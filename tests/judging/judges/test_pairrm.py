@@ -23,6 +23,8 @@ from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenize
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
 
+pytestmark = pytest.mark.numeric
+
 SOURCE_MAX, CANDIDATE_MAX = 16, 12
 WORDS = [
     "the",

@@ -14,6 +14,8 @@ from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.judges.pairrm_folder import architecture, load_model, load_tokenizer
 from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
 
+pytestmark = pytest.mark.numeric
+
 TEXTS = ["gold is a metal", "honey is from bees", "the moon", "tell me more please", "the earth"]
 PAIRS = [Pair(source, a, b) for source in TEXTS[:3] for a in TEXTS for b in TEXTS]  # with both orders of each
 

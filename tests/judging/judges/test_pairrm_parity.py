@@ -17,6 +17,8 @@ from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
 
+pytestmark = pytest.mark.numeric
+
 FRAGMENTS = [
     *tiny_pairrm.WORDS, *tiny_pairrm.MARKERS, "[SEP]", "[CLS]", "[MASK]", "[PAD]", "[UNK]", "…", "½", "ﬁ", "\u00a0",
     "\u200b", "  ", "\n", "\n\n", "\t", "é", "🌕", "don't", "</s>", "<|", "|>", "source", "", blender.LONG,

@@ -20,6 +20,8 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.pair_data import PairCollator
 from epsilon_dpo.training.alignment.pair_logps import check_shared_prompt
 
+pytestmark = pytest.mark.numeric
+
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -67,7 +69,7 @@ PAIRS = pairs_of([(5, 7, 3), (9, 0, 6), (2, 12, 11), (14, 4, 0), (0, 9, 9)])
 def token_logps(model, pairs, share_prompt):
     """Of each answer's tokens, [N]: all chosen ones, then all rejected ones."""
     rows = PairCollator(0, share_prompt)(pairs)
-    return model(**rows, scoring=Scoring(7)).tokens.policy[rows["completion_mask"][:, 1:].bool()]
+    return model(**rows, scoring=Scoring(7)).policy[rows["completion_mask"][:, 1:].bool()]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

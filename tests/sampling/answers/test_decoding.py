@@ -21,6 +21,8 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.sampling.answers.decoding import decode
 from epsilon_dpo.sampling.answers.sampling import GumbelNoise
 
+pytestmark = pytest.mark.numeric
+
 STOP, LONGEST = 2, 24
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 LLAMA = SIZES | {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.15}

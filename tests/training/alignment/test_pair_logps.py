@@ -12,6 +12,8 @@ from epsilon_dpo.training.alignment.pair_data import PairCollator
 from epsilon_dpo.training.alignment.pair_logps import PairLogps
 from epsilon_dpo.training.alignment.reference_model import SeparateModel
 
+pytestmark = pytest.mark.numeric
+
 EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.1}
 NUMBERS = Monotonicity(epsilon=0.1, batch_size=8, token_chunk=7, confidence=0.95)
 
@@ -86,13 +88,13 @@ def test_official_bf16_rounds_float32_sums(models, pairs, monkeypatch):
     forward = models[0].forward
 
     def kept(*args, **kwargs):
-        seen["scores"] = forward(*args, **kwargs)
-        return seen["scores"]
+        seen["tokens"] = forward(*args, **kwargs)
+        return seen["tokens"]
 
     monkeypatch.setattr(models[0], "forward", kept)
     chosen, rejected = scored(models, pairs, entry)
     for name in ("policy", "reference", "p_epsilon", "n_epsilon"):
-        sums = getattr(seen["scores"].tokens, name).sum(-1)
+        sums = getattr(seen["tokens"], name).sum(-1)
         assert sums.dtype == torch.float32 and torch.equal(
             torch.cat([getattr(s, name) for s in (chosen, rejected)]), sums
         )

@@ -8,6 +8,8 @@ import torch
 
 from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
 
+pytestmark = pytest.mark.numeric
+
 
 def gradients_and_kept(model, ids):
     """Of the loss of a language model, and how many numbers of shape [.., T, T] the forward pass kept for them."""

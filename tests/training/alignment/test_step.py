@@ -11,6 +11,8 @@ from runs import BETA_DPO, DPO, EPSILON_DPO, KTO, RRHF, SOFT, assert_same_traini
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.training.alignment.pair_metrics import Totals
 
+pytestmark = pytest.mark.numeric
+
 TWENTY = {"dtype": torch.float64, "count": 20}
 SPLITS = [(4, 1), (2, 2), (1, 4)]  # of the 4 pairs of a step: pairs in a micro-batch, micro-batches
 

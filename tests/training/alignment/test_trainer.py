@@ -13,6 +13,8 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.training.alignment.pair_data import PairData
 
+pytestmark = pytest.mark.numeric
+
 
 def test_the_result_is_whole_and_the_same_twice(run):
     rows = []

@@ -27,6 +27,8 @@ from epsilon_dpo.training.loop.params import LoRA
 from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.sft import fine_tune
 
+pytestmark = pytest.mark.numeric
+
 LOG_TWO = 0.6931471805599453
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %} w{{ m['role'] | length }} {{ m['content'] }} {{ eos_token }}{% endfor %}"
@@ -72,7 +74,7 @@ def test_the_adapters_gradient_is_that_of_the_weights(sft_folder, token_pairs):
     batch = PairCollator(0, share_prompt=True)(token_pairs(4))
     for model in (whole, adapted):
         add_logps_head(model)
-        model(**batch, scoring=Scoring(token_chunk=5)).tokens.policy.sum().backward()
+        model(**batch, scoring=Scoring(token_chunk=5)).policy.sum().backward()
     found = dict(adapted.named_parameters())
     scale = LORA["lora_alpha"] / LORA["r"]
     adapted_modules = {name.split(".lora_A")[0] for name in found if ".lora_A." in name}

@@ -5,7 +5,7 @@ log-sum-exps. It yields, per completion token, log pi (with a gradient; its logi
 ref, the log-probs under the two policies that ε-DPO perturbs, and both KL divergences over the full vocabulary. Prompt
 and padding positions are never projected, and what is not asked for is not computed.
 
-The model runs inside its own `forward`, so that the hooks of DDP, FSDP and ZeRO fire: `add_logps_head` gives the
+The model runs inside its own `forward`, so that the hooks of DDP and FSDP fire: `add_logps_head` gives the
 instance a second mode. `completion_logps` is the same without gradient for two plain models.
 
 Limits: the logits must be softcap(scale * hidden @ weight.T + bias), which `check_head` verifies for a model at hand.
@@ -14,7 +14,7 @@ Limits: the logits must be softcap(scale * hidden @ weight.T + bias), which `che
 import functools
 import types
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Scoring:
         reference: hidden states and head of the reference at the same positions; None: policy log-probs only.
         eps_c: size of the perturbation, needs a reference; None: no perturbed log-probs.
         rounds_to_bfloat16, alternatives: see logps_kernel.token_logps.
-        initial: the initial reference, if `reference` has moved away from it.
+        initial: the initial reference, if `reference` has moved away from it; both KLs are then of this one.
     """
 
     token_chunk: int
@@ -43,20 +43,6 @@ class Scoring:
     rounds_to_bfloat16: bool = False
     alternatives: Alternatives | None = None
     initial: Reference | None = None
-
-
-class Scores(NamedTuple):
-    """What the second mode returns, as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion.
-
-    A tuple of tuples, since that is where ZeRO-3 looks for the tensors whose gradient announces the pass backward.
-
-    Attributes:
-        tokens: see logps_kernel.TokenLogps; its KLs are of the initial reference where there is one.
-        initial: log-probs under the initial reference, or None.
-    """
-
-    tokens: TokenLogps
-    initial: Tensor | None = None
 
 
 def head_of(model: PreTrainedModel) -> Head:
@@ -71,8 +57,9 @@ def add_logps_head(model: PreTrainedModel) -> None:
 
     `model(input_ids=[R, T], attention_mask=[R, T], completion_mask=[R, T])` returns the last hidden states at the
     positions that predict completion tokens, [N, H], row by row, times the scale of the logits if there is one. With
-    `scoring=Scoring(...)` it returns Scores. Where `completion_mask` is [2R, T], the rows are of the form of
-    shared_prompt.py, and what is returned has 2R rows.
+    `scoring=Scoring(...)` it returns TokenLogps as [R, T-1] tensors: column t belongs to token t+1, zero outside the
+    completion. Where `completion_mask` is [2R, T], the rows are of the form of shared_prompt.py, and what is returned
+    has 2R rows.
     """
     original_forward = model.forward
 
@@ -122,7 +109,7 @@ def completion_logps(
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     states = Reference(_completion_hidden(reference, completion_mask, **inputs), head_of(reference))
     hidden = _completion_hidden(policy, completion_mask, **inputs)
-    return _scored(policy, hidden, input_ids, completion_mask, Scoring(token_chunk, states, eps_c)).tokens
+    return _scored(policy, hidden, input_ids, completion_mask, Scoring(token_chunk, states, eps_c))
 
 
 @torch.no_grad()
@@ -139,7 +126,7 @@ def check_head(model: PreTrainedModel) -> None:
     theirs = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
     theirs = theirs.gather(-1, ids[:, 1:, None])[..., 0]
     hidden = _completion_hidden(model, mask, input_ids=ids, attention_mask=mask)
-    ours = _scored(model, hidden, ids, mask, Scoring(token_chunk=ids.numel())).tokens.policy
+    ours = _scored(model, hidden, ids, mask, Scoring(token_chunk=ids.numel())).policy
     model.train(was_training)
     tolerance = 1e-3 if torch.finfo(model.dtype).eps < 1e-6 else 0.2
     if (ours - theirs).abs().max() > tolerance:
@@ -179,7 +166,9 @@ def _logit_scale(model: PreTrainedModel) -> float:
     return multiplied / divided
 
 
-def _scored(model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring) -> Scores:
+def _scored(
+    model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring
+) -> TokenLogps:
     """Project `hidden` [N, H] and put the per-token numbers back into rows."""
     assert isinstance(model, PreTrainedModel)
     positions = completion_mask[:, 1:].bool()
@@ -195,13 +184,12 @@ def _scored(model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask
         scoring.rounds_to_bfloat16,
         scoring.alternatives,
     )
-    initial = None
     if scoring.initial is not None:
         with torch.no_grad():
             against = token_logps(hidden, head, labels, chunk, scoring.initial)
-        found = found._replace(kl_ref_policy=against.kl_ref_policy, kl_policy_ref=against.kl_policy_ref)
-        initial = _in_rows(against.reference, positions)
-    return Scores(TokenLogps._make(_in_rows(x, positions) for x in found), initial)
+        kls = against.kl_ref_policy, against.kl_policy_ref
+        found = found._replace(kl_ref_policy=kls[0], kl_policy_ref=kls[1], initial=against.reference)
+    return TokenLogps._make(_in_rows(x, positions) for x in found)
 
 
 def _in_rows(values: Tensor | None, positions: Tensor) -> Tensor | None:

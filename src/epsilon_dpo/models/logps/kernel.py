@@ -81,6 +81,7 @@ class TokenLogps(NamedTuple):
     kl_ref_policy: Tensor | None = None  # KL(softmax(g) || softmax(f))
     kl_policy_ref: Tensor | None = None  # KL(softmax(f) || softmax(g))
     alternative: Tensor | None = None  # log softmax(f)[the alternative]
+    initial: Tensor | None = None  # log softmax(g)[y] of the reference before it moved; not of `token_logps`, see logps
 
 
 def token_logps(
@@ -140,15 +141,6 @@ class _Sizes(NamedTuple):
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, sizes: _Sizes) -> Tensor:
     """Those of one tile, [n, v]; `weight` is of the dtype of the projections."""
     return capped(hidden.to(sizes.dtype) @ weight.T, bias, softcap, sizes.accumulator, sizes.rounded)
-
-
-def _refuse_if_given_away(weight: Tensor) -> None:
-    """Without tiles, the log-probs of no words would be infinite and every gradient zero."""
-    if weight.ndim != 2:  # under ZeRO-3 an empty vector stands in for weights that are elsewhere
-        raise RuntimeError(
-            "the output weights are not gathered: under ZeRO-3 call the whole model (see logps.add_logps_head), so "
-            "that its hooks gather them forward and backward"
-        )
 
 
 def _tiles(length: int, size: int) -> list[slice]:
@@ -214,7 +206,6 @@ def _sweep(
     hidden: Tensor, head: Head, labels: Tensor, reference: Reference | None, k: int, sizes: _Sizes
 ) -> tuple[Tensor, RunningTop, tuple[Tensor | None, ...]]:
     """The forward pass: the policy's log-normaliser, its top k, and the fields of TokenLogps before `alternative`."""
-    _refuse_if_given_away(head.weight)
     dtype, device, size = sizes.accumulator, hidden.device, len(labels)
     softcaps = [head.softcap] if reference is None else [head.softcap, reference.head.softcap]
     bounded = is_bounded(softcaps, 0.0 if sizes.mixture is None else sizes.mixture.eps_c, len(head.weight), dtype)
@@ -262,7 +253,6 @@ def _sweep_back(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden, weight and bias; `scored` are tokens [N] and the gradients of their log-probs [N]."""
     dtype, weight, bias, softcap = sizes.accumulator, head.weight, head.bias, head.softcap
-    _refuse_if_given_away(weight)
     total = torch.stack([gradient for _, gradient in scored]).sum(0).to(dtype)
     grad_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
     grad_weight = torch.zeros_like(weight) if needed[1] else None

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from epsilon_dpo.methods.interface import Logps, Method
-from epsilon_dpo.models.logps.head import Scores, Scoring
-from epsilon_dpo.models.logps.kernel import Alternatives, Reference
+from epsilon_dpo.models.logps.head import Scoring
+from epsilon_dpo.models.logps.kernel import Alternatives, Reference, TokenLogps
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.pair_data import PairCollator
 from epsilon_dpo.training.alignment.reference_model import Batch, States
@@ -59,10 +59,10 @@ class PairLogps:
                 None if method.alternatives is None else Alternatives(method.alternatives, generator),
                 _of(self.initial, rows),
             )
-            scores: Scores = model(**rows, scoring=scoring)
+            tokens: TokenLogps = model(**rows, scoring=scoring)
         # The sums that official_bf16 rounds are the released code's, which a GPU takes in float32.
         precision = torch.float32 if method.rounds_to_bfloat16 else torch.float64
-        return _pair_logps(scores, rows["completion_mask"], means, precision)
+        return _pair_logps(tokens, rows["completion_mask"], means, precision)
 
     @torch.no_grad()
     def known_before(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ class PairLogps:
             rows = batch["mismatched"]
             with self.accelerator.autocast():
                 scoring = Scoring(self.token_chunk, _of(self.reference, rows))
-                tokens = model(**rows, scoring=scoring).tokens
+                tokens = model(**rows, scoring=scoring)
             ratios = (tokens.policy.double() - tokens.reference.double()).sum(-1)
             known |= zip(("mismatched/chosen", "mismatched/rejected"), ratios.chunk(2), strict=True)
         return known
@@ -83,7 +83,7 @@ class PairLogps:
         """Log-ratio margins h, [B] in float64."""
         rows = _rows(batch)
         with self.accelerator.autocast():
-            tokens = model(**rows, scoring=Scoring(self.token_chunk, _of(self.reference, rows))).tokens
+            tokens = model(**rows, scoring=Scoring(self.token_chunk, _of(self.reference, rows)))
         chosen, rejected = (tokens.policy.double() - tokens.reference.double()).sum(-1).chunk(2)
         return chosen - rejected
 
@@ -98,7 +98,7 @@ def _rows(batch: dict[str, Any]) -> Batch:
 
 
 def _pair_logps(
-    scores: Scores, completion_mask: Tensor, means: dict[str, float], precision: torch.dtype
+    tokens: TokenLogps, completion_mask: Tensor, means: dict[str, float], precision: torch.dtype
 ) -> tuple[Logps, Logps]:
     """Chosen and rejected of B pairs, the first and the second half of 2B rows.
 
@@ -107,12 +107,10 @@ def _pair_logps(
             nats whose difference may be below the spacing of float32 there (6e-5 at 900).
     """
     mask = completion_mask[:, 1:].bool()
-    found = {name: x.to(precision) for name, x in scores.tokens._asdict().items() if x is not None}
+    found = {name: x.to(precision) for name, x in tokens._asdict().items() if x is not None}
     alternative = found.pop("alternative", None)
     rows: dict[str, Tensor] = {name: x.sum(-1) for name, x in found.items()}
     rows["tokens"] = mask.sum(-1)
-    if scores.initial is not None:
-        rows["initial"] = scores.initial.to(precision).sum(-1)
     if alternative is not None:
         rows |= {"policy_tokens": found["policy"], "alternative_tokens": alternative, "mask": mask}
     half = len(mask) // 2
@@ -159,5 +157,5 @@ def check_shared_prompt(model: PreTrainedModel, pair: dict[str, Any]) -> None:
 def _answers_logps(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     """Log-prob of each token of the answers, [N]."""
     rows = {name: x.to(model.device) for name, x in _rows(batch).items()}
-    scores: Scores = model(**rows, scoring=Scoring(token_chunk=512))
-    return scores.tokens.policy[rows["completion_mask"][:, 1:].bool()]
+    tokens: TokenLogps = model(**rows, scoring=Scoring(token_chunk=512))
+    return tokens.policy[rows["completion_mask"][:, 1:].bool()]
