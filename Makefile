@@ -9,7 +9,7 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 TORCH ?= torch==2.13.0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow check ui vllm docker-smoke clean
+.PHONY: repro test test-numeric test-slow check ui vllm docker-smoke clean
 
 repro: $(VENV)/.ready
 	@python -m epsilon_dpo.check.params_file
@@ -21,6 +21,11 @@ repro: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev
 	python -m pytest -m "not slow" $(WORKERS)
+
+# torch's kernels for processors without AVX-512, and without AVX2: sums are taken in another order, and round otherwise.
+test-numeric: $(VENV)/.ready-dev
+	ATEN_CPU_CAPABILITY=avx2 python -m pytest -m "numeric and not slow" $(WORKERS)
+	ATEN_CPU_CAPABILITY=default python -m pytest -m "numeric and not slow" $(WORKERS)
 
 test-slow: $(VENV)/.ready-dev
 	python -m pytest -m slow $(WORKERS)
