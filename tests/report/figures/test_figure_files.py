@@ -86,6 +86,6 @@ def fields(content: object) -> list[str]:
 def test_the_pairs_are_those_of_a_run_that_exists() -> None:
     content = read_yaml(ROOT / "params.yaml")
     figures = content["figures"] | {"pairs_of": "dpp"}
-    view = {"seed": 1, "runs": content["runs"], "figures": figures}
+    view = {"seed": 1, "confidence": 0.95, "runs": content["runs"], "figures": figures}
     with pytest.raises(UserError, match=r"figures\.pairs_of: dpp is none of the runs; name one, or write null"):
         parse(FiguresView, view)
