@@ -55,7 +55,7 @@ def test_training_and_monotonicity_decide_alike(models, pairs, monkeypatch, tmp_
     monkeypatch.setattr(monotonicity, "on_device", lambda model: model)
     records = monotonicity.decisions(*folders, pairs, NUMBERS)
     chosen, rejected = scored(models, pairs, EPSILON_DPO)
-    for field, name in (("policy", "z"), ("p_epsilon", "z_p"), ("n_epsilon", "z_n")):
+    for field, name in (("policy", "z"), ("logps_beta_minus", "z_minus"), ("logps_beta_plus", "z_plus")):
         margins = getattr(chosen, field) - getattr(rejected, field)
         assert margins.tolist() == [record[name] for record in records]
     steps = method_of("x", EPSILON_DPO).loss(chosen, rejected).metrics["eps/mean_step"]
@@ -93,7 +93,7 @@ def test_official_bf16_rounds_float32_sums(models, pairs, monkeypatch):
 
     monkeypatch.setattr(models[0], "forward", kept)
     chosen, rejected = scored(models, pairs, entry)
-    for name in ("policy", "reference", "p_epsilon", "n_epsilon"):
+    for name in ("policy", "reference", "logps_beta_minus", "logps_beta_plus"):
         sums = getattr(seen["tokens"], name).sum(-1)
         assert sums.dtype == torch.float32 and torch.equal(
             torch.cat([getattr(s, name) for s in (chosen, rejected)]), sums

@@ -33,7 +33,7 @@ class Scoring:
         token_chunk: completion tokens whose logits exist at once.
         reference: hidden states and head of the reference at the same positions; None: policy log-probs only.
         eps_c: size of the perturbation, needs a reference; None: no perturbed log-probs.
-        rounds_to_bfloat16, alternatives: see logps_kernel.token_logps.
+        rounds_to_bfloat16, alternatives: see kernel.token_logps.
         initial: the initial reference, if `reference` has moved away from it; both KLs are then of this one.
     """
 
