@@ -1,1 +1,7 @@
-"""One file per preference-optimisation method; interface.py says what a method is, registry.py finds it by its name."""
+"""The loss of each preference-optimisation method: one file per method, no file imports another.
+
+In: per pair, log-probs of the chosen and of the rejected answer ([B], nats), and a run's config. Out: a loss per pair,
+implicit rewards, metrics; for some a state that moves after each step, such as ε-DPO's beta. interface.py says what a
+method is and can ask for, registry.py finds it by its name.
+It imports neither the trainer nor mlflow, and runs no model.
+"""

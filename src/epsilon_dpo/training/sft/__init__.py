@@ -1,1 +1,5 @@
-"""TODO"""
+"""Stage `sft`: supervised fine-tuning on the chosen answers; the result is the reference policy.
+
+In: out/base, rows of out/validate, the blocks `tokens` and `sft`. Out: out/sft: the policy, its curves, its evaluation.
+It does not look at rejected answers.
+"""
