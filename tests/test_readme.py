@@ -1,11 +1,18 @@
-"""README.md against the disk and the Makefile."""
+"""README.md and docs/ against the disk, dvc.yaml and the Makefile."""
 
 import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/howto.md", "docs/methods.md", "docs/performance.md", "docs/external.md")
+STAGES = {name: entry.get("do", entry) for name, entry in read_yaml(ROOT / "dvc.yaml")["stages"].items()}
+PACKAGE = "src/epsilon_dpo/"
 
 
 def tracked() -> set[str]:
@@ -15,38 +22,123 @@ def tracked() -> set[str]:
     return set(listed)
 
 
-def test_the_tree_is_the_disk() -> None:
-    """The tree names each top-level entry and each part of src/epsilon_dpo, no more and no less."""
-    block = README.split("<!-- tree -->")[1].split("```")[1]
-    named, folder = set(), ""
-    for line in block.strip().splitlines()[0:]:
-        match = re.match(r"^(\s*)([\w.\-/]+)", line)
+def folders(files: set[str], inside: str) -> set[str]:
+    """The folders that stand directly in `inside` and hold files."""
+    below = {path.removeprefix(inside) for path in files if path.startswith(inside)}
+    return {path.split("/")[0] + "/" for path in below if "/" in path}
+
+
+def rows_of_the_tree() -> list[tuple[bool, list[str], str]]:
+    """Of each row whether it is indented, what it names, and what it says of them."""
+    rows = []
+    for line in README.split("<!-- tree -->")[1].split("```")[1].strip("\n").splitlines():
+        match = re.fullmatch(r"(\s*)([\w.\-/]+(?: [\w.\-/]+)*)\s\s+(.+)", line)
         assert match, line
-        indent, name = match.groups()
-        if not indent:
-            folder = name if name.endswith("/") else ""
-            named.add(name)
-        else:
-            named.add(folder + name)
-    files = tracked()
+        rows.append((bool(match[1]), match[2].split(), match[3]))
+    return rows
+
+
+def test_the_page_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 110 and max(map(len, lines)) <= 140
+
+
+def test_the_tree_is_the_disk() -> None:
+    """The tree names each top-level entry and each room, no more and no less, and in a room's row its sub-rooms."""
+    rows, files = rows_of_the_tree(), tracked()
+    named = [name for indented, names, _ in rows if not indented for name in names]
     hidden = {".gitignore", ".dvcignore", ".dockerignore", ".pre-commit-config.yaml", ".dvc/", ".ci/"}
     top = {path.split("/")[0] + ("/" if "/" in path else "") for path in files} - hidden
-    inside = {
-        "src/epsilon_dpo/" + rest.split("/")[0] + ("/" if "/" in rest else "")
-        for path in files
-        if path.startswith("src/epsilon_dpo/") and (rest := path.removeprefix("src/epsilon_dpo/")) != "__init__.py"
+    assert sorted(named) == sorted((top - {"src/"}) | {PACKAGE})
+    rooms = [name for indented, names, _ in rows if indented for name in names]
+    assert sorted(rooms) == sorted(folders(files, PACKAGE))
+    for indented, names, text in rows:
+        if indented:
+            found = set().union(
+                *(folders({f for f in files if f.endswith(".py")}, f"{PACKAGE}{name}") for name in names)
+            )
+            assert set(re.findall(r"(?<![\w/])\w+/", text)) == found, names
+
+
+def test_the_rooms_stand_in_the_order_of_the_package() -> None:
+    rooms = [name.rstrip("/") for indented, names, _ in rows_of_the_tree() if indented for name in names]
+    stated = (ROOT / PACKAGE / "__init__.py").read_text("utf-8")
+    assert rooms == re.search(r"before it: ([\w,\s]+)\.", stated)[1].replace(",", " ").split()  # type: ignore[index]
+
+
+def test_the_diagram_is_the_dag() -> None:
+    """Its arrows are those of dvc.yaml, without those that follow from others."""
+    needs = {
+        stage: {dep.split("/")[1] for dep in entry["deps"] if dep.startswith("out/")} for stage, entry in STAGES.items()
     }
-    assert named == (top - {"src/"}) | {"src/epsilon_dpo/"} | inside
+
+    def behind(stage: str) -> set[str]:
+        return needs[stage].union(*(behind(needed) for needed in needs[stage]))
+
+    arrows = {
+        (needed, stage)
+        for stage in STAGES
+        for needed in needs[stage]
+        if not any(needed in behind(other) for other in needs[stage] - {needed})
+    }
+    drawn = set()
+    for line in README.split("```mermaid\nflowchart LR\n")[1].split("```")[0].splitlines():
+        chain = [[re.sub(r"\[.*", "", name.strip()) for name in part.split("&")] for part in line.split("-->")]
+        drawn |= {(a, b) for left, right in zip(chain, chain[1:], strict=False) for a in left for b in right}
+    assert drawn == arrows
+
+
+def test_the_table_has_every_stage_and_links_its_room() -> None:
+    rows = re.findall(r"^\| \[([^\]]+)\]\((src/epsilon_dpo/[\w/]+)\) \|", README, re.MULTILINE)
+    named = {name.removesuffix("@RUN"): room for names, room in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert set(named) == set(STAGES)
+    for stage, room in named.items():
+        assert any(dep.startswith(room) or room.startswith(dep) for dep in STAGES[stage]["deps"]), stage
+    runs = {name.removesuffix("@RUN") for names, _ in rows for name in re.findall(r"`(\w+@RUN)`", names)}
+    assert runs == {stage for stage, entry in read_yaml(ROOT / "dvc.yaml")["stages"].items() if "foreach" in entry}
+
+
+def test_what_it_says_of_the_loss_is_in_the_files_that_it_links() -> None:
+    """From the page to the loss, to where beta moves and to where both perturbed log-probs arise."""
+    section = README.split("## ε-DPO in 12 lines")[1].split("\n## ")[0]
+    linked = dict(re.findall(r"\[([\w/]+\.py)\]\(([^)]+)\)", section))
+    texts = {name: (ROOT / path).read_text("utf-8") for name, path in linked.items()}
+    assert "def loss(" in texts["methods/epsilon_dpo.py"] and "def after_step(" in texts["methods/epsilon_dpo.py"]
+    trainer = texts["training/alignment/trainer.py"]
+    assert "method.after_step(" in trainer.split("def finish_step(")[1].split("\n    def ")[0]
+    for name in re.findall(r"`(logps_\w+)`", section):
+        assert name in texts["models/logps/kernel.py"], name
+    for metric in re.findall(r"`(eps/\w+)`", section):
+        assert f'"{metric}"' in texts["methods/epsilon_dpo.py"], metric
+    assert "Mixture" in texts["tiles.py"]
 
 
 def test_the_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))
     assert {"repro", "test"} <= named
+    for page in PAGES:
+        named |= set(re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text("utf-8"), re.MULTILINE))
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_links_and_pictures_exist() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def prose(page: Path) -> str:
+    """The page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_exist(page: str) -> None:
+    """Files, folders, and the headings in them."""
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", prose(ROOT / page)):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
