@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ def rows_of_the_tree() -> list[tuple[bool, list[str], str]]:
 
 
 def test_the_page_is_short() -> None:
+    """110 lines, of which a row and an arrow for each stage of your own do not count."""
     lines = README.splitlines()
-    assert len(lines) <= 110 and max(map(len, lines)) <= 140
+    assert max(map(len, lines)) <= 140
+    assert len([line for line in lines if not line.startswith("| [`") and "-->" not in line]) <= 110 - 21
 
 
 def test_the_tree_is_the_disk() -> None:
@@ -52,11 +55,10 @@ def test_the_tree_is_the_disk() -> None:
     assert sorted(named) == sorted((top - {"src/"}) | {PACKAGE})
     rooms = [name for indented, names, _ in rows if indented for name in names]
     assert sorted(rooms) == sorted(folders(files, PACKAGE))
+    code = {path for path in files if path.endswith(".py")}
     for indented, names, text in rows:
         if indented:
-            found = set().union(
-                *(folders({f for f in files if f.endswith(".py")}, f"{PACKAGE}{name}") for name in names)
-            )
+            found = set().union(*(folders(code, PACKAGE + name) for name in names))
             assert set(re.findall(r"(?<![\w/])\w+/", text)) == found, names
 
 
@@ -84,7 +86,7 @@ def test_the_diagram_is_the_dag() -> None:
     drawn = set()
     for line in README.split("```mermaid\nflowchart LR\n")[1].split("```")[0].splitlines():
         chain = [[re.sub(r"\[.*", "", name.strip()) for name in part.split("&")] for part in line.split("-->")]
-        drawn |= {(a, b) for left, right in zip(chain, chain[1:], strict=False) for a in left for b in right}
+        drawn |= {(a, b) for left, right in pairwise(chain) for a in left for b in right}
     assert drawn == arrows
 
 
