@@ -3,62 +3,42 @@
 Its example is added to a copy of the repository, where the tests that look at methods and runs must pass.
 """
 
-import os
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from recipes import add_all, blocks, copy_repository, python, write_new
 
-ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 METHOD, TEST = "src/epsilon_dpo/methods/dpo_norm.py", "tests/methods/test_dpo_norm.py"
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tracked files as they are on disk, with the example added, in a repository of their own."""
-    root = tmp_path_factory.mktemp("copy")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).exists():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
-    blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text("utf-8"))
-    assert [path for path, _ in blocks] == [METHOD, TEST, "params.yaml"]
-    for path, text in blocks:
-        if path == "params.yaml":
-            before = (root / path).read_text("utf-8")
-            assert text.count("\n") == 1 and before.count("\nruns:\n") == 1
-            text = before.replace("\nruns:\n", f"\nruns:\n{text}")
+    root = copy_repository(tmp_path_factory.mktemp("copy"))
+    found = blocks("CONTRIBUTING.md", "A new method")
+    assert [block.path for block in found] == [METHOD, TEST, "params.yaml"]
+    for block in found:
+        if block.path == "params.yaml":
+            before = (root / block.path).read_text("utf-8")
+            assert block.text.count("\n") == 1 and before.count("\nruns:\n") == 1
+            (root / block.path).write_text(before.replace("\nruns:\n", f"\nruns:\n{block.text}"), "utf-8")
         else:
-            assert not (root / path).exists()
-        (root / path).write_text(text, "utf-8")
-    for command in (["init", "--quiet"], ["add", "--all"]):
-        subprocess.run(["git", *command], cwd=root, check=True)
+            write_new(root, block)
+    add_all(root)
     return root
-
-
-def python(copy: Path, *arguments: str) -> str:
-    """What `python -m arguments` prints in the copy, which must succeed there and import the copy's package."""
-    environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=copy, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_example_is_accepted_tested_and_trained(copy: Path) -> None:
     """The tests that look at params.yaml or at the folder of methods, of those of each run the new one's."""
-    python(copy, "epsilon_dpo.check.params_file")
-    python(copy, "ruff", "check", METHOD, TEST)
-    python(copy, "ruff", "format", "--check", METHOD, TEST)
-    whole = ("test_params", "test_presets", "test_readme", "test_methods_doc", "test_dag")
-    chosen = f"({' or '.join(['dpo_norm', *whole])}) and not test_a_stage_imports_nothing_heavy"
-    files = [f"tests/{name}.py" for name in whole]
+    python(copy, "-m", "epsilon_dpo.check.params_file")
+    python(copy, "-m", "ruff", "check", METHOD, TEST)
+    python(copy, "-m", "ruff", "format", "--check", METHOD, TEST)
+    holding = ("check/test_params_file", "test_presets", "test_readme", "methods/test_methods_doc", "test_dag")
+    names = " or ".join(name.split("/")[-1] for name in ("dpo_norm", *holding))
+    chosen = f"({names}) and not test_a_stage_imports_nothing_heavy"
+    files = [f"tests/{name}.py" for name in holding]
     files += [TEST, "tests/methods/test_dpo.py", "tests/test_rerun.py", "tests/training/alignment/test_every_method.py"]
-    printed = python(copy, "pytest", "-vv", "-p", "no:cacheprovider", "-k", chosen, *files)
+    printed = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", chosen, *files)
     for name in ("test_worked_example", "[runs.dpo_norm.beta]", "test_hard_cases_stay_finite", "[dpo_norm]"):
         assert name in printed  # what was deselected did not pass
 
@@ -66,7 +46,7 @@ def test_the_example_is_accepted_tested_and_trained(copy: Path) -> None:
 @pytest.mark.slow
 def test_the_example_survives_kills_and_leaves_the_other_runs_alone(copy: Path) -> None:
     """mypy, every leaf of params.yaml against the stages it re-runs, the imports of each stage, all methods."""
-    python(copy, "mypy")
-    python(copy, "pytest", "-p", "no:cacheprovider", "tests/test_dag.py", "tests/test_rerun.py", "tests/methods")
-    printed = python(copy, "pytest", "-vv", "-p", "no:cacheprovider", "-k", "dpo_norm", "tests/training")
+    python(copy, "-m", "mypy")
+    python(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_dag.py", "tests/test_rerun.py", "tests/methods")
+    printed = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", "dpo_norm", "tests/training")
     assert "[dpo_norm]" in printed
