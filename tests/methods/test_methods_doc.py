@@ -68,7 +68,7 @@ def test_the_keys_are_those_of_the_numbers(name: str) -> None:
 
 
 def test_the_keys_of_every_run_are_named() -> None:
-    chapter = PAGE.split("\n## Choosing numbers\n")[1].split("\n## ")[0]
+    chapter = PAGE.split("\n## Choosing hyperparameters\n")[1].split("\n## ")[0]
     assert set(quoted(chapter)) >= set(MethodConfig.model_fields) - {"method"}
 
 
