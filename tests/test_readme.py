@@ -68,6 +68,16 @@ def test_the_rooms_stand_in_the_order_of_the_package() -> None:
     assert rooms == re.search(r"before it: ([\w,\s]+)\.", stated)[1].replace(",", " ").split()  # type: ignore[index]
 
 
+def test_every_room_says_in_ten_lines_what_it_does() -> None:
+    rooms = sorted(path for path in (ROOT / PACKAGE).rglob("__init__.py") if path.parent != ROOT / PACKAGE)
+    assert len(rooms) > 30
+    for room in rooms:
+        text = room.read_text("utf-8")
+        assert len(text.splitlines()) <= 10, room
+        assert "\nIn: " in text and re.search(r"\bOut[:,]\s", text), room
+        assert re.search(r"\b(not|no|nothing|never|neither)\b", text, re.IGNORECASE), f"{room}: what does it not do?"
+
+
 def test_the_diagram_is_the_dag() -> None:
     """Its arrows are those of dvc.yaml, without those that follow from others."""
     needs = {
