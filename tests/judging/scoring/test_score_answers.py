@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from epsilon_dpo.errors import UserError
 from epsilon_dpo.judges.interface import Question, Verdict
 from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
