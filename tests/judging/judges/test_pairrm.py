@@ -97,7 +97,7 @@ def judge(folder: Path) -> PairRMJudge:
 
 @pytest.fixture
 def exact_judge(judge: PairRMJudge) -> Iterator[PairRMJudge]:
-    """`judge` in float64: in float32 a row's score varies by 1e-5 with its batch, by how much depends on the processor."""
+    """`judge` in float64: a float32 score varies by 1e-5 with its batch, by how much depends on the processor."""
     with float32_means_float64():
         yield PairRMJudge(copy.deepcopy(judge.model).double(), judge.layout, judge.batch_size)
 
