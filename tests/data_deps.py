@@ -1,7 +1,9 @@
 """One stage with nothing under out/ but its declared dependencies, and which of these it read.
 
 `deps` name code, which the import closure proves, and data, which only running the stage can: what it does not declare
-is absent here, so reading it fails or changes the output; what it declares and never opens is told.
+is absent here, so reading it fails or changes the output; what it declares and never opens is named. The code that
+dvc.yaml leaves out of `deps` by name (closure.EXEMPT) is replaced by code that does nothing, so that an output which
+depends on it would differ too.
 """
 
 import os
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from closure import EXEMPT
 from ruamel.yaml import YAML
 from whole_pipeline import BIN
 
@@ -26,7 +29,7 @@ import os, sys
 
 log = os.open(os.environ["READ_UNDER_OUT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 out = os.path.abspath("out") + os.sep
-tracking = any("tracking_process" in argument for argument in sys.orig_argv)
+tracking = any("mlflow_writer" in argument for argument in sys.orig_argv)
 
 
 def watch(event, arguments):
@@ -45,6 +48,45 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 """
+
+
+# In the place of the exempt files: the same names, and nothing behind them.
+STUBS = {
+    "errors.py": """
+class UserError(Exception):
+    pass
+
+def redacted(text):
+    return text
+
+def first_line(error):
+    return str(error)
+""",
+    "progress.py": """
+def show_one_bar(trainer):
+    pass
+""",
+    "tracker.py": """
+class Tracker:
+    def __init__(self, *arguments):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def __getattr__(self, name):
+        return lambda *arguments, **named: None
+
+def start_early():
+    pass
+
+def are_marked(policies):
+    return True
+""",
+}
 
 
 @dataclass
@@ -78,8 +120,10 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
     entry = whole["stages"][stage].get("do", whole["stages"][stage])
     deps = [dep for dep in entry["deps"] if dep.startswith("out/")]
     folder.mkdir()
-    for name in ("src", "stages"):
-        (folder / name).symlink_to(project / name)
+    (folder / "stages").symlink_to(project / "stages")
+    shutil.copytree(project / "src", folder / "src")
+    for file in EXEMPT:
+        (folder / file).write_text(STUBS[Path(file).name], "utf-8")
     shutil.copy(project / "params.yaml", folder)
     for dep in [dep.replace("${key}", run) for dep in deps]:
         _link(project / dep, folder / dep)
@@ -88,7 +132,8 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
     entry["deps"] = [*entry["deps"], DECOY]
     with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(whole, file)
-    log = _run(project, folder, entry["cmd"].replace("${key}", run))
+    name = f"{stage}@{run}" if "do" in whole["stages"][stage] else stage
+    log = _run(project, folder, entry["cmd"], name)
     read = log.read_text("utf-8").splitlines()
     unread = {dep for dep in [*deps, DECOY] if not any(_below(path, dep.replace("${key}", run)) for path in read)}
     outs = [out.replace("${key}", run) for out in entry["outs"]]
@@ -108,15 +153,16 @@ def _below(path: str, dep: str) -> bool:
     return path == dep or path.startswith(dep + "/")
 
 
-def _run(project: Path, folder: Path, command: str) -> Path:
-    """Run `command` in `folder`; the log of what it read."""
+def _run(project: Path, folder: Path, command: str, stage: str) -> Path:
+    """Run `command` of `stage` in `folder`; the log of what it read."""
     watcher = folder / "watcher"
     watcher.mkdir()
     (watcher / "sitecustomize.py").write_text(WATCH)
     log = folder / "read.txt"
     env = os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{watcher}:{project / 'src'}",
+        "PYTHONPATH": f"{watcher}:{folder / 'src'}",
+        "DVC_STAGE": stage,
         "HF_HUB_OFFLINE": "1",
         "READ_UNDER_OUT": str(log),
         "DVC_ROOT": str(project),  # MLflow's store and scratch/ are the project's, as with `dvc exp run --temp`

@@ -97,7 +97,7 @@ def judge(folder: Path) -> PairRMJudge:
 
 @pytest.fixture
 def exact_judge(judge: PairRMJudge) -> Iterator[PairRMJudge]:
-    """`judge` in float64: a float32 score varies by 1e-5 with its batch, by how much depends on the processor."""
+    """`judge` in float64: in float32 a row's score varies with its batch, by 1e-5 on some processors."""
     with float32_means_float64():
         yield PairRMJudge(copy.deepcopy(judge.model).double(), judge.layout, judge.batch_size)
 
@@ -135,7 +135,8 @@ def test_f_is_the_head_on_the_marker_states(exact_judge: PairRMJudge) -> None:
                 s, a, b = (hidden[ids.index(marker)] for marker in judge.layout.marker_ids)
                 linear, head = judge.model.head_layer[1], judge.model.head_layer[4]
                 left, right = (head(torch.tanh(linear(torch.cat([s, x])))) for x in (a, b))
-            assert f == pytest.approx((left - right).item(), abs=1e-9)
+            # transformers takes the square root in attention's scale in float32 by another name
+            assert f == pytest.approx((left - right).item(), abs=1e-6)
 
 
 def test_swapping_flips_the_sign_exactly_and_equal_answers_tie(judge: PairRMJudge) -> None:
