@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_pipeline import all_stages, config, copy_project, repro
+from whole_pipeline import all_stages, copy_project, metrics_of, repro
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
@@ -63,7 +63,7 @@ def test_the_report_has_every_run(project: Path) -> None:
 @pytest.mark.parametrize("run", SEEN)
 def test_a_run_wins_as_often_as_it_did(project: Path, run: str) -> None:
     """By the true scorer: the rate seen lies within the interval found, wherever arithmetic rounds differently."""
-    score = config(project, f"score/{run}")
+    score = metrics_of(project, f"score/{run}")
     assert score["true_win_rate/sft_low"] <= SEEN[run] <= score["true_win_rate/sft_high"]
     if run not in NOT_CLEARLY_ABOVE:
         assert score["true_win_rate/sft_low"] > 0.5

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from data_deps import DECOY, Alone, contents, run_alone
-from whole_pipeline import ROOT, all_stages, config, copy_project, repro, with_preset
+from whole_pipeline import ROOT, all_stages, copy_project, metrics_of, repro, with_preset
 
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
@@ -72,7 +72,7 @@ def test_every_pair_of_answers_is_trained_on_or_named(project: Path) -> None:
     assert len(pairs) + len(dropped) == sum(possible)
     assert {pair["reason"] for pair in dropped} <= {"tied", "below_min_margin"}
     batch = read_yaml(project / "params.yaml")["align"]["per_device_train_batch_size"]
-    assert config(project, "align/dpo")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
+    assert metrics_of(project, "align/dpo")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
 
 
 def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
     assert max(step.get("rewards/accuracies", 0.0) for step in steps) > 0.6
     report = json.loads((project / "out/report/summary.json").read_text("utf-8"))
     assert list(report["runs"]) == ["dpo"]
-    assert config(project, "score/dpo")["win_rate/sft"] > 0.5
+    assert metrics_of(project, "score/dpo")["win_rate/sft"] > 0.5
 
 
 STAGES = list(read_yaml(ROOT / "dvc.yaml")["stages"])

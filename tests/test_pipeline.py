@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
-from whole_pipeline import ROOT, all_stages, config, copy_project, dvc, repro, with_preset
+from whole_pipeline import ROOT, all_stages, copy_project, dvc, metrics_of, repro, with_preset
 
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 
@@ -32,13 +32,13 @@ RUNS = ["dpo", "epsilon_dpo", "tr_dpo"]
 @pytest.mark.parametrize("run", RUNS)
 def test_each_aligned_policy_beats_sft_by_the_true_scorer(project: Path, run: str) -> None:
     """Outside the 95 % interval, at the pinned numbers."""
-    assert config(project, f"score/{run}")["true_win_rate/sft_low"] > 0.5
+    assert metrics_of(project, f"score/{run}")["true_win_rate/sft_low"] > 0.5
 
 
 def test_the_readme_states_these_numbers(project: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for run in RUNS:
-        score, kl = config(project, f"score/{run}"), config(project, f"kl/{run}")
+        score, kl = metrics_of(project, f"score/{run}"), metrics_of(project, f"kl/{run}")
         rates = [
             f"{score[name]:.2f} ({score[name + '_low']:.2f}–{score[name + '_high']:.2f})"
             for name in ("true_win_rate/sft", "win_rate/sft")
@@ -48,16 +48,16 @@ def test_the_readme_states_these_numbers(project: Path) -> None:
 
 def test_sft_learns_the_task(project: Path) -> None:
     """Right facts and known sentences: an untrained or broken policy scores below -1, the chosen answers about 1."""
-    rewards = config(project, "score/dpo")
+    rewards = metrics_of(project, "score/dpo")
     assert rewards["true_reward/sft"] > 0.0
-    assert config(project, "reference")["truncated_share"] < 0.05
+    assert metrics_of(project, "reference")["truncated_share"] < 0.05
 
 
 def test_the_trained_judge_agrees_with_the_true_scorer(project: Path) -> None:
-    judge = config(project, "judge")
+    judge = metrics_of(project, "judge")
     assert judge["truth_agreement"] > 0.68
     assert judge["truth_agreement_low"] > 0.6
-    assert config(project, "controls")["win_rate/chosen_vs_chosen"] == 0.5
+    assert metrics_of(project, "controls")["win_rate/chosen_vs_chosen"] == 0.5
 
 
 def test_a_second_repro_runs_nothing(project: Path) -> None:
@@ -76,8 +76,8 @@ def test_mlflow_shows_the_runs_with_win_rate_and_kl_on_one_row(project: Path) ->
         table.setdefault(name, {})[key] = value
     assert sorted(table) == [f"align@{run}" for run in RUNS]
     for run in RUNS:
-        assert table[f"align@{run}"]["win_rate/sft"] == pytest.approx(config(project, f"score/{run}")["win_rate/sft"])
-        assert table[f"align@{run}"]["kl_fwd_rb"] == pytest.approx(config(project, f"kl/{run}")["kl_fwd_rb"])
+        assert table[f"align@{run}"]["win_rate/sft"] == pytest.approx(metrics_of(project, f"score/{run}")["win_rate/sft"])
+        assert table[f"align@{run}"]["kl_fwd_rb"] == pytest.approx(metrics_of(project, f"kl/{run}")["kl_fwd_rb"])
 
 
 def test_the_report_is_one_self_contained_page(project: Path) -> None:
@@ -176,7 +176,7 @@ def assert_the_report_says_what_this_many_prompts_allow(project: Path) -> None:
     for run in RUNS:
         records = read_jsonl(project / "out/score" / run / "records.jsonl")
         wins[run] = np.array([record["win"] for record in records if record["opponent"] == "chosen"])
-        score, rate, n = config(project, f"score/{run}"), wins[run].mean(), len(wins[run])
+        score, rate, n = metrics_of(project, f"score/{run}"), wins[run].mean(), len(wins[run])
         half = 1.96 * (rate * (1.0 - rate) / n) ** 0.5
         low, high = score["win_rate/chosen_low"], score["win_rate/chosen_high"]
         assert score["win_rate/chosen"] == pytest.approx(rate)
@@ -238,7 +238,7 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     text = tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"])
     assert text.startswith("<|im_start|>system") and text.count("<|im_start|>assistant") >= 1
     assert pair["chosen_ids"][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert config(project, "align/epsilon_dpo")["steps"] == 2
+    assert metrics_of(project, "align/epsilon_dpo")["steps"] == 2
     answered = read_jsonl(project / "out/sample/epsilon_dpo/samples.jsonl")
     assert any(len(answer["prompt"]) > 1 for answer in answered), "a dialogue of several turns is answered and judged"
-    assert config(project, "kl/epsilon_dpo")["kl_fwd_rb"] >= 0.0
+    assert metrics_of(project, "kl/epsilon_dpo")["kl_fwd_rb"] >= 0.0

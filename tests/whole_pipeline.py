@@ -72,7 +72,7 @@ def repro(project: Path, **environment: str) -> list[str]:
     return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
 
 
-def config(project: Path, name: str) -> dict[str, Any]:
+def metrics_of(project: Path, name: str) -> dict[str, Any]:
     return json.loads((project / "out" / name / "metrics.json").read_text("utf-8"))
 
 
