@@ -76,7 +76,9 @@ def test_mlflow_shows_the_runs_with_win_rate_and_kl_on_one_row(project: Path) ->
         table.setdefault(name, {})[key] = value
     assert sorted(table) == [f"align@{run}" for run in RUNS]
     for run in RUNS:
-        assert table[f"align@{run}"]["win_rate/sft"] == pytest.approx(metrics_of(project, f"score/{run}")["win_rate/sft"])
+        assert table[f"align@{run}"]["win_rate/sft"] == pytest.approx(
+            metrics_of(project, f"score/{run}")["win_rate/sft"]
+        )
         assert table[f"align@{run}"]["kl_fwd_rb"] == pytest.approx(metrics_of(project, f"kl/{run}")["kl_fwd_rb"])
 
 
@@ -111,7 +113,7 @@ def test_changes_rerun_what_they_affect_and_a_restored_run_is_still_tracked(proj
                 "where r.name = 'align@dpo' and m.key = 'kl_fwd_rb'"
             )
         }
-    assert any(value == pytest.approx(config(changed, "kl/dpo")["kl_fwd_rb"]) for value in kls)
+    assert any(value == pytest.approx(metrics_of(changed, "kl/dpo")["kl_fwd_rb"]) for value in kls)
     without_tr_dpo = "".join(line for line in params.splitlines(keepends=True) if not line.startswith("  tr_dpo:"))
     (changed / "params.yaml").write_text(without_tr_dpo, "utf-8")
     assert set(repro(changed)) == {"check", "tournament", "figures", "report"}
@@ -160,11 +162,11 @@ def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
     assert defects["repeated_role_chosen"] == 8
     assert defects["duplicated_prompts"] == 2
     for run in RUNS:
-        score, kl = config(hh, f"score/{run}"), config(hh, f"kl/{run}")
+        score, kl = metrics_of(hh, f"score/{run}"), metrics_of(hh, f"kl/{run}")
         assert score["n"] > 150 and kl["kl_fwd_rb"] > 2 * kl["kl_fwd_rb_se"] > 0.0
         assert not [name for name in score if name.startswith("true")], "nobody knows the truth here"
-    assert config(hh, "judge")["accuracy_n"] > 500, "the labels of dialogues of several turns are judged too"
-    assert config(hh, "controls")["win_rate/chosen_vs_chosen"] == 0.5
+    assert metrics_of(hh, "judge")["accuracy_n"] > 500, "the labels of dialogues of several turns are judged too"
+    assert metrics_of(hh, "controls")["win_rate/chosen_vs_chosen"] == 0.5
     assert_the_report_says_what_this_many_prompts_allow(hh)
 
 
