@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.making.params import JudgeView
 from epsilon_dpo.judging.making.sources import build
-from epsilon_dpo.judging.scoring.comparisons import label_contests
-from epsilon_dpo.judging.scoring.scoring import Intervals, judge_contests, known_truth, label_accuracy
+from epsilon_dpo.judging.scoring.comparisons import label_comparisons
+from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
 from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.stage.execution import run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
@@ -16,10 +15,10 @@ with run_stage("judge") as stage:
     params = load(JudgeView)
     set_up(params.seed, params.threads)
     validated = Path("out/validate")
-    training = [Question(c.prompt, c.a, c.b) for c in label_contests(read_jsonl(validated / "train.jsonl"))]
+    training = [pair.question for pair in label_comparisons(read_jsonl(validated / "train.jsonl"))]
     judge = build(params.judge, training, params.seed, stage.out, stage.scratch, stage.tracker.log_metrics)
-    evaluation = label_contests(read_jsonl(validated / "eval.jsonl"))
-    records = judge_contests(judge, evaluation, known_truth(validated / "dataset.json"))
+    evaluation = label_comparisons(read_jsonl(validated / "eval.jsonl"))
+    records = judge_comparisons(judge, evaluation, known_truth(validated / "dataset.json"))
     metrics = label_accuracy(records, Intervals(params.confidence, params.seed)) | judge.usage()
     write_json(stage.out / "metrics.json", metrics)
     stage.tracker.log_metrics(metrics)

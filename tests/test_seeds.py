@@ -26,7 +26,7 @@ def test_a_run_may_be_trained_with_other_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "numbers",
+    "config",
     [
         "beta: 0.3",
         "beta: 0.3, seed: 17",  # the pipeline's

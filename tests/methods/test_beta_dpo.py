@@ -173,7 +173,7 @@ def test_pairs_kept(n, rho, kept):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"beta": 5e-4}, r"runs\.b\.beta = 0.0005 is refused"),  # below the floor of a batch's beta
         ({"alpha": -0.1}, r"runs\.b\.alpha = -0.1 is refused"),

@@ -51,7 +51,7 @@ def test_empty_answers_and_extreme_margins(dtype):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"beta": 0.0}, r"runs\.x\.beta = 0.0 is refused: input should be greater than 0"),
         ({"lam": -0.1}, r"runs\.x\.lam = -0.1 is refused: input should be greater than or equal to 0"),

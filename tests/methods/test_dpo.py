@@ -96,7 +96,7 @@ def test_an_empty_answer_and_equal_models_give_log_two():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"method": "dop", "beta": 0.1}, r"runs\.x\.method = 'dop' is unknown; did you mean 'dpo'\? Methods: .*dpo"),
         ({"beta": 0.1}, r"'runs\.x\.method' is missing"),

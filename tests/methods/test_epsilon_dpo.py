@@ -310,7 +310,7 @@ def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"epsilon": 1.0}, r"runs\.e\.epsilon = 1.0 is refused"),
         ({"epsilon": 0.0}, r"runs\.e\.epsilon = 0.0 is refused"),

@@ -72,7 +72,7 @@ def test_an_empty_answer_scores_zero(dtype, tokens, loss):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({}, r"key 'runs\.x\.tau' is missing"),
         ({"tau": 0.0}, r"runs\.x\.tau = 0.0 is refused: input should be greater than 0"),

@@ -106,7 +106,7 @@ def test_a_step_of_nan_is_not_taken_for_no_divergence(f1):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"beta": 0.0}, r"runs\.k\.beta = 0.0 is refused"),
         ({"desirable_weight": -1.0}, r"runs\.k\.desirable_weight = -1.0 is refused"),

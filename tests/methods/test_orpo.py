@@ -93,7 +93,7 @@ def test_empty_and_certain_answers_have_finite_losses_and_gradients(dtype, token
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"lam": -0.1}, r"runs\.x\.lam = -0.1 is refused: input should be greater than or equal to 0"),
         ({"sft_reduction": "median"}, r"runs\.x\.sft_reduction = 'median' is refused: .*'token_mean'"),

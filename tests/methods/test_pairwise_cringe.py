@@ -118,7 +118,7 @@ def test_it_asks_for_its_alternatives_and_for_no_reference():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"alpha": -0.1}, r"runs\.c\.alpha = -0.1 is refused"),
         ({"k": 0}, r"runs\.c\.k = 0 is refused"),

@@ -64,7 +64,7 @@ def test_one_pair_whose_length_swamps_everything_stays_finite(dtype):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"alpha": -0.05}, r"runs\.x\.alpha = -0.05 is refused: input should be greater than or equal to 0"),
         ({"alpha": 0.05, "beta": 0.0}, r"runs\.x\.beta = 0.0 is refused"),

@@ -57,7 +57,7 @@ def test_an_empty_answer_scores_zero(dtype, tokens, x):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"beta": 2.5, "gamma": -0.5}, r"runs\.x\.gamma = -0.5 is refused: input should be greater than or equal to 0"),
         ({"beta": 0.0, "gamma": 0.5}, r"runs\.x\.beta = 0.0 is refused"),

@@ -54,7 +54,7 @@ def test_an_empty_pair_and_one_beyond_the_margin_without_reference(dtype):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"delta": 0.0}, r"runs\.x\.delta = 0.0 is refused: input should be greater than 0"),
         ({"lam": -0.1}, r"runs\.x\.lam = -0.1 is refused: input should be greater than or equal to 0"),

@@ -21,7 +21,7 @@ def method(**config):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "moved"), [({"update": "soft", "alpha": 0.6}, [1.6, -0.5]), ({"update": "hard"}, [2.0, 0.5])]
+    ("config", "moved"), [({"update": "soft", "alpha": 0.6}, [1.6, -0.5]), ({"update": "hard"}, [2.0, 0.5])]
 )
 def test_the_reference_moves_at_every_sync_and_only_then(config, moved):
     policy, reference = model(2.0, 0.5), model(1.0, -2.0)
@@ -56,7 +56,7 @@ def test_the_loss_is_dpo():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "sentence"),
+    ("config", "sentence"),
     [
         ({"update": "hard", "alpha": 0.6}, "hard copies the policy and has no alpha"),
         ({"update": "soft"}, "soft needs alpha"),

@@ -123,7 +123,7 @@ SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.375}
 
 
 @pytest.mark.parametrize(
-    ("entry", "kind", "numbers"),
+    ("entry", "kind", "config"),
     [
         (DPO, DPOTrainer, {"loss_type": "sigmoid", "beta": 0.1}),
         (ROBUST, DPOTrainer, {"loss_type": "robust", "beta": 0.1, "label_smoothing": 0.1}),

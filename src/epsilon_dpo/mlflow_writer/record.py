@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from epsilon_dpo.mlflow_writer.environment import environment
 from epsilon_dpo.mlflow_writer.store import open_store, root
-from epsilon_dpo.pipeline.observability.tracker import note_marked
+from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
 DIGEST_CHARACTERS = 32  # the store holds 36; all 64 are in inputs.json
@@ -33,7 +32,7 @@ class Rows:
         """On the row of the policy, if the store has it; else the report makes the row."""
         row = self._align_row(run, policy_sha256)
         if row:
-            self._log(row, _metrics(metrics, 0, _now()))
+            self._log(row, _metrics(metrics, 0, now()))
 
     def compared(self, policies: list[Policy]) -> None:
         rows = {
@@ -44,7 +43,7 @@ class Rows:
             known = self.client.get_run(row).data.metrics  # marking twice must not make a history of equal numbers
             self._log(
                 row,
-                [metric for metric in _metrics(policy["metrics"], 0, _now()) if known.get(metric.key) != metric.value],
+                [metric for metric in _metrics(policy["metrics"], 0, now()) if known.get(metric.key) != metric.value],
             )
         for found in self.client.search_runs([self.store.experiment], "tags.stage = 'align'"):
             in_report = str(found.info.run_id in rows).lower()
@@ -81,11 +80,11 @@ class Rows:
         """An align run from its outputs, marked as such: when and where it was computed is not known."""
         name = f"align@{policy['run']}"
         tags = {"policy_sha256": policy["policy_sha256"], "rebuilt": "true"}
-        run_id = self._new_run(name, _identity(name, policy["params"]) | tags, policy["params"], _now())
-        self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]), _now())])
+        run_id = self._new_run(name, _identity(name, policy["params"]) | tags, policy["params"], now())
+        self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]), now())])
         evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
         if evaluation:  # after the last step; `compared` then finds these numbers known
-            self._log(run_id, _metrics(evaluation, int(policy["metrics"]["steps"]), _now()))
+            self._log(run_id, _metrics(evaluation, int(policy["metrics"]["steps"]), now()))
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
@@ -151,10 +150,6 @@ def _flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 def _metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:

@@ -24,8 +24,8 @@ from epsilon_dpo.judging.judges.llm_prompt import CERTAIN, margin
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.making.params import LLMJudge
 from epsilon_dpo.judging.making.sources import build
-from epsilon_dpo.judging.scoring.comparisons import label_contests
-from epsilon_dpo.judging.scoring.scoring import judge_contests, refuse_preference_among_equals
+from epsilon_dpo.judging.scoring.comparisons import label_comparisons
+from epsilon_dpo.judging.scoring.scoring import judge_comparisons, refuse_preference_among_equals
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json
 
@@ -150,7 +150,7 @@ def test_refusals_are_ties_and_counted(server: JudgeServer) -> None:
         }
         for i, q in enumerate(QUESTIONS)
     ]
-    records = judge_contests(judge(server.url), label_contests(pairs), None)
+    records = judge_comparisons(judge(server.url), label_comparisons(pairs), None)
     refused = ["No idea" in q.a + q.b for q in QUESTIONS]
     assert [record["refused"] for record in records] == refused and sum(refused) == 6
     assert all((r["f_ab"], r["f_ba"], r["win"]) == (0.0, 0.0, 0.5) for r in records if r["refused"])

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 from epsilon_dpo.errors import UserError
-from epsilon_dpo.judges.interface import Question, Verdict
 from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.prompts import prompt_id
 from epsilon_dpo.score_answers import score_controls, score_run
 from epsilon_dpo.scoring import Intervals
+
+from epsilon_dpo.judging.judges.interface import Question, Verdict
 
 INTERVALS = Intervals(0.9, 17)
 SNAPSHOT = "snapshots/000002"

@@ -8,11 +8,16 @@ from epsilon_dpo.analysis.intervals.rates import wilson
 from epsilon_dpo.data.generated.truth import PROMPTS, TOPICS, true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Question, Verdict
-from epsilon_dpo.judging.scoring.comparisons import control_contests, label_contests, read_same_prompts, run_contests
+from epsilon_dpo.judging.scoring.comparisons import (
+    control_comparisons,
+    label_comparisons,
+    read_same_prompts,
+    run_comparisons,
+)
 from epsilon_dpo.judging.scoring.scoring import (
     Intervals,
     by_opponent,
-    judge_contests,
+    judge_comparisons,
     known_truth,
     label_accuracy,
     refuse_preference_among_equals,
@@ -55,7 +60,7 @@ SFT = [sample_row("0", FACT), sample_row("1", FACT), sample_row("2", FACT), samp
 
 
 def test_a_run_s_records_and_rates_by_hand() -> None:
-    records = judge_contests(LengthJudge(), run_contests(RUN, SFT), truth)
+    records = judge_comparisons(LengthJudge(), run_comparisons(RUN, SFT), truth)
     assert [(record["opponent"], record["id"]) for record in records] == [
         (opponent, id_) for opponent in ("chosen", "sft") for id_ in "0123"
     ]
@@ -107,7 +112,7 @@ def test_ties(logit: float, expected: float) -> None:
 
 def test_controls_and_the_one_that_needs_no_truth() -> None:
     pairs = [{"id": row["id"], "rejected": [{"role": "assistant", "content": "It"}]} for row in [*SFT, {"id": "9"}]]
-    records = judge_contests(LengthJudge(), control_contests(SFT, pairs, 17), None)
+    records = judge_comparisons(LengthJudge(), control_comparisons(SFT, pairs, 17), None)
     refuse_preference_among_equals(records)
     metrics = by_opponent(records, INTERVALS)
     assert metrics["win_rate/chosen_vs_rejected"] == 1.0 and metrics["win_rate/chosen_vs_rejected_n"] == 4
@@ -123,7 +128,7 @@ def test_controls_and_the_one_that_needs_no_truth() -> None:
     with pytest.raises(RuntimeError, match="prefers one of two identical answers"):
         refuse_preference_among_equals(records)
     with pytest.raises(UserError, match="row 0"):
-        control_contests(SFT, pairs[1:], 17)
+        control_comparisons(SFT, pairs[1:], 17)
 
 
 def test_label_accuracy_is_the_share_of_labels_that_the_judge_repeats() -> None:
@@ -133,8 +138,8 @@ def test_label_accuracy_is_the_share_of_labels_that_the_judge_repeats() -> None:
         prompt = [{"role": "system", "content": chosen}, {"role": "user", "content": QUESTION}]
         return {"id": chosen, "prompt": prompt, **messages}
 
-    contests = label_contests([pair("long answer", "x"), pair("y", "longer"), pair("zz", "z"), pair("vvv", "v")])
-    found = label_accuracy(judge_contests(LengthJudge(), contests, truth), INTERVALS)
+    comparisons = label_comparisons([pair("long answer", "x"), pair("y", "longer"), pair("zz", "z"), pair("vvv", "v")])
+    found = label_accuracy(judge_comparisons(LengthJudge(), comparisons, truth), INTERVALS)
     assert found["accuracy"] == 0.75 and (found["accuracy_low"], found["accuracy_high"]) == wilson(3, 4, 0.95)
     assert found["true_win_rate"] == 0.5 and "truth_agreement" not in found  # four false sentences: nothing to decide
     assert not any(name.startswith("win_rate") for name in found)
@@ -169,7 +174,8 @@ def test_several_samples_of_a_prompt_are_not_several_prompts() -> None:
         ]
 
     one, four = (
-        by_opponent(judge_contests(LengthJudge(), run_contests(rows(k), rows(k)), None), INTERVALS) for k in (1, 4)
+        by_opponent(judge_comparisons(LengthJudge(), run_comparisons(rows(k), rows(k)), None), INTERVALS)
+        for k in (1, 4)
     )
     assert one["win_rate/chosen"] == four["win_rate/chosen"] == pytest.approx(2 / 3)
     assert one["win_rate/chosen_n"] == four["win_rate/chosen_n"] == 30
@@ -180,10 +186,10 @@ def test_several_samples_of_a_prompt_are_not_several_prompts() -> None:
 def test_length_is_taken_out_of_a_judge_that_sees_nothing_else() -> None:
     """The longer answer always wins; at equal length nothing is left to win by."""
     rows = [sample_row(str(n), "word " * (n % 11 + 1), chosen="word " * 6) for n in range(66)]
-    metrics = by_opponent(judge_contests(LengthJudge(), run_contests(rows, rows), None), INTERVALS)
+    metrics = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(rows, rows), None), INTERVALS)
     assert metrics["win_rate/chosen"] == pytest.approx(0.5) and metrics["length_slope/chosen"] > 3
     longer = [sample_row(str(n), "word " * (n % 11 + 4), chosen="word " * 6) for n in range(66)]
-    metrics = by_opponent(judge_contests(LengthJudge(), run_contests(longer, rows), None), INTERVALS)
+    metrics = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(longer, rows), None), INTERVALS)
     assert metrics["win_rate/chosen"] > 0.7 and metrics["lc_win_rate/chosen"] == pytest.approx(0.5, abs=0.15)
 
 
@@ -192,6 +198,6 @@ def test_cut_answers_are_also_left_out() -> None:
         sample_row(str(n), "long answer " * 9) | {"finish_reason": "length" if n < 5 else "stop"} for n in range(10)
     ]
     rows[7]["response"] = "x"
-    metrics = by_opponent(judge_contests(LengthJudge(), run_contests(rows, rows), None), INTERVALS)
+    metrics = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(rows, rows), None), INTERVALS)
     assert metrics["win_rate/chosen"] == 0.9 and metrics["untruncated_win_rate/chosen"] == 0.8
     assert metrics["untruncated_win_rate/chosen_n"] == 5

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.judging.judges.interface import Question, Verdict
-from epsilon_dpo.judging.scoring.scoring import judge_contests
+from epsilon_dpo.judging.scoring.scoring import judge_comparisons
 from epsilon_dpo.judging.tournament.tournament import first_prompts, games_of, named, run_against_run, table
 
 
@@ -34,16 +34,16 @@ RUNS = {"a": samples([3, 3, 3, 3]), "b": samples([1, 1, 1, 5]), "c": samples([2,
 
 
 def test_every_two_runs_meet_once_on_each_prompt() -> None:
-    contests = run_against_run(RUNS, first_prompts(RUNS["a"], None))
-    assert [(x.answer, x.opponent) for x in contests] == [("a", "b")] * 4 + [("a", "c")] * 4 + [("b", "c")] * 4
-    assert (contests[3].a, contests[3].b) == ("xxx", "xxxxx")
+    comparisons = run_against_run(RUNS, first_prompts(RUNS["a"], None))
+    assert [(x.answer, x.opponent) for x in comparisons] == [("a", "b")] * 4 + [("a", "c")] * 4 + [("b", "c")] * 4
+    assert comparisons[3].question[1:] == ("xxx", "xxxxx")
     few = first_prompts(RUNS["a"], 2)
     assert few == {"p000", "p001"} and len(run_against_run(RUNS, few)) == 6
 
 
 def test_the_scale_orders_the_players_by_their_games() -> None:
     prompts = first_prompts(RUNS["a"], None)
-    records = judge_contests(LengthJudge(), run_against_run(RUNS, prompts), None)  # type: ignore[arg-type]
+    records = judge_comparisons(LengthJudge(), run_against_run(RUNS, prompts), None)  # type: ignore[arg-type]
     # The records carry the ids of their prompts' messages; here the rows' own stand for them.
     records = [record | {"prompt_id": f"p{record['id'][0]:0>3}"} for record in records]
     games = games_of(records, prompts, set(RUNS))

@@ -15,12 +15,12 @@ The reference is the SFT model. Methods that move theirs (TR-DPO) are measured a
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from epsilon_dpo.analysis.intervals.rates import mean, standard_error
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
 
-Row = dict[str, Any]
 # Whose answers a record is of.
 REFERENCE, POLICY, CHOSEN = "reference", "policy", "chosen"
 WHOSE = {

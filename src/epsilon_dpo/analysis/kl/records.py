@@ -6,7 +6,6 @@ temperature visit other prefixes: then no mean over them is an estimate of a KL.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,10 +20,9 @@ from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
-from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
-Row = dict[str, Any]
 Ids = list[int]
 
 

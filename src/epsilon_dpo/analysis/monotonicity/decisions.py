@@ -10,7 +10,6 @@ therefore follows almost from the definition; `first_order_agreement` says how n
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -22,8 +21,8 @@ from epsilon_dpo.models.logps.head import completion_logps
 from epsilon_dpo.models.logps.padding import pad_right
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.machine.device import on_device
+from epsilon_dpo.pipeline.stage.files import Row
 
-Row = dict[str, Any]
 GROUPS = {1: "decreasing", -1: "increasing", 0: "neither"}  # by s, as beta increases
 
 

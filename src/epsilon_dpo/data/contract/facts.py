@@ -5,19 +5,19 @@ Great Expectations skips nulls, so a missing value would pass every expectation:
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import Messages, tokenise_sides
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SIDES = ("chosen", "rejected")
-Row = dict[str, Any]
 
 
 class _Turn(BaseModel, strict=True):

@@ -13,12 +13,11 @@ from epsilon_dpo.data.pairs.params import Choice, DatasetPairs, OnPolicyPairs
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_pair
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import Row, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Row = dict[str, Any]
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 

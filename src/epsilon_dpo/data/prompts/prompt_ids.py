@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-Messages = list[dict[str, str]]
+from epsilon_dpo.pipeline.stage.files import Messages
 
 
 def prompt_id(prompt: Messages) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-Row = dict[str, Any]  # {"id", "chosen": [messages], "rejected": [messages]}, a message is {"role", "content"}
+from epsilon_dpo.pipeline.stage.files import Row
 
 
 @dataclass(frozen=True)

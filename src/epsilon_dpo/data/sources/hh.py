@@ -19,12 +19,11 @@ from epsilon_dpo.data.sources.dataset import Dataset, Row
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.pipeline.hub.download import hub_file
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Messages
 
 ROLES = {"Human": "user", "Assistant": "assistant"}
 HEADER = re.compile(r"\n\n(Human|Assistant): ?")
 SUFFIX = ".jsonl.gz"
-
-Messages = list[dict[str, str]]
 
 
 def read_hh(source: HHSource, seed: int) -> Dataset:

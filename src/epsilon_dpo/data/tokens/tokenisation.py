@@ -19,11 +19,10 @@ from jinja2 import TemplateError
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
 
-Row = dict[str, Any]
 Schema = dict[str, Any]
 
 TEXT, NAME, WHOLE, NUMBER = (

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Json
 
-Json = dict[str, Any]
 Read = TypeVar("Read")
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
-Messages = list[dict[str, str]]  # {"role", "content"}, the last one the user's
+from epsilon_dpo.pipeline.stage.files import Messages
 
 
 class Question(NamedTuple):
-    """Which of two answers to one prompt is better?"""
+    """Which of two answers to one prompt is better? The prompt's last message is the user's."""
 
     prompt: Messages
     a: str

@@ -7,7 +7,6 @@ stands behind them: when that changes, remove cache/judge and run `dvc repro -f 
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
-from typing import Any
 
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -17,8 +16,8 @@ from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, ra
 from epsilon_dpo.judging.judges.llm_endpoint import Endpoint
 from epsilon_dpo.judging.judges.llm_prompt import CutOff, Reply, messages, read
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Json
 
-Json = dict[str, Any]
 SOME = 10  # replies; fewer may all be refused for what they were asked about
 
 

@@ -8,12 +8,11 @@ import httpx2  # the HTTP library under openai
 import openai
 
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
+from epsilon_dpo.pipeline.stage.files import Json
 
 KEY = "OPENAI_API_KEY"
 RETRIES = 8  # of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
-
-Json = dict[str, Any]
 
 
 class Endpoint:

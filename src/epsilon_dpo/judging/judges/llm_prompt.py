@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from epsilon_dpo.judging.judges.interface import Messages
-
-Json = dict[str, Any]
+from epsilon_dpo.pipeline.stage.files import Json
 
 TEMPLATE = "letter-1"  # the name of the texts below; a changed text gets a new name
 SYSTEM = (

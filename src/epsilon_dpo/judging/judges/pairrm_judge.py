@@ -24,7 +24,7 @@ from epsilon_dpo.judging.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judging.judges.source_text import pair_text
 from epsilon_dpo.pipeline.machine.device import on_device
 
-Row = tuple[int, ...]  # token ids
+TokenIds = tuple[int, ...]
 ONEDNN_FROM = 256  # hidden size; in narrower layers its calls cost more than they save
 CPU_TOKENS = 1024  # at once: more does not make a CPU's matrix products faster, and its caches miss
 
@@ -85,7 +85,7 @@ class PairRMJudge:
         both = sorted(
             {tuple(sorted({tuple(e.ab), tuple(e.ba)})) for e in encoded}, key=lambda rows: (len(rows[0]), rows)
         )
-        scores: dict[Row, float] = {}
+        scores: dict[TokenIds, float] = {}
         with tqdm(total=len(both), desc="judge", unit="pair") as bar:
             for batch in self._batches(both):
                 rows = [row for pair in batch for row in pair]
@@ -96,9 +96,9 @@ class PairRMJudge:
             for e in encoded
         ]
 
-    def _batches(self, pairs: list[tuple[Row, ...]]) -> Iterator[list[tuple[Row, ...]]]:
+    def _batches(self, pairs: list[tuple[TokenIds, ...]]) -> Iterator[list[tuple[TokenIds, ...]]]:
         """Neighbours of `pairs`, which come from the shortest to the longest."""
-        batch: list[tuple[Row, ...]] = []
+        batch: list[tuple[TokenIds, ...]] = []
         for pair in pairs:
             full = len(batch) == self.batch_size
             if full or (batch and self._place.type == "cpu" and 2 * (len(batch) + 1) * len(pair[0]) > CPU_TOKENS):
@@ -108,7 +108,7 @@ class PairRMJudge:
         if batch:
             yield batch
 
-    def _f(self, rows: list[Row]) -> list[float]:
+    def _f(self, rows: list[TokenIds]) -> list[float]:
         batch = {name: tensor.to(self._place) for name, tensor in self.layout.pad(rows).items()}
         return self._forward(**batch).float().tolist()
 

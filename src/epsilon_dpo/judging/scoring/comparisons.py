@@ -1,47 +1,44 @@
-"""Which answers meet which: a run against its opponents, and the controls whose outcome is known."""
+"""Which answers are compared with which: a run against its opponents, and the controls whose outcome is known."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from epsilon_dpo.data.prompts.prompt_ids import partners
+from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_jsonl
-
-Row = dict[str, Any]
-RUN, SFT, CHOSEN, REJECTED, SHUFFLED = "run", "sft", "chosen", "rejected", "shuffled"
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, REJECTED, RUN, SFT, SHUFFLED
+from epsilon_dpo.pipeline.stage.files import Row, read_jsonl
 
 
 @dataclass(frozen=True)
-class Contest:
-    """Answer a against answer b to one prompt.
+class Comparison:
+    """A question for the judge, and where its two answers come from.
 
     Attributes:
         id: of the evaluation row, or of the sample that answers it.
-        prompt: messages.
         answer: whose answer a is.
         opponent: whose answer b is.
         finish_reason: how a ended, if a was sampled.
     """
 
     id: str
-    prompt: list[dict[str, str]]
+    question: Question
     answer: str
     opponent: str
-    a: str
-    b: str
     finish_reason: str | None = None
 
 
-def run_contests(samples: list[Row], reference: list[Row]) -> list[Contest]:
+def run_comparisons(samples: list[Row], reference: list[Row]) -> list[Comparison]:
     """A run's answers against the chosen ones and against the reference's, which answer the same prompts."""
     return [_against_chosen(row, RUN) for row in samples] + [
-        Contest(row["id"], row["prompt"], RUN, SFT, row["response"], other["response"], row["finish_reason"])
+        Comparison(
+            row["id"], Question(row["prompt"], row["response"], other["response"]), RUN, SFT, row["finish_reason"]
+        )
         for row, other in zip(samples, reference, strict=True)
     ]
 
 
-def control_contests(reference: list[Row], pairs: list[Row], seed: int) -> list[Contest]:
+def control_comparisons(reference: list[Row], pairs: list[Row], seed: int) -> list[Comparison]:
     """What is known beforehand, and the reference itself.
 
     SFT against chosen; chosen against rejected, the judge's accuracy; chosen against itself, ties only; SFT's answers
@@ -65,7 +62,7 @@ def control_contests(reference: list[Row], pairs: list[Row], seed: int) -> list[
     return (
         [_against_chosen(row, SFT) for row in reference]
         + [
-            Contest(id_, row["prompt"], CHOSEN, opponent, row["chosen"], text)
+            Comparison(id_, Question(row["prompt"], row["chosen"], text), CHOSEN, opponent)
             for id_, row in rows.items()
             for opponent, text in ((REJECTED, rejected[id_]), (CHOSEN, row["chosen"]))
         ]
@@ -73,19 +70,26 @@ def control_contests(reference: list[Row], pairs: list[Row], seed: int) -> list[
     )
 
 
-def label_contests(pairs: list[Row]) -> list[Contest]:
+def label_comparisons(pairs: list[Row]) -> list[Comparison]:
     """Chosen against rejected of rows of out/validate/*.jsonl."""
     return [
-        Contest(row["id"], row["prompt"], CHOSEN, REJECTED, row["chosen"][0]["content"], row["rejected"][0]["content"])
+        Comparison(
+            row["id"],
+            Question(row["prompt"], row["chosen"][0]["content"], row["rejected"][0]["content"]),
+            CHOSEN,
+            REJECTED,
+        )
         for row in pairs
     ]
 
 
-def _against_chosen(row: Row, answer: str) -> Contest:
-    return Contest(row["id"], row["prompt"], answer, CHOSEN, row["response"], row["chosen"], row["finish_reason"])
+def _against_chosen(row: Row, answer: str) -> Comparison:
+    return Comparison(
+        row["id"], Question(row["prompt"], row["response"], row["chosen"]), answer, CHOSEN, row["finish_reason"]
+    )
 
 
-def _shuffled(reference: list[Row], seed: int) -> list[Contest]:
+def _shuffled(reference: list[Row], seed: int) -> list[Comparison]:
     try:
         donors = partners([row["prompt_id"] for row in reference], seed)
     except ValueError:
@@ -105,6 +109,6 @@ def read_same_prompts(samples: Path, others: Path) -> tuple[list[Row], list[Row]
     rows, other_rows = read_jsonl(samples), read_jsonl(others)
     if [row["id"] for row in rows] != [row["id"] for row in other_rows]:
         raise UserError(
-            f"{samples} and {others} answer different prompts; `dvc repro` samples both under the same numbers."
+            f"{samples} and {others} answer different prompts; `dvc repro` samples both under the same settings."
         )
     return rows, other_rows

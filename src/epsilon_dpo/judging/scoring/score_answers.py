@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.judging.judges.interface import Judge
-from epsilon_dpo.judging.scoring.comparisons import control_contests, read_same_prompts, run_contests
+from epsilon_dpo.judging.scoring.comparisons import control_comparisons, read_same_prompts, run_comparisons
 from epsilon_dpo.judging.scoring.scoring import (
     Intervals,
     Truth,
     by_opponent,
-    judge_contests,
+    judge_comparisons,
     refuse_preference_among_equals,
 )
 from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
@@ -37,7 +37,7 @@ def score_run(
     found = {}
     for place in policy_paths(sampled):
         samples, others = read_same_prompts(sampled / place / "samples.jsonl", reference)
-        records = judge_contests(judge, run_contests(samples, others), truth)
+        records = judge_comparisons(judge, run_comparisons(samples, others), truth)
         metrics = by_opponent(records, intervals)
         if place == FINAL:  # it comes last
             metrics |= judge.usage()
@@ -53,7 +53,7 @@ def score_run(
 def score_controls(
     judge: Judge, truth: Truth | None, reference: Path, pairs: Path, intervals: Intervals, seed: int, out: Path
 ) -> tuple[dict[str, float], Facts]:
-    """Write records.jsonl and metrics.json of contests.control_contests to `out`.
+    """Write records.jsonl and metrics.json of comparisons.control_comparisons to `out`.
 
     Args:
         reference: the samples.jsonl of the SFT policy.
@@ -68,7 +68,7 @@ def score_controls(
         RuntimeError: the judge prefers one of two identical answers.
     """
     samples = read_jsonl(reference)
-    records = judge_contests(judge, control_contests(samples, read_jsonl(pairs), seed), truth)
+    records = judge_comparisons(judge, control_comparisons(samples, read_jsonl(pairs), seed), truth)
     refuse_preference_among_equals(records)
     metrics = by_opponent(records, intervals) | judge.usage()
     facts = {"confidence": intervals.confidence, "n": len(samples)}

@@ -16,9 +16,10 @@ from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap, win_rate
 from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.data.generated.truth import true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
-from epsilon_dpo.judging.judges.interface import Judge, Question, Verdict
-from epsilon_dpo.judging.scoring.comparisons import RUN, Contest
+from epsilon_dpo.judging.judges.interface import Judge, Verdict
+from epsilon_dpo.judging.scoring.comparisons import Comparison
 from epsilon_dpo.judging.scoring.length import length_controlled
+from epsilon_dpo.pipeline.runs.runs import RUN
 from epsilon_dpo.pipeline.stage.files import read_json
 
 TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
@@ -26,7 +27,6 @@ DRAWS = 10_000  # resamples of an interval: its ends then move by less than a te
 TRUNCATIONS = ("trunc_source", "trunc_a", "trunc_b")
 
 Record = dict[str, Any]
-Row = dict[str, Any]
 Truth = Callable[[list[dict[str, str]], str], float]
 
 
@@ -37,12 +37,12 @@ def known_truth(dataset: Path) -> Truth | None:
     return lambda prompt, answer: true_reward(prompt[-1]["content"], answer)
 
 
-def judge_contests(judge: Judge, contests: list[Contest], truth: Truth | None) -> list[Record]:
-    """One record per contest, in the order given: the keys of `_record` and, with a truth, of `_true_record`."""
-    verdicts = judge.compare([Question(contest.prompt, contest.a, contest.b) for contest in contests])
+def judge_comparisons(judge: Judge, comparisons: list[Comparison], truth: Truth | None) -> list[Record]:
+    """One record per comparison, in the order given: the keys of `_record` and, with a truth, of `_true_record`."""
+    verdicts = judge.compare([comparison.question for comparison in comparisons])
     return [
-        _record(contest, verdict) | (_true_record(contest, truth) if truth else {})
-        for contest, verdict in zip(contests, verdicts, strict=True)
+        _record(comparison, verdict) | (_true_record(comparison, truth) if truth else {})
+        for comparison, verdict in zip(comparisons, verdicts, strict=True)
     ]
 
 
@@ -82,13 +82,13 @@ class Intervals:
         return win_rate(wins, prompts, self.confidence, DRAWS, self.seed)
 
     def mean(self, values: Sequence[float], records: Sequence[Record]) -> Estimate:
-        """The mean of real numbers, one of each record."""
+        """The mean of real values, one of each record."""
         prompts = [record["prompt_id"] for record in records]
         return cluster_bootstrap(values, prompts, self.confidence, DRAWS, self.seed)
 
 
 def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[str, float]:
-    """The numbers of one opponent's records; `at` is appended to each name, before `_low`, `_high` and `_n`.
+    """The metrics of one opponent's records; `at` is appended to each name, before `_low`, `_high` and `_n`.
 
     With an interval each:
     - `win_rate`: ties a half; `consistent_win_rate`: a pair whose two orders disagree is a tie;
@@ -99,7 +99,7 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
       decides.
     Without: `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of decided pairs whose two orders
     agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place helps; `tie_share`,
-    `identical_share`; `truncated_share` of pairs that the judge did not see whole; `refused_share`.
+    `identical_share`; `truncated_share` of pairs that the judge did not see entirely; `refused_share`.
 
     Raises:
         ValueError: there is no record.
@@ -110,7 +110,7 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
     both_orders = [record["win"] if record["consistent"] else 0.5 for record in records]
     found = intervals.rate(wins, records).named(f"win_rate{at}")
     found |= intervals.rate(both_orders, records).named(f"consistent_win_rate{at}")
-    found |= _at_equal_length(records, intervals, at) | _uncut(records, intervals, at)
+    found |= _at_equal_length(records, intervals, at) | _untruncated(records, intervals, at)
     found |= {
         f"soft_win_rate{at}": float(expit([record["logit"] / 2.0 for record in records]).mean()),
         f"consistency{at}": sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0,
@@ -157,39 +157,41 @@ def answers(records: list[Record], side: str, name: str, intervals: Intervals) -
     return found | intervals.mean(rewards, records).named(f"true_reward/{name}")
 
 
-def _record(contest: Contest, verdict: Verdict) -> Record:
+def _record(comparison: Comparison, verdict: Verdict) -> Record:
+    prompt, a, b = comparison.question
     return {
-        "id": contest.id,
-        "prompt_id": prompt_id(contest.prompt),
-        "answer": contest.answer,
-        "opponent": contest.opponent,
+        "id": comparison.id,
+        "prompt_id": prompt_id(prompt),
+        "answer": comparison.answer,
+        "opponent": comparison.opponent,
         "f_ab": verdict.f_ab,
         "f_ba": verdict.f_ba,
         "logit": verdict.logit,
         "win": win(verdict.logit),
         "consistent": verdict.f_ab * verdict.f_ba < 0.0,
-        "chars_a": len(contest.a.strip()),
-        "chars_b": len(contest.b.strip()),
+        "chars_a": len(a.strip()),
+        "chars_b": len(b.strip()),
         "tokens_a": verdict.len_a,
         "tokens_b": verdict.len_b,
         "trunc_source": verdict.trunc_source,
         "trunc_a": verdict.trunc_a,
         "trunc_b": verdict.trunc_b,
         "refused": verdict.refused,
-        "empty_a": not contest.a.strip(),
-        "empty_b": not contest.b.strip(),
-        "identical": contest.a.strip() == contest.b.strip(),
-        "finish_reason": contest.finish_reason,
+        "empty_a": not a.strip(),
+        "empty_b": not b.strip(),
+        "identical": a.strip() == b.strip(),
+        "finish_reason": comparison.finish_reason,
     }
 
 
-def _true_record(contest: Contest, truth: Truth) -> Record:
-    a, b = truth(contest.prompt, contest.a), truth(contest.prompt, contest.b)
+def _true_record(comparison: Comparison, truth: Truth) -> Record:
+    prompt, *texts = comparison.question
+    a, b = (truth(prompt, text) for text in texts)
     return {"true_a": a, "true_b": b, "true_win": win(a - b)}
 
 
 def _at_equal_length(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
-    """Nothing where the records are too few, or all lengths differ alike: then length cannot be told from the rest."""
+    """Nothing where the records are too few, or all lengths differ alike: then length has no effect of its own."""
     try:
         found = length_controlled(
             [record["win"] for record in records],
@@ -206,11 +208,11 @@ def _at_equal_length(records: list[Record], intervals: Intervals, at: str) -> di
     return found.win_rate.named(f"lc_win_rate{at}") | {f"length_slope{at}": found.slope} | similar
 
 
-def _uncut(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
-    whole = [record for record in records if record["finish_reason"] != "length"]
-    if not whole or len(whole) == len(records):
+def _untruncated(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    untruncated = [record for record in records if record["finish_reason"] != "length"]
+    if not untruncated or len(untruncated) == len(records):
         return {}
-    return intervals.rate([record["win"] for record in whole], whole).named(f"untruncated_win_rate{at}")
+    return intervals.rate([record["win"] for record in untruncated], untruncated).named(f"untruncated_win_rate{at}")
 
 
 def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:

@@ -7,16 +7,14 @@ score and controls, so that nothing is judged twice.
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from epsilon_dpo.analysis.intervals.rates import Estimate
-from epsilon_dpo.judging.judges.interface import Judge
-from epsilon_dpo.judging.scoring.comparisons import CHOSEN, RUN, SFT, Contest, read_same_prompts
-from epsilon_dpo.judging.scoring.scoring import DRAWS, Intervals, Record, Truth, judge_contests
+from epsilon_dpo.judging.judges.interface import Judge, Question
+from epsilon_dpo.judging.scoring.comparisons import Comparison, read_same_prompts
+from epsilon_dpo.judging.scoring.scoring import DRAWS, Intervals, Record, Truth, judge_comparisons
 from epsilon_dpo.judging.tournament.ranking import ranking
-from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
-
-Row = dict[str, Any]
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, RUN, SFT
+from epsilon_dpo.pipeline.stage.files import Row, read_jsonl, write_json, write_jsonl
 
 
 def play(
@@ -43,7 +41,7 @@ def play(
     reference = outputs / "reference" / "samples.jsonl"
     samples = {run: read_same_prompts(outputs / "sample" / run / "samples.jsonl", reference)[0] for run in runs}
     prompts = first_prompts(next(iter(samples.values())), max_prompts)
-    records = judge_contests(judge, run_against_run(samples, prompts), truth)
+    records = judge_comparisons(judge, run_against_run(samples, prompts), truth)
     write_jsonl(out / "records.jsonl", records)
     for run in runs:
         records += named(read_jsonl(outputs / "score" / run / "records.jsonl"), run)
@@ -60,10 +58,12 @@ def first_prompts(samples: list[Row], limit: int | None) -> frozenset[str]:
     return frozenset(sorted({row["prompt_id"] for row in samples})[:limit])
 
 
-def run_against_run(samples: dict[str, list[Row]], prompts: frozenset[str]) -> list[Contest]:
+def run_against_run(samples: dict[str, list[Row]], prompts: frozenset[str]) -> list[Comparison]:
     """Every two runs on the prompts given; their rows answer the same prompts in the same order."""
     return [
-        Contest(row["id"], row["prompt"], first, second, row["response"], other["response"], row["finish_reason"])
+        Comparison(
+            row["id"], Question(row["prompt"], row["response"], other["response"]), first, second, row["finish_reason"]
+        )
         for first, second in combinations(samples, 2)
         for row, other in zip(samples[first], samples[second], strict=True)
         if row["prompt_id"] in prompts

@@ -62,7 +62,7 @@ class Tracker:
         """
         self.name = name
         self._opening: dict[str, Any] = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
-        self._opening["at"] = _now()
+        self._opening["at"] = now()
         self._has_run = fingerprint is not None
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
@@ -104,7 +104,7 @@ class Tracker:
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Numbers of this run, by name; `step` counts optimizer steps."""
-        self._send("metrics", metrics=metrics, step=step or 0, at=_now())
+        self._send("metrics", metrics=metrics, step=step or 0, at=now())
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Text by which runs are found and filtered."""
@@ -177,7 +177,7 @@ def _line(kind: str, **content: Any) -> str:
     return redacted(json.dumps({"kind": kind, **content}, default=_plain)) + "\n"
 
 
-def _now() -> int:
+def now() -> int:
     """Milliseconds since 1970, MLflow's unit: a record says when a number was made, not when it was written."""
     return int(time.time() * 1000)
 

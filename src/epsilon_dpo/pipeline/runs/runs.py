@@ -2,7 +2,7 @@
 
 The paper's Figure 3 follows KL and win rate within an epoch. A run asks for it with `snapshot_epochs`: its policy is
 then kept at several points of its training too, in out/align/RUN/snapshots/<step>/model, beside the final model/. Each
-snapshot is a whole model folder, and sample, score and kl treat it as they treat the final policy, each below its own
+snapshot is a complete model folder, which sample, score and kl treat as they treat the final policy, each below its own
 folder.
 """
 
@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field
 
 from epsilon_dpo.pipeline.stage.params import RUN_NAME
 
-# Other answers have these names in the records of score, controls and tournament.
-RESERVED = ("run", "sft", "chosen", "rejected", "shuffled")
+# Whose answers they are, in the records of score, controls and tournament; the first is a run's.
+RESERVED = RUN, SFT, CHOSEN, REJECTED, SHUFFLED = "run", "sft", "chosen", "rejected", "shuffled"
 
 
 def _not_reserved(name: str) -> str:

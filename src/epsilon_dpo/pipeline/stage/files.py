@@ -12,6 +12,10 @@ from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 
+Json = dict[str, Any]  # a JSON object
+Row = Json  # a line of a .jsonl file
+Messages = list[dict[str, str]]  # a dialogue, as rows hold it: {"role", "content"} each
+
 
 @contextmanager
 def atomic_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:

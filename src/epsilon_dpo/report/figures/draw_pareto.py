@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
+from epsilon_dpo.pipeline.runs.runs import SFT
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Row
 from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, handle, printed, reach
@@ -73,7 +74,7 @@ def draw_pareto(path: Path, found: Pareto, sft: dict[str, float]) -> None:
 def _handles(look: dict[str, Mark], swept: list[str], singles: list[str], hollow: bool) -> list[Artist]:
     plain = Mark(INK, "o")
     return [
-        handle("SFT", look["sft"]),
+        handle("SFT", look[SFT]),
         *([handle("dominated", plain, hollow=True)] if hollow else []),
         *([Patch(facecolor=OTHERS, edgecolor=INK, linewidth=1.0, label="frontier and band")] if swept else []),
         *([Line2D([], [], color=OTHERS, label="other families' frontiers")] if swept and len(look) > 2 else []),

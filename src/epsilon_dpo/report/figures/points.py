@@ -3,19 +3,18 @@
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.runs.runs import CHOSEN
+from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
 KL = "kl_fwd_rb"  # KL(reference || policy), Rao-Blackwellised: the estimator of least variance (kl.py)
-OPPONENT = "chosen"  # as in the paper: wins over the dataset's chosen answers
+OPPONENT = CHOSEN  # as in the paper: wins over the dataset's chosen answers
 SCORERS = {"judge": ("win", "win_rate"), "true reward": ("true_win", "true_win_rate")}  # field of records, metric
 
 

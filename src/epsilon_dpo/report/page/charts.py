@@ -6,10 +6,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Row
 from epsilon_dpo.report.style.plot_style import INK, LEGEND_LINE, Mark, drawing, legend, legend_columns, percent
 
-OPPONENTS = {"chosen": "against the chosen answers", "sft": "against SFT"}
+TITLES = {CHOSEN: "against the chosen answers", SFT: "against SFT"}
 SCORERS = {"win_rate": "judge", "true_win_rate": "true reward"}
 
 
@@ -18,7 +19,7 @@ def win_rates(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
     height = 1.3 + 0.42 * len(policies)
     with drawing(path, 9.0, height) as figure:
         panels = figure.subplots(1, 2, sharey=True, sharex=True)
-        for panel, (opponent, title) in zip(panels, OPPONENTS.items(), strict=True):
+        for panel, (opponent, title) in zip(panels, TITLES.items(), strict=True):
             panel.axvline(0.5, color=INK, linewidth=0.9)
             for position, policy in enumerate(policies):
                 _rate_line(panel, policy, opponent, position, marks[policy["run"]])
@@ -51,7 +52,7 @@ def _rate_line(panel: Axes, policy: Row, opponent: str, position: int, mark: Mar
 
 
 def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
-    """Forward KL (x) against the win rate over the chosen answers (y), intervals both ways; SFT stands at zero."""
+    """Forward KL (x) against the win rate over the chosen answers (y), intervals both ways; SFT is at zero."""
     scorers = [scorer for scorer in SCORERS if _known(scorer, policies)]
     width = 4.5 * len(scorers) + 0.6
     lines = math.ceil(len(policies) / legend_columns(width, [policy["run"] for policy in policies]))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Results
 
 VERDICTS = {1.0: "beats", 0.5: "ties with", 0.0: "loses to"}
@@ -22,14 +23,12 @@ def examples(results: Results, count: int) -> list[dict[str, Any]]:
 def _example(results: Results, position: int) -> dict[str, Any]:
     reference = results.reference_answers[position]
     answers = [
-        {"by": "chosen", "text": reference["chosen"], "notes": []},
-        {"by": "sft", "text": reference["response"], "notes": _cut(reference)},
+        {"by": CHOSEN, "text": reference["chosen"], "notes": []},
+        {"by": SFT, "text": reference["response"], "notes": _cut(reference)},
     ]
     for run in results.runs:
         row = run.answers[position]
-        verdicts = [
-            f"{VERDICTS[run.verdicts(opponent)[row['id']]['win']]} {opponent}" for opponent in ("chosen", "sft")
-        ]
+        verdicts = [f"{VERDICTS[run.verdicts(opponent)[row['id']]['win']]} {opponent}" for opponent in (CHOSEN, SFT)]
         answers.append({"by": run.name, "text": row["response"], "notes": [", ".join(verdicts), *_cut(row)]})
     if results.has_truth and results.runs:
         _add_true_rewards(results, reference["id"], answers)
@@ -38,9 +37,9 @@ def _example(results: Results, position: int) -> dict[str, Any]:
 
 def _add_true_rewards(results: Results, key: str, answers: list[dict[str, Any]]) -> None:
     """The true reward of every answer, as the judged records hold it."""
-    first = results.runs[0].verdicts("chosen")[key], results.runs[0].verdicts("sft")[key]
+    first = results.runs[0].verdicts(CHOSEN)[key], results.runs[0].verdicts(SFT)[key]
     rewards = [first[0]["true_b"], first[1]["true_b"]]
-    rewards += [run.verdicts("chosen")[key]["true_a"] for run in results.runs]
+    rewards += [run.verdicts(CHOSEN)[key]["true_a"] for run in results.runs]
     for answer, reward in zip(answers, rewards, strict=True):
         answer["notes"].append(f"true reward {reward:.2f}")
 

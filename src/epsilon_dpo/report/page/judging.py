@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Results, Row
 from epsilon_dpo.report.page.tables import OPPONENTS
 
@@ -39,14 +40,14 @@ COLUMNS = (
     Column("consistency", ("orders", "agree"), "share"),
     Column("position_bias", ("first place", "gains, nats"), "nats"),
     Column("tie_share", ("ties", ""), "share"),
-    Column("truncated_share", ("not seen", "whole"), "share", always=False),
+    Column("truncated_share", ("not seen", "in full"), "share", always=False),
     Column("refused_share", ("refused", ""), "share", always=False),
 )
 
 
 def judging(results: Results) -> list[Row]:
     """The rows of judging.csv: `policy`, `opponent`, and the values of COLUMNS as far as they exist."""
-    found = [_row("sft", "chosen", results.controls, "sft_vs_chosen")]
+    found = [_row(SFT, CHOSEN, results.controls, "sft_vs_chosen")]
     return found + [_row(run.name, opponent, run.score, opponent) for run in results.runs for opponent in OPPONENTS]
 
 

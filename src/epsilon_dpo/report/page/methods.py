@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+from epsilon_dpo.pipeline.runs.runs import CHOSEN
 from epsilon_dpo.report.page.groups import Group, groups, several_seeds
 from epsilon_dpo.report.page.paired import holm
 from epsilon_dpo.report.page.results import Results, Row
@@ -62,7 +63,7 @@ def method_statements(results: Results, compared: list[Row]) -> list[str]:
         ]
     if len(several) == 1:
         return [f"Only {several[0].label}, is more than one training: what is said of the others compares policies."]
-    judged = [row for row in compared if row["opponent"] == "chosen" and row["scorer"] == "judge"]
+    judged = [row for row in compared if row["opponent"] == CHOSEN and row["scorer"] == "judge"]
     trained = ", ".join(f"{len(group.runs)} seeds of {group.name}" for group in several)
     basis = (
         f"by their judged wins over the chosen answers ({trained}; {100 * results.confidence:g} % confidence for all "

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from epsilon_dpo.pipeline.runs.runs import CHOSEN
 from epsilon_dpo.pipeline.stage.files import write_csv, write_json
 from epsilon_dpo.report.page.charts import kl_against_win_rate, win_rates
 from epsilon_dpo.report.page.charts_training import (
@@ -86,7 +87,7 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
         pairs=_pair_by_pair(compared),
         method_pairs=_pair_by_pair(methods),
         groups=tables["groups"],
-        splits=[split for split in found if split.opponent == "chosen"],
+        splits=[split for split in found if split.opponent == CHOSEN],
         sampling_told=any(part.sources == ("sampling",) for split in found for part in split.parts),
         is_decided=is_decided,
         estimators=ESTIMATORS,

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-
-Row = dict[str, Any]
-SFT, CHOSEN = "sft", "chosen"  # the players of a tournament that are no runs
 
 
 @dataclass(frozen=True)
@@ -17,7 +15,7 @@ class RunResult:
     """What one run of params.yaml left behind.
 
     Attributes:
-        numbers: its entry in params.yaml.
+        config: its entry in params.yaml.
         curve: rows of out/align/<run>/metrics.jsonl.
         final: out/align/<run>/metrics.json.
         sampled, score, kl: metrics.json of these stages.

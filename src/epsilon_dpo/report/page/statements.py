@@ -4,11 +4,12 @@ A pair of runs is compared on the same prompts, by an exact paired test (report/
 for all pairs of runs that one opponent and one scorer compare. The interval beside a difference is of this pair alone.
 """
 
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.paired import verdicts
 from epsilon_dpo.report.page.results import Results, Row
 from epsilon_dpo.report.page.tables import OPPONENTS
 
-NAMES = {"chosen": "the chosen answers", "sft": "SFT"}
+NAMES = {CHOSEN: "the chosen answers", SFT: "SFT"}
 SCORERS = {"win": "judge", "true_win": "true reward"}
 APART = "cannot be told apart"
 POWER = 0.8  # of the test at the stated number of prompts needed
@@ -57,8 +58,8 @@ def _compared(results: Results, opponent: str, field: str) -> list[Row]:
 
 def statements(results: Results, compared: list[Row]) -> list[str]:
     """One sentence per opponent about the runs, one about the runs among each other."""
-    found = [_against(results, opponent) for opponent in ("sft", "chosen")]
-    judged = [row for row in compared if row["opponent"] == "chosen" and row["scorer"] == "judge"]
+    found = [_against(results, opponent) for opponent in (SFT, CHOSEN)]
+    judged = [row for row in compared if row["opponent"] == CHOSEN and row["scorer"] == "judge"]
     return found + ([_among_runs(results, judged)] if judged else [])
 
 

@@ -1,11 +1,12 @@
-"""The numbers behind the page: tidy CSV tables and summary.json."""
+"""The values behind the page: tidy CSV tables and summary.json."""
 
 from typing import Any
 
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 
 INTERVAL = ("", "_low", "_high")
-OPPONENTS = ("chosen", "sft")
+OPPONENTS = (CHOSEN, SFT)
 ESTIMATORS = ("kl_fwd_rb", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb", "kl_rev_mc")  # out/kl/RUN/estimators.json
 KL = tuple(name + end for name in ESTIMATORS for end in ("", "_se", "_low", "_high", "_truncated_share"))
 FINAL = (  # of the training; the log-ratio margin and the KL exist for methods with a reference
@@ -56,9 +57,9 @@ def summary(results: Results, comparisons: list[Row], methods: list[Row], statem
         "validation": results.validation["splits"],
         "data_sha256": results.digests,
         "judge": {**results.judge, **results.judged},
-        "sft": {"policy_sha256": results.reference["policy_sha256"], **_sft_row(results)},
+        SFT: {"policy_sha256": results.reference["policy_sha256"], **_sft_row(results)},
         "runs": {
-            run.name: {"numbers": run.config, "policy_sha256": run.policy_sha256, **_run_row(run)}
+            run.name: {"config": run.config, "policy_sha256": run.policy_sha256, **_run_row(run)}
             | {"beta_decisions": beta_decisions(run)}
             for run in results.runs
         },
@@ -70,7 +71,7 @@ def summary(results: Results, comparisons: list[Row], methods: list[Row], statem
 
 def _sft_row(results: Results) -> Row:
     """SFT against the chosen answers is a control; its distance from itself is zero by definition."""
-    found: Row = {"run": "sft", "method": "sft", "n": results.n}
+    found: Row = {"run": SFT, "method": SFT, "n": results.n}
     for name in ("win_rate", "true_win_rate"):
         found |= _taken(results.controls, {f"{name}/sft_vs_chosen{end}": f"{name}/chosen{end}" for end in INTERVAL})
     found |= _taken(results.controls, {f"true_reward/sft{end}": f"true_reward{end}" for end in INTERVAL})

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from epsilon_dpo.pipeline.runs.runs import SFT
+
 REFERENCE = "#4d4d4d"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
@@ -55,7 +57,7 @@ class Mark:
 
 def marks(runs: list[str]) -> dict[str, Mark]:
     """A mark per policy: `sft` in grey, runs in the order given; 30 differ."""
-    found = {"sft": Mark(REFERENCE, "*")}
+    found = {SFT: Mark(REFERENCE, "*")}
     for number, run in enumerate(runs):
         found[run] = Mark(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
     return found
@@ -84,7 +86,7 @@ def legend(figure: Figure, handles: list[Line2D]) -> None:
 
 
 def percent(panel: Axes, which: str) -> None:
-    """Label the x or y axis of shares in percent, each tick with exactly the number it stands at."""
+    """Label the x or y axis of shares in percent, each tick with exactly the value of its position."""
     axis = panel.xaxis if which == "x" else panel.yaxis
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))

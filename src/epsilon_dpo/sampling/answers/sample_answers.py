@@ -1,15 +1,12 @@
 """Stages `sample` and `reference` in one call: the answers of a policy, or of all of a run's, with their numbers."""
 
 from pathlib import Path
-from typing import Any
 
 from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
-from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import Row, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.sampling import Stream, answer, summary
-
-Row = dict[str, Any]
 
 
 def sample_policy(

@@ -11,7 +11,7 @@ Nothing but the temperature shapes the distribution: a model's own generation_co
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,11 +29,11 @@ from epsilon_dpo.data.tokens.tokenisation import prompt_ids
 from epsilon_dpo.models.policy.folder import load_policy, merged_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.sampling.answers.decoding import decode
 from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.workers import sample_apart
 
-Row = dict[str, Any]
 # The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
 # theirs, which takes noise out of the differences between runs and changes the distribution of none.
 Stream = Literal["reference", "policy", "candidates"]

@@ -7,9 +7,7 @@ they are ranked, the order is that of the samples and not of a file system, and 
 The judge that ranks here should not be the only one that scores: a policy is then trained on its evaluator's taste.
 """
 
-from typing import Any
-
-Row = dict[str, Any]
+from epsilon_dpo.pipeline.stage.files import Row
 
 
 def one_row_per_prompt(rows: list[Row], prompt_ids: list[str], limit: int | None) -> list[Row]:

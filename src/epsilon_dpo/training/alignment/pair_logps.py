@@ -12,7 +12,7 @@ from epsilon_dpo.models.logps.head import Scoring
 from epsilon_dpo.models.logps.kernel import Alternatives, Reference, TokenLogps
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.pair_data import PairCollator
-from epsilon_dpo.training.alignment.reference_model import Batch, States
+from epsilon_dpo.training.alignment.reference_model import Batch, ReferenceModel
 
 
 class PairLogps:
@@ -27,8 +27,8 @@ class PairLogps:
     def __init__(
         self,
         method: Method[Any],
-        reference: States | None,
-        initial: States | None,
+        reference: ReferenceModel | None,
+        initial: ReferenceModel | None,
         token_chunk: int,
         accelerator: Accelerator,
     ) -> None:
@@ -88,7 +88,7 @@ class PairLogps:
         return chosen - rejected
 
 
-def _of(reference: States | None, rows: Batch) -> Reference | None:
+def _of(reference: ReferenceModel | None, rows: Batch) -> Reference | None:
     return None if reference is None else reference(rows)
 
 

@@ -51,12 +51,12 @@ class PolicyWithoutAdapter:
             return Reference(self.policy(**rows), head_of(self.policy))
 
 
-States = SeparateModel | PolicyWithoutAdapter
+ReferenceModel = SeparateModel | PolicyWithoutAdapter
 
 
 def references(
     policy: PreTrainedModel, reference: PreTrainedModel | None, moves: bool, accelerator: Accelerator
-) -> tuple[States | None, States | None]:
+) -> tuple[ReferenceModel | None, ReferenceModel | None]:
     """The reference, and where it moves also the one that it was at first.
 
     Args:
@@ -76,7 +76,7 @@ def references(
 
 
 def followed_weights(policy: PreTrainedModel) -> nn.Module:
-    """What a moving reference follows: parameter by parameter that of `States.weights`."""
+    """What a moving reference follows: parameter by parameter that of `ReferenceModel.weights`."""
     return adapter_weights(policy, ADAPTER) if has_adapter(policy) else policy
 
 

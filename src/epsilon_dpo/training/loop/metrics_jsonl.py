@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 
-NOT_REPRODUCIBLE = {"num_tokens"}  # TRL's count starts again at zero when a training is resumed
+RESTARTED_COUNTS = {"num_tokens"}  # TRL's count starts again at zero when a training is resumed
 
 
 class MetricStream(TrainerCallback):
@@ -63,4 +63,4 @@ def _is_training_row(row: dict[str, Any]) -> bool:
 
 def _stable(row: dict[str, Any]) -> dict[str, float]:
     """`row` with sorted names (a checkpoint sorts them), without what a resumption would change."""
-    return {"step": row["step"], **{name: row[name] for name in sorted(row.keys() - NOT_REPRODUCIBLE - {"step"})}}
+    return {"step": row["step"], **{name: row[name] for name in sorted(row.keys() - RESTARTED_COUNTS - {"step"})}}

@@ -11,7 +11,12 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.training.loop.metrics_jsonl import training_rows
 
-NOT_REPRODUCIBLE = ("_runtime", "_per_second", "_epoch", "_num_tokens")  # the clock; TRL's count after a resumption
+NOT_REPRODUCIBLE_SUFFIXES = (
+    "_runtime",
+    "_per_second",
+    "_epoch",
+    "_num_tokens",
+)  # clock times, TRL's count
 
 
 def write_result(
@@ -33,7 +38,7 @@ def write_result(
         UserError: a number of the evaluation is not finite; nothing is written.
     """
     evaluation = {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
-    evaluation = {name: value for name, value in evaluation.items() if not name.endswith(NOT_REPRODUCIBLE)}
+    evaluation = {name: value for name, value in evaluation.items() if not name.endswith(NOT_REPRODUCIBLE_SUFFIXES)}
     broken = [name for name, value in evaluation.items() if not math.isfinite(value)]
     if broken:
         raise UserError(
