@@ -13,8 +13,8 @@ Nothing to do, taken in turns:
     dvc_repro     `dvc repro` here
     make_repro    what `make repro` runs: the check of params.yaml, `dvc repro`, and the marks of the report's rows
 
-The start of a stage is its time until it has read its numbers, inside run_stage with its MLflow run open, against
-`python -c "import torch, transformers"`; `whole` is the stage without its work, the record of its MLflow run included.
+The start of a stage is its time until it has read its params, inside run_stage with its MLflow run open, against
+`python -c "import torch, transformers"`; `entire` is the stage without its work, the record of its MLflow run included.
 Stages are started in a copy of the project with a store of its own.
 """
 
@@ -36,7 +36,7 @@ from ruamel.yaml import YAML
 
 Command = Sequence[str]
 BARE = (sys.executable, "-c", "import torch, transformers")
-# Runs a stage up to the return of the call that reads its numbers. $STARTED is the moment the process was made.
+# Runs a stage up to the return of the call that reads its params. $STARTED is the moment the process was made.
 START = """
 import os, runpy, sys, time
 from epsilon_dpo.pipeline.stage import params as strict
@@ -158,7 +158,7 @@ def start(project: Path, scratch: Path, rounds: int) -> None:
             found[name].append((*begin(copy, stage), imports[-1][1]))
     bare = np.median([wall for _, wall in imports])
     print(f"\nThe start of a stage, {rounds} round(s); `import torch, transformers` takes {bare:.2f} s\n")
-    print("| stage | s until it has its numbers | ÷ bare import | whole, s | whole, CPU s |\n|---|---|---|---|---|")
+    print("| stage | s until it has its params | ÷ bare import | entire, s | entire, CPU s |\n|---|---|---|---|---|")
     for name, times in found.items():
         ready, cpu, wall, _ = np.median(times, axis=0)
         share = np.median([one / beside for one, _, _, beside in times])
@@ -169,7 +169,7 @@ def start(project: Path, scratch: Path, rounds: int) -> None:
 
 
 def begin(copy: Path, stage: list[str]) -> tuple[float, float, float]:
-    """Seconds until the stage has its numbers, and CPU and wall seconds of the whole process."""
+    """Seconds until the stage has its params, and CPU and wall seconds of the entire process."""
     command = [sys.executable, "-c", START, *stage]
     before, wall = children(), time.time()
     said = run(command, copy, capture=True, STARTED=str(wall))

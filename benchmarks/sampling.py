@@ -1,7 +1,7 @@
 """Answers to prompts of HH's lengths: ours against transformers' generate() in plain batches.
 
     python benchmarks/sampling.py --quick      # a minute's look
-    python benchmarks/sampling.py              # 256 prompts, 32,000 words
+    python benchmarks/sampling.py              # 256 prompts, vocabulary of 32,000
 
 Both sample at temperature 1 from one small Gemma-2. A random model does not stop like a trained one, so an answer's
 length is drawn as HH's chosen answers are, and its last token made the stop token. `plain` is what one writes first:
@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plain-batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="64 prompts, 2,000 words, 3 rounds")
+    parser.add_argument("--quick", action="store_true", help="64 prompts, vocabulary of 2,000, 3 rounds")
     parser.add_argument("--child", choices=("ours", "plain"), help=argparse.SUPPRESS)
     parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)  # token slots instead of time
     found = parser.parse_args()
@@ -53,7 +53,9 @@ def main() -> None:
     command = [sys.executable, __file__, *sys.argv[1:], "--child"]
     found = alternate({name: [*command, name] for name in ("plain", "ours")}, args.rounds, warm_up=1)
     tokens = sum(answer for _, answer, _ in like_hh(args.prompts))
-    print(f"{args.prompts} prompts, {args.vocab} words, {args.threads} thread(s), {args.rounds} rounds\n{machine()}\n")
+    print(
+        f"{args.prompts} prompts, vocabulary of {args.vocab}, {args.threads} thread(s), {args.rounds} rounds\n{machine()}\n"
+    )
     print("| variant | batch | tokens a CPU second | token slots ÷ useful tokens | added MB |\n|---|---|---|---|---|")
     for name, one in found.items():
         counted = subprocess.run([*command, name, "--count"], capture_output=True, text=True, check=True).stdout
@@ -95,7 +97,7 @@ def ours(model: Gemma2ForCausalLM, prompts: list[list[int]], answers: list[int],
 
 
 class UntilLength(GumbelNoise):
-    """Samples any word but the stop token, and that one at the end of each row's answer."""
+    """Samples any token but the stop token, and that one at the end of each row's answer."""
 
     def __init__(self, answers: list[int]) -> None:
         super().__init__(list(range(len(answers))), temperature=1.0)

@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=sorted({*CPU_VARIANTS, *GPU_VARIANTS}))
     parser.add_argument("--shape", choices=PRESETS, default="small", help="all sizes but those given apart")
-    parser.add_argument("--vocab", type=int, help="words, 32000 for the small shape")
+    parser.add_argument("--vocab", type=int, help="vocabulary size, 32000 for the small shape")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--pairs", type=int, default=2, help="per micro-batch")
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches per optimizer step")
@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep-memory", action="store_true", help="all under our stages' settings")
-    parser.add_argument("--quick", action="store_true", help="3 rounds at 2,000 words")
+    parser.add_argument("--quick", action="store_true", help="3 rounds at a vocabulary of 2,000")
     parser.add_argument("--throughput", action="store_true", help="the GPU's table on a CPU too: a test of its code")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 peak for MFU; 989: H100 and H200")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # the variant that this process runs
@@ -109,7 +109,7 @@ def command(variant: str, scratch: str) -> Sequence[str]:
 def described(args: argparse.Namespace) -> str:
     shape = shape_of(args)
     return (
-        f"{args.pairs} pairs x {args.accumulation} of {args.lengths} lengths, {shape.vocab_size} words, "
+        f"{args.pairs} pairs x {args.accumulation} of {args.lengths} lengths, vocabulary of {shape.vocab_size}, "
         f"{shape.num_hidden_layers} layers of {shape.hidden_size}, {args.threads} thread(s), {args.rounds} rounds"
     )
 

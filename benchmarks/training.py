@@ -1,4 +1,4 @@
-"""The variants of step.py: each a whole trainer whose steps wait for their turn."""
+"""The variants of step.py: each a complete trainer whose steps wait for their turn."""
 
 import os
 from argparse import Namespace

@@ -25,7 +25,7 @@ with run_stage("verdicts", name) as stage:
     write_jsonl(stage.out / "verdicts.jsonl", verdict.rows)
     write_json(stage.out / "metrics.json", {**metrics, **facts})
     stage.tracker.log_metrics(metrics)
-    if run.policy != "sft":  # the scores stand on the policy's own row of MLflow too, beside its win rates and its KL
+    if run.policy != "sft":  # the scores are on the policy's own row of MLflow too, beside its win rates and its KL
         with Tracker(f"verdicts@{run.policy.removeprefix('align/')}", None, {}, {}) as policy_row:
             scores = {f"{run.benchmark}/{key}": value for key, value in verdict.metrics.items()}
             policy_row.log_to_policy(facts["policy_sha256"], scores)

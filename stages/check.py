@@ -1,6 +1,6 @@
 """check: every number in params.yaml, each run by the method it names, before anything runs.
 
-Its output never changes, so the stages below run again only for the numbers that they declare themselves.
+Its output never changes, so the stages below run again only for the params that they declare themselves.
 """
 
 from epsilon_dpo.check.params_file import load_file

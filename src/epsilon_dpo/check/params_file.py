@@ -1,7 +1,7 @@
-"""The whole of params.yaml: read by stages/check.py before anything runs, and by the tests of the presets.
+"""All of params.yaml: read by stages/check.py before anything runs, and by the tests of the presets.
 
 `python -m epsilon_dpo.check.params_file` checks it even before DVC, which resolves the runs of dvc.yaml first and
-answers a misspelt `runs` or `method` in its own words.
+has a message of its own for a misspelt `runs` or `method`.
 """
 
 import sys
@@ -79,7 +79,7 @@ class ParamsFile(
 
 
 def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
-    """`path`, checked to the last number, each run by the method it names.
+    """`path`, checked to the last value, each run by the method it names.
 
     Raises:
         UserError: one sentence per problem.
@@ -105,7 +105,7 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
 
 
 def _training(config: MethodConfig, seed: int) -> str:
-    """What makes a run's policy: its numbers, the seed it is trained with among them."""
+    """What makes a run's policy: its config, the seed it is trained with among them."""
     own = seed if config.seed is None else config.seed
     return config.model_copy(update={"seed": own, "snapshot_epochs": None}).model_dump_json()
 

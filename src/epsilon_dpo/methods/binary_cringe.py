@@ -1,7 +1,7 @@
 """Binary CRINGE (Adolphs et al. 2022, arXiv 2211.05826): SFT on chosen answers, a contrast per token on rejected ones.
 
-At each token of the rejected answer the model is trained to prefer another word, drawn from its own k likeliest, to
-the one that stands there, so what is pushed down comes with something else to say instead.
+At each token of the rejected answer the model is trained to prefer another token, drawn from its own k likeliest, to
+the one in its place, so what is pushed down comes with something else to say instead.
 
 Differences from ParlAI's code (projects/cringe): `sft_reduction: token_mean` is its average over all target tokens;
 the default `mean` weighs every pair alike instead. Both logits of the contrast carry the gradient, as there by default.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 class BinaryCringeConfig(MethodConfig):
     alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast (ParlAI's ct_loss_weight); 0 leaves the SFT term
-    k: Annotated[int, Field(ge=1)]  # likeliest words from which the alternative is drawn; 1 is the likeliest itself
+    k: Annotated[int, Field(ge=1)]  # likeliest tokens from which the alternative is drawn; 1 is the likeliest itself
     sft_reduction: SFTReduction = "mean"  # of both terms: over the tokens of both answers
 
 

@@ -1,9 +1,9 @@
-"""What a method is: typed numbers, a pure loss of log-probs and, if it needs one, a state that follows the steps.
+"""What a method is: a typed config, a pure loss of log-probs and, if it needs one, a state that follows the steps.
 
 The trainer knows methods only through this file. It hands `Method.loss` the log-probs of one micro-batch, averages what
 comes back over the whole optimizer step (all micro-batches, all ranks) and hands the averages to `Method.after_step`.
 
-Importing a method does not import torch: stages/check.py validates every run's numbers through it. Methods do not
+Importing a method does not import torch: stages/check.py validates every run's config through it. Methods do not
 import each other: align@RUN depends on the file of its own method, and a change of one method re-runs only that one.
 """
 
@@ -60,7 +60,7 @@ class Logps:
             prompt; if `mismatched`.
         policy_tokens: [B, T], the summands of `policy`, zero outside the completion; if `alternatives` is set.
         alternative_tokens: [B, T], log-prob of another token at the same place: one of the policy's `alternatives`
-            likeliest words other than y_t, drawn in proportion to their probability; if `alternatives` is set.
+            likeliest tokens other than y_t, drawn in proportion to their probability; if `alternatives` is set.
         mask: [B, T], true on the completion's tokens; if `alternatives` is set.
     """
 
@@ -119,8 +119,8 @@ class PairLoss:
     Attributes:
         losses: per pair, with gradient; their mean over the optimizer step is what is minimised.
         chosen_rewards: the method's implicit reward of the chosen completion, without gradient (TRL's rewards/chosen).
-        rejected_rewards: of the rejected completion.
-        metrics: further numbers per pair under the names they are logged by; their mean over the optimizer step reaches
+        rejected_rewards: the same of the rejected completion.
+        metrics: further values per pair under the names they are logged by; their mean over the optimizer step reaches
             `Method.after_step`.
     """
 
@@ -131,10 +131,10 @@ class PairLoss:
 
 
 class Method(ABC, Generic[N]):
-    """One preference-optimisation method with its numbers and its state.
+    """One preference-optimisation method with its config and its state.
 
     Class attributes:
-        Numbers: the typed entry in params.yaml.
+        Config: the type of the run's entry in params.yaml.
         needs_reference: whether the frozen SFT model is loaded and run.
         moves_reference: whether `after_step` changes the reference's weights, which then belong to a checkpoint.
         mismatched: whether every prompt is also scored with another prompt's answers (two more forward passes).
@@ -163,17 +163,17 @@ class Method(ABC, Generic[N]):
 
     @property
     def alternatives(self) -> int | None:
-        """Number of likeliest words from which `alternative_tokens` are drawn; None: they are not computed."""
+        """Number of likeliest tokens from which `alternative_tokens` are drawn; None: they are not computed."""
         return None
 
     @property
     def min_pairs(self) -> int:
-        """Pairs an optimizer step must hold for these numbers to mean something; checked when params.yaml is read."""
+        """Pairs an optimizer step must hold for this config to make sense; checked when params.yaml is read."""
         return 1
 
     @abstractmethod
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        """The loss of a micro-batch: a pure function of its log-probs, the numbers and the present state."""
+        """The loss of a micro-batch: a pure function of its log-probs, the config and the present state."""
 
     def before_step(self, margins: "Tensor", generator: "torch.Generator") -> "Tensor":
         """Look at all pairs of the coming optimizer step; called for training only, under torch.no_grad on every rank.
@@ -201,12 +201,12 @@ class Method(ABC, Generic[N]):
             reference: the reference model; only a method with `moves_reference` may change it.
 
         Returns:
-            numbers of the state to log, as they stand at this step.
+            values of the state to log, as they are after this step.
         """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as JSON values (weights of the reference apart, which the trainer keeps); saved in checkpoints."""
+        """The state as JSON values (without the reference's weights, which the trainer keeps); saved in checkpoints."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -227,6 +227,6 @@ def required(value: V | None, name: str) -> V:
 
 def log_sigmoid(x: "Tensor") -> "Tensor":
     """log(1 / (1 + exp(-x))), stable at both ends; same shape as `x`, which must be float32 or wider."""
-    from torch.nn.functional import logsigmoid  # here, so that checking a run's numbers does not load torch
+    from torch.nn.functional import logsigmoid  # here, so that checking a run's config does not load torch
 
     return logsigmoid(x)

@@ -1,4 +1,4 @@
-"""ORPO (Hong et al. 2024, arXiv 2403.07691): SFT on the chosen answer, and its odds shall exceed the rejected one's.
+"""ORPO (Hong et al. 2024, arXiv 2403.07691): SFT on the chosen answer, with odds above the rejected one's.
 
 The odds p / (1 - p) are those of p = exp(mean log-prob per token). The SFT term is the main one, with weight 1, and
 `lam` weighs the logistic loss on the difference of the log-odds. No reference.

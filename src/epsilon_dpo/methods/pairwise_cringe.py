@@ -1,7 +1,7 @@
 """Pairwise CRINGE (Xu et al. 2023, arXiv 2312.16682): the binary CRINGE loss behind a gate that closes per pair.
 
 The binary loss (SFT on the chosen answer, a contrast per token on the rejected one) of a pair is multiplied with
-g = sigma((b - M) / tau), M being the log-prob margin between its answers: a pair with M well above b is left alone.
+g = sigma((b - M) / tau), M being the log-prob margin between its answers: a pair with M well above b is not trained on.
 
 M is a difference of sums over tokens: over hundreds of tokens it is tens of nats, and with a small tau the gate is all
 or nothing. `pairwise_cringe/closed` shows it.
@@ -33,7 +33,7 @@ CLOSED = 0.01  # a gate below this is logged as closed: the pair has next to no 
 
 class PairwiseCringeConfig(MethodConfig):
     alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast
-    k: Annotated[int, Field(ge=1)]  # likeliest words from which the alternative is drawn; 1 is the likeliest itself
+    k: Annotated[int, Field(ge=1)]  # likeliest tokens from which the alternative is drawn; 1 is the likeliest itself
     b: float  # margin at which the gate is half open, in nats
     tau: Annotated[float, Field(gt=0.0)]  # softness of the gate, in nats
     gate_gradient: bool = False  # whether the loss also falls by closing the gate

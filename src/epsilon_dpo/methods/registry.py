@@ -21,10 +21,10 @@ def method_names() -> list[str]:
 
 
 def method_of(name: str, config: dict[str, Any]) -> Method:
-    """The method of run `name` at its starting state; `numbers` is the run's entry in params.yaml.
+    """The method of run `name` at its starting state; `config` is the run's entry in params.yaml.
 
     Raises:
-        UserError: no such method, an unknown or missing number, or one that the method refuses.
+        UserError: no such method, an unknown or missing key, or a value that the method refuses.
     """
     where = f"runs.{name}"
     names = method_names()

@@ -1,4 +1,4 @@
-"""RRHF (Yuan et al. 2023, arXiv 2304.05302): the better answer shall have the higher mean log-prob per token.
+"""RRHF (Yuan et al. 2023, arXiv 2304.05302): rank the better answer higher by mean log-prob per token.
 
 A hinge without margin ranks the two answers, and an SFT term keeps the chosen one likely. No reference.
 

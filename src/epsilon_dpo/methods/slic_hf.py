@@ -1,4 +1,4 @@
-"""SLiC-HF (Zhao et al. 2023, arXiv 2305.10425): the chosen answer shall be likelier than the rejected one by a margin.
+"""SLiC-HF (Zhao et al. 2023, arXiv 2305.10425): make the chosen answer likelier than the rejected one by a margin.
 
 A hinge on the difference of the log-probs (sums over tokens) and an SFT term. No reference.
 

@@ -1,7 +1,7 @@
 """TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656): DPO whose reference follows the policy.
 
 Every `sync_steps` optimizer steps the reference becomes the policy (`update: hard`, TR-DPO^tau) or moves the share
-`alpha` of the way towards it (`update: soft`, TR-DPO^alpha). TRL's SyncRefModelCallback takes both numbers at once;
+`alpha` of the way towards it (`update: soft`, TR-DPO^alpha). TRL's SyncRefModelCallback takes both values at once;
 here they are two variants, and a checkpoint holds the moved reference, which TRL forgets.
 """
 

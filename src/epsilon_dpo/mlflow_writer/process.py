@@ -1,7 +1,7 @@
 """The child process of a Tracker: it reads JSON lines from stdin until the pipe closes and writes one MLflow run.
 
 The first failure prints one line and ends the tracking, never the stage: from then on the lines are only read, so that
-the stage's pipe cannot fill up. A server that failed is left alone by the next stages for a while, without a word.
+the stage's pipe cannot fill up. A server that failed is skipped silently by the next stages for OUTAGE_S seconds.
 """
 
 import json

@@ -40,7 +40,7 @@ class Rows:
             for policy in policies
         }
         for row, policy in rows.items():
-            known = self.client.get_run(row).data.metrics  # marking twice must not make a history of equal numbers
+            known = self.client.get_run(row).data.metrics  # marking twice must not make a history of equal values
             self._log(
                 row,
                 [metric for metric in _metrics(policy["metrics"], 0, now()) if known.get(metric.key) != metric.value],
@@ -83,7 +83,7 @@ class Rows:
         run_id = self._new_run(name, _identity(name, policy["params"]) | tags, policy["params"], now())
         self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]), now())])
         evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
-        if evaluation:  # after the last step; `compared` then finds these numbers known
+        if evaluation:  # after the last step; `compared` then finds these values known
             self._log(run_id, _metrics(evaluation, int(policy["metrics"]["steps"]), now()))
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
@@ -143,7 +143,7 @@ def _identity(name: str, params: dict[str, Any]) -> dict[str, str]:
 
 
 def _flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested numbers by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
+    """Nested values by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
     for key, value in params.items():
         key = re.sub(r"^runs\.\w+$", "run", key)
         if isinstance(value, dict):
@@ -153,7 +153,7 @@ def _flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:
-    """The numbers among `metrics`, their names without the characters that MLflow refuses; `step` is no metric."""
+    """The numeric values among `metrics`, their names without the characters that MLflow refuses; `step` is no metric."""
     return [
         Metric(re.sub(r"[^\w/ .:-]", "_", name), float(value), at, step)
         for name, value in metrics.items()

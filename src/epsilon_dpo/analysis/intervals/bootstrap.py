@@ -22,7 +22,7 @@ from scipy.special import ndtr, stdtrit
 from epsilon_dpo.analysis.intervals.rates import Estimate, wilson
 
 Floats = NDArray[np.float64]
-BLOCK = 2**21  # numbers in an array of several resamples: 16 MiB
+BLOCK = 2**21  # values in an array of several resamples: 16 MiB
 
 
 def cluster_bootstrap(values: ArrayLike, prompts: ArrayLike, confidence: float, draws: int, seed: int) -> Estimate:
@@ -94,7 +94,7 @@ def prompt_counts(m: int, draws: int, seed: int, width: int = 1) -> Iterator[Flo
     """How often each of m prompts is in each resample, in blocks [b, m] that add up to [draws, m].
 
     Args:
-        width: numbers that the caller computes per resample; blocks are small enough to hold them.
+        width: values that the caller computes per resample; blocks are small enough to hold them.
 
     Raises:
         ValueError: fewer than two prompts, or no draws.

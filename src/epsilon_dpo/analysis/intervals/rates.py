@@ -1,9 +1,9 @@
 """Rates and means with their uncertainty: what every comparison of this project is stated in.
 
-A rate here may count ties as half a success, so `successes` need not be whole. The intervals treat the judged pairs as
-independent given their prompts, which holds for answers sampled independently; several pairs on one prompt then make
-the interval wider than needed, never narrower, for a statement about these prompts. It says nothing about other
-prompts.
+A rate here may count ties as half a success, so `successes` need not be an integer. The intervals treat the judged
+pairs as independent given their prompts, which holds for answers sampled independently; several pairs on one prompt
+then make the interval wider than needed, never narrower, for a statement about these prompts. It says nothing about
+other prompts.
 """
 
 import math
@@ -33,8 +33,7 @@ def wilson(successes: float, n: int, confidence: float) -> tuple[float, float]:
 
     Inverts the score test: all p with |successes/n - p| <= z sqrt(p (1 - p) / n). Source: E. B. Wilson, JASA 22 (1927);
     recommended over p ± z se by Brown, Cai and DasGupta, Statistical Science 16 (2001). With ties as half a success it
-    is
-    conservative: the variance of values in {0, 1/2, 1} is at most p (1 - p).
+    is conservative: the variance of values in {0, 1/2, 1} is at most p (1 - p).
 
     Args:
         successes: their number, ties as a half, in [0, n].
@@ -86,7 +85,7 @@ def mean(values: Sequence[float], confidence: float) -> Estimate:
         ValueError: `values` is empty.
     """
     if len(values) == 0:
-        raise ValueError("no values have no mean")
+        raise ValueError("the mean of an empty list is undefined")
     centre = float(np.mean(values))
     half_width = _normal_quantile(confidence) * standard_error(values)
     return Estimate(centre, centre - half_width, centre + half_width, len(values))

@@ -6,8 +6,8 @@ Forward, KL(reference || policy) = E_x E_{y ~ reference} [log reference(y|x) - l
 
 `rb` (Rao-Blackwell) takes the expectation over each token exactly, over the whole vocabulary, so no answer's number is
 negative and the variance is far smaller; `mc` looks at the sampled tokens alone, and single answers are often negative.
-Both are unbiased. `kl_fwd_data` is a proxy: the chosen answers stand in for samples of the reference, which they are as
-far as SFT learned their distribution (Rafailov et al. 2024, arXiv 2404.12358).
+Both are unbiased. `kl_fwd_data` is a proxy: the chosen answers take the place of samples of the reference, which they
+are as far as SFT learned their distribution (Rafailov et al. 2024, arXiv 2404.12358).
 
 The reference is the SFT model. Methods that move theirs (TR-DPO) are measured against the initial one, too.
 """
@@ -45,9 +45,9 @@ class Estimator:
     """A mean over answers.
 
     Attributes:
-        answers: whose.
+        answers: source of the answers, a key of WHOSE.
         estimates: the divergence.
-        formula: of one answer, in words; `of` computes it.
+        formula: text of the value of one answer, which `of` computes.
         never_negative: whether the mean of a correct implementation cannot be negative, whatever the answers.
     """
 
@@ -60,7 +60,7 @@ class Estimator:
 
 
 FORWARD, REVERSE = "KL(reference || policy)", "KL(policy || reference)"
-BY_TOKEN = "sum_t {} of the next word after y_<t, over the whole vocabulary"
+BY_TOKEN = "sum_t {} of the next token after y_<t, over the whole vocabulary"
 ESTIMATORS = (
     Estimator("kl_fwd_rb", REFERENCE, FORWARD, BY_TOKEN.format(FORWARD), lambda sums: sums.kl_ref_policy, True),
     Estimator(
@@ -106,7 +106,7 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
 
 
 def described(confidence: float) -> Row:
-    """What the numbers of `summary` mean, in words: the content of estimators.json."""
+    """What the metrics of `summary` mean: the content of estimators.json."""
     return {
         "unit": "nats per answer",
         "tokens": "the answer's tokens with its stop token, no padding; answers that were cut keep their partial sum",
@@ -133,10 +133,10 @@ def per_prompt(values: Sequence[float], prompts: Sequence[str]) -> list[float]:
     one value, these are the values.
     """
     centre = sum(values) / len(values)
-    apart: dict[str, float] = {}
+    deviations: dict[str, float] = {}
     for value, prompt in zip(values, prompts, strict=True):
-        apart[prompt] = apart.get(prompt, 0.0) + value - centre
-    return [centre + len(apart) / len(values) * total for total in apart.values()]
+        deviations[prompt] = deviations.get(prompt, 0.0) + value - centre
+    return [centre + len(deviations) / len(values) * total for total in deviations.values()]
 
 
 def _estimate(estimator: Estimator, rows: list[Row], confidence: float) -> dict[str, float]:

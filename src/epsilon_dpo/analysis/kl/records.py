@@ -38,7 +38,7 @@ def kl_records(
 
     Returns:
         `answers` (whose: kl.REFERENCE, POLICY or CHOSEN), `id` of the row, `prompt_id` (the row's own, or else the id
-        of the first row with the same prompt), the numbers of the estimators on these answers, `tokens`, `truncated`
+        of the first row with the same prompt), the values of the estimators on these answers, `tokens`, `truncated`
         (no stop token at the end).
     """
     tokenizer = load_tokenizer(reference)
@@ -70,8 +70,8 @@ def kl_run(
     confidence: float,
     out: Path,
 ) -> tuple[dict[str, float], Row]:
-    """Write records.jsonl and metrics.json of every policy of a run, each below `out` as it stands below `aligned`, and
-    estimators.json.
+    """Write records.jsonl and metrics.json of every policy of a run, each at the place below `out` that
+    it has below `aligned`, and estimators.json.
 
     Args:
         aligned, sampled: out/align/RUN and out/sample/RUN.
@@ -79,8 +79,8 @@ def kl_run(
         reference_samples, pairs: out/reference/samples.jsonl and out/pairs/eval.jsonl.
 
     Returns:
-        of the final policy the numbers of kl.summary, and `sample_temperature` and `policy_sha256`; its metrics.json
-        holds both.
+        of the final policy the metrics of estimators.summary, and `sample_temperature` and `policy_sha256`; its
+        metrics.json holds both.
 
     Raises:
         UserError: `sampled` holds answers of another policy, or as kl.summary.
@@ -124,7 +124,7 @@ def answer_sums(
         answers: ids of prompt and answer.
         batch_size: answers at once.
         token_chunk: answer tokens whose logits exist at once.
-        title: of the bar.
+        title: label of the progress bar.
     """
     by_length = sorted(range(len(answers)), key=lambda i: (-len(answers[i][0]) - len(answers[i][1]), i))
     found: dict[int, Sums] = {}
@@ -142,7 +142,7 @@ def answer_sums(
                 token_chunk,
             )._asdict()
             columns = [logps[name].double().sum(1).tolist() for name in Sums._fields]
-            found |= {i: Sums(*numbers) for i, *numbers in zip(rows, *columns, strict=True)}
+            found |= {i: Sums(*sums) for i, *sums in zip(rows, *columns, strict=True)}
             bar.update(len(rows))
     return [found[i] for i in range(len(answers))]
 

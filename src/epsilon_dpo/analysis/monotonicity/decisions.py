@@ -55,9 +55,9 @@ def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonic
                 params.token_chunk,
                 params.epsilon,
             )
-            numbers = _numbers({name: x.double().sum(1) for name, x in scored._asdict().items() if x is not None})
+            per_pair = _per_pair({name: x.double().sum(1) for name, x in scored._asdict().items() if x is not None})
             for place, i in enumerate(rows):
-                row = {name: values[place].item() for name, values in numbers.items()}
+                row = {name: values[place].item() for name, values in per_pair.items()}
                 step = int(row.pop("step"))
                 found[i] = {"id": pairs[i]["id"], **row, "step": step, "group": GROUPS[step]}
             bar.update(len(rows))
@@ -82,8 +82,8 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
     return found
 
 
-def _numbers(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """From sums over each answer, [2B] with the chosen ones first, to the numbers of each pair, [B]."""
+def _per_pair(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """From sums over each answer, [2B] with the chosen ones first, to the values of each pair, [B]."""
     margins = {}
     for name, both in sums.items():
         chosen, rejected = both.chunk(2)

@@ -1,7 +1,7 @@
 """The data contract: Great Expectations before and after tokenisation, each failing row dropped by name or the end.
 
 Two passes over each split. First the dialogues as text; rows that fail there are not tokenised (a chat template may
-refuse them). Then the rows that are left, as the model will see them. Last, each split as a whole. A row that breaks
+refuse them). Then the rows that are left, as the model will see them. Last, each split's aggregates. A row that breaks
 several promises of one pass is listed once for each.
 """
 

@@ -18,7 +18,7 @@ class RowExpectation:
 
     Attributes:
         name: its key in params.yaml, `validate.on_failure`.
-        promise: what holds for a good row, for the page and for messages.
+        promise: text of what holds for a good row, for the page and for messages.
         build: the Great Expectations object that decides.
         reason: why a row with these facts fails, for dropped.jsonl.
     """
@@ -141,12 +141,12 @@ REPORTED = [
 
 @dataclass(frozen=True)
 class SplitExpectation:
-    """One promise about a whole split; breaking it always stops.
+    """One promise about an entire split; breaking it always stops.
 
     Attributes:
         name: its key in params.yaml below `validate`.
         table: "all" rows of the split, or only those "kept".
-        sentence: what is wrong, given the observed value.
+        sentence: error message, given the observed value.
     """
 
     name: str

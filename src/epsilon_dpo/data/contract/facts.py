@@ -66,13 +66,13 @@ def prompts_of(rows: Iterable[Row]) -> set[str]:
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The texts that this tokenizer reads as a special token wherever they stand."""
+    """The texts that this tokenizer reads as a special token wherever they occur."""
     flagged = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(flagged | {str(token) for token in tokenizer.all_special_tokens})
 
 
 def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str]) -> Row:
-    """A raw dialogue in numbers and short texts.
+    """A raw dialogue as counts and short texts.
 
     Args:
         row: a row of out/fetch/*.jsonl.

@@ -49,7 +49,7 @@ class Ledger:
         return set(lost)
 
     def judge_split(self, split: str, everything: list[Row], kept: list[Row]) -> None:
-        """The promises about the split as a whole."""
+        """The promises about the entire split."""
         for expectation in split_expectations(split, self.contract):
             rows = everything if expectation.table == "all" else kept
             columns = ["id", "dropped"] if expectation.table == "all" else ["id", "truncated_share"]
@@ -91,5 +91,5 @@ def stop_sentence(
     return (
         f"{len(finding.ids)} of {finding.evaluated} rows of the split {split} break {expectation.name} "
         f"({expectation.promise}): {first}; in the first, {expectation.reason(facts[finding.ids[0]], tokens)}; "
-        f"mend the data, or set validate.on_failure.{expectation.name}: drop in params.yaml."
+        f"fix the data, or set validate.on_failure.{expectation.name}: drop in params.yaml."
     )

@@ -1,4 +1,4 @@
-"""Which rows ask the same: the identity of a prompt, and pairings that never stay within one."""
+"""Prompt identity: which rows share a prompt, and pairings that never stay within one."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from epsilon_dpo.pipeline.stage.files import Messages
 
 
 def prompt_id(prompt: Messages) -> str:
-    """The same 16 characters for equal messages, wherever they stand; spread evenly, so that its order is a shuffle."""
+    """The same 16 characters for equal messages, whatever their row; spread evenly, so that its order is a shuffle."""
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -8,11 +8,11 @@ from epsilon_dpo.pipeline.stage.files import Row
 
 @dataclass(frozen=True)
 class Dataset:
-    """Preference pairs as whole dialogues (TRL's conversational format, implicit prompt), the source's defects kept.
+    """Preference pairs as entire dialogues (TRL's conversational format, implicit prompt), the source's defects kept.
 
     Attributes:
         train, eval: no prompt is in both, unless the source's own two files share one (stage `validate` looks).
-        facts: what dataset.json says about the origin beside the row counts: source, revision, sha256 of its files, ...
+        facts: content of dataset.json about the origin beside the row counts: source, revision, sha256 of its files, ...
     """
 
     train: list[Row]

@@ -117,7 +117,7 @@ def _refuse(side: Side, tokenizer: "PreTrainedTokenizerBase", where: str, tokens
     if not side.continues_prompt:
         raise UserError(
             f"{where}: the ids of prompt and answer do not begin with the ids of the prompt, so a policy could never "
-            "sample this answer; drop the row (validate.on_failure.prompt_ids_are_prefix) or mend the chat template."
+            "sample this answer; drop the row (validate.on_failure.prompt_ids_are_prefix) or fix the chat template."
         )
     if side.ids[-1] != tokenizer.eos_token_id:
         raise UserError(

@@ -18,7 +18,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.sampling import sample, seed_of
 
-# In place of temperature 0: the noise then decides only between words whose logits differ by less than 1e-7.
+# In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
 GREEDY = 1e-9
 
 

@@ -1,4 +1,4 @@
-"""external/params.yaml: which policy answers which benchmark, by which numbers, judged by whom.
+"""external/params.yaml: which policy answers which benchmark, with which settings, judged by whom.
 
 Everything external runs in the folder external/, so that `params.yaml`, `data/` and `out/` below are those of that
 folder.
@@ -121,7 +121,7 @@ class VerdictsView(Strict):
 
 
 class Page(Strict):
-    """The runs whose verdicts stand on one page, in this order."""
+    """The runs whose verdicts are on one page, in this order."""
 
     runs: Annotated[list[RunName], Field(min_length=1)]
 

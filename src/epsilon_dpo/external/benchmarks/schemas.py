@@ -16,7 +16,7 @@ from epsilon_dpo.pipeline.stage.files import Row
 
 Schema = dict[str, Any]
 
-TEXT, NAME, WHOLE, NUMBER = (
+TEXT, NAME, INTEGER, NUMBER = (
     {"type": "string"},
     {"type": "string", "minLength": 1},
     {"type": "integer"},
@@ -33,7 +33,7 @@ def _exactly(count: int, items: Schema) -> Schema:
 
 
 def _turns(turn: Schema, count: int) -> Schema:
-    return _exactly(1, _object({"index": WHOLE, "turns": _exactly(count, turn)}))
+    return _exactly(1, _object({"index": INTEGER, "turns": _exactly(count, turn)}))
 
 
 def _said(role: str, content: Schema) -> Schema:
@@ -67,15 +67,15 @@ ARENA_HARD_ANSWER_2024 = _object(
         "question_id": NAME,
         "answer_id": NAME,
         "model_id": NAME,
-        "choices": _turns(_object({"content": TEXT, "token_len": WHOLE}), 1),
+        "choices": _turns(_object({"content": TEXT, "token_len": INTEGER}), 1),
         "tstamp": NUMBER,
     }
 )
 
-MT_BENCH_QUESTION = _object({"question_id": WHOLE, "category": NAME, "turns": _exactly(2, NAME)})
+MT_BENCH_QUESTION = _object({"question_id": INTEGER, "category": NAME, "turns": _exactly(2, NAME)})
 MT_BENCH_ANSWER = _object(
     {
-        "question_id": WHOLE,
+        "question_id": INTEGER,
         "answer_id": NAME,
         "model_id": NAME,
         "choices": _turns(TEXT, 2),

@@ -28,7 +28,7 @@ def write_answers(
     """Write the answers of model `name` below `out` as the tool of `run.benchmark` reads them.
 
     Args:
-        questions: in the official order, which is also the file's.
+        questions: those of the benchmark in the official order, which is also the file's.
         answers: one per question.
 
     Returns:

@@ -11,7 +11,7 @@ from epsilon_dpo.pipeline.stage.files import read_json
 
 TEMPLATE = "scoreboard.html.jinja"
 # Per benchmark: its title, what its scores mean, its columns, and under which judge and on how many questions published
-# numbers were made.
+# verdicts were made.
 BENCHMARKS: dict[str, dict[str, Any]] = {
     "alpaca_eval": {
         "title": "AlpacaEval 2",
@@ -51,8 +51,8 @@ def write_scoreboard(verdicts: list[dict[str, Any]], out: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*facts, "score", "value"])
         for verdict in verdicts:
-            numbers = {name: value for name, value in verdict.items() if isinstance(value, int | float)}
-            writer.writerows([*(verdict[fact] for fact in facts), name, value] for name, value in numbers.items())
+            values = {name: value for name, value in verdict.items() if isinstance(value, int | float)}
+            writer.writerows([*(verdict[fact] for fact in facts), name, value] for name, value in values.items())
     (out / "scoreboard.html").write_text(_page(verdicts), "utf-8")
 
 
@@ -75,7 +75,7 @@ def _page(verdicts: list[dict[str, Any]]) -> str:
 
 
 def _differences(rows: list[dict[str, Any]], judge: str, questions: int) -> list[str]:
-    """Why some of `rows` cannot stand beside published numbers."""
+    """Why some of `rows` cannot be compared with published numbers."""
     found = []
     if any(row["judge"] != judge for row in rows):
         found.append(f"their judge is {judge}")

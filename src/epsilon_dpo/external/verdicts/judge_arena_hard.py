@@ -29,7 +29,7 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     checkout = Path(contest.judge.environment).absolute() / CHECKOUT
     if not (checkout / contest.judge.setting_file).is_file():
         raise UserError(
-            f"{checkout} holds no {contest.judge.setting_file}; make the environment again or mend "
+            f"{checkout} holds no {contest.judge.setting_file}; make the environment again or fix "
             "judge.arena_hard.setting_file in external/params.yaml."
         )
     settings = read_yaml(checkout / contest.judge.setting_file)
@@ -47,10 +47,10 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     write_json(contest.work / "endpoint.json", {model: endpoint | {"parallel": contest.judge.parallel}})
     verdicts = bench / "model_judgment" / model / f"{contest.name}.jsonl"
     questions = [question.id for question in read_questions("arena_hard", contest.data)]
-    if len(_whole(verdicts, questions)) < len(questions):  # JSON is YAML too
+    if len(_complete(verdicts, questions)) < len(questions):  # JSON is YAML too
         files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]
         call(python, [str(checkout / "gen_judgment.py"), *files], contest)
-    rows = _whole(verdicts, questions)
+    rows = _complete(verdicts, questions)
     if len(rows) < len(questions):
         raise UserError(
             f"the judge failed on {len(questions) - len(rows)} of {len(questions)} questions, as "
@@ -87,7 +87,7 @@ def _won_by_a(label: str | None) -> list[float] | None:
     return WON_BY_A.get(SAME_LABEL.get(label, label)) if label else None
 
 
-def _whole(path: Path, questions: list[str]) -> list[Row]:
+def _complete(path: Path, questions: list[str]) -> list[Row]:
     """The judged questions in their order; those with a game that the judge's endpoint failed on are taken out.
 
     The tool skips what it finds in the file, so a failed game would otherwise never be asked for again.

@@ -31,10 +31,10 @@ class Contest(Generic[Settings]):
     """What is to be judged.
 
     Attributes:
-        name: of the model, as it stands in the answer file.
+        name: that of the model, as the answer file has it.
         answers: the file in the tool's format.
         data: the folder with the benchmark's own files.
-        work: where the tool works.
+        work: folder in which the tool works.
     """
 
     name: str
@@ -97,7 +97,7 @@ def reach(judge: Judge) -> str:
     except (URLError, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"The judge at {judge.base_url} does not answer ({reason}); start it, or mend judge.*.base_url in "
+            f"The judge at {judge.base_url} does not answer ({reason}); start it, or fix judge.*.base_url in "
             "external/params.yaml."
         ) from None
     return key

@@ -1,8 +1,8 @@
 """A language model behind an endpoint as a judge: asked twice a pair, with the answers swapped (llm_prompt.py).
 
 What it replied is kept (answer_cache.py), so a re-run asks nothing twice and gives the same verdicts, identical answers
-tie, and swapping a and b flips the sign exactly. DVC watches the endpoint's address and the model's name, not what
-stands behind them: when that changes, remove cache/judge and run `dvc repro -f judge`.
+tie, and swapping a and b flips the sign exactly. DVC watches the endpoint's address and the model's name, not
+which model the endpoint serves: when that changes, remove cache/judge and run `dvc repro -f judge`.
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed

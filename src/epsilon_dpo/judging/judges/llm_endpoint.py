@@ -47,7 +47,7 @@ class Endpoint:
     def ask(self, request: Json) -> Json:
         """The chat completion that answers `request` ("model", "messages", "max_tokens" and, if wanted, "temperature").
 
-        What stands in it is for llm_prompt.py to read.
+        llm_prompt.py reads its content.
 
         Raises:
             UserError: bad key, no such model or address, no connection, errors that outlast the retries, or a reply
@@ -73,7 +73,7 @@ class Endpoint:
         except openai.APIStatusError as error:
             outlasted = f" after {RETRIES} retries" if error.status_code >= 429 else ""
             raise UserError(
-                f"{self.base_url} refuses a question to {request['model']}{outlasted} ({_said(error)}); mend what it "
+                f"{self.base_url} refuses a question to {request['model']}{outlasted} ({_said(error)}); fix what it "
                 "names (judge.temperature, judge.max_tokens, judge.concurrency), or run again later."
             ) from None
 

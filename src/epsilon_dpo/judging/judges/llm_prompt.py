@@ -85,7 +85,7 @@ class Usage(BaseModel):
 
 
 class Reply(BaseModel):
-    """What is read of a chat completion. Its `usage` is None where the endpoint does not count, or counts in words."""
+    """What is read of a chat completion. Its `usage` is None where the endpoint does not count, or answers in prose."""
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
@@ -132,7 +132,7 @@ def read(reply: Any) -> Reply:
 def margin(reply: Json) -> float | None:
     """Nats by which the first answer is better, from a chat completion; None if it was refused or is no letter.
 
-    log P(A) - log P(B) at the place where the letter stands, if the endpoint gives log-probabilities; a letter that is
+    log P(A) - log P(B) at the letter's token, if the endpoint gives log-probabilities; a letter that is
     not in its list has at most the list's smallest probability, and at most what the list leaves. Otherwise the letter
     counts as CERTAIN.
 

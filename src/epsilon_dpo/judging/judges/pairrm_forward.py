@@ -1,8 +1,8 @@
-"""PairRM's forward pass without what judging does not need: the same numbers up to rounding, in half the time on a CPU.
+"""PairRM's forward pass without what judging does not need: the same scores up to rounding, in half the time on a CPU.
 
 DeBERTa's attention adds to q_i · k_j the terms q_i · K[i - j] and k_j · Q[i - j], with K and Q the projected embeddings
 of the distance between two tokens. transformers' form multiplies every token with all 512 distances and gathers L of
-the results. A row of L tokens has 2 L - 1 distances; multiplied with these in order, the term of tokens i and j stands
+the results. A row of L tokens has 2 L - 1 distances; multiplied with these in order, the term of tokens i and j is
 at column L - 1 + j - i, which a view with strides reads without a copy. And the head looks at the states of three
 markers, so the last layer is computed for these three alone.
 
@@ -133,7 +133,7 @@ def _skewed(products: torch.Tensor) -> torch.Tensor:
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, padding: torch.Tensor | None
 ) -> torch.Tensor:
-    """[rows, n, hidden] of scaled `query` [heads, rows, n, d]; `padding` [rows, 1, L] is true where no token stands."""
+    """[rows, n, hidden] of scaled `query` [heads, rows, n, d]; `padding` [rows, 1, L] is true where no token is."""
     heads, rows = query.shape[:2]
     scores = torch.baddbmm(bias.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT).unflatten(0, (heads, rows))
     if padding is not None:

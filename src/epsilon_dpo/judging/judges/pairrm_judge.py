@@ -34,9 +34,9 @@ class PairRMJudge:
 
     Attributes:
         batch_size: pairs at once, at most; on a CPU fewer where they are long.
-        budget: whose source sets how many tokens an answer may have: its own (`example`), or the longest of the
-            `batch`, as upstream has it; those are `batch_size` neighbours in the order given, and what stands beside
-            an over-long answer changes its score.
+        budget: the source that sets how many tokens an answer may have: its own (`example`), or the longest of the
+            `batch`, as upstream does; those are `batch_size` neighbours in the order given, and the neighbours of
+            an over-long answer change its score.
     """
 
     def __init__(

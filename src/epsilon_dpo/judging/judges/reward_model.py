@@ -39,7 +39,7 @@ class RewardModel:
 
     Attributes:
         max_length: tokens of prompt and answer together. Of a longer one the beginning is cut: the reward is read at
-            the end, and the answer stands there.
+            the end, where the answer is.
         batch_size: answers at once.
     """
 

@@ -29,11 +29,11 @@ def train(
 
     Args:
         pairs: `a` is the chosen answer.
-        params: sizes and training numbers.
-        seed: of the weights, the pairs' order in each epoch and the order within a pair.
+        params: sizes and hyperparameters.
+        seed: RNG seed of the weights, the pairs' order in each epoch and the order within a pair.
         scratch: checkpoints go here every `save_steps`; the last one found here is resumed.
         metrics: the file to which a row per logging step is written.
-        track: called with the same numbers and the optimizer step.
+        track: function of the same metrics and the optimizer step.
     """
     tokenizer = small_tokenizer((text for pair in pairs for text in pair), params.vocab_size)
     layout = Layout(tokenizer, params.source_max_length, params.candidate_max_length)
@@ -41,7 +41,9 @@ def train(
     model = PairRM(small_config(params, tokenizer), layout.marker_ids)
     trainer = _PairTrainer(
         model=model,
-        args=TrainingArguments(**training_arguments(_numbers(params), seed, scratch), remove_unused_columns=False),
+        args=TrainingArguments(
+            **training_arguments(_hyperparameters(params), seed, scratch), remove_unused_columns=False
+        ),
         train_dataset=_examples(pairs, layout, seed),
         data_collator=_Collator(layout),
         callbacks=[SealedCheckpoints(), MetricStream(metrics, track)],
@@ -51,7 +53,7 @@ def train(
     return model.eval(), layout
 
 
-def _numbers(params: TrainedJudge) -> Accelerated:
+def _hyperparameters(params: TrainedJudge) -> Accelerated:
     """The training part of `params`; a judge this small has no use for mixed precision or recomputation."""
     training = params.model_dump(include=set(Training.model_fields))
     return Accelerated(**training, bf16=False, gradient_checkpointing=False)

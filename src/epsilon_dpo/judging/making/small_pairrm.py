@@ -21,7 +21,7 @@ def small_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     PairRM's own is a Unigram model, whose trainer gives other pieces in every process; BPE's gives the same bytes.
 
     Args:
-        texts: what to learn the pieces from.
+        texts: corpus that the pieces are learned from.
         vocab_size: pieces with the special tokens; [MASK] and the four markers come on top. Few texts give fewer
             pieces.
     """

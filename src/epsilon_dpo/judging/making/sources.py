@@ -29,7 +29,7 @@ def build(params: AnyJudge, pairs: list[Question], seed: int, out: Path, scratch
 
     Args:
         pairs: the training pairs, `a` the chosen answer; not looked at if there is nothing to train.
-        seed, scratch, track: of the training, see `train`.
+        seed, scratch, track: arguments of the training, see `train`.
 
     Raises:
         UserError: the weights' source is unreachable, missing, pickled or not such a judge.

@@ -15,9 +15,9 @@ class Comparison:
     """A question for the judge, and where its two answers come from.
 
     Attributes:
-        id: of the evaluation row, or of the sample that answers it.
-        answer: whose answer a is.
-        opponent: whose answer b is.
+        id: that of the evaluation row, or of the sample that answers it.
+        answer: name of whoever gave answer a.
+        opponent: name of whoever gave answer b.
         finish_reason: how a ended, if a was sampled.
     """
 

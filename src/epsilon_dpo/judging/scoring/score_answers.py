@@ -21,14 +21,15 @@ Facts = dict[str, Any]
 def score_run(
     judge: Judge, truth: Truth | None, sampled: Path, reference: Path, intervals: Intervals, out: Path
 ) -> tuple[dict[str, float], Facts]:
-    """Write records.jsonl and metrics.json of every policy of a run, each below `out` as it stands below `sampled`.
+    """Write records.jsonl and metrics.json of every policy of a run, each at the place below `out` that it has
+    below `sampled`.
 
     Args:
         sampled: out/sample/RUN.
         reference: the samples.jsonl of the SFT policy.
 
     Returns:
-        of the final policy the numbers of scoring.by_opponent, with what judging all of the run's policies took
+        of the final policy the metrics of scoring.by_opponent, with what judging all of the run's policies took
         (Judge.usage), and `confidence`, `n` (answers) and `policy_sha256`; its metrics.json holds both.
 
     Raises:
@@ -58,10 +59,10 @@ def score_controls(
     Args:
         reference: the samples.jsonl of the SFT policy.
         pairs: the evaluation pairs, out/validate/eval.jsonl.
-        seed: of the answers to other prompts.
+        seed: RNG seed that draws the answers to other prompts.
 
     Returns:
-        the numbers of scoring.by_opponent with what judging took (Judge.usage), and `confidence` and `n` (answers).
+        the metrics of scoring.by_opponent with what judging took (Judge.usage), and `confidence` and `n` (answers).
 
     Raises:
         UserError: `reference` answers a row that is not among the pairs.

@@ -70,7 +70,7 @@ class Intervals:
 
     Attributes:
         confidence: coverage, in (0, 1).
-        seed: of the resampling, where there is any.
+        seed: RNG seed of the resampling, where there is any.
     """
 
     confidence: float

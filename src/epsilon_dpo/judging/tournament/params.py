@@ -9,7 +9,7 @@ from epsilon_dpo.pipeline.stage.params import Confidence, Seed, Strict, Threads
 
 
 class Tournament(Strict):
-    max_prompts: Annotated[int, Field(ge=2)] | None  # null: all; runs meet n (n - 1) / 2 times on each
+    max_prompts: Annotated[int, Field(ge=2)] | None  # null: all; n runs make n (n - 1) / 2 pairs on each
 
 
 class TournamentView(Strict):

@@ -79,7 +79,7 @@ def wins_by_prompt(
     """The runs [k] by name, and how often [m, k, k] row beat column on each prompt, ties a half.
 
     Raises:
-        ValueError: the lengths differ, a run meets itself, or wins lie outside [0, 1].
+        ValueError: the lengths differ, a run is compared with itself, or wins lie outside [0, 1].
     """
     wins = np.asarray(wins, float)
     if not len(first) == len(second) == len(wins) == len(np.asarray(prompts)) > 0:
@@ -89,7 +89,7 @@ def wins_by_prompt(
     names, of = np.unique([first, second], return_inverse=True)
     i, j = of.reshape(2, -1)
     if np.any(i == j):
-        raise ValueError(f"{names[i[i == j][0]]} meets itself")
+        raise ValueError(f"{names[i[i == j][0]]} is compared with itself")
     labels, prompt = np.unique(prompts, return_inverse=True)
     games = np.zeros((len(labels), len(names), len(names)))
     np.add.at(games, (prompt, i, j), wins)

@@ -1,6 +1,6 @@
 """All runs on one scale: each against each by the judge, and the Bradley-Terry strengths that explain the results.
 
-Runs meet each other here; that they meet the SFT policy and the chosen answers too is taken from the records of stages
+Runs are compared with each other here; how they compare with SFT and the chosen answers is in the records of stages
 score and controls, so that nothing is judged twice.
 """
 

@@ -26,7 +26,7 @@ def train_tokenizer(texts: Iterable[str], params: EmbeddedModel) -> PreTrainedTo
     """A tokenizer of at most `vocab_size` tokens: any text can be encoded, and decodes to itself.
 
     As in Gemma, a space is written "▁". Unlike there, tokens never cross a word or a line: with texts as alike as the
-    embedded ones whole sentences would become one token, and a merge across the template's line break would change the
+    embedded ones entire sentences would become one token, and a merge across the template's line break would change the
     prompt's ids.
     """
     core = _word_parts(texts, params.vocab_size)
@@ -108,7 +108,7 @@ def _frequent_characters(texts: list[str], limit: int) -> set[str]:
 
 
 def _stretches_of(alphabet: set[str], texts: list[str]) -> Iterator[str]:
-    """`texts` cut at every character outside `alphabet`: what stands on its two sides can never become one token."""
+    """`texts` cut at every character outside `alphabet`: what is on its two sides can never become one token."""
     for text in texts:
         for kept, stretch in groupby(text, alphabet.__contains__):
             if kept:

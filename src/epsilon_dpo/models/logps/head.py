@@ -169,7 +169,7 @@ def _logit_scale(model: PreTrainedModel) -> float:
 def _scored(
     model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring
 ) -> TokenLogps:
-    """Project `hidden` [N, H] and put the per-token numbers back into rows."""
+    """Project `hidden` [N, H] and put the per-token values back into rows."""
     assert isinstance(model, PreTrainedModel)
     positions = completion_mask[:, 1:].bool()
     labels = input_ids.repeat(len(completion_mask) // len(input_ids), 1)[:, 1:][positions]

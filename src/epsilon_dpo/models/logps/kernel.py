@@ -1,6 +1,6 @@
-"""The tiled projection behind logps.py: hidden states and output weights in, numbers per token out.
+"""The tiled projection behind logps.py: hidden states and output weights in, values per token out.
 
-Of N tokens and V words one tile of logits exists at a time, [token_chunk, vocab_tile], the policy's and beside it the
+Of the logits [N, V] of N tokens one tile exists at a time, [token_chunk, vocab_tile], the policy's and beside it the
 reference's. Forward, a tile is projected, soft-capped, folded into running sums and dropped. Backward, the policy's
 tile is projected again: with t = tanh(raw / softcap) and a loss whose gradient by the token's log π(y) is c,
 
@@ -10,7 +10,7 @@ and two products carry that on to the hidden states and to the weight, added in 
 the gradient itself. So there are four products for the policy (one forward, three backward) and one for the reference.
 What else is asked for costs element-wise work, for which tiles.py has the formulas.
 
-Memory: a handful of tiles beside the gradients, whatever the number of tokens and words.
+Memory: a handful of tiles beside the gradients, however many the tokens and however large the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ from epsilon_dpo.models.logps.tiles import (
     of_policy,
 )
 
-# Words whose logits exist at once, a matter of speed and memory only: a tile should stay in a CPU's caches, a product
-# should keep a GPU busy.
+# Columns of the vocabulary whose logits exist at once, a matter of speed and memory only: a tile should stay in a CPU's
+# caches, a product should keep a GPU busy.
 VOCAB_TILE = {"cpu": 4096, "cuda": 32768}
 
 
@@ -60,7 +60,7 @@ class Reference(NamedTuple):
 
 
 class Alternatives(NamedTuple):
-    """Which other token is scored at each place: one of the policy's `k` likeliest words other than the label, drawn
+    """Which other token is scored at each place: one of the policy's `k` likeliest tokens other than the label, drawn
     in proportion to their probability (Cringe's s*)."""
 
     k: int
@@ -68,7 +68,7 @@ class Alternatives(NamedTuple):
 
 
 class TokenLogps(NamedTuple):
-    """Numbers per completion token, [N] each, in nats; float64 for float64 models, else float32.
+    """Values per completion token, [N] each, in nats; float64 for float64 models, else float32.
 
     Only `policy` and `alternative` have a gradient.
     """
@@ -95,21 +95,21 @@ def token_logps(
     alternatives: Alternatives | None = None,
     vocab_tile: int | None = None,
 ) -> TokenLogps:
-    """Numbers of N tokens from the hidden states that predict them.
+    """Log-probs, and what else is asked for, of N tokens from the hidden states that predict them.
 
     Args:
         hidden: [N, H], with gradient.
         head: the policy's projection; gradients reach its weight and bias.
         labels: the tokens that followed, [N].
         token_chunk: rows whose logits exist at once.
-        reference: None: only `policy` is computed.
+        reference: hidden states and head of the reference; None: only `policy` is computed.
         eps_c: ε below, the size of the perturbation; None: no perturbed log-probs. The logits f and g are mixed after
             the soft-cap, as f ∓ ε (g - f), so that equal logits give exactly equal log-probs.
         rounds_to_bfloat16: round as a model does that computes in bfloat16 on a GPU, where each operation is exact
             inside and rounded once: the logits after the projection and after each step of the soft-cap, the mixtures
             (1±ε) f ∓ ε g after each operation, each token's log-prob. The gradient is that of the rounded logits, as if
             rounding were the identity.
-        alternatives: None: no alternative is scored.
+        alternatives: how other tokens are drawn; None: no alternative is scored.
         vocab_tile: columns whose logits exist at once; None: what suits the device.
     """
     if eps_c is not None and reference is None:
@@ -117,8 +117,8 @@ def token_logps(
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
     mixture = None if eps_c is None else Mixture(eps_c, rounds_to_bfloat16)
-    words = vocab_tile or VOCAB_TILE.get(kind, VOCAB_TILE["cpu"])
-    sizes = _Sizes(token_chunk, words, dtype, mixture, rounds_to_bfloat16)
+    width = vocab_tile or VOCAB_TILE.get(kind, VOCAB_TILE["cpu"])
+    sizes = _Sizes(token_chunk, width, dtype, mixture, rounds_to_bfloat16)
     # Weight and bias are arguments of their own because a gradient flows to them.
     return TokenLogps(*_TokenLogps.apply(hidden, head.weight, head.bias, labels, head, reference, alternatives, sizes))
 
@@ -147,13 +147,13 @@ def _tiles(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _cut(bias: Tensor | None, words: slice) -> Tensor | None:
-    return None if bias is None else bias[words]
+def _cut(bias: Tensor | None, span: slice) -> Tensor | None:
+    return None if bias is None else bias[span]
 
 
-def _columns(words: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
-    """The columns of `words` [n] in a tile (clamped) and where they really are, both [n]."""
-    local = words - tile.start
+def _columns(tokens: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
+    """The columns of `tokens` [n] in a tile (clamped) and where they really are, both [n]."""
+    local = tokens - tile.start
     return local.clamp(0, tile.stop - tile.start - 1), (local >= 0) & (local < tile.stop - tile.start)
 
 
@@ -178,11 +178,11 @@ class _TokenLogps(torch.autograd.Function):
         k = 0 if alternatives is None else alternatives.k
         with torch.autocast(hidden.device.type, enabled=False):
             log_normaliser, top, (policy, *others) = _sweep(hidden, head, labels, reference, k, sizes)
-        words, logp = None, None
+        drawn, logp = None, None
         if alternatives is not None:
-            words, logit = top.draw(alternatives.generator)
+            drawn, logit = top.draw(alternatives.generator)
             logp = logit - log_normaliser
-        ctx.save_for_backward(hidden, weight, bias, labels, words, log_normaliser)
+        ctx.save_for_backward(hidden, weight, bias, labels, drawn, log_normaliser)
         ctx.softcap, ctx.sizes = head.softcap, sizes
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(other for other in others if other is not None))
@@ -194,8 +194,8 @@ class _TokenLogps(torch.autograd.Function):
         *_, grad_alternative = others
         if grad is None and grad_alternative is None:
             return (None,) * 8
-        hidden, weight, bias, labels, words, log_normaliser = ctx.saved_tensors
-        scored = [(tokens, x) for tokens, x in ((labels, grad), (words, grad_alternative)) if x is not None]
+        hidden, weight, bias, labels, drawn, log_normaliser = ctx.saved_tensors
+        scored = [(tokens, x) for tokens, x in ((labels, grad), (drawn, grad_alternative)) if x is not None]
         head = Head(weight, bias, ctx.softcap)
         with torch.autocast(hidden.device.type, enabled=False):
             gradients = _sweep_back(hidden, head, scored, log_normaliser, ctx.sizes, ctx.needs_input_grad)
@@ -212,16 +212,16 @@ def _sweep(
     f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (len(softcaps), 1, 0, 0))
     label_f, label_g = torch.zeros(2, size, dtype=dtype, device=device)
     top = RunningTop(size, k, dtype, device)
-    for words in _tiles(len(head.weight), sizes.vocab_tile):
-        tile, tile_bias = head.weight[words].to(sizes.dtype), _cut(head.bias, words)
+    for span in _tiles(len(head.weight), sizes.vocab_tile):
+        tile, tile_bias = head.weight[span].to(sizes.dtype), _cut(head.bias, span)
         if reference is not None:
-            ref_tile, ref_bias = reference.head.weight[words].to(sizes.dtype), _cut(reference.head.bias, words)
+            ref_tile, ref_bias = reference.head.weight[span].to(sizes.dtype), _cut(reference.head.bias, span)
         for rows in _tiles(size, sizes.token_chunk):
-            label, here = _columns(labels[rows], words)
+            label, here = _columns(labels[rows], span)
             logits = _logits(hidden[rows], tile, tile_bias, head.softcap, sizes)
             _pick(label_f[rows], logits, label, here)
             if k:
-                top.add(rows, logits, label, here, words.start)
+                top.add(rows, logits, label, here, span.start)
             if reference is None:
                 f.add(rows, of_policy(logits, bounded))
                 continue
@@ -257,26 +257,26 @@ def _sweep_back(
     grad_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
     grad_weight = torch.zeros_like(weight) if needed[1] else None
     grad_bias = torch.zeros(bias.shape, dtype=dtype, device=bias.device) if bias is not None and needed[2] else None
-    for words in _tiles(len(weight), sizes.vocab_tile):
-        tile = weight[words].to(sizes.dtype)
-        tile_grad = None if grad_weight is None else grad_weight[words].to(dtype)  # itself, if it is of this dtype
+    for span in _tiles(len(weight), sizes.vocab_tile):
+        tile = weight[span].to(sizes.dtype)
+        tile_grad = None if grad_weight is None else grad_weight[span].to(dtype)  # itself, if it is of this dtype
         for rows in _tiles(len(hidden), sizes.token_chunk):
             states = hidden[rows].to(sizes.dtype)
-            logits = _logits(states, tile, _cut(bias, words), softcap, sizes)
-            columns = [_columns(tokens[rows], words) for tokens, _ in scored]
+            logits = _logits(states, tile, _cut(bias, span), softcap, sizes)
+            columns = [_columns(tokens[rows], span) for tokens, _ in scored]
             gradients = [
                 (column, gradient[rows].to(dtype) * here)
                 for (column, here), (_, gradient) in zip(columns, scored, strict=True)
             ]
             delta = gradient_of_raw(logits, log_normaliser[rows], total[rows], gradients, softcap)
             if grad_bias is not None:
-                grad_bias[words] += delta.sum(0)
+                grad_bias[span] += delta.sum(0)
             delta = delta.to(sizes.dtype)
             _add_product(grad_hidden[rows], delta, tile)
             if tile_grad is not None:
                 _add_product(tile_grad, delta.T, states)
         if grad_weight is not None and tile_grad is not None and grad_weight.dtype != dtype:
-            grad_weight[words] = tile_grad
+            grad_weight[span] = tile_grad
     return grad_hidden.to(hidden.dtype), grad_weight, None if bias is None or grad_bias is None else grad_bias.to(bias)
 
 

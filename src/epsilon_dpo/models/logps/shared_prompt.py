@@ -3,7 +3,7 @@
 Each answer must see what it would see in a row of its own: the prompt and itself, at the positions that follow the
 prompt. So a rejected token's position is its column less the chosen answer's length, its mask hides the chosen answer,
 sliding windows are measured in positions, and its first token is predicted by the last of the prompt. (The prompt sees
-only itself in either form.) Then each state depends on the same numbers as in the plain form, and differs from it by
+only itself in either form.) Then each state depends on the same values as in the plain form, and differs from it by
 rounding alone.
 
 The masks are made by transformers' own function for the attention of the model, one for each type of layer: right for

@@ -5,11 +5,11 @@ For one position let f and g be the soft-capped logits of policy and reference, 
     π = softmax(f),  ref = softmax(g),  π(β⁻) = softmax(f + ε (f - g)),  π(β⁺) = softmax(f - ε (f - g)),
 
 and of each only its normaliser and the label's logit, because log softmax(x)_y = x_y - log Σ exp(x). A tile holds some
-of the V words. A row's sums over tiles are added up (`RunningSoftmax`), and nothing of a tile is kept:
+of the V tokens. A row's sums over tiles are added up (`RunningSoftmax`), and nothing of a tile is kept:
 
     Σ E    Σ Q    Σ E/D    Σ E·D        with  E = exp(f),  Q = exp(g),  D = exp(ε (g - f)).
 
-These are three exponentials per word for four normalisers. Where f and g are equal bit for bit, D is exactly 1 and the
+These are three exponentials per logit for four normalisers. Where f and g are equal bit for bit, D is exactly 1 and the
 four sums are the same additions, so that the log-probs are equal too: a tie is a tie, and no rounding decides it. The
 entropy and both divergences are three more sums beside them:
 
@@ -20,9 +20,9 @@ entropy and both divergences are three more sums beside them:
 Soft-capped logits are bounded (`is_bounded`): nothing overflows, and no maximum has to be subtracted. Without a
 soft-cap ε (f - g) has no bound, so each softmax takes its own exponentials and keeps its own running maximum.
 
-The functions of tensors here are element-wise but for sums over words. On a GPU they are compiled into kernels that
-read a tile once; elsewhere, and where compiling fails, the same lines run one after another. Where operations are to be
-rounded to bfloat16 they always do, because a compiler leaves such roundings out.
+The functions of tensors here are element-wise but for sums over the vocabulary. On a GPU they are compiled into kernels
+that read a tile once; elsewhere, and where compiling fails, the same lines run one after another. Where operations are
+to be rounded to bfloat16 they always do, because a compiler leaves such roundings out.
 """
 
 import functools
@@ -43,7 +43,7 @@ class Mixture(NamedTuple):
 
     Attributes:
         eps_c: size of the perturbation.
-        rounded: to bfloat16 after each operation; then equal logits may be mixed to something else.
+        rounded: whether each operation is rounded to bfloat16; then equal logits may be mixed to something else.
     """
 
     eps_c: float
@@ -95,12 +95,12 @@ def bfloat16(x: Tensor) -> Tensor:
     return x.to(torch.bfloat16).to(x.dtype)
 
 
-def is_bounded(softcaps: Sequence[float | None], eps_c: float, words: int, dtype: torch.dtype) -> bool:
-    """Whether logits under these soft-caps, mixed or not, can neither overflow nor vanish in sums over `words`."""
+def is_bounded(softcaps: Sequence[float | None], eps_c: float, vocab: int, dtype: torch.dtype) -> bool:
+    """Whether logits under these soft-caps, mixed or not, can neither overflow nor vanish in sums over `vocab`."""
     if None in softcaps:
         return False
     largest = (1 + 2 * eps_c) * max(cap for cap in softcaps if cap is not None)
-    return largest + math.log(words * 2 * largest) < math.log(torch.finfo(dtype).max)
+    return largest + math.log(vocab * 2 * largest) < math.log(torch.finfo(dtype).max)
 
 
 def capped(raw: Tensor, bias: Tensor | None, softcap: float | None, dtype: torch.dtype, rounded: bool) -> Tensor:
@@ -172,9 +172,9 @@ def gradient_of_raw(
     """Of the logits before the soft-cap, [n, v]; overwrites `f`.
 
     Args:
-        log_normaliser: of each row, [n].
+        log_normaliser: log Σ exp of each row's logits, [n].
         total: the gradient of all log-probs of a row, [n].
-        scored: columns [n] and the gradients of their words' log-probs [n], zero for words of other tiles.
+        scored: columns [n] and the gradients of their tokens' log-probs [n], zero for tokens of other tiles.
     """
     delta = (f - log_normaliser[:, None]).exp_().mul_(-total[:, None])
     for column, gradient in scored:
@@ -202,7 +202,7 @@ class RunningSoftmax:
     """One softmax of N rows whose parts arrive tile by tile.
 
     Args:
-        expectations: how many weighted sums the parts bring.
+        expectations: number of weighted sums that the parts bring.
         bounded: whether the parts come without a maximum.
     """
 
@@ -234,21 +234,21 @@ class RunningTop:
 
     def __init__(self, rows: int, k: int, dtype: torch.dtype, device: torch.device) -> None:
         self.logits = torch.full((rows, k), -torch.inf, dtype=dtype, device=device)
-        self.words = torch.zeros((rows, k), dtype=torch.long, device=device)
+        self.tokens = torch.zeros((rows, k), dtype=torch.long, device=device)
 
-    def add(self, rows: slice, logits: Tensor, label: Tensor, here: Tensor, first_word: int) -> None:
-        """One tile [n, v] that begins with word `first_word`; `label` [n] is the label's column, valid where `here`."""
+    def add(self, rows: slice, logits: Tensor, label: Tensor, here: Tensor, first_token: int) -> None:
+        """One tile [n, v] from token `first_token` on; `label` [n] is the label's column, valid where `here`."""
         k = self.logits.shape[1]
         hit = here.nonzero()[:, 0]
         others = logits.index_put((hit, label[hit]), logits.new_tensor(-torch.inf))
         top = others.topk(min(k, others.shape[1]), dim=1)
         values = torch.cat([self.logits[rows], top.values], dim=1)
-        words = torch.cat([self.words[rows], top.indices + first_word], dim=1)
+        tokens = torch.cat([self.tokens[rows], top.indices + first_token], dim=1)
         self.logits[rows], best = values.topk(k, dim=1)
-        self.words[rows] = words.gather(1, best)
+        self.tokens[rows] = tokens.gather(1, best)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One of each row's words in proportion to exp(logit), and its logit, both [N]."""
+        """One of each row's tokens in proportion to exp(logit), and its logit, both [N]."""
         gumbel = -torch.empty(self.logits.shape, dtype=torch.float64).exponential_(generator=generator).log()
         drawn = (self.logits + gumbel.to(self.logits)).argmax(1, keepdim=True)
-        return self.words.gather(1, drawn)[:, 0], self.logits.gather(1, drawn)[:, 0]
+        return self.tokens.gather(1, drawn)[:, 0], self.logits.gather(1, drawn)[:, 0]

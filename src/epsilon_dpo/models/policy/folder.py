@@ -1,10 +1,10 @@
-"""A policy on disk, model/ of stages sft and align: a whole model, or an adapter (LoRA) alone.
+"""A policy on disk, model/ of stages sft and align: a full model, or an adapter (LoRA) alone.
 
-An adapter folder holds no weights of its base. Its adapter_config.json, as peft writes it, says where the base stands
+An adapter folder holds no weights of its base. Its adapter_config.json, as peft writes it, says where the base is
 (`base_model_name_or_path`, another such folder) and which one is meant (`revision`, the sha256 of that folder). So the
-sha256 of an adapter folder identifies the whole policy, and a base that has changed is refused.
+sha256 of an adapter folder identifies the merged policy, and a base that has changed is refused.
 
-Merged weights are float32, also on a bfloat16 base: bfloat16 numbers near 0.02 are 1.2e-4 apart, and what alignment
+Merged weights are float32, also on a bfloat16 base: bfloat16 values near 0.02 are 1.2e-4 apart, and what alignment
 adds to most weights is less than half of that, so that merging in bfloat16 would give the base back.
 """
 
@@ -32,14 +32,14 @@ def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> 
     """The policy in `folder`, as a plain model: an adapter is merged into its base, which may be one again.
 
     Args:
-        dtype: of a whole model's weights, `auto` as stored; merged ones are float32.
+        dtype: type of a full model's weights, `auto` as stored; merged ones are float32.
 
     Raises:
         UserError: the adapter's base is absent or is not the one that the adapter was trained on; weights are absent;
             transformers does not know the model without code of its own.
     """
     if not is_adapter(folder):
-        return _load_whole(folder, dtype)
+        return _load_full(folder, dtype)
     from peft import PeftModel  # imported where an adapter is: it takes half a second
 
     base = load_policy(_base_of(folder), torch.float32)
@@ -50,7 +50,7 @@ def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> 
     return model
 
 
-def _load_whole(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+def _load_full(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
     """transformers would read another file in the place of model.safetensors, and draw absent weights at random."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -65,15 +65,15 @@ def _load_whole(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTraine
         raise UserError(f"The model in {folder} cannot be loaded: {first_line(error)}.") from None
     except OSError as error:
         raise UserError(
-            f"{folder} holds no whole policy ({str(error).splitlines()[0]}); `dvc repro` makes it."
+            f"{folder} holds no complete policy ({str(error).splitlines()[0]}); `dvc repro` makes it."
         ) from None
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise UserError(
             f"The weights in {folder} lack {missing[0]} ({len(missing)} such); `dvc repro` makes them again."
         )
-    whole: PreTrainedModel = model
-    return whole
+    full: PreTrainedModel = model
+    return full
 
 
 def is_adapter(folder: Path) -> bool:
@@ -83,7 +83,7 @@ def is_adapter(folder: Path) -> bool:
 
 @contextmanager
 def merged_policy(folder: Path) -> Iterator[Path]:
-    """A folder with the whole policy, for a program that cannot merge: `folder`, or a merged copy for the time."""
+    """A folder with the merged policy, for a program that cannot merge: `folder`, or a merged copy for the time."""
     if not is_adapter(folder):
         yield folder
         return

@@ -33,9 +33,8 @@ def hub_file(repo: str, name: str, revision: str, repo_type: RepoType) -> Path:
     """The file `name` of a repository at the commit `revision`.
 
     Raises:
-        UserError: Hub unreachable or offline mode, repository gated or unknown, no such revision, no such file (names
-        those
-            that look alike).
+        UserError: Hub unreachable or offline mode, repository gated or unknown, no such revision, no such file (the
+            message names those that look alike).
     """
     with _one_sentence(repo, revision, repo_type):
         cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision, repo_type=repo_type)

@@ -16,11 +16,11 @@ KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
 def set_up(seed: int, threads: int, processes: int = 1) -> None:
     """Fix what a result depends on beside its inputs: the random states and the number of threads.
 
-    Float sums depend on the thread count (a retrained SFT model differed between 1 and 2 threads), so it is a number of
+    Float sums depend on the thread count (a retrained SFT model differed between 1 and 2 threads), so it is set in
     params.yaml and not the machine's choice.
 
     Args:
-        processes: those of the stage, each of which works on one GPU.
+        processes: number of the stage's processes, each of which works on one GPU.
 
     Raises:
         UserError: more GPUs are visible: the Trainer would spread over them and train on another batch size. Or fewer.
@@ -49,7 +49,7 @@ def _keep_freed_memory() -> None:
     """Let glibc reuse the logits' memory instead of returning it to the kernel after every use.
 
     Results do not change; the default SFT took 23 s instead of 84 s, of which 54 s were page faults. Other C libraries
-    have no mallopt and are left alone.
+    have no mallopt and stay as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

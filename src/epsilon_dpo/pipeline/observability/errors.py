@@ -1,11 +1,11 @@
-"""The one exception whose message is written for the user, and what must stand in no message."""
+"""The one exception whose message is written for the user, and what no message may contain."""
 
 import os
 import re
 
 # Of judges, the Hub and MLflow. Their values reach a message when a server says what it was sent.
 SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-SHORTEST_SECRET = 8  # characters; local servers take words such as "none" or "EMPTY", which are none
+SHORTEST_SECRET = 8  # characters; local servers take values such as "none" or "EMPTY", which are none
 LOGIN = re.compile(r"(?<=://)[^/\s'\"]+@")  # user:password@ of an address
 
 

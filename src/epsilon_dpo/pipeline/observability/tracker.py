@@ -54,10 +54,10 @@ class Tracker:
     def __init__(self, name: str, fingerprint: str | None, params: dict[str, Any], inputs: dict[str, str]) -> None:
         """
         Args:
-            name: of the stage and its run, e.g. align@dpo; also the name of the MLflow run.
-            fingerprint: what the stage's result is made from (fingerprint.py). None: no run is opened, and only
+            name: that of the stage and its run, e.g. align@dpo; also the name of the MLflow run.
+            fingerprint: hash of what the stage's result is made from (fingerprint.py). None: no run is opened, and only
                 `log_to_policy` and `mark_compared` may be used, which write on the runs of others.
-            params: the declared numbers, by dotted key.
+            params: the declared params, by dotted key.
             inputs: sha256 of each declared dependency, by path.
         """
         self.name = name
@@ -103,7 +103,7 @@ class Tracker:
             self._process.wait()
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Numbers of this run, by name; `step` counts optimizer steps."""
+        """Metrics of this run, by name; `step` counts optimizer steps."""
         self._send("metrics", metrics=metrics, step=step or 0, at=now())
 
     def set_tags(self, tags: dict[str, str]) -> None:
@@ -111,7 +111,7 @@ class Tracker:
         self._send("tags", tags=tags)
 
     def log_to_policy(self, policy_sha256: str, metrics: dict[str, float]) -> None:
-        """Numbers about this run's policy, written also on the row of the align run that made it."""
+        """Metrics of this run's policy, written also on the row of the align run that made it."""
         run = self.name.partition("@")[2]
         self._send("policy_metrics", run=run, policy_sha256=policy_sha256, metrics=metrics)
 
@@ -173,7 +173,7 @@ def _marks(policies: list[dict[str, Any]]) -> str:
 
 
 def _line(kind: str, **content: Any) -> str:
-    """A message to the child, without a secret in whatever it carries: numbers of params.yaml, tags, an error."""
+    """A message to the child, without a secret in whatever it carries: values of params.yaml, tags, an error."""
     return redacted(json.dumps({"kind": kind, **content}, default=_plain)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A run of params.yaml: what it may be called, and where its policies stand in out/<stage>/RUN.
+"""A run of params.yaml: what it may be called, and where its policies are in out/<stage>/RUN.
 
 The paper's Figure 3 follows KL and win rate within an epoch. A run asks for it with `snapshot_epochs`: its policy is
 then kept at several points of its training too, in out/align/RUN/snapshots/<step>/model, beside the final model/. Each
@@ -30,7 +30,7 @@ FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps d
 
 
 def policy_paths(folder: Path) -> list[str]:
-    """Where the policies of a run stand below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
+    """Where the policies of a run are below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
     snapshots = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
     return [*(f"{FOLDER}/{name}" for name in snapshots), FINAL]
 

@@ -1,4 +1,4 @@
-"""What every stage does around its one call: check, announce, track, write whole folders, fail in one sentence."""
+"""What every stage does around its one call: check, announce, track, write complete folders, fail in one sentence."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ class Stage:
         out: folder to write to; becomes out/<stage>[/<key>] when the stage succeeds, vanishes when it fails.
         scratch: folder that survives a crash and is removed on success; not created until somebody writes there.
         tracker: the MLflow run of this execution.
-        summary: one line for the terminal, set by the stage: its most telling number.
+        summary: one line for the terminal, set by the stage: its most important metric.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Stage:
 
 @contextmanager
 def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
-    """Run the block as `stage` (of run `key`): outputs appear whole or not at all, the MLflow run is closed either way.
+    """Run the block as `stage` (of run `key`): outputs appear complete or not at all, the MLflow run is always closed.
 
     While it runs, a second execution of it is refused; it ends if the `dvc` that started it ends.
 

@@ -24,7 +24,7 @@ def atomic_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
     DVC removes a stage's outs before it runs, so `target` holds nothing that would be lost.
 
     Args:
-        partial: where it lies until then, on the file system of `target`; None: beside `target`.
+        partial: path of the folder until then, on the file system of `target`; None: beside `target`.
 
     Raises:
         UserError: `partial` is on another file system, or somebody removed it while the block ran.
@@ -80,7 +80,7 @@ def write_csv(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]
     """`rows` as a table; an absent value is empty.
 
     Args:
-        columns: None: the union of the rows' keys, in order of first appearance; then no rows give no header either.
+        columns: names in the header; None: the union of the rows' keys, in order of first appearance; then no rows give no header either.
     """
     rows = list(rows)
     names = columns or list(dict.fromkeys(key for row in rows for key in row))

@@ -1,7 +1,7 @@
-"""What a stage's result is made from, as one hash: its command, its numbers and the bytes of its dependencies.
+"""What a stage's result is made from, as one hash: its command, its params and the bytes of its dependencies.
 
 It is the same content that DVC records in dvc.lock after a stage has run, taken before it runs. Two things need it by
-then: the scratch folder of a training (a checkpoint made under other numbers must never be resumed) and the tag of the
+then: the scratch folder of a training (a checkpoint made with other params must never be resumed) and the tag of the
 MLflow run.
 """
 
@@ -122,7 +122,7 @@ def declared_params(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(entry: dict[str, Any], deps: dict[str, str]) -> str:
-    """sha256 of the command, the numbers and `deps`: `dependencies(entry)`, taken once because models are large."""
+    """sha256 of the command, the params and `deps`: `dependencies(entry)`, taken once because models are large."""
     parts = {"cmd": entry["cmd"], "params": declared_params(entry), "deps": deps}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -32,7 +32,7 @@ def end_with_dvc() -> None:
 
 def _watch() -> None:
     chain = _up_to_dvc()
-    while _is_whole(chain):
+    while _is_unbroken(chain):
         time.sleep(INTERVAL_S)
     with suppress(OSError, ValueError):  # a terminal may be gone, too
         what = f"stage {os.environ[STARTED_BY_DVC]} ends: the dvc that started it, pid {chain[-1].pid}, is gone."
@@ -59,7 +59,7 @@ def _up_to_dvc() -> list[psutil.Process]:
     return chain
 
 
-def _is_whole(chain: list[psutil.Process]) -> bool:
+def _is_unbroken(chain: list[psutil.Process]) -> bool:
     try:
         return all(child.ppid() == parent.pid for child, parent in pairwise(chain))
     except psutil.NoSuchProcess:

@@ -60,7 +60,7 @@ def _parsed(content: bytes) -> Any:
 
 
 def parse(model: type[Model], content: Any, where: str = "") -> Model:
-    """`content` as a `model`; `where` is the dotted key under which it stands in params.yaml.
+    """`content` as a `model`; `where` is the dotted key of this content in params.yaml.
 
     Raises:
         UserError: one sentence per problem: the file, the dotted key, what is wrong, the nearest valid name.
@@ -78,7 +78,7 @@ def load(view: type[Model], path: Path = PARAMS_FILE, run: str | None = None) ->
         run: the stage's own, where dvc.yaml declares `runs.${key}`: of `runs` only this entry is looked at.
 
     Raises:
-        UserError: the file cannot be read, or a number in this part is refused.
+        UserError: the file cannot be read, or a value in this part is refused.
     """
     content = read_yaml(path)
     part = {key: content[key] for key in _keys(view) if key in content}
@@ -102,12 +102,12 @@ def _sentence(model: type[Strict], problem: Any, where: str) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
         return f"{PARAMS_FILE}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
-        where_to_look = "README.md has the whole block" if ".lora." in key else "presets/ holds complete files"
+        where_to_look = "README.md has the complete block" if ".lora." in key else "presets/ holds complete files"
         return f"{PARAMS_FILE}: key '{key}' is missing; add it ({where_to_look})."
     reason = problem["msg"].removeprefix("Value error, ")
-    if not key:  # two blocks do not go together: the reason names them, and the value is the whole file
+    if not key:  # two blocks do not go together: the reason names them, and the value is the entire file
         return f"{PARAMS_FILE}: {reason}."
-    if isinstance(problem["input"], dict):  # a whole block: the reason names its keys
+    if isinstance(problem["input"], dict):  # an entire block: the reason names its keys
         return f"{PARAMS_FILE}: {key} is refused: {reason[:1].lower() + reason[1:]}."
     return f"{PARAMS_FILE}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
 

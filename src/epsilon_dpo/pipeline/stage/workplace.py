@@ -4,11 +4,11 @@ All of it lies in scratch/, which must be on the file system of out/:
 
     locks/      one file per execution that runs, which holds its pid and is locked by it (flock): the kernel lets go
                 when the process dies, however it dies
-    partial/    the output of each execution that runs, until it is whole and becomes the one in out/
+    partial/    the output of each execution that runs, until it is complete and becomes the one in out/
     NAME-HASH/  what survives a crash, a training's checkpoints, by the fingerprint of the result
 
 What an execution that no longer runs left in partial/ is removed when any stage starts. A checkpoint is kept until a
-stage of its name succeeds: then those of other numbers go with it, unless an execution uses them. `dvc exp run` only
+stage of its name succeeds: then those of other params go with it, unless an execution uses them. `dvc exp run` only
 removes its own, since other experiments of that name may still want to resume; `make clean` removes all.
 """
 
@@ -60,7 +60,7 @@ class Workplace:
         raise AssertionError("not reached")
 
     def clear(self, scratch: Path) -> None:
-        """After success: remove `scratch`, and what executions under other numbers left and nobody uses."""
+        """After success: remove `scratch`, and what executions with other params left and nobody uses."""
         shutil.rmtree(scratch, ignore_errors=True)
         if "DVC_EXP_NAME" in os.environ:
             return

@@ -1,4 +1,4 @@
-"""What stands below each figure: n, estimator, judge and split, and what must not be read into it."""
+"""Captions, the text below each figure: n, estimator, judge and split, and what must not be read into it."""
 
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Point, Row

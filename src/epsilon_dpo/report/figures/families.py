@@ -9,10 +9,10 @@ Config = dict[str, Any]
 
 
 def families(runs: dict[str, Config]) -> dict[str, str]:
-    """The family of each run: its method, with the numbers that tell it from the method's other families.
+    """The family of each run: its method, with the values that tell it from the method's other families.
 
     Args:
-        runs: as in params.yaml.
+        runs: entries as in params.yaml.
 
     Returns:
         e.g. {"tr_dpo_hard_01": "tr_dpo, update hard"}, in the order of `runs`.

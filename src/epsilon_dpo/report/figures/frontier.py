@@ -21,7 +21,7 @@ class Reference:
 
     Attributes:
         kl: nats; what costs more counts for nothing. A KL that all methods span.
-        win_rate: what a method has to offer without any training: that of the SFT policy, or 1/2 against it.
+        win_rate: rate that a method has without any training: that of the SFT policy, or 1/2 against it.
     """
 
     kl: float

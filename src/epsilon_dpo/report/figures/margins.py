@@ -52,7 +52,7 @@ def quoted(run: str, beta: float | None, records: list[Row], pairs: list[Row]) -
     """The four pairs of Tables 5-8 under the policy of `run`; a group without pairs gives none.
 
     Args:
-        records: of stage monotonicity.
+        records: rows of stage monotonicity.
         pairs: rows of out/validate/eval.jsonl.
 
     Returns:

@@ -27,7 +27,7 @@ class Point:
         kl: KL(reference || policy), nats per answer.
         kl_by_prompt: [prompts], its mean over each prompt's answers.
         win_rate: over the chosen answers, by scorer.
-        wins_by_prompt: by scorer, [prompts], in the same order.
+        wins_by_prompt: mean win on each prompt by scorer, [prompts], in the same order.
     """
 
     run: str

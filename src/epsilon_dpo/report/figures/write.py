@@ -1,4 +1,4 @@
-"""out/figures/: each figure as an image, its numbers as tidy CSV files, and a caption that says what they are."""
+"""out/figures/: each figure as an image, its values as tidy CSV files, and a caption that says what they are."""
 
 from pathlib import Path
 from typing import Any

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from epsilon_dpo.report.page.results import RunResult
 from epsilon_dpo.report.style.plot_style import COLOURS, REFERENCE, Mark, drawing, percent
 
-LOSS = "loss"  # of different methods, or of one with other numbers, it has different units
+LOSS = "loss"  # of different methods, or of one with another config, it has different units
 ACCURACY = "rewards/accuracies"
 CURVES = {
     ACCURACY: "pairs in the right order",

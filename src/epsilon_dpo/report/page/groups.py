@@ -10,13 +10,13 @@ from epsilon_dpo.report.page.results import Results, Row, RunResult
 from epsilon_dpo.report.page.tables import OPPONENTS
 from epsilon_dpo.report.page.variance import split_variance
 
-NOT_THE_METHOD = ("seed", "snapshot_epochs")  # numbers that make another training, or none
+NOT_THE_METHOD = ("seed", "snapshot_epochs")  # keys that make another training, or none
 RATES = {"win": "win_rate", "true_win": "true_win_rate"}  # a record's field, and the rate of it
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of equal numbers, called by the first one's name."""
+    """The runs of equal config, called by the first one's name."""
 
     name: str
     runs: list[RunResult]
@@ -42,7 +42,7 @@ class Group:
     def _design(self, opponent: str, values: Any) -> Floats:
         """[seeds, prompts, answers, judgements], prompts in the order of their ids.
 
-        Where some prompts have more answers than others (several rows of the data ask the same), a prompt has one
+        Where some prompts have more answers than others (several rows of the data share a prompt), a prompt has one
         number, the mean of its answers.
         """
         seeds = []

@@ -59,7 +59,7 @@ def method_statements(results: Results, compared: list[Row]) -> list[str]:
     if not several:
         return [
             "Every run is one training, so these sentences compare policies and not methods: a run with a seed of "
-            "its own among its numbers repeats a training."
+            "its own in its config repeats a training."
         ]
     if len(several) == 1:
         return [f"Only {several[0].label}, is more than one training: what is said of the others compares policies."]

@@ -131,7 +131,7 @@ def data_uri(png: bytes) -> str:
 
 
 def settings(config: dict[str, Any]) -> str:
-    """A run's numbers as params.yaml states them, without its method: `beta 0.3, update soft`."""
+    """A run's config as params.yaml states it, without its method: `beta 0.3, update soft`."""
     said = {key: str(value).lower() if isinstance(value, bool) else value for key, value in config.items()}
     return ", ".join(f"{key} {value}" for key, value in said.items() if key != "method")
 

@@ -2,7 +2,7 @@
 
 The null hypothesis is that the two are exchangeable: swapping their answers to a prompt changes no distribution. Then
 each prompt's difference has either sign with equal chance, and the test flips signs (Fisher, The Design of Experiments
-(1935), section 21). It flips whole prompts, so that several answers per prompt stay together.
+(1935), section 21). It flips entire prompts, so that several answers per prompt stay together.
 """
 
 import math
@@ -28,10 +28,10 @@ class Verdict:
     """What the records say of `first` against `second`.
 
     Attributes:
-        outcome: by the adjusted p: among all pairs judged together, a false one has at most chance 1 - confidence.
-        difference: of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone, and
+        outcome: decision by the adjusted p: among all pairs judged together, a false one has at most chance 1 - confidence.
+        difference: that of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone, and
             may leave out 0 where the adjusted p does not decide.
-        p_value, p_adjusted: of `sign_flip`, before and after Holm's correction for the pairs judged together.
+        p_value, p_adjusted: result of `sign_flip`, before and after Holm's correction for the pairs judged together.
         n_needed: prompts that a difference of this size takes to be decided among as many pairs, at the level that Holm
             gives the clearest of them; None where there was no difference.
     """
@@ -145,7 +145,7 @@ def n_needed(differences: ArrayLike, confidence: float, power: float) -> int | N
 
 
 def _lattice_p(sizes: NDArray[np.int_], seen: int) -> float:
-    """P(|sum of ± sizes| >= seen), sizes whole and positive: chance[y] is that the positive ones add up to y."""
+    """P(|sum of ± sizes| >= seen), sizes integer and positive: chance[y] is that the positive ones add up to y."""
     total = int(sizes.sum())
     chance = np.zeros(total + 1)
     chance[0] = 1.0

@@ -1,4 +1,4 @@
-"""What the numbers say, in words: which differences lie outside their intervals and which do not.
+"""What the results say, as sentences: which differences lie outside their intervals and which do not.
 
 A pair of runs is compared on the same prompts, by an exact paired test (report/page/paired.py) with Holm's correction
 for all pairs of runs that one opponent and one scorer compare. The interval beside a difference is of this pair alone.

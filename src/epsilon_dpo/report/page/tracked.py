@@ -19,7 +19,7 @@ LOCK_FILE = Path("dvc.lock")
 
 
 def compared_policies(results: Results) -> list[dict[str, Any]]:
-    """One entry per run. The numbers of the stage align go to MLflow only: no output depends on them."""
+    """One entry per run. The values of the stage align go to MLflow only: no output depends on them."""
     return [
         {
             "run": run.name,
@@ -48,7 +48,7 @@ def mark_again() -> None:
     if are_marked(policies):
         return
     locked = read_yaml(LOCK_FILE).get("stages", {})
-    # A lost row is written from params.yaml: its numbers must be those that the policy was trained with.
+    # A lost row is written from params.yaml: its config must be the one that the policy was trained with.
     if all(locked.get(f"align@{row['run']}", {}).get("params") == {"params.yaml": row["params"]} for row in policies):
         with Tracker("report", None, {}, {}) as tracker:
             tracker.mark_compared(policies)

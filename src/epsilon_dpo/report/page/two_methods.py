@@ -32,8 +32,8 @@ class Difference:
 
     Attributes:
         value: over seeds and prompts.
-        training: what the trainings of each method add to its variance, and from how many.
-        rest: what prompts and all else adds.
+        training: variance that the trainings of each method add, and from how many.
+        rest: variance that prompts and all else add.
         prompts: their number.
     """
 

@@ -1,7 +1,7 @@
 """Where the uncertainty of a group's win rate comes from: trainings, prompts, sampling, judging.
 
 Its variance, and what of it is training's, are those of report/page/variance.py. That takes the answers of different
-seeds for independent, but all runs answer with the same random numbers (sampling.py), all meet the same answers of SFT,
+seeds for independent, but all runs answer with the same random numbers (sampling.py), all are compared with the same answers of SFT,
 and equal answers are judged alike. What seeds have in common more seeds do not average out. So sampling and judging are
 taken from the mean over seeds of each prompt's nth answer, where both parts are left: the common one, and each seed's
 own over their number. Components again come from equating mean squares with their expectations (Searle, Casella and
@@ -118,19 +118,19 @@ def parts(wins: Floats) -> list[Part]:
 
 
 def _judging(common: Floats) -> float:
-    """What it adds to the variance of the win rate, the order's effect apart; [prompts, answers, judgements]."""
+    """What it adds to the variance of the win rate, the order's effect excluded; [prompts, answers, judgements]."""
     b, c, o = common.shape
-    apart = common - common.mean(2, keepdims=True) - common.mean((0, 1)) + common.mean()
-    return float((apart**2).sum()) / ((b * c - 1) * (o - 1)) / common.size
+    residuals = common - common.mean(2, keepdims=True) - common.mean((0, 1)) + common.mean()
+    return float((residuals**2).sum()) / ((b * c - 1) * (o - 1)) / common.size
 
 
 def _interaction(answers: Floats) -> float:
     """What it adds to the variance of the win rate; [seeds, prompts, answers]."""
     a, b, c = answers.shape
-    apart = answers - answers.mean(0)
-    cells = apart.mean(2)
+    residuals = answers - answers.mean(0)
+    cells = residuals.mean(2)
     by_prompt = cells - cells.mean(1, keepdims=True)
-    by_answer = apart - cells[..., None]
+    by_answer = residuals - cells[..., None]
     mean_square = c * float((by_prompt**2).sum()) / ((a - 1) * (b - 1))
     own = float((by_answer**2).sum()) / ((a - 1) * b * (c - 1))
     return max(0.0, mean_square - own) / (a * b * c)

@@ -25,7 +25,7 @@ class Component:
 
     Attributes:
         raw: its unbiased estimate per level (one training, one prompt, ...); a small one can come out below 0.
-        levels: how many the win rate averages over.
+        levels: number of levels that the win rate averages over.
     """
 
     raw: float
@@ -47,14 +47,14 @@ class VarianceSplit:
     """A win rate and what its variance consists of. A component is None where the design cannot know it.
 
     Attributes:
-        training: between seeds. None with one seed: then everything here is about that one policy.
+        training: component between seeds. None with one seed: then everything here is about that one policy.
         prompt: between prompts, for the average policy (with one seed, for that policy). None with one seed and one
-            answer each, where it cannot be told from sampling.
+            answer each, where it cannot be separated from sampling.
         interaction: prompts on which one seed does better than another. None with one seed or one answer each.
         sampling: between answers of one policy to one prompt. With one judgement each it includes the judge's noise.
             None with one answer each.
-        judging: between judgements of one answer, position bias apart. None with one judgement each.
-        standard_error: of the win rate, for other seeds (unless there is one) and other prompts. Its square is the sum
+        judging: between judgements of one answer, position bias excluded. None with one judgement each.
+        standard_error: that of the win rate, for other seeds (unless there is one) and other prompts. Its square is the sum
             of what the components add, if all are known and none came out below 0.
         prompts: their number.
     """

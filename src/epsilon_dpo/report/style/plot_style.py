@@ -1,7 +1,7 @@
 """How figures look: the Okabe-Ito colours, which colour-blind readers can tell apart, and marks that survive print.
 
 Every policy keeps its colour and marker through all figures. Files carry no software version and no date, so
-the same numbers give the same bytes.
+the same values give the same bytes.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""Answers token by token: a row leaves with its stop token, and the next prompts take the place.
+"""Continuous batching: a row that has drawn its stop token leaves, and the next prompts take its place.
 
 transformers' generate() goes on computing a row that has stopped until the last of its batch has, which on dialogues is
 three to five times the tokens that are kept; its own continuous batching draws all rows from one random stream.
 
-The cache is right-aligned. Its last column is every row's newest token, so rows of any length stand side by side, what
-lies left of a shorter one is masked, and a layer with a sliding window keeps the last columns of all.
+The cache is right-aligned. Its last column is every row's newest token, so rows of any length lie side by side, what
+is left of a shorter one is masked, and a layer with a sliding window keeps the last columns of all.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 
 PROMPTS_AT_ONCE = 8  # are read together: of like length, they need little padding, and attention takes its square
 
-# Scores of the next word, [rows, vocabulary], and which prompts these rows answer, to scores whose argmax is the word.
+# Next-token logits [rows, vocabulary] and the prompt of each row, to scores whose argmax is the sampled token.
 Choose = Callable[[Tensor, list[int]], Tensor]
 
 
@@ -30,7 +30,7 @@ class _Rows:
     """Rows that are being answered.
 
     Attributes:
-        of: which prompt each answers.
+        of: index of the prompt that each answers.
         lengths: its tokens in the cache.
         newest: [rows], its last token, which is not.
     """
@@ -52,7 +52,7 @@ def decode(
 ) -> Iterator[tuple[int, list[int]]]:
     """The place of each prompt and its completion, up to and including `stop`, as they are finished.
 
-    Longer prompts are begun first. Which rows stand beside a row changes its logits by their rounding only.
+    Longer prompts are begun first. Which rows share a batch changes their logits by rounding only.
 
     Args:
         batch_size: rows that are continued at once.
@@ -87,7 +87,7 @@ def decode(
 
 
 def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choose: Choose) -> _Rows:
-    """Read the prompts, padded on the left, and draw the first word of each answer."""
+    """Read the prompts, padded on the left, and draw the first token of each answer."""
     longest = max(map(len, prompts))
     lengths = [len(prompt) for prompt in prompts]
     tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
@@ -104,7 +104,7 @@ def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choo
 
 
 def _next(model: PreTrainedModel, rows: _Rows, choose: Choose) -> None:
-    """Draw the next word of each row."""
+    """Draw the next token of each row."""
     positions = torch.tensor(rows.lengths, device=model.device)[:, None]
     rows.lengths = [length + 1 for length in rows.lengths]
     mask = _mask(rows.lengths, max(rows.lengths), model.device)
@@ -113,7 +113,7 @@ def _next(model: PreTrainedModel, rows: _Rows, choose: Choose) -> None:
 
 
 def _logits(model: PreTrainedModel, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Of the word after the last token, [rows, vocabulary]; the cache grows by `tokens`."""
+    """Next-token logits, [rows, vocabulary]; the cache grows by `tokens`."""
     calling: Any = model
     output = calling(
         input_ids=tokens,

@@ -1,4 +1,4 @@
-"""`sample`: answers to the held-out prompts; `reference` samples the SFT policy under the same numbers."""
+"""`sample`: answers to the held-out prompts; `reference` samples the SFT policy with the same settings."""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,4 @@
-"""Stages `sample` and `reference` in one call: the answers of a policy, or of all of a run's, with their numbers."""
+"""Stages `sample` and `reference` in one call: the answers of a policy, or of all of a run's, with their metrics."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def sample_policy(
     """Write samples.jsonl and metrics.json of the policy in `policy` (model and tokenizer) to `out`.
 
     Returns:
-        the numbers of sampling.summary; metrics.json holds `temperature` and `policy_sha256` too.
+        the metrics of sampling.summary; metrics.json holds `temperature` and `policy_sha256` too.
 
     Raises:
         UserError: as sampling.answer.
@@ -29,10 +29,10 @@ def sample_policy(
 
 
 def sample_run(aligned: Path, rows: list[Row], params: Sampler, seed: int, threads: int, out: Path) -> dict[str, float]:
-    """`sample_policy` of every policy of the run in `aligned`, out/align/RUN, each below `out` as it stands there.
+    """`sample_policy` of every policy of the run in `aligned`, out/align/RUN, each at its place below `out`.
 
     Returns:
-        the numbers of the final policy.
+        the metrics of the final policy.
     """
     found = {
         place: sample_policy(aligned / place / "model", rows, params, seed, threads, "policy", make_place(out, place))

@@ -2,7 +2,7 @@
 
 By the Gumbel-max trick, argmax(logits / T + G) with standard Gumbel noise G is a draw from softmax(logits / T)
 (Maddison, Tarlow and Minka, 2014). The noise of a row comes from its own generator, so neither batch size nor order
-changes it. What they can change is the logits' rounding (about 1e-6), which decides a draw only where two words are
+changes it. What they can change is the logits' rounding (about 1e-6), which decides a draw only where two tokens are
 that close.
 
 Nothing but the temperature shapes the distribution: a model's own generation_config (top-p, penalties) is not used.
@@ -32,7 +32,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.sampling.answers.decoding import decode
 from epsilon_dpo.sampling.answers.params import Sampler
-from epsilon_dpo.sampling.answers.workers import sample_apart
+from epsilon_dpo.sampling.answers.workers import sample_in_workers
 
 # The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
 # theirs, which takes noise out of the differences between runs and changes the distribution of none.
@@ -43,13 +43,13 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
     """The rows to answer, in the order given.
 
     Args:
-        rows: of out/validate/eval.jsonl.
+        rows: those of out/validate/eval.jsonl.
         turns: `single` keeps prompts of exactly one user message and no assistant's; `all` keeps all.
         max_prompts: keep only this many distinct prompts, those with the smallest id (a choice that favours no part of
             the file), each with all its rows; None: all.
 
     Raises:
-        UserError: fewer than two prompts are left, of which no interval can be told.
+        UserError: fewer than two prompts are left, too few for an interval.
     """
     kept = [row for row in rows if turns == "all" or _is_single_turn(row["prompt"])]
     distinct = {prompt_id(row["prompt"]) for row in kept}
@@ -80,9 +80,9 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
     prompts = {id_: ids[row["id"]] for id_, row in asked.items()}
     seeds = {id_: seed_of(seed, stream, id_) for id_ in asked}
     if params.backend == "vllm" or params.processes > 1:
-        with merged_policy(folder) as whole:
-            _fits(AutoConfig.from_pretrained(whole, trust_remote_code=False), longest, params.max_new_tokens)
-            completions = sample_apart(whole, prompts, seeds, params, threads, tokenizer.eos_token_id)
+        with merged_policy(folder) as merged:
+            _fits(AutoConfig.from_pretrained(merged, trust_remote_code=False), longest, params.max_new_tokens)
+            completions = sample_in_workers(merged, prompts, seeds, params, threads, tokenizer.eos_token_id)
     else:
         model = on_device(load_policy(folder))
         _fits(model.config, longest, params.max_new_tokens)
@@ -114,9 +114,9 @@ def sample(
 class GumbelNoise:
     """scores + T times Gumbel noise, one generator per row; its argmax is a sample of softmax(scores / T).
 
-    Noise and sum are float64: in float32 the noise has 2**24 values, too few for the rare words of a large vocabulary.
+    Noise and sum are float64: in float32 the noise has 2**24 values, too few for the rare tokens of a large vocabulary.
     It is drawn where the model computes: -log(-log u) of uniform u, which on a CPU takes 40 % of the time that as many
-    exponential numbers take, 2.4 ms a row and token at 256,000 words.
+    exponential values take, 2.4 ms a row and token at a vocabulary of 256,000.
     """
 
     def __init__(self, seeds: list[int], temperature: float, device: torch.device | str = "cpu") -> None:
@@ -128,14 +128,14 @@ class GumbelNoise:
 
         Args:
             scores: [rows, vocabulary], logits or log-probs.
-            rows: whose generators the rows of `scores` use.
+            rows: per row of `scores`, the index of its generator.
 
         Returns:
             the same shape in float64.
         """
         noise = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
         for line, row in zip(noise, rows, strict=True):
-            line.uniform_(generator=self.generators[row])  # a zero becomes -inf: that word is not drawn
+            line.uniform_(generator=self.generators[row])  # a zero becomes -inf: that token is not drawn
         return noise.log_().neg_().log_().mul_(-self.temperature).add_(scores)
 
 

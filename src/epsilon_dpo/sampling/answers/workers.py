@@ -1,6 +1,6 @@
-"""Sampling in processes apart: several under torchrun, each with a share of the prompts, or one in vLLM's environment.
+"""Sampling in separate worker processes: several under torchrun that share the prompts, or one in vLLM's environment.
 
-A worker is told everything in request.json and leaves completions as JSON lines; nothing else passes between them. A
+A worker gets everything in request.json and leaves completions as JSON lines; nothing else passes between them. A
 prompt's random numbers are its own, so in how many processes they are drawn changes an answer by rounding only. vLLM
 draws other numbers from the same seeds.
 """
@@ -20,7 +20,7 @@ WORKERS = {"transformers": "worker.py", "vllm": "vllm_worker.py"}
 REQUEST, COMPLETIONS, REFUSED = "request.json", "completions*.jsonl", "refused.txt"
 
 
-def sample_apart(
+def sample_in_workers(
     folder: Path, prompts: dict[str, list[int]], seeds: dict[str, int], params: Sampler, threads: int, stop: int
 ) -> dict[str, list[int]]:
     """Completion ids by row id, in the order of `prompts`, up to and including `stop`.
@@ -30,7 +30,7 @@ def sample_apart(
         prompts: token ids by row id.
 
     Raises:
-        UserError: vLLM's environment does not exist, or a worker refused or failed (its own words went to stderr).
+        UserError: vLLM's environment does not exist, or a worker refused or failed (its own messages went to stderr).
     """
     request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds, "stop": stop}
     request |= {"threads": threads, **params.model_dump(include=set(Sampler.model_fields))}
@@ -44,8 +44,8 @@ def sample_apart(
     found = {row["id"]: row["ids"] for row in rows}
     if done.returncode or len(rows) != len(prompts) or found.keys() != prompts.keys():
         raise UserError(
-            f"sampling apart (backend {params.backend}, {params.processes} processes) ended with exit status "
-            f"{done.returncode} and {len(rows)} of {len(prompts)} answers; what it said stands above."
+            f"sampling in {params.processes} worker processes (backend {params.backend}) ended with exit status "
+            f"{done.returncode} and {len(rows)} of {len(prompts)} answers; see its output above."
         )
     return {id_: found[id_] for id_ in prompts}
 

@@ -14,7 +14,7 @@ def one_row_per_prompt(rows: list[Row], prompt_ids: list[str], limit: int | None
     """The first row of each prompt; of at most `limit` prompts, those with the smallest id.
 
     Args:
-        prompt_ids: of `rows`, see prompts.prompt_id.
+        prompt_ids: one per row, by prompt_ids.prompt_id.
     """
     first: dict[str, Row] = {}
     for id_, row in zip(prompt_ids, rows, strict=True):

@@ -1,4 +1,4 @@
-"""What stages/ranking.py reads; the stage has no numbers of its own."""
+"""What stages/ranking.py reads; the stage has no parameters of its own."""
 
 from epsilon_dpo.pipeline.stage.params import Strict, Threads
 

@@ -1,4 +1,4 @@
-"""Stage `align` in one call: the SFT model, the pairs and a method in; the aligned policy and its numbers out."""
+"""Stage `align` in one call: the SFT model, the pairs and a method in; the aligned policy and its metrics out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +37,11 @@ def align(
 
     Writes model/ (weights or adapter, tokenizer, generation settings that stop at its eos token), metrics.jsonl,
     metrics.json and, if the run asks for them, snapshots/ to `out`, on rank 0 alone. A killed run continues from its
-    last whole checkpoint in `scratch`, to the same bytes.
+    last sealed checkpoint in `scratch`, to the same bytes.
 
     Args:
-        seed: of the data's order, the mismatched answers and every draw, unless the run states its own.
-        track: called with the numbers and the optimizer step of each row of metrics.jsonl.
+        seed: RNG seed of the data's order, the mismatched answers and every draw, unless the run states its own.
+        track: function of the metrics and the optimizer step of each row of metrics.jsonl.
 
     Returns:
         the content of metrics.json: the last training row as train_*, eval_*, and the method's state at the end.

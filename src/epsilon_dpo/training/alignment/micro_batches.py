@@ -18,7 +18,7 @@ def cut_by_length(lengths: Sequence[int], count: int, most: int) -> list[list[in
     memory than the parameters of the run must allow for.
 
     Args:
-        lengths: of the n >= count pairs, at most `count` times `most` of them.
+        lengths: tokens of the n >= count pairs, at most `count` times `most` of them.
 
     Returns:
         places of pairs, every one in exactly one micro-batch, shortest micro-batch first; inside one in their order.

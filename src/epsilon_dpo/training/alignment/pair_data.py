@@ -70,7 +70,7 @@ class PairCollator:
 
     Row i is pair i with its chosen answer, row B+i the same pair with its rejected one. `completion_mask` is 1 on the
     tokens that are scored: the answer with its stop token. `attention_mask` hides the padding token, whatever it is.
-    The same of the mismatched answers stands under "mismatched", if there are any.
+    The same of the mismatched answers is under "mismatched", if there are any.
 
     With `share_prompt`, row i holds prompt, chosen and rejected answer of pair i: "input_ids" and "attention_mask" are
     [B, T], and "completion_mask" is [2B, T] with the same meaning of its rows as above.

@@ -1,4 +1,4 @@
-"""What a method sees of each pair: log-probs of the chosen and of the rejected answer, from batches of token ids."""
+"""Per-pair log-probs passed to a method's loss, of the chosen and of the rejected answer, from batches of token ids."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class PairLogps:
     """Runs the policy and the references that `method` asks for over batches of pairs (see PairCollator).
 
     Args:
-        reference: what log-ratios are taken against; None: the method needs none.
+        reference: model that log-ratios are taken against; None: the method needs none.
         initial: the reference before it moved; None: it does not move.
         token_chunk: completion tokens whose logits exist at once.
     """
@@ -45,7 +45,7 @@ class PairLogps:
 
         Args:
             model: the policy, wrapped for training or not.
-            means: those of `known_before`, over the optimizer step.
+            means: result of `known_before`, over the optimizer step.
             generator: draws the alternatives, if the method wants any.
         """
         method = self.method
@@ -103,7 +103,7 @@ def _pair_logps(
     """Chosen and rejected of B pairs, the first and the second half of 2B rows.
 
     Args:
-        precision: of the sums over tokens and of all that a loss makes of them. A loss compares sums of hundreds of
+        precision: dtype of the sums over tokens and of all that a loss makes of them. A loss compares sums of hundreds of
             nats whose difference may be below the spacing of float32 there (6e-5 at 900).
     """
     mask = completion_mask[:, 1:].bool()
@@ -137,7 +137,7 @@ def check_shared_prompt(model: PreTrainedModel, pair: dict[str, Any]) -> None:
     model.eval()
     try:
         one, two = (_answers_logps(model, PairCollator(0, share_prompt)([pair])) for share_prompt in (True, False))
-    except Exception as error:  # foreign code meets a mask that it may not expect: there is no list of what it raises
+    except Exception as error:  # foreign code gets a mask that it may not expect: there is no list of what it raises
         raise UserError(f"{what} ({error}); set it to false in params.yaml.") from error
     finally:
         model.train(was_training)

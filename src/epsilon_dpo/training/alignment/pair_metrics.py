@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pair_metrics(chosen: Logps, rejected: Logps, loss: PairLoss) -> dict[str, Tensor]:
-    """Numbers per pair, [B] each: those of the method, and the base that all methods share.
+    """Metrics per pair, [B] each: those of the method, and the base that all methods share.
 
     `margins_raw` is h, the log-ratio margin without any beta, which alone is comparable between methods. `entropy` is
     the policy's, per token of both answers. The KLs are of the initial reference, also where a method moves its own:
@@ -57,11 +57,11 @@ class Totals:
 
     def take_over_ranks(self, accelerator: "Accelerator") -> "Totals":
         """The totals of all ranks; this object starts again at zero."""
-        whole = Totals()
+        of_all = Totals()
         if self.sums is not None:
-            whole._merge(self.names, accelerator.reduce(self.sums, "sum"))
+            of_all._merge(self.names, accelerator.reduce(self.sums, "sum"))
         self.sums = None
-        return whole
+        return of_all
 
     def merge(self, other: "Totals") -> None:
         if other.sums is not None:

@@ -1,6 +1,6 @@
 """`align`: what all runs share, and the entry of one run.
 
-A run's own numbers belong to its method and are typed there (methods/<method>.py); this file knows no method.
+A run's own config belongs to its method and is typed there (methods/<method>.py); this file knows no method.
 """
 
 from typing import Annotated, Any
@@ -14,10 +14,10 @@ from epsilon_dpo.training.loop.params import Adaptable
 
 class Align(Adaptable):
     logps_token_chunk: Annotated[int, Field(ge=1)]  # completion tokens whose logits exist at once in the log-prob head
-    share_prompt: bool  # one row [prompt, chosen, rejected] per pair instead of two; the same numbers up to rounding
+    share_prompt: bool  # one row [prompt, chosen, rejected] per pair instead of two; the same values up to rounding
 
     @model_validator(mode="after")
-    def _both_networks_are_whole(self) -> "Align":
+    def _no_dropout_is_compared(self) -> "Align":
         if self.lora is not None and self.lora.lora_dropout:
             raise ValueError(
                 "lora.lora_dropout must be 0.0 in align, where policy and reference are compared without dropout; in "

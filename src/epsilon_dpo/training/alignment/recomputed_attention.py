@@ -16,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 EAGER, NAME = "eager", "eager_recomputed"
-ASKS = re.compile(r"_attn_implementation (==|in|not in) ")  # with !=, all ask the same: whether it is eager at all
+ASKS = re.compile(r"_attn_implementation (==|in|not in) ")  # with !=, all ask one thing: whether it is eager at all
 
 
 def recompute_attention(model: PreTrainedModel) -> None:

@@ -22,7 +22,7 @@ class SeparateModel:
     """A model beside the policy, on its device, under the same autocast, without gradient.
 
     Attributes:
-        weights: what a method moves whose reference follows the policy.
+        weights: module that is moved by a method whose reference follows the policy.
     """
 
     def __init__(self, model: PreTrainedModel, accelerator: Accelerator) -> None:

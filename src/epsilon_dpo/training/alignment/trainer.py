@@ -101,8 +101,8 @@ class PreferenceTrainer(ResumesAdapter):
     ) -> tuple[list[Any], int]:
         """The micro-batches of an optimizer step, and how many pairs they hold on all ranks.
 
-        Here, where all of them are at hand, is decided which pairs share a micro-batch, and computed what a loss needs
-        of the whole step.
+        All of them are at hand here, so this decides which pairs share a micro-batch, and computes what a loss needs of
+        the whole step.
         """
         drawn, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         pairs = [pair for batch in drawn for pair in batch]
@@ -113,12 +113,12 @@ class PreferenceTrainer(ResumesAdapter):
         known = Totals()
         for batch in batches:
             known.add(self.scorer.known_before(policy, batch))
-        whole = known.take_over_ranks(self.accelerator)
-        self._known, self._micro_batch = whole.means(), 0
+        of_all = known.take_over_ranks(self.accelerator)
+        self._known, self._micro_batch = of_all.means(), 0
         # With one micro-batch the margins come with its loss.
         if self.method.looks_ahead and len(batches) > 1:
             self._plan_step([self.scorer.margins(policy, batch) for batch in batches])
-        return batches, whole.pairs
+        return batches, of_all.pairs
 
     def compute_loss(
         self,
@@ -157,9 +157,9 @@ class PreferenceTrainer(ResumesAdapter):
         own = [part.chunk(ranks)[rank] for part in weights.split([len(part) for part in gathered])]
         self._weights = list(torch.cat(own)[places].split([len(part) for part in self._cut]))
 
-    def _random(self, *numbers: int) -> torch.Generator:
-        """Random numbers that depend on the seed and `numbers` only: nothing of them has to be saved."""
-        seed = np.random.SeedSequence([self.args.seed, *numbers]).generate_state(1, np.uint64)[0]
+    def _random(self, *key: int) -> torch.Generator:
+        """Random numbers that depend on the seed and `key` only: nothing of them has to be saved."""
+        seed = np.random.SeedSequence([self.args.seed, *key]).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(seed))
 
     @torch.no_grad()
@@ -169,10 +169,10 @@ class PreferenceTrainer(ResumesAdapter):
         Raises:
             UserError: the loss is not finite.
         """
-        whole = self._step.take_over_ranks(self.accelerator)
-        means = whole.means()
+        of_all = self._step.take_over_ranks(self.accelerator)
+        means = of_all.means()
         self._refuse_what_is_not_finite("loss", means["loss"])
-        self._window.merge(whole)
+        self._window.merge(of_all)
         reference = None if self.reference is None else self.reference.weights
         policy = followed_weights(self.accelerator.unwrap_model(self.model))
         self._state_metrics = self.method.after_step(self.state.global_step, means, policy, reference)

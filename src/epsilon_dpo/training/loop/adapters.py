@@ -35,7 +35,7 @@ def start_from(folder: Path, lora: LoRA | None, seed: int) -> PreTrainedModel:
     """The policy in `folder`, ready to be trained: all of it, or a new adapter on it.
 
     Args:
-        seed: of the adapter's first half; the second is zero.
+        seed: RNG seed of the adapter's first half; the second is zero.
 
     Raises:
         UserError: there is no module of a name in `lora.target_modules`, or bitsandbytes is not installed.
@@ -98,9 +98,9 @@ def _quantised(folder: Path) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    with merged_policy(folder) as whole:
+    with merged_policy(folder) as merged:
         model = AutoModelForCausalLM.from_pretrained(
-            whole,
+            merged,
             trust_remote_code=False,
             dtype="auto",
             quantization_config=settings,
@@ -151,7 +151,7 @@ def under_adapter(model: PreTrainedModel, name: str | None) -> Iterator[None]:
 
 
 class ResumesAdapter(Trainer):
-    """A Trainer that also finds an adapter in a checkpoint: transformers saves it and looks for a whole model."""
+    """A Trainer that also finds an adapter in a checkpoint: transformers saves it and looks for a full model."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.model is None or not has_adapter(self.model):

@@ -1,4 +1,4 @@
-"""The numbers of a training block as keyword arguments of transformers.TrainingArguments (and of TRL's SFTConfig)."""
+"""The hyperparameters of a training block as arguments of transformers.TrainingArguments (and of TRL's SFTConfig)."""
 
 import os
 from pathlib import Path
@@ -13,18 +13,19 @@ from epsilon_dpo.training.loop.params import Accelerated
 def training_arguments(config: Accelerated, seed: int, folder: Path) -> dict[str, Any]:
     """Every argument that this project sets; checkpoints go to `folder`.
 
-    Loss, data order and result depend on the numbers, the seed and the device only: nothing is reported by transformers
-    itself, evaluation happens once at the end, and a loss that is not finite shows (it is not filtered).
+    Loss, data order and result depend on the hyperparameters, the seed and the device only: nothing is reported by
+    transformers itself, evaluation happens once at the end, and a loss that is not finite shows (it is not filtered).
 
     Raises:
-        UserError: accelerate is told to use DeepSpeed. The losses would be right, but what is left would not, without a
-            sign of it: transformers passes by a method's state when it resumes under DeepSpeed, and under ZeRO-3 the
-            process that saves the model has none of its weights.
+        UserError: accelerate is configured to use DeepSpeed. The losses would be right, but the result would be silently
+            wrong: transformers ignores a method's state when it resumes under DeepSpeed, and under ZeRO-3 the process
+            that saves the model has none of its weights.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
         raise UserError(
-            "accelerate is told to use DeepSpeed (ACCELERATE_USE_DEEPSPEED), under which this stage would save a model "
-            "without weights (ZeRO-3) and forget a method's state when it resumes; start the stage without DeepSpeed."
+            "accelerate is configured to use DeepSpeed (ACCELERATE_USE_DEEPSPEED), under which this stage would save a "
+            "model without weights (ZeRO-3) and forget a method's state when it resumes; start the stage without "
+            "DeepSpeed."
         )
     return {
         "output_dir": str(folder),

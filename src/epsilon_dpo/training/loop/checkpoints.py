@@ -1,4 +1,4 @@
-"""Checkpoints that a killed training resumes from: only whole ones count.
+"""Checkpoints that a killed training resumes from: only sealed ones count.
 
 transformers writes a checkpoint file by file into its final folder, so a kill can leave half of one, and a power loss
 files of the right size with other bytes. The last thing written here is a list of its files with their sha256, once all
@@ -46,19 +46,19 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def last_sealed_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint in `folder`, for Trainer.train(resume_from_checkpoint=...).
+    """The newest sealed checkpoint in `folder`, for Trainer.train(resume_from_checkpoint=...).
 
     Broken ones are named on stderr and removed.
     """
-    whole = []
+    sealed = []
     for checkpoint in folder.glob("checkpoint-*"):
         damage = _damage(checkpoint)
         if damage is None:
-            whole.append(checkpoint)
+            sealed.append(checkpoint)
         else:
             print(f"{checkpoint} {damage}; it is removed and not resumed from.", file=sys.stderr, flush=True)
             shutil.rmtree(checkpoint)
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+    return str(max(sealed, key=lambda path: int(path.name.split("-")[1]))) if sealed else None
 
 
 def _to_disk(*paths: Path) -> None:

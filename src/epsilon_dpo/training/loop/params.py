@@ -1,4 +1,4 @@
-"""The numbers that every training stage has, under the names of transformers.TrainingArguments."""
+"""The hyperparameters that every training stage has, under the names of transformers.TrainingArguments."""
 
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ class Training(Strict):
     save_steps: Count  # a crash loses at most this many optimizer steps
 
     @model_validator(mode="after")
-    def _rows_are_whole_at_a_checkpoint(self) -> "Training":
+    def _rows_end_at_a_checkpoint(self) -> "Training":
         if self.save_steps % self.logging_steps:
             raise ValueError(
                 "save_steps must be a multiple of logging_steps, or a resumed training logs a row that lacks some steps"

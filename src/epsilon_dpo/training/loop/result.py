@@ -1,4 +1,4 @@
-"""What a finished training leaves in its stage's folder: the policy, its curves and its last numbers."""
+"""What a finished training leaves in its stage's folder: the policy, its curves and its last metrics."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ def write_result(
     """Evaluate and write model/, metrics.jsonl and metrics.json to `out`; every rank takes part, rank 0 writes.
 
     Args:
-        track: called with the evaluation and the number of optimizer steps.
+        track: function of the evaluation and the number of optimizer steps.
 
     Returns:
         the content of metrics.json: `steps`, the last training row as train_*, eval_* without clock times, `end_state`.
@@ -58,5 +58,5 @@ def write_result(
 
 
 def without_evaluation(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Of what `write_result` returns the numbers that it has not tracked: an evaluation is one point, at its step."""
+    """Of what `write_result` returns the metrics that it has not tracked: an evaluation is one point, at its step."""
     return {name: value for name, value in metrics.items() if not name.startswith("eval_")}

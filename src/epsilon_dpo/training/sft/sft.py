@@ -37,10 +37,10 @@ def fine_tune(
     """Train `base`/model on the chosen answers of `validated`/train.jsonl, evaluate on those of `validated`/eval.jsonl.
 
     Writes model/ (weights or adapter, tokenizer, generation settings that stop at its eos token), metrics.jsonl and
-    metrics.json to `out`, on rank 0 alone. A killed run continues from its last whole checkpoint in `scratch`.
+    metrics.json to `out`, on rank 0 alone. A killed run continues from its last sealed checkpoint in `scratch`.
 
     Args:
-        track: called with the numbers and the optimizer step of each row of metrics.jsonl.
+        track: function of the metrics and the optimizer step of each row of metrics.jsonl.
 
     Returns:
         the content of metrics.json: the last training row as train_*, and eval_*.
