@@ -53,9 +53,8 @@ def main() -> None:
     command = [sys.executable, __file__, *sys.argv[1:], "--child"]
     found = alternate({name: [*command, name] for name in ("plain", "ours")}, args.rounds, warm_up=1)
     tokens = sum(answer for _, answer, _ in like_hh(args.prompts))
-    print(
-        f"{args.prompts} prompts, vocabulary of {args.vocab}, {args.threads} thread(s), {args.rounds} rounds\n{machine()}\n"
-    )
+    print(f"{args.prompts} prompts, vocabulary of {args.vocab}, {args.threads} thread(s), {args.rounds} rounds")
+    print(f"{machine()}\n")
     print("| variant | batch | tokens a CPU second | token slots ÷ useful tokens | added MB |\n|---|---|---|---|---|")
     for name, one in found.items():
         counted = subprocess.run([*command, name, "--count"], capture_output=True, text=True, check=True).stdout

@@ -13,7 +13,7 @@ pair without padding; a prompt that is run once counts twice among them, so less
     one_row       prompt, chosen and rejected answer in a row (shared_prompt.py), micro-batches as drawn
     one_row_cut   both: what stage align does with align.share_prompt: true
 
---seconds takes the steps of one real trainer per variant in turns: DPO on a Gemma-2 of 4 layers of 128 with 2,000 tokens,
+--seconds takes the steps of one real trainer per variant in turns: DPO on a Gemma-2 of 4 layers of 128, V 2,000,
 so that the body of the network is nearly all of it.
 """
 

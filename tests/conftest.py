@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def tiny_gemma() -> Callable[..., Gemma2ForCausalLM]:
-    """Make a two-layer Gemma-2 (64 words, soft-caps on) from a seed, with logits far enough from uniform to matter."""
+    """Make a two-layer Gemma-2 (64 tokens, soft-caps on) from a seed, with logits far enough from uniform to matter."""
 
     def make(seed: int = 0, **changes: object) -> Gemma2ForCausalLM:
         torch.manual_seed(seed)
@@ -48,16 +48,16 @@ def token_pairs() -> Callable[[int], list[dict]]:
     def make(count: int) -> list[dict]:
         generator = torch.Generator().manual_seed(7)
 
-        def words(low: int, high: int) -> list[int]:
+        def ids(low: int, high: int) -> list[int]:
             length = int(torch.randint(low, high, (), generator=generator))
             return torch.randint(3, 64, (length,), generator=generator).tolist()
 
         return [
             {
                 "id": f"pair/{row}",
-                "prompt_ids": [1, *words(2, 6)],
-                "chosen_ids": [*words(2, 9), 2],
-                "rejected_ids": [*words(2, 9), 2],
+                "prompt_ids": [1, *ids(2, 6)],
+                "chosen_ids": [*ids(2, 9), 2],
+                "rejected_ids": [*ids(2, 9), 2],
             }
             for row in range(count)
         ]
@@ -67,17 +67,17 @@ def token_pairs() -> Callable[[int], list[dict]]:
 
 @pytest.fixture
 def sft_folder(tiny_gemma: Callable[..., Gemma2ForCausalLM], tmp_path: Path) -> Callable[..., Path]:
-    """Write a model folder as stage sft does: weights, a tokenizer of 64 words, generation settings."""
+    """Write a model folder as stage sft does: weights, a tokenizer of 64 tokens, generation settings."""
 
     def make(dtype: torch.dtype = torch.float32) -> Path:
         folder = tmp_path / "sft"
-        words = ["<pad>", "<bos>", "<end_of_turn>", *(f"w{n}" for n in range(61))]
-        tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="w0"))
+        vocabulary = ["<pad>", "<bos>", "<end_of_turn>", *(f"w{n}" for n in range(61))]
+        tokenizer = Tokenizer(WordLevel({token: n for n, token in enumerate(vocabulary)}, unk_token="w0"))
         tokenizer.pre_tokenizer = Whitespace()
         special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end_of_turn>", "unk_token": "w0"}
         template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-        whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **special)
-        whole.save_pretrained(folder)
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **special)
+        fast.save_pretrained(folder)
         tiny_gemma().to(dtype).save_pretrained(folder)
         return folder
 

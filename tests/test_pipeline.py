@@ -1,4 +1,4 @@
-"""The whole DAG as a user runs it: the default's claims at its pinned numbers, the same bytes twice, no stage twice."""
+"""The whole DAG as a user runs it: the default's claims at its pinned config, the same bytes twice, no stage twice."""
 
 import csv
 import json
@@ -31,11 +31,11 @@ RUNS = ["dpo", "epsilon_dpo", "tr_dpo"]
 
 @pytest.mark.parametrize("run", RUNS)
 def test_each_aligned_policy_beats_sft_by_the_true_scorer(project: Path, run: str) -> None:
-    """Outside the 95 % interval, at the pinned numbers."""
+    """Outside the 95 % interval, at the pinned config."""
     assert metrics_of(project, f"score/{run}")["true_win_rate/sft_low"] > 0.5
 
 
-def test_the_readme_states_these_numbers(project: Path) -> None:
+def test_the_readme_states_these_results(project: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for run in RUNS:
         score, kl = metrics_of(project, f"score/{run}"), metrics_of(project, f"kl/{run}")

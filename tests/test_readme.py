@@ -24,7 +24,7 @@ def tracked() -> set[str]:
 
 
 def folders(files: set[str], inside: str) -> set[str]:
-    """The folders that stand directly in `inside` and hold files."""
+    """The folders that are directly in `inside` and hold files."""
     below = {path.removeprefix(inside) for path in files if path.startswith(inside)}
     return {path.split("/")[0] + "/" for path in below if "/" in path}
 

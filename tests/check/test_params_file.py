@@ -114,7 +114,7 @@ def test_the_same_bytes_are_parsed_once_and_a_rewritten_file_again(
     assert read_yaml(path)["seed"] == 2 and len(parsed) == 2
 
 
-def test_numbers_are_the_ones_dvc_reads() -> None:
+def test_values_are_the_ones_dvc_reads() -> None:
     """DVC and we must agree on every value, or a stage would run on a number that dvc.lock does not show."""
     from dvc.utils.serialize import load_yaml
 

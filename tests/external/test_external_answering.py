@@ -30,14 +30,14 @@ def two_turns(external: Path) -> list[Question]:
 
 @pytest.fixture
 def policy(sft_folder: Callable[[], Path], tiny_gemma: Callable[..., Any]) -> Path:
-    """Its words are so close in probability that a low temperature is not yet greedy."""
+    """Its tokens are so close in probability that a low temperature is not yet greedy."""
     folder = sft_folder()
     tiny_gemma(initializer_range=0.1).save_pretrained(folder)
     return folder
 
 
 def greedy(policy: Path, messages: list[dict[str, str]]) -> list[int]:
-    """The most probable word, word by word, without this project's sampling."""
+    """The most probable token, one by one, without this project's sampling."""
     tokenizer, model = load_tokenizer(policy), AutoModelForCausalLM.from_pretrained(policy).eval()
     ids = prompt_ids(tokenizer, messages)
     start = len(ids)

@@ -82,7 +82,7 @@ def export(dialogues: Any, benchmark: Any, version: Any = "current") -> tuple[Ru
 
 @pytest.mark.parametrize("version", ["current", "2024"])
 def test_arena_hard_from_the_answers_to_the_score(external: Path, judge: Judge, dialogues: Any, version: str) -> None:
-    """Both formats through the whole way, against the label and the weight of each game worked out here."""
+    """Both formats end to end, against the label and the weight of each game worked out here."""
     write_arena_hard(Path("data/arena_hard"), of_2024=version == "2024")
     arena_hard_environment(version)
     run, file = export(dialogues, "arena_hard", version)
@@ -153,7 +153,7 @@ def games(*labels: str | None) -> dict[str, Any]:
 def test_arena_hard_points() -> None:
     """The model is B in the first game and A in the second; two signs weigh three; a lost label drops its question.
 
-    Points of the three whole questions: 1 and 1, 1/2 and 0, three times 0 and 1: 3.5 of 8.
+    Points of the three complete questions: 1 and 1, 1/2 and 0, three times 0 and 1: 3.5 of 8.
     """
     rows = [
         games("A<B", "A>B"),
@@ -217,7 +217,7 @@ def test_a_missing_environment_is_one_sentence(external: Path, judge: Judge, dia
 def test_a_judge_out_of_reach_is_one_sentence(
     external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No server, a wrong key, no key: told before the tool starts, which would retry for an hour."""
+    """No server, a wrong key, no key: refused before the tool starts, which would retry for an hour."""
     arena_hard_environment("current")
     run, file = export(dialogues, "arena_hard")
     with pytest.raises(UserError, match=r"^The judge at http://127.0.0.1:9/v1 does not answer \(.*refused\); start it"):
@@ -235,7 +235,7 @@ def test_a_checkout_without_the_settings_is_named(external: Path, judge: Judge, 
     arena_hard_environment("current")
     os.unlink("environments/arena_hard/arena-hard-auto/config/arena-hard-v0.1.yaml")
     run, file = export(dialogues, "arena_hard")
-    with pytest.raises(UserError, match=r"holds no config/arena-hard-v0.1.yaml; make the environment again or mend"):
+    with pytest.raises(UserError, match=r"holds no config/arena-hard-v0.1.yaml; make the environment again or fix"):
         verdict_on("mine", run, judges(judge.url), file)
 
 

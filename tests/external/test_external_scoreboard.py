@@ -47,10 +47,10 @@ def test_scores_with_their_errors_and_without_what_is_missing(tmp_path: Path) ->
         "alpaca_eval": "31.25",
         "mt_bench": "6.5",
     }
-    assert {row["score"] for row in rows} == {key for key in ALPACA_EVAL | MT_BENCH if key not in NOT_NUMBERS}
+    assert {row["score"] for row in rows} == {key for key in ALPACA_EVAL | MT_BENCH if key not in NOT_METRICS}
 
 
-NOT_NUMBERS = {"tool", "judge", "policy_sha256"}
+NOT_METRICS = {"tool", "judge", "policy_sha256"}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ NOT_NUMBERS = {"tool", "judge", "policy_sha256"}
         ({"n": 10, "judge": "local"}, ["their judge is gpt-4-1106-preview", "they are on 805 questions"]),
     ],
 )
-def test_what_cannot_stand_beside_published_numbers_is_told(
+def test_what_cannot_be_compared_with_published_numbers_says_so(
     tmp_path: Path, changes: dict[str, Any], reasons: list[str]
 ) -> None:
     text = page(tmp_path, alpaca_eval=ALPACA_EVAL | changes)

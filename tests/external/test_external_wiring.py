@@ -53,7 +53,7 @@ VIEWS = {"answers": AnswersView, "export": ExportView, "verdicts": VerdictsView,
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_reads_exactly_the_numbers_it_declares(stage: str) -> None:
+def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
     tree = ast.parse((EXTERNAL / f"{stage}.py").read_text("utf-8"))
     views = [
         getattr(importlib.import_module(node.module or ""), alias.name)
@@ -67,7 +67,7 @@ def test_a_stage_reads_exactly_the_numbers_it_declares(stage: str) -> None:
     assert set(VIEWS[stage].model_fields) == declared
 
 
-def test_the_shipped_numbers_are_valid_and_every_key_is_read() -> None:
+def test_the_shipped_params_are_valid_and_every_key_is_read() -> None:
     path = EXTERNAL / "params.yaml"
     for view in VIEWS.values():
         load(view, path)

@@ -181,6 +181,6 @@ def test_pairs_kept(n, rho, kept):
         ({"momentum": 1.0}, r"runs\.b\.momentum = 1.0 is refused"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method(**config)

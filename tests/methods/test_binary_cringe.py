@@ -1,4 +1,4 @@
-"""Binary CRINGE on a worked example of two answers of three tokens over five words, and on ParlAI's rule."""
+"""Binary CRINGE on a worked example of two answers of three tokens over a vocabulary of five, and on ParlAI's rule."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 
 CHOSEN = [[0.5, -0.2, 1, 0.3, 0], [1.1, 0.4, -0.6, 0.2, -1], [0, 0.9, 0.1, -0.4, 1.3]]
 REJECTED = [[1, 0.2, -0.5, 2, 0.1], [0.3, 1.5, -1, 0, 0.9], [2.2, -0.3, 0.4, 1.1, -2]]
-Y_CHOSEN, Y_REJECTED, OTHERS = [0, 1, 0], [3, 4, 0], [0, 1, 3]  # OTHERS: the likeliest words that are not Y_REJECTED
+Y_CHOSEN, Y_REJECTED, OTHERS = [0, 1, 0], [3, 4, 0], [0, 1, 3]  # OTHERS: the likeliest tokens that are not Y_REJECTED
 CE, CR = 5.1984026667, 3.1380849631
 GRADIENT = [-0.731059, 0, 0, 0.731059, 0, 0, -0.354344, 0, 0, 0.354344, 0.750260, 0, 0, -0.750260, 0]  # d CR / d X
 
@@ -28,7 +28,7 @@ def scored(answers: Sequence[tuple[Tensor, list[int], list[int]]]) -> Logps:
     rows = []
     for logits, y, others in answers:
         logps = logits.log_softmax(-1)
-        of_y, of_others = (pad(logps[range(len(y)), words], (0, longest - len(y))) for words in (y, others))
+        of_y, of_others = (pad(logps[range(len(y)), ids], (0, longest - len(y))) for ids in (y, others))
         rows.append((of_y, of_others, torch.arange(longest) < len(y)))
     policy, alternative, mask = (torch.stack(column) for column in zip(*rows, strict=True))
     tokens = mask.sum(-1)
@@ -43,7 +43,7 @@ def scored(answers: Sequence[tuple[Tensor, list[int], list[int]]]) -> Logps:
 
 
 def example(dtype=torch.float64):
-    """Both sides of the example and the rejected logits; a pair with an empty rejected answer stands beside it."""
+    """Both sides of the example and the rejected logits; a pair with an empty rejected answer is beside it."""
     x = torch.tensor(REJECTED, dtype=dtype, requires_grad=True)
     up = torch.tensor(CHOSEN, dtype=dtype)
     chosen = scored([(up, Y_CHOSEN, [1, 0, 1]), (up[:2], Y_CHOSEN[:2], [1, 0])])
@@ -111,8 +111,9 @@ def test_far_logits_stay_finite_and_exact_in_float32():
 def parlai(logits: Tensor, y: Tensor, negative: Tensor, alpha: float) -> Tensor:
     """The loss of ParlAI's projects/cringe with one alternative, over [N, V] logits of all target tokens together.
 
-    The candidates are the two likeliest words. y itself gets no probability; where y is not among them, the second gets
-    none. Cross-entropy, on the tokens of the chosen answers alone, is added to alpha times the contrast on the others.
+    The candidates are the two likeliest tokens. y itself gets no probability; where y is not among them, the second
+    gets none. Cross-entropy, on the tokens of the chosen answers alone, is added to alpha times the contrast on the
+    others.
     """
     top = logits.topk(2, dim=-1)
     is_y = top.indices == y[:, None]
@@ -159,6 +160,6 @@ def test_it_asks_for_its_alternatives_and_for_no_reference():
         ({"tau": 1.0}, r"unknown key 'runs\.c\.tau'"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method(**config)

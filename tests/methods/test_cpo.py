@@ -58,6 +58,6 @@ def test_empty_answers_and_extreme_margins(dtype):
         ({"sft_reduction": "median"}, r"runs\.x\.sft_reduction = 'median' is refused: .*'token_mean'"),
     ],
 )
-def test_wrong_numbers_are_refused(config, sentence):
+def test_wrong_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("x", entry(**config))

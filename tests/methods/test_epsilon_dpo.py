@@ -247,7 +247,7 @@ def released_margins(pair_logits, epsilon):
 
 
 def random_pairs(count, spread):
-    """Logits of policy and reference for pairs of 20 to 40 tokens over 64 words; `spread` apart."""
+    """Logits of policy and reference for pairs of 20 to 40 tokens over a vocabulary of 64; `spread` apart."""
     generator = torch.Generator().manual_seed(11)
     for _ in range(count):
         pair = {}
@@ -319,7 +319,7 @@ def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
         ({"epsilon": 0.1, "eps_s": 1.0}, r"runs\.e\.eps_s = 1.0 is refused"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("e", {"method": "epsilon_dpo", "beta": 0.1, **config})
 

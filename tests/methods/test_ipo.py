@@ -80,6 +80,6 @@ def test_an_empty_answer_scores_zero(dtype, tokens, loss):
         ({"tau": 0.1, "beta": 0.1}, r"unknown key 'runs\.x\.beta'"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("x", {"method": "ipo", **config})

@@ -113,6 +113,6 @@ def test_a_step_of_nan_is_not_taken_for_no_divergence(f1):
         ({"desirable_weight": 0.0, "undesirable_weight": 0.0}, "both 0, so no example counts"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("k", {**ENTRY, **config})

@@ -50,7 +50,7 @@ def test_every_built_in_method_has_a_section_and_a_row_and_no_other_has() -> Non
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_the_keys_are_those_of_the_numbers(name: str) -> None:
+def test_the_keys_are_those_of_the_config(name: str) -> None:
     """All of them and no other, each with its default; every value of a range is one that the key accepts."""
     fields = import_module(f"epsilon_dpo.methods.{name}").METHOD.Config.model_fields
     keys = {quoted(cells[0])[0]: cells for cells in rows(SECTIONS[name][1], "| key |")}

@@ -100,6 +100,6 @@ def test_empty_and_certain_answers_have_finite_losses_and_gradients(dtype, token
         ({"beta": 0.1}, r"unknown key 'runs\.x\.beta'"),
     ],
 )
-def test_wrong_numbers_are_refused(config, sentence):
+def test_wrong_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("x", entry(**config))

@@ -1,4 +1,4 @@
-"""Pairwise CRINGE on a worked example of two answers of three tokens over five words, and its binary limit."""
+"""Pairwise CRINGE on a worked example of two answers of three tokens, a vocabulary of five, and its binary limit."""
 
 import math
 
@@ -12,7 +12,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 
 CHOSEN = [[0.5, -0.2, 1, 0.3, 0], [1.1, 0.4, -0.6, 0.2, -1], [0, 0.9, 0.1, -0.4, 1.3]]
 REJECTED = [[1, 0.2, -0.5, 2, 0.1], [0.3, 1.5, -1, 0, 0.9], [2.2, -0.3, 0.4, 1.1, -2]]
-Y_CHOSEN, Y_REJECTED, OTHERS = [0, 1, 0], [3, 4, 0], [0, 1, 3]  # OTHERS: the likeliest words that are not Y_REJECTED
+Y_CHOSEN, Y_REJECTED, OTHERS = [0, 1, 0], [3, 4, 0], [0, 1, 3]  # OTHERS: the likeliest tokens that are not Y_REJECTED
 L_BINARY, MARGIN, GATE = 6.7674451482, -2.7954231143, 0.7104790000
 DETACHED = [-0.25970088, 0, 0, 0.25970088, 0]  # d loss / d first row of REJECTED
 DIFFERENTIATED = [-0.40478779, -0.06519175, -0.03237327, 0.56134074, -0.05898793]
@@ -28,7 +28,7 @@ def example(dtype=torch.float64):
     for rows, y, others in ((CHOSEN, Y_CHOSEN, [1, 0, 1]), (REJECTED, Y_REJECTED, OTHERS)):
         logits = torch.tensor(rows, dtype=dtype, requires_grad=True)
         logps = logits.log_softmax(-1)
-        tokens, alternatives = (pad(logps[range(3), words], (0, 2))[None] for words in (y, others))
+        tokens, alternatives = (pad(logps[range(3), ids], (0, 2))[None] for ids in (y, others))
         mask = torch.tensor([[True, True, True, False, False]])
         extra = {"policy_tokens": tokens, "alternative_tokens": alternatives, "mask": mask}
         sides.append(Logps(tokens.sum(-1), mask.sum(-1), mean_tokens=3.0, **extra))
@@ -127,6 +127,6 @@ def test_it_asks_for_its_alternatives_and_for_no_reference():
         ({"gate_gradient": 1}, r"runs\.c\.gate_gradient = 1 is refused"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method(**config)

@@ -71,6 +71,6 @@ def test_one_pair_whose_length_swamps_everything_stays_finite(dtype):
         ({}, r"key 'runs\.x\.alpha' is missing"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("x", {"method": "r_dpo", "beta": 0.1, **config})

@@ -48,6 +48,6 @@ def test_ties_and_empty_answers_have_no_ranking_gradient(dtype):
         ({}, r"'runs\.x\.lam' is missing"),
     ],
 )
-def test_wrong_numbers_are_refused(config, sentence):
+def test_wrong_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("x", {"method": "rrhf", **config})

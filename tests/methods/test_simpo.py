@@ -65,6 +65,6 @@ def test_an_empty_answer_scores_zero(dtype, tokens, x):
         ({"beta": 2.5, "gamma_beta_ratio": 0.5, "gamma": 0.5}, r"unknown key 'runs\.x\.gamma_beta_ratio'"),
     ],
 )
-def test_meaningless_numbers_are_refused(config, sentence):
+def test_meaningless_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("x", {"method": "simpo", **config})

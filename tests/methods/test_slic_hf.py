@@ -62,6 +62,6 @@ def test_an_empty_pair_and_one_beyond_the_margin_without_reference(dtype):
         ({"beta": 0.1}, r"unknown key 'runs\.x\.beta'"),
     ],
 )
-def test_wrong_numbers_are_refused(config, sentence):
+def test_wrong_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method_of("x", entry(**config))

@@ -65,6 +65,6 @@ def test_the_loss_is_dpo():
         ({"update": "hard", "sync_steps": 0}, r"runs\.t\.sync_steps = 0 is refused"),
     ],
 )
-def test_contradicting_numbers_are_refused(config, sentence):
+def test_contradicting_config_is_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
         method(**config)

@@ -1,4 +1,4 @@
-"""TRL's own trainers on our token pairs: their tokenisation, collators, losses, gradients and logged numbers."""
+"""TRL's own trainers on our token pairs: their tokenisation, collators, losses, gradients and logged metrics."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ def trainer_of(
     folder: Any,
     **config: Any,
 ) -> Any:
-    """A trainer whose dataset is `pairs`, as text that TRL tokenises again; `numbers` go to its configuration.
+    """A trainer whose dataset is `pairs`, as text that TRL tokenises again; `config` goes to its configuration.
 
     TRL's defaults that would compute something else are turned off: bfloat16, gradient checkpointing, truncation.
     """
@@ -94,7 +94,7 @@ def our_form(trainer: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def step_of(trainer: Any, batch: dict[str, Tensor]) -> Step:
-    """Loss, gradients and logged numbers of one batch, by the trainer's own `compute_loss`."""
+    """Loss, gradients and logged metrics of one batch, by the trainer's own `compute_loss`."""
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()

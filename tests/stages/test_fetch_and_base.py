@@ -1,4 +1,4 @@
-"""The stages fetch and base: outputs whole or absent, one sentence for the user, the same bytes twice."""
+"""The stages fetch and base: outputs complete or absent, one sentence for the user, the same bytes twice."""
 
 import gzip
 import json

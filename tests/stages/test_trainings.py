@@ -53,7 +53,7 @@ def project(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """What both stages read, of a model with 64 words."""
+    """What both stages read, of a model with a vocabulary of 64."""
     for name in ("src", "stages", "dvc.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     write_params(tmp_path, PARAMS["runs"])

@@ -1,4 +1,4 @@
-"""The stages validate and pairs on files: outputs whole or absent, one sentence for the user, the same bytes twice."""
+"""The stages validate and pairs on files: outputs complete or absent, one sentence for a user, the same bytes twice."""
 
 import os
 import runpy

@@ -11,7 +11,7 @@ from epsilon_dpo.training.alignment.alignment import align
 
 @pytest.fixture
 def run(sft_folder, token_pairs, tmp_path):
-    """Align with a run's entry and changed training numbers into a folder of the given name; returns the folder.
+    """Align with a run's entry and changed hyperparameters into a folder of the given name; returns the folder.
 
     Model and pairs are made by the first call of a test, `count` pairs, unless they are given.
     """

@@ -20,7 +20,7 @@ KTO = {"method": "kto", "beta": 0.3}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 RRHF = {"method": "rrhf", "lam": 0.5, "sft_reduction": "token_mean"}
 
-# Numbers with which the state moves within the few steps of a test, also where bfloat16 hides small perturbations.
+# With these the state moves within the few steps of a test, also where bfloat16 hides small perturbations.
 IN_TWELVE_STEPS = {"sync_steps": 3, "epsilon": 0.3}
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Every run of the two files: a new method is in here as soon as it has a line in params.yaml.

@@ -153,7 +153,7 @@ def _flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:
-    """The numeric values among `metrics`, their names without the characters that MLflow refuses; `step` is no metric."""
+    """The numeric values of `metrics`, names without the characters that MLflow refuses; `step` is no metric."""
     return [
         Metric(re.sub(r"[^\w/ .:-]", "_", name), float(value), at, step)
         for name, value in metrics.items()

@@ -35,17 +35,17 @@ pytestmark = pytest.mark.numeric
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PARAMS = read_yaml(ROOT / "params.yaml")
-WORDS = ["<pad>", "<bos>", "<end>", "w0", "w1", "w2"]
-STOP = WORDS.index("<end>")
+VOCABULARY = ["<pad>", "<bos>", "<end>", "w0", "w1", "w2"]
+STOP = VOCABULARY.index("<end>")
 LENGTH = 3  # tokens of an answer at most: many are cut
 TEMPLATE = "<bos>{% for m in messages %} {{ m['content'] }}{% endfor %}"
-PROMPTS = [list(words) for words in itertools.product(WORDS[3:], repeat=6)]
+PROMPTS = [list(tokens) for tokens in itertools.product(VOCABULARY[3:], repeat=6)]
 DRAWN, EACH = 500, 2  # prompts, and answers to each
 Row = dict[str, Any]
 
 
 class Exact(NamedTuple):
-    """What an estimator's numbers are on all prompts and all answers: [prompts, answers]."""
+    """What an estimator's values are on all prompts and all answers: [prompts, answers]."""
 
     probability: Tensor  # of the answer, given the prompt, under whoever wrote it
     values: dict[str, Tensor]  # by estimator
@@ -67,29 +67,29 @@ class Exact(NamedTuple):
 
 @pytest.fixture
 def folders(tiny_gemma: Callable[..., Any], tmp_path: Path) -> tuple[Path, Path]:
-    """Policy and reference: a vocabulary of 6 words, soft-caps on, far from each other."""
-    model = Tokenizer(WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="w0"))
+    """Policy and reference: a vocabulary of 6 tokens, soft-caps on, far from each other."""
+    model = Tokenizer(WordLevel({token: n for n, token in enumerate(VOCABULARY)}, unk_token="w0"))
     model.pre_tokenizer = WhitespaceSplit()
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>", "unk_token": "w0"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, chat_template=TEMPLATE, **special)
     for seed, name in ((1, "policy"), (2, "reference")):
-        tiny_gemma(seed, vocab_size=len(WORDS)).save_pretrained(tmp_path / name)
+        tiny_gemma(seed, vocab_size=len(VOCABULARY)).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     return tmp_path / "policy", tmp_path / "reference"
 
 
 def next_words(folder: Path) -> Tensor:
-    """log-probs of the next word after every prompt and every beginning of an answer that goes on.
+    """log-probs of the next token after every prompt and every beginning of an answer that goes on.
 
-    [prompts, a, b, place, word]: after the prompt (place 0), then word a (1), then words a and b (2).
+    [prompts, a, b, place, token]: after the prompt (place 0), then token a (1), then tokens a and b (2).
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-    prompts = torch.tensor([[WORDS.index(word) for word in ["<bos>", *prompt]] for prompt in PROMPTS])
-    begun = torch.cartesian_prod(torch.arange(len(WORDS)), torch.arange(len(WORDS)))
+    prompts = torch.tensor([[VOCABULARY.index(token) for token in ["<bos>", *prompt]] for prompt in PROMPTS])
+    begun = torch.cartesian_prod(torch.arange(len(VOCABULARY)), torch.arange(len(VOCABULARY)))
     ids = torch.cat([prompts.repeat_interleave(len(begun), 0), begun.repeat(len(prompts), 1)], 1)
     with torch.no_grad():
         logits = torch.cat([model(rows, logits_to_keep=LENGTH).logits for rows in ids.split(1000)])
-    return logits.log_softmax(-1).view(len(PROMPTS), len(WORDS), len(WORDS), LENGTH, len(WORDS))
+    return logits.log_softmax(-1).view(len(PROMPTS), len(VOCABULARY), len(VOCABULARY), LENGTH, len(VOCABULARY))
 
 
 def enumerated(policy: Path, reference: Path) -> dict[str, Exact]:
@@ -102,14 +102,14 @@ def enumerated(policy: Path, reference: Path) -> dict[str, Exact]:
     log_pi, log_ref, cut = [], [], []
     sums: dict[str, list[Tensor]] = {name: [] for name in by_word}
     for length in range(1, LENGTH + 1):
-        for words in itertools.product(range(len(WORDS)), repeat=length):
-            if STOP in words[:-1] or (words[-1] != STOP and length < LENGTH):
+        for tokens in itertools.product(range(len(VOCABULARY)), repeat=length):
+            if STOP in tokens[:-1] or (tokens[-1] != STOP and length < LENGTH):
                 continue
-            a, b = (*words, 0, 0)[:2]
+            a, b = (*tokens, 0, 0)[:2]
             places = torch.arange(length)
-            log_pi.append(pi[:, a, b, places, list(words)].sum(1))
-            log_ref.append(ref[:, a, b, places, list(words)].sum(1))
-            cut.append(words[-1] != STOP)
+            log_pi.append(pi[:, a, b, places, list(tokens)].sum(1))
+            log_ref.append(ref[:, a, b, places, list(tokens)].sum(1))
+            cut.append(tokens[-1] != STOP)
             for name, found in sums.items():
                 found.append(by_word[name][:, a, b, :length].sum(1))
     p, q = torch.stack(log_pi, 1), torch.stack(log_ref, 1)
@@ -145,7 +145,7 @@ def test_all_estimators_agree_with_exact_enumeration_within_their_stated_error(f
         {
             "id": row["id"],
             "prompt_id": row["prompt_id"],
-            "prompt_ids": [1, *map(WORDS.index, row["prompt"][0]["content"].split())],
+            "prompt_ids": [1, *map(VOCABULARY.index, row["prompt"][0]["content"].split())],
             "chosen_ids": row["response_ids"],
         }
         for row in drawn(reference, 23, 1)
@@ -172,15 +172,15 @@ def test_all_estimators_agree_with_exact_enumeration_within_their_stated_error(f
         assert min(row[rb] for row in records if rb in row) >= 0.0 > min(row[mc] for row in records if mc in row)
 
 
-def naive(policy: Any, reference: Any, prompt: list[int], words: list[int]) -> Sums:
+def naive(policy: Any, reference: Any, prompt: list[int], tokens: list[int]) -> Sums:
     """Of one answer, from the models' own logits in float64, no batch."""
     both = []
     for model in (policy, reference):
         with torch.no_grad():
-            logits = model.double()(input_ids=torch.tensor([prompt + words])).logits[0, len(prompt) - 1 : -1]
+            logits = model.double()(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
         both.append(logits.log_softmax(-1))
     pi, ref = both
-    sums = (pi.gather(1, torch.tensor(words)[:, None]), ref.gather(1, torch.tensor(words)[:, None]))
+    sums = (pi.gather(1, torch.tensor(tokens)[:, None]), ref.gather(1, torch.tensor(tokens)[:, None]))
     return Sums(*(x.sum().item() for x in (*sums, ref.exp() * (ref - pi), pi.exp() * (pi - ref))))
 
 
@@ -204,7 +204,7 @@ def test_a_policy_is_at_no_distance_from_itself(folders: tuple[Path, Path]) -> N
 
 def test_records_say_whose_answers_they_are_of_and_which_share_a_prompt(folders: tuple[Path, Path]) -> None:
     def sampled(id_: str, text: str, *ids: int, **more: str) -> Row:
-        return {"id": id_, "prompt_ids": [1, WORDS.index(text)], "response_ids": list(ids), **more}
+        return {"id": id_, "prompt_ids": [1, VOCABULARY.index(text)], "response_ids": list(ids), **more}
 
     ours = [sampled("a", "w0", 3, 2), sampled("b", "w1", 4, 5, 3), sampled("c", "w0", 2)]
     theirs = [sampled("x/0", "w0", 3, 2, prompt_id="x"), sampled("x/1", "w0", 4, prompt_id="x")]

@@ -1,4 +1,4 @@
-"""The stage's numbers against the models' own logits, and what must hold of the groups."""
+"""The stage's records against the models' own logits, and what must hold of the groups."""
 
 import pytest
 import torch

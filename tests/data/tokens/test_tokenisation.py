@@ -42,20 +42,20 @@ def test_the_ids_spell_the_template_up_to_the_stop_token(make_tokenizer: MakeTok
     assert tokenizer.decode(ids["prompt_ids"]) == prompt
     assert tokenizer.decode(ids["chosen_ids"]) == "Good question!<end_of_turn>", "Gemma's line break is cut"
     assert tokenizer.decode(ids["rejected_ids"]) == "No.<end_of_turn>"
-    assert ids["prompt_ids"].count(tokenizer.bos_token_id) == 1, "the tokenizer adds one of its own unless told not to"
+    assert ids["prompt_ids"].count(tokenizer.bos_token_id) == 1, "the tokenizer adds one of its own unless asked not to"
     assert prompt_ids(tokenizer, pair()["prompt"]) == ids["prompt_ids"]
     assert not ids["chosen_truncated"] and not ids["rejected_truncated"]
 
 
 def test_answers_are_cut_on_the_right_and_prompts_never(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer()
-    whole = tokenise_pair(tokenizer, pair(), WIDE)
-    length = len(whole["prompt_ids"])
-    assert len(whole["rejected_ids"]) == 3 < len(whole["chosen_ids"])
+    untruncated = tokenise_pair(tokenizer, pair(), WIDE)
+    length = len(untruncated["prompt_ids"])
+    assert len(untruncated["rejected_ids"]) == 3 < len(untruncated["chosen_ids"])
     cut = tokenise_pair(tokenizer, pair(), Tokens(max_prompt_length=length, max_length=length + 3))
-    assert cut["prompt_ids"] == whole["prompt_ids"]
-    assert cut["chosen_ids"] == whole["chosen_ids"][:3] and cut["chosen_truncated"]
-    assert cut["rejected_ids"] == whole["rejected_ids"] and not cut["rejected_truncated"]
+    assert cut["prompt_ids"] == untruncated["prompt_ids"]
+    assert cut["chosen_ids"] == untruncated["chosen_ids"][:3] and cut["chosen_truncated"]
+    assert cut["rejected_ids"] == untruncated["rejected_ids"] and not cut["rejected_truncated"]
     with pytest.raises(UserError, match=f"set/train/7: its prompt has {length} tokens, more than .* = {length - 1}"):
         tokenise_pair(tokenizer, pair(), Tokens(max_prompt_length=length - 1, max_length=300))
 
@@ -63,8 +63,8 @@ def test_answers_are_cut_on_the_right_and_prompts_never(make_tokenizer: MakeToke
 def test_the_chosen_side_alone_is_that_of_the_pair(make_tokenizer: MakeTokenizer) -> None:
     """Whatever the rejected side is, which is not looked at."""
     tokenizer = make_tokenizer()
-    whole = tokenise_pair(tokenizer, pair(), WIDE)
-    length = len(whole["prompt_ids"])
+    untruncated = tokenise_pair(tokenizer, pair(), WIDE)
+    length = len(untruncated["prompt_ids"])
     for tokens in (WIDE, Tokens(max_prompt_length=length, max_length=length + 3)):
         ids = tokenise_pair(tokenizer, pair(), tokens)
         assert tokenise_chosen(tokenizer, pair() | {"rejected": None}, tokens) == (ids["prompt_ids"], ids["chosen_ids"])

@@ -339,7 +339,7 @@ def test_the_letter_is_looked_for_where_it_stands() -> None:
         ({"concurrency": 0}, "greater than or equal to 1"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         params("http://host/v1", **changes)
 

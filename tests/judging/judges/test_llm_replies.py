@@ -114,7 +114,7 @@ def test_a_strange_reply(
             judge(server).compare(QUESTIONS[:1])
     assert found in str(refusal.value) and "\n" not in str(refusal.value)
     assert replies() == []
-    assert not judge(server).compare(QUESTIONS[:1])[0].refused, "the server is mended"
+    assert not judge(server).compare(QUESTIONS[:1])[0].refused, "the server is repaired"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""PairRM's scores against two oracles: a plain second implementation and llm-blender's own numbers."""
+"""PairRM's scores against two oracles: a plain second implementation and llm-blender's own scores."""
 
 import json
 import random

@@ -193,7 +193,7 @@ def test_what_is_no_reward_model_is_refused_in_one_sentence(
     assert not any((tmp_path / "judge").iterdir())
 
 
-def test_sharded_weights_are_copied_whole(local: Path, tmp_path: Path) -> None:
+def test_sharded_weights_are_copied_completely(local: Path, tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(local)
     (local / "model.safetensors").unlink()
     model.save_pretrained(local, max_shard_size="20KB")

@@ -68,13 +68,13 @@ def test_learns_what_makes_an_answer_better_in_both_places(tmp_path: Path) -> No
 
 
 def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    train_into(tmp_path / "whole", tmp_path / "scratch_of_whole")
+    train_into(tmp_path / "uninterrupted", tmp_path / "scratch_of_uninterrupted")
     with pytest.raises(Killed):
         train_into(tmp_path / "killed", tmp_path / "scratch", kill_at=25)
     assert (tmp_path / "scratch/checkpoint-15").is_dir()
     torch.manual_seed(99)
     train_into(tmp_path / "resumed", tmp_path / "scratch")
-    assert digest(tmp_path / "resumed") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "resumed") == digest(tmp_path / "uninterrupted")
 
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:

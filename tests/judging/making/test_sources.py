@@ -59,7 +59,7 @@ def local(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_local_folder_is_copied_whole_without_pickles_or_paths(local: Path, tmp_path: Path) -> None:
+def test_a_local_folder_is_copied_without_pickles_or_paths(local: Path, tmp_path: Path) -> None:
     out = tmp_path / "judge"
     logits = [verdict.logit for verdict in bring(pretrained(str(local)), out).compare(PAIRS)]
     shutil.rmtree(local)

@@ -1,4 +1,4 @@
-"""A run's policies and the controls, judged on files: what stands where, and what stages score and controls return."""
+"""A run's policies and the controls, judged on files: what is where, and what stages score and controls return."""
 
 from pathlib import Path
 from typing import Any

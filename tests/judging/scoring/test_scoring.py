@@ -31,7 +31,7 @@ FACT, FALSE = TOPICS[PROMPTS[QUESTION]]
 
 
 class LengthJudge:
-    """Prefers the longer answer, and whatever stands first by 0.25."""
+    """Prefers the longer answer, and whatever is first by 0.25."""
 
     def compare(self, pairs: list[Question]) -> list[Verdict]:
         margins = [len(pair.a) - len(pair.b) for pair in pairs]
@@ -120,7 +120,7 @@ def test_controls_and_the_one_that_needs_no_truth() -> None:
     assert "win_rate/sft_vs_chosen" in metrics and "true_win_rate/sft_vs_chosen" not in metrics
     shuffled = [record for record in records if record["answer"] == "shuffled"]
     assert [record["id"] for record in shuffled] == [row["id"] for row in SFT]
-    # Three of SFT's answers are the fact and one is false; each meets its own prompt's fact, in another order.
+    # Three of SFT's answers are the fact and one is false; each is beside its own prompt's fact, in another order.
     assert sorted(record["chars_a"] for record in shuffled) == sorted([len(FACT)] * 3 + [len(FALSE)])
     assert shuffled[3]["chars_a"] == len(FACT)  # the false claim answered row 3
     same = next(record for record in records if record["answer"] == record["opponent"] == "chosen")

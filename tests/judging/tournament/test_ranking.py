@@ -85,7 +85,7 @@ def test_records_become_games():
     assert names == ["a", "b", "c"]
     assert games.tolist() == [[[0, 0, 0.5], [1, 0, 0], [0.5, 0, 0]], [[0, 0, 0], [0, 0, 1], [0, 0, 0]]]
     for first, second, wins, message in [
-        (["a"], ["a"], [1.0], "a meets itself"),
+        (["a"], ["a"], [1.0], "a is compared with itself"),
         (["a"], ["b"], [1.5], "between 0 and 1"),
         (["a"], ["b"], [float("nan")], "between 0 and 1"),
         (["a"], ["b"], [], "one length"),

@@ -1,4 +1,4 @@
-"""All against all: who meets whom, and the scale that follows."""
+"""All against all: who is compared with whom, and the scale that follows."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ N, H, V = 23, 8, 50
 
 
 def naive(hidden, head, labels, reference, epsilon):
-    """The same six numbers with all logits at once."""
+    """The same six values with all logits at once."""
 
     def logits(states, head):
         raw = states @ head.weight.T + (0 if head.bias is None else head.bias)

@@ -37,7 +37,7 @@ def alternatives(k, seed=0):
 
 @pytest.mark.parametrize(("token_chunk", "vocab_tile"), [(1, 7), (10, V), (N, 1)])
 def test_the_only_alternative_is_the_likeliest_other_word(token_chunk, vocab_tile):
-    """Values and gradients, also where the label itself is the likeliest word."""
+    """Values and gradients, also where the label itself is the likeliest token."""
     hidden, head, labels = problem()
     with torch.no_grad():
         labels[::2] = logits(hidden, head)[::2].argmax(1)
@@ -61,16 +61,16 @@ def test_the_only_alternative_is_the_likeliest_other_word(token_chunk, vocab_til
 
 
 def test_alternatives_are_drawn_in_proportion_to_their_probability():
-    """20,000 tokens of one distribution: the 3 likeliest words other than the label, as often as their softmax says."""
+    """20,000 draws from one distribution: the 3 likeliest tokens but the label, as often as their softmax says."""
     head = Head(torch.tensor([[2.0], [1.0], [0.5], [1.5], [-1.0]], dtype=torch.float64))
     count = 20_000
     hidden, labels = torch.ones(count, 1, dtype=torch.float64), torch.full((count,), 3)
     tokens = token_logps(hidden, head, labels, 4096, alternatives=alternatives(3), vocab_tile=2)
     logp = log_softmax(head.weight[:, 0], dim=0)
     expected = torch.softmax(head.weight[:3, 0], dim=0)
-    for word, share in enumerate(expected.tolist()):
-        drawn = (tokens.alternative - logp[word]).abs().lt(1e-12).double().mean().item()
-        assert drawn == pytest.approx(share, abs=4 * (share * (1 - share) / count) ** 0.5), word
+    for token, share in enumerate(expected.tolist()):
+        drawn = (tokens.alternative - logp[token]).abs().lt(1e-12).double().mean().item()
+        assert drawn == pytest.approx(share, abs=4 * (share * (1 - share) / count) ** 0.5), token
     again = token_logps(hidden, head, labels, 100, alternatives=alternatives(3), vocab_tile=5)
     other = token_logps(hidden, head, labels, 100, alternatives=alternatives(3, seed=1), vocab_tile=5)
     assert torch.equal(tokens.alternative, again.alternative) and not torch.equal(again.alternative, other.alternative)
@@ -161,7 +161,7 @@ def test_decisions_are_those_of_whole_logits(softcap):
 @pytest.mark.parametrize("softcap", [None, 30.0, 60.0])
 @pytest.mark.parametrize("bias", [0.0, 3000.0])
 def test_logits_of_any_size_neither_overflow_nor_lose_a_tie(softcap, bias):
-    """In float32, with words apart by thousands of nats; a soft-cap of 60 is too wide for plain sums there."""
+    """In float32, with logits apart by thousands of nats; a soft-cap of 60 is too wide for plain sums there."""
     dtype, epsilon = torch.float32, 0.3
     bounded = is_bounded([softcap, softcap], epsilon, V, dtype)
     assert bounded == (softcap == 30.0)
@@ -183,7 +183,7 @@ def test_logits_of_any_size_neither_overflow_nor_lose_a_tie(softcap, bias):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Numbers in the largest tensor that an operation returned."""
+    """Values in the largest tensor that an operation returned."""
 
     size = 0
 
@@ -196,14 +196,14 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
-@pytest.mark.parametrize("words", [1000, 4000])
-def test_logits_never_exist_whole(softcap, words):
+@pytest.mark.parametrize("vocab", [1000, 4000])
+def test_logits_never_exist_all_at_once(softcap, vocab):
     """Forward and backward, with everything asked for: a tile at most, and backward the weight's gradient."""
     generator = torch.Generator().manual_seed(2)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     tokens, width, chunk, tile = 60, 3, 16, 64
-    head, other = (Head(draw(words, width), draw(words), softcap) for _ in range(2))
-    hidden, labels = draw(tokens, width), torch.randint(words, (tokens,), generator=generator)
+    head, other = (Head(draw(vocab, width), draw(vocab), softcap) for _ in range(2))
+    hidden, labels = draw(tokens, width), torch.randint(vocab, (tokens,), generator=generator)
     for leaf in (hidden, head.weight, head.bias):
         leaf.requires_grad_()
     with LargestTensor() as largest:
@@ -213,10 +213,10 @@ def test_logits_never_exist_whole(softcap, words):
         forward = largest.size
         (found.policy + found.alternative).sum().backward()
     assert forward == chunk * tile
-    assert largest.size == words * width < tokens * words / 10
+    assert largest.size == vocab * width < tokens * vocab / 10
     with LargestTensor() as whole:
         log_softmax(logits(hidden, head), dim=1)[:, 0].sum().backward()
-    assert whole.size == tokens * words
+    assert whole.size == tokens * vocab
 
 
 def tile(generator):

@@ -30,17 +30,17 @@ def loss_of(policy, reference, rank):
 
 
 def compare(rank: int, folder: Path) -> None:
-    """Gradients of a sharded policy on two ranks' rows against those of a whole one on all rows."""
+    """Gradients of a sharded policy on two ranks' rows against those of an unsharded one on all rows."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    whole, sharded, reference = (Gemma2ForCausalLM.from_pretrained(folder / name) for name in ("0", "0", "1"))
-    for model in (whole, sharded, reference):
+    unsharded, sharded, reference = (Gemma2ForCausalLM.from_pretrained(folder / name) for name in ("0", "0", "1"))
+    for model in (unsharded, sharded, reference):
         add_logps_head(model)
     for part in (*sharded.model.layers, sharded):
         fully_shard(part, reshard_after_forward=True)
-    (sum(loss_of(whole, reference, each) for each in (0, 1)) / 2).backward()
+    (sum(loss_of(unsharded, reference, each) for each in (0, 1)) / 2).backward()
     loss_of(sharded, reference, rank).backward()
-    for parameter, expected in zip(sharded.parameters(), whole.parameters(), strict=True):
+    for parameter, expected in zip(sharded.parameters(), unsharded.parameters(), strict=True):
         tolerance = 1e-6 * expected.grad.abs().max().item()
         torch.testing.assert_close(parameter.grad.full_tensor(), expected.grad, rtol=0, atol=tolerance)
     dist.destroy_process_group()
@@ -48,7 +48,7 @@ def compare(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
-def test_sharded_weights_get_the_gradients_of_whole_ones(tiny_gemma, tmp_path, tied):
+def test_sharded_weights_get_the_gradients_of_unsharded_ones(tiny_gemma, tmp_path, tied):
     """Also where the head's weights are given away after the forward pass and gathered again for the backward pass."""
     for seed in (0, 1):
         tiny_gemma(seed, tie_word_embeddings=tied).save_pretrained(tmp_path / str(seed))

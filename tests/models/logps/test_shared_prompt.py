@@ -55,8 +55,8 @@ def made(config_of, changes, attention="eager"):
 
 
 def pairs_of(lengths):
-    words = torch.Generator().manual_seed(1)
-    draw = lambda count: torch.randint(3, 64, (count,), generator=words).tolist()  # noqa: E731
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda count: torch.randint(3, 64, (count,), generator=generator).tolist()  # noqa: E731
     return [
         {"prompt_ids": [1, *draw(prompt)], "chosen_ids": draw(chosen), "rejected_ids": draw(rejected)}
         for prompt, chosen, rejected in lengths
@@ -93,7 +93,7 @@ def test_one_row_is_two_in_values_and_gradients(name):
 def test_a_rejected_answer_does_not_see_the_chosen_one(name):
     model = made(*CONFIGS[name])
     (pair,) = pairs_of([(4, 8, 6)])
-    other = {**pair, "chosen_ids": [3 + (word - 2) % 61 for word in pair["chosen_ids"]]}
+    other = {**pair, "chosen_ids": [3 + (token - 2) % 61 for token in pair["chosen_ids"]]}
     with torch.no_grad():
         before, after = token_logps(model, [pair], True), token_logps(model, [other], True)
     assert torch.equal(before[8:], after[8:]) and (before[:8] != after[:8]).all()

@@ -23,5 +23,7 @@ def test_no_other_file_takes_the_place_of_the_weights(sft_folder):
     folder = sft_folder()
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"sft holds no whole policy \(.*model.safetensors.*\); `dvc repro` makes it"):
+    with pytest.raises(
+        UserError, match=r"sft holds no complete policy \(.*model.safetensors.*\); `dvc repro` makes it"
+    ):
         load_policy(folder)

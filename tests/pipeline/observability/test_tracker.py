@@ -318,7 +318,7 @@ def test_a_store_that_cannot_be_used_costs_one_line(
     started = time.monotonic()
     with stage() as tracker:
         tracker.log_metrics({"loss": 1.0})
-    assert time.monotonic() - started < 19.0, "the stage ran out of patience instead of being told"
+    assert time.monotonic() - started < 19.0, "the stage ran into its timeout instead of being informed"
     assert capfd.readouterr().err.count("tracking: no MLflow record") == 1
 
 

@@ -1,4 +1,4 @@
-"""What a stage leaves behind: whole outputs or none, one sentence for the user, a traceback for a bug."""
+"""What a stage leaves behind: complete outputs or none, one sentence for the user, a traceback for a bug."""
 
 import os
 import time
@@ -94,7 +94,7 @@ def test_the_fingerprint_follows_what_the_stage_declares_and_nothing_else(projec
     assert scratch_folder("demo@a", made_from("a")) != scratch_folder("demo@a", first)
 
 
-def test_whole_folder_replaces_what_was_there(tmp_path: Path) -> None:
+def test_atomic_folder_replaces_what_was_there(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with atomic_folder(tmp_path / "x") as folder:
             (folder / text).write_text(text)

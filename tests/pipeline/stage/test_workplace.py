@@ -116,7 +116,7 @@ def test_experiments_side_by_side_have_folders_of_their_own(project: Path, start
 
 
 @pytest.mark.parametrize("experiment", [False, True])
-def test_success_removes_the_checkpoints_of_abandoned_numbers_that_nobody_uses(
+def test_success_removes_the_checkpoints_of_abandoned_params_that_nobody_uses(
     project: Path, start: Start, monkeypatch: pytest.MonkeyPatch, experiment: bool
 ) -> None:
     """Not those of other names; and an experiment leaves the others' alone."""
@@ -136,7 +136,7 @@ def test_success_removes_the_checkpoints_of_abandoned_numbers_that_nobody_uses(
 
 
 def test_an_output_that_vanished_is_not_made_again(project: Path) -> None:
-    """A writer that makes its folder, as transformers' do, must not turn half an output into a whole one."""
+    """A writer that makes its folder, as transformers' do, must not turn half an output into a complete one."""
     with pytest.raises(SystemExit) as end, run_stage("demo", "a") as stage:
         (stage.out / "first").write_text("1")
         shutil.rmtree(stage.out)

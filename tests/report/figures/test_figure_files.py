@@ -20,7 +20,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_every_figure_has_its_numbers_and_says_what_they_are(out: Path, view: FiguresView, tmp_path: Path) -> None:
+def test_every_figure_has_its_values_and_says_what_they_are(out: Path, view: FiguresView, tmp_path: Path) -> None:
     folder, again = tmp_path / "figures", tmp_path / "again"
     for target in (folder, again):
         target.mkdir()

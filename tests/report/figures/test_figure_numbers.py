@@ -65,7 +65,7 @@ def test_the_frontier_of_a_family(out: Path, view: FiguresView) -> None:
     assert area["hypervolume"] == pytest.approx((3.15 - 1.15) * (0.375 - 0.25))
     stairs = {round(row["kl"], 3): row["win_rate"] for row in found.staircases()}
     assert stairs[0.0] == 0.25 and stairs[max(stairs)] == 0.75 and max(stairs) == pytest.approx(1.05 * 4.15, abs=1e-3)
-    assert (stairs[1.15], stairs[3.15]) == (0.375, 0.75)  # each step stands at its policy
+    assert (stairs[1.15], stairs[3.15]) == (0.375, 0.75)  # each step is at its policy
 
 
 def test_the_way_through_the_epoch(out: Path) -> None:

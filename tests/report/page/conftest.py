@@ -167,7 +167,7 @@ def runs() -> dict[str, dict[str, Any]]:
 def outputs(tmp_path: Path) -> Callable[..., Path]:
     """Make out/ with the judged wins over chosen (and SFT) given per run.
 
-    Unless told otherwise `mine` adapts its beta, every run has a reference and all of them met in the tournament.
+    Unless asked otherwise `mine` adapts its beta, every run has a reference and the tournament compared all of them.
     """
 
     def make(

@@ -1,4 +1,4 @@
-"""Figures: a policy keeps its look, points lie where the numbers say, and nothing covers anything at eighteen runs."""
+"""Figures: a policy keeps its look, points lie where the values say, and nothing covers anything at eighteen runs."""
 
 from collections.abc import Callable
 from itertools import combinations

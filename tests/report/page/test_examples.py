@@ -1,4 +1,4 @@
-"""Examples are spread evenly, and every answer stands beside its own verdict."""
+"""Examples are spread evenly, and every answer is beside its own verdict."""
 
 from collections.abc import Callable
 from pathlib import Path

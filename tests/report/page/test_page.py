@@ -1,4 +1,4 @@
-"""The page as a reader gets it: whole, safe, the runs asked for and no others, the same bytes every time."""
+"""The page as a reader gets it: complete, safe, the runs asked for and no others, the same bytes every time."""
 
 import base64
 import csv
@@ -40,7 +40,7 @@ def test_only_the_runs_asked_for_are_shown(outputs: Callable[..., Path], runs: R
     assert list(json.loads((tmp_path / "report/summary.json").read_text("utf-8"))["runs"]) == ["dpo", "mine"]
 
 
-def test_the_tables_hold_the_stages_numbers(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+def test_the_tables_hold_the_stages_values(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     page = written(outputs(), runs, tmp_path / "report")
     with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
@@ -102,9 +102,7 @@ def test_runs_too_short_to_log_a_step_are_a_report_too(
     assert "No run was long enough to log a step." in written(out, runs, tmp_path / "report")
 
 
-def test_a_runs_numbers_are_one_cell_however_many_methods_there_are(
-    outputs: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_runs_config_is_one_cell_however_many_methods_there_are(outputs: Callable[..., Path], tmp_path: Path) -> None:
     three = {
         "dpo": {"method": "dpo", "beta": 0.3},
         "mine": {"method": "pairwise_cringe", "b": 0.0, "gate_gradient": True, "learning_rate": 5.0e-4},
@@ -182,8 +180,8 @@ def test_the_papers_figures_stand_with_captions_and_data(
     assert (
         section.index("<h3>First &lt;title&gt;</h3>") < section.index("Of 8 prompts.") < section.index("Second title")
     )
-    assert "Its numbers: <code>out/figures/pareto.csv</code>, <code>out/figures/frontiers.csv</code>." in section
-    assert section.count("Its numbers") == 1
+    assert "Its data: <code>out/figures/pareto.csv</code>, <code>out/figures/frontiers.csv</code>." in section
+    assert section.count("Its data") == 1
     assert "Table 5 · dpo · decreasing · margin −1.25" in section
     assert "because &lt;b&gt;" in section and "(empty)" in section
 

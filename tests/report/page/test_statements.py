@@ -1,4 +1,4 @@
-"""What the report says in words follows from intervals, on arithmetic that can be redone."""
+"""What the report says follows from intervals, on arithmetic that can be redone."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -12,7 +12,7 @@ from epsilon_dpo.report.page.tracked import compared_policies
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_a_row_has_the_numbers_of_its_stage(outputs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_has_the_values_of_its_stage(outputs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     run = read_yaml(ROOT / "params.yaml")["runs"]["dpo"]
     (row,) = compared_policies(read_results(outputs(dpo=[1.0, 0.0]), {"dpo": run}))

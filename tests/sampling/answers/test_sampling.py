@@ -34,8 +34,8 @@ def params(**changes: Any) -> Sample:
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<bos>", "<end>", "user", "assistant", *(f"w{n}" for n in range(59))]
-    model = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="w0"))
+    vocabulary = ["<pad>", "<bos>", "<end>", "user", "assistant", *(f"w{n}" for n in range(59))]
+    model = Tokenizer(WordLevel({token: n for n, token in enumerate(vocabulary)}, unk_token="w0"))
     model.pre_tokenizer = WhitespaceSplit()
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>", "unk_token": "w0"}
     return PreTrainedTokenizerFast(tokenizer_object=model, chat_template=TEMPLATE, **special)
@@ -95,10 +95,10 @@ def test_generated_tokens_follow_the_model(tiny_gemma: Callable[..., Any], token
     after_most = [tokens[1] for tokens in drawn.values() if tokens[0] == most]
     for tokens, expected in (([t[0] for t in drawn.values()], first), (after_most, second)):
         counts = Counter(tokens)
-        frequent = [word for word in range(64) if expected[word] * len(tokens) > 5]
-        observed = [counts[word] for word in frequent]
+        frequent = [token for token in range(64) if expected[token] * len(tokens) > 5]
+        observed = [counts[token] for token in frequent]
         observed.append(len(tokens) - sum(observed))
-        wanted = [float(expected[word]) * len(tokens) for word in frequent]
+        wanted = [float(expected[token]) * len(tokens) for token in frequent]
         wanted.append(len(tokens) - sum(wanted))
         assert len(frequent) > 8
         assert chisquare(observed, wanted).pvalue > 1e-3

@@ -15,7 +15,7 @@ from epsilon_dpo.training.alignment.reference_model import SeparateModel
 pytestmark = pytest.mark.numeric
 
 EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.1}
-NUMBERS = Monotonicity(epsilon=0.1, batch_size=8, token_chunk=7, confidence=0.95)
+CONFIG = Monotonicity(epsilon=0.1, batch_size=8, token_chunk=7, confidence=0.95)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def pairs(token_pairs):
 def scorer_of(models, entry):
     method, accelerator = method_of("x", entry), Accelerator(cpu=True)
     reference = SeparateModel(models[1], accelerator) if method.needs_reference else None
-    return PairLogps(method, reference, None, NUMBERS.token_chunk, accelerator)
+    return PairLogps(method, reference, None, CONFIG.token_chunk, accelerator)
 
 
 def scored(models, pairs, entry):
@@ -53,7 +53,7 @@ def test_training_and_monotonicity_decide_alike(models, pairs, monkeypatch, tmp_
     folders = dict(zip((tmp_path / "policy", tmp_path / "reference"), models, strict=True))
     monkeypatch.setattr(monotonicity, "load_policy", lambda folder, dtype: folders[folder])
     monkeypatch.setattr(monotonicity, "on_device", lambda model: model)
-    records = monotonicity.decisions(*folders, pairs, NUMBERS)
+    records = monotonicity.decisions(*folders, pairs, CONFIG)
     chosen, rejected = scored(models, pairs, EPSILON_DPO)
     for field, name in (("policy", "z"), ("logps_beta_minus", "z_minus"), ("logps_beta_plus", "z_plus")):
         margins = getattr(chosen, field) - getattr(rejected, field)

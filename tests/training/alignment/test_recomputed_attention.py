@@ -1,4 +1,4 @@
-"""Attention that is computed again: the same numbers, without what eager attention keeps."""
+"""Attention that is computed again: the same values, without what eager attention keeps."""
 
 import inspect
 import sys
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.numeric
 
 
 def gradients_and_kept(model, ids):
-    """Of the loss of a language model, and how many numbers of shape [.., T, T] the forward pass kept for them."""
+    """Of the loss of a language model, and how many values of shape [.., T, T] the forward pass kept for them."""
     kept = {}
 
     def pack(tensor):

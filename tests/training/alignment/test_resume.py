@@ -60,7 +60,7 @@ def killed(run, kill, entry):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_path, name):
-    whole = run("whole", RUNS[name])
+    uninterrupted = run("uninterrupted", RUNS[name])
     scratch = tmp_path / "resumed-scratch"
     for kill, left in KILLS.items():
         child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, RUNS[name]))
@@ -71,28 +71,28 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_pa
     steps = []
     resumed = run("resumed", RUNS[name], track=lambda metrics, step: steps.append(step))
     assert steps == [*range(1, 13), 12]  # the rows before the kill are tracked again, then the evaluation
-    assert content(resumed) == content(whole)
+    assert content(resumed) == content(uninterrupted)
 
 
 def test_snapshots_survive_kills_too(run, tmp_path):
     """2 epochs of 6 steps: every 0.4 of an epoch, at the first step that reaches the mark; not the final policy."""
     entry = EPSILON_DPO | {"snapshot_epochs": 0.4}
-    whole = run("whole", entry)
-    *kept, final = policy_paths(whole)
-    facts = [read_json(whole / place / FACTS) for place in kept]
+    uninterrupted = run("uninterrupted", entry)
+    *kept, final = policy_paths(uninterrupted)
+    facts = [read_json(uninterrupted / place / FACTS) for place in kept]
     assert [(fact["step"], round(fact["epoch"], 3)) for fact in facts] == [
         (3, 0.545),
         (5, 0.909),
         (8, 1.364),
         (10, 1.727),
     ]
-    assert final == "." and (whole / final / "model").is_dir()
+    assert final == "." and (uninterrupted / final / "model").is_dir()
     for kill in KILLS:
         child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, entry))
         child.start()
         child.join(120)
-    assert content(run("resumed", entry)) == content(whole)
-    snapshot, ended = content(whole / kept[-1] / "model"), run("ended", EPSILON_DPO)
+    assert content(run("resumed", entry)) == content(uninterrupted)
+    snapshot, ended = content(uninterrupted / kept[-1] / "model"), run("ended", EPSILON_DPO)
     assert snapshot.keys() == content(ended / "model").keys()
     assert snapshot["model.safetensors"] != content(ended / "model")["model.safetensors"]
     assert policy_paths(ended) == ["."]
@@ -102,7 +102,7 @@ def test_snapshots_survive_kills_too(run, tmp_path):
 def test_an_adapter_survives_kills_too(run, tmp_path, entry):
     """And its snapshots, and the second adapter of a reference that moves."""
     with_lora = functools.partial(run, lora=LoRA(**LORA), learning_rate=1e-2)
-    whole = content(with_lora("whole", entry))
+    uninterrupted = content(with_lora("uninterrupted", entry))
     for kill in KILLS:
         child = multiprocessing.get_context("fork").Process(target=killed, args=(with_lora, kill, entry))
         child.start()
@@ -110,8 +110,8 @@ def test_an_adapter_survives_kills_too(run, tmp_path, entry):
         assert child.exitcode == -signal.SIGKILL, kill
     assert (tmp_path / "resumed-scratch" / "checkpoint-8" / "adapter_model.safetensors").is_file()
     resumed = with_lora("resumed", entry)
-    assert content(resumed) == whole
-    assert not [name for name in whole if name.endswith("/model.safetensors")]
+    assert content(resumed) == uninterrupted
+    assert not [name for name in uninterrupted if name.endswith("/model.safetensors")]
     assert len(policy_paths(resumed)) == (5 if entry["method"] == "epsilon_dpo" else 1)
 
 
@@ -136,7 +136,7 @@ def sealed(folder, step, files):
     return checkpoint
 
 
-def test_only_whole_checkpoints_count(tmp_path, capfd):
+def test_only_sealed_checkpoints_count(tmp_path, capfd):
     older, cut, flipped, listed = (sealed(tmp_path, step, {"a": "1", "b": "2"}) for step in (4, 8, 12, 16))
     (tmp_path / "checkpoint-20").mkdir()
     (tmp_path / "checkpoint-20" / "a").write_text("1")

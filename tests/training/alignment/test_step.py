@@ -68,13 +68,13 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.training.alignment.params import Align
 
 torch.set_num_threads(1)
-root, entries, numbers = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+root, entries, params = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 for entry in entries:
     method, name = method_of("x", entry), entry["method"]
     out = root / f"{name}-rank{os.environ['RANK']}"
     out.mkdir()
     scratch = root / f"{name}-scratch"
-    align(method, Align(**numbers), 5, root / "sft", root / "pairs", out, scratch, lambda metrics, step: None)
+    align(method, Align(**params), 5, root / "sft", root / "pairs", out, scratch, lambda metrics, step: None)
 """
 
 

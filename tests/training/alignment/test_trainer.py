@@ -16,7 +16,7 @@ from epsilon_dpo.training.alignment.pair_data import PairData
 pytestmark = pytest.mark.numeric
 
 
-def test_the_result_is_whole_and_the_same_twice(run):
+def test_the_result_is_complete_and_the_same_twice(run):
     rows = []
     first = run("first", EPSILON_DPO, track=lambda metrics, step: rows.append({"step": step, **metrics}))
     assert content(first) == content(run("second", EPSILON_DPO))
@@ -37,7 +37,7 @@ def test_the_first_step_is_an_exact_tie(run):
 
 
 @pytest.mark.parametrize("share_prompt", [False, True])
-def test_logged_numbers_are_those_of_the_models_own_logits(run, tmp_path, token_pairs, share_prompt):
+def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_pairs, share_prompt):
     """One step over all pairs, then another: the first row, and the evaluation, from full logits in float64.
 
     Gemma-2's norms and softmax, too: in float32, which they ask for, they round by the shape of their rows, and that

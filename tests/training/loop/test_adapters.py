@@ -57,22 +57,22 @@ def mean_logp(model, pairs, side):
 
 
 @pytest.mark.parametrize("share_prompt", [False, True])
-def test_the_first_step_is_that_of_the_whole_model(run, share_prompt):
+def test_the_first_step_is_that_of_the_full_model(run, share_prompt):
     """An adapter starts as an exact zero: every number but the gradient's norm, and ε-DPO's tie, to the last bit."""
-    whole, adapted = (
+    full, adapted = (
         rows_of(run(name, EPSILON_DPO, max_steps=1, share_prompt=share_prompt, lora=block))[0]
-        for name, block in (("whole", None), ("adapted", lora()))
+        for name, block in (("full", None), ("adapted", lora()))
     )
-    assert whole.pop("grad_norm") > adapted.pop("grad_norm") > 0
-    assert adapted == whole and adapted["eps/kept"] == 1.0
+    assert full.pop("grad_norm") > adapted.pop("grad_norm") > 0
+    assert adapted == full and adapted["eps/kept"] == 1.0
 
 
 def test_the_adapters_gradient_is_that_of_the_weights(sft_folder, token_pairs):
     """With an update s B A of a weight W: d/dB = s (d/dW) Aᵀ, and d/dA = 0 while B is zero. The head gets none."""
     folder = sft_folder()
-    whole, adapted = load_policy(folder), start_from(folder, lora(), seed=3)
+    full, adapted = load_policy(folder), start_from(folder, lora(), seed=3)
     batch = PairCollator(0, share_prompt=True)(token_pairs(4))
-    for model in (whole, adapted):
+    for model in (full, adapted):
         add_logps_head(model)
         model(**batch, scoring=Scoring(token_chunk=5)).policy.sum().backward()
     found = dict(adapted.named_parameters())
@@ -81,7 +81,7 @@ def test_the_adapters_gradient_is_that_of_the_weights(sft_folder, token_pairs):
     assert len(adapted_modules) == 2 * 7
     for name in adapted_modules:
         a, b = (found[f"{name}.lora_{half}.{ADAPTER}.weight"] for half in "AB")
-        wanted = scale * whole.get_parameter(f"{name}.weight").grad @ a.detach().T
+        wanted = scale * full.get_parameter(f"{name}.weight").grad @ a.detach().T
         torch.testing.assert_close(b.grad, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
         assert not a.grad.any() and wanted.any()
     assert {name for name, weight in found.items() if weight.requires_grad} == {n for n in found if "lora_" in n}
@@ -132,7 +132,7 @@ def test_a_training_leaves_an_adapter_that_is_the_trained_policy(run, sft_folder
 
 
 def test_merging_loses_nothing_on_a_bfloat16_base(run, tmp_path):
-    """Of these updates four in five are smaller than half the spacing of the weight's bfloat16 numbers."""
+    """Of these updates four in five are smaller than half the spacing of the weight's bfloat16 values."""
     out = run("small", DPO, dtype=torch.bfloat16, lora=lora(), learning_rate=1e-4)
     name = "model.layers.1.mlp.up_proj"
     base, policy = (load_policy(folder).get_parameter(f"{name}.weight") for folder in (tmp_path / "sft", out / "model"))
@@ -274,8 +274,8 @@ def test_qlora(both_stages, tmp_path, token_pairs):
     rows, sft_rows = rows_of(out), rows_of(tmp_path / "out" / "sft")
     assert sft_rows[-1]["loss"] < 0.8 * sft_rows[0]["loss"] and rows[-1]["loss"] < rows[0]["loss"]
     assert rows[0]["eps/kept"] == 1.0 and rows[0]["loss"] == pytest.approx(LOG_TWO, rel=1e-7)
-    whole = content(tmp_path / "out")
-    assert content(both_stages(quantised, quantised).parent) == whole  # both resume from their last checkpoint
+    full = content(tmp_path / "out")
+    assert content(both_stages(quantised, quantised).parent) == full  # both resume from their last checkpoint
     policy, metrics = load_policy(out / "model").eval(), read_json(out / "metrics.json")
     evaluated = metrics["eval_logps/chosen"]
     assert mean_logp(policy, token_pairs(27)[22:], "chosen_ids") == pytest.approx(evaluated, rel=0.1)

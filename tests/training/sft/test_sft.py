@@ -15,7 +15,7 @@ from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.sft import fine_tune, labelled
 
 TOKENS = Tokens(max_prompt_length=8, max_length=12)
-# A template as Gemma's: BOS, a word for the role, the text, the stop token, and something after it.
+# A template as Gemma's: BOS, a token for the role, the text, the stop token, and something after it.
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %} {{ 'w1' if m['role'] == 'user' else 'w2' }} {{ m['content'] }} "
     "{{ eos_token }} w3{% endfor %}{% if add_generation_prompt %} w2{% endif %}"
@@ -115,14 +115,14 @@ def test_it_learns_and_writes_a_policy_that_stops_at_the_stop_token(run):
 
 
 def test_a_killed_training_resumes_to_the_same_bytes(run, tmp_path):
-    whole = run("whole")
+    uninterrupted = run("uninterrupted")
     die = lambda metrics, step: os.kill(os.getpid(), signal.SIGKILL) if step == 5 else None  # noqa: E731
     child = multiprocessing.get_context("fork").Process(target=run, args=("resumed", die))
     child.start()
     child.join(120)
     assert child.exitcode == -signal.SIGKILL and (tmp_path / "resumed-scratch" / "checkpoint-4").exists()
     resumed = run("resumed")
-    files = sorted(file.relative_to(whole) for file in whole.rglob("*") if file.is_file())
+    files = sorted(file.relative_to(uninterrupted) for file in uninterrupted.rglob("*") if file.is_file())
     assert len(files) > 5 and files == sorted(f.relative_to(resumed) for f in resumed.rglob("*") if f.is_file())
     for file in files:
-        assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
+        assert (uninterrupted / file).read_bytes() == (resumed / file).read_bytes(), file

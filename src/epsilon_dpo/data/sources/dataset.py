@@ -12,7 +12,7 @@ class Dataset:
 
     Attributes:
         train, eval: no prompt is in both, unless the source's own two files share one (stage `validate` looks).
-        facts: content of dataset.json about the origin beside the row counts: source, revision, sha256 of its files, ...
+        facts: content of dataset.json about the origin beside the row counts: source, revision, file hashes, ...
     """
 
     train: list[Row]

@@ -80,7 +80,8 @@ def write_csv(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]
     """`rows` as a table; an absent value is empty.
 
     Args:
-        columns: names in the header; None: the union of the rows' keys, in order of first appearance; then no rows give no header either.
+        columns: names in the header; None: the union of the rows' keys, in order of first appearance; then no rows give
+            no header either.
     """
     rows = list(rows)
     names = columns or list(dict.fromkeys(key for row in rows for key in row))

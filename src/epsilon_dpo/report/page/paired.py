@@ -28,9 +28,10 @@ class Verdict:
     """What the records say of `first` against `second`.
 
     Attributes:
-        outcome: decision by the adjusted p: among all pairs judged together, a false one has at most chance 1 - confidence.
-        difference: that of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone, and
-            may leave out 0 where the adjusted p does not decide.
+        outcome: decision by the adjusted p: among all pairs judged together, a false one has at most chance
+            1 - confidence.
+        difference: that of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone,
+            and may leave out 0 where the adjusted p does not decide.
         p_value, p_adjusted: result of `sign_flip`, before and after Holm's correction for the pairs judged together.
         n_needed: prompts that a difference of this size takes to be decided among as many pairs, at the level that Holm
             gives the clearest of them; None where there was no difference.

@@ -54,8 +54,8 @@ class VarianceSplit:
         sampling: between answers of one policy to one prompt. With one judgement each it includes the judge's noise.
             None with one answer each.
         judging: between judgements of one answer, position bias excluded. None with one judgement each.
-        standard_error: that of the win rate, for other seeds (unless there is one) and other prompts. Its square is the sum
-            of what the components add, if all are known and none came out below 0.
+        standard_error: that of the win rate, for other seeds (unless there is one) and other prompts. Its square is the
+            sum of what the components add, if all are known and none came out below 0.
         prompts: their number.
     """
 

@@ -2,7 +2,7 @@
 
 A worker gets everything in request.json and leaves completions as JSON lines; nothing else passes between them. A
 prompt's random numbers are its own, so in how many processes they are drawn changes an answer by rounding only. vLLM
-draws other numbers from the same seeds.
+draws other values from the same seeds.
 """
 
 import subprocess

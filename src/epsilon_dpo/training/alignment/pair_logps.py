@@ -103,8 +103,8 @@ def _pair_logps(
     """Chosen and rejected of B pairs, the first and the second half of 2B rows.
 
     Args:
-        precision: dtype of the sums over tokens and of all that a loss makes of them. A loss compares sums of hundreds of
-            nats whose difference may be below the spacing of float32 there (6e-5 at 900).
+        precision: dtype of the sums over tokens and of all that a loss makes of them. A loss compares sums of hundreds
+            of nats whose difference may be below the spacing of float32 there (6e-5 at 900).
     """
     mask = completion_mask[:, 1:].bool()
     found = {name: x.to(precision) for name, x in tokens._asdict().items() if x is not None}

@@ -17,7 +17,7 @@ def training_arguments(config: Accelerated, seed: int, folder: Path) -> dict[str
     transformers itself, evaluation happens once at the end, and a loss that is not finite shows (it is not filtered).
 
     Raises:
-        UserError: accelerate is configured to use DeepSpeed. The losses would be right, but the result would be silently
+        UserError: accelerate is configured to use DeepSpeed. The losses would be right, but the result silently
             wrong: transformers ignores a method's state when it resumes under DeepSpeed, and under ZeRO-3 the process
             that saves the model has none of its weights.
     """
