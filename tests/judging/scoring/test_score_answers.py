@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from epsilon_dpo.errors import UserError
-from epsilon_dpo.outputs import read_json, read_jsonl, write_json, write_jsonl
-from epsilon_dpo.prompts import prompt_id
-from epsilon_dpo.score_answers import score_controls, score_run
-from epsilon_dpo.scoring import Intervals
 
+from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Question, Verdict
+from epsilon_dpo.judging.scoring.score_answers import score_controls, score_run
+from epsilon_dpo.judging.scoring.scoring import Intervals
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 
 INTERVALS = Intervals(0.9, 17)
 SNAPSHOT = "snapshots/000002"

@@ -4,8 +4,8 @@ Its variance, and what of it is training's, are those of report/page/variance.py
 seeds for independent, but all runs answer with the same random numbers (sampling.py), are compared with the same
 answers of SFT, and equal answers are judged alike. What seeds share, more seeds do not average out. So sampling and
 judging are taken from the mean over seeds of each prompt's nth answer, where both parts are left: the common one, and
-each seed's own over their number. Components again come from equating mean squares with their expectations (Searle, Casella and
-McCulloch, Variance Components (1992), chapter 4), those below 0 set to 0.
+each seed's own over their number. Components again come from equating mean squares with their expectations (Searle,
+Casella and McCulloch, Variance Components (1992), chapter 4), those below 0 set to 0.
 
 By the judge, the verdict of each order counts by itself, so that the judge's own noise shows: the win rate is then that
 of `consistent_win_rate`, the position bias is no noise, and a judge that scores single answers, whose orders never
