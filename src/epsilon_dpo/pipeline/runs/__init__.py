@@ -1,6 +1,6 @@
-"""The runs of params.yaml by name, and where the policies of each lie.
+"""A run of params.yaml: what it may be called, and where its policies lie.
 
-In: the names under `runs:`, and a folder out/align/RUN. Out: the paths of its policies: the snapshots by step, and last
-the final one.
+In: the names under `runs:`, and a folder out/<stage>/RUN. Out: valid names; the paths of the run's policies: the
+snapshots by step, and last the final one.
 It does not know what a run trains: its config belongs to its method.
 """

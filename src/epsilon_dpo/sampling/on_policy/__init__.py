@@ -1,6 +1,6 @@
-"""Stages `candidates`, `ranking` and `pairs`: preference pairs from the reference's own answers.
+"""Stages `candidates` and `ranking`: the reference's own answers to training prompts, scored by the judge.
 
-In: several answers of the SFT policy per training prompt, the judge's scores of them. Out: pairs in the form of
-out/validate/train.jsonl with both scores, those that break the contract left out by name.
-It does not sample or judge itself, and evaluation pairs stay the dataset's.
+In: rows of out/validate/train.jsonl, the SFT policy, the judge. Out: several different answers per prompt, and a score
+for each, comparable within the prompt.
+It makes no pairs of them (data/pairs does); without the block `candidates` its outputs are empty.
 """
