@@ -9,7 +9,7 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 TORCH ?= torch==2.13.0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-numeric test-slow check ui vllm docker-smoke clean
+.PHONY: repro test test-numeric test-slow campaign check ui vllm docker-smoke clean
 
 repro: $(VENV)/.ready
 	@python -m epsilon_dpo.check.params_file
@@ -29,12 +29,16 @@ test-numeric: $(VENV)/.ready-dev
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 python -m pytest -m "numeric and not slow" $(WORKERS)
 
 test-slow: $(VENV)/.ready-dev
-	python -m pytest -m slow $(WORKERS)
+	python -m pytest -m "slow and not campaign" $(WORKERS)
+
+campaign: $(VENV)/.ready-dev # what takes longest and breaks least: by hand, once per larger change
+	python -m pytest -m campaign $(WORKERS)
 
 check: $(VENV)/.ready-dev
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-cache
 
 ui: $(VENV)/.ready
 	@python -m epsilon_dpo.report.page.tracked

@@ -13,7 +13,7 @@ from whole_pipeline import all_stages, copy_project, metrics_of, repro
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
 # The true win rate against SFT of 256 answers when the preset's hyperparameters were chosen; 95 % intervals reach .05
 # to .06 to either side. All but the last two lie above one half with theirs; the preset says why those do not.

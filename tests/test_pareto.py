@@ -96,15 +96,15 @@ def test_another_judge_samples_and_trains_nothing_again(project: Path) -> None:
     }
 
 
-ROUNDS = 1  # 5 are 20 executions, and minutes
 TWICE = ("kl epsilon_dpo_b03", "sft", "judge", "align epsilon_dpo_b03")  # the run with snapshots
 
 
-def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.campaign)])
+def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path, rounds: int) -> None:
     """Sharing a folder, one of six pairs ended in success without the snapshots."""
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
-    for stage in TWICE * ROUNDS:
+    for stage in TWICE * rounds:
         name, *run = stage.split()
         command = [sys.executable, "-m", f"stages.{name}", *run]
         settings: dict[str, Any] = {"cwd": copy, "env": environment(copy), "text": True}

@@ -20,7 +20,7 @@ from epsilon_dpo.report.figures.frontier import Reference, frontier, hypervolume
 from epsilon_dpo.report.page.paired import n_needed, sign_flip, verdicts
 from epsilon_dpo.report.page.variance import split_variance
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 CONFIDENCE, LEVEL = 0.95, 0.05
 
 

@@ -86,7 +86,7 @@ def _quantised(folder: Path) -> PreTrainedModel:
     """The policy in `folder` with its projections in 4 bits, its other weights in float32."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "lora.quantise: nf4 needs bitsandbytes, which is not installed (see README.md); install it, or set "
+            "lora.quantise: nf4 needs bitsandbytes, which is not installed (see docs/howto.md); install it, or set "
             "quantise to null in params.yaml."
         )
     from bitsandbytes.nn import Linear4bit
