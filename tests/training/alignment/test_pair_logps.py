@@ -15,7 +15,7 @@ from epsilon_dpo.training.alignment.reference_model import SeparateModel
 pytestmark = pytest.mark.numeric
 
 EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.1}
-CONFIG = Monotonicity(epsilon=0.1, batch_size=8, token_chunk=7, confidence=0.95)
+CONFIG = Monotonicity(epsilon=0.1, batch_size=8, token_chunk=7)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from transformers import AutoModelForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
 from trl_trainers import float32_means_float64
 
-from epsilon_dpo import logps, trainer
+from epsilon_dpo.models.logps import head
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.training.alignment import trainer
 from epsilon_dpo.training.alignment.pair_data import PairData
 
 pytestmark = pytest.mark.numeric
@@ -140,7 +141,7 @@ def test_a_method_without_reference_runs_none(run, monkeypatch):
 
 
 def test_a_shared_prompt_that_goes_wrong_is_found_before_the_training(run, monkeypatch):
-    monkeypatch.setattr(logps, "shared_prompt_inputs", lambda model, form: {})  # as attention that ignores masks
+    monkeypatch.setattr(head, "shared_prompt_inputs", lambda model, form: {})  # as attention that ignores masks
     with pytest.raises(UserError, match=r"align\.share_prompt: true is not exact .* set it to false"):
         run("wrong", DPO)
     run("right", DPO, share_prompt=False, max_steps=1)
