@@ -97,11 +97,11 @@ def test_three_processes_write_the_same_bytes(tmp_path: Path) -> None:
     """Tokenizer, weights and configurations: DVC compares them by content."""
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); "
-        "from test_embedded_model import write_both; write_both(Path(sys.argv[1]))"
+        "from test_embedded import write_both; write_both(Path(sys.argv[1]))"
     )
     folders = [tmp_path / name for name in ("here", "there", "elsewhere")]
     command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen([*command, str(folder), str(Path(__file__).parent.parent)]) for folder in folders[1:]]
+    processes = [subprocess.Popen([*command, str(folder), str(Path(__file__).parent)]) for folder in folders[1:]]
     write_both(folders[0])
     assert [process.wait() for process in processes] == [0, 0]
     assert len({digest(folder) for folder in folders}) == 1

@@ -67,7 +67,10 @@ def test_the_process_started_early_is_the_one_that_records(project: Path) -> Non
 
 
 def test_a_stage_that_dies_on_import_leaves_no_process(project: Path) -> None:
-    script = "from epsilon_dpo import tracking; tracking.start_early(); print(tracking._waiting[0].pid); import no_such"
+    script = (
+        "from epsilon_dpo.pipeline.observability import tracker; tracker.start_early(); "
+        "print(tracker._waiting[0].pid); import no_such"
+    )
     died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "no_such" in died.stderr and "tracking:" not in died.stderr
     pid, patience = int(died.stdout), time.monotonic() + 60.0
