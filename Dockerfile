@@ -15,13 +15,15 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
 COPY requirements.txt /tmp/requirements.txt
-# The secrets are a proxy's pip.conf and CA bundle where there is one; they never reach a layer.
+# By pip, which reads the secrets and compiles what is never compiled later (PYTHONDONTWRITEBYTECODE), and not by uv.
+# The pins are complete: nothing is left to resolve. The secrets are a proxy's pip.conf and CA bundle where there is one;
+# they never reach a layer.
 RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     pip install --find-links /wheels ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH_SPEC" && \
-    pip install --find-links /wheels -r /tmp/requirements.txt && \
+    pip install --find-links /wheels --no-deps -r /tmp/requirements.txt && \
     pip check
 
 FROM ${PYTHON_IMAGE} AS runtime

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import AlignView
-from epsilon_dpo.training.loop.result import without_evaluation
+
+with heavy_imports():
+    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.training.alignment.alignment import align
+    from epsilon_dpo.training.loop.result import without_evaluation
 
 run = run_argument()
 with run_stage("align", run) as stage:

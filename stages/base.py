@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from transformers.utils import logging
-
-from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import BaseView
-from epsilon_dpo.models.base.starting_point import starting_point
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
+
+with heavy_imports():
+    from transformers.utils import logging
+
+    from epsilon_dpo.models.base.model_folder import write_model
+    from epsilon_dpo.models.base.starting_point import starting_point
 
 with run_stage("base") as stage:
     params = load(BaseView)

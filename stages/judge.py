@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from epsilon_dpo.judging.making.params import JudgeView
-from epsilon_dpo.judging.making.sources import build
 from epsilon_dpo.judging.scoring.comparisons import label_comparisons
-from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
 from epsilon_dpo.pipeline.stage.params import load
+
+with heavy_imports():
+    from epsilon_dpo.judging.making.sources import build
+    from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
+    from epsilon_dpo.pipeline.machine.runtime import set_up
 
 with run_stage("judge") as stage:
     params = load(JudgeView)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from epsilon_dpo.analysis.kl.params import KLView
-from epsilon_dpo.analysis.kl.records import kl_run
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.params import load
+
+with heavy_imports():
+    from epsilon_dpo.analysis.kl.records import kl_run
+    from epsilon_dpo.pipeline.machine.runtime import set_up
 
 run = run_argument()
 with run_stage("kl", run) as stage:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
 from epsilon_dpo.analysis.monotonicity.params import MonotonicityView
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
+
+with heavy_imports():
+    from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
+    from epsilon_dpo.pipeline.machine.runtime import set_up
 
 run = run_argument()
 with run_stage("monotonicity", run) as stage:

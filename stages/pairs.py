@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from epsilon_dpo.data.pairs.pairs import write_pairs
 from epsilon_dpo.data.pairs.params import PairsView
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
+
+with heavy_imports():
+    from epsilon_dpo.data.pairs.pairs import write_pairs
+    from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 
 with run_stage("pairs") as stage:
     params = load(PairsView)

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.sampling.answers.params import SampleView
-from epsilon_dpo.sampling.answers.sample_answers import sample_policy
-from epsilon_dpo.sampling.answers.sampling import select
+
+with heavy_imports():
+    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.sampling.answers.sample_answers import sample_policy
+    from epsilon_dpo.sampling.answers.sampling import select
 
 with run_stage("reference") as stage:
     params = load(SampleView)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.params import ReportView
 from epsilon_dpo.report.page.results import read_results
 from epsilon_dpo.report.page.tracked import compared_policies
+
+with heavy_imports():
+    from epsilon_dpo.report.page.page import write_report
 
 with run_stage("report") as stage:
     params = load(ReportView)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.training.loop.result import without_evaluation
 from epsilon_dpo.training.sft.params import SFTView
-from epsilon_dpo.training.sft.sft import fine_tune
+
+with heavy_imports():
+    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.training.loop.result import without_evaluation
+    from epsilon_dpo.training.sft.sft import fine_tune
 
 with run_stage("sft") as stage:
     params = load(SFTView)

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from epsilon_dpo.judging.judges.loading import load_judge
-from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
 from epsilon_dpo.judging.tournament.params import TournamentView
-from epsilon_dpo.judging.tournament.tournament import play
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
+
+with heavy_imports():
+    from epsilon_dpo.judging.judges.loading import load_judge
+    from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
+    from epsilon_dpo.judging.tournament.tournament import play
+    from epsilon_dpo.pipeline.machine.runtime import set_up
 
 with run_stage("tournament") as stage:
     params = load(TournamentView)

@@ -3,13 +3,15 @@
 import shutil
 from pathlib import Path
 
-from epsilon_dpo.data.contract.contract import SPLITS, validate
-from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import ValidateView
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
-from epsilon_dpo.pipeline.stage.execution import run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import load
+
+with heavy_imports():
+    from epsilon_dpo.data.contract.contract import SPLITS, validate
+    from epsilon_dpo.data.contract.page import page
+    from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 
 with run_stage("validate") as stage:
     params = load(ValidateView)

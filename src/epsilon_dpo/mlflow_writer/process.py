@@ -4,6 +4,7 @@ The first failure prints one line and ends the tracking, never the stage: from t
 the stage's pipe cannot fill up. A server that failed is skipped silently by the next stages for OUTAGE_S seconds.
 """
 
+import gc
 import json
 import logging
 import os
@@ -142,6 +143,11 @@ if __name__ == "__main__":
     logging.disable(logging.WARNING)  # MLflow and Alembic tell about every migration of a fresh store
     signal.signal(signal.SIGTERM, _give_up)
     if not _server(os.environ.get("MLFLOW_TRACKING_URI", "")):  # a server is asked whether it is there first
+        gc.disable()  # what is imported stays: half of the time would go into looking for garbage in it
         with suppress(Exception):  # _open imports it again, and says what is wrong
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # which MLflow imports when a run is opened
+
             import epsilon_dpo.mlflow_writer.record  # noqa: F401
+        gc.freeze()
+        gc.enable()
     serve(sys.stdin)

@@ -1,6 +1,9 @@
 """What a stage leaves behind: complete outputs or none, one sentence for the user, a traceback for a bug."""
 
+import ast
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from epsilon_dpo.pipeline.stage.execution import run_stage
 from epsilon_dpo.pipeline.stage.files import atomic_folder, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import dependencies, digest, fingerprint, scratch_folder, stage_entry
 
+ROOT = Path(__file__).resolve().parents[3]
 DVC_YAML = """
 stages:
   demo:
@@ -154,3 +158,34 @@ def test_a_large_file_is_read_once_until_it_changes(project: Path, monkeypatch: 
     (project / "scratch/digests.json").write_text("{")
     weights.write_bytes(bytes(fingerprint_module.REMEMBERED_BYTES))
     assert digest(project / "out/align/model") == first
+
+
+def output_of(code: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
+
+
+def test_heavy_imports_start_the_tracking_and_leave_the_garbage_collector_as_it_was() -> None:
+    """In a process of its own, where the collector's settings are nobody else's."""
+    said = output_of(
+        "import gc; from epsilon_dpo.pipeline.observability import tracker\n"
+        "from epsilon_dpo.pipeline.stage.execution import heavy_imports\n"
+        "with heavy_imports(): print(gc.isenabled(), len(tracker._waiting))\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    assert said == "False 1\nTrue True\n"
+
+
+def test_what_takes_seconds_is_imported_in_heavy_imports_and_nothing_starts_before() -> None:
+    """Else MLflow is imported after it and not beside it."""
+    light = [
+        ast.unparse(node)
+        for file in sorted((ROOT / "stages").glob("*.py"))
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    heavy = {"torch", "transformers", "scipy", "matplotlib", "great_expectations", "pandas"}
+    loaded = output_of(
+        "import sys; sys.argv = ['-m']; import stages\n" + "\n".join(light) + f"\nprint({heavy} & set(sys.modules))\n"
+        "from epsilon_dpo.pipeline.observability import tracker; print(tracker._waiting)"
+    )
+    assert len(light) > 50 and loaded == "set()\n[]\n"

@@ -1,9 +1,10 @@
 """Seeds, threads and memory of a process that computes with torch."""
 
 import ctypes
+import random
 
+import numpy as np
 import torch
-from transformers import set_seed
 from transformers.utils import logging
 
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -36,7 +37,9 @@ def set_up(seed: int, threads: int, processes: int = 1) -> None:
             "name as many, or lower processes in params.yaml."
         )
     torch.set_num_threads(threads)
-    set_seed(seed)
+    random.seed(seed)  # transformers.set_seed does this too, and loads its Trainer
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # of every device
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Determinism does not need that torch.empty() is filled with NaN, which takes a tenth of the time of sampling.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property

@@ -1,5 +1,6 @@
 """What every stage does around its one call: check, announce, track, write complete folders, fail in one sentence."""
 
+import gc
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.observability.tracker import Tracker
+from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
 from epsilon_dpo.pipeline.stage.files import atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
@@ -32,6 +33,23 @@ class Stage:
     scratch: Path
     tracker: Tracker
     summary: str = field(default="")
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Around the imports of a stage that take seconds: MLflow is imported beside them, and the garbage collector rests.
+
+    What a library makes on import stays to the end, so walking over it again and again, at the end once more, is in
+    vain: it took 3 of the 8 CPU s of a stage that imports torch and transformers.
+    """
+    start_early()
+    end_with_dvc()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager
