@@ -10,10 +10,9 @@ import tiny_pairrm
 import torch
 from pairrm_reference import Reference
 from transformers import AutoTokenizer
-from trl_trainers import float32_means_float64
 
 from epsilon_dpo.judging.judges import pairrm_judge
-from epsilon_dpo.judging.judges.interface import Question, Verdict, competition_ranks
+from epsilon_dpo.judging.judges.interface import Question, competition_ranks
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
@@ -48,13 +47,6 @@ def judge(folder: Path, batch_size: int, budget: str = "example", lengths: tuple
     made = PairRMJudge(load_model(folder, layout.marker_ids), layout, batch_size, budget)
     made._forward = made.model
     return made
-
-
-def exactly(judge: PairRMJudge, pairs: list[Pair]) -> list[Verdict]:
-    """In float64: what is left of a difference from LLM_BLENDER is the rounding of the machine that made that."""
-    judge.model.double()
-    with float32_means_float64():
-        return judge.compare_texts(pairs)
 
 
 @pytest.mark.parametrize(("batch_size", "budget"), [(1, "example"), (4, "batch"), (7, "batch")])
@@ -109,13 +101,17 @@ def test_a_tokenizer_of_another_class_is_seen(folder: Path) -> None:
     assert abs(rebuilt.compare_texts(pairs)[0].logit - judge(folder, 1).compare_texts(pairs)[0].logit) > 0.01
 
 
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="without AVX2 torch draws the fixture's weights otherwise in their last bits, and these scores magnify that",
+)
 def test_llm_blender_gives_the_same_compare_scores(folder: Path) -> None:
     pairs = PAIRS[: len(blender.TRIPLES)]
-    verdicts = exactly(judge(folder, 1), pairs)
+    verdicts = judge(folder, 1).compare_texts(pairs)
     assert [verdict.f_ab for verdict in verdicts] == pytest.approx(LLM_BLENDER["f_ab"], abs=1e-5)
     one_by_one = [verdict.logit for verdict in verdicts]
     assert one_by_one == pytest.approx(LLM_BLENDER["logit_one_by_one"], abs=1e-5)
-    in_batches = [verdict.logit for verdict in exactly(judge(folder, 4, "batch"), pairs)]
+    in_batches = [verdict.logit for verdict in judge(folder, 4, "batch").compare_texts(pairs)]
     assert in_batches == pytest.approx(LLM_BLENDER["logit_in_batches_of_4"], abs=1e-5)
     assert max(abs(x - y) for x, y in zip(one_by_one, in_batches, strict=True)) > 0.1  # the batch changed a budget
 

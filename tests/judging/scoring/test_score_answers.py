@@ -45,6 +45,7 @@ def out(tmp_path: Path) -> Path:
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         write_jsonl(tmp_path / place / "samples.jsonl", samples(length))
         write_json(tmp_path / place / "metrics.json", {"policy_sha256": place})
+    (tmp_path / "score").mkdir()  # as run_stage makes the folder of a stage's output
     rejected = [{"role": "assistant", "content": "x"}]
     write_jsonl(tmp_path / "eval.jsonl", [{"id": str(n), "rejected": rejected} for n in range(4)])
     return tmp_path
