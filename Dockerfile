@@ -16,8 +16,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 RUN python3 -m venv /opt/venv
 COPY requirements.txt /tmp/requirements.txt
 # By pip, which reads the secrets and compiles what is never compiled later (PYTHONDONTWRITEBYTECODE), and not by uv.
-# The pins are complete: nothing is left to resolve. The secrets are a proxy's pip.conf and CA bundle where there is one;
-# they never reach a layer.
+# The pins are complete: nothing is left to resolve.
+# The secrets are a proxy's pip.conf and CA bundle where there is one; they never reach a layer.
 RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
