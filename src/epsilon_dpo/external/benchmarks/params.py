@@ -127,7 +127,7 @@ class Page(Strict):
 
 
 class ScoreboardView(Strict):
-    """What external/scoreboard/scoreboard.py reads; of `scoreboard`, only its own page."""
+    """What external/scoreboard.py reads; of `scoreboard`, only its own page."""
 
     runs: Runs
     scoreboard: dict[RunName, Page]

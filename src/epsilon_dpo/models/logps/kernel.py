@@ -1,4 +1,4 @@
-"""The tiled projection behind logps.py: hidden states and output weights in, values per token out.
+"""The tiled projection behind head.py: hidden states and output weights in, values per token out.
 
 Of the logits [N, V] of N tokens one tile exists at a time, [token_chunk, vocab_tile], the policy's and beside it the
 reference's. Forward, a tile is projected, soft-capped, folded into running sums and dropped. Backward, the policy's

@@ -3,7 +3,7 @@
 The adapter is put *into* the model and no wrapper around it, so that whatever works on a model (the log-prob head, the
 Trainer, TRL) works on this one. It starts as an exact zero. With `quantise: nf4` the frozen weights are held in 4 bits
 (QLoRA, arXiv 2305.14314) while the adapter is trained; what is saved, sampled and compared afterwards is the adapter on
-the weights that were never quantised (policy_folder.py).
+the weights that were never quantised (models/policy/folder.py).
 
 A reference then needs no weights of its own: it is the same model without the adapter, and one that follows the policy
 is the same model under a second adapter.
