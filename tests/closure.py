@@ -16,7 +16,7 @@ METHODS = "src/epsilon_dpo/methods"
 # Loaded by name from params.yaml: dvc.yaml names the one file with ${item.method}.
 METHODS_BY_NAME = f"{METHODS}/${{item.method}}.py"
 REGISTRY = PACKAGE / "methods" / "registry.py"
-# In every closure, yet no output depends on it (tests/test_exempt.py): a comment there must not retrain a policy.
+# In every closure, yet no output depends on it (tests/data_deps.py): a comment there must not retrain a policy.
 EXEMPT = {
     "src/epsilon_dpo/pipeline/observability/errors.py": "the errors that end a stage, which then leaves no output",
     "src/epsilon_dpo/pipeline/observability/progress.py": "draws progress bars",
