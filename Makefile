@@ -63,7 +63,7 @@ PIP := python -m pip --disable-pip-version-check --quiet
 define install
 	@echo "Installing the pins of $(1) ($$(grep -c == $(1)) packages)"
 	@grep -v -e '^torch==' -e '^-r ' $(1) > $(VENV)/pins.txt
-	@index="$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2> /dev/null)}"; \
+	@index="$${PIP_INDEX_URL:-$$(python -m pip config get global.index-url 2> /dev/null)}"; \
 	{ [ -n "$(UV)" ] && $(PIP) install $(UV) && \
 	uv pip install --quiet --python $(BIN)/python --no-deps $${index:+--index-url "$$index"} -r $(VENV)/pins.txt; } || \
 	{ echo "uv cannot be used here: pip installs them, in minutes"; $(PIP) install --no-deps -r $(VENV)/pins.txt; }

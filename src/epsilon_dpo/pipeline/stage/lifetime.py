@@ -49,13 +49,11 @@ def _watch() -> None:
 def _up_to_dvc() -> list[psutil.Process]:
     """This process, the shells above it, and `dvc`: the first that was not itself started by `dvc`."""
     chain = [psutil.Process()]
-    while (parent := chain[-1].parent()) is not None:
-        chain.append(parent)
-        try:
+    with suppress(psutil.Error, OSError):  # another user's process is no shell of ours; one may end meanwhile
+        while (parent := chain[-1].parent()) is not None:
+            chain.append(parent)
             if STARTED_BY_DVC not in parent.environ():
                 break
-        except (psutil.Error, OSError):  # another user's process is no shell of ours
-            break
     return chain
 
 
