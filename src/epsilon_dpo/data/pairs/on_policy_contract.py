@@ -30,7 +30,7 @@ def fit_to_train_on(
 
 
 def _broken(pair: Row, specials: list[str], facts: Row) -> str:
-    """The name of a promise of contract/expectations.py, empty if all are kept."""
+    """The name of a promise of data/contract/expectations.py that is broken, empty if all are kept."""
     kept = {
         "no_special_tokens_in_text": not any(
             special in pair[side][0]["content"] for special in specials for side in ("chosen", "rejected")

@@ -81,7 +81,7 @@ class TokenLogps(NamedTuple):
     kl_ref_policy: Tensor | None = None  # KL(softmax(g) || softmax(f))
     kl_policy_ref: Tensor | None = None  # KL(softmax(f) || softmax(g))
     alternative: Tensor | None = None  # log softmax(f)[the alternative]
-    initial: Tensor | None = None  # log softmax(g)[y] of the reference before it moved; not of `token_logps`, see logps
+    initial: Tensor | None = None  # log softmax(g)[y] of the reference before it moved; set by head.py alone
 
 
 def token_logps(

@@ -52,7 +52,7 @@ class PreferenceTrainer(ResumesAdapter):
         method: loss and state.
         token_chunk: completion tokens whose logits exist at once.
         pad_token_id: fills rows on the right.
-        callbacks: observers, e.g. checkpoints.SealedCheckpoints and metric_stream.MetricStream.
+        callbacks: observers, e.g. loop.checkpoints.SealedCheckpoints and loop.metrics_jsonl.MetricStream.
         share_prompt: a pair is one row, see shared_prompt.py.
     """
 
