@@ -39,11 +39,11 @@ def run_comparisons(samples: list[Row], reference: list[Row]) -> list[Comparison
 
 
 def control_comparisons(reference: list[Row], pairs: list[Row], seed: int) -> list[Comparison]:
-    """What is known beforehand, and the reference itself.
+    """Comparisons whose outcome is known beforehand, and those of the reference itself.
 
     SFT against chosen; chosen against rejected, the judge's accuracy; chosen against itself, ties only; SFT's answers
-    to other prompts (drawn by `seed`) against chosen, which should win: a judge that looks at the prompt sees that they
-    are beside the point. The last one is left out where more than half of the answers share a prompt.
+    to other prompts (drawn by `seed`) against chosen, where chosen should win: a judge that looks at the prompt sees
+    that the other answer is irrelevant. The last one is left out where more than half of the answers share a prompt.
 
     Args:
         reference: rows of out/reference/samples.jsonl.

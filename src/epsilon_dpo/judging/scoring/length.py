@@ -17,7 +17,7 @@ from scipy.special import expit
 from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t, win_rate
 from epsilon_dpo.analysis.intervals.rates import Estimate
 
-RIDGE = 0.01  # on both coefficients: as much as 0.04 records know; keeps them finite where lengths separate the wins
+RIDGE = 0.01  # on both coefficients, worth 0.04 records; keeps them finite where lengths separate the wins
 SIMILAR = 0.2  # of the longer answer
 STEPS = 100
 PRECISION = 1e-6  # log-odds, of the last step; the next would be about its square

@@ -29,7 +29,7 @@ def score_run(
         reference: the samples.jsonl of the SFT policy.
 
     Returns:
-        of the final policy the metrics of scoring.by_opponent, with what judging all of the run's policies took
+        of the final policy the metrics of scoring.by_opponent, with what judging all of the run's policies cost
         (Judge.usage), and `confidence`, `n` (answers) and `policy_sha256`; its metrics.json holds both.
 
     Raises:
@@ -62,7 +62,7 @@ def score_controls(
         seed: RNG seed that draws the answers to other prompts.
 
     Returns:
-        the metrics of scoring.by_opponent with what judging took (Judge.usage), and `confidence` and `n` (answers).
+        the metrics of scoring.by_opponent with what judging cost (Judge.usage), and `confidence` and `n` (answers).
 
     Raises:
         UserError: `reference` answers a row that is not among the pairs.

@@ -1,8 +1,8 @@
 """Who wins: judged pairs as records, and the rates that they add up to.
 
-Every pair is judged in both orders (judging/judges/interface.py). Answer a wins by 1 if its logit is above TIE, loses
-by 0 if it is below -TIE, and ties by 1/2 otherwise; upstream counts a tie as a loss. Where the data's true reward is
-known, the same pairs are also decided by it, so that the judge itself can be judged.
+Every pair is judged in both orders (judging/judges/interface.py). A logit above TIE is a win of answer a
+(1), one below -TIE a loss (0), and anything between a tie (1/2), which LLM-Blender's code counts as a loss. Where the
+data's true reward is known, the same pairs are also decided by it, so that the judge itself can be judged.
 """
 
 from collections.abc import Callable, Sequence
