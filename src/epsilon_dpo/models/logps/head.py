@@ -104,7 +104,7 @@ def completion_logps(
 
     Returns:
         the fields of TokenLogps as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion; a sum
-        over the last dimension gives the sequence's number, in nats.
+        over the last dimension gives the sequence's log-prob or KL, in nats.
     """
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     states = Reference(_completion_hidden(reference, completion_mask, **inputs), head_of(reference))

@@ -139,7 +139,7 @@ class _Sizes(NamedTuple):
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, sizes: _Sizes) -> Tensor:
-    """Those of one tile, [n, v]; `weight` is of the dtype of the projections."""
+    """The logits of one tile, [n, v]; `weight` is of the dtype of the projections."""
     return capped(hidden.to(sizes.dtype) @ weight.T, bias, softcap, sizes.accumulator, sizes.rounded)
 
 

@@ -50,7 +50,7 @@ class Mixture(NamedTuple):
     rounded: bool
 
     def logits(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Of π(β⁻) and π(β⁺), in the shape of `f` and `g`."""
+        """The logits of π(β⁻) and π(β⁺), in the shape of `f` and `g`."""
         if not self.rounded:
             part = self.eps_c * (g - f)
             return f - part, f + part
@@ -129,14 +129,14 @@ def _tanh(x: Tensor) -> Tensor:
 
 @compiled_on_gpu
 def of_policy(f: Tensor, bounded: bool) -> Part:
-    """Of logits [n, v] alone; weighted by themselves."""
+    """The part of the policy's logits [n, v] alone, weighted by these logits."""
     exponentials, maximum = _exponentials(f, bounded)
     return Part(maximum, exponentials.sum(1), (_dot(exponentials, f),))
 
 
 def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool) -> tuple[Part, ...]:
-    """Of the logits of policy and reference, [n, v] each: π weighted by f and g - f, ref weighted by g - f, then π(β⁻)
-    and π(β⁺). Without `mixture` only the first two.
+    """The parts of policy and reference from their logits, [n, v] each: π weighted by f and g - f, ref weighted by g - f,
+    then π(β⁻) and π(β⁺). Without `mixture` only the first two.
     """
     if mixture is None or not mixture.rounded:
         return _of_pair(f, g, None if mixture is None else mixture.eps_c, bounded)
@@ -169,7 +169,7 @@ def gradient_of_raw(
     scored: Sequence[tuple[Tensor, Tensor]],
     softcap: float | None,
 ) -> Tensor:
-    """Of the logits before the soft-cap, [n, v]; overwrites `f`.
+    """The gradient of the logits before the soft-cap, [n, v]; overwrites `f`.
 
     Args:
         log_normaliser: log Σ exp of each row's logits, [n].

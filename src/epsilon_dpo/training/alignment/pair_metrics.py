@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pair_metrics(chosen: Logps, rejected: Logps, loss: PairLoss) -> dict[str, Tensor]:
-    """Metrics per pair, [B] each: those of the method, and the base that all methods share.
+    """Metrics per pair, [B] each: those of the method, and those that all methods share.
 
     `margins_raw` is h, the log-ratio margin without any beta, which alone is comparable between methods. `entropy` is
     the policy's, per token of both answers. The KLs are of the initial reference, also where a method moves its own:

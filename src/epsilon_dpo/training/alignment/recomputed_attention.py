@@ -2,7 +2,7 @@
 
 transformers' eager attention, the one that has Gemma-2's soft-cap on every device, keeps about five tensors of [rows,
 heads, T, T] per layer for its gradient: on dialogues half of what a training step keeps. Here a layer keeps query, key
-and value; the same operations run a second time backward, so that every number is the same, bit for bit.
+and value; the same operations run a second time backward, so that every value is the same, bit for bit.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 EAGER, NAME = "eager", "eager_recomputed"
-ASKS = re.compile(r"_attn_implementation (==|in|not in) ")  # with !=, all ask one thing: whether it is eager at all
+ASKS = re.compile(r"_attn_implementation (==|in|not in) ")  # a comparison by != only asks whether it is eager
 
 
 def recompute_attention(model: PreTrainedModel) -> None:

@@ -76,7 +76,7 @@ def references(
 
 
 def followed_weights(policy: PreTrainedModel) -> nn.Module:
-    """What a moving reference follows: parameter by parameter that of `ReferenceModel.weights`."""
+    """What a moving reference follows: the same parameters, in the same order, as `ReferenceModel.weights`."""
     return adapter_weights(policy, ADAPTER) if has_adapter(policy) else policy
 
 
