@@ -135,8 +135,8 @@ def of_policy(f: Tensor, bounded: bool) -> Part:
 
 
 def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool) -> tuple[Part, ...]:
-    """The parts of policy and reference from their logits, [n, v] each: π weighted by f and g - f, ref weighted by g - f,
-    then π(β⁻) and π(β⁺). Without `mixture` only the first two.
+    """The parts that logits of policy and reference, [n, v] each, contribute: π weighted by f and g - f, ref weighted by
+    g - f, then π(β⁻) and π(β⁺). Without `mixture` only the first two.
     """
     if mixture is None or not mixture.rounded:
         return _of_pair(f, g, None if mixture is None else mixture.eps_c, bounded)
