@@ -1,4 +1,4 @@
-"""The loss of each preference-optimisation method: one file per method, no file imports another.
+"""The loss of each preference-optimisation method: one file per method, none imports another method.
 
 In: per pair, log-probs of the chosen and of the rejected answer ([B], nats), and a run's config. Out: a loss per pair,
 implicit rewards, metrics; for some a state that moves after each step, such as ε-DPO's beta. interface.py says what a

@@ -40,7 +40,7 @@ class Logps:
     Sums run over the completion's tokens (the stop token counts, prompt and padding do not), in nats, in float64
     (float32 if the method rounds to bfloat16). Only `policy`, `policy_tokens` and `alternative_tokens` carry a
     gradient. What the method did not ask for is None. A float is the mean over all pairs of the optimizer step,
-    the same on every rank and in every micro-batch, so that a loss does not depend on how the step was split; evaluation
+    the same on every rank and in every micro-batch, so a loss does not depend on how the step was split; evaluation
     takes it over the pairs it has.
 
     Attributes:

@@ -135,7 +135,7 @@ def of_policy(f: Tensor, bounded: bool) -> Part:
 
 
 def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool) -> tuple[Part, ...]:
-    """The parts that logits of policy and reference, [n, v] each, contribute: π weighted by f and g - f, ref weighted by
+    """Parts that logits of policy and reference, [n, v] each, contribute: π weighted by f and g - f, ref weighted by
     g - f, then π(β⁻) and π(β⁺). Without `mixture` only the first two.
     """
     if mixture is None or not mixture.rounded:
