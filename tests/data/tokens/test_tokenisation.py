@@ -110,6 +110,20 @@ def test_neither_transformers_nor_torch_is_imported_without_need() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_tokenizer_is_saved_as_the_same_bytes_offline(make_tokenizer: MakeTokenizer, tmp_path: Path) -> None:
+    """transformers writes down whether it was offline, and a policy's sha256 covers its tokenizer."""
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    code = (
+        "import sys; from pathlib import Path; from epsilon_dpo.data.tokenizer.folder import load_tokenizer;"
+        "load_tokenizer(Path(sys.argv[1]) / 'base').save_pretrained(Path(sys.argv[1]) / sys.argv[2])"
+    )
+    for name, offline in (("online", "0"), ("offline", "1")):
+        environment = os.environ | {"HF_HUB_OFFLINE": offline}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), name], env=environment, check=True)
+    written = {file.name: file.read_bytes() for file in (tmp_path / "online").iterdir()}
+    assert written == {file.name: file.read_bytes() for file in (tmp_path / "offline").iterdir()}
+
+
 def test_a_folder_without_a_tokenizer_or_a_template_is_named(make_tokenizer: MakeTokenizer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         load_tokenizer(tmp_path)

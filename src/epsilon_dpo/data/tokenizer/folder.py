@@ -22,7 +22,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise UserError(
             f"{folder} holds no tokenizer.json; save the tokenizer with its `save_pretrained` (fast version)."
         )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        folder,
+        trust_remote_code=False,
+        local_files_only=True,  # stays in tokenizer_config.json, where HF_HUB_OFFLINE would set it otherwise
+    )
     for attribute in ("chat_template", "eos_token"):
         if not getattr(tokenizer, attribute):
             raise UserError(f"The tokenizer in {folder} has no {attribute}; pairs cannot be rendered without it.")
