@@ -64,9 +64,7 @@ def _load_full(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
     except ValueError as error:
         raise UserError(f"The model in {folder} cannot be loaded: {first_line(error)}.") from None
     except OSError as error:
-        raise UserError(
-            f"{folder} holds no complete policy ({str(error).splitlines()[0]}); `dvc repro` makes it."
-        ) from None
+        raise UserError(f"{folder} holds no complete policy ({first_line(error)}); `dvc repro` makes it.") from None
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise UserError(
