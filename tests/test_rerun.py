@@ -80,12 +80,14 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 
 def reading(repo: Repo) -> dict[str, dict]:
-    """What DVC reads for each stage's `params:` now."""
+    """What DVC reads of params.yaml for each stage now: its `params:`, or the file where the file is a dependency."""
     found: dict[str, dict] = {}
     for stage in repo.index.stages:
         for dep in stage.deps:
             if isinstance(dep, ParamsDependency):
                 found.setdefault(stage.name, {}).update(dep.read_params())
+            elif dep.def_path == "params.yaml":
+                found.setdefault(stage.name, {})["params.yaml"] = Path(dep.fs_path).read_text("utf-8")
     return found
 
 

@@ -107,13 +107,10 @@ def dependencies(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def declared_params(entry: dict[str, Any]) -> dict[str, Any]:
-    """The declared params of an entry, by dotted key; `params.yaml:` alone means the whole file."""
+    """The declared params of an entry, by dotted key."""
     content = read_yaml(PARAMS_FILE)
     found = {}
     for dotted in entry.get("params", []):
-        if not isinstance(dotted, str):
-            found.update(content)
-            continue
         value: Any = content
         for part in dotted.split("."):
             value = value[part]
