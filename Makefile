@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 UV ?= uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-numeric test-slow campaign check ui vllm docker-smoke clean
+.PHONY: needs repro test test-numeric test-slow campaign check ui vllm docker-smoke clean
 
 repro: $(VENV)/.ready
 	@python -m epsilon_dpo.check.params_file
@@ -53,8 +53,17 @@ vllm: # for `backend: vllm` in params.yaml: an environment of its own, because v
 docker-smoke:
 	bash docker/smoke.sh
 
+# What is missing is said before minutes of installing, not after. The CPU build of torch makes .venv 2.2 GB, CUDA's 8.
+FREE_GB := 4
+needs:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed (the pins are for it), $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: apt install python3.11-venv)."; exit 1; }
+	@command -v git > /dev/null || { echo "git is not installed, and DVC needs it: install git."; exit 1; }
+	@git rev-parse --git-dir > /dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config .dvc/config.local || { echo "$(CURDIR) is not a git repository, and DVC needs one: clone the project, or run \`git init\` here (without git: add a line \"no_scm = true\" to .dvc/config)."; exit 1; }
+	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(FREE_GB) ] || { echo "Only $$free GB of disk are free here, and $(FREE_GB) are needed (8 with the CUDA build of torch)."; exit 1; }
+
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed (the pins are for it), this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	@$(MAKE) --no-print-directory needs
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # torch goes first and by pip, so that a local CPU build satisfies the pin before anything can ask the index for the CUDA

@@ -1,0 +1,65 @@
+"""`make` says what is missing before it installs anything."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def needs(folder: Path, *settings: str, path: str | None = None) -> subprocess.CompletedProcess:
+    shutil.copy(ROOT / "Makefile", folder)
+    make = shutil.which("make")
+    assert make is not None
+    env = {"PATH": path or "/usr/local/bin:/usr/bin:/bin"}
+    command = [make, "needs", f"PYTHON={sys.executable}", *settings]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def git_init(folder: Path) -> None:
+    subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
+
+
+def test_a_clone_with_all_that_is_needed_passes(tmp_path: Path) -> None:
+    git_init(tmp_path)
+    done = needs(tmp_path, "FREE_GB=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_unpacked_archive_is_told_to_become_a_repository(tmp_path: Path) -> None:
+    done = needs(tmp_path)
+    assert done.returncode != 0
+    assert f"{tmp_path} is not a git repository, and DVC needs one: clone the project, or run `git init`" in done.stdout
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    assert needs(tmp_path, "FREE_GB=0").returncode == 0
+
+
+def test_too_little_disk(tmp_path: Path) -> None:
+    git_init(tmp_path)
+    done = needs(tmp_path, "FREE_GB=999999")
+    assert done.returncode != 0
+    assert "GB of disk are free here, and 999999 are needed" in done.stdout
+
+
+def test_no_git(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    commands = tmp_path_factory.mktemp("commands")
+    for name in ("sh", "bash", "awk", "df", "grep"):
+        if found := shutil.which(name):
+            (commands / name).symlink_to(found)
+    done = needs(tmp_path, path=str(commands))
+    assert done.returncode != 0
+    assert "git is not installed, and DVC needs it: install git." in done.stdout
+
+
+def test_another_python(tmp_path: Path) -> None:
+    """A stand-in that reports 3.12, since only one Python is sure to be here."""
+    other = tmp_path / "python3.12"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 12, 1, \'final\', 0); $2"\n')
+    other.chmod(0o755)
+    done = needs(tmp_path, f"PYTHON={other}")
+    assert done.returncode != 0
+    assert "Python 3.11 is needed (the pins are for it)" in done.stdout + done.stderr
