@@ -58,7 +58,8 @@ def test_no_git(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
 def test_another_python(tmp_path: Path) -> None:
     """A stand-in that reports 3.12, since only one Python is sure to be here."""
     other = tmp_path / "python3.12"
-    other.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 12, 1, \'final\', 0); $2"\n')
+    pretence = "import sys; sys.version_info = (3, 12, 1, 'final', 0)"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretence}; $2"\n')
     other.chmod(0o755)
     done = needs(tmp_path, f"PYTHON={other}")
     assert done.returncode != 0
