@@ -1,0 +1,89 @@
+"""The blocks of params.yaml that fit a dataset, ready to be pasted."""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from epsilon_dpo.check.params_file import ParamsFile
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.models.base.params import EmbeddedModel
+
+EVAL_PAIRS = 256  # keep a 95 % interval of a win rate below ±6 points
+STEP = 16  # limits are rounded up to its multiples: a sample and the whole differ a little
+
+
+def eval_share(pairs: int) -> float:
+    """The share of the prompts that makes about EVAL_PAIRS evaluation pairs, at least 2 % and at most half."""
+    return min(0.5, max(0.02, math.ceil(100 * EVAL_PAIRS / max(pairs, 1)) / 100))
+
+
+def fitting_tokens(lengths: list[dict[str, int]], tokens: Tokens, max_truncated_share: float) -> Tokens:
+    """`tokens`, raised where more than 1 % of the prompts do not fit, or more than half of the allowed share of answers
+    would be cut."""
+    prompt = tokens.max_prompt_length
+    prompts = [row["prompt_tokens"] for row in lengths]
+    if np.mean(np.array(prompts) > prompt) > 0.01:
+        prompt = _rounded_up(int(np.percentile(prompts, 99, method="higher")))
+    pairs = [
+        row["prompt_tokens"] + row[side]
+        for row in lengths
+        for side in ("chosen_tokens", "rejected_tokens")
+        if row["prompt_tokens"] <= prompt
+    ]
+    length = max(tokens.max_length, prompt + 1)
+    if pairs and np.mean(np.array(pairs) > length) > max_truncated_share / 2:
+        length = _rounded_up(int(np.percentile(pairs, 100 * (1 - max_truncated_share / 2), method="higher")))
+    return Tokens(max_prompt_length=prompt, max_length=max(length, prompt + STEP))
+
+
+def blocks(fetch: dict[str, Any], params: ParamsFile, tokens: Tokens, pairs: tuple[int, int]) -> dict[str, Any]:
+    """`fetch`, and of `tokens`, `base` and `validate` those that must change for it.
+
+    Args:
+        fetch: the block that reads the dataset.
+        tokens: limits that fit its lengths.
+        pairs: how many training and evaluation pairs there will be, about.
+    """
+    found: dict[str, Any] = {"fetch": fetch}
+    if tokens != params.tokens:
+        found["tokens"] = tokens.model_dump()
+    needed = max(tokens.max_length, tokens.max_prompt_length + params.sample.max_new_tokens)
+    if isinstance(params.base, EmbeddedModel) and needed > params.base.max_position_embeddings:
+        found["base"] = params.base.model_dump() | {"max_position_embeddings": _rounded_up(needed)}
+    contract = params.contract
+    least = {
+        "min_train_pairs": min(contract.min_train_pairs, max(pairs[0] // 2, 1)),
+        "min_eval_pairs": min(contract.min_eval_pairs, max(pairs[1] // 2, 1)),
+    }
+    if any(getattr(contract, name) != value for name, value in least.items()):
+        found["validate"] = contract.model_dump() | least
+    return found
+
+
+def as_yaml(content: dict[str, Any]) -> str:
+    """As params.yaml is written: blocks, and in one line what has no block below it."""
+    yaml = YAML()
+    yaml.width = 120
+    yaml.representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+    text = io.StringIO()
+    for name, block in content.items():
+        written = CommentedMap({name: _flow_below(block, flat=name == "tokens")})
+        yaml.dump(written, text)
+    return text.getvalue()
+
+
+def _flow_below(block: dict[str, Any], flat: bool) -> CommentedMap:
+    written = CommentedMap()
+    for key, value in block.items():
+        written[key] = _flow_below(value, flat=len(value) < 6) if isinstance(value, dict) else value
+    if flat:
+        written.fa.set_flow_style()
+    return written
+
+
+def _rounded_up(tokens: int) -> int:
+    return -(-tokens // STEP) * STEP

@@ -1,0 +1,77 @@
+"""A sample of dialogues against the contract, and their lengths, without stopping at anything."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
+from epsilon_dpo.data.contract.facts import BosRule, dialogue_facts, special_tokens, split_prompt, token_facts
+from epsilon_dpo.data.contract.ledger import Ledger
+from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.pipeline.stage.files import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LENGTHS = ("prompt_tokens", "chosen_tokens", "rejected_tokens")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found on a sample.
+
+    Attributes:
+        broken: per promise that some row breaks: `expectation`, `promise`, `rows` (how many), `first` (the id of the
+            first) and `reason` (why that one does).
+        pairs: rows that can be rendered, prompt explicit, too long ones included.
+        lengths: of each of `pairs`, LENGTHS, in tokens; answers with their stop token, not cut.
+    """
+
+    broken: list[dict[str, Any]]
+    pairs: list[Row]
+    lengths: list[dict[str, int]]
+
+
+def measure(rows: list[Row], tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate) -> Measured:
+    """Hold `rows` (as stage `fetch` writes them, at least one) against the contract.
+
+    Raises:
+        UserError: the chat template refuses a dialogue.
+    """
+    drop_all = dict.fromkeys(type(contract.on_failure).model_fields, "drop")
+    ledger = Ledger(
+        tokens, contract.model_copy(update={"on_failure": contract.on_failure.model_copy(update=drop_all)})
+    )
+    specials = special_tokens(tokenizer)
+    dialogues = [dialogue_facts(row, specials, set()) for row in rows]
+    lost = ledger.judge_rows("sample", dialogues, BEFORE_TOKENISATION + REPORTED, list(dialogues[0]))
+    pairs = [split_prompt(row) for row in rows if row["id"] not in lost]
+    facts: list[Row] = []
+    if pairs:
+        bos = BosRule(tokenizer)
+        facts = [token_facts(pair, tokenizer, bos, tokens) for pair in pairs]
+        ledger.judge_rows("sample", facts, AFTER_TOKENISATION, list(facts[0]))
+    return Measured(_broken(ledger), pairs, [{name: row[name] for name in LENGTHS} for row in facts])
+
+
+def percentiles(values: list[int]) -> dict[str, int]:
+    """p50, p90, p99 and max of lengths in tokens; each is a length that occurs."""
+    points = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    return {name: int(np.percentile(values, at, method="higher")) for name, at in points.items()}
+
+
+def _broken(ledger: Ledger) -> list[dict[str, Any]]:
+    reasons = {entry["expectation"]: entry["reason"] for entry in reversed(ledger.dropped)}
+    return [
+        {
+            "expectation": finding["expectation"],
+            "promise": finding["promise"],
+            "rows": finding["unexpected"],
+            "first": finding["first_ids"][0],
+            "reason": reasons.get(finding["expectation"], ""),
+        }
+        for finding in ledger.findings
+        if finding.get("unexpected")
+    ]
