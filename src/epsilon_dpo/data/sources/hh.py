@@ -10,19 +10,17 @@ import gzip
 import hashlib
 import json
 import random
-import re
 import zlib
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.data.shapes.values import parse_transcript
 from epsilon_dpo.data.sources.dataset import Dataset, Row
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.pipeline.hub.download import hub_file
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
 
-ROLES = {"Human": "user", "Assistant": "assistant"}
-HEADER = re.compile(r"\n\n(Human|Assistant): ?")
 SUFFIX = ".jsonl.gz"
 
 
@@ -56,21 +54,6 @@ def read_hh(source: HHSource, seed: int) -> Dataset:
         "true_reward": False,
     }
     return Dataset(train, held_out, facts)
-
-
-def parse_transcript(text: str) -> Messages:
-    """The turns of `text` as messages, white space around each stripped.
-
-    Raises:
-        ValueError: `text` does not begin with a role header.
-    """
-    before, *parts = HEADER.split(text)
-    if before.strip() or not parts:
-        raise ValueError("does not begin with '\\n\\nHuman: ' or '\\n\\nAssistant: '")
-    return [
-        {"role": ROLES[header], "content": content.strip()}
-        for header, content in zip(parts[::2], parts[1::2], strict=True)
-    ]
 
 
 def split_by_prompt(rows: list[Row], eval_share: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -1,12 +1,24 @@
 """`fetch`: which preference dataset, exactly which version of it, and how it is split."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.pipeline.stage.params import Seed, Strict
+from epsilon_dpo.data.shapes.interface import Choose
+from epsilon_dpo.data.shapes.recognition import COLUMNS
+from epsilon_dpo.pipeline.stage.params import RUN_NAME, Seed, Strict
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # branch names move
+Limit = Annotated[int, Field(ge=1)] | None
+WATCHED = "data"  # the folder that dvc.yaml declares as a dependency of fetch
+
+
+def lies_in_data(path: str) -> bool:
+    """Whether `path`, relative to the project's root, is below data/, which DVC watches."""
+    parts = PurePosixPath(path).parts
+    return len(parts) > 1 and parts[0] == WATCHED and ".." not in parts
 
 
 class SyntheticSource(Strict):
@@ -26,14 +38,14 @@ class HHSource(Strict):
 
     source: Literal["hh"]
     repo: str | None  # Hub dataset
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # a commit: branch names move
-    folder: str | None  # relative to the project's root; DVC does not watch it (`dvc repro -f fetch` reads it again)
+    revision: Commit | None
+    folder: str | None  # below data/, which DVC watches
     subsets: Annotated[list[str], Field(min_length=1)]  # e.g. harmless-base
     train_split: str  # file stem, `train` in the original
     eval_split: str  # `test` in the original; equal to train_split: eval_share of the prompts are set aside
     eval_share: Share | None  # read only when both splits are one file
-    max_train_pairs: Annotated[int, Field(ge=1)] | None  # a sample drawn with the seed; null: all
-    max_eval_pairs: Annotated[int, Field(ge=1)] | None
+    max_train_pairs: Limit  # a sample drawn with the seed; null: all
+    max_eval_pairs: Limit
 
     @model_validator(mode="after")
     def _one_place_to_read_from(self) -> "HHSource":
@@ -52,8 +64,68 @@ class HHSource(Strict):
         return self
 
 
+class DatasetSource(Strict):
+    """Any published shape of preference data (docs/datasets.md), from the Hub or from files below data/."""
+
+    source: Literal["dataset"]
+    path: str  # a Hub dataset (owner/name), or a file, a folder or a glob of files below data/
+    revision: Commit | None  # of the Hub dataset; null: local files
+    name: str | None  # the dataset's configuration, where it has several
+    train_split: str  # `train`, or with the syntax of `datasets`: train_prefs[:5%], a+b; of single files always `train`
+    eval_split: str | None  # null: eval_share of the prompts of train_split are set aside
+    eval_share: Share | None
+    columns: dict[str, str] | None  # null: the shape is recognised; else {prompt: question, chosen: good, ...}
+    pairs: Choose  # of n scored answers: the best and the worst, or all that differ in score
+    min_margin: Annotated[float, Field(ge=0.0)] | None  # of scores, in the data's unit; pairs below it are dropped
+    max_train_pairs: Limit  # a sample drawn with the seed; null: all
+    max_eval_pairs: Limit
+
+    @model_validator(mode="after")
+    def _held_out_in_one_way(self) -> "DatasetSource":
+        if (self.eval_split is None) == (self.eval_share is None):
+            raise ValueError("set either eval_split or eval_share, and the other to null")
+        if self.train_split == self.eval_split:
+            raise ValueError("train_split and eval_split are the same rows; set eval_split to null and eval_share")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_known(self) -> "DatasetSource":
+        unknown = sorted(set(self.columns or {}) - COLUMNS)
+        if unknown:
+            raise ValueError(
+                f"columns maps to {unknown[0]!r}, which no shape reads; docs/datasets.md names what they read, such as "
+                "{prompt: question, chosen: good, rejected: bad}"
+            )
+        return self
+
+
+Single = Annotated[SyntheticSource | HHSource | DatasetSource, Field(discriminator="source")]
+
+
+class Member(Strict):
+    share: Annotated[float, Field(gt=0.0, le=1.0)]  # of the mixture's pairs
+    fetch: Single  # a block as it would stand alone
+
+
+class MixtureSource(Strict):
+    """Several sources, by names that their rows keep: as many pairs as the shares allow, drawn with the seed."""
+
+    source: Literal["mixture"]
+    members: Annotated[dict[Annotated[str, Field(pattern=RUN_NAME)], Member], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _shares_are_a_whole(self) -> "MixtureSource":
+        total = sum(member.share for member in self.members.values())
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares of members sum to {total:g}, not to 1")
+        return self
+
+
+Source = SyntheticSource | HHSource | DatasetSource | MixtureSource
+
+
 class FetchView(Strict):
     """What stages/fetch.py reads."""
 
     seed: Seed
-    fetch: Annotated[SyntheticSource | HHSource, Field(discriminator="source")]
+    fetch: Annotated[Source, Field(discriminator="source")]

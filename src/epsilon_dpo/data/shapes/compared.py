@@ -1,0 +1,202 @@
+"""Shapes whose rows hold two answers and a verdict; what the verdict means depends on how the answers are named."""
+
+from collections.abc import Callable
+
+from epsilon_dpo.data.shapes.interface import (
+    ANSWER,
+    LABEL,
+    MESSAGES,
+    NUMBER,
+    PROMPT,
+    TEXT,
+    Choose,
+    Dropped,
+    Field,
+    Missing,
+    Pair,
+    Refused,
+    Result,
+    Shape,
+)
+from epsilon_dpo.data.shapes.paired import PROMPTS, system_turn
+from epsilon_dpo.data.shapes.values import answer, describe, messages, number, prompt, text
+from epsilon_dpo.pipeline.stage.files import Messages, Row
+
+TIES = {"tie", "ties", "draw", "equal", "same", "both", "neither", "tie (bothbad)", "tie(bothbad)", "both_bad", "none"}
+VERDICTS = ("better_response_id", "preferred", "preference", "label", "winner", "choice", "better")
+ASKED = Field("prompt", PROMPT, (*PROMPTS, "instruction", "context", "history"))
+INPUT = Field("input", TEXT, optional=True)
+SYSTEM = Field("system", TEXT, ("system_prompt",), optional=True)
+WEIGHT = Field("weight", NUMBER, optional=True)
+TIED = Dropped("tied", "the verdict is a tie")
+
+
+def asked(row: Row) -> Messages:
+    """The prompt's turns, with the system turn and Alpaca's `input` where the row has them."""
+    turns, beside = prompt(row["prompt"], "prompt"), row.get("input")
+    if beside:
+        last = {**turns[-1], "content": f"{turns[-1]['content']}\n{text(beside, 'input')}"}
+        turns = [*turns[:-1], last]
+    return system_turn(row) + turns
+
+
+def preferred(row: Row, first: Messages, second: Messages, lead: float, margin: float | None) -> list[Result]:
+    """The pair by the sign of `lead` (first over second), its margin that of first minus second."""
+    if lead == 0.0:
+        return [TIED]
+    weight = number(row["weight"], "weight") if row.get("weight") is not None else None
+    if lead > 0.0:
+        return [Pair(first, second, margin, weight)]
+    return [Pair(second, first, None if margin is None else -margin, weight)]
+
+
+def named(verdict: object, spellings: tuple[set[str], set[str]], ties: set[str], name: str) -> float:
+    """1.0 if the verdict names the first answer, -1.0 the second, 0.0 for a tie.
+
+    Raises:
+        Refused: it names neither; Missing: it is null.
+    """
+    if verdict is None or verdict == "":
+        raise Missing(f"{name} is null")
+    if not isinstance(verdict, bool | list | dict):
+        spelt = str(verdict).strip().lower().removesuffix(".0")
+        for lead, spelled in ((1.0, spellings[0]), (-1.0, spellings[1]), (0.0, ties)):
+            if spelt in spelled:
+                return lead
+    raise Refused(
+        f"{name} is {describe(verdict)}, which names neither answer ({', '.join(sorted(spellings[0]))} or "
+        f"{', '.join(sorted(spellings[1]))}) nor a tie; map the columns with fetch.columns to the shape that fits"
+    )
+
+
+def _reader(first: str, second: str, ties: set[str]) -> Callable[[Row, Choose], list[Result]]:
+    """Two answers "x_0" and "x_1": the verdict names one by what stands after the last "_", with or without a name."""
+    spellings = tuple(
+        {end, f"model_{end}", f"response_{end}", f"answer_{end}", f"response{end}", f"answer{end}"}
+        for end in (first, second)
+    )
+
+    def read(row: Row, choose: Choose) -> list[Result]:
+        lead = named(row["verdict"], (spellings[0], spellings[1]), ties, "the verdict")
+        before = asked(row)
+        answers = [before + answer(row[f"response_{end}"], f"response_{end}") for end in (first, second)]
+        return preferred(row, answers[0], answers[1], lead, None)
+
+    return read
+
+
+def _two(first: str, second: str, glued: bool = False) -> tuple[Field, ...]:
+    """The columns response_0, response_1 and their like, and the verdict on them."""
+    words = ("response", "answer", "completion", "output")
+    also = [tuple(f"{word}{join}{end}" for word in words for join in ("_", "")[: 1 + glued]) for end in (first, second)]
+    answers = [Field(f"response_{end}", ANSWER, names[1:]) for end, names in zip((first, second), also, strict=True)]
+    return (ASKED, INPUT, *answers, Field("verdict", LABEL, VERDICTS), SYSTEM, WEIGHT)
+
+
+def _read_signed(row: Row, choose: Choose) -> list[Result]:
+    """-3 ... 3: the first answer is better where it is negative, by as much."""
+    lead = -number(row["overall_preference"], "overall_preference")
+    before = asked(row)
+    first, second = (before + answer(row[name], name) for name in ("response_1", "response_2"))
+    return preferred(row, first, second, lead, lead)
+
+
+def _read_shp(row: Row, choose: Choose) -> list[Result]:
+    """`labels` is 1 where A is preferred; the scores are votes."""
+    lead = named(row["labels"], ({"1"}, {"0"}), set(), "labels")
+    before = prompt(row["history"], "history")
+    first, second = (before + answer(row[name], name) for name in ("human_ref_A", "human_ref_B"))
+    scores = [row.get(name) for name in ("score_A", "score_B")]
+    margin = None if None in scores else number(scores[0], "score_A") - number(scores[1], "score_B")
+    return preferred(row, first, second, lead, margin)
+
+
+def _read_arena(row: Row, choose: Choose) -> list[Result]:
+    lead = named(row["winner"], ({"model_a", "a"}, {"model_b", "b"}), TIES, "winner")
+    first, second = (messages(row[name], name) for name in ("conversation_a", "conversation_b"))
+    return preferred(row, first, second, lead, None)
+
+
+def _read_summaries(row: Row, choose: Choose) -> list[Result]:
+    lead = named(row["choice"], ({"0"}, {"1"}), set(), "choice")
+    summaries = row["summaries"]
+    if len(summaries) != 2 or not all(isinstance(one, dict) for one in summaries):
+        raise Refused(f'summaries is {describe(summaries)}, expected two of {{"text": ...}}')
+    before = [{"role": "user", "content": _to_summarise(row["info"])}]
+    first, second = (before + answer(one.get("text"), "text of summaries") for one in summaries)
+    return preferred(row, first, second, lead, None)
+
+
+def _to_summarise(info: dict) -> str:
+    """SUBREDDIT, TITLE, POST (or ARTICLE) and "TL;DR:", those that the row has, as in TRL's tldr sets."""
+    parts = []
+    if info.get("subreddit"):
+        parts.append(f"SUBREDDIT: r/{text(info['subreddit'], 'info.subreddit')}")
+    if info.get("title"):
+        parts.append(f"TITLE: {text(info['title'], 'info.title')}")
+    body = "post" if info.get("post") is not None else "article"
+    return "\n\n".join([*parts, f"{body.upper()}: {text(info.get(body), f'info.{body}')}", "TL;DR:"])
+
+
+COMPARED = (
+    Shape(
+        "two_answers_from_0",
+        "{prompt, response_0, response_1, better_response_id | label | preference: 0 | 1 | tie}: PKU-SafeRLHF",
+        _two("0", "1"),
+        _reader("0", "1", TIES),
+    ),
+    Shape(
+        "two_answers_from_1",
+        "{prompt, response_1, response_2, preference | label: 1 | 2, 0 or tie for a tie}: PandaLM",
+        _two("1", "2", glued=True),
+        _reader("1", "2", TIES | {"0"}),
+        without=("overall_preference", "preference_strength"),
+    ),
+    Shape(
+        "two_answers_lettered",
+        "{prompt, response_a, response_b, winner | label: a | b | tie (or model_a, response_a, ...)}",
+        _two("a", "b"),
+        _reader("a", "b", TIES),
+    ),
+    Shape(
+        "signed_preference",
+        "{context, response1, response2, overall_preference: -3 ... 3, negative: the first is better}: HelpSteer3",
+        (
+            ASKED,
+            Field("response_1", ANSWER, ("response1",)),
+            Field("response_2", ANSWER, ("response2",)),
+            Field("overall_preference", NUMBER, ("preference_strength",)),
+            SYSTEM,
+            WEIGHT,
+        ),
+        _read_signed,
+    ),
+    Shape(
+        "shp",
+        "{history, human_ref_A, human_ref_B, labels: 1 for A | 0 for B, score_A, score_B}: SHP",
+        (
+            *(Field(name, TEXT) for name in ("history", "human_ref_A", "human_ref_B")),
+            Field("labels", LABEL),
+            *(Field(name, NUMBER, optional=True) for name in ("score_A", "score_B")),
+            WEIGHT,
+        ),
+        _read_shp,
+    ),
+    Shape(
+        "arena",
+        "{conversation_a: [message, ...], conversation_b: [message, ...], winner: model_a | model_b | tie}: Arena",
+        (*(Field(name, MESSAGES) for name in ("conversation_a", "conversation_b")), Field("winner", LABEL), WEIGHT),
+        _read_arena,
+    ),
+    Shape(
+        "summaries",
+        "{info: {post, title, subreddit}, summaries: [{text}, {text}], choice: 0 | 1}: summarize_from_feedback",
+        (
+            Field("info", frozenset({"object"})),
+            Field("summaries", frozenset({"objects"})),
+            Field("choice", LABEL),
+            WEIGHT,
+        ),
+        _read_summaries,
+    ),
+)

@@ -1,0 +1,112 @@
+"""What a shape is: the columns by which it is recognised, and a function from one row to pairs.
+
+A row holds plain values (text, numbers, booleans, None, lists, mappings); a shape is given it under its own names of
+the columns (`Field.name`), whatever the file calls them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from epsilon_dpo.pipeline.stage.files import Messages, Row
+
+Choose = Literal["best_worst", "all"]  # the pairs that n scored answers make
+TEXT = frozenset({"text", "transcript"})
+PLAIN = frozenset({"text"})
+TRANSCRIPT = frozenset({"transcript"})  # text that begins as Anthropic-HH's dialogues do
+MESSAGES = frozenset({"messages"})  # a list of {"role", "content"} or {"from", "value"}
+ANSWER = frozenset({"text", "transcript", "message", "messages"})
+PROMPT = frozenset({"text", "transcript", "messages"})
+NUMBER = frozenset({"number", "text"})  # csv has text only; what is no number is refused with its row
+LABEL = frozenset({"flag", "number", "text"})
+LIST = frozenset({"messages", "objects", "texts"})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two entire dialogues of which the first is preferred.
+
+    Attributes:
+        margin: score of chosen minus rejected, in the data's own unit; None where it has no scores.
+        weight: of the pair, for methods that want one; None where the data has none.
+        answers: which two of several answers these are, "0-3"; empty where the row has just two.
+    """
+
+    chosen: Messages
+    rejected: Messages
+    margin: float | None = None
+    weight: float | None = None
+    answers: str = ""
+
+
+@dataclass(frozen=True)
+class Half:
+    """One judged answer, to be paired with one of the other verdict on the same prompt (data/sources/unpaired.py)."""
+
+    prompt: Messages
+    answer: Messages
+    good: bool
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row, or two of its answers, that makes no pair.
+
+    Attributes:
+        reason: a name, such as "tied", by which they are counted.
+        detail: the same for this row, as a part of a sentence.
+    """
+
+    reason: str
+    detail: str
+
+
+Result = Pair | Half | Dropped
+
+
+class Refused(ValueError):
+    """The row is not of the shape: nobody can say what it means, so reading stops. The message names the column."""
+
+
+class Missing(ValueError):
+    """A value is null, or no text among texts: the row makes no pair, and the others are read."""
+
+    def __init__(self, message: str, reason: str = "null") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column that a shape reads.
+
+    Attributes:
+        name: as the shape calls it, and `fetch.columns` may.
+        kinds: of its values; see `values.kind`.
+        also: other names of it in published sets; `name` comes before them.
+        optional: whether the shape is also recognised without it.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    also: tuple[str, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One way to write preferences.
+
+    Attributes:
+        name: for messages, `epsilon-dpo inspect` and docs/datasets.md.
+        description: one line: what a row looks like, and who writes it.
+        fields: what it reads.
+        without: columns that would make it another shape.
+        read: one row, by the names of `fields` (absent ones are left out), as results.
+    """
+
+    name: str
+    description: str
+    fields: tuple[Field, ...]
+    read: Callable[[Row, Choose], list[Result]]
+    without: tuple[str, ...] = ()

@@ -1,0 +1,218 @@
+"""Shapes whose rows say which answer is chosen and which is rejected."""
+
+from epsilon_dpo.data.shapes.interface import (
+    ANSWER,
+    MESSAGES,
+    NUMBER,
+    PLAIN,
+    TEXT,
+    TRANSCRIPT,
+    Choose,
+    Dropped,
+    Field,
+    Pair,
+    Refused,
+    Result,
+    Shape,
+)
+from epsilon_dpo.data.shapes.values import answer, messages, number, prompt, text, transcript
+from epsilon_dpo.pipeline.stage.files import Messages, Row
+
+SIDES = ("chosen", "rejected")
+PROMPTS = ("question", "query")
+SCORES = (
+    Field("score_chosen", NUMBER, ("chosen_score", "chosen_rating", "chosen-rating"), optional=True),
+    Field("score_rejected", NUMBER, ("rejected_score", "rejected_rating", "rejected-rating"), optional=True),
+    Field("margin", NUMBER, optional=True),
+    Field("weight", NUMBER, optional=True),
+)
+NO_PROMPT = ("prompt", "instruction", "conversations", *PROMPTS)
+
+
+def sides(kinds: frozenset[str]) -> tuple[Field, Field]:
+    """The two columns, by their usual names; response_j and response_k are StackExchange's."""
+    return (
+        Field("chosen", kinds, ("chosen_response", "chosen-response", "response_j")),
+        Field("rejected", kinds, ("rejected_response", "rejected-response", "response_k")),
+    )
+
+
+def scored(row: Row, chosen: Messages, rejected: Messages) -> list[Result]:
+    """The pair with its margin and weight, where the row has them; dropped if its scores are equal."""
+    margin = number(row["margin"], "margin") if row.get("margin") is not None else None
+    if margin is None and row.get("score_chosen") is not None and row.get("score_rejected") is not None:
+        margin = number(row["score_chosen"], "score_chosen") - number(row["score_rejected"], "score_rejected")
+    weight = number(row["weight"], "weight") if row.get("weight") is not None else None
+    if weight is not None and weight < 0.0:
+        raise Refused(f"weight is {weight}, expected at least 0")
+    if margin == 0.0:
+        return [Dropped("tied", "both answers have the same score")]
+    return [Pair(chosen, rejected, margin, weight)]
+
+
+def system_turn(row: Row) -> Messages:
+    """The system turn that stands in a column beside; none where it is absent, null or empty."""
+    value = row.get("system")
+    return [{"role": "system", "content": text(value, "system")}] if value else []
+
+
+def instruction(row: Row) -> str:
+    """Instruction, newline, input: how Alpaca's rows become a prompt."""
+    asked, beside = text(row["instruction"], "instruction"), row.get("input")
+    return f"{asked}\n{text(beside, 'input')}" if beside else asked
+
+
+def _beside(row: Row, before: Messages) -> list[Result]:
+    """Answers to a prompt that stands in columns of its own."""
+    chosen, rejected = (_whole(before, answer(row[side], side), side) for side in SIDES)
+    return scored(row, chosen, rejected)
+
+
+def _whole(before: Messages, turns: Messages, side: str) -> Messages:
+    """The dialogue of an answer, which may itself begin with the prompt."""
+    if turns[: len(before)] == before and len(turns) > len(before):
+        return turns
+    if turns and turns[0]["role"] == "assistant":
+        return before + turns
+    raise Refused(f"{side} begins with a turn by {turns[0]['role'] if turns else 'nobody'} but not with the prompt")
+
+
+def _read_explicit(row: Row, choose: Choose) -> list[Result]:
+    return _beside(row, system_turn(row) + prompt(row["prompt"], "prompt"))
+
+
+def _read_sharegpt(row: Row, choose: Choose) -> list[Result]:
+    return _beside(row, system_turn(row) + messages(row["conversations"], "conversations"))
+
+
+def _read_alpaca(row: Row, choose: Choose) -> list[Result]:
+    turns = system_turn(row)
+    for exchange in row.get("history") or []:
+        if not isinstance(exchange, list) or len(exchange) != 2:
+            raise Refused("history is no list of [question, answer]")
+        for role, content in zip(("user", "assistant"), exchange, strict=True):
+            turns.append({"role": role, "content": text(content, "history")})
+    return _beside(row, [*turns, {"role": "user", "content": instruction(row)}])
+
+
+def _read_transcripts(row: Row, choose: Choose) -> list[Result]:
+    return scored(row, *(transcript(row[side], side) for side in SIDES))
+
+
+def _read_common_beginning(row: Row, choose: Choose) -> list[Result]:
+    chosen, rejected = (text(row[side], side) for side in SIDES)
+    length = border(chosen, rejected)
+    if not chosen[:length].strip():
+        return [Dropped("no_common_beginning", "chosen and rejected do not begin alike, so there is no prompt")]
+    before = {"role": "user", "content": chosen[:length].strip()}
+    answers = ({"role": "assistant", "content": side[length:].strip()} for side in (chosen, rejected))
+    return scored(row, *([before, one] for one in answers))
+
+
+def border(first: str, second: str) -> int:
+    """Where the prompt of two texts ends that begin alike: after the last line break in common, else the last space.
+
+    TRL's `extract_prompt` has the last space only, and takes the words with which two answers begin alike for a prompt.
+    """
+    different = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    common = first[: next(different, min(len(first), len(second)))]
+    return common.rfind("\n") + 1 or common.rfind(" ") + 1
+
+
+def _read_dialogues(row: Row, choose: Choose) -> list[Result]:
+    return scored(row, *(system_turn(row) + messages(row[side], side) for side in SIDES))
+
+
+def _read_beside_dialogues(row: Row, choose: Choose) -> list[Result]:
+    """`prompt` is not read where a side holds a user turn: the dialogue has it, in its place."""
+    turns = {side: messages(row[side], side) for side in SIDES}
+    if all(any(turn["role"] == "user" for turn in side) for side in turns.values()):
+        return scored(row, *(system_turn(row) + side for side in turns.values()))
+    return _read_explicit(row, choose)
+
+
+def _fields(*own: Field, answers: frozenset[str], system: bool = True) -> tuple[Field, ...]:
+    beside = (Field("system", TEXT, ("system_prompt",), optional=True),) if system else ()
+    return (*own, *sides(answers), *beside, *SCORES)
+
+
+PAIRED = (
+    Shape(
+        "explicit_text",
+        "{prompt, chosen, rejected}, texts: TRL's standard format, most private files",
+        _fields(Field("prompt", TEXT, PROMPTS), answers=PLAIN, system=False),
+        _read_explicit,
+        without=("system", "system_prompt"),
+    ),
+    Shape(
+        "system_beside",
+        "{system, question, chosen, rejected}, texts: Intel/orca_dpo_pairs",
+        (Field("system", TEXT, ("system_prompt",)), Field("prompt", TEXT, PROMPTS), *sides(PLAIN), *SCORES),
+        _read_explicit,
+    ),
+    Shape(
+        "transcripts",
+        "{chosen, rejected}, each '\\n\\nHuman: ...\\n\\nAssistant: ...' over all turns: Anthropic-HH",
+        _fields(answers=TRANSCRIPT, system=False),
+        _read_transcripts,
+        without=NO_PROMPT,
+    ),
+    Shape(
+        "implicit_text",
+        "{chosen, rejected}, texts with a common beginning, which is the prompt: TRL",
+        _fields(answers=PLAIN, system=False),
+        _read_common_beginning,
+        without=(*NO_PROMPT, "system", "system_prompt"),
+    ),
+    Shape(
+        "explicit_messages",
+        "{prompt: [message], chosen: [message], rejected: [message]}: TRL's conversational format",
+        _fields(Field("prompt", MESSAGES), answers=ANSWER),
+        _read_explicit,
+    ),
+    Shape(
+        "implicit_messages",
+        "{chosen: [message, ...], rejected: [message, ...]}, entire dialogues: TRL, Skywork, Tülu 3",
+        _fields(answers=MESSAGES),
+        _read_dialogues,
+        without=NO_PROMPT,
+    ),
+    Shape(
+        "ultrafeedback_binarized",
+        "{prompt: text, chosen: [message], rejected: [message], score_chosen, score_rejected}: UltraFeedback binarized",
+        (
+            Field("prompt", TEXT, ("instruction", *PROMPTS)),
+            *sides(MESSAGES),
+            Field("system", TEXT, optional=True),
+            *(Field(score.name, NUMBER, score.also) for score in SCORES[:2]),
+            *SCORES[2:],
+        ),
+        _read_beside_dialogues,
+    ),
+    Shape(
+        "prompt_beside_dialogues",
+        "{prompt: text, chosen: [message, ...], rejected: [message, ...]}: SimPO's sets, Orpo's mixes",
+        _fields(Field("prompt", TEXT, ("instruction", *PROMPTS)), answers=MESSAGES),
+        _read_beside_dialogues,
+        without=tuple(name for score in SCORES[:2] for name in (score.name, *score.also)),
+    ),
+    Shape(
+        "sharegpt",
+        "{conversations: [{from, value}], chosen: {from, value}, rejected: {from, value}}: LLaMA-Factory",
+        _fields(Field("conversations", MESSAGES, ("conversation",)), answers=ANSWER),
+        _read_sharegpt,
+        without=("prompt", "instruction"),
+    ),
+    Shape(
+        "alpaca",
+        "{instruction, input, chosen, rejected, system, history}, texts, history [[question, answer]]: LLaMA-Factory",
+        _fields(
+            Field("instruction", TEXT),
+            Field("input", TEXT, optional=True),
+            Field("history", frozenset({"list"}), optional=True),
+            answers=PLAIN,
+        ),
+        _read_alpaca,
+        without=("prompt", "conversations"),
+    ),
+)

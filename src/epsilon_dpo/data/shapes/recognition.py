@@ -1,0 +1,143 @@
+"""Which shape a file has, and reading its rows by it. What other modules call stands here:
+
+    reading = recognise(first_rows, "data/mine/train.jsonl", columns=None)   # UserError: no shape fits, or several do
+    reading.shape.name, reading.shape.description                            # for people
+    reading.names                                                            # {the shape's column: the file's column}
+    reading.read(row, "data/mine/train.jsonl, row 3", "best_worst")          # [Pair | Half | Dropped], or UserError
+
+`first_rows` are some first rows of the file as plain values (20 are enough); `columns` is `fetch.columns`: names of the
+shapes' columns to names of the file's. With it only the mapped columns are looked at.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from epsilon_dpo.data.shapes.compared import COMPARED
+from epsilon_dpo.data.shapes.interface import Choose, Dropped, Field, Missing, Refused, Result, Shape
+from epsilon_dpo.data.shapes.paired import PAIRED
+from epsilon_dpo.data.shapes.several import SEVERAL
+from epsilon_dpo.data.shapes.values import kind
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
+
+SHAPES = (*PAIRED, *COMPARED, *SEVERAL)
+# Every name that `fetch.columns` can map to.
+COLUMNS = frozenset(name for shape in SHAPES for field in shape.fields for name in (field.name, *field.also))
+UNSUPPORTED = ("images", "image", "videos", "video", "audios", "audio", "tools", "functions")
+WHERE_TO_LOOK = "docs/datasets.md has the shapes"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A shape on one file.
+
+    Attributes:
+        names: the file's column for each of the shape's that it has.
+    """
+
+    shape: Shape
+    names: dict[str, str]
+
+    def read(self, row: Row, where: str, choose: Choose) -> list[Result]:
+        """What the row gives: pairs, halves of pairs, or why there is none.
+
+        Args:
+            where: file and row, for messages.
+            choose: which pairs n scored answers make.
+
+        Raises:
+            UserError: the row is not of this shape.
+        """
+        beside = next((name for name in UNSUPPORTED if row.get(name) and row[name] != "[]"), None)
+        if beside:
+            raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
+        own = {name: row.get(column) for name, column in self.names.items()}
+        try:
+            return self.shape.read(own, choose)
+        except Refused as error:
+            raise UserError(f"{where}: {self._as_in_the_file(str(error))} (read as {self.shape.name}).") from None
+        except Missing as error:
+            return [Dropped(error.reason, self._as_in_the_file(str(error)))]
+
+    def _as_in_the_file(self, message: str) -> str:
+        """The message, which begins with the shape's name of a column, with the file's name of it."""
+        for name, column in self.names.items():
+            if name != column and name in message:
+                return f"{message} (column {column})"
+        return message
+
+
+def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None = None) -> Reading:
+    """The one shape that the first rows of a file have.
+
+    Raises:
+        UserError: none fits, several do, or `columns` names a column that the file has not; with the columns seen.
+    """
+    kinds = _kinds(rows)
+    seen = ", ".join(f"{name} ({found})" for name, found in kinds.items()) or "no column"
+    if columns is not None:
+        unknown = [column for column in columns.values() if column not in kinds]
+        if unknown:
+            raise UserError(f"{where} has no column {unknown[0]!r} (fetch.columns); it has {seen}.")
+        kinds = {name: kinds[column] for name, column in columns.items()}
+    fitting = [(shape, names) for shape in SHAPES if (names := _fit(shape, kinds, where)) is not None]
+    if len(fitting) == 1:
+        shape, names = fitting[0]
+        _only_one_column_each(shape, kinds, where)
+        return Reading(shape, {name: columns[own] if columns else own for name, own in names.items()})
+    if fitting:
+        several = " and ".join(shape.name for shape, _ in fitting)
+        raise UserError(
+            f"{where} has columns of several shapes ({several}): {seen}; say which to read with fetch.columns, such as "
+            f"{{{', '.join(f'{name}: {column}' for name, column in fitting[0][1].items())}}} ({WHERE_TO_LOOK})."
+        )
+    mapped = f" (as fetch.columns names them: {', '.join(kinds)})" if columns else ""
+    raise UserError(
+        f"{where} has no shape of preference data that is known here; it has {seen}{mapped}. Expected are chosen and "
+        "rejected, two answers with a verdict, several with scores, or one with a label, and a prompt; name them with "
+        f"fetch.columns, such as {{prompt: question, chosen: good, rejected: bad}} ({WHERE_TO_LOOK})."
+    )
+
+
+def _kinds(rows: Sequence[Row]) -> dict[str, str]:
+    """The kind of each column by its first value that says something; "null" if none does."""
+    found: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.items():
+            if found.get(name, "null") == "null":
+                found[name] = "null" if value == [] else kind(value)
+    return found
+
+
+def _fit(shape: Shape, kinds: Mapping[str, str], where: str) -> dict[str, str] | None:
+    """The file's column for each field of `shape`, None if it is another shape."""
+    if any(kinds.get(name, "null") != "null" for name in shape.without):
+        return None
+    names = {}
+    for field in shape.fields:
+        column = _column(field, kinds)
+        if column is None and not field.optional:
+            return None
+        if column is not None:
+            names[field.name] = column
+    return names
+
+
+def _column(field: Field, kinds: Mapping[str, str]) -> str | None:
+    """The column that is this field: by its own name before others."""
+    return next(iter(_columns(field, kinds)), None)
+
+
+def _columns(field: Field, kinds: Mapping[str, str]) -> list[str]:
+    return [name for name in (field.name, *field.also) if kinds.get(name) in field.kinds]
+
+
+def _only_one_column_each(shape: Shape, kinds: Mapping[str, str], where: str) -> None:
+    """Raises: UserError: two columns could be the same field, and neither has its own name."""
+    for field in shape.fields:
+        several = _columns(field, kinds)
+        if len(several) > 1 and field.name not in several:
+            raise UserError(
+                f"{where} reads as {shape.name}, whose {field.name} could be {' or '.join(several)}; say which with "
+                f"fetch.columns, such as {{{field.name}: {several[0]}, ...}}, naming all columns ({WHERE_TO_LOOK})."
+            )

@@ -1,0 +1,113 @@
+"""Shapes whose rows hold n answers with scores, or one answer with a verdict of its own."""
+
+from itertools import combinations
+from typing import Any
+
+from epsilon_dpo.data.shapes.compared import ASKED, INPUT, SYSTEM, WEIGHT, asked
+from epsilon_dpo.data.shapes.interface import (
+    ANSWER,
+    LABEL,
+    LIST,
+    Choose,
+    Dropped,
+    Field,
+    Half,
+    Missing,
+    Pair,
+    Refused,
+    Result,
+    Shape,
+)
+from epsilon_dpo.data.shapes.values import answer, describe, flag, number
+from epsilon_dpo.pipeline.stage.files import Row
+
+TEXTS = ("text", "answer", "response", "completion", "content", "output")
+# fine-grained_score comes before overall_score: UltraFeedback's overall_score is 1 in some rows that were meant as 10.
+SCORES = ("score", "reward", "rating", "pm_score", "fine-grained_score", "overall_score")
+RANKS = ("rank",)  # 1 is the best
+
+
+def _read_scored(row: Row, choose: Choose) -> list[Result]:
+    """Pairs of the answers by falling score: the best and the worst, or all that differ in score."""
+    answers, scores = _answers(row)
+    if len(answers) < 2:
+        return [Dropped("one_answer", f"it has {len(answers)} answers, and a pair needs two")]
+    before = asked(row)
+    weight = number(row["weight"], "weight") if row.get("weight") is not None else None
+    order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+    found: list[Result] = []
+    for better, worse in combinations(order, 2) if choose == "all" else [(order[0], order[-1])]:
+        margin = scores[better] - scores[worse]
+        if margin == 0.0:
+            found.append(Dropped("tied", f"answers {better} and {worse} have the same score"))
+            continue
+        chosen, rejected = (before + answer(answers[place], f"answer {place}") for place in (better, worse))
+        found.append(Pair(chosen, rejected, margin, weight, f"{better}-{worse}"))
+    return found
+
+
+def _answers(row: Row) -> tuple[list[Any], list[float]]:
+    """The answers, and their scores, higher is better; an answer that is no mapping has its score in a list beside."""
+    answers = row["answers"]
+    beside = next(((name, row[name]) for name in ("scores", "ranks") if row.get(name) is not None), None)
+    if beside is not None:
+        name, values = beside
+        if not isinstance(values, list) or len(values) != len(answers):
+            raise Refused(f"{name} is {describe(values)}, expected one number for each of {len(answers)} answers")
+        scores = [number(value, name) for value in values]
+    else:
+        found = [_own_score(one, place) for place, one in enumerate(answers)]
+        name, scores = found[0][0] if found else "", [score for _, score in found]
+    texts = [_text_of(one, place) for place, one in enumerate(answers)]
+    return texts, [-score for score in scores] if name in ("ranks", *RANKS) else scores
+
+
+def _text_of(entry: Any, place: int) -> Any:
+    if not isinstance(entry, dict) or {"role", "content"} <= set(entry):
+        return entry
+    key = next((key for key in TEXTS if key in entry), None)
+    if key is None:
+        raise Refused(f"answer {place} has the keys {', '.join(entry)}, expected one of {', '.join(TEXTS)}")
+    return entry[key]
+
+
+def _own_score(entry: Any, place: int) -> tuple[str, float]:
+    if not isinstance(entry, dict):
+        raise Refused(f"answer {place} has no score: add a column scores, a list of one number per answer")
+    key = next((key for key in (*SCORES, *RANKS) if key in entry), None)
+    if key is None:
+        expected = ", ".join((*SCORES, *RANKS))
+        raise Refused(f"answer {place} has the keys {', '.join(entry)}, expected one of {expected}")
+    if entry[key] is None:
+        raise Missing(f"{key} of answer {place} is null")
+    return key, number(entry[key], f"{key} of answer {place}")
+
+
+def _read_unpaired(row: Row, choose: Choose) -> list[Result]:
+    return [Half(asked(row), answer(row["completion"], "completion"), flag(row["label"], "label"))]
+
+
+SEVERAL = (
+    Shape(
+        "scored_answers",
+        "{prompt, completions | responses | answers: [{text | answer, score | rank}]}, or texts and a list of scores: "
+        "Nectar, UltraFeedback, StackExchange, on-policy sets",
+        (
+            ASKED,
+            INPUT,
+            Field("answers", LIST, ("completions", "responses", "candidates", "all_generated_responses")),
+            Field("scores", frozenset({"numbers"}), ("rewards", "ratings", "all_rm_scores"), optional=True),
+            Field("ranks", frozenset({"numbers"}), optional=True),
+            SYSTEM,
+            WEIGHT,
+        ),
+        _read_scored,
+        without=("chosen", "rejected"),
+    ),
+    Shape(
+        "unpaired",
+        "{prompt, completion, label: true | false}: TRL's unpaired format; a prompt with both labels makes pairs",
+        (ASKED, INPUT, Field("completion", ANSWER, ("response",)), Field("label", LABEL), SYSTEM),
+        _read_unpaired,
+    ),
+)
