@@ -87,8 +87,8 @@ def _reader(first: str, second: str, ties: set[str]) -> Callable[[Row, Choose], 
 
 def _two(first: str, second: str, glued: bool = False) -> tuple[Field, ...]:
     """The columns response_0, response_1 and their like, and the verdict on them."""
-    words = ("response", "answer", "completion", "output")
-    also = [tuple(f"{word}{join}{end}" for word in words for join in ("_", "")[: 1 + glued]) for end in (first, second)]
+    stems = ("response", "answer", "completion", "output")
+    also = [tuple(f"{stem}{join}{end}" for stem in stems for join in ("_", "")[: 1 + glued]) for end in (first, second)]
     answers = [Field(f"response_{end}", ANSWER, names[1:]) for end, names in zip((first, second), also, strict=True)]
     return (ASKED, INPUT, *answers, Field("verdict", LABEL, VERDICTS), SYSTEM, WEIGHT)
 

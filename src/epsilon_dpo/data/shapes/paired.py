@@ -112,7 +112,7 @@ def _read_common_beginning(row: Row, choose: Choose) -> list[Result]:
 def border(first: str, second: str) -> int:
     """Where the prompt of two texts ends that begin alike: after the last line break in common, else the last space.
 
-    TRL's `extract_prompt` has the last space only, and takes the words with which two answers begin alike for a prompt.
+    TRL's `extract_prompt` has the last space only, and takes what both answers begin with for a part of the prompt.
     """
     different = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
     common = first[: next(different, min(len(first), len(second)))]

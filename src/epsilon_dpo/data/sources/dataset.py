@@ -1,6 +1,10 @@
 """What stage `fetch` hands on, whatever the source."""
 
+import json
+import random
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.stage.files import Row
@@ -11,10 +15,50 @@ class Dataset:
     """Preference pairs as entire dialogues (TRL's conversational format, implicit prompt), the source's defects kept.
 
     Attributes:
-        train, eval: no prompt is in both, unless the source's own two files share one (stage `validate` looks).
+        train, eval: no prompt is in both, unless the source's own two files share one (stage `validate` looks). A row
+            is {"id", "chosen", "rejected"} and, where the data has them, "margin" (score of chosen minus rejected),
+            "weight", and "source" (the member of a mixture). Lists, or collections that are read from disk.
         facts: content of dataset.json about the origin beside the row counts: source, revision, file hashes, ...
+        dropped: {"id", "reason", "detail"} per row that makes no pair; None from a source that drops none.
     """
 
-    train: list[Row]
-    eval: list[Row]
+    train: Collection[Row]
+    eval: Collection[Row]
     facts: dict[str, Any]
+    dropped: Collection[Row] | None = None
+
+
+@dataclass(frozen=True)
+class RowsOnDisk(Collection[Row]):
+    """Rows of a file of JSON lines, read anew by each iteration: no more of them is in memory than one.
+
+    Attributes:
+        there: rows in the file.
+        limit: a sample of so many, drawn with `seed`, in file order; None: all.
+    """
+
+    path: Path
+    there: int
+    limit: int | None = None
+    seed: str = ""
+
+    def __len__(self) -> int:
+        return self.there if self.limit is None else min(self.limit, self.there)
+
+    def __iter__(self) -> Iterator[Row]:
+        with self.path.open(encoding="utf-8", newline="\n") as file:
+            yield from map(json.loads, sample(file, self.there, len(self), self.seed))
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == other for other in self)
+
+
+def sample(rows: Iterable[Any], there: int, wanted: int, seed: str) -> Iterator[Any]:
+    """`wanted` of the `there` first rows, each set of them equally likely, in order (Knuth's selection sampling)."""
+    rng, left = random.Random(seed), wanted
+    for place, row in zip(range(there), rows, strict=False):
+        if left == 0:
+            return
+        if left == there - place or rng.random() * (there - place) < left:
+            left -= 1
+            yield row

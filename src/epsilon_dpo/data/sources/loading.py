@@ -1,14 +1,25 @@
 """Dataset families by name: `fetch.source` in params.yaml decides which function reads."""
 
+from pathlib import Path
+
 from epsilon_dpo.data.sources.dataset import Dataset
 from epsilon_dpo.data.sources.generated import read_synthetic
 from epsilon_dpo.data.sources.hh import read_hh
-from epsilon_dpo.data.sources.params import HHSource, Source, SyntheticSource
+from epsilon_dpo.data.sources.mixture import read_mixture
+from epsilon_dpo.data.sources.params import DatasetSource, HHSource, Source, SyntheticSource
+from epsilon_dpo.data.sources.published import read_dataset
 
 
-def read_source(source: Source, seed: int) -> Dataset:
-    """The pairs that `source` describes; see `read_synthetic` and `read_hh` for what they raise."""
+def read_source(source: Source, seed: int, scratch: Path) -> Dataset:
+    """The pairs that `source` describes; see the functions below for what they raise.
+
+    Args:
+        scratch: a folder of the caller's own, made if need be; the rows may lie there, so it must outlive them.
+    """
     if isinstance(source, SyntheticSource):
         return read_synthetic(source, seed)
-    assert isinstance(source, HHSource)
-    return read_hh(source, seed)
+    if isinstance(source, HHSource):
+        return read_hh(source, seed)
+    if isinstance(source, DatasetSource):
+        return read_dataset(source, seed, scratch)
+    return read_mixture(source, seed, scratch, read_source)

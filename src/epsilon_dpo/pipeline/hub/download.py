@@ -74,6 +74,29 @@ def hub_folder(repo: str, revision: str, patterns: list[str]) -> Path:
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
 
 
+def hub_names(repo: str, revision: str, repo_type: RepoType) -> list[str]:
+    """The names of the files of a repository at the commit `revision`, sorted; none is downloaded.
+
+    If the Hub cannot be reached, of those in the local cache.
+
+    Raises:
+        UserError: as `hub_file`.
+    """
+    try:
+        with _one_sentence(repo, revision, repo_type):
+            return _list_files(repo, revision, repo_type)
+    except _Unreachable:
+        try:
+            cached = huggingface_hub.snapshot_download(
+                repo, revision=revision, repo_type=repo_type, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            cached = None
+        if cached is None:
+            raise
+        return sorted(str(file.relative_to(cached)) for file in Path(cached).rglob("*") if file.is_file())
+
+
 class _Unreachable(UserError):
     """No answer from the Hub: the one failure that the local cache can make good."""
 

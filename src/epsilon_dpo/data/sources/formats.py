@@ -1,0 +1,203 @@
+"""The rows of a data file, one after the other: JSON (lines or an array), csv, tsv, parquet, Arrow.
+
+Each format is read by its own parser and not by `datasets`, whose readers infer a type per column: they make dates of
+texts such as "2024-01-01" and nulls of "None" and "NA" in csv, and what they cannot read they do not name the line of.
+Memory: one row of text, or one batch of a row group, whatever the file's size.
+"""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from epsilon_dpo.data.sources.raw import OPEN, one_sentence, refuse_what_is_no_data, text_of
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
+
+FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+FORMATS |= {".arrow": "arrow"}
+BATCH = 256  # rows of a parquet file that are Python objects at a time
+CHUNK = 1 << 20  # characters of a JSON array that are read at a time
+BETWEEN = re.compile(r"[\s,]*")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a dataset.
+
+    Attributes:
+        shown: its name in messages.
+        name: within the dataset; without its suffixes it begins the rows' ids.
+    """
+
+    path: Path
+    shown: str
+    name: str
+
+    @property
+    def stem(self) -> str:
+        """`name` without the suffixes of compression and format."""
+        return str(Path(self.name).with_name(uncompressed(Path(self.name)).stem))
+
+
+def uncompressed(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in OPEN else path
+
+
+def format_of(path: Path) -> str | None:
+    """json, csv, tsv, parquet or arrow, by the name; None for another file."""
+    return FORMATS.get(uncompressed(path).suffix.lower())
+
+
+def rows_of(file: DataFile) -> Iterator[tuple[int, Row]]:
+    """(number, row) from 1; in JSON lines the number is that of the line.
+
+    Raises:
+        UserError: the file, or the row that is named, cannot be read.
+    """
+    found = format_of(file.path)
+    if found in ("parquet", "arrow"):
+        yield from _from_arrow(file, found)
+        return
+    with text_of(file.path, file.shown) as text:
+        if found == "json":
+            yield from _from_json(text, file.shown)
+        else:
+            yield from _from_csv(text, file.shown, "\t" if found == "tsv" else ",")
+
+
+def count_rows(file: DataFile) -> int:
+    """How many rows `rows_of` gives."""
+    if format_of(file.path) == "parquet":
+        import pyarrow.parquet as pq
+
+        refuse_what_is_no_data(file.path, file.shown)
+        with one_sentence(file.shown):
+            return pq.read_metadata(file.path).num_rows
+    return sum(1 for _ in rows_of(file))
+
+
+def _from_json(text: IO[str], shown: str) -> Iterator[tuple[int, Row]]:
+    buffer = text.read(CHUNK)
+    read = _elements if buffer.lstrip().startswith("[") else _lines
+    number = 0
+    for number, row in read(text, buffer, shown):
+        if not isinstance(row, dict):
+            what = f"{type(row).__name__} {str(row)[:40]!r}"
+            raise UserError(f"{shown}, row {number} is {what}, expected an object with named columns.")
+        yield number, row
+    if number == 0:
+        raise UserError(f"{shown} holds no row; download or write it again.")
+
+
+def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
+    """One value a line; only "\\n" ends a line, since other separators occur inside texts."""
+    number = 0
+    while buffer:
+        buffer += text.readline()  # to the end of the line; with newline="" it may be another kind of line end
+        while not buffer.endswith("\n") and (more := text.readline()):
+            buffer += more
+        for line in buffer.removesuffix("\n").split("\n"):
+            number += 1
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(_not_json(line, number, shown, error)) from None
+        buffer = text.read(CHUNK)
+
+
+def _not_json(line: str, number: int, shown: str, error: json.JSONDecodeError) -> str:
+    if number == 1 and line.strip() == "{":
+        return f"{shown} is one JSON object over several lines; expected an array of rows, or one object a line."
+    return f"{shown}, row {number} is not JSON ({error.msg} at character {error.pos + 1}); mend the line or remove it."
+
+
+def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
+    """The values of a JSON array, of which no more is held than a chunk and a row."""
+    decode, number, place = json.JSONDecoder().raw_decode, 0, buffer.index("[") + 1
+    while True:
+        place = BETWEEN.match(buffer, place).end()  # type: ignore[union-attr]
+        if buffer.startswith("]", place):
+            if (buffer[place + 1 :] + text.read(CHUNK)).strip():
+                raise UserError(f"{shown} goes on after the end of its array (row {number}); it must hold one array.")
+            return
+        try:
+            value, place = decode(buffer, place)
+        except json.JSONDecodeError as error:
+            more = text.read(max(CHUNK, len(buffer) - place))
+            if not more:
+                reason = f"{error.msg}; the file may be cut off there"
+                raise UserError(f"{shown}, row {number + 1} is not JSON ({reason}).") from None
+            buffer, place = buffer[place:] + more, 0
+            continue
+        number += 1
+        yield number, value
+
+
+def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, Row]]:
+    """Every value is text, "" where a cell is empty."""
+    csv.field_size_limit(sys.maxsize)
+    table = csv.reader(text, delimiter=separator, strict=True)
+    number = 0
+    try:
+        names = next(table, [])
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice or not names:
+            what = f"two columns {twice[0]!r}" if twice else "no header"
+            raise UserError(f"{shown} has {what}; name each column once.")
+        for number, cells in enumerate((cells for cells in table if cells), start=1):
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{shown}, row {number} has {len(cells)} cells, but the header names {len(names)} columns; text "
+                    'with separators or line breaks must stand in "quotes".'
+                )
+            yield number, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{shown}, row {number + 1} cannot be read ({error}); mend its quotes.") from None
+    if number == 0:
+        raise UserError(f"{shown} holds a header and no row; download or write it again.")
+
+
+def _from_arrow(file: DataFile, kind: str) -> Iterator[tuple[int, Row]]:
+    """Values as Arrow gives them to Python."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    refuse_what_is_no_data(file.path, file.shown)
+    number = 0
+    with one_sentence(file.shown):
+        try:
+            with file.path.open("rb") as opened:
+                batches = pq.ParquetFile(opened).iter_batches(BATCH) if kind == "parquet" else _arrow_batches(opened)
+                for row in (row for batch in batches for row in _in_pieces(batch)):
+                    number += 1
+                    yield number, row
+        except pa.ArrowInvalid:
+            raise UserError(
+                f"{file.shown} is no {kind} file, or it is cut off or damaged; download or write it again."
+            ) from None
+    if number == 0:
+        raise UserError(f"{file.shown} holds no row; download or write it again.")
+
+
+def _in_pieces(batch: Any) -> Iterator[Row]:
+    """The rows of a record batch, which Arrow's writer made as large as it liked."""
+    for start in range(0, len(batch), BATCH):
+        yield from batch[start : start + BATCH].to_pylist()
+
+
+def _arrow_batches(opened: IO[bytes]) -> Iterator[Any]:
+    """The record batches of Arrow's stream format, which `datasets` writes, or of its file format."""
+    import pyarrow as pa
+
+    try:
+        yield from pa.ipc.open_stream(opened)
+    except pa.ArrowInvalid:
+        opened.seek(0)
+        reader = pa.ipc.open_file(opened)
+        yield from map(reader.get_batch, range(reader.num_record_batches))

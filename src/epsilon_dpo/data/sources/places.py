@@ -1,0 +1,195 @@
+"""Where the files of a dataset lie and which splits they make: `datasets` says, as `load_dataset` would.
+
+A folder's files belong to splits by their names, or as its README says (configurations, patterns). Of a Hub repository
+the same is asked of a folder of empty files with its names, so that only the files of the wanted splits are downloaded.
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from epsilon_dpo.data.sources.formats import DataFile, count_rows, format_of
+from epsilon_dpo.data.sources.params import DatasetSource
+from epsilon_dpo.data.sources.watched import refuse_unwatched, watched, what_is_there
+from epsilon_dpo.pipeline.hub.download import hub_file, hub_names
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.stage.files import read_json
+
+READABLE = "json, jsonl, csv, tsv (also .gz, .bz2, .xz, .zst), parquet and arrow"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dataset's files.
+
+    Attributes:
+        splits: names of files by split.
+        file: the file of a name, downloaded if need be.
+    """
+
+    shown: str
+    splits: dict[str, list[str]]
+    file: Callable[[str], DataFile]
+
+    def parts(self, spec: str, key: str) -> Iterator[tuple[DataFile, int, int | None]]:
+        """(file, first row, row after the last) for each file that the split `spec` reads from; None: to its end.
+
+        Args:
+            spec: as `datasets` writes splits: train, train[:5%], train[100:200]+test.
+            key: of `spec` in params.yaml, for messages.
+
+        Raises:
+            UserError: there is no such split, or `spec` is none.
+        """
+        for name in [part.split("[")[0].strip() for part in spec.split("+")]:
+            if name not in self.splits:
+                there = ", ".join(sorted(self.splits)) or "none"
+                raise UserError(f"{self.shown} has no split {name!r} ({key}); its splits are {there}.")
+        if "[" not in spec:
+            for name in spec.split("+"):
+                yield from ((self.file(file), 0, None) for file in self.splits[name.strip()])
+            return
+        for name, first, last in self._slices(spec, key):
+            before = 0
+            for file in map(self.file, self.splits[name]):
+                rows = count_rows(file)
+                if first < before + rows and last > before:
+                    yield file, max(first - before, 0), min(last - before, rows)
+                before += rows
+
+    def _slices(self, spec: str, key: str) -> list[tuple[str, int, int]]:
+        """The slices of `spec` in rows."""
+        from datasets import ReadInstruction
+
+        named = set(re.findall(r"[\w.\-]+", spec))
+        rows = {
+            name: sum(map(count_rows, map(self.file, files))) for name, files in self.splits.items() if name in named
+        }
+        try:
+            found = ReadInstruction.from_spec(spec).to_absolute(rows)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"params.yaml: {key} = {spec!r} is no split: {first_line(error)}.") from None
+        ends = (rows[part.splitname] if part.to is None else part.to for part in found)
+        return [(part.splitname, part.from_ or 0, end) for part, end in zip(found, ends, strict=True)]
+
+
+def locate(source: DatasetSource, scratch: Path) -> Place:
+    """The files of `source`, none of them read or downloaded yet.
+
+    Args:
+        scratch: a folder for what `datasets` writes, its cache among it; nothing of it is left elsewhere.
+
+    Raises:
+        UserError: nothing is there, it is not below data/, or it cannot be told which files make which split.
+    """
+    if source.revision is not None:
+        return _on_the_hub(source, source.revision, scratch)
+    path = watched(source.path, "fetch.path")
+    if path.is_file():
+        return _files([path])
+    if path.is_dir():
+        for inner in path.rglob("*"):
+            if inner.is_symlink() and inner.is_dir():
+                refuse_unwatched(inner)
+        saved = _saved_to_disk(path)
+        splits = saved or _splits(path, source.name, source.path, scratch)
+        return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
+    found = sorted(match for match in Path().glob(source.path) if match.is_file()) if _is_pattern(source.path) else []
+    if found:
+        return _files(found)
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    raise UserError(f"{source.path} does not exist (fetch.path); {folder}/ holds {what_is_there(folder)}.")
+
+
+def _is_pattern(path: str) -> bool:
+    return any(sign in path for sign in "*?[")
+
+
+def _files(paths: list[Path]) -> Place:
+    """Files that were named: one split, train."""
+    shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]}, ..."
+    for path in paths:
+        for part in [path, *path.parents]:
+            refuse_unwatched(part)
+        _refuse_format(path, str(path))
+    common = Path(*_common([path.parent.parts for path in paths]))
+    names = {str(path.relative_to(common)): path for path in paths}
+    return Place(shown, {"train": list(names)}, lambda name: DataFile(names[name], str(names[name]), name))
+
+
+def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    same = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
+    return paths[0][: len(same)]
+
+
+def _refuse_format(path: Path, shown: str) -> None:
+    if format_of(path) is None:
+        raise UserError(f"{shown} has a format that is not read here; {READABLE} are.")
+
+
+def _saved_to_disk(folder: Path) -> dict[str, list[str]] | None:
+    """The splits of a folder that `save_to_disk` wrote; None if it is none."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = read_json(folder / "dataset_dict.json")["splits"]
+        return {split: _shards(folder / split, f"{split}/") for split in splits}
+    return {"train": _shards(folder, "")} if (folder / "state.json").is_file() else None
+
+
+def _shards(folder: Path, prefix: str) -> list[str]:
+    if not (folder / "state.json").is_file():
+        raise UserError(f"{folder}/state.json does not exist, so this is no complete `save_to_disk`; save it again.")
+    return [prefix + file["filename"] for file in read_json(folder / "state.json")["_data_files"]]
+
+
+def _on_the_hub(source: DatasetSource, revision: str, scratch: Path) -> Place:
+    names = hub_names(source.path, revision, "dataset")
+    folder = scratch / "repository"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in names:
+        if format_of(Path(name)) is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    if "README.md" in names:
+        shutil.copyfile(hub_file(source.path, "README.md", revision, "dataset"), folder / "README.md")
+    shown = f"{source.path} at revision {revision[:8]}"
+
+    def download(name: str) -> DataFile:
+        return DataFile(hub_file(source.path, name, revision, "dataset"), f"{source.path}/{name}", name)
+
+    return Place(shown, _splits(folder, source.name, shown, scratch), download)
+
+
+def _splits(folder: Path, config: str | None, shown: str, scratch: Path) -> dict[str, list[str]]:
+    """The files of each split, relative to `folder`, as `datasets` sees them."""
+    there = sorted(path for path in folder.rglob("*") if format_of(path) and not _is_hidden(path.relative_to(folder)))
+    if not there:
+        raise UserError(f"{shown} holds no data file; {READABLE} are read.")
+    import datasets
+
+    datasets.utils.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
+    try:
+        builder = datasets.load_dataset_builder(str(folder.resolve()), name=config, cache_dir=str(scratch / "datasets"))
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        reason = first_line(error).replace(str(folder.resolve()), shown).replace(str(folder), shown)
+        raise UserError(f"{shown} cannot be read with fetch.name = {config or 'null'}: {reason}") from None
+    formats = sorted({str(format_of(path)) for path in there})
+    if len(formats) > 1 and list(builder.builder_configs) in ([], ["default"]):
+        raise UserError(
+            f"{shown} holds files of several formats ({', '.join(formats)}); name those to read with fetch.path, such "
+            f"as {shown}/*{there[0].suffix}."
+        )
+    found = builder.config.data_files or {}
+    files = {str(split): [str(Path(file).relative_to(folder.resolve())) for file in found[split]] for split in found}
+    for name in (name for names in files.values() for name in names):
+        _refuse_format(Path(name), f"{shown}/{name}")
+    return files
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether `datasets` passes over it."""
+    return any(part.startswith((".", "__")) for part in path.parts)

@@ -1,0 +1,85 @@
+"""A data file as text: decompressed by its name, and refused where its beginning says that it is something else."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+
+def _zstandard(path: Path) -> IO[bytes]:
+    import pyarrow as pa  # Python has no zstandard before 3.14
+
+    return cast(IO[bytes], io.BufferedReader(pa.input_stream(path, compression="zstd")))
+
+
+OPEN: dict[str, tuple[Callable[[Path], Any], bytes]] = {  # suffix -> how to open, first bytes
+    ".gz": (gzip.open, b"\x1f\x8b"),
+    ".bz2": (bz2.open, b"BZh"),
+    ".xz": (lzma.open, b"\xfd7zXZ\x00"),
+    ".zst": (_zstandard, b"\x28\xb5\x2f\xfd"),
+}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+PAGE = (b"<!doctype html", b"<html")
+
+
+def refuse_what_is_no_data(path: Path, shown: str) -> None:
+    """Look at the first bytes only.
+
+    Raises:
+        UserError: the file is empty, a Git LFS pointer, a web page, or not compressed as its name says.
+    """
+    with path.open("rb") as file:
+        head = file.read(256)
+    if not head:
+        raise UserError(f"{shown} is empty; download or write it again.")
+    if head.startswith(LFS_POINTER):
+        raise UserError(
+            f"{shown} is a Git LFS pointer and not the data: run `git lfs pull` in the repository that it comes from, "
+            "then copy the file again."
+        )
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGE):
+        raise UserError(f"{shown} is a web page (HTML) and not the data: download the file itself, not its page.")
+    suffix = path.suffix.lower()
+    really = next((name for name, (_, magic) in OPEN.items() if head.startswith(magic)), "")
+    if suffix in OPEN and really != suffix:
+        tool = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}[suffix]
+        what = f"not a {tool} file" if not really else f"compressed as {really} and not as its name says"
+        raise UserError(f"{shown} is {what}; compress it with `{tool}`, rename it, or download it again.")
+    if really and suffix not in OPEN:
+        raise UserError(f"{shown} is compressed, but its name does not say so; rename it to {path.name}{really}.")
+
+
+@contextmanager
+def text_of(path: Path, shown: str) -> Iterator[IO[str]]:
+    """The decompressed text, a byte order mark removed, line ends as they are.
+
+    Raises:
+        UserError: what `refuse_what_is_no_data` refuses; the file is cut off, damaged or not UTF-8 (while reading).
+    """
+    refuse_what_is_no_data(path, shown)
+    with one_sentence(shown):
+        opened = OPEN[path.suffix.lower()][0](path) if path.suffix.lower() in OPEN else path.open("rb")
+        with opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
+            yield text
+
+
+@contextmanager
+def one_sentence(shown: str) -> Iterator[None]:
+    """What reading a file raises, as a `UserError`."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{shown} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, or download it again."
+        ) from None
+    except PermissionError:
+        raise UserError(f"{shown} may not be read; change its permissions.") from None
+    except (EOFError, zlib.error, lzma.LZMAError, OSError):
+        raise UserError(f"{shown} is cut off or damaged; download or write it again.") from None

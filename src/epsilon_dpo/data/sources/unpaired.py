@@ -1,0 +1,58 @@
+"""Pairs from single answers with a label: a good and a bad answer to one prompt, on disk and not in memory."""
+
+import hashlib
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair, Result
+
+IN_ORDER = """
+SELECT first, good, id, prompt, answer FROM
+  (SELECT *, MIN(number) OVER (PARTITION BY key) AS first FROM halves) ORDER BY first, good, number
+"""
+
+
+class Halves:
+    """Labelled answers that wait for one of the other label; a file in `scratch` while in use."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._path = scratch / "halves.sqlite"
+        self._base: sqlite3.Connection | None = None
+
+    def __enter__(self) -> "Halves":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._base is not None:
+            self._base.close()
+            self._path.unlink()
+
+    def add(self, identity: str, half: Half) -> None:
+        if self._base is None:
+            self._base = sqlite3.connect(self._path)
+            self._base.execute("PRAGMA journal_mode = OFF")
+            self._base.execute(
+                "CREATE TABLE halves "
+                "(number INTEGER PRIMARY KEY, key BLOB, good INTEGER, id TEXT, prompt TEXT, answer TEXT)"
+            )
+        prompt, answer = json.dumps(half.prompt), json.dumps(half.answer)
+        row = (hashlib.sha256(prompt.encode()).digest(), half.good, identity, prompt, answer)
+        self._base.execute("INSERT INTO halves (key, good, id, prompt, answer) VALUES (?, ?, ?, ?, ?)", row)
+
+    def paired(self) -> Iterator[tuple[str, Result]]:
+        """(id, pair) of the n-th good and the n-th bad answer to each prompt, prompt by prompt; the rest as dropped."""
+        if self._base is None:
+            return
+        for _, rows in itertools.groupby(self._base.execute(IN_ORDER), key=lambda row: row[0]):
+            entire = list(rows)  # the answers to one prompt
+            good, bad = ([row for row in entire if row[1] == label] for label in (1, 0))
+            for (_, _, first, prompt, chosen), (_, _, second, _, rejected) in zip(good, bad, strict=False):
+                before = json.loads(prompt)
+                yield f"{first}+{second}", Pair(before + json.loads(chosen), before + json.loads(rejected))
+            pairs = min(len(good), len(bad))
+            for row in sorted(good[pairs:] + bad[pairs:], key=lambda row: entire.index(row)):
+                other = "bad" if row[1] else "good"
+                yield row[2], Dropped("unpaired", f"no {other} answer to its prompt is left to pair it with")

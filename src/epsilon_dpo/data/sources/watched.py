@@ -1,0 +1,53 @@
+"""Local data lies below data/, the folder that dvc.yaml names: DVC sees a change there, and `dvc repro` reads it anew.
+
+DVC hashes a linked file by its content, but does not look into a linked folder (tried with the pinned version), and
+.dvcignore hides the files of editors.
+"""
+
+import hashlib
+from pathlib import Path
+
+from epsilon_dpo.data.sources.params import WATCHED, lies_in_data
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+
+def watched(path: str, key: str) -> Path:
+    """`path` of params.yaml, held against what DVC watches; it need not exist.
+
+    Args:
+        key: of `path` in params.yaml, for messages.
+
+    Raises:
+        UserError: it lies elsewhere, a folder on the way is a link, or a name is one that DVC ignores.
+    """
+    if not lies_in_data(path):
+        raise UserError(
+            f"{key} = {path} is not below {WATCHED}/, the folder that DVC watches: copy it there, or link its files "
+            f"(`cp -rs /absolute/path {WATCHED}/NAME`), and set {key} to {WATCHED}/NAME."
+        )
+    found = Path(path)
+    for part in [found, *found.parents]:
+        refuse_unwatched(part)
+    return found
+
+
+def refuse_unwatched(path: Path) -> None:
+    """Raises: UserError: DVC would not see a change below `path`."""
+    if path.is_symlink() and path.is_dir():
+        raise UserError(
+            f"{path} is a link to a folder, into which DVC does not look, so that changes would go unseen; copy the "
+            f"folder, or link its files: `rm {path} && cp -rs {path.resolve()} {path}`."
+        )
+    if path.name.startswith((".", "#")) or path.name.endswith(("~", ".swp")) or path.name == "__pycache__":
+        raise UserError(f"{path} has a name that DVC ignores (.dvcignore), so that changes would go unseen; rename it.")
+
+
+def what_is_there(folder: Path) -> str:
+    """Names in `folder`, for a message."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.glob("*") if not path.name.startswith("."))
+    return (", ".join(names[:20]) + (", ..." if len(names) > 20 else "")) or "nothing"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
