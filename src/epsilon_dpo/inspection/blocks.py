@@ -68,7 +68,9 @@ def as_yaml(content: dict[str, Any]) -> str:
     """As params.yaml is written: blocks, and in one line what has no block below it."""
     yaml = YAML()
     yaml.width = 120
-    yaml.representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.representer.add_representer(
+        type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     text = io.StringIO()
     for name, block in content.items():
         written = CommentedMap({name: _flow_below(block, flat=name == "tokens")})

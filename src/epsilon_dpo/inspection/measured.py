@@ -41,9 +41,7 @@ def measure(rows: list[Row], tokenizer: "PreTrainedTokenizerBase", tokens: Token
         UserError: the chat template refuses a dialogue.
     """
     drop_all = dict.fromkeys(type(contract.on_failure).model_fields, "drop")
-    ledger = Ledger(
-        tokens, contract.model_copy(update={"on_failure": contract.on_failure.model_copy(update=drop_all)})
-    )
+    ledger = Ledger(tokens, contract.model_copy(update={"on_failure": contract.on_failure.model_copy(update=drop_all)}))
     specials = special_tokens(tokenizer)
     dialogues = [dialogue_facts(row, specials, set()) for row in rows]
     lost = ledger.judge_rows("sample", dialogues, BEFORE_TOKENISATION + REPORTED, list(dialogues[0]))

@@ -25,12 +25,12 @@ def as_the_model_sees(pair: Row, tokenizer: "PreTrainedTokenizerBase", tokens: T
     lines = [f"row {pair['id']}"]
     too_long = start > tokens.max_prompt_length
     note = f", more than tokens.max_prompt_length = {tokens.max_prompt_length}: would be dropped" if too_long else ""
-    lines += _block("prompt", f"{start} tokens{note}", tokenizer.decode(prompt), READ)
+    lines += _block("prompt", f"{start} tokens{note}", str(tokenizer.decode(prompt)), READ)
     for name, side in zip(("chosen", "rejected"), sides, strict=True):
         answer = side.completion_ids
         cut = len(answer) - room
         count = f"{len(answer)} tokens" + (f", the last {cut} cut at tokens.max_length" if cut > 0 and room else "")
-        lines += _block(name, count, tokenizer.decode(answer[:room] if room else answer), TRAINED)
+        lines += _block(name, count, str(tokenizer.decode(answer[:room] if room else answer)), TRAINED)
     return "\n".join(lines)
 
 

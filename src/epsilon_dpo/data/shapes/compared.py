@@ -23,7 +23,8 @@ from epsilon_dpo.data.shapes.values import answer, describe, messages, number, p
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 TIES = {"tie", "ties", "draw", "equal", "same", "both", "neither", "tie (bothbad)", "tie(bothbad)", "both_bad", "none"}
-VERDICTS = ("better_response_id", "preferred", "preference", "label", "winner", "choice", "better")
+VERDICTS = ("better_response_id", "preferred", "preference", "label", "winner", "choice", "better", "annotator1")
+OTHER_VERDICTS = tuple(Field(f"verdict_{n}", LABEL, (f"annotator{n}",), optional=True) for n in (2, 3))
 ASKED = Field("prompt", PROMPT, (*PROMPTS, "instruction", "context", "history"))
 INPUT = Field("input", TEXT, optional=True)
 SYSTEM = Field("system", TEXT, ("system_prompt",), optional=True)
@@ -70,14 +71,19 @@ def named(verdict: object, spellings: tuple[set[str], set[str]], ties: set[str],
 
 
 def _reader(first: str, second: str, ties: set[str]) -> Callable[[Row, Choose], list[Result]]:
-    """Two answers "x_0" and "x_1": the verdict names one by what stands after the last "_", with or without a name."""
+    """Two answers "x_0" and "x_1": the verdict names one by what stands after the last "_", with or without a name.
+
+    Of up to three verdicts on a pair, by as many people, the majority counts; without one it is a tie.
+    """
     spellings = tuple(
         {end, f"model_{end}", f"response_{end}", f"answer_{end}", f"response{end}", f"answer{end}"}
         for end in (first, second)
     )
 
     def read(row: Row, choose: Choose) -> list[Result]:
-        lead = named(row["verdict"], (spellings[0], spellings[1]), ties, "the verdict")
+        given = [row[name] for name in ("verdict", "verdict_2", "verdict_3") if name in row]
+        leads = [named(verdict, (spellings[0], spellings[1]), ties, "the verdict") for verdict in given]
+        lead = next((one for one in (1.0, -1.0) if leads.count(one) > len(leads) / 2), 0.0)
         before = asked(row)
         answers = [before + answer(row[f"response_{end}"], f"response_{end}") for end in (first, second)]
         return preferred(row, answers[0], answers[1], lead, None)
@@ -90,7 +96,7 @@ def _two(first: str, second: str, glued: bool = False) -> tuple[Field, ...]:
     stems = ("response", "answer", "completion", "output")
     also = [tuple(f"{stem}{join}{end}" for stem in stems for join in ("_", "")[: 1 + glued]) for end in (first, second)]
     answers = [Field(f"response_{end}", ANSWER, names[1:]) for end, names in zip((first, second), also, strict=True)]
-    return (ASKED, INPUT, *answers, Field("verdict", LABEL, VERDICTS), SYSTEM, WEIGHT)
+    return (ASKED, INPUT, *answers, Field("verdict", LABEL, VERDICTS), *OTHER_VERDICTS, SYSTEM, WEIGHT)
 
 
 def _read_signed(row: Row, choose: Choose) -> list[Result]:
@@ -147,7 +153,7 @@ COMPARED = (
     ),
     Shape(
         "two_answers_from_1",
-        "{prompt, response_1, response_2, preference | label: 1 | 2, 0 or tie for a tie}: PandaLM",
+        "{prompt, response_1, response_2, label: 1 | 2 | tie (or 0); or annotator1 to 3, by majority}: PandaLM",
         _two("1", "2", glued=True),
         _reader("1", "2", TIES | {"0"}),
         without=("overall_preference", "preference_strength"),

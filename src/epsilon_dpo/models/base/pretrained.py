@@ -92,6 +92,14 @@ def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizer
     return tokenizer
 
 
+def load_tokenizer_alone(params: PretrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer as `load_pretrained` makes it ready, without a look at, or a download of, the weights."""
+    if params.revision is None:
+        return load_tokenizer(Path(params.path), params)
+    patterns = [pattern for pattern in PATTERNS if not pattern.endswith(".safetensors")]
+    return load_tokenizer(hub_folder(params.path, params.revision, patterns), params)
+
+
 def _folder(params: PretrainedModel) -> Path:
     """Where the files are, complete: a revision means the Hub, its absence a local folder."""
     if params.revision is not None:

@@ -1,0 +1,45 @@
+"""The command `epsilon-dpo`: what is asked beside the pipeline, which `dvc repro` runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
+    parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what a preference dataset holds, and print the blocks of params.yaml that read it",
+        description="Reads all rows of DATA, holds a sample against the contract, and prints the blocks of params.yaml "
+        "that fit. It changes no file.",
+    )
+    inspect.add_argument(
+        "data", help="a file, a folder or a quoted glob of files below data/; or with --revision a Hub dataset"
+    )
+    inspect.add_argument("--revision", help="commit of the Hub dataset (40 hexadecimal digits)")
+    inspect.add_argument("--name", help="the dataset's configuration, where it has several")
+    inspect.add_argument("--split", help="the split to train on (default: train, or the only one)")
+    inspect.add_argument(
+        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="such as prompt=question chosen=good"
+    )
+    inspect.add_argument("--pairs", choices=("best_worst", "all"), default="best_worst", help="of n scored answers")
+    inspect.add_argument("--rows", type=int, default=1000, help="rows held against the contract (default 1000)")
+    inspect.add_argument("--params", type=Path, default=PARAMS, help="the file whose base and limits count")
+    asked = parser.parse_args(arguments)
+    try:
+        from epsilon_dpo.inspection.inspect import inspected  # imports transformers: not for `--help`
+
+        print(inspected(asked))
+    except UserError as error:
+        sys.exit(f"ERROR: {error}")
+
+
+if __name__ == "__main__":
+    main()

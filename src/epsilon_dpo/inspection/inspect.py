@@ -1,0 +1,206 @@
+"""`epsilon-dpo inspect DATA` in one call: everything is read once, a sample is tokenised, nothing is kept."""
+
+import argparse
+import tempfile
+from collections.abc import Collection, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import PreTrainedTokenizerBase
+
+from epsilon_dpo.check.params_file import ParamsFile, load_file
+from epsilon_dpo.data.shapes.recognition import Reading, recognise
+from epsilon_dpo.data.sources.dataset import Dataset, RowsOnDisk
+from epsilon_dpo.data.sources.formats import rows_of
+from epsilon_dpo.data.sources.params import DatasetSource
+from epsilon_dpo.data.sources.places import Place, locate
+from epsilon_dpo.data.sources.published import FIRST_ROWS, read_dataset
+from epsilon_dpo.inspection.blocks import as_yaml, blocks, eval_share, fitting_tokens
+from epsilon_dpo.inspection.measured import LENGTHS, Measured, measure, percentiles
+from epsilon_dpo.inspection.seen import READ, TRAINED, as_the_model_sees
+from epsilon_dpo.models.base.embedded import texts_of, train_tokenizer
+from epsilon_dpo.models.base.params import EmbeddedModel
+from epsilon_dpo.models.base.pretrained import load_tokenizer_alone
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
+
+ACTIONS = {"drop": "dropped", "stop": "the pipeline stops", "report": "reported"}
+TRAINING = ("train", "train_prefs")  # names of splits, in order of preference
+HELD_OUT = ("test", "test_prefs", "eval", "validation", "valid", "dev")
+
+
+def inspected(asked: argparse.Namespace) -> str:
+    """The text to print; `asked` as cli.py parses it.
+
+    Raises:
+        UserError: params.yaml, the data or the base's tokenizer cannot be read, each in its own sentence.
+    """
+    params = load_file(asked.params)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = _source(asked, eval_split=None)
+        place = locate(source, Path(scratch) / "place")
+        source = _with_splits(source, place, asked.split)
+        reading = _reading(place, source)
+        dataset = read_dataset(source, params.seed, Path(scratch) / "rows")
+        parts = [
+            _described(place, reading, dataset, source),
+            *_sample(dataset, params, asked.rows, _read_by(source, dataset)),
+        ]
+    return "\n\n".join(parts)
+
+
+def _source(asked: argparse.Namespace, eval_split: str | None) -> DatasetSource:
+    columns = dict(pair.partition("=")[::2] for pair in asked.columns)
+    if missing := [ours for ours, theirs in columns.items() if not theirs]:
+        raise UserError(f"--columns {missing[0]} names no column; write it as {missing[0]}=<the file's column>.")
+    try:
+        return DatasetSource(
+            source="dataset",
+            path=asked.data,
+            revision=asked.revision,
+            name=asked.name,
+            train_split=asked.split or "train",
+            eval_split=eval_split,
+            eval_share=0.5 if eval_split is None else None,
+            columns=columns or None,
+            pairs=asked.pairs,
+            min_margin=None,
+            max_train_pairs=None,
+            max_eval_pairs=None,
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = "--" + str(problem["loc"][0]) if problem["loc"] else "the command"
+        raise UserError(f"{key}: {problem['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _with_splits(source: DatasetSource, place: Place, wanted: str | None) -> DatasetSource:
+    """The split to train on, and the one to evaluate on if the data has one."""
+    train = wanted or next((name for name in TRAINING if name in place.splits), None)
+    if train is None:
+        if len(place.splits) > 1:
+            raise UserError(
+                f"{place.shown} has the splits {', '.join(sorted(place.splits))}; say with --split which to train on."
+            )
+        train = next(iter(place.splits))
+    held_out = next((name for name in HELD_OUT if name in place.splits and name != train), None)
+    chosen = {"train_split": train, "eval_split": held_out, "eval_share": None if held_out else 0.5}
+    return source.model_copy(update=chosen)
+
+
+def _reading(place: Place, source: DatasetSource) -> Reading:
+    """The shape of the first file of the training split."""
+    file, first, last = next(iter(place.parts(source.train_split, "--split")))
+    head = [row for _, row in islice(rows_of(file), first, None if last is None else min(last, first + FIRST_ROWS))]
+    return recognise(head[:FIRST_ROWS], file.shown, source.columns)
+
+
+def _described(place: Place, reading: Reading, dataset: Dataset, source: DatasetSource) -> str:
+    facts = dataset.facts
+    columns = ", ".join(ours if ours == theirs else f"{ours} = {theirs}" for ours, theirs in reading.names.items())
+    splits = ", ".join(f"{name} ({len(files)} file{'s' * (len(files) > 1)})" for name, files in place.splits.items())
+    pairs = len(dataset.train) + len(dataset.eval)
+    lines = [
+        f"{place.shown}: {facts['rows_read']:,} rows read, {pairs:,} pairs",
+        f"  shape    {reading.shape.name}: {reading.shape.description}",
+        f"  columns  {columns}",
+        f"  splits   {splits}; read: {' and '.join(facts['splits'])}",
+    ]
+    for reason, count in facts["dropped"].items():
+        first = next(entry for entry in dataset.dropped or [] if entry["reason"] == reason)
+        lines.append(f"  dropped  {count:,} {reason}; the first, {first['id']}: {first['detail']}")
+    return "\n".join(lines)
+
+
+def _some(rows: Collection[Row], wanted: int) -> Collection[Row]:
+    assert isinstance(rows, RowsOnDisk)  # read_dataset gives no other
+    return RowsOnDisk(rows.path, rows.there, wanted, "inspect")
+
+
+def _read_by(source: DatasetSource, dataset: Dataset) -> tuple[dict[str, Any], tuple[int, int]]:
+    """The block `fetch`, and how many training and evaluation pairs it gives, about."""
+    train, held_out = len(dataset.train), len(dataset.eval)
+    block = source.model_dump()
+    if source.eval_split is None:
+        pairs = train + held_out
+        block["eval_share"] = eval_share(pairs)
+        held_out = round(block["eval_share"] * pairs)
+        train = pairs - held_out
+    return block, (train, held_out)
+
+
+def _sample(
+    dataset: Dataset, params: ParamsFile, rows: int, read_by: tuple[dict[str, Any], tuple[int, int]]
+) -> Iterator[str]:
+    """What the model will see of a sample, the contract's verdict on it, its lengths, and the blocks."""
+    total = len(dataset.train) + len(dataset.eval)
+    sample = [
+        row for part in (dataset.train, dataset.eval) for row in _some(part, min(rows, total) * len(part) // total)
+    ]
+    tokenizer, whose = _tokenizer(params, sample)
+    found = measure(sample, tokenizer, params.tokens, params.contract)
+    fetch, pairs = read_by
+    if found.pairs:
+        shown = [as_the_model_sees(pair, tokenizer, params.tokens) for pair in _shortest_median_longest(found)]
+        yield "\n".join(
+            [
+                f"What the model sees ({whose}); {TRAINED} is trained and scored, {READ} is only read: shortest, median, longest prompt",
+                *shown,
+            ]
+        )
+    yield _verdict(found, len(sample), params)
+    if found.lengths:
+        yield _lengths(found, params)
+    tokens = fitting_tokens(found.lengths, params.tokens, params.contract.max_truncated_share)
+    change = blocks(fetch, params, tokens, pairs)
+    where = ", ".join(change)
+    yield f"Paste into params.yaml, in place of its {where}:\n\n{as_yaml(change)}".rstrip()
+
+
+def _tokenizer(params: ParamsFile, sample: list[Row]) -> tuple[PreTrainedTokenizerBase, str]:
+    if isinstance(params.base, EmbeddedModel):
+        return train_tokenizer(texts_of(sample), params.base), "base: embedded, its tokenizer trained on this sample"
+    return load_tokenizer_alone(params.base), f"base: {params.base.path}"
+
+
+def _shortest_median_longest(found: Measured) -> list[Row]:
+    """Pairs by the length of their prompts; at most three."""
+    order = sorted(range(len(found.pairs)), key=lambda i: (found.lengths[i]["prompt_tokens"], i))
+    return [found.pairs[order[place]] for place in sorted({0, len(order) // 2, len(order) - 1})]
+
+
+def _verdict(found: Measured, rows: int, params: ParamsFile) -> str:
+    lines = [f"The contract of `validate` on {rows:,} rows"]
+    actions = params.contract.on_failure.model_dump()
+    for promise in found.broken:
+        action = {"drop": "dropped", "stop": "the pipeline stops"}.get(
+            actions.get(promise["expectation"], ""), "reported"
+        )
+        reason = f" ({promise['reason']})" if promise["reason"] else ""
+        lines.append(
+            f"  {promise['expectation']}: {promise['rows']:,} rows break it, {action}; the first is "
+            f"{promise['first']}{reason}"
+        )
+    return "\n".join(lines if len(lines) > 1 else [*lines, "  every row keeps every promise"])
+
+
+def _lengths(found: Measured, params: ParamsFile) -> str:
+    tokens = params.tokens
+    lines = ["Lengths in tokens         p50     p90     p99     max"]
+    for name in LENGTHS:
+        points = percentiles([row[name] for row in found.lengths])
+        lines.append(f"  {name.removesuffix('_tokens'):<18}" + "".join(f"{value:>8,}" for value in points.values()))
+    prompts = [row["prompt_tokens"] > tokens.max_prompt_length for row in found.lengths]
+    answers = [
+        row["prompt_tokens"] + row[side] > tokens.max_length
+        for row in found.lengths
+        for side in ("chosen_tokens", "rejected_tokens")
+    ]
+    too_long, cut = (sum(values) / len(values) for values in (prompts, answers))
+    lines.append(
+        f"  max_prompt_length: {tokens.max_prompt_length}, max_length: {tokens.max_length}: "
+        f"{too_long:.1%} of the prompts do not fit, {cut:.1%} of the answers are cut"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""`epsilon-dpo inspect`: what it says of a file is so, and what it prints to paste is a params.yaml that reads it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from epsilon_dpo.check.params_file import load_file
+from epsilon_dpo.cli import main
+from epsilon_dpo.data.sources.published import read_dataset
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.inspection.blocks import eval_share, fitting_tokens
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ["moss", "fern", "pine", "birch", "stone", "brook", "cloud", "ember", "frost", "grain"]
+
+
+def rows(count: int) -> list[dict]:
+    """Prompts of 8 to 107 words, so that some do not fit the default's 64 tokens; answers that differ."""
+    return [
+        {
+            "question": f"Number {n}: " + " ".join(WORDS[(n + i) % 10] for i in range(6 + n % 100)),
+            "good": f"It is {WORDS[n % 10]}, {n}.",
+            "bad": f"No idea, {n}.",
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pasted(printed: str) -> dict:
+    return YAML(typ="safe").load(printed.partition("Paste into params.yaml")[2].partition("\n\n")[2])
+
+
+COLUMNS = ["--columns", "prompt=question", "chosen=good", "rejected=bad"]
+
+
+def test_what_is_said_and_what_is_pasted(project: Path, capsys: pytest.CaptureFixture) -> None:
+    content = rows(200)
+    content[7]["bad"] = content[7]["good"]
+    content[9]["good"] = ""
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+    main(["inspect", "data/mine.jsonl", *COLUMNS])
+    said = capsys.readouterr().out
+    assert "data/mine.jsonl: 200 rows read, 200 pairs" in said
+    assert "columns  prompt = question, chosen = good, rejected = bad" in said
+    assert "sides_differ: 1 rows break it, dropped; the first is mine/8 (both answers are the same text" in said
+    assert "sides_not_empty: 1 rows break it, dropped; the first is mine/10 (no text in chosen turn 2" in said
+    assert "prompt_fits: " in said and "more than tokens.max_prompt_length = 64: would be dropped" in said
+    assert "    │ <bos><start_of_turn>user\n    │ Number " in said
+    assert ".<end_of_turn>\n" in said.partition("  chosen, ")[2] and "    ▌ It is " in said
+
+    blocks = pasted(said)
+    assert set(blocks) == {"fetch", "tokens", "base", "validate"}
+    yaml = YAML()
+    params = yaml.load((project / "params.yaml").read_text("utf-8"))
+    params.update(blocks)
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    read = load_file()
+    dataset = read_dataset(read.fetch, read.seed, project / "scratch")
+    assert len(dataset.train) + len(dataset.eval) == 200
+    assert len(dataset.eval) >= read.contract.min_eval_pairs
+    assert read.tokens.max_prompt_length > 64
+    main(["inspect", "data/mine.jsonl", *COLUMNS])
+    again = capsys.readouterr().out
+    assert "prompt_fits" not in again and set(pasted(again)) == {"fetch"}, "pasted once, nothing is left to change"
+
+
+def test_a_split_of_the_data_is_used_to_evaluate(project: Path, capsys: pytest.CaptureFixture) -> None:
+    (project / "data/mine").mkdir()
+    for split, count in (("train", 90), ("test", 30)):
+        (project / f"data/mine/{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows(count)), "utf-8"
+        )
+    main(["inspect", "data/mine", *COLUMNS])
+    said = capsys.readouterr().out
+    assert "splits   train (1 file), test (1 file); read: train and test" in said
+    fetch = pasted(said)["fetch"]
+    assert (fetch["train_split"], fetch["eval_split"], fetch["eval_share"]) == ("train", "test", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["data/none.jsonl"], "data/none.jsonl does not exist"),
+        (["data/mine.jsonl", "--columns", "prompt"], "--columns prompt names no column; write it as prompt=<the file"),
+        (["data/mine.jsonl", "--columns", "prompt=q"], "has no column 'q' (fetch.columns); it has question (text)"),
+        (["data/mine.jsonl", "--columns", "promt=question"], "columns maps to 'promt', which no shape reads"),
+        (["data/mine.jsonl", "--revision", "main"], "--revision: String should match pattern"),
+        (["data/mine.jsonl", "--split", "test", *COLUMNS], "has no split 'test' (--split); its splits are train"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(project: Path, arguments: list[str], sentence: str) -> None:
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(3)), "utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", *arguments])
+    assert str(ended.value).startswith("ERROR: ") and "\n" not in str(ended.value)
+    assert sentence in str(ended.value)
+
+
+def test_limits_are_raised_only_as_far_as_the_lengths_ask() -> None:
+    lengths = [{"prompt_tokens": p, "chosen_tokens": 20, "rejected_tokens": 10} for p in range(1, 101)]
+    assert fitting_tokens(lengths, Tokens(max_prompt_length=100, max_length=120), 0.01) == Tokens(
+        max_prompt_length=100, max_length=120
+    )
+    # 99 of 100 prompts have at most 99 tokens: 112 is the next multiple of 16, and 119 tokens need 128.
+    assert fitting_tokens(lengths, Tokens(max_prompt_length=50, max_length=60), 0.01) == Tokens(
+        max_prompt_length=112, max_length=128
+    )
+
+
+def test_the_share_set_aside() -> None:
+    assert [eval_share(pairs) for pairs in (10, 512, 2560, 1_000_000)] == [0.5, 0.5, 0.1, 0.02]
