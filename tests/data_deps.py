@@ -125,7 +125,8 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
     for file in EXEMPT:
         (folder / file).write_text(STUBS[Path(file).name], "utf-8")
     shutil.copy(project / "params.yaml", folder)
-    for dep in [dep.replace("${key}", run) for dep in deps]:
+    local = [dep for dep in entry["deps"] if dep == "data"]  # a fixture's own files, as far as it has any
+    for dep in [dep.replace("${key}", run) for dep in [*deps, *local]]:
         _link(project / dep, folder / dep)
     (folder / DECOY).mkdir(parents=True)
     (folder / DECOY / "file").write_text("nobody reads this")

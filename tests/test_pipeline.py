@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
-from whole_pipeline import ROOT, all_stages, copy_project, dvc, metrics_of, repro, with_preset
+from whole_pipeline import ROOT, all_stages, copy_project, dvc, link_files, metrics_of, repro, with_preset
 
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 
@@ -153,7 +153,8 @@ def real_hh_folder() -> Path:
 def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
     """The preset of the README on the real harmless-base test file; the validation names its known defects."""
     hh = copy_project(tmp_path / "hh")
-    with_preset(hh, "hh-local", {"fetch.folder": str(real_hh_folder())})
+    link_files(real_hh_folder(), hh / "data/hh-rlhf")  # where the preset looks
+    with_preset(hh, "hh-local", {})
     assert set(repro(hh)) == all_stages(hh)
     found = json.loads((hh / "out/validate/validation.json").read_text("utf-8"))["defects"]
     defects = {defect["name"]: defect["count"] for defect in found}
@@ -206,7 +207,7 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     if not smollm2.is_dir():
         pytest.skip("run `python tests/fetch_real_models.py` first")
     project = copy_project(tmp_path / "smollm2")
-    folder = real_hh_folder()
+    link_files(real_hh_folder(), project / "data/hh-rlhf")
     model = {
         "source": "pretrained",
         "path": str(smollm2),
@@ -217,7 +218,6 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     }
     few = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1, "save_steps": 2}
     changes = {
-        "fetch.folder": str(folder),
         "fetch.max_train_pairs": 60,
         "fetch.max_eval_pairs": 24,
         "base": model,

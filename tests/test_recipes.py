@@ -147,13 +147,15 @@ def test_the_source_is_read_and_keeps_the_contract(copy: Path, chosen) -> None:
     chosen(SOURCE)
     write_texts(copy / "data")
     script = """
+from pathlib import Path
+
 from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.data.contract.contract import validate
 from epsilon_dpo.data.sources.loading import read_source
 from epsilon_dpo.models.base.embedded import texts_of, train_tokenizer
 
 params = load_file()
-dataset = read_source(params.fetch, params.seed)
+dataset = read_source(params.fetch, params.seed, Path("scratch"))
 tokenizer = train_tokenizer(texts_of(dataset.train), params.base)
 outcome = validate({"train": dataset.train, "eval": dataset.eval}, tokenizer, params.tokens, params.contract)
 print(*(len(outcome.pairs[split]) for split in ("train", "eval")), len(outcome.dropped))

@@ -14,7 +14,10 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-CARRIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore", "stages", "src", "presets")
+CARRIED = (
+    *("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore", "data/.gitignore", "data/README.md"),
+    *("stages", "src", "presets"),
+)
 
 
 def copy_project(to: Path) -> Path:
@@ -28,6 +31,14 @@ def copy_project(to: Path) -> Path:
             shutil.copy(source, target)
     subprocess.run(["git", "init", "-q", "."], cwd=to, check=True)
     return to
+
+
+def link_files(folder: Path, to: Path) -> None:
+    """The files of `folder` as links in `to`, as `cp -rs` makes them: into linked folders DVC does not look."""
+    for file in (file for file in folder.rglob("*") if file.is_file()):
+        target = to / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file.resolve())
 
 
 def with_preset(project: Path, name: str, changes: dict[str, Any]) -> None:

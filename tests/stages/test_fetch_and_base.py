@@ -40,6 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     (tmp_path / "out" / "check").mkdir(parents=True)
     (tmp_path / "out" / "check" / "passed.txt").write_text("params.yaml is valid\n")
+    (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
@@ -76,7 +77,7 @@ HH = {
     "source": "hh",
     "repo": None,
     "revision": None,
-    "folder": "data",
+    "folder": "data/hh",
     "subsets": ["harmless-base"],
     "train_split": "test",
     "eval_split": "test",
@@ -103,7 +104,7 @@ def test_the_default_twice_gives_the_same_bytes(project: Path) -> None:
 
 def test_hh_from_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_block(project, "fetch", HH)
-    folder = project / "data" / "harmless-base"
+    folder = project / "data" / "hh" / "harmless-base"
     folder.mkdir(parents=True)
     rows = [{side: f"\n\nHuman: {n}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for n in range(4)]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -113,13 +114,13 @@ def test_hh_from_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     (folder / "test.jsonl.gz").write_bytes(gzip.compress(content)[:-12])
     (project / "out" / "fetch").rename(project / "before")  # as DVC does before it runs a stage
-    assert "data/harmless-base/test.jsonl.gz is cut off or damaged" in refused(project, "fetch")
+    assert "data/hh/harmless-base/test.jsonl.gz is cut off or damaged" in refused(project, "fetch")
 
 
 @pytest.mark.parametrize(
     ("stage", "changes", "sentence"),
     [
-        ("fetch", {}, "The data folder data does not exist; set fetch.folder in params.yaml"),
+        ("fetch", {}, "The data folder data/hh does not exist; set fetch.folder in params.yaml"),
         ("fetch", {"folder": None, "repo": "Anthropic/hh-rlhf", "revision": "0" * 40}, "HF_HUB_OFFLINE forbids"),
         ("base", {}, "base.path = models/gemma is not a folder"),
         ("base", {"path": "google/gemma-2-2b", "revision": "0" * 40}, "HF_HUB_OFFLINE forbids"),

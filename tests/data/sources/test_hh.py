@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.data.sources.hh import parse_transcript, read_hh, split_by_prompt
-from epsilon_dpo.data.sources.params import FetchView, HHSource
+from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import parse
 
@@ -30,7 +30,7 @@ def source(local: Path, /, **changes: Any) -> HHSource:
         "max_train_pairs": None,
         "max_eval_pairs": None,
     }
-    return parse(FetchView, {"seed": 1, "fetch": {**settings, **changes}}).fetch  # type: ignore[return-value]
+    return parse(HHSource, {**settings, **changes})
 
 
 def line(prompt: str, chosen: str = "Yes.", rejected: str = "No.") -> str:

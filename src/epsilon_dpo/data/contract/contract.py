@@ -21,6 +21,7 @@ from epsilon_dpo.data.contract.facts import (
     prompts_of,
     special_tokens,
     split_prompt,
+    takes_system_turn,
     token_facts,
 )
 from epsilon_dpo.data.contract.ledger import Ledger
@@ -66,10 +67,11 @@ def validate(
     for split in SPLITS:
         check_form(dialogues[split], f"out/fetch/{split}.jsonl")
     specials, eval_prompts = special_tokens(tokenizer), prompts_of(dialogues["eval"])
+    system = takes_system_turn(tokenizer)
     pairs: dict[str, list[Row]] = {}
     for split in SPLITS:
         forbidden = eval_prompts if split == "train" else set()
-        facts = [dialogue_facts(row, specials, forbidden) for row in dialogues[split]]
+        facts = [dialogue_facts(row, specials, forbidden, system) for row in dialogues[split]]
         columns = list(dialogue_facts(_PROBE, [], set()))
         lost = ledger.judge_rows(split, facts, BEFORE_TOKENISATION + REPORTED, columns)
         pairs[split] = [split_prompt(row) for row in dialogues[split] if row["id"] not in lost]

@@ -5,9 +5,10 @@ Great Expectations skips nulls, so a missing value would pass every expectation:
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from jinja2 import TemplateError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import Messages, tokenise_sides
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SIDES = ("chosen", "rejected")
+BESIDE = ("margin", "weight", "source")  # score of chosen minus rejected, weight of the pair, member of a mixture
 
 
 class _Turn(BaseModel, strict=True):
@@ -29,6 +31,9 @@ class _Row(BaseModel, strict=True):
     id: str
     chosen: list[_Turn]
     rejected: list[_Turn]
+    margin: float | None = None
+    weight: Annotated[float, Field(ge=0.0)] | None = None
+    source: str | None = None
 
 
 def check_form(rows: list[Row], where: str) -> None:
@@ -71,13 +76,23 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     return sorted(flagged | {str(token) for token in tokenizer.all_special_tokens})
 
 
-def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str]) -> Row:
+def takes_system_turn(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template renders a leading system turn: some refuse it, some leave it out in silence."""
+    probe = [{"role": "system", "content": "xyzzy"}, {"role": "user", "content": "x"}]
+    try:
+        return "xyzzy" in str(tokenizer.apply_chat_template(probe, tokenize=False))
+    except (TemplateError, ValueError):
+        return False
+
+
+def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str], system: bool = False) -> Row:
     """A raw dialogue as counts and short texts.
 
     Args:
         row: a row of out/fetch/*.jsonl.
         specials: from `special_tokens`.
         other_prompts: prompts that this row must not have (those of the evaluation split, for a training row).
+        system: whether a system turn may come first (`takes_system_turn`); it is then left out of `roles`.
     """
     turns = [turn for side in SIDES for turn in row[side]]
     answers = [row[side][-1]["content"] if row[side] else "" for side in SIDES]
@@ -94,7 +109,7 @@ def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str]) -> Ro
         "same_answer": answers[0] == answers[1],
         "chosen_prompt": prompt_key(row["chosen"]),
         "rejected_prompt": prompt_key(row["rejected"]),
-        "roles": " / ".join(" ".join(turn["role"] for turn in row[side]) for side in SIDES),
+        "roles": " / ".join(" ".join(_roles(row[side], system)) for side in SIDES),
         "special_tokens_in_text": ", ".join(s for s in specials if any(s in turn["content"] for turn in turns)),
         "prompt_in_eval": not other_prompts.isdisjoint(prompts_of([row])),
         "chosen_chars": len(answers[0]),
@@ -102,13 +117,22 @@ def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str]) -> Ro
     }
 
 
+def _roles(turns: Messages, system: bool) -> list[str]:
+    roles = [turn["role"] for turn in turns]
+    return roles[1:] if system and roles[:1] == ["system"] else roles
+
+
 def split_prompt(row: Row) -> Row:
-    """A dialogue with its prompt made explicit: {"id", "prompt", "chosen": [answer], "rejected": [answer]}."""
+    """A dialogue with its prompt made explicit: {"id", "prompt", "chosen": [answer], "rejected": [answer]}.
+
+    With what the dataset says of the pair beside, where it does (BESIDE).
+    """
     return {
         "id": row["id"],
         "prompt": row["chosen"][:-1],
         "chosen": row["chosen"][-1:],
         "rejected": row["rejected"][-1:],
+        **{name: row[name] for name in BESIDE if name in row},
     }
 
 
@@ -125,12 +149,23 @@ class BosRule:
         short, long = (ids.count(self.bos_id) for ids in probes)
         self.per_turn = (long - short) // 2
         self.at_start = short - 2 * self.per_turn
+        self.with_system = self.at_start  # some templates write a system turn of their own where none is given
+        if self.per_turn and takes_system_turn(tokenizer):
+            probe = [{"role": "system", "content": "x"}, turn]
+            self.with_system = (
+                tokenise_sides(tokenizer, probe, [[answer]])[0].ids.count(self.bos_id) - 2 * self.per_turn
+            )
 
-    def errors(self, ids: list[int], turns: int) -> int:
-        """BOS too many or too few in `ids` of a dialogue with `turns` turns, plus one if it does not begin with BOS."""
+    def errors(self, ids: list[int], turns: int, system: bool = False) -> int:
+        """BOS too many or too few in `ids` of a dialogue with `turns` turns, plus one if it does not begin with BOS.
+
+        Args:
+            system: whether a system turn, which `turns` does not count, comes first.
+        """
         if self.bos_id is None:
             return 0
-        expected = self.at_start + self.per_turn * turns if self.per_turn else 1
+        start = self.with_system if system else self.at_start
+        expected = start + self.per_turn * turns if self.per_turn else 1
         return abs(ids.count(self.bos_id) - expected) + (ids[0] != self.bos_id)
 
 
@@ -142,12 +177,13 @@ def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, t
     answers = [chosen.completion_ids, rejected.completion_ids]
     cut = [len(ids) > room for ids in answers]
     stop = tokenizer.eos_token_id
+    turns, system = len(pair["prompt"]), pair["prompt"][0]["role"] == "system"
     return {
         "id": pair["id"],
         "prompt_tokens": chosen.prompt_length,
         "chosen_tokens": len(answers[0]),
         "rejected_tokens": len(answers[1]),
-        "bos_errors": max(bos.errors(side.ids, len(pair["prompt"]) + 1) for side in (chosen, rejected)),
+        "bos_errors": max(bos.errors(side.ids, turns - system + 1, system) for side in (chosen, rejected)),
         "continues_prompt": chosen.continues_prompt and rejected.continues_prompt,
         "ends_with_stop": all(ids[-1:] == [stop] and ids.count(stop) == 1 for ids in answers),
         "same_answer_ids": answers[0][:room] == answers[1][:room],

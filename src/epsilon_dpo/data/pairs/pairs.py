@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from epsilon_dpo.data.contract.facts import BESIDE
 from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
 from epsilon_dpo.data.pairs.params import Choice, DatasetPairs, OnPolicyPairs
 from epsilon_dpo.data.tokens.params import Tokens
@@ -29,7 +30,7 @@ def write_pairs(
     ranked: Path,
     out: Path,
 ) -> dict[str, Any]:
-    """Write train.jsonl and eval.jsonl (`id` and token ids) and pairs.json to `out`.
+    """Write train.jsonl and eval.jsonl (`id`, token ids, and BESIDE where known) and pairs.json to `out`.
 
     On-policy pairs are also written as text, with the ones left out: train_text.jsonl and dropped.jsonl.
 
@@ -51,7 +52,8 @@ def write_pairs(
         tokenised = []
         for row in tqdm(rows, desc=f"tokenise {split}", unit="pair"):
             ids = tokenise_pair(tokenizer, row, tokens)
-            tokenised.append({"id": row["id"], **{name: ids[name] for name in IDS}})
+            beside = {name: row[name] for name in BESIDE if name in row}
+            tokenised.append({"id": row["id"], **{name: ids[name] for name in IDS}, **beside})
         write_jsonl(out / f"{split}.jsonl", tokenised)
     counts = {split: len(rows) for split, rows in splits.items()}
     content = {"source": config.source, **counts, "left_out": dict(left_out)}

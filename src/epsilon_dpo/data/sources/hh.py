@@ -17,6 +17,7 @@ from typing import Any
 from epsilon_dpo.data.shapes.values import parse_transcript
 from epsilon_dpo.data.sources.dataset import Dataset, Row
 from epsilon_dpo.data.sources.params import HHSource
+from epsilon_dpo.data.sources.raw import refuse_what_is_no_data, refuse_what_is_something_else
 from epsilon_dpo.pipeline.hub.download import hub_file
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
@@ -87,6 +88,7 @@ def _read_split(source: HHSource, split: str, files: dict[str, str]) -> list[Row
     for subset in source.subsets:
         name = f"{subset}/{split}{SUFFIX}"
         path = _local_file(Path(source.folder), subset, split) if source.folder else _remote_file(source, name)
+        refuse_what_is_no_data(path, str(path))
         raw = path.read_bytes()
         files[name] = hashlib.sha256(raw).hexdigest()
         rows += _parse_file(_unzip(raw, path), path, f"{subset}/{split}")
@@ -119,10 +121,10 @@ def _local_file(folder: Path, subset: str, split: str) -> Path:
 
 
 def _unzip(raw: bytes, path: Path) -> str:
-    if not raw.startswith(b"\x1f\x8b"):
-        raise UserError(f"{path} is not a gzip file; compress it with `gzip`, or download it again.")
     try:
-        return gzip.decompress(raw).decode("utf-8")
+        content = gzip.decompress(raw)
+        refuse_what_is_something_else(content[:256], str(path))
+        return content.decode("utf-8-sig")  # some editors write a byte order mark
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(
             f"{path} is cut off or damaged (its gzip stream does not end well); download it again."

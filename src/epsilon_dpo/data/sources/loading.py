@@ -8,6 +8,7 @@ from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.mixture import read_mixture
 from epsilon_dpo.data.sources.params import DatasetSource, HHSource, Source, SyntheticSource
 from epsilon_dpo.data.sources.published import read_dataset
+from epsilon_dpo.data.sources.watched import refuse_unwatched_within
 
 
 def read_source(source: Source, seed: int, scratch: Path) -> Dataset:
@@ -19,6 +20,8 @@ def read_source(source: Source, seed: int, scratch: Path) -> Dataset:
     if isinstance(source, SyntheticSource):
         return read_synthetic(source, seed)
     if isinstance(source, HHSource):
+        if source.folder is not None:
+            refuse_unwatched_within(Path(source.folder))
         return read_hh(source, seed)
     if isinstance(source, DatasetSource):
         return read_dataset(source, seed, scratch)

@@ -124,8 +124,31 @@ class MixtureSource(Strict):
 Source = SyntheticSource | HHSource | DatasetSource | MixtureSource
 
 
+def local_paths(source: Source, key: str = "fetch") -> list[tuple[str, str]]:
+    """(key in params.yaml, path) of everything that `source` reads from this machine."""
+    if isinstance(source, HHSource):
+        return [(f"{key}.folder", source.folder)] if source.folder is not None else []
+    if isinstance(source, DatasetSource):
+        return [(f"{key}.path", source.path)] if source.revision is None else []
+    if isinstance(source, MixtureSource):
+        members = [(f"{key}.members.{name}.fetch", member.fetch) for name, member in source.members.items()]
+        return [path for name, member in members for path in local_paths(member, name)]
+    return []
+
+
 class FetchView(Strict):
     """What stages/fetch.py reads."""
 
     seed: Seed
     fetch: Annotated[Source, Field(discriminator="source")]
+
+    @model_validator(mode="after")
+    def _dvc_sees_local_data(self) -> "FetchView":
+        for key, path in local_paths(self.fetch):
+            if not lies_in_data(path):
+                hub = "; of a dataset on the Hub set its revision, a commit" if key.endswith("path") else ""
+                raise ValueError(
+                    f"{key} = {path} is not below {WATCHED}/, the folder in which DVC sees changes: copy it there or "
+                    f"link its files (`cp -rs /absolute/path {WATCHED}/NAME`), and set {key} to {WATCHED}/NAME{hub}"
+                )
+        return self

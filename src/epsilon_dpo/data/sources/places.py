@@ -13,7 +13,7 @@ from pathlib import Path
 
 from epsilon_dpo.data.sources.formats import DataFile, count_rows, format_of
 from epsilon_dpo.data.sources.params import DatasetSource
-from epsilon_dpo.data.sources.watched import refuse_unwatched, watched, what_is_there
+from epsilon_dpo.data.sources.watched import refuse_unwatched_within, what_is_there
 from epsilon_dpo.pipeline.hub.download import hub_file, hub_names
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import read_json
@@ -87,13 +87,11 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
     """
     if source.revision is not None:
         return _on_the_hub(source, source.revision, scratch)
-    path = watched(source.path, "fetch.path")
+    path = Path(source.path)
+    refuse_unwatched_within(path)
     if path.is_file():
         return _files([path])
     if path.is_dir():
-        for inner in path.rglob("*"):
-            if inner.is_symlink() and inner.is_dir():
-                refuse_unwatched(inner)
         saved = _saved_to_disk(path)
         splits = saved or _splits(path, source.name, source.path, scratch)
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
@@ -112,8 +110,7 @@ def _files(paths: list[Path]) -> Place:
     """Files that were named: one split, train."""
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]}, ..."
     for path in paths:
-        for part in [path, *path.parents]:
-            refuse_unwatched(part)
+        refuse_unwatched_within(path)
         _refuse_format(path, str(path))
     common = Path(*_common([path.parent.parts for path in paths]))
     names = {str(path.relative_to(common)): path for path in paths}

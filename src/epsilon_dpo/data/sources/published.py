@@ -109,6 +109,7 @@ class _Writer:
         self.shape = ""
         self.read = 0
         self._first = ""
+        self._stems: dict[str, str] = {}  # a.json and a.jsonl have one: ids tell them apart
 
     def __enter__(self) -> "_Writer":
         self._open: dict[str, IO[bytes]] = {
@@ -139,12 +140,13 @@ class _Writer:
         if not head:
             return
         reading = self._recognise(file, [row for _, row in head])
+        stem = file.stem if self._stems.setdefault(file.stem, file.name) == file.name else file.name
         for number, row in tqdm(itertools.chain(head, rows), desc=f"read {file.name}", unit="row"):
             self.read += 1
             where = f"{file.shown}, row {number}"
             for result in reading.read(row, where, self.source.pairs):
                 answers = f"/{result.answers}" if isinstance(result, Pair) and result.answers else ""
-                yield f"{file.stem}/{number}{answers}", result, where
+                yield f"{stem}/{number}{answers}", result, where
 
     def _recognise(self, file: DataFile, head: list[Row]) -> Reading:
         """The shape of a file, which must be that of all files before it."""

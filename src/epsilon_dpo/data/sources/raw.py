@@ -16,7 +16,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 def _zstandard(path: Path) -> IO[bytes]:
     import pyarrow as pa  # Python has no zstandard before 3.14
 
-    return cast(IO[bytes], io.BufferedReader(pa.input_stream(path, compression="zstd")))
+    return cast(IO[bytes], pa.input_stream(path, compression="zstd"))
 
 
 OPEN: dict[str, tuple[Callable[[Path], Any], bytes]] = {  # suffix -> how to open, first bytes
@@ -39,13 +39,7 @@ def refuse_what_is_no_data(path: Path, shown: str) -> None:
         head = file.read(256)
     if not head:
         raise UserError(f"{shown} is empty; download or write it again.")
-    if head.startswith(LFS_POINTER):
-        raise UserError(
-            f"{shown} is a Git LFS pointer and not the data: run `git lfs pull` in the repository that it comes from, "
-            "then copy the file again."
-        )
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGE):
-        raise UserError(f"{shown} is a web page (HTML) and not the data: download the file itself, not its page.")
+    refuse_what_is_something_else(head, shown)
     suffix = path.suffix.lower()
     really = next((name for name, (_, magic) in OPEN.items() if head.startswith(magic)), "")
     if suffix in OPEN and really != suffix:
@@ -54,6 +48,17 @@ def refuse_what_is_no_data(path: Path, shown: str) -> None:
         raise UserError(f"{shown} is {what}; compress it with `{tool}`, rename it, or download it again.")
     if really and suffix not in OPEN:
         raise UserError(f"{shown} is compressed, but its name does not say so; rename it to {path.name}{really}.")
+
+
+def refuse_what_is_something_else(head: bytes, shown: str) -> None:
+    """Raises: UserError: `head`, the first bytes of a file or of what is compressed in it, tells of no data."""
+    if head.startswith(LFS_POINTER):
+        raise UserError(
+            f"{shown} is a Git LFS pointer and not the data: run `git lfs pull` in the repository that it comes from, "
+            "then copy the file again."
+        )
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGE):
+        raise UserError(f"{shown} is a web page (HTML) and not the data: download the file itself, not its page.")
 
 
 @contextmanager
@@ -65,9 +70,11 @@ def text_of(path: Path, shown: str) -> Iterator[IO[str]]:
     """
     refuse_what_is_no_data(path, shown)
     with one_sentence(shown):
-        opened = OPEN[path.suffix.lower()][0](path) if path.suffix.lower() in OPEN else path.open("rb")
-        with opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
-            yield text
+        opened = OPEN[path.suffix.lower()][0](path) if path.suffix.lower() in OPEN else path.open("rb", buffering=0)
+        with opened, io.BufferedReader(opened) as buffered:
+            refuse_what_is_something_else(buffered.peek(256)[:256], shown)
+            with io.TextIOWrapper(buffered, encoding="utf-8-sig", newline="") as text:
+                yield text
 
 
 @contextmanager

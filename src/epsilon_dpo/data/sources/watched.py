@@ -7,28 +7,17 @@ DVC hashes a linked file by its content, but does not look into a linked folder 
 import hashlib
 from pathlib import Path
 
-from epsilon_dpo.data.sources.params import WATCHED, lies_in_data
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 
-def watched(path: str, key: str) -> Path:
-    """`path` of params.yaml, held against what DVC watches; it need not exist.
-
-    Args:
-        key: of `path` in params.yaml, for messages.
+def refuse_unwatched_within(path: Path) -> None:
+    """`path`, the folders above it and those below.
 
     Raises:
-        UserError: it lies elsewhere, a folder on the way is a link, or a name is one that DVC ignores.
+        UserError: DVC would not see a change there.
     """
-    if not lies_in_data(path):
-        raise UserError(
-            f"{key} = {path} is not below {WATCHED}/, the folder that DVC watches: copy it there, or link its files "
-            f"(`cp -rs /absolute/path {WATCHED}/NAME`), and set {key} to {WATCHED}/NAME."
-        )
-    found = Path(path)
-    for part in [found, *found.parents]:
+    for part in [path, *path.parents[:-1], *(inner for inner in path.rglob("*") if inner.is_dir())]:
         refuse_unwatched(part)
-    return found
 
 
 def refuse_unwatched(path: Path) -> None:
