@@ -18,10 +18,10 @@ WORDS = ["moss", "fern", "pine", "birch", "stone", "brook", "cloud", "ember", "f
 
 
 def rows(count: int) -> list[dict]:
-    """Prompts of 8 to 107 words, so that some do not fit the default's 64 tokens; answers that differ."""
+    """Prompts of 8 to 206 words, so that some do not fit the default's 64 tokens; answers that differ."""
     return [
         {
-            "question": f"Number {n}: " + " ".join(WORDS[(n + i) % 10] for i in range(6 + n % 100)),
+            "question": f"Number {n}: " + " ".join(WORDS[(n + i) % 10] for i in range(6 + 2 * (n % 100))),
             "good": f"It is {WORDS[n % 10]}, {n}.",
             "bad": f"No idea, {n}.",
         }

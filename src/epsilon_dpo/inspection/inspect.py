@@ -144,12 +144,9 @@ def _sample(
     fetch, pairs = read_by
     if found.pairs:
         shown = [as_the_model_sees(pair, tokenizer, params.tokens) for pair in _shortest_median_longest(found)]
-        yield "\n".join(
-            [
-                f"What the model sees ({whose}); {TRAINED} is trained and scored, {READ} is only read: shortest, median, longest prompt",
-                *shown,
-            ]
-        )
+        marks = f"{TRAINED} is trained and scored, {READ} is only read"
+        heading = f"What the model sees ({whose}), shortest, median and longest prompt; {marks}"
+        yield "\n".join([heading, *shown])
     yield _verdict(found, len(sample), params)
     if found.lengths:
         yield _lengths(found, params)
