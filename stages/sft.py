@@ -1,9 +1,10 @@
-"""sft: the reference policy, the base model fine-tuned on the chosen answers."""
+"""sft: the reference policy, the base model fine-tuned on the chosen answers, or as it is (`sft: null`)."""
 
 from pathlib import Path
 
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.training.sft.given import take_given
 from epsilon_dpo.training.sft.params import SFTView
 
 with heavy_imports():
@@ -13,16 +14,20 @@ with heavy_imports():
 
 with run_stage("sft") as stage:
     params = load(SFTView)
-    set_up(params.seed, params.threads)
-    metrics = fine_tune(
-        params.sft,
-        params.tokens,
-        params.seed,
-        base=Path("out/base"),
-        validated=Path("out/validate"),
-        out=stage.out,
-        scratch=stage.scratch,
-        track=stage.tracker.log_metrics,
-    )
-    stage.tracker.log_metrics(without_evaluation(metrics))
-    stage.summary = f"eval loss {metrics['eval_loss']:.4f}, {metrics['steps']} steps"
+    if params.sft is None:
+        take_given(Path("out/base"), stage.out)
+        stage.summary = "no SFT: the base model is the reference"
+    else:
+        set_up(params.seed, params.threads)
+        metrics = fine_tune(
+            params.sft,
+            params.tokens,
+            params.seed,
+            base=Path("out/base"),
+            validated=Path("out/validate"),
+            out=stage.out,
+            scratch=stage.scratch,
+            track=stage.tracker.log_metrics,
+        )
+        stage.tracker.log_metrics(without_evaluation(metrics))
+        stage.summary = f"eval loss {metrics['eval_loss']:.4f}, {metrics['steps']} steps"

@@ -65,6 +65,8 @@ WITHOUT_NEED = {
     "pairs": """data/contract/contract.py data/contract/defects.py data/contract/expectations.py data/contract/gx.py
         data/contract/ledger.py data/contract/page.py data/contract/params.py""",
     "ranking": "sampling/on_policy/params_candidates.py",
+    "report": """models/base/embedded.py models/base/gemma_template.py models/base/model_folder.py
+        models/base/pretrained.py models/base/starting_point.py""",
     "sft": "pipeline/machine/device.py",
     "tournament": "judging/scoring/params.py judging/scoring/score_answers.py",
 }

@@ -113,3 +113,13 @@ def test_a_wrong_entry_of_another_run_does_not_stop_a_run(project: Path, monkeyp
     write_params(project, {"d.po": {"method": "dpo", "beta": "much"}, "dpo": PARAMS["runs"]["dpo"]})
     run("align", monkeypatch, "dpo")
     assert (project / "out" / "align" / "dpo" / "metrics.json").is_file()
+
+
+def test_without_sft_there_is_a_reference_and_no_curve(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.loads((project / "params.yaml").read_text("utf-8"))
+    (project / "params.yaml").write_text(json.dumps(content | {"sft": None}), "utf-8")
+    run("sft", monkeypatch)
+    assert Recorder.points == []
+    assert read_json(project / "out/sft/metrics.json") == {"steps": 0}
+    run("align", monkeypatch, "dpo")
+    assert read_json(project / "out/align/dpo/metrics.json")["steps"] == 3

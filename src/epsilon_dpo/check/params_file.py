@@ -69,6 +69,15 @@ class ParamsFile(
         return self
 
     @model_validator(mode="after")
+    def _a_reference_is_trained(self) -> "ParamsFile":
+        if self.sft is None and isinstance(self.base, EmbeddedModel):
+            raise ValueError(
+                "sft: null takes the base model as the reference, and that of base.source: embedded has random "
+                "weights; set base to a trained model (base.source: pretrained), or give sft its block"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _on_policy_pairs_need_candidates(self) -> "ParamsFile":
         if isinstance(self.pairs, OnPolicyPairs) != (self.candidates is not None):
             raise ValueError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.analysis.kl.estimators import ESTIMATORS
-from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import read_results
 
@@ -193,3 +193,16 @@ def test_without_figures_of_the_paper_there_is_no_section(
     for name in ("figures", "pairs"):
         (out / "figures" / f"{name}.json").write_text("[]", "utf-8")
     assert "The paper's figures" not in written(out, runs, tmp_path / "report")
+
+
+def test_a_reference_that_was_not_trained_is_called_by_its_name(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out, to = outputs(), tmp_path / "report"
+    assert "No SFT" not in written(out, runs, tmp_path / "trained")
+    write_json(out / "sft/metrics.json", {"steps": 0})
+    to.mkdir()
+    write_report(read_results(out, runs, "some/model at 01234567"), 0, to)
+    page = (to / "report.html").read_text("utf-8")
+    assert "No SFT: the reference, which is called SFT on this page, is some/model at 01234567." in page
+    assert "no SFT: the reference is some/model at 01234567</td>" in page and "evaluation loss" not in page

@@ -35,8 +35,11 @@ class PretrainedModel(Strict):
     stop_token: str  # ends every answer; must be one token of the vocabulary
 
 
+Base = Annotated[EmbeddedModel | PretrainedModel, Field(discriminator="source")]
+
+
 class BaseView(Strict):
     """What stages/base.py reads."""
 
     seed: Seed
-    base: Annotated[EmbeddedModel | PretrainedModel, Field(discriminator="source")]
+    base: Base

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from epsilon_dpo.models.base.params import Base, PretrainedModel
 from epsilon_dpo.pipeline.runs.runs import RunName
 from epsilon_dpo.pipeline.stage.params import Strict
 
@@ -17,3 +18,11 @@ class ReportView(Strict):
 
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     report: Report
+    base: Base
+
+    @property
+    def base_name(self) -> str:
+        """The model that SFT started from, or that is the reference itself."""
+        if not isinstance(self.base, PretrainedModel):
+            return "the embedded model"
+        return f"{self.base.path} at {self.base.revision[:8]}" if self.base.revision else self.base.path

@@ -52,6 +52,7 @@ class Results:
         dataset: out/validate/dataset.json; validation, dropped: the outcome of the contract.
         digests: sha256 of the validated splits, by file name.
         judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
+        base: name of the model that SFT started from; if there was no SFT, it is the reference itself.
         sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
         controls: out/controls/metrics.json.
         paper_figures: out/figures/figures.json, each with its image's bytes as `png`; paper_pairs: pairs.json there.
@@ -72,6 +73,7 @@ class Results:
     ranking: dict[str, list[Row]]
     paper_figures: list[Row]
     paper_pairs: list[Row]
+    base: str
 
     @property
     def n(self) -> int:
@@ -88,13 +90,21 @@ class Results:
         return float(self.controls["confidence"])
 
     @property
+    def has_sft(self) -> bool:
+        """Whether the reference was trained; if not, the policy called SFT is the base model."""
+        return bool(self.sft["steps"])
+
+    @property
     def has_truth(self) -> bool:
         """Whether the data's true reward is known, so that the judge is judged too."""
         return bool(self.dataset["true_reward"])
 
 
-def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
+def read_results(out: Path, runs: dict[str, dict[str, Any]], base: str = "the base model") -> Results:
     """The outputs below `out` of the runs named, and of no others.
+
+    Args:
+        base: name of the base model, as the page shows it.
 
     Raises:
         UserError: the parts of a run speak of different policies, or answer other prompts than the reference; or the
@@ -119,6 +129,7 @@ def read_results(out: Path, runs: dict[str, dict[str, Any]]) -> Results:
             for figure in read_json(out / "figures" / "figures.json")
         ],
         paper_pairs=read_json(out / "figures" / "pairs.json"),
+        base=base,
     )
     prompts = [row["id"] for row in results.reference_answers]
     for run in results.runs:

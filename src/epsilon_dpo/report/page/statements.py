@@ -57,8 +57,10 @@ def _compared(results: Results, opponent: str, field: str) -> list[Row]:
 
 
 def statements(results: Results, compared: list[Row]) -> list[str]:
-    """One sentence per opponent about the runs, one about the runs among each other."""
-    found = [_against(results, opponent) for opponent in (SFT, CHOSEN)]
+    """One sentence per opponent about the runs, one about the runs among each other; before them, that there was no
+    SFT."""
+    found = [] if results.has_sft else [f"No SFT: the reference, which is called SFT on this page, is {results.base}."]
+    found += [_against(results, opponent) for opponent in (SFT, CHOSEN)]
     judged = [row for row in compared if row["opponent"] == CHOSEN and row["scorer"] == "judge"]
     return found + ([_among_runs(results, judged)] if judged else [])
 

@@ -1,4 +1,7 @@
-"""`sft`: supervised fine-tuning on the chosen answers; its result is the reference policy."""
+"""`sft`: supervised fine-tuning on the chosen answers; its result is the reference policy.
+
+`sft: null`: the reference is the base model itself.
+"""
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.stage.params import Seed, Strict, Threads
@@ -15,4 +18,4 @@ class SFTView(Strict):
     seed: Seed
     threads: Threads
     tokens: Tokens
-    sft: SFT
+    sft: SFT | None  # null: no training, the base model is the reference
