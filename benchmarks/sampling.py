@@ -91,7 +91,7 @@ def child(args: argparse.Namespace) -> None:
 
 def ours(model: Gemma2ForCausalLM, prompts: list[list[int]], answers: list[int], size: int) -> None:
     noise = UntilLength(answers)
-    for i, tokens in decode(model, prompts, noise, STOP, max(answers), size):
+    for i, tokens in decode(model, prompts, noise, lambda ids: ids[-1] == STOP, max(answers), size):
         assert len(tokens) == answers[i]
 
 

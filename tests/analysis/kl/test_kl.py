@@ -360,7 +360,9 @@ def test_the_stage_measures_tr_dpo_against_the_initial_reference(project: Path) 
     assert metrics["policy_sha256"] == digest(out / "align/tr/model") and metrics["sample_temperature"] == 1.0
     on_the_row = ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb")
     assert Recorder.on_the_row == {name: metrics[name] for name in on_the_row}
-    assert set(read_json(out / "kl/tr/estimators.json")["estimators"]) == set(wanted)
+    described = read_json(out / "kl/tr/estimators.json")
+    assert set(described["estimators"]) == set(wanted) and "caution" not in described
+    assert "sampled_under" not in metrics
     assert len(read_jsonl(out / "kl/tr/records.jsonl")) == 12
 
 
@@ -372,3 +374,15 @@ def test_answers_of_another_policy_are_refused(project: Path) -> None:
         "ERROR in stage kl@tr: out/sample/tr holds the answers of another policy than out/align/tr/model; "
         "run `dvc repro`."
     )
+
+
+def test_answers_under_top_p_are_called_no_kl(project: Path) -> None:
+    """Where they are stored, printed and tracked; what is not sampled stays a distance."""
+    sampled = project / "out/sample/tr/metrics.json"
+    write_json(sampled, read_json(sampled) | {"temperature": 0.7, "logits": {"top_p": 0.95}})
+    runpy.run_module("stages.kl", run_name="__main__")
+    assert read_json(project / "out/kl/tr/metrics.json")["sampled_under"] == "temperature 0.7, top_p 0.95"
+    caution = read_json(project / "out/kl/tr/estimators.json")["caution"]
+    assert caution.startswith("Under temperature 0.7, top_p 0.95: not the policies' KL.")
+    assert "kl_fwd_rb, kl_fwd_mc, kl_rev_rb, kl_rev_mc estimate no KL; kl_fwd_data alone" in caution
+    assert set(Recorder.on_the_row) == {"kl_fwd_data"}

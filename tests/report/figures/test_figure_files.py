@@ -10,7 +10,7 @@ import pytest
 from whole_pipeline import BIN, ROOT
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.figures.write import write_figures
@@ -89,3 +89,13 @@ def test_the_pairs_are_those_of_a_run_that_exists() -> None:
     view = {"seed": 1, "confidence": 0.95, "runs": content["runs"], "figures": figures}
     with pytest.raises(UserError, match=r"figures\.pairs_of: dpp is none of the runs; name one, or write null"):
         parse(FiguresView, view)
+
+
+def test_a_kl_under_top_p_is_called_none_in_the_captions(out: Path, view: FiguresView, tmp_path: Path) -> None:
+    metrics = read_json(out / "kl/dpo_01/metrics.json")
+    write_json(out / "kl/dpo_01/metrics.json", metrics | {"sampled_under": "top_p 0.95"})
+    (tmp_path / "figures").mkdir()
+    found = {figure["name"]: figure["caption"] for figure in write_figures(out, view, tmp_path / "figures")}
+    said = "The answers were sampled under top_p 0.95: what is drawn is not the policies' KL."
+    assert {name for name, caption in found.items() if said in caption} == {"pareto", "dynamics"}
+    assert "margins" in found

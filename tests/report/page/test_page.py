@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.analysis.kl.estimators import ESTIMATORS
-from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
+from epsilon_dpo.analysis.kl.estimators import ESTIMATORS, described
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import read_results
 
@@ -206,3 +206,20 @@ def test_a_reference_that_was_not_trained_is_called_by_its_name(
     page = (to / "report.html").read_text("utf-8")
     assert "No SFT: the reference, which is called SFT on this page, is some/model at 01234567." in page
     assert "no SFT: the reference is some/model at 01234567</td>" in page and "evaluation loss" not in page
+
+
+def test_a_kl_under_top_p_is_called_none_wherever_it_is_shown(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    assert "not the policies" not in written(out, runs, tmp_path / "plain")
+    for name in runs:
+        metrics = read_json(out / f"kl/{name}/metrics.json") | {"sampled_under": "top_p 0.95"}
+        write_json(out / f"kl/{name}/metrics.json", metrics)
+        write_json(out / f"kl/{name}/estimators.json", described(0.95, "top_p 0.95"))
+    metrics = read_json(out / "reference/metrics.json")
+    write_json(out / "reference/metrics.json", metrics | {"logits": {"top_p": 0.95, "top_k": 50}})
+    page = written(out, runs, tmp_path / "shaped")
+    assert "nats per answer<br>under top_p 0.95:<br>not the policies' KL</th>" in page
+    assert "<li>Under top_p 0.95: not the policies&#39; KL." in page
+    assert "temperature 1.0, top_k 50, top_p 0.95, 8 answers" in page

@@ -64,7 +64,7 @@ def by_generate(model: Any, prompts: list[list[int]]) -> list[list[int]]:
 
 def ours(model: PreTrainedModel, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
     noise = GumbelNoise(list(range(len(prompts))), 1.0)
-    found = dict(decode(model, prompts, noise, STOP, LONGEST, batch_size))
+    found = dict(decode(model, prompts, noise, lambda ids: ids[-1] == STOP, LONGEST, batch_size))
     return [found[i] for i in range(len(prompts))]
 
 

@@ -25,10 +25,13 @@ TEMPLATE = (
     "{% if add_generation_prompt %} assistant{% endif %}"
 )
 
+NEUTRAL: dict[str, Any] = {"top_p": 1.0, "top_k": None, "min_p": None, "repetition_penalty": 1.0}
+
 
 def params(**changes: Any) -> Sample:
     settings = {"turns": "single", "max_prompts": None, "samples_per_prompt": 1, "temperature": 1.0}
     settings |= {"max_new_tokens": 8, "batch_size": 64, "backend": "transformers", "processes": 1}
+    settings |= {"logits": NEUTRAL, "stop": {"tokens": [], "strings": []}}
     return Sample(**{**settings, **changes})
 
 
@@ -226,8 +229,15 @@ class LLM:
 
         for one in wanted:
             assert 0 <= one.seed < 2**63 and (one.top_p, one.top_k, one.stop_token_ids) == (1.0, 0, [2]), vars(one)
+            assert (one.min_p, one.repetition_penalty, one.stop, one.detokenize) == (0.0, 1.0, [], False), vars(one)
         ids = [prompt["prompt_token_ids"][:3] for prompt in prompts]
-        return [Some(outputs=[Some(token_ids=tuple(some), finish_reason="stop")]) for some in ids]
+        return [Some(outputs=[Some(token_ids=tuple(some), finish_reason="stop", stop_reason=2)]) for some in ids]
+"""
+SHAPED = """
+            assert (one.top_p, one.top_k, one.min_p, one.repetition_penalty) == (0.9, 5, 0.0, 1.2), vars(one)
+            assert (one.stop_token_ids, one.stop, one.detokenize) == ([2, 12], ["w3 w4"], True), vars(one)
+        ended = [((8,), None), ((8,), 12), ((8, 9), "w3 w4")]
+        return [Some(outputs=[Some(token_ids=ids, finish_reason="stop", stop_reason=why)]) for ids, why in ended]
 """
 
 
@@ -243,6 +253,14 @@ def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monk
     python.chmod(0o755)
     found = answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")
     assert all(one["response_ids"][0] == 1 and one["response_ids"][-1] == 2 for one in found)  # <bos>, <end>
+    lines = VLLM.splitlines(keepends=True)
+    place = next(n for n, line in enumerate(lines) if "assert 0 <=" in line)
+    (tmp_path / "vllm.py").write_text("".join(lines[:place]) + SHAPED, "utf-8")
+    logits = {"top_p": 0.9, "top_k": 5, "min_p": None, "repetition_penalty": 1.2}
+    shaped = params(backend="vllm", logits=logits, stop={"tokens": ["w7"], "strings": ["w3 w4"]})
+    found = answer(policy, rows(3), shaped, 5, 1, "policy")
+    assert [one["response_ids"] for one in found] == [[8, 2], [8, 12], [8, 9]]
+    assert [one["response"] for one in found] == ["w3", "w3", ""]
     (tmp_path / "vllm.py").write_text("raise SystemExit(3)", "utf-8")
     with pytest.raises(UserError, match="exit status 3 and 0 of 3 answers"):
         answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")

@@ -9,6 +9,12 @@ negative and the variance is far smaller; `mc` looks at the sampled tokens alone
 Both are unbiased. `kl_fwd_data` is a proxy: the chosen answers take the place of samples of the reference, which they
 are as far as SFT learned their distribution (Rafailov et al. 2024, arXiv 2404.12358).
 
+All that is sampled presumes answers of the policies themselves: temperature 1, the whole distribution. A temperature, a
+top-p or a penalty draws them from another one, which visits other prefixes. A mean over those is a KL neither of the
+policies nor of what was sampled from (whose supports may differ, so that it may be infinite): it is reported with a
+caution, and tracked on no policy's row. `kl_fwd_data` samples nothing and stays what it is. An answer that ends at a
+further stop token or string is whole: where it ends follows from its tokens, so its sum is that of the stopped answer.
+
 The reference is the SFT model. Methods that move theirs (TR-DPO) are measured against the initial one, too.
 """
 
@@ -105,8 +111,27 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
     return found
 
 
-def described(confidence: float) -> Row:
-    """What the metrics of `summary` mean: the content of estimators.json."""
+def sampled_under(temperature: float, logits: Row) -> str:
+    """What the answers were drawn under that the policies are not, such as `temperature 0.7, top_p 0.95`; else empty.
+
+    Args:
+        logits: what shaped the distribution beside the temperature, by name (metrics.json of stage `sample`).
+    """
+    shaped = ({} if temperature == 1.0 else {"temperature": temperature}) | logits
+    return ", ".join(f"{name} {value:g}" for name, value in shaped.items())
+
+
+def described(confidence: float, under: str = "") -> Row:
+    """What the metrics of `summary` mean: the content of estimators.json.
+
+    Args:
+        under: text of `sampled_under`; if there is any, a `caution` says what that means.
+    """
+    sampled = [estimator.name for estimator in ESTIMATORS if estimator.answers != CHOSEN]
+    caution = {
+        "caution": f"Under {under}: not the policies' KL. The answers were drawn from other distributions than the "
+        f"policies', so {', '.join(sampled)} estimate no KL; kl_fwd_data alone can be read as a distance."
+    }
     return {
         "unit": "nats per answer",
         "tokens": "the answer's tokens with its stop token, no padding; answers that were cut keep their partial sum",
@@ -122,6 +147,7 @@ def described(confidence: float) -> Row:
             }
             for estimator in ESTIMATORS
         },
+        **(caution if under else {}),
     }
 
 

@@ -1,8 +1,9 @@
 """What the estimators of kl.py are means of: the sums over each answer's tokens under policy and reference.
 
 Tokens: the answer's with its stop token, no padding; an answer that was cut (at sample.max_new_tokens or
-tokens.max_length) keeps its partial sum. Log-probs are of temperature 1 in float32. Answers sampled at another
-temperature visit other prefixes: then no mean over them is an estimate of a KL.
+tokens.max_length) keeps its partial sum. Log-probs are of temperature 1 in float32, over the whole vocabulary. Answers
+sampled at another temperature, or under top-p and the like, visit other prefixes: then no mean over them is an estimate
+of a KL.
 """
 
 from pathlib import Path
@@ -11,7 +12,16 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from epsilon_dpo.analysis.kl.estimators import CHOSEN, POLICY, REFERENCE, Sums, described, estimators_of, summary
+from epsilon_dpo.analysis.kl.estimators import (
+    CHOSEN,
+    POLICY,
+    REFERENCE,
+    Sums,
+    described,
+    estimators_of,
+    sampled_under,
+    summary,
+)
 from epsilon_dpo.analysis.kl.params import KL
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.models.logps.head import completion_logps
@@ -56,7 +66,8 @@ def kl_records(
         for row, name, (_, ids), found in zip(rows, names, answers, sums, strict=True):
             record = {"answers": whose, "id": row["id"], "prompt_id": name}
             record |= {estimator.name: estimator.of(found) for estimator in estimators_of(whose)}
-            records.append(record | {"tokens": len(ids), "truncated": ids[-1:] != [tokenizer.eos_token_id]})
+            stopped = row["finish_reason"] == "stop" if "finish_reason" in row else ids[-1:] == [tokenizer.eos_token_id]
+            records.append(record | {"tokens": len(ids), "truncated": not stopped})
     return records
 
 
@@ -79,8 +90,8 @@ def kl_run(
         reference_samples, pairs: out/reference/samples.jsonl and out/pairs/eval.jsonl.
 
     Returns:
-        of the final policy the metrics of estimators.summary, and `sample_temperature` and `policy_sha256`; its
-        metrics.json holds both.
+        of the final policy the metrics of estimators.summary; and `sample_temperature`, `policy_sha256` and, if the
+        answers are not the policies' own, `sampled_under`. Its metrics.json holds both.
 
     Raises:
         UserError: `sampled` holds answers of another policy, or as kl.summary.
@@ -102,11 +113,13 @@ def kl_run(
         )
         metrics = summary(records, confidence)
         facts = {"sample_temperature": sampling["temperature"], "policy_sha256": policy_sha256}
+        under = sampled_under(sampling["temperature"], sampling.get("logits", {}))
+        facts |= {"sampled_under": under} if under else {}
         folder = make_place(out, place)
         write_jsonl(folder / "records.jsonl", records)
         write_json(folder / "metrics.json", {**metrics, **facts})
         found[place] = metrics, facts
-    write_json(out / "estimators.json", described(confidence))
+    write_json(out / "estimators.json", described(confidence, found[FINAL][1].get("sampled_under", "")))
     return found[FINAL]
 
 

@@ -15,7 +15,7 @@ from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.sampling.answers.params import Sampler
+from epsilon_dpo.sampling.answers.params import Logits, Sampler, Stop
 from epsilon_dpo.sampling.answers.sampling import sample, seed_of
 
 # In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
@@ -93,6 +93,8 @@ def _sampling(temperature: float, decoding: Decoding | DecodingByCategory) -> Sa
     return Sampler(
         samples_per_prompt=1,
         temperature=max(temperature, GREEDY),
+        logits=Logits(top_p=1.0, top_k=None, min_p=None, repetition_penalty=1.0),
+        stop=Stop(tokens=[], strings=[]),
         max_new_tokens=decoding.max_new_tokens,
         batch_size=decoding.batch_size,
         backend="transformers",

@@ -14,6 +14,7 @@ from epsilon_dpo.report.figures.pareto import HYPERVOLUMES, POINTS, STAIRCASES, 
 from epsilon_dpo.report.figures.points import OPPONENT, SCORERS, Row, read_point
 
 IMAGES = "images"
+OF_KL = ("pareto", "dynamics")
 
 
 def write_figures(source: Path, params: FiguresView, out: Path) -> list[Row]:
@@ -24,6 +25,10 @@ def write_figures(source: Path, params: FiguresView, out: Path) -> list[Row]:
     """
     (out / IMAGES).mkdir()
     figures = [_pareto(source, params, out), *_dynamics(source, params, out), _margins(source, params, out)]
+    under = read_json(source / "kl" / next(iter(params.runs)) / "metrics.json").get("sampled_under")
+    for figure in figures:
+        if under and figure["name"] in OF_KL:
+            figure["caption"] += f" The answers were sampled under {under}: what is drawn is not the policies' KL."
     write_json(out / "figures.json", figures)
     return figures
 

@@ -147,6 +147,7 @@ def _render(results: Results, **content: Any) -> str:
         "signed": lambda x: f"{x:+.0f}".replace("-", "−"),
         "number": lambda x: f"{x:,.6g}",
         "settings": settings,
+        "shaping": lambda x: ", ".join(f"{name} {value:g}" for name, value in x.items()),
         "data_uri": data_uri,
     }
     environment.filters |= filters

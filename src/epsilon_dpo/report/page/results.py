@@ -90,6 +90,11 @@ class Results:
         return float(self.controls["confidence"])
 
     @property
+    def sampled_under(self) -> str:
+        """What the answers were drawn under that makes the KLs over them no KLs of the policies; empty if nothing."""
+        return str(self.runs[0].kl.get("sampled_under", ""))
+
+    @property
     def has_sft(self) -> bool:
         """Whether the reference was trained; if not, the policy called SFT is the base model."""
         return bool(self.sft["steps"])

@@ -23,6 +23,7 @@ PROMPTS_AT_ONCE = 8  # are read together: of like length, they need little paddi
 
 # Next-token logits [rows, vocabulary] and the prompt of each row, to scores whose argmax is the sampled token.
 Choose = Callable[[Tensor, list[int]], Tensor]
+Ends = Callable[[list[int]], bool]  # whether a completion ends with its last token
 
 
 @dataclass
@@ -48,9 +49,9 @@ class _Rows:
 
 @torch.inference_mode()
 def decode(
-    model: PreTrainedModel, prompts: list[list[int]], choose: Choose, stop: int, max_new_tokens: int, batch_size: int
+    model: PreTrainedModel, prompts: list[list[int]], choose: Choose, ends: Ends, max_new_tokens: int, batch_size: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """The place of each prompt and its completion, up to and including `stop`, as they are finished.
+    """The place of each prompt and its completion, up to the token that ends it, as they are finished.
 
     Longer prompts are begun first. Which rows share a batch changes their logits by rounding only.
 
@@ -77,7 +78,7 @@ def decode(
             stays = []
             for row, (i, token) in enumerate(zip(some.of, some.newest.tolist(), strict=True)):
                 completions[i].append(token)
-                if token == stop or len(completions[i]) == max_new_tokens:
+                if ends(completions[i]) or len(completions[i]) == max_new_tokens:
                     yield i, completions[i]
                 else:
                     stays.append(row)

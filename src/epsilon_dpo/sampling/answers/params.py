@@ -7,11 +7,37 @@ from pydantic import Field, model_validator
 from epsilon_dpo.pipeline.stage.params import Seed, Strict, Threads
 
 
+class Logits(Strict):
+    """What shapes the distribution of the next token beside the temperature, as transformers' `generate` does it.
+
+    Each cuts or bends the policy's distribution, so that a KL over such answers is not the policy's (analysis/kl).
+    """
+
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)]  # 1.0: off, as null is below
+    top_k: Annotated[int, Field(ge=1)] | None
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None
+    repetition_penalty: Annotated[float, Field(gt=0.0)]  # of tokens of the prompt or the answer so far; 1.0: off
+
+    def in_use(self) -> dict[str, float]:
+        """Those that change the distribution, in the order in which they are applied (the penalty comes first)."""
+        neutral = {"repetition_penalty": (1.0,), "top_k": (None,), "top_p": (1.0,), "min_p": (None, 0.0)}
+        return {name: getattr(self, name) for name, off in neutral.items() if getattr(self, name) not in off}
+
+
+class Stop(Strict):
+    """What ends an answer beside `base.stop_token`; it is not part of the answer's text."""
+
+    tokens: list[Annotated[str, Field(min_length=1)]]  # as text, each one token of the vocabulary
+    strings: list[Annotated[str, Field(min_length=1)]]
+
+
 class Sampler(Strict):
     """How answers are drawn, here and in `candidates`."""
 
     samples_per_prompt: Annotated[int, Field(ge=1)]  # independent answers; several cut the noise of sampling
     temperature: Annotated[float, Field(gt=0.0)]
+    logits: Logits
+    stop: Stop
     max_new_tokens: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     backend: Literal["transformers", "vllm"]  # vllm: in an environment of its own, `make vllm`
@@ -21,6 +47,16 @@ class Sampler(Strict):
     def _vllm_is_one_process(self) -> Self:
         if self.backend == "vllm" and self.processes > 1:
             raise ValueError("backend: vllm samples in one process; set processes: 1")
+        return self
+
+    @model_validator(mode="after")
+    def _both_backends_cut_alike(self) -> Self:
+        cuts = self.logits.in_use()
+        if self.backend == "vllm" and "min_p" in cuts and {"top_k", "top_p"} & cuts.keys():
+            raise ValueError(
+                "vLLM applies min_p before top_k and top_p, transformers after them; use min_p without the others, or "
+                "backend: transformers"
+            )
         return self
 
 

@@ -15,14 +15,17 @@ def sample_policy(
     """Write samples.jsonl and metrics.json of the policy in `policy` (model and tokenizer) to `out`.
 
     Returns:
-        the metrics of sampling.summary; metrics.json holds `temperature` and `policy_sha256` too.
+        the metrics of sampling.summary; metrics.json holds `temperature` and `policy_sha256` too, and `logits`, by
+        name what else shaped the distribution, if anything did.
 
     Raises:
         UserError: as sampling.answer.
     """
     samples = answer(policy, rows, params, seed, threads, stream)
     metrics = summary(samples)
-    facts = {"temperature": params.temperature, "policy_sha256": digest(policy)}
+    facts: Row = {"temperature": params.temperature, "policy_sha256": digest(policy)}
+    if shaped := params.logits.in_use():
+        facts["logits"] = shaped
     write_jsonl(out / "samples.jsonl", samples)
     write_json(out / "metrics.json", {**metrics, **facts})
     return metrics

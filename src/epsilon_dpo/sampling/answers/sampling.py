@@ -5,7 +5,7 @@ By the Gumbel-max trick, argmax(logits / T + G) with standard Gumbel noise G is 
 changes it. What they can change is the logits' rounding (about 1e-6), which decides a draw only where two tokens are
 that close.
 
-Nothing but the temperature shapes the distribution: a model's own generation_config (top-p, penalties) is not used.
+Nothing but params.yaml shapes the distribution: a model's own generation_config (top-p, penalties) is not used.
 """
 
 import hashlib
@@ -13,8 +13,6 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -30,8 +28,11 @@ from epsilon_dpo.models.policy.folder import load_policy, merged_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
-from epsilon_dpo.sampling.answers.decoding import decode
+from epsilon_dpo.sampling.answers.decoding import Choose, decode
+from epsilon_dpo.sampling.answers.noise import GumbelNoise
 from epsilon_dpo.sampling.answers.params import Sampler
+from epsilon_dpo.sampling.answers.processors import ProcessedNoise
+from epsilon_dpo.sampling.answers.stops import Stops
 from epsilon_dpo.sampling.answers.workers import sample_in_workers
 
 # The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
@@ -71,9 +72,11 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
         reached) and `finish_reason`: `stop` or `length`.
 
     Raises:
-        UserError: a worker failed (workers.py), or a prompt and `max_new_tokens` exceed the model's context.
+        UserError: a worker failed (workers.py), a prompt and `max_new_tokens` exceed the model's context, or `stop`
+            names what is no stop (stops.py).
     """
     tokenizer = load_tokenizer(folder)
+    stops = Stops(tokenizer, params.stop)
     asked = {f"{row['id']}/{number}": row for row in rows for number in range(params.samples_per_prompt)}
     ids = {row["id"]: prompt_ids(tokenizer, row["prompt"]) for row in rows}
     longest = max(map(len, ids.values()))
@@ -82,12 +85,12 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
     if params.backend == "vllm" or params.processes > 1:
         with merged_policy(folder) as merged:
             _fits(AutoConfig.from_pretrained(merged, trust_remote_code=False), longest, params.max_new_tokens)
-            completions = sample_in_workers(merged, prompts, seeds, params, threads, tokenizer.eos_token_id)
+            completions = sample_in_workers(merged, prompts, seeds, params, threads, stops)
     else:
         model = on_device(load_policy(folder))
         _fits(model.config, longest, params.max_new_tokens)
         completions = sample(model, tokenizer, prompts, seeds, params)
-    return [_finished(id_, row, prompts[id_], completions[id_], tokenizer) for id_, row in asked.items()]
+    return [_finished(id_, row, prompts[id_], completions[id_], stops) for id_, row in asked.items()]
 
 
 def seed_of(seed: int, stream: Stream, id_: str) -> int:
@@ -103,40 +106,16 @@ def sample(
     seeds: dict[str, int],
     params: Sampler,
 ) -> dict[str, list[int]]:
-    """Completion ids by row id, up to and including the stop token (`tokenizer.eos_token_id`)."""
+    """Completion ids by row id, up to and including the token that stops it."""
     ids = list(prompts)
-    noise = GumbelNoise([seeds[id_] for id_ in ids], params.temperature, model.device)
-    token_ids, stop = [prompts[id_] for id_ in ids], tokenizer.eos_token_id
-    finished = decode(model, token_ids, noise, stop, params.max_new_tokens, params.batch_size)
+    token_ids, own = [prompts[id_] for id_ in ids], [seeds[id_] for id_ in ids]
+    if params.logits.in_use():
+        choose: Choose = ProcessedNoise(params.logits, params.temperature, token_ids, own, model.device)
+    else:
+        choose = GumbelNoise(own, params.temperature, model.device)
+    ends = Stops(tokenizer, params.stop)
+    finished = decode(model, token_ids, choose, ends, params.max_new_tokens, params.batch_size)
     return {ids[i]: found for i, found in tqdm(finished, desc="sample", total=len(ids), unit="answer")}
-
-
-class GumbelNoise:
-    """scores + T times Gumbel noise, one generator per row; its argmax is a sample of softmax(scores / T).
-
-    Noise and sum are float64: in float32 the noise has 2**24 values, too few for the rare tokens of a large vocabulary.
-    It is drawn where the model computes: -log(-log u) of uniform u, which on a CPU takes 40 % of the time that as many
-    exponential values take, 2.4 ms a row and token at a vocabulary of 256,000.
-    """
-
-    def __init__(self, seeds: list[int], temperature: float, device: torch.device | str = "cpu") -> None:
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        self.temperature = temperature
-
-    def __call__(self, scores: Tensor, rows: list[int]) -> Tensor:
-        """Scores whose argmax is a draw.
-
-        Args:
-            scores: [rows, vocabulary], logits or log-probs.
-            rows: per row of `scores`, the index of its generator.
-
-        Returns:
-            the same shape in float64.
-        """
-        noise = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
-        for line, row in zip(noise, rows, strict=True):
-            line.uniform_(generator=self.generators[row])  # a zero becomes -inf: that token is not drawn
-        return noise.log_().neg_().log_().mul_(-self.temperature).add_(scores)
 
 
 def summary(samples: list[Row]) -> dict[str, float]:
@@ -166,15 +145,15 @@ def _fits(config: PreTrainedConfig, longest_prompt: int, max_new_tokens: int) ->
         )
 
 
-def _finished(id_: str, row: Row, prompt: list[int], ids: list[int], tokenizer: PreTrainedTokenizerFast) -> Row:
+def _finished(id_: str, row: Row, prompt: list[int], ids: list[int], stops: Stops) -> Row:
     return {
         "id": id_,
         "row_id": row["id"],
         "prompt_id": prompt_id(row["prompt"]),
         "prompt": row["prompt"],
         "chosen": row["chosen"][0]["content"],
-        "response": str(tokenizer.decode(ids, skip_special_tokens=True)).strip(),
+        "response": stops.text(ids),
         "prompt_ids": prompt,
         "response_ids": ids,
-        "finish_reason": "stop" if ids[-1] == tokenizer.eos_token_id else "length",
+        "finish_reason": "stop" if stops(ids) else "length",
     }

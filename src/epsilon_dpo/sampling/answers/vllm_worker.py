@@ -1,7 +1,7 @@
 """Samples with vLLM, in an environment that has vLLM and nothing of this project. `python vllm_worker.py FOLDER`
 
-Written against vLLM 0.33. As in sampling.py nothing but the temperature shapes the distribution: top-k and top-p are
-off, and the model's generation_config is not read. The weights keep the type they were saved in.
+Written against vLLM 0.33. As in sampling.py nothing but params.yaml shapes the distribution: the model's
+generation_config is not read. The weights keep the type they were saved in.
 """
 
 import json
@@ -19,6 +19,7 @@ def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text("utf-8"))
     config = json.loads((Path(request["model"]) / "config.json").read_text("utf-8"))
     prompts: dict[str, list[int]] = request["prompts"]
+    strings: list[str] = request["stop"]["strings"]
     model = LLM(
         model=request["model"],
         trust_remote_code=False,
@@ -31,13 +32,16 @@ def main(folder: Path) -> None:
     wanted = [
         SamplingParams(
             temperature=request["temperature"],
-            top_p=1.0,
-            top_k=0,
+            top_p=request["logits"]["top_p"],
+            top_k=request["logits"]["top_k"] or 0,
+            min_p=request["logits"]["min_p"] or 0.0,
+            repetition_penalty=request["logits"]["repetition_penalty"],
             max_tokens=request["max_new_tokens"],
-            stop_token_ids=[request["stop"]],
+            stop_token_ids=request["stop_token_ids"],
+            stop=strings,
             ignore_eos=True,  # the model's own stop tokens are not the project's
             seed=request["seeds"][id_] % 2**63,
-            detokenize=False,
+            detokenize=bool(strings),  # strings are looked for in the text
         )
         for id_ in prompts
     ]
@@ -46,8 +50,9 @@ def main(folder: Path) -> None:
         for id_, answer in zip(prompts, answers, strict=True):
             [found] = answer.outputs
             ids = list(found.token_ids)
-            if found.finish_reason == "stop" and ids[-1:] != [request["stop"]]:
-                ids.append(request["stop"])  # versions differ in whether they give it
+            if found.finish_reason == "stop" and not isinstance(found.stop_reason, str):  # at a token, at no string
+                stop = request["stop_token_ids"][0] if found.stop_reason is None else found.stop_reason
+                ids += [stop] if ids[-1:] != [stop] else []  # versions differ in whether they give it
             file.write(json.dumps({"id": id_, "ids": ids}) + "\n")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
 from epsilon_dpo.sampling.answers.params import Sampler
+from epsilon_dpo.sampling.answers.stops import Stops
 
 VLLM_ENVIRONMENT = Path(".venv-vllm")
 WORKERS = {"transformers": "worker.py", "vllm": "vllm_worker.py"}
@@ -21,9 +22,9 @@ REQUEST, COMPLETIONS, REFUSED = "request.json", "completions*.jsonl", "refused.t
 
 
 def sample_in_workers(
-    folder: Path, prompts: dict[str, list[int]], seeds: dict[str, int], params: Sampler, threads: int, stop: int
+    folder: Path, prompts: dict[str, list[int]], seeds: dict[str, int], params: Sampler, threads: int, stops: Stops
 ) -> dict[str, list[int]]:
-    """Completion ids by row id, in the order of `prompts`, up to and including `stop`.
+    """Completion ids by row id, in the order of `prompts`, up to the token that ends each.
 
     Args:
         folder: model and tokenizer.
@@ -32,8 +33,12 @@ def sample_in_workers(
     Raises:
         UserError: vLLM's environment does not exist, or a worker refused or failed (its own messages went to stderr).
     """
-    request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds, "stop": stop}
-    request |= {"threads": threads, **params.model_dump(include=set(Sampler.model_fields))}
+    request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds}
+    request |= {
+        "threads": threads,
+        "stop_token_ids": stops.tokens,
+        **params.model_dump(include=set(Sampler.model_fields)),
+    }
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         write_json(work / REQUEST, request)

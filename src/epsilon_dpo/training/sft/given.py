@@ -21,7 +21,7 @@ def take_given(base: Path, out: Path) -> dict[str, float]:
     for part in ("model", "tokenizer"):
         for file in sorted((base / part).iterdir()):
             shutil.copyfile(file, out / "model" / file.name)  # not its mode: DVC's cache may protect the original
-    metrics = {"steps": 0}
+    metrics: dict[str, float] = {"steps": 0}
     write_jsonl(out / "metrics.jsonl", [])
     write_json(out / "metrics.json", metrics)
     return metrics

@@ -1,0 +1,58 @@
+"""What ends an answer: the tokenizer's eos token, further tokens, and strings; and the answer's text without them."""
+
+from transformers import PreTrainedTokenizerFast
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.sampling.answers.params import Stop
+
+
+class Stops:
+    """Whether a completion has ended, and its text.
+
+    Attributes:
+        tokens: ids, the eos token's first.
+
+    Raises:
+        UserError: a stop token is not one token of the vocabulary, or a stop string is one that text never shows.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Stop) -> None:
+        self.tokenizer = tokenizer
+        self.strings = stop.strings
+        vocabulary = tokenizer.get_vocab() if stop.tokens else {}
+        for token in stop.tokens:
+            if token not in vocabulary:
+                raise UserError(
+                    f"stop.tokens names {token!r}, which is not one token of the model's vocabulary; write it as the "
+                    "tokenizer does, or put it under stop.strings."
+                )
+        for string in stop.strings:
+            if string in tokenizer.all_special_tokens:
+                raise UserError(f"stop.strings names {string!r}, a token that no text shows; put it under stop.tokens.")
+        self.tokens: list[int] = [tokenizer.eos_token_id, *(vocabulary[token] for token in stop.tokens)]
+        self._special = set(tokenizer.all_special_ids)
+        # No token of a text has less than a byte, so that these many show a string that the last one completes.
+        self._window = max((len(string.encode()) for string in stop.strings), default=0) + 4
+
+    def __call__(self, ids: list[int]) -> bool:
+        """Whether the completion `ids`, which had not ended before its last token, ends with it."""
+        return ids[-1] in self.tokens or (bool(self.strings) and self._shows_a_string(ids))
+
+    def _shows_a_string(self, ids: list[int]) -> bool:
+        last: list[int] = []
+        for id_ in reversed(ids):
+            if id_ not in self._special:
+                last.append(id_)
+                if len(last) == self._window:
+                    break
+        text = self._decoded(last[::-1])
+        return any(string in text for string in self.strings)
+
+    def text(self, ids: list[int]) -> str:
+        """Without special tokens, without the stop and what follows it, stripped."""
+        text = self._decoded(ids[:-1] if ids[-1] in self.tokens[1:] else ids)
+        found = [place for place in map(text.find, self.strings) if place >= 0]
+        return text[: min(found, default=None)].strip()
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))

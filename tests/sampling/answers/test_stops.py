@@ -1,0 +1,92 @@
+"""Where an answer ends, and its text without what ended it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
+
+from epsilon_dpo.analysis.kl.params import KL
+from epsilon_dpo.analysis.kl.records import kl_records
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.sampling.answers.params import Sample, Stop
+from epsilon_dpo.sampling.answers.sampling import answer
+from epsilon_dpo.sampling.answers.stops import Stops
+
+PARAMS = read_yaml(Path(__file__).resolve().parents[3] / "params.yaml")["sample"] | {"max_new_tokens": 20}
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Of bytes, so that a string is many tokens and its end may share one with what follows."""
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(["any any any"], vocab_size=260, min_frequency=1, special_tokens=["<end>", "<other>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, eos_token="<end>", additional_special_tokens=["<other>"]
+    )
+
+
+def stopped(
+    tokenizer: PreTrainedTokenizerFast, text: str, *strings: str, tokens: tuple[str, ...] = ()
+) -> tuple[str, str]:
+    """The answer's text, and what was still to come when it ended."""
+    stops = Stops(tokenizer, Stop(tokens=list(tokens), strings=list(strings)))
+    ids = tokenizer(text)["input_ids"]
+    end = next((n for n in range(1, len(ids) + 1) if stops(ids[:n])), len(ids))
+    return stops.text(ids[:end]), tokenizer.decode(ids[end:])
+
+
+def test_a_string_ends_an_answer_as_soon_as_it_is_complete(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "It is blue. " * 40 + "\nHuman: why?"
+    assert stopped(tokenizer, text, "\nHuman:", "###") == (("It is blue. " * 40).strip(), " why?")
+    assert stopped(tokenizer, "aé### b", "é#") == ("a", "## b")
+    assert stopped(tokenizer, "no stop here", "\nHuman:") == ("no stop here", "")
+    assert stopped(tokenizer, "one ## two # three", "#", "##")[0] == "one"
+
+
+def test_a_token_that_goes_on_after_the_string_still_ends_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.tokenize("many") == ["m", "any"]
+    assert stopped(tokenizer, "a many b", "man") == ("a", " b")
+    assert stopped(tokenizer, "a m<other>any b", "many") == ("a", " b")  # a special token is no text
+
+
+def test_each_of_several_tokens_ends_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert stopped(tokenizer, "a<other>b<end>c", tokens=()) == ("ab", "c")
+    assert stopped(tokenizer, "a<other>b<end>c", tokens=("<other>",)) == ("a", "b<end>c")
+    assert stopped(tokenizer, "a: b<end>c", tokens=(":",)) == ("a", " b<end>c")  # not special
+
+
+def test_a_wrong_name_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match=r"stop\.tokens names '<\|eot_id\|>', which is not one token"):
+        Stops(tokenizer, Stop(tokens=["<|eot_id|>"], strings=[]))
+    with pytest.raises(UserError, match=r"put it under stop\.tokens"):
+        Stops(tokenizer, Stop(tokens=[], strings=["<end>"]))
+
+
+def test_sampling_stops_there_and_the_kl_ends_there(sft_folder: Callable[..., Path]) -> None:
+    """Both backends' text and reason come from here; a stopped answer is whole, which the KL's `truncated` says."""
+    folder = sft_folder()
+    rows: list[dict[str, Any]] = [
+        {"id": f"r/{n}", "prompt": [{"role": "user", "content": f"w{n} w3"}], "chosen": [{"content": "w1"}]}
+        for n in range(40)
+    ]
+    plain = answer(folder, rows, Sample(**PARAMS), 5, 1, "policy")
+    first = {row["response_ids"][0] for row in plain}
+    token = f"w{max(first) - 3}"
+    stop = {"tokens": [token], "strings": ["w9"]}
+    found = answer(folder, rows, Sample(**PARAMS | {"stop": stop}), 5, 1, "policy")
+    ended = 0
+    for one, before in zip(found, plain, strict=True):
+        ids = one["response_ids"]
+        assert ids == before["response_ids"][: len(ids)], "up to the stop nothing changes"
+        assert token not in one["response"].split() and "w9" not in one["response"]
+        assert (one["finish_reason"] == "length") == (len(ids) == 20 and before["finish_reason"] == "length")
+        ended += len(ids) < len(before["response_ids"])
+    assert ended > 3
+    pairs = [{"id": str(n), "prompt_ids": [1], "chosen_ids": [4, 2]} for n in range(2)]
+    records = kl_records(folder, folder, found, found, pairs, KL(batch_size=8, token_chunk=64))
+    by_id = {record["id"]: record["truncated"] for record in records if record["answers"] == "policy"}
+    assert by_id == {one["id"]: one["finish_reason"] == "length" for one in found}
