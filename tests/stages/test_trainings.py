@@ -1,7 +1,9 @@
 """The stages sft and align on files: what they send to MLflow, and what they read of params.yaml."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -123,3 +125,18 @@ def test_without_sft_there_is_a_reference_and_no_curve(project: Path, monkeypatc
     assert read_json(project / "out/sft/metrics.json") == {"steps": 0}
     run("align", monkeypatch, "dpo")
     assert read_json(project / "out/align/dpo/metrics.json")["steps"] == 3
+
+
+@pytest.mark.slow  # two processes that import torch, because a library keeps what it read once
+def test_a_policy_does_not_depend_on_the_environment(project: Path) -> None:
+    """bf16: false in params.yaml is float32, whatever accelerate is told elsewhere."""
+    told = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}
+    weights, said = [], []
+    for variables in ({}, told):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")} | variables
+        env |= {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+        done = subprocess.run([sys.executable, "-m", "stages.align", "dpo"], env=env, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        weights.append((project / "out/align/dpo/model/model.safetensors").read_bytes())
+        said.append("not used, because params.yaml alone decides: ACCELERATE_GRADIENT_ACC" in done.stderr)
+    assert weights[0] == weights[1] and said == [False, True]

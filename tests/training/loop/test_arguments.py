@@ -11,3 +11,10 @@ def test_deepspeed_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UserError, match="without DeepSpeed"):
         training_arguments(None, 5, tmp_path)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ACCELERATE_USE_FSDP", "1"), ("ACCELERATE_USE_MEGATRON_LM", "yes")])
+def test_so_is_every_other_engine(variable, value, monkeypatch, tmp_path):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=variable):
+        training_arguments(None, 5, tmp_path)

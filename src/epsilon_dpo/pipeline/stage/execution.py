@@ -14,6 +14,7 @@ from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
 from epsilon_dpo.pipeline.stage.files import atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
+from epsilon_dpo.pipeline.stage.variables import let_params_decide
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
 
@@ -42,6 +43,7 @@ def heavy_imports() -> Iterator[None]:
     What a library makes on import stays to the end, so walking over it again and again, at the end once more, is in
     vain: it took 3 of the 8 CPU s of a stage that imports torch and transformers.
     """
+    let_params_decide()  # libraries read some of it when they are imported
     start_early()
     end_with_dvc()
     gc.disable()
@@ -60,6 +62,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
 
     A `UserError` becomes one line on stderr and exit code 1; any other exception keeps its traceback.
     """
+    let_params_decide()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     name = stage if key is None else f"{stage}@{key}"
     started = time.monotonic()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.variables import ENGINES
 from epsilon_dpo.training.loop.params import Accelerated
 
 
@@ -17,16 +18,17 @@ def training_arguments(config: Accelerated, seed: int, folder: Path) -> dict[str
     transformers itself, evaluation happens once at the end, and a loss that is not finite shows (it is not filtered).
 
     Raises:
-        UserError: accelerate is configured to use DeepSpeed. The losses would be right, but the result silently
-            wrong: transformers ignores a method's state when it resumes under DeepSpeed, and under ZeRO-3 the process
-            that saves the model has none of its weights.
+        UserError: accelerate is configured to use DeepSpeed or another engine. The losses would be right, but the
+            result silently wrong: transformers ignores a method's state when it resumes under DeepSpeed, and under
+            ZeRO-3 the process that saves the model has none of its weights; sharded, no process has all.
     """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
-        raise UserError(
-            "accelerate is configured to use DeepSpeed (ACCELERATE_USE_DEEPSPEED), under which this stage would save a "
-            "model without weights (ZeRO-3) and forget a method's state when it resumes; start the stage without "
-            "DeepSpeed."
-        )
+    for variable in ENGINES:
+        if os.environ.get(variable, "false").lower() in ("y", "yes", "t", "true", "on", "1"):
+            engine = ENGINES[variable]
+            raise UserError(
+                f"accelerate is configured to use {engine} ({variable}), under which this stage would save a model "
+                f"without its weights or forget a method's state when it resumes; start the stage without {engine}."
+            )
     return {
         "output_dir": str(folder),
         "seed": seed,

@@ -1,0 +1,79 @@
+"""params.yaml decides: what libraries read from the environment, and what would change a result by it, is set aside.
+
+accelerate, for one, takes its precision from ACCELERATE_MIXED_PRECISION: weights trained under it would stand in
+dvc.lock as those of `bf16: false`. Such variables are removed before the libraries are imported, and named in a line.
+
+What says which instructions of the processor are used stays, because a result belongs to a machine anyway and somebody
+may want another's; it is named as well. A variable that asks for an engine of accelerate's (DeepSpeed, FSDP) is refused
+where a training is set up (training/loop/arguments.py): without it something else would run than was started.
+"""
+
+import os
+import sys
+
+from epsilon_dpo.pipeline.observability.errors import redacted
+
+ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+# By the beginning of their names. Precision, devices, compilation, accumulation and clipping of accelerate (and of the
+# transformers that reads the same names), what they hand to their engines, and bfloat16 on XLA in the place of float32.
+DECIDED = (
+    "ACCELERATE_",
+    "FSDP_",
+    "PARALLELISM_CONFIG_",
+    "MEGATRON_LM_",
+    "FP8_",
+    "XLA_USE_BF16",
+    "XLA_DOWNCAST_BF16",
+    # Arithmetic in fewer bits than params.yaml says, and other kernels than torch and transformers choose.
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "TORCH_BLAS_PREFER_",
+    "TORCH_LINALG_PREFER_",
+    "TORCH_CUDNN_",
+    "TORCH_MKLDNN_MATMUL_MIN_",
+    "TORCH_LINEAR_FLATTEN_3D",
+    "TRANSFORMERS_SDPA_FORCE_GQA",
+    "TRANSFORMERS_DISABLE_DEEPGEMM_LINEAR",
+)
+HARMLESS = ("ACCELERATE_LOG_LEVEL", "ACCELERATE_DEBUG_MODE", "ACCELERATE_ENABLE_RICH", "ACCELERATE_DISABLE_RICH")
+PROCESSOR = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "NPY_DISABLE_CPU_FEATURES",
+    "GLIBC_TUNABLES",
+)
+
+_said: set[str] = set()  # of PROCESSOR, which stay
+
+
+def let_params_decide() -> None:
+    """Remove from the environment what would change a result, and say so on stderr; a second call has nothing to do."""
+    kept = (*ENGINES, *HARMLESS)
+    removed = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(DECIDED) and name not in kept}
+    for name in removed:
+        del os.environ[name]
+    if removed:
+        _say(f"not used, because params.yaml alone decides: {_named(removed)}")
+    rounding = {name: os.environ[name] for name in PROCESSOR if name in os.environ and name not in _said}
+    _said.update(rounding)
+    if rounding:
+        _say(f"sums are rounded as another processor might: {_named(rounding)}")
+
+
+def _named(variables: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in variables.items())
+
+
+def _say(line: str) -> None:
+    print(f"environment: {redacted(line)}", file=sys.stderr, flush=True)

@@ -1,0 +1,105 @@
+"""No variable of the environment changes a result in silence."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.pipeline.stage import variables
+from epsilon_dpo.pipeline.stage.execution import heavy_imports
+from epsilon_dpo.pipeline.stage.variables import DECIDED, ENGINES, HARMLESS, PROCESSOR, let_params_decide
+
+ROOT = Path(__file__).resolve().parents[3]
+CHANGING = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_GRADIENT_CLIPPING": "0.1",
+    "ACCELERATE_USE_CPU": "true",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "XLA_USE_BF16": "1",
+}
+# Read by accelerate and without influence on a result of a stage, which is one process: where processes meet, what is
+# printed, clouds, tests, and accelerate's own bookkeeping of modules.
+NO_RESULT = re.compile(
+    r"LOCAL_RANK|RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NPROC|NODE_RANK|MASTER_(ADDR|PORT)|FORK_LAUNCHED|AWS_.*|MLFLOW_.*|"
+    r"CLEARML_.*|TPU_NAME|PJRT_DEVICE|USE_TORCH_XLA|PT_HPU_LAZY_MODE|DEEPSPEED_USE_HPU|RUN_SLOW|PYTEST_.*|FOO|systemdrive|"
+    r"XDG_CACHE_HOME|HF_HOME|TRANSFORMERS_NO_ADVISORY_WARNINGS|PYTORCH_ENABLE_MPS_FALLBACK|"
+    r"(OMP|MKL|PMI|KMP|CCL|NCCL|CUDA|HIP|ZE|MUSA|NPU|MLU)_.*|PYTORCH_NVML_BASED_CUDA_CHECK"
+)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variables, "_said", set())
+    for name in (*CHANGING, *PROCESSOR):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_what_changes_a_result_is_removed_and_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, CHANGING[name])
+    let_params_decide()
+    line = f"environment: not used, because params.yaml alone decides: {name}={CHANGING[name]}\n"
+    assert name not in os.environ and capsys.readouterr().err == line
+    let_params_decide()
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_the_users_stays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_LOG_LEVEL", "ACCELERATE_USE_DEEPSPEED", "OPENAI_API_KEY")
+    for name in theirs:
+        monkeypatch.setenv(name, "x")
+    let_params_decide()
+    assert set(theirs) <= set(os.environ) and capsys.readouterr().err == ""
+
+
+def test_another_processor_is_named_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    let_params_decide()
+    let_params_decide()
+    said = "environment: sums are rounded as another processor might: ATEN_CPU_CAPABILITY=default\n"
+    assert capsys.readouterr().err == said and os.environ["ATEN_CPU_CAPABILITY"] == "default"
+
+
+def test_accelerate_reads_nothing_that_is_not_considered() -> None:
+    """A new version may read more; the names are those of its own source, so that none is forgotten here."""
+    spec = find_spec("accelerate")
+    assert spec is not None and spec.submodule_search_locations is not None
+    [folder] = spec.submodule_search_locations
+    read = re.compile(
+        r"(?:environ(?:\.get|\.pop)?[\[(]|getenv\(|(?:parse_flag|parse_choice|get_int)_from_env\(\[?)\s*[\"\']([A-Za-z_0-9]+)[\"\']"
+    )
+    files = [path for path in Path(folder).rglob("*.py") if not {"test_utils", "commands"} & set(path.parts)]
+    found = {name for path in files for name in read.findall(path.read_text("utf-8"))}
+    assert "ACCELERATE_MIXED_PRECISION" in found and len(found) > 30
+    known = (*ENGINES, *HARMLESS)
+    assert {
+        name for name in found if not name.startswith(DECIDED) and name not in known and not NO_RESULT.fullmatch(name)
+    } == set()
+
+
+def test_libraries_are_imported_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.start_early", lambda: None)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with heavy_imports():
+        assert "ACCELERATE_MIXED_PRECISION" not in os.environ
+
+
+@pytest.mark.parametrize("stage", sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py")))
+def test_no_stage_imports_torch_before_it(stage: str) -> None:
+    """Else a variable that is read at the import has done its work."""
+    source = (ROOT / "stages" / f"{stage}.py").read_text("utf-8")
+    before = source.split("with heavy_imports()")[0].split("with run_stage(")[0]
+    script = f"{before}\nimport sys; print(*{{'torch', 'transformers', 'accelerate'}} & set(sys.modules))"
+    script = script.replace("run = run_argument()", "")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
