@@ -158,6 +158,45 @@ def test_a_judge_that_never_answers_is_no_judge(server: JudgeServer) -> None:
     assert all(verdict.refused for verdict in judge(server).compare(QUESTIONS[:2]))
 
 
+@pytest.mark.parametrize("said", ["Let me compare the two answers", ""], ids=["reasoning", "nothing"])
+def test_a_judge_that_reasons_in_its_text_is_stopped_after_the_first_replies(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """512 questions in the default: it must neither be paid for all of them nor be kept as 512 ties."""
+    many = [Question(PROMPT, f"because {n}", f"for {n}") for n in range(100)]
+    cut = completion(said, finish_reason="length" if said else "stop", usage=None)
+    tries = 0
+
+    def reply(*_: Any) -> tuple[int, Any]:
+        nonlocal tries
+        tries += 1
+        return 200, cut
+
+    with monkeypatch.context() as reasoning:
+        reasoning.setattr(server, "reply", reply)
+        with pytest.raises(UserError, match=r"none of the 10 replies .* raise judge\.max_tokens") as refusal:
+            judge(server).compare(many)
+    assert (said in str(refusal.value)) and f"finish_reason {'length' if said else 'stop'}" in str(refusal.value)
+    assert tries <= 10 + SETTINGS["concurrency"] and replies() == []
+    assert "kept in" not in str(refusal.value)
+    assert not any(verdict.refused for verdict in judge(server).compare(many[:3])), (
+        "with other settings it is asked anew"
+    )
+
+
+def test_refusals_before_the_first_letter_are_kept_with_it(server: JudgeServer) -> None:
+    """As the first questions of a dataset about violence: a judge is one as soon as it has given a letter."""
+    server.refuse = "because"
+    asked = judge(server)
+    some = QUESTIONS[:3]
+    assert all(verdict.refused for verdict in asked.compare(some)) and len(replies()) == 6
+    other = [Question(PROMPT, f"why {n}", f"as {n}") for n in range(8)]
+    mixed = [*QUESTIONS[3:], *other, *(Question(PROMPT, f"because of {n}", f"for {n}") for n in range(9))]
+    verdicts = asked.compare(mixed)
+    assert [verdict.refused for verdict in verdicts] == [True] * 2 + [False] * 8 + [True] * 9
+    assert len(replies()) == server.tries == 2 * (len(some) + len(mixed))
+
+
 def echo(form: str) -> Callable[..., tuple[int, Any]]:
     def reply(path: str, authorization: str, body: Any) -> tuple[int, Any]:
         message = form.format(key=authorization.removeprefix("Bearer "))

@@ -3,10 +3,13 @@
 What it replied is kept (answer_cache.py), so a re-run asks nothing twice and gives the same verdicts, identical answers
 tie, and swapping a and b flips the sign exactly. DVC watches the endpoint's address and the model's name, not
 which model the endpoint serves: when that changes, remove cache/judge and run `dvc repro -f judge`.
+
+A reply without a letter is a refusal, and kept, once the judge has given a letter at all. One that gives none in its
+first replies is stopped then: it is no judge, and what it says is not kept as verdicts.
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from threading import Event
+from threading import Event, Lock
 
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -15,10 +18,14 @@ from epsilon_dpo.judging.judges.answer_cache import AnswerCache, cache_folder, k
 from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, rank_by_comparison
 from epsilon_dpo.judging.judges.llm_endpoint import Endpoint
 from epsilon_dpo.judging.judges.llm_prompt import CutOff, Reply, messages, read
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import Json
 
 SOME = 10  # replies; fewer may all be refused for what they were asked about
+
+
+class NoJudge(UserError):
+    """No reply is a letter."""
 
 
 class LLM:
@@ -29,6 +36,9 @@ class LLM:
         self.endpoint = endpoint
         self.cache = cache
         self._replies: dict[str, Reply] = {}  # all that were used so far
+        self._letters = False  # whether there was one
+        self._held: dict[str, tuple[Json, Json]] = {}  # request and reply by key, until there is
+        self._lock = Lock()
 
     @classmethod
     def load(cls, settings: Json) -> "LLM":
@@ -45,10 +55,7 @@ class LLM:
         orders = [(self._request(prompt, a, b), self._request(prompt, b, a)) for prompt, a, b in questions]
         margins = self._margins([request for pair in orders for request in pair])
         if len(margins) >= SOME and all(found is None for found in margins):
-            raise UserError(
-                f"none of the {len(margins)} replies of {self.settings['model']} at {self.endpoint.base_url} is the "
-                "letter A or B; raise judge.max_tokens if it begins with something else, or choose another judge.model."
-            )
+            raise self._no_judge(len(margins))
         return [
             _verdict(question, f_ab, f_ba)
             for question, f_ab, f_ba in zip(questions, margins[::2], margins[1::2], strict=True)
@@ -89,7 +96,9 @@ class LLM:
         """What the replies to `requests` say; those that are not in the cache are asked, each once."""
         keys = [key_of(self.endpoint.base_url, request) for request in requests]
         by_key = dict(zip(keys, requests, strict=True))
-        self._ask({key: request for key, request in by_key.items() if self.cache.get(key, read) is None})
+        kept = {key: self.cache.get(key, read) for key in by_key}
+        self._letters |= any(reply is not None and reply.margin() is not None for reply in kept.values())
+        self._ask({key: request for key, request in by_key.items() if kept[key] is None})
         for key in by_key:
             reply = self.cache.get(key, read)
             assert reply is not None
@@ -106,9 +115,7 @@ class LLM:
         def ask_one(key: str, request: Json) -> None:
             if not failed.is_set():
                 try:
-                    reply = self.endpoint.ask(request)
-                    self._require_readable(reply)  # first: what is in the cache is read again by every later run
-                    self.cache.put(key, request, reply)
+                    self._keep(key, request, self.endpoint.ask(request))
                 except BaseException:
                     failed.set()
                     raise
@@ -118,16 +125,46 @@ class LLM:
             waiting = [pool.submit(ask_one, key, request) for key, request in requests.items()]
             for done in tqdm(as_completed(waiting), total=len(waiting), desc="ask the judge", unit="question"):
                 done.result()
+        except NoJudge:
+            self._held.clear()
+            raise
         except UserError as error:
             raise UserError(
                 f"{str(error).removesuffix('.')}; the replies so far are kept in {self.cache.path}."
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            self._release()  # too few to tell: they may all be refused for what they were asked about
 
-    def _require_readable(self, reply: Json) -> None:
+    def _keep(self, key: str, request: Json, reply: Json) -> None:
+        """In the cache, if it can be read (every later run reads it again) and there was a letter."""
+        found = self._readable(reply)
+        with self._lock:
+            self._letters |= found.margin() is not None
+            self._held[key] = request, reply
+            if not self._letters and len(self._held) >= SOME:
+                raise self._no_judge(len(self._held), found)
+            if self._letters:
+                self._release()
+
+    def _release(self) -> None:
+        for key, (request, reply) in self._held.items():
+            self.cache.put(key, request, reply)
+        self._held.clear()
+
+    def _no_judge(self, replies: int, last: Reply | None = None) -> "NoJudge":
+        said = ""
+        if last is not None and last.choices:
+            text = redacted(" ".join(last.choices[0].message.text().split()))[:60]
+            said = f" (it says {text!r}, finish_reason {last.choices[0].finish_reason})"
+        return NoJudge(
+            f"none of the {replies} replies of {self.settings['model']} at {self.endpoint.base_url} is the letter A or "
+            f"B; raise judge.max_tokens if it begins with something else, or choose another judge.model{said}."
+        )
+
+    def _readable(self, reply: Json) -> Reply:
         try:
-            read(reply)
+            return read(reply)
         except CutOff:
             raise UserError(
                 f"{self.settings['model']} at {self.endpoint.base_url} spends all of judge.max_tokens = "
