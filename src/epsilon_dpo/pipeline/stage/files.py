@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -72,8 +72,13 @@ def write_json(path: Path, content: Any) -> None:
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """One row a line, keys in the order given."""
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        append_jsonl(file, rows)
+
+
+def append_jsonl(file: TextIO, rows: Iterable[Any]) -> None:
+    """The same, to an open file."""
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
@@ -101,13 +106,23 @@ def read_jsonl(path: Path) -> list[Any]:
     Raises:
         UserError: a line is not JSON: the file was changed by hand or cut off.
     """
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                raise UserError(
-                    f"{path}, line {number} is not JSON; delete the file and run `dvc repro` again."
-                ) from None
-    return rows
+    return list(JsonlFile(path))
+
+
+class JsonlFile:
+    """The rows of a file, read anew by each iteration and never all in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises: UserError: as `read_jsonl`."""
+        with self.path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    raise UserError(
+                        f"{self.path}, line {number} is not JSON; delete the file and run `dvc repro` again."
+                    ) from None
+                yield row
