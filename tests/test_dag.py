@@ -63,7 +63,8 @@ WITHOUT_NEED = {
     "kl": "analysis/intervals/bootstrap.py",
     "monotonicity": "analysis/intervals/bootstrap.py",
     "pairs": """data/contract/contract.py data/contract/defects.py data/contract/expectations.py data/contract/gx.py
-        data/contract/ledger.py data/contract/page.py data/contract/params.py""",
+        data/contract/ledger.py data/contract/near.py data/contract/page.py data/contract/params.py
+        data/contract/profile.py data/contract/relations.py""",
     "ranking": "sampling/on_policy/params_candidates.py",
     "report": """models/base/embedded.py models/base/gemma_template.py models/base/model_folder.py
         models/base/pretrained.py models/base/starting_point.py""",

@@ -1,14 +1,14 @@
 """The data contract: a crafted row for each promise, and what `drop` and `stop` do with it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from epsilon_dpo.data.contract.contract import validate
+from epsilon_dpo.data.contract.contract import metrics, validate, validate_files
 from epsilon_dpo.data.contract.defects import defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
 from epsilon_dpo.data.contract.facts import BosRule, dialogue_facts, special_tokens
@@ -20,6 +20,7 @@ from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_jsonl
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 Row = dict[str, Any]
@@ -85,6 +86,11 @@ BAD_ROWS: list[tuple[str, Row, str]] = [
     ("no_special_tokens_in_text", row("What <end_of_turn> now?"), "the text contains <end_of_turn>"),
     ("no_special_tokens_in_text", row("What?", rejected="No.<eos>"), "the text contains <eos>"),
     ("splits_share_no_prompt", row("What is a whale? eval 1."), "its prompt is also in the evaluation split"),
+    (
+        "splits_share_no_near_prompt",
+        row("what is a whale - eval 1"),
+        "its prompt shares 100% of the word triples with that of eval/1",
+    ),
     ("prompt_fits", row("What is a whale? " * 20), "tokens, tokens.max_prompt_length is 40"),
     (
         "sides_differ_after_truncation",
@@ -209,6 +215,93 @@ def test_duplicated_prompts_are_named_and_kept(make_tokenizer: MakeTokenizer) ->
     assert (named["count"], named["rows"], named["ids"]) == (1, 2, ["train/2", "again"])
 
 
+def test_identical_and_contradicting_rows_are_counted_and_listed(make_tokenizer: MakeTokenizer) -> None:
+    """80 rows, of which 20 come again with the answers swapped and 20 others twice more."""
+    first = [good("train", n) | row(f"Question {n}?", f"Box {n}.", f"Tree {n}.") for n in range(80)]
+    first = [pair | {"id": f"train/{n}"} for n, pair in enumerate(first)]
+    swapped = [
+        {"id": f"swapped/{n}", "chosen": p["rejected"], "rejected": p["chosen"]} for n, p in enumerate(first[:20])
+    ]
+    again = [pair | {"id": f"again/{n}"} for n, pair in enumerate(first[20:40] * 2)]
+    splits = {"train": [*first, *swapped, *again], "eval": dialogues()["eval"]}
+    outcome = validate(splits, make_tokenizer(), TOKENS, contract())
+    found = {defect["name"]: (defect["count"], defect["rows"], defect["ids"]) for defect in outcome.result["defects"]}
+    assert found["identical_rows"] == (40, 40, [f"again/{n}" for n in range(20)])
+    pair_by_pair = [f"{name}/{n}" for n in range(10) for name in ("train", "swapped")]
+    assert found["contradicting_rows"] == (20, 40, pair_by_pair)
+    assert found["duplicated_prompts"][:2] == (40, 100)
+    assert outcome.dropped == [] and len(outcome.pairs["train"]) == 140, "counted, never dropped for it"
+    logged = metrics(outcome.result)
+    assert (logged["identical_rows"], logged["contradicting_rows"], logged["train/rows"]) == (40.0, 20.0, 140.0)
+    html = page(outcome, {"source": "hh"})
+    assert "rows that repeat an earlier row" in html and "again/0, again/1" in html
+
+
+def many_rows() -> dict[str, list[Row]]:
+    """A row for each promise among good ones: what is broken stands in several chunks of five."""
+    bad = [row_ | {"id": f"bad/{n}"} for n, (_, row_, _) in enumerate(BAD_ROWS)]
+    rows = [good("train", n % 30) | {"id": f"train/{n}"} for n in range(60)]
+    for place, one in enumerate(bad):
+        rows.insert(4 * place, one)
+    return {"train": rows, "eval": [good("eval", n) for n in range(7)]}
+
+
+def test_neither_chunks_nor_files_change_what_is_found(
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    at_once = validate(many_rows(), make_tokenizer(), TOKENS, contract())
+    assert {entry["expectation"] for entry in at_once.dropped} == {name for name, _, _ in BAD_ROWS}
+    for split, rows in many_rows().items():
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    (tmp_path / "out").mkdir()
+    for size in (1, 5, len(many_rows()["train"])):
+        monkeypatch.setattr("epsilon_dpo.data.contract.contract.CHUNK", size)
+        assert validate(many_rows(), make_tokenizer(), TOKENS, contract()) == at_once
+        files = validate_files(tmp_path, make_tokenizer(), TOKENS, contract(), tmp_path / "out")
+        assert files.result == at_once.result and list(files.dropped) == at_once.dropped
+        assert {split: list(rows) for split, rows in files.pairs.items()} == at_once.pairs
+        assert page(files, {"source": "hh"}) == page(at_once, {"source": "hh"})
+    with pytest.raises(UserError) as stop:
+        validate(many_rows(), make_tokenizer(), TOKENS, contract(on_failure={"sides_differ": "stop"}))
+    monkeypatch.undo()
+    with pytest.raises(UserError) as stop_at_once:
+        validate(many_rows(), make_tokenizer(), TOKENS, contract(on_failure={"sides_differ": "stop"}))
+    assert str(stop.value) == str(stop_at_once.value)
+
+
+class Watched(dict[str, Any]):
+    """A row that counts how many of its kind exist."""
+
+    alive = most = 0
+
+    def __init__(self, content: Row) -> None:
+        super().__init__(content)
+        Watched.alive += 1
+        Watched.most = max(Watched.most, Watched.alive)
+
+    def __del__(self) -> None:
+        Watched.alive -= 1
+
+
+class Source:
+    """Rows that come into being as they are read."""
+
+    def __init__(self, split: str, rows: int) -> None:
+        self.split, self.rows = split, rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return (Watched(good(self.split, number)) for number in range(self.rows))
+
+
+def test_no_more_than_a_chunk_of_rows_is_in_memory(
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("epsilon_dpo.data.contract.contract.CHUNK", 10)
+    outcome = validate({"train": Source("train", 95), "eval": Source("eval", 25)}, make_tokenizer(), TOKENS, contract())
+    assert len(outcome.pairs["train"]) == 95 and Watched.alive == 0
+    assert 10 <= Watched.most <= 20, "the chunk that is read replaces the one before it"
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -218,6 +311,8 @@ def test_duplicated_prompts_are_named_and_kept(make_tokenizer: MakeTokenizer) ->
             r"row 5: chosen\.0\.content is not what it should be",
         ),
         (good("train", 1), "row 5: the id train/1 occurs twice"),
+        (good("train", 9) | {"margin": float("nan")}, "row 5: margin is not what it should be"),
+        (good("train", 9) | {"margin": "1.5"}, "row 5: margin is not what it should be"),
     ],
 )
 def test_what_is_not_a_pair_of_dialogues_is_named(make_tokenizer: MakeTokenizer, bad: Row, message: str) -> None:
@@ -227,7 +322,7 @@ def test_what_is_not_a_pair_of_dialogues_is_named(make_tokenizer: MakeTokenizer,
 
 def test_every_expectation_of_the_params_is_evaluated_on_both_splits(make_tokenizer: MakeTokenizer) -> None:
     names = [e.name for e in BEFORE_TOKENISATION + AFTER_TOKENISATION]
-    assert set(names) == set(RowExpectations.model_fields) and len(names) == 11
+    assert set(names) == set(RowExpectations.model_fields) and len(names) == 12
     outcome = validate(dialogues(), make_tokenizer(), TOKENS, contract())
     for split, rows in (("train", 4), ("eval", 3)):
         found = {f["expectation"]: f["evaluated"] for f in outcome.result["expectations"] if f["split"] == split}

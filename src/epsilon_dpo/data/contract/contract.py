@@ -1,19 +1,26 @@
 """The data contract: Great Expectations before and after tokenisation, each failing row dropped by name or the end.
 
-Two passes over each split. First the dialogues as text; rows that fail there are not tokenised (a chat template may
-refuse them). Then the rows that are left, as the model will see them. Last, each split's aggregates. A row that breaks
-several promises of one pass is listed once for each.
+Two passes over the splits, in chunks, so that memory does not grow with the rows. First the dialogues as text; rows
+that fail there are not tokenised (a chat template may refuse them). Then the rows that are left, as the model will see
+them. Last, each split's aggregates. A row that breaks several promises of one pass is listed once for each.
 """
 
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from epsilon_dpo.data.contract.defects import defects
-from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
+from epsilon_dpo.data.contract.defects import RELATIONS, Defects
+from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION
 from epsilon_dpo.data.contract.facts import (
+    SPLITS,
     BosRule,
     Row,
     check_form,
@@ -25,14 +32,18 @@ from epsilon_dpo.data.contract.facts import (
     token_facts,
 )
 from epsilon_dpo.data.contract.ledger import Ledger
+from epsilon_dpo.data.contract.near import NearPrompts
 from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.contract.profile import Lengths, Scripts, SharedAnswers, margins
+from epsilon_dpo.data.contract.relations import Relations
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.pipeline.stage.files import JsonlFile, append_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPLITS = ("train", "eval")
-LENGTHS = ("prompt_tokens", "chosen_tokens", "rejected_tokens")
+CHUNK = 10_000  # rows in memory; Great Expectations takes 0.1 s per table, whatever its size
+Take = Callable[[str, list[Row]], None]  # a split and some of its rows
 
 
 @dataclass(frozen=True)
@@ -45,55 +56,164 @@ class Outcome:
         result: the content of validation.json.
     """
 
-    pairs: dict[str, list[Row]]
-    dropped: list[Row]
+    pairs: Mapping[str, Any]
+    dropped: Any
     result: dict[str, Any]
 
 
 def validate(
-    dialogues: dict[str, list[Row]], tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate
+    dialogues: Mapping[str, Iterable[Row]], tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate
 ) -> Outcome:
-    """Hold the rows of out/fetch/{train,eval}.jsonl against the contract.
+    """Hold the rows of out/fetch/{train,eval}.jsonl against the contract, with lists as the outcome.
 
     Args:
-        dialogues: rows per split, "train" and "eval".
+        dialogues: rows per split, "train" and "eval"; read twice.
         tokenizer: the one that the model will be trained with, its chat template in force.
 
     Raises:
         UserError: rows break a promise that is set to `stop`, or a split breaks one of its limits: one sentence each,
             with the number of rows and the first ids.
     """
-    ledger = Ledger(tokens, contract)
-    for split in SPLITS:
-        check_form(dialogues[split], f"out/fetch/{split}.jsonl")
-    specials, eval_prompts = special_tokens(tokenizer), prompts_of(dialogues["eval"])
-    system = takes_system_turn(tokenizer)
-    pairs: dict[str, list[Row]] = {}
-    for split in SPLITS:
-        forbidden = eval_prompts if split == "train" else set()
-        facts = [dialogue_facts(row, specials, forbidden, system) for row in dialogues[split]]
+    kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    dropped: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    validation = _Validation(
+        dialogues,
+        tokens,
+        contract,
+        lambda split, rows: kept[split].extend(rows),
+        lambda split, rows: dropped[split].extend(rows),
+    )
+    result = validation.run(tokenizer)
+    return Outcome(kept, [entry for split in SPLITS for entry in dropped[split]], result)
+
+
+def validate_files(
+    fetched: Path, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate, out: Path
+) -> Outcome:
+    """`validate` from files to files, with a memory that does not depend on their length.
+
+    Args:
+        fetched: folder of train.jsonl and eval.jsonl.
+        out: folder for train.jsonl, eval.jsonl and dropped.jsonl, which the outcome reads when it is asked.
+    """
+    with ExitStack() as files:
+        kept = {split: files.enter_context((out / f"{split}.jsonl").open("w", encoding="utf-8")) for split in SPLITS}
+        dropped = {split: files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for split in SPLITS}
+        validation = _Validation(
+            {split: JsonlFile(fetched / f"{split}.jsonl") for split in SPLITS},
+            tokens,
+            contract,
+            lambda split, rows: append_jsonl(kept[split], rows),
+            lambda split, rows: append_jsonl(dropped[split], rows),
+        )
+        result = validation.run(tokenizer)
+        with (out / "dropped.jsonl").open("w", encoding="utf-8") as file:
+            for part in dropped.values():
+                part.seek(0)
+                shutil.copyfileobj(part, file)
+    return Outcome(
+        {split: JsonlFile(out / f"{split}.jsonl") for split in SPLITS}, JsonlFile(out / "dropped.jsonl"), result
+    )
+
+
+class _Validation:
+    """What the passes share."""
+
+    def __init__(
+        self, dialogues: Mapping[str, Iterable[Row]], tokens: Tokens, contract: Validate, keep: Take, drop: Take
+    ) -> None:
+        self.dialogues, self.tokens, self.keep = dialogues, tokens, keep
+        self.ledger = Ledger(tokens, contract, drop)
+        self.relations, self.defects, self.scripts, self.lengths = Relations(), Defects(), Scripts(), Lengths()
+        self.eval_prompts, self.near = set[int](), NearPrompts()
+        self.lost = {split: bytearray() for split in SPLITS}  # of each row: was it dropped for its text
+
+    def run(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+        """The content of validation.json."""
+        specials, system = special_tokens(tokenizer), takes_system_turn(tokenizer)
+        for split in reversed(SPLITS):  # training prompts are compared with those of the evaluation split
+            self.as_text(split, specials, system)
+        self.relations.finish()
+        for split in SPLITS:
+            self.ledger.note_repeated_prompts(split, self.relations.prompts(split), self.relations.id_of)
+        self.ledger.stop_if_broken()
+        shared, bos = SharedAnswers(self.relations), BosRule(tokenizer)
+        for split in SPLITS:
+            self.as_tokens(split, tokenizer, bos, shared)
+        self.ledger.stop_if_broken()
+        for split in SPLITS:
+            rows, kept = self.relations.rows(split), self.lengths.kept(split)
+            dropped = np.repeat([0, 1], [kept, rows - kept])
+            self.ledger.judge_split(split, dropped, self.lengths.truncated_share(split))
+        self.ledger.stop_if_broken()
+        return self.summary(shared)
+
+    def as_text(self, split: str, specials: list[str], system: bool) -> None:
+        """The first pass over `split`: its dialogues."""
+        train = split == "train"
+        others, nearest = (self.eval_prompts, self.near.nearest) if train else (set[int](), None)
         columns = list(dialogue_facts(_PROBE, [], set()))
-        lost = ledger.judge_rows(split, facts, BEFORE_TOKENISATION + REPORTED, columns)
-        pairs[split] = [split_prompt(row) for row in dialogues[split] if row["id"] not in lost]
-    ledger.stop_if_broken()
+        for first, rows in _chunks(self.dialogues[split]):
+            check_form(rows, f"out/fetch/{split}.jsonl", first)
+            self.relations.add(split, first, rows)
+            self.defects.add(split, rows)
+            self.scripts.add(split, rows)
+            facts = [dialogue_facts(row, specials, others, nearest, system) for row in rows]
+            if not train:
+                self.eval_prompts |= prompts_of(facts)
+                for row in rows:
+                    self.near.add(row["id"], row["chosen"][:-1])
+            lost = self.ledger.judge_rows(split, facts, BEFORE_TOKENISATION, columns)
+            self.lost[split].extend(row["id"] in lost for row in rows)
 
-    bos = BosRule(tokenizer)
-    columns = list(token_facts(split_prompt(_PROBE), tokenizer, bos, tokens))
-    measured: dict[str, list[Row]] = {}
-    for split in SPLITS:
-        progress = tqdm(pairs[split], desc=f"tokenise {split}", unit="pair")
-        facts = [token_facts(pair, tokenizer, bos, tokens) for pair in progress]
-        lost = ledger.judge_rows(split, facts, AFTER_TOKENISATION, columns)
-        pairs[split] = [pair for pair in pairs[split] if pair["id"] not in lost]
-        measured[split] = [row for row in facts if row["id"] not in lost]
-    ledger.stop_if_broken()
+    def as_tokens(self, split: str, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, shared: SharedAnswers) -> None:
+        """The second pass over `split`: what is left, as the model will see it."""
+        columns = list(token_facts(split_prompt(_PROBE), tokenizer, bos, self.tokens))
+        lost_as_text = self.lost[split]
+        with tqdm(total=lost_as_text.count(0), desc=f"tokenise {split}", unit="pair") as progress:
+            for first, rows in _chunks(self.dialogues[split]):
+                shared.add(split, first, rows)
+                pairs = [split_prompt(row) for place, row in enumerate(rows, first - 1) if not lost_as_text[place]]
+                facts = []
+                for pair in pairs:
+                    facts.append(token_facts(pair, tokenizer, bos, self.tokens))
+                    progress.update()
+                lost = self.ledger.judge_rows(split, facts, AFTER_TOKENISATION, columns)
+                self.lengths.add(split, [row for row in facts if row["id"] not in lost])
+                self.keep(split, [pair for pair in pairs if pair["id"] not in lost])
 
-    for split in SPLITS:
-        kept = {pair["id"] for pair in pairs[split]}
-        everything = [{"id": row["id"], "dropped": int(row["id"] not in kept)} for row in dialogues[split]]
-        ledger.judge_split(split, everything, measured[split])
-    ledger.stop_if_broken()
-    return Outcome(pairs, _by_split(ledger.dropped), _summary(dialogues, measured, ledger))
+    def summary(self, shared: SharedAnswers) -> dict[str, Any]:
+        splits = {}
+        for split in SPLITS:
+            rows, kept = self.relations.rows(split), self.lengths.kept(split)
+            cut = self.lengths.cut_answers(split)
+            splits[split] = {"rows": rows, "kept": kept, "dropped": rows - kept, "truncated_answers": cut}
+        return {
+            "splits": splits,
+            "expectations": self.ledger.findings(),
+            "defects": self.defects.entries(self.relations),
+            "lengths": {split: self.lengths.spread(split) for split in SPLITS},
+            "length_bias": {split: self.lengths.bias(split) for split in SPLITS},
+            "shared_answers": shared.summary(),
+            "margins": margins(self.relations),
+            "scripts": {split: self.scripts.summary(split) for split in SPLITS},
+            "tokens": self.tokens.model_dump(),
+        }
+
+
+def metrics(result: dict[str, Any]) -> dict[str, float]:
+    """What MLflow shows of `Outcome.result`: the counts of rows, and one number per kind of doubt."""
+    found = {f"{split}/{name}": count for split, counts in result["splits"].items() for name, count in counts.items()}
+    found |= {f"{split}/chosen_longer": bias["chosen_longer_share"] for split, bias in result["length_bias"].items()}
+    found |= {f"{split}/negative_margins": margin["negative_share"] for split, margin in result["margins"].items()}
+    relations = {name for name, _, _ in RELATIONS}
+    found |= {defect["name"]: defect["count"] for defect in result["defects"] if defect["name"] in relations}
+    found |= {
+        f["expectation"]: f["unexpected"]
+        for f in result["expectations"]
+        if (f["split"], f["expectation"]) == ("train", "splits_share_no_near_prompt")
+    }
+    return {name: float(value) for name, value in found.items()}
 
 
 # Names the columns of a table that has no row.
@@ -104,30 +224,13 @@ _PROBE: Row = {
 }
 
 
-def _by_split(dropped: list[Row]) -> list[Row]:
-    return [entry for split in SPLITS for entry in dropped if entry["split"] == split]
-
-
-def _summary(dialogues: dict[str, list[Row]], measured: dict[str, list[Row]], ledger: Ledger) -> dict[str, Any]:
-    """The content of validation.json."""
-    splits = {}
-    for split in SPLITS:
-        rows, kept = len(dialogues[split]), measured[split]
-        cut = sum(row["cut_answers"] for row in kept)
-        splits[split] = {"rows": rows, "kept": len(kept), "dropped": rows - len(kept), "truncated_answers": cut}
-    return {
-        "splits": splits,
-        "expectations": sorted(ledger.findings, key=lambda f: SPLITS.index(f["split"])),
-        "defects": defects(dialogues),
-        "lengths": {split: {name: _spread(measured[split], name) for name in LENGTHS} for split in SPLITS},
-        "tokens": ledger.tokens.model_dump(),
-    }
-
-
-def _spread(rows: list[Row], name: str) -> dict[str, float]:
-    """Where the values of a column lie."""
-    values = np.array([row[name] for row in rows], dtype=float)
-    points = {"min": 0, "p10": 10, "median": 50, "p90": 90, "p99": 99, "max": 100}
-    return {key: round(float(np.percentile(values, at)), 2) for key, at in points.items()} | {
-        "mean": round(float(values.mean()), 2)
-    }
+def _chunks(rows: Iterable[Row]) -> Iterator[tuple[int, list[Row]]]:
+    """CHUNK rows at a time with the number of the first, from 1; one empty chunk if there is no row."""
+    first, waiting = 1, iter(rows)
+    chunk = list(islice(waiting, CHUNK))
+    yield first, chunk
+    while len(chunk) == CHUNK:
+        first += CHUNK
+        chunk = list(islice(waiting, CHUNK))
+        if chunk:
+            yield first, chunk

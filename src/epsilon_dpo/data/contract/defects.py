@@ -1,13 +1,11 @@
 """The defects of a dataset as it came, each by an unambiguous definition: what a reader of the dataset should know."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from epsilon_dpo.data.contract.facts import SIDES, Row, prompt_key
-
-LISTED = 20  # ids per defect in the summary
+from epsilon_dpo.data.contract.facts import SIDES, SPLITS, Row
+from epsilon_dpo.data.contract.relations import LISTED, Kind, Relations
 
 
 def _empty_answer(row: Row, side: str) -> bool:
@@ -63,25 +61,58 @@ ROW_DEFECTS: list[tuple[str, str, Callable[[Row], bool]]] = [
     ),
 ]
 
+# `count` counts prompts, copies and pairs of answers; `ids` names rows, group by group.
+RELATIONS: list[tuple[str, str, Callable[[Relations], Kind]]] = [
+    (
+        "duplicated_prompts",
+        "prompts that occur in more than one row (legitimate: nothing is dropped for it)",
+        Relations.repeated_prompts,
+    ),
+    (
+        "identical_rows",
+        "rows that repeat an earlier row: the same prompt, chosen and rejected answer",
+        Relations.identical_rows,
+    ),
+    (
+        "contradicting_rows",
+        "pairs of answers to one prompt of which one row prefers the first and another row the second",
+        Relations.contradicting_rows,
+    ),
+]
+
+
+class Defects:
+    """Every known kind of defect, found or not, over the rows that were added."""
+
+    def __init__(self) -> None:
+        self._found = {(split, name): Kind(0, 0, []) for split in SPLITS for name, _, _ in ROW_DEFECTS}
+
+    def add(self, split: str, rows: list[Row]) -> None:
+        for name, _, test in ROW_DEFECTS:
+            before, ids = self._found[split, name], [row["id"] for row in rows if test(row)]
+            count = before.count + len(ids)
+            self._found[split, name] = Kind(count, count, (before.ids + ids)[:LISTED])
+
+    def entries(self, relations: Relations) -> list[dict[str, Any]]:
+        """name, meaning, count, rows (how many are concerned), ids (the first LISTED of them)."""
+        entries = []
+        for name, meaning, _ in ROW_DEFECTS:
+            kinds = [self._found[split, name] for split in SPLITS]
+            count, ids = sum(kind.count for kind in kinds), [one for kind in kinds for one in kind.ids]
+            entries.append(_entry(name, meaning, Kind(count, count, ids[:LISTED])))
+        entries += [_entry(name, meaning, ask(relations)) for name, meaning, ask in RELATIONS]
+        return entries
+
 
 def defects(splits: dict[str, list[Row]]) -> list[dict[str, Any]]:
-    """Every known kind of defect over all splits, found or not.
-
-    Returns:
-        name, meaning, count, rows (how many are concerned), ids (the first LISTED of them). For `duplicated_prompts`,
-        `count` counts prompts, and `ids` names the rows that share one, prompt by prompt.
-    """
-    rows = [row for part in splits.values() for row in part]
-    found = [(name, meaning, [row["id"] for row in rows if test(row)]) for name, meaning, test in ROW_DEFECTS]
-    summary = [_entry(name, meaning, len(ids), ids) for name, meaning, ids in found]
-    by_prompt = defaultdict(list)
-    for row in rows:
-        by_prompt[prompt_key(row["chosen"])].append(row["id"])
-    groups = [ids for ids in by_prompt.values() if len(ids) > 1]
-    meaning = "prompts that occur in more than one row (legitimate: nothing is dropped for it)"
-    shared = [one for ids in groups for one in ids]
-    return [*summary, _entry("duplicated_prompts", meaning, len(groups), shared)]
+    """`Defects.entries` of splits in memory."""
+    found, relations = Defects(), Relations()
+    for split, rows in splits.items():
+        found.add(split, rows)
+        relations.add(split, 1, rows)
+    relations.finish()
+    return found.entries(relations)
 
 
-def _entry(name: str, meaning: str, count: int, ids: list[str]) -> dict[str, Any]:
-    return {"name": name, "meaning": meaning, "count": count, "rows": len(ids), "ids": ids[:LISTED]}
+def _entry(name: str, meaning: str, kind: Kind) -> dict[str, Any]:
+    return {"name": name, "meaning": meaning, "count": kind.count, "rows": kind.rows, "ids": kind.ids}

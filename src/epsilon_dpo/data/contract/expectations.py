@@ -6,6 +6,7 @@ from typing import Any
 
 import great_expectations.expectations as gxe
 
+from epsilon_dpo.data.contract.near import NEAR
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.tokens.params import Tokens
 
@@ -89,6 +90,15 @@ BEFORE_TOKENISATION = [
         _is("prompt_in_eval", False),
         lambda facts, tokens: "its prompt is also in the evaluation split",
     ),
+    RowExpectation(
+        "splits_share_no_near_prompt",
+        f"no training prompt shares {NEAR:.0%} of its word triples with another, evaluation prompt",
+        lambda tokens: gxe.ExpectColumnValuesToBeInSet(column="near_eval_prompt", value_set=[""]),
+        lambda facts, tokens: (
+            f"its prompt shares {facts['near_eval_share']:.0%} of the word triples with that of "
+            f"{facts['near_eval_prompt']}"
+        ),
+    ),
 ]
 
 AFTER_TOKENISATION = [
@@ -145,13 +155,13 @@ class SplitExpectation:
 
     Attributes:
         name: its key in params.yaml below `validate`.
-        table: "all" rows of the split, or only those "kept".
+        column: what it is about: "dropped" (1 or 0) of all rows, or "truncated_share" of those kept.
         sentence: error message, given the observed value.
     """
 
     name: str
     promise: str
-    table: str
+    column: str
     build: gxe.Expectation
     sentence: Callable[[float], str]
 
@@ -164,21 +174,21 @@ def split_expectations(split: str, contract: Validate) -> list[SplitExpectation]
         SplitExpectation(
             key,
             f"at least {least:,} rows are kept",
-            "kept",
+            "truncated_share",
             gxe.ExpectTableRowCountToBeBetween(min_value=least),
             lambda seen: f"it keeps {seen:,.0f} rows, fewer than {least:,}",
         ),
         SplitExpectation(
             "max_dropped_share",
             f"at most {dropped:.2%} of the rows are dropped",
-            "all",
+            "dropped",
             gxe.ExpectColumnMeanToBeBetween(column="dropped", max_value=dropped),
             lambda seen: f"{seen:.2%} of its rows are dropped, more than {dropped:.2%}",
         ),
         SplitExpectation(
             "max_truncated_share",
             f"at most {cut:.2%} of the kept answers are cut at tokens.max_length",
-            "kept",
+            "truncated_share",
             gxe.ExpectColumnMeanToBeBetween(column="truncated_share", max_value=cut),
             lambda seen: f"{seen:.2%} of its answers are cut at tokens.max_length, more than {cut:.2%}",
         ),

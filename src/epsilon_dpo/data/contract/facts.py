@@ -3,12 +3,13 @@
 Great Expectations skips nulls, so a missing value would pass every expectation: absent things are 0, "" or False here.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from jinja2 import TemplateError
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import Messages, tokenise_sides
@@ -18,6 +19,7 @@ from epsilon_dpo.pipeline.stage.files import Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SPLITS = ("train", "eval")
 SIDES = ("chosen", "rejected")
 BESIDE = ("margin", "weight", "source")  # score of chosen minus rejected, weight of the pair, member of a mixture
 
@@ -31,21 +33,27 @@ class _Row(BaseModel, strict=True):
     id: str
     chosen: list[_Turn]
     rejected: list[_Turn]
-    margin: float | None = None
-    weight: Annotated[float, Field(ge=0.0)] | None = None
+    margin: FiniteFloat | None = None
+    weight: Annotated[FiniteFloat, Field(ge=0.0)] | None = None
     source: str | None = None
 
 
-def check_form(rows: list[Row], where: str) -> None:
-    """Only the form, without which nothing can be measured: two lists of turns, and an id that names one row.
+_FORM = TypeAdapter(_Row)
+
+
+def check_form(rows: Iterable[Row], where: str, first: int = 1) -> None:
+    """Only the form, without which nothing can be measured: an id and two lists of turns.
+
+    Args:
+        where: the file, for messages.
+        first: number of the first of `rows` in it.
 
     Raises:
         UserError: the first row that is something else.
     """
-    adapter, seen = TypeAdapter(_Row), set()
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=first):
         try:
-            adapter.validate_python(row)
+            _FORM.validate_python(row)
         except ValidationError as error:
             problem = error.errors()[0]
             key = ".".join(str(part) for part in problem["loc"])
@@ -53,11 +61,11 @@ def check_form(rows: list[Row], where: str) -> None:
                 f"{where}, row {number}: {key or 'the row'} is not what it should be ({problem['msg']}); a row is "
                 '{"id": text, "chosen": [{"role": text, "content": text}, ...], "rejected": [...]}.'
             ) from None
-        if row["id"] in seen:
-            raise UserError(
-                f"{where}, row {number}: the id {row['id']} occurs twice, so no finding could name its row."
-            )
-        seen.add(row["id"])
+
+
+def digest(text: str) -> int:
+    """64 bits of `text`, signed as SQLite's integers are: two of a million texts are taken for one by 3e-8."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def prompt_key(turns: Messages) -> str:
@@ -65,9 +73,9 @@ def prompt_key(turns: Messages) -> str:
     return json.dumps([[turn["role"], turn["content"]] for turn in turns[:-1]], ensure_ascii=False)
 
 
-def prompts_of(rows: Iterable[Row]) -> set[str]:
-    """The prompts of both sides (they differ in a defective row)."""
-    return {prompt_key(row[side]) for row in rows for side in SIDES}
+def prompts_of(facts: Iterable[Row]) -> set[int]:
+    """Digests of the prompts of both sides (they differ in a defective row), from `dialogue_facts`."""
+    return {digest(row[f"{side}_prompt"]) for row in facts for side in SIDES}
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -85,13 +93,20 @@ def takes_system_turn(tokenizer: "PreTrainedTokenizerBase") -> bool:
         return False
 
 
-def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str], system: bool = False) -> Row:
+def dialogue_facts(
+    row: Row,
+    specials: list[str],
+    other_prompts: Container[int],
+    nearest: Callable[[Messages], tuple[str, float]] | None = None,
+    system: bool = False,
+) -> Row:
     """A raw dialogue as counts and short texts.
 
     Args:
         row: a row of out/fetch/*.jsonl.
         specials: from `special_tokens`.
-        other_prompts: prompts that this row must not have (those of the evaluation split, for a training row).
+        other_prompts: digests of prompts that this row must not have (the evaluation split's, for a training row).
+        nearest: `NearPrompts.nearest` over these; asked only if the row has none of them.
         system: whether a system turn may come first (`takes_system_turn`); it is then left out of `roles`.
     """
     turns = [turn for side in SIDES for turn in row[side]]
@@ -102,16 +117,21 @@ def dialogue_facts(row: Row, specials: list[str], other_prompts: set[str], syste
         for number, turn in enumerate(row[side], start=1)
         if not turn["content"].strip()
     ]
+    prompts = [prompt_key(row[side]) for side in SIDES]
+    shared = any(digest(prompt) in other_prompts for prompt in prompts) if other_prompts else False
+    near, near_share = nearest(row["chosen"][:-1]) if nearest and not shared else ("", 0.0)
     return {
         "id": row["id"],
         "shortest_turn_chars": min((len(turn["content"].strip()) for turn in turns), default=0),
         "empty_turns": ", ".join(empty),
         "same_answer": answers[0] == answers[1],
-        "chosen_prompt": prompt_key(row["chosen"]),
-        "rejected_prompt": prompt_key(row["rejected"]),
+        "chosen_prompt": prompts[0],
+        "rejected_prompt": prompts[1],
         "roles": " / ".join(" ".join(_roles(row[side], system)) for side in SIDES),
         "special_tokens_in_text": ", ".join(s for s in specials if any(s in turn["content"] for turn in turns)),
-        "prompt_in_eval": not other_prompts.isdisjoint(prompts_of([row])),
+        "prompt_in_eval": shared,
+        "near_eval_prompt": near,
+        "near_eval_share": near_share,
         "chosen_chars": len(answers[0]),
         "rejected_chars": len(answers[1]),
     }

@@ -1,60 +1,95 @@
-"""What a validation has found so far, and what follows from it: a row dropped by name, a reason to stop, or a note."""
+"""What a validation has found so far, and what follows from it: a row dropped by name, a reason to stop, or a note.
 
+Rows come in chunks. Of what they break a count, the first ids and the first reason are kept, so that the ledger does
+not grow with them; a dropped row is handed on at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from epsilon_dpo.data.contract.expectations import RowExpectation, split_expectations
-from epsilon_dpo.data.contract.facts import Row
-from epsilon_dpo.data.contract.gx import Finding, evaluate
+import numpy as np
+
+from epsilon_dpo.data.contract.expectations import REPORTED, RowExpectation, split_expectations
+from epsilon_dpo.data.contract.facts import SPLITS, Row
+from epsilon_dpo.data.contract.gx import FIRST_IDS, Finding, evaluate, evaluate_column
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
 
-FIRST_IDS = 5  # of a finding, in validation.json and in messages
+
+@dataclass
+class _Record:
+    """One promise on one split, over all chunks so far."""
+
+    promise: str
+    action: str
+    kind: str = ""
+    success: bool = True
+    evaluated: int = 0
+    failing: int = 0
+    first_ids: list[str] = field(default_factory=list)
+    first_reason: str = ""
+    observed: float | None = None
+
+    def add(self, finding: Finding) -> None:
+        self.kind, self.observed = finding.kind, finding.observed
+        self.success &= finding.success
+        self.evaluated += finding.evaluated
+        self.failing += finding.failing
+        self.first_ids = (self.first_ids + finding.ids)[:FIRST_IDS]
 
 
 class Ledger:
     """One validation in the making.
 
     Attributes:
-        findings: one entry per expectation and split, for validation.json.
-        dropped: {"split", "id", "expectation", "reason"}, one per row and broken promise.
-        stops: one sentence per broken promise that ends the pipeline.
+        stops: one sentence per broken promise about an entire split.
     """
 
-    def __init__(self, tokens: Tokens, contract: Validate) -> None:
+    def __init__(self, tokens: Tokens, contract: Validate, drop: Callable[[str, list[Row]], None]) -> None:
+        """`drop` takes a split and entries {"split", "id", "expectation", "reason"}, one per row and broken promise."""
         self.tokens = tokens
         self.contract = contract
         self.on_failure = contract.on_failure.model_dump()
-        self.findings: list[dict[str, Any]] = []
-        self.dropped: list[Row] = []
         self.stops: list[str] = []
+        self._drop = drop
+        self._records: dict[tuple[str, str], _Record] = {}
 
     def judge_rows(
         self, split: str, rows: list[Row], expectations: list[RowExpectation], columns: list[str]
     ) -> set[str]:
-        """The ids of `rows` (facts) that are dropped; rows that must stop the pipeline are noted in `stops`."""
+        """The ids of `rows` (facts of a chunk) that are dropped; promises that end the pipeline are remembered."""
         found = evaluate(rows, columns, {e.name: e.build(self.tokens) for e in expectations})
         facts = {row["id"]: row for row in rows}
         lost: dict[str, list[Row]] = {}
         for expectation in expectations:
-            finding, action = found[expectation.name], self.on_failure.get(expectation.name, "report")
-            self._record(split, expectation.name, expectation.promise, action, finding)
-            if action == "stop" and not finding.success:
-                self.stops.append(stop_sentence(split, expectation, finding, facts, self.tokens))
+            finding, action = found[expectation.name], self.on_failure[expectation.name]
+            record = self._record(split, expectation.name, expectation.promise, action)
+            if finding.ids and not record.first_reason:
+                record.first_reason = expectation.reason(facts[finding.ids[0]], self.tokens)
+            record.add(finding)
             for failing in finding.ids if action == "drop" else []:
                 reason = expectation.reason(facts[failing], self.tokens)
                 entry = {"split": split, "id": failing, "expectation": expectation.name, "reason": reason}
                 lost.setdefault(failing, []).append(entry)
-        self.dropped += [entry for row in rows for entry in lost.get(row["id"], [])]
+        self._drop(split, [entry for row in rows for entry in lost.get(row["id"], [])])
         return set(lost)
 
-    def judge_split(self, split: str, everything: list[Row], kept: list[Row]) -> None:
-        """The promises about the entire split."""
+    def note_repeated_prompts(self, split: str, prompts: np.ndarray, id_of: Callable[[str, int], str]) -> None:
+        """The promises that are only reported, on one value per row; `id_of`: split and row number, from 1."""
+        for expectation in REPORTED:
+            finding = evaluate_column("chosen_prompt", prompts, expectation.build(self.tokens))
+            record = self._record(split, expectation.name, expectation.promise, "report")
+            record.add(finding)
+            record.first_ids = [id_of(split, place + 1) for place in finding.ids]
+
+    def judge_split(self, split: str, dropped: np.ndarray, truncated_share: np.ndarray) -> None:
+        """The promises about the entire split: of each row whether it is dropped, of each kept one what is cut."""
+        columns = {"dropped": dropped, "truncated_share": truncated_share}
         for expectation in split_expectations(split, self.contract):
-            rows = everything if expectation.table == "all" else kept
-            columns = ["id", "dropped"] if expectation.table == "all" else ["id", "truncated_share"]
-            finding = evaluate(rows, columns, {expectation.name: expectation.build})[expectation.name]
-            self._record(split, expectation.name, expectation.promise, "stop", finding)
+            finding = evaluate_column(expectation.column, columns[expectation.column], expectation.build)
+            self._record(split, expectation.name, expectation.promise, "stop").add(finding)
             if not finding.success:
                 assert finding.observed is not None
                 what = expectation.sentence(finding.observed)
@@ -62,34 +97,48 @@ class Ledger:
 
     def stop_if_broken(self) -> None:
         """Raises: UserError: one sentence per broken promise, when one of them is set to `stop`."""
-        if self.stops:
-            raise UserError(" ".join(self.stops))
+        rows = [
+            stop_sentence(split, name, record)
+            for (split, name), record in self._in_order()
+            if record.action == "stop" and record.failing
+        ]
+        if rows or self.stops:
+            raise UserError(" ".join(rows + self.stops))
 
-    def _record(self, split: str, name: str, promise: str, action: str, finding: Finding) -> None:
-        entry = {
-            "expectation": name,
-            "promise": promise,
-            "kind": finding.kind,
-            "split": split,
-            "on_failure": action,
-            "success": finding.success,
-            "evaluated": finding.evaluated,
-        }
-        if finding.observed is None:
-            entry["unexpected"] = len(finding.ids)
-            entry["unexpected_percent"] = round(100 * len(finding.ids) / max(finding.evaluated, 1), 4)
-            entry["first_ids"] = finding.ids[:FIRST_IDS]
-        else:
-            entry["observed"] = round(finding.observed, 6)
-        self.findings.append(entry)
+    def findings(self) -> list[dict[str, Any]]:
+        """One entry per promise and split, for validation.json."""
+        return [_entry(split, name, record) for (split, name), record in self._in_order()]
+
+    def _in_order(self) -> list[tuple[tuple[str, str], _Record]]:
+        return sorted(self._records.items(), key=lambda item: SPLITS.index(item[0][0]))
+
+    def _record(self, split: str, name: str, promise: str, action: str) -> _Record:
+        return self._records.setdefault((split, name), _Record(promise, action))
 
 
-def stop_sentence(
-    split: str, expectation: RowExpectation, finding: Finding, facts: dict[str, Row], tokens: Tokens
-) -> str:
-    first = ", ".join(finding.ids[:FIRST_IDS]) + (", ..." if len(finding.ids) > FIRST_IDS else "")
+def _entry(split: str, name: str, record: _Record) -> dict[str, Any]:
+    entry = {
+        "expectation": name,
+        "promise": record.promise,
+        "kind": record.kind,
+        "split": split,
+        "on_failure": record.action,
+        "success": record.success,
+        "evaluated": record.evaluated,
+    }
+    if record.observed is None:
+        entry["unexpected"] = record.failing
+        entry["unexpected_percent"] = round(100 * record.failing / max(record.evaluated, 1), 4)
+        entry["first_ids"] = record.first_ids
+    else:
+        entry["observed"] = round(record.observed, 6)
+    return entry
+
+
+def stop_sentence(split: str, name: str, record: _Record) -> str:
+    first = ", ".join(record.first_ids) + (", ..." if record.failing > FIRST_IDS else "")
     return (
-        f"{len(finding.ids)} of {finding.evaluated} rows of the split {split} break {expectation.name} "
-        f"({expectation.promise}): {first}; in the first, {expectation.reason(facts[finding.ids[0]], tokens)}; "
-        f"fix the data, or set validate.on_failure.{expectation.name}: drop in params.yaml."
+        f"{record.failing} of {record.evaluated} rows of the split {split} break {name} "
+        f"({record.promise}): {first}; in the first, {record.first_reason}; "
+        f"fix the data, or set validate.on_failure.{name}: drop in params.yaml."
     )

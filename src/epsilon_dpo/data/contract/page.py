@@ -4,6 +4,7 @@ Not Great Expectations' own data docs, which load fonts and styles from the netw
 """
 
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,11 +28,12 @@ def page(outcome: Outcome, dataset: dict[str, Any]) -> str:
     for finding in outcome.result["expectations"]:
         by_split = rows.setdefault(finding["expectation"].replace("min_train", "min").replace("min_eval", "min"), {})
         by_split[finding["split"]] = finding
+    dropped_by = Counter(entry["expectation"] for entry in outcome.dropped)
     return environment.get_template("page.html.jinja").render(
         result=outcome.result,
         expectations=rows,
-        dropped=outcome.dropped[:SHOWN],
-        dropped_total=len(outcome.dropped),
-        dropped_by=Counter(entry["expectation"] for entry in outcome.dropped).most_common(),
+        dropped=list(islice(outcome.dropped, SHOWN)),
+        dropped_total=dropped_by.total(),
+        dropped_by=dropped_by.most_common(),
         origin=sorted((key, value) for key, value in dataset.items() if isinstance(value, str | int | float | list)),
     )

@@ -8,6 +8,7 @@ from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.stage.params import Strict
 
 OnFailure = Literal["stop", "drop"]
+OnDoubt = Literal["stop", "drop", "report"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -20,6 +21,7 @@ class RowExpectations(Strict):
     roles_alternate: OnFailure
     no_special_tokens_in_text: OnFailure
     splits_share_no_prompt: OnFailure  # the training row goes, the evaluation row stays
+    splits_share_no_near_prompt: OnDoubt  # nearly the same: a person has to look, so `report` only counts and lists
     one_bos: OnFailure
     prompt_ids_are_prefix: OnFailure
     stop_token_ends_answer: OnFailure

@@ -1,0 +1,85 @@
+"""Near-duplicates: the search against a comparison of all prompts with all, and what a person would call one."""
+
+import random
+
+import pytest
+
+from epsilon_dpo.data.contract.near import NEAR, NearPrompts, _pieces
+
+Turns = list[dict[str, str]]
+
+
+def asked(text: str) -> Turns:
+    return [{"role": "user", "content": text}]
+
+
+def nearest(text: str, *others: str) -> tuple[str, float]:
+    near = NearPrompts()
+    for place, other in enumerate(others):
+        near.add(f"eval/{place}", asked(other))
+    return near.nearest(asked(text))
+
+
+LONG = "Write a short letter to my landlord about the broken heating in the kitchen of our flat please"
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "share"),
+    [
+        ("What is the capital of France?", "what is the capital of france", 1.0),
+        ("Hello there!", "HELLO, there", 1.0),
+        (LONG, LONG + " today", 16 / 17),
+        (LONG, "Please " + LONG.lower(), 16 / 17),
+        ("写一封信给我的房东说厨房暖气坏了", "写一封信给我的房东，说厨房暖气坏了！", 1.0),
+    ],
+)
+def test_another_wording_of_the_same_prompt_is_near(text: str, other: str, share: float) -> None:
+    assert nearest(text, "Something else entirely, of no use.", other) == ("eval/1", pytest.approx(share))
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("What is the capital of France?", "What is the capital of Spain?"),
+        ("Tell me about whales.", "Tell me about sharks."),
+        ("Hello there", "Hello you"),
+        ("???", "!!!"),
+        ("", ""),
+        ("写一封信给我的房东", "写一首诗给我的母亲"),
+    ],
+)
+def test_another_prompt_of_the_same_form_is_not(text: str, other: str) -> None:
+    assert nearest(text, other) == ("", 0.0)
+
+
+def test_nothing_is_near_where_there_is_nothing() -> None:
+    assert NearPrompts().nearest(asked(LONG)) == ("", 0.0)
+
+
+def test_of_several_the_nearest_is_named_and_of_equals_the_first() -> None:
+    assert nearest(LONG, LONG + " today or tomorrow", LONG + " now", LONG + " soon") == ("eval/1", 16 / 17)
+
+
+def test_the_search_finds_what_comparing_all_with_all_finds() -> None:
+    """Prompts of 1 to 40 words, half of them another one with a few words put in, left out or changed."""
+    draw = random.Random(1)
+    words = [f"w{n}" for n in range(60)]
+    prompts = [[draw.choice(words) for _ in range(draw.randint(1, 40))] for _ in range(200)]
+    for _ in range(400):
+        changed = list(draw.choice(prompts))
+        for _ in range(draw.randint(0, 3)):
+            at = draw.randrange(len(changed) + 1)
+            changed[at : at + draw.randint(0, 1)] = [draw.choice(words)] * draw.randint(0, 1)
+        prompts.append(changed or ["w0"])
+    texts = [" ".join(prompt) for prompt in prompts]
+    index, found = NearPrompts(), 0
+    for place, text in enumerate(texts[:300]):
+        index.add(str(place), asked(text))
+    sets = [_pieces(asked(text)) for text in texts]
+    for place in range(300, 600):
+        shares = [len(sets[place] & other) / len(sets[place] | other) for other in sets[:300]]
+        best = max(shares)
+        expected = (str(shares.index(best)), best) if best >= NEAR else ("", 0.0)
+        assert index.nearest(asked(texts[place])) == expected, texts[place]
+        found += best >= NEAR
+    assert 50 < found < 250
