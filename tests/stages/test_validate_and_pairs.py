@@ -20,7 +20,7 @@ tokens: {max_prompt_length: 40, max_length: 60}
 validate:
   on_failure: {sides_not_empty: drop, sides_differ: drop, same_prompt: drop, roles_alternate: drop,
     no_special_tokens_in_text: drop, splits_share_no_prompt: stop,
-    splits_share_no_near_prompt: report, one_bos: stop, prompt_ids_are_prefix: stop,
+    splits_share_no_near_prompt: report, text_survives_template: stop, one_bos: stop, prompt_ids_are_prefix: stop,
     stop_token_ends_answer: stop, prompt_fits: drop, sides_differ_after_truncation: drop}
   max_dropped_share: 0.5
   max_truncated_share: 0.5

@@ -178,7 +178,7 @@ def _verdict(found: Measured, rows: int, params: ParamsFile) -> str:
         reason = f" ({promise['reason']})" if promise["reason"] else ""
         lines.append(
             f"  {promise['expectation']}: {promise['rows']:,} rows break it, {action}; the first is "
-            f"{promise['first']}{reason}"
+            f"{promise['first']} ({promise['reason']})"
         )
     return "\n".join(lines if len(lines) > 1 else [*lines, "  every row keeps every promise"])
 

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
-from epsilon_dpo.data.contract.facts import BosRule, dialogue_facts, special_tokens, split_prompt, token_facts
+from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION
+from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens, split_prompt, token_facts
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.templates.bos import BosRule
+from epsilon_dpo.data.templates.survival import takes_system_turn
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -41,17 +43,19 @@ def measure(rows: list[Row], tokenizer: "PreTrainedTokenizerBase", tokens: Token
         UserError: the chat template refuses a dialogue.
     """
     drop_all = dict.fromkeys(type(contract.on_failure).model_fields, "drop")
-    ledger = Ledger(tokens, contract.model_copy(update={"on_failure": contract.on_failure.model_copy(update=drop_all)}))
-    specials = special_tokens(tokenizer)
-    dialogues = [dialogue_facts(row, specials, set()) for row in rows]
-    lost = ledger.judge_rows("sample", dialogues, BEFORE_TOKENISATION + REPORTED, list(dialogues[0]))
+    lenient = contract.model_copy(update={"on_failure": contract.on_failure.model_copy(update=drop_all)})
+    dropped: list[Row] = []
+    ledger = Ledger(tokens, lenient, lambda split, entries: dropped.extend(entries))
+    specials, system = special_tokens(tokenizer), takes_system_turn(tokenizer)
+    dialogues = [dialogue_facts(row, specials, (), takes_system=system) for row in rows]
+    lost = ledger.judge_rows("train", dialogues, BEFORE_TOKENISATION, list(dialogues[0]))
     pairs = [split_prompt(row) for row in rows if row["id"] not in lost]
     facts: list[Row] = []
     if pairs:
         bos = BosRule(tokenizer)
         facts = [token_facts(pair, tokenizer, bos, tokens) for pair in pairs]
-        ledger.judge_rows("sample", facts, AFTER_TOKENISATION, list(facts[0]))
-    return Measured(_broken(ledger), pairs, [{name: row[name] for name in LENGTHS} for row in facts])
+        ledger.judge_rows("train", facts, AFTER_TOKENISATION, list(facts[0]))
+    return Measured(_broken(ledger, dropped), pairs, [{name: row[name] for name in LENGTHS} for row in facts])
 
 
 def percentiles(values: list[int]) -> dict[str, int]:
@@ -60,16 +64,16 @@ def percentiles(values: list[int]) -> dict[str, int]:
     return {name: int(np.percentile(values, at, method="higher")) for name, at in points.items()}
 
 
-def _broken(ledger: Ledger) -> list[dict[str, Any]]:
-    reasons = {entry["expectation"]: entry["reason"] for entry in reversed(ledger.dropped)}
+def _broken(ledger: Ledger, dropped: list[Row]) -> list[dict[str, Any]]:
+    reasons = {entry["expectation"]: entry["reason"] for entry in reversed(dropped)}
     return [
         {
             "expectation": finding["expectation"],
             "promise": finding["promise"],
             "rows": finding["unexpected"],
             "first": finding["first_ids"][0],
-            "reason": reasons.get(finding["expectation"], ""),
+            "reason": reasons[finding["expectation"]],
         }
-        for finding in ledger.findings
-        if finding.get("unexpected")
+        for finding in ledger.findings()
+        if finding["unexpected"]
     ]

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from epsilon_dpo.data.contract.contract import metrics, validate, validate_files
 from epsilon_dpo.data.contract.defects import defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
-from epsilon_dpo.data.contract.facts import BosRule, dialogue_facts, special_tokens
+from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens
 from epsilon_dpo.data.contract.gx import evaluate
 from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
 from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.params import HHSource
+from epsilon_dpo.data.templates.bos import BosRule
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -140,12 +142,117 @@ def test_a_template_that_writes_bos_never_or_twice_stops(make_tokenizer: MakeTok
         validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"one_bos": "stop"}))
 
 
+@pytest.mark.parametrize(
+    ("bos", "sentence"),
+    [
+        (
+            "",
+            r"the chat template writes no BOS \(<bos>\), which the tokenizer puts before every other text; use a chat",
+        ),
+        ("{{ bos_token }}{{ bos_token }}", r"the chat template writes 2 BOS tokens \(<bos>\)"),
+        ("x{{ bos_token }}", r"the chat template does not begin with the BOS \(<bos>\) that it writes"),
+    ],
+)
+def test_a_fault_of_the_templates_bos_is_named_as_one(make_tokenizer: MakeTokenizer, bos: str, sentence: str) -> None:
+    tokenizer = gemma_with(make_tokenizer, "{{- bos_token -}}", bos)
+    with pytest.raises(UserError, match=sentence):
+        validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"one_bos": "stop"}))
+
+
+def test_no_bos_is_no_fault_where_the_tokenizer_adds_none_either(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = gemma_with(make_tokenizer, "{{- bos_token -}}", "")
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    assert validate(dialogues(), tokenizer, TOKENS, contract()).dropped == []
+    rule = BosRule(tokenizer)
+    assert rule.writes_none and [rule.errors(ids, turns=2) for ids in ([9, 9], [rule.bos_id, 9])] == [0, 1]
+
+
+def test_a_bos_that_is_the_stop_token_too(make_tokenizer: MakeTokenizer) -> None:
+    """OLMo 2 and GPT-2: the same token begins a text and ends an answer."""
+    template = "{{ bos_token }}{% for m in messages %}{{ m.role }}\n{{ m.content }}"
+    template += "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant\n{% endif %}"
+    tokenizer = make_tokenizer(bos_token="<end_of_turn>", chat_template=template)
+    assert validate(dialogues(), tokenizer, TOKENS, contract()).dropped == []
+    rule, stop = BosRule(tokenizer), tokenizer.eos_token_id
+    assert [rule.errors(ids, turns=2) for ids in ([stop, 9, stop], [stop, stop, 9], [9, stop])] == [0, 1, 2]
+
+
+# As of models that reason: what stands before </think> is cut, from every answer or from the earlier ones.
+CUTS = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role']=='user' %}{{ '<start_of_turn>' + m['content'] }}{% else %}"
+    "{% set c = m['content'] %}{% if '</think>' in c and CONDITION %}{% set c = c.split('</think>')[-1] %}{% endif %}"
+    "{{ '<start_of_turn>model' + c + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "bad", "reason"),
+    [
+        (
+            "true",
+            row("What?", "<think>No.</think> Moon"),
+            "text of the chosen answer, which begins '<think>No.</think>",
+        ),
+        ("true", row("What?", "Moon", "<think>No.</think> No."), "text of the rejected answer, which begins '<think>"),
+        (
+            "not loop.last",
+            sides(turns("A", "<think>B</think>C", "D", "E"), turns("A", "<think>B</think>C", "D", "F")),
+            "text of turn 2 (assistant), which begins '<think>B</think>C'",
+        ),
+    ],
+)
+def test_a_text_that_the_template_cuts_is_found(
+    make_tokenizer: MakeTokenizer, condition: str, bad: Row, reason: str
+) -> None:
+    tokenizer = make_tokenizer(chat_template=CUTS.replace("CONDITION", condition))
+    outcome = validate(dialogues(bad), tokenizer, TOKENS, contract())
+    assert [(entry["id"], entry["expectation"]) for entry in outcome.dropped] == [("bad", "text_survives_template")]
+    assert reason in outcome.dropped[0]["reason"]
+    with pytest.raises(UserError, match=r"break text_survives_template .*; use a chat template that fits the data"):
+        validate(dialogues(bad), tokenizer, TOKENS, contract(on_failure={"text_survives_template": "stop"}))
+
+
+def test_white_space_at_the_ends_of_a_turn_is_no_text(make_tokenizer: MakeTokenizer) -> None:
+    """Gemma's template trims."""
+    assert validate(dialogues(row(" What? ", "Good\n\n", " No.")), make_tokenizer(), TOKENS, contract()).dropped == []
+
+
+WITH_SYSTEM = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role != 'system' or KEEP %}<start_of_turn>{{ m.role }}\n"
+    "{{ m.content }}{% if m.role == 'assistant' %}<end_of_turn>{% endif %}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
+
+
+def test_a_system_turn_goes_through_where_the_template_writes_it(make_tokenizer: MakeTokenizer) -> None:
+    kind = sides(SYSTEM + YES, SYSTEM + NO)
+    misplaced = sides(SYSTEM + YES + SYSTEM + YES, SYSTEM + YES + SYSTEM + NO) | {"id": "misplaced"}
+    tokenizer = make_tokenizer(chat_template=WITH_SYSTEM.replace("KEEP", "true"))
+    outcome = validate(dialogues(kind, misplaced), tokenizer, TOKENS, contract())
+    reasons = {entry["id"]: entry["reason"] for entry in outcome.dropped}
+    assert reasons == {"misplaced": "turn 4 of chosen is by system, expected user"}
+    assert outcome.pairs["train"][-1]["prompt"] == SYSTEM
+
+
+@pytest.mark.parametrize("template", [WITH_SYSTEM.replace("KEEP", "false"), None])
+def test_a_template_without_a_system_role_is_the_reason(make_tokenizer: MakeTokenizer, template: str | None) -> None:
+    """One that leaves the turn out in silence, and Gemma's, which raises."""
+    tokenizer = make_tokenizer(**({} if template is None else {"chat_template": template}))
+    outcome = validate(dialogues(sides(SYSTEM + YES, SYSTEM + NO)), tokenizer, TOKENS, contract())
+    (entry,) = outcome.dropped
+    assert entry["expectation"] == "roles_alternate"
+    assert entry["reason"] == "turn 1 of chosen is by system, expected user: the template has no system role"
+
+
 def test_a_bos_that_opens_each_turn_is_no_defect(make_tokenizer: MakeTokenizer) -> None:
     """SmolLM2's way; the count must still be the template's."""
     chatml = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
     chatml += "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
     tokenizer = make_tokenizer(bos_token="<start_of_turn>", chat_template=chatml)
-    assert validate(dialogues(), tokenizer, TOKENS, contract()).dropped == []
+    system = sides(SYSTEM + YES, SYSTEM + NO)
+    assert validate(dialogues(system), tokenizer, TOKENS, contract()).dropped == []
     bos, rule = tokenizer.bos_token_id, BosRule(tokenizer)
     assert (rule.per_turn, rule.at_start) == (1, 0)
     assert [rule.errors(ids, turns=2) for ids in ([bos, 9, bos, 9], [bos, 9, 9], [9, bos, bos])] == [0, 1, 1]

@@ -28,7 +28,6 @@ from epsilon_dpo.data.contract.facts import (
     prompts_of,
     special_tokens,
     split_prompt,
-    takes_system_turn,
     token_facts,
 )
 from epsilon_dpo.data.contract.ledger import Ledger
@@ -36,6 +35,7 @@ from epsilon_dpo.data.contract.near import NearPrompts
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.contract.profile import Lengths, Scripts, SharedAnswers, margins
 from epsilon_dpo.data.contract.relations import Relations
+from epsilon_dpo.data.templates.survival import takes_system_turn
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.stage.files import JsonlFile, append_jsonl
 

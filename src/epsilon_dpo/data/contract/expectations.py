@@ -6,6 +6,7 @@ from typing import Any
 
 import great_expectations.expectations as gxe
 
+from epsilon_dpo.data.contract.facts import NO_SYSTEM
 from epsilon_dpo.data.contract.near import NEAR
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.tokens.params import Tokens
@@ -22,12 +23,14 @@ class RowExpectation:
         promise: text of what holds for a good row, for the page and for messages.
         build: the Great Expectations object that decides.
         reason: why a row with these facts fails, for dropped.jsonl.
+        remedy: what else than dropping the rows helps.
     """
 
     name: str
     promise: str
     build: Callable[[Tokens], gxe.Expectation]
     reason: Callable[[Facts, Tokens], str]
+    remedy: str = "fix the data"
 
 
 def _is(column: str, value: bool) -> Callable[[Tokens], gxe.Expectation]:
@@ -42,14 +45,19 @@ def _first_wrong_role(roles: str) -> str:
     """Where `roles` ("user assistant / user assistant": chosen / rejected) leaves the alternation."""
     for side, text in zip(("chosen", "rejected"), roles.split("/"), strict=True):
         found = text.split()
-        for number, role in enumerate(found, start=1):
+        first = int(found[:1] == ["system"])
+        for number, role in enumerate(found[first:], start=1):
             expected = "user" if number % 2 else "assistant"
+            if role == NO_SYSTEM:
+                return f"turn {number} of {side} is by system, expected {expected}: the template has no system role"
             if role != expected:
-                return f"turn {number} of {side} is by {role}, expected {expected}"
-        if len(found) % 2 or not found:
+                return f"turn {number + first} of {side} is by {role}, expected {expected}"
+        if len(found[first:]) % 2 or not found[first:]:
             return f"{side} does not end with an answer of the assistant ({len(found)} turns)"
     raise AssertionError(roles)
 
+
+TEMPLATE_REMEDY = "use a chat template that fits the data (docs/models.md)"
 
 BEFORE_TOKENISATION = [
     RowExpectation(
@@ -72,9 +80,9 @@ BEFORE_TOKENISATION = [
     ),
     RowExpectation(
         "roles_alternate",
-        "user and assistant take turns, the user begins, the assistant ends",
+        "user and assistant take turns, the user begins (after a system turn, if any), the assistant ends",
         lambda tokens: gxe.ExpectColumnValuesToMatchRegex(
-            column="roles", regex="^(?:user assistant )+/(?: user assistant)+$"
+            column="roles", regex="^(?:system )?(?:user assistant )+/(?: system)?(?: user assistant)+$"
         ),
         lambda facts, tokens: _first_wrong_role(facts["roles"]),
     ),
@@ -103,10 +111,20 @@ BEFORE_TOKENISATION = [
 
 AFTER_TOKENISATION = [
     RowExpectation(
+        "text_survives_template",
+        "the chat template writes every turn's text in full, white space aside",
+        lambda tokens: gxe.ExpectColumnValuesToBeInSet(column="lost_text", value_set=[""]),
+        lambda facts, tokens: f"the chat template leaves out or changes text of {facts['lost_text']}",
+        TEMPLATE_REMEDY,
+    ),
+    RowExpectation(
         "one_bos",
         "exactly one BOS, at the start (where BOS also marks turns: as many as the template writes)",
         lambda tokens: gxe.ExpectColumnValuesToBeBetween(column="bos_errors", min_value=0, max_value=0),
-        lambda facts, tokens: f"{facts['bos_errors']} BOS tokens too many, too few or not at the start",
+        lambda facts, tokens: (
+            facts["bos_fault"] or f"{facts['bos_errors']} BOS tokens too many, too few or not at the start"
+        ),
+        TEMPLATE_REMEDY,
     ),
     RowExpectation(
         "prompt_ids_are_prefix",

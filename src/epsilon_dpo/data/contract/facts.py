@@ -8,11 +8,12 @@ import json
 from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Annotated
 
-from jinja2 import TemplateError
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from epsilon_dpo.data.templates.bos import BosRule
+from epsilon_dpo.data.templates.survival import lost_turn
 from epsilon_dpo.data.tokens.params import Tokens
-from epsilon_dpo.data.tokens.tokenisation import Messages, tokenise_sides
+from epsilon_dpo.data.tokens.tokenisation import Messages, Side, tokenise_sides
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "eval")
 SIDES = ("chosen", "rejected")
 BESIDE = ("margin", "weight", "source")  # score of chosen minus rejected, weight of the pair, member of a mixture
+QUOTED = 40  # characters of a text in a message
+NO_SYSTEM = "system-without-role"  # in `roles`: the system's turn, for which the chat template has no role
 
 
 class _Turn(BaseModel, strict=True):
@@ -84,21 +87,12 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     return sorted(flagged | {str(token) for token in tokenizer.all_special_tokens})
 
 
-def takes_system_turn(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template renders a leading system turn: some refuse it, some leave it out in silence."""
-    probe = [{"role": "system", "content": "xyzzy"}, {"role": "user", "content": "x"}]
-    try:
-        return "xyzzy" in str(tokenizer.apply_chat_template(probe, tokenize=False))
-    except (TemplateError, ValueError):
-        return False
-
-
 def dialogue_facts(
     row: Row,
     specials: list[str],
     other_prompts: Container[int],
     nearest: Callable[[Messages], tuple[str, float]] | None = None,
-    system: bool = False,
+    takes_system: bool = False,
 ) -> Row:
     """A raw dialogue as counts and short texts.
 
@@ -107,8 +101,9 @@ def dialogue_facts(
         specials: from `special_tokens`.
         other_prompts: digests of prompts that this row must not have (the evaluation split's, for a training row).
         nearest: `NearPrompts.nearest` over these; asked only if the row has none of them.
-        system: whether a system turn may come first (`takes_system_turn`); it is then left out of `roles`.
+        takes_system: whether the chat template has a role for a system turn.
     """
+    names = {} if takes_system else {"system": NO_SYSTEM}
     turns = [turn for side in SIDES for turn in row[side]]
     answers = [row[side][-1]["content"] if row[side] else "" for side in SIDES]
     empty = [
@@ -127,7 +122,7 @@ def dialogue_facts(
         "same_answer": answers[0] == answers[1],
         "chosen_prompt": prompts[0],
         "rejected_prompt": prompts[1],
-        "roles": " / ".join(" ".join(_roles(row[side], system)) for side in SIDES),
+        "roles": " / ".join(" ".join(names.get(turn["role"], turn["role"]) for turn in row[side]) for side in SIDES),
         "special_tokens_in_text": ", ".join(s for s in specials if any(s in turn["content"] for turn in turns)),
         "prompt_in_eval": shared,
         "near_eval_prompt": near,
@@ -135,11 +130,6 @@ def dialogue_facts(
         "chosen_chars": len(answers[0]),
         "rejected_chars": len(answers[1]),
     }
-
-
-def _roles(turns: Messages, system: bool) -> list[str]:
-    roles = [turn["role"] for turn in turns]
-    return roles[1:] if system and roles[:1] == ["system"] else roles
 
 
 def split_prompt(row: Row) -> Row:
@@ -156,37 +146,15 @@ def split_prompt(row: Row) -> Row:
     }
 
 
-class BosRule:
-    """How many BOS a rendered dialogue must hold: one, or as many as the template writes where BOS also marks turns.
-
-    SmolLM2's template opens each turn with its BOS. Two probes tell such a template from one that writes it once.
-    """
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self.bos_id = tokenizer.bos_token_id
-        turn, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
-        probes = [tokenise_sides(tokenizer, prompt, [[answer]])[0].ids for prompt in ([turn], [turn, answer, turn])]
-        short, long = (ids.count(self.bos_id) for ids in probes)
-        self.per_turn = (long - short) // 2
-        self.at_start = short - 2 * self.per_turn
-        self.with_system = self.at_start  # some templates write a system turn of their own where none is given
-        if self.per_turn and takes_system_turn(tokenizer):
-            probe = [{"role": "system", "content": "x"}, turn]
-            self.with_system = (
-                tokenise_sides(tokenizer, probe, [[answer]])[0].ids.count(self.bos_id) - 2 * self.per_turn
-            )
-
-    def errors(self, ids: list[int], turns: int, system: bool = False) -> int:
-        """BOS too many or too few in `ids` of a dialogue with `turns` turns, plus one if it does not begin with BOS.
-
-        Args:
-            system: whether a system turn, which `turns` does not count, comes first.
-        """
-        if self.bos_id is None:
-            return 0
-        start = self.with_system if system else self.at_start
-        expected = start + self.per_turn * turns if self.per_turn else 1
-        return abs(ids.count(self.bos_id) - expected) + (ids[0] != self.bos_id)
+def lost_text(pair: Row, chosen: Side, rejected: Side) -> str:
+    """Which turn of a pair the template does not write as it is, and how that begins; empty if it writes all."""
+    places = [(chosen.prompt, pair["prompt"], ""), (chosen.answer, pair["chosen"], "chosen")]
+    for rendered, messages, side in [*places, (rejected.answer, pair["rejected"], "rejected")]:
+        lost = lost_turn(rendered, messages)
+        if lost is not None:
+            where = f"the {side} answer" if side else f"turn {lost + 1} ({messages[lost]['role']})"
+            return f"{where}, which begins {messages[lost]['content'].strip()[:QUOTED]!r}"
+    return ""
 
 
 def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, tokens: Tokens) -> Row:
@@ -197,13 +165,15 @@ def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, t
     answers = [chosen.completion_ids, rejected.completion_ids]
     cut = [len(ids) > room for ids in answers]
     stop = tokenizer.eos_token_id
-    turns, system = len(pair["prompt"]), pair["prompt"][0]["role"] == "system"
+    turns, system = len(pair["prompt"]) + 1, pair["prompt"][0]["role"] == "system"
     return {
         "id": pair["id"],
         "prompt_tokens": chosen.prompt_length,
         "chosen_tokens": len(answers[0]),
         "rejected_tokens": len(answers[1]),
-        "bos_errors": max(bos.errors(side.ids, turns - system + 1, system) for side in (chosen, rejected)),
+        "lost_text": lost_text(pair, chosen, rejected),
+        "bos_errors": max(bos.errors(side.ids, turns, system) for side in (chosen, rejected)),
+        "bos_fault": bos.fault,
         "continues_prompt": chosen.continues_prompt and rejected.continues_prompt,
         "ends_with_stop": all(ids[-1:] == [stop] and ids.count(stop) == 1 for ids in answers),
         "same_answer_ids": answers[0][:room] == answers[1][:room],

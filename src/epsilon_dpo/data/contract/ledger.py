@@ -30,6 +30,7 @@ class _Record:
     failing: int = 0
     first_ids: list[str] = field(default_factory=list)
     first_reason: str = ""
+    remedy: str = ""
     observed: float | None = None
 
     def add(self, finding: Finding) -> None:
@@ -68,6 +69,7 @@ class Ledger:
             record = self._record(split, expectation.name, expectation.promise, action)
             if finding.ids and not record.first_reason:
                 record.first_reason = expectation.reason(facts[finding.ids[0]], self.tokens)
+                record.remedy = expectation.remedy
             record.add(finding)
             for failing in finding.ids if action == "drop" else []:
                 reason = expectation.reason(facts[failing], self.tokens)
@@ -140,5 +142,5 @@ def stop_sentence(split: str, name: str, record: _Record) -> str:
     return (
         f"{record.failing} of {record.evaluated} rows of the split {split} break {name} "
         f"({record.promise}): {first}; in the first, {record.first_reason}; "
-        f"fix the data, or set validate.on_failure.{name}: drop in params.yaml."
+        f"{record.remedy}, or set validate.on_failure.{name}: drop in params.yaml."
     )

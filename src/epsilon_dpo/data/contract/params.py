@@ -22,6 +22,7 @@ class RowExpectations(Strict):
     no_special_tokens_in_text: OnFailure
     splits_share_no_prompt: OnFailure  # the training row goes, the evaluation row stays
     splits_share_no_near_prompt: OnDoubt  # nearly the same: a person has to look, so `report` only counts and lists
+    text_survives_template: OnFailure
     one_bos: OnFailure
     prompt_ids_are_prefix: OnFailure
     stop_token_ends_answer: OnFailure

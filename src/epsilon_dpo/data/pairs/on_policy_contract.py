@@ -35,6 +35,7 @@ def _broken(pair: Row, specials: list[str], facts: Row) -> str:
         "no_special_tokens_in_text": not any(
             special in pair[side][0]["content"] for special in specials for side in ("chosen", "rejected")
         ),
+        "text_survives_template": not facts["lost_text"],
         "one_bos": facts["bos_errors"] == 0,
         "prompt_ids_are_prefix": facts["continues_prompt"],
         "stop_token_ends_answer": facts["ends_with_stop"],

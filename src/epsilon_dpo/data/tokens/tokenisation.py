@@ -33,11 +33,15 @@ class Side:
         ids: ids of prompt and answer, up to and including the stop token; not cut.
         prompt_length: number of ids of the prompt alone.
         continues_prompt: whether `ids` begins with the prompt's own ids.
+        prompt: the prompt's text as the template writes it.
+        answer: the rest of the text that `ids` are of.
     """
 
     ids: list[int]
     prompt_length: int
     continues_prompt: bool
+    prompt: str
+    answer: str
 
     @property
     def completion_ids(self) -> list[int]:
@@ -61,7 +65,7 @@ def tokenise_sides(tokenizer: "PreTrainedTokenizerBase", prompt: Messages, answe
     texts = [_up_to_stop(tokenizer, _render(tokenizer, prompt + answer, False), len(before)) for answer in answers]
     start, *sides = _ids(tokenizer, [before, *texts])
     return [
-        Side(ids, len(start), text.startswith(before) and ids[: len(start)] == start)
+        Side(ids, len(start), text.startswith(before) and ids[: len(start)] == start, before, text[len(before) :])
         for text, ids in zip(texts, sides, strict=True)
     ]
 
