@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from epsilon_dpo.models.base.params import BaseView
+from epsilon_dpo.models.base.params import BaseView, PretrainedModel
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
 
@@ -11,6 +11,7 @@ with heavy_imports():
 
     from epsilon_dpo.models.base.model_folder import write_model
     from epsilon_dpo.models.base.starting_point import starting_point
+    from epsilon_dpo.models.base.template import notes
 
 with run_stage("base") as stage:
     params = load(BaseView)
@@ -23,3 +24,5 @@ with run_stage("base") as stage:
         f"{type(model).__name__}, {parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, "
         f"answers end with {tokenizer.eos_token}"
     )
+    if isinstance(params.base, PretrainedModel) and (found := notes(tokenizer)):
+        stage.summary += f"; its chat template {', '.join(found)}"

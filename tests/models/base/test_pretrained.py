@@ -19,7 +19,10 @@ from epsilon_dpo.models.base.pretrained import load_pretrained, load_tokenizer
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 REAL = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
-OWN_TEMPLATE = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<eos>\n{% endfor %}"
+OWN_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
 
 
 def params(path: Path | str, **changes: Any) -> PretrainedModel:
@@ -116,6 +119,37 @@ def cut_off(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:200])
 
 
+def forgets_bos(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(OWN_TEMPLATE.replace("{{ bos_token }}", ""))
+
+
+def no_end(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(OWN_TEMPLATE.replace("m.content", "m.content|upper"))
+
+
+def computes_the_date(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ strftime_now(format) }}" + OWN_TEMPLATE)
+
+
+def quantised(folder: Path) -> None:
+    edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+
+
+def add_tokens(folder: Path, *tokens: str, special: bool = False, template: str = OWN_TEMPLATE) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(tokens), special_tokens=special)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+
+
+def a_word_without_embedding(folder: Path) -> None:
+    add_tokens(folder, "whale")
+
+
+def stop_without_embedding(folder: Path) -> None:
+    add_tokens(folder, "<|end|>", special=True, template=OWN_TEMPLATE.replace("<eos>", "<|end|>"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "changes", "sentence"),
     [
@@ -130,7 +164,20 @@ def cut_off(folder: Path) -> None:
         (lambda folder: edit(folder / "config.json", model_type="llamma"), {}, "cannot be loaded"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), {}, "The tokenizer in"),
         (without_template, {}, "has no chat template of its own"),
-        (without_pad, {}, "has no pad token"),
+        (without_pad, {}, "has no pad token; set base.pad_token to a token that no text uses, such as <pad>"),
+        (without_pad, {"pad_token": "<nothing>"}, "base.pad_token = '<nothing>' does not fit: '<nothing>' is not one"),
+        (None, {"stop_token": "<end_of_turn>"}, "; set base.stop_token to the token that ends its turns."),
+        (
+            forgets_bos,
+            {},
+            "has a fault: it writes no BOS (<bos>), which the tokenizer puts before every other text; set "
+            "base.bos to prepend.",
+        ),
+        (no_end, {}, "; mend chat_template.jinja in a local copy of the model and set base.path to that."),
+        (computes_the_date, {}, "its text cannot be frozen; mend chat_template.jinja"),
+        (quantised, {}, "are quantised (bitsandbytes) and cannot be trained"),
+        (a_word_without_embedding, {}, "there is none for 'whale'; use the tokenizer that was saved with the weights"),
+        (stop_without_embedding, {"stop_token": "<|end|>"}, "there is none for '<|end|>'"),
         (None, {"stop_token": "<|im_end|>"}, "base.stop_token = '<|im_end|>' does not fit"),
         (None, {"stop_token": "Hello there"}, "is not one token of the vocabulary"),
     ],
@@ -143,6 +190,52 @@ def test_a_wrong_folder_is_one_sentence(folder: Path, spoil: Any, changes: dict[
     assert sentence in str(error.value)
     assert folder.name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_forgotten_bos_is_written_where_that_is_asked(folder: Path, tmp_path: Path) -> None:
+    forgets_bos(folder)
+    write_model(*load_pretrained(params(folder, bos="prepend")), tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], return_dict=False)
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_of_several_templates_the_default_is_kept(folder: Path, tmp_path: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    assert isinstance(AutoTokenizer.from_pretrained(folder).chat_template, dict)
+    write_model(*load_pretrained(params(folder)), tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "tokenizer").chat_template == OWN_TEMPLATE
+
+
+def test_a_named_pad_token_pads(folder: Path, tmp_path: Path) -> None:
+    """An unused one, or the stop token itself, which its place tells from padding."""
+    without_pad(folder)
+    for token, id_ in (("<unk>", 3), ("<eos>", 1)):
+        model, tokenizer = load_pretrained(params(folder, pad_token=token))
+        write_model(model, tokenizer, tmp_path / str(id_))
+        assert AutoTokenizer.from_pretrained(tmp_path / str(id_) / "tokenizer").pad_token == token
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / str(id_) / "model").config.pad_token_id == id_
+
+
+def test_a_special_token_may_lack_an_embedding_and_embeddings_a_token(folder: Path) -> None:
+    """Gemma 3's token for an image; Qwen's vocabulary is padded to a round number."""
+    add_tokens(folder, "<image_soft_token>", special=True)
+    model, tokenizer = load_pretrained(params(folder))
+    assert len(tokenizer) == model.config.vocab_size + 1
+    model.resize_token_embeddings(len(tokenizer) + 7)
+    model.save_pretrained(folder)
+    assert load_pretrained(params(folder))[0].config.vocab_size == len(tokenizer) + 7
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_tied_as_they_were(folder: Path, tmp_path: Path, tied: bool) -> None:
+    config = LlamaConfig(vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                         num_attention_heads=2, tie_word_embeddings=tied)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    write_model(*load_pretrained(params(folder)), tmp_path / "out")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
 
 
 def test_a_vocabulary_without_gemmas_turns_is_refused(folder: Path) -> None:

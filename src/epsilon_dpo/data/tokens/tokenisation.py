@@ -54,6 +54,11 @@ def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> str
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
+def dialogue_text(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> str:
+    """A whole dialogue in the tokenizer's chat template, with what it writes after the last answer."""
+    return _render(tokenizer, messages, add_generation_prompt=False)
+
+
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
     """The ids after which a policy samples: the template's BOS and no other, never cut."""
     return _ids(tokenizer, [prompt_text(tokenizer, messages)])[0]

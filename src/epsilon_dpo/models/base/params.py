@@ -33,6 +33,8 @@ class PretrainedModel(Strict):
     dtype: Literal["float32", "bfloat16"]
     chat_template: Literal["gemma", "own"]  # own: the tokenizer's; gemma-2-2b has none
     stop_token: str  # ends every answer; must be one token of the vocabulary
+    pad_token: str | None = None  # for a tokenizer without one: a token that no text uses; null: the tokenizer's own
+    bos: Literal["template", "prepend"] = "template"  # prepend: BOS first, for a template that forgets it
 
 
 Base = Annotated[EmbeddedModel | PretrainedModel, Field(discriminator="source")]

@@ -4,6 +4,7 @@ Only configurations, tokenizer files and safetensors are read: no pickle, no cod
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,59 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from epsilon_dpo.models.base.gemma_template import END_OF_TURN, START_OF_TURN, TEMPLATE
 from epsilon_dpo.models.base.params import PretrainedModel
+from epsilon_dpo.models.base.template import faults, freeze
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.stage.files import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
 
 
 def load_pretrained(params: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in `dtype`, and its tokenizer with the chosen chat template and with `stop_token` as eos token.
+    """The model in `dtype`, and its tokenizer with the chosen chat template, frozen, and `stop_token` as eos token.
 
-    The tokenizer's own pad token is kept. One without is refused: padding with the stop token would hide it wherever
-    pads are left out by id, and which other token is free to be sacrificed is not for this function to guess.
+    The tokenizer's own pad token is kept. One without is refused unless `pad_token` names one: which token of a
+    vocabulary no text uses is not for this function to guess.
 
     Raises:
         UserError: folder or files missing, Hub failures (hub/download.py), an architecture that transformers does not
-            know, no chat template, no pad token, a stop token that is not one token.
+            know, quantised weights, no chat template or one with a fault (template.py), no pad token, a stop or pad
+            token that is not one token, tokens without embeddings.
     """
     folder = _folder(params)
     tokenizer = load_tokenizer(folder, params)
     model = _load_weights(folder, params)
-    embeddings = int(model.config.get_text_config().vocab_size)
-    if len(tokenizer) > embeddings:
+    _require_embeddings(tokenizer, int(model.config.get_text_config().vocab_size), folder)
+    return model, tokenizer
+
+
+def _require_embeddings(tokenizer: PreTrainedTokenizerBase, embeddings: int, folder: Path) -> None:
+    """More embeddings than tokens are common (padded to a round number); fewer are right only if no text needs them.
+
+    Gemma 3's tokenizer is also that of the models that see: its token for an image has no embedding in the others. The
+    contract lets no text with a special token through.
+    """
+    beyond = sorted(token for token, id_ in tokenizer.get_vocab().items() if id_ >= embeddings)
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    if needed := [token for token in beyond if token not in special or token in used]:
         raise UserError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings; they do not "
-            "belong together."
+            f"belong together: there is none for {needed[0]!r}; use the tokenizer that was saved with the weights."
         )
-    return model, tokenizer
 
 
 def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
     """The model, all of it from the files: transformers would fill a gap with random weights and only log it."""
+    if quantised := read_json(folder / "config.json").get("quantization_config"):
+        method = quantised.get("quant_method", "an unknown method")
+        raise UserError(
+            f"The weights in {folder} are quantised ({method}) and cannot be trained; use the model in float32 or "
+            "bfloat16 (sft.lora.quantise and align.lora.quantise quantise it while training)."
+        )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -73,23 +95,52 @@ def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizer
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
+    _require_one_token(tokenizer, params.stop_token, folder, f"base.stop_token = {params.stop_token!r}")
+    _set_template(tokenizer, folder, params)
+    tokenizer.eos_token = params.stop_token
+    if params.pad_token is not None:
+        _require_one_token(tokenizer, params.pad_token, folder, f"base.pad_token = {params.pad_token!r}")
+        tokenizer.pad_token = params.pad_token
+    elif tokenizer.pad_token is None:
+        unused = [token for token in sorted(tokenizer.get_vocab()) if UNUSED.search(token)]
+        raise UserError(
+            f"The tokenizer in {folder} has no pad token; set base.pad_token to a token that no text uses, such as "
+            f"{unused[0] if unused else params.stop_token} (padding is told from text by its place, never by its id)."
+        )
+    if fault := next(faults(tokenizer), None):
+        raise _template_error(folder, fault)
+    return tokenizer
+
+
+def _set_template(tokenizer: PreTrainedTokenizerBase, folder: Path, params: PretrainedModel) -> None:
+    template = tokenizer.chat_template
     if params.chat_template == "gemma":
         for token in (START_OF_TURN, END_OF_TURN):
             _require_one_token(tokenizer, token, folder, "base.chat_template = gemma")
-        tokenizer.chat_template = TEMPLATE
-    elif not tokenizer.chat_template:
+        template = TEMPLATE
+    elif isinstance(template, dict):
+        template = template.get("default")
+    if not template:
         raise UserError(
             f"The tokenizer in {folder} has no chat template of its own; set base.chat_template to gemma (if its "
-            "vocabulary has Gemma's turn tokens) or use an instruction-tuned model."
+            "vocabulary has Gemma's turn tokens), put a chat_template.jinja into a local copy, or use an "
+            "instruction-tuned model."
         )
-    _require_one_token(tokenizer, params.stop_token, folder, f"base.stop_token = {params.stop_token!r}")
-    tokenizer.eos_token = params.stop_token
-    if tokenizer.pad_token is None:
-        raise UserError(
-            f'The tokenizer in {folder} has no pad token; name an unused token of its vocabulary as "pad_token" in the '
-            "tokenizer_config.json of a local copy, and set base.path to that."
-        )
-    return tokenizer
+    try:
+        frozen = freeze(str(template), tokenizer.eos_token, params.stop_token, params.bos == "prepend")
+    except UserError as fault:
+        raise _template_error(folder, str(fault)) from None
+    tokenizer.chat_template = frozen
+
+
+def _template_error(folder: Path, fault: str) -> UserError:
+    """A sentence about a fault of template.py, with what to do."""
+    remedy = "mend chat_template.jinja in a local copy of the model and set base.path to that"
+    if "writes no BOS" in fault:
+        remedy = "set base.bos to prepend"
+    elif "not with the stop token" in fault:
+        remedy = "set base.stop_token to the token that ends its turns"
+    return UserError(f"The chat template of the tokenizer in {folder} has a fault: {fault}; {remedy}.")
 
 
 def load_tokenizer_alone(params: PretrainedModel) -> PreTrainedTokenizerBase:
