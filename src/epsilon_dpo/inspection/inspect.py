@@ -175,7 +175,6 @@ def _verdict(found: Measured, rows: int, params: ParamsFile) -> str:
         action = {"drop": "dropped", "stop": "the pipeline stops"}.get(
             actions.get(promise["expectation"], ""), "reported"
         )
-        reason = f" ({promise['reason']})" if promise["reason"] else ""
         lines.append(
             f"  {promise['expectation']}: {promise['rows']:,} rows break it, {action}; the first is "
             f"{promise['first']} ({promise['reason']})"
