@@ -172,9 +172,7 @@ def _verdict(found: Measured, rows: int, params: ParamsFile) -> str:
     lines = [f"The contract of `validate` on {rows:,} rows"]
     actions = params.contract.on_failure.model_dump()
     for promise in found.broken:
-        action = {"drop": "dropped", "stop": "the pipeline stops"}.get(
-            actions.get(promise["expectation"], ""), "reported"
-        )
+        action = ACTIONS[actions[promise["expectation"]]]
         lines.append(
             f"  {promise['expectation']}: {promise['rows']:,} rows break it, {action}; the first is "
             f"{promise['first']} ({promise['reason']})"
