@@ -106,6 +106,7 @@ def test_two_files_are_taken_as_they_are_and_limits_draw_from_all_subsets(tmp_pa
 
 
 GOOD = line("p")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,10 @@ GOOD = line("p")
         (zipped(("x" * 9 + GOOD * 50).encode())[:-20], "is cut off or damaged"),
         (zipped(GOOD.encode())[:-8] + b"\0" * 8, "is cut off or damaged"),  # checksum
         (GOOD.encode(), "is not a gzip file"),
+        (LFS_POINTER, "is a Git LFS pointer and not the data: run `git lfs pull`"),
+        (zipped(LFS_POINTER), "is a Git LFS pointer and not the data: run `git lfs pull`"),
+        (b"<!DOCTYPE html><html>", "is a web page (HTML)"),
+        (b"", "is empty"),
         (zipped(b""), "is empty"),
         (zipped(b"\xff\xfe"), "is not UTF-8"),
         (zipped(f"{GOOD}\n{GOOD[:-9]}\n".encode()), "test.jsonl.gz, line 2 is not JSON"),
@@ -132,6 +137,13 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, content: bytes, sentence: 
     assert sentence in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    content = "".join(f"{line(f'p{n}')}\n" for n in range(4)).encode()
+    write(tmp_path, []).write_bytes(zipped(b"\xef\xbb\xbf" + content))
+    dataset = read_hh(source(tmp_path, eval_share=0.5), 1)
+    assert sorted(row["chosen"][0]["content"] for row in [*dataset.train, *dataset.eval]) == ["p0", "p1", "p2", "p3"]
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,9 @@ def _splits(folder: Path, config: str | None, shown: str, scratch: Path) -> dict
     try:
         builder = datasets.load_dataset_builder(str(folder.resolve()), name=config, cache_dir=str(scratch / "datasets"))
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = first_line(error).replace(str(folder.resolve()), shown).replace(str(folder), shown)
-        raise UserError(f"{shown} cannot be read with fetch.name = {config or 'null'}: {reason}") from None
+        reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # the second line names the configurations
+        reason = reason.replace(str(folder.resolve()), shown).rstrip(".")
+        raise UserError(f"{shown} cannot be read with fetch.name = {config or 'null'}: {reason}.") from None
     formats = sorted({str(format_of(path)) for path in there})
     if len(formats) > 1 and list(builder.builder_configs) in ([], ["default"]):
         raise UserError(

@@ -1,0 +1,147 @@
+"""Every shape in every format that can hold it gives the same pairs; its wrong twin one sentence with file and row."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from own_data import read, write
+from shape_rows import EXAMPLES, Row, bot, user
+
+from epsilon_dpo.data.shapes.recognition import SHAPES, recognise
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+FORMATS = ["train.jsonl", "train.json", "train.parquet", "train.arrow", "train.jsonl.gz", "train.csv", "train.tsv.xz"]
+CASES = [
+    (name, file)
+    for name, example in EXAMPLES.items()
+    for file in FORMATS
+    if example.flat or not any(flat in file for flat in (".csv", ".tsv"))
+]
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_shape_has_an_example() -> None:
+    assert sorted(shape.name for shape in SHAPES) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize(("name", "file"), CASES)
+def test_a_shape_gives_the_same_pairs_in_every_format(name: str, file: str) -> None:
+    example = EXAMPLES[name]
+    for split in ("train", "test"):
+        write(f"data/mine/{file.replace('train', split)}", example.rows)
+    dataset = read(eval_split="test", eval_share=None)
+    assert dataset.facts["shape"] == name
+    for rows, split in ((dataset.train, "train"), (dataset.eval, "test")):
+        assert [{key: value for key, value in row.items() if key != "id"} for row in rows] == example.pairs
+        dropped = Counter(row["reason"] for row in dataset.dropped or [] if row["split"] == split)
+        assert dropped == Counter(example.dropped)
+
+
+def with_twin(name: str) -> list[Row]:
+    example = EXAMPLES[name]
+    return [example.rows[0], {**example.rows[1], **example.twin}, *example.rows[2:]]
+
+
+def has_one_type_per_column(rows: list[Row]) -> bool:
+    """Parquet cannot hold the others."""
+    try:
+        pa.Table.from_pylist(rows)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return False
+    return True
+
+
+TWINS = [
+    (name, file)
+    for name, file in CASES
+    if file in ("train.jsonl", "train.json", "train.csv")
+    or (file == "train.parquet" and has_one_type_per_column(with_twin(name)))
+]
+
+
+@pytest.mark.parametrize(("name", "file"), TWINS)
+def test_a_wrong_twin_is_one_sentence(name: str, file: str) -> None:
+    path = write(f"data/mine/{file}", with_twin(name)).as_posix()
+    with pytest.raises(UserError) as error:
+        read(path=path)
+    sentence = EXAMPLES[name].sentence
+    if file.endswith(".csv"):  # which has no numbers
+        sentence = re.sub(r"is number (\d)", r"is text '\1'", sentence)
+    assert str(error.value).startswith(f"{path}, row 2: {sentence}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"text": "a"}, "no shape of preference data that is known here; it has text (text)"),
+        ({"prompt": "a", "chosen": 3, "rejected": 4}, "it has prompt (text), chosen (number), rejected (number)"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d", "label": True},
+            "columns of several shapes (explicit_text and unpaired)",
+        ),
+        ({"question": "a", "query": "b", "chosen": "c", "rejected": "d"}, "prompt could be question or query"),
+        ({"prompt": "a", "answers": ["b", "c"], "chosen": "b"}, "no shape of preference data"),
+        ({"messages": [user("a"), bot("b")]}, "it has messages (messages)"),
+        ({"prompt": [], "chosen": [], "rejected": []}, "it has prompt (null), chosen (null), rejected (null)"),
+        ({"prompt": "a", "chosen": [["b"]], "rejected": [["c"]]}, "chosen (list), rejected (list)"),
+    ],
+)
+def test_what_fits_no_shape_or_several_is_refused_with_its_columns(row: Row, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        recognise([row], "data/x.jsonl")
+    assert sentence in str(error.value) and "fetch.columns" in str(error.value)
+
+
+def test_columns_decide_where_names_do_not() -> None:
+    row = {"frage": "a", "good": "b", "bad": "c", "sys": "s", "chosen": "x", "rejected": "y", "prompt": "z"}
+    reading = recognise([row], "x", {"prompt": "frage", "chosen": "good", "rejected": "bad", "system": "sys"})
+    (found,) = reading.read(row, "x, row 1", "all")
+    assert reading.shape.name == "system_beside"
+    assert [turn["content"] for turn in found.chosen] == ["s", "a", "b"]  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=r"x has no column 'gut' \(fetch\.columns\); it has frage \(text\)"):
+        recognise([row], "x", {"prompt": "frage", "chosen": "gut", "rejected": "bad"})
+    with pytest.raises(UserError, match=r"row 7: chosen has the keys text, expected role and content.*\(column good\)"):
+        reading.read({**row, "good": {"text": "b"}}, "x, row 7", "all")
+
+
+def test_all_pairs_of_scored_answers() -> None:
+    row = {"prompt": "a", "responses": ["b", "c", "d", "e"], "rewards": [1.0, 4.0, 2.0, 2.0]}
+    found = recognise([row], "x").read(row, "x", "all")
+    assert [getattr(one, "answers", "tied") for one in found] == ["1-2", "1-3", "1-0", "tied", "2-0", "3-0"]
+    assert [getattr(one, "margin", 0.0) for one in found] == [2.0, 2.0, 3.0, 0.0, 1.0, 1.0]
+
+
+REFUSED = [
+    ({"tools": [{"name": "search"}]}, "has tools, which is not supported"),
+    ({"images": ["a.png"]}, "has images, which is not supported"),
+    ({"chosen": [user("a"), {**bot("b"), "tool_calls": [{"id": 1}]}]}, "turn 2 of chosen has tool_calls"),
+    ({"chosen": [user("a"), {**bot("b"), "reasoning_content": "hm"}]}, "turn 2 of chosen has reasoning_content"),
+    (
+        {"chosen": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]}, bot("b")]},
+        "turn 1 of chosen is a list of 2 parts (image, text): not supported",
+    ),
+    ({"rejected": [user("a"), ["b"]]}, "turn 2 of rejected is texts ['b'], expected"),
+    ({"rejected": {"role": "user"}}, "rejected is object"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=[sentence[:30] for _, sentence in REFUSED])
+def test_nothing_is_flattened_in_silence(change: Row, sentence: str) -> None:
+    row = EXAMPLES["implicit_messages"].rows[0]
+    reading = recognise([row], "x")
+    with pytest.raises(UserError) as error:
+        reading.read({**row, **change}, "x, row 3", "all")
+    assert sentence in str(error.value) and str(error.value).startswith("x, row 3: ")
+
+
+def test_one_text_part_is_that_text() -> None:
+    row = {"chosen": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, bot("b")], "rejected": [user("a")]}
+    (found,) = recognise([row], "x").read(row, "x", "all")
+    assert found.chosen == [user("a"), bot("b")]  # type: ignore[union-attr]
