@@ -82,8 +82,14 @@ def test_a_mixture_without_members_that_drop_rows_lists_none() -> None:
         ({"a": (0.5, WORLD), "b": (0.4, OWN)}, "the shares of members sum to 0.9, not to 1"),
         ({"a": (1.0, WORLD)}, "fetch.mixture.members"),
         ({"a-b": (0.5, WORLD), "b": (0.5, OWN)}, "a-b"),
-        ({"a": (0.5, WORLD), "b": (0.5, {**OWN, "path": "x/y"})}, "fetch.members.b.fetch.path = x/y is not below data/"),
-        ({"a": (0.5, WORLD), "b": (0.5, {**OWN, "path": "data/no"})}, "member b of the mixture: data/no does not exist"),
+        (
+            {"a": (0.5, WORLD), "b": (0.5, {**OWN, "path": "x/y"})},
+            "fetch.members.b.fetch.path = x/y is not below data/",
+        ),
+        (
+            {"a": (0.5, WORLD), "b": (0.5, {**OWN, "path": "data/no"})},
+            "member b of the mixture: data/no does not exist",
+        ),
         ({"a": (0.5, WORLD), "b": (0.5, {**OWN, "pats": 1})}, "unknown key"),
         ({"a": (0.999, {**HH}), "b": (0.001, OWN)}, "is none for member b"),
     ],

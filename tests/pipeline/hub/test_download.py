@@ -1,20 +1,18 @@
-"""The Hub's failures, from a small server that answers as the Hub does (status, X-Error-Code), and without a server."""
+"""The Hub's failures, from a small server that answers as the Hub does, and without a server."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
 
 import huggingface_hub
 import pytest
+from hub_stand_in import REVISION, Hub, point_to
 
-from epsilon_dpo.pipeline.hub.download import hub_file, hub_folder
+from epsilon_dpo.pipeline.hub.download import hub_file, hub_folder, hub_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 
-REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "harmless-base/test.jsonl.gz": b"rows",
     "config.json": b"{}",
@@ -23,59 +21,13 @@ FILES = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    """owner/open has FILES; owner/gated lists them and refuses the files; owner/closed refuses even that."""
-
-    requests: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.requests.append(self.path)
-        if "/open" in self.path and REVISION not in self.path:
-            self.answer(404, error="RevisionNotFound")
-        elif "/open" not in self.path and "/gated" not in self.path and "/closed" not in self.path:
-            self.answer(401, error="RepoNotFound")
-        elif "/closed" in self.path or ("/gated" in self.path and "/resolve/" in self.path):
-            self.answer(401, error="GatedRepo")
-        elif "/tree/" in self.path:
-            tree = [{"type": "file", "path": name, "size": len(FILES[name]), "oid": "0" * 40} for name in FILES]
-            self.answer(200, json.dumps(tree).encode())
-        elif "/api/" in self.path:
-            names = [{"rfilename": name} for name in FILES]
-            self.answer(200, json.dumps({"id": "owner/open", "sha": REVISION, "siblings": names}).encode())
-        else:
-            self.answer(200, FILES[self.path.split(f"/resolve/{REVISION}/")[1]])
-
-    do_HEAD = do_GET
-
-    def answer(self, status: int, body: bytes = b"", error: str = "") -> None:
-        self.send_response(status)
-        headers = {"X-Error-Code": error, "X-Repo-Commit": REVISION, "ETag": '"' + body.hex()[:40] + '"'}
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def point_to(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT and HF_HOME set when huggingface_hub is imported."""
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     point_to(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", monkeypatch)
     Hub.requests.clear()
+    monkeypatch.setattr(Hub, "files", FILES)
     yield server
     server.shutdown()
     server.server_close()
@@ -93,6 +45,16 @@ def test_a_folder_holds_no_pickles_and_survives_the_network(hub: ThreadingHTTPSe
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # put back by the fixture's monkeypatch
     assert hub_folder("owner/open", REVISION, ["*.json", "*.safetensors"]) == folder
+
+
+def test_the_names_of_a_repository_are_asked_for_once(hub: ThreadingHTTPServer) -> None:
+    assert hub_names("owner/open", REVISION, "dataset") == sorted(FILES)
+    hub_file("owner/open", "config.json", REVISION, "dataset")
+    huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # put back by the fixture's monkeypatch
+    assert hub_names("owner/open", REVISION, "dataset") == sorted(FILES)
+    assert not huggingface_hub.scan_cache_dir().warnings
+    with pytest.raises(UserError, match="cannot be reached"):
+        hub_names("owner/open", REVISION, "model")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ with a short timeout, before huggingface_hub's own downloads start: these repeat
 (measured).
 """
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -77,24 +80,20 @@ def hub_folder(repo: str, revision: str, patterns: list[str]) -> Path:
 def hub_names(repo: str, revision: str, repo_type: RepoType) -> list[str]:
     """The names of the files of a repository at the commit `revision`, sorted; none is downloaded.
 
-    If the Hub cannot be reached, of those in the local cache.
+    They never change, so they are kept beside the repository's files in the local cache, and asked for once.
 
     Raises:
         UserError: as `hub_file`.
     """
-    try:
+    kept = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=repo_type) / f"names-{revision}.json"
+    if not kept.is_file():
         with _one_sentence(repo, revision, repo_type):
-            return _list_files(repo, revision, repo_type)
-    except _Unreachable:
-        try:
-            cached = huggingface_hub.snapshot_download(
-                repo, revision=revision, repo_type=repo_type, local_files_only=True
-            )
-        except LocalEntryNotFoundError:
-            cached = None
-        if cached is None:
-            raise
-        return sorted(str(file.relative_to(cached)) for file in Path(cached).rglob("*") if file.is_file())
+            names = _list_files(repo, revision, repo_type)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(names), "utf-8")
+        partial.rename(kept)
+    return json.loads(kept.read_text("utf-8"))
 
 
 class _Unreachable(UserError):

@@ -1,0 +1,76 @@
+"""DVC sees a change of local data, reads nothing stale, and fetch writes what the stages after it need."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from own_data import BLOCK
+from ruamel.yaml import YAML
+from whole_pipeline import BIN, ROOT, copy_project, dvc, environment, link_files
+
+from epsilon_dpo.data.sources.params import WATCHED
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+
+def rows(word: str) -> list[dict[str, str]]:
+    return [{"prompt": f"{word} {n}", "chosen": "good", "rejected": "bad"} for n in range(40)]
+
+
+def write_rows(file: Path, content: list[dict[str, str]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project whose fetch reads data/mine/train.jsonl, a link to a file elsewhere."""
+    copy = copy_project(tmp_path / "project")
+    write_rows(tmp_path / "elsewhere/train.jsonl", [*rows("old"), {"prompt": "tie", "chosen": "a", "rejected": None}])  # type: ignore[dict-item]
+    link_files(tmp_path / "elsewhere", copy / "data/mine")
+    content: dict[str, Any] = read_yaml(copy / "params.yaml")
+    content["fetch"] = {**BLOCK, "path": "data/mine/train.jsonl"}
+    with (copy / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(content, file)
+    return copy
+
+
+def first_prompt(project: Path) -> str:
+    return json.loads((project / "out/fetch/train.jsonl").read_text("utf-8").split("\n")[0])["chosen"][0]["content"]
+
+
+def test_data_is_a_dependency_that_dvcignore_does_not_hide() -> None:
+    from dvc.repo import Repo
+
+    assert WATCHED in read_yaml(ROOT / "dvc.yaml")["stages"]["fetch"]["deps"]
+    ignore = Repo(str(ROOT)).dvcignore
+    assert not ignore.is_ignored_dir(str(ROOT / "data")) and not ignore.is_ignored_file(str(ROOT / "data/mine/a.jsonl"))
+    assert ignore.is_ignored_file(str(ROOT / "data/a.jsonl~")), "watched.py says so"
+
+
+@pytest.mark.slow
+def test_a_changed_file_is_fetched_again_and_never_served_from_the_cache(project: Path, tmp_path: Path) -> None:
+    done = dvc(project, "repro", "fetch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 rows dropped" in done.stdout and first_prompt(project).startswith("old")
+    assert "null" in (project / "out/fetch/dropped.jsonl").read_text("utf-8")
+    assert dvc(project, "status", "fetch").stdout.strip() == "Data and pipelines are up to date."
+
+    write_rows(tmp_path / "elsewhere/train.jsonl", rows("new"))
+    assert "modified:           data" in dvc(project, "status", "fetch").stdout
+    # As in the report: a forced run of fetch is ended before it is done, and the next one is an ordinary one.
+    command = [str(BIN / "dvc"), "repro", "-f", "fetch"]
+    forced = subprocess.Popen(
+        command, cwd=project, env=environment(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(2.5)
+    forced.send_signal(signal.SIGTERM)
+    forced.wait(30)
+    done = dvc(project, "repro", "fetch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert first_prompt(project).startswith("new")
+    assert not (project / "out/fetch/dropped.jsonl").read_text("utf-8")
+    assert dvc(project, "status", "fetch").stdout.strip() == "Data and pipelines are up to date."
