@@ -15,6 +15,7 @@ READ = [
 # What is meant here is words of a text, between spaces, or the idiom.
 OF_A_TEXT = {
     "docs/howto.md",
+    "src/epsilon_dpo/data/contract/near.py",
     "src/epsilon_dpo/data/generated/truth.py",
     "src/epsilon_dpo/data/tokens/tokenisation.py",
     "src/epsilon_dpo/judging/judges/interface.py",

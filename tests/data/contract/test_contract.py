@@ -91,7 +91,7 @@ BAD_ROWS: list[tuple[str, Row, str]] = [
     (
         "splits_share_no_near_prompt",
         row("what is a whale - eval 1"),
-        "its prompt shares 100% of the word triples with that of eval/1",
+        "its prompt shares 100% of the trigrams with that of eval/1",
     ),
     ("prompt_fits", row("What is a whale? " * 20), "tokens, tokens.max_prompt_length is 40"),
     (
@@ -479,6 +479,8 @@ def test_the_known_defects_of_harmless_base_are_found() -> None:
         "repeated_role_chosen": 8,
         "repeated_role_either": 9,
         "duplicated_prompts": 2,
+        "identical_rows": 0,
+        "contradicting_rows": 0,
     }
     ids = {entry["name"]: sorted(int(one.rsplit("/", 1)[1]) for one in entry["ids"]) for entry in found}
     assert ids["empty_chosen_single_turn"] == [516, 925, 1103]
@@ -497,7 +499,9 @@ def test_harmless_base_keeps_the_contract_on_a_real_tokenizer(name: str) -> None
     hard = {"one_bos": "stop", "prompt_ids_are_prefix": "stop", "stop_token_ends_answer": "stop"}
     outcome = validate(real_hh(), tokenizer, Tokens(max_prompt_length=256, max_length=512), contract(on_failure=hard))
     dropped = {entry["expectation"] for entry in outcome.dropped}
-    assert dropped == {"sides_not_empty", "same_prompt", "roles_alternate", "prompt_fits"}
+    near = "splits_share_no_near_prompt"  # dialogues of one split that go on in the other
+    assert dropped == {"sides_not_empty", "same_prompt", "roles_alternate", "prompt_fits", near}
+    assert sum(entry["expectation"] == near for entry in outcome.dropped) == 7
     assert outcome.result["splits"]["train"]["kept"] > 1200
 
 

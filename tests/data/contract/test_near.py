@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from epsilon_dpo.data.contract.near import NEAR, NearPrompts, _pieces
+from epsilon_dpo.data.contract.near import NEAR, NearPrompts, _trigrams
 
 Turns = list[dict[str, str]]
 
@@ -13,11 +13,11 @@ def asked(text: str) -> Turns:
     return [{"role": "user", "content": text}]
 
 
-def nearest(text: str, *others: str) -> tuple[str, float]:
-    near = NearPrompts()
+def near(text: str, *others: str) -> tuple[str, float]:
+    index = NearPrompts()
     for place, other in enumerate(others):
-        near.add(f"eval/{place}", asked(other))
-    return near.nearest(asked(text))
+        index.add(f"eval/{place}", asked(other))
+    return index.near(asked(text))
 
 
 LONG = "Write a short letter to my landlord about the broken heating in the kitchen of our flat please"
@@ -34,7 +34,7 @@ LONG = "Write a short letter to my landlord about the broken heating in the kitc
     ],
 )
 def test_another_wording_of_the_same_prompt_is_near(text: str, other: str, share: float) -> None:
-    assert nearest(text, "Something else entirely, of no use.", other) == ("eval/1", pytest.approx(share))
+    assert near(text, "Something else entirely, of no use.", other) == ("eval/1", pytest.approx(share))
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,23 @@ def test_another_wording_of_the_same_prompt_is_near(text: str, other: str, share
     ],
 )
 def test_another_prompt_of_the_same_form_is_not(text: str, other: str) -> None:
-    assert nearest(text, other) == ("", 0.0)
+    assert near(text, other) == ("", 0.0)
 
 
 def test_nothing_is_near_where_there_is_nothing() -> None:
-    assert NearPrompts().nearest(asked(LONG)) == ("", 0.0)
+    assert NearPrompts().near(asked(LONG)) == ("", 0.0)
 
 
-def test_of_several_the_nearest_is_named_and_of_equals_the_first() -> None:
-    assert nearest(LONG, LONG + " today or tomorrow", LONG + " now", LONG + " soon") == ("eval/1", 16 / 17)
+def test_of_several_an_equal_one_is_named_else_the_first() -> None:
+    assert near(LONG, LONG + " today or tomorrow", LONG + " now", LONG.upper()) == ("eval/2", 1.0)
+    assert near(LONG, LONG + " today or tomorrow", LONG + " now") == ("eval/0", 16 / 19)
+
+
+def test_a_system_turn_that_all_prompts_share_makes_none_of_them_near() -> None:
+    index = NearPrompts()
+    system = [{"role": "system", "content": "You are a helpful, honest and harmless assistant. " * 3}]
+    index.add("eval/0", system + asked("What is the capital of France?"))
+    assert index.near(system + asked("Who wrote this letter to my landlord?")) == ("", 0.0)
 
 
 def test_the_search_finds_what_comparing_all_with_all_finds() -> None:
@@ -75,11 +83,11 @@ def test_the_search_finds_what_comparing_all_with_all_finds() -> None:
     index, found = NearPrompts(), 0
     for place, text in enumerate(texts[:300]):
         index.add(str(place), asked(text))
-    sets = [_pieces(asked(text)) for text in texts]
+    sets = [_trigrams(asked(text)) for text in texts]
     for place in range(300, 600):
         shares = [len(sets[place] & other) / len(sets[place] | other) for other in sets[:300]]
-        best = max(shares)
-        expected = (str(shares.index(best)), best) if best >= NEAR else ("", 0.0)
-        assert index.nearest(asked(texts[place])) == expected, texts[place]
-        found += best >= NEAR
+        close = [(str(other), share) for other, share in enumerate(shares) if share >= NEAR]
+        equal = [match for match in close if match[1] == 1.0]
+        assert index.near(asked(texts[place])) == [*equal, *close, ("", 0.0)][0], texts[place]
+        found += bool(close)
     assert 50 < found < 250

@@ -77,11 +77,12 @@ def test_answers_in_another_script_than_their_prompt_are_counted() -> None:
         "train", [row("a", "What?", "Привет", "No"), row("b", "What?", "Yes", "12"), row("c", "5?", "да", "No")]
     )
     assert scripts.summary("train") == {
-        "prompt": [("LATIN", 2), ("none", 1)],
-        "chosen": [("CYRILLIC", 2), ("LATIN", 1)],
-        "rejected": [("LATIN", 2), ("none", 1)],
+        "prompt": {"LATIN": 2, "none": 1},
+        "chosen": {"CYRILLIC": 2, "LATIN": 1},
+        "rejected": {"LATIN": 2, "none": 1},
         "other_than_prompt": {"chosen": 1, "rejected": 0},
     }
+    assert list(scripts.summary("train")["chosen"]) == ["CYRILLIC", "LATIN"], "the most frequent first"
 
 
 @pytest.fixture

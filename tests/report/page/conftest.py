@@ -54,7 +54,10 @@ class Outputs:
             "first_ids": ["eval/gone"],
         }
         self.json("validate/dataset.json", {"source": "by hand", "files": {}, "true_reward": self.truth})
-        self.json("validate/validation.json", {"splits": splits, "expectations": [broken]})
+        found = [{"name": "identical_rows", "count": 11}, {"name": "contradicting_rows", "count": 13}]
+        outcome = {"splits": splits, "expectations": [broken], "defects": found}
+        outcome |= {"length_bias": {"train": {"chosen_longer_share": 0.6125}}}
+        self.json("validate/validation.json", outcome)
         for name in ("train", "eval", "dropped"):
             self.jsonl(f"validate/{name}.jsonl", [])
         self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})

@@ -58,6 +58,7 @@ def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs:
     page = written(outputs(truth=False), runs, tmp_path / "report")
     assert "true win rate" not in page and "true reward" not in page
     assert "4 of 12 rows break “both answers hold text”" in page
+    assert "11 rows repeat an earlier one and 13 pairs" in page and "longer one in 61.3 %" in " ".join(page.split())
 
 
 def test_runs_with_a_constant_beta_have_no_beta_section(

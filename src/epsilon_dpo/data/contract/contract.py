@@ -151,14 +151,14 @@ class _Validation:
     def as_text(self, split: str, specials: list[str], system: bool) -> None:
         """The first pass over `split`: its dialogues."""
         train = split == "train"
-        others, nearest = (self.eval_prompts, self.near.nearest) if train else (set[int](), None)
+        others, near = (self.eval_prompts, self.near.near) if train else (set[int](), None)
         columns = list(dialogue_facts(_PROBE, [], set()))
         for first, rows in _chunks(self.dialogues[split]):
             check_form(rows, f"out/fetch/{split}.jsonl", first)
             self.relations.add(split, first, rows)
             self.defects.add(split, rows)
             self.scripts.add(split, rows)
-            facts = [dialogue_facts(row, specials, others, nearest, system) for row in rows]
+            facts = [dialogue_facts(row, specials, others, near, system) for row in rows]
             if not train:
                 self.eval_prompts |= prompts_of(facts)
                 for row in rows:

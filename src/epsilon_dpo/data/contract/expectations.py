@@ -100,11 +100,10 @@ BEFORE_TOKENISATION = [
     ),
     RowExpectation(
         "splits_share_no_near_prompt",
-        f"no training prompt shares {NEAR:.0%} of its word triples with another, evaluation prompt",
+        f"no training prompt shares {NEAR:.0%} of its trigrams with another, evaluation prompt",
         lambda tokens: gxe.ExpectColumnValuesToBeInSet(column="near_eval_prompt", value_set=[""]),
         lambda facts, tokens: (
-            f"its prompt shares {facts['near_eval_share']:.0%} of the word triples with that of "
-            f"{facts['near_eval_prompt']}"
+            f"its prompt shares {facts['near_eval_share']:.0%} of the trigrams with that of {facts['near_eval_prompt']}"
         ),
     ),
 ]

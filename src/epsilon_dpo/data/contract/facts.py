@@ -91,7 +91,7 @@ def dialogue_facts(
     row: Row,
     specials: list[str],
     other_prompts: Container[int],
-    nearest: Callable[[Messages], tuple[str, float]] | None = None,
+    near: Callable[[Messages], tuple[str, float]] | None = None,
     takes_system: bool = False,
 ) -> Row:
     """A raw dialogue as counts and short texts.
@@ -100,7 +100,7 @@ def dialogue_facts(
         row: a row of out/fetch/*.jsonl.
         specials: from `special_tokens`.
         other_prompts: digests of prompts that this row must not have (the evaluation split's, for a training row).
-        nearest: `NearPrompts.nearest` over these; asked only if the row has none of them.
+        near: `NearPrompts.near` over these; asked only if the row has none of them.
         takes_system: whether the chat template has a role for a system turn.
     """
     names = {} if takes_system else {"system": NO_SYSTEM}
@@ -114,7 +114,7 @@ def dialogue_facts(
     ]
     prompts = [prompt_key(row[side]) for side in SIDES]
     shared = any(digest(prompt) in other_prompts for prompt in prompts) if other_prompts else False
-    near, near_share = nearest(row["chosen"][:-1]) if nearest and not shared else ("", 0.0)
+    near_prompt, near_share = near(row["chosen"][:-1]) if near and not shared else ("", 0.0)
     return {
         "id": row["id"],
         "shortest_turn_chars": min((len(turn["content"].strip()) for turn in turns), default=0),
@@ -125,7 +125,7 @@ def dialogue_facts(
         "roles": " / ".join(" ".join(names.get(turn["role"], turn["role"]) for turn in row[side]) for side in SIDES),
         "special_tokens_in_text": ", ".join(s for s in specials if any(s in turn["content"] for turn in turns)),
         "prompt_in_eval": shared,
-        "near_eval_prompt": near,
+        "near_eval_prompt": near_prompt,
         "near_eval_share": near_share,
         "chosen_chars": len(answers[0]),
         "rejected_chars": len(answers[1]),

@@ -91,8 +91,8 @@ class Scripts:
                 self._elsewhere[split][side] += len({scripts["prompt"], scripts[side]} - {"none"}) == 2
 
     def summary(self, split: str) -> dict[str, Any]:
-        """Per part (script, texts), the most frequent first; `other_than_prompt`: answers in another script."""
-        by_part: dict[str, Any] = {part: _by_count(counts) for part, counts in self._texts[split].items()}
+        """Per part its texts by script, the most frequent first; `other_than_prompt`: answers in another script."""
+        by_part: dict[str, Any] = {part: dict(_by_count(counts)) for part, counts in self._texts[split].items()}
         return {**by_part, "other_than_prompt": {side: self._elsewhere[split][side] for side in SIDES}}
 
 
@@ -101,7 +101,7 @@ _LETTER = re.compile("[A-Za-z]")
 
 @cache
 def _script(character: str) -> str:
-    """The first word of a letter's Unicode name, such as LATIN, CYRILLIC or CJK; empty for what is no letter."""
+    """The first part of a letter's Unicode name, such as LATIN, CYRILLIC or CJK; empty for what is no letter."""
     return unicodedata.name(character, "").partition(" ")[0] if character.isalpha() else ""
 
 
