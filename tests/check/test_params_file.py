@@ -1,5 +1,6 @@
 """params.yaml: what a typo, a wrong type or a wrong number is answered with."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,49 @@ from epsilon_dpo.pipeline.stage.params import load, parse, read_yaml
 from epsilon_dpo.training.alignment.params import AlignView
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def with_base(tmp_path: Path, **base: Any) -> Path:
+    """params.yaml on a pretrained model."""
+    content = read_yaml(ROOT / "params.yaml")
+    settings = {"source": "pretrained", "dtype": "float32", "chat_template": "own", "stop_token": "</s>"}
+    content["base"] = settings | base
+    path = tmp_path / "params.yaml"
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(content, file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"max_position_embeddings": 159}, "tokens.max_length = 160 exceeds the positions of {} = 159"),
+        ({"n_positions": 127}, "tokens.max_length = 160 exceeds the positions of {} = 127"),
+        ({"text_config": {"max_position_embeddings": 100}}, "exceeds the positions of {} = 100"),
+    ],
+)
+def test_a_pretrained_models_positions_are_held_where_its_config_is_there(
+    tmp_path: Path, config: dict[str, Any], sentence: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        load_file(with_base(tmp_path, path=str(tmp_path), revision=None))
+    assert sentence.format(tmp_path) in str(error.value) and "lower it, or take a model" in str(error.value)
+
+
+def test_what_is_to_be_sampled_counts_too_and_a_hub_model_by_its_cached_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = with_base(tmp_path, path="some/model", revision="a" * 40)
+    assert load_file(path), "what is not at hand is held later"
+    cached = tmp_path / "hub" / "models--some--model" / "snapshots" / ("a" * 40)
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text(json.dumps({"max_position_embeddings": 160}))
+    assert load_file(path)
+    path.write_text(path.read_text().replace("max_new_tokens: 64", "max_new_tokens: 97"))
+    with pytest.raises(UserError, match=r"sample\.max_new_tokens = 161 exceeds the positions of some/model = 160"):
+        load_file(path)
 
 
 def edited(tmp_path: Path, old: str, new: str) -> Path:

@@ -6,6 +6,7 @@ has a message of its own for a misspelt `runs` or `method`.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import model_validator
 
@@ -19,8 +20,9 @@ from epsilon_dpo.judging.scoring.params import ScoreView
 from epsilon_dpo.judging.tournament.params import TournamentView
 from epsilon_dpo.methods.interface import MethodConfig
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.models.base.params import BaseView, EmbeddedModel
+from epsilon_dpo.models.base.params import BaseView, EmbeddedModel, PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse, read_yaml
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.page.params import ReportView
@@ -51,22 +53,29 @@ class ParamsFile(
 
     @model_validator(mode="after")
     def _fits_the_embedded_model(self) -> "ParamsFile":
-        """A pretrained model's positions are known only once it is there, where stage `sample` holds them."""
-        if isinstance(self.base, EmbeddedModel):
-            prompt, positions = self.tokens.max_prompt_length, self.base.max_position_embeddings
-            asked = {
-                "tokens.max_length": self.tokens.max_length,
-                "tokens.max_prompt_length + sample.max_new_tokens": prompt + self.sample.max_new_tokens,
-            }
-            if self.candidates is not None:
-                asked["tokens.max_prompt_length + candidates.max_new_tokens"] = prompt + self.candidates.max_new_tokens
-            for what, tokens in asked.items():
-                if tokens > positions:
-                    raise ValueError(
-                        f"{what} = {tokens} exceeds base.max_position_embeddings = {positions}, so the model has no "
-                        "place for such a text; lower the one or raise the other"
-                    )
+        """A pretrained model's positions are in its own files (`_require_positions`)."""
+        if isinstance(self.base, EmbeddedModel) and (fault := self.longer_than(self.base.max_position_embeddings)):
+            raise ValueError(
+                fault.format(name="base.max_position_embeddings", remedy="lower the one or raise the other")
+            )
         return self
+
+    def longer_than(self, positions: int) -> str:
+        """Which text of a length set here is too long for a model, as a sentence with {name} and {remedy}; or none."""
+        prompt = self.tokens.max_prompt_length
+        asked = {
+            "tokens.max_length": self.tokens.max_length,
+            "tokens.max_prompt_length + sample.max_new_tokens": prompt + self.sample.max_new_tokens,
+        }
+        if self.candidates is not None:
+            asked["tokens.max_prompt_length + candidates.max_new_tokens"] = prompt + self.candidates.max_new_tokens
+        for what, tokens in asked.items():
+            if tokens > positions:
+                return (
+                    f"{what} = {tokens} exceeds {{name}} = {positions}, so the model has no place for such a text; "
+                    "{remedy}"
+                )
+        return ""
 
     @model_validator(mode="after")
     def _a_reference_is_trained(self) -> "ParamsFile":
@@ -94,6 +103,7 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
         UserError: one sentence per problem.
     """
     params = parse(ParamsFile, read_yaml(path))
+    _require_positions(params, path)
     pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
     trained: dict[str, str] = {}
     for name, config in params.runs.items():
@@ -111,6 +121,25 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
                 "align.per_device_train_batch_size or align.gradient_accumulation_steps."
             )
     return params
+
+
+def _require_positions(params: ParamsFile, path: Path) -> None:
+    """The longest text against the positions of a pretrained model, where its config.json is at hand already."""
+    if not isinstance(params.base, PretrainedModel):
+        return
+    file: Any = Path(params.base.path) / "config.json"
+    if params.base.revision is not None:
+        from huggingface_hub import try_to_load_from_cache  # imported where it is asked: it takes 0.3 s
+
+        file = try_to_load_from_cache(params.base.path, "config.json", revision=params.base.revision)
+    if not isinstance(file, str | Path) or not Path(file).is_file():
+        return  # stage base says what is missing, and sft and sample hold the limits once it is there
+    config = read_json(Path(file))
+    config = config.get("text_config", config)
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    if isinstance(positions, int) and (fault := params.longer_than(positions)):
+        remedy = "lower it, or take a model with more positions"
+        raise UserError(f"{path}: {fault.format(name=f'the positions of {params.base.path}', remedy=remedy)}.")
 
 
 def _training(config: MethodConfig, seed: int) -> str:

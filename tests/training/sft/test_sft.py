@@ -1,5 +1,6 @@
 """SFT through stage sft's call: the ids it trains on, what it writes, and what a kill must not change."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.sft import fine_tune, labelled
@@ -126,3 +128,11 @@ def test_a_killed_training_resumes_to_the_same_bytes(run, tmp_path):
     assert len(files) > 5 and files == sorted(f.relative_to(resumed) for f in resumed.rglob("*") if f.is_file())
     for file in files:
         assert (uninterrupted / file).read_bytes() == (resumed / file).read_bytes(), file
+
+
+def test_more_tokens_than_positions_are_refused_before_a_step(run, base, tmp_path):
+    config = read_json(base / "model" / "config.json")
+    (base / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 11}))
+    with pytest.raises(UserError, match=r"tokens\.max_length = 12 exceeds the model's 11 positions; lower it"):
+        run("short")
+    assert not (tmp_path / "short" / "model").exists()
