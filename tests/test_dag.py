@@ -67,7 +67,7 @@ WITHOUT_NEED = {
         data/contract/profile.py data/contract/relations.py""",
     "ranking": "sampling/on_policy/params_candidates.py",
     "report": """models/base/embedded.py models/base/gemma_template.py models/base/model_folder.py
-        models/base/pretrained.py models/base/starting_point.py""",
+        models/base/pretrained.py models/base/starting_point.py models/base/template.py""",
     "sft": "pipeline/machine/device.py",
     "tournament": "judging/scoring/params.py judging/scoring/score_answers.py",
 }

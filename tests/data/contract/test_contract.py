@@ -429,7 +429,7 @@ def test_what_is_not_a_pair_of_dialogues_is_named(make_tokenizer: MakeTokenizer,
 
 def test_every_expectation_of_the_params_is_evaluated_on_both_splits(make_tokenizer: MakeTokenizer) -> None:
     names = [e.name for e in BEFORE_TOKENISATION + AFTER_TOKENISATION]
-    assert set(names) == set(RowExpectations.model_fields) and len(names) == 12
+    assert set(names) == set(RowExpectations.model_fields) and len(names) == 13
     outcome = validate(dialogues(), make_tokenizer(), TOKENS, contract())
     for split, rows in (("train", 4), ("eval", 3)):
         found = {f["expectation"]: f["evaluated"] for f in outcome.result["expectations"] if f["split"] == split}
