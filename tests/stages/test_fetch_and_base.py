@@ -97,6 +97,11 @@ def test_the_default_twice_gives_the_same_bytes(project: Path) -> None:
     dataset = read_json(project / "out" / "fetch" / "dataset.json")
     rows = {split: len(read_jsonl(project / "out" / "fetch" / f"{split}.jsonl")) for split in ("train", "eval")}
     assert dataset["rows"] == rows
+    assert {path.name for path in (project / "out" / "fetch").iterdir()} == {
+        "train.jsonl",
+        "eval.jsonl",
+        "dataset.json",
+    }
     assert sorted(path.name for path in (project / "out" / "base").iterdir()) == ["model", "tokenizer"]
     for file in project.glob("out/[fb]*/**/*.json*"):
         assert str(project) not in file.read_text("utf-8")
@@ -115,6 +120,28 @@ def test_hh_from_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     (folder / "test.jsonl.gz").write_bytes(gzip.compress(content)[:-12])
     (project / "out" / "fetch").rename(project / "before")  # as DVC does before it runs a stage
     assert "data/hh/harmless-base/test.jsonl.gz is cut off or damaged" in refused(project, "fetch")
+
+
+def test_own_data_with_what_was_dropped(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": str(n), "chosen": "a", "rejected": "b" if n else None} for n in range(20)]
+    (project / "data" / "mine.json").write_text(json.dumps(rows), "utf-8")
+    own = {"source": "dataset", "path": "data/mine.json", "revision": None, "name": None, "train_split": "train"}
+    own |= {"eval_split": None, "eval_share": 0.3, "columns": None, "pairs": "best_worst", "min_margin": None}
+    set_block(project, "fetch", {**own, "max_train_pairs": None, "max_eval_pairs": 2})
+    run("fetch")
+    assert "2 evaluation pairs from dataset, 1 rows dropped" in capsys.readouterr().out
+    fetched = project / "out" / "fetch"
+    assert {path.name for path in fetched.iterdir()} == {"train.jsonl", "eval.jsonl", "dropped.jsonl", "dataset.json"}
+    assert read_jsonl(fetched / "dropped.jsonl") == [
+        {"id": "mine/1", "split": "train", "reason": "null", "detail": "rejected is null"}
+    ]
+    assert read_json(fetched / "dataset.json")["dropped"] == {"null": 1}
+    assert str(project) not in (fetched / "dataset.json").read_text("utf-8")
+    assert not list((project / "scratch").glob("fetch-*")), "the rows' files of the reader are gone"
+    first = digest(fetched)
+    fetched.rename(project / "before")
+    run("fetch")
+    assert digest(fetched) == first
 
 
 @pytest.mark.parametrize(

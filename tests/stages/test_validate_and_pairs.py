@@ -106,6 +106,16 @@ def test_kept_pairs_go_on_and_dropped_ones_are_named(project: Path, capsys: pyte
         assert all(row["prompt_ids"][0] == 2 and row["chosen_ids"][-1] == row["rejected_ids"][-1] == 5 for row in rows)
 
 
+def test_margin_weight_and_source_reach_the_pairs(project: Path) -> None:
+    fetched = project / "out" / "fetch" / "train.jsonl"
+    beside = {"margin": 1.5, "weight": 0.5, "source": "mine"}
+    write_jsonl(fetched, [{**read_jsonl(fetched)[0], **beside}, *read_jsonl(fetched)[1:]])
+    run("validate")
+    run("pairs")
+    first, second = read_jsonl(project / "out" / "pairs" / "train.jsonl")[:2]
+    assert {name: first[name] for name in beside} == beside and set(second).isdisjoint(beside)
+
+
 def test_a_bad_dataset_stops_in_one_sentence_and_leaves_nothing(project: Path) -> None:
     shared = row("train", 9, "Tell me about whale 1.")
     fetched = project / "out" / "fetch" / "train.jsonl"

@@ -258,6 +258,26 @@ def test_a_bos_that_opens_each_turn_is_no_defect(make_tokenizer: MakeTokenizer) 
     assert [rule.errors(ids, turns=2) for ids in ([bos, 9, bos, 9], [bos, 9, 9], [9, bos, bos])] == [0, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "system", ["", "{% if messages[0].role != 'system' %}{{ bos_token }}s{% endif %}"]
+)
+def test_a_system_turn_may_come_first_where_the_template_renders_it(make_tokenizer: MakeTokenizer, system: str) -> None:
+    """Also where each turn opens with BOS, and where the template writes a system turn of its own if none is given."""
+    chatml = system + "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+    chatml += "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
+    tokenizer = make_tokenizer(bos_token="<start_of_turn>", chat_template=chatml)
+    two = [*SYSTEM[:1], *SYSTEM]
+    rows = dialogues(sides(SYSTEM + YES, SYSTEM + NO), {**sides(two + YES, two + NO), "id": "two"})
+    outcome = validate(rows, tokenizer, TOKENS, contract())
+    assert [(entry["id"], entry["expectation"]) for entry in outcome.dropped] == [("two", "roles_alternate")]
+    assert outcome.pairs["train"][-1]["prompt"] == SYSTEM
+
+    silent = chatml.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    rows = dialogues(sides(SYSTEM + YES, SYSTEM + NO))
+    left_out = validate(rows, make_tokenizer(bos_token="<start_of_turn>", chat_template=silent), TOKENS, contract())
+    assert [entry["reason"] for entry in left_out.dropped] == ["turn 1 of chosen is by system, expected user"]
+
+
 def test_a_template_without_the_stop_token_or_with_two_stops(make_tokenizer: MakeTokenizer) -> None:
     never = make_tokenizer(eos_token="<eos>")
     twice = gemma_with(make_tokenizer, "<end_of_turn>", "<end_of_turn><end_of_turn>")
@@ -311,6 +331,14 @@ def test_a_split_that_loses_every_row_stops(make_tokenizer: MakeTokenizer) -> No
     rows = dialogues() | {"eval": [row("What?", "", "No.")]}
     with pytest.raises(UserError, match="the split eval: it keeps 0 rows, fewer than 1"):
         validate(rows, make_tokenizer(), TOKENS, contract(max_dropped_share=1.0))
+
+
+def test_what_the_dataset_says_of_a_pair_goes_on(make_tokenizer: MakeTokenizer) -> None:
+    beside = {"margin": 1.5, "weight": 0.5, "source": "mine"}
+    kept = validate(dialogues({**row("What?"), **beside}), make_tokenizer(), TOKENS, contract()).pairs["train"]
+    assert {name: kept[-1][name] for name in beside} == beside and set(kept[0]).isdisjoint(beside)
+    with pytest.raises(UserError, match="weight is not what it should be"):
+        validate(dialogues({**row("What?"), "weight": -1.0}), make_tokenizer(), TOKENS, contract())
 
 
 def test_duplicated_prompts_are_named_and_kept(make_tokenizer: MakeTokenizer) -> None:

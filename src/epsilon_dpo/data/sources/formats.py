@@ -166,14 +166,13 @@ def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, 
 def _from_arrow(file: DataFile, kind: str) -> Iterator[tuple[int, Row]]:
     """Values as Arrow gives them to Python."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     refuse_what_is_no_data(file.path, file.shown)
     number = 0
     with one_sentence(file.shown):
         try:
             with file.path.open("rb") as opened:
-                batches = pq.ParquetFile(opened).iter_batches(BATCH) if kind == "parquet" else _arrow_batches(opened)
+                batches = _parquet_batches(opened) if kind == "parquet" else _arrow_batches(opened)
                 for row in (row for batch in batches for row in _in_pieces(batch)):
                     number += 1
                     yield number, row
@@ -189,6 +188,15 @@ def _in_pieces(batch: Any) -> Iterator[Row]:
     """The rows of a record batch, which Arrow's writer made as large as it liked."""
     for start in range(0, len(batch), BATCH):
         yield from batch[start : start + BATCH].to_pylist()
+
+
+def _parquet_batches(opened: IO[bytes]) -> Iterator[Any]:
+    """One row group after the other: over several at once, Arrow keeps what it has read of each."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(opened)
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(BATCH, row_groups=[group], use_threads=False)
 
 
 def _arrow_batches(opened: IO[bytes]) -> Iterator[Any]:
