@@ -29,6 +29,15 @@ from transformers import (
 )
 
 REAL = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
+OWNERS = {
+    "gemma-2-tokenizer": "Gemma 2",
+    "gemma-3-tokenizer": "Gemma 3",
+    "llama-2-tokenizer": "Llama 2",
+    "llama-3-tokenizer": "Llama 3",
+    "qwen-3-tokenizer": "Qwen 3",
+    "gpt-2-tokenizer": "GPT-2",
+    "SmolLM2-135M-Instruct": "SmolLM2",
+}
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_families import FAMILIES, REAL, Family
+from model_families import FAMILIES, OWNERS, REAL, Family
 from transformers import PreTrainedTokenizerFast
 
 from epsilon_dpo.data.contract.contract import validate
@@ -112,3 +112,24 @@ def test_a_family_from_the_given_model_to_answers(name: str, tmp_path: Path, mon
                 == model.config.tie_word_embeddings
                 == load_policy(tmp_path / "base/model").config.tie_word_embeddings
             )
+
+
+def row(name: str, family: Family) -> str:
+    """The family in the table of docs/models.md."""
+    owner = OWNERS[family.tokenizer]
+    tokenizer = "its own" if owner == name else f"{owner}'s"
+    if family.special:
+        tokenizer += f" and {len(family.special)} token{'s' * (len(family.special) > 1)} more"
+    template = "its own" if family.template is None else "in its form"
+    keys = ", ".join(f"`{key}: {value}`" for key, value in family.base.items())
+    architecture = family.config.__name__.removesuffix("Config").removesuffix("Text")
+    notes = family.notes.replace("<", "\\<")
+    cells = [name, tokenizer, template, architecture, keys or "–", notes or "–", "yes", "yes"]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def test_the_table_of_the_docs_is_what_is_tried() -> None:
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    head, rule, *rows = page.split("<!-- families -->\n")[1].strip().splitlines()
+    assert head.endswith("| all weights, `share_prompt` | LoRA, `share_prompt` |") and set(rule) <= set("|-")
+    assert rows == [row(name, family) for name, family in FAMILIES.items()]

@@ -173,8 +173,8 @@ def stop_without_embedding(folder: Path) -> None:
             "has a fault: it writes no BOS (<bos>), which the tokenizer puts before every other text; set "
             "base.bos to prepend.",
         ),
-        (no_end, {}, "; mend chat_template.jinja in a local copy of the model and set base.path to that."),
-        (computes_the_date, {}, "its text cannot be frozen; mend chat_template.jinja"),
+        (no_end, {}, "; fix chat_template.jinja in a local copy of the model and set base.path to that."),
+        (computes_the_date, {}, "its text cannot be frozen; fix chat_template.jinja"),
         (quantised, {}, "are quantised (bitsandbytes) and cannot be trained"),
         (a_word_without_embedding, {}, "there is none for 'whale'; use the tokenizer that was saved with the weights"),
         (stop_without_embedding, {"stop_token": "<|end|>"}, "there is none for '<|end|>'"),

@@ -135,7 +135,7 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, folder: Path, params: Pret
 
 def _template_error(folder: Path, fault: str) -> UserError:
     """A sentence about a fault of template.py, with what to do."""
-    remedy = "mend chat_template.jinja in a local copy of the model and set base.path to that"
+    remedy = "fix chat_template.jinja in a local copy of the model and set base.path to that"
     if "writes no BOS" in fault:
         remedy = "set base.bos to prepend"
     elif "not with the stop token" in fault:
