@@ -11,15 +11,8 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "docs/howto.md",
-    "docs/models.md",
-    "docs/methods.md",
-    "docs/performance.md",
-    "docs/external.md",
-)
+DOCS = ("howto", "datasets", "models", "methods", "performance", "external")
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))
 STAGES = {name: entry.get("do", entry) for name, entry in read_yaml(ROOT / "dvc.yaml")["stages"].items()}
 PACKAGE = "src/epsilon_dpo/"
 

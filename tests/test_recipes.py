@@ -1,6 +1,7 @@
 """docs/howto.md: its source, judge and stage, applied to a copy of the repository, are accepted and do their work."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from ruamel.yaml import YAML
 from whole_pipeline import dvc
 
 from epsilon_dpo.data.sources.generated import read_synthetic
-from epsilon_dpo.data.sources.params import SyntheticSource
+from epsilon_dpo.data.sources.loading import read_source
+from epsilon_dpo.data.sources.params import FetchView, SyntheticSource
 from epsilon_dpo.pipeline.stage.files import write_jsonl
-from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 
 PAGE = "docs/howto.md"
 SOURCE, JUDGE, STAGE = "A dataset source", "A judge", "A stage"
@@ -140,6 +142,20 @@ def test_a_changed_value_reruns_what_the_recipe_says(copy: Path) -> None:
     files = ("tests/test_rerun.py", "tests/test_dag.py", "tests/check/test_params_file.py")
     printed = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *files)
     assert "test_a_changed_leaf_reruns_exactly[lengths.shares] PASSED" in printed
+
+
+def test_own_data_is_read_by_the_block_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row and the block of "Your own data": its row becomes a pair."""
+    fenced = dict(re.findall(r"```(\w+)\n(.*?)```", section(PAGE, "Your own data"), re.DOTALL))
+    (tmp_path / "data").mkdir()
+    row = json.loads(fenced["json"])
+    rows = [{**row, "prompt": f"{row['prompt']} {n}"} for n in range(40)]
+    write_jsonl(tmp_path / "data/mine.jsonl", rows)
+    monkeypatch.chdir(tmp_path)
+    view = parse(FetchView, {"seed": 1, **YAML(typ="safe").load(fenced["yaml"])})
+    dataset = read_source(view.fetch, view.seed, tmp_path / "scratch")
+    assert len(dataset.train) + len(dataset.eval) == 40 and len(dataset.eval) > 0
+    assert next(iter(dataset.train))["chosen"][-1]["content"] == row["chosen"]
 
 
 @pytest.mark.slow

@@ -258,9 +258,7 @@ def test_a_bos_that_opens_each_turn_is_no_defect(make_tokenizer: MakeTokenizer) 
     assert [rule.errors(ids, turns=2) for ids in ([bos, 9, bos, 9], [bos, 9, 9], [9, bos, bos])] == [0, 1, 1]
 
 
-@pytest.mark.parametrize(
-    "system", ["", "{% if messages[0].role != 'system' %}{{ bos_token }}s{% endif %}"]
-)
+@pytest.mark.parametrize("system", ["", "{% if messages[0].role != 'system' %}{{ bos_token }}s{% endif %}"])
 def test_a_system_turn_may_come_first_where_the_template_renders_it(make_tokenizer: MakeTokenizer, system: str) -> None:
     """Also where each turn opens with BOS, and where the template writes a system turn of its own if none is given."""
     chatml = system + "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"

@@ -114,7 +114,9 @@ def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
 def _not_json(line: str, number: int, shown: str, error: json.JSONDecodeError) -> str:
     if number == 1 and line.strip() == "{":
         return f"{shown} is one JSON object over several lines; expected an array of rows, or one object a line."
-    return f"{shown}, row {number} is not JSON ({error.msg} at character {error.pos + 1}); mend the line or remove it."
+    return (
+        f"{shown}, row {number} is not JSON ({error.msg} at character {error.pos + 1}); correct the line or remove it."
+    )
 
 
 def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
@@ -158,7 +160,7 @@ def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, 
                 )
             yield number, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise UserError(f"{shown}, row {number + 1} cannot be read ({error}); mend its quotes.") from None
+        raise UserError(f"{shown}, row {number + 1} cannot be read ({error}); correct its quotes.") from None
     if number == 0:
         raise UserError(f"{shown} holds a header and no row; download or write it again.")
 
