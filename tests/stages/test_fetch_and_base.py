@@ -162,3 +162,25 @@ def test_a_failure_is_one_sentence_and_leaves_nothing(
     if stage == "base":
         (project / "out" / "fetch").mkdir()  # its dependency; not read for a pretrained model
     assert sentence in refused(project, stage)
+
+
+def test_what_is_to_be_said_of_a_models_template(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The embedded model as a given one: noted at the end of the line, or refused with what to do."""
+    for stage in ("fetch", "base"):
+        run(stage)
+    given = project / "given"
+    (project / "out" / "base" / "model").rename(given)
+    for file in (project / "out" / "base" / "tokenizer").iterdir():
+        file.rename(given / file.name)
+    pretrained = {"source": "pretrained", "path": "given", "revision": None, "dtype": "float32"}
+    pretrained |= {"chat_template": "own", "stop_token": "<end_of_turn>"}
+    set_block(project, "base", pretrained)
+    run("base")
+    assert "answers end with <end_of_turn>; its chat template has no system role\n" in capsys.readouterr().out
+
+    template = given / "chat_template.jinja"
+    template.write_text(template.read_text("utf-8").replace("{{- bos_token -}}", ""), "utf-8")
+    (project / "out" / "base").rename(project / "before")
+    assert "it writes no BOS (<bos>), which the tokenizer puts before every other text; set base.bos to prepend." in (
+        refused(project, "base")
+    )

@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerFast
 from epsilon_dpo.data.contract.contract import metrics, validate, validate_files
 from epsilon_dpo.data.contract.defects import defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
-from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens
+from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens, split_prompt
 from epsilon_dpo.data.contract.gx import evaluate
 from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
+from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
 from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.data.templates.bos import BosRule
@@ -212,6 +213,13 @@ def test_a_text_that_the_template_cuts_is_found(
     assert reason in outcome.dropped[0]["reason"]
     with pytest.raises(UserError, match=r"break text_survives_template .*; use a chat template that fits the data"):
         validate(dialogues(bad), tokenizer, TOKENS, contract(on_failure={"text_survives_template": "stop"}))
+
+
+def test_an_answer_of_a_policy_that_the_template_cuts_is_left_out(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(chat_template=CUTS.replace("CONDITION", "true"))
+    pairs = [split_prompt(good("train", 1)), split_prompt(row("What?", "<think>No.</think> Moon"))]
+    fit, left_out = fit_to_train_on(tokenizer, pairs, TOKENS)
+    assert fit == pairs[:1] and left_out == [{"id": "bad", "reason": "text_survives_template"}]
 
 
 def test_white_space_at_the_ends_of_a_turn_is_no_text(make_tokenizer: MakeTokenizer) -> None:

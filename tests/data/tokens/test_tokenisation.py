@@ -163,7 +163,10 @@ def test_smollm2_by_its_own_template() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma-2-tokenizer", "SmolLM2-135M-Instruct"])
+@pytest.mark.parametrize(
+    "name",
+    ["gemma-2-tokenizer", "gemma-3-tokenizer", "llama-3-tokenizer", "qwen-3-tokenizer", "SmolLM2-135M-Instruct"],
+)
 def test_the_light_loader_gives_what_auto_tokenizer_gives(name: str) -> None:
     light, auto = real_tokenizer(name), AutoTokenizer.from_pretrained(REAL / name)
     for text in ("Hello  world\n\n\nx", " lead", "émile ☃️ 12345", "\tfoo(bar)\n", "<unused3> [@BOS@] <|im_end|>"):
