@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from epsilon_dpo.external.answers.answering import answer
 from epsilon_dpo.external.benchmarks.params import AnswersView
 from epsilon_dpo.external.benchmarks.questions import read_questions
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
+from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.sampling.answers.sampling import summary
+
+with heavy_imports():
+    from epsilon_dpo.external.answers.answering import answer
+    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.sampling.answers.sampling import summary
 
 name = run_argument()
 with run_stage("answers", name) as stage:

@@ -94,10 +94,15 @@ def test_libraries_are_imported_without_it(monkeypatch: pytest.MonkeyPatch) -> N
         assert "ACCELERATE_MIXED_PRECISION" not in os.environ
 
 
-@pytest.mark.parametrize("stage", sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py")))
+STAGES = sorted(
+    str(path.relative_to(ROOT)) for folder in ("stages", "external") for path in ROOT.glob(f"{folder}/[a-z]*.py")
+)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_imports_torch_before_it(stage: str) -> None:
     """Else a variable that is read at the import has done its work."""
-    source = (ROOT / "stages" / f"{stage}.py").read_text("utf-8")
+    source = (ROOT / stage).read_text("utf-8")
     before = source.split("with heavy_imports()")[0].split("with run_stage(")[0]
     script = f"{before}\nimport sys; print(*{{'torch', 'transformers', 'accelerate'}} & set(sys.modules))"
     script = script.replace("run = run_argument()", "")
