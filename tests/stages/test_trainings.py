@@ -87,7 +87,8 @@ def project(
 
 
 def write_params(project: Path, runs: dict[str, Any]) -> None:
-    content = {**PARAMS, "runs": runs, "sft": PARAMS["sft"] | FEW, "align": PARAMS["align"] | FEW}
+    few = {name: PARAMS[name] | FEW for name in ("sft", "align")}
+    content = {**PARAMS, "tokens": {"max_prompt_length": 32, "max_length": 64}, "runs": runs, **few}
     (project / "params.yaml").write_text(json.dumps(content), "utf-8")
 
 
