@@ -89,6 +89,11 @@ def test_a_wrong_twin_is_one_sentence(name: str, file: str) -> None:
         ({"question": "a", "query": "b", "chosen": "c", "rejected": "d"}, "prompt could be question or query"),
         ({"prompt": "a", "answers": ["b", "c"], "chosen": "b"}, "no shape of preference data"),
         ({"messages": [user("a"), bot("b")]}, "it has messages (messages)"),
+        (
+            {"instruction": "a", "input": "", "response1": "b", "response2": "c", "annotator1": 1},
+            "It would be two_answers_from_1 with a column verdict.",
+        ),
+        ({"prompt": "a", "chosen": "b", "reject": "c"}, "It would be explicit_text with a column rejected."),
         ({"prompt": [], "chosen": [], "rejected": []}, "it has prompt (null), chosen (null), rejected (null)"),
         ({"prompt": "a", "chosen": [["b"]], "rejected": [["c"]]}, "chosen (list), rejected (list)"),
     ],

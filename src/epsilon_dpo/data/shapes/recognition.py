@@ -93,9 +93,9 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
         )
     mapped = f" (as fetch.columns names them: {', '.join(kinds)})" if columns else ""
     raise UserError(
-        f"{where} has no shape of preference data that is known here; it has {seen}{mapped}. Expected are chosen and "
-        "rejected, two answers with a verdict, several with scores, or one with a label, and a prompt; name them with "
-        f"fetch.columns, such as {{prompt: question, chosen: good, rejected: bad}} ({WHERE_TO_LOOK})."
+        f"{where} has no shape of preference data that is known here; it has {seen}{mapped}. {_closest(kinds)}Expected "
+        "are chosen and rejected, two answers with a verdict, several with scores, or one with a label, and a prompt; "
+        f"name them with fetch.columns, such as {{prompt: question, chosen: good, rejected: bad}} ({WHERE_TO_LOOK})."
     )
 
 
@@ -107,6 +107,18 @@ def _kinds(rows: Sequence[Row]) -> dict[str, str]:
             if found.get(name, "null") == "null":
                 found[name] = "null" if value == [] else kind(value)
     return found
+
+
+def _closest(kinds: Mapping[str, str]) -> str:
+    """The shape of which one column is missing and most are there, as a sentence; empty if there is none."""
+    best, missing = 0, ""
+    for shape in SHAPES:
+        needed = [field for field in shape.fields if not field.optional]
+        absent = [field for field in needed if not _columns(field, kinds)]
+        there = len(needed) - len(absent)
+        if len(absent) == 1 and there > max(best, 1) and not any(name in kinds for name in shape.without):
+            best, missing = there, f"It would be {shape.name} with a column {absent[0].name}. "
+    return missing
 
 
 def _fit(shape: Shape, kinds: Mapping[str, str], where: str) -> dict[str, str] | None:
