@@ -61,16 +61,16 @@ EXAMPLES = {
     ),
     "implicit_text": Example(
         [
-            {"chosen": "Name a metal.\nIt is gold.", "rejected": "Name a metal.\nIt is bees."},
-            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
-            {"chosen": "Yes.", "rejected": "No."},
+            {"chosen": "Name a metal.\nIt is gold.", "rejected": "Name a metal.\nIt is bees.", "weight": 1.0},
+            {"chosen": "The sky is blue.", "rejected": "The sky is green.", "weight": 0.5},
+            {"chosen": "Yes.", "rejected": "No.", "weight": 1.0},
         ],
         [
-            pair(user("Name a metal."), good="It is gold.", bad="It is bees."),
-            pair(user("The sky is"), good="blue.", bad="green."),
+            pair(user("Name a metal."), good="It is gold.", bad="It is bees.", weight=1.0),
+            pair(user("The sky is"), good="blue.", bad="green.", weight=0.5),
         ],
-        {"chosen": "[{'role': 'user', 'content': 'q'}]"},
-        "chosen holds messages written as text; save them as lists",
+        {"weight": -0.5},
+        "weight is -0.5, expected at least 0",
         ("no_common_beginning",),
         flat=True,
     ),
@@ -181,12 +181,15 @@ EXAMPLES = {
     ),
     "system_beside": Example(
         [
-            {"system": "Be brief.", "question": "a", "chosen": "b", "rejected": "c"},
-            {"system": "", "question": "d", "chosen": "e", "rejected": "f"},
+            {"system": "Be brief.", "question": "a", "chosen": "b", "rejected": "c", "margin": 1.0},
+            {"system": "", "question": "d", "chosen": "e", "rejected": "f", "margin": 2.0},
         ],
-        [pair(system("Be brief."), user("a"), good="b", bad="c"), pair(user("d"), good="e", bad="f")],
-        {"chosen": '[{"role": "assistant", "content": "e"}]'},
-        "chosen holds messages written as text",
+        [
+            pair(system("Be brief."), user("a"), good="b", bad="c", margin=1.0),
+            pair(user("d"), good="e", bad="f", margin=2.0),
+        ],
+        {"margin": "much"},
+        "margin is text 'much', expected a number",
         flat=True,
     ),
     "two_answers_from_0": Example(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from own_data import read, write
-from shape_rows import EXAMPLES, Row, bot, user
+from shape_rows import EXAMPLES, Row, bot, system, user
 
+from epsilon_dpo.data.shapes.interface import Pair
 from epsilon_dpo.data.shapes.recognition import SHAPES, recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -102,6 +103,25 @@ def test_what_fits_no_shape_or_several_is_refused_with_its_columns(row: Row, sen
     with pytest.raises(UserError) as error:
         recognise([row], "data/x.jsonl")
     assert sentence in str(error.value) and "fetch.columns" in str(error.value)
+
+
+def test_what_is_null_in_the_first_rows_is_not_lost_in_the_later_ones() -> None:
+    first = {"system": None, "prompt": "a", "chosen": "b", "rejected": "c", "margin": None, "weight": None}
+    reading = recognise([first] * 20, "x")
+    (found,) = reading.read({**first, "system": "s", "margin": 2.0, "weight": 0.5}, "x, row 21", "all")
+    assert found == Pair(*([system("s"), user("a"), bot(text)] for text in "bc"), 2.0, 0.5)  # type: ignore[arg-type, call-arg]
+    with pytest.raises(UserError, match=r"prompt \(null\)"):
+        recognise([{"prompt": None, "chosen": "Q\na", "rejected": "Q\nb"}], "x")
+    with pytest.raises(UserError, match=r"weight \(objects\)"):
+        recognise([{**first, "weight": [{"w": 1}]}], "x")
+
+
+@pytest.mark.parametrize("written", ["[{'role': 'user', 'content': 'q'}]", '[{"from": "human", "value": "q"}]'])
+def test_messages_written_as_text_are_refused(written: str) -> None:
+    row = {"prompt": "a", "chosen": written, "rejected": written}
+    with pytest.raises(UserError, match="x: chosen holds messages written as text; save them as lists"):
+        recognise([row] * 3, "x")
+    assert recognise([row, {"prompt": "b", "chosen": "c", "rejected": "d"}], "x").shape.name == "explicit_text"
 
 
 def test_columns_decide_where_names_do_not() -> None:

@@ -17,6 +17,7 @@ TRANSCRIPT = frozenset({"transcript"})  # text that begins as Anthropic-HH's dia
 MESSAGES = frozenset({"messages"})  # a list of {"role", "content"} or {"from", "value"}
 ANSWER = frozenset({"text", "transcript", "message", "messages"})
 PROMPT = frozenset({"text", "transcript", "messages"})
+NULL = frozenset({"null"})  # in all rows seen so far
 NUMBER = frozenset({"number", "text"})  # csv has text only; what is no number is refused with its row
 LABEL = frozenset({"flag", "number", "text"})
 LIST = frozenset({"messages", "objects", "texts"})

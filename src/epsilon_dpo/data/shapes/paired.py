@@ -3,6 +3,7 @@
 from epsilon_dpo.data.shapes.interface import (
     ANSWER,
     MESSAGES,
+    NULL,
     NUMBER,
     PLAIN,
     TEXT,
@@ -147,7 +148,7 @@ PAIRED = (
     Shape(
         "system_beside",
         "{system, question, chosen, rejected}, texts: Intel/orca_dpo_pairs",
-        (Field("system", TEXT, ("system_prompt",)), Field("prompt", TEXT, PROMPTS), *sides(PLAIN), *SCORES),
+        (Field("system", TEXT | NULL, ("system_prompt",)), Field("prompt", TEXT, PROMPTS), *sides(PLAIN), *SCORES),
         _read_explicit,
     ),
     Shape(
@@ -184,7 +185,7 @@ PAIRED = (
             Field("prompt", TEXT, ("instruction", *PROMPTS)),
             *sides(MESSAGES),
             Field("system", TEXT, optional=True),
-            *(Field(score.name, NUMBER, score.also) for score in SCORES[:2]),
+            *(Field(score.name, NUMBER | NULL, score.also) for score in SCORES[:2]),
             *SCORES[2:],
         ),
         _read_beside_dialogues,

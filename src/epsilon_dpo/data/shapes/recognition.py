@@ -11,12 +11,13 @@ shapes' columns to names of the file's. With it only the mapped columns are look
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from epsilon_dpo.data.shapes.compared import COMPARED
 from epsilon_dpo.data.shapes.interface import Choose, Dropped, Field, Missing, Refused, Result, Shape
 from epsilon_dpo.data.shapes.paired import PAIRED
 from epsilon_dpo.data.shapes.several import SEVERAL
-from epsilon_dpo.data.shapes.values import kind
+from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, kind
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -84,7 +85,10 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     if len(fitting) == 1:
         shape, names = fitting[0]
         _only_one_column_each(shape, kinds, where)
-        return Reading(shape, {name: columns[own] if columns else own for name, own in names.items()})
+        reading = Reading(shape, {name: columns[own] if columns else own for name, own in names.items()})
+        for column in reading.names.values():
+            _refuse_written_messages([row.get(column) for row in rows], column, where)
+        return reading
     if fitting:
         several = " and ".join(shape.name for shape, _ in fitting)
         raise UserError(
@@ -123,12 +127,12 @@ def _closest(kinds: Mapping[str, str]) -> str:
 
 def _fit(shape: Shape, kinds: Mapping[str, str], where: str) -> dict[str, str] | None:
     """The file's column for each field of `shape`, None if it is another shape."""
-    if any(kinds.get(name, "null") != "null" for name in shape.without):
+    if any(name in kinds for name in shape.without):  # also if it is null so far: later rows would lose it in silence
         return None
     names = {}
     for field in shape.fields:
         column = _column(field, kinds)
-        if column is None and not field.optional:
+        if column is None and (not field.optional or kinds.get(field.name, "null") != "null"):
             return None
         if column is not None:
             names[field.name] = column
@@ -141,7 +145,20 @@ def _column(field: Field, kinds: Mapping[str, str]) -> str | None:
 
 
 def _columns(field: Field, kinds: Mapping[str, str]) -> list[str]:
-    return [name for name in (field.name, *field.also) if kinds.get(name) in field.kinds]
+    """An optional one may be null so far."""
+    found = [name for name in (field.name, *field.also) if kinds.get(name) in field.kinds]
+    if not found and field.optional:
+        found = [name for name in (field.name, *field.also) if kinds.get(name) == "null"][:1]
+    return found
+
+
+def _refuse_written_messages(values: list[Any], column: str, where: str) -> None:
+    """Raises: UserError: every text of a column is the notation of a list of messages, as csv makes of one."""
+    texts = [value for value in values if isinstance(value, str)]
+    if texts and all(map(WRITTEN_MESSAGES.match, texts)):
+        raise UserError(
+            f"{where}: {column} holds messages written as text; save them as lists, in JSON lines or parquet."
+        )
 
 
 def _only_one_column_each(shape: Shape, kinds: Mapping[str, str], where: str) -> None:
