@@ -175,6 +175,7 @@ def stop_without_embedding(folder: Path) -> None:
         ),
         (no_end, {}, "; fix chat_template.jinja in a local copy of the model and set base.path to that."),
         (computes_the_date, {}, "its text cannot be frozen; fix chat_template.jinja"),
+        (lambda folder: edit(folder / "config.json", tie_word_embeddings=True), {}, "although config.json ties it"),
         (quantised, {}, "are quantised (bitsandbytes) and cannot be trained"),
         (a_word_without_embedding, {}, "there is none for 'whale'; use the tokenizer that was saved with the weights"),
         (stop_without_embedding, {"stop_token": "<|end|>"}, "there is none for '<|end|>'"),

@@ -86,6 +86,12 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
             f"The weights in {folder} lack {gaps[0]} in the shape that its config.json calls for ({len(gaps)} such); "
             "copy the model again."
         )
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if model.config.get_text_config().tie_word_embeddings and not tied:  # programs differ in which of both they believe
+        raise UserError(
+            f"The weights in {folder} have an output projection of their own although config.json ties it to the "
+            "embeddings; set tie_word_embeddings to false in the config.json of a local copy."
+        )
     return model
 
 
