@@ -173,6 +173,12 @@ def stop_without_embedding(folder: Path) -> None:
             "has a fault: it writes no BOS (<bos>), which the tokenizer puts before every other text; set "
             "base.bos to prepend.",
         ),
+        (None, {"bos": "prepend"}, "it writes 2 BOS tokens (<bos>); set base.bos to template."),
+        (
+            lambda folder: edit(folder / "tokenizer_config.json", bos_token=None),
+            {"bos": "prepend"},
+            "has no BOS token to",
+        ),
         (no_end, {}, "; fix chat_template.jinja in a local copy of the model and set base.path to that."),
         (computes_the_date, {}, "its text cannot be frozen; fix chat_template.jinja"),
         (lambda folder: edit(folder / "config.json", tie_word_embeddings=True), {}, "although config.json ties it"),

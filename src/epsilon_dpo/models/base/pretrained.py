@@ -114,7 +114,7 @@ def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizer
             f"{unused[0] if unused else params.stop_token} (padding is told from text by its place, never by its id)."
         )
     if fault := next(faults(tokenizer), None):
-        raise _template_error(folder, fault)
+        raise _template_error(folder, fault, params)
     return tokenizer
 
 
@@ -132,18 +132,22 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, folder: Path, params: Pret
             "vocabulary has Gemma's turn tokens), put a chat_template.jinja into a local copy, or use an "
             "instruction-tuned model."
         )
+    if params.bos == "prepend" and tokenizer.bos_token is None:
+        raise UserError(f"The tokenizer in {folder} has no BOS token to begin with; set base.bos to template.")
     try:
         frozen = freeze(str(template), tokenizer.eos_token, params.stop_token, params.bos == "prepend")
     except UserError as fault:
-        raise _template_error(folder, str(fault)) from None
+        raise _template_error(folder, str(fault), params) from None
     tokenizer.chat_template = frozen
 
 
-def _template_error(folder: Path, fault: str) -> UserError:
+def _template_error(folder: Path, fault: str, params: PretrainedModel) -> UserError:
     """A sentence about a fault of template.py, with what to do."""
     remedy = "fix chat_template.jinja in a local copy of the model and set base.path to that"
     if "writes no BOS" in fault:
         remedy = "set base.bos to prepend"
+    elif "BOS tokens" in fault and params.bos == "prepend":
+        remedy = "set base.bos to template"
     elif "not with the stop token" in fault:
         remedy = "set base.stop_token to the token that ends its turns"
     return UserError(f"The chat template of the tokenizer in {folder} has a fault: {fault}; {remedy}.")
