@@ -4,18 +4,18 @@ from pathlib import Path
 
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.training.sft.given import take_given
 from epsilon_dpo.training.sft.params import SFTView
 
 with heavy_imports():
     from epsilon_dpo.pipeline.machine.runtime import set_up
     from epsilon_dpo.training.loop.result import without_evaluation
+    from epsilon_dpo.training.sft.given import take_given
     from epsilon_dpo.training.sft.sft import fine_tune
 
 with run_stage("sft") as stage:
     params = load(SFTView)
     if params.sft is None:
-        take_given(Path("out/base"), stage.out)
+        take_given(Path("out/base"), params.tokens, stage.out)
         stage.summary = "no SFT: the base model is the reference"
     else:
         set_up(params.seed, params.threads)

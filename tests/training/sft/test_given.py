@@ -8,6 +8,7 @@ import torch
 
 from epsilon_dpo.check.params_file import ParamsFile
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -18,6 +19,7 @@ from epsilon_dpo.training.loop.params import LoRA
 from epsilon_dpo.training.sft.given import take_given
 
 ROOT = Path(__file__).resolve().parents[3]
+FITS = Tokens(max_prompt_length=32, max_length=64)  # as many as the model has positions
 LORA = LoRA(r=2, lora_alpha=4, lora_dropout=0.0, target_modules="all-linear", quantise=None)
 
 
@@ -31,10 +33,16 @@ def base(sft_folder: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+def test_texts_longer_than_its_positions_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokens.max_length = 65 exceeds the model's 64 positions"):
+        take_given(base, Tokens(max_prompt_length=32, max_length=65), tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_policy_is_the_base_model_to_the_byte_and_complete(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    assert take_given(base, out) == read_json(out / "metrics.json") == {"steps": 0}
+    assert take_given(base, FITS, out) == read_json(out / "metrics.json") == {"steps": 0}
     assert read_jsonl(out / "metrics.jsonl") == []
     given, policy = load_policy(base / "model"), load_policy(out / "model")
     assert all(map(torch.equal, given.state_dict().values(), policy.state_dict().values()))
@@ -48,7 +56,7 @@ def test_the_policy_is_the_base_model_to_the_byte_and_complete(base: Path, tmp_p
 def test_an_adapter_is_trained_on_it(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    take_given(base, out)
+    take_given(base, FITS, out)
     model = start_from(out / "model", LORA, seed=1)
     assert sum(weight.requires_grad for weight in model.parameters()) == 2 * 2 * 7
 

@@ -8,15 +8,23 @@ cache.type`.
 import shutil
 from pathlib import Path
 
+from transformers import AutoConfig
+
+from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.training.sft.positions import require_positions
 
 
-def take_given(base: Path, out: Path) -> dict[str, float]:
+def take_given(base: Path, tokens: Tokens, out: Path) -> dict[str, float]:
     """Write model/ (the files of `base`/model and `base`/tokenizer), an empty metrics.jsonl and metrics.json to `out`.
 
     Returns:
         the content of metrics.json: `steps`, 0.
+
+    Raises:
+        UserError: the model has fewer positions than `tokens.max_length`.
     """
+    require_positions(AutoConfig.from_pretrained(base / "model", trust_remote_code=False).get_text_config(), tokens)
     (out / "model").mkdir()
     for part in ("model", "tokenizer"):
         for file in sorted((base / part).iterdir()):

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_chosen
-from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.training.loop.adapters import ResumesAdapter, in_float32, start_from
@@ -23,6 +22,7 @@ from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
 from epsilon_dpo.training.sft.params import SFT
+from epsilon_dpo.training.sft.positions import require_positions
 
 
 def fine_tune(
@@ -51,7 +51,7 @@ def fine_tune(
     """
     tokenizer = load_tokenizer(base / "tokenizer")
     model = start_from(base / "model", config.lora, seed)
-    _require_positions(model.config.get_text_config(), tokens)
+    require_positions(model.config.get_text_config(), tokens)
     settings = SFTConfig(
         **training_arguments(config, seed, scratch),
         completion_only_loss=config.completion_only_loss,
@@ -70,16 +70,6 @@ def fine_tune(
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
     return write_result(trainer, tokenizer, out, track, end_state={})
-
-
-def _require_positions(model: PreTrainedConfig, tokens: Tokens) -> None:
-    """Stage `check` may not know those of a model on the Hub. GPT-2's are a table: what lies beyond has no row."""
-    positions = getattr(model, "max_position_embeddings", None)
-    if positions is not None and tokens.max_length > positions:
-        raise UserError(
-            f"tokens.max_length = {tokens.max_length} exceeds the model's {positions} positions; lower it in "
-            "params.yaml, or take a model with more positions."
-        )
 
 
 class _Trainer(ResumesAdapter, SFTTrainer):
