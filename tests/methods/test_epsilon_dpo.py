@@ -259,11 +259,11 @@ def random_pairs(count, spread):
         yield pair
 
 
-def scored(pair, epsilon, rounds):
+def scored(pair, epsilon, precision):
     eye = Head(torch.eye(64))
     found = []
     for f, g, labels in pair.values():
-        tokens = token_logps(f, eye, labels, 16, Reference(g, eye), epsilon, rounds, vocab_tile=20)
+        tokens = token_logps(f, eye, labels, 16, Reference(g, eye), epsilon, precision, vocab_tile=20)
         sums = {name: x.sum()[None] for name, x in tokens._asdict().items() if x is not None}
         found.append(Logps(tokens=torch.tensor([len(labels)]), **sums))
     return found
@@ -273,7 +273,7 @@ def test_official_bf16_is_the_released_arithmetic_bit_for_bit():
     decided = []
     for pair in random_pairs(100, 1.0):
         z, z_minus, z_plus, h = released_margins(pair, 0.2)
-        loss = method(epsilon=0.2, step_precision="official_bf16").loss(*scored(pair, 0.2, rounds=True))
+        loss = method(epsilon=0.2, step_precision="official_bf16").loss(*scored(pair, 0.2, precision="official_bf16"))
         assert loss.metrics["eps/mean_step"].item() == epsilon_steps(z, z_minus, z_plus).item()
         assert loss.metrics["eps/mean_abs"].item() == (z_minus - z).abs().item()
         beta = 0.1 / (1 + 0.2 * epsilon_steps(z, z_minus, z_plus))
@@ -288,14 +288,14 @@ def test_bfloat16_ties_where_float32_decides():
     kept = {}
     for precision in ("fp32", "official_bf16"):
         chosen = method(epsilon=0.01, step_precision=precision)
-        losses = [chosen.loss(*scored(pair, 0.01, chosen.rounds_to_bfloat16)) for pair in pairs]
+        losses = [chosen.loss(*scored(pair, 0.01, precision)) for pair in pairs]
         kept[precision] = sum(loss.metrics["eps/kept"].item() for loss in losses)
     assert kept["fp32"] <= 4 and kept["official_bf16"] >= 36
 
 
 def test_equal_models_tie_in_official_bf16():
     pair = next(iter(random_pairs(1, 0.0)))
-    loss = method(epsilon=0.01, step_precision="official_bf16").loss(*scored(pair, 0.01, rounds=True))
+    loss = method(epsilon=0.01, step_precision="official_bf16").loss(*scored(pair, 0.01, precision="official_bf16"))
     assert loss.metrics["eps/kept"].item() == 1.0 and loss.losses.item() == pytest.approx(math.log(2.0))
 
 

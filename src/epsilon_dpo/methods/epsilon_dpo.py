@@ -12,9 +12,10 @@ What lies elsewhere:
 - `finish_step` of epsilon_dpo/training/alignment/trainer.py calls `after_step` after each optimizer step,
 - `Totals` of epsilon_dpo/training/alignment/pair_metrics.py having taken the means of `metrics` over all its pairs.
 
-`step_precision: fp32` is the definition; `official_bf16` rounds logits, mixtures, log-probs and their sums to bfloat16
-as the released code (oddqueue/e-dpo) did: a sum of 200 nats moves in steps of 1, and most pairs tie. docs/methods.md
-says where we differ from that code.
+`step_precision: fp32` is the definition: it subtracts sums of hundreds of nats, and near the reference what it decides
+is rounding. `exact` sums z_minus - z and z_plus - z token by token and subtracts nothing. `official_bf16` rounds
+logits, mixtures, log-probs and sums to bfloat16 as the released code (oddqueue/e-dpo) did: a sum of 200 nats moves in
+steps of 1, and most pairs tie. docs/methods.md says where we differ from that code.
 """
 
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ class EpsilonDPOConfig(MethodConfig):
     eps_c: Epsilon | None = None  # of the comparison, null: epsilon
     eps_s: Epsilon | None = None  # of the step, null: epsilon
     beta_update: Literal["released", "paper"] = "released"
-    step_precision: Literal["fp32", "official_bf16"] = "fp32"
+    step_precision: Literal["exact", "fp32", "official_bf16"] = "fp32"
     label_smoothing: float = 0.0
 
     @field_validator("label_smoothing")
@@ -91,14 +92,16 @@ class EpsilonDPO(Method[EpsilonDPOConfig]):
         return self.config.epsilon if self.config.eps_c is None else self.config.eps_c
 
     @property
-    def rounds_to_bfloat16(self) -> bool:
-        return self.config.step_precision == "official_bf16"
+    def step_precision(self) -> Literal["exact", "fp32", "official_bf16"]:
+        return self.config.step_precision
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        names = ("policy", "logps_beta_minus", "logps_beta_plus", "reference")
-        z, z_minus, z_plus, gamma = (self._margin(chosen, rejected, name) for name in names)
+        exact = self.step_precision == "exact"
+        names = ("delta_minus", "delta_plus") if exact else ("logps_beta_minus", "logps_beta_plus")
+        z, gamma, z_minus, z_plus = (self._margin(chosen, rejected, name) for name in ("policy", "reference", *names))
         h = self._rounded(z - gamma)
-        steps = epsilon_steps(z.detach(), z_minus, z_plus)
+        start = z_minus.new_zeros(()) if exact else z.detach()  # the margins of `delta` are counted from z
+        steps = epsilon_steps(start, z_minus, z_plus)
         kl_chosen, kl_rejected = (required(side.kl_policy_ref, "kl_policy_ref") for side in (chosen, rejected))
         return PairLoss(
             losses=epsilon_loss(h, steps, self.beta, self.eps_s),
@@ -110,7 +113,7 @@ class EpsilonDPO(Method[EpsilonDPOConfig]):
                 "eps/raised": (steps < 0).to(z.dtype),
                 "eps/kept": (steps == 0).to(z.dtype),
                 "eps/mean_step": steps,
-                "eps/mean_abs": (z_minus - z.detach()).abs(),
+                "eps/mean_abs": (z_minus - start).abs(),
                 # d z_minus / d ε at ε = 0, whose sign is the decision to first order: margin minus KL difference.
                 "eps/d1": h.detach() - (kl_chosen - kl_rejected),
             },
@@ -135,7 +138,7 @@ class EpsilonDPO(Method[EpsilonDPOConfig]):
         """`x` as the step's precision holds it, in its own dtype; so is its gradient."""
         import torch
 
-        return x.to(torch.bfloat16).to(x.dtype) if self.rounds_to_bfloat16 else x
+        return x.to(torch.bfloat16).to(x.dtype) if self.step_precision == "official_bf16" else x
 
     def state_dict(self) -> dict[str, Any]:
         return {"beta": self.beta}

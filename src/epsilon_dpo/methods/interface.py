@@ -38,7 +38,7 @@ class Logps:
     """Log-probs of one completion per pair of a micro-batch of B pairs.
 
     Sums run over the completion's tokens (the stop token counts, prompt and padding do not), in nats, in float64
-    (float32 if the method rounds to bfloat16). Only `policy`, `policy_tokens` and `alternative_tokens` carry a
+    (float32 if `step_precision` is `official_bf16`). Only `policy`, `policy_tokens` and `alternative_tokens` carry a
     gradient. What the method did not ask for is None. A float is the mean over all pairs of the optimizer step,
     the same on every rank and in every micro-batch, so a loss does not depend on how the step was split; evaluation
     takes it over the pairs it has.
@@ -48,8 +48,11 @@ class Logps:
         tokens: |y|, the number of tokens summed over, [B]; may be 0.
         reference: log pi_ref(y|x), [B]; if `needs_reference`.
         logps_beta_minus: [B], log-prob under pi(beta-): per token softmax((1+ε) f_theta - ε f_ref) with the method's
-            `eps_c` for ε; if `eps_c` is set.
-        logps_beta_plus: [B], log-prob under pi(beta+): per token softmax((1-ε) f_theta + ε f_ref); if `eps_c` is set.
+            `eps_c` for ε; if `eps_c` is set and `step_precision` is not `exact`.
+        logps_beta_plus: [B], log-prob under pi(beta+): per token softmax((1-ε) f_theta + ε f_ref); likewise.
+        delta_minus: [B], log-prob under pi(beta-) minus `policy`, made without subtracting them; if `eps_c` is set and
+            `step_precision` is `exact`.
+        delta_plus: [B], the same of pi(beta+).
         kl_ref_policy: [B], sum_t KL(pi_ref(.|s_t) || pi_theta(.|s_t)) over the full vocabulary; if `needs_reference`.
             Both KLs are of the initial reference, also for a method that moves its own.
         kl_policy_ref: [B], sum_t KL(pi_theta(.|s_t) || pi_ref(.|s_t)); if `needs_reference`.
@@ -78,6 +81,8 @@ class Logps:
     policy_tokens: "Tensor | None" = None
     alternative_tokens: "Tensor | None" = None
     mask: "Tensor | None" = None
+    delta_minus: "Tensor | None" = None
+    delta_plus: "Tensor | None" = None
 
     @property
     def logratios(self) -> "Tensor":
@@ -156,10 +161,9 @@ class Method(ABC, Generic[N]):
         return None
 
     @property
-    def rounds_to_bfloat16(self) -> bool:
-        """Whether logits, their mixtures and the log-prob of each token are rounded to bfloat16, as a model does that
-        computes in it throughout."""
-        return False
+    def step_precision(self) -> Literal["exact", "fp32", "official_bf16"]:
+        """How perturbed log-probs are computed (models/logps/tiles.py); `official_bf16` also rounds all others."""
+        return "fp32"
 
     @property
     def alternatives(self) -> int | None:

@@ -85,7 +85,7 @@ def test_equal_models_tie_exactly_in_float32():
 
 def test_what_is_not_asked_for_is_not_computed():
     hidden, head, labels, reference, _ = problem(None, False)
-    assert token_logps(hidden, head, labels, 7)[2:] == (None,) * 7
+    assert token_logps(hidden, head, labels, 7)[2:] == (None,) * 9
     found = token_logps(hidden, head, labels, 7, reference)
     assert found.logps_beta_minus is None and found.logps_beta_plus is None and found.kl_ref_policy is not None
     with pytest.raises(ValueError, match="need a reference"):

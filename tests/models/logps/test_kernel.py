@@ -98,7 +98,9 @@ def test_rounding_is_that_of_bfloat16_operations_on_a_gpu(softcap):
     high = bf16(bf16((1 - epsilon) * f) + bf16(epsilon * g))
     pick = lambda q: bf16(q.gather(1, labels[:, None])[:, 0] - q.logsumexp(1))  # noqa: E731
     hidden.requires_grad_()
-    found = token_logps(hidden, head, labels, 7, Reference(hidden.detach(), other), epsilon, True, vocab_tile=13)
+    found = token_logps(
+        hidden, head, labels, 7, Reference(hidden.detach(), other), epsilon, "official_bf16", vocab_tile=13
+    )
     for name, q in (("policy", f), ("reference", g), ("logps_beta_minus", low), ("logps_beta_plus", high)):
         assert torch.equal(getattr(found, name).detach(), pick(q)), name
     found.policy.sum().backward()
@@ -208,7 +210,7 @@ def test_logits_never_exist_all_at_once(softcap, vocab):
         leaf.requires_grad_()
     with LargestTensor() as largest:
         found = token_logps(
-            hidden, head, labels, chunk, Reference(draw(tokens, width), other), 0.1, False, alternatives(3), tile
+            hidden, head, labels, chunk, Reference(draw(tokens, width), other), 0.1, "fp32", alternatives(3), tile
         )
         forward = largest.size
         (found.policy + found.alternative).sum().backward()

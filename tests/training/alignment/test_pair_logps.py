@@ -62,6 +62,24 @@ def test_training_and_monotonicity_decide_alike(models, pairs, monkeypatch, tmp_
     assert steps.tolist() == [record["step"] for record in records]
 
 
+def test_exact_changes_are_the_differences_of_the_definition(models, pairs):
+    """And decide alike, but where a change is below the rounding of what the definition subtracts."""
+    exact, definition = (
+        scored(models, pairs, {**EPSILON_DPO, "step_precision": precision}) for precision in ("exact", "fp32")
+    )
+    for one, other in zip(exact, definition, strict=True):
+        for name in ("minus", "plus"):
+            difference = getattr(other, f"logps_beta_{name}") - other.policy.detach()
+            torch.testing.assert_close(getattr(one, f"delta_{name}"), difference, rtol=1e-4, atol=1e-5)
+    steps = [
+        method_of("x", {**EPSILON_DPO, "step_precision": precision}).loss(*sides).metrics["eps/mean_step"]
+        for precision, sides in (("exact", exact), ("fp32", definition))
+    ]
+    changes = [getattr(exact[0], name) - getattr(exact[1], name) for name in ("delta_minus", "delta_plus")]
+    assert all(min(map(abs, pair)) < 1e-5 for pair in torch.stack(changes, 1)[steps[0] != steps[1]].tolist())
+    assert (steps[0] == steps[1]).sum() > len(pairs) / 2
+
+
 def test_margins_ahead_of_a_step_are_those_of_its_loss(models, pairs):
     """Several micro-batches plan their step by the one, a single one by the other."""
     chosen, rejected = scored(models, pairs, EPSILON_DPO)

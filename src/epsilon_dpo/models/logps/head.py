@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from epsilon_dpo.models.logps.kernel import Alternatives, Head, Reference, TokenLogps, token_logps
 from epsilon_dpo.models.logps.shared_prompt import shared_prompt, shared_prompt_inputs
+from epsilon_dpo.models.logps.tiles import StepPrecision
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 
@@ -33,14 +34,14 @@ class Scoring:
         token_chunk: completion tokens whose logits exist at once.
         reference: hidden states and head of the reference at the same positions; None: policy log-probs only.
         eps_c: size of the perturbation, needs a reference; None: no perturbed log-probs.
-        rounds_to_bfloat16, alternatives: see kernel.token_logps.
+        step_precision, alternatives: see kernel.token_logps.
         initial: the initial reference, if `reference` has moved away from it; both KLs are then of this one.
     """
 
     token_chunk: int
     reference: Reference | None = None
     eps_c: float | None = None
-    rounds_to_bfloat16: bool = False
+    step_precision: StepPrecision = "fp32"
     alternatives: Alternatives | None = None
     initial: Reference | None = None
 
@@ -181,7 +182,7 @@ def _scored(
         chunk,
         scoring.reference,
         scoring.eps_c,
-        scoring.rounds_to_bfloat16,
+        scoring.step_precision,
         scoring.alternatives,
     )
     if scoring.initial is not None:

@@ -24,6 +24,7 @@ from epsilon_dpo.models.logps.tiles import (
     Mixture,
     RunningSoftmax,
     RunningTop,
+    StepPrecision,
     bfloat16,
     capped,
     gradient_of_raw,
@@ -80,6 +81,8 @@ class TokenLogps(NamedTuple):
     logps_beta_plus: Tensor | None = None  # log π(β⁺): log softmax((1-ε) f + ε g)[y]
     kl_ref_policy: Tensor | None = None  # KL(softmax(g) || softmax(f))
     kl_policy_ref: Tensor | None = None  # KL(softmax(f) || softmax(g))
+    delta_minus: Tensor | None = None  # log π(β⁻)[y] - log π[y], no digit lost; only of `exact`
+    delta_plus: Tensor | None = None  # log π(β⁺)[y] - log π[y]
     alternative: Tensor | None = None  # log softmax(f)[the alternative]
     initial: Tensor | None = None  # log softmax(g)[y] of the reference before it moved; set by head.py alone
 
@@ -91,7 +94,7 @@ def token_logps(
     token_chunk: int,
     reference: Reference | None = None,
     eps_c: float | None = None,
-    rounds_to_bfloat16: bool = False,
+    step_precision: StepPrecision = "fp32",
     alternatives: Alternatives | None = None,
     vocab_tile: int | None = None,
 ) -> TokenLogps:
@@ -105,10 +108,12 @@ def token_logps(
         reference: hidden states and head of the reference; None: only `policy` is computed.
         eps_c: ε below, the size of the perturbation; None: no perturbed log-probs. The logits f and g are mixed after
             the soft-cap, as f ∓ ε (g - f), so that equal logits give exactly equal log-probs.
-        rounds_to_bfloat16: round as a model does that computes in bfloat16 on a GPU, where each operation is exact
-            inside and rounded once: the logits after the projection and after each step of the soft-cap, the mixtures
-            (1±ε) f ∓ ε g after each operation, each token's log-prob. The gradient is that of the rounded logits, as if
-            rounding were the identity.
+        step_precision: `exact` gives `delta_minus` and `delta_plus`, without a subtraction of log-probs (tiles.py), in
+            the place of the perturbed log-probs, which `fp32` and `official_bf16` give. `official_bf16` also rounds
+            as a model does that computes in bfloat16 on a GPU, where each operation is exact inside and rounded once:
+            the logits after the projection and after each step of the soft-cap, the mixtures (1±ε) f ∓ ε g after each
+            operation, each token's log-prob. The gradient is that of the rounded logits, as if rounding were the
+            identity. Read only with `eps_c`, but for the rounding.
         alternatives: how other tokens are drawn; None: no alternative is scored.
         vocab_tile: columns whose logits exist at once; None: what suits the device.
     """
@@ -116,9 +121,9 @@ def token_logps(
         raise ValueError("perturbed log-probs need a reference")
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    mixture = None if eps_c is None else Mixture(eps_c, rounds_to_bfloat16)
+    mixture = None if eps_c is None else Mixture(eps_c, step_precision)
     width = vocab_tile or VOCAB_TILE.get(kind, VOCAB_TILE["cpu"])
-    sizes = _Sizes(token_chunk, width, dtype, mixture, rounds_to_bfloat16)
+    sizes = _Sizes(token_chunk, width, dtype, mixture, step_precision == "official_bf16")
     # Weight and bias are arguments of their own because a gradient flows to them.
     return TokenLogps(*_TokenLogps.apply(hidden, head.weight, head.bias, labels, head, reference, alternatives, sizes))
 
@@ -208,8 +213,10 @@ def _sweep(
     """The forward pass: the policy's log-normaliser, its top k, and the fields of TokenLogps before `alternative`."""
     dtype, device, size = sizes.accumulator, hidden.device, len(labels)
     softcaps = [head.softcap] if reference is None else [head.softcap, reference.head.softcap]
-    bounded = is_bounded(softcaps, 0.0 if sizes.mixture is None else sizes.mixture.eps_c, len(head.weight), dtype)
-    f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (len(softcaps), 1, 0, 0))
+    mixture = sizes.mixture
+    bounded = is_bounded(softcaps, 0.0 if mixture is None else mixture.eps_c, len(head.weight), dtype)
+    weighted = len(softcaps) + (2 if mixture is not None and mixture.exact else 0)
+    f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (weighted, 1, 0, 0))
     label_f, label_g = torch.zeros(2, size, dtype=dtype, device=device)
     top = RunningTop(size, k, dtype, device)
     for span in _tiles(len(head.weight), sizes.vocab_tile):
@@ -227,20 +234,24 @@ def _sweep(
                 continue
             ref_logits = _logits(reference.hidden[rows], ref_tile, ref_bias, reference.head.softcap, sizes)
             _pick(label_g[rows], ref_logits, label, here)
-            parts = of_pair(logits, ref_logits, sizes.mixture, bounded)
+            parts = of_pair(logits, ref_logits, mixture, bounded)
             for softmax, part in zip((f, g, minus, plus), parts, strict=False):
                 softmax.add(rows, part)
     log_f = f.log_normaliser()
     policy, entropy = sizes.round(label_f - log_f), log_f - f.expectation(0)
     if reference is None:
-        return log_f, top, (policy, entropy, *(None,) * 5)
+        return log_f, top, (policy, entropy, *(None,) * 7)
     log_g = g.log_normaliser()
     kls = (log_f - log_g + g.expectation(0), log_g - log_f - f.expectation(1))
-    perturbed: tuple[Tensor | None, Tensor | None] = (None, None)
-    if sizes.mixture is not None:
-        label_minus, label_plus = sizes.mixture.logits(label_f, label_g)
+    perturbed: tuple[Tensor | None, ...] = (None, None)
+    changes: tuple[Tensor | None, ...] = (None, None)
+    if mixture is not None and mixture.exact:
+        deltas = mixture.changes(label_f, label_g, (f.expectation(2), f.expectation(3)))
+        changes = tuple(delta.to(dtype) for delta in deltas)
+    elif mixture is not None:
+        label_minus, label_plus = mixture.logits(label_f, label_g)
         perturbed = sizes.round(label_minus - minus.log_normaliser()), sizes.round(label_plus - plus.log_normaliser())
-    return log_f, top, (policy, entropy, sizes.round(label_g - log_g), *perturbed, *kls)
+    return log_f, top, (policy, entropy, sizes.round(label_g - log_g), *perturbed, *kls, *changes)
 
 
 def _sweep_back(

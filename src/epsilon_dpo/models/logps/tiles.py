@@ -5,20 +5,28 @@ For one position let f and g be the soft-capped logits of policy and reference, 
     π = softmax(f),  ref = softmax(g),  π(β⁻) = softmax(f + ε (f - g)),  π(β⁺) = softmax(f - ε (f - g)),
 
 and of each only its normaliser and the label's logit, because log softmax(x)_y = x_y - log Σ exp(x). A tile holds some
-of the V tokens. A row's sums over tiles are added up (`RunningSoftmax`), and nothing of a tile is kept:
+of the V tokens. A row's sums over tiles are added up (`RunningSoftmax`), and nothing of a tile is kept.
 
-    Σ E    Σ Q    Σ E/D    Σ E·D        with  E = exp(f),  Q = exp(g),  D = exp(ε (g - f)).
+What ε-DPO decides by is how much π(β⁻) and π(β⁺) differ from π, which near the reference is 1e-8 of a log-prob and
+drowns in its rounding. So the *change* is what is summed (`exact`): with d = f - g, and E_π the mean over softmax(f),
 
-These are three exponentials per logit for four normalisers. Where f and g are equal bit for bit, D is exactly 1 and the
-four sums are the same additions, so that the log-probs are equal too: a tie is a tie, and no rounding decides it. The
-entropy and both divergences are three more sums beside them:
+    log π(β⁻)_y - log π_y = ε d_y - log E_π[exp(ε d)] = ε d_y - log1p(E_π[expm1(ε d)]),
+
+of which every term is as small as the effect. The sums are
+
+    Σ E    Σ Q    Σ E·U    Σ E·U/(1 + U)        with  E = exp(f),  Q = exp(g),  U = expm1(ε (g - f)):
+
+three exponentials per logit. Where f and g are equal bit for bit, U is exactly 0: a tie is a tie, and no rounding
+decides it. The definition by log-probs (`fp32`) sums E/D and E·D instead, with D = 1 + U, and subtracts afterwards.
+The entropy and both divergences are three more sums beside them:
 
     H(π) = log Σ E - Σ E f / Σ E
     KL(π ‖ ref) = log Σ Q - log Σ E - Σ E (g - f) / Σ E
     KL(ref ‖ π) = log Σ E - log Σ Q + Σ Q (g - f) / Σ Q
 
 Soft-capped logits are bounded (`is_bounded`): nothing overflows, and no maximum has to be subtracted. Without a
-soft-cap ε (f - g) has no bound, so each softmax takes its own exponentials and keeps its own running maximum.
+soft-cap each softmax keeps its own running maximum. ε (f - g), which then has no bound, is cut at ±LARGEST_CHANGE nats
+in `exact`; in `fp32` each mixture takes its own exponentials.
 
 The functions of tensors here are element-wise but for sums over the vocabulary. On a GPU they are compiled into kernels
 that read a tile once; elsewhere, and where compiling fails, the same lines run one after another. Where operations are
@@ -29,13 +37,17 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# How the log-probs under π(β⁻) and π(β⁺) are compared with those under π: by their changes, which loses no digit; by
+# the difference of log-probs, as eq. 5 of the paper is written; or so with every operation rounded to bfloat16.
+StepPrecision = Literal["exact", "fp32", "official_bf16"]
+LARGEST_CHANGE = 80.0  # of a logit, in nats; its exponential is a float32 still
 
 
 class Mixture(NamedTuple):
@@ -43,11 +55,28 @@ class Mixture(NamedTuple):
 
     Attributes:
         eps_c: size of the perturbation.
-        rounded: whether each operation is rounded to bfloat16; then equal logits may be mixed to something else.
+        precision: with `official_bf16`, equal logits may be mixed to something else.
     """
 
     eps_c: float
-    rounded: bool
+    precision: StepPrecision
+
+    @property
+    def exact(self) -> bool:
+        return self.precision == "exact"
+
+    @property
+    def rounded(self) -> bool:
+        return self.precision == "official_bf16"
+
+    def changes(self, label_f: Tensor, label_g: Tensor, means: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """log π(β⁻)_y - log π_y and log π(β⁺)_y - log π_y, in float64, the shape of the labels' logits.
+
+        Args:
+            means: E_π[expm1(ε d)] and E_π[expm1(-ε d)].
+        """
+        part = (self.eps_c * (label_f - label_g)).double()
+        return part - means[0].double().log1p(), -part - means[1].double().log1p()
 
     def logits(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of π(β⁻) and π(β⁺), in the shape of `f` and `g`."""
@@ -136,15 +165,17 @@ def of_policy(f: Tensor, bounded: bool) -> Part:
 
 def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool) -> tuple[Part, ...]:
     """Parts that logits of policy and reference, [n, v] each, contribute: π weighted by f and g - f, ref weighted by
-    g - f, then π(β⁻) and π(β⁺). Without `mixture` only the first two.
+    g - f, then π(β⁻) and π(β⁺). Without `mixture` only the first two; so with an exact one, where π is also weighted by
+    expm1(ε d) and expm1(-ε d).
     """
     if mixture is None or not mixture.rounded:
-        return _of_pair(f, g, None if mixture is None else mixture.eps_c, bounded)
+        exact = mixture is not None and mixture.exact
+        return _of_pair(f, g, None if mixture is None else mixture.eps_c, bounded, exact)
     return *_of_pair(f, g, None, bounded), *(_unweighted(logits, bounded) for logits in mixture.logits(f, g))
 
 
 @compiled_on_gpu
-def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool) -> tuple[Part, ...]:
+def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool, exact: bool = False) -> tuple[Part, ...]:
     difference = g - f
     e, e_maximum = _exponentials(f, bounded)
     policy = Part(e_maximum, e.sum(1), (_dot(e, f), _dot(e, difference)))
@@ -154,6 +185,14 @@ def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool) -> tuple[
     if eps_c is None:
         return policy, reference
     difference *= eps_c
+    if exact:
+        if not bounded:
+            difference.clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
+        u = difference.expm1_()
+        e_plus = e.mul_(u)
+        plus = e_plus.sum(1)
+        minus = e_plus.div_(u.add_(1)).sum(1).neg_()
+        return policy._replace(weighted=(*policy.weighted, minus, plus)), reference
     if not bounded:
         return policy, reference, _unweighted(f - difference, bounded), _unweighted(f + difference, bounded)
     d = difference.exp_()

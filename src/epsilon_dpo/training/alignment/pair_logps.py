@@ -55,13 +55,13 @@ class PairLogps:
                 self.token_chunk,
                 _of(self.reference, rows),
                 method.eps_c,
-                method.rounds_to_bfloat16,
+                method.step_precision,
                 None if method.alternatives is None else Alternatives(method.alternatives, generator),
                 _of(self.initial, rows),
             )
             tokens: TokenLogps = model(**rows, scoring=scoring)
         # The sums that official_bf16 rounds are the released code's, which a GPU takes in float32.
-        precision = torch.float32 if method.rounds_to_bfloat16 else torch.float64
+        precision = torch.float32 if method.step_precision == "official_bf16" else torch.float64
         return _pair_logps(tokens, rows["completion_mask"], means, precision)
 
     @torch.no_grad()
