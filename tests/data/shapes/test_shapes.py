@@ -9,7 +9,7 @@ import pytest
 from own_data import read, write
 from shape_rows import EXAMPLES, Row, bot, system, user
 
-from epsilon_dpo.data.shapes.interface import Pair
+from epsilon_dpo.data.shapes.interface import Dropped, Pair
 from epsilon_dpo.data.shapes.recognition import SHAPES, recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -91,7 +91,7 @@ def test_a_wrong_twin_is_one_sentence(name: str, file: str) -> None:
         ({"prompt": "a", "answers": ["b", "c"], "chosen": "b"}, "no shape of preference data"),
         ({"messages": [user("a"), bot("b")]}, "it has messages (messages)"),
         (
-            {"instruction": "a", "input": "", "response1": "b", "response2": "c", "annotator1": 1},
+            {"instruction": "a", "input": "", "response1": "b", "response2": "c", "rater": 1},
             "It would be two_answers_from_1 with a column verdict.",
         ),
         ({"prompt": "a", "chosen": "b", "reject": "c"}, "It would be explicit_text with a column rejected."),
@@ -103,6 +103,21 @@ def test_what_fits_no_shape_or_several_is_refused_with_its_columns(row: Row, sen
     with pytest.raises(UserError) as error:
         recognise([row], "data/x.jsonl")
     assert sentence in str(error.value) and "fetch.columns" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "chosen"),
+    [((1, 1, 2), "b"), ((2, 0, 2), "c"), ((2, 2, 2), "c"), ((1, 2, 0), None), ((0, 0, 1), None), ((1, 0, 0), None)],
+)
+def test_of_three_verdicts_the_majority_counts(verdicts: tuple[int, ...], chosen: str | None) -> None:
+    """PandaLM's test set, as it is."""
+    row = {"instruction": "a", "input": "", "response1": "b", "response2": "c"}
+    row |= {f"annotator{n}": verdict for n, verdict in enumerate(verdicts, start=1)}
+    (found,) = recognise([row], "x").read(row, "x, row 1", "best_worst")
+    if chosen is None:
+        assert isinstance(found, Dropped) and found.reason == "tied"
+    else:
+        assert isinstance(found, Pair) and found.chosen == [user("a"), bot(chosen)]
 
 
 def test_what_is_null_in_the_first_rows_is_not_lost_in_the_later_ones() -> None:
