@@ -95,9 +95,8 @@ def test_a_family_from_the_given_model_to_answers(name: str, tmp_path: Path, mon
     tokenizer = model_and_contract(family, tmp_path)
     for module in (sft, alignment, sampling):  # a vocabulary of 256,000 takes seconds to load, each time
         monkeypatch.setattr(module, "load_tokenizer", lambda folder: tokenizer)
-    sampler = Sampler(
-        samples_per_prompt=1, temperature=1.0, max_new_tokens=8, batch_size=4, backend="transformers", processes=1
-    )
+    of_block = {name: PARAMS["sample"][name] for name in Sampler.model_fields}
+    sampler = Sampler(**of_block | {"max_new_tokens": 8, "batch_size": 4})
     rows = [json.loads(line) for line in (tmp_path / "validate" / "eval.jsonl").read_text().splitlines()]
     for lora in (None, LORA):
         policy = trained(tmp_path, lora)
