@@ -10,6 +10,12 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 PARAMS = Path("params.yaml")
 
 
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
@@ -30,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="such as prompt=question chosen=good"
     )
     inspect.add_argument("--pairs", choices=("best_worst", "all"), default="best_worst", help="of n scored answers")
-    inspect.add_argument("--rows", type=int, default=1000, help="rows held against the contract (default 1000)")
+    inspect.add_argument("--rows", type=_positive, default=1000, help="rows held against the contract (default 1000)")
     inspect.add_argument("--params", type=Path, default=PARAMS, help="the file whose base and limits count")
     asked = parser.parse_args(arguments)
     try:

@@ -98,14 +98,43 @@ def test_a_split_of_the_data_is_used_to_evaluate(project: Path, capsys: pytest.C
         (["data/mine.jsonl", "--columns", "promt=question"], "columns maps to 'promt', which no shape reads"),
         (["data/mine.jsonl", "--revision", "main"], "--revision: String should match pattern"),
         (["data/mine.jsonl", "--split", "test", *COLUMNS], "has no split 'test' (--split); its splits are train"),
+        (
+            ["data/mine.jsonl", "--split", "train[:1%]", *COLUMNS],
+            "The split train[:1%] of data/mine.jsonl holds no row",
+        ),
+        (["data/mine.jsonl", "--split", "train+train", *COLUMNS], "reads the split train twice; name it once"),
+        (["data/mine.jsonl", "--split", "train[:2]+train[1:]", *COLUMNS], "reads rows of the split train twice"),
+        (["org/name"], "a dataset on the Hub, owner/name, needs its revision"),
+        (["data/../mine.jsonl"], "is not below data/, the folder that DVC watches"),
+        (["data/tied.jsonl"], "No row of data/tied.jsonl makes a pair; the first, tied/1: both answers"),
+        (["data/digits.jsonl"], "data/digits.jsonl, row 1 has a number of thousands of digits"),
+        (["data/damaged.parquet", "--split", "train[:50%]"], "is no parquet file, or it is cut off or damaged"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(project: Path, arguments: list[str], sentence: str) -> None:
     (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(3)), "utf-8")
+    tied = {"prompt": "a", "chosen": "c", "rejected": "b", "score_chosen": 1, "score_rejected": 1}
+    (project / "data/tied.jsonl").write_text(f"{json.dumps(tied)}\n" * 2, "utf-8")
+    (project / "data/digits.jsonl").write_text('{"prompt": ' + "9" * 5000 + "}\n", "utf-8")
+    (project / "data/damaged.parquet").write_bytes(b"PAR1" + b"x" * 100)
     with pytest.raises(SystemExit) as ended:
         main(["inspect", *arguments])
     assert str(ended.value).startswith("ERROR: ") and "\n" not in str(ended.value)
     assert sentence in str(ended.value)
+
+
+def test_prompts_that_the_splits_share_are_said(project: Path, capsys: pytest.CaptureFixture) -> None:
+    (project / "data/mine").mkdir()
+    for split, some in (("train", rows(40)), ("test", rows(10))):
+        (project / f"data/mine/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), "utf-8")
+    main(["inspect", "data/mine", *COLUMNS])
+    assert "splits_share_no_prompt: 10 training rows break it, the pipeline stops" in capsys.readouterr().out
+
+
+def test_one_row_is_enough_to_look_at(project: Path, capsys: pytest.CaptureFixture) -> None:
+    (project / "data/one.jsonl").write_text(json.dumps(rows(1)[0]) + "\n", "utf-8")
+    main(["inspect", "data/one.jsonl", *COLUMNS])
+    assert "1 rows read, 1 pairs" in capsys.readouterr().out
 
 
 def test_limits_are_raised_only_as_far_as_the_lengths_ask() -> None:

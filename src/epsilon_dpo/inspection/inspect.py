@@ -1,6 +1,7 @@
 """`epsilon-dpo inspect DATA` in one call: everything is read once, a sample is tokenised, nothing is kept."""
 
 import argparse
+import math
 import tempfile
 from collections.abc import Collection, Iterator
 from itertools import islice
@@ -11,12 +12,13 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
+from epsilon_dpo.data.contract.facts import prompt_key
 from epsilon_dpo.data.shapes.recognition import Reading, recognise
 from epsilon_dpo.data.sources.dataset import Dataset, RowsOnDisk
 from epsilon_dpo.data.sources.formats import rows_of
 from epsilon_dpo.data.sources.params import DatasetSource
-from epsilon_dpo.data.sources.places import Place, locate
-from epsilon_dpo.data.sources.published import FIRST_ROWS, read_dataset
+from epsilon_dpo.data.sources.places import Place, locate, split_names
+from epsilon_dpo.data.sources.published import FIRST_ROWS, read_any
 from epsilon_dpo.inspection.blocks import as_yaml, blocks, eval_share, fitting_tokens
 from epsilon_dpo.inspection.measured import LENGTHS, Measured, measure, percentiles
 from epsilon_dpo.inspection.seen import READ, TRAINED, as_the_model_sees
@@ -42,10 +44,13 @@ def inspected(asked: argparse.Namespace) -> str:
         source = _source(asked, eval_split=None)
         place = locate(source, Path(scratch) / "place")
         source = _with_splits(source, place, asked.split)
-        reading = _reading(place, source)
-        dataset = read_dataset(source, params.seed, Path(scratch) / "rows")
+        reading, unread = _reading(place, source)
+        dataset = read_any(source, params.seed, Path(scratch) / "rows")
+        if not dataset.train and not dataset.eval:
+            first = next(iter(dataset.dropped or []), {"id": "none", "detail": "there is none"})
+            raise UserError(f"No row of {place.shown} makes a pair; the first, {first['id']}: {first['detail']}.")
         parts = [
-            _described(place, reading, dataset, source),
+            _described(place, reading, unread, dataset),
             *_sample(dataset, params, asked.rows, _read_by(source, dataset)),
         ]
     return "\n\n".join(parts)
@@ -85,19 +90,24 @@ def _with_splits(source: DatasetSource, place: Place, wanted: str | None) -> Dat
                 f"{place.shown} has the splits {', '.join(sorted(place.splits))}; say with --split which to train on."
             )
         train = next(iter(place.splits))
-    held_out = next((name for name in HELD_OUT if name in place.splits and name != train), None)
+    held_out = next((name for name in HELD_OUT if name in place.splits and name not in split_names(train)), None)
     chosen = {"train_split": train, "eval_split": held_out, "eval_share": None if held_out else 0.5}
     return source.model_copy(update=chosen)
 
 
-def _reading(place: Place, source: DatasetSource) -> Reading:
-    """The shape of the first file of the training split."""
-    file, first, last = next(iter(place.parts(source.train_split, "--split")))
+def _reading(place: Place, source: DatasetSource) -> tuple[Reading, list[str]]:
+    """The shape of the first file of the training split, and the columns that it does not read."""
+    part = next(iter(place.parts(source.train_split, "--split")), None)
+    if part is None:
+        raise UserError(f"The split {source.train_split} of {place.shown} holds no row (--split).")
+    file, first, last = part
     head = [row for _, row in islice(rows_of(file), first, None if last is None else min(last, first + FIRST_ROWS))]
-    return recognise(head[:FIRST_ROWS], file.shown, source.columns)
+    reading = recognise(head[:FIRST_ROWS], file.shown, source.columns)
+    there = dict.fromkeys(name for row in head[:FIRST_ROWS] for name in row)
+    return reading, [name for name in there if name not in reading.names.values()]
 
 
-def _described(place: Place, reading: Reading, dataset: Dataset, source: DatasetSource) -> str:
+def _described(place: Place, reading: Reading, unread: list[str], dataset: Dataset) -> str:
     facts = dataset.facts
     columns = ", ".join(ours if ours == theirs else f"{ours} = {theirs}" for ours, theirs in reading.names.items())
     splits = ", ".join(f"{name} ({len(files)} file{'s' * (len(files) > 1)})" for name, files in place.splits.items())
@@ -105,7 +115,7 @@ def _described(place: Place, reading: Reading, dataset: Dataset, source: Dataset
     lines = [
         f"{place.shown}: {facts['rows_read']:,} rows read, {pairs:,} pairs",
         f"  shape    {reading.shape.name}: {reading.shape.description}",
-        f"  columns  {columns}",
+        f"  columns  {columns}" + (f"; not read: {', '.join(unread)}" if unread else ""),
         f"  splits   {splits}; read: {' and '.join(facts['splits'])}",
     ]
     for reason, count in facts["dropped"].items():
@@ -136,9 +146,8 @@ def _sample(
 ) -> Iterator[str]:
     """What the model will see of a sample, the contract's verdict on it, its lengths, and the blocks."""
     total = len(dataset.train) + len(dataset.eval)
-    sample = [
-        row for part in (dataset.train, dataset.eval) for row in _some(part, min(rows, total) * len(part) // total)
-    ]
+    share = min(rows / total, 1.0)
+    sample = [row for part in (dataset.train, dataset.eval) for row in _some(part, math.ceil(share * len(part)))]
     tokenizer, whose = _tokenizer(params, sample)
     found = measure(sample, tokenizer, params.tokens, params.contract)
     fetch, pairs = read_by
@@ -147,7 +156,7 @@ def _sample(
         marks = f"{TRAINED} is trained and scored, {READ} is only read"
         heading = f"What the model sees ({whose}), shortest, median and longest prompt; {marks}"
         yield "\n".join([heading, *shown])
-    yield _verdict(found, len(sample), params)
+    yield _verdict(found, len(sample), params) + _shared_prompts(dataset, params)
     if found.lengths:
         yield _lengths(found, params)
     tokens = fitting_tokens(found.lengths, params.tokens, params.contract.max_truncated_share)
@@ -160,6 +169,14 @@ def _tokenizer(params: ParamsFile, sample: list[Row]) -> tuple[PreTrainedTokeniz
     if isinstance(params.base, EmbeddedModel):
         return train_tokenizer(texts_of(sample), params.base), "base: embedded, its tokenizer trained on this sample"
     return load_tokenizer_alone(params.base), f"base: {params.base.path}"
+
+
+def _shared_prompts(dataset: Dataset, params: ParamsFile) -> str:
+    """The one promise that only both splits together can break."""
+    held_out = {prompt_key(row["chosen"]) for row in dataset.eval}
+    shared = sum(prompt_key(row["chosen"]) in held_out for row in dataset.train)
+    action = ACTIONS[params.contract.on_failure.splits_share_no_prompt]
+    return f"\n  splits_share_no_prompt: {shared:,} training rows break it, {action}" if shared else ""
 
 
 def _shortest_median_longest(found: Measured) -> list[Row]:
@@ -177,7 +194,7 @@ def _verdict(found: Measured, rows: int, params: ParamsFile) -> str:
             f"  {promise['expectation']}: {promise['rows']:,} rows break it, {action}; the first is "
             f"{promise['first']} ({promise['reason']})"
         )
-    return "\n".join(lines if len(lines) > 1 else [*lines, "  every row keeps every promise"])
+    return "\n".join(lines if len(lines) > 1 else [*lines, "  every row keeps every promise about a row"])
 
 
 def _lengths(found: Measured, params: ParamsFile) -> str:

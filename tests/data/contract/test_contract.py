@@ -293,6 +293,13 @@ def test_a_template_without_the_stop_token_or_with_two_stops(make_tokenizer: Mak
             validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"stop_token_ends_answer": "stop"}))
 
 
+def test_an_empty_split_is_said_once(make_tokenizer: MakeTokenizer) -> None:
+    with pytest.raises(UserError) as error:
+        validate({**dialogues(), "eval": []}, make_tokenizer(), TOKENS, contract())
+    assert str(error.value).count("is broken by the split eval") == 1
+    assert "validate.min_eval_pairs is broken by the split eval: it keeps 0 rows" in str(error.value)
+
+
 def test_a_row_with_a_token_across_the_border_is_dropped(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(chat_template=NO_BORDER)
     outcome = validate(dialogues(row("Tell me about the Mo", "on.", "No.")), tokenizer, TOKENS, contract())

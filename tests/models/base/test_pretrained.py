@@ -9,7 +9,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from epsilon_dpo.models.base.embedded import train_tokenizer
 from epsilon_dpo.models.base.gemma_template import TEMPLATE
@@ -285,3 +292,41 @@ def test_the_real_gemma_tokenizer_takes_our_template() -> None:
     )
     assert ids == [2, 106, 1645, 108, 4521, 107, 108, 106, 2516, 108]
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (107, 0, 256000)
+
+
+def test_the_published_tokenizer_decides_and_not_its_class(folder: Path) -> None:
+    """`AutoTokenizer` splits each digit off for the class Qwen2Tokenizer, whatever tokenizer.json says."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<bos>", "<eos>", "<pad>", "<start_of_turn>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=290,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(["123456 123456 hello"] * 20, trainer)
+    settings = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "chat_template": OWN_TEMPLATE}
+    PreTrainedTokenizerFast(tokenizer_object=core, **settings).save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tokenizer_class": "Qwen2Tokenizer"}))
+    loaded = load_tokenizer(folder, params(folder))
+    expected = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("hello 123456", add_special_tokens=False).ids
+    assert loaded("hello 123456", add_special_tokens=False)["input_ids"] == expected
+    assert len(expected) <= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("model.safetensors.index.json", "{}", "is no index of safetensors; copy the model again"),
+        ("model.safetensors.index.json", "<html>", "is no index of safetensors; copy the model again"),
+        ("tokenizer.json", "{}", "The tokenizer in .* cannot be loaded"),
+        ("tokenizer_config.json", "[]", "The tokenizer in .* cannot be loaded"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(folder: Path, name: str, content: str, sentence: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        load_pretrained(params(folder))

@@ -251,6 +251,43 @@ def test_the_compiled_form_is_whole_and_the_same_and_ties(backend, bounded):
     torch.testing.assert_close(compiled(logps_tiles._capped)(*raw), logps_tiles._capped(*raw), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("bounded", [True, False])
+def test_the_exact_form_keeps_its_digits_compiled(bounded):
+    """By aot_eager: inductor's code for a CPU computes expm1 as exp - 1, Triton's for a GPU calls libdevice's expm1."""
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(4)
+    f = tile(generator)
+    g = f + 1e-4 * torch.randn(f.shape, generator=generator)
+    pair = torch.compile(logps_tiles._of_pair.__wrapped__, fullgraph=True, backend="aot_eager")
+    found, expected = pair(f, g, 0.01, bounded, True)[0], logps_tiles._of_pair(f, g, 0.01, bounded, True)[0]
+    change = 0.01 * (f - g).double()
+    total = (f.double() if bounded else f.double() - f.amax(1, keepdim=True).double()).exp()
+    for part in (found, expected):
+        for got, sign in zip(part.weighted[2:], (1, -1), strict=True):
+            truth = (total * (sign * change).expm1()).sum(1)
+            torch.testing.assert_close(got.double(), truth, rtol=1e-4, atol=float(total.sum(1).max()) * 1e-12)
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_exact_changes_of_any_size_are_finite_and_right_where_they_matter(softcap):
+    """Also where one improbable token's logits lie far apart, which a quotient by 1 + expm1 turned into infinities."""
+    f, g = torch.tensor([[3.0, 20.0, 1.0, -110.0]]), torch.tensor([[2.0, -18.0, 0.0, -160.0]])
+    labels = torch.tensor([0])
+
+    def scored(dtype, epsilon, precision):
+        eye = Head(torch.eye(4, dtype=dtype), None, softcap)
+        return token_logps(f.to(dtype), eye, labels, 1, Reference(g.to(dtype), eye), epsilon, precision)
+
+    for epsilon in (0.01, 0.3, 0.5):
+        low, high = scored(torch.float32, epsilon, "exact"), scored(torch.float64, epsilon, "fp32")
+        for name in ("minus", "plus"):
+            expected = getattr(high, f"logps_beta_{name}") - high.policy
+            found = getattr(low, f"delta_{name}").double()
+            assert found.isfinite().all() and (found.sign() == expected.sign()).all()
+            if expected.abs().max() < 15.0:
+                torch.testing.assert_close(found, expected, rtol=1e-5 if epsilon == 0.01 else 1e-2, atol=1e-6)
+
+
 def test_what_cannot_be_compiled_runs_as_it_is_after_one_warning(monkeypatch, caplog):
     class OnGPU:
         is_cuda = True

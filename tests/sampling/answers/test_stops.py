@@ -64,6 +64,10 @@ def test_a_wrong_name_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
         Stops(tokenizer, Stop(tokens=["<|eot_id|>"], strings=[]))
     with pytest.raises(UserError, match=r"put it under stop\.tokens"):
         Stops(tokenizer, Stop(tokens=[], strings=["<end>"]))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start_header_id|>"]})
+    for string in ("<|start_header_id|>", "a<|start_header_id|>user"):
+        with pytest.raises(UserError, match=r"no text shows the token '<\|start_header_id\|>'"):
+            Stops(tokenizer, Stop(tokens=[], strings=[string]))
 
 
 def test_sampling_stops_there_and_the_kl_ends_there(sft_folder: Callable[..., Path]) -> None:

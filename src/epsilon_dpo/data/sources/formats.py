@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,7 @@ FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", 
 FORMATS |= {".arrow": "arrow"}
 BATCH = 256  # rows of a parquet file that are Python objects at a time
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
+TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond reading; remove it."
 BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -76,7 +78,7 @@ def count_rows(file: DataFile) -> int:
         import pyarrow.parquet as pq
 
         refuse_what_is_no_data(file.path, file.shown)
-        with one_sentence(file.shown):
+        with one_sentence(file.shown), _no_arrow(file, "parquet"):
             return pq.read_metadata(file.path).num_rows
     return sum(1 for _ in rows_of(file))
 
@@ -105,9 +107,12 @@ def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
             number += 1
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    value = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise UserError(_not_json(line, number, shown, error)) from None
+                except (ValueError, RecursionError):
+                    raise UserError(f"{shown}, row {number} {TOO_MUCH}") from None
+                yield number, value
         buffer = text.read(CHUNK)
 
 
@@ -137,6 +142,8 @@ def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any
                 raise UserError(f"{shown}, row {number + 1} is not JSON ({reason}).") from None
             buffer, place = buffer[place:] + more, 0
             continue
+        except (ValueError, RecursionError):
+            raise UserError(f"{shown}, row {number + 1} {TOO_MUCH}") from None
         number += 1
         yield number, value
 
@@ -167,23 +174,28 @@ def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, 
 
 def _from_arrow(file: DataFile, kind: str) -> Iterator[tuple[int, Row]]:
     """Values as Arrow gives them to Python."""
-    import pyarrow as pa
-
     refuse_what_is_no_data(file.path, file.shown)
     number = 0
-    with one_sentence(file.shown):
-        try:
-            with file.path.open("rb") as opened:
-                batches = _parquet_batches(opened) if kind == "parquet" else _arrow_batches(opened)
-                for row in (row for batch in batches for row in _in_pieces(batch)):
-                    number += 1
-                    yield number, row
-        except pa.ArrowInvalid:
-            raise UserError(
-                f"{file.shown} is no {kind} file, or it is cut off or damaged; download or write it again."
-            ) from None
+    with one_sentence(file.shown), _no_arrow(file, kind), file.path.open("rb") as opened:
+        batches = _parquet_batches(opened) if kind == "parquet" else _arrow_batches(opened)
+        for row in (row for batch in batches for row in _in_pieces(batch)):
+            number += 1
+            yield number, row
     if number == 0:
         raise UserError(f"{file.shown} holds no row; download or write it again.")
+
+
+@contextmanager
+def _no_arrow(file: DataFile, kind: str) -> Iterator[None]:
+    """What Arrow says of a file that is none of its own, as a `UserError`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid:
+        raise UserError(
+            f"{file.shown} is no {kind} file, or it is cut off or damaged; download or write it again."
+        ) from None
 
 
 def _in_pieces(batch: Any) -> Iterator[Row]:

@@ -9,11 +9,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from pathlib import Path
+
+import yaml
 
 from epsilon_dpo.data.sources.formats import DataFile, count_rows, format_of
 from epsilon_dpo.data.sources.params import DatasetSource
-from epsilon_dpo.data.sources.watched import refuse_unwatched_within, what_is_there
+from epsilon_dpo.data.sources.watched import refuse_outside, refuse_unwatched, refuse_unwatched_within, what_is_there
 from epsilon_dpo.pipeline.hub.download import hub_file, hub_names
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import read_json
@@ -44,15 +47,23 @@ class Place:
         Raises:
             UserError: there is no such split, or `spec` is none.
         """
-        for name in [part.split("[")[0].strip() for part in spec.split("+")]:
+        names = split_names(spec)
+        for name in names:
             if name not in self.splits:
                 there = ", ".join(sorted(self.splits)) or "none"
                 raise UserError(f"{self.shown} has no split {name!r} ({key}); its splits are {there}.")
         if "[" not in spec:
-            for name in spec.split("+"):
-                yield from ((self.file(file), 0, None) for file in self.splits[name.strip()])
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice:
+                raise UserError(f"params.yaml: {key} = {spec!r} reads the split {twice} twice; name it once.")
+            for name in names:
+                yield from ((self.file(file), 0, None) for file in self.splits[name])
             return
-        for name, first, last in self._slices(spec, key):
+        slices = self._slices(spec, key)
+        for (name, _, end), (after, start, _) in pairwise(sorted(slices)):
+            if name == after and start < end:
+                raise UserError(f"params.yaml: {key} = {spec!r} reads rows of the split {name} twice; part the slices.")
+        for name, first, last in slices:
             before = 0
             for file in map(self.file, self.splits[name]):
                 rows = count_rows(file)
@@ -76,6 +87,11 @@ class Place:
         return [(part.splitname, part.from_ or 0, end) for part, end in zip(found, ends, strict=True)]
 
 
+def split_names(spec: str) -> list[str]:
+    """The splits that `spec` reads from: train and test of train[:5%]+test."""
+    return [part.split("[")[0].strip() for part in spec.split("+")]
+
+
 def locate(source: DatasetSource, scratch: Path) -> Place:
     """The files of `source`, none of them read or downloaded yet.
 
@@ -88,12 +104,16 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
     if source.revision is not None:
         return _on_the_hub(source, source.revision, scratch)
     path = Path(source.path)
+    refuse_outside(path)
     refuse_unwatched_within(path)
     if path.is_file():
         return _files([path])
     if path.is_dir():
         saved = _saved_to_disk(path)
         splits = saved or _splits(path, source.name, source.path, scratch)
+        for name in (name for names in splits.values() for name in names):
+            refuse_outside(path / name)
+            refuse_unwatched(path / name)
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
     found = sorted(match for match in Path().glob(source.path) if match.is_file()) if _is_pattern(source.path) else []
     if found:
@@ -118,7 +138,7 @@ def _files(paths: list[Path]) -> Place:
 
 
 def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
-    same = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
+    same = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
     return paths[0][: len(same)]
 
 
@@ -171,7 +191,7 @@ def _splits(folder: Path, config: str | None, shown: str, scratch: Path) -> dict
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
         builder = datasets.load_dataset_builder(str(folder.resolve()), name=config, cache_dir=str(scratch / "datasets"))
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, datasets.exceptions.DatasetsError, yaml.YAMLError) as error:
         reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # the second line names the configurations
         reason = reason.replace(str(folder.resolve()), shown).rstrip(".")
         raise UserError(f"{shown} cannot be read with fetch.name = {config or 'null'}: {reason}.") from None

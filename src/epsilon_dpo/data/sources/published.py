@@ -41,19 +41,31 @@ def read_dataset(source: DatasetSource, seed: int, scratch: Path) -> Dataset:
     Raises:
         UserError: nothing is there, a file or a row cannot be read (both are named), or no pair is left.
     """
+    dataset = read_any(source, seed, scratch)
+    for rows, name, other in ((dataset.train, "training", dataset.eval), (dataset.eval, "evaluation", dataset.train)):
+        if rows:
+            continue
+        if other and source.eval_share is not None:
+            raise UserError(
+                f"{source.path} gives no {name} pair: fetch.eval_share = {source.eval_share} of the prompts of its "
+                f"{len(other)} pairs leaves none; choose another share, or add data with other prompts."
+            )
+        why = ", ".join(f"{count} {reason}" for reason, count in dataset.facts["dropped"].items())
+        raise UserError(
+            f"{source.path} gives no {name} pair (dropped: {why or 'none'}); check the data, the splits and "
+            "fetch.min_margin in params.yaml."
+        )
+    return dataset
+
+
+def read_any(source: DatasetSource, seed: int, scratch: Path) -> Dataset:
+    """`read_dataset`, but a part may be empty."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     place = locate(source, scratch)
     with _Writer(source, seed, scratch) as writer:
         for spec, key, split in _specs(source):
             writer.read_split(place, spec, key, split)
-    for split, name in (("train", "training"), ("eval", "evaluation")):
-        if not writer.rows[split]:
-            why = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.dropped.items()))
-            raise UserError(
-                f"{place.shown} gives no {name} pair (dropped: {why or 'none'}); check the splits, fetch.eval_share "
-                "and fetch.min_margin in params.yaml."
-            )
     limits = {"train": source.max_train_pairs, "eval": source.max_eval_pairs}
     train, held_out = (
         RowsOnDisk(scratch / f"{split}.jsonl", writer.rows[split], limits[split], f"{seed}/{split}")

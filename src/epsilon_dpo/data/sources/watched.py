@@ -7,7 +7,18 @@ DVC hashes a linked file by its content, but does not look into a linked folder 
 import hashlib
 from pathlib import Path
 
+from epsilon_dpo.data.sources.params import WATCHED, lies_in_data
 from epsilon_dpo.pipeline.observability.errors import UserError
+
+
+def refuse_outside(path: Path) -> None:
+    """Raises: UserError: `path` does not lie below data/; it may be meant as a Hub dataset, which needs a revision."""
+    if not lies_in_data(str(path)):
+        raise UserError(
+            f"{path} is not below {WATCHED}/, the folder that DVC watches: copy it there, or link its files "
+            f"(`cp -rs /absolute/path {WATCHED}/NAME`); a dataset on the Hub, owner/name, needs its revision, a commit "
+            "of 40 hexadecimal digits."
+        )
 
 
 def refuse_unwatched_within(path: Path) -> None:

@@ -149,7 +149,7 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[in
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, add_generation_prompt: bool) -> str:
     try:
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:  # a template is a program
         roles = ", ".join(message["role"] for message in messages)
         reason = str(error).rstrip(".")
         raise UserError(f"The tokenizer's chat template refuses a dialogue with the roles {roles}: {reason}.") from None

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from epsilon_dpo.models.base.gemma_template import END_OF_TURN, START_OF_TURN, TEMPLATE
 from epsilon_dpo.models.base.params import PretrainedModel
@@ -77,7 +82,9 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
         raise UserError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from None
     model, found = loaded
     gaps = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
@@ -96,10 +103,16 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`, ready for every later stage; raises as `load_pretrained`."""
+    """The tokenizer in `folder`, ready for every later stage; raises as `load_pretrained`.
+
+    tokenizer.json is taken as it is: `AutoTokenizer` builds normaliser and pre-tokenizer anew by the class that the
+    configuration names, and gives other ids where the published file differs from that class (Llama 2's, for one).
+    """
+    published = (folder / "tokenizer.json").is_file()
+    loader: Any = PreTrainedTokenizerFast if published else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+        tokenizer = loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
         raise UserError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
     _require_one_token(tokenizer, params.stop_token, folder, f"base.stop_token = {params.stop_token!r}")
     _set_template(tokenizer, folder, params)
@@ -188,7 +201,12 @@ def _folder(params: PretrainedModel) -> Path:
 def _weight_files(folder: Path) -> list[str]:
     """The safetensors that must be there: one file, or the shards that an index names."""
     index = folder / INDEX
-    return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    if not index.is_file():
+        return [WEIGHTS]
+    try:
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index} is no index of safetensors; copy the model again.") from None
 
 
 def _require_one_token(tokenizer: PreTrainedTokenizerBase, token: str, folder: Path, reason: str) -> None:

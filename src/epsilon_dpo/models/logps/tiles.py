@@ -14,10 +14,10 @@ drowns in its rounding. So the *change* is what is summed (`exact`): with d = f 
 
 of which every term is as small as the effect. The sums are
 
-    Σ E    Σ Q    Σ E·U    Σ E·U/(1 + U)        with  E = exp(f),  Q = exp(g),  U = expm1(ε (g - f)):
+    Σ E    Σ Q    Σ E expm1(ε (f - g))    Σ E expm1(ε (g - f))        with  E = exp(f),  Q = exp(g).
 
-three exponentials per logit. Where f and g are equal bit for bit, U is exactly 0: a tie is a tie, and no rounding
-decides it. The definition by log-probs (`fp32`) sums E/D and E·D instead, with D = 1 + U, and subtracts afterwards.
+Where f and g are equal bit for bit, both changes are exactly 0: a tie is a tie, and no rounding decides it. The
+definition by log-probs (`fp32`) sums E/D and E·D instead, with D = exp(ε (g - f)), and subtracts afterwards.
 The entropy and both divergences are three more sums beside them:
 
     H(π) = log Σ E - Σ E f / Σ E
@@ -48,6 +48,7 @@ R = TypeVar("R")
 # the difference of log-probs, as eq. 5 of the paper is written; or so with every operation rounded to bfloat16.
 StepPrecision = Literal["exact", "fp32", "official_bf16"]
 LARGEST_CHANGE = 80.0  # of a logit, in nats; its exponential is a float32 still
+SMALLEST_MEAN = -1.0 + 2.0**-24  # of expm1: -1 in float32 stands for a mean of exp between 0 and this, log -16.6
 
 
 class Mixture(NamedTuple):
@@ -76,7 +77,8 @@ class Mixture(NamedTuple):
             means: E_π[expm1(ε d)] and E_π[expm1(-ε d)].
         """
         part = (self.eps_c * (label_f - label_g)).double()
-        return part - means[0].double().log1p(), -part - means[1].double().log1p()
+        minus, plus = (mean.double().clamp(min=SMALLEST_MEAN).log1p() for mean in means)
+        return part - minus, -part - plus
 
     def logits(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of π(β⁻) and π(β⁺), in the shape of `f` and `g`."""
@@ -188,10 +190,8 @@ def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool, exact: bo
     if exact:
         if not bounded:
             difference.clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
-        u = difference.expm1_()
-        e_plus = e.mul_(u)
-        plus = e_plus.sum(1)
-        minus = e_plus.div_(u.add_(1)).sum(1).neg_()
+        plus = _dot(e, difference.expm1())
+        minus = e.mul_(difference.neg_().expm1_()).sum(1)
         return policy._replace(weighted=(*policy.weighted, minus, plus)), reference
     if not bounded:
         return policy, reference, _unweighted(f - difference, bounded), _unweighted(f + difference, bounded)

@@ -26,11 +26,16 @@ class Stops:
                     f"stop.tokens names {token!r}, which is not one token of the model's vocabulary; write it as the "
                     "tokenizer does, or put it under stop.strings."
                 )
+        added = tokenizer.added_tokens_decoder
+        special = {id_: str(token) for id_, token in added.items() if token.special}
+        special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
         for string in stop.strings:
-            if string in tokenizer.all_special_tokens:
-                raise UserError(f"stop.strings names {string!r}, a token that no text shows; put it under stop.tokens.")
+            if hidden := next((token for token in special.values() if token in string), None):
+                raise UserError(
+                    f"stop.strings names {string!r}, but no text shows the token {hidden!r}; put it under stop.tokens."
+                )
         self.tokens: list[int] = [tokenizer.eos_token_id, *(vocabulary[token] for token in stop.tokens)]
-        self._special = set(tokenizer.all_special_ids)
+        self._special = set(special)  # what decoding leaves out
         # No token of a text has less than a byte, so that these many show a string that the last one completes.
         self._window = max((len(string.encode()) for string in stop.strings), default=0) + 4
 
