@@ -58,6 +58,9 @@ def _answers(row: Row) -> tuple[list[Any], list[float]]:
     else:
         found = [_own_score(one, place) for place, one in enumerate(answers)]
         name, scores = found[0][0] if found else "", [score for _, score in found]
+        other = next((place for place, (key, _) in enumerate(found) if key != name), None)
+        if other is not None:  # their scales differ, and a rank is better the lower it is
+            raise Refused(f"answers 0 and {other} are scored by {name} and by {found[other][0]}, which do not compare")
     texts = [_text_of(one, place) for place, one in enumerate(answers)]
     return texts, [-score for score in scores] if name in ("ranks", *RANKS) else scores
 
