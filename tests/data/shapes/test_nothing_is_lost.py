@@ -1,8 +1,9 @@
 """What a row says beyond its shape's usual columns and values is read as it is meant or refused, never lost."""
 
 import pytest
-from shape_rows import Row
+from shape_rows import EXAMPLES, Row
 
+from epsilon_dpo.data.shapes.interface import Pair
 from epsilon_dpo.data.shapes.recognition import recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -20,4 +21,21 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 def test_answers_of_one_row_have_one_scale(answers: list[Row], sentence: str) -> None:
     row = {"prompt": "a", "answers": answers}
     with pytest.raises(UserError, match=f"x, row 1: {sentence}"):
+        recognise([row], "x").read(row, "x, row 1", "all")
+
+
+@pytest.mark.parametrize("empty", ["", None, float("nan"), "nan"])
+def test_an_empty_optional_number_costs_no_pair(empty: object) -> None:
+    beside = dict.fromkeys(("margin", "weight", "score_chosen", "score_rejected"), empty)
+    shp = EXAMPLES["shp"].rows[0]
+    for row, change in (({"prompt": "a", "chosen": "b", "rejected": "c"}, beside), (shp, {"score_A": empty})):
+        full = row | {name: 1.0 for name in change}
+        (found,) = recognise([full], "x").read(row | change, "x, row 2", "all")
+        assert isinstance(found, Pair) and found.margin is None and found.weight is None
+
+
+@pytest.mark.parametrize("name", ["two_answers_from_0", "scored_answers", "signed_preference"])
+def test_a_negative_weight_is_refused_in_every_shape(name: str) -> None:
+    row = EXAMPLES[name].rows[0] | {"weight": -0.5}
+    with pytest.raises(UserError, match=r"x, row 1: weight is -0\.5, expected at least 0"):
         recognise([row], "x").read(row, "x, row 1", "all")

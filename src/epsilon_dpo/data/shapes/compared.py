@@ -19,7 +19,7 @@ from epsilon_dpo.data.shapes.interface import (
     Shape,
 )
 from epsilon_dpo.data.shapes.paired import PROMPTS, system_turn
-from epsilon_dpo.data.shapes.values import answer, describe, messages, number, prompt, text
+from epsilon_dpo.data.shapes.values import answer, describe, messages, number, optional_number, prompt, text, weight_of
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 TIES = {"tie", "ties", "draw", "equal", "same", "both", "neither", "tie (bothbad)", "tie(bothbad)", "both_bad", "none"}
@@ -45,7 +45,7 @@ def preferred(row: Row, first: Messages, second: Messages, lead: float, margin: 
     """The pair by the sign of `lead` (first over second), its margin that of first minus second."""
     if lead == 0.0:
         return [TIED]
-    weight = number(row["weight"], "weight") if row.get("weight") is not None else None
+    weight = weight_of(row)
     if lead > 0.0:
         return [Pair(first, second, margin, weight)]
     return [Pair(second, first, None if margin is None else -margin, weight)]
@@ -112,8 +112,8 @@ def _read_shp(row: Row, choose: Choose) -> list[Result]:
     lead = named(row["labels"], ({"1"}, {"0"}), set(), "labels")
     before = prompt(row["history"], "history")
     first, second = (before + answer(row[name], name) for name in ("human_ref_A", "human_ref_B"))
-    scores = [row.get(name) for name in ("score_A", "score_B")]
-    margin = None if None in scores else number(scores[0], "score_A") - number(scores[1], "score_B")
+    scores = [optional_number(row, name) for name in ("score_A", "score_B")]
+    margin = None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
     return preferred(row, first, second, lead, margin)
 
 

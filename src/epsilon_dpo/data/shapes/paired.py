@@ -16,7 +16,7 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.values import answer, messages, number, prompt, text, transcript
+from epsilon_dpo.data.shapes.values import answer, messages, optional_number, prompt, text, transcript, weight_of
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 SIDES = ("chosen", "rejected")
@@ -40,12 +40,11 @@ def sides(kinds: frozenset[str]) -> tuple[Field, Field]:
 
 def scored(row: Row, chosen: Messages, rejected: Messages) -> list[Result]:
     """The pair with its margin and weight, where the row has them; dropped if its scores are equal."""
-    margin = number(row["margin"], "margin") if row.get("margin") is not None else None
-    if margin is None and row.get("score_chosen") is not None and row.get("score_rejected") is not None:
-        margin = number(row["score_chosen"], "score_chosen") - number(row["score_rejected"], "score_rejected")
-    weight = number(row["weight"], "weight") if row.get("weight") is not None else None
-    if weight is not None and weight < 0.0:
-        raise Refused(f"weight is {weight}, expected at least 0")
+    margin = optional_number(row, "margin")
+    if margin is None:
+        scores = [optional_number(row, f"score_{side}") for side in SIDES]
+        margin = None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
+    weight = weight_of(row)
     if margin == 0.0:
         return [Dropped("tied", "both answers have the same score")]
     return [Pair(chosen, rejected, margin, weight)]

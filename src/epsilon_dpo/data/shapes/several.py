@@ -18,7 +18,7 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.values import answer, describe, flag, number
+from epsilon_dpo.data.shapes.values import answer, describe, flag, number, weight_of
 from epsilon_dpo.pipeline.stage.files import Row
 
 TEXTS = ("text", "answer", "response", "completion", "content", "output")
@@ -33,7 +33,7 @@ def _read_scored(row: Row, choose: Choose) -> list[Result]:
     if len(answers) < 2:
         return [Dropped("one_answer", f"it has {len(answers)} answers, and a pair needs two")]
     before = asked(row)
-    weight = number(row["weight"], "weight") if row.get("weight") is not None else None
+    weight = weight_of(row)
     order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
     found: list[Result] = []
     for better, worse in combinations(order, 2) if choose == "all" else [(order[0], order[-1])]:

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from epsilon_dpo.data.shapes.interface import Missing, Refused
-from epsilon_dpo.pipeline.stage.files import Messages
+from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 HEADER = re.compile(r"\n\n(Human|Assistant): ?")
@@ -70,6 +70,25 @@ def number(value: Any, name: str) -> float:
         raise Refused(f"{name} is {describe(value)}, expected a number")
     if not math.isfinite(found):
         raise Missing(f"{name} is {found}")
+    return found
+
+
+def optional_number(row: Row, name: str) -> float | None:
+    """The number in a column that may be absent, null, empty (csv's null) or NaN (pandas' null): then None."""
+    value = row.get(name)
+    empty = value is None or (isinstance(value, str | float) and str(value).strip().lower() in {"", "nan"})
+    return None if empty else number(value, name)
+
+
+def weight_of(row: Row) -> float | None:
+    """The pair's weight; None where the row has none.
+
+    Raises:
+        Refused: it is negative.
+    """
+    found = optional_number(row, "weight")
+    if found is not None and found < 0.0:
+        raise Refused(f"weight is {found}, expected at least 0")
     return found
 
 
