@@ -1,9 +1,9 @@
 """What a row says beyond its shape's usual columns and values is read as it is meant or refused, never lost."""
 
 import pytest
-from shape_rows import EXAMPLES, Row
+from shape_rows import EXAMPLES, Row, user
 
-from epsilon_dpo.data.shapes.interface import Pair
+from epsilon_dpo.data.shapes.interface import Dropped, Pair
 from epsilon_dpo.data.shapes.recognition import recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -39,3 +39,35 @@ def test_a_negative_weight_is_refused_in_every_shape(name: str) -> None:
     row = EXAMPLES[name].rows[0] | {"weight": -0.5}
     with pytest.raises(UserError, match=r"x, row 1: weight is -0\.5, expected at least 0"):
         recognise([row], "x").read(row, "x, row 1", "all")
+
+
+ASKED: Row = {"prompt": [user("a")], "input": "x", "response_a": "b", "response_b": "c", "winner": "a"}
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "said"),
+    [
+        (EXAMPLES["scored_answers"].rows[0], {"answers": None}, "answers is null"),
+        (EXAMPLES["scored_answers"].rows[0], {"answers": 5}, "answers is number 5, expected a list of answers"),
+        (
+            EXAMPLES["scored_answers"].rows[0],
+            {"answers": [{"text": "b", "score": 10**400}]},
+            "score of answer 0 is inf",
+        ),
+        (EXAMPLES["summaries"].rows[0], {"summaries": None}, "summaries is null"),
+        (EXAMPLES["summaries"].rows[0], {"summaries": 2}, 'summaries is number 2, expected a list of {"text": ...}'),
+        (EXAMPLES["summaries"].rows[0], {"info": None}, "info is null"),
+        (EXAMPLES["summaries"].rows[0], {"info": "Tea"}, "info is text 'Tea', expected a mapping"),
+        (EXAMPLES["alpaca"].rows[0], {"history": 5}, "history is number 5, expected a list of [question, answer]"),
+        (ASKED, {"prompt": []}, "prompt holds no message"),
+    ],
+)
+def test_a_value_of_another_kind_in_a_later_row_is_no_traceback(first: Row, change: Row, said: str) -> None:
+    """Null drops the row by name; what is mistyped stops with file and row."""
+    reading = recognise([first], "x")
+    try:
+        (found,) = reading.read(first | change, "x, row 30", "all")
+    except UserError as error:
+        assert str(error).startswith(f"x, row 30: {said}")
+    else:
+        assert isinstance(found, Dropped) and (found.reason, found.detail) == ("null", said)

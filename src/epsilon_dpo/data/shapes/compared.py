@@ -1,6 +1,7 @@
 """Shapes whose rows hold two answers and a verdict; what the verdict means depends on how the answers are named."""
 
 from collections.abc import Callable
+from typing import Any
 
 from epsilon_dpo.data.shapes.interface import (
     ANSWER,
@@ -19,7 +20,18 @@ from epsilon_dpo.data.shapes.interface import (
     Shape,
 )
 from epsilon_dpo.data.shapes.paired import PROMPTS, system_turn
-from epsilon_dpo.data.shapes.values import answer, describe, messages, number, optional_number, prompt, text, weight_of
+from epsilon_dpo.data.shapes.values import (
+    answer,
+    describe,
+    list_of,
+    mapping,
+    messages,
+    number,
+    optional_number,
+    prompt,
+    text,
+    weight_of,
+)
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 TIES = {"tie", "ties", "draw", "equal", "same", "both", "neither", "tie (bothbad)", "tie(bothbad)", "both_bad", "none"}
@@ -36,6 +48,8 @@ def asked(row: Row) -> Messages:
     """The prompt's turns, with the system turn and Alpaca's `input` where the row has them."""
     turns, beside = prompt(row["prompt"], "prompt"), row.get("input")
     if beside:
+        if not turns:
+            raise Missing("prompt holds no message")
         last = {**turns[-1], "content": f"{turns[-1]['content']}\n{text(beside, 'input')}"}
         turns = [*turns[:-1], last]
     return system_turn(row) + turns
@@ -125,15 +139,15 @@ def _read_arena(row: Row, choose: Choose) -> list[Result]:
 
 def _read_summaries(row: Row, choose: Choose) -> list[Result]:
     lead = named(row["choice"], ({"0"}, {"1"}), set(), "choice")
-    summaries = row["summaries"]
+    summaries = list_of(row["summaries"], "summaries", '{"text": ...}')
     if len(summaries) != 2 or not all(isinstance(one, dict) for one in summaries):
         raise Refused(f'summaries is {describe(summaries)}, expected two of {{"text": ...}}')
-    before = [{"role": "user", "content": _to_summarise(row["info"])}]
+    before = [{"role": "user", "content": _to_summarise(mapping(row["info"], "info"))}]
     first, second = (before + answer(one.get("text"), "text of summaries") for one in summaries)
     return preferred(row, first, second, lead, None)
 
 
-def _to_summarise(info: dict) -> str:
+def _to_summarise(info: dict[str, Any]) -> str:
     """SUBREDDIT, TITLE, POST (or ARTICLE) and "TL;DR:", those that the row has, as in TRL's tldr sets."""
     parts = []
     if info.get("subreddit"):

@@ -16,7 +16,16 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.values import answer, messages, optional_number, prompt, text, transcript, weight_of
+from epsilon_dpo.data.shapes.values import (
+    answer,
+    list_of,
+    messages,
+    optional_number,
+    prompt,
+    text,
+    transcript,
+    weight_of,
+)
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 SIDES = ("chosen", "rejected")
@@ -87,7 +96,7 @@ def _read_sharegpt(row: Row, choose: Choose) -> list[Result]:
 
 def _read_alpaca(row: Row, choose: Choose) -> list[Result]:
     turns = system_turn(row)
-    for exchange in row.get("history") or []:
+    for exchange in list_of(row.get("history") or [], "history", "[question, answer]"):
         if not isinstance(exchange, list) or len(exchange) != 2:
             raise Refused("history is no list of [question, answer]")
         for role, content in zip(("user", "assistant"), exchange, strict=True):

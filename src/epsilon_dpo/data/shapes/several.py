@@ -18,7 +18,7 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.values import answer, describe, flag, number, weight_of
+from epsilon_dpo.data.shapes.values import answer, describe, flag, list_of, number, weight_of
 from epsilon_dpo.pipeline.stage.files import Row
 
 TEXTS = ("text", "answer", "response", "completion", "content", "output")
@@ -48,7 +48,7 @@ def _read_scored(row: Row, choose: Choose) -> list[Result]:
 
 def _answers(row: Row) -> tuple[list[Any], list[float]]:
     """The answers, and their scores, higher is better; an answer that is no mapping has its score in a list beside."""
-    answers = row["answers"]
+    answers = list_of(row["answers"], "answers", "answers")
     beside = next(((name, row[name]) for name in ("scores", "ranks") if row.get(name) is not None), None)
     if beside is not None:
         name, values = beside

@@ -66,6 +66,8 @@ def number(value: Any, name: str) -> float:
         found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
     except ValueError:
         found = None
+    except OverflowError:  # an integer of 400 digits, as the text of one gives
+        found = math.inf
     if found is None:
         raise Refused(f"{name} is {describe(value)}, expected a number")
     if not math.isfinite(found):
@@ -136,11 +138,8 @@ def _only_part(parts: list[Any], name: str) -> Any:
 
 def messages(value: Any, name: str) -> Messages:
     """A list of messages, in order."""
-    if value is None:
-        raise Missing(f"{name} is null")
-    if not isinstance(value, list):
-        raise Refused(f"{name} is {describe(value)}, expected a list of messages")
-    return [turn(entry, f"turn {number} of {name}") for number, entry in enumerate(value, start=1)]
+    entries = list_of(value, name, "messages")
+    return [turn(entry, f"turn {number} of {name}") for number, entry in enumerate(entries, start=1)]
 
 
 def prompt(value: Any, name: str) -> Messages:
@@ -183,6 +182,24 @@ def parse_transcript(text: str) -> Messages:
         {"role": HH_ROLES[header], "content": content.strip()}
         for header, content in zip(parts[::2], parts[1::2], strict=True)
     ]
+
+
+def list_of(value: Any, name: str, of: str) -> list[Any]:
+    """`value` if it is a list; `of` says for the message what it holds."""
+    if value is None:
+        raise Missing(f"{name} is null")
+    if not isinstance(value, list):
+        raise Refused(f"{name} is {describe(value)}, expected a list of {of}")
+    return value
+
+
+def mapping(value: Any, name: str) -> dict[str, Any]:
+    """`value` if it is a mapping."""
+    if value is None:
+        raise Missing(f"{name} is null")
+    if not isinstance(value, dict):
+        raise Refused(f"{name} is {describe(value)}, expected a mapping")
+    return value
 
 
 def describe(value: Any) -> str:
