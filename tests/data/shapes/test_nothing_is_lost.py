@@ -1,7 +1,7 @@
 """What a row says beyond its shape's usual columns and values is read as it is meant or refused, never lost."""
 
 import pytest
-from shape_rows import EXAMPLES, Row, user
+from shape_rows import EXAMPLES, Row, bot, user
 
 from epsilon_dpo.data.shapes.interface import Dropped, Pair
 from epsilon_dpo.data.shapes.recognition import recognise
@@ -71,3 +71,15 @@ def test_a_value_of_another_kind_in_a_later_row_is_no_traceback(first: Row, chan
         assert str(error).startswith(f"x, row 30: {said}")
     else:
         assert isinstance(found, Dropped) and (found.reason, found.detail) == ("null", said)
+
+
+def test_0_on_answers_1_and_2_is_refused_where_it_may_be_the_first() -> None:
+    rows = [{"prompt": "a", "response_1": "b", "response_2": "c", "label": n % 2} for n in range(40)]
+    for label in (0, 0.0, "0"):
+        with pytest.raises(UserError, match=r"x, row 7: verdict is 0.* response_0: response_1, response_1: response_2"):
+            recognise(rows[:20], "x").read(rows[0] | {"label": label}, "x, row 7", "all")
+    said = {"prompt": "prompt", "response_0": "response_1", "response_1": "response_2", "verdict": "label"}
+    read = recognise(rows[:20], "x", said).read
+    assert [pair.chosen[-1] for row in rows[:2] for pair in read(row, "x", "all")] == [bot("b"), bot("c")]  # type: ignore[union-attr]
+    for sure in ({"label": 2}, {"label": "response_1"}):  # 0 is none of the answers then
+        assert isinstance(recognise([*rows[:19], rows[0] | sure], "x").read(rows[0], "x", "all")[0], Dropped)

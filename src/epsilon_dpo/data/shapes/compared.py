@@ -1,6 +1,6 @@
 """Shapes whose rows hold two answers and a verdict; what the verdict means depends on how the answers are named."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epsilon_dpo.data.shapes.interface import (
@@ -15,6 +15,7 @@ from epsilon_dpo.data.shapes.interface import (
     Field,
     Missing,
     Pair,
+    Read,
     Refused,
     Result,
     Shape,
@@ -26,9 +27,11 @@ from epsilon_dpo.data.shapes.values import (
     list_of,
     mapping,
     messages,
+    named,
     number,
     optional_number,
     prompt,
+    spelt,
     text,
     weight_of,
 )
@@ -65,44 +68,52 @@ def preferred(row: Row, first: Messages, second: Messages, lead: float, margin: 
     return [Pair(second, first, None if margin is None else -margin, weight)]
 
 
-def named(verdict: object, spellings: tuple[set[str], set[str]], ties: set[str], name: str) -> float:
-    """1.0 if the verdict names the first answer, -1.0 the second, 0.0 for a tie.
-
-    Raises:
-        Refused: it names neither; Missing: it is null.
-    """
-    if verdict is None or verdict == "":
-        raise Missing(f"{name} is null")
-    if not isinstance(verdict, bool | list | dict):
-        spelt = str(verdict).strip().lower().removesuffix(".0")
-        for lead, spelled in ((1.0, spellings[0]), (-1.0, spellings[1]), (0.0, ties)):
-            if spelt in spelled:
-                return lead
-    raise Refused(
-        f"{name} is {describe(verdict)}, which names neither answer ({', '.join(sorted(spellings[0]))} or "
-        f"{', '.join(sorted(spellings[1]))}) nor a tie; map the columns with fetch.columns to the shape that fits"
-    )
+def _spellings(end: str) -> set[str]:
+    """How a verdict names the answer "x_end"."""
+    return {end, f"model_{end}", f"response_{end}", f"answer_{end}", f"response{end}", f"answer{end}"}
 
 
-def _reader(first: str, second: str, ties: set[str]) -> Callable[[Row, Choose], list[Result]]:
+def _reader(first: str, second: str, ties: set[str]) -> Read:
     """Two answers "x_0" and "x_1": the verdict names one by what stands after the last "_", with or without a name.
 
     Of up to three verdicts on a pair, by as many people, the majority counts; without one it is a tie.
     """
-    spellings = tuple(
-        {end, f"model_{end}", f"response_{end}", f"answer_{end}", f"response{end}", f"answer{end}"}
-        for end in (first, second)
-    )
+    spellings = _spellings(first), _spellings(second)
 
     def read(row: Row, choose: Choose) -> list[Result]:
         given = [row[name] for name in ("verdict", "verdict_2", "verdict_3") if name in row]
-        leads = [named(verdict, (spellings[0], spellings[1]), ties, "the verdict") for verdict in given]
+        leads = [named(verdict, spellings, ties, "the verdict") for verdict in given]
         lead = next((one for one in (1.0, -1.0) if leads.count(one) > len(leads) / 2), 0.0)
         before = asked(row)
         answers = [before + answer(row[f"response_{end}"], f"response_{end}") for end in (first, second)]
         return preferred(row, answers[0], answers[1], lead, None)
 
     return read
+
+
+def _where_0_is_a_tie(first_rows: Sequence[Row], names: Mapping[str, str]) -> Read:
+    """The reader of a file with "x_1" and "x_2", where a verdict of 0 is a tie, or the first of two counted from 0.
+
+    It is a tie in the columns annotator1 to 3, and where the first rows also name the second answer, or one by its
+    name; elsewhere it is refused, because half of the pairs would be swapped and half lost.
+    """
+    read = _reader("1", "2", TIES | {"0"})
+    sure = (_spellings("1") | _spellings("2")) - {"1"}
+    if names["verdict"].startswith("annotator") or any(spelt(row["verdict"]) in sure for row in first_rows):
+        return read
+
+    counted = {"response_1": "response_0", "response_2": "response_1"}
+    from_0 = ", ".join(f"{counted.get(name, name)}: {column}" for name, column in names.items())
+
+    def read_without_0(row: Row, choose: Choose) -> list[Result]:
+        if spelt(row["verdict"]) == "0":
+            raise Refused(
+                "verdict is 0, and none of the first rows has a 2, so 0 may be a tie or name the first answer: write a "
+                f"tie as tie, or, where 0 and 1 name the answers, say so with fetch.columns: {{{from_0}}}"
+            )
+        return read(row, choose)
+
+    return read_without_0
 
 
 def _two(first: str, second: str, glued: bool = False) -> tuple[Field, ...]:
@@ -171,6 +182,7 @@ COMPARED = (
         _two("1", "2", glued=True),
         _reader("1", "2", TIES | {"0"}),
         without=("overall_preference", "preference_strength"),
+        read_file=_where_0_is_a_tie,
     ),
     Shape(
         "two_answers_lettered",

@@ -4,7 +4,7 @@ A row holds plain values (text, numbers, booleans, None, lists, mappings); a sha
 the columns (`Field.name`), whatever the file calls them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +63,7 @@ class Dropped:
 
 
 Result = Pair | Half | Dropped
+Read = Callable[[Row, Choose], list[Result]]  # the row by the names of the shape's fields
 
 
 class Refused(ValueError):
@@ -104,10 +105,13 @@ class Shape:
         fields: what it reads.
         without: columns that would make it another shape.
         read: one row, by the names of `fields` (absent ones are left out), as results.
+        read_file: gives `read` for one file, by its first rows and its column for each field, where a value means
+            different things in different files; None: it means the same in all.
     """
 
     name: str
     description: str
     fields: tuple[Field, ...]
-    read: Callable[[Row, Choose], list[Result]]
+    read: Read
     without: tuple[str, ...] = ()
+    read_file: Callable[[Sequence[Row], Mapping[str, str]], Read] | None = None

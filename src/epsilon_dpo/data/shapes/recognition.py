@@ -9,8 +9,9 @@
 shapes' columns to names of the file's. With it only the mapped columns are looked at.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from epsilon_dpo.data.shapes.compared import COMPARED
@@ -61,11 +62,10 @@ class Reading:
             return [Dropped(error.reason, self._as_in_the_file(str(error)))]
 
     def _as_in_the_file(self, message: str) -> str:
-        """The message, which begins with the shape's name of a column, with the file's name of it."""
-        for name, column in self.names.items():
-            if name != column and name in message:
-                return f"{message} (column {column})"
-        return message
+        """The message with the file's name of the column that it names first, if that is another."""
+        first = re.search(rf"\b({'|'.join(self.names)})\b", message)
+        column = self.names[first[0]] if first else ""
+        return f"{message} (column {column})" if first and column != first[0] else message
 
 
 def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None = None) -> Reading:
@@ -85,10 +85,13 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     if len(fitting) == 1:
         shape, names = fitting[0]
         _only_one_column_each(shape, kinds, where)
-        reading = Reading(shape, {name: columns[own] if columns else own for name, own in names.items()})
-        for column in reading.names.values():
+        names = {name: columns[own] if columns else own for name, own in names.items()}
+        for column in names.values():
             _refuse_written_messages([row.get(column) for row in rows], column, where)
-        return reading
+        if shape.read_file is not None:
+            first = [{name: row.get(column) for name, column in names.items()} for row in rows]
+            shape = replace(shape, read=shape.read_file(first, names))
+        return Reading(shape, names)
     if fitting:
         several = " and ".join(shape.name for shape, _ in fitting)
         raise UserError(

@@ -104,6 +104,28 @@ def flag(value: Any, name: str) -> bool:
     return spelt in {"true", "1", "1.0"}
 
 
+def spelt(verdict: object) -> str:
+    """A verdict as it is compared; empty for one that is no text and no number."""
+    return "" if isinstance(verdict, bool | list | dict) else str(verdict).strip().lower().removesuffix(".0")
+
+
+def named(verdict: object, spellings: tuple[set[str], set[str]], ties: set[str], name: str) -> float:
+    """1.0 if the verdict names the first answer, -1.0 the second, 0.0 for a tie.
+
+    Raises:
+        Refused: it names neither; Missing: it is null.
+    """
+    if verdict is None or verdict == "":
+        raise Missing(f"{name} is null")
+    for lead, spelled in ((1.0, spellings[0]), (-1.0, spellings[1]), (0.0, ties)):
+        if spelt(verdict) in spelled:
+            return lead
+    raise Refused(
+        f"{name} is {describe(verdict)}, which names neither answer ({', '.join(sorted(spellings[0]))} or "
+        f"{', '.join(sorted(spellings[1]))}) nor a tie; map the columns with fetch.columns to the shape that fits"
+    )
+
+
 def turn(value: Any, name: str) -> dict[str, str]:
     """One message of ours, whatever the two keys are called and the roles are spelt like."""
     if not isinstance(value, dict):
