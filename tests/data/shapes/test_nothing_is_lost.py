@@ -83,3 +83,37 @@ def test_0_on_answers_1_and_2_is_refused_where_it_may_be_the_first() -> None:
     assert [pair.chosen[-1] for row in rows[:2] for pair in read(row, "x", "all")] == [bot("b"), bot("c")]  # type: ignore[union-attr]
     for sure in ({"label": 2}, {"label": "response_1"}):  # 0 is none of the answers then
         assert isinstance(recognise([*rows[:19], rows[0] | sure], "x").read(rows[0], "x", "all")[0], Dropped)
+
+
+PAIRED: Row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        (PAIRED | {"history": [["q", "r"]]}, "history"),
+        (PAIRED | {"input": "x"}, "input"),
+        ({"prompt": "a", "context": "d", "response_0": "b", "response_1": "c", "label": 1}, "context"),
+    ],
+)
+def test_a_part_of_the_prompt_that_is_not_read_is_refused(row: Row, column: str) -> None:
+    read = recognise([row], "x").read
+    with pytest.raises(UserError, match=rf"x, row 9: has {column}, .* fetch\.columns: {{prompt: prompt, "):
+        read(row, "x, row 9", "all")
+    assert isinstance(read(row | {column: None}, "x", "all")[0], Pair)
+    columns = {"verdict" if name == "label" else name: name for name in row if name != column}
+    assert isinstance(recognise([row], "x", columns).read(row, "x", "all")[0], Pair)
+
+
+def test_two_verdicts_are_refused() -> None:
+    row = {"prompt": "a", "response_0": "b", "response_1": "c", "verdict": 0, "preference": 1}
+    with pytest.raises(UserError, match=r"whose verdict could be verdict or preference; say which with fetch\.columns"):
+        recognise([row], "x")
+
+
+def test_ratings_of_both_sides_are_scores() -> None:
+    row = PAIRED | {"rating_chosen": 4.0, "rating_rejected": 4.0}
+    reading = recognise([row], "x")
+    assert isinstance(reading.read(row, "x", "all")[0], Dropped)
+    (found,) = reading.read(row | {"rating_rejected": 1.0}, "x", "all")
+    assert isinstance(found, Pair) and found.margin == 3.0

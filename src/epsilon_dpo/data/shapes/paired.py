@@ -31,8 +31,10 @@ from epsilon_dpo.pipeline.stage.files import Messages, Row
 SIDES = ("chosen", "rejected")
 PROMPTS = ("question", "query")
 SCORES = (
-    Field("score_chosen", NUMBER, ("chosen_score", "chosen_rating", "chosen-rating"), optional=True),
-    Field("score_rejected", NUMBER, ("rejected_score", "rejected_rating", "rejected-rating"), optional=True),
+    *(
+        Field(f"score_{side}", NUMBER, (f"{side}_score", f"{side}_rating", f"{side}-rating", f"rating_{side}"), True)
+        for side in SIDES
+    ),
     Field("margin", NUMBER, optional=True),
     Field("weight", NUMBER, optional=True),
 )

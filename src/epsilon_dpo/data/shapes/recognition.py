@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from epsilon_dpo.data.shapes.compared import COMPARED
-from epsilon_dpo.data.shapes.interface import Choose, Dropped, Field, Missing, Refused, Result, Shape
+from epsilon_dpo.data.shapes.interface import LABEL, Choose, Dropped, Field, Missing, Refused, Result, Shape
 from epsilon_dpo.data.shapes.paired import PAIRED
 from epsilon_dpo.data.shapes.several import SEVERAL
 from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, kind
@@ -25,6 +25,8 @@ from epsilon_dpo.pipeline.stage.files import Row
 SHAPES = (*PAIRED, *COMPARED, *SEVERAL)
 # Every name that `fetch.columns` can map to.
 COLUMNS = frozenset(name for shape in SHAPES for field in shape.fields for name in (field.name, *field.also))
+# Parts of a prompt in some sets; where another column is the prompt, nobody can say whether they belong to it.
+OF_THE_PROMPT = ("history", "context", "input")
 UNSUPPORTED = ("images", "image", "videos", "video", "audios", "audio", "tools", "functions")
 WHERE_TO_LOOK = "docs/datasets.md has the shapes"
 
@@ -35,10 +37,12 @@ class Reading:
 
     Attributes:
         names: the file's column for each of the shape's that it has.
+        mapped: whether `fetch.columns` gave them, so that other columns are not looked at.
     """
 
     shape: Shape
     names: dict[str, str]
+    mapped: bool
 
     def read(self, row: Row, where: str, choose: Choose) -> list[Result]:
         """What the row gives: pairs, halves of pairs, or why there is none.
@@ -54,12 +58,24 @@ class Reading:
         if beside:
             raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
         own = {name: row.get(column) for name, column in self.names.items()}
+        if not self.mapped:
+            self._refuse_unread(row, where)
         try:
             return self.shape.read(own, choose)
         except Refused as error:
             raise UserError(f"{where}: {self._as_in_the_file(str(error))} (read as {self.shape.name}).") from None
         except Missing as error:
             return [Dropped(error.reason, self._as_in_the_file(str(error)))]
+
+    def _refuse_unread(self, row: Row, where: str) -> None:
+        """Raises: UserError: the row has a column that other sets keep a part of the prompt in."""
+        lost = next((name for name in OF_THE_PROMPT if row.get(name) and name not in self.names.values()), None)
+        if lost:
+            names = ", ".join(f"{name}: {column}" for name, column in self.names.items())
+            raise UserError(
+                f"{where}: has {lost}, which may be a part of the prompt, and {self.shape.name} does not read it; "
+                f"write it into the prompt, or leave it out with fetch.columns: {{{names}}} ({WHERE_TO_LOOK})."
+            )
 
     def _as_in_the_file(self, message: str) -> str:
         """The message with the file's name of the column that it names first, if that is another."""
@@ -91,7 +107,7 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
         if shape.read_file is not None:
             first = [{name: row.get(column) for name, column in names.items()} for row in rows]
             shape = replace(shape, read=shape.read_file(first, names))
-        return Reading(shape, names)
+        return Reading(shape, names, columns is not None)
     if fitting:
         several = " and ".join(shape.name for shape, _ in fitting)
         raise UserError(
@@ -165,10 +181,10 @@ def _refuse_written_messages(values: list[Any], column: str, where: str) -> None
 
 
 def _only_one_column_each(shape: Shape, kinds: Mapping[str, str], where: str) -> None:
-    """Raises: UserError: two columns could be the same field, and neither has its own name."""
+    """Raises: UserError: two columns could be the same field, and neither has its own name; two verdicts may differ."""
     for field in shape.fields:
         several = _columns(field, kinds)
-        if len(several) > 1 and field.name not in several:
+        if len(several) > 1 and (field.name not in several or field.kinds == LABEL):
             raise UserError(
                 f"{where} reads as {shape.name}, whose {field.name} could be {' or '.join(several)}; say which with "
                 f"fetch.columns, such as {{{field.name}: {several[0]}, ...}}, naming all columns ({WHERE_TO_LOOK})."
