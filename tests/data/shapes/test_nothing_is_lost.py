@@ -1,7 +1,7 @@
 """What a row says beyond its shape's usual columns and values is read as it is meant or refused, never lost."""
 
 import pytest
-from shape_rows import EXAMPLES, Row, bot, user
+from shape_rows import EXAMPLES, Row, bot, system, user
 
 from epsilon_dpo.data.shapes.interface import Dropped, Pair
 from epsilon_dpo.data.shapes.recognition import recognise
@@ -117,3 +117,35 @@ def test_ratings_of_both_sides_are_scores() -> None:
     assert isinstance(reading.read(row, "x", "all")[0], Dropped)
     (found,) = reading.read(row | {"rating_rejected": 1.0}, "x", "all")
     assert isinstance(found, Pair) and found.margin == 3.0
+
+
+@pytest.mark.parametrize("null_first", [False, True])
+def test_an_optional_column_that_comes_late_is_read(null_first: bool) -> None:
+    """Also if the first rows, by which the file is recognised, have it as null: sparse JSON lines, joined files."""
+
+    def read(first: Row, late: Row) -> Pair:
+        (found,) = recognise([first | dict.fromkeys(late if null_first else ())] * 20, "x").read(
+            first | late, "x", "all"
+        )
+        assert isinstance(found, Pair)
+        return found
+
+    late = {"system_prompt": "s", "rating_chosen": 3.0, "rating_rejected": 1.0, "weight": 0.5}
+    assert read(PAIRED, late) == Pair(*([system("s"), user("a"), bot(answer)] for answer in "bc"), 2.0, 0.5)
+    alpaca = {"instruction": "a", "chosen": "b", "rejected": "c"}
+    found = read(alpaca, {"input": "x", "history": [["q", "r"]]})
+    assert found.chosen == [user("q"), bot("r"), user("a\nx"), bot("b")]
+
+
+@pytest.mark.parametrize(
+    ("first", "late", "said"),
+    [
+        ({"chosen": "Q\nb", "rejected": "Q\nc"}, {"prompt": "a"}, "has prompt, but none of the first rows"),
+        (EXAMPLES["scored_answers"].rows[0], {"chosen": "b"}, "has chosen, but none of the first rows"),
+        (PAIRED, {"history": [["q", "r"]]}, "has history, which may be a part of the prompt"),
+        (PAIRED, {"chosen_score": 1.0, "chosen_rating": 5.0}, "score_chosen could be chosen_score or chosen_rating"),
+    ],
+)
+def test_a_late_column_that_the_shape_cannot_read_is_refused(first: Row, late: Row, said: str) -> None:
+    with pytest.raises(UserError, match=f"x, row 26: {said}"):
+        recognise([first] * 20, "x").read(first | late, "x, row 26", "all")

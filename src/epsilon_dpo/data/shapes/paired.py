@@ -151,9 +151,9 @@ PAIRED = (
     Shape(
         "explicit_text",
         "{prompt, chosen, rejected}, texts: TRL's standard format, most private files",
-        _fields(Field("prompt", TEXT, PROMPTS), answers=PLAIN, system=False),
+        _fields(Field("prompt", TEXT, PROMPTS), answers=PLAIN),
         _read_explicit,
-        without=("system", "system_prompt"),
+        without=("system", "system_prompt"),  # read where no first row has it
     ),
     Shape(
         "system_beside",
@@ -194,7 +194,7 @@ PAIRED = (
         (
             Field("prompt", TEXT, ("instruction", *PROMPTS)),
             *sides(MESSAGES),
-            Field("system", TEXT, optional=True),
+            Field("system", TEXT, ("system_prompt",), optional=True),
             *(Field(score.name, NUMBER | NULL, score.also) for score in SCORES[:2]),
             *SCORES[2:],
         ),

@@ -10,7 +10,7 @@ shapes' columns to names of the file's. With it only the mapped columns are look
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,12 +37,13 @@ class Reading:
 
     Attributes:
         names: the file's column for each of the shape's that it has.
-        mapped: whether `fetch.columns` gave them, so that other columns are not looked at.
+        seen: the columns with a value in the first rows; None if `fetch.columns` gave `names`, so that no other column
+            is looked at.
     """
 
     shape: Shape
     names: dict[str, str]
-    mapped: bool
+    seen: frozenset[str] | None
 
     def read(self, row: Row, where: str, choose: Choose) -> list[Result]:
         """What the row gives: pairs, halves of pairs, or why there is none.
@@ -57,19 +58,44 @@ class Reading:
         beside = next((name for name in UNSUPPORTED if row.get(name) and row[name] != "[]"), None)
         if beside:
             raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
-        own = {name: row.get(column) for name, column in self.names.items()}
-        if not self.mapped:
-            self._refuse_unread(row, where)
+        names = self.names
+        if self.seen is not None:
+            names = names | self._late(row, self.seen, where)
+            self._refuse_unread(row, names.values(), where)
+        own = {name: row.get(column) for name, column in names.items()}
         try:
             return self.shape.read(own, choose)
         except Refused as error:
-            raise UserError(f"{where}: {self._as_in_the_file(str(error))} (read as {self.shape.name}).") from None
+            raise UserError(f"{where}: {_as_in_the_file(str(error), names)} (read as {self.shape.name}).") from None
         except Missing as error:
-            return [Dropped(error.reason, self._as_in_the_file(str(error)))]
+            return [Dropped(error.reason, _as_in_the_file(str(error), names))]
 
-    def _refuse_unread(self, row: Row, where: str) -> None:
+    def _late(self, row: Row, seen: frozenset[str], where: str) -> dict[str, str]:
+        """The row's columns for optional fields that had no value in the first rows.
+
+        Raises:
+            UserError: two could be the same field, or a file with this column has another shape.
+        """
+        late = [name for name, value in row.items() if name not in seen and value not in (None, "", [])]
+        found = {}
+        for field in self.shape.fields if late else ():
+            several = [name for name in (field.name, *field.also) if name in late]
+            if not several or not field.optional or row.get(self.names.get(field.name, "")) is not None:
+                continue
+            if len(several) > 1 and field.name not in several:
+                raise UserError(f"{where}: {field.name} could be {' or '.join(several)}; leave one out.")
+            found[field.name] = several[0]
+        other = next((name for name in late if name in self.shape.without and name not in found.values()), None)
+        if other:
+            raise UserError(
+                f"{where}: has {other}, but none of the first rows, by which the file reads as {self.shape.name}; put "
+                f"the rows with {other} into a file of their own."
+            )
+        return found
+
+    def _refuse_unread(self, row: Row, read: Collection[str], where: str) -> None:
         """Raises: UserError: the row has a column that other sets keep a part of the prompt in."""
-        lost = next((name for name in OF_THE_PROMPT if row.get(name) and name not in self.names.values()), None)
+        lost = next((name for name in OF_THE_PROMPT if row.get(name) and name not in read), None)
         if lost:
             names = ", ".join(f"{name}: {column}" for name, column in self.names.items())
             raise UserError(
@@ -77,11 +103,12 @@ class Reading:
                 f"write it into the prompt, or leave it out with fetch.columns: {{{names}}} ({WHERE_TO_LOOK})."
             )
 
-    def _as_in_the_file(self, message: str) -> str:
-        """The message with the file's name of the column that it names first, if that is another."""
-        first = re.search(rf"\b({'|'.join(self.names)})\b", message)
-        column = self.names[first[0]] if first else ""
-        return f"{message} (column {column})" if first and column != first[0] else message
+
+def _as_in_the_file(message: str, names: Mapping[str, str]) -> str:
+    """The message with the file's name of the column that it names first, if that is another."""
+    first = re.search(rf"\b({'|'.join(names)})\b", message)
+    column = names[first[0]] if first else ""
+    return f"{message} (column {column})" if first and column != first[0] else message
 
 
 def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None = None) -> Reading:
@@ -101,13 +128,14 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     if len(fitting) == 1:
         shape, names = fitting[0]
         _only_one_column_each(shape, kinds, where)
+        seen_there = frozenset(name for name, found in kinds.items() if found != "null")
         names = {name: columns[own] if columns else own for name, own in names.items()}
         for column in names.values():
             _refuse_written_messages([row.get(column) for row in rows], column, where)
         if shape.read_file is not None:
             first = [{name: row.get(column) for name, column in names.items()} for row in rows]
             shape = replace(shape, read=shape.read_file(first, names))
-        return Reading(shape, names, columns is not None)
+        return Reading(shape, names, None if columns else seen_there)
     if fitting:
         several = " and ".join(shape.name for shape, _ in fitting)
         raise UserError(
