@@ -140,8 +140,8 @@ def test_an_optional_column_that_comes_late_is_read(null_first: bool) -> None:
 @pytest.mark.parametrize(
     ("first", "late", "said"),
     [
-        ({"chosen": "Q\nb", "rejected": "Q\nc"}, {"prompt": "a"}, "has prompt, but none of the first rows"),
-        (EXAMPLES["scored_answers"].rows[0], {"chosen": "b"}, "has chosen, but none of the first rows"),
+        ({"chosen": "Q\nb", "rejected": "Q\nc"}, {"prompt": "a"}, "has prompt, which none of the first rows has"),
+        (EXAMPLES["scored_answers"].rows[0], {"chosen": "b"}, "has chosen, which none of the first rows has"),
         (PAIRED, {"history": [["q", "r"]]}, "has history, which may be a part of the prompt"),
         (PAIRED, {"chosen_score": 1.0, "chosen_rating": 5.0}, "score_chosen could be chosen_score or chosen_rating"),
     ],
@@ -149,3 +149,24 @@ def test_an_optional_column_that_comes_late_is_read(null_first: bool) -> None:
 def test_a_late_column_that_the_shape_cannot_read_is_refused(first: Row, late: Row, said: str) -> None:
     with pytest.raises(UserError, match=f"x, row 26: {said}"):
         recognise([first] * 20, "x").read(first | late, "x, row 26", "all")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "alike"),
+    [
+        ({"Input": "Tell me about tea."}, {"chosen": "I think it is hot.", "rejected": "I think it depends."}),
+        ({"conversation_so_far": [user("a")]}, {"chosen": [bot("b")], "rejected": [bot("c")]}),
+        ({"frage": "Wer?"}, {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}),
+    ],
+)
+def test_no_prompt_is_invented_where_a_column_may_hold_it(prompt: Row, alike: Row) -> None:
+    (column,) = prompt
+    said = rf"{column} may be the prompt; say with fetch\.columns: {{prompt: {column}, chosen: chosen, "
+    with pytest.raises(UserError, match=said):
+        recognise([prompt | alike], "x")
+    beside = {"id": "n 1", "source": "a set", "chosen_model": "m", "Prompt_ID": "7f", "length": "12.5", "lang": "en"}
+    reading = recognise([alike | beside], "x")
+    assert isinstance(reading.read(alike | beside, "x", "all")[0], Pair)
+    with pytest.raises(UserError, match=f"x, row 30 .*{said}"):
+        reading.read(alike | prompt, "x, row 30", "all")
+    assert recognise([prompt | alike], "x", {"chosen": "chosen", "rejected": "rejected"}).seen is None

@@ -105,6 +105,7 @@ class Shape:
         fields: what it reads.
         without: columns that would make it another shape.
         read: one row, by the names of `fields` (absent ones are left out), as results.
+        no_prompt_column: whether the prompt stands in the dialogues alone, so that a text in another column may be it.
         read_file: gives `read` for one file, by its first rows and its column for each field, where a value means
             different things in different files; None: it means the same in all.
     """
@@ -114,4 +115,5 @@ class Shape:
     fields: tuple[Field, ...]
     read: Read
     without: tuple[str, ...] = ()
+    no_prompt_column: bool = False
     read_file: Callable[[Sequence[Row], Mapping[str, str]], Read] | None = None

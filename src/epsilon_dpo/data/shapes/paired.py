@@ -167,6 +167,7 @@ PAIRED = (
         _fields(answers=TRANSCRIPT, system=False),
         _read_transcripts,
         without=NO_PROMPT,
+        no_prompt_column=True,
     ),
     Shape(
         "implicit_text",
@@ -174,6 +175,7 @@ PAIRED = (
         _fields(answers=PLAIN, system=False),
         _read_common_beginning,
         without=(*NO_PROMPT, "system", "system_prompt"),
+        no_prompt_column=True,
     ),
     Shape(
         "explicit_messages",
@@ -187,6 +189,7 @@ PAIRED = (
         _fields(answers=MESSAGES),
         _read_dialogues,
         without=NO_PROMPT,
+        no_prompt_column=True,
     ),
     Shape(
         "ultrafeedback_binarized",

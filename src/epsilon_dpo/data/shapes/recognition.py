@@ -18,7 +18,7 @@ from epsilon_dpo.data.shapes.compared import COMPARED
 from epsilon_dpo.data.shapes.interface import LABEL, Choose, Dropped, Field, Missing, Refused, Result, Shape
 from epsilon_dpo.data.shapes.paired import PAIRED
 from epsilon_dpo.data.shapes.several import SEVERAL
-from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, kind
+from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, kind, may_be_a_prompt
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -62,6 +62,8 @@ class Reading:
         if self.seen is not None:
             names = names | self._late(row, self.seen, where)
             self._refuse_unread(row, names.values(), where)
+            if self.shape.no_prompt_column:
+                _refuse_another_prompt(self.shape, names, row, where)
         own = {name: row.get(column) for name, column in names.items()}
         try:
             return self.shape.read(own, choose)
@@ -88,8 +90,8 @@ class Reading:
         other = next((name for name in late if name in self.shape.without and name not in found.values()), None)
         if other:
             raise UserError(
-                f"{where}: has {other}, but none of the first rows, by which the file reads as {self.shape.name}; put "
-                f"the rows with {other} into a file of their own."
+                f"{where}: has {other}, which none of the first rows has (they read as {self.shape.name}); put the "
+                f"rows with {other} into a file of their own."
             )
         return found
 
@@ -130,6 +132,9 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
         _only_one_column_each(shape, kinds, where)
         seen_there = frozenset(name for name, found in kinds.items() if found != "null")
         names = {name: columns[own] if columns else own for name, own in names.items()}
+        if columns is None and shape.no_prompt_column:
+            for row in rows:
+                _refuse_another_prompt(shape, names, row, where)
         for column in names.values():
             _refuse_written_messages([row.get(column) for row in rows], column, where)
         if shape.read_file is not None:
@@ -206,6 +211,18 @@ def _refuse_written_messages(values: list[Any], column: str, where: str) -> None
         raise UserError(
             f"{where}: {column} holds messages written as text; save them as lists, in JSON lines or parquet."
         )
+
+
+def _refuse_another_prompt(shape: Shape, names: Mapping[str, str], row: Row, where: str) -> None:
+    """Raises: UserError: the shape looks for the prompt in the dialogues, and a column beside them may hold it."""
+    for column, value in row.items():
+        if column not in names.values() and column not in UNSUPPORTED and may_be_a_prompt(column, value):
+            mapped = ", ".join(f"{name}: {own}" for name, own in names.items())
+            raise UserError(
+                f"{where} reads as {shape.name}, with the prompt in chosen and rejected, but {column} may be the "
+                f"prompt; say with fetch.columns: {{prompt: {column}, {mapped}}} if it is, {{{mapped}}} if not "
+                f"({WHERE_TO_LOOK})."
+            )
 
 
 def _only_one_column_each(shape: Shape, kinds: Mapping[str, str], where: str) -> None:

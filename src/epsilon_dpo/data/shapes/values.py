@@ -22,6 +22,12 @@ ROLES = {
 TOOL_ROLES = {"tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython"}
 BESIDE_CONTENT = ("tool_calls", "function_call", "tool_call_id", "images", "reasoning_content", "thinking")
 WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*\\?['"](role|content|from|value)\\?['"]\s*:""")
+# Columns that say where a row is from or what it is about, or tell of one of its answers.
+ABOUT = re.compile(
+    r"(.*_)?(id|idx|index|uuid|hash|url|source|dataset|subset|split|license|category|domain|type|lang|language|model"
+    r"|name|date|time|timestamp|version)|uid|origin|config|task|topic|tags?|annotator|(chosen|rejected)[_-].*"
+)
+NO_WORDS = re.compile(r"[-+\d.,:eE%\s]*|true|false|null|none|nan", re.IGNORECASE)  # csv has texts only
 KEYS = (("role", "content"), ("from", "value"))
 
 
@@ -47,6 +53,13 @@ def kind(value: Any) -> str:
         found = {names.get(one, "list") for one in inner}
         return found.pop() if len(found) == 1 else "list"
     return type(value).__name__
+
+
+def may_be_a_prompt(column: str, value: Any) -> bool:
+    """Whether a column that no shape knows could hold what the answers answer: a text or messages."""
+    if ABOUT.fullmatch(column.strip().lower()):
+        return False
+    return not NO_WORDS.fullmatch(value) if isinstance(value, str) else kind(value) in ("message", "messages")
 
 
 def text(value: Any, name: str) -> str:
