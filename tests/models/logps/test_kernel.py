@@ -284,7 +284,7 @@ def test_exact_changes_of_any_size_are_finite_and_right_where_they_matter(softca
             expected = getattr(high, f"logps_beta_{name}") - high.policy
             found = getattr(low, f"delta_{name}").double()
             assert found.isfinite().all() and (found.sign() == expected.sign()).all()
-            if expected.abs().max() < 15.0:
+            if expected.abs().max() < 10.0:  # a mean of exp below 5e-5 is near the rounding of 1
                 torch.testing.assert_close(found, expected, rtol=1e-5 if epsilon == 0.01 else 1e-2, atol=1e-6)
 
 
