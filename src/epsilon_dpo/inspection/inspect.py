@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.data.contract.facts import prompt_key
+from epsilon_dpo.data.contract.profile import LENGTHS
 from epsilon_dpo.data.shapes.recognition import Reading, recognise
 from epsilon_dpo.data.sources.dataset import Dataset, RowsOnDisk
 from epsilon_dpo.data.sources.formats import rows_of
@@ -20,7 +21,7 @@ from epsilon_dpo.data.sources.params import DatasetSource
 from epsilon_dpo.data.sources.places import Place, locate, split_names
 from epsilon_dpo.data.sources.published import FIRST_ROWS, read_any
 from epsilon_dpo.inspection.blocks import as_yaml, blocks, eval_share, fitting_tokens
-from epsilon_dpo.inspection.measured import LENGTHS, Measured, measure, percentiles
+from epsilon_dpo.inspection.measured import Measured, measure, percentiles
 from epsilon_dpo.inspection.seen import READ, TRAINED, as_the_model_sees
 from epsilon_dpo.models.base.embedded import texts_of, train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel
@@ -41,7 +42,7 @@ def inspected(asked: argparse.Namespace) -> str:
     """
     params = load_file(asked.params)
     with tempfile.TemporaryDirectory() as scratch:
-        source = _source(asked, eval_split=None)
+        source = _source(asked)
         place = locate(source, Path(scratch) / "place")
         source = _with_splits(source, place, asked.split)
         reading, unread = _reading(place, source)
@@ -56,7 +57,7 @@ def inspected(asked: argparse.Namespace) -> str:
     return "\n\n".join(parts)
 
 
-def _source(asked: argparse.Namespace, eval_split: str | None) -> DatasetSource:
+def _source(asked: argparse.Namespace) -> DatasetSource:
     columns = dict(pair.partition("=")[::2] for pair in asked.columns)
     if missing := [ours for ours, theirs in columns.items() if not theirs]:
         raise UserError(f"--columns {missing[0]} names no column; write it as {missing[0]}=<the file's column>.")
@@ -67,8 +68,8 @@ def _source(asked: argparse.Namespace, eval_split: str | None) -> DatasetSource:
             revision=asked.revision,
             name=asked.name,
             train_split=asked.split or "train",
-            eval_split=eval_split,
-            eval_share=0.5 if eval_split is None else None,
+            eval_split=None,
+            eval_share=0.5,
             columns=columns or None,
             pairs=asked.pairs,
             min_margin=None,

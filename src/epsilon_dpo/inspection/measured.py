@@ -9,6 +9,7 @@ from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TO
 from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens, split_prompt, token_facts
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.contract.profile import LENGTHS
 from epsilon_dpo.data.templates.bos import BosRule
 from epsilon_dpo.data.templates.survival import takes_system_turn
 from epsilon_dpo.data.tokens.params import Tokens
@@ -16,8 +17,6 @@ from epsilon_dpo.pipeline.stage.files import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-LENGTHS = ("prompt_tokens", "chosen_tokens", "rejected_tokens")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from epsilon_dpo.data.templates.bos import BosRule
 from epsilon_dpo.data.templates.survival import lost_turn
+from epsilon_dpo.data.tokenizer.folder import special_tokens_by_id
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import Messages, Side, tokenise_sides
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -83,8 +84,7 @@ def prompts_of(facts: Iterable[Row]) -> set[int]:
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """The texts that this tokenizer reads as a special token wherever they occur."""
-    flagged = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(flagged | {str(token) for token in tokenizer.all_special_tokens})
+    return sorted(set(special_tokens_by_id(tokenizer).values()))
 
 
 def dialogue_facts(

@@ -7,9 +7,18 @@ tokens and chat template.
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+
+
+def special_tokens_by_id(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The texts, by id, that `tokenizer` reads as a special token wherever they occur, and decodes to nothing.
+
+    `all_special_tokens` alone lacks the template's own, such as Llama 3's <|start_header_id|>.
+    """
+    flagged = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return flagged | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedTokenizerFast
 
+from epsilon_dpo.data.tokenizer.folder import special_tokens_by_id
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.sampling.answers.params import Stop
 
@@ -26,9 +27,7 @@ class Stops:
                     f"stop.tokens names {token!r}, which is not one token of the model's vocabulary; write it as the "
                     "tokenizer does, or put it under stop.strings."
                 )
-        added = tokenizer.added_tokens_decoder
-        special = {id_: str(token) for id_, token in added.items() if token.special}
-        special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        special = special_tokens_by_id(tokenizer)
         for string in stop.strings:
             if hidden := next((token for token in special.values() if token in string), None):
                 raise UserError(
