@@ -46,7 +46,7 @@ F2 = [
 ]
 
 
-def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R"):
+def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R", precision="exact"):
     """Chosen and rejected of F2 through the log-prob kernel (logits = logits @ identity), policy sums with gradient."""
     generator = torch.Generator().manual_seed(1)
     result = []
@@ -56,30 +56,38 @@ def sides(epsilon, dtype=torch.float64, shift=0.0, reference="R"):
             f, g = (torch.tensor(pair[model + side], dtype=dtype) for model in ("P", reference))
             f, g = (x + shift * torch.randn(len(x), 1, generator=generator, dtype=dtype) for x in (f, g))
             eye = Head(torch.eye(4, dtype=dtype))
-            rows.append(
-                token_logps(f, eye, torch.tensor(pair["y" + side]), 2, Reference(g, eye), epsilon, vocab_tile=3)
-            )
-        sums = [torch.stack([row[field].sum() for row in rows]) for field in range(7)]
-        policy, _, ref, minus, plus, kl_ref_policy, kl_policy_ref = sums
-        tokens = torch.tensor([len(pair["y" + side]) for pair in F2])
-        result.append(Logps(policy.requires_grad_(), tokens, ref, minus, plus, kl_ref_policy, kl_policy_ref))
+            labels = torch.tensor(pair["y" + side])
+            rows.append(token_logps(f, eye, labels, 2, Reference(g, eye), epsilon, precision, vocab_tile=3)._asdict())
+        fields = [name for name, values in rows[0].items() if values is not None]
+        sums = {name: torch.stack([row[name].sum() for row in rows]) for name in fields}
+        sums["policy"].requires_grad_()
+        result.append(Logps(tokens=torch.tensor([len(pair["y" + side]) for pair in F2]), **sums))
     return result
+
+
+def z_of(chosen, rejected, which):
+    """z_minus or z_plus, [B]: counted from z where the changes were computed."""
+    margin = lambda name: getattr(chosen, name) - getattr(rejected, name)  # noqa: E731
+    if chosen.delta_minus is None:
+        return margin(f"logps_beta_{which}")
+    return margin("policy").detach() + margin(f"delta_{which}")
 
 
 def method(epsilon=0.1, beta=0.1, **config):
     return method_of("e", {"method": "epsilon_dpo", "beta": beta, "epsilon": epsilon, **config})
 
 
+@pytest.mark.parametrize("precision", ["exact", "fp32"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_worked_example(dtype, tolerance):
-    chosen, rejected = sides(0.1, dtype)
-    loss = method().loss(chosen, rejected)
+def test_worked_example(dtype, tolerance, precision):
+    chosen, rejected = sides(0.1, dtype, precision=precision)
+    loss = method(step_precision=precision).loss(chosen, rejected)
     loss.losses.mean().backward()
     close = lambda expected: pytest.approx(expected, rel=tolerance, abs=1e-10 if dtype == torch.float64 else 1e-6)  # noqa: E731
     margin = lambda field: (getattr(chosen, field) - getattr(rejected, field)).tolist()  # noqa: E731
     assert margin("policy") == close([-6.7338619628, -2.6637303866, -3.4292063671])
-    assert margin("logps_beta_minus") == close([-6.6889465190, -2.6690679795, -3.4321685314])
-    assert margin("logps_beta_plus") == close([-6.7827092437, -2.6605361039, -3.4344235481])
+    assert z_of(chosen, rejected, "minus").tolist() == close([-6.6889465190, -2.6690679795, -3.4321685314])
+    assert z_of(chosen, rejected, "plus").tolist() == close([-6.7827092437, -2.6605361039, -3.4344235481])
     assert chosen.kl_policy_ref.tolist() == close([0.2356461948, 0.2411337721, 0.4021968811])
     assert rejected.kl_policy_ref.tolist() == close([0.0647020467, 0.1405824638, 0.0377031883])
     assert loss.metrics["eps/mean_step"].tolist() == [1, -1, 0]
@@ -95,8 +103,8 @@ def test_a_smaller_epsilon_moves_the_third_pair():
     chosen, rejected = sides(0.01)
     loss = method(epsilon=0.01).loss(chosen, rejected)
     assert loss.metrics["eps/mean_step"].tolist() == [1, -1, 1]
-    assert (chosen.logps_beta_minus - rejected.logps_beta_minus)[2].item() == pytest.approx(-3.4291312337, abs=1e-10)
-    assert (chosen.logps_beta_plus - rejected.logps_beta_plus)[2].item() == pytest.approx(-3.4293633250, abs=1e-10)
+    assert z_of(chosen, rejected, "minus")[2].item() == pytest.approx(-3.4291312337, abs=1e-10)
+    assert z_of(chosen, rejected, "plus")[2].item() == pytest.approx(-3.4293633250, abs=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_f1_with_given_decisions(epsilon, losses, gradient):
         make([0.0, 0.0]),
         make([0.0, 0.0]),
     )
-    loss = method(epsilon=epsilon).loss(chosen, rejected)
+    loss = method(epsilon=epsilon, step_precision="fp32").loss(chosen, rejected)
     loss.losses.mean().backward()
     assert loss.losses.tolist() == pytest.approx(losses, abs=1e-10)
     assert chosen.policy.grad.tolist() == pytest.approx(gradient, abs=1e-10)
@@ -141,27 +149,32 @@ def test_ties_stay():
     assert epsilon_steps(z, z + torch.tensor([1.0, 0.0, 1.0]), z - torch.tensor([0.0, 1.0, 1.0])).tolist() == [0, 0, 1]
 
 
-def test_equal_policy_and_reference_are_an_exact_tie():
-    chosen, rejected = sides(0.1, torch.float32, reference="P")
-    loss = method().loss(chosen, rejected)
+@pytest.mark.parametrize("precision", ["exact", "fp32"])
+def test_equal_policy_and_reference_are_an_exact_tie(precision):
+    chosen, rejected = sides(0.1, torch.float32, reference="P", precision=precision)
+    loss = method(step_precision=precision).loss(chosen, rejected)
     assert loss.metrics["eps/mean_step"].tolist() == [0, 0, 0]
     assert loss.losses.tolist() == pytest.approx([math.log(2.0)] * 3, rel=1e-6)
 
 
-def test_constants_per_position_change_nothing():
-    plain, shifted = sides(0.1), sides(0.1, shift=3.0)
+@pytest.mark.parametrize(
+    ("precision", "perturbed"),
+    [("exact", ("delta_minus", "delta_plus")), ("fp32", ("logps_beta_minus", "logps_beta_plus"))],
+)
+def test_constants_per_position_change_nothing(precision, perturbed):
+    plain, shifted = sides(0.1, precision=precision), sides(0.1, shift=3.0, precision=precision)
     for left, right in zip(plain, shifted, strict=True):
-        for field in ("policy", "reference", "logps_beta_minus", "logps_beta_plus", "kl_ref_policy", "kl_policy_ref"):
+        for field in ("policy", "reference", *perturbed, "kl_ref_policy", "kl_policy_ref"):
             torch.testing.assert_close(getattr(right, field), getattr(left, field), rtol=0, atol=1e-12)
 
 
 def test_the_derivative_of_the_margin_is_log_ratio_minus_kl():
     step = 1e-5
-    chosen, rejected = sides(step)
-    z_minus = chosen.logps_beta_minus - rejected.logps_beta_minus
-    z_plus = chosen.logps_beta_plus - rejected.logps_beta_plus
-    d1 = method(epsilon=step).loss(chosen, rejected).metrics["eps/d1"]
-    torch.testing.assert_close((z_minus - z_plus) / (2 * step), d1, rtol=0, atol=1e-8)
+    for precision in ("exact", "fp32"):
+        chosen, rejected = sides(step, precision=precision)
+        z_minus, z_plus = (z_of(chosen, rejected, which) for which in ("minus", "plus"))
+        d1 = method(epsilon=step, step_precision=precision).loss(chosen, rejected).metrics["eps/d1"]
+        torch.testing.assert_close((z_minus - z_plus) / (2 * step), d1, rtol=0, atol=1e-8)
 
 
 def test_a_vanishing_epsilon_is_dpo():

@@ -7,15 +7,15 @@ that the trainer calls. Equations are those of the paper's third version; beta- 
     gamma, h = z - gamma    the same of the reference, and the log-ratio margin
 
 What lies elsewhere:
-- `_sweep` of epsilon_dpo/models/logps/kernel.py makes both perturbed log-probs of each token (eq. 3, 4);
+- `_sweep` of epsilon_dpo/models/logps/kernel.py makes both perturbed log-probs of each token (eq. 3, 4), as changes of its log-prob;
 - `of_pair` of epsilon_dpo/models/logps/tiles.py is its arithmetic on one tile of both models' logits;
 - `finish_step` of epsilon_dpo/training/alignment/trainer.py calls `after_step` after each optimizer step,
 - `Totals` of epsilon_dpo/training/alignment/pair_metrics.py having taken the means of `metrics` over all its pairs.
 
-`step_precision: fp32` is the definition: it subtracts sums of hundreds of nats, and near the reference what it decides
-is rounding. `exact` sums z_minus - z and z_plus - z token by token and subtracts nothing. `official_bf16` rounds
-logits, mixtures, log-probs and sums to bfloat16 as the released code (oddqueue/e-dpo) did: a sum of 200 nats moves in
-steps of 1, and most pairs tie. docs/methods.md says where we differ from that code.
+`step_precision: exact` sums z_minus - z and z_plus - z token by token and subtracts nothing. `fp32` is the definition
+as it is written: it subtracts sums of hundreds of nats, and near the reference what it decides is rounding.
+`official_bf16` rounds logits, mixtures, log-probs and sums to bfloat16 as the released code (oddqueue/e-dpo) did: a sum
+of 200 nats moves in steps of 1, and most pairs tie. docs/methods.md says where we differ from that code.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class EpsilonDPOConfig(MethodConfig):
     eps_c: Epsilon | None = None  # of the comparison, null: epsilon
     eps_s: Epsilon | None = None  # of the step, null: epsilon
     beta_update: Literal["released", "paper"] = "released"
-    step_precision: Literal["exact", "fp32", "official_bf16"] = "fp32"
+    step_precision: Literal["exact", "fp32", "official_bf16"] = "exact"
     label_smoothing: float = 0.0
 
     @field_validator("label_smoothing")

@@ -157,13 +157,13 @@ class Method(ABC, Generic[N]):
 
     @property
     def eps_c(self) -> float | None:
-        """Size of the perturbation for `logps_beta_minus` and `logps_beta_plus`; None: they are not computed."""
+        """Size of the perturbation whose changes of a log-prob are computed, see `Logps`; None: they are not."""
         return None
 
     @property
     def step_precision(self) -> Literal["exact", "fp32", "official_bf16"]:
-        """How perturbed log-probs are computed (models/logps/tiles.py); `official_bf16` also rounds all others."""
-        return "fp32"
+        """How the changes are computed (models/logps/tiles.py); `official_bf16` also rounds all log-probs."""
+        return "exact"
 
     @property
     def alternatives(self) -> int | None:

@@ -31,6 +31,12 @@ def naive(hidden, head, labels, reference, epsilon):
     return TokenLogps(pick(f), entropy, pick(g), pick(low), pick(high), kl(g, f), kl(f, g))
 
 
+def with_perturbed(found):
+    """`found` of `exact` with the perturbed log-probs that its changes make."""
+    minus, plus = (found.policy.detach() + delta for delta in (found.delta_minus, found.delta_plus))
+    return found._replace(logps_beta_minus=minus, logps_beta_plus=plus)
+
+
 def problem(softcap, bias, dtype=torch.float64):
     generator = torch.Generator().manual_seed(3)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
@@ -43,20 +49,23 @@ def problem(softcap, bias, dtype=torch.float64):
     ("softcap", "bias", "token_chunk", "vocab_tile"),
     [(5.0, False, 1, 7), (5.0, True, 7, V), (None, True, N + 5, 13), (None, False, 7, V + 1)],
 )
-def test_equals_the_plain_formulas_values_and_gradients(softcap, bias, token_chunk, vocab_tile):
+@pytest.mark.parametrize("precision", ["exact", "fp32"])
+def test_equals_the_plain_formulas_values_and_gradients(softcap, bias, token_chunk, vocab_tile, precision):
     hidden, head, labels, reference, weights = problem(softcap, bias)
     leaves = [tensor for tensor in (hidden, head.weight, head.bias) if tensor is not None]
     gradients = []
     results = []
     for compute in (
         lambda: naive(hidden, head, labels, reference, 0.1),
-        lambda: token_logps(hidden, head, labels, token_chunk, reference, 0.1, vocab_tile=vocab_tile),
+        lambda: token_logps(hidden, head, labels, token_chunk, reference, 0.1, precision, vocab_tile=vocab_tile),
     ):
         for leaf in leaves:
             leaf.requires_grad_().grad = None
         results.append(compute())
         (results[-1].policy * weights).sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
+    if precision == "exact":
+        results[1] = with_perturbed(results[1])
     for name, expected, got in zip(TokenLogps._fields[:7], results[0], results[1], strict=False):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
     for expected, got in zip(*gradients, strict=True):
@@ -75,9 +84,13 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(policy, inputs)
 
 
-def test_equal_models_tie_exactly_in_float32():
+@pytest.mark.parametrize("precision", ["exact", "fp32"])
+def test_equal_models_tie_exactly_in_float32(precision):
     hidden, head, labels, _, _ = problem(30.0, False, torch.float32)
-    found = token_logps(hidden, head, labels, 7, Reference(hidden, head), 0.1, vocab_tile=13)
+    found = token_logps(hidden, head, labels, 7, Reference(hidden, head), 0.1, precision, vocab_tile=13)
+    if precision == "exact":
+        assert not found.delta_minus.any() and not found.delta_plus.any()
+        found = with_perturbed(found)
     for name in ("reference", "logps_beta_minus", "logps_beta_plus"):
         assert torch.equal(getattr(found, name), found.policy.detach()), name
     assert not found.kl_ref_policy.any() and not found.kl_policy_ref.any()
@@ -87,7 +100,9 @@ def test_what_is_not_asked_for_is_not_computed():
     hidden, head, labels, reference, _ = problem(None, False)
     assert token_logps(hidden, head, labels, 7)[2:] == (None,) * 9
     found = token_logps(hidden, head, labels, 7, reference)
-    assert found.logps_beta_minus is None and found.logps_beta_plus is None and found.kl_ref_policy is not None
+    for name in ("logps_beta_minus", "logps_beta_plus", "delta_minus", "delta_plus"):
+        assert getattr(found, name) is None, name
+    assert found.kl_ref_policy is not None
     with pytest.raises(ValueError, match="need a reference"):
         token_logps(hidden, head, labels, 7, eps_c=0.1)
 
@@ -162,8 +177,10 @@ def test_bfloat16_autocast_ties_with_an_equal_reference(tiny_gemma):
         with torch.no_grad():
             states = Reference(reference(**inputs), head_of(reference))
         found = policy(**inputs, scoring=Scoring(4, states, 0.1))
+        definition = policy(**inputs, scoring=Scoring(4, states, 0.1, "fp32"))
     assert torch.equal(found.policy.detach(), found.reference)
-    assert torch.equal(found.logps_beta_minus, found.logps_beta_plus)
+    assert not found.delta_minus.any() and not found.delta_plus.any()
+    assert torch.equal(definition.logps_beta_minus, definition.logps_beta_plus)
     found.policy.sum().backward()
     assert policy.lm_head.weight.grad.dtype == torch.float32 and policy.lm_head.weight.grad.isfinite().all()
 

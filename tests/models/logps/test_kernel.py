@@ -132,14 +132,22 @@ def test_the_kl_is_that_of_the_initial_reference(tiny_gemma):
     assert not torch.equal(both.reference, both.initial)
 
 
+def perturbed(tokens):
+    """The log-probs under both mixtures, [N] each, from whatever was computed of them."""
+    if tokens.delta_minus is None:
+        return tokens.logps_beta_minus, tokens.logps_beta_plus
+    return tuple(tokens.policy.detach() + delta for delta in (tokens.delta_minus, tokens.delta_plus))
+
+
 def mixed_logps(f, g, labels, epsilon):
     """Log-probs under policy, reference and both mixtures from whole logits."""
     mixtures = (f, g, (1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g)
     return [log_softmax(x, dim=1).gather(1, labels[:, None])[:, 0] for x in mixtures]
 
 
+@pytest.mark.parametrize("precision", ["exact", "fp32"])
 @pytest.mark.parametrize("softcap", [None, 5.0])
-def test_decisions_are_those_of_whole_logits(softcap):
+def test_decisions_are_those_of_whole_logits(softcap, precision):
     """6,000 pairs of answers of 1 to 8 tokens: z under the policy against z under both mixtures, as ε-DPO compares."""
     generator = torch.Generator().manual_seed(11)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
@@ -148,10 +156,10 @@ def test_decisions_are_those_of_whole_logits(softcap):
     head, other = (Head(draw(V, H), draw(V), softcap) for _ in range(2))
     hidden, labels = draw(len(answer), H), torch.randint(V, answer.shape, generator=generator)
     reference = Reference(hidden + 0.3 * draw(len(answer), H), other)
-    tokens = token_logps(hidden, head, labels, 1013, reference, epsilon, vocab_tile=17)
+    tokens = token_logps(hidden, head, labels, 1013, reference, epsilon, precision, vocab_tile=17)
     whole = mixed_logps(logits(hidden, head), logits(reference.hidden, other), labels, epsilon)
     decisions = []
-    tiled = (tokens.policy, tokens.reference, tokens.logps_beta_minus, tokens.logps_beta_plus)
+    tiled = (tokens.policy, tokens.reference, *perturbed(tokens))
     for policy, _, low, high in (whole, tiled):
         sums = [torch.zeros(2 * pairs, dtype=torch.float64).index_add(0, answer, x) for x in (policy, low, high)]
         z, z_minus, z_plus = (x[:pairs] - x[pairs:] for x in sums)
@@ -171,7 +179,7 @@ def test_logits_of_any_size_neither_overflow_nor_lose_a_tie(softcap, bias):
     head = Head(30 * head.weight, head.bias + bias, softcap)
     others = (head, Head(head.weight.flip(0), head.bias, softcap))
     for other in others:
-        found = token_logps(hidden, head, labels, 7, Reference(hidden, other), epsilon, vocab_tile=13)
+        found = token_logps(hidden, head, labels, 7, Reference(hidden, other), epsilon, "fp32", vocab_tile=13)
         f, g = (logits(hidden, x).double() for x in (head, other))
         for got, expected in zip(
             (found.policy, found.reference, found.logps_beta_minus, found.logps_beta_plus),
@@ -197,9 +205,10 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("precision", ["exact", "fp32"])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("vocab", [1000, 4000])
-def test_logits_never_exist_all_at_once(softcap, vocab):
+def test_logits_never_exist_all_at_once(softcap, vocab, precision):
     """Forward and backward, with everything asked for: a tile at most, and backward the weight's gradient."""
     generator = torch.Generator().manual_seed(2)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
@@ -210,7 +219,7 @@ def test_logits_never_exist_all_at_once(softcap, vocab):
         leaf.requires_grad_()
     with LargestTensor() as largest:
         found = token_logps(
-            hidden, head, labels, chunk, Reference(draw(tokens, width), other), 0.1, "fp32", alternatives(3), tile
+            hidden, head, labels, chunk, Reference(draw(tokens, width), other), 0.1, precision, alternatives(3), tile
         )
         forward = largest.size
         (found.policy + found.alternative).sum().backward()

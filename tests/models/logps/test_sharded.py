@@ -24,7 +24,7 @@ def loss_of(policy, reference, rank):
     with torch.no_grad():
         states = Reference(reference(**rows(rank)), head_of(reference))
     tokens = policy(**rows(rank), scoring=Scoring(7, states, 0.1))
-    assert tokens.logps_beta_minus is not None
+    assert tokens.delta_minus is not None
     chosen, rejected = tokens.policy.sum(-1).chunk(2)
     return (chosen - rejected).sum()
 

@@ -55,7 +55,7 @@ def test_training_and_monotonicity_decide_alike(models, pairs, monkeypatch, tmp_
     monkeypatch.setattr(monotonicity, "on_device", lambda model: model)
     records = monotonicity.decisions(*folders, pairs, CONFIG)
     chosen, rejected = scored(models, pairs, EPSILON_DPO)
-    for field, name in (("policy", "z"), ("logps_beta_minus", "z_minus"), ("logps_beta_plus", "z_plus")):
+    for field, name in (("policy", "z"), ("delta_minus", "delta_minus"), ("delta_plus", "delta_plus")):
         margins = getattr(chosen, field) - getattr(rejected, field)
         assert margins.tolist() == [record[name] for record in records]
     steps = method_of("x", EPSILON_DPO).loss(chosen, rejected).metrics["eps/mean_step"]

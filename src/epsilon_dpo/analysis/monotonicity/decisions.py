@@ -2,7 +2,8 @@
 
 The paper (arXiv 2502.13177, Figure 4 and Tables 5-8) groups pairs by how the log-prob margin z of their answers changes
 when beta rises by a factor 1/(1-ε) or falls by 1/(1+ε), both estimated by mixing the logits of policy and reference:
-`decreasing` in beta (s = +1, a lower beta separates the answers better), `increasing` (s = -1), or neither.
+`decreasing` in beta (s = +1, a lower beta separates the answers better), `increasing` (s = -1), or neither. The changes
+of z are computed as a training with `step_precision: exact` does, whose decision on the same pair is the same.
 
 To first order in ε the decision is the sign of h - (K_w - K_l), h being the log-ratio margin and K the sum over an
 answer of KL(policy || reference): d z / d ε at ε = 0. That increasing pairs have smaller margins than decreasing ones
@@ -30,6 +31,7 @@ def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonic
     """One record per pair, in the order given, in nats:
 
     `id`; `z`, `z_minus`, `z_plus`: log-prob of chosen minus rejected under the policy, pi(beta-) and pi(beta+);
+    `delta_minus`, `delta_plus`: z_minus - z and z_plus - z, computed without subtracting them;
     `margin`: h, the same difference of log-ratios against the reference, without any beta; `kl_chosen`, `kl_rejected`:
     K of both answers; `first_order`: h - (K_w - K_l); `step`: s; `group`: its name.
 
@@ -90,14 +92,16 @@ def _per_pair(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         margins[name] = chosen - rejected
     kl_chosen, kl_rejected = sums["kl_policy_ref"].chunk(2)
     margin = margins["policy"] - margins["reference"]
-    z, z_minus, z_plus = margins["policy"], margins["logps_beta_minus"], margins["logps_beta_plus"]
+    z, delta_minus, delta_plus = margins["policy"], margins["delta_minus"], margins["delta_plus"]
     return {
         "z": z,
-        "z_minus": z_minus,
-        "z_plus": z_plus,
+        "z_minus": z + delta_minus,
+        "z_plus": z + delta_plus,
+        "delta_minus": delta_minus,
+        "delta_plus": delta_plus,
         "margin": margin,
         "kl_chosen": kl_chosen,
         "kl_rejected": kl_rejected,
         "first_order": margin - (kl_chosen - kl_rejected),
-        "step": epsilon_steps(z, z_minus, z_plus),
+        "step": epsilon_steps(torch.zeros_like(z), delta_minus, delta_plus),
     }

@@ -41,7 +41,7 @@ class Scoring:
     token_chunk: int
     reference: Reference | None = None
     eps_c: float | None = None
-    step_precision: StepPrecision = "fp32"
+    step_precision: StepPrecision = "exact"
     alternatives: Alternatives | None = None
     initial: Reference | None = None
 
@@ -101,7 +101,7 @@ def completion_logps(
         completion_mask: [R, T], 1 on the completion's tokens (the stop token included); column 0 is never a completion.
             [2R, T] for pairs in one row: 1 on the chosen answers in the first R rows, on the rejected in the others.
         token_chunk: completion tokens whose logits exist at once.
-        eps_c: also `logps_beta_minus` and `logps_beta_plus`, ε being `eps_c`; None: without these.
+        eps_c: also `delta_minus` and `delta_plus`, ε being `eps_c`; None: without these.
 
     Returns:
         the fields of TokenLogps as [R, T-1] tensors: column t belongs to token t+1, zero outside the completion; a sum

@@ -94,7 +94,7 @@ def token_logps(
     token_chunk: int,
     reference: Reference | None = None,
     eps_c: float | None = None,
-    step_precision: StepPrecision = "fp32",
+    step_precision: StepPrecision = "exact",
     alternatives: Alternatives | None = None,
     vocab_tile: int | None = None,
 ) -> TokenLogps:
