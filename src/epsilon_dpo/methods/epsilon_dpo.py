@@ -7,8 +7,7 @@ that the trainer calls. Equations are those of the paper's third version; beta- 
     gamma, h = z - gamma    the same of the reference, and the log-ratio margin
 
 What lies elsewhere:
-- `_sweep` of epsilon_dpo/models/logps/kernel.py makes how both perturbed log-probs of each token (eq. 3, 4) differ
-  from its log-prob;
+- `_sweep` of epsilon_dpo/models/logps/kernel.py makes each token's two perturbed log-probs (eq. 3, 4), as changes;
 - `of_pair` of epsilon_dpo/models/logps/tiles.py is its arithmetic on one tile of both models' logits;
 - `finish_step` of epsilon_dpo/training/alignment/trainer.py calls `after_step` after each optimizer step,
 - `Totals` of epsilon_dpo/training/alignment/pair_metrics.py having taken the means of `metrics` over all its pairs.
