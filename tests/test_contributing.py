@@ -44,6 +44,7 @@ def test_the_example_is_accepted_tested_and_trained(copy: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.campaign  # the test above runs what is specific to the new method
 def test_the_example_survives_kills_and_leaves_the_other_runs_alone(copy: Path) -> None:
     """mypy, every leaf of params.yaml against the stages it re-runs, the imports of each stage, all methods."""
     python(copy, "-m", "mypy")

@@ -39,6 +39,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+def test_the_same_commit_gives_the_same_lock_without_a_tracking_store(project: Path, tmp_path: Path) -> None:
+    """Another directory, and an MLflow server that does not answer: not a byte of dvc.lock differs."""
+    other = copy_project(tmp_path / "other")
+    with_preset(other, "on-policy", SMALL)
+    repro(other, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert (other / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
+
+
 def rows(project: Path, name: str) -> list[dict[str, Any]]:
     return read_jsonl(project / "out" / name)
 

@@ -89,6 +89,7 @@ def test_the_report_is_one_self_contained_page(project: Path) -> None:
         assert run in page
 
 
+@pytest.mark.campaign  # test_on_policy_pipeline.py does the same with a smaller pipeline
 def test_the_same_commit_gives_the_same_lock_without_a_tracking_store(project: Path, tmp_path: Path) -> None:
     """Another directory, and an MLflow server that does not answer: not a byte of dvc.lock differs."""
     other = copy_project(tmp_path / "other")
@@ -151,10 +152,13 @@ def real_hh_folder() -> Path:
 
 
 def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
-    """The preset of the README on the real harmless-base test file; the validation names its known defects."""
+    """The preset of the README on the real harmless-base test file; the validation names its known defects.
+
+    With half of its SFT and answers half as long, for time.
+    """
     hh = copy_project(tmp_path / "hh")
     link_files(real_hh_folder(), hh / "data/hh-rlhf")  # where the preset looks
-    with_preset(hh, "hh-local", {})
+    with_preset(hh, "hh-local", {"sft.max_steps": 50, "sample.max_new_tokens": 32})
     assert set(repro(hh)) == all_stages(hh)
     found = json.loads((hh / "out/validate/validation.json").read_text("utf-8"))["defects"]
     defects = {defect["name"]: defect["count"] for defect in found}

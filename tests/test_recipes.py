@@ -136,6 +136,7 @@ def test_the_repository_accepts_them(copy: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.campaign  # the test of every leaf of params.yaml again, and of them the recipe's
 def test_a_changed_value_reruns_what_the_recipe_says(copy: Path) -> None:
     """As DVC sees it, every leaf of params.yaml."""
     assert "lengths" in dvc(copy, "stage", "list", "--name-only").stdout.split()
