@@ -84,7 +84,8 @@ class BetaDPO(Method[BetaDPOConfig]):
         """The smallest n that has a standard deviation and of which the filter leaves one pair by itself."""
         return max(2, math.ceil((1.0 - SLACK) / (1.0 - self.config.rho)))
 
-    def before_step(self, margins: "Tensor", generator: "torch.Generator") -> "Tensor":
+    def before_step(self, values: "Tensor", generator: "torch.Generator") -> "Tensor":
+        margins = values  # h, what `looked_at` gives by itself
         n, k = len(margins), pairs_kept(len(margins), self.config.rho)
         self.m0, self.s0 = next_statistics(self.m0, self.s0, margins, self.config.momentum)
         drawn = drawing_weights(margins, self.m0, self.s0, k).multinomial(k, replacement=False, generator=generator)

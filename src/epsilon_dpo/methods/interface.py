@@ -140,14 +140,15 @@ class Method(ABC, Generic[N]):
 
     Class attributes:
         Config: the type of the run's entry in params.yaml.
-        needs_reference: whether the frozen SFT model is loaded and run.
+        needs_reference: whether the frozen SFT model is loaded and run; a method whose config decides sets it itself.
         moves_reference: whether `after_step` changes the reference's weights, which then belong to a checkpoint.
         mismatched: whether every prompt is also scored with another prompt's answers (two more forward passes).
-        looks_ahead: whether `before_step` is called. Under gradient accumulation this costs a forward pass more.
+        looks_ahead: whether `before_step` is called. Under gradient accumulation this costs a forward pass more, and
+            one of the reference if it is needed.
     """
 
     Config: ClassVar[type[MethodConfig]]
-    needs_reference: ClassVar[bool] = True
+    needs_reference: bool = True
     moves_reference: ClassVar[bool] = False
     mismatched: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
@@ -179,12 +180,19 @@ class Method(ABC, Generic[N]):
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         """The loss of a micro-batch: a pure function of its log-probs, the config and the present state."""
 
-    def before_step(self, margins: "Tensor", generator: "torch.Generator") -> "Tensor":
+    def looked_at(self, chosen: Logps, rejected: Logps) -> "Tensor":
+        """What `before_step` sees of each pair, [B]; the log-ratio margin h unless a method looks at something else.
+
+        Made of `policy`, `tokens` and, if `needs_reference`, `reference` alone: a look ahead computes nothing more.
+        """
+        return chosen.logratios - rejected.logratios
+
+    def before_step(self, values: "Tensor", generator: "torch.Generator") -> "Tensor":
         """Look at all pairs of the coming optimizer step; called for training only, under torch.no_grad on every rank.
 
         Args:
-            margins: log-ratio margins h of the step's n pairs, float64 [n] on the CPU: the same values in the same
-                order, whatever the split into micro-batches and ranks.
+            values: `looked_at` of the step's n pairs, float64 [n] on the CPU: the same values in the same order,
+                whatever the split into micro-batches and ranks.
             generator: CPU random numbers that depend on the seed and the number of the step only.
 
         Returns:

@@ -83,7 +83,7 @@ def test_exact_changes_are_the_differences_of_the_definition(models, pairs):
 def test_margins_ahead_of_a_step_are_those_of_its_loss(models, pairs):
     """Several micro-batches plan their step by the one, a single one by the other."""
     chosen, rejected = scored(models, pairs, EPSILON_DPO)
-    ahead = scorer_of(models, EPSILON_DPO).margins(models[0], PairCollator(0)(pairs))
+    ahead = scorer_of(models, EPSILON_DPO).looked_at(models[0], PairCollator(0)(pairs))
     torch.testing.assert_close(ahead, (chosen.logratios - rejected.logratios).detach(), rtol=0, atol=1e-12)
 
 

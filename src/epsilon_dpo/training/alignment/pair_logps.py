@@ -79,13 +79,12 @@ class PairLogps:
         return known
 
     @torch.no_grad()
-    def margins(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Log-ratio margins h, [B] in float64."""
+    def looked_at(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """`Method.looked_at` of a batch ahead of its loss, [B] in float64; a reference runs only if one is needed."""
         rows = _rows(batch)
         with self.accelerator.autocast():
             tokens = model(**rows, scoring=Scoring(self.token_chunk, _of(self.reference, rows)))
-        chosen, rejected = (tokens.policy.double() - tokens.reference.double()).sum(-1).chunk(2)
-        return chosen - rejected
+        return self.method.looked_at(*_pair_logps(tokens, rows["completion_mask"], {}, torch.float64))
 
 
 def _of(reference: ReferenceModel | None, rows: Batch) -> Reference | None:

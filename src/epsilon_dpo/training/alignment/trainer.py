@@ -115,9 +115,9 @@ class PreferenceTrainer(ResumesAdapter):
             known.add(self.scorer.known_before(policy, batch))
         of_all = known.take_over_ranks(self.accelerator)
         self._known, self._micro_batch = of_all.means(), 0
-        # With one micro-batch the margins come with its loss.
+        # With one micro-batch what is looked at comes with its loss.
         if self.method.looks_ahead and len(batches) > 1:
-            self._plan_step([self.scorer.margins(policy, batch) for batch in batches])
+            self._plan_step([self.scorer.looked_at(policy, batch) for batch in batches])
         return batches, of_all.pairs
 
     def compute_loss(
@@ -134,7 +134,7 @@ class PreferenceTrainer(ResumesAdapter):
         generator = self._random(self.state.global_step, self._micro_batch, self.accelerator.process_index)
         chosen, rejected = self.scorer.score(model, inputs, self._known, generator)
         if self.method.looks_ahead and not self._weights:
-            self._plan_step([(chosen.logratios - rejected.logratios).detach().double()])
+            self._plan_step([self.method.looked_at(chosen, rejected).detach().double()])
         loss = self.method.loss(chosen, rejected)
         if self.method.looks_ahead:
             loss = replace(loss, losses=loss.losses * self._weights.pop(0).to(loss.losses))
@@ -144,13 +144,13 @@ class PreferenceTrainer(ResumesAdapter):
         return loss.losses.sum() * (self.accelerator.num_processes / num_items_in_batch)  # gradients are averaged later
 
     @torch.no_grad()
-    def _plan_step(self, margins: list[Tensor]) -> None:
-        """Let the method look at the margins of the step, [B] per micro-batch, and keep this rank's weights.
+    def _plan_step(self, values: list[Tensor]) -> None:
+        """Let the method look at `values` of the step's pairs, [B] per micro-batch, and keep this rank's weights.
 
         It sees them in the Trainer's order, micro-batch by micro-batch over all ranks, however they were cut.
         """
         places = torch.tensor([place for part in self._cut for place in part])
-        in_order = torch.cat(margins)[places.argsort()]
+        in_order = torch.cat(values)[places.argsort()]
         gathered = [self.accelerator.gather(part) for part in in_order.split(self._sizes)]
         weights = self.method.before_step(torch.cat(gathered).cpu(), self._random(self.state.global_step))
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
