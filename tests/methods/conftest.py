@@ -37,6 +37,7 @@ def holds_on_f1(request: pytest.FixtureRequest, f1: Callable[..., tuple[Logps, L
     """Assert losses, their mean and d(mean loss)/d pi_w, d pi_l of an entry of params.yaml, in float64 and float32.
 
     `None` skips a number that the source does not print. Tolerances are absolute for numbers below 1, else relative.
+    A method that looks ahead sees F1 as a whole step, `steps` times.
     """
     dtype = request.param
 
@@ -46,10 +47,15 @@ def holds_on_f1(request: pytest.FixtureRequest, f1: Callable[..., tuple[Logps, L
         mean: float | None,
         chosen_gradient: list[float] | None,
         rejected_gradient: list[float] | None,
+        steps: int = 1,
         **fields: Any,
     ) -> PairLoss:
         chosen, rejected = f1(dtype, **fields)
-        found = method_of("x", entry).loss(chosen, rejected)
+        method = method_of("x", entry)
+        if method.looks_ahead:
+            for _ in range(steps):
+                method.before_step(method.looked_at(chosen, rejected).detach().double(), torch.Generator())
+        found = method.loss(chosen, rejected)
         found.losses.mean().backward()
         zero = torch.zeros(2, dtype=dtype)
         for got, expected in (

@@ -123,6 +123,7 @@ ROBUST = {**DPO, "label_smoothing": 0.1, "smoothing": "robust"}
 TR_DPO = {"method": "tr_dpo", "beta": 0.1, "update": "hard", "sync_steps": 3}
 CPO = {"method": "cpo", "beta": 0.05, "lam": 0.7, "sft_reduction": "token_mean"}
 SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.375}
+DPO_NORM = {"method": "dpo_norm", "beta": 5.0}
 
 
 @pytest.mark.parametrize(
@@ -154,15 +155,20 @@ def test_conservative_smoothing_is_trls_aot_on_one_pair(both, token_pairs):
     both.same_gradients(ours.gradients, theirs.gradients)
 
 
-def test_ipo_of_means_is_trls_but_its_rewards_are_of_the_means(both, token_pairs):
-    """TRL logs tau times the summed log-ratios although its loss compares means per token."""
-    theirs, _ = both.theirs(DPOTrainer, token_pairs(5), loss_type="ipo", beta=0.1)
-    ours, chosen, rejected = both.ours({"method": "ipo", "tau": 0.1, "reduction": "mean"})
+@pytest.mark.parametrize(
+    ("entry", "loss_type", "scale"),
+    [({"method": "ipo", "tau": 0.1, "reduction": "mean"}, "ipo", 0.1), (DPO_NORM, "sigmoid_norm", 5.0)],
+    ids=["ipo", "dpo_norm"],
+)
+def test_losses_of_means_are_trls_but_their_rewards_are_of_the_means(both, token_pairs, entry, loss_type, scale):
+    """TRL logs `scale` times the summed log-ratios although its loss compares means per token."""
+    theirs, _ = both.theirs(DPOTrainer, token_pairs(5), loss_type=loss_type, beta=scale)
+    ours, chosen, rejected = both.ours(entry)
     both.same(ours.loss, theirs.loss)
     both.same_gradients(ours.gradients, theirs.gradients)
     for name, side in (("rewards/chosen", chosen), ("rewards/rejected", rejected)):
-        both.same((0.1 * side.logratios).mean().item(), theirs.metrics[name])
-        both.same((0.1 * side.logratios / side.tokens).mean().item(), ours.metrics[name])
+        both.same((scale * side.logratios).mean().item(), theirs.metrics[name])
+        both.same((scale * side.logratios / side.tokens).mean().item(), ours.metrics[name])
 
 
 @pytest.mark.parametrize("delta", [1.0, 2.5])
