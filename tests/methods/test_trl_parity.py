@@ -124,6 +124,8 @@ TR_DPO = {"method": "tr_dpo", "beta": 0.1, "update": "hard", "sync_steps": 3}
 CPO = {"method": "cpo", "beta": 0.05, "lam": 0.7, "sft_reduction": "token_mean"}
 SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.375}
 DPO_NORM = {"method": "dpo_norm", "beta": 5.0}
+APO_ZERO = {"method": "apo", "beta": 0.1, "variant": "zero"}
+APO_DOWN = {**APO_ZERO, "variant": "down"}
 
 
 @pytest.mark.parametrize(
@@ -134,8 +136,10 @@ DPO_NORM = {"method": "dpo_norm", "beta": 5.0}
         (TR_DPO, DPOTrainer, {"loss_type": "sigmoid", "beta": 0.1, "sync_ref_model": True}),
         (CPO, CPOTrainer, {"loss_type": "sigmoid", "beta": 0.05, "cpo_alpha": 0.7}),
         (SIMPO, CPOTrainer, {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 1.375, "cpo_alpha": 0.0}),
+        (APO_ZERO, DPOTrainer, {"loss_type": "apo_zero", "beta": 0.1}),
+        (APO_DOWN, DPOTrainer, {"loss_type": "apo_down", "beta": 0.1}),
     ],
-    ids=["dpo", "robust", "tr_dpo", "cpo", "simpo"],
+    ids=["dpo", "robust", "tr_dpo", "cpo", "simpo", "apo_zero", "apo_down"],
 )
 def test_loss_gradients_and_rewards_are_those_of_trl(both, token_pairs, entry, kind, config):
     theirs, _ = both.theirs(kind, token_pairs(5), **config)
