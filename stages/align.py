@@ -26,6 +26,7 @@ with run_stage("align", run) as stage:
         out=stage.out,
         scratch=stage.scratch,
         track=stage.tracker.log_metrics,
+        margins=Path("out/margins"),
     )
     stage.tracker.log_metrics(without_evaluation(metrics))
     stage.tracker.set_tags({"policy_sha256": digest(stage.out / "model")})

@@ -135,6 +135,28 @@ def test_candidates_fit_the_model_too() -> None:
         parse(ParamsFile, content)
 
 
+MADPO = {"method": "madpo", "beta": 0.3, "tau": 2.0}
+
+
+@pytest.mark.parametrize("source", ["judge", "true_reward"])
+def test_a_method_that_needs_scores_needs_margins(tmp_path: Path, source: str) -> None:
+    content = read_yaml(ROOT / "params.yaml") | {"runs": {"one": MADPO}}
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(UserError, match=r"runs\.one of method madpo needs margins; set margins: \{source: judge"):
+        load_file(path)
+    path.write_text(json.dumps(content | {"margins": {"source": source, "temperature": None}}), "utf-8")
+    margins = load_file(path).margins
+    assert margins is not None and margins.source == source
+
+
+def test_the_truth_of_data_from_people_is_not_known() -> None:
+    content = read_yaml(ROOT / "presets" / "hh-local.yaml")
+    assert parse(ParamsFile, content | {"margins": {"source": "judge", "temperature": None}})
+    with pytest.raises(UserError, match=r"margins\.source: true_reward needs generated data"):
+        parse(ParamsFile, content | {"margins": {"source": "true_reward", "temperature": None}})
+
+
 def test_a_missing_block_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'kl' is missing"):
         load_file(edited(tmp_path, "kl: {batch_size", "# kl: {batch_size"))

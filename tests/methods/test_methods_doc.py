@@ -97,7 +97,12 @@ def everything() -> tuple[Logps, Logps]:
         one, tokens = torch.tensor([start]), torch.tensor([[start / 2, start / 2]])
         names = ["reference", "delta_minus", "delta_plus", "kl_ref_policy", "kl_policy_ref"]
         sums = dict.fromkeys([*names, "entropy", "initial"], one)
-        alone = {"policy_tokens": tokens, "alternative_tokens": tokens, "mask": torch.ones(1, 2, dtype=torch.bool)}
+        alone = {
+            "score": one,
+            "policy_tokens": tokens,
+            "alternative_tokens": tokens,
+            "mask": torch.ones(1, 2, dtype=torch.bool),
+        }
         return Logps(one, torch.tensor([2]), **sums, mean_tokens=2.0, mean_mismatched=0.0, **alone)
 
     return side(-3.0), side(-4.0)

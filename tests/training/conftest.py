@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import config
+from runs import config, scores_of
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import write_jsonl
@@ -23,13 +23,16 @@ def run(sft_folder, token_pairs, tmp_path):
         if not made:
             made["model"], made["pairs"] = model or sft_folder(dtype), tmp_path / "pairs"
             made["pairs"].mkdir()
-            write_jsonl(made["pairs"] / "train.jsonl", pairs or token_pairs(count))
-            write_jsonl(made["pairs"] / "eval.jsonl", token_pairs(count + 5)[count:])
+            rows = {"train": pairs or token_pairs(count), "eval": token_pairs(count + 5)[count:]}
+            (tmp_path / "margins").mkdir()
+            for split, of_split in rows.items():
+                write_jsonl(made["pairs"] / f"{split}.jsonl", of_split)
+                write_jsonl(tmp_path / "margins" / f"{split}.jsonl", reversed(scores_of(of_split)))
         out = tmp_path / name
         out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
         method, settings, scratch = method_of(name, entry), config(**changes), tmp_path / f"{name}-scratch"
-        align(method, settings, 5, made["model"], made["pairs"], out, scratch, track)
+        align(method, settings, 5, made["model"], made["pairs"], out, scratch, track, tmp_path / "margins")
         return out
 
     return call

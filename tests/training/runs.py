@@ -16,6 +16,7 @@ SOFT = {"method": "tr_dpo", "beta": 0.3, "update": "soft", "alpha": 0.6, "sync_s
 HARD = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
 BETA_DPO = {"method": "beta_dpo", "beta": 0.3, "alpha": 0.6, "rho": 0.25, "momentum": 0.9}
 KTO = {"method": "kto", "beta": 0.3}
+MADPO = {"method": "madpo", "beta": 0.3, "tau": 2.0}
 # Of the block `lora`: an adapter on every projection.
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 RRHF = {"method": "rrhf", "lam": 0.5, "sft_reduction": "token_mean"}
@@ -53,6 +54,14 @@ def config(**changes):
         "share_prompt": True,
     }
     return Align(**{**chosen, **changes})
+
+
+def scores_of(pairs):
+    """Rows of out/margins: margins from -3 to 3 nats."""
+    return [
+        {"id": pair["id"], "chosen_score": row % 7 / 2.0, "rejected_score": row % 5 * 0.75}
+        for row, pair in enumerate(pairs)
+    ]
 
 
 def content(folder):

@@ -14,8 +14,9 @@ from epsilon_dpo.analysis.kl.params import KLView
 from epsilon_dpo.analysis.monotonicity.params import MonotonicityView
 from epsilon_dpo.data.contract.params import ValidateView
 from epsilon_dpo.data.pairs.params import OnPolicyPairs, PairsView
-from epsilon_dpo.data.sources.params import FetchView
+from epsilon_dpo.data.sources.params import FetchView, SyntheticSource
 from epsilon_dpo.judging.making.params import JudgeView
+from epsilon_dpo.judging.margins.params import MarginsView
 from epsilon_dpo.judging.scoring.params import ScoreView
 from epsilon_dpo.judging.tournament.params import TournamentView
 from epsilon_dpo.methods.interface import MethodConfig
@@ -41,6 +42,7 @@ class ParamsFile(
     ScoreView,
     SampleView,
     AlignView,
+    MarginsView,
     PairsView,
     CandidatesView,
     SFTView,
@@ -95,6 +97,19 @@ class ParamsFile(
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_truth_is_known(self) -> "ParamsFile":
+        if (
+            self.margins is not None
+            and self.margins.source == "true_reward"
+            and not isinstance(self.fetch, SyntheticSource)
+        ):
+            raise ValueError(
+                "margins.source: true_reward needs generated data (fetch.source: synthetic), whose reward alone is "
+                "known; set it to judge"
+            )
+        return self
+
 
 def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     """`path`, checked to the last value, each run by the method it names.
@@ -113,6 +128,11 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
             raise UserError(
                 f"{path}: runs.{twin} and runs.{name} are the same training; give one of them another seed, or remove "
                 "it."
+            )
+        if method.needs_scores and params.margins is None:
+            raise UserError(
+                f"{path}: runs.{name} of method {method.config.method} needs margins; set margins: {{source: judge, "
+                "temperature: null}, or remove the run."
             )
         needed = method.min_pairs
         if pairs < needed:

@@ -65,6 +65,8 @@ class Logps:
         alternative_tokens: [B, T], log-prob of another token at the same place: one of the policy's `alternatives`
             likeliest tokens other than y_t, drawn in proportion to their probability; if `alternatives` is set.
         mask: [B, T], true on the completion's tokens; if `alternatives` is set.
+        score: [B], what the completion is worth in nats by a judge or the truth, not by the policy: the difference of a
+            pair's two scores is a Bradley-Terry margin (stage `margins`); if `needs_scores`.
     """
 
     policy: "Tensor"
@@ -83,6 +85,7 @@ class Logps:
     mask: "Tensor | None" = None
     delta_minus: "Tensor | None" = None
     delta_plus: "Tensor | None" = None
+    score: "Tensor | None" = None
 
     @property
     def logratios(self) -> "Tensor":
@@ -145,6 +148,7 @@ class Method(ABC, Generic[N]):
         mismatched: whether every prompt is also scored with another prompt's answers (two more forward passes).
         looks_ahead: whether `before_step` is called. Under gradient accumulation this costs a forward pass more, and
             one of the reference if it is needed.
+        needs_scores: whether out/margins must hold a score of each answer.
     """
 
     Config: ClassVar[type[MethodConfig]]
@@ -152,6 +156,7 @@ class Method(ABC, Generic[N]):
     moves_reference: ClassVar[bool] = False
     mismatched: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = False
 
     def __init__(self, config: N) -> None:
         self.config = config

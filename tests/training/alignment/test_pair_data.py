@@ -71,3 +71,33 @@ def test_too_few_prompts_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"train\.jsonl: 2 of 3 rows share one prompt, .*choose another method"):
         PairData.read(file, mismatched_by=0)
     assert len(PairData.read(file)) == 3
+
+
+SCORES = [{"id": str(row), "chosen_score": float(row), "rejected_score": -0.5} for row in range(3)]
+
+
+def test_scores_are_joined_by_id_and_stand_in_the_order_of_the_rows(tmp_path):
+    pairs, margins = tmp_path / "pairs.jsonl", tmp_path / "margins.jsonl"
+    write_jsonl(pairs, pairs_of(PROMPTS[:3]))
+    write_jsonl(margins, [SCORES[2], SCORES[0], {**SCORES[0], "id": "of no pair"}, SCORES[1]])
+    batch = PairCollator(0)(PairData.read(pairs, margins=margins).rows)
+    assert batch["scores"].tolist() == [0.0, 1.0, 2.0, -0.5, -0.5, -0.5]
+    assert batch["scores"].dtype == torch.float64
+    assert "scores" not in PairCollator(0)(PairData.read(pairs).rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], r"margins\.jsonl holds no scores, which this method needs; set margins: \{source: judge"),
+        (None, r"margins\.jsonl holds no scores, which this method needs; set margins: \{source: judge"),
+        (SCORES[:2], r"margins\.jsonl holds no scores of 1 of 3 pairs, first 2; run `dvc repro margins`"),
+    ],
+)
+def test_a_pair_without_scores_is_refused(tmp_path, rows, message):
+    pairs, margins = tmp_path / "pairs.jsonl", tmp_path / "margins.jsonl"
+    write_jsonl(pairs, pairs_of(PROMPTS[:3]))
+    if rows is not None:
+        write_jsonl(margins, rows)
+    with pytest.raises(UserError, match=message):
+        PairData.read(pairs, margins=margins)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from runs import BETA_DPO, DPO, EPSILON_DPO, KTO, RRHF, SOFT, assert_same_training, config
+from runs import BETA_DPO, DPO, EPSILON_DPO, KTO, MADPO, RRHF, SOFT, assert_same_training, config
 
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.training.alignment.pair_metrics import Totals
@@ -28,7 +28,7 @@ def test_means_do_not_depend_on_the_split():
     assert means == [{"x": 3.0, "one": 1.0}] * 3
 
 
-SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT]
+SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT, MADPO]
 
 
 @pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=lambda entry: entry["method"])
@@ -50,7 +50,7 @@ def test_a_shared_prompt_is_one_that_is_run_twice(run, entry):
     assert_same_training(twice, once, tokens_seen=False)
 
 
-@pytest.mark.parametrize("entry", [DPO, BETA_DPO, KTO, RRHF], ids=lambda entry: entry["method"])
+@pytest.mark.parametrize("entry", [DPO, BETA_DPO, KTO, RRHF, MADPO], ids=lambda entry: entry["method"])
 def test_a_short_window_is_averaged_over_what_it_holds(run, entry):
     """7 pairs: 3 micro-batches of 2 and one of 1 are one step over 7 pairs, though 8 micro-batches were allowed."""
     settings = {"dtype": torch.float64, "count": 7, "num_train_epochs": 3.0}
@@ -74,7 +74,8 @@ for entry in entries:
     out = root / f"{name}-rank{os.environ['RANK']}"
     out.mkdir()
     scratch = root / f"{name}-scratch"
-    align(method, Align(**params), 5, root / "sft", root / "pairs", out, scratch, lambda metrics, step: None)
+    track = lambda metrics, step: None
+    align(method, Align(**params), 5, root / "sft", root / "pairs", out, scratch, track, root / "margins")
 """
 
 

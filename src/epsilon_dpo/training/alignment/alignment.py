@@ -32,6 +32,7 @@ def align(
     out: Path,
     scratch: Path,
     track: Callable[[dict[str, float], int], None],
+    margins: Path | None = None,
 ) -> dict[str, float]:
     """Train from `sft_model` on `pairs`/train.jsonl and evaluate on `pairs`/eval.jsonl.
 
@@ -42,6 +43,7 @@ def align(
     Args:
         seed: RNG seed of the data's order, the mismatched answers and every draw, unless the run states its own.
         track: function of the metrics and the optimizer step of each row of metrics.jsonl.
+        margins: folder of stage `margins`; read only for a method that needs scores.
 
     Returns:
         the content of metrics.json: the last training row as train_*, eval_*, and the method's state at the end.
@@ -58,7 +60,13 @@ def align(
     reference = None
     if method.needs_reference:
         reference = load_policy(sft_model) if config.lora is None else model  # itself without its adapter
-    train, evaluation = (PairData.read(pairs / f"{part}.jsonl", mismatched_by) for part in ("train", "eval"))
+    if method.needs_scores and margins is None:
+        raise ValueError(f"{type(method).__name__} needs scores")
+    of_pairs = margins if method.needs_scores else None
+    train, evaluation = (
+        PairData.read(pairs / name, mismatched_by, None if of_pairs is None else of_pairs / name)
+        for name in ("train.jsonl", "eval.jsonl")
+    )
     trainer = PreferenceTrainer(
         model=model,
         reference=reference,

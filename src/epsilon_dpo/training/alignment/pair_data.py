@@ -15,6 +15,7 @@ from epsilon_dpo.pipeline.stage.files import read_jsonl
 
 ANSWERS = ("chosen_ids", "rejected_ids")
 SIDES = ("prompt_ids", *ANSWERS)
+SCORES = ("chosen_score", "rejected_score")
 
 
 class PairData(torch.utils.data.Dataset[dict[str, Any]]):
@@ -24,26 +25,38 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
     answers of another pair with another prompt, the same in every epoch, cut so that no row becomes longer than the
     longest pair. KTO estimates its KL on them. They are drawn from all pairs and not from the neighbours in a batch, so
     that they do not depend on the batch size and never belong to the same prompt.
+
+    With `scores`, which hold {"chosen_score", "rejected_score"} for each row, every pair also holds its own two.
     """
 
-    def __init__(self, rows: Sequence[dict[str, Any]], mismatched_by: int | None = None) -> None:
-        self.rows = [{side: np.asarray(row[side], dtype=np.int32) for side in SIDES} for row in rows]
+    def __init__(
+        self,
+        rows: Sequence[dict[str, Any]],
+        mismatched_by: int | None = None,
+        scores: Sequence[dict[str, float]] | None = None,
+    ) -> None:
+        self.rows: list[dict[str, Any]] = [
+            {side: np.asarray(row[side], dtype=np.int32) for side in SIDES} for row in rows
+        ]
+        if scores is not None:
+            for row, own in zip(self.rows, scores, strict=True):
+                row |= {name: own[name] for name in SCORES}
         if mismatched_by is not None:
             self._add_mismatched(mismatched_by)
 
     @classmethod
-    def read(cls, path: Path, mismatched_by: int | None = None) -> "PairData":
-        """The pairs of a file of stage `pairs`.
+    def read(cls, path: Path, mismatched_by: int | None = None, margins: Path | None = None) -> "PairData":
+        """The pairs of a file of stage `pairs`, with the scores of one of stage `margins` if `margins` names it.
 
         Raises:
-            UserError: the file is empty, or more than half of its pairs share a prompt and mismatched answers are
-                wanted.
+            UserError: the file is empty, a pair has no scores, or more than half of the pairs share a prompt and
+                mismatched answers are wanted.
         """
         rows = read_jsonl(path)
         if not rows:
             raise UserError(f"{path} holds no pair; check what stage validate dropped (out/validate/dropped.jsonl).")
         try:
-            return cls(rows, mismatched_by)
+            return cls(rows, mismatched_by, None if margins is None else _scores_of(rows, margins))
         except ValueError as error:
             raise UserError(
                 f"{path}: {error}, so that not every prompt can be given an answer to another one, which this method "
@@ -65,12 +78,33 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
         return self.rows[index]
 
 
+def _scores_of(pairs: Sequence[dict[str, Any]], margins: Path) -> list[dict[str, float]]:
+    """The row of `margins` with each pair's id.
+
+    Raises:
+        UserError: there is none for some pair, or none at all.
+    """
+    by_id = {row["id"]: row for row in read_jsonl(margins)} if margins.is_file() else {}
+    if not by_id:
+        raise UserError(
+            f"{margins} holds no scores, which this method needs; set margins: {{source: judge, temperature: null}} in "
+            "params.yaml and run `dvc repro`."
+        )
+    missing = [pair["id"] for pair in pairs if pair["id"] not in by_id]
+    if missing:
+        raise UserError(
+            f"{margins} holds no scores of {len(missing)} of {len(pairs)} pairs, first {missing[0]}; run `dvc repro "
+            "margins`, which makes them from the present pairs."
+        )
+    return [by_id[pair["id"]] for pair in pairs]
+
+
 class PairCollator:
     """Rows of PairData as {"input_ids", "attention_mask", "completion_mask"}, int64 [2B, T] each.
 
     Row i is pair i with its chosen answer, row B+i the same pair with its rejected one. `completion_mask` is 1 on the
     tokens that are scored: the answer with its stop token. `attention_mask` hides the padding token, whatever it is.
-    The same of the mismatched answers is under "mismatched", if there are any.
+    The same of the mismatched answers is under "mismatched", if there are any; "scores" are float64 [2B], if there are.
 
     With `share_prompt`, row i holds prompt, chosen and rejected answer of pair i: "input_ids" and "attention_mask" are
     [B, T], and "completion_mask" is [2B, T] with the same meaning of its rows as above.
@@ -84,6 +118,8 @@ class PairCollator:
         batch: dict[str, Any] = dict(self._padded(pairs, ""))
         if "mismatched_chosen_ids" in pairs[0]:
             batch["mismatched"] = self._padded(pairs, "mismatched_")
+        if SCORES[0] in pairs[0]:
+            batch["scores"] = torch.tensor([pair[name] for name in SCORES for pair in pairs], dtype=torch.float64)
         return batch
 
     def length(self, pair: dict[str, Any]) -> int:

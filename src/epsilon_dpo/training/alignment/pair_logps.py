@@ -1,5 +1,6 @@
 """Per-pair log-probs passed to a method's loss, of the chosen and of the rejected answer, from batches of token ids."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,11 @@ class PairLogps:
             tokens: TokenLogps = model(**rows, scoring=scoring)
         # The sums that official_bf16 rounds are the released code's, which a GPU takes in float32.
         precision = torch.float32 if method.step_precision == "official_bf16" else torch.float64
-        return _pair_logps(tokens, rows["completion_mask"], means, precision)
+        chosen, rejected = _pair_logps(tokens, rows["completion_mask"], means, precision)
+        if not method.needs_scores:
+            return chosen, rejected
+        scores = batch["scores"].to(precision).chunk(2)
+        return replace(chosen, score=scores[0]), replace(rejected, score=scores[1])
 
     @torch.no_grad()
     def known_before(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -92,8 +97,8 @@ def _of(reference: ReferenceModel | None, rows: Batch) -> Reference | None:
 
 
 def _rows(batch: dict[str, Any]) -> Batch:
-    """`batch` without its mismatched answers."""
-    return {name: x for name, x in batch.items() if name != "mismatched"}
+    """What the model is called with: `batch` without its mismatched answers and its scores."""
+    return {name: x for name, x in batch.items() if name not in ("mismatched", "scores")}
 
 
 def _pair_logps(
