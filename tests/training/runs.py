@@ -15,6 +15,10 @@ EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.3, "epsilon": 0.05}
 SOFT = {"method": "tr_dpo", "beta": 0.3, "update": "soft", "alpha": 0.6, "sync_steps": 3}
 HARD = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
 BETA_DPO = {"method": "beta_dpo", "beta": 0.3, "alpha": 0.6, "rho": 0.25, "momentum": 0.9}
+ALPHA_DPO = {"method": "alpha_dpo", "beta": 2.5, "gamma": 0.3, "alpha": 0.1, "momentum": 0.5}
+GAMMA_SIMPO = {"method": "gamma_po", "form": "simpo", "beta": 2.5, "gamma": 1.0, "tau": 0.5}
+GAMMA_DPO = {"method": "gamma_po", "form": "dpo", "beta": 0.3, "gamma": 1.0, "tau": 0.2, "pool": "queue"}
+AMAPO = {"method": "amapo", "beta": 2.0}
 KTO = {"method": "kto", "beta": 0.3}
 MADPO = {"method": "madpo", "beta": 0.3, "tau": 2.0}
 # Of the block `lora`: an adapter on every projection.

@@ -11,14 +11,15 @@ gamma_i, which bisection finds; the mean of these rises with c, which is the one
 
 Differences from the released code (gammaPO, simpo_trainer.py and xpo_trainer.py):
 - The problem is solved exactly. There 20 steps of exponentiated gradient are taken in float32, which do not arrive for
-  tau below .5 (off by .04 at .5).
+  tau of .5 and below (off by .04 at .5).
 - The pairs of an optimizer step are one pool. There a micro-batch of one rank is filled up to 256 gaps from a queue of
   the last 2048 gaps of this rank, so that results depend on the split. `pool: queue` is that queue over whole steps:
   drawn by seed and step, empty at the start (there eight standard normal numbers, wild for the form `dpo`, whose gaps
   are hundredths), filled by training alone (there by evaluation, too), saved and restored.
 - Evaluation gives every pair gamma.
 - gamma is in units of the reward; there it is given as gamma / beta.
-- The form `dpo` has no label smoothing here, and `simpo` ignores it there; there is no `flip`, whose sign is wrong.
+- The form `dpo` has no label smoothing here, and `simpo` ignores it there; there is no `flip`,
+  which negates a whole micro-batch there.
 As our sources have the paper, it states the same problem with the queue.
 """
 

@@ -87,6 +87,33 @@ def test_margins_ahead_of_a_step_are_those_of_its_loss(models, pairs):
     torch.testing.assert_close(ahead, (chosen.logratios - rejected.logratios).detach(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("entry", "passes"),
+    [
+        ({"method": "alpha_dpo", "beta": 2.5, "gamma": 0.3, "alpha": 0.1, "momentum": 0.9}, [1, 1]),
+        ({"method": "gamma_po", "form": "simpo", "beta": 2.5, "gamma": 0.3, "tau": 3.0}, [1, 0]),
+        ({"method": "gamma_po", "form": "dpo", "beta": 0.3, "gamma": 0.3, "tau": 3.0}, [1, 1]),
+        ({"method": "amapo", "beta": 2.0}, [1, 0]),
+        ({"method": "beta_dpo", "beta": 0.3, "alpha": 0.6, "rho": 0.2, "momentum": 0.9}, [1, 1]),
+    ],
+    ids=["alpha_dpo", "gamma_po_simpo", "gamma_po_dpo", "amapo", "beta_dpo"],
+)
+def test_a_look_ahead_is_of_what_the_method_compares_and_costs_no_more(models, pairs, monkeypatch, entry, passes):
+    """One pass of the policy, and one of the reference where there is one."""
+    expected = method_of("x", entry).looked_at(*scored(models, pairs, entry)).detach()
+    counted = [0, 0]
+    for place, model in enumerate(models):
+
+        def forward(*args, _place=place, _forward=model.forward, **kwargs):
+            counted[_place] += 1
+            return _forward(*args, **kwargs)
+
+        monkeypatch.setattr(model, "forward", forward)
+    ahead = scorer_of(models, entry).looked_at(models[0], PairCollator(0)(pairs))
+    assert ahead.dtype == torch.float64 and not ahead.requires_grad and counted == passes
+    torch.testing.assert_close(ahead, expected, rtol=0, atol=1e-12)
+
+
 def test_a_loss_is_float64_and_the_gradient_of_a_weight_is_not(models, pairs):
     for entry in (EPSILON_DPO, {"method": "pairwise_cringe", "alpha": 1.0, "k": 3, "b": 0.0, "tau": 5.0}):
         chosen, rejected = scored(models, pairs, entry)

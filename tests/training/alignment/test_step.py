@@ -6,8 +6,23 @@ import sys
 
 import pytest
 import torch
-from runs import BETA_DPO, DPO, EPSILON_DPO, KTO, MADPO, RRHF, SOFT, assert_same_training, config
+from runs import (
+    ALPHA_DPO,
+    AMAPO,
+    BETA_DPO,
+    DPO,
+    EPSILON_DPO,
+    GAMMA_DPO,
+    GAMMA_SIMPO,
+    KTO,
+    MADPO,
+    RRHF,
+    SOFT,
+    assert_same_training,
+    config,
+)
 
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.training.alignment.pair_metrics import Totals
 
@@ -28,10 +43,15 @@ def test_means_do_not_depend_on_the_split():
     assert means == [{"x": 3.0, "one": 1.0}] * 3
 
 
-SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT, MADPO]
+COMPARED_IN_A_STEP = [ALPHA_DPO, GAMMA_SIMPO, GAMMA_DPO, AMAPO]
+SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT, MADPO, *COMPARED_IN_A_STEP]
 
 
-@pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=lambda entry: entry["method"])
+def named(entry):
+    return "_".join([entry["method"], *([entry["form"]] if "form" in entry else [])])
+
+
+@pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=named)
 def test_accumulation_is_a_larger_batch(run, entry):
     """5 steps an epoch, none of them short."""
     whole, *others = [
@@ -44,13 +64,38 @@ def test_accumulation_is_a_larger_batch(run, entry):
         assert len({row["eps/beta_next"] for row in read_jsonl(whole / "metrics.jsonl")}) > 3
 
 
-@pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=lambda entry: entry["method"])
+@pytest.mark.parametrize("entry", COMPARED_IN_A_STEP, ids=named)
+def test_pairs_are_compared_with_the_whole_step(run, monkeypatch, entry):
+    """8 x 1, 4 x 2, 2 x 4 and 1 x 8 pairs: the method sees all eight once a step, in one order, and trains the same."""
+    kind, seen = type(method_of("x", entry)), []
+    before_step = kind.before_step
+
+    def noted(self, values, generator):
+        seen[-1].append(values)
+        return before_step(self, values, generator)
+
+    def trained(size, count):
+        seen.append([])
+        split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": count}
+        return run(f"{size}x{count}", entry, dtype=torch.float64, count=24, **split)
+
+    monkeypatch.setattr(kind, "before_step", noted)
+    whole = trained(8, 1)
+    for size, count in ((4, 2), (2, 4), (1, 8)):
+        assert_same_training(whole, trained(size, count))
+    for steps in seen:
+        assert [len(values) for values in steps] == [8] * 6
+        torch.testing.assert_close(torch.stack(steps), torch.stack(seen[0]), rtol=1e-4, atol=1e-6)
+    assert all(values.std() > 1e-3 for values in seen[0][2:])  # the first update is one of learning rate 0
+
+
+@pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=named)
 def test_a_shared_prompt_is_one_that_is_run_twice(run, entry):
     twice, once = (run(f"{share}", entry, share_prompt=share, **TWENTY) for share in (False, True))
     assert_same_training(twice, once, tokens_seen=False)
 
 
-@pytest.mark.parametrize("entry", [DPO, BETA_DPO, KTO, RRHF, MADPO], ids=lambda entry: entry["method"])
+@pytest.mark.parametrize("entry", [DPO, BETA_DPO, KTO, RRHF, MADPO, *COMPARED_IN_A_STEP], ids=named)
 def test_a_short_window_is_averaged_over_what_it_holds(run, entry):
     """7 pairs: 3 micro-batches of 2 and one of 1 are one step over 7 pairs, though 8 micro-batches were allowed."""
     settings = {"dtype": torch.float64, "count": 7, "num_train_epochs": 3.0}
@@ -69,8 +114,8 @@ from epsilon_dpo.training.alignment.params import Align
 
 torch.set_num_threads(1)
 root, entries, params = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-for entry in entries:
-    method, name = method_of("x", entry), entry["method"]
+for name, entry in entries.items():
+    method = method_of("x", entry)
     out = root / f"{name}-rank{os.environ['RANK']}"
     out.mkdir()
     scratch = root / f"{name}-scratch"
@@ -83,16 +128,18 @@ for entry in entries:
 @pytest.mark.parametrize(("size", "count", "port"), [(2, 1, 29517), (1, 2, 29518)])
 def test_two_ranks_are_one_with_twice_the_batch(run, tmp_path, size, count, port):
     ones = {
-        entry["method"]: run(
-            entry["method"], entry, per_device_train_batch_size=4, gradient_accumulation_steps=1, **TWENTY
-        )
+        named(entry): run(named(entry), entry, per_device_train_batch_size=4, gradient_accumulation_steps=1, **TWENTY)
         for entry in SPLIT_ALIKE
     }
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
     two = config(per_device_train_batch_size=size, gradient_accumulation_steps=count).model_dump_json()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    subprocess.run([*command, str(script), str(tmp_path), json.dumps(SPLIT_ALIKE), two], check=True, timeout=300)
+    subprocess.run(
+        [*command, str(script), str(tmp_path), json.dumps({named(entry): entry for entry in SPLIT_ALIKE}), two],
+        check=True,
+        timeout=300,
+    )
     for name, one in ones.items():
         assert_same_training(one, tmp_path / f"{name}-rank0")
         assert not list((tmp_path / f"{name}-rank1").iterdir())

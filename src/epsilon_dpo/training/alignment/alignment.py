@@ -46,7 +46,8 @@ def align(
         margins: folder of stage `margins`; read only for a method that needs scores.
 
     Returns:
-        the content of metrics.json: the last training row as train_*, eval_*, and the method's state at the end.
+        the content of metrics.json: the last training row as train_*, eval_*, and the numbers of the method's state at
+        the end (not its lists).
     """
     tokenizer = load_tokenizer(sft_model)
     if method.config.seed is not None:
@@ -87,4 +88,5 @@ def align(
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
     publish_snapshots(scratch, out)
-    return write_result(trainer, tokenizer, out, track, method.state_dict())
+    numbers = {name: value for name, value in method.state_dict().items() if isinstance(value, int | float)}
+    return write_result(trainer, tokenizer, out, track, numbers)
