@@ -104,11 +104,11 @@ def test_a_look_ahead_is_of_what_the_method_compares_and_costs_no_more(models, p
     counted = [0, 0]
     for place, model in enumerate(models):
 
-        def forward(*args, _place=place, _forward=model.forward, **kwargs):
+        def forward(*args, _place=place, _forward=model.model.forward, **kwargs):
             counted[_place] += 1
             return _forward(*args, **kwargs)
 
-        monkeypatch.setattr(model, "forward", forward)
+        monkeypatch.setattr(model.model, "forward", forward)
     ahead = scorer_of(models, entry).looked_at(models[0], PairCollator(0)(pairs))
     assert ahead.dtype == torch.float64 and not ahead.requires_grad and counted == passes
     torch.testing.assert_close(ahead, expected, rtol=0, atol=1e-12)
