@@ -29,6 +29,11 @@ SEEN = {
     "r_dpo": 0.744,
     "ipo": 0.729,
     "kto": 0.691,
+    "dpo_norm": 0.715,
+    "alpha_dpo": 0.682,
+    "gamma_po_simpo": 0.664,
+    "gamma_po_dpo": 0.771,
+    "amapo": 0.658,
     "simpo": 0.695,
     "slic_hf": 0.727,
     "orpo": 0.654,
@@ -51,13 +56,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_has_every_run(project: Path) -> None:
     runs = list(read_yaml(project / "params.yaml")["runs"])
-    assert set(runs) == set(SEEN) and len(runs) == 18
+    assert set(runs) == set(SEEN) and len(runs) == 23
     report = project / "out" / "report"
     with (report / "runs.csv").open(encoding="utf-8") as file:
         assert [row["run"] for row in csv.DictReader(file)] == ["sft", *runs]
     page = (report / "report.html").read_text("utf-8")
     assert all(f"<tr><th>{run}</th>" in page for run in runs)
-    assert "153 pairs of runs" in page
+    assert "253 pairs of runs" in page
 
 
 @pytest.mark.parametrize("run", SEEN)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from recipes import add_all, blocks, copy_repository, python, write_new
 
-METHOD, TEST = "src/epsilon_dpo/methods/dpo_norm.py", "tests/methods/test_dpo_norm.py"
+METHOD, TEST = "src/epsilon_dpo/methods/dpo_hinge.py", "tests/methods/test_dpo_hinge.py"
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def test_the_example_is_accepted_tested_and_trained(copy: Path) -> None:
     python(copy, "-m", "ruff", "check", METHOD, TEST)
     python(copy, "-m", "ruff", "format", "--check", METHOD, TEST)
     holding = ("check/test_params_file", "test_presets", "test_readme", "methods/test_methods_doc", "test_dag")
-    names = " or ".join(name.split("/")[-1] for name in ("dpo_norm", *holding))
+    names = " or ".join(name.split("/")[-1] for name in ("dpo_hinge", *holding))
     chosen = f"({names}) and not test_a_stage_imports_nothing_heavy"
     files = [f"tests/{name}.py" for name in holding]
     files += [TEST, "tests/methods/test_dpo.py", "tests/test_rerun.py", "tests/training/alignment/test_every_method.py"]
     printed = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", chosen, *files)
-    for name in ("test_worked_example", "[runs.dpo_norm.beta]", "test_hard_cases_stay_finite", "[dpo_norm]"):
+    for name in ("test_worked_example", "[runs.dpo_hinge.beta]", "test_hard_cases_stay_finite", "[dpo_hinge]"):
         assert name in printed  # what was deselected did not pass
 
 
@@ -49,5 +49,5 @@ def test_the_example_survives_kills_and_leaves_the_other_runs_alone(copy: Path) 
     """mypy, every leaf of params.yaml against the stages it re-runs, the imports of each stage, all methods."""
     python(copy, "-m", "mypy")
     python(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_dag.py", "tests/test_rerun.py", "tests/methods")
-    printed = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", "dpo_norm", "tests/training")
-    assert "[dpo_norm]" in printed
+    printed = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", "dpo_hinge", "tests/training")
+    assert "[dpo_hinge]" in printed

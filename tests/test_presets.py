@@ -15,7 +15,14 @@ FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.y*ml"))]
 
 
 def test_all_files_are_found() -> None:
-    presets = ["all-methods.yaml", "hh-gemma-2-2b.yaml", "hh-local.yaml", "on-policy.yaml", "pareto.yaml"]
+    presets = [
+        "adaptive.yaml",
+        "all-methods.yaml",
+        "hh-gemma-2-2b.yaml",
+        "hh-local.yaml",
+        "on-policy.yaml",
+        "pareto.yaml",
+    ]
     ultrafeedback = ["llama-3-8b-on-policy", "llama-3-8b", "mistral-7b-lora", "mistral-7b", "smollm2"]
     presets += [f"ultrafeedback-{name}.yaml" for name in ultrafeedback]
     assert [file.name for file in FILES] == ["params.yaml", *presets]
@@ -41,7 +48,23 @@ def test_all_methods_is_the_default_with_other_runs() -> None:
         key: preset[key] for key in preset if key != "runs"
     }
     runs = [sorted(run.items()) for run in preset["runs"].values()]
-    assert len(runs) == 21 and all(run not in runs[:number] for number, run in enumerate(runs))
+    assert len(runs) == 26 and all(run not in runs[:number] for number, run in enumerate(runs))
+
+
+def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:
+    """Alike but for the seed, so that the report takes them for one method; the first has the pipeline's."""
+    default, preset = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/adaptive.yaml"))
+    default["tournament"]["max_prompts"] = preset["tournament"]["max_prompts"]  # pairs of runs grow with their square
+    assert {key: default[key] for key in default if key != "runs"} == {
+        key: preset[key] for key in preset if key != "runs"
+    }
+    seeds: dict[str, list[int | None]] = {}
+    for run in preset["runs"].values():
+        seeds.setdefault(str(sorted((k, v) for k, v in run.items() if k != "seed")), []).append(run.get("seed"))
+    assert all(found == [None, 18, 19] for found in seeds.values())
+    compared = {"dpo", "epsilon_dpo", "dpo_norm", "alpha_dpo", "gamma_po", "amapo"}
+    assert {run["method"] for run in preset["runs"].values()} >= compared
+    assert all(preset["runs"][name] == default["runs"][name] for name in ("dpo", "epsilon_dpo"))
 
 
 def test_hh_gemma_is_the_papers_grid() -> None:
