@@ -98,7 +98,7 @@ def test_equal_models_tie_exactly_in_float32(precision):
 
 def test_what_is_not_asked_for_is_not_computed():
     hidden, head, labels, reference, _ = problem(None, False)
-    assert token_logps(hidden, head, labels, 7)[2:] == (None,) * 9
+    assert token_logps(hidden, head, labels, 7)[2:] == (None,) * 10
     found = token_logps(hidden, head, labels, 7, reference)
     for name in ("logps_beta_minus", "logps_beta_plus", "delta_minus", "delta_plus"):
         assert getattr(found, name) is None, name

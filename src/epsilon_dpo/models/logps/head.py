@@ -36,6 +36,7 @@ class Scoring:
         eps_c: size of the perturbation, needs a reference; None: no perturbed log-probs.
         step_precision, alternatives: see kernel.token_logps.
         initial: the initial reference, if `reference` has moved away from it; both KLs are then of this one.
+        sum_sq_probs, kl_gradient: see kernel.token_logps.
     """
 
     token_chunk: int
@@ -44,6 +45,8 @@ class Scoring:
     step_precision: StepPrecision = "exact"
     alternatives: Alternatives | None = None
     initial: Reference | None = None
+    sum_sq_probs: bool = False
+    kl_gradient: bool = False
 
 
 def head_of(model: PreTrainedModel) -> Head:
@@ -184,6 +187,8 @@ def _scored(
         scoring.eps_c,
         scoring.step_precision,
         scoring.alternatives,
+        sum_sq_probs=scoring.sum_sq_probs,
+        kl_gradient=scoring.kl_gradient,
     )
     if scoring.initial is not None:
         with torch.no_grad():

@@ -8,6 +8,8 @@ tile is projected again: with t = tanh(raw / softcap) and a loss whose gradient 
 
 and two products carry that on to the hidden states and to the weight, added in place: of size [V, H] nothing exists but
 the gradient itself. So there are four products for the policy (one forward, three backward) and one for the reference.
+Where KL(ref ‖ π) is asked to have a gradient, (π - ref) (1 - t²) times it is added, and the reference's tile is
+projected a second time.
 What else is asked for costs element-wise work, for which tiles.py has the formulas.
 
 Memory: a handful of tiles beside the gradients, however many the tokens and however large the vocabulary.
@@ -31,6 +33,7 @@ from epsilon_dpo.models.logps.tiles import (
     is_bounded,
     of_pair,
     of_policy,
+    of_squares,
 )
 
 # Columns of the vocabulary whose logits exist at once, a matter of speed and memory only: a tile should stay in a CPU's
@@ -71,7 +74,7 @@ class Alternatives(NamedTuple):
 class TokenLogps(NamedTuple):
     """Values per completion token, [N] each, in nats; float64 for float64 models, else float32.
 
-    Only `policy` and `alternative` have a gradient.
+    Only `policy` and `alternative` have a gradient, and `kl_ref_policy` if asked to.
     """
 
     policy: Tensor  # log softmax(f)[y]
@@ -83,6 +86,7 @@ class TokenLogps(NamedTuple):
     kl_policy_ref: Tensor | None = None  # KL(softmax(f) || softmax(g))
     delta_minus: Tensor | None = None  # log π(β⁻)[y] - log π[y], no digit lost; only of `exact`
     delta_plus: Tensor | None = None  # log π(β⁺)[y] - log π[y]
+    log_sum_sq_probs: Tensor | None = None  # log Σ softmax(f)²
     alternative: Tensor | None = None  # log softmax(f)[the alternative]
     initial: Tensor | None = None  # log softmax(g)[y] of the reference before it moved; set by head.py alone
 
@@ -97,6 +101,9 @@ def token_logps(
     step_precision: StepPrecision = "exact",
     alternatives: Alternatives | None = None,
     vocab_tile: int | None = None,
+    *,
+    sum_sq_probs: bool = False,
+    kl_gradient: bool = False,
 ) -> TokenLogps:
     """Log-probs, and what else is asked for, of N tokens from the hidden states that predict them.
 
@@ -116,14 +123,16 @@ def token_logps(
             identity. Read only with `eps_c`, but for the rounding.
         alternatives: how other tokens are drawn; None: no alternative is scored.
         vocab_tile: columns whose logits exist at once; None: what suits the device.
+        sum_sq_probs: also `log_sum_sq_probs`.
+        kl_gradient: whether `kl_ref_policy` has a gradient, at the price of one more product backward.
     """
-    if eps_c is not None and reference is None:
-        raise ValueError("perturbed log-probs need a reference")
+    if reference is None and (eps_c is not None or kl_gradient):
+        raise ValueError("perturbed log-probs and a KL with a gradient need a reference")
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
     mixture = None if eps_c is None else Mixture(eps_c, step_precision)
     width = vocab_tile or VOCAB_TILE.get(kind, VOCAB_TILE["cpu"])
-    sizes = _Sizes(token_chunk, width, dtype, mixture, step_precision == "official_bf16")
+    sizes = _Sizes(token_chunk, width, dtype, mixture, step_precision == "official_bf16", sum_sq_probs, kl_gradient)
     # Weight and bias are arguments of their own because a gradient flows to them.
     return TokenLogps(*_TokenLogps.apply(hidden, head.weight, head.bias, labels, head, reference, alternatives, sizes))
 
@@ -134,6 +143,8 @@ class _Sizes(NamedTuple):
     dtype: torch.dtype  # of the projections; everything after them is at least float32
     mixture: Mixture | None
     rounded: bool  # to bfloat16
+    sum_sq_probs: bool
+    kl_gradient: bool
 
     @property
     def accumulator(self) -> torch.dtype:
@@ -182,41 +193,60 @@ class _TokenLogps(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         k = 0 if alternatives is None else alternatives.k
         with torch.autocast(hidden.device.type, enabled=False):
-            log_normaliser, top, (policy, *others) = _sweep(hidden, head, labels, reference, k, sizes)
+            log_normaliser, ref_log_normaliser, top, values = _sweep(hidden, head, labels, reference, k, sizes)
+        policy, *others = values
         drawn, logp = None, None
         if alternatives is not None:
             drawn, logit = top.draw(alternatives.generator)
             logp = logit - log_normaliser
-        ctx.save_for_backward(hidden, weight, bias, labels, drawn, log_normaliser)
-        ctx.softcap, ctx.sizes = head.softcap, sizes
+        ctx.save_for_backward(
+            hidden, weight, bias, labels, drawn, log_normaliser, ref_log_normaliser if sizes.kl_gradient else None
+        )
+        ctx.softcap, ctx.sizes, ctx.reference = head.softcap, sizes, reference if sizes.kl_gradient else None
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(other for other in others if other is not None))
+        kl = values[TokenLogps._fields.index("kl_ref_policy")] if sizes.kl_gradient else None
+        ctx.mark_non_differentiable(*(other for other in others if other is not None and other is not kl))
         return (policy, *others, logp)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-        *_, grad_alternative = others
-        if grad is None and grad_alternative is None:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        of = TokenLogps(*grads)  # type: ignore[arg-type]  # gradients in the place of values, None where there is none
+        hidden, weight, bias, labels, drawn, log_normaliser, ref_log_normaliser = ctx.saved_tensors
+        scored = [(tokens, x) for tokens, x in ((labels, of.policy), (drawn, of.alternative)) if x is not None]
+        towards = None
+        if ctx.reference is not None and of.kl_ref_policy is not None:
+            towards = _Towards(ctx.reference, ref_log_normaliser, of.kl_ref_policy)
+            scored = scored or [(labels, torch.zeros_like(of.kl_ref_policy))]
+        if not scored:
             return (None,) * 8
-        hidden, weight, bias, labels, drawn, log_normaliser = ctx.saved_tensors
-        scored = [(tokens, x) for tokens, x in ((labels, grad), (drawn, grad_alternative)) if x is not None]
         head = Head(weight, bias, ctx.softcap)
         with torch.autocast(hidden.device.type, enabled=False):
-            gradients = _sweep_back(hidden, head, scored, log_normaliser, ctx.sizes, ctx.needs_input_grad)
+            gradients = _sweep_back(hidden, head, scored, log_normaliser, ctx.sizes, ctx.needs_input_grad, towards)
         return (*gradients, None, None, None, None, None)
+
+
+class _Towards(NamedTuple):
+    """What the gradient of KL(ref ‖ π) is made of."""
+
+    reference: Reference
+    log_normaliser: Tensor  # of the reference's logits, [N]
+    gradient: Tensor  # by the KLs, [N]
 
 
 def _sweep(
     hidden: Tensor, head: Head, labels: Tensor, reference: Reference | None, k: int, sizes: _Sizes
-) -> tuple[Tensor, RunningTop, tuple[Tensor | None, ...]]:
-    """The forward pass: the policy's log-normaliser, its top k, and the fields of TokenLogps before `alternative`."""
+) -> tuple[Tensor, Tensor | None, RunningTop, tuple[Tensor | None, ...]]:
+    """The forward pass: the log-normalisers of policy and reference, the policy's top k, and the fields of TokenLogps
+    before `alternative`."""
     dtype, device, size = sizes.accumulator, hidden.device, len(labels)
     softcaps = [head.softcap] if reference is None else [head.softcap, reference.head.softcap]
     mixture = sizes.mixture
-    bounded = is_bounded(softcaps, 0.0 if mixture is None else mixture.eps_c, len(head.weight), dtype)
+    eps_c = 0.0 if mixture is None else mixture.eps_c
+    bounded = is_bounded(softcaps, max(eps_c, 0.5) if sizes.sum_sq_probs else eps_c, len(head.weight), dtype)
     weighted = len(softcaps) + (2 if mixture is not None and mixture.exact else 0)
     f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (weighted, 1, 0, 0))
+    squares = RunningSoftmax(size, 0, bounded, dtype, device) if sizes.sum_sq_probs else None
     label_f, label_g = torch.zeros(2, size, dtype=dtype, device=device)
     top = RunningTop(size, k, dtype, device)
     for span in _tiles(len(head.weight), sizes.vocab_tile):
@@ -229,6 +259,8 @@ def _sweep(
             _pick(label_f[rows], logits, label, here)
             if k:
                 top.add(rows, logits, label, here, span.start)
+            if squares is not None:
+                squares.add(rows, of_squares(logits, bounded))
             if reference is None:
                 f.add(rows, of_policy(logits, bounded))
                 continue
@@ -239,8 +271,9 @@ def _sweep(
                 softmax.add(rows, part)
     log_f = f.log_normaliser()
     policy, entropy = sizes.round(label_f - log_f), log_f - f.expectation(0)
+    sum_sq = None if squares is None else squares.log_normaliser() - 2 * log_f
     if reference is None:
-        return log_f, top, (policy, entropy, *(None,) * 7)
+        return log_f, None, top, (policy, entropy, *(None,) * 7, sum_sq)
     log_g = g.log_normaliser()
     kls = (log_f - log_g + g.expectation(0), log_g - log_f - f.expectation(1))
     perturbed: tuple[Tensor | None, ...] = (None, None)
@@ -251,7 +284,8 @@ def _sweep(
     elif mixture is not None:
         label_minus, label_plus = mixture.logits(label_f, label_g)
         perturbed = sizes.round(label_minus - minus.log_normaliser()), sizes.round(label_plus - plus.log_normaliser())
-    return log_f, top, (policy, entropy, sizes.round(label_g - log_g), *perturbed, *kls, *changes)
+    values = policy, entropy, sizes.round(label_g - log_g), *perturbed, *kls, *changes, sum_sq
+    return log_f, log_g, top, values
 
 
 def _sweep_back(
@@ -261,10 +295,13 @@ def _sweep_back(
     log_normaliser: Tensor,
     sizes: _Sizes,
     needed: tuple[bool, ...],
+    towards: _Towards | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden, weight and bias; `scored` are tokens [N] and the gradients of their log-probs [N]."""
     dtype, weight, bias, softcap = sizes.accumulator, head.weight, head.bias, head.softcap
     total = torch.stack([gradient for _, gradient in scored]).sum(0).to(dtype)
+    if towards is not None:
+        total = total - towards.gradient.to(dtype)
     grad_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
     grad_weight = torch.zeros_like(weight) if needed[1] else None
     grad_bias = torch.zeros(bias.shape, dtype=dtype, device=bias.device) if bias is not None and needed[2] else None
@@ -279,7 +316,8 @@ def _sweep_back(
                 (column, gradient[rows].to(dtype) * here)
                 for (column, here), (_, gradient) in zip(columns, scored, strict=True)
             ]
-            delta = gradient_of_raw(logits, log_normaliser[rows], total[rows], gradients, softcap)
+            against = None if towards is None else _against(towards, span, rows, sizes)
+            delta = gradient_of_raw(logits, log_normaliser[rows], total[rows], gradients, softcap, against)
             if grad_bias is not None:
                 grad_bias[span] += delta.sum(0)
             delta = delta.to(sizes.dtype)
@@ -289,6 +327,14 @@ def _sweep_back(
         if grad_weight is not None and tile_grad is not None and grad_weight.dtype != dtype:
             grad_weight[span] = tile_grad
     return grad_hidden.to(hidden.dtype), grad_weight, None if bias is None or grad_bias is None else grad_bias.to(bias)
+
+
+def _against(towards: _Towards, span: slice, rows: slice, sizes: _Sizes) -> tuple[Tensor, Tensor, Tensor]:
+    """The reference's tile [n, v], projected again, its log-normaliser [n] and the gradient by the KL [n]."""
+    (hidden, head), log_normaliser, gradient = towards
+    tile = head.weight[span].to(sizes.dtype)
+    logits = _logits(hidden[rows], tile, _cut(head.bias, span), head.softcap, sizes)
+    return logits, log_normaliser[rows], gradient[rows].to(sizes.accumulator)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

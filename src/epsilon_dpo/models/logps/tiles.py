@@ -23,6 +23,7 @@ The entropy and both divergences are three more sums beside them:
     H(π) = log Σ E - Σ E f / Σ E
     KL(π ‖ ref) = log Σ Q - log Σ E - Σ E (g - f) / Σ E
     KL(ref ‖ π) = log Σ E - log Σ Q + Σ Q (g - f) / Σ Q
+    log Σ π²    = log Σ E² - 2 log Σ E
 
 Soft-capped logits are bounded (`is_bounded`): nothing overflows, and no maximum has to be subtracted. Without a
 soft-cap each softmax keeps its own running maximum. ε (f - g), which then has no bound, is cut at ±LARGEST_CHANGE nats
@@ -201,21 +202,33 @@ def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool, exact: bo
 
 
 @compiled_on_gpu
+def of_squares(f: Tensor, bounded: bool) -> Part:
+    """The part that logits [n, v] contribute to Σ exp(2 f), which is bounded if `is_bounded` holds for an ε of 1/2."""
+    return _unweighted(2 * f, bounded)
+
+
+@compiled_on_gpu
 def gradient_of_raw(
     f: Tensor,
     log_normaliser: Tensor,
     total: Tensor,
     scored: Sequence[tuple[Tensor, Tensor]],
     softcap: float | None,
+    towards: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The gradient of the logits before the soft-cap, [n, v]; overwrites `f`.
 
     Args:
         log_normaliser: log Σ exp of each row's logits, [n].
-        total: the gradient of all log-probs of a row, [n].
+        total: the gradient of all log-probs of a row, [n]; less that of KL(ref ‖ π), if this has one.
         scored: columns [n] and the gradients of their tokens' log-probs [n], zero for tokens of other tiles.
+        towards: the reference's logits [n, v] with their log Σ exp [n] and the gradient of KL(ref ‖ π) [n], which is
+            passed on to the logits as π - ref; None: this has no gradient.
     """
     delta = (f - log_normaliser[:, None]).exp_().mul_(-total[:, None])
+    if towards is not None:
+        g, ref_log_normaliser, gradient = towards
+        delta -= (g - ref_log_normaliser[:, None]).exp_().mul_(gradient[:, None])
     for column, gradient in scored:
         delta.scatter_add_(1, column[:, None], gradient[:, None])
     return delta if softcap is None else delta.addcmul_(delta, f.div_(softcap).square_(), value=-1)
