@@ -106,6 +106,7 @@ def everything() -> tuple[Logps, Logps]:
         names = ["reference", "delta_minus", "delta_plus", "kl_ref_policy", "kl_policy_ref"]
         sums = dict.fromkeys([*names, "entropy", "initial"], one)
         alone = {
+            "log_sum_sq_probs": one,
             "score": one,
             "policy_tokens": tokens,
             "alternative_tokens": tokens,

@@ -102,7 +102,7 @@ def sides(policy, reference, inputs):
     if reference is not None:
         with torch.no_grad():
             states = Reference(reference(**inputs), head_of(reference))
-    tokens = policy(**inputs, scoring=Scoring(token_chunk=7, reference=states))
+    tokens = policy(**inputs, scoring=Scoring(token_chunk=7, reference=states, sum_sq_probs=True))
     counts = inputs["completion_mask"].sum(-1)
 
     def side(rows):
@@ -111,6 +111,7 @@ def sides(policy, reference, inputs):
             tokens=counts[rows],
             reference=None if reference is None else tokens.reference[rows].sum(-1),
             mean_tokens=counts[rows].double().mean().item(),
+            log_sum_sq_probs=tokens.log_sum_sq_probs[rows].sum(-1),
         )
 
     half = len(counts) // 2
@@ -126,6 +127,7 @@ SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.375}
 DPO_NORM = {"method": "dpo_norm", "beta": 5.0}
 APO_ZERO = {"method": "apo", "beta": 0.1, "variant": "zero"}
 APO_DOWN = {**APO_ZERO, "variant": "down"}
+WPO = {"method": "wpo", "beta": 0.1, "weights": "aligned"}
 
 
 @pytest.mark.parametrize(
@@ -138,8 +140,9 @@ APO_DOWN = {**APO_ZERO, "variant": "down"}
         (SIMPO, CPOTrainer, {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 1.375, "cpo_alpha": 0.0}),
         (APO_ZERO, DPOTrainer, {"loss_type": "apo_zero", "beta": 0.1}),
         (APO_DOWN, DPOTrainer, {"loss_type": "apo_down", "beta": 0.1}),
+        (WPO, DPOTrainer, {"loss_type": "sigmoid", "beta": 0.1, "use_weighting": True}),
     ],
-    ids=["dpo", "robust", "tr_dpo", "cpo", "simpo", "apo_zero", "apo_down"],
+    ids=["dpo", "robust", "tr_dpo", "cpo", "simpo", "apo_zero", "apo_down", "wpo"],
 )
 def test_loss_gradients_and_rewards_are_those_of_trl(both, token_pairs, entry, kind, config):
     theirs, _ = both.theirs(kind, token_pairs(5), **config)

@@ -20,6 +20,8 @@ GAMMA_SIMPO = {"method": "gamma_po", "form": "simpo", "beta": 2.5, "gamma": 1.0,
 GAMMA_DPO = {"method": "gamma_po", "form": "dpo", "beta": 0.3, "gamma": 1.0, "tau": 0.2, "pool": "queue"}
 AMAPO = {"method": "amapo", "beta": 2.0}
 KTO = {"method": "kto", "beta": 0.3}
+WPO = {"method": "wpo", "beta": 0.3, "weights": "aligned"}
+TDPO = {"method": "tdpo", "beta": 0.3, "version": 2, "alpha": 0.5}
 MADPO = {"method": "madpo", "beta": 0.3, "tau": 2.0}
 # Of the block `lora`: an adapter on every projection.
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}

@@ -39,9 +39,9 @@ class Logps:
 
     Sums run over the completion's tokens (the stop token counts, prompt and padding do not), in nats, in float64
     (float32 if `step_precision` is `official_bf16`). Only `policy`, `policy_tokens` and `alternative_tokens` carry a
-    gradient. What the method did not ask for is None. A float is the mean over all pairs of the optimizer step,
-    the same on every rank and in every micro-batch, so a loss does not depend on how the step was split; evaluation
-    takes it over the pairs it has.
+    gradient, and `kl_ref_policy` if `kl_gradient`. What the method did not ask for is None. A float is the mean over
+    all pairs of the optimizer step, the same on every rank and in every micro-batch, so a loss does not depend on how
+    the step was split; evaluation takes it over the pairs it has.
 
     Attributes:
         policy: log pi_theta(y|x), [B].
@@ -65,6 +65,7 @@ class Logps:
         alternative_tokens: [B, T], log-prob of another token at the same place: one of the policy's `alternatives`
             likeliest tokens other than y_t, drawn in proportion to their probability; if `alternatives` is set.
         mask: [B, T], true on the completion's tokens; if `alternatives` is set.
+        log_sum_sq_probs: [B], sum_t of log sum_v pi_theta(v|s_t)^2; if `sum_sq_probs`.
         score: [B], what the completion is worth in nats by a judge or the truth, not by the policy: the difference of a
             pair's two scores is a Bradley-Terry margin (stage `margins`); if `needs_scores`.
     """
@@ -85,6 +86,7 @@ class Logps:
     mask: "Tensor | None" = None
     delta_minus: "Tensor | None" = None
     delta_plus: "Tensor | None" = None
+    log_sum_sq_probs: "Tensor | None" = None
     score: "Tensor | None" = None
 
     @property
@@ -149,6 +151,7 @@ class Method(ABC, Generic[N]):
         looks_ahead: whether `before_step` is called. Under gradient accumulation this costs a forward pass more, and
             one of the reference if it is needed.
         needs_scores: whether out/margins must hold a score of each answer.
+        kl_gradient: whether `Logps.kl_ref_policy` carries a gradient (one more product with the reference's head).
     """
 
     Config: ClassVar[type[MethodConfig]]
@@ -157,6 +160,7 @@ class Method(ABC, Generic[N]):
     mismatched: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     needs_scores: ClassVar[bool] = False
+    kl_gradient: ClassVar[bool] = False
 
     def __init__(self, config: N) -> None:
         self.config = config
@@ -175,6 +179,11 @@ class Method(ABC, Generic[N]):
     def alternatives(self) -> int | None:
         """Number of likeliest tokens from which `alternative_tokens` are drawn; None: they are not computed."""
         return None
+
+    @property
+    def sum_sq_probs(self) -> bool:
+        """Whether `log_sum_sq_probs` is computed."""
+        return False
 
     @property
     def min_pairs(self) -> int:

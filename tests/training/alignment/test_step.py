@@ -18,6 +18,8 @@ from runs import (
     MADPO,
     RRHF,
     SOFT,
+    TDPO,
+    WPO,
     assert_same_training,
     config,
 )
@@ -44,7 +46,7 @@ def test_means_do_not_depend_on_the_split():
 
 
 COMPARED_IN_A_STEP = [ALPHA_DPO, GAMMA_SIMPO, GAMMA_DPO, AMAPO]
-SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT, MADPO, *COMPARED_IN_A_STEP]
+SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT, MADPO, WPO, TDPO, *COMPARED_IN_A_STEP]
 
 
 def named(entry):

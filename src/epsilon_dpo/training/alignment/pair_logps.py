@@ -59,6 +59,8 @@ class PairLogps:
                 method.step_precision,
                 None if method.alternatives is None else Alternatives(method.alternatives, generator),
                 _of(self.initial, rows),
+                method.sum_sq_probs,
+                method.kl_gradient,
             )
             tokens: TokenLogps = model(**rows, scoring=scoring)
         # The sums that official_bf16 rounds are the released code's, which a GPU takes in float32.
