@@ -55,6 +55,7 @@ def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:
     """Alike but for the seed, so that the report takes them for one method; the first has the pipeline's."""
     default, preset = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/adaptive.yaml"))
     default["tournament"]["max_prompts"] = preset["tournament"]["max_prompts"]  # pairs of runs grow with their square
+    default["margins"] = {"source": "judge", "temperature": None}  # madpo needs some
     assert {key: default[key] for key in default if key != "runs"} == {
         key: preset[key] for key in preset if key != "runs"
     }
@@ -62,8 +63,8 @@ def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:
     for run in preset["runs"].values():
         seeds.setdefault(str(sorted((k, v) for k, v in run.items() if k != "seed")), []).append(run.get("seed"))
     assert all(found == [None, 18, 19] for found in seeds.values())
-    compared = {"dpo", "epsilon_dpo", "dpo_norm", "alpha_dpo", "gamma_po", "amapo"}
-    assert {run["method"] for run in preset["runs"].values()} >= compared
+    adaptive = {"epsilon_dpo", "dpo_norm", "alpha_dpo", "gamma_po", "amapo", "madpo", "apo", "wpo", "tdpo"}
+    assert {run["method"] for run in preset["runs"].values()} == {"dpo", *adaptive}
     assert all(preset["runs"][name] == default["runs"][name] for name in ("dpo", "epsilon_dpo"))
 
 
