@@ -20,6 +20,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 pytestmark = pytest.mark.slow
 
 PROMPTS = 48
+RUN = "madpo"
 SMALL: dict[str, Any] = {
     "fetch.train_pairs": 1000,
     "judge.max_steps": 90,
@@ -27,7 +28,9 @@ SMALL: dict[str, Any] = {
     "candidates.max_prompts": PROMPTS,
     "sample.max_prompts": 40,
     "tournament.max_prompts": 20,
-    "runs": {"dpo": {"method": "dpo", "beta": 0.3, "snapshot_epochs": 0.5}},  # figures reads out/align for these alone
+    "margins": {"source": "judge", "temperature": None},
+    # Of a method that reads the margins; figures reads out/align for snapshots alone.
+    "runs": {RUN: {"method": "madpo", "beta": 0.3, "tau": 2.0, "snapshot_epochs": 0.5}},
 }
 
 
@@ -80,16 +83,30 @@ def test_every_pair_of_answers_is_trained_on_or_named(project: Path) -> None:
     assert len(pairs) + len(dropped) == sum(possible)
     assert {pair["reason"] for pair in dropped} <= {"tied", "below_min_margin"}
     batch = read_yaml(project / "params.yaml")["align"]["per_device_train_batch_size"]
-    assert metrics_of(project, "align/dpo")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
+    assert metrics_of(project, f"align/{RUN}")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
 
 
 def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
     """The order that the judge gave is learnt, and the answers move to the judge's taste."""
-    steps = rows(project, "align/dpo/metrics.jsonl")
+    steps = rows(project, f"align/{RUN}/metrics.jsonl")
     assert max(step.get("rewards/accuracies", 0.0) for step in steps) > 0.6
     report = json.loads((project / "out/report/summary.json").read_text("utf-8"))
-    assert list(report["runs"]) == ["dpo"]
-    assert metrics_of(project, "score/dpo")["win_rate/sft"] > 0.5
+    assert list(report["runs"]) == [RUN]
+    assert metrics_of(project, f"score/{RUN}")["win_rate/sft"] > 0.5
+
+
+def test_margins_are_those_of_the_answers_the_policy_is_trained_on(project: Path) -> None:
+    """On-policy pairs are the judge's own choice, so it finds the chosen answers better."""
+    pairs, margins = rows(project, "pairs/train.jsonl"), rows(project, "margins/train.jsonl")
+    assert [pair["id"] for pair in pairs] == [row["id"] for row in margins]
+    apart = [row["chosen_score"] - row["rejected_score"] for row in margins]
+    metrics = metrics_of(project, "margins")
+    assert sum(margin > 0.0 for margin in apart) > 0.9 * len(apart)
+    assert metrics["train/mean_abs"] == pytest.approx(sum(map(abs, apart)) / len(apart))
+    assert metrics["temperature"] > 0.0 and 0.5 < metrics["eval/accuracy"] < 1.0
+    assert metrics["eval/nll"] < math.log(2.0), "better than no judge at all"
+    weights = [step["madpo/weight"] for step in rows(project, f"align/{RUN}/metrics.jsonl") if "loss" in step]
+    assert all(0.5 < weight <= (1.0 + math.sqrt(2.0)) / 2.0 for weight in weights) and len(set(weights)) > 1
 
 
 STAGES = list(read_yaml(ROOT / "dvc.yaml")["stages"])
@@ -107,7 +124,7 @@ ADAPTERS: dict[str, Any] = {
 def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
     """Every stage once more, each with its declared data and no other."""
     root = tmp_path_factory.mktemp("alone")
-    return {stage: run_alone(project, root / stage, stage, "dpo") for stage in STAGES}
+    return {stage: run_alone(project, root / stage, stage, RUN) for stage in STAGES}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +138,7 @@ def with_adapters(project: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     done = {}
     for stage in ("sft", "candidates", "reference", "align", "sample", "kl", "monotonicity"):
         folder = root / f"alone_{stage}"
-        done[stage] = run_alone(root, folder, stage, "dpo")
+        done[stage] = run_alone(root, folder, stage, RUN)
         shutil.rmtree(root / "out" / stage)
         (folder / "out" / stage).rename(root / "out" / stage)
     return done
@@ -149,7 +166,8 @@ def test_another_choice_of_pairs_samples_and_ranks_nothing_again(project: Path) 
     before = {pair["id"] for pair in rows(project, "pairs/train.jsonl")}
     with_preset(project, "on-policy", {**SMALL, "pairs.choose": "best_worst"})
     ran = set(repro(project))
-    assert {"pairs", "align@dpo", "sample@dpo", "score@dpo", "kl@dpo", "report"} <= ran
+    per_run = {f"{stage}@{RUN}" for stage in ("align", "sample", "score", "kl")}
+    assert {"pairs", "margins", "report"} | per_run <= ran
     assert ran.isdisjoint({"fetch", "judge", "sft", "candidates", "ranking", "reference", "controls"})
     after = {pair["id"] for pair in rows(project, "pairs/train.jsonl")}
     assert after < before and len({id_.rpartition("/")[0] for id_ in after}) == len(after) <= PROMPTS

@@ -60,7 +60,7 @@ def project(
         (tmp_path / name).symlink_to(ROOT / name)
     write_params(tmp_path, PARAMS["runs"])
     out = tmp_path / "out"
-    for folder in ("base", "sft", "pairs", "validate"):
+    for folder in ("base", "sft", "pairs", "margins", "validate"):
         (out / folder).mkdir(parents=True)
     folder = sft_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
