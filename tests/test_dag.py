@@ -58,16 +58,17 @@ def test_every_import_is_covered_and_every_dep_is_used(stage: str) -> None:
 WITHOUT_NEED = {
     "align": "pipeline/machine/device.py",
     "candidates": "sampling/answers/sample_answers.py sampling/on_policy/params_ranking.py",
+    "figures": "analysis/intervals/win_rates.py",
     "judge": """judging/scoring/params.py judging/scoring/score_answers.py
         training/loop/adapters.py training/loop/result.py""",
-    "kl": "analysis/intervals/bootstrap.py",
-    "monotonicity": "analysis/intervals/bootstrap.py",
+    "kl": "analysis/intervals/bootstrap.py analysis/intervals/win_rates.py",
+    "monotonicity": "analysis/intervals/bootstrap.py analysis/intervals/win_rates.py",
     "pairs": """data/contract/contract.py data/contract/defects.py data/contract/expectations.py data/contract/gx.py
         data/contract/ledger.py data/contract/near.py data/contract/page.py data/contract/params.py
         data/contract/profile.py data/contract/relations.py""",
     "ranking": "sampling/on_policy/params_candidates.py",
-    "report": """models/base/embedded.py models/base/gemma_template.py models/base/model_folder.py
-        models/base/pretrained.py models/base/starting_point.py models/base/template.py""",
+    "report": """analysis/intervals/win_rates.py models/base/embedded.py models/base/gemma_template.py
+        models/base/model_folder.py models/base/pretrained.py models/base/starting_point.py models/base/template.py""",
     "sft": "pipeline/machine/device.py",
     "tournament": "judging/scoring/params.py judging/scoring/score_answers.py",
 }

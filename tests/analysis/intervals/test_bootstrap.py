@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, norm, t
 
-from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap, ends, prompt_counts, win_rate
-from epsilon_dpo.analysis.intervals.rates import wilson
+from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap, ends, prompt_counts
 
 
 def test_the_ends_are_quantiles_of_all_resamples():
@@ -61,27 +60,11 @@ def test_ten_thousand_draws_of_seven_hundred_prompts_take_a_second_and_little_me
     assert all(np.all(counts.sum(1) == 9) for counts in prompt_counts(9, 50, 0, width=2**20))
 
 
-def test_a_sample_without_spread_is_a_point_for_the_bootstrap_and_wilsons_interval_for_a_rate():
+def test_a_sample_without_spread_is_a_point():
     prompts = np.repeat(np.arange(20), 2)
     assert cluster_bootstrap(np.full(40, 0.1), prompts, 0.95, 100, 0).named("x") == {
         "x": pytest.approx(0.1), "x_low": pytest.approx(0.1), "x_high": pytest.approx(0.1), "x_n": 20
     }  # fmt: skip
-    won = win_rate(np.ones(40), prompts, 0.95, 100, 0)
-    assert (won.value, won.low, won.high, won.n) == (1.0, *wilson(20, 20, 0.95), 20)
-    single = win_rate([1.0, 0.5, 0.0], ["a"] * 3, 0.95, 100, 0)
-    assert (single.low, single.high) == wilson(0.5, 1, 0.95)
-
-
-def test_a_rate_takes_wilson_without_ties_and_the_bootstrap_with_them():
-    wins = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
-    decided = win_rate(wins, np.arange(6), 0.95, 100, 0)
-    assert (decided.low, decided.high) == wilson(4, 6, 0.95)
-    wins[1] = 0.5
-    assert win_rate(wins, np.arange(6), 0.95, 100, 0) == cluster_bootstrap(wins, np.arange(6), 0.95, 100, 0)
-    assert win_rate([1.0, 0.0], [0, 0], 0.95, 100, 0).n == 1
-    assert win_rate([1.0, 1.0, 0.0], [0, 0, 1], 0.95, 100, 0).value == pytest.approx(2 / 3), "of records"
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        win_rate([0.2, 1.2], [0, 1], 0.95, 100, 0)
 
 
 @pytest.mark.parametrize(

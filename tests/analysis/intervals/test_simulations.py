@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap, win_rate
-from epsilon_dpo.analysis.intervals.rates import wilson
+from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.judging.scoring.length import length_controlled
 from epsilon_dpo.judging.tournament.ranking import expected_win_rates, ranking
 from epsilon_dpo.report.figures.frontier import Reference, frontier, hypervolume
@@ -50,9 +50,10 @@ def test_the_cluster_bootstrap_covers(m, sizes, mean, ties):
     for seed in range(n):
         prompts = np.repeat(np.arange(m), generator.choice(sizes, m))
         wins = answers(generator, generator.beta(mean, 1.0 - mean, m)[prompts], ties)
-        estimate = win_rate(wins, prompts, CONFIDENCE, 1000, seed)
+        estimate = cluster_bootstrap(wins, prompts, CONFIDENCE, 1000, seed)
         covered += covers(truth, estimate.low, estimate.high)
-        naive += covers(truth, *wilson(wins.sum(), len(wins), CONFIDENCE))
+        records = win_rate(wins, np.arange(len(wins)), CONFIDENCE)
+        naive += covers(truth, records.low, records.high)
     assert covered / n == pytest.approx(CONFIDENCE, abs=margin(CONFIDENCE, n))
     assert naive / n < CONFIDENCE - margin(CONFIDENCE, n)
 
@@ -181,15 +182,16 @@ def test_the_length_controlled_rate_covers(answers_each):
     prompts = np.repeat(np.arange(m), answers_each)
     many = generator.normal(30.0, 60.0, 1_000_000)
     sd, covered, plain = many.std(), 0, 0
-    for seed in range(n):
+    for _ in range(n):
         longer = generator.normal(30.0, 60.0, len(prompts))
         shared = generator.random(m) < 0.5
         throw = np.where(shared[prompts], generator.random(m)[prompts], generator.random(len(prompts)))
         wins = (throw < expit(0.2 + np.tanh(longer / sd))).astype(float)
         a, b = 400.0 + longer, np.full(len(prompts), 400.0)
-        found = length_controlled(wins, a, b, prompts, CONFIDENCE, 2, seed).win_rate
+        found = length_controlled(wins, a, b, prompts, CONFIDENCE).win_rate
         covered += covers(expit(0.2), found.low, found.high)
-        plain += covers(expit(0.2), *wilson(wins.sum(), len(wins), CONFIDENCE))
+        unadjusted = win_rate(wins, prompts, CONFIDENCE)
+        plain += covers(expit(0.2), unadjusted.low, unadjusted.high)
     assert covered / n == pytest.approx(CONFIDENCE, abs=margin(CONFIDENCE, n))
     assert plain / n < 0.8
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from epsilon_dpo.analysis.intervals.rates import wilson
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.data.generated.truth import PROMPTS, TOPICS, true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Question, Verdict
@@ -140,7 +140,8 @@ def test_label_accuracy_is_the_share_of_labels_that_the_judge_repeats() -> None:
 
     comparisons = label_comparisons([pair("long answer", "x"), pair("y", "longer"), pair("zz", "z"), pair("vvv", "v")])
     found = label_accuracy(judge_comparisons(LengthJudge(), comparisons, truth), INTERVALS)
-    assert found["accuracy"] == 0.75 and (found["accuracy_low"], found["accuracy_high"]) == wilson(3, 4, 0.95)
+    right = win_rate([1.0, 1.0, 1.0, 0.0], range(4), INTERVALS.confidence)
+    assert {name: found[name] for name in right.named("accuracy")} == right.named("accuracy") and right.value == 0.75
     assert found["true_win_rate"] == 0.5 and "truth_agreement" not in found  # four false sentences: nothing to decide
     assert not any(name.startswith("win_rate") for name in found)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from epsilon_dpo.analysis.intervals.rates import rate
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.analysis.kl.estimators import described
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 
@@ -17,7 +17,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def rates(name: str, wins: list[float]) -> dict[str, float]:
-    return rate(wins, 0.95).named(name)
+    return win_rate(wins, range(len(wins)), 0.95).named(name)
 
 
 def ranked(players: list[str], n: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Intervals by resampling prompts: for ties, several answers per prompt, and any statistic of the records.
+"""Intervals by resampling prompts: for differences, several answers per prompt, and any statistic of the records.
 
 Answers to one prompt depend on each other, prompts do not. So prompts are drawn with replacement, each with all its
 records (the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8), and
@@ -8,8 +8,8 @@ Its ends are quantiles of the resampled statistic, at levels that allow for few 
 narrow by sqrt((m - 1) / m) and by the normal quantile in place of Student's (Hesterberg, The American Statistician 69
 (2015), "expanded percentile"). BCa also corrects for skewness, but needs a jackknife per statistic and changes little
 for means of bounded values: in simulations of 95 % intervals both cover 95 % at rates near 0.6 down to 25 prompts, both
-94 % at 0.9 with 100 prompts and 91 % with 25, and 92 % against BCa's 94 % at 0.97 with 100. Close to 0 and 1 with few
-prompts these intervals are too narrow.
+94 % at 0.9 with 100 prompts and 91 % with 25, and 92 % against BCa's 94 % at 0.97 with 100. Close to 0 and 1 these
+intervals are too narrow: win rates have their own (win_rates.py).
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, stdtrit
 
-from epsilon_dpo.analysis.intervals.rates import Estimate, wilson
+from epsilon_dpo.analysis.intervals.rates import Estimate
 
 Floats = NDArray[np.float64]
 BLOCK = 2**21  # values in an array of several resamples: 16 MiB
@@ -29,7 +29,7 @@ def cluster_bootstrap(values: ArrayLike, prompts: ArrayLike, confidence: float, 
     """The mean over records, and its interval over prompts.
 
     Values that are equal everywhere give that value without width: resampling cannot show a spread that the sample
-    lacks. `win_rate` knows better for rates.
+    lacks. `win_rate` (win_rates.py) knows better for rates.
 
     Args:
         values: [n], one per record.
@@ -49,30 +49,6 @@ def cluster_bootstrap(values: ArrayLike, prompts: ArrayLike, confidence: float, 
     means = np.concatenate([(c @ totals) / (c @ sizes) for c in prompt_counts(len(sizes), draws, seed)])
     low, high = ends(means, confidence, len(sizes))
     return Estimate(value, float(low), float(high), len(sizes))
-
-
-def win_rate(wins: ArrayLike, prompts: ArrayLike, confidence: float, draws: int, seed: int) -> Estimate:
-    """The mean of wins in [0, 1] with the interval that suits them.
-
-    Wilson's for one decided record per prompt, and, over prompts, where the bootstrap has nothing to resample: a single
-    prompt, or a sample without any spread (all won). The cluster bootstrap's otherwise.
-
-    Args:
-        wins: [n], 1 won, 0 lost, ties a half.
-        prompts: [n], each record's prompt.
-
-    Raises:
-        ValueError: no records, or wins outside [0, 1].
-    """
-    totals, sizes = totals_by_prompt(wins, prompts)
-    means, m = totals / sizes, len(sizes)
-    if means.min() < 0.0 or means.max() > 1.0:
-        raise ValueError("wins lie between 0 and 1")
-    decided = sizes.max() == 1 and np.isin(means, (0.0, 1.0)).all()
-    if decided or m == 1 or np.ptp(means) == 0.0:
-        value = float(means.mean())
-        return Estimate(value, *wilson(value * m, m, confidence), m)
-    return cluster_bootstrap(wins, prompts, confidence, draws, seed)
 
 
 def totals_by_prompt(values: ArrayLike, prompts: ArrayLike) -> tuple[Floats, Floats]:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t, win_rate
+from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t
 from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
 
 RIDGE = 0.01  # on both coefficients, worth 0.04 records; keeps them finite where lengths separate the wins
 SIMILAR = 0.2  # of the longer answer
@@ -39,17 +40,11 @@ class LengthControlled:
 
 
 def length_controlled(
-    wins: ArrayLike,
-    length_a: ArrayLike,
-    length_b: ArrayLike,
-    prompts: ArrayLike,
-    confidence: float,
-    draws: int,
-    seed: int,
+    wins: ArrayLike, length_a: ArrayLike, length_b: ArrayLike, prompts: ArrayLike, confidence: float
 ) -> LengthControlled:
     """The win rate of a against b at equal length.
 
-    Where all wins are equal there is no fit: the rate is the plain one. `draws` and `seed` serve the plain rates.
+    Where all wins are equal there is no fit: the rate is the plain one.
 
     Args:
         wins: [n] in [0, 1], ties a half.
@@ -69,9 +64,9 @@ def length_controlled(
     if not (np.all(a >= 0.0) and np.all(b >= 0.0)):
         raise ValueError("an answer has a negative length")
     alike = np.abs(a - b) <= SIMILAR * np.maximum(a, b)
-    similar = win_rate(y[alike], labels[alike], confidence, draws, seed) if alike.any() else None
+    similar = win_rate(y[alike], labels[alike], confidence) if alike.any() else None
     if np.ptp(y) == 0.0:
-        return LengthControlled(win_rate(y, labels, confidence, draws, seed), 0.0, similar)
+        return LengthControlled(win_rate(y, labels, confidence), 0.0, similar)
     estimate, slope = _at_equal_length(y, _length_terms(a - b), labels, confidence)
     return LengthControlled(estimate, slope, similar)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from scipy.special import expit
 
-from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap, win_rate
+from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
 from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.data.generated.truth import true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Judge, Verdict
@@ -79,7 +80,7 @@ class Intervals:
     def rate(self, wins: Sequence[float], records: Sequence[Record]) -> Estimate:
         """The mean of `wins`, one of each record."""
         prompts = [record["prompt_id"] for record in records]
-        return win_rate(wins, prompts, self.confidence, DRAWS, self.seed)
+        return win_rate(wins, prompts, self.confidence)
 
     def mean(self, values: Sequence[float], records: Sequence[Record]) -> Estimate:
         """The mean of real values, one of each record."""
@@ -199,8 +200,6 @@ def _at_equal_length(records: list[Record], intervals: Intervals, at: str) -> di
             [record["tokens_b"] for record in records],
             [record["prompt_id"] for record in records],
             intervals.confidence,
-            DRAWS,
-            intervals.seed,
         )
     except ValueError:
         return {}
