@@ -58,7 +58,6 @@ def test_every_import_is_covered_and_every_dep_is_used(stage: str) -> None:
 WITHOUT_NEED = {
     "align": "pipeline/machine/device.py",
     "candidates": "sampling/answers/sample_answers.py sampling/on_policy/params_ranking.py",
-    "figures": "analysis/intervals/win_rates.py",
     "judge": """judging/scoring/params.py judging/scoring/score_answers.py
         training/loop/adapters.py training/loop/result.py""",
     "kl": "analysis/intervals/bootstrap.py analysis/intervals/win_rates.py",

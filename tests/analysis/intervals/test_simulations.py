@@ -16,7 +16,6 @@ from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
 from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.judging.scoring.length import length_controlled
 from epsilon_dpo.judging.tournament.ranking import expected_win_rates, ranking
-from epsilon_dpo.report.figures.frontier import Reference, frontier, hypervolume
 from epsilon_dpo.report.page.paired import n_needed, sign_flip, verdicts
 from epsilon_dpo.report.page.variance import split_variance
 
@@ -194,20 +193,3 @@ def test_the_length_controlled_rate_covers(answers_each):
         plain += covers(expit(0.2), unadjusted.low, unadjusted.high)
     assert covered / n == pytest.approx(CONFIDENCE, abs=margin(CONFIDENCE, n))
     assert plain / n < 0.8
-
-
-def test_the_hypervolume_and_the_band_cover():
-    """Three policies with room between them: of points closer than their noise the best one is flattered."""
-    generator, n, m = np.random.default_rng(8), 800, 200
-    cost, gain, reference = np.array([0.5, 1.5, 4.0]), np.array([0.6, 0.7, 0.8]), Reference(6.0, 0.5)
-    at = np.array([1.0, 3.0, 5.0])
-    truth, covered, stairs = hypervolume(cost, gain, reference), 0, np.zeros(3)
-    for seed in range(n):
-        hard = generator.beta(2.0, 2.0, m)  # of a prompt, for all three
-        kl = generator.gamma(2.0, cost[:, None] * 0.5, (3, m)) * (0.5 + hard)
-        wins = (generator.random((3, m)) < gain[:, None] + 0.3 * (hard - 0.5)).astype(float)
-        found = frontier(kl, wins, at, reference, CONFIDENCE, 500, seed)
-        covered += covers(truth, found.hypervolume.low, found.hypervolume.high)
-        stairs += [covers(*point) for point in zip(gain, found.low, found.high, strict=True)]
-    assert covered / n == pytest.approx(CONFIDENCE, abs=margin(CONFIDENCE, n))
-    assert stairs / n == pytest.approx(np.full(3, CONFIDENCE), abs=margin(CONFIDENCE, n))

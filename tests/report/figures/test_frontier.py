@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from epsilon_dpo.report.figures.frontier import Reference, attained, dominated, frontier, hypervolume
+from epsilon_dpo.analysis.intervals.bootstrap import student_t
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
+from epsilon_dpo.report.figures.frontier import (
+    Reference,
+    attained,
+    confidence_of_each,
+    dominated,
+    frontier,
+    hypervolume,
+)
 
 KL, WINS = np.array([2.0, 1.0, 3.0, 4.0]), np.array([0.7, 0.6, 0.65, 0.8])
 
@@ -69,6 +78,32 @@ def test_one_point_of_known_kl_has_the_band_of_its_win_rate():
     assert (found.low[0], found.high[0]) == (0.25, 0.25)
     assert found.high[1] - found.low[1] == pytest.approx(2 * 1.984 * np.sqrt(0.25 / 99), rel=0.06)
     assert found.hypervolume.high == pytest.approx(2.0 * (found.high[1] - 0.25))
+
+
+def test_the_ends_are_what_all_bad_and_all_good_ends_attain():
+    generator = np.random.default_rng(3)
+    kl, wins = generator.gamma(4.0, [[0.25], [0.5]], (2, 50)), (generator.random((2, 50)) < 0.7).astype(float)
+    grid, reference = np.array([0.5, 1.0, 1.1, 2.0, 3.0]), Reference(3.0, 0.5)
+    found = frontier(kl, wins, grid, reference, 0.9, 500, 4)
+    each = confidence_of_each(np.concatenate([kl, wins]), 0.9, 500, 4)
+    reach = student_t(49, each) * kl.std(1, ddof=1) / 50**0.5
+    rates = [win_rate(won, range(50), each) for won in wins]
+    low = kl.mean(1) + reach, np.array([rate.low for rate in rates])
+    high = kl.mean(1) - reach, np.array([rate.high for rate in rates])
+    assert np.array_equal(found.low, attained(*low, grid, 0.5))
+    assert np.array_equal(found.high, attained(*high, grid, 0.5))
+    area = found.hypervolume
+    assert (area.low, area.high) == (hypervolume(*low, reference), hypervolume(*high, reference))
+
+
+def test_means_that_hold_together_are_stated_the_more_confidently_the_less_they_share():
+    """One mean: as it is. Copies: as one. Unrelated ones: the k-th root. Those without spread are unrelated."""
+    one = np.random.default_rng(0).normal(size=(1, 20))
+    orthogonal = np.kron([[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0]], np.ones(5))
+    assert confidence_of_each(one, 0.95, 100_000, 1) == pytest.approx(0.95, abs=0.003)
+    assert confidence_of_each(np.repeat(one, 4, 0), 0.95, 100_000, 1) == pytest.approx(0.95, abs=0.003)
+    assert confidence_of_each(orthogonal[1:], 0.95, 100_000, 1) == pytest.approx(0.95 ** (1 / 2), abs=0.003)
+    assert confidence_of_each(orthogonal, 0.95, 100_000, 1) == pytest.approx(0.95 ** (1 / 3), abs=0.003)
 
 
 def test_shapes_must_agree():

@@ -19,11 +19,13 @@ def pareto_caption(found: Pareto, point: Point, judge: Row, confidence: float) -
     corner = next(iter(found.references.values()))
     return _flat(
         said
-        + f"""A line is the best that the policies of a family, which differ by β, attain with at most this KL; around
-        it the pointwise {_level(confidence)} band over prompts (all policies and both axes resampled together). Each
-        family has its panel, with the lines of the others in grey. The best of several noisy policies looks better
-        than it is. Hypervolume: the area between a line and SFT's win rate, up to the KL of {corner.kl:.2f} nats that
-        every family reaches."""
+        + f"""A line is the best that the policies of a family, which differ by β, attain with at most this KL. The best
+        of several noisy policies looks better than it is; the band around the line allows for that: with at least
+        {_level(confidence)} confidence it holds the family's true line at all KLs together, from intervals of all its
+        policies that hold together, and is wider than it had to be where they differ. Each family has its panel, with
+        the lines of the others in grey. Hypervolume: the area between a line and SFT's win rate (taken as known), up
+        to the KL of {corner.kl:.2f} nats that every family reaches; its interval is of the same kind, for each family
+        by itself."""
     )
 
 

@@ -21,7 +21,7 @@ HYPERVOLUMES = (
     "reference_kl",
     "reference_win_rate",
 )
-DRAWS = 10_000  # resamples of prompts
+DRAWS = 10_000  # of what all intervals of a frontier must hold together
 GRID = 201  # KLs at which a staircase is stated, beside those of the policies
 
 
