@@ -84,6 +84,7 @@ def test_a_run_s_records_and_rates_by_hand() -> None:
     assert metrics["truth_agreement/chosen"] == pytest.approx((1.0 + (1.0 - win(float(longer))) + 1.0) / 3)
     assert metrics["truth_agreement/chosen_n"] == 3 and metrics["truth_agreement/sft_n"] == 2
     assert metrics["position_bias/chosen"] == 0.25
+    assert metrics["flip_rate/chosen"] == 0.0 and metrics["flip_rate/chosen_n"] == 3  # the pairs that differ
     assert metrics["tie_share/chosen"] == metrics["identical_share/chosen"] == 0.25
     assert metrics["consistency/chosen"] == 1.0
     assert metrics["true_reward/run"] == (2.5 - 1.0 + 1.5 - 1.0) / 4
@@ -101,6 +102,7 @@ def test_position_decides_only_what_it_outweighs() -> None:
     other = {"trunc_b": False, "consistent": True, "prompt_id": "two"}
     found = summary([record | flags | {"trunc_b": True}, record | flags | other], INTERVALS)
     assert found["win_rate"] == 1.0 and found["consistent_win_rate"] == 0.75
+    assert found["flip_rate"] == 1.0 and found["flip_rate_n"] == 2  # both orders prefer the first place
     assert found["consistency"] == 0.5 and found["position_bias"] == pytest.approx(0.3)
     assert found["truncated_share"] == 0.5 and "true_win_rate" not in found
 
@@ -144,6 +146,42 @@ def test_label_accuracy_is_the_share_of_labels_that_the_judge_repeats() -> None:
     assert {name: found[name] for name in right.named("accuracy")} == right.named("accuracy") and right.value == 0.75
     assert found["true_win_rate"] == 0.5 and "truth_agreement" not in found  # four false sentences: nothing to decide
     assert not any(name.startswith("win_rate") for name in found)
+
+
+def test_labels_are_agreed_with_beyond_chance() -> None:
+    """Three of four labels are repeated, kappa 2 (3/4) - 1; the truth ties always, which by chance nobody meets."""
+    rows = [
+        record(f"p{n}", win, 0.5) | {"answer": "chosen", "opponent": "rejected"} for n, win in enumerate((1, 1, 0, 1))
+    ]
+    found = label_accuracy(rows, INTERVALS)
+    assert found["label_kappa"] == pytest.approx(0.5) and found["label_kappa_n"] == 4
+    assert found["label_kappa_low"] < 0.5 < found["label_kappa_high"]
+    assert found["label_alpha"] == pytest.approx(1.0 - 0.25 / (4 / 7))  # 4 pairs are 8 verdicts: 4 (4) / (8 (7) / 2)
+    assert found["truth_kappa"] == 0.0 and found["truth_alpha"] < 0.0
+
+
+def test_policies_are_parties_and_flips_are_counted_on_what_was_judged() -> None:
+    """By the truth the run always wins: a judge that says so agrees by chance. Two pairs flip, one is refused."""
+    rows = [record(f"p{n}", 1.0, 1.0) for n in range(4)]
+    rows[0] |= {"f_ab": 2.0, "f_ba": 1.0}
+    rows[1] |= {"f_ab": -2.0, "f_ba": -3.0}
+    rows[3] |= {"f_ab": 0.0, "f_ba": 0.0, "refused": True, "win": 0.5}
+    found = by_opponent(rows, INTERVALS)
+    assert found["flip_rate/sft"] == pytest.approx(2 / 3) and found["flip_rate/sft_n"] == 3
+    assert found["truth_kappa/sft"] == 0.0 and "label_kappa/sft" not in found
+    rows[3] |= {"win": 1.0}
+    assert "truth_kappa/sft" not in by_opponent(rows, INTERVALS), "both say one and the same always"
+    same = [row | {"identical": True} for row in rows]
+    assert "flip_rate/sft" not in by_opponent(same, INTERVALS)
+
+
+def record(prompt: str, win: float, true_win: float) -> dict:
+    """Of a run against SFT, judged alike in both orders."""
+    flags = dict.fromkeys(("trunc_source", "trunc_a", "trunc_b", "refused", "identical", "empty_a", "empty_b"), False)
+    found = {"id": prompt, "prompt_id": prompt, "answer": "run", "opponent": "sft", "win": win, "true_win": true_win}
+    found |= {"logit": 2.0 * win - 1.0, "f_ab": win - 0.5, "f_ba": 0.5 - win, "consistent": win != 0.5}
+    found |= {"tokens_a": 3, "tokens_b": 5, "chars_a": 9, "chars_b": 9, "finish_reason": "stop"}
+    return found | flags | {"true_a": true_win, "true_b": 0.5}
 
 
 def test_different_prompts_are_one_sentence(tmp_path: Path) -> None:

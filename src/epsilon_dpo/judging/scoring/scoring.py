@@ -18,9 +18,10 @@ from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.data.generated.truth import true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Judge, Verdict
+from epsilon_dpo.judging.scoring.agreement import agreement
 from epsilon_dpo.judging.scoring.comparisons import Comparison
 from epsilon_dpo.judging.scoring.length import length_controlled
-from epsilon_dpo.pipeline.runs.runs import RUN
+from epsilon_dpo.pipeline.runs.runs import REJECTED, RUN
 from epsilon_dpo.pipeline.stage.files import read_json
 
 TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
@@ -82,6 +83,14 @@ class Intervals:
         prompts = [record["prompt_id"] for record in records]
         return win_rate(wins, prompts, self.confidence)
 
+    def agreement(self, rater: str, other: Sequence[float], records: Sequence[Record], at: str) -> dict[str, float]:
+        """How far the judge agrees with `rater`, whose verdicts are `other`, one of each record; nothing where there is
+        nothing to agree on. Which answer is `rejected` is the label's verdict and no party of its own."""
+        prompts, wins = [record["prompt_id"] for record in records], [record["win"] for record in records]
+        labels = any(record.get("opponent") == REJECTED for record in records)
+        found = agreement(wins, other, prompts, self.confidence, DRAWS, self.seed, sides_are_arbitrary=labels)
+        return {} if found is None else found.named(rater, at)
+
     def mean(self, values: Sequence[float], records: Sequence[Record]) -> Estimate:
         """The mean of real values, one of each record."""
         prompts = [record["prompt_id"] for record in records]
@@ -96,8 +105,9 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
     - `lc_win_rate`: at equal length (length.py, with `length_slope`); `similar_length_win_rate`: of the pairs whose
       lengths differ by at most a fifth; `untruncated_win_rate`: of the answers a that max_new_tokens did not cut, if
       some were cut (b may be cut);
+    - `flip_rate`: how often swapping two different answers makes the other one win;
     - with a truth `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth
-      decides.
+      decides; the agreement on all of them corrected for chance, `truth_kappa` and `truth_alpha` (agreement.py).
     Without: `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of decided pairs whose two orders
     agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place helps; `tie_share`,
     `identical_share`; `truncated_share` of pairs that the judge did not see entirely; `refused_share`.
@@ -112,6 +122,7 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
     found = intervals.rate(wins, records).named(f"win_rate{at}")
     found |= intervals.rate(both_orders, records).named(f"consistent_win_rate{at}")
     found |= _at_equal_length(records, intervals, at) | _untruncated(records, intervals, at)
+    found |= _flips(records, intervals, at)
     found |= {
         f"soft_win_rate{at}": float(expit([record["logit"] / 2.0 for record in records]).mean()),
         f"consistency{at}": sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0,
@@ -125,8 +136,11 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
 
 
 def label_accuracy(records: list[Record], intervals: Intervals) -> dict[str, float]:
-    """`summary` of chosen against rejected, where the judge's win is a right answer: its rates are accuracies."""
-    found = summary(records, intervals)
+    """`summary` of chosen against rejected, where the judge's win is a right answer: its rates are accuracies.
+
+    And `label_kappa` and `label_alpha`, its agreement with the labels corrected for chance.
+    """
+    found = summary(records, intervals) | intervals.agreement("label", [1.0] * len(records), records, "")
     return {name if name.startswith("true") else name.replace("win_rate", "accuracy"): x for name, x in found.items()}
 
 
@@ -214,8 +228,20 @@ def _untruncated(records: list[Record], intervals: Intervals, at: str) -> dict[s
     return intervals.rate([record["win"] for record in untruncated], untruncated).named(f"untruncated_win_rate{at}")
 
 
+def _flips(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    """A judge that prefers the first place (or the second) in both orders has named both answers."""
+    judged = [record for record in records if not (record["identical"] or record["refused"])]
+    if not judged:
+        return {}
+    flips = [float(record["f_ab"] * record["f_ba"] > 0.0) for record in judged]
+    return intervals.rate(flips, judged).named(f"flip_rate{at}")
+
+
 def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
-    found = intervals.rate([record["true_win"] for record in records], records).named(f"true_win_rate{at}")
+    truth = [record["true_win"] for record in records]
+    found = intervals.rate(truth, records).named(f"true_win_rate{at}") | intervals.agreement(
+        "truth", truth, records, at
+    )
     decided = [record for record in records if record["true_win"] != 0.5]
     if decided:
         right = [record["win"] if record["true_win"] == 1.0 else 1.0 - record["win"] for record in decided]
