@@ -9,7 +9,8 @@ from epsilon_dpo.pipeline.stage.params import load
 with heavy_imports():
     from epsilon_dpo.judging.judges.loading import load_judge
     from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
-    from epsilon_dpo.judging.tournament.tournament import play
+    from epsilon_dpo.judging.tournament.places import chain
+    from epsilon_dpo.judging.tournament.tournament import metrics, play
     from epsilon_dpo.pipeline.machine.runtime import set_up
 
 with run_stage("tournament") as stage:
@@ -24,5 +25,7 @@ with run_stage("tournament") as stage:
         intervals=Intervals(params.confidence, params.seed),
         out=stage.out,
     )
-    stage.tracker.log_metrics({f"strength/{row['policy']}": row["strength"] for row in tables["win"]})
-    stage.summary = f"{' > '.join(row['policy'] for row in tables['win'][:5])} on {prompts} prompts"
+    stage.tracker.log_metrics(metrics(tables))
+    scorers = {"true_win": "by the true reward", "win": "by the judge"}
+    said = [f"{scorer} {chain(tables[field], shown=5)}" for field, scorer in scorers.items() if field in tables]
+    stage.summary = f"{', '.join(said)} on {prompts} prompts (~: not told apart)"

@@ -6,7 +6,7 @@ import pytest
 
 from epsilon_dpo.judging.judges.interface import Question, Verdict
 from epsilon_dpo.judging.scoring.scoring import judge_comparisons
-from epsilon_dpo.judging.tournament.tournament import first_prompts, games_of, named, run_against_run, table
+from epsilon_dpo.judging.tournament.tournament import first_prompts, games_of, metrics, named, run_against_run, table
 
 
 class LengthJudge:
@@ -48,7 +48,9 @@ def test_the_scale_orders_the_players_by_their_games() -> None:
     records = [record | {"prompt_id": f"p{record['id'][0]:0>3}"} for record in records]
     games = games_of(records, prompts, set(RUNS))
     rows = table(games, "win", 0.95, 17)
-    assert [row["policy"] for row in rows] == ["a", "c", "b"] and [row["place"] for row in rows] == [1, 2, 3]
+    assert [row["policy"] for row in rows] == ["a", "c", "b"]
+    places = [(row["place_first"], row["place_last"], row["group"]) for row in rows]
+    assert places == [(1, 3, 1)] * 3, "four prompts separate nobody"
     assert sum(row["strength"] for row in rows) == pytest.approx(0.0, abs=1e-9)
     assert all(row["strength_low"] <= row["strength"] <= row["strength_high"] for row in rows)
     assert rows[0]["elo"] == pytest.approx(rows[0]["strength"] * 173.7178, rel=1e-5) and rows[0]["n"] == 4
@@ -70,3 +72,11 @@ def test_only_games_between_players_count() -> None:
         [*named(own, "a"), *controls, record("a", "b"), record("a", "b", "other")], frozenset({"p"}), {"a", "b"}
     )
     assert games == [record("a", "chosen"), record("a", "sft"), record("sft", "chosen"), record("a", "b")]
+
+
+def test_metrics_name_the_truths_apart() -> None:
+    row = {"policy": "a", "strength": 0.5, "strength_low": 0.1, "strength_high": 0.9, "place_first": 1, "place_last": 3}
+    names = ("strength", "strength_low", "strength_high", "place_first", "place_last")
+    judged = {f"{name}/a": row[name] for name in names}
+    assert metrics({"win": [row]}) == judged
+    assert metrics({"win": [row], "true_win": [row]}) == judged | {f"true_{name}": x for name, x in judged.items()}

@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats, ends, prompt_counts
 from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.judging.tournament.places import Place, places
 
 STEPS = 100  # of Newton; the largest fit takes about log(games) + 5
 PRECISION = 1e-6  # logits, of the last step; the next would be about its square
@@ -24,16 +25,18 @@ PRECISION = 1e-6  # logits, of the last step; the next would be about its square
 
 @dataclass(frozen=True)
 class Ranked:
-    """A run's place among the others.
+    """A run among the others.
 
     Attributes:
         strength: theta, logits.
         win_rate: expected against the other runs, each as often.
+        place: the places that it may have.
     """
 
     name: str
     strength: Estimate
     win_rate: Estimate
+    place: Place
 
     @property
     def elo(self) -> Estimate:
@@ -51,7 +54,7 @@ def ranking(
     draws: int,
     seed: int,
 ) -> list[Ranked]:
-    """The runs from the strongest to the weakest, with intervals over prompts.
+    """The runs from the strongest to the weakest, with intervals over prompts and the places that these leave open.
 
     Args:
         first, second: [n], the runs of each record.
@@ -59,7 +62,7 @@ def ranking(
         prompts: [n], each record's prompt.
 
     Raises:
-        ValueError: `wins_by_prompt` refuses the records, or there are fewer than two prompts.
+        ValueError: `wins_by_prompt` refuses the records, there are fewer than two prompts, or a run has no game on one.
     """
     names, games = wins_by_prompt(first, second, wins, prompts)
     m, k = len(games), len(names)
@@ -70,7 +73,9 @@ def ranking(
     for value, drawn in ((theta, resampled), (expected_win_rates(theta), expected_win_rates(resampled))):
         low, high = ends(drawn, confidence, m)
         columns.append([Estimate(float(value[i]), float(low[i]), float(high[i]), m) for i in range(k)])
-    return [Ranked(names[i], columns[0][i], columns[1][i]) for i in np.argsort(-theta, kind="stable")]
+    order = np.argsort(-theta, kind="stable")
+    places_of = places(games[:, order][:, :, order], confidence)
+    return [Ranked(names[i], columns[0][i], columns[1][i], place) for i, place in zip(order, places_of, strict=True)]
 
 
 def wins_by_prompt(

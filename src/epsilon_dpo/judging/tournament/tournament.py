@@ -90,6 +90,8 @@ def games_of(records: list[Record], prompts: frozenset[str], names: set[str]) ->
 def table(games: list[Record], field: str, confidence: float, seed: int) -> list[Row]:
     """The players from the strongest to the weakest by `field` (`win` or `true_win`), rows for a CSV file.
 
+    `place_first` to `place_last` are the places that the data leave open, `group` tells apart what they separate
+    (places.py): the order of the rows of one group says nothing.
     `strength` is Bradley-Terry's theta in logits, mean 0; `elo` the same on Elo's scale; `win_rate` what is expected
     against the others, each as often. All with the ends of their intervals over prompts.
     """
@@ -103,12 +105,24 @@ def table(games: list[Record], field: str, confidence: float, seed: int) -> list
         seed,
     )
     return [
-        {"place": place, "policy": one.name, "n": one.strength.n}
+        {"policy": one.name, "n": one.strength.n}
+        | {"place_first": one.place.first, "place_last": one.place.last, "group": one.place.group}
         | _columns("strength", one.strength)
         | _columns("elo", one.elo)
         | _columns("win_rate", one.win_rate)
-        for place, one in enumerate(found, start=1)
+        for one in found
     ]
+
+
+def metrics(tables: dict[str, list[Row]]) -> dict[str, float]:
+    """Strengths with intervals and places of every policy, by name: by the truth they begin with `true_`."""
+    names = ("strength", "strength_low", "strength_high", "place_first", "place_last")
+    return {
+        f"{field.removesuffix('win')}{name}/{row['policy']}": row[name]
+        for field, rows in tables.items()
+        for row in rows
+        for name in names
+    }
 
 
 def _columns(name: str, estimate: Estimate) -> Row:

@@ -1,0 +1,78 @@
+"""Places that the data leave open: shared where nothing separates, single where all do, and the line that says so."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from epsilon_dpo.judging.tournament.places import Place, chain, places, separated
+from epsilon_dpo.judging.tournament.ranking import ranking, wins_by_prompt
+
+
+def games(chances: dict[tuple[str, str], float], prompts: int = 100) -> tuple[list[str], np.ndarray]:
+    """Each pair's games, of which the first wins as many as its chance says, on prompts spread evenly."""
+    first, second, wins, labels = [], [], [], []
+    for (one, other), chance in chances.items():
+        won = np.arange(prompts) < round(chance * prompts)
+        wins += np.random.default_rng(len(first)).permutation(won).astype(float).tolist()
+        first, second, labels = first + [one] * prompts, second + [other] * prompts, labels + list(range(prompts))
+    return wins_by_prompt(first, second, wins, labels)
+
+
+def test_where_all_separate_each_has_its_place() -> None:
+    _, found = games({("a", "b"): 0.8, ("a", "c"): 0.95, ("b", "c"): 0.8})
+    assert places(found, 0.95) == [Place(1, 1, 1), Place(2, 2, 2), Place(3, 3, 3)]
+
+
+def test_where_nothing_separates_all_share_all_places() -> None:
+    _, found = games({("a", "b"): 0.52, ("a", "c"): 0.5, ("b", "c"): 0.51})
+    assert places(found, 0.95) == [Place(1, 3, 1)] * 3
+
+
+def test_neighbours_may_share_where_the_ends_do_not() -> None:
+    """a is above c, but b is told from neither: no place is sure but that a is not last and c not first."""
+    _, found = games({("a", "b"): 0.55, ("a", "c"): 0.7, ("b", "c"): 0.55})
+    assert separated(found, 0.95).tolist() == [[False, False, True], [False, False, False], [False, False, False]]
+    assert places(found, 0.95) == [Place(1, 2, 1), Place(1, 3, 1), Place(2, 3, 1)]
+
+
+def test_a_group_ends_where_each_is_separated_from_each_that_follows() -> None:
+    chances = {("a", "b"): 0.5, ("c", "d"): 0.5} | {(one, other): 0.8 for one in "ab" for other in "cd"}
+    _, found = games(chances)
+    assert places(found, 0.95) == [Place(1, 2, 1)] * 2 + [Place(3, 4, 2)] * 2
+
+
+def test_few_prompts_separate_nothing_however_they_end() -> None:
+    """Three prompts, all won by a: resampling them would show no other outcome."""
+    _, found = games({("a", "b"): 1.0}, prompts=3)
+    assert places(found, 0.95) == [Place(1, 2, 1)] * 2
+    _, found = games({("a", "b"): 1.0}, prompts=20)
+    assert places(found, 0.95) == [Place(1, 1, 1), Place(2, 2, 2)]
+
+
+def test_more_policies_are_harder_to_separate() -> None:
+    """A share of .62 of 100 prompts separates two, but not where five have ten pairs."""
+    _, two = games({("a", "b"): 0.62})
+    _, five = games({pair: 0.62 if pair == ("a", "b") else 0.5 for pair in combinations("abcde", 2)})
+    assert places(two, 0.95)[0] == Place(1, 1, 1) and places(five, 0.95)[0] == Place(1, 5, 1)
+
+
+def test_a_policy_without_games_is_refused() -> None:
+    _, found = wins_by_prompt(["a", "a", "a"], ["b", "b", "c"], [1.0, 1.0, 1.0], [0, 1, 1])
+    with pytest.raises(ValueError, match="no game on one of the prompts"):
+        places(found, 0.95)
+
+
+def test_the_places_stand_in_the_order_of_the_strengths() -> None:
+    """The names in another order than the strengths."""
+    first, second, wins = ["z"] * 40 + ["z"] * 40 + ["a"] * 40, ["a"] * 40 + ["m"] * 40 + ["m"] * 40, [1.0] * 80
+    ranked = ranking(first, second, wins + [0.0] * 40, list(range(40)) * 3, 0.95, 100, 0)
+    assert [run.name for run in ranked] == ["z", "m", "a"]
+    assert [run.place for run in ranked] == [Place(1, 1, 1), Place(2, 2, 2), Place(3, 3, 3)]
+
+
+def test_the_line_orders_groups_alone() -> None:
+    rows: list[dict[str, object]] = [
+        {"policy": name, "group": group} for name, group in zip("abcd", (1, 1, 2, 3), strict=True)
+    ]
+    assert chain(rows, 5) == "a ~ b > c > d" and chain(rows, 3) == "a ~ b > c …" and chain(rows[:1], 3) == "a"
