@@ -1,11 +1,14 @@
 """What the figures show, by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json
+from epsilon_dpo.report.figures.captions import pareto_caption
 from epsilon_dpo.report.figures.dynamics import ratios, trajectory
 from epsilon_dpo.report.figures.families import families
 from epsilon_dpo.report.figures.margins import margins, quoted
@@ -51,14 +54,15 @@ def test_scores_and_kl_of_different_policies_are_refused(out: Path, name: str) -
 
 
 def test_the_frontier_of_a_family(out: Path, view: FiguresView) -> None:
-    """dpo_05 (KL 1.15, .375) and dpo_01 (3.15, .75) are a frontier; mine (4.15, .625) is alone, and dominated."""
+    """dpo_05 (KL 1.15, .375) and dpo_01 (3.15, .75) are a frontier; mine (4.15, .625) is alone, and
+    below and right of dpo_01 by more than four prompts can show."""
     points = [read_point(out, run) for run in RUNS]
     betas = {"dpo_01": 0.1, "dpo_05": 0.5, "mine": 0.1}
     found = pareto(points, families(view.runs), betas, {"judge": 0.25}, 0.95, seed=0)
     assert [(row["run"], row["beta"], row["dominated"]) for row in found.points] == [
         ("dpo_01", 0.1, False),
         ("dpo_05", 0.5, False),
-        ("mine", 0.1, True),
+        ("mine", 0.1, False),
     ]
     (area,) = found.hypervolumes()
     assert area["family"] == "dpo" and area["reference_kl"] == pytest.approx(3.15)
@@ -66,6 +70,23 @@ def test_the_frontier_of_a_family(out: Path, view: FiguresView) -> None:
     stairs = {round(row["kl"], 3): row["win_rate"] for row in found.staircases()}
     assert stairs[0.0] == 0.25 and stairs[max(stairs)] == 0.75 and max(stairs) == pytest.approx(1.05 * 4.15, abs=1e-3)
     assert (stairs[1.15], stairs[3.15]) == (0.375, 0.75)  # each step is at its policy
+
+
+def test_a_policy_is_dominated_where_the_data_say_so(out: Path, view: FiguresView) -> None:
+    """The same three on a hundred times as many prompts."""
+    points = [read_point(out, run) for run in RUNS]
+    many = [
+        replace(
+            point,
+            kl_by_prompt=np.tile(point.kl_by_prompt, 100),
+            wins_by_prompt={scorer: np.tile(wins, 100) for scorer, wins in point.wins_by_prompt.items()},
+        )
+        for point in points
+    ]
+    found = pareto(many, families(view.runs), dict.fromkeys(RUNS), {"judge": 0.25}, 0.95, seed=0)
+    assert [row["dominated"] for row in found.points] == [False, False, True]
+    caption = pareto_caption(found, many[0], {"kind": "llm", "origin": "x"}, 0.9)
+    assert "both outside the 90 % intervals of their differences, all pairs together." in caption
 
 
 def test_the_way_through_the_epoch(out: Path) -> None:

@@ -12,8 +12,9 @@ def pareto_caption(found: Pareto, point: Point, judge: Row, confidence: float) -
     said = f"""Share of a policy's answers that win against the dataset's chosen answers, ties half, against forward
         KL (kl_fwd_rb: summed over the full vocabulary along the SFT model's own answers), on
         {len(point.kl_by_prompt)} prompts of the evaluation split, {_judged_by(judge)}{truth}. Bars:
-        {_level(confidence)} intervals over prompts. Hollow: dominated, some other policy wins no less at no more KL.
-        The star is the SFT policy. The KL axis is one of square roots. """
+        {_level(confidence)} intervals over prompts. Hollow: dominated; another policy wins more at less KL on the same
+        prompts, both outside the {_level(confidence)} intervals of their differences, all pairs together. The star
+        is the SFT policy. The KL axis is one of square roots. """
     if not found.references:
         return _flat(said + "No two runs differ by β alone, so there is no frontier to draw.")
     corner = next(iter(found.references.values()))

@@ -1,4 +1,4 @@
-"""Win rate against KL: which points are dominated, and what a method attains at each KL.
+"""Win rate against KL: what a method attains at each KL.
 
 A method is a set of points, one per trained policy. What it attains at a KL is the best win rate of its points with at
 most that KL: a staircase, without interpolation between policies that nobody trained. The area between it and a
@@ -15,7 +15,7 @@ where policies differ.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t
@@ -51,18 +51,6 @@ class Frontier:
     low: Floats
     high: Floats
     hypervolume: Estimate
-
-
-def dominated(kl: ArrayLike, win_rate: ArrayLike) -> NDArray[np.bool_]:
-    """Which points [n] another one makes pointless: no less win rate at no more KL, and better in one of them.
-
-    Args:
-        kl, win_rate: [n].
-    """
-    cost, gain = np.asarray(kl, float), np.asarray(win_rate, float)
-    no_worse = (cost[:, None] <= cost) & (gain[:, None] >= gain)
-    better = (cost[:, None] < cost) | (gain[:, None] > gain)
-    return np.any(no_worse & better, axis=0)
 
 
 def attained(kl: Floats, win_rate: Floats, at: Floats, floor: float) -> Floats:

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsilon_dpo.analysis.intervals.rates import Estimate
-from epsilon_dpo.report.figures.frontier import Frontier, Reference, dominated, frontier
+from epsilon_dpo.report.figures.dominance import dominated
+from epsilon_dpo.report.figures.frontier import Frontier, Reference, frontier
 from epsilon_dpo.report.figures.points import Point, Row
 
 ESTIMATE = ("", "_low", "_high")
@@ -30,8 +31,8 @@ class Pareto:
     """What the figure shows.
 
     Attributes:
-        points: one row per policy and scorer, of POINTS: KL in nats per answer, n (prompts), dominated (some other
-            policy wins no less at no more KL).
+        points: one row per policy and scorer, of POINTS: KL in nats per answer, n (prompts), dominated (another policy
+            wins more at less KL, as far as the data show that: dominance.py).
         frontiers: per scorer and family of two policies or more.
         references: per scorer, the corner of the hypervolume.
     """
@@ -81,7 +82,9 @@ def pareto(
     """
     rows, frontiers, references = [], {}, {}
     for scorer, floor in sft.items():
-        pointless = dominated([point.kl.value for point in points], [point.win_rate[scorer].value for point in points])
+        pointless = dominated(
+            [point.kl_by_prompt for point in points], [point.wins_by_prompt[scorer] for point in points], confidence
+        )
         rows += [
             {"run": point.run, "family": family_of[point.run], "beta": betas[point.run], "scorer": scorer}
             | _columns("kl", point.kl)

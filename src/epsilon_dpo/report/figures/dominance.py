@@ -1,0 +1,34 @@
+"""Which policies the data show to be dominated: another one wins more at less KL, and neither is noise."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.analysis.intervals.differences import difference, of_each
+
+
+def dominated(kl: Sequence[Floats], wins: Sequence[Floats], confidence: float) -> NDArray[np.bool_]:
+    """Which policies [n] lie, on the same prompts, above another one's KL and below its win rate, both outside their
+    intervals. With `confidence` no policy is called so that is not.
+
+    Each interval is one of as many as there are pairs: a false call needs one of the two axes to be wrong, so that the
+    second costs nothing (Berger, Technometrics 24 (1982)).
+
+    Args:
+        kl, wins: of each policy its values by prompt, [prompts], in one order of prompts.
+
+    Raises:
+        ValueError: fewer than two prompts, where there are two policies or more.
+    """
+    pairs, found = list(combinations(range(len(kl)), 2)), np.zeros(len(kl), np.bool_)
+    each = of_each(confidence, len(pairs))
+    for i, j in pairs:
+        prompts = np.arange(len(kl[i]))
+        cost = difference(kl[i] - kl[j], prompts, each, bound=None)
+        gain = difference(wins[i] - wins[j], prompts, each)
+        found[i] |= cost.low > 0.0 and gain.high < 0.0
+        found[j] |= cost.high < 0.0 and gain.low > 0.0
+    return found
