@@ -21,10 +21,12 @@ def rates(name: str, wins: list[float]) -> dict[str, float]:
 
 
 def ranked(players: list[str], n: int) -> list[dict[str, Any]]:
-    """The first at 60 Elo points and an expected win rate of 0.7, each next one 40 points and 0.05 below."""
+    """The first at 60 Elo points and an expected win rate of 0.7, each next one 40 points and 0.05 below; the first two
+    share their places."""
     rows = []
     for place, policy in enumerate(players, start=1):
-        row: dict[str, Any] = {"place": place, "policy": policy, "n": n}
+        row: dict[str, Any] = {"policy": policy, "n": n, "group": max(1, place - 1)}
+        row |= {"place_first": 1, "place_last": 2} if place < 3 else {"place_first": place, "place_last": place}
         for name, value in (("strength", 0.5), ("elo", 100.0 - 40.0 * place), ("win_rate", 0.75 - 0.05 * place)):
             row |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
         rows.append(row)
@@ -76,7 +78,7 @@ class Outputs:
         self.json("sft/metrics.json", {"steps": 10, "eval_loss": 1.0})
         self.samples("reference", "SFT says", "s" * 64)
 
-    def run(self, name: str, wins: list[float], adapts: bool, refers: bool) -> None:
+    def run(self, name: str, wins: list[float], adapts: bool, refers: bool, true_wins: list[float]) -> None:
         policy = (name + "0" * 64)[:64]
         size = 1 + len(name)  # so that runs differ
         curve = []
@@ -93,12 +95,12 @@ class Outputs:
         self.samples(f"sample/{name}", f"{name} says", policy)
         records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
         for opponent in ("chosen", "sft"):
-            for key, win in zip(self.ids, wins, strict=True):
+            for key, win, true_win in zip(self.ids, wins, true_wins, strict=True):
                 record = {"id": key, "prompt_id": key, "opponent": opponent, "win": win}
                 record |= {"f_ab": win - 0.5, "f_ba": 0.5 - win}
-                records.append(record | ({"true_win": win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
+                records.append(record | ({"true_win": true_win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
             score |= rates(f"win_rate/{opponent}", wins)
-            score |= rates(f"true_win_rate/{opponent}", wins) if self.truth else {}
+            score |= rates(f"true_win_rate/{opponent}", true_wins) if self.truth else {}
         score |= {"true_reward/run": 1.5, "true_reward/run_low": 1.4, "true_reward/run_high": 1.6} if self.truth else {}
         self.jsonl(f"score/{name}/records.jsonl", records)
         self.json(f"score/{name}/metrics.json", score)
@@ -170,7 +172,8 @@ def runs() -> dict[str, dict[str, Any]]:
 def outputs(tmp_path: Path) -> Callable[..., Path]:
     """Make out/ with the judged wins over chosen (and SFT) given per run.
 
-    Unless asked otherwise `mine` adapts its beta, every run has a reference and the tournament compared all of them.
+    The truth says the same, but where `true` gives other wins of a run. Unless asked otherwise `mine`
+    adapts its beta, every run has a reference and the tournament compared all of them.
     """
 
     def make(
@@ -178,13 +181,14 @@ def outputs(tmp_path: Path) -> Callable[..., Path]:
         adapting: tuple[str, ...] = ("mine",),
         free: tuple[str, ...] = (),
         runs: tuple[str, ...] = (),
+        true: dict[str, list[float]] | None = None,
         **wins: list[float],
     ) -> Path:
         wins = wins or {"dpo": [1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0], "mine": [1.0] * 8}
         made = Outputs(tmp_path / "out", truth, len(next(iter(wins.values()))))
         made.shared()
         for name, values in wins.items():
-            made.run(name, values, name in adapting, name not in free)
+            made.run(name, values, name in adapting, name not in free, (true or {}).get(name, values))
         made.tournament(list(runs or wins))
         made.paper()
         return made.out

@@ -27,8 +27,8 @@ def test_an_answer_has_its_own_verdict_and_reward(
         "loses to chosen, loses to sft",
     ]
     assert [answer["notes"][-1] for answer in shown[0]["answers"]] == [
-        "true reward -0.25",
-        "true reward -0.25",
+        "true reward −0.25",
+        "true reward −0.25",
         "true reward 1.50",
         "true reward 1.50",
     ]

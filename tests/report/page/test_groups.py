@@ -111,7 +111,9 @@ def test_methods_are_told_apart_where_all_their_seeds_differ(outputs: Callable[.
     half_width = t.ppf(0.975, 59) * sem([0.0] * 15 + [1.0] * 40 + [0.0] * 5)
     assert (row["low"], row["high"]) == pytest.approx((40 / 60 - half_width, 40 / 60 + half_width))
     assert row["outcome"] == "better" and row["training_share"] == 0.0
-    (sentence,) = said(results)
+    truth, sentence = said(results)
+    assert truth.startswith("Method against method, by their true wins over the chosen answers (2 seeds of dpo, ")
+    assert "dpo is ahead of ipo by 66.7 points" in truth and sentence.endswith(" The true reward says the same.")
     assert sentence.startswith("Method against method, by their judged wins over the chosen answers (2 seeds of dpo, ")
     assert "dpo is ahead of ipo by 66.7 points" in sentence
 
@@ -121,7 +123,8 @@ def test_methods_whose_seeds_disagree_are_not(outputs: Callable[..., Path]) -> N
     many, few = [1.0] * 55 + [0.0] * 5, [1.0] * 15 + [0.0] * 45
     results = read_results(outputs(dpo=many, dpo_18=few, ipo=few, ipo_18=[0.0] * 60), TWO_EACH)
     assert {row["outcome"] for row in method_comparisons(results)} == {"cannot be told apart"}
-    (sentence,) = said(results)
+    truth, sentence = said(results)
+    assert truth.startswith("No two methods can be told apart by their true wins") and "says the same" in sentence
     assert sentence.startswith("No two methods can be told apart") and "more seeds would do most" in sentence
 
 
@@ -133,9 +136,22 @@ def test_the_page_shows_methods_and_what_they_rest_on(outputs: Callable[..., Pat
     page = " ".join((to / "report.html").read_text("utf-8").split())
     section = page.split("<h2>Over several seeds</h2>")[1].split("<h2>")[0]
     assert "<th>dpo<small>dpo dpo_18</small></th>" in section and "1 pair of methods" in section
-    assert section.count("together") == 4 and "above 1 does" in section  # two methods by judge and truth, one answer
+    assert section.count("% together") == 4 and "above 1 does" in section  # two methods by judge and truth, one answer
     with (to / "variance.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     shares = [float(row["share"]) for row in rows if (row["group"], row["opponent"]) == ("ipo", "chosen")]
     assert len(rows) == 2 * 2 * (3 + 2) and sum(shares) == pytest.approx(2.0)
     assert {path.name for path in to.glob("*.csv")} >= {"groups.csv", "method_comparisons.csv"}
+
+
+def test_what_is_said_of_methods_holds_for_all_pairs_together(outputs: Callable[..., Path]) -> None:
+    """Five of 60 prompts differ, all one way: t = 2.3, which decides alone and not as one of three pairs."""
+    more, fewer = [1.0] * 35 + [0.0] * 25, [1.0] * 30 + [0.0] * 30
+    two = {"dpo": more, "dpo_18": more, "ipo": fewer, "ipo_18": fewer}
+    (row, _) = method_comparisons(read_results(outputs(truth=False, **two), TWO_EACH))
+    assert row["outcome"] == "better" and row["low"] == row["low_together"] > 0.0
+    three = TWO_EACH | {"kto": {"method": "kto"}, "kto_18": {"method": "kto", "seed": 18}}
+    results = read_results(outputs(truth=False, **two, kto=more, kto_18=more), three)
+    row = method_comparisons(results)[0]
+    assert row["low_together"] < 0.0 < row["low"] and row["outcome"] == "cannot be told apart"
+    assert said(results)[0].startswith("No two methods can be told apart")

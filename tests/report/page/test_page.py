@@ -77,7 +77,7 @@ def test_a_run_without_reference_has_no_margin_and_no_kl_of_its_own_training(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:
     page = " ".join(written(outputs(free=("dpo",)), runs, tmp_path / "report").split())
-    cells = '<td class="n">{}</td> <td class="n">-5.500</td> <td class="n">{}</td> <td class="n">0.200</td>'
+    cells = '<td class="n">{}</td> <td class="n">−5.500</td> <td class="n">{}</td> <td class="n">0.200</td>'
     assert cells.format("–", "–") in page and cells.format("1.250", "0.750") in page
     with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
         assert [row["eval_margins_raw"] for row in csv.DictReader(file)] == ["", "", "1.25"]
@@ -143,18 +143,20 @@ def test_the_page_says_whether_the_judge_looks_at_the_question(
     assert "answer to <em>another</em> prompt win" in page and "(by the true reward: 0.0 %)" in page
 
 
-def test_the_tournament_stands_in_the_judges_order_beside_the_truths(
+def test_the_tournament_stands_in_the_truths_order_beside_the_judges_places(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:
-    """By hand: four players, 40 Elo points apart, whom the truth ranks the other way round."""
+    """By hand: four players, 40 Elo points apart, the first two not separated; the judge ranks them the other way."""
     page = " ".join(written(outputs(), runs, tmp_path / "report").split())
     table = page.split("<h2>All against all</h2>")[1].split("</table>")[0]
-    assert re.findall(r"<th>(\w+)</th>", table)[-4:] == ["dpo", "mine", "sft", "chosen"]
-    assert re.findall(r'<td class="n">(\d)</td>', table) == ["1", "4", "2", "3", "3", "2", "4", "1"]
+    assert re.findall(r"by the ([a-z ]+)</th>", table) == ["true reward"] * 3 + ["judge"] * 3
+    assert re.findall(r"<th>(\w+)</th>", table)[-4:] == ["chosen", "sft", "mine", "dpo"]
+    places = ["1–2", "4", "1–2", "3", "3", "1–2", "4", "1–2"]
+    assert re.findall(r'<td class="n">([\d–]+)</td>', table) == places
     assert "−20<small>−20 to −20</small>" in table and "60.0 %<small>50.0 to 70.0</small>" in table
     with (tmp_path / "report/ranking.csv").open(encoding="utf-8") as file:
         rows = [(row["scorer"], row["policy"]) for row in csv.DictReader(file)]
-    assert rows[:2] == [("judge", "dpo"), ("judge", "mine")] and rows[4:5] == [("true reward", "chosen")]
+    assert rows[:2] == [("true reward", "chosen"), ("true reward", "sft")] and rows[4:5] == [("judge", "dpo")]
 
 
 def test_every_estimator_of_the_distance_is_shown_and_explained(

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import t
 
 from epsilon_dpo.report.page.results import read_results
-from epsilon_dpo.report.page.statements import comparisons, statements
+from epsilon_dpo.report.page.statements import agreement, comparisons, statements
 
 Runs = dict[str, dict[str, Any]]
 
@@ -81,3 +82,93 @@ def test_of_many_runs_the_largest_group_is_counted(outputs: Callable[..., Path])
     assert len({(row["first"], row["second"]) for row in compared}) == 153
     assert sentences[-1].startswith("32 of 153 pairs of runs can be told apart")  # each of 2 from each of 16
     assert sentences[-1].endswith("the table below says which.")
+
+
+def twenty(won: int) -> list[float]:
+    return [1.0] * won + [0.0] * (20 - won)
+
+
+def test_the_truth_is_said_first_and_its_agreement_last(outputs: Callable[..., Path], runs: Runs) -> None:
+    _, sentences = said(outputs(dpo=twenty(1), mine=twenty(20)), runs)
+    assert [sentence.split(":")[0] for sentence in sentences[:2]] == ["Against SFT", "Against the chosen answers"]
+    assert sentences[0].startswith("Against SFT: by the true reward and by the judge, mine won more often than lost")
+    truth, judged = sentences[2:]
+    assert truth.startswith(
+        "Run against run, by their true wins over the chosen answers (20 answers, 95 % confidence for"
+    )
+    assert "mine is ahead of dpo by 95.0 points (" in truth and truth.endswith(").")
+    assert judged.startswith("Run against run, by their judged wins over the chosen answers")
+    assert judged.endswith("). The true reward says the same.")
+
+
+def test_what_the_judge_alone_tells_apart_is_no_headline(outputs: Callable[..., Path], runs: Runs) -> None:
+    """The default of old: ahead by the judge, while the truth cannot tell the two apart."""
+    out = outputs(dpo=twenty(1), mine=twenty(20), true={"dpo": twenty(10), "mine": twenty(11)})
+    _, sentences = said(out, runs)
+    assert sentences[0] == (
+        "Against SFT: by the true reward, dpo and mine cannot be told from it; by the judge, mine won more often than "
+        "lost and dpo lost more often than won."
+    ).replace("dpo and mine", "all 2 runs")
+    truth, judged = sentences[2:]
+    assert truth.startswith("dpo and mine cannot be told apart by their true wins")
+    assert "mine is ahead of dpo by 95.0 points (" in judged
+    assert judged.endswith(" The true reward does not confirm that for dpo and mine: it cannot tell them apart.")
+
+
+def test_what_the_judge_turns_round_or_misses_is_said(outputs: Callable[..., Path], runs: Runs) -> None:
+    _, sentences = said(outputs(dpo=twenty(1), mine=twenty(20), true={"dpo": twenty(20), "mine": twenty(1)}), runs)
+    assert "dpo is ahead of mine by 95.0 points" in sentences[-2] and "mine is ahead of dpo" in sentences[-1]
+    assert sentences[-1].endswith(" The true reward says the opposite of dpo and mine.")
+    _, sentences = said(outputs(dpo=twenty(10), mine=twenty(11), true={"dpo": twenty(20), "mine": twenty(1)}), runs)
+    assert "dpo is ahead of mine" in sentences[-2] and "dpo and mine cannot be told apart" in sentences[-1]
+    assert sentences[-1].endswith(" The judge misses what the true reward says of dpo and mine.")
+
+
+def test_where_neither_separates_anything_both_say_so(outputs: Callable[..., Path]) -> None:
+    three = {name: {"method": "dpo"} for name in ("a", "b", "c")}
+    out = outputs(a=twenty(10), b=twenty(11), c=twenty(9), true={"a": twenty(9)})
+    *_, truth, judged = said(out, three)[1]
+    for sentence, wins in ((truth, "true"), (judged, "judged")):
+        assert sentence.startswith(f"No two of the 3 runs can be told apart by their {wins} wins")
+    assert judged.endswith("). The true reward says the same.") and "ahead" not in truth + judged
+
+
+def test_several_kinds_of_disagreement_in_one_go() -> None:
+    def row(first: str, second: str, outcome: str) -> dict[str, str]:
+        return {"first": first, "second": second, "outcome": outcome}
+
+    apart = "cannot be told apart"
+    truth = [row("a", "b", "better"), row("a", "c", apart), row("b", "c", "worse"), row("c", "d", "better")]
+    judged = [row("a", "b", "worse"), row("a", "c", "better"), row("b", "c", "worse"), row("c", "d", apart)]
+    assert agreement(truth, judged) == (
+        "The true reward says the opposite of a and b. The true reward does not confirm that for a and c: it cannot "
+        "tell them apart. The judge misses what the true reward says of c and d."
+    )
+    many = [row("a", str(number), "better") for number in range(4)]
+    none = [one | {"outcome": apart} for one in many]
+    assert agreement(none, many).startswith("The true reward does not confirm that for 4 pairs:")
+
+
+def test_an_interval_for_all_pairs_together_is_one(outputs: Callable[..., Path]) -> None:
+    """Its level is a third of the lone pair's: t of 1 - .05 / 6 and 21 prompts, two of them imaginary, by hand."""
+    three = {name: {"method": "dpo"} for name in ("a", "b", "c")}
+    compared, sentences = said(outputs(truth=False, a=twenty(20), b=twenty(4), c=twenty(12)), three)
+    row = next(row for row in compared if (row["first"], row["second"], row["opponent"]) == ("a", "b", "chosen"))
+    mean = 16 / 22
+    half_width = t.ppf(1.0 - 0.05 / 6, 19) * ((18 / 22 - mean**2) / 22) ** 0.5
+    assert row["low_together"] == pytest.approx(mean - half_width) and row["high_together"] == 1.0
+    assert (
+        row["low_together"] < row["low"]
+        and f"a is ahead of b by 80.0 points ({100 * row['low_together']:.1f} to 100.0)" in sentences[-1]
+    )
+    for row in compared:
+        assert (row["outcome"] == "cannot be told apart") == (row["low_together"] <= 0.0 <= row["high_together"])
+
+
+def test_the_interval_reaches_to_0_where_the_exact_test_decides_nothing(outputs: Callable[..., Path]) -> None:
+    """b and c are one run twice: two of three pairs are the same one, but the correction cannot know."""
+    wins = {"a": [1.0] * 7 + [0.0] * 33, "b": [0.0] * 7 + [1.0] + [0.0] * 32}
+    wins["c"] = wins["b"]
+    compared, sentences = said(outputs(truth=False, **wins), {name: {"method": "dpo"} for name in wins})
+    assert all(row["low_together"] <= 0.0 <= row["high_together"] and row["p_holm"] > 0.05 for row in compared)
+    assert sentences[-1].startswith("No two of the 3 runs can be told apart")

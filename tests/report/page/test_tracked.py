@@ -19,4 +19,6 @@ def test_a_row_has_the_values_of_its_stage(outputs: Callable[..., Path], monkeyp
     assert row["run"] == "dpo" and row["policy_sha256"].startswith("dpo0")
     assert row["params"]["runs.dpo"] == run and "align" in row["params"] and "seed" in row["params"]
     assert row["metrics"]["kl_fwd_rb"] == 2.0 and row["metrics"]["win_rate/chosen"] == 0.5
+    places = {name: row["metrics"][name] for name in row["metrics"] if "place" in name}
+    assert places == {"place_first": 1, "place_last": 2, "true_place_first": 3, "true_place_last": 3}
     assert [step["step"] for step in row["curve"]] == [1, 2, 3, 4]

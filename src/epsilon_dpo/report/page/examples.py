@@ -4,6 +4,7 @@ from typing import Any
 
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Results
+from epsilon_dpo.report.page.signs import fixed
 
 VERDICTS = {1.0: "beats", 0.5: "ties with", 0.0: "loses to"}
 
@@ -41,7 +42,7 @@ def _add_true_rewards(results: Results, key: str, answers: list[dict[str, Any]])
     rewards = [first[0]["true_b"], first[1]["true_b"]]
     rewards += [run.verdicts(CHOSEN)[key]["true_a"] for run in results.runs]
     for answer, reward in zip(answers, rewards, strict=True):
-        answer["notes"].append(f"true reward {reward:.2f}")
+        answer["notes"].append(f"true reward {fixed(reward, 2)}")
 
 
 def _cut(row: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ class Column(NamedTuple):
 
     Attributes:
         heading: its two lines.
-        shown: a rate with its interval, a rate alone, a share, or a number of nats.
+        shown: a rate with its interval, an index (1 is the most) with its interval, a share, or a number of nats.
         always: whether it is there also if it is 0 in every row.
     """
 
@@ -38,6 +38,8 @@ COLUMNS = (
     Column("consistent_win_rate", ("both orders", "or a tie"), "rate"),
     Column("untruncated_win_rate", ("of answers", "not cut"), "rate"),
     Column("consistency", ("orders", "agree"), "share"),
+    Column("flip_rate", ("swapping", "flips"), "rate"),
+    Column("truth_kappa", ("κ with", "the truth"), "index"),
     Column("position_bias", ("first place", "gains, nats"), "nats"),
     Column("tie_share", ("ties", ""), "share"),
     Column("truncated_share", ("not seen", "in full"), "share", always=False),

@@ -2,11 +2,23 @@
 
 from itertools import combinations
 
-from epsilon_dpo.pipeline.runs.runs import CHOSEN
+from epsilon_dpo.analysis.intervals.differences import of_each
+from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.report.page.groups import Group, groups, several_seeds
-from epsilon_dpo.report.page.paired import holm
+from epsilon_dpo.report.page.paired import holm, outcome_of
 from epsilon_dpo.report.page.results import Results, Row
-from epsilon_dpo.report.page.statements import APART, LISTED, SCORERS, ahead, is_decided
+from epsilon_dpo.report.page.statements import (
+    APART,
+    JUDGE,
+    LISTED,
+    SCORERS,
+    TRUTH,
+    WINS,
+    agreement,
+    ahead,
+    is_decided,
+    over_chosen,
+)
 from epsilon_dpo.report.page.tables import OPPONENTS
 from epsilon_dpo.report.page.two_methods import difference
 
@@ -14,8 +26,8 @@ from epsilon_dpo.report.page.two_methods import difference
 def method_comparisons(results: Results) -> list[Row]:
     """Every two groups with several seeds against each opponent by each scorer, pair by pair: method_comparisons.csv.
 
-    Keys as in comparisons.csv, corrected by Holm for all pairs of groups that one opponent and one scorer compare; the
-    interval is over seeds and prompts. Also `seeds_first`, `seeds_second` and the difference's `training_share`.
+    Keys as in comparisons.csv, for all pairs of groups together that one opponent and one scorer compare; the intervals
+    are over seeds and prompts. Also `seeds_first`, `seeds_second` and the difference's `training_share`.
     """
     pairs = list(combinations(several_seeds(results), 2))
     fields = SCORERS if results.has_truth else ("win",)
@@ -26,10 +38,10 @@ def method_comparisons(results: Results) -> list[Row]:
 def _compared(results: Results, pairs: list[tuple[Group, Group]], opponent: str, field: str) -> list[Row]:
     found = [difference(one.wins(opponent, field), other.wins(opponent, field)) for one, other in pairs]
     adjusted = holm([one.p_value for one in found])
-    rows = []
+    each, rows = of_each(results.confidence, len(pairs)), []
     for (one, other), apart, p_holm in zip(pairs, found, adjusted, strict=True):
         low, high = apart.interval(results.confidence)
-        decided = "better" if apart.value > 0.0 else "worse"
+        low_together, high_together = apart.interval(each)
         rows.append(
             {
                 "first": one.name,
@@ -39,12 +51,14 @@ def _compared(results: Results, pairs: list[tuple[Group, Group]], opponent: str,
                 "opponent": opponent,
                 "scorer": SCORERS[field],
                 "difference": apart.value,
+                "low_together": low_together,
+                "high_together": high_together,
                 "low": low,
                 "high": high,
                 "n": apart.prompts,
                 "p": apart.p_value,
                 "p_holm": p_holm,
-                "outcome": decided if p_holm <= 1.0 - results.confidence else APART,
+                "outcome": outcome_of(Estimate(apart.value, low_together, high_together, apart.prompts)),
                 "training_share": apart.training_share,
             }
         )
@@ -63,22 +77,25 @@ def method_statements(results: Results, compared: list[Row]) -> list[str]:
         ]
     if len(several) == 1:
         return [f"Only {several[0].label}, is more than one training: what is said of the others compares policies."]
-    judged = [row for row in compared if row["opponent"] == CHOSEN and row["scorer"] == "judge"]
     trained = ", ".join(f"{len(group.runs)} seeds of {group.name}" for group in several)
+    by = {scorer: over_chosen(compared, scorer) for scorer in (TRUTH, JUDGE)}
+    said = {scorer: _among_methods(rows, WINS[scorer], trained, results) for scorer, rows in by.items() if rows}
+    if len(said) == 2:
+        said[JUDGE] += f" {agreement(by[TRUTH], by[JUDGE])}"
+    return list(said.values())
+
+
+def _among_methods(rows: list[Row], wins: str, trained: str, results: Results) -> str:
     basis = (
-        f"by their judged wins over the chosen answers ({trained}; {100 * results.confidence:g} % confidence for all "
+        f"by their {wins} over the chosen answers ({trained}; {100 * results.confidence:g} % confidence for all "
         "pairs together, for other seeds and other prompts)"
     )
-    return [_among_methods(judged, basis)]
-
-
-def _among_methods(judged: list[Row], basis: str) -> str:
-    apart = [row for row in judged if is_decided(row)]
-    alike = [row for row in judged if not is_decided(row)]
+    apart = [row for row in rows if is_decided(row)]
+    alike = [row for row in rows if not is_decided(row)]
     if not apart:
         return f"No two methods can be told apart {basis}{_what_it_takes(alike)}."
-    if len(judged) > LISTED:
-        return f"{len(apart)} of {len(judged)} pairs of methods can be told apart {basis}; a table below says which."
+    if len(rows) > LISTED:
+        return f"{len(apart)} of {len(rows)} pairs of methods can be told apart {basis}; a table below says which."
     parts = [ahead(row) for row in apart] + [f"{row['first']} and {row['second']} {APART}" for row in alike]
     return f"Method against method, {basis}: {'; '.join(parts)}."
 

@@ -18,15 +18,17 @@ from epsilon_dpo.report.page.charts_training import (
     decides,
     training_curves,
 )
+from epsilon_dpo.report.page.controls import controls, qualification
 from epsilon_dpo.report.page.examples import examples
 from epsilon_dpo.report.page.groups import group_rates
 from epsilon_dpo.report.page.judging import columns, cost, judging
 from epsilon_dpo.report.page.methods import method_comparisons, method_statements
 from epsilon_dpo.report.page.results import Results
+from epsilon_dpo.report.page.signs import fixed
 from epsilon_dpo.report.page.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.page.tables import ESTIMATORS, curves, policies, summary
 from epsilon_dpo.report.page.tables import beta_decisions as decision_shares
-from epsilon_dpo.report.page.tournament import ranking, side_by_side
+from epsilon_dpo.report.page.tournament import places, ranking, side_by_side
 from epsilon_dpo.report.page.uncertainty import splits, variance
 from epsilon_dpo.report.style.plot_style import marks
 
@@ -64,8 +66,8 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
     """
     table, compared, judged = policies(results), comparisons(results), judging(results)
     methods, found = method_comparisons(results), splits(results)
-    said = statements(results, compared) + method_statements(results, methods)
-    content = summary(results, compared, methods, said)
+    said = statements(results, compared) + method_statements(results, methods) + qualification(results)
+    content = summary(results, compared, methods, said) | {"judge_controls": controls(results)}
     tables = {
         "runs": table,
         "training": curves(results),
@@ -143,8 +145,10 @@ def _render(results: Results, **content: Any) -> str:
     )
     filters: dict[str, Callable[..., str]] = {
         "percent": lambda x: f"{100 * x:.1f} %",
-        "points": lambda x: f"{100 * x:+.1f}".replace("-", "−"),
-        "signed": lambda x: f"{x:+.0f}".replace("-", "−"),
+        "fixed": fixed,
+        "points": lambda x: fixed(100 * x, 1, plus=True),
+        "signed": lambda x: fixed(x, 0, plus=True),
+        "places": places,
         "number": lambda x: f"{x:,.6g}",
         "settings": settings,
         "shaping": lambda x: ", ".join(f"{name} {value:g}" for name, value in x.items()),

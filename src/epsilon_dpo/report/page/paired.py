@@ -8,7 +8,7 @@ each prompt's difference has either sign with equal chance, and the test flips s
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from epsilon_dpo.analysis.intervals.bootstrap import BLOCK, cluster_bootstrap, totals_by_prompt
+from epsilon_dpo.analysis.intervals.differences import difference, of_each
 from epsilon_dpo.analysis.intervals.rates import Estimate
 
 Outcome = Literal["better", "worse", "cannot be told apart"]
@@ -28,10 +29,12 @@ class Verdict:
     """What the records say of `first` against `second`.
 
     Attributes:
-        outcome: decision by the adjusted p: among all pairs judged together, a false one has at most chance
+        outcome: decided where `together` leaves out 0: among all pairs judged together, a false one has at most chance
             1 - confidence.
         difference: that of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone,
-            and may leave out 0 where the adjusted p does not decide.
+            and may leave out 0 where the outcome is open.
+        together: the same difference; the intervals of all pairs judged together hold at once. It reaches to 0 where
+            the adjusted p, which is exact, does not decide.
         p_value, p_adjusted: result of `sign_flip`, before and after Holm's correction for the pairs judged together.
         n_needed: prompts that a difference of this size takes to be decided among as many pairs, at the level that Holm
             gives the clearest of them; None where there was no difference.
@@ -41,6 +44,7 @@ class Verdict:
     second: str
     outcome: Outcome
     difference: Estimate
+    together: Estimate
     p_value: float
     p_adjusted: float
     n_needed: int | None
@@ -62,17 +66,24 @@ def verdicts(
     pairs = list(combinations(wins, 2))
     found = [np.asarray(wins[first], float) - np.asarray(wins[second], float) for first, second in pairs]
     p_values = [sign_flip(differences, prompts, draws, seed) for differences in found]
-    each = 1.0 - (1.0 - confidence) / max(1, len(pairs))
+    each = of_each(confidence, len(pairs))
     results = []
     for (first, second), differences, p_value, adjusted in zip(pairs, found, p_values, holm(p_values), strict=True):
-        estimate = cluster_bootstrap(differences, prompts, confidence, draws, seed)
-        outcome: Outcome = "better" if estimate.value > 0.0 else "worse"
+        alone = cluster_bootstrap(differences, prompts, confidence, draws, seed)
+        together = difference(differences, prompts, each)
         if adjusted > 1.0 - confidence:
-            outcome = "cannot be told apart"
+            together = replace(together, low=min(0.0, together.low), high=max(0.0, together.high))
         totals, sizes = totals_by_prompt(differences, prompts)
         needed = n_needed(totals / sizes, each, power)
-        results.append(Verdict(first, second, outcome, estimate, p_value, adjusted, needed))
+        results.append(Verdict(first, second, outcome_of(together), alone, together, p_value, adjusted, needed))
     return results
+
+
+def outcome_of(together: Estimate) -> Outcome:
+    """Which of the two wins more often, as far as the interval leaves out 0."""
+    if together.low <= 0.0 <= together.high:
+        return "cannot be told apart"
+    return "better" if together.low > 0.0 else "worse"
 
 
 def sign_flip(differences: ArrayLike, prompts: ArrayLike, draws: int, seed: int) -> float:

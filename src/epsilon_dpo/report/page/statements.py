@@ -1,7 +1,8 @@
 """What the results say, as sentences: which differences lie outside their intervals and which do not.
 
-A pair of runs is compared on the same prompts, by an exact paired test (report/page/paired.py) with Holm's correction
-for all pairs of runs that one opponent and one scorer compare. The interval beside a difference is of this pair alone.
+A pair of runs is compared on the same prompts (report/page/paired.py). What a sentence says and the interval in it hold
+for all pairs of runs that one opponent and one scorer compare, together. Where the true reward is known, what it says
+stands first; then what the judge says, and whether the two agree.
 """
 
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
@@ -10,7 +11,9 @@ from epsilon_dpo.report.page.results import Results, Row
 from epsilon_dpo.report.page.tables import OPPONENTS
 
 NAMES = {CHOSEN: "the chosen answers", SFT: "SFT"}
-SCORERS = {"win": "judge", "true_win": "true reward"}
+JUDGE, TRUTH = "judge", "true reward"
+SCORERS = {"win": JUDGE, "true_win": TRUTH}
+WINS = {JUDGE: "judged wins", TRUTH: "true wins"}
 APART = "cannot be told apart"
 POWER = 0.8  # of the test at the stated number of prompts needed
 DRAWS = 2_000  # resamples of a difference's interval: hundreds of pairs have one
@@ -21,9 +24,10 @@ LISTED = 3  # pairs of runs in one sentence, and runs where they could be counte
 def comparisons(results: Results) -> list[Row]:
     """Every two runs against each opponent by each scorer, pair by pair.
 
-    Keys: first, second, opponent, scorer, difference (of mean wins, first - second), low, high, n (prompts), p, p_holm,
-    outcome (`better`, `worse`: first than second; `cannot be told apart`), n_needed (prompts that would decide a
-    difference of this size; empty if there is none).
+    Keys: first, second, opponent, scorer, difference (of mean wins, first - second), its interval for all pairs
+    together (low_together, high_together) and for this pair alone (low, high), n (prompts), p, p_holm, outcome
+    (`better`, `worse`: first than second, where the interval for all pairs together leaves out 0; else `cannot be told
+    apart`), n_needed (prompts that would decide a difference of this size; empty if there is none).
     """
     if len(results.runs) < 2:
         return []
@@ -44,6 +48,8 @@ def _compared(results: Results, opponent: str, field: str) -> list[Row]:
             "opponent": opponent,
             "scorer": SCORERS[field],
             "difference": found.difference.value,
+            "low_together": found.together.low,
+            "high_together": found.together.high,
             "low": found.difference.low,
             "high": found.difference.high,
             "n": found.difference.n,
@@ -57,29 +63,63 @@ def _compared(results: Results, opponent: str, field: str) -> list[Row]:
 
 
 def statements(results: Results, compared: list[Row]) -> list[str]:
-    """One sentence per opponent about the runs, one about the runs among each other; before them, that there was no
-    SFT."""
+    """One sentence per opponent about the runs, and per scorer about the runs among each other; before them, that there
+    was no SFT."""
     found = [] if results.has_sft else [f"No SFT: the reference, which is called SFT on this page, is {results.base}."]
     found += [_against(results, opponent) for opponent in (SFT, CHOSEN)]
-    judged = [row for row in compared if row["opponent"] == CHOSEN and row["scorer"] == "judge"]
-    return found + ([_among_runs(results, judged)] if judged else [])
+    by = {scorer: over_chosen(compared, scorer) for scorer in (TRUTH, JUDGE)}
+    said = {scorer: _among_runs(results, rows, WINS[scorer]) for scorer, rows in by.items() if rows}
+    if len(said) == 2:
+        said[JUDGE] += f" {agreement(by[TRUTH], by[JUDGE])}"
+    return found + list(said.values())
 
 
-def _among_runs(results: Results, judged: list[Row]) -> str:
+def over_chosen(compared: list[Row], scorer: str) -> list[Row]:
+    """The comparisons that sentences speak of: of wins over the chosen answers, as in the paper."""
+    return [row for row in compared if row["opponent"] == CHOSEN and row["scorer"] == scorer]
+
+
+def agreement(truth: list[Row], judged: list[Row]) -> str:
+    """Whether the judge tells apart what the true reward tells apart, and the same way round."""
+    by_truth, by_judge = ({_pair(row): row["outcome"] for row in rows if is_decided(row)} for rows in (truth, judged))
+    if by_truth == by_judge:
+        return "The true reward says the same."
+    contrary = [pair for pair in by_judge if pair in by_truth and by_judge[pair] != by_truth[pair]]
+    alone = [pair for pair in by_judge if pair not in by_truth]
+    missed = [pair for pair in by_truth if pair not in by_judge]
+    parts = [f"The true reward says the opposite of {_pairs(contrary)}."] if contrary else []
+    if alone:
+        parts.append(f"The true reward does not confirm that for {_pairs(alone)}: it cannot tell them apart.")
+    if missed:
+        parts.append(f"The judge misses what the true reward says of {_pairs(missed)}.")
+    return " ".join(parts)
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    return row["first"], row["second"]
+
+
+def _pairs(pairs: list[tuple[str, str]]) -> str:
+    if len(pairs) > LISTED:
+        return f"{len(pairs)} pairs"
+    return "; ".join(f"{first} and {second}" for first, second in pairs)
+
+
+def _among_runs(results: Results, rows: list[Row], wins: str) -> str:
     """Pair by pair while they can be read in one sentence, else how many."""
     basis = (
-        f"by their judged wins over the chosen answers ({results.n} answers, {100 * results.confidence:g} % confidence "
+        f"by their {wins} over the chosen answers ({results.n} answers, {100 * results.confidence:g} % confidence "
         "for all pairs together)"
     )
-    alike = [row for row in judged if not is_decided(row)]
-    if len(alike) == len(judged) == 1:
-        return f"{judged[0]['first']} and {judged[0]['second']} {APART} {basis}{_needed(alike)}."
-    if len(alike) == len(judged):
+    alike = [row for row in rows if not is_decided(row)]
+    if len(alike) == len(rows) == 1:
+        return f"{rows[0]['first']} and {rows[0]['second']} {APART} {basis}{_needed(alike)}."
+    if len(alike) == len(rows):
         return f"No two of the {len(results.runs)} runs can be told apart {basis}{_needed(alike)}."
-    if len(judged) > LISTED:
-        apart = len(judged) - len(alike)
-        return f"{apart} of {len(judged)} pairs of runs can be told apart {basis}; the table below says which."
-    parts = [ahead(row) for row in judged if is_decided(row)]
+    if len(rows) > LISTED:
+        apart = len(rows) - len(alike)
+        return f"{apart} of {len(rows)} pairs of runs can be told apart {basis}; the table below says which."
+    parts = [ahead(row) for row in rows if is_decided(row)]
     parts += [f"{row['first']} and {row['second']} {APART}{_needed([row])}" for row in alike]
     return f"Run against run, {basis}: {'; '.join(parts)}."
 
@@ -94,14 +134,14 @@ def _needed(alike: list[Row]) -> str:
 
 
 def is_decided(row: Row) -> bool:
-    """Whether the corrected test tells the two runs apart."""
+    """Whether the two are told apart, all pairs together."""
     return bool(row["outcome"] != APART)
 
 
 def _against(results: Results, opponent: str) -> str:
-    """Which runs beat, lose to, or cannot be told from `opponent`, by the judge and where known by the truth."""
+    """Which runs beat, lose to, or cannot be told from `opponent`, by the truth, where it is known, and the judge."""
     scorers: dict[str, list[str]] = {}
-    for metric, scorer in (("win_rate", "judge"), ("true_win_rate", "true reward")):
+    for metric, scorer in (("true_win_rate", TRUTH), ("win_rate", JUDGE)):
         if metric == "true_win_rate" and not results.has_truth:
             continue
         groups: dict[str, list[str]] = {}
@@ -138,9 +178,9 @@ def _side(score: Row, name: str) -> str:
 
 
 def ahead(row: Row) -> str:
-    """`a is ahead of b by 4.3 points (1.6 to 7.4)`, of a row that is decided."""
+    """`a is ahead of b by 4.3 points (1.6 to 7.4)`, of a row that is decided; the interval is that for all pairs."""
     ahead, behind = ("first", "second") if row["difference"] > 0.0 else ("second", "first")
-    low, high = sorted((abs(row["low"]), abs(row["high"])))
+    low, high = sorted((abs(row["low_together"]), abs(row["high_together"])))
     points = f"{100 * abs(row['difference']):.1f} points ({100 * low:.1f} to {100 * high:.1f})"
     return f"{row[ahead]} is ahead of {row[behind]} by {points}"
 

@@ -1,4 +1,4 @@
-"""Every policy on one scale: what stage tournament found, by the judge and where known by the truth side by side."""
+"""Every policy on one scale: what stage tournament found, where known by the truth and by the judge side by side."""
 
 from epsilon_dpo.report.page.results import Results, Row
 from epsilon_dpo.report.page.statements import SCORERS
@@ -10,13 +10,22 @@ def ranking(results: Results) -> list[Row]:
 
 
 def side_by_side(results: Results) -> list[Row]:
-    """One row per policy in the judge's order: `policy`, `n` (prompts) and `by`, its row by the name of each scorer."""
+    """One row per policy in the order of the first scorer: `policy`, `n` (prompts) and `by`, its row by each scorer's
+    name."""
     tables = {scorer: {row["policy"]: row for row in rows} for scorer, rows in _tables(results).items()}
+    order = next(iter(tables.values()))
     return [
-        {"policy": row["policy"], "n": row["n"], "by": {scorer: rows[row["policy"]] for scorer, rows in tables.items()}}
-        for row in results.ranking["win"]
+        {"policy": policy, "n": row["n"], "by": {scorer: rows[policy] for scorer, rows in tables.items()}}
+        for policy, row in order.items()
     ]
 
 
+def places(row: Row) -> str:
+    """`2`, or `1–3` where the data leave that open."""
+    first, last = row["place_first"], row["place_last"]
+    return str(first) if first == last else f"{first}–{last}"
+
+
 def _tables(results: Results) -> dict[str, list[Row]]:
-    return {scorer: results.ranking[field] for field, scorer in SCORERS.items() if field in results.ranking}
+    """The truth's first."""
+    return {SCORERS[field]: results.ranking[field] for field in ("true_win", "win") if field in results.ranking}

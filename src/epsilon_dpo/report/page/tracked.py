@@ -25,11 +25,22 @@ def compared_policies(results: Results) -> list[dict[str, Any]]:
             "run": run.name,
             "policy_sha256": run.policy_sha256,
             "params": declared_params(stage_entry("align", run.name)),
-            "metrics": run.final | run.score | run.kl,
+            "metrics": run.final | run.score | run.kl | _places(results, run.name),
             "curve": run.curve,
         }
         for run in results.runs
     ]
+
+
+def _places(results: Results, policy: str) -> dict[str, int]:
+    """The places that the data leave open, among all policies of the report: by the truth they begin with `true_`."""
+    return {
+        f"{field.removesuffix('win')}{name}": row[name]
+        for field, rows in results.ranking.items()
+        for row in rows
+        if row["policy"] == policy
+        for name in ("place_first", "place_last")
+    }
 
 
 def mark_again() -> None:
