@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
-from epsilon_dpo.mlflow_writer.view import experiment_tags
+from epsilon_dpo.mlflow_writer.view import SHARED_VIEW, experiment_tags
 
 EXPERIMENT = "epsilon-dpo"
 SQLITE = "sqlite:///"
@@ -102,6 +102,7 @@ def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
     if not found:
         raise MlflowException(f"the experiment {EXPERIMENT} could not be created")
     for key, value in experiment_tags().items():
-        if key not in found.tags:
+        ours = key.startswith(SHARED_VIEW)  # the note may be somebody's by now, the view is what this version shows
+        if key not in found.tags or (ours and found.tags[key] != value):
             client.set_experiment_tag(found.experiment_id, key, value)
     return found
