@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from runs import EPSILON_DPO, LORA, RUNS, SOFT, content
+from runs import EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
@@ -98,9 +98,11 @@ def test_snapshots_survive_kills_too(run, tmp_path):
     assert policy_paths(ended) == ["."]
 
 
-@pytest.mark.parametrize("entry", [EPSILON_DPO | {"snapshot_epochs": 0.4}, SOFT], ids=lambda entry: entry["method"])
+@pytest.mark.parametrize(
+    "entry", [EPSILON_DPO | {"snapshot_epochs": 0.4}, SOFT, TDPO], ids=lambda entry: entry["method"]
+)
 def test_an_adapter_survives_kills_too(run, tmp_path, entry):
-    """And its snapshots, and the second adapter of a reference that moves."""
+    """And its snapshots, the second adapter of a reference that moves, a KL whose gradient the reference's base is in."""
     with_lora = functools.partial(run, lora=LoRA(**LORA), learning_rate=1e-2)
     uninterrupted = content(with_lora("uninterrupted", entry))
     for kill in KILLS:
