@@ -31,7 +31,7 @@ SEEN = {
     "kto": 0.691,
     "dpo_norm": 0.715,
     "alpha_dpo": 0.682,
-    "gamma_po_simpo": 0.664,
+    "gamma_po_simpo": 0.666,
     "gamma_po_dpo": 0.771,
     "amapo": 0.658,
     "simpo": 0.695,

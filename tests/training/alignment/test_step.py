@@ -1,6 +1,7 @@
 """An optimizer step is one mean over its pairs, however they are split into micro-batches and ranks."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -106,6 +107,14 @@ def test_a_short_window_is_averaged_over_what_it_holds(run, entry):
     assert_same_training(whole, short)
 
 
+@pytest.mark.parametrize("entry", [BETA_DPO, *COMPARED_IN_A_STEP], ids=named)
+def test_an_epoch_may_end_with_a_step_of_one_pair(run, entry):
+    """Which has no standard deviation, and nothing to be compared with."""
+    settings = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "num_train_epochs": 3.0}
+    rows = read_jsonl(run("odd", entry, count=5, **settings) / "metrics.jsonl")
+    assert len(rows) == 9 and all(math.isfinite(value) for row in rows for value in row.values())
+
+
 TWO_RANKS = """
 import json, os, sys
 from pathlib import Path
@@ -140,7 +149,7 @@ def test_two_ranks_are_one_with_twice_the_batch(run, tmp_path, size, count, port
     subprocess.run(
         [*command, str(script), str(tmp_path), json.dumps({named(entry): entry for entry in SPLIT_ALIKE}), two],
         check=True,
-        timeout=300,
+        timeout=600,
     )
     for name, one in ones.items():
         assert_same_training(one, tmp_path / f"{name}-rank0")
