@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from epsilon_dpo.analysis.intervals.rates import mean
+from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.report.figures.draw_pareto import draw_pareto, root_ticks
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.figures.pareto import Pareto, pareto
@@ -73,6 +74,21 @@ def test_the_figures_of_a_small_comparison_can_be_read(
     assert agreement.get_xlim()[1] == 1.0
 
 
+def test_an_image_says_itself_that_its_kl_is_none(
+    out: Path, view: FiguresView, tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    """Whoever opens the file, or sees it in `dvc plots`, reads no caption."""
+    metrics, under = read_json(out / "kl/dpo_01/metrics.json"), "temperature 0.7, top_p 0.95, top_k 50"
+    write_json(out / "kl/dpo_01/metrics.json", metrics | {"sampled_under": under})
+    (tmp_path / "figures").mkdir()
+    write_figures(out, view, tmp_path / "figures")
+    said = f"under {under}: not the policies' KL"
+    for name, times in (("pareto.png", 1), ("dynamics.png", 2), ("margins.png", 0)):
+        assert_readable(drawn[name])
+        labels = [" ".join(text.get_text().split()) for text in letters(drawn[name])]
+        assert sum(label.endswith(said) for label in labels) == times, name
+
+
 def sweeps(families: tuple[str, ...], scorers: tuple[str, ...], betas: int) -> Pareto:
     """Policies of great and small KL; the wins of the farthest are few."""
     rng = np.random.default_rng(0)
@@ -103,6 +119,9 @@ def test_a_panel_for_every_family_that_leaves_no_point_out(
     shown = set()
     for panel in panels:
         (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+        for band in panel.collections:
+            heights = np.concatenate([path.vertices[:, 1] for path in band.get_paths()])
+            assert low <= heights.min() and heights.max() <= high
         for bars in panel.containers:
             (x,), (y,) = bars.lines[0].get_data()
             assert left < x < right and low < y < high

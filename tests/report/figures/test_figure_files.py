@@ -91,11 +91,14 @@ def test_the_pairs_are_those_of_a_run_that_exists() -> None:
         parse(FiguresView, view)
 
 
-def test_a_kl_under_top_p_is_called_none_in_the_captions(out: Path, view: FiguresView, tmp_path: Path) -> None:
+@pytest.mark.parametrize("under", ["top_p 0.95", "temperature 0.7"])
+def test_a_kl_of_other_answers_is_called_none_in_the_captions(
+    out: Path, view: FiguresView, tmp_path: Path, under: str
+) -> None:
     metrics = read_json(out / "kl/dpo_01/metrics.json")
-    write_json(out / "kl/dpo_01/metrics.json", metrics | {"sampled_under": "top_p 0.95"})
+    write_json(out / "kl/dpo_01/metrics.json", metrics | {"sampled_under": under})
     (tmp_path / "figures").mkdir()
     found = {figure["name"]: figure["caption"] for figure in write_figures(out, view, tmp_path / "figures")}
-    said = "The answers were sampled under top_p 0.95: what is drawn is not the policies' KL."
+    said = f"The answers were sampled under {under}: what is drawn is not the policies' KL."
     assert {name for name, caption in found.items() if said in caption} == {"pareto", "dynamics"}
     assert "margins" in found

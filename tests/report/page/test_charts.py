@@ -55,6 +55,11 @@ def test_kl_lies_on_x_and_win_rate_on_y(tmp_path: Path, monkeypatch: pytest.Monk
     policy = {"run": "a", "kl_fwd_rb": 2.0, "kl_fwd_rb_low": 1.5, "kl_fwd_rb_high": 3.0}
     policy |= {"win_rate/chosen": 0.6, "win_rate/chosen_low": 0.5, "win_rate/chosen_high": 0.75}
     kl_against_win_rate(tmp_path / "figure.png", [policy], marks(["a"]))
+    labels: list[str] = []
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, label: labels.append(label))
+    kl_against_win_rate(tmp_path / "shaped.png", [policy], marks(["a"]), "temperature 0.7")
+    assert labels == ["KL(reference ‖ policy), nats per answer\nunder temperature 0.7: not the policies' KL"]
+    del drawn[1:]
     (x, y, xerr, yerr) = drawn[0]
     assert len(drawn) == 1 and (x, y) == (2.0, 0.6)
     assert np.allclose(xerr, [[0.5], [1.0]]) and np.allclose(yerr, [[0.1], [0.15]])

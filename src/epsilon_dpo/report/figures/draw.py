@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from epsilon_dpo.report.figures.margins import DECREASING, INCREASING
 from epsilon_dpo.report.figures.points import KL, Row
 from epsilon_dpo.report.figures.printed import below, handle, printed, reach
-from epsilon_dpo.report.style.plot_style import COLOURS, INK, Mark, marks, percent
+from epsilon_dpo.report.style.plot_style import COLOURS, INK, Mark, labelled_kl, marks, percent
 
 RATIO_TITLES = {"eps/lowered": "Pairs with β lowered", "eps/raised": "Pairs with β raised"}
 GROUP_MARKS = {DECREASING: Mark(COLOURS[0], "o"), INCREASING: Mark(COLOURS[1], "s")}
@@ -23,6 +23,7 @@ MARGIN_TITLES = (
 )
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 PANELS = 3  # of Figure 3, side by side
+ROOM = 32  # characters of a title above one of them
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,14 @@ class Line:
     width: float
 
 
-def draw_dynamics(path: Path, trajectories: list[Row], decided: list[Row], labels: dict[str, str]) -> None:
-    """KL and win rates by epoch, the last against KL; shares of lowered and raised beta by step, if any are logged."""
+def draw_dynamics(
+    path: Path, trajectories: list[Row], decided: list[Row], labels: dict[str, str], under: str = ""
+) -> None:
+    """KL and win rates by epoch, the last against KL; shares of lowered and raised beta by step, if any are logged.
+
+    `under` as in `labelled_kl`.
+    """
+    kl_label = labelled_kl("KL from the reference, nats", under, ROOM)
     look = marks(list(labels))
     lines = {
         run: Line(look[run], DASHES[number % len(DASHES)], 1.4 + 2.1 * (1 - (number + 1) / len(labels)))
@@ -48,11 +55,11 @@ def draw_dynamics(path: Path, trajectories: list[Row], decided: list[Row], label
         panels = list(figure.subplots(-(-count // PANELS), PANELS, squeeze=False).flat)
         for metric, panel in zip(metrics, panels, strict=False):
             _by_epoch(panel, [row for row in trajectories if row["metric"] == metric], lines)
-            panel.set_title("KL from the reference, nats" if metric == KL else metric.capitalize())
+            panel.set_title(kl_label if metric == KL else metric.capitalize())
             panel.set_xlabel("epoch")
             if metric != KL:
                 percent(panel, "y")
-        _against(panels[len(metrics)], trajectories, metrics[-1], lines)
+        _against(panels[len(metrics)], trajectories, metrics[-1], lines, kl_label)
         top = max([row["smoothed"] for row in decided] + [0.0])
         for panel, (metric, title) in zip(panels[len(metrics) + 1 :], titles.items(), strict=False):
             for number, (run, line) in enumerate(lines.items()):
@@ -82,14 +89,14 @@ def _by_epoch(panel: Axes, rows: list[Row], lines: dict[str, Line]) -> None:
         _draw(panel, x, y, line)
 
 
-def _against(panel: Axes, trajectories: list[Row], metric: str, lines: dict[str, Line]) -> None:
+def _against(panel: Axes, trajectories: list[Row], metric: str, lines: dict[str, Line], kl_label: str) -> None:
     for run, line in lines.items():
         own = {
             name: [r["value"] for r in trajectories if (r["run"], r["metric"]) == (run, name)] for name in (KL, metric)
         }
         _draw(panel, own[KL], own[metric], line)
     panel.set_title(metric.capitalize())
-    panel.set_xlabel("KL from the reference, nats")
+    panel.set_xlabel(kl_label)
     percent(panel, "y")
 
 

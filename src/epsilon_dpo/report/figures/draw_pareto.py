@@ -17,7 +17,7 @@ from epsilon_dpo.pipeline.runs.runs import SFT
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Row
 from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, handle, printed, reach
-from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, marks, percent
+from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, labelled_kl, marks, percent
 
 COLUMNS = 5  # at most
 ROOM = 85  # characters of tick labels, over all columns
@@ -26,10 +26,10 @@ OTHERS = "#b5b5b5"
 SINGLES = "one value of β each"
 
 
-def draw_pareto(path: Path, found: Pareto, sft: dict[str, float]) -> None:
+def draw_pareto(path: Path, found: Pareto, sft: dict[str, float], under: str = "") -> None:
     """Frontiers by family (columns) and scorer (rows), points hollow if dominated; below, the hypervolumes.
 
-    Families of a single policy, which have no frontier, share the last panel.
+    Families of a single policy, which have no frontier, share the last panel. `under` as in `labelled_kl`.
     """
     families = list(dict.fromkeys(row["family"] for row in found.points))
     look = marks(families)
@@ -45,7 +45,8 @@ def draw_pareto(path: Path, found: Pareto, sft: dict[str, float]) -> None:
     with printed(path, sum(heights), [str(entry.get_label()) for entry in handles]) as figure:
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         grid = parts[0].subplots(rows, len(sft) if turned else columns, squeeze=False)
-        parts[0].supxlabel("KL(reference ‖ policy), nats per answer", fontsize="medium")
+        label = labelled_kl("KL(reference ‖ policy), nats per answer", under, 90)
+        parts[0].supxlabel(label, fontsize="medium")
         free = set(grid.flat)
         for number, (title, own) in enumerate(panels):
             block, column = divmod(number, columns)
@@ -54,9 +55,7 @@ def draw_pareto(path: Path, found: Pareto, sft: dict[str, float]) -> None:
                 free.remove(panel)
                 _frontiers(panel, found, scorer, own, look)
                 _points(panel, [row for row in found.points if row["scorer"] == scorer and row["family"] in own], look)
-                _axes(
-                    panel, [row for row in found.points if row["scorer"] == scorer], sft[scorer], ROOM / grid.shape[1]
-                )
+                _axes(panel, found, scorer, sft[scorer], ROOM / grid.shape[1])
                 panel.plot([0.0], [sft[scorer]], "*", color=REFERENCE, markersize=12, clip_on=False, zorder=5)
                 if line == 0 and swept:
                     panel.set_title(textwrap.fill(title, int(CHARACTERS_PER_INCH * WIDTH / grid.shape[1]) - 3))
@@ -82,15 +81,17 @@ def _handles(look: dict[str, Mark], swept: list[str], singles: list[str], hollow
     ]
 
 
-def _axes(panel: Axes, rows: list[Row], sft: float, room: float) -> None:
-    """Limits that leave no point and no interval out, the same for all panels of a scorer; KL on a scale of roots."""
+def _axes(panel: Axes, found: Pareto, scorer: str, sft: float, room: float) -> None:
+    """Limits that leave no point, interval or band out, equal for all panels of a scorer; KL on a scale of roots."""
+    rows = [row for row in found.points if row["scorer"] == scorer]
+    bands = found.frontiers.get(scorer, {}).values()
     right = 1.05 * max([row["kl_high"] for row in rows] + [1e-6])
     panel.set_xscale("function", functions=(_root, _square))
     panel.set_xlim(-((0.04 * sqrt(right)) ** 2), right)
     ticks = root_ticks(right, room)
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     low = min([row["win_rate_low"] for row in rows] + [sft])
-    high = max([row["win_rate_high"] for row in rows] + [sft])
+    high = max([row["win_rate_high"] for row in rows] + [float(band.high.max()) for band in bands] + [sft])
     panel.set_ylim(low - 0.06 * (high - low) - 1e-3, high + 0.06 * (high - low) + 1e-3)
     percent(panel, "y")
 

@@ -24,16 +24,23 @@ def write_figures(source: Path, params: FiguresView, out: Path) -> list[Row]:
     and figures.json, which is returned: per figure its name, title, caption, image and data files.
     """
     (out / IMAGES).mkdir()
-    figures = [_pareto(source, params, out), *_dynamics(source, params, out), _margins(source, params, out)]
-    under = read_json(source / "kl" / next(iter(params.runs)) / "metrics.json").get("sampled_under")
+    under = read_json(source / "kl" / next(iter(params.runs)) / "metrics.json").get("sampled_under", "")
+    figures = [
+        _pareto(source, params, out, under),
+        *_dynamics(source, params, out, under),
+        _margins(source, params, out),
+    ]
     for figure in figures:
         if under and figure["name"] in OF_KL:
-            figure["caption"] += f" The answers were sampled under {under}: what is drawn is not the policies' KL."
+            figure["caption"] += (
+                f" The answers were sampled under {under}: what is drawn is not the policies' KL. "
+                "The win rates are of these answers, too."
+            )
     write_json(out / "figures.json", figures)
     return figures
 
 
-def _pareto(source: Path, params: FiguresView, out: Path) -> Row:
+def _pareto(source: Path, params: FiguresView, out: Path, under: str) -> Row:
     controls = read_json(source / "controls" / "metrics.json")
     names = {scorer: f"{metric}/sft_vs_{OPPONENT}" for scorer, (_, metric) in SCORERS.items()}
     sft = {scorer: controls[name] for scorer, name in names.items() if name in controls}
@@ -43,7 +50,7 @@ def _pareto(source: Path, params: FiguresView, out: Path) -> Row:
     write_csv(out / "pareto.csv", found.points, POINTS)
     write_csv(out / "frontiers.csv", found.staircases(), STAIRCASES)
     write_csv(out / "hypervolumes.csv", found.hypervolumes(), HYPERVOLUMES)
-    draw_pareto(out / IMAGES / "pareto.png", found, sft)
+    draw_pareto(out / IMAGES / "pareto.png", found, sft, under)
     judge = read_json(source / "judge" / "judge.json")
     caption = pareto_caption(found, points[0], judge, params.confidence)
     return _figure(
@@ -51,7 +58,7 @@ def _pareto(source: Path, params: FiguresView, out: Path) -> Row:
     )
 
 
-def _dynamics(source: Path, params: FiguresView, out: Path) -> list[Row]:
+def _dynamics(source: Path, params: FiguresView, out: Path, under: str) -> list[Row]:
     trajectories = {run: dynamics.trajectory(source, run) for run in params.runs}
     kept = [run for run, rows in trajectories.items() if rows]
     followed = [row for rows in trajectories.values() for row in rows]
@@ -60,7 +67,7 @@ def _dynamics(source: Path, params: FiguresView, out: Path) -> list[Row]:
     write_csv(out / "ratios.csv", decided, dynamics.DECIDED)
     if not followed:
         return []
-    draw_dynamics(out / IMAGES / "dynamics.png", followed, decided, _labels(params.runs, kept))
+    draw_dynamics(out / IMAGES / "dynamics.png", followed, decided, _labels(params.runs, kept), under)
     judge = read_json(source / "judge" / "judge.json")
     caption = dynamics_caption(followed, decided, judge, params.figures.smoothing, params.confidence)
     return [_figure("dynamics", "Within the epoch (the paper's Figure 3)", caption, "dynamics", "ratios")]

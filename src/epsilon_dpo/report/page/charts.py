@@ -8,7 +8,16 @@ from matplotlib.lines import Line2D
 
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Row
-from epsilon_dpo.report.style.plot_style import INK, LEGEND_LINE, Mark, drawing, legend, legend_columns, percent
+from epsilon_dpo.report.style.plot_style import (
+    INK,
+    LEGEND_LINE,
+    Mark,
+    drawing,
+    labelled_kl,
+    legend,
+    legend_columns,
+    percent,
+)
 
 TITLES = {CHOSEN: "against the chosen answers", SFT: "against SFT"}
 SCORERS = {"win_rate": "judge", "true_win_rate": "true reward"}
@@ -51,8 +60,12 @@ def _rate_line(panel: Axes, policy: Row, opponent: str, position: int, mark: Mar
         )
 
 
-def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
-    """Forward KL (x) against the win rate over the chosen answers (y), intervals both ways; SFT is at zero."""
+def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark], under: str = "") -> None:
+    """Forward KL (x) against the win rate over the chosen answers (y), intervals both ways; SFT is at zero.
+
+    Args:
+        under: as in `labelled_kl`.
+    """
     scorers = [scorer for scorer in SCORERS if _known(scorer, policies)]
     width = 4.5 * len(scorers) + 0.6
     lines = math.ceil(len(policies) / legend_columns(width, [policy["run"] for policy in policies]))
@@ -75,7 +88,7 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark])
                 )
             panel.axhline(0.5, color=INK, linewidth=0.9)
             panel.set_title(f"By the {SCORERS[scorer]}")
-            panel.set_xlabel("KL(reference ‖ policy), nats per answer")
+            panel.set_xlabel(labelled_kl("KL(reference ‖ policy), nats per answer", under, 50))
             percent(panel, "y")
         panels[0].set_ylabel("win rate against the chosen answers")
         legend(figure, [_handle(policy["run"], marks[policy["run"]]) for policy in policies])

@@ -117,7 +117,7 @@ def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[s
     adapting = [run for run in results.runs if adapted_beta(run)]
     deciding = [run for run in results.runs if decides(run)]
     win_rates(folder / "win_rates.png", table, look)
-    kl_against_win_rate(folder / "kl_win_rate.png", table, look)
+    kl_against_win_rate(folder / "kl_win_rate.png", table, look, results.sampled_under)
     if any(run.curve for run in results.runs):
         training_curves(folder / "training.png", results.runs, look)
     if adapting:

@@ -4,6 +4,7 @@ Every policy keeps its colour and marker through all figures. Files carry no sof
 the same values give the same bytes.
 """
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,16 @@ def legend(figure: Figure, handles: list[Line2D]) -> None:
     """Below the panels."""
     columns = legend_columns(figure.get_figwidth(), [str(handle.get_label()) for handle in handles])
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def labelled_kl(label: str, under: str, room: int) -> str:
+    """`label` of KL over sampled answers, with what forbids to read it so: images are also seen without captions.
+
+    Args:
+        under: what the answers were drawn under that the policies are not, as in `sampled_under`; empty if nothing.
+        room: characters of a line.
+    """
+    return "\n".join([label, *textwrap.wrap(f"under {under}: not the policies' KL", room)]) if under else label
 
 
 def percent(panel: Axes, which: str) -> None:
