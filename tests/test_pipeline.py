@@ -196,7 +196,9 @@ def assert_the_report_says_what_this_many_prompts_allow(project: Path) -> None:
         if difference.mean() != 0.0:  # z of 0.05 / 3, two-sided, and of a power of 0.8
             needed = ((2.394 + 0.8416) * difference.std(ddof=1) / difference.mean()) ** 2
             assert int(row["n_needed"]) == pytest.approx(max(needed, 7), rel=1e-3, abs=1)
-        assert (row["outcome"] != "cannot be told apart") == (float(row["p_holm"]) <= 0.05)
+        decided = not float(row["low_together"]) <= 0.0 <= float(row["high_together"])
+        assert (row["outcome"] != "cannot be told apart") == decided
+        assert not decided or float(row["p_holm"]) <= 0.05
     page = (project / "out/report/report.html").read_text("utf-8")
     assert f"{len(difference)} held-out prompts" in " ".join(page.split())
     if all(row["outcome"] == "cannot be told apart" for row in compared):

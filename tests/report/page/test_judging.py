@@ -57,3 +57,66 @@ def test_refusals_and_cost_are_shown_where_there_are_any(
         ("mine", "sft"),
     ]
     assert rows[-1]["refused_share"] == "0.25" and rows[-1]["win_rate_n"] == "8" and rows[0]["refused_share"] == ""
+
+
+def test_flips_and_the_agreement_beyond_chance_are_columns(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    ends = {"_low": -0.125, "_high": 0.25, "_n": 8}
+    agreed = {f"truth_kappa/sft{end}": x for end, x in ({"": -0.05} | ends).items()}
+    found = section(
+        outputs(),
+        runs,
+        tmp_path / "report",
+        **agreed,
+        **{"flip_rate/sft": 0.2, "flip_rate/sft_low": 0.1, "flip_rate/sft_high": 0.3},
+    )
+    assert '<th class="n">swapping<br>flips</th><th class="n">κ with<br>the truth</th>' in found
+    last = found.split("<tr>")[-1].split("</tbody>")[0]
+    assert "20.0 %<small>10.0 to 30.0</small>" in last and "−0.05<small>−0.12 to 0.25</small>" in last
+    assert "when the two are swapped. <em>κ with the truth</em>" in found
+
+
+def test_whether_the_judge_can_be_trusted_beyond_chance(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """Every value its own, so that none stands in another's row."""
+    out, values = outputs(), iter(range(10, 99))
+
+    def agreed(file: Path, *names: str) -> None:
+        rows = {f"{name}{end}": next(values) / 100 for name in names for end in ("", "_low", "_high")}
+        write_json(file, read_json(file) | rows | {f"{name}_n": 8 for name in names})
+
+    agreed(out / "judge/metrics.json", "label_kappa", "label_alpha", "truth_kappa", "truth_alpha", "flip_rate")
+    agreed(out / "controls/metrics.json", *(f"truth_{name}/sft_vs_chosen" for name in ("kappa", "alpha")))
+    agreed(out / "controls/metrics.json", *(f"truth_{name}/shuffled_vs_chosen" for name in ("kappa", "alpha")))
+    to = tmp_path / "report"
+    to.mkdir()
+    write_report(read_results(out, runs), 0, to)
+    page = " ".join((to / "report.html").read_text("utf-8").split())
+    rows = page.split("<h2>Can the judge be trusted?</h2>")[1].split("</tbody>")[0].split("<tr><td>")[1:]
+    cells = {row.split("?")[0]: re.findall(r'<td class="n">(.*?)</td>', row) for row in rows}
+    two = {question: found[1:3] for question, found in cells.items() if found[1] != "–"}
+    assert two == {
+        "How often does it agree with the labels of the evaluation pairs": [
+            "0.10<small>0.11 to 0.12</small>",
+            "0.13<small>0.14 to 0.15</small>",
+        ],
+        "How often with the true reward, on the pairs that it decides": [
+            "0.16<small>0.17 to 0.18</small>",
+            "0.19<small>0.20 to 0.21</small>",
+        ],
+        "And on the SFT model's answers against the chosen ones, which it was not trained on": [
+            "0.25<small>0.26 to 0.27</small>",
+            "0.28<small>0.29 to 0.30</small>",
+        ],
+        "Does it look at the question": ["0.31<small>0.32 to 0.33</small>", "0.34<small>0.35 to 0.36</small>"],
+    }
+    assert cells["How often does swapping the order flip the verdict"] == [
+        "22.0 %<small>23.0 to 24.0</small>",
+        "–",
+        "–",
+        "8",
+    ]
+    summary = read_json(to / "summary.json")
+    assert summary["judge"]["label_kappa"] == 0.1 and summary["judge"]["flip_rate"] == 0.22

@@ -226,3 +226,23 @@ def test_a_kl_under_top_p_is_called_none_wherever_it_is_shown(
     assert "nats per answer<br>under top_p 0.95:<br>not the policies' KL</th>" in page
     assert "<li>Under top_p 0.95: not the policies&#39; KL." in page
     assert "temperature 1.0, top_k 50, top_p 0.95, 8 answers" in page
+
+
+def test_there_is_one_minus_sign(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """Every number of the stages below 0 that can be."""
+    out = outputs()
+    ends = {"": -0.05, "_low": -0.1, "_high": -0.02}
+    rewards = {f"true_reward/run{end}": x for end, x in ends.items()}
+    below = {
+        "align": dict.fromkeys(("eval_loss", "eval_rewards/margins", "eval_margins_raw", "eval_logps/chosen"), -5.5),
+        "score": rewards | {"position_bias/sft": -0.25},
+        "kl": {f"{estimator.name}{end}": x for estimator in ESTIMATORS for end, x in ends.items()},
+    }
+    for folder, changes in below.items():
+        for name in runs:
+            file = out / folder / name / "metrics.json"
+            write_json(file, read_json(file) | changes)
+    page = written(out, runs, tmp_path / "report")
+    shown = re.sub(r"<code>.*?</code>|<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert shown.count("−") > 20
+    assert re.findall(r"(?<![\w-])-\d\S*", shown) == []
