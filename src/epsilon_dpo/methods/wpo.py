@@ -10,8 +10,8 @@ of which the second sets a token's probability against the one that a token draw
 that an answer sampled from the policy weighs about 1, however uncertain the policy is. Weights are constants.
 
 `aligned` is TRL's `use_weighting`, which has no `max_weight`; the released code (wzhouad/WPO) has `max_weight` 1 and
-weighs answers by the policy as it is while it trains, as TRL and this do. `plain` makes loss and gradient some ten
-times smaller or more, which AdamW takes out again, but a bound on the gradient's norm does not.
+weighs answers by the policy as it is while it trains, as TRL and this do. Weights make loss and gradient smaller, which
+AdamW takes out again, but a bound on the gradient's norm does not.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
