@@ -1,4 +1,4 @@
-"""What is measured without asking a judge: intervals, the KL from the reference, ε-DPO's decisions.
+"""What is measured without asking a judge: intervals, differences, the KL from the reference, ε-DPO's decisions.
 
 In: wins and other values by prompt; policies, reference and samples. Out: estimates with their intervals, in nats or
 shares.

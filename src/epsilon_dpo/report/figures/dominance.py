@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from epsilon_dpo.analysis.differences.differences import difference, of_each
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
-from epsilon_dpo.analysis.intervals.differences import difference, of_each
 
 
 def dominated(kl: Sequence[Floats], wins: Sequence[Floats], confidence: float) -> NDArray[np.bool_]:

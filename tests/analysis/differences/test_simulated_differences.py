@@ -1,6 +1,6 @@
 """What only repetition can check of differences, places and agreement: intervals cover, singly and all at once.
 
-As in test_simulations.py: known truths, fixed seeds, and an alternative that the same check must find wanting.
+As in intervals/test_simulations.py: known truths, fixed seeds, and an alternative that the same check finds wanting.
 """
 
 import math
@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from epsilon_dpo.analysis.differences.differences import difference
 from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
-from epsilon_dpo.analysis.intervals.differences import difference
 from epsilon_dpo.judging.scoring.agreement import agreement, disagreement
 from epsilon_dpo.judging.tournament.places import places
 from epsilon_dpo.report.page.paired import verdicts
