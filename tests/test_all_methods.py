@@ -35,6 +35,7 @@ SEEN = {
     "gamma_po_dpo": 0.771,
     "amapo": 0.658,
     "apo_zero": 0.715,
+    "apo_down": 0.672,
     "wpo_aligned": 0.791,
     "wpo_plain": 0.793,
     "tdpo_1": 0.762,
