@@ -20,7 +20,7 @@ def table(script: str, *arguments: str) -> dict[str, list[str]]:
 
 def test_steps_of_all_variants_on_a_cpu() -> None:
     found = table("step.py", "--shape", "tiny", "--rounds", "1", "--warm-up", "0")
-    for name in ("trl_dpo", "ours_dpo", "ours_epsilon", "naive_epsilon"):
+    for name in ("trl_dpo", "ours_dpo", "ours_epsilon", "ours_epsilon_fp32", "naive_epsilon"):
         cpu, _, wall, added, _ = found[name]
         assert float(cpu) > 0 < float(wall) and float(added) > 0
 

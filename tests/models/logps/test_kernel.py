@@ -260,21 +260,34 @@ def test_the_compiled_form_is_whole_and_the_same_and_ties(backend, bounded):
     torch.testing.assert_close(compiled(logps_tiles._capped)(*raw), logps_tiles._capped(*raw), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("bounded", [True, False])
-def test_the_exact_form_keeps_its_digits_compiled(bounded):
+@pytest.mark.parametrize(("bounded", "small"), [(True, True), (True, False), (False, False)])
+def test_the_exact_form_keeps_its_digits_compiled(bounded, small):
     """By aot_eager: inductor's code for a CPU computes expm1 as exp - 1, Triton's for a GPU calls libdevice's expm1."""
     torch._dynamo.reset()
     generator = torch.Generator().manual_seed(4)
     f = tile(generator)
     g = f + 1e-4 * torch.randn(f.shape, generator=generator)
     pair = torch.compile(logps_tiles._of_pair.__wrapped__, fullgraph=True, backend="aot_eager")
-    found, expected = pair(f, g, 0.01, bounded, True)[0], logps_tiles._of_pair(f, g, 0.01, bounded, True)[0]
+    arguments = f, g, 0.01, bounded, True, small
+    found, expected = pair(*arguments)[0], logps_tiles._of_pair(*arguments)[0]
     change = 0.01 * (f - g).double()
     total = (f.double() if bounded else f.double() - f.amax(1, keepdim=True).double()).exp()
     for part in (found, expected):
         for got, sign in zip(part.weighted[2:], (1, -1), strict=True):
             truth = (total * (sign * change).expm1()).sum(1)
             torch.testing.assert_close(got.double(), truth, rtol=1e-4, atol=float(total.sum(1).max()) * 1e-12)
+
+
+def test_a_quotient_serves_for_small_changes_only():
+    """Both logits within 30 nats of 0: 0.6 nats at most at ε = .01, where both forms agree to their rounding."""
+    assert logps_tiles.is_small([30.0, 30.0], 0.01) and not logps_tiles.is_small([30.0, 30.0], 0.04)
+    assert not logps_tiles.is_small([30.0, None], 0.01)
+    generator = torch.Generator().manual_seed(4)
+    f, g = (30 * torch.tanh(2 * torch.randn(6, 33, generator=generator)) for _ in range(2))
+    both = [logps_tiles._of_pair(f, g, 0.01, True, True, small)[0].weighted[2:] for small in (True, False)]
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-6, atol=0.0)
+    assert not torch.equal(both[0][0], both[1][0])
 
 
 @pytest.mark.parametrize("softcap", [None, 30.0])

@@ -31,6 +31,7 @@ from epsilon_dpo.models.logps.tiles import (
     capped,
     gradient_of_raw,
     is_bounded,
+    is_small,
     of_pair,
     of_policy,
     of_squares,
@@ -244,6 +245,7 @@ def _sweep(
     mixture = sizes.mixture
     eps_c = 0.0 if mixture is None else mixture.eps_c
     bounded = is_bounded(softcaps, max(eps_c, 0.5) if sizes.sum_sq_probs else eps_c, len(head.weight), dtype)
+    small = is_small(softcaps, eps_c)
     weighted = len(softcaps) + (2 if mixture is not None and mixture.exact else 0)
     f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (weighted, 1, 0, 0))
     squares = RunningSoftmax(size, 0, bounded, dtype, device) if sizes.sum_sq_probs else None
@@ -266,7 +268,7 @@ def _sweep(
                 continue
             ref_logits = _logits(reference.hidden[rows], ref_tile, ref_bias, reference.head.softcap, sizes)
             _pick(label_g[rows], ref_logits, label, here)
-            parts = of_pair(logits, ref_logits, mixture, bounded)
+            parts = of_pair(logits, ref_logits, mixture, bounded, small)
             for softmax, part in zip((f, g, minus, plus), parts, strict=False):
                 softmax.add(rows, part)
     log_f = f.log_normaliser()

@@ -49,6 +49,7 @@ R = TypeVar("R")
 # the difference of log-probs, as eq. 5 of the paper is written; or so with every operation rounded to bfloat16.
 StepPrecision = Literal["exact", "fp32", "official_bf16"]
 LARGEST_CHANGE = 80.0  # of a logit, in nats; its exponential is a float32 still
+SMALL_CHANGE = 2.0  # of a logit, in nats: up to this 1 + expm1 keeps its digits, to 4e-7
 SMALLEST_MEAN = -1.0 + 2.0**-24  # of expm1: -1 in float32 stands for a mean of exp between 0 and this, log -16.6
 
 
@@ -135,6 +136,11 @@ def is_bounded(softcaps: Sequence[float | None], eps_c: float, vocab: int, dtype
     return largest + math.log(vocab * 2 * largest) < math.log(torch.finfo(dtype).max)
 
 
+def is_small(softcaps: Sequence[float | None], eps_c: float) -> bool:
+    """Whether ε (f - g) of logits under these soft-caps, policy's and reference's, stays within SMALL_CHANGE."""
+    return None not in softcaps and eps_c * sum(cap for cap in softcaps if cap is not None) <= SMALL_CHANGE
+
+
 def capped(raw: Tensor, bias: Tensor | None, softcap: float | None, dtype: torch.dtype, rounded: bool) -> Tensor:
     """Logits [n, v] in `dtype` from products of hidden states and weights, `raw`, which may be overwritten."""
     if not rounded:
@@ -166,19 +172,21 @@ def of_policy(f: Tensor, bounded: bool) -> Part:
     return Part(maximum, exponentials.sum(1), (_dot(exponentials, f),))
 
 
-def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool) -> tuple[Part, ...]:
+def of_pair(f: Tensor, g: Tensor, mixture: Mixture | None, bounded: bool, small: bool = False) -> tuple[Part, ...]:
     """Parts that logits of policy and reference, [n, v] each, contribute: π weighted by f and g - f, ref weighted by
     g - f, then π(β⁻) and π(β⁺). Without `mixture` only the first two; so with an exact one, where π is also weighted by
-    expm1(ε d) and expm1(-ε d).
+    expm1(ε d) and expm1(-ε d), of which `small` (see `is_small`) computes the one from the other.
     """
     if mixture is None or not mixture.rounded:
         exact = mixture is not None and mixture.exact
-        return _of_pair(f, g, None if mixture is None else mixture.eps_c, bounded, exact)
+        return _of_pair(f, g, None if mixture is None else mixture.eps_c, bounded, exact, small)
     return *_of_pair(f, g, None, bounded), *(_unweighted(logits, bounded) for logits in mixture.logits(f, g))
 
 
 @compiled_on_gpu
-def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool, exact: bool = False) -> tuple[Part, ...]:
+def _of_pair(
+    f: Tensor, g: Tensor, eps_c: float | None, bounded: bool, exact: bool = False, small: bool = False
+) -> tuple[Part, ...]:
     difference = g - f
     e, e_maximum = _exponentials(f, bounded)
     policy = Part(e_maximum, e.sum(1), (_dot(e, f), _dot(e, difference)))
@@ -191,8 +199,13 @@ def _of_pair(f: Tensor, g: Tensor, eps_c: float | None, bounded: bool, exact: bo
     if exact:
         if not bounded:
             difference.clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
-        plus = _dot(e, difference.expm1())
-        minus = e.mul_(difference.neg_().expm1_()).sum(1)
+        if small:  # an exponential is what costs here
+            change = difference.expm1_()
+            plus = _dot(e, change)
+            minus = e.mul_(change.div_(change + 1)).sum(1).neg_()
+        else:
+            plus = _dot(e, difference.expm1())
+            minus = e.mul_(difference.neg_().expm1_()).sum(1)
         return policy._replace(weighted=(*policy.weighted, minus, plus)), reference
     if not bounded:
         return policy, reference, _unweighted(f - difference, bounded), _unweighted(f + difference, bounded)
