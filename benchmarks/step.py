@@ -24,7 +24,7 @@ from pair_lengths import Lengths, equal, like_hh, of_folder
 from shapes import PRESETS, Shape
 from throughput import throughput_table
 
-CPU_VARIANTS = ("trl_dpo", "ours_dpo", "ours_epsilon", "naive_epsilon")
+CPU_VARIANTS = ("trl_dpo", "ours_dpo", "ours_epsilon", "ours_epsilon_fp32", "naive_epsilon")
 GPU_VARIANTS = ("trl_sft", "trl_dpo", "ours_dpo", "ours_epsilon")
 
 
@@ -94,7 +94,8 @@ def main() -> None:
         print(throughput_table(found, shape_of(args), lengths_of(args), args))
         return
     print(table(found, variants[0]))
-    for one, other in (("ours_epsilon", "ours_dpo"), ("ours_epsilon", "naive_epsilon")):
+    one = "ours_epsilon"
+    for other in ("ours_dpo", "ours_epsilon_fp32", "naive_epsilon"):
         if one in found and other in found:
             median, low, high = ratio(found, one, other)
             memory = found[one].added / found[other].added

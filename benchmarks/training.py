@@ -87,7 +87,8 @@ def _trainer(variant: str, shape: Shape, pairs: list[dict[str, Any]], args: Name
         return _Tokenized(*models, config, train_dataset=Dataset.from_list(pairs), processing_class=_words())
     entry = {"method": "dpo", "beta": BETA}
     if variant != "ours_dpo":
-        entry = {"method": "epsilon_dpo", "beta": BETA, "epsilon": EPSILON}
+        precision = "exact" if variant == "ours_epsilon" else "fp32"
+        entry = {"method": "epsilon_dpo", "beta": BETA, "epsilon": EPSILON, "step_precision": precision}
     kind = _Naive if variant == "naive_epsilon" else PreferenceTrainer
     return kind(
         *models,
