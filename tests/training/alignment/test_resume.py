@@ -102,7 +102,7 @@ def test_snapshots_survive_kills_too(run, tmp_path):
     "entry", [EPSILON_DPO | {"snapshot_epochs": 0.4}, SOFT, TDPO], ids=lambda entry: entry["method"]
 )
 def test_an_adapter_survives_kills_too(run, tmp_path, entry):
-    """And its snapshots, the second adapter of a reference that moves, a KL whose gradient the reference's base is in."""
+    """And its snapshots, the second adapter of a moving reference, a KL in whose gradient the reference's base is."""
     with_lora = functools.partial(run, lora=LoRA(**LORA), learning_rate=1e-2)
     uninterrupted = content(with_lora("uninterrupted", entry))
     for kill in KILLS:
