@@ -9,6 +9,7 @@ by the other forms and under bfloat16 autocast, as `bf16: true` computes.
 
 import argparse
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,14 +18,20 @@ from transformers import PreTrainedModel
 
 from epsilon_dpo.methods.epsilon_dpo import epsilon_steps
 from epsilon_dpo.models.logps.head import Scoring, add_logps_head, head_of
-from epsilon_dpo.models.logps.kernel import Reference, TokenLogps
+from epsilon_dpo.models.logps.kernel import Reference, token_logps
 from epsilon_dpo.models.logps.tiles import StepPrecision
 from epsilon_dpo.models.policy.folder import load_policy
-from epsilon_dpo.pipeline.stage.files import Row, read_jsonl
 from epsilon_dpo.training.alignment.pair_data import PairCollator, PairData
 
 BETA, PAIRS_A_STEP, TOKEN_CHUNK = 0.05, 4, 512
-FORMS: list[tuple[bool, StepPrecision]] = [(False, "fp32"), (True, "exact"), (True, "fp32"), (True, "official_bf16")]
+TRUTH = "exact"
+NAMES: dict[str, tuple[bool, StepPrecision]] = {  # column: whether models run under bfloat16 autocast, the form
+    TRUTH: (False, "exact"),
+    "fp32": (False, "fp32"),
+    "bf16 forward, exact": (True, "exact"),
+    "bf16 forward, fp32": (True, "fp32"),
+    "bf16 forward, official_bf16": (True, "official_bf16"),
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -38,52 +45,52 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def margins(found: Tensor | None) -> Tensor:
-    assert found is not None
-    chosen, rejected = found.double().sum(1).chunk(2)
-    return chosen - rejected
+def batches_of(pairs: Path) -> Iterator[dict[str, Tensor]]:
+    rows = PairData.read(pairs).rows
+    for start in range(0, len(rows) - PAIRS_A_STEP + 1, PAIRS_A_STEP):
+        yield PairCollator(0)(rows[start : start + PAIRS_A_STEP])
 
 
-def scored(
-    policy: PreTrainedModel, reference: PreTrainedModel, rows: list[Row], autocast: bool, scoring: dict[str, object]
-) -> TokenLogps:
-    batch = PairCollator(0)(PairData(rows).rows)
+def states(model: PreTrainedModel, batch: dict[str, Tensor], autocast: bool) -> Reference:
+    """Hidden states that predict the answers' tokens, with the head that follows them."""
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        with torch.no_grad():
-            states = Reference(reference(**batch), head_of(reference))
-        found: TokenLogps = policy(**batch, scoring=Scoring(TOKEN_CHUNK, states, **scoring))
-    return found
+        return Reference(model(**batch), head_of(model))
+
+
+def decided(policy: Reference, reference: Reference, batch: dict[str, Tensor], epsilon: float, form: str) -> Tensor:
+    """z, z_minus - z and z_plus - z of each pair, [3, B], in the arithmetic of `form`."""
+    answers = batch["completion_mask"][:, 1:].bool()
+    labels = batch["input_ids"][:, 1:][answers]
+    with torch.autocast("cpu", torch.bfloat16, enabled=policy.hidden.dtype == torch.bfloat16):
+        found = token_logps(*policy, labels, TOKEN_CHUNK, reference, epsilon, form)
+
+    def margin(tokens: Tensor | None) -> Tensor:
+        assert tokens is not None
+        sums = torch.zeros(answers.shape).masked_scatter(answers, tokens).double().sum(1)
+        if form != "official_bf16":
+            return sums[: len(sums) // 2] - sums[len(sums) // 2 :]
+        chosen, rejected = sums.to(torch.bfloat16).chunk(2)
+        return (chosen - rejected).double()
+
+    z = margin(found.policy)
+    if form == "exact":
+        return torch.stack([z, margin(found.delta_minus), margin(found.delta_plus)])
+    return torch.stack([z, margin(found.logps_beta_minus) - z, margin(found.logps_beta_plus) - z])
 
 
 @torch.no_grad()
 def decisions(
-    policy: PreTrainedModel, reference: PreTrainedModel, rows: list[Row], epsilon: float, autocast: bool, form: str
-) -> tuple[Tensor, Tensor]:
-    """s and |z_minus - z| of each pair, [n] each."""
-    steps, sizes = [], []
-    for start in range(0, len(rows), PAIRS_A_STEP):
-        part = rows[start : start + PAIRS_A_STEP]
-        found = scored(policy, reference, part, autocast, {"eps_c": epsilon, "step_precision": form})
-        z = margins(found.policy)
-        if form == "exact":
-            minus, plus = z + margins(found.delta_minus), z + margins(found.delta_plus)
-            steps.append(epsilon_steps(torch.zeros_like(z), margins(found.delta_minus), margins(found.delta_plus)))
-        else:
-            minus, plus = margins(found.logps_beta_minus), margins(found.logps_beta_plus)
-            if form == "official_bf16":
-                z, minus, plus = (
-                    margins_rounded(x) for x in (found.policy, found.logps_beta_minus, found.logps_beta_plus)
-                )
-            steps.append(epsilon_steps(z, minus, plus))
-        sizes.append((minus - z).abs())
-    return torch.cat(steps), torch.cat(sizes)
-
-
-def margins_rounded(found: Tensor | None) -> Tensor:
-    """As the method rounds them: sums, and their difference, in bfloat16."""
-    assert found is not None
-    chosen, rejected = found.sum(1).to(torch.bfloat16).chunk(2)
-    return (chosen - rejected).float()
+    policy: PreTrainedModel, references: list[list[Reference]], batches: list[dict[str, Tensor]], epsilon: float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """s of each pair by each form, [n] each, and |z_minus - z| as it is in truth, [n]."""
+    found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+    for batch, of_batch in zip(batches, references, strict=True):
+        own = [states(policy, batch, autocast) for autocast in (False, True)]
+        for name, (autocast, form) in NAMES.items():
+            found[name].append(decided(own[autocast], of_batch[autocast], batch, epsilon, form))
+    changes = {name: torch.cat(parts, 1) for name, parts in found.items()}
+    steps = {name: epsilon_steps(torch.zeros_like(z), minus, plus) for name, (z, minus, plus) in changes.items()}
+    return steps, changes[TRUTH][1].abs()
 
 
 def main() -> None:
@@ -93,28 +100,28 @@ def main() -> None:
     for model in (policy, reference):
         add_logps_head(model)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=0.0)
-    train = read_jsonl(args.pairs / "train.jsonl")
-    rows = read_jsonl(args.pairs / "eval.jsonl")[: args.eval_pairs]
-    names = [f"{'bf16 forward, ' if autocast else ''}{form}" for autocast, form in FORMS]
-    print("| steps | median change of z | lowered / raised | " + " | ".join(names) + " |")
-    print("|---" * (3 + len(FORMS)) + "|", flush=True)
+    train, held_out = ([*batches_of(args.pairs / f"{split}.jsonl")] for split in ("train", "eval"))
+    held_out = held_out[: args.eval_pairs // PAIRS_A_STEP]
+    with torch.no_grad():
+        references = [[states(reference, batch, autocast) for autocast in (False, True)] for batch in held_out]
+    print("| steps | median change of z | lowered / raised | " + " | ".join(n for n in NAMES if n != TRUTH) + " |")
+    print("|---" * (2 + len(NAMES)) + "|", flush=True)
     for step in range(1, max(args.after) + 1):
-        start = (step - 1) * PAIRS_A_STEP % (len(train) - PAIRS_A_STEP)
-        found = scored(policy, reference, train[start : start + PAIRS_A_STEP], False, {})
-        h = margins(found.policy) - margins(found.reference)
-        torch.nn.functional.softplus(-BETA * h).mean().backward()
+        batch = train[(step - 1) % len(train)]
+        with torch.no_grad():
+            of_reference = states(reference, batch, False)
+        found = policy(**batch, scoring=Scoring(TOKEN_CHUNK, of_reference))
+        chosen, rejected = (found.policy - found.reference).sum(1).chunk(2)
+        torch.nn.functional.softplus(-BETA * (chosen - rejected)).mean().backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step not in args.after:
-            continue
-        truth, sizes = decisions(policy, reference, rows, args.epsilon, False, "exact")
-        wrong = [
-            int((decisions(policy, reference, rows, args.epsilon, autocast, form)[0] != truth).sum())
-            for autocast, form in FORMS
-        ]
-        shares = f"{int((truth > 0).sum())} / {int((truth < 0).sum())} of {len(rows)}"
-        print(f"| {step} | {sizes.median():.1e} | {shares} | " + " | ".join(map(str, wrong)) + " |", flush=True)
+        if step in args.after:
+            steps, sizes = decisions(policy, references, held_out, args.epsilon)
+            truth = steps.pop(TRUTH)
+            shares = f"{int((truth > 0).sum())} / {int((truth < 0).sum())} of {len(truth)}"
+            wrong = " | ".join(str(int((other != truth).sum())) for other in steps.values())
+            print(f"| {step} | {sizes.median():.1e} | {shares} | {wrong} |", flush=True)
 
 
 if __name__ == "__main__":
