@@ -33,7 +33,7 @@ with run_stage("margins") as stage:
         rows, metrics = scaled_scores(scores, ids, params.margins.temperature)
         for split, of_split in rows.items():
             write_jsonl(stage.out / f"{split}.jsonl", of_split)
-        write_json(stage.out / "metrics.json", metrics | usage)
+        write_json(stage.out / "metrics.json", metrics)  # no cost: another price must not train the runs again
         stage.tracker.log_metrics(metrics | usage, step=0)
         stage.summary = (
             f"{len(rows['train'])} training pairs, {metrics['train/mean_abs']:.2f} nats apart at a temperature of "

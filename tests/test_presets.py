@@ -66,6 +66,8 @@ def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:
     adaptive = {"epsilon_dpo", "dpo_norm", "alpha_dpo", "gamma_po", "amapo", "madpo", "apo", "wpo", "tdpo"}
     assert {run["method"] for run in preset["runs"].values()} == {"dpo", *adaptive}
     assert all(preset["runs"][name] == default["runs"][name] for name in ("dpo", "epsilon_dpo"))
+    all_methods = list(read_yaml(ROOT / "presets/all-methods.yaml")["runs"].values())
+    assert all({k: v for k, v in run.items() if k != "seed"} in all_methods for run in preset["runs"].values())
 
 
 def test_hh_gemma_is_the_papers_grid() -> None:

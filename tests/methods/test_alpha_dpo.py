@@ -45,7 +45,7 @@ def after(steps, values=G, **config):
 def test_the_averages_start_at_zero(steps, m, s):
     """S / std is 1 - .9^t: .1, .19, .40951, .6513215599. The correction divides by that."""
     plain, corrected = (after(steps, correction=correction) for correction in ("none", "adam"))
-    assert plain.state_dict() == corrected.state_dict() == pytest.approx({"m": m, "s": s, "steps": steps}, rel=1e-9)
+    assert plain.state_dict() == corrected.state_dict() == pytest.approx({"m": m, "s": s, "counted": steps}, rel=1e-9)
     assert plain.after_step(steps, {}, None, None) == pytest.approx({"alpha_dpo/m": m, "alpha_dpo/s": s}, rel=1e-9)
     row = corrected.after_step(steps, {}, None, None)
     assert row == pytest.approx({"alpha_dpo/m": 0.02, "alpha_dpo/s": G.std().item()}, rel=1e-12)
@@ -174,7 +174,16 @@ def test_equal_policy_and_reference_are_simpo_and_finite(f1):
         alpha_dpo = after(1, alpha_values(chosen, rejected), correction=correction)
         loss = alpha_dpo.loss(chosen, rejected)
         assert torch.equal(loss.losses, simpo.losses)
-        assert alpha_dpo.state_dict() == {"m": 0.0, "s": 0.0, "steps": 1}
+        assert alpha_dpo.state_dict() == {"m": 0.0, "s": 0.0, "counted": int(correction == "none")}
+
+
+def test_steps_in_which_nothing_differs_are_no_start(f1):
+    """Policy and reference are equal in the first step, and under a warm-up from 0 in the second too."""
+    chosen, rejected = f1()
+    alpha_dpo = after(2, torch.zeros(2, dtype=torch.float64))
+    alpha_dpo.before_step(alpha_values(chosen, rejected), torch.Generator())
+    found = alpha_dpo.loss(chosen, rejected).metrics["alpha_dpo/zscore_abs"]
+    assert found.tolist() == pytest.approx([math.sqrt(0.5)] * 2, rel=1e-9)
 
 
 def alpha_values(chosen, rejected):
@@ -190,7 +199,7 @@ def test_one_pair_moves_nothing_and_is_compared_with_what_was_before(f1):
     found = alpha_dpo.loss(*f1()).metrics["alpha_dpo/zscore_abs"]
     assert found.tolist() == pytest.approx([math.sqrt(0.5)] * 2, rel=1e-9)
     first = after(1, one)  # and where nothing was before, it is SimPO
-    assert first.state_dict() == {"m": 0.0, "s": 0.0, "steps": 0}
+    assert first.state_dict() == {"m": 0.0, "s": 0.0, "counted": 0}
     assert first.loss(*f1()).metrics["alpha_dpo/zscore_abs"].tolist() == [0.0, 0.0]
 
 

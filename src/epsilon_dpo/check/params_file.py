@@ -121,6 +121,7 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     _require_positions(params, path)
     pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
     trained: dict[str, str] = {}
+    reads_margins = False
     for name, config in params.runs.items():
         method = method_of(name, config)
         twin = trained.setdefault(_training(method.config, params.seed), name)
@@ -134,12 +135,15 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
                 f"{path}: runs.{name} of method {method.config.method} needs margins; set margins: {{source: judge, "
                 "temperature: null}, or remove the run."
             )
+        reads_margins = reads_margins or method.needs_scores
         needed = method.min_pairs
         if pairs < needed:
             raise UserError(
                 f"{path}: runs.{name} needs at least {needed} pairs in an optimizer step, but align has {pairs}; raise "
                 "align.per_device_train_batch_size or align.gradient_accumulation_steps."
             )
+    if params.margins is not None and not reads_margins:
+        raise UserError(f"{path}: no run reads margins, which every training would depend on; set margins: null.")
     return params
 
 

@@ -12,12 +12,13 @@ is). All published configs use the code's, and so does the key `alpha`: the pape
 Differences from the released code:
 - M and S are those of a whole optimizer step and move once per step; there once per micro-batch over all ranks, 16
   times per step in its configs. Its momentum of .9 is then .9^16 = .185 per step.
-- `correction: adam` divides both averages by 1 - momentum^steps, so that the first step is compared with itself; there,
-  and with `none`, they start at 0, and the first z-scores are 1 / (1 - momentum) times too large.
+- `correction: adam` divides both averages by 1 - momentum^counted, so that the first step is compared with itself, and
+  counts no step whose pairs do not differ, as the first one, or two under a warm-up, whose policy is the reference;
+  there, and with `none`, they start at 0, and the first z-scores are 1 / (1 - momentum) times too large.
 - Where S is nearly 0, as in a first step whose policy is its reference, z is 0 and the loss SimPO's; there 0 / 0 = NaN.
 - A step of one pair has no standard deviation and moves neither average; there it is NaN.
 - Evaluation uses z = 0, SimPO's loss, and moves nothing; there every evaluation batch moves M and S.
-- M, S and the number of steps are saved and restored.
+- M, S and the number of steps counted are saved and restored.
 - The rewards are SimPO's; there they are beta (a - alpha times the log-ratio per token), which the loss does not hold.
 """
 
@@ -49,7 +50,7 @@ class AlphaDPO(Method[AlphaDPOConfig]):
 
     def __init__(self, config: AlphaDPOConfig) -> None:
         super().__init__(config)
-        self.m, self.s, self.steps = 0.0, 0.0, 0
+        self.m, self.s, self.counted = 0.0, 0.0, 0
         self._in_step = False  # between `before_step` and `after_step`
 
     @property
@@ -63,19 +64,19 @@ class AlphaDPO(Method[AlphaDPOConfig]):
         return chosen_ratio - rejected.logratios / rejected.tokens.clamp(min=1)
 
     def before_step(self, values: "Tensor", generator: "torch.Generator") -> "Tensor":
-        if len(values) > 1:
+        if len(values) > 1 and (self.config.correction == "none" or not values.std() < MIN_S):
             kept = self.config.momentum
             self.m = kept * self.m + (1.0 - kept) * values.mean().item()
             self.s = kept * self.s + (1.0 - kept) * values.std().item()  # the unbiased one
-            self.steps += 1
+            self.counted += 1
         self._in_step = True
         return values.new_ones(len(values))
 
     def statistics(self) -> tuple[float, float]:
         """M and S as z-scores use them, nats per token."""
-        if self.config.correction == "none" or self.steps == 0:
+        if self.config.correction == "none" or self.counted == 0:
             return self.m, self.s
-        seen = 1.0 - self.config.momentum**self.steps
+        seen = 1.0 - self.config.momentum**self.counted
         return self.m / seen, self.s / seen
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
@@ -102,10 +103,10 @@ class AlphaDPO(Method[AlphaDPOConfig]):
         return {"alpha_dpo/m": m, "alpha_dpo/s": s}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"m": self.m, "s": self.s, "steps": self.steps}
+        return {"m": self.m, "s": self.s, "counted": self.counted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.m, self.s, self.steps = state["m"], state["s"], state["steps"]
+        self.m, self.s, self.counted = state["m"], state["s"], state["counted"]
 
 
 METHOD = AlphaDPO

@@ -13,7 +13,7 @@ model contradicts, so that in practice the method is above all a filter of these
 Differences from the released code:
 - R comes from stage `margins`, once for all runs, in nats by a temperature fitted on held-out labels; there a reward
   model runs in the training loop, and nothing calibrates it.
-- c_max > 1 > c_min is required; there either one being 1 divides 0 by 0.
+- c_max > 1 > c_min is required; there a c_min of 1 divides by 0, and a c_max of 1 stretches nothing.
 """
 
 import math

@@ -88,12 +88,17 @@ def test_one_label_in_four_against_equal_margins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("margins", "what"), [([1.0, 2.0, 0.0], "agree with the scores"), ([1.0, -2.0], "do not agree"), ([0.0], "agree")]
+    ("margins", "what"), [([1.0, 2.0, 0.0], "agree with the scores"), ([1.0, -2.0], "do not agree")]
 )
 def test_where_there_is_no_temperature_one_must_be_stated(margins: list[float], what: str) -> None:
     with pytest.raises(UserError, match=what) as error:
         fitted_temperature(np.array(margins))
     assert "state margins.temperature in params.yaml" in str(error.value)
+
+
+def test_a_judge_that_tells_nothing_apart_has_none() -> None:
+    with pytest.raises(UserError, match="all 3 evaluation pairs have equal scores; choose another judge"):
+        fitted_temperature(np.zeros(3))
 
 
 def test_scores_are_divided_by_the_temperature_of_the_evaluation_pairs() -> None:

@@ -76,3 +76,17 @@ def test_the_line_orders_groups_alone() -> None:
         {"policy": name, "group": group} for name, group in zip("abcd", (1, 1, 2, 3), strict=True)
     ]
     assert chain(rows, 5) == "a ~ b > c > d" and chain(rows, 3) == "a ~ b > c …" and chain(rows[:1], 3) == "a"
+
+
+def test_a_policy_stands_between_its_places_where_prompts_have_unequally_many_games() -> None:
+    """Three prompts of twenty games that a wins outweigh 36 of one game that b wins, in strengths and in places."""
+    first, second, wins, prompts = [], [], [], []
+    for prompt, (games, won) in enumerate([(1, 0.0)] * 36 + [(1, 0.5)] * 4 + [(20, 1.0)] * 3):
+        for a, b, win in (("a", "b", won), ("a", "c", 0.5), ("b", "c", 0.5)):
+            first += [a] * games
+            second += [b] * games
+            wins += [win] * games
+            prompts += [prompt] * games
+    ranked = ranking(first, second, wins, prompts, 0.95, 100, 0)
+    assert [run.name for run in ranked] == ["a", "c", "b"]
+    assert all(run.place.first <= position <= run.place.last for position, run in enumerate(ranked, 1))

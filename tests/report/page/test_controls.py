@@ -54,7 +54,7 @@ def test_the_default_of_old(results: Callable[..., Results]) -> None:
 @pytest.mark.parametrize(
     ("judge", "says"),
     [
-        ({"flip_rate": 0.45}, "the order of the two answers decides 45.0 % of its verdicts."),
+        ({"flip_rate": 0.45}, "swapping the two answers flips 45.0 % of its verdicts."),
         (
             {"truth_agreement": 0.55},
             "it agrees with the true reward on 55.0 % of the evaluation pairs that this decides.",
@@ -71,12 +71,15 @@ def test_the_worst_is_said(results: Callable[..., Results], judge: dict[str, Any
     assert qualification(found) == [BEGINS + says]
 
 
-def test_without_a_truth_the_labels_and_other_prompts_are_held_to_the_ideal(results: Callable[..., Results]) -> None:
+def test_without_a_truth_labels_are_the_control_where_there_is_no_other(results: Callable[..., Results]) -> None:
+    """Nobody knows how noisy they are."""
     found = results(truth=False, judge={"accuracy": 0.7}, controls={"win_rate/shuffled_vs_chosen": 0.2})
-    assert [(row["control"], row["right"]) for row in controls(found)] == [("labels", 1.0), ("other prompts", 0.0)]
-    assert qualification(found) == [BEGINS + "it agrees with the labels of 70.0 % of the evaluation pairs."]
-    without = results(truth=False, controls={"win_rate/shuffled_vs_chosen": None})
+    assert [(row["control"], row["right"]) for row in controls(found)] == [("other prompts", 0.0)]
+    says = "answers to other prompts win 20.0 % of its verdicts against the chosen ones."
+    assert qualification(found) == [BEGINS + says]
+    without = results(truth=False, judge={"accuracy": 0.7}, controls={"win_rate/shuffled_vs_chosen": None})
     assert [row["control"] for row in controls(without)] == ["labels"]
+    assert qualification(without) == [BEGINS + "it agrees with the labels of 70.0 % of the evaluation pairs."]
 
 
 def test_a_control_that_a_coin_would_pass_says_nothing(results: Callable[..., Results]) -> None:

@@ -108,7 +108,8 @@ def test_two_equal_runs_need_no_number_of_prompts():
     wins = np.tile([1.0, 0.5], 10)
     [verdict] = verdicts({"a": wins, "b": wins}, np.repeat(range(10), 2), 0.95, 0.8, 100, 0)
     assert verdict.outcome == "cannot be told apart" and verdict.p_adjusted == 1.0 and verdict.n_needed is None
-    assert (verdict.difference.low, verdict.difference.high) == (0.0, 0.0)
+    assert verdict.difference.low == -verdict.difference.high < 0.0, "ten prompts do not show that none would differ"
+    assert verdict.difference == verdict.together, "of one pair alone, and of all pairs together, which are this one"
 
 
 def test_the_verdict_is_the_corrected_one():

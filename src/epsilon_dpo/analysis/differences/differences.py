@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from epsilon_dpo.analysis.intervals.bootstrap import student_t, totals_by_prompt
+from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t, totals_by_prompt
 from epsilon_dpo.analysis.intervals.rates import Estimate
 
 
@@ -33,7 +33,11 @@ def difference(differences: ArrayLike, prompts: ArrayLike, confidence: float, bo
     Raises:
         ValueError: fewer than two prompts, the lengths differ, or the differences are not all finite.
     """
-    totals, sizes = totals_by_prompt(differences, prompts)
+    return difference_of_totals(*totals_by_prompt(differences, prompts), confidence, bound)
+
+
+def difference_of_totals(totals: Floats, sizes: Floats, confidence: float, bound: float | None = 1.0) -> Estimate:
+    """`difference` of records that are added up: of each prompt their sum and their number, [m] each."""
     m = len(sizes)
     if m < 2:
         raise ValueError("one prompt says nothing about others: an interval needs at least two")

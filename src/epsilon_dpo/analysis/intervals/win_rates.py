@@ -14,11 +14,12 @@ Wilson's covers as little as 84 % (at a true rate of 1 - 0.17 / n), the bootstra
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
+from scipy.special import betaincinv
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats, totals_by_prompt
 from epsilon_dpo.analysis.intervals.rates import Estimate
 
-STEP = 0.025  # of log u, below: an end is then wrong by less than 1e-7, up to 20,000 prompts
+STEP = 0.025  # of log u, below: an end is then wrong by less than 1e-7 at 95 %, up to 20,000 prompts
 FREQUENCIES = np.exp(np.arange(-30.0, 20.0, STEP))
 CERTAIN = 12.0  # standard deviations from 0 to the mean: the chance of the other sign is below 1e-5
 PRECISION = 1e-10  # of an end
@@ -55,6 +56,9 @@ def _low_end(totals: Floats, sizes: Floats, level: float) -> float:
     """The quantile at `level` of the randomly weighted mean of totals / sizes, [m] each, with a lost prompt."""
     if totals.sum() == 0.0:
         return 0.0
+    if np.all(sizes == sizes[0]) and np.all((totals == 0.0) | (totals == sizes)):
+        won = np.count_nonzero(totals)
+        return float(betaincinv(won, len(totals) - won + 1, level))  # the same in closed form: Clopper and Pearson's
     kinds, counts = np.unique(np.stack([totals, sizes]), axis=1, return_counts=True)
     won, size = np.append(kinds[0], 0.0), np.append(kinds[1], sizes @ sizes / sizes.sum())
     shapes: Floats = np.append(counts, 1.0)

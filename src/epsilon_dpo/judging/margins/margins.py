@@ -74,6 +74,8 @@ def fitted_temperature(margins: np.ndarray) -> float:
     from scipy.optimize import brentq  # here, because a stated temperature needs no optimiser
 
     remedy = "state margins.temperature in params.yaml"
+    if not margins.any():
+        raise UserError(f"margins: all {len(margins)} evaluation pairs have equal scores; choose another judge.")
     if not (margins < 0.0).any():
         raise UserError(
             f"margins: the labels of all {len(margins)} evaluation pairs agree with the scores, so no temperature can "

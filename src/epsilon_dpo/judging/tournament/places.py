@@ -1,8 +1,8 @@
 """Which places a policy may have: as many as the data leave open, and no order among those that they do not separate.
 
 Two policies are separated where the interval of the difference of their scores leaves out 0, all pairs together; a
-score is the share of a prompt's games that a policy won, and where all meet equally often it orders them as
-Bradley-Terry's strengths do. A policy's places then reach from behind all that are separated above it to before all
+score is the share of its games that a policy won, and where all meet equally often it orders them as Bradley-Terry's
+strengths do. A policy's places then reach from behind all that are separated above it to before all
 below it: with the chance of the intervals they hold all true places at once (Mogstad, Romano, Shaikh and Wilhelm,
 Review of Economic Studies 91 (2024)).
 """
@@ -14,7 +14,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from epsilon_dpo.analysis.differences.differences import difference, of_each
+from epsilon_dpo.analysis.differences.differences import difference_of_totals, of_each
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 
 
@@ -54,10 +54,11 @@ def separated(games: Floats, confidence: float) -> NDArray[np.bool_]:
     played = (games + np.swapaxes(games, 1, 2)).sum(2)
     if np.any(played == 0.0):
         raise ValueError("a policy played no game on one of the prompts")
-    scores, k = games.sum(2) / played, games.shape[1]
+    won, k = games.sum(2), games.shape[1]
     above, pairs = np.zeros((k, k), np.bool_), list(combinations(range(k), 2))
     for i, j in pairs:
-        found = difference(scores[:, i] - scores[:, j], np.arange(len(scores)), of_each(confidence, len(pairs)))
+        sizes = (played[:, i] + played[:, j]) / 2.0
+        found = difference_of_totals(won[:, i] - won[:, j], sizes, of_each(confidence, len(pairs)))
         above[i, j], above[j, i] = found.low > 0.0, found.high < 0.0
     return above
 

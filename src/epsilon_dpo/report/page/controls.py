@@ -17,6 +17,9 @@ def controls(results: Results) -> list[Row]:
     What can tell a judge from a coin neither way (its right value is about that of a coin) is left out.
     """
     found = [*_of_labels(results.judged), *_of_policies(results.controls)]
+    if "true_win_rate" not in results.judged and len(found) > 1:
+        # Nobody knows how often a perfect judge agrees with noisy labels: they would nearly always be the worst.
+        found = [row for row in found if row["control"] != "labels"]
     return sorted(found, key=lambda row: -row["failure"])
 
 
@@ -41,7 +44,7 @@ def _of_labels(judged: dict[str, Any]) -> list[Row]:
         found += _control("truth", rate, 1.0, says)
     if "flip_rate" in judged:
         rate = judged["flip_rate"]
-        found += _control("order", rate, 0.0, f"the order of the two answers decides {_percent(rate)} of its verdicts")
+        found += _control("order", rate, 0.0, f"swapping the two answers flips {_percent(rate)} of its verdicts")
     return found
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from epsilon_dpo.analysis.differences.differences import difference, of_each
-from epsilon_dpo.analysis.intervals.bootstrap import BLOCK, cluster_bootstrap, totals_by_prompt
+from epsilon_dpo.analysis.intervals.bootstrap import BLOCK, totals_by_prompt
 from epsilon_dpo.analysis.intervals.rates import Estimate
 
 Outcome = Literal["better", "worse", "cannot be told apart"]
@@ -29,8 +29,8 @@ class Verdict:
     """What the records say of `first` against `second`.
 
     Attributes:
-        outcome: decided where `together` leaves out 0: among all pairs judged together, a false one has at most chance
-            1 - confidence.
+        outcome: decided where `together` leaves out 0, for which interval and exact test must both decide: among all
+            pairs judged together, a false one has at most chance 1 - confidence.
         difference: that of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone,
             and may leave out 0 where the outcome is open.
         together: the same difference; the intervals of all pairs judged together hold at once. It reaches to 0 where
@@ -69,7 +69,7 @@ def verdicts(
     each = of_each(confidence, len(pairs))
     results = []
     for (first, second), differences, p_value, adjusted in zip(pairs, found, p_values, holm(p_values), strict=True):
-        alone = cluster_bootstrap(differences, prompts, confidence, draws, seed)
+        alone = difference(differences, prompts, confidence)
         together = difference(differences, prompts, each)
         if adjusted > 1.0 - confidence:
             together = replace(together, low=min(0.0, together.low), high=max(0.0, together.high))

@@ -26,8 +26,9 @@ def comparisons(results: Results) -> list[Row]:
 
     Keys: first, second, opponent, scorer, difference (of mean wins, first - second), its interval for all pairs
     together (low_together, high_together) and for this pair alone (low, high), n (prompts), p, p_holm, outcome
-    (`better`, `worse`: first than second, where the interval for all pairs together leaves out 0; else `cannot be told
-    apart`), n_needed (prompts that would decide a difference of this size; empty if there is none).
+    (`better`, `worse`: first than second, where the interval for all pairs together leaves out 0 and the exact test
+    decides, too; else `cannot be told apart`), n_needed (prompts that would decide a difference of this size; empty if
+    there is none).
     """
     if len(results.runs) < 2:
         return []
@@ -109,28 +110,28 @@ def _among_runs(results: Results, rows: list[Row], wins: str) -> str:
     """Pair by pair while they can be read in one sentence, else how many."""
     basis = (
         f"by their {wins} over the chosen answers ({results.n} answers, {100 * results.confidence:g} % confidence "
-        "for all pairs together)"
+        "for all pairs together"
     )
     alike = [row for row in rows if not is_decided(row)]
     if len(alike) == len(rows) == 1:
-        return f"{rows[0]['first']} and {rows[0]['second']} {APART} {basis}{_needed(alike)}."
+        return f"{rows[0]['first']} and {rows[0]['second']} {APART} {basis}{_needed(alike, '; ')})."
     if len(alike) == len(rows):
-        return f"No two of the {len(results.runs)} runs can be told apart {basis}{_needed(alike)}."
+        return f"No two of the {len(results.runs)} runs can be told apart {basis}{_needed(alike, '; ')})."
     if len(rows) > LISTED:
         apart = len(rows) - len(alike)
-        return f"{apart} of {len(rows)} pairs of runs can be told apart {basis}; the table below says which."
+        return f"{apart} of {len(rows)} pairs of runs can be told apart {basis}); the table below says which."
     parts = [ahead(row) for row in rows if is_decided(row)]
-    parts += [f"{row['first']} and {row['second']} {APART}{_needed([row])}" for row in alike]
-    return f"Run against run, {basis}: {'; '.join(parts)}."
+    parts += [f"{row['first']} and {row['second']} {APART}{_needed([row], ' (', ')')}" for row in alike]
+    return f"Run against run, {basis}): {'; '.join(parts)}."
 
 
-def _needed(alike: list[Row]) -> str:
-    """How many prompts the largest of these differences would take."""
+def _needed(alike: list[Row], before: str, after: str = "") -> str:
+    """How many prompts the clearest of these differences would take, or nothing."""
     needed = [row["n_needed"] for row in alike if row["n_needed"] is not None]
     if not needed:
         return ""
-    which = "the largest of these differences" if len(alike) > 1 else "a difference of this size"
-    return f" ({which} would take about {min(needed):,} prompts)"
+    which = "the clearest of these differences" if len(alike) > 1 else "a difference of this size"
+    return f"{before}{which} would take about {min(needed):,} prompts{after}"
 
 
 def is_decided(row: Row) -> bool:

@@ -28,7 +28,7 @@ SMALLEST = 1e-15  # p
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two methods' mean wins, first - second.
+    """Of two methods' mean wins, first - second, in [-1, 1] with its interval.
 
     Attributes:
         value: over seeds and prompts.
@@ -44,7 +44,7 @@ class Difference:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         half_width = self._half_width(confidence)
-        return self.value - half_width, self.value + half_width
+        return max(-1.0, self.value - half_width), min(1.0, self.value + half_width)
 
     @property
     def training_share(self) -> float:

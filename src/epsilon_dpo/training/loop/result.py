@@ -48,7 +48,9 @@ def write_result(
     rows = training_rows(trainer.state)
     last = {f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
     steps = trainer.state.global_step
-    metrics = {"steps": steps, **last, **evaluation, **end_state}
+    metrics = {"steps": steps, **last, **evaluation}
+    assert not metrics.keys() & end_state.keys(), "a method's state would replace a metric"
+    metrics |= end_state
     if trainer.is_world_process_zero():
         track(evaluation, steps)
         save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "model")
