@@ -57,8 +57,8 @@ def _low_end(totals: Floats, sizes: Floats, level: float) -> float:
     if totals.sum() == 0.0:
         return 0.0
     if np.all(sizes == sizes[0]) and np.all((totals == 0.0) | (totals == sizes)):
-        won = np.count_nonzero(totals)
-        return float(betaincinv(won, len(totals) - won + 1, level))  # the same in closed form: Clopper and Pearson's
+        winners = np.count_nonzero(totals)  # the same in closed form, Clopper and Pearson's
+        return float(betaincinv(winners, len(totals) - winners + 1, level))
     kinds, counts = np.unique(np.stack([totals, sizes]), axis=1, return_counts=True)
     won, size = np.append(kinds[0], 0.0), np.append(kinds[1], sizes @ sizes / sizes.sum())
     shapes: Floats = np.append(counts, 1.0)
