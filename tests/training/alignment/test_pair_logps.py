@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from epsilon_dpo.analysis.monotonicity import decisions as monotonicity
 from epsilon_dpo.analysis.monotonicity.params import Monotonicity
@@ -39,6 +40,7 @@ def pairs(token_pairs):
 
 
 def scorer_of(models, entry):
+    AcceleratorState._reset_state(True)  # a training before in this process may have left its bfloat16
     method, accelerator = method_of("x", entry), Accelerator(cpu=True)
     reference = SeparateModel(models[1], accelerator) if method.needs_reference else None
     return PairLogps(method, reference, None, CONFIG.token_chunk, accelerator)
