@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {
     "align.max_steps": 4,
     "sample.max_prompts": 24,
     "tournament.max_prompts": 8,
+    "margins": None,  # madpo alone reads them
     "runs": {"dpo": {"method": "dpo", "beta": 0.3}},
 }
 
