@@ -5,9 +5,9 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from untracked import Untracked
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
@@ -16,19 +16,6 @@ from epsilon_dpo.training.alignment.pair_data import PairData
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = [{"role": "user", "content": "Tell me about the Moon."}]
 FACT, FALSE = "The Moon orbits the Earth.", "The Moon orbits Mars."
-
-
-class Untracked:
-    """In the place of the MLflow run."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __enter__(self) -> "Untracked":
-        return self
-
-    def __exit__(self, *_: Any) -> None: ...
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
 
 
 @pytest.fixture

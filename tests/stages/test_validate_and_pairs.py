@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from untracked import Untracked
 
 from epsilon_dpo.models.base.embedded import train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel
@@ -28,19 +29,6 @@ validate:
   min_eval_pairs: 2
 pairs: {source: dataset}
 """
-
-
-class Untracked:
-    """In the place of the MLflow run, which has its own tests and a process of its own to start."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __enter__(self) -> "Untracked":
-        return self
-
-    def __exit__(self, *_: Any) -> None: ...
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
 
 
 def row(split: str, number: int, prompt: str, chosen: str = "Good question!", rejected: str = "No.") -> dict[str, Any]:

@@ -55,19 +55,12 @@ def align(
     settings = training_arguments(config, seed, scratch)
     if method.config.learning_rate is not None:
         settings["learning_rate"] = method.config.learning_rate
-    mismatched_by = seed if method.mismatched else None
     model = start_from(sft_model, config.lora, seed)
     check_head(model)
     reference = None
     if method.needs_reference:
         reference = load_policy(sft_model) if config.lora is None else model  # itself without its adapter
-    if method.needs_scores and margins is None:
-        raise ValueError(f"{type(method).__name__} needs scores")
-    of_pairs = margins if method.needs_scores else None
-    train, evaluation = (
-        PairData.read(pairs / name, mismatched_by, None if of_pairs is None else of_pairs / name)
-        for name in ("train.jsonl", "eval.jsonl")
-    )
+    train, evaluation = (_data(method, seed, pairs, margins, f"{split}.jsonl") for split in ("train", "eval"))
     trainer = PreferenceTrainer(
         model=model,
         reference=reference,
@@ -90,3 +83,11 @@ def align(
     publish_snapshots(scratch, out)
     numbers = {name: value for name, value in method.state_dict().items() if isinstance(value, int | float)}
     return write_result(trainer, tokenizer, out, track, numbers)
+
+
+def _data(method: Method[Any], seed: int, pairs: Path, margins: Path | None, name: str) -> PairData:
+    """The pairs of file `name` with what the method needs beside them; arguments as of `align`."""
+    if method.needs_scores and margins is None:
+        raise ValueError(f"{type(method).__name__} needs scores")
+    scores = margins / name if margins is not None and method.needs_scores else None
+    return PairData.read(pairs / name, seed if method.mismatched else None, scores)
