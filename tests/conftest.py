@@ -13,6 +13,12 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole pipelines, which stand beside this file, come before the rooms: a long file that began last would leave one
+    of two workers idle."""
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 @pytest.fixture
 def tiny_gemma() -> Callable[..., Gemma2ForCausalLM]:
     """Make a two-layer Gemma-2 (64 tokens, soft-caps on) from a seed, with logits far enough from uniform to matter."""
