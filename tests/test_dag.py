@@ -59,7 +59,7 @@ WITHOUT_NEED = {
     "align": "pipeline/machine/device.py",
     "candidates": "sampling/answers/sample_answers.py sampling/on_policy/params_ranking.py",
     "judge": """judging/scoring/params.py judging/scoring/score_answers.py
-        training/loop/adapters.py training/loop/result.py""",
+        models/base/starting_point.py training/loop/adapters.py training/loop/result.py""",
     "kl": "analysis/intervals/bootstrap.py analysis/intervals/win_rates.py",
     "monotonicity": "analysis/intervals/bootstrap.py analysis/intervals/win_rates.py",
     "pairs": """data/contract/contract.py data/contract/defects.py data/contract/expectations.py data/contract/gx.py

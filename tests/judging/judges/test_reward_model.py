@@ -92,6 +92,8 @@ def test_a_verdict_is_the_difference_of_the_model_card_s_rewards(local: Path, tm
         expected = by_the_card(local, prompt, a.strip()) - by_the_card(local, prompt, b.strip())
         assert verdict.f_ab == pytest.approx(expected, abs=1e-5)
         assert verdict.f_ba == -verdict.f_ab and not verdict.refused
+        assert verdict.score_a == pytest.approx(by_the_card(local, prompt, a.strip()), abs=1e-5)
+        assert verdict.f_ab == verdict.score_a - verdict.score_b
     assert verdicts[1].logit == 0.0 and min(abs(v.logit) for v in (verdicts[0], *verdicts[2:])) > 0.01
     assert [(v.len_a, v.len_b) for v in verdicts] == [(4, 4), (1, 1), (4, 8), (0, 1)]
     assert not any(v.trunc_source or v.trunc_a or v.trunc_b for v in verdicts)

@@ -95,6 +95,22 @@ def test_a_run_s_records_and_rates_by_hand() -> None:
     json.dumps(records, allow_nan=False)
 
 
+def test_a_judge_of_single_answers_gives_each_policy_a_mean_score() -> None:
+    class Scores(LengthJudge):
+        def compare(self, pairs: list[Question]) -> list[Verdict]:
+            return [
+                Verdict(a - b, b - a, 1, 1, False, False, False, score_a=a, score_b=b)
+                for a, b in ((float(len(pair.a)), float(len(pair.b))) for pair in pairs)
+            ]
+
+    found = by_opponent(judge_comparisons(Scores(), run_comparisons(RUN, SFT), truth), INTERVALS)
+    expected = {name: sum(len(row[key]) for row in rows) / 4 for name, key, rows in (
+        ("run", "response", RUN), ("sft", "response", SFT), ("chosen", "chosen", RUN)
+    )}  # fmt: skip
+    assert {name: found[f"judge_score/{name}"] for name in expected} == pytest.approx(expected)
+    assert found["judge_score/run_low"] < found["judge_score/run"] < found["judge_score/run_high"]
+
+
 def test_position_decides_only_what_it_outweighs() -> None:
     record = {"win": 1.0, "logit": 0.2, "f_ab": 0.4, "f_ba": 0.2, "consistent": False, "identical": False}
     record |= {"tokens_a": 3, "tokens_b": 5, "finish_reason": "stop", "prompt_id": "one"}

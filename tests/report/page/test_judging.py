@@ -88,6 +88,7 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
         write_json(file, read_json(file) | rows | {f"{name}_n": 8 for name in names})
 
     agreed(out / "judge/metrics.json", "label_kappa", "label_alpha", "truth_kappa", "truth_alpha", "flip_rate")
+    agreed(out / "judge/metrics.json", "overconfidence")
     agreed(out / "controls/metrics.json", *(f"truth_{name}/sft_vs_chosen" for name in ("kappa", "alpha")))
     agreed(out / "controls/metrics.json", *(f"truth_{name}/shuffled_vs_chosen" for name in ("kappa", "alpha")))
     to = tmp_path / "report"
@@ -107,10 +108,10 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
             "0.19<small>0.20 to 0.21</small>",
         ],
         "And on the SFT model's answers against the chosen ones, which it was not trained on": [
-            "0.25<small>0.26 to 0.27</small>",
             "0.28<small>0.29 to 0.30</small>",
+            "0.31<small>0.32 to 0.33</small>",
         ],
-        "Does it look at the question": ["0.31<small>0.32 to 0.33</small>", "0.34<small>0.35 to 0.36</small>"],
+        "Does it look at the question": ["0.34<small>0.35 to 0.36</small>", "0.37<small>0.38 to 0.39</small>"],
     }
     assert cells["How often does swapping the order flip the verdict"] == [
         "22.0 %<small>23.0 to 24.0</small>",
@@ -118,5 +119,6 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
         "–",
         "8",
     ]
+    assert cells["Is it as sure as it is right"] == ["+25.0<small>+26.0 to +27.0</small> ", "–", "–", "8"]
     summary = read_json(to / "summary.json")
     assert summary["judge"]["label_kappa"] == 0.1 and summary["judge"]["flip_rate"] == 0.22

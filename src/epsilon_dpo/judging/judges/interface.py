@@ -27,6 +27,8 @@ class Verdict:
         trunc_source, trunc_a, trunc_b: whether the text was cut to its budget.
         refused: the judge gave no answer, or none that could be read, in one order or both. Then f_ab = f_ba = 0, a
             tie: what one order says alone is also what its position says.
+        score_a, score_b: what each answer is worth by itself, f_ab = score_a - score_b, from a judge of single answers;
+            None from one that can only compare.
     """
 
     f_ab: float
@@ -37,6 +39,8 @@ class Verdict:
     trunc_a: bool
     trunc_b: bool
     refused: bool = False
+    score_a: float | None = None
+    score_b: float | None = None
 
     @property
     def logit(self) -> float:

@@ -64,7 +64,7 @@ class RewardModel:
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
         """A verdict per question, in the order given; identical answers tie exactly."""
-        ids = [(self._ids(prompt, a), self._ids(prompt, b)) for prompt, a, b in questions]
+        ids = [(self._whole(prompt, a), self._whole(prompt, b)) for prompt, a, b in questions]
         rewards = self._rewards(both for pair in ids for both in pair)
         return [
             Verdict(
@@ -75,20 +75,26 @@ class RewardModel:
                 trunc_source=max(len(ids_a), len(ids_b)) > self.max_length,
                 trunc_a=len_a > self.max_length,
                 trunc_b=len_b > self.max_length,
+                score_a=rewards[ids_a],
+                score_b=rewards[ids_b],
             )
             for (_, a, b), (ids_a, ids_b) in zip(questions, ids, strict=True)
         ]
 
     def rank(self, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
         """The rewards themselves."""
-        ids = [[self._ids(prompt, text) for text in of] for prompt, of in zip(prompts, candidates, strict=True)]
+        ids = [[self._whole(prompt, text) for text in of] for prompt, of in zip(prompts, candidates, strict=True)]
         rewards = self._rewards(one for of in ids for one in of)
         return [[rewards[one] for one in of] for of in ids]
 
     def usage(self) -> dict[str, float]:
         return {}
 
-    def _ids(self, prompt: Messages, answer: str) -> Ids:
+    def ids(self, prompt: Messages, answer: str) -> Ids:
+        """The tokens that the reward of `answer` is read from."""
+        return self._whole(prompt, answer)[-self.max_length :]
+
+    def _whole(self, prompt: Messages, answer: str) -> Ids:
         """The dialogue in the tokenizer's chat template, which writes every special token itself.
 
         The model card strips the template's bos and lets the tokenizer add one; here the template's stays and the

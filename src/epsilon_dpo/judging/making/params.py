@@ -1,12 +1,13 @@
-"""`judge`: what compares two answers: PairRM's weights, a small PairRM trained here, a reward model, or an endpoint."""
+"""`judge`: what compares two answers: PairRM, a reward model (either may be trained here), or an endpoint."""
 
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from epsilon_dpo.models.base.params import Base, EmbeddedModel
 from epsilon_dpo.pipeline.stage.params import Confidence, Seed, Strict, Threads
-from epsilon_dpo.training.loop.params import Training
+from epsilon_dpo.training.loop.params import Accelerated, Training
 
 Size = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=4)]  # [CLS], a marker, one token, [SEP]
@@ -59,6 +60,25 @@ class RewardModelJudge(Strict):
     batch_size: Size  # answers at once
 
 
+class TrainedRewardJudge(Accelerated):
+    """A scalar reward model, trained on the training pairs from a language model that is its own, not the policy's."""
+
+    source: Literal["trained_reward"]
+    model: Base  # as block base: embedded, or pretrained from the Hub or a local folder
+    max_length: Annotated[int, Field(ge=16)]  # tokens of prompt and answer; longer ones lose their beginning
+    center_rewards_coefficient: Annotated[float, Field(ge=0.0)] | None  # of (r(chosen) + r(rejected))^2; null: none
+    batch_size: Size  # answers at once when scoring
+
+    @model_validator(mode="after")
+    def _the_model_has_the_positions(self) -> "TrainedRewardJudge":
+        if isinstance(self.model, EmbeddedModel) and self.max_length > self.model.max_position_embeddings:
+            raise ValueError(
+                f"max_length = {self.max_length} exceeds model.max_position_embeddings = "
+                f"{self.model.max_position_embeddings}; lower the one or raise the other"
+            )
+        return self
+
+
 class LLMJudge(Strict):
     """A language model behind an OpenAI-compatible endpoint; its key is in OPENAI_API_KEY, never in this file."""
 
@@ -90,7 +110,7 @@ class LLMJudge(Strict):
         return self
 
 
-AnyJudge = TrainedJudge | PretrainedJudge | RewardModelJudge | LLMJudge
+AnyJudge = TrainedJudge | PretrainedJudge | TrainedRewardJudge | RewardModelJudge | LLMJudge
 
 
 class JudgeView(Strict):

@@ -14,7 +14,14 @@ from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
 from epsilon_dpo.judging.judges.loading import judge_of
 from epsilon_dpo.judging.judges.source_text import pair_text
 from epsilon_dpo.judging.making.pairrm_training import Track, train
-from epsilon_dpo.judging.making.params import AnyJudge, LLMJudge, PretrainedJudge, RewardModelJudge, TrainedJudge
+from epsilon_dpo.judging.making.params import (
+    AnyJudge,
+    LLMJudge,
+    PretrainedJudge,
+    RewardModelJudge,
+    TrainedJudge,
+    TrainedRewardJudge,
+)
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json
@@ -40,6 +47,8 @@ def build(params: AnyJudge, pairs: list[Question], seed: int, out: Path, scratch
         return judge_of(settings, out)
     if isinstance(params, TrainedJudge):
         settings, folder = _train_into(out, params, pairs, seed, scratch, track), out
+    elif isinstance(params, TrainedRewardJudge):
+        settings, folder = _train_reward_into(out, params, pairs, seed, scratch, track), out
     else:
         settings, folder = _find(params)
     judge = judge_of(settings, folder)  # before anything is copied, so that a refusal names the source and not its copy
@@ -59,6 +68,22 @@ def _train_into(
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user
     layout.tokenizer.save_pretrained(out)
     facts = {"kind": "pairrm", "budget": "example", "origin": f"trained on {len(pairs)} pairs"}
+    return params.model_dump(include=LENGTHS) | facts
+
+
+def _train_reward_into(
+    out: Path, params: TrainedRewardJudge, pairs: list[Question], seed: int, scratch: Path, track: Track
+) -> dict[str, Any]:
+    from epsilon_dpo.judging.making.reward_training import train_reward  # here, because importing TRL takes seconds
+
+    trained = train_reward(pairs, params, seed, scratch, out / "metrics.jsonl", track)
+    trained.model.config._name_or_path = ""  # no place on this machine
+    trained.model.save_pretrained(out)
+    for file in out.glob("*.safetensors"):
+        file.chmod(0o644)
+    trained.tokenizer.save_pretrained(out)
+    dtype = str(trained.model.dtype).removeprefix("torch.")
+    facts = {"kind": "reward_model", "dtype": dtype, "origin": f"trained on {len(pairs)} pairs"}
     return params.model_dump(include=LENGTHS) | facts
 
 

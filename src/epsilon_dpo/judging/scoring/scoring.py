@@ -19,6 +19,7 @@ from epsilon_dpo.data.generated.truth import true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Judge, Verdict
 from epsilon_dpo.judging.scoring.agreement import agreement
+from epsilon_dpo.judging.scoring.calibration import calibration
 from epsilon_dpo.judging.scoring.comparisons import Comparison
 from epsilon_dpo.judging.scoring.length import length_controlled
 from epsilon_dpo.pipeline.runs.runs import REJECTED, RUN
@@ -138,10 +139,11 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
 def label_accuracy(records: list[Record], intervals: Intervals) -> dict[str, float]:
     """`summary` of chosen against rejected, where the judge's win is a right answer: its rates are accuracies.
 
-    And `label_kappa` and `label_alpha`, its agreement with the labels corrected for chance.
+    And `label_kappa`, `label_alpha`, its agreement with the labels beyond chance, and its `calibration` by them.
     """
     found = summary(records, intervals) | intervals.agreement("label", [1.0] * len(records), records, "")
-    return {name if name.startswith("true") else name.replace("win_rate", "accuracy"): x for name, x in found.items()}
+    found = {name if name.startswith("true") else name.replace("win_rate", "accuracy"): x for name, x in found.items()}
+    return found | calibration(records, intervals.confidence, DRAWS, intervals.seed)
 
 
 def by_opponent(records: list[Record], intervals: Intervals) -> dict[str, float]:
@@ -158,23 +160,22 @@ def by_opponent(records: list[Record], intervals: Intervals) -> dict[str, float]
 
 
 def answers(records: list[Record], side: str, name: str, intervals: Intervals) -> dict[str, float]:
-    """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>`, `empty_share/<name>` and, with a truth,
-    mean `true_reward/<name>` with its interval."""
-    n = len(records)
+    """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>`, `empty_share/<name>`; with its interval
+    `judge_score/<name>` by a judge of single answers and, with a truth, `true_reward/<name>`, both means."""
+    means = {"mean_chars": "chars", "mean_judge_tokens": "tokens", "empty_share": "empty"}
     found = {
-        f"mean_chars/{name}": sum(record[f"chars_{side}"] for record in records) / n,
-        f"mean_judge_tokens/{name}": sum(record[f"tokens_{side}"] for record in records) / n,
-        f"empty_share/{name}": sum(record[f"empty_{side}"] for record in records) / n,
+        f"{m}/{name}": sum(record[f"{key}_{side}"] for record in records) / len(records) for m, key in means.items()
     }
-    if f"true_{side}" not in records[0]:
-        return found
-    rewards = [record[f"true_{side}"] for record in records]
-    return found | intervals.mean(rewards, records).named(f"true_reward/{name}")
+    for key, metric in ((f"score_{side}", "judge_score"), (f"true_{side}", "true_reward")):
+        if key in records[0]:
+            found |= intervals.mean([record[key] for record in records], records).named(f"{metric}/{name}")
+    return found
 
 
 def _record(comparison: Comparison, verdict: Verdict) -> Record:
     prompt, a, b = comparison.question
-    return {
+    scores = {} if verdict.score_a is None else {"score_a": verdict.score_a, "score_b": verdict.score_b}
+    return scores | {
         "id": comparison.id,
         "prompt_id": prompt_id(prompt),
         "answer": comparison.answer,
@@ -242,8 +243,7 @@ def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[
     found = intervals.rate(truth, records).named(f"true_win_rate{at}") | intervals.agreement(
         "truth", truth, records, at
     )
-    decided = [record for record in records if record["true_win"] != 0.5]
-    if decided:
+    if decided := [record for record in records if record["true_win"] != 0.5]:
         right = [record["win"] if record["true_win"] == 1.0 else 1.0 - record["win"] for record in decided]
         found |= intervals.rate(right, decided).named(f"truth_agreement{at}")
     return found

@@ -53,6 +53,7 @@ SECTIONS = (
 JUDGES = {
     "trained": "a small PairRM trained on the training pairs",
     "pretrained": "PairRM ({origin})",
+    "trained_reward": "a reward model {origin}",
     "reward_model": "the reward model {origin}",
     "llm": "the language model {origin}",
 }

@@ -1,0 +1,94 @@
+"""Training a scalar reward model on preference pairs: TRL's RewardTrainer on -log sigmoid(r(chosen) - r(rejected)).
+
+The first step of RLHF (Ouyang et al., 2022, arXiv 2203.02155). A pair fixes a difference of rewards only: each prompt's
+rewards may be moved by a constant, which `center_rewards_coefficient` takes towards 0 (Eisenstein et al., 2023, arXiv
+2312.09244), as the mean of (r(chosen) + r(rejected))^2.
+
+The rows are tokenised and cut here as RewardModel scores them, and not by TRL, which drops what is too long.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from trl import RewardConfig, RewardTrainer
+
+from epsilon_dpo.judging.judges.interface import Question
+from epsilon_dpo.judging.judges.reward_model import RewardModel
+from epsilon_dpo.judging.making.pairrm_training import Track
+from epsilon_dpo.judging.making.params import TrainedRewardJudge
+from epsilon_dpo.models.base.embedded import build_model, texts_of, train_tokenizer
+from epsilon_dpo.models.base.model_folder import write_model
+from epsilon_dpo.models.base.params import PretrainedModel
+from epsilon_dpo.models.base.pretrained import load_pretrained
+from epsilon_dpo.pipeline.observability.progress import show_one_bar
+from epsilon_dpo.training.loop.arguments import training_arguments
+from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
+from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
+from epsilon_dpo.training.loop.params import Accelerated
+
+
+def train_reward(
+    pairs: list[Question], params: TrainedRewardJudge, seed: int, scratch: Path, metrics: Path, track: Track
+) -> RewardModel:
+    """A reward model from `params.model`, whose language-model head gives way to one number at the last token.
+
+    Args:
+        pairs: `a` is the chosen answer.
+        seed: RNG seed of the new head (and of an embedded model's weights) and of the pairs' order in each epoch.
+        scratch: checkpoints go here every `save_steps`; the last one found here is resumed.
+        metrics: the file to which a row per logging step is written.
+        track: function of the same metrics and the optimizer step.
+
+    Raises:
+        UserError: the pretrained model or its tokenizer cannot be used (models/base/pretrained.py).
+        ValueError: the tokenizer has no token to pad with.
+    """
+    model, tokenizer = _start(pairs, params, seed, scratch / "start")
+    judge = RewardModel(model, tokenizer, params.max_length, params.batch_size)
+    hyperparameters = Accelerated(**params.model_dump(include=set(Accelerated.model_fields)))
+    trainer = RewardTrainer(
+        model=model.train(),
+        args=RewardConfig(
+            **training_arguments(hyperparameters, seed, scratch),
+            center_rewards_coefficient=params.center_rewards_coefficient,
+            max_length=None,
+        ),
+        train_dataset=Dataset.from_list([_row(judge, pair) for pair in pairs]),
+        processing_class=tokenizer,
+        callbacks=[SealedCheckpoints(), MetricStream(metrics, track)],
+    )
+    show_one_bar(trainer)
+    trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
+    return RewardModel(trainer.accelerator.unwrap_model(trainer.model), tokenizer, params.max_length, params.batch_size)
+
+
+def _start(
+    pairs: list[Question], params: TrainedRewardJudge, seed: int, folder: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The language model written to `folder` and read again as a classifier of one label: so for every architecture."""
+    if isinstance(params.model, PretrainedModel):
+        model, tokenizer = load_pretrained(params.model)
+    else:
+        tokenizer = train_tokenizer(texts_of(_dialogues(pairs)), params.model)
+        model = build_model(params.model, tokenizer, seed)
+    write_model(model, tokenizer, folder)
+    torch.manual_seed(seed)
+    # What it lacks is the head, and what is left over the language model's: transformers reports both at length.
+    classifier: Any = AutoModelForSequenceClassification.from_pretrained(
+        folder / "model", num_labels=1, trust_remote_code=False, dtype="auto", local_files_only=True
+    )
+    return classifier, tokenizer
+
+
+def _dialogues(pairs: list[Question]) -> Iterator[dict[str, Any]]:
+    for prompt, *answers in pairs:
+        chosen, rejected = ([*prompt, {"role": "assistant", "content": answer}] for answer in answers)
+        yield {"chosen": chosen, "rejected": rejected}
+
+
+def _row(judge: RewardModel, pair: Question) -> dict[str, list[int]]:
+    return {"chosen_ids": list(judge.ids(pair.prompt, pair.a)), "rejected_ids": list(judge.ids(pair.prompt, pair.b))}

@@ -1,0 +1,33 @@
+"""Whether a judge is as sure as it is right: its probability P(a is better) = sigmoid(logit / 2) against labels.
+
+A policy that is trained on a judge's scores is trained on how far apart they are (stages `margins` and `scorer`), which
+the share of right verdicts does not see.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, log_expit
+
+from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
+
+Record = dict[str, Any]
+
+
+def calibration(records: Sequence[Record], confidence: float, draws: int, seed: int) -> dict[str, float]:
+    """Of records whose answer a is the labelled one; with an interval over prompts each:
+
+    - `overconfidence`: the mean of max(P, 1 - P) minus the share of right verdicts (ties a half). 0 is calibrated on
+      the whole, above 0 the judge is surer than right. It is the expected calibration error of one bin, with its sign:
+      that of many bins is never 0 on few records.
+    - `label_nll`: the mean of -log P(labelled answer), nats; log 2 = 0.693 for a coin, smallest for a calibrated judge.
+    """
+    half = np.array([record["logit"] for record in records], dtype=np.float64) / 2.0
+    right = np.array([record["win"] for record in records], dtype=np.float64)
+    prompts = [record["prompt_id"] for record in records]
+    values = {"overconfidence": expit(np.abs(half)) - right, "label_nll": -log_expit(half)}
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        found |= cluster_bootstrap(value.tolist(), prompts, confidence, draws, seed).named(name)
+    return found

@@ -1,0 +1,117 @@
+"""A reward model trained on pairs: what it learns, its loss by hand, its bytes after a kill."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from test_pairrm_training import Killed, pairs, questions
+from transformers import Gemma2Config, Gemma2ForCausalLM, set_seed
+
+from epsilon_dpo.judging.judges.loading import load_judge
+from epsilon_dpo.judging.judges.reward_model import RewardModel
+from epsilon_dpo.judging.making.params import TrainedRewardJudge
+from epsilon_dpo.judging.making.sources import build
+from epsilon_dpo.models.base.embedded import train_tokenizer
+from epsilon_dpo.models.base.model_folder import write_model
+from epsilon_dpo.models.base.params import EmbeddedModel
+from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
+SIZES = {
+    "source": "embedded", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.06,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+PARAMS = {
+    "source": "trained_reward", "model": SIZES, "max_length": 64, "center_rewards_coefficient": 0.01, "batch_size": 16,
+    "learning_rate": 5e-3, "num_train_epochs": 1.0, "max_steps": 40, "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.0,
+    "max_grad_norm": 1.0, "adam_beta2": 0.999, "logging_steps": 5, "save_steps": 15, "bf16": False,
+    "gradient_checkpointing": False,
+}  # fmt: skip
+
+
+def train_into(folder: Path, kill_at: int | None = None, scratch: Path | None = None, **changes: object) -> RewardModel:
+    def track(metrics: dict[str, float], step: int) -> None:
+        if step == kill_at:
+            raise Killed
+
+    set_seed(3)
+    (folder / "out").mkdir(parents=True)
+    params = TrainedRewardJudge(**{**PARAMS, **changes})
+    judge = build(params, questions(pairs(320, 0)), 3, folder / "out", scratch or folder / "scratch", track)
+    assert isinstance(judge, RewardModel)
+    return judge
+
+
+def test_it_learns_and_is_loaded_from_its_folder_alone(tmp_path: Path) -> None:
+    trained = train_into(tmp_path)
+    unseen = questions(pairs(100, 1))
+    judge = load_judge(tmp_path / "out")
+    verdicts = judge.compare(unseen)
+    assert sum(verdict.logit > 0 for verdict in verdicts) / 100 > 0.9
+    assert all(verdict.f_ba == -verdict.f_ab for verdict in verdicts)
+    assert [verdict.logit for verdict in trained.compare(unseen)] == [verdict.logit for verdict in verdicts]
+    rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(5, 41, 5))
+    assert rows[-1]["loss"] < 0.4 and rows[-1]["accuracy"] > 0.9
+    settings = read_json(tmp_path / "out/judge.json")
+    assert (settings["kind"], settings["dtype"], settings["origin"]) == (
+        "reward_model",
+        "float32",
+        "trained on 320 pairs",
+    )
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in (tmp_path / "out").iterdir())
+
+
+def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    train_into(tmp_path / "uninterrupted")
+    with pytest.raises(Killed):
+        train_into(tmp_path / "killed", kill_at=25, scratch=tmp_path / "scratch")
+    assert (tmp_path / "scratch/checkpoint-15").is_dir()
+    torch.manual_seed(99)
+    train_into(tmp_path / "resumed", scratch=tmp_path / "scratch")
+    assert digest(tmp_path / "resumed/out") == digest(tmp_path / "uninterrupted/out")
+
+
+def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
+    """At a learning rate of almost nothing: -log sigmoid of the difference, and the centring of the sums."""
+    still = {"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-12, "per_device_train_batch_size": 320}
+    sizes = {**SIZES, "initializer_range": 0.5}
+    judge = train_into(tmp_path, **still, model=sizes, center_rewards_coefficient=0.5)
+    asked = questions(pairs(320, 0))
+    rewards = torch.tensor(judge.rank([pair.prompt for pair in asked], [[pair.a, pair.b] for pair in asked]))
+    assert rewards.std() > 0.05
+    loss = -torch.nn.functional.logsigmoid(rewards[:, 0] - rewards[:, 1]) + 0.5 * rewards.sum(1).square()
+    row = json.loads((tmp_path / "out/metrics.jsonl").read_text())
+    assert row["loss"] == pytest.approx(loss.mean().item(), rel=1e-4)
+
+
+def test_it_can_start_from_a_pretrained_language_model(tmp_path: Path) -> None:
+    """Its weights but for the language model's head, in its own type; texts longer than max_length lose their start."""
+    texts = [text for pair in pairs(320, 0) for text in pair]
+    tokenizer = train_tokenizer([*texts, "user\n", "model\n"], EmbeddedModel(**SIZES))
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=64,
+    )  # fmt: skip
+    model = Gemma2ForCausalLM(config).to(torch.bfloat16)
+    write_model(model, tokenizer, tmp_path)
+    tokenizer.save_pretrained(tmp_path / "model")
+    source = {
+        "source": "pretrained", "path": str(tmp_path / "model"), "revision": None, "dtype": "bfloat16",
+        "chat_template": "own", "stop_token": "<end_of_turn>",
+    }  # fmt: skip
+    judge = train_into(tmp_path / "judge", model=source, max_steps=1, learning_rate=1e-12, max_length=16)
+    assert judge.model.dtype == torch.bfloat16 and read_json(tmp_path / "judge/out/judge.json")["dtype"] == "bfloat16"
+    before, after = (part.model.embed_tokens.weight for part in (model, judge.model))
+    assert torch.equal(before, after)
+    [verdict] = judge.compare(questions(pairs(1, 0)))
+    assert verdict.trunc_source and len(judge.ids(questions(pairs(1, 0))[0].prompt, "yes")) == 16
+
+
+def test_more_tokens_than_positions_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"max_length = 65 exceeds model.max_position_embeddings = 64"):
+        TrainedRewardJudge(**{**PARAMS, "max_length": 65})
