@@ -58,6 +58,7 @@ def out(tmp_path: Path) -> Path:
         (out / stage).mkdir()
     write_json(out / "judge" / "judge.json", {"kind": "pairrm", "origin": "trained on 40 pairs"})
     write_json(out / "controls" / "metrics.json", {"win_rate/sft_vs_chosen": 0.25})
+    write_jsonl(out / "controls" / "records.jsonl", [{"answer": "sft", "opponent": "chosen", "prompt_id": "p0"}])
     pairs = [
         {
             "id": f"eval/{i}",

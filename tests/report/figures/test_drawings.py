@@ -12,10 +12,11 @@ from matplotlib.text import Text
 from epsilon_dpo.analysis.intervals.rates import mean
 from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
-from epsilon_dpo.report.figures.draw_pareto import draw_pareto, root_ticks
+from epsilon_dpo.report.figures.draw_pareto import draw_pareto
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.figures.pareto import Pareto, pareto
 from epsilon_dpo.report.figures.points import Point
+from epsilon_dpo.report.figures.root_axis import root_ticks
 from epsilon_dpo.report.figures.write import write_figures
 from epsilon_dpo.report.style.plot_style import percent
 

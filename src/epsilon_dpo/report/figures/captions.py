@@ -1,5 +1,6 @@
 """Captions, the text below each figure: n, estimator, judge and split, and what must not be read into it."""
 
+from epsilon_dpo.report.figures.over_optimisation import BEST_OF_N
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Point, Row
 
@@ -48,6 +49,21 @@ def dynamics_caption(rows: list[Row], decided: list[Row], judge: Row, smoothing:
         released code decides more often under a larger ε is an effect of rounding to bfloat16 (precision: official_bf16
         reproduces it)."""
     )
+
+
+def over_optimisation_caption(rows: list[Row], judge: Row, confidence: float) -> str:
+    """Of the figure after Gao et al. (2023)."""
+    best = [row["run"] for row in rows if row["family"] == BEST_OF_N]
+    said = f"""Mean reward of a policy's answers above that of the reference's to the same {rows[0]["n"]} prompts of the
+        evaluation split, {_judged_by(judge)} and by the true reward that generated the data, against KL(policy ‖
+        reference) (kl_rev_rb), with {_level(confidence)} intervals over prompts. Both are Bradley-Terry rewards in
+        nats; where the judge's line lies above the truth's, it promises what is not there. Lines join the policies of
+        a family in the order of their KL. What a policy was trained on stands in params.yaml: online runs on
+        `scorer`, the others on the pairs' labels."""
+    if best:
+        said += f""" Best of n (to n = {best[-1].rsplit(" ", 1)[-1]}): the answer that the judge likes most, of n of the
+            reference's, in the mean over all choices of n; its KL is the bound log n − (n − 1)/n."""
+    return _flat(said)
 
 
 def margins_caption(rows: list[Row], epsilon: float, confidence: float) -> str:

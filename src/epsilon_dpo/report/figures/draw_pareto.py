@@ -1,27 +1,23 @@
 """Figure 5 as an image: a panel for every family and scorer, so that no band lies on another."""
 
 import textwrap
-from itertools import pairwise
-from math import sqrt
 from pathlib import Path
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from numpy.typing import ArrayLike, NDArray
 
 from epsilon_dpo.pipeline.runs.runs import SFT
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Row
 from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, handle, printed, reach
+from epsilon_dpo.report.figures.root_axis import root_axis
 from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, labelled_kl, marks, percent
 
 COLUMNS = 5  # at most
 ROOM = 85  # characters of tick labels, over all columns
-MOST_TICKS = 9
 OTHERS = "#b5b5b5"
 SINGLES = "one value of β each"
 
@@ -86,40 +82,11 @@ def _axes(panel: Axes, found: Pareto, scorer: str, sft: float, room: float) -> N
     rows = [row for row in found.points if row["scorer"] == scorer]
     bands = found.frontiers.get(scorer, {}).values()
     right = 1.05 * max([row["kl_high"] for row in rows] + [1e-6])
-    panel.set_xscale("function", functions=(_root, _square))
-    panel.set_xlim(-((0.04 * sqrt(right)) ** 2), right)
-    ticks = root_ticks(right, room)
-    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    root_axis(panel, right, room)
     low = min([row["win_rate_low"] for row in rows] + [sft])
     high = max([row["win_rate_high"] for row in rows] + [float(band.high.max()) for band in bands] + [sft])
     panel.set_ylim(low - 0.06 * (high - low) - 1e-3, high + 0.06 * (high - low) + 1e-3)
     percent(panel, "y")
-
-
-def _root(x: ArrayLike) -> NDArray[np.float64]:
-    values = np.asarray(x, float)  # an estimate of KL, or the end of its interval, can lie below 0
-    return np.sign(values) * np.sqrt(np.abs(values))
-
-
-def _square(x: ArrayLike) -> NDArray[np.float64]:
-    values = np.asarray(x, float)
-    return np.sign(values) * values**2
-
-
-def root_ticks(largest: float, room: float) -> list[float]:
-    """KLs 0, k², (2k)², ... up to `largest`: equally far apart on a scale of roots.
-
-    Args:
-        largest: nats, above 0.
-        room: characters that fit below the axis; k is the smallest whose labels do not touch, of 1, 2, 5, 10, ...
-    """
-    for k in (digit * 10.0**exponent for exponent in range(-6, 7) for digit in (1, 2, 5)):
-        steps = sqrt(largest) / k
-        ticks = [float(f"{(number * k) ** 2:.10g}") for number in range(int(min(steps, MOST_TICKS)) + 1)]
-        widest = max((len(f"{a:g}") + len(f"{b:g}") for a, b in pairwise(ticks)), default=0) / 2
-        if steps < MOST_TICKS and room / steps > widest + 0.7:
-            return ticks
-    return [0.0]
 
 
 def _frontiers(panel: Axes, found: Pareto, scorer: str, own: list[str], look: dict[str, Mark]) -> None:

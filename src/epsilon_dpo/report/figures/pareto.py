@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.report.figures.dominance import dominated
 from epsilon_dpo.report.figures.frontier import Frontier, Reference, frontier
-from epsilon_dpo.report.figures.points import Point, Row
+from epsilon_dpo.report.figures.points import Point, Row, columns
 
 ESTIMATE = ("", "_low", "_high")
 KL_COLUMNS = tuple(f"kl{end}" for end in ESTIMATE)
@@ -56,7 +55,7 @@ class Pareto:
         """One row per scorer and family, in nats times win rate, with the corner it is measured from."""
         return [
             {"scorer": scorer, "family": family}
-            | _columns("hypervolume", one.hypervolume)
+            | columns("hypervolume", one.hypervolume)
             | {"reference_kl": self.references[scorer].kl, "reference_win_rate": self.references[scorer].win_rate}
             for scorer, found in self.frontiers.items()
             for family, one in found.items()
@@ -87,8 +86,8 @@ def pareto(
         )
         rows += [
             {"run": point.run, "family": family_of[point.run], "beta": betas[point.run], "scorer": scorer}
-            | _columns("kl", point.kl)
-            | _columns("win_rate", point.win_rate[scorer])
+            | columns("kl", point.kl)
+            | columns("win_rate", point.win_rate[scorer])
             | {"n": len(point.kl_by_prompt), "dominated": bool(is_dominated)}
             for point, is_dominated in zip(points, pointless, strict=True)
         ]
@@ -124,7 +123,3 @@ def _sweeps(points: list[Point], family_of: dict[str, str]) -> dict[str, list[Po
     for point in points:
         found.setdefault(family_of[point.run], []).append(point)
     return {family: members for family, members in found.items() if len(members) > 1}
-
-
-def _columns(name: str, estimate: Estimate) -> Row:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

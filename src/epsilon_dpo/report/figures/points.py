@@ -57,15 +57,21 @@ def read_point(out: Path, run: str, place: str = ".") -> Point:
     return Point(
         run=run,
         place=place,
-        kl=_estimate(distance, KL),
+        kl=read_estimate(distance, KL),
         kl_by_prompt=kls,
-        win_rate={name: _estimate(scored, f"{metric}/{OPPONENT}") for name, (_, metric) in scorers.items()},
+        win_rate={name: read_estimate(scored, f"{metric}/{OPPONENT}") for name, (_, metric) in scorers.items()},
         wins_by_prompt=by_prompt,
     )
 
 
-def _estimate(metrics: Row, name: str) -> Estimate:
+def read_estimate(metrics: Row, name: str) -> Estimate:
+    """`name` of a metrics.json, with its interval."""
     return Estimate(metrics[name], metrics[f"{name}_low"], metrics[f"{name}_high"], metrics[f"{name}_n"])
+
+
+def columns(name: str, estimate: Estimate) -> Row:
+    """`name`, `name`_low and `name`_high of a table."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _by_prompt(records: list[Row], field: str) -> tuple[list[str], Floats]:

@@ -5,29 +5,37 @@ from typing import Any
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
 from epsilon_dpo.report.figures import dynamics, margins
-from epsilon_dpo.report.figures.captions import dynamics_caption, margins_caption, pareto_caption
+from epsilon_dpo.report.figures.captions import (
+    dynamics_caption,
+    margins_caption,
+    over_optimisation_caption,
+    pareto_caption,
+)
 from epsilon_dpo.report.figures.draw import draw_dynamics, draw_margins
+from epsilon_dpo.report.figures.draw_over_optimisation import draw_over_optimisation
 from epsilon_dpo.report.figures.draw_pareto import draw_pareto
 from epsilon_dpo.report.figures.families import families
+from epsilon_dpo.report.figures.over_optimisation import COLUMNS, over_optimisation
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.figures.pareto import HYPERVOLUMES, POINTS, STAIRCASES, pareto
 from epsilon_dpo.report.figures.points import OPPONENT, SCORERS, Row, read_point
 
 IMAGES = "images"
-OF_KL = ("pareto", "dynamics")
+OF_KL = ("pareto", "dynamics", "over_optimisation")
 
 
 def write_figures(source: Path, params: FiguresView, out: Path) -> list[Row]:
     """Fill `out` from the outputs of other stages below `source`.
 
-    Writes images/*.png, CSV files (also those without rows, so that `dvc plots` finds them), pairs.json (Tables 5-8)
-    and figures.json, which is returned: per figure its name, title, caption, image and data files.
+    Writes images/*.png, CSV files (those of `dvc plots` also without rows, so that it finds them), pairs.json
+    (Tables 5-8) and figures.json, which is returned: per figure its name, title, caption, image and data files.
     """
     (out / IMAGES).mkdir()
     under = read_json(source / "kl" / next(iter(params.runs)) / "metrics.json").get("sampled_under", "")
     figures = [
         _pareto(source, params, out, under),
         *_dynamics(source, params, out, under),
+        *_over_optimisation(source, params, out, under),
         _margins(source, params, out),
     ]
     for figure in figures:
@@ -71,6 +79,18 @@ def _dynamics(source: Path, params: FiguresView, out: Path, under: str) -> list[
     judge = read_json(source / "judge" / "judge.json")
     caption = dynamics_caption(followed, decided, judge, params.figures.smoothing, params.confidence)
     return [_figure("dynamics", "Within the epoch (the paper's Figure 3)", caption, "dynamics", "ratios")]
+
+
+def _over_optimisation(source: Path, params: FiguresView, out: Path, under: str) -> list[Row]:
+    """Nothing, not even a table, unless the judge scores single answers and the truth is known."""
+    rows = over_optimisation(source, families(params.runs), params.confidence, params.seed)
+    if not rows:
+        return []
+    write_csv(out / "over_optimisation.csv", rows, COLUMNS)
+    draw_over_optimisation(out / IMAGES / "over_optimisation.png", rows, under)
+    caption = over_optimisation_caption(rows, read_json(source / "judge" / "judge.json"), params.confidence)
+    title = "What the judge promises and what is true, over KL (over-optimisation)"
+    return [_figure("over_optimisation", title, caption, "over_optimisation")]
 
 
 def _margins(source: Path, params: FiguresView, out: Path) -> Row:
