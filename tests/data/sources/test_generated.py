@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.data.generated.truth import PROMPTS, TOPICS, true_reward
-from epsilon_dpo.data.sources.generated import read_synthetic, split_prompts
+from epsilon_dpo.data.sources.generated import choice_probabilities, read_synthetic, split_prompts
 from epsilon_dpo.data.sources.params import SyntheticSource
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -50,6 +50,58 @@ def test_labels_follow_the_true_reward() -> None:
     assert 0.76 < noisy.facts["labels_agree_with_true_reward"]["train"] < 0.83
     random = read_synthetic(source(train_pairs=3000, label_temperature=1.0e9), 17)
     assert 0.46 < random.facts["labels_agree_with_true_reward"]["train"] < 0.54
+
+
+@pytest.mark.parametrize(
+    ("rewards", "temperature", "expected"),
+    [
+        ([1.0, 0.2, -0.5, 0.7], 1.0, [0.4143742542, 0.1861903544, 0.0924593937, 0.3069759977]),
+        ([1.0, 0.2, -0.5, 0.7], 0.5, [0.5554027512, 0.1121338815, 0.0276518747, 0.3048114926]),
+        ([1.5, 0.0], 1.0, [0.8175744762, 0.1824255238]),
+        ([1.0, 3.0, 3.0], 0.0, [0.0, 0.5, 0.5]),
+        ([1.0, 3.0], 1e-300, [0.0, 1.0]),
+    ],
+)
+def test_the_best_is_chosen_by_a_softmax_of_the_rewards(
+    rewards: list[float], temperature: float, expected: list[float]
+) -> None:
+    found = choice_probabilities(rewards, temperature)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-10) and sum(found) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_choice_is_the_best_against_each_of_the_others() -> None:
+    choices: dict[str, list[dict[str, Any]]] = {}
+    for row in read_synthetic(source(answers_per_prompt=4), 17).train:
+        choices.setdefault(row["id"].rsplit("/", 1)[0], []).append(row)
+    assert list(choices) == [f"synthetic/train/{number}" for number in range(200)]
+    for pairs in choices.values():
+        assert [row["id"].rsplit("/", 1)[1] for row in pairs] == ["0", "1", "2"]
+        assert all(row["chosen"] == pairs[0]["chosen"] for row in pairs)
+        answers = [row["rejected"] for row in pairs]
+        assert len({answer[1]["content"] for answer in [pairs[0]["chosen"], *answers]}) == 4
+        assert {answer[0]["content"] for answer in answers} == {pairs[0]["chosen"][0]["content"]}
+
+
+def test_choices_follow_the_true_rewards() -> None:
+    """At temperature 0 no other answer is better; at 1 the best one is chosen as often as the softmax says."""
+    certain = read_synthetic(source(answers_per_prompt=4, label_temperature=0.0), 17)
+    assert min(margin(row) for row in certain.train) >= 0.0
+    rows = read_synthetic(source(answers_per_prompt=4, train_pairs=6000), 17).train
+    best, expected, variance = 0, 0.0, 0.0
+    for first in range(0, len(rows), 3):
+        pairs = rows[first : first + 3]
+        rewards = [0.0, *(-margin(row) for row in pairs)]  # of all four, less that of the chosen one
+        chance = sum(
+            p for p, reward in zip(choice_probabilities(rewards, 1.0), rewards, strict=True) if reward == max(rewards)
+        )
+        best, expected, variance = best + (max(rewards) == 0.0), expected + chance, variance + chance * (1.0 - chance)
+    assert abs(best - expected) < 3.0 * variance**0.5
+    assert 0.4 < best / 2000 < 0.8
+
+
+def test_choices_are_of_training_prompts_alone() -> None:
+    pairs, choices = read_synthetic(source(), 17), read_synthetic(source(answers_per_prompt=4), 17)
+    assert choices.eval == pairs.eval and len(choices.train) == len(pairs.train) == 600
 
 
 def test_the_length_of_one_part_does_not_change_the_other() -> None:

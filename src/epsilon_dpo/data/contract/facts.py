@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "eval")
 SIDES = ("chosen", "rejected")
-BESIDE = ("margin", "weight", "source")  # score of chosen minus rejected, weight of the pair, member of a mixture
+# Score of chosen minus rejected, weight of the pair, member of a mixture, how likely the label is the wrong way round.
+BESIDE = ("margin", "weight", "source", "flip_rate")
 QUOTED = 40  # characters of a text in a message
 NO_SYSTEM = "system-without-role"  # in `roles`: the system's turn, for which the chat template has no role
 
@@ -40,6 +41,7 @@ class _Row(BaseModel, strict=True):
     margin: FiniteFloat | None = None
     weight: Annotated[FiniteFloat, Field(ge=0.0)] | None = None
     source: str | None = None
+    flip_rate: Annotated[FiniteFloat, Field(ge=0.0, lt=0.5)] | None = None
 
 
 _FORM = TypeAdapter(_Row)

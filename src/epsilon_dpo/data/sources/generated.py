@@ -2,21 +2,29 @@
 
 The shares of the parts were chosen so that SFT on the chosen answers learns the facts but stays rude, vague or
 repetitive often enough that alignment has something to do; the label is noisy (a Bradley-Terry draw), as people's
-labels are.
+labels are. noise.py turns over more of them, where that is asked for.
+
+With `answers_per_prompt` L above 2 a label is the best of L answers (Luce's choice: softmax of the rewards, which is
+Bradley-Terry for L = 2) and becomes L - 1 pairs, the best against each of the others. Noise and choices are for the
+training pairs: each held-out prompt keeps its one pair with a label as drawn, so that the chosen answer that policies
+are compared with is the same at every level of noise.
 """
 
 import math
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 
 from epsilon_dpo.data.generated.truth import CLOSERS, POLITE, PROMPTS, QUESTIONS, RUDE, TOPICS, VAGUE, true_reward
 from epsilon_dpo.data.sources.dataset import Dataset, Row
+from epsilon_dpo.data.sources.noise import is_noisy, mean_flip_rate, with_noise
 from epsilon_dpo.data.sources.params import SyntheticSource
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 OPENER_SHARES = {"polite": 0.30, "none": 0.35, "rude": 0.35}
 BODY_SHARES = {"fact": 0.40, "vague": 0.25, "false": 0.20, "fact twice": 0.15}
 CLOSER_SHARE = 0.35
+LARGEST = 700.0  # e^x overflows a little beyond
 
 
 def read_synthetic(source: SyntheticSource, seed: int) -> Dataset:
@@ -27,18 +35,28 @@ def read_synthetic(source: SyntheticSource, seed: int) -> Dataset:
     """
     train_prompts, eval_prompts = split_prompts(source.eval_share, seed)
     rng = random.Random(f"{seed}/train")  # one generator per part: the length of one does not change the other
-    train = [_pair(rng, rng.choice(train_prompts), source.label_temperature) for _ in range(source.train_pairs)]
+    answers, temperature = source.answers_per_prompt, source.label_temperature
+    choices = source.train_pairs // (answers - 1)
+    drawn = [_choice(rng, rng.choice(train_prompts), answers, temperature) for _ in range(choices)]
     rng = random.Random(f"{seed}/eval")
-    held_out = [_pair(rng, prompt, source.label_temperature) for prompt in eval_prompts]
+    eval_rows = _numbered([_choice(rng, prompt, 2, temperature) for prompt in eval_prompts], "eval")
+    train = _numbered(drawn, "train")
+    noise: dict[str, float] = {}
+    if is_noisy(source):
+        train = with_noise(train, source, f"{seed}/noise")
+        eval_rows = [{**row, "flip_rate": 0.0, "clean": True} for row in eval_rows]
+        flipped = sum(not row["clean"] for row in train) / len(train)
+        noise = {"flip_rate": mean_flip_rate(source), "labels_flipped": round(flipped, 4)}  # as asked for, and as drawn
     facts = {
         "source": "synthetic",
         "seed": seed,
         "files": {},
         "true_reward": True,
         "prompts": {"train": len(train_prompts), "eval": len(eval_prompts)},
-        "labels_agree_with_true_reward": {"train": label_agreement(train), "eval": label_agreement(held_out)},
+        "labels_agree_with_true_reward": {"train": label_agreement(train), "eval": label_agreement(eval_rows)},
+        **noise,
     }
-    return Dataset(_numbered(train, "train"), _numbered(held_out, "eval"), facts)
+    return Dataset(train, eval_rows, facts)
 
 
 def split_prompts(eval_share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -65,21 +83,32 @@ def label_agreement(pairs: Sequence[Row]) -> float:
     return round(sum(margin > 0.0 for margin in decided) / max(len(decided), 1), 4)
 
 
-def _pair(rng: random.Random, prompt: str, temperature: float) -> Row:
-    """Two different answers to `prompt`, labelled by a Bradley-Terry draw on their true rewards."""
-    first, second = _answer(rng, PROMPTS[prompt]), _answer(rng, PROMPTS[prompt])
-    while second == first:
-        second = _answer(rng, PROMPTS[prompt])
-    margin = true_reward(prompt, first) - true_reward(prompt, second)
-    chosen, rejected = (first, second) if rng.random() < _preference(margin, temperature) else (second, first)
-    return {"chosen": _dialogue(prompt, chosen), "rejected": _dialogue(prompt, rejected)}
+def _choice(rng: random.Random, prompt: str, count: int, temperature: float) -> list[Row]:
+    """`count` different answers to `prompt`, of which one is labelled the best: pairs of it and each other one."""
+    answers = [_answer(rng, PROMPTS[prompt])]
+    while len(answers) < count:
+        other = _answer(rng, PROMPTS[prompt])
+        if other not in answers:
+            answers.append(other)
+    chances = choice_probabilities([true_reward(prompt, answer) for answer in answers], temperature)
+    drawn = rng.random()
+    best = next((place for place, end in enumerate(accumulate(chances)) if drawn < end), count - 1)
+    return [
+        {"chosen": _dialogue(prompt, answers[best]), "rejected": _dialogue(prompt, other)}
+        for place, other in enumerate(answers)
+        if place != best
+    ]
 
 
-def _preference(margin: float, temperature: float) -> float:
-    """Probability that the first answer is labelled the better one: σ(margin / temperature); a step at 0."""
-    if temperature == 0.0 or abs(margin) > 700.0 * temperature:  # e^x overflows beyond
-        return 0.5 if margin == 0.0 else float(margin > 0.0)
-    return 1.0 / (1.0 + math.exp(-margin / temperature))
+def choice_probabilities(rewards: Sequence[float], temperature: float) -> list[float]:
+    """How likely each answer is labelled the best: softmax(rewards / temperature); at 0 the best ones share it.
+
+    That is the distribution of argmax(rewards / temperature + Gumbel noise), and of two answers σ of their difference.
+    """
+    if temperature == 0.0:
+        best = [float(reward == max(rewards)) for reward in rewards]
+        return [share / sum(best) for share in best]
+    return [1.0 / sum(math.exp(min((other - own) / temperature, LARGEST)) for other in rewards) for own in rewards]
 
 
 def _answer(rng: random.Random, topic: str) -> str:
@@ -104,5 +133,10 @@ def _reward(dialogue: list[dict[str, str]]) -> float:
     return true_reward(dialogue[0]["content"], dialogue[1]["content"])
 
 
-def _numbered(rows: list[Row], split: str) -> list[Row]:
-    return [{"id": f"synthetic/{split}/{number}", **row} for number, row in enumerate(rows)]
+def _numbered(choices: list[list[Row]], split: str) -> list[Row]:
+    """The pairs of all choices; those of one with several share the beginning of their ids."""
+    rows = []
+    for number, pairs in enumerate(choices):
+        ids = [f"synthetic/{split}/{number}" + (f"/{place}" if len(pairs) > 1 else "") for place in range(len(pairs))]
+        rows += [{"id": id_, **pair} for id_, pair in zip(ids, pairs, strict=True)]
+    return rows

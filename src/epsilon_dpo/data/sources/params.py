@@ -21,6 +21,13 @@ def lies_in_data(path: str) -> bool:
     return len(parts) > 1 and parts[0] == WATCHED and ".." not in parts
 
 
+class Annotator(Strict):
+    """Who labels a share of the training pairs, and gets a share of these wrong."""
+
+    share: Annotated[float, Field(gt=0.0, le=1.0)]
+    flip: Annotated[float, Field(ge=0.0, lt=0.5)]  # 1 minus the annotator's accuracy
+
+
 class SyntheticSource(Strict):
     """The embedded dataset: dialogues with a known true reward (data/generated/truth.py), generated from the seed."""
 
@@ -28,6 +35,33 @@ class SyntheticSource(Strict):
     train_pairs: Annotated[int, Field(ge=1)]
     eval_share: Share  # of the distinct prompts; no prompt is in both parts
     label_temperature: Annotated[float, Field(ge=0.0)]  # of the Bradley-Terry label; 0: the better answer wins
+    # Noise on the training labels (noise.py); the evaluation pairs, which policies are measured on, have none.
+    annotators: Annotated[list[Annotator], Field(min_length=1)] | None = None  # null: nobody flips a label
+    outliers: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # share of labels that are a fair coin
+    # More than 2: a label says which of so many answers is best, and makes a pair of it with each of the others.
+    answers_per_prompt: Annotated[int, Field(ge=2, le=16)] = 2
+
+    @model_validator(mode="after")
+    def _annotators_label_all_pairs(self) -> "SyntheticSource":
+        total = sum(one.share for one in self.annotators or [])
+        if self.annotators is not None and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares of annotators sum to {total:g}, not to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _a_choice_makes_whole_pairs(self) -> "SyntheticSource":
+        pairs = self.answers_per_prompt - 1
+        if self.train_pairs % pairs:
+            raise ValueError(
+                f"the best of {pairs + 1} answers makes {pairs} pairs, and train_pairs is no multiple of that; choose "
+                f"{self.train_pairs - self.train_pairs % pairs or pairs}"
+            )
+        if pairs > 1 and (self.annotators is not None or self.outliers > 0.0):
+            raise ValueError(
+                "noise is of labels of two answers: a wrong best of several turns over some of its pairs and not "
+                "others; set answers_per_prompt to 2, or annotators to null and outliers to 0.0"
+            )
+        return self
 
 
 class HHSource(Strict):
