@@ -48,7 +48,7 @@ def test_all_methods_is_the_default_with_other_runs() -> None:
         key: preset[key] for key in preset if key != "runs"
     }
     runs = [sorted(run.items()) for run in preset["runs"].values()]
-    assert len(runs) == 30 and all(run not in runs[:number] for number, run in enumerate(runs))
+    assert len(runs) == 32 and all(run not in runs[:number] for number, run in enumerate(runs))
 
 
 def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:

@@ -150,6 +150,24 @@ def test_a_method_that_needs_scores_needs_margins(tmp_path: Path, source: str) -
     assert margins is not None and margins.source == source
 
 
+FORWARD = {"method": "dpo", "beta": 0.3, "smoothing": "forward", "flip_by": "annotator"}
+
+
+def test_a_flip_rate_by_annotator_needs_annotators(tmp_path: Path) -> None:
+    content = read_yaml(ROOT / "params.yaml") | {"runs": {"one": FORWARD}}
+    noisy = {**content["fetch"], "annotators": [{"share": 1.0, "flip": 0.2}]}
+    on_policy = {key: read_yaml(ROOT / "presets" / "on-policy.yaml")[key] for key in ("candidates", "pairs")}
+    path = tmp_path / "params.yaml"
+    for refused in ({}, {"fetch": {**content["fetch"], "outliers": 0.1}}, {"fetch": noisy, **on_policy}):
+        path.write_text(json.dumps(content | refused), "utf-8")
+        with pytest.raises(
+            UserError, match=r"runs\.one\.flip_by needs pairs whose annotators are known.*label_smoothing"
+        ):
+            load_file(path)
+    path.write_text(json.dumps(content | {"fetch": noisy}), "utf-8")
+    assert load_file(path).runs == {"one": FORWARD}
+
+
 def test_the_truth_of_data_from_people_is_not_known() -> None:
     content = read_yaml(ROOT / "presets" / "hh-local.yaml")
     assert parse(ParamsFile, content | {"margins": {"source": "judge", "temperature": None}})

@@ -26,6 +26,18 @@ NOISY = {**BETA_TENTH, "label_smoothing": 0.1}
             0.7395386587,
             [-0.0295028527, -0.0346046452],
         ),
+        (
+            {**NOISY, "smoothing": "forward"},
+            [0.6387454457, 0.8067063781],
+            0.7227259119,
+            [-0.0188485226, -0.0220017405],
+        ),
+        (
+            {**NOISY, "smoothing": "forward", "label_smoothing": 0.15},
+            [0.6453859997, 0.7917859677],
+            None,
+            [-0.0166023408, -0.0189664145],
+        ),
     ],
 )
 def test_worked_examples(holds_on_f1, entry, losses, mean, gradient):
@@ -64,6 +76,119 @@ def test_robust_smoothing_is_unbiased_under_flipped_labels():
     torch.testing.assert_close(mean, method_of("x", BETA_TENTH).loss(right, wrong).losses, rtol=1e-12, atol=1e-12)
 
 
+BY_ANNOTATOR = {**BETA_TENTH, "smoothing": "forward", "flip_by": "annotator"}
+
+
+def test_each_pair_has_the_rate_of_its_annotator(holds_on_f1):
+    gradient = [-0.0210651670, -0.0103769156]
+    rates = torch.tensor([0.05, 0.3], dtype=torch.float64)
+    losses, slopes = [0.6321486980, 0.7483156833], [-g for g in gradient]
+    holds_on_f1(BY_ANNOTATOR, losses, 0.6902321907, gradient, slopes, flip_rate=rates)
+
+
+@pytest.mark.parametrize("smoothing", ["conservative", "robust", "forward"])
+def test_rates_of_pairs_are_one_rate_where_they_are_equal_and_dpo_where_they_are_0(f1, smoothing):
+    chosen, rejected = f1(flip_rate=torch.tensor([0.1, 0.0], dtype=torch.float64))
+    found = method_of("x", {**BY_ANNOTATOR, "smoothing": smoothing}).loss(chosen, rejected)
+    one = method_of("x", {**NOISY, "smoothing": smoothing}).loss(chosen, rejected).losses[0]
+    none = method_of("x", BETA_TENTH).loss(chosen, rejected).losses[1]
+    torch.testing.assert_close(found.losses, torch.stack([one, none]), rtol=1e-14, atol=0)
+    found.losses.sum().backward()
+    assert chosen.policy.grad.isfinite().all() and chosen.policy.grad[1].item() == pytest.approx(
+        -0.1 / (1 + math.exp(-0.27))
+    )
+
+
+@pytest.mark.parametrize("flip", [0.05, 0.15, 0.4])
+def test_the_likelihood_of_the_flip_model_and_its_derivative(flip):
+    """-log P(label), and d/dx = (w - 1) (1 - s) + (1 - w) s for s = sigma(x), 1 - w the posterior of a flip."""
+    margins = [-40.0, -2.7, 0.0, 1.4, 9.0]
+    chosen, rejected = pair(margins)
+    found = method_of("x", {**BETA_TENTH, "smoothing": "forward", "label_smoothing": flip}).loss(chosen, rejected)
+    found.losses.sum().backward()
+    for h, loss, flipped, slope in zip(
+        margins, found.losses.tolist(), found.metrics["dpo/flipped"].tolist(), chosen.policy.grad.tolist(), strict=True
+    ):
+        right = 1.0 / (1.0 + math.exp(-0.1 * h))
+        label = (1.0 - flip) * right + flip * (1.0 - right)
+        assert loss == pytest.approx(-math.log(label), rel=1e-12) and loss < -math.log(flip)
+        assert flipped == pytest.approx(flip * (1.0 - right) / label, rel=1e-12)
+        assert slope == pytest.approx(0.1 * (flipped - (1.0 - right)), rel=1e-12)
+    assert not found.metrics["dpo/flipped"].requires_grad
+
+
+def test_labels_of_outliers_are_flips_at_half_their_rate(f1):
+    """A share q of fair coins: -log((1 - q) sigma(x) + q / 2), and the posterior of such a coin q / 2 over that sum.
+
+    Of the coins that came up as the answers are, half a label is right: sigma(x) q / 2 more than the flips.
+    """
+    chosen, rejected = f1()
+    found = method_of("x", {**NOISY, "smoothing": "forward", "label_smoothing": 0.15}).loss(chosen, rejected)
+    label = (-found.losses).exp()
+    coin = 0.15 / label
+    assert coin.tolist() == pytest.approx([0.2860084323, 0.3311002706], rel=1e-9)
+    right = torch.sigmoid(0.1 * (chosen.logratios - rejected.logratios))
+    torch.testing.assert_close(label, 0.7 * right + 0.15, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.metrics["dpo/flipped"], coin - 0.15 * right / label, rtol=1e-12, atol=0)
+
+
+def test_the_true_rate_has_its_minimum_at_the_clean_probability():
+    """Labels of P(first) = .8, flipped at .2: robust and forward lead back to .8, conservative to less."""
+    clean, flip = 0.8, 0.2
+    stored = clean * (1.0 - flip) + (1.0 - clean) * flip
+    slopes = {}
+    for smoothing in ("conservative", "robust", "forward"):
+        first, second = pair([math.log(clean / (1.0 - clean)) / 0.1])
+        method = method_of("x", {**BETA_TENTH, "smoothing": smoothing, "label_smoothing": flip})
+        mean = stored * method.loss(first, second).losses + (1.0 - stored) * method.loss(second, first).losses
+        (slopes[smoothing],) = torch.autograd.grad(mean.sum(), first.policy)
+    assert slopes["robust"].item() == pytest.approx(0.0, abs=1e-15)
+    assert slopes["forward"].item() == pytest.approx(0.0, abs=1e-15)
+    assert slopes["conservative"].item() > 0.01
+
+
+FORWARD_KL = {**BETA_TENTH, "divergence": "forward_kl"}
+
+
+def test_scores_of_the_forward_kl(holds_on_f1):
+    """1 - exp(-r) in the place of r: of the two losses and slopes below, by hand from the scores."""
+    chosen, rejected = [0.4511883639, -5.0496474644], [-1.2255409285, 0.5934303403]
+    losses = [math.log1p(math.exp(-0.1 * (w - r))) for w, r in zip(chosen, rejected, strict=True)]
+    pulls = [0.05 * (1.0 - math.exp(-loss)) for loss in losses]  # beta / 2 of the mean, times 1 - sigma(x)
+    assert losses == pytest.approx([0.6128208833, 1.0145892712], rel=1e-9)
+    found = holds_on_f1(
+        FORWARD_KL,
+        losses,
+        None,
+        [-pull * math.exp(-r) for pull, r in zip(pulls, (0.6, -1.8), strict=True)],
+        [pull * math.exp(-r) for pull, r in zip(pulls, (-0.8, 0.9), strict=True)],
+    )
+    assert [10.0 * reward for reward in found.chosen_rewards.tolist()] == pytest.approx(chosen, rel=1e-5)
+    assert [10.0 * reward for reward in found.rejected_rewards.tolist()] == pytest.approx(rejected, rel=1e-5)
+
+
+def test_near_the_reference_both_divergences_are_one():
+    chosen, rejected = pair([1e-6, -1e-6])
+    one, other = (method_of("x", entry).loss(chosen, rejected).losses for entry in (BETA_TENTH, FORWARD_KL))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_dropped_answer_is_dropped_or_the_loss_is_no_number(dtype):
+    """An answer 900 nats less likely than under the reference: rejected, it pulls no more; chosen, the loss overflows.
+
+    In the first case 0 times infinity must not become the gradient; in the second the trainer stops.
+    """
+    method = method_of("x", FORWARD_KL)
+    kept, dropped = pair([0.5], dtype)[0], pair([-900.0], dtype)[0]
+    losses = method.loss(kept, dropped).losses
+    losses.sum().backward()
+    assert losses.item() == kept.policy.grad.item() == dropped.policy.grad.item() == 0.0
+    assert method.loss(dropped, kept).losses.item() == math.inf
+    assert method.loss(dropped, dropped).losses.item() == math.inf
+
+
 def test_swapping_the_sides(f1):
     method = method_of("dpo", BETA_TENTH)
     chosen, rejected = f1()
@@ -80,6 +205,7 @@ def test_swapping_the_sides(f1):
         ({}, 5e4, -1.0),
         ({"label_smoothing": 0.25, "smoothing": "conservative"}, 0.75 * 5e4, -0.75),
         ({"label_smoothing": 0.25, "smoothing": "robust"}, 1.5 * 5e4, -1.5),
+        ({"label_smoothing": 0.25, "smoothing": "forward"}, pytest.approx(math.log(4.0)), 0.0),
     ],
 )
 def test_extreme_margins_stay_finite_in_float32(smoothing, loss, gradient):
@@ -105,6 +231,10 @@ def test_an_empty_answer_and_equal_models_give_log_two():
         ({"method": "dpo", "beta": 0.1, "learning_rate": 0.0}, r"runs\.x\.learning_rate = 0.0 is refused"),
         (NOISY, "label_smoothing needs smoothing: conservative"),
         ({**BETA_TENTH, "smoothing": "robust"}, "smoothing does nothing without label_smoothing above 0"),
+        ({**BETA_TENTH, "flip_by": "annotator"}, "flip_by needs smoothing: conservative"),
+        ({**NOISY, "smoothing": "forward", "flip_by": "annotator"}, "label_smoothing would not be read"),
+        ({**NOISY, "smoothing": "forward", "divergence": "forward_kl"}, "remove one of the two"),
+        ({**BETA_TENTH, "divergence": "js"}, r"runs\.x\.divergence = 'js' is refused"),
         ({**NOISY, "label_smoothing": 0.5}, r"runs\.x\.label_smoothing = 0.5 is refused"),
         ({**NOISY, "smoothing": "rubust"}, r"runs\.x\.smoothing = 'rubust' is refused"),
     ],

@@ -104,6 +104,7 @@ def everything() -> tuple[Logps, Logps]:
     def side(start: float) -> Logps:
         one, tokens = torch.tensor([start]), torch.tensor([[start / 2, start / 2]])
         names = ["reference", "delta_minus", "delta_plus", "kl_ref_policy", "kl_policy_ref"]
+        names += ["logps_beta_minus", "logps_beta_plus"]
         sums = dict.fromkeys([*names, "entropy", "initial"], one)
         alone = {
             "log_sum_sq_probs": one,
@@ -119,11 +120,13 @@ def everything() -> tuple[Logps, Logps]:
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_what_is_logged_besides_is_named(name: str) -> None:
-    """The metrics of a loss and of the state after a step, all of them and no other."""
-    method = method_of("x", BUILT_IN[name])
-    metrics = method.loss(*everything()).metrics
-    means = {metric: values.mean().item() for metric, values in metrics.items()}
-    logged = {*metrics, *method.after_step(1, means, torch.nn.Identity(), None)}
+    """The metrics of a loss and of the state after a step, of all runs of the method and no other."""
+    logged = set()
+    for entry in RUNS[name]:
+        method = method_of("x", entry)
+        metrics = method.loss(*everything()).metrics
+        means = {metric: values.mean().item() for metric, values in metrics.items()}
+        logged |= {*metrics, *method.after_step(1, means, torch.nn.Identity(), None)}
     paragraph = re.search(r"Logged besides: (.*?)(?:\n\n|\nPaper: |\Z)", SECTIONS[name][1], re.S)
     sentence = "" if paragraph is None else re.split(r"\. [A-Z]", paragraph[1])[0]
     assert set(quoted(sentence)) == logged

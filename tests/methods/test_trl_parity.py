@@ -127,6 +127,7 @@ SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.375}
 DPO_NORM = {"method": "dpo_norm", "beta": 5.0}
 APO_ZERO = {"method": "apo", "beta": 0.1, "variant": "zero"}
 APO_DOWN = {**APO_ZERO, "variant": "down"}
+FORWARD_KL = {**DPO, "divergence": "forward_kl"}
 WPO = {"method": "wpo", "beta": 0.1, "weights": "aligned"}
 
 
@@ -160,6 +161,18 @@ def test_conservative_smoothing_is_trls_aot_on_one_pair(both, token_pairs):
     ours, _, _ = both.ours({**DPO, "label_smoothing": 0.2, "smoothing": "conservative"})
     both.same(ours.loss, theirs.loss)
     both.same_gradients(ours.gradients, theirs.gradients)
+
+
+def test_the_forward_kls_loss_is_trls_but_its_rewards_are_of_the_scores(both, token_pairs):
+    """TRL logs beta times the log-ratios although its loss compares 1 - exp(-r)."""
+    theirs, _ = both.theirs(DPOTrainer, token_pairs(5), f_divergence_type="forward_kl", beta=0.1)
+    ours, chosen, rejected = both.ours(FORWARD_KL)
+    both.same(ours.loss, theirs.loss)
+    both.same_gradients(ours.gradients, theirs.gradients)
+    both.same(ours.metrics["rewards/accuracies"], theirs.metrics["rewards/accuracies"])
+    for name, side in (("rewards/chosen", chosen), ("rewards/rejected", rejected)):
+        both.same((0.1 * side.logratios).mean().item(), theirs.metrics[name])
+        both.same((0.1 * (1.0 - (-side.logratios).exp())).mean().item(), ours.metrics[name])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import config, scores_of
+from runs import config, scores_of, with_flip_rates
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import write_jsonl
@@ -26,7 +26,7 @@ def run(sft_folder, token_pairs, tmp_path):
             rows = {"train": pairs or token_pairs(count), "eval": token_pairs(count + 5)[count:]}
             (tmp_path / "margins").mkdir()
             for split, of_split in rows.items():
-                write_jsonl(made["pairs"] / f"{split}.jsonl", of_split)
+                write_jsonl(made["pairs"] / f"{split}.jsonl", with_flip_rates(of_split))
                 write_jsonl(tmp_path / "margins" / f"{split}.jsonl", reversed(scores_of(of_split)))
         out = tmp_path / name
         out.mkdir(parents=True, exist_ok=True)

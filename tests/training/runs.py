@@ -11,6 +11,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.training.alignment.params import Align
 
 DPO = {"method": "dpo", "beta": 0.3}
+FORWARD = {"method": "dpo", "beta": 0.3, "smoothing": "forward", "flip_by": "annotator"}
 EPSILON_DPO = {"method": "epsilon_dpo", "beta": 0.3, "epsilon": 0.05}
 SOFT = {"method": "tr_dpo", "beta": 0.3, "update": "soft", "alpha": 0.6, "sync_steps": 3}
 HARD = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
@@ -68,6 +69,11 @@ def scores_of(pairs):
         {"id": pair["id"], "chosen_score": row % 7 / 2.0, "rejected_score": row % 5 * 0.75}
         for row, pair in enumerate(pairs)
     ]
+
+
+def with_flip_rates(pairs):
+    """Rows of out/pairs whose labels are noisy."""
+    return [{**pair, "flip_rate": row % 4 / 10.0} for row, pair in enumerate(pairs)]
 
 
 def content(folder):

@@ -136,6 +136,11 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
                 "temperature: null}, or remove the run."
             )
         reads_margins = reads_margins or method.needs_scores
+        if method.needs_flip_rates and not _flip_rates_are_known(params):
+            raise UserError(
+                f"{path}: runs.{name}.flip_by needs pairs whose annotators are known, and only generated ones' are; "
+                "set fetch.annotators with pairs.source: dataset, or state the run's label_smoothing instead."
+            )
         needed = method.min_pairs
         if pairs < needed:
             raise UserError(
@@ -145,6 +150,12 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     if params.margins is not None and not reads_margins:
         raise UserError(f"{path}: no run reads margins, which every training would depend on; set margins: null.")
     return params
+
+
+def _flip_rates_are_known(params: ParamsFile) -> bool:
+    """Of the training pairs, by annotator."""
+    noisy = isinstance(params.fetch, SyntheticSource) and params.fetch.annotators is not None
+    return noisy and not isinstance(params.pairs, OnPolicyPairs)
 
 
 def _require_positions(params: ParamsFile, path: Path) -> None:

@@ -68,6 +68,7 @@ class Logps:
         log_sum_sq_probs: [B], sum_t of log sum_v pi_theta(v|s_t)^2; if `sum_sq_probs`.
         score: [B], what the completion is worth in nats by a judge or the truth, not by the policy: the difference of a
             pair's two scores is a Bradley-Terry margin (stage `margins`); if `needs_scores`.
+        flip_rate: [B], how likely the pair's label is the wrong way round, on both sides; if `needs_flip_rates`.
     """
 
     policy: "Tensor"
@@ -88,6 +89,7 @@ class Logps:
     delta_plus: "Tensor | None" = None
     log_sum_sq_probs: "Tensor | None" = None
     score: "Tensor | None" = None
+    flip_rate: "Tensor | None" = None
 
     @property
     def logratios(self) -> "Tensor":
@@ -151,6 +153,7 @@ class Method(ABC, Generic[N]):
         looks_ahead: whether `before_step` is called. Under gradient accumulation this costs a forward pass more, and
             one of the reference if it is needed.
         needs_scores: whether out/margins must hold a score of each answer.
+        needs_flip_rates: whether out/pairs must hold a `flip_rate` of each pair; a config may decide it, too.
         kl_gradient: whether `Logps.kl_ref_policy` carries a gradient (one more product with the reference's head).
     """
 
@@ -160,6 +163,7 @@ class Method(ABC, Generic[N]):
     mismatched: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     needs_scores: ClassVar[bool] = False
+    needs_flip_rates: bool = False
     kl_gradient: ClassVar[bool] = False
 
     def __init__(self, config: N) -> None:

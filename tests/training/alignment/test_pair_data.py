@@ -73,6 +73,18 @@ def test_too_few_prompts_are_one_sentence(tmp_path):
     assert len(PairData.read(file)) == 3
 
 
+def test_flip_rates_are_kept_where_they_are_asked_for(tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{**row, "flip_rate": rate} for row, rate in zip(pairs_of(PROMPTS[:3]), (0.05, 0.0, 0.3), strict=True)]
+    write_jsonl(pairs, rows)
+    batch = PairCollator(0)(PairData.read(pairs, flip_rates=True).rows)
+    assert batch["flip_rates"].tolist() == [0.05, 0.0, 0.3] and batch["flip_rates"].dtype == torch.float64
+    assert "flip_rates" not in PairCollator(0)(PairData.read(pairs).rows)
+    write_jsonl(pairs, [rows[0], *pairs_of(PROMPTS[1:3])])
+    with pytest.raises(UserError, match=r"2 of 3 pairs have no flip_rate, first .*label_smoothing in place of flip_by"):
+        PairData.read(pairs, flip_rates=True)
+
+
 SCORES = [{"id": str(row), "chosen_score": float(row), "rejected_score": -0.5} for row in range(3)]
 
 

@@ -116,6 +116,23 @@ def test_a_look_ahead_is_of_what_the_method_compares_and_costs_no_more(models, p
     torch.testing.assert_close(ahead, expected, rtol=0, atol=1e-12)
 
 
+def test_a_flip_rate_is_the_pairs_own_on_both_sides(models, pairs):
+    entry, rates = (
+        {"method": "dpo", "beta": 0.3, "smoothing": "forward", "flip_by": "annotator"},
+        [0.05, 0.0, 0.3, 0.1] * 2,
+    )
+    rated = [{**pair, "flip_rate": rate} for pair, rate in zip(pairs, rates, strict=True)]
+    chosen, rejected = scored(models, rated, entry)
+    assert chosen.flip_rate.tolist() == rejected.flip_rate.tolist() == rates
+    one_by_one = [
+        method_of("x", {**entry, "flip_by": None, "label_smoothing": rate, "smoothing": "forward" if rate else None})
+        for rate in rates
+    ]
+    expected = [method.loss(chosen, rejected).losses[row].item() for row, method in enumerate(one_by_one)]
+    assert method_of("x", entry).loss(chosen, rejected).losses.tolist() == pytest.approx(expected, rel=1e-12)
+    assert scored(models, pairs, {"method": "dpo", "beta": 0.3})[0].flip_rate is None
+
+
 def test_a_loss_is_float64_and_the_gradient_of_a_weight_is_not(models, pairs):
     for entry in (EPSILON_DPO, {"method": "pairwise_cringe", "alpha": 1.0, "k": 3, "b": 0.0, "tau": 5.0}):
         chosen, rejected = scored(models, pairs, entry)

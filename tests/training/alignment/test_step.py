@@ -13,6 +13,7 @@ from runs import (
     BETA_DPO,
     DPO,
     EPSILON_DPO,
+    FORWARD,
     GAMMA_DPO,
     GAMMA_SIMPO,
     KTO,
@@ -47,11 +48,11 @@ def test_means_do_not_depend_on_the_split():
 
 
 COMPARED_IN_A_STEP = [ALPHA_DPO, GAMMA_SIMPO, GAMMA_DPO, AMAPO]
-SPLIT_ALIKE = [DPO, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT, MADPO, WPO, TDPO, *COMPARED_IN_A_STEP]
+SPLIT_ALIKE = [DPO, FORWARD, EPSILON_DPO, BETA_DPO, KTO, RRHF, SOFT, MADPO, WPO, TDPO, *COMPARED_IN_A_STEP]
 
 
 def named(entry):
-    return "_".join([entry["method"], *([entry["form"]] if "form" in entry else [])])
+    return "_".join([entry["method"], *(entry[key] for key in ("form", "smoothing") if key in entry)])
 
 
 @pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=named)

@@ -90,4 +90,4 @@ def _data(method: Method[Any], seed: int, pairs: Path, margins: Path | None, nam
     if method.needs_scores and margins is None:
         raise ValueError(f"{type(method).__name__} needs scores")
     scores = margins / name if margins is not None and method.needs_scores else None
-    return PairData.read(pairs / name, seed if method.mismatched else None, scores)
+    return PairData.read(pairs / name, seed if method.mismatched else None, scores, method.needs_flip_rates)

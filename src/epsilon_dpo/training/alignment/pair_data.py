@@ -16,6 +16,7 @@ from epsilon_dpo.pipeline.stage.files import read_jsonl
 ANSWERS = ("chosen_ids", "rejected_ids")
 SIDES = ("prompt_ids", *ANSWERS)
 SCORES = ("chosen_score", "rejected_score")
+FLIP_RATE = "flip_rate"
 
 
 class PairData(torch.utils.data.Dataset[dict[str, Any]]):
@@ -26,7 +27,8 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
     longest pair. KTO estimates its KL on them. They are drawn from all pairs and not from the neighbours in a batch, so
     that they do not depend on the batch size and never belong to the same prompt.
 
-    With `scores`, which hold {"chosen_score", "rejected_score"} for each row, every pair also holds its own two.
+    With `scores`, which hold {"chosen_score", "rejected_score"} for each row, every pair also holds its own two; with
+    `flip_rates` it keeps its "flip_rate".
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
         rows: Sequence[dict[str, Any]],
         mismatched_by: int | None = None,
         scores: Sequence[dict[str, float]] | None = None,
+        flip_rates: bool = False,
     ) -> None:
         self.rows: list[dict[str, Any]] = [
             {side: np.asarray(row[side], dtype=np.int32) for side in SIDES} for row in rows
@@ -41,22 +44,33 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
         if scores is not None:
             for row, own in zip(self.rows, scores, strict=True):
                 row |= {name: own[name] for name in SCORES}
+        if flip_rates:
+            for kept, row in zip(self.rows, rows, strict=True):
+                kept[FLIP_RATE] = row[FLIP_RATE]
         if mismatched_by is not None:
             self._add_mismatched(mismatched_by)
 
     @classmethod
-    def read(cls, path: Path, mismatched_by: int | None = None, margins: Path | None = None) -> "PairData":
+    def read(
+        cls, path: Path, mismatched_by: int | None = None, margins: Path | None = None, flip_rates: bool = False
+    ) -> "PairData":
         """The pairs of a file of stage `pairs`, with the scores of one of stage `margins` if `margins` names it.
 
         Raises:
-            UserError: the file is empty, a pair has no scores, or more than half of the pairs share a prompt and
-                mismatched answers are wanted.
+            UserError: the file is empty, a pair has no scores or no flip rate, or more than half of the pairs share a
+                prompt and mismatched answers are wanted.
         """
         rows = read_jsonl(path)
         if not rows:
             raise UserError(f"{path} holds no pair; check what stage validate dropped (out/validate/dropped.jsonl).")
+        without = [row["id"] for row in rows if FLIP_RATE not in row] if flip_rates else []
+        if without:
+            raise UserError(
+                f"{path}: {len(without)} of {len(rows)} pairs have no {FLIP_RATE}, first {without[0]}; state the run's "
+                "label_smoothing in place of flip_by in params.yaml."
+            )
         try:
-            return cls(rows, mismatched_by, None if margins is None else _scores_of(rows, margins))
+            return cls(rows, mismatched_by, None if margins is None else _scores_of(rows, margins), flip_rates)
         except ValueError as error:
             raise UserError(
                 f"{path}: {error}, so that not every prompt can be given an answer to another one, which this method "
@@ -104,7 +118,8 @@ class PairCollator:
 
     Row i is pair i with its chosen answer, row B+i the same pair with its rejected one. `completion_mask` is 1 on the
     tokens that are scored: the answer with its stop token. `attention_mask` hides the padding token, whatever it is.
-    The same of the mismatched answers is under "mismatched", if there are any; "scores" are float64 [2B], if there are.
+    The same of the mismatched answers is under "mismatched", if there are any; "scores" are float64 [2B], if there are,
+    and "flip_rates" float64 [B].
 
     With `share_prompt`, row i holds prompt, chosen and rejected answer of pair i: "input_ids" and "attention_mask" are
     [B, T], and "completion_mask" is [2B, T] with the same meaning of its rows as above.
@@ -120,6 +135,8 @@ class PairCollator:
             batch["mismatched"] = self._padded(pairs, "mismatched_")
         if SCORES[0] in pairs[0]:
             batch["scores"] = torch.tensor([pair[name] for name in SCORES for pair in pairs], dtype=torch.float64)
+        if FLIP_RATE in pairs[0]:
+            batch["flip_rates"] = torch.tensor([pair[FLIP_RATE] for pair in pairs], dtype=torch.float64)
         return batch
 
     def length(self, pair: dict[str, Any]) -> int:

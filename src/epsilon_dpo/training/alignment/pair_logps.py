@@ -66,10 +66,13 @@ class PairLogps:
         # The sums that official_bf16 rounds are the released code's, which a GPU takes in float32.
         precision = torch.float32 if method.step_precision == "official_bf16" else torch.float64
         chosen, rejected = _pair_logps(tokens, rows["completion_mask"], means, precision)
-        if not method.needs_scores:
-            return chosen, rejected
-        scores = batch["scores"].to(precision).chunk(2)
-        return replace(chosen, score=scores[0]), replace(rejected, score=scores[1])
+        if method.needs_scores:
+            scores = batch["scores"].to(precision).chunk(2)
+            chosen, rejected = replace(chosen, score=scores[0]), replace(rejected, score=scores[1])
+        if method.needs_flip_rates:
+            rates = batch["flip_rates"].to(precision)
+            chosen, rejected = replace(chosen, flip_rate=rates), replace(rejected, flip_rate=rates)
+        return chosen, rejected
 
     @torch.no_grad()
     def known_before(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -99,8 +102,8 @@ def _of(reference: ReferenceModel | None, rows: Batch) -> Reference | None:
 
 
 def _rows(batch: dict[str, Any]) -> Batch:
-    """What the model is called with: `batch` without its mismatched answers and its scores."""
-    return {name: x for name, x in batch.items() if name not in ("mismatched", "scores")}
+    """What the model is called with: `batch` without what is beside the pairs' texts."""
+    return {name: x for name, x in batch.items() if name not in ("mismatched", "scores", "flip_rates")}
 
 
 def _pair_logps(
