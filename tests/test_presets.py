@@ -20,6 +20,7 @@ def test_all_files_are_found() -> None:
         "all-methods.yaml",
         "hh-gemma-2-2b.yaml",
         "hh-local.yaml",
+        "noise.yaml",
         "on-policy.yaml",
         "pareto.yaml",
     ]
@@ -68,6 +69,20 @@ def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:
     assert all(preset["runs"][name] == default["runs"][name] for name in ("dpo", "epsilon_dpo"))
     all_methods = list(read_yaml(ROOT / "presets/all-methods.yaml")["runs"].values())
     assert all({k: v for k, v in run.items() if k != "seed"} in all_methods for run in preset["runs"].values())
+
+
+def test_noise_is_the_default_with_flipped_labels_and_what_corrects_for_them() -> None:
+    """The rate is stated once: the corrections read it from the data, so that one value makes another level."""
+    default, preset = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/noise.yaml"))
+    annotators = preset["fetch"].pop("annotators")
+    assert annotators == [{"share": 1.0, "flip": 0.2}] and default["fetch"].pop("annotators") is None
+    assert {key: default[key] for key in default if key != "runs"} == {
+        key: preset[key] for key in preset if key != "runs"
+    }
+    assert all(preset["runs"][name] == default["runs"][name] for name in ("dpo", "epsilon_dpo"))
+    corrected = {run["smoothing"]: run["flip_by"] for run in preset["runs"].values() if "smoothing" in run}
+    assert corrected == dict.fromkeys(("conservative", "robust", "forward"), "annotator")
+    assert not any("label_smoothing" in run for run in preset["runs"].values())
 
 
 def test_hh_gemma_is_the_papers_grid() -> None:

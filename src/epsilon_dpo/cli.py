@@ -16,6 +16,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _inspect(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.inspection.inspect import inspected  # imports transformers: not for `--help`
+
+    return inspected(asked)
+
+
+def _noise(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.report.noise.levels import write_levels  # imports matplotlib
+
+    rows = write_levels(asked.summaries, asked.out)
+    found = len({row["flip_rate"] for row in rows})
+    return f"{len(rows)} win rates at {found} levels of noise: {asked.out / 'noise.png'}, {asked.out / 'noise.csv'}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
@@ -38,11 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inspect.add_argument("--pairs", choices=("best_worst", "all"), default="best_worst", help="of n scored answers")
     inspect.add_argument("--rows", type=_positive, default=1000, help="rows held against the contract (default 1000)")
     inspect.add_argument("--params", type=Path, default=PARAMS, help="the file whose base and limits count")
+    inspect.set_defaults(do=_inspect)
+    noise = commands.add_parser(
+        "noise",
+        help="draw the true win rates of several finished pipelines against the noise of their labels",
+        description="Reads a copy of out/report/summary.json for each level of noise, and writes OUT/noise.png and "
+        "OUT/noise.csv. The pipelines must differ in fetch.annotators and fetch.outliers alone.",
+    )
+    noise.add_argument("out", type=Path, metavar="OUT", help="a folder to make")
+    noise.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY", help="copies of out/report/summary.json")
+    noise.set_defaults(do=_noise)
     asked = parser.parse_args(arguments)
     try:
-        from epsilon_dpo.inspection.inspect import inspected  # imports transformers: not for `--help`
-
-        print(inspected(asked))
+        print(asked.do(asked))
     except UserError as error:
         sys.exit(f"ERROR: {error}")
 

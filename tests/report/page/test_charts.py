@@ -33,6 +33,8 @@ def test_marks_differ_and_do_not_depend_on_later_runs() -> None:
     found = marks(NAMES)
     assert len({(mark.colour, mark.marker) for mark in found.values()}) == 19
     assert marks(NAMES[:3]) == {name: found[name] for name in ("sft", *NAMES[:3])}
+    every = marks([str(number) for number in range(66)])  # presets/all-methods.yaml has more than thirty runs
+    assert len({(mark.colour, mark.marker) for mark in every.values()}) == 67
 
 
 def test_moving_average_uses_the_rows_there_are() -> None:

@@ -22,7 +22,7 @@ from epsilon_dpo.pipeline.runs.runs import SFT
 
 REFERENCE = "#4d4d4d"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h", "p")
 INK, GRID = "#222222", "#dddddd"
 DOTS_PER_INCH = 160
 CHARACTERS_PER_INCH, LEGEND_MARK = 12, 7  # of the legend; a mark is as wide as so many characters
@@ -57,7 +57,7 @@ class Mark:
 
 
 def marks(runs: list[str]) -> dict[str, Mark]:
-    """A mark per policy: `sft` in grey, runs in the order given; 30 differ."""
+    """A mark per policy: `sft` in grey, runs in the order given; 66 differ."""
     found = {SFT: Mark(REFERENCE, "*")}
     for number, run in enumerate(runs):
         found[run] = Mark(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
