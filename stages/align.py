@@ -1,7 +1,11 @@
 """align: one policy from the SFT model by one run's method. `python -m stages.align RUN`"""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from epsilon_dpo.methods.online import OnlineMethod
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.fingerprint import digest
@@ -13,12 +17,32 @@ with heavy_imports():
     from epsilon_dpo.training.alignment.alignment import align
     from epsilon_dpo.training.loop.result import without_evaluation
 
+
+def online(method: OnlineMethod[Any]) -> Callable[..., dict[str, float]]:
+    """`align_online` with the sampler and the scorer, which no other method imports."""
+    from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+    from epsilon_dpo.judging.scorer.loading import load_scorer
+    from epsilon_dpo.judging.scorer.writing import prompt_file
+    from epsilon_dpo.sampling.answers.draws import Draw
+    from epsilon_dpo.training.online.online_alignment import align_online
+
+    folder, config = Path("out/scorer"), method.config
+    return partial(
+        align_online,
+        prompts={split: folder / prompt_file(split) for split in ("train", "eval")},
+        draw=Draw(load_tokenizer(Path("out/sft/model")), config.max_new_tokens, config.prompts_per_step * config.k),
+        score=load_scorer(folder),
+    )
+
+
 run = run_argument()
 with run_stage("align", run) as stage:
     params = load(AlignView, run=run)
     set_up(params.seed, params.threads)
-    metrics = align(
-        method_of(run, params.runs[run]),
+    method = method_of(run, params.runs[run])
+    train = online(method) if isinstance(method, OnlineMethod) else partial(align, margins=Path("out/margins"))
+    metrics = train(
+        method,
         params.align,
         params.seed,
         sft_model=Path("out/sft/model"),
@@ -26,7 +50,6 @@ with run_stage("align", run) as stage:
         out=stage.out,
         scratch=stage.scratch,
         track=stage.tracker.log_metrics,
-        margins=Path("out/margins"),
     )
     stage.tracker.log_metrics(without_evaluation(metrics))
     stage.tracker.set_tags({"policy_sha256": digest(stage.out / "model")})

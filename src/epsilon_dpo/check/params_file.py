@@ -17,9 +17,11 @@ from epsilon_dpo.data.pairs.params import OnPolicyPairs, PairsView
 from epsilon_dpo.data.sources.params import FetchView, SyntheticSource
 from epsilon_dpo.judging.making.params import JudgeView
 from epsilon_dpo.judging.margins.params import MarginsView
+from epsilon_dpo.judging.scorer.params import PAIRWISE_JUDGES, ScorerView
 from epsilon_dpo.judging.scoring.params import ScoreView
 from epsilon_dpo.judging.tournament.params import TournamentView
 from epsilon_dpo.methods.interface import MethodConfig
+from epsilon_dpo.methods.online import AnyMethod, OnlineMethod
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.params import BaseView, EmbeddedModel, PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -42,6 +44,7 @@ class ParamsFile(
     ScoreView,
     SampleView,
     AlignView,
+    ScorerView,
     MarginsView,
     PairsView,
     CandidatesView,
@@ -71,6 +74,9 @@ class ParamsFile(
         }
         if self.candidates is not None:
             asked["tokens.max_prompt_length + candidates.max_new_tokens"] = prompt + self.candidates.max_new_tokens
+        for name, run in self.runs.items():
+            if isinstance(drawn := run.get("max_new_tokens"), int):  # an online run's; its method checks the rest
+                asked[f"tokens.max_prompt_length + runs.{name}.max_new_tokens"] = prompt + drawn
         for what, tokens in asked.items():
             if tokens > positions:
                 return (
@@ -99,14 +105,20 @@ class ParamsFile(
 
     @model_validator(mode="after")
     def _a_truth_is_known(self) -> "ParamsFile":
-        if (
-            self.margins is not None
-            and self.margins.source == "true_reward"
-            and not isinstance(self.fetch, SyntheticSource)
-        ):
+        for name, block in (("margins", self.margins), ("scorer", self.scorer)):
+            if block is not None and block.source == "true_reward" and not isinstance(self.fetch, SyntheticSource):
+                raise ValueError(
+                    f"{name}.source: true_reward needs generated data (fetch.source: synthetic), whose reward alone is "
+                    "known; set it to judge"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_scorer_scores_single_answers(self) -> "ParamsFile":
+        if self.scorer is not None and self.scorer.source == "judge" and self.judge.source in PAIRWISE_JUDGES:
             raise ValueError(
-                "margins.source: true_reward needs generated data (fetch.source: synthetic), whose reward alone is "
-                "known; set it to judge"
+                f"scorer.source: judge needs a judge that gives one answer a number, and judge.source: "
+                f"{self.judge.source} only compares two; choose one that scores, such as judge.source: reward_model"
             )
         return self
 
@@ -119,37 +131,52 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     """
     params = parse(ParamsFile, read_yaml(path))
     _require_positions(params, path)
-    pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
+    methods = {name: method_of(name, config) for name, config in params.runs.items()}
     trained: dict[str, str] = {}
-    reads_margins = False
-    for name, config in params.runs.items():
-        method = method_of(name, config)
+    for name, method in methods.items():
         twin = trained.setdefault(_training(method.config, params.seed), name)
         if twin != name:
             raise UserError(
                 f"{path}: runs.{twin} and runs.{name} are the same training; give one of them another seed, or remove "
                 "it."
             )
+    _require_what_runs_read(params, methods, path)
+    return params
+
+
+def _require_what_runs_read(params: ParamsFile, methods: dict[str, AnyMethod], path: Path) -> None:
+    """Scores, a scorer and enough pairs for each run that needs them, and none of the former for nobody."""
+    pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
+    scored = online = False
+    for name, method in methods.items():
+        if isinstance(method, OnlineMethod):
+            online = True
+            if params.scorer is None:
+                raise UserError(
+                    f"{path}: runs.{name} of method {method.config.method} learns from scores of its own answers; set "
+                    "scorer: {source: true_reward} for generated data or {source: judge}, or remove the run."
+                )
+            continue
+        scored = scored or method.needs_scores
         if method.needs_scores and params.margins is None:
             raise UserError(
                 f"{path}: runs.{name} of method {method.config.method} needs margins; set margins: {{source: judge, "
                 "temperature: null}, or remove the run."
             )
-        reads_margins = reads_margins or method.needs_scores
         if method.needs_flip_rates and not _flip_rates_are_known(params):
             raise UserError(
                 f"{path}: runs.{name}.flip_by needs pairs whose annotators are known, and only generated ones' are; "
                 "set fetch.annotators with pairs.source: dataset, or state the run's label_smoothing instead."
             )
-        needed = method.min_pairs
-        if pairs < needed:
+        if pairs < method.min_pairs:
             raise UserError(
-                f"{path}: runs.{name} needs at least {needed} pairs in an optimizer step, but align has {pairs}; raise "
-                "align.per_device_train_batch_size or align.gradient_accumulation_steps."
+                f"{path}: runs.{name} needs at least {method.min_pairs} pairs in an optimizer step, but align has "
+                f"{pairs}; raise align.per_device_train_batch_size or align.gradient_accumulation_steps."
             )
-    if params.margins is not None and not reads_margins:
+    if params.margins is not None and not scored:
         raise UserError(f"{path}: no run reads margins, which every training would depend on; set margins: null.")
-    return params
+    if params.scorer is not None and not online:
+        raise UserError(f"{path}: no run reads scorer, which every training would depend on; set scorer: null.")
 
 
 def _flip_rates_are_known(params: ParamsFile) -> bool:

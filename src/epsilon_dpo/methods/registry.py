@@ -8,11 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.methods.interface import Method
+from epsilon_dpo.methods.online import AnyMethod
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse
 
-NOT_METHODS = {"__init__", "interface", "registry"}
+NOT_METHODS = {"__init__", "interface", "online", "registry"}
 
 
 def method_names() -> list[str]:
@@ -20,7 +20,7 @@ def method_names() -> list[str]:
     return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in NOT_METHODS)
 
 
-def method_of(name: str, config: dict[str, Any]) -> Method:
+def method_of(name: str, config: dict[str, Any]) -> AnyMethod:
     """The method of run `name` at its starting state; `config` is the run's entry in params.yaml.
 
     Raises:
@@ -35,5 +35,5 @@ def method_of(name: str, config: dict[str, Any]) -> Method:
         near = difflib.get_close_matches(str(method), names, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"{PARAMS_FILE}: {where}.method = {method!r} is unknown; {hint}Methods: {', '.join(names)}.")
-    found: type[Method] = import_module(f"epsilon_dpo.methods.{method}").METHOD
+    found: type[AnyMethod] = import_module(f"epsilon_dpo.methods.{method}").METHOD
     return found(parse(found.Config, config, where))

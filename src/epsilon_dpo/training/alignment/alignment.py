@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.methods.interface import Method
+from epsilon_dpo.methods.online import AnyMethod
 from epsilon_dpo.models.logps.head import check_head
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
+from epsilon_dpo.training.alignment.method_trainer import MethodTrainer
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.pair_logps import check_shared_prompt
 from epsilon_dpo.training.alignment.params import Align
@@ -49,7 +51,45 @@ def align(
         the content of metrics.json: the last training row as train_*, eval_*, and the numbers of the method's state at
         the end (not its lists).
     """
-    tokenizer = load_tokenizer(sft_model)
+    begun = start(method, config, seed, sft_model, scratch)
+    train, evaluation = (_data(method, begun.seed, pairs, margins, f"{split}.jsonl") for split in ("train", "eval"))
+    trainer = PreferenceTrainer(
+        model=begun.model,
+        reference=begun.reference,
+        method=method,
+        token_chunk=config.logps_token_chunk,
+        args=TrainingArguments(
+            **begun.settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"
+        ),
+        train_dataset=train,
+        eval_dataset=evaluation,
+        pad_token_id=begun.tokenizer.pad_token_id or 0,
+        callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
+        share_prompt=config.share_prompt,
+    )
+    if config.share_prompt:
+        check_shared_prompt(begun.model, max(train.rows, key=trainer.collate.length))
+    return finish(trainer, begun.tokenizer, out, scratch, track)
+
+
+class Start(NamedTuple):
+    """What a training by any method begins with.
+
+    Attributes:
+        seed: the run's own, or the pipeline's.
+        settings: arguments of TrainingArguments.
+        reference: see MethodTrainer.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    seed: int
+    settings: dict[str, Any]
+    model: PreTrainedModel
+    reference: PreTrainedModel | None
+
+
+def start(method: AnyMethod, config: Align, seed: int, sft_model: Path, scratch: Path) -> Start:
+    """The policy in `sft_model` and the reference that `method` needs; arguments as of `align`."""
     if method.config.seed is not None:
         seed = method.config.seed
     settings = training_arguments(config, seed, scratch)
@@ -60,22 +100,20 @@ def align(
     reference = None
     if method.needs_reference:
         reference = load_policy(sft_model) if config.lora is None else model  # itself without its adapter
-    train, evaluation = (_data(method, seed, pairs, margins, f"{split}.jsonl") for split in ("train", "eval"))
-    trainer = PreferenceTrainer(
-        model=model,
-        reference=reference,
-        method=method,
-        token_chunk=config.logps_token_chunk,
-        args=TrainingArguments(**settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"),
-        train_dataset=train,
-        eval_dataset=evaluation,
-        pad_token_id=tokenizer.pad_token_id or 0,
-        callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
-        share_prompt=config.share_prompt,
-    )
+    return Start(load_tokenizer(sft_model), seed, settings, model, reference)
+
+
+def finish(
+    trainer: MethodTrainer,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    scratch: Path,
+    track: Callable[[dict[str, float], int], None],
+) -> dict[str, float]:
+    """Train, from the last checkpoint if there is one, evaluate and write; the content of metrics.json."""
+    method, evaluation = trainer.method, trainer.eval_dataset
+    assert isinstance(evaluation, PairData)
     evaluation.rows.sort(key=trainer.collate.length)  # for less padding: these are averaged in any order
-    if config.share_prompt:
-        check_shared_prompt(model, max(train.rows, key=trainer.collate.length))
     if method.config.snapshot_epochs is not None:
         trainer.add_callback(KeepSnapshots(method.config.snapshot_epochs, tokenizer, scratch))
     show_one_bar(trainer)

@@ -1,0 +1,69 @@
+"""Stage `scorer` in one call: out/scorer, from which answers can be scored, or which says that nobody asks for it."""
+
+import shutil
+from pathlib import Path
+
+from epsilon_dpo.judging.scorer.params import Scorer
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_json, write_jsonl
+
+SETTINGS, JUDGE, METRICS = "scorer.json", "judge", ("metrics.json", "metrics.jsonl")
+PAIRWISE_KINDS = ("pairrm", "llm")  # of judge.json
+
+
+def prompt_file(split: str) -> str:
+    """Rows {id, prompt_ids, prompt}: the first pair of each distinct prompt of a split."""
+    return f"{split}_prompts.jsonl"
+
+
+def write_no_scorer(out: Path) -> None:
+    """What out/scorer holds while no run is online: always the same bytes."""
+    write_json(out / SETTINGS, {"source": None})
+    for split in ("train", "eval"):
+        write_jsonl(out / prompt_file(split), [])
+
+
+def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out: Path) -> dict[str, int]:
+    """Write the scorer of `config` to `out`, with a copy of the judge if it is one, and the prompts of `pairs`.
+
+    Args:
+        pairs: out/pairs; validated: out/validate; judge: out/judge.
+
+    Returns:
+        the number of distinct prompts by split.
+
+    Raises:
+        UserError: the data have no true reward, or the judge only compares answers.
+    """
+    if config.source == "true_reward" and not read_json(validated / "dataset.json")["true_reward"]:
+        raise UserError(
+            "params.yaml: scorer.source: true_reward needs data whose reward is known, and these come from people; "
+            "set it to judge."
+        )
+    if config.source == "judge":
+        kind = read_json(judge / "judge.json")["kind"]
+        if kind in PAIRWISE_KINDS:
+            raise UserError(
+                f"params.yaml: scorer.source: judge needs a judge that gives one answer a number, and a judge of kind "
+                f"{kind} only compares two; choose one with a score of its own, such as judge.source: reward_model."
+            )
+        shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS))
+    counts = {}
+    for split in ("train", "eval"):
+        rows = _distinct_prompts(pairs, validated, split)
+        write_jsonl(out / prompt_file(split), rows)
+        counts[split] = len(rows)
+    write_json(out / SETTINGS, config.model_dump())
+    return counts
+
+
+def _distinct_prompts(pairs: Path, validated: Path, split: str) -> list[Row]:
+    """In the order of the pairs. Texts of on-policy pairs are those that stage `pairs` wrote beside them."""
+    on_policy = split == "train" and read_json(pairs / "pairs.json")["source"] == "on_policy"
+    texts = pairs / "train_text.jsonl" if on_policy else validated / f"{split}.jsonl"
+    prompts = {row["id"]: row["prompt"] for row in read_jsonl(texts)}
+    found: dict[tuple[int, ...], Row] = {}
+    for row in read_jsonl(pairs / f"{split}.jsonl"):
+        content = {"id": row["id"], "prompt_ids": row["prompt_ids"], "prompt": prompts[row["id"]]}
+        found.setdefault(tuple(row["prompt_ids"]), content)
+    return list(found.values())

@@ -1,0 +1,103 @@
+"""Stage `align` in one call for an online method: the SFT model, prompts, a scorer; the aligned policy and its metrics.
+
+Of the block `align` an online run takes what describes the optimizer: learning rate, schedule, clipping, adapter,
+precision. `per_device_train_batch_size` is its micro-batch, in answers; `logging_steps` and `save_steps` count
+generations; how long it trains is said by its own `steps`, so that `num_train_epochs`, `max_steps` and
+`gradient_accumulation_steps` are not read. `step` of metrics.jsonl counts optimizer steps as everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import PreTrainedModel, TrainingArguments
+
+from epsilon_dpo.methods.online import OnlineMethod
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.training.alignment.alignment import finish, start
+from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.params import Align
+from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints
+from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
+from epsilon_dpo.training.online.online_trainer import OnlineTrainer
+from epsilon_dpo.training.online.prompts import Prompt, PromptOrder, read_prompts
+from epsilon_dpo.training.online.rollouts import DrawAnswers, ScoreAnswers
+
+
+def align_online(
+    method: OnlineMethod[Any],
+    config: Align,
+    seed: int,
+    sft_model: Path,
+    pairs: Path,
+    prompts: dict[str, Path],
+    draw: DrawAnswers,
+    score: ScoreAnswers,
+    out: Path,
+    scratch: Path,
+    track: Callable[[dict[str, float], int], None],
+) -> dict[str, float]:
+    """Train from `sft_model` on answers of its own to the prompts of `prompts`["train"], and evaluate it on
+    `pairs`/eval.jsonl and by one answer to each of `prompts`["eval"].
+
+    Writes what alignment.align writes; a killed run continues as there, from the end of a generation.
+
+    Args:
+        seed: RNG seed of the prompts' order and of every answer, unless the run states its own.
+        draw, score: see rollouts.py; `draw` must draw from softmax(logits) at most the method's `max_new_tokens`.
+
+    Returns:
+        the content of metrics.json, as alignment.align, with eval_reward, eval_kl/rev and the like of own answers.
+
+    Raises:
+        UserError: there is more than one process; there are fewer prompts than a step needs, or one is too long; the
+            scorer gives no finite number.
+    """
+    if PartialState().num_processes > 1:
+        raise UserError(
+            f"runs of method {method.config.method} train in one process, and this is one of "
+            f"{PartialState().num_processes}; start the stage alone."
+        )
+    begun = start(method, config, seed, sft_model, scratch)
+    own = {
+        "max_steps": method.config.steps * method.updates,
+        "logging_steps": config.logging_steps * method.updates,
+        "save_steps": config.save_steps * method.updates,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+    }
+    asked = {split: read_prompts(file) for split, file in prompts.items()}
+    _refuse_what_does_not_fit(begun.model, [*asked["train"], *asked["eval"]], method.config.max_new_tokens)
+    evaluation = PairData.read(pairs / "eval.jsonl")
+    assert begun.reference is not None
+    trainer = OnlineTrainer(
+        model=begun.model,
+        reference=begun.reference,
+        method=method,
+        draw=draw,
+        score=score,
+        prompts=PromptOrder(asked["train"], method.config.prompts_per_step, begun.seed),
+        eval_prompts=asked["eval"],
+        micro_batch=config.per_device_train_batch_size,
+        token_chunk=config.logps_token_chunk,
+        args=TrainingArguments(
+            **{**begun.settings, **own}, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"
+        ),
+        eval_dataset=evaluation,
+        pad_token_id=begun.tokenizer.pad_token_id or 0,
+        callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
+        share_prompt=config.share_prompt,
+    )
+    return finish(trainer, begun.tokenizer, out, scratch, track)
+
+
+def _refuse_what_does_not_fit(model: PreTrainedModel, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(prompts, key=lambda prompt: len(prompt.ids))
+    if positions is not None and len(longest.ids) + max_new_tokens > positions:
+        raise UserError(
+            f"The prompt of row {longest.id} has {len(longest.ids)} tokens and this run's max_new_tokens is "
+            f"{max_new_tokens}, together more than the model's {positions} positions; lower max_new_tokens of the "
+            "run in params.yaml, or tokens.max_prompt_length."
+        )
