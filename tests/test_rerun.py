@@ -22,18 +22,18 @@ KLS = {f"kl@{run}" for run in RUNS}
 MONOTONICITIES = {f"monotonicity@{run}" for run in RUNS}
 AFTER_SFT = {"sft", "candidates", "reference", "controls", "tournament", "figures", "report"} | ALIGN
 AFTER_REFERENCE = {"reference", "controls", "tournament", "figures", "report"} | SCORES | KLS
-AFTER_VALIDATE = {"validate", "judge", "ranking", "pairs", "margins"} | AFTER_SFT
+AFTER_VALIDATE = {"validate", "judge", "ranking", "pairs", "margins", "scorer"} | AFTER_SFT
 
 # Stages whose output is always the same bytes; without candidates there are none to rank either, and nobody asks for
-# margins.
-CONSTANT = {"check", "candidates", "ranking", "margins"}
+# margins or a scorer.
+CONSTANT = {"check", "candidates", "ranking", "margins", "scorer"}
 
 # By hand: first key of a leaf -> the stages that must run again when it changes. `check` always does. A leaf of
 # `runs` is treated below.
 TABLE = {
     "seed": {"fetch", "base"} | AFTER_VALIDATE,
-    "threads": {"judge", "ranking", "margins"} | AFTER_SFT,
-    "confidence": {"judge", "ranking", "margins", "controls", "tournament", "figures", "report"}
+    "threads": {"judge", "ranking", "margins", "scorer"} | AFTER_SFT,
+    "confidence": {"judge", "ranking", "margins", "scorer", "controls", "tournament", "figures", "report"}
     | SCORES
     | KLS
     | MONOTONICITIES,
@@ -41,11 +41,12 @@ TABLE = {
     "base": {"base"} | AFTER_VALIDATE,
     "tokens": AFTER_VALIDATE,
     "validate": AFTER_VALIDATE,
-    "judge": {"judge", "ranking", "margins", "controls", "tournament", "figures", "report"} | SCORES,
+    "judge": {"judge", "ranking", "margins", "scorer", "controls", "tournament", "figures", "report"} | SCORES,
     "sft": AFTER_SFT,
     "candidates": {"candidates"},
-    "pairs": {"pairs", "margins", "tournament", "figures", "report"} | ALIGN,
+    "pairs": {"pairs", "margins", "scorer", "tournament", "figures", "report"} | ALIGN,
     "margins": {"margins"},
+    "scorer": {"scorer"},
     "align": {"tournament", "figures", "report"} | ALIGN,
     "sample": AFTER_REFERENCE | SAMPLED,
     "kl": {"figures", "report"} | KLS,
@@ -80,7 +81,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, root)
     repo = Repo(str(root))
-    assert len(repo.index.graph) == 15 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
+    assert len(repo.index.graph) == 16 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
     return repo
 
 

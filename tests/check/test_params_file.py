@@ -173,6 +173,59 @@ def test_the_truth_of_data_from_people_is_not_known() -> None:
     assert parse(ParamsFile, content | {"margins": {"source": "judge", "temperature": None}})
     with pytest.raises(UserError, match=r"margins\.source: true_reward needs generated data"):
         parse(ParamsFile, content | {"margins": {"source": "true_reward", "temperature": None}})
+    with pytest.raises(UserError, match=r"scorer\.source: true_reward needs generated data"):
+        parse(ParamsFile, content | {"scorer": {"source": "true_reward"}})
+
+
+RLOO = {"method": "rloo", "beta": 0.05, "k": 4, "prompts_per_step": 16, "steps": 100, "max_new_tokens": 48}
+REWARD_MODEL = {
+    **{"source": "reward_model", "path": "some/model", "revision": "0" * 40, "dtype": "float32"},
+    **{"max_length": 512, "batch_size": 8},
+}
+TRUTH, JUDGED = ({"source": source, "clip": None} for source in ("true_reward", "judge"))
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    """The default with one online run, a scorer that it can use, and `changes` of blocks."""
+    path = tmp_path / "params.yaml"
+    content = read_yaml(ROOT / "params.yaml") | {"runs": {"one": RLOO}, "scorer": TRUTH} | changes
+    path.write_text(json.dumps(content), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"scorer": None}, "runs.one of method rloo learns from scores of its own answers; set scorer: {source: true"),
+        ({"runs": {"one": {"method": "dpo", "beta": 0.1}}}, "no run reads scorer, which every training would depend"),
+        ({"scorer": JUDGED}, "scorer.source: judge needs a judge that gives one answer a number, and judge.source: tr"),
+        ({"runs": {"one": RLOO | {"k": 1}}}, "runs.one.k = 1 is refused"),
+        (
+            {"runs": {"one": RLOO | {"max_new_tokens": 193}}},
+            "tokens.max_prompt_length + runs.one.max_new_tokens = 257 exceeds base.max_position_embeddings = 256",
+        ),
+        (
+            {"runs": {"one": RLOO | {"method": "ppo", "k": 1, "minibatches": 3}}},
+            "3 minibatches cannot share 16 prompts x 1 answers evenly",
+        ),
+        ({"runs": {"one": RLOO | {"sceps": 3}}}, "unknown key 'runs.one.sceps'; did you mean 'steps'?"),
+        ({"runs": {"one": RLOO, "two": RLOO}}, "runs.one and runs.two are the same training"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:40],
+)
+def test_an_online_run_needs_a_scorer_and_a_scorer_an_online_run(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        load_file(written(tmp_path, **changes))
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_reward_model_or_the_truth_can_be_the_scorer(tmp_path: Path) -> None:
+    assert load_file(written(tmp_path)).scorer.source == "true_reward"
+    assert load_file(written(tmp_path, scorer=JUDGED, judge=REWARD_MODEL)).scorer.source == "judge"
+    few = read_yaml(ROOT / "params.yaml")["align"] | {"per_device_train_batch_size": 1}
+    assert load_file(written(tmp_path, align=few)).runs, "its micro-batch holds answers and not pairs"
 
 
 def test_a_missing_block_is_named(tmp_path: Path) -> None:

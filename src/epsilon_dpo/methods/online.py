@@ -181,6 +181,11 @@ def penalised_scores(answers: Answers, penalty: float) -> "Tensor":
     return answers.scores - penalty * (~answers.ended).to(answers.scores)
 
 
+def spread_of(advantages: "Tensor", count: int) -> "dict[str, Tensor]":
+    """The deviation of all advantages of a generation, before any normalising, as a metric of its `count` answers."""
+    return {"advantage_std": advantages.std(correction=0).expand(count)}
+
+
 class OnPairs(Method[OnlineConfig]):
     """An online policy on given pairs. Under a KL penalty beta the reward that a policy is optimal for is
     beta * log-ratio plus a constant per prompt: so these are its implicit rewards, those of DPO at the same beta, and

@@ -20,6 +20,7 @@ from epsilon_dpo.methods.online import (
     Update,
     UpdateLoss,
     penalised_scores,
+    spread_of,
 )
 
 if TYPE_CHECKING:
@@ -73,10 +74,10 @@ def advantages_and_returns(
 
 
 def whitened(values: "Tensor", mask: "Tensor") -> "Tensor":
-    """Mean 0 and unbiased variance 1 over all true places of `mask`; 0 elsewhere, and everywhere if all are equal."""
+    """Mean 0 and unbiased variance 1 over all true places of `mask`, 0 elsewhere; 0 everywhere if all are equal."""
     kept = values[mask]
-    deviation = kept.std() if len(kept) > 1 else kept.new_zeros(())
-    return (values - kept.mean()) / deviation * mask if deviation > 0.0 else values * 0.0
+    variance = kept.var() if len(kept) > 1 else kept.new_zeros(())
+    return (values - kept.mean()) * (variance + 1e-8).rsqrt() * mask  # the 1e-8 is that of TRL's `whiten`
 
 
 def adapted(beta: float, kl: float, target: float) -> float:
@@ -106,7 +107,8 @@ class PPO(OnlineMethod[PPOConfig]):
         scores = penalised_scores(answers, config.truncation_penalty)
         rewards = token_rewards(scores, answers.logratios, mask, self.beta)
         advantages, returns = advantages_and_returns(rewards, answers.values, mask, config.gamma, config.lam)
-        return Targets(whitened(advantages, mask) if config.whiten else advantages, returns)
+        spread = spread_of(advantages[mask], len(scores))
+        return Targets(whitened(advantages, mask) if config.whiten else advantages, returns, spread)
 
     def loss(self, update: Update) -> UpdateLoss:
         assert update.values is not None and update.old_values is not None and update.returns is not None

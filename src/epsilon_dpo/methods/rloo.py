@@ -18,6 +18,7 @@ from epsilon_dpo.methods.online import (
     Update,
     UpdateLoss,
     penalised_scores,
+    spread_of,
 )
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class RLOOConfig(OnlineConfig):
 def leave_one_out(rewards: "Tensor", k: int) -> "Tensor":
     """Each reward less the mean of the other k - 1 of its prompt; both [n], the k of a prompt side by side."""
     groups = rewards.reshape(-1, k)
-    others = (groups.sum(1, keepdim=True) - groups) / (k - 1)
-    return (groups - others).reshape(-1)
+    above = groups[:, :, None] - groups[:, None, :]  # by differences: 0 to the last bit where all are equal
+    return (above.sum(2) / (k - 1)).reshape(-1)
 
 
 class RLOO(OnlineMethod[RLOOConfig]):
@@ -49,9 +50,10 @@ class RLOO(OnlineMethod[RLOOConfig]):
         config = self.config
         rewards = penalised_scores(answers, config.truncation_penalty) - config.beta * answers.logratios.sum(1)
         advantages = leave_one_out(rewards, config.k)
+        spread = spread_of(advantages, len(rewards))
         if config.normalize_advantages:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-4)
-        return Targets(advantages)
+        return Targets(advantages, metrics=spread)
 
     def loss(self, update: Update) -> UpdateLoss:
         clip, advantages = self.config.clip, update.advantages

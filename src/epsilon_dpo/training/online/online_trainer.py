@@ -115,13 +115,7 @@ class OnlineTrainer(MethodTrainer):
         self._generation = self.rollouts(policy, asked, config.k, seeds_of(seed, step, asked, config.k))
         self._targets = self.method.advantages(self._generation.answers)
         self._drawn = Totals()
-        self._drawn.add(self._generation.metrics | self._targets.metrics | {"advantage_std": self._advantage_std()})
-
-    def _advantage_std(self) -> Tensor:
-        assert self._generation is not None and self._targets is not None
-        answers, advantages = self._generation.answers, self._targets.advantages
-        kept = advantages if advantages.dim() == 1 else advantages[answers.mask]
-        return kept.std(correction=0).expand(len(answers.scores))
+        self._drawn.add(self._generation.metrics | self._targets.metrics)
 
     def _share(self, generation: int, update: int, count: int) -> list[int]:
         """The answers of this optimizer step: all, or of each pass another random division into minibatches."""

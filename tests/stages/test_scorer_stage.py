@@ -1,0 +1,136 @@
+"""The stage scorer on files: constant by default, for which nothing is loaded, and a scorer where one is asked for."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from untracked import Untracked
+
+from epsilon_dpo.judging.scorer.loading import load_scorer
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+MOON, SUN = ([{"role": "user", "content": f"Tell me about the {name}."}] for name in ("Moon", "Sun"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three training pairs of two prompts and one evaluation pair of the generated world, and a judge's folder."""
+    for name in ("src", "stages", "dvc.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for folder in ("validate", "pairs", "judge"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+    for split, prompts in (("train", [MOON, SUN, MOON]), ("eval", [SUN])):
+        rows = [{"id": f"{split}/{number}", "prompt": prompt} for number, prompt in enumerate(prompts)]
+        ids = [{"id": row["id"], "prompt_ids": [1, len(row["prompt"][0]["content"])]} for row in rows]
+        write_jsonl(tmp_path / "out" / "validate" / f"{split}.jsonl", rows)
+        write_jsonl(tmp_path / "out" / "pairs" / f"{split}.jsonl", ids)
+    write_json(tmp_path / "out" / "pairs" / "pairs.json", {"source": "dataset"})
+    write_json(tmp_path / "out" / "validate" / "dataset.json", {"true_reward": True})
+    a_judge(tmp_path, "reward_model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
+    return tmp_path
+
+
+def a_judge(project: Path, kind: str) -> None:
+    write_json(project / "out/judge/judge.json", {"kind": kind})
+    for name in ("model.safetensors", "metrics.json", "metrics.jsonl"):
+        (project / "out/judge" / name).write_text(f"{name} of {kind}")
+
+
+def run(project: Path, block: str) -> Path:
+    """`python -m stages.scorer` in this process."""
+    (project / "params.yaml").write_text(f"scorer: {block}\n", "utf-8")
+    runpy.run_module("stages.scorer", run_name="__main__")
+    return project / "out" / "scorer"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_by_default_it_is_constant_and_an_online_run_is_refused(project: Path) -> None:
+    """Whatever judge and data are, so that no training depends on them."""
+    first = content(run(project, "null"))
+    assert first.keys() == {"scorer.json", "train_prompts.jsonl", "eval_prompts.jsonl"}
+    a_judge(project, "llm")
+    write_jsonl(project / "out/pairs/train.jsonl", [])
+    assert content(run(project, "null")) == first
+    with pytest.raises(UserError, match=r"holds no scorer, which an online run needs; set scorer: \{source:"):
+        load_scorer(project / "out/scorer")
+
+
+def test_the_true_reward_scores_and_prompts_are_distinct(project: Path) -> None:
+    out = run(project, "{source: true_reward}")
+    assert read_jsonl(out / "train_prompts.jsonl") == [
+        {"id": "train/0", "prompt_ids": [1, 23], "prompt": MOON},
+        {"id": "train/1", "prompt_ids": [1, 22], "prompt": SUN},
+    ]
+    assert [row["id"] for row in read_jsonl(out / "eval_prompts.jsonl")] == ["eval/0"]
+    score = load_scorer(out)
+    answers = ["Of course! The Moon orbits the Earth. Ask me more!", "", "The Sun is a star."]
+    assert score([MOON, MOON, SUN], answers) == [3.0, -1.0, 1.5]
+    clipped = load_scorer(run(project, "{source: true_reward, clip: 1.25}"))
+    assert clipped([MOON, MOON, SUN], answers) == [1.25, -1.0, 1.25]
+    before = content(out)
+    a_judge(project, "llm")
+    assert content(run(project, "{source: true_reward, clip: 1.25}")) == before, "it does not depend on the judge"
+
+
+def test_on_policy_prompts_have_the_texts_of_the_answers(project: Path) -> None:
+    write_json(project / "out/pairs/pairs.json", {"source": "on_policy"})
+    write_jsonl(project / "out/pairs/train.jsonl", [{"id": "train/1/0-2", "prompt_ids": [1, 22]}])
+    write_jsonl(project / "out/pairs/train_text.jsonl", [{"id": "train/1/0-2", "prompt": SUN}])
+    out = run(project, "{source: true_reward}")
+    assert read_jsonl(out / "train_prompts.jsonl") == [{"id": "train/1/0-2", "prompt_ids": [1, 22], "prompt": SUN}]
+
+
+def test_a_judge_is_copied_without_what_it_cost_and_gives_each_answer_its_number(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run(project, "{source: judge}")
+    assert read_json(out / "scorer.json") == {"source": "judge", "clip": None}
+    assert content(out / "judge").keys() == {"judge.json", "model.safetensors"}
+
+    class Lengths:
+        def rank(self, prompts: list, candidates: list[list[str]]) -> list[list[float]]:
+            return [[float(len(text)) for text in of] for of in candidates]
+
+    loaded = []
+    monkeypatch.setattr(
+        "epsilon_dpo.judging.judges.loading.load_judge", lambda folder: loaded.append(folder) or Lengths()
+    )
+    assert load_scorer(out)([MOON, SUN], ["four", ""]) == [4.0, 0.0] and loaded == [out / "judge"]
+
+
+@pytest.mark.parametrize("kind", ["pairrm", "llm"])
+def test_a_judge_that_only_compares_is_refused_and_nothing_is_left(
+    project: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_judge(project, kind)
+    with pytest.raises(SystemExit, match=rf"a judge of kind {kind} only compares two; choose one"):
+        run(project, "{source: judge}")
+    assert not (project / "out" / "scorer").exists()
+
+
+def test_data_without_a_true_reward_are_refused(project: Path) -> None:
+    write_json(project / "out" / "validate" / "dataset.json", {"true_reward": False})
+    with pytest.raises(SystemExit, match=r"scorer\.source: true_reward needs data whose reward is known"):
+        run(project, "{source: true_reward}")
+
+
+def test_no_scorer_loads_nothing_heavy(project: Path) -> None:
+    """The default runs this stage each time that the judge changes."""
+    (project / "params.yaml").write_text("scorer: null\n", "utf-8")
+    heavy = "{'torch', 'transformers', 'scipy', 'numpy'} & set(sys.modules)"
+    script = f"import sys, runpy; runpy.run_module('stages.scorer', run_name='__main__'); print(sorted({heavy}))"
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=env, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "[]"

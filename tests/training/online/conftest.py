@@ -1,0 +1,76 @@
+"""`online`: stage align's call for an online run on a small Gemma-2, random prompts and a made-up reward."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import config
+
+from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.stage.files import write_jsonl
+from epsilon_dpo.sampling.answers.draws import Draw
+from epsilon_dpo.training.online.online_alignment import align_online
+
+RLOO = {"method": "rloo", "beta": 0.1, "k": 3, "prompts_per_step": 4, "steps": 12, "max_new_tokens": 8}
+PPO = RLOO | {"method": "ppo", "k": 2, "epochs": 2, "minibatches": 2, "adaptive_kl": 0.05, "steps": 8}
+
+
+def worth(prompts: Sequence[Any], answers: Sequence[str]) -> list[float]:
+    """The share of an answer's tokens that are w1 to w30, the lower half of the vocabulary."""
+    return [sum(int(token[1:]) <= 30 for token in text.split()) / 8 for text in answers]
+
+
+@pytest.fixture
+def online(
+    sft_folder: Callable[..., Path], token_pairs: Callable[[int], list[dict[str, Any]]], tmp_path: Path
+) -> Callable[..., Path]:
+    """Train with a run's entry and changed hyperparameters into a folder of the given name; returns the folder."""
+    made: dict[str, Path] = {}
+
+    def call(
+        name: str,
+        entry: dict[str, Any],
+        track: Callable[[dict[str, float], int], None] = lambda metrics, step: None,
+        score: Callable[..., list[float]] = worth,
+        dtype: torch.dtype = torch.float32,
+        **changes: Any,
+    ) -> Path:
+        if not made:
+            made["model"], made["pairs"] = sft_folder(dtype), tmp_path / "pairs"
+            made["pairs"].mkdir()
+            rows = {"train": token_pairs(9), "eval": token_pairs(14)[9:]}
+            for split, pairs in rows.items():
+                write_jsonl(made["pairs"] / f"{split}.jsonl", pairs)
+                asked = [
+                    {"id": pair["id"], "prompt_ids": pair["prompt_ids"], "prompt": [{"role": "user", "content": "?"}]}
+                    for pair in pairs
+                ]
+                write_jsonl(made["pairs"] / f"{split}_prompts.jsonl", asked)
+        out = tmp_path / name
+        out.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(1)
+        method = method_of(name, entry)
+        settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2} | changes
+        return align_run(method, config(**settings), made, score, out, tmp_path / f"{name}-scratch", track)
+
+    return call
+
+
+def align_run(method, settings, made, score, out, scratch, track):  # type: ignore[no-untyped-def]
+    align_online(
+        method,
+        settings,
+        5,
+        made["model"],
+        made["pairs"],
+        {split: made["pairs"] / f"{split}_prompts.jsonl" for split in ("train", "eval")},
+        Draw(load_tokenizer(made["model"]), method.config.max_new_tokens, 6),
+        score,
+        out,
+        scratch,
+        track,
+    )
+    return out

@@ -1,0 +1,136 @@
+"""An online training as a whole: what it learns, what decides its bytes, what it refuses."""
+
+import math
+
+import pytest
+import torch
+from conftest import PPO, RLOO
+from runs import LORA, content, weights
+from safetensors.torch import load_file
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.runs.runs import policy_paths
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.training.loop.params import LoRA
+
+STEPS = 20
+ENTRIES = {"rloo": RLOO, "rloo_again": RLOO | {"iterations": 2}, "ppo": PPO}
+OF_ANSWERS = {
+    *("reward", "reward_std", "kl/rev", "kl/rev_k1", "kl/rev_k3", "kl/fwd_own", "entropy", "tokens/answer"),
+    *("truncated", "no_spread", "advantage_std", "clip_share", "loss", "grad_norm", "learning_rate", "epoch", "step"),
+    "num_input_tokens_seen",
+}
+OF_EVALUATION = {
+    *("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins", "eval_margins_raw", "eval_logps/chosen"),
+    *("eval_kl/fwd_data", "eval_reward", "eval_kl/rev", "eval_tokens/answer", "eval_truncated"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_it_learns_and_logs_what_every_run_logs(online, name):
+    folder = online(name, ENTRIES[name] | {"steps": STEPS, "beta": 0.01})
+    rows, metrics = read_jsonl(folder / "metrics.jsonl"), read_json(folder / "metrics.json")
+    of_method = {"policy_loss", "value_loss", "ppo/beta"} if name == "ppo" else set()
+    assert all(row.keys() == OF_ANSWERS | of_method for row in rows)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert metrics.keys() >= OF_EVALUATION
+    updates = {"rloo": 1, "rloo_again": 2, "ppo": 4}[name]
+    assert [row["step"] for row in rows] == list(range(updates, STEPS * updates + 1, updates))
+    assert metrics["steps"] == STEPS * updates and metrics["train_epoch"] == 10.0  # 9 prompts, 2 steps of 4 a pass
+    assert abs(rows[0]["kl/rev"]) < 1e-6 < rows[-1]["kl/rev"] and min(row["kl/rev"] for row in rows) > -1e-6
+    first, last = (sum(row["reward"] for row in part) / 5 for part in (rows[:5], rows[-5:]))
+    assert last > first + 0.1 and metrics["eval_reward"] > first
+    assert (metrics["beta"] != 0.01) if name == "ppo" else ("beta" not in metrics)
+    assert (folder / "model" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("entry", [RLOO, PPO], ids=lambda entry: entry["method"])
+def test_the_same_run_has_the_same_bytes_and_another_seed_has_others(online, entry):
+    once, again, other = (
+        online(name, entry | {"steps": 5} | seed) for name, seed in (("a", {}), ("b", {}), ("c", {"seed": 6}))
+    )
+    assert content(once) == content(again)
+    assert content(once)["model/model.safetensors"] != content(other)["model/model.safetensors"]
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("entry", [RLOO, RLOO | {"iterations": 2}, PPO], ids=["rloo", "rloo_again", "ppo"])
+def test_the_micro_batch_changes_rounding_alone(online, entry):
+    """Of the 12 answers of a generation, 5 at once or all; what is drawn is the same to the token. In float64, but
+    Gemma-2's norms and softmax are float32 in any case."""
+    some, all_ = (
+        online(f"{size}", entry | {"steps": 6}, dtype=torch.float64, per_device_train_batch_size=size)
+        for size in (5, 12)
+    )
+    for row, same in zip(read_jsonl(some / "metrics.jsonl"), read_jsonl(all_ / "metrics.jsonl"), strict=True):
+        assert row["reward"] == same["reward"] and row["tokens/answer"] == same["tokens/answer"]
+        del row["clip_share"], same["clip_share"]  # of an answer whose advantage is 0 it is decided by rounding
+        assert row == pytest.approx(same, rel=1e-5, abs=1e-6)
+    torch.testing.assert_close(weights(some), weights(all_), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("entry", [RLOO | {"iterations": 2}, PPO], ids=lambda entry: entry["method"])
+def test_without_a_reward_nothing_moves(online, entry):
+    """At pi = rho all rewards are 0, and so are their advantages, gradients and the KL: to the last bit."""
+    folder = online("still", entry | {"steps": 4}, score=lambda prompts, answers: [0.0] * len(answers))
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert all(row["grad_norm"] == row["reward"] == row["kl/rev_k1"] == 0.0 for row in rows)
+    moved, untouched = weights(folder), load_file(folder.parent / "sft" / "model.safetensors")
+    assert all(torch.equal(moved[name], untouched[name]) for name in untouched)
+
+
+def test_a_constant_reward_is_none_to_rloo(online):
+    """The same for every answer, it cancels from each advantage."""
+    folder = online("constant", RLOO | {"steps": 4}, score=lambda prompts, answers: [7.0] * len(answers))
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert all(row["grad_norm"] == 0.0 and row["no_spread"] == 1.0 for row in rows)
+
+
+@pytest.mark.parametrize("entry", [RLOO, PPO], ids=lambda entry: entry["method"])
+def test_an_adapter_is_trained_against_its_own_base(online, entry):
+    folder = online("lora", entry | {"steps": 4}, lora=LoRA(**LORA))
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert (folder / "model" / "adapter_model.safetensors").is_file()
+    assert not (folder / "model" / "model.safetensors").exists()
+    assert abs(rows[0]["kl/rev"]) < 1e-6 < rows[-1]["kl/rev"]
+
+
+def test_snapshots_are_kept_by_passes_over_the_prompts(online):
+    folder = online("kept", RLOO | {"snapshot_epochs": 2.0})
+    assert policy_paths(folder) == ["snapshots/000004", "snapshots/000008", "."]
+    assert {file.name for file in (folder / "snapshots/000004/model").iterdir()} >= {"model.safetensors"}
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_refused_with_its_prompt(online, score):
+    def broken(prompts, answers):
+        return [*[0.5] * (len(answers) - 1), score]
+
+    with pytest.raises(UserError, match=rf"The scorer gave {score} to an answer to the prompt '\?' \(row pair/\d\)"):
+        online("broken", RLOO, score=broken)
+    with pytest.raises(UserError, match="gave 11 scores to 12 answers"):
+        online("missing", RLOO, score=lambda prompts, answers: [0.5] * (len(answers) - 1))
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online):
+    def never(prompts, answers):
+        raise AssertionError
+
+    with pytest.raises(UserError, match=r"have 9 different prompts, fewer than a step's 10; lower this run's prompts"):
+        online("few", RLOO | {"prompts_per_step": 10}, score=never)
+    with pytest.raises(UserError, match=r"max_new_tokens is 60, together more than the model's 64 positions"):
+        online("long", RLOO | {"max_new_tokens": 60}, score=never)
+
+
+def test_empty_answers_are_scored(online):
+    """A stop token alone is an answer, of one token and no text."""
+    seen = []
+
+    def scored(prompts, answers):
+        seen.extend(answers)
+        return [1.0 if not text else 0.0 for text in answers]
+
+    folder = online("empty", RLOO | {"steps": 20, "k": 8, "beta": 0.001}, score=scored, learning_rate=3e-2)
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert "" in seen and rows[-1]["reward"] >= 0.4 > 0.1 > rows[0]["reward"]
+    assert rows[-1]["tokens/answer"] < rows[0]["tokens/answer"]
