@@ -14,6 +14,8 @@ with run_stage("fetch") as stage:
     write_jsonl(stage.out / "eval.jsonl", dataset.eval)
     if dataset.dropped is not None:
         write_jsonl(stage.out / "dropped.jsonl", dataset.dropped)
+    if dataset.labelled is not None:
+        write_jsonl(stage.out / "labelled.jsonl", dataset.labelled)
     write_json(stage.out / "dataset.json", {**dataset.facts, "rows": rows})
     stage.tracker.log_metrics({f"rows/{split}": float(count) for split, count in rows.items()}, step=0)
     stage.summary = f"{rows['train']} training pairs, {rows['eval']} evaluation pairs from {params.fetch.source}"

@@ -20,6 +20,8 @@ with run_stage("validate") as stage:
     outcome = validate_files(fetched, tokenizer, params.tokens, params.contract, stage.out)
     write_json(stage.out / "validation.json", outcome.result)
     shutil.copyfile(fetched / "dataset.json", stage.out / "dataset.json")
+    if (fetched / "labelled.jsonl").exists():  # for a judge that learns from them: it reads what follows the contract
+        shutil.copyfile(fetched / "labelled.jsonl", stage.out / "labelled.jsonl")
     (stage.out / "validation.html").write_text(page(outcome, read_json(fetched / "dataset.json")), "utf-8")
     stage.tracker.log_metrics(metrics(outcome.result), step=0)
     splits = outcome.result["splits"]

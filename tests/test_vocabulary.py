@@ -17,6 +17,7 @@ OF_A_TEXT = {
     "docs/howto.md",
     "src/epsilon_dpo/data/contract/near.py",
     "src/epsilon_dpo/data/generated/truth.py",
+    "src/epsilon_dpo/data/sources/reviews.py",
     "src/epsilon_dpo/data/tokens/tokenisation.py",
     "src/epsilon_dpo/judging/judges/interface.py",
     "src/epsilon_dpo/models/base/embedded.py",

@@ -68,6 +68,13 @@ def run(stage: str) -> None:
     runpy.run_module(f"stages.{stage}", run_name="__main__")
 
 
+def test_texts_with_labels_go_on_to_the_judge_as_they_came(project: Path) -> None:
+    rows = [{"id": "r/1", "text": "a fine film", "label": 1, "part": "classifier"}]
+    write_jsonl(project / "out" / "fetch" / "labelled.jsonl", rows)
+    run("validate")
+    assert read_jsonl(project / "out" / "validate" / "labelled.jsonl") == rows
+
+
 def test_kept_pairs_go_on_and_dropped_ones_are_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("validate")
     assert "4 train and 3 eval pairs kept, 1 rows dropped" in capsys.readouterr().out

@@ -21,12 +21,15 @@ class Dataset:
             further keys end in out/fetch. Lists, or collections that are read from disk.
         facts: content of dataset.json about the origin beside the row counts: source, revision, file hashes, ...
         dropped: {"id", "reason", "detail"} per row that makes no pair; None from a source that drops none.
+        labelled: {"id", "text", "label", "part"} per text that a classifier may learn from (part `classifier`) or be
+            tested on; None from a source without any.
     """
 
     train: Collection[Row]
     eval: Collection[Row]
     facts: dict[str, Any]
     dropped: Collection[Row] | None = None
+    labelled: Collection[Row] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from epsilon_dpo.data.sources.dataset import Dataset
 from epsilon_dpo.data.sources.generated import read_synthetic
 from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.mixture import read_mixture
-from epsilon_dpo.data.sources.params import DatasetSource, HHSource, Source, SyntheticSource
+from epsilon_dpo.data.sources.params import DatasetSource, HHSource, ReviewsSource, Source, SyntheticSource
 from epsilon_dpo.data.sources.published import read_dataset
+from epsilon_dpo.data.sources.reviews import read_reviews
 from epsilon_dpo.data.sources.watched import refuse_unwatched_within
 
 
@@ -25,4 +26,6 @@ def read_source(source: Source, seed: int, scratch: Path) -> Dataset:
         return read_hh(source, seed)
     if isinstance(source, DatasetSource):
         return read_dataset(source, seed, scratch)
+    if isinstance(source, ReviewsSource):
+        return read_reviews(source, seed)
     return read_mixture(source, seed, scratch, read_source)

@@ -155,7 +155,30 @@ class MixtureSource(Strict):
         return self
 
 
-Source = SyntheticSource | HHSource | DatasetSource | MixtureSource
+class ReviewsSource(Strict):
+    """Texts labelled positive or negative (reviews.py): what a language model and a sentiment classifier learn from."""
+
+    source: Literal["reviews"]
+    file: str  # a CSV file below data/ with the columns text, label (0 or 1) and source
+    part: Annotated[str, Field(min_length=1)]  # rows whose column source says so, such as rotten_tomatoes or imdb
+    classifier_share: Share  # of the texts, for judge.source: sentiment
+    prompts_share: Share  # for evaluation; the rest is the language model's
+    prompt_words: Annotated[int, Field(ge=1)]  # between spaces; the first ones of a text are its prompt
+    answer_words: Annotated[int, Field(ge=1)] | None  # of a text after its prompt; null: all
+    max_train_pairs: Limit  # a sample drawn with the seed; null: all
+    max_eval_pairs: Limit
+
+    @model_validator(mode="after")
+    def _something_is_left_to_learn(self) -> "ReviewsSource":
+        if self.classifier_share + self.prompts_share >= 1.0:
+            raise ValueError(
+                f"classifier_share = {self.classifier_share} and prompts_share = {self.prompts_share} leave the "
+                "language model no text; lower one of them"
+            )
+        return self
+
+
+Source = SyntheticSource | HHSource | DatasetSource | MixtureSource | ReviewsSource
 
 
 def local_paths(source: Source, key: str = "fetch") -> list[tuple[str, str]]:
@@ -164,6 +187,8 @@ def local_paths(source: Source, key: str = "fetch") -> list[tuple[str, str]]:
         return [(f"{key}.folder", source.folder)] if source.folder is not None else []
     if isinstance(source, DatasetSource):
         return [(f"{key}.path", source.path)] if source.revision is None else []
+    if isinstance(source, ReviewsSource):
+        return [(f"{key}.file", source.file)]
     if isinstance(source, MixtureSource):
         members = [(f"{key}.members.{name}.fetch", member.fetch) for name, member in source.members.items()]
         return [path for name, member in members for path in local_paths(member, name)]
