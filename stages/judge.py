@@ -9,6 +9,8 @@ from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
 from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
+    from epsilon_dpo.judging.judges.sentiment import Sentiment
+    from epsilon_dpo.judging.making.sentiment_training import held_out_accuracy
     from epsilon_dpo.judging.making.sources import build
     from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
     from epsilon_dpo.pipeline.machine.runtime import set_up
@@ -18,10 +20,18 @@ with run_stage("judge") as stage:
     set_up(params.seed, params.threads)
     validated = Path("out/validate")
     training = [pair.question for pair in label_comparisons(read_jsonl(validated / "train.jsonl"))]
-    judge = build(params.judge, training, params.seed, stage.out, stage.scratch, stage.tracker.log_metrics)
+    texts = validated / "labelled.jsonl"  # of fetch.source: reviews alone
+    labelled = read_jsonl(texts) if texts.exists() else []
+    judge = build(params.judge, training, params.seed, stage.out, stage.scratch, stage.tracker.log_metrics, labelled)
     evaluation = label_comparisons(read_jsonl(validated / "eval.jsonl"))
     records = judge_comparisons(judge, evaluation, known_truth(validated / "dataset.json"))
     metrics = label_accuracy(records, Intervals(params.confidence, params.seed)) | judge.usage()
+    if isinstance(judge, Sentiment):
+        metrics |= held_out_accuracy(judge, labelled, params.confidence)
     write_json(stage.out / "metrics.json", metrics)
     stage.tracker.log_metrics(metrics)
     stage.summary = f"agrees with {metrics['accuracy']:.1%} of {len(records)} labels"
+    if "classifier_accuracy" in metrics:
+        stage.summary = (
+            f"right on {metrics['classifier_accuracy']:.1%} of {metrics['classifier_accuracy_n']} held-out texts"
+        )

@@ -98,7 +98,12 @@ def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], dict[str, Any]
     if not found:
         there = ", ".join(sorted(others)) or "none"
         raise UserError(f"{source.file} has no text of {source.part} (fetch.part); its column source has: {there}.")
-    facts = {"source": "reviews", "file": source.file, "part": source.part, "files": {path.name: sha256(path)}}
+    facts: dict[str, Any] = {
+        "source": "reviews",
+        "file": source.file,
+        "part": source.part,
+        "files": {path.name: sha256(path)},
+    }
     facts |= {"rows_read": read, "rows_with_markup": markup, "true_reward": False, "preferences": False}
     return found, facts | {"lost": lost}
 

@@ -29,6 +29,7 @@ class Verdict:
             tie: what one order says alone is also what its position says.
         score_a, score_b: what each answer is worth by itself, f_ab = score_a - score_b, from a judge of single answers;
             None from one that can only compare.
+        probability_a, probability_b: P(the answer is of the wanted class), from a classifier; None from any other.
     """
 
     f_ab: float
@@ -41,6 +42,8 @@ class Verdict:
     refused: bool = False
     score_a: float | None = None
     score_b: float | None = None
+    probability_a: float | None = None
+    probability_b: float | None = None
 
     @property
     def logit(self) -> float:

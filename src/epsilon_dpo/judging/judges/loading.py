@@ -35,6 +35,10 @@ def judge_of(settings: dict[str, Any], folder: Path) -> Judge:
             from epsilon_dpo.judging.judges.reward_model import RewardModel
 
             return RewardModel.load(settings, folder)
+        case "sentiment":
+            from epsilon_dpo.judging.judges.sentiment import Sentiment
+
+            return Sentiment.load(settings, folder)
         case "llm":
             from epsilon_dpo.judging.judges.llm import LLM
 

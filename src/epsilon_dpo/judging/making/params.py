@@ -1,4 +1,4 @@
-"""`judge`: what compares two answers: PairRM, a reward model (either may be trained here), or an endpoint."""
+"""`judge`: what compares two answers: PairRM, a reward model, a classifier (each may be trained here), an endpoint."""
 
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -79,6 +79,14 @@ class TrainedRewardJudge(Accelerated):
         return self
 
 
+class SentimentJudge(Strict):
+    """A sentiment classifier: trained here on the labelled texts of fetch.source: reviews, or VADER's rules."""
+
+    source: Literal["sentiment"]
+    classifier: Literal["tfidf", "vader"]
+    clip: Annotated[float, Field(gt=0.0)]  # largest absolute score, nats: the logit of P(positive) is cut there
+
+
 class LLMJudge(Strict):
     """A language model behind an OpenAI-compatible endpoint; its key is in OPENAI_API_KEY, never in this file."""
 
@@ -110,7 +118,7 @@ class LLMJudge(Strict):
         return self
 
 
-AnyJudge = TrainedJudge | PretrainedJudge | TrainedRewardJudge | RewardModelJudge | LLMJudge
+AnyJudge = TrainedJudge | PretrainedJudge | TrainedRewardJudge | RewardModelJudge | SentimentJudge | LLMJudge
 
 
 class JudgeView(Strict):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from epsilon_dpo.judging.judges import pairrm_folder, reward_model
 from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
 from epsilon_dpo.judging.judges.loading import judge_of
+from epsilon_dpo.judging.judges.sentiment import VOCABULARY, WEIGHTS
 from epsilon_dpo.judging.judges.source_text import pair_text
 from epsilon_dpo.judging.making.pairrm_training import Track, train
 from epsilon_dpo.judging.making.params import (
@@ -19,30 +21,45 @@ from epsilon_dpo.judging.making.params import (
     LLMJudge,
     PretrainedJudge,
     RewardModelJudge,
+    SentimentJudge,
     TrainedJudge,
     TrainedRewardJudge,
 )
+from epsilon_dpo.judging.making.sentiment_training import train_tfidf
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import write_json
+from epsilon_dpo.pipeline.stage.files import Row, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 # What a judge on local weights reads of its params when it is loaded again.
 LENGTHS = {"source", "batch_size", "budget", "source_max_length", "candidate_max_length", "max_length", "dtype"}
 
 
-def build(params: AnyJudge, pairs: list[Question], seed: int, out: Path, scratch: Path, track: Track) -> Judge:
+def build(
+    params: AnyJudge,
+    pairs: list[Question],
+    seed: int,
+    out: Path,
+    scratch: Path,
+    track: Track,
+    labelled: list[Row] | None = None,
+) -> Judge:
     """The judge that `params` describes, written to `out` with judge.json, from which alone it can be loaded again.
 
     Args:
         pairs: the training pairs, `a` the chosen answer; not looked at if there is nothing to train.
         seed, scratch, track: arguments of the training, see `train`.
+        labelled: rows of out/validate/labelled.jsonl, for a classifier that is trained on them.
 
     Raises:
-        UserError: the weights' source is unreachable, missing, pickled or not such a judge.
+        UserError: the weights' source is unreachable, missing, pickled or not such a judge; or as `train_tfidf`.
     """
     if isinstance(params, LLMJudge):
         settings = _address(params)
+        write_json(out / "judge.json", settings)
+        return judge_of(settings, out)
+    if isinstance(params, SentimentJudge):
+        settings = _sentiment_into(out, params, labelled or [])
         write_json(out / "judge.json", settings)
         return judge_of(settings, out)
     if isinstance(params, TrainedJudge):
@@ -85,6 +102,21 @@ def _train_reward_into(
     dtype = str(trained.model.dtype).removeprefix("torch.")
     facts = {"kind": "reward_model", "dtype": dtype, "origin": f"trained on {len(pairs)} pairs"}
     return params.model_dump(include=LENGTHS) | facts
+
+
+def _sentiment_into(out: Path, params: SentimentJudge, labelled: list[Row]) -> dict[str, Any]:
+    """judge.json; VADER's weights are its package's, which its version identifies."""
+    settings = params.model_dump() | {"kind": "sentiment"}
+    if params.classifier == "vader":
+        origin = f"VADER {version('vaderSentiment')}, a lexicon with rules"
+        return settings | {"origin": origin, "model_sha256": hashlib.sha256(origin.encode()).hexdigest()}
+    texts = train_tfidf(labelled, out)
+    return settings | {
+        "origin": f"logistic regression on TF-IDF, trained on {texts:,} labelled texts",
+        "model_sha256": hashlib.sha256(
+            "".join(digest(out / name) for name in (VOCABULARY, WEIGHTS)).encode()
+        ).hexdigest(),
+    }
 
 
 def _find(params: PretrainedJudge | RewardModelJudge) -> tuple[dict[str, Any], Path]:

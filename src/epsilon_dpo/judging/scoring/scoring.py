@@ -22,11 +22,13 @@ from epsilon_dpo.judging.scoring.agreement import agreement
 from epsilon_dpo.judging.scoring.calibration import calibration
 from epsilon_dpo.judging.scoring.comparisons import Comparison
 from epsilon_dpo.judging.scoring.length import length_controlled
-from epsilon_dpo.pipeline.runs.runs import REJECTED, RUN
+from epsilon_dpo.judging.scoring.single_answers import answers, best_of
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, REJECTED, RUN, SFT
 from epsilon_dpo.pipeline.stage.files import read_json
 
 TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
 DRAWS = 10_000  # resamples of an interval: its ends then move by less than a tenth of their width between two seeds
+OF_SINGLE_ANSWERS = ("score_a", "score_b", "probability_a", "probability_b")  # from judges that have them
 TRUNCATIONS = ("trunc_source", "trunc_a", "trunc_b")
 
 Record = dict[str, Any]
@@ -149,33 +151,22 @@ def label_accuracy(records: list[Record], intervals: Intervals) -> dict[str, flo
 def by_opponent(records: list[Record], intervals: Intervals) -> dict[str, float]:
     """`summary` of each opponent's records, at `/<opponent>` for a run and `/<answer>_vs_<opponent>` for a control.
 
-    And `answers` of both sides.
+    And `answers` of both sides, and `best_of` the reference's.
     """
     found: dict[str, float] = {}
     for answer, opponent in dict.fromkeys((record["answer"], record["opponent"]) for record in records):
         own = [record for record in records if (record["answer"], record["opponent"]) == (answer, opponent)]
         found |= summary(own, intervals, f"/{opponent}" if answer == RUN else f"/{answer}_vs_{opponent}")
         found |= answers(own, "a", answer, intervals) | answers(own, "b", opponent, intervals)
-    return found
-
-
-def answers(records: list[Record], side: str, name: str, intervals: Intervals) -> dict[str, float]:
-    """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>`, `empty_share/<name>`; with its interval
-    `judge_score/<name>` by a judge of single answers and, with a truth, `true_reward/<name>`, both means."""
-    means = {"mean_chars": "chars", "mean_judge_tokens": "tokens", "empty_share": "empty"}
-    found = {
-        f"{m}/{name}": sum(record[f"{key}_{side}"] for record in records) / len(records) for m, key in means.items()
-    }
-    for key, metric in ((f"score_{side}", "judge_score"), (f"true_{side}", "true_reward")):
-        if key in records[0]:
-            found |= intervals.mean([record[key] for record in records], records).named(f"{metric}/{name}")
+        if (answer, opponent) == (SFT, CHOSEN):
+            found |= best_of(own, intervals)
     return found
 
 
 def _record(comparison: Comparison, verdict: Verdict) -> Record:
     prompt, a, b = comparison.question
-    scores = {} if verdict.score_a is None else {"score_a": verdict.score_a, "score_b": verdict.score_b}
-    return scores | {
+    of_single = {name: getattr(verdict, name) for name in OF_SINGLE_ANSWERS if getattr(verdict, name) is not None}
+    return of_single | {
         "id": comparison.id,
         "prompt_id": prompt_id(prompt),
         "answer": comparison.answer,
