@@ -20,7 +20,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 pytestmark = pytest.mark.slow
 
 PROMPTS = 48
-RUN = "madpo"
+RUN, ONLINE = "madpo", "rloo"
 SMALL: dict[str, Any] = {
     "fetch.train_pairs": 1000,
     "judge.max_steps": 90,
@@ -29,8 +29,12 @@ SMALL: dict[str, Any] = {
     "sample.max_prompts": 40,
     "tournament.max_prompts": 20,
     "margins": {"source": "judge", "temperature": None},
-    # Of a method that reads the margins; figures reads out/align for snapshots alone.
-    "runs": {RUN: {"method": "madpo", "beta": 0.3, "tau": 2.0, "snapshot_epochs": 0.5}},
+    "scorer": {"source": "true_reward"},
+    # Of a method that reads the margins, and of one that reads the scorer; figures reads out/align for snapshots alone.
+    "runs": {
+        RUN: {"method": "madpo", "beta": 0.3, "tau": 2.0, "snapshot_epochs": 0.5},
+        ONLINE: {"method": "rloo", "beta": 0.05, "k": 2, "prompts_per_step": 16, "steps": 4, "max_new_tokens": 32},
+    },
 }
 
 
@@ -112,6 +116,8 @@ def test_margins_are_those_of_the_answers_the_policy_is_trained_on(project: Path
 STAGES = list(read_yaml(ROOT / "dvc.yaml")["stages"])
 # Declared for the order alone: the dataset is fetched after every number has been checked.
 FOR_THE_ORDER = {"fetch": {"out/check/passed.txt"}}
+# Copied where it scores single answers, which this preset's does not (tests/stages/test_scorer_stage.py).
+FOR_A_SCALAR_JUDGE = {"scorer": {"out/judge"}}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 ADAPTERS: dict[str, Any] = {
     **{f"{stage}.{key}": value for stage in ("sft", "align") for key, value in {"lora": LORA, "max_steps": 2}.items()},
@@ -124,7 +130,8 @@ ADAPTERS: dict[str, Any] = {
 def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
     """Every stage once more, each with its declared data and no other."""
     root = tmp_path_factory.mktemp("alone")
-    return {stage: run_alone(project, root / stage, stage, RUN) for stage in STAGES}
+    done = {stage: run_alone(project, root / stage, stage, RUN) for stage in STAGES}
+    return done | {ONLINE: run_alone(project, root / ONLINE, "align", ONLINE)}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +151,7 @@ def with_adapters(project: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return done
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, ONLINE])
 def test_a_stage_makes_the_same_of_its_declared_data_alone(project: Path, alone: dict[str, Alone], stage: str) -> None:
     """Else it reads data that DVC does not know of, and keeps a stale result when they change."""
     assert alone[stage].made and alone[stage].made == contents(project, alone[stage].paths)
@@ -159,7 +166,17 @@ def test_a_stage_reads_all_data_that_it_declares(
     assert DECOY in unread
     if stage in with_adapters:
         unread = unread & with_adapters[stage].unread
-    assert unread - {DECOY} == FOR_THE_ORDER.get(stage, set())
+    if stage == "align":  # pairs and margins the one run, the scorer the other
+        unread = unread & alone[ONLINE].unread
+    assert unread - {DECOY} == FOR_THE_ORDER.get(stage, set()) | FOR_A_SCALAR_JUDGE.get(stage, set())
+
+
+def test_an_online_run_learns_from_the_scores_of_its_own_answers(project: Path) -> None:
+    asked = rows(project, "scorer/train_prompts.jsonl")
+    assert len(asked) == len({str(row["prompt_ids"]) for row in asked}) > 0.9 * PROMPTS
+    metrics = metrics_of(project, f"align/{ONLINE}")
+    assert metrics["steps"] == 4 and -3.0 < metrics["eval_reward"] <= 3.0
+    assert metrics_of(project, f"kl/{ONLINE}")["kl_rev_rb"] >= 0.0
 
 
 def test_another_choice_of_pairs_samples_and_ranks_nothing_again(project: Path) -> None:

@@ -92,7 +92,7 @@ def test_another_judge_samples_and_trains_nothing_again(project: Path) -> None:
     ran = set(repro(project))
     assert {"judge", "figures", "report"} <= ran
     assert {stage.partition("@")[0] for stage in ran} == {
-        *("check", "judge", "ranking", "margins", "controls", "score", "tournament", "figures", "report")
+        *("check", "judge", "ranking", "margins", "scorer", "controls", "score", "tournament", "figures", "report")
     }
 
 

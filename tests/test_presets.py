@@ -35,9 +35,13 @@ def test_file_is_valid(file: Path) -> None:
 
 
 def test_every_method_has_a_run_to_copy() -> None:
-    """In presets/all-methods.yaml, or in params.yaml, where a new method of one's own gets its line."""
+    """In presets/all-methods.yaml, or in params.yaml, where a new method of one's own gets its line; of a method that
+    learns from its own answers on the page of methods."""
     files = (ROOT / "params.yaml", ROOT / "presets" / "all-methods.yaml")
-    assert {run["method"] for file in files for run in read_yaml(file)["runs"].values()} == set(method_names())
+    named = {run["method"] for file in files for run in read_yaml(file)["runs"].values()}
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    online = set(re.findall(r"^  \w+: \{method: (\w+), .*\bprompts_per_step: ", page, re.M))
+    assert named | online == set(method_names()) and online == {"rloo", "ppo"}
 
 
 def test_all_methods_is_the_default_with_other_runs() -> None:

@@ -3,6 +3,7 @@
 Every built-in method, those that presets/all-methods.yaml names, must be described. Another method need not be.
 """
 
+import math
 import re
 from importlib import import_module
 from pathlib import Path
@@ -14,9 +15,12 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter
 
 from epsilon_dpo.methods.interface import Logps, Method, MethodConfig
+from epsilon_dpo.methods.online import Answers, OnlineMethod, Update
 from epsilon_dpo.methods.registry import method_names, method_of
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.training.alignment.pair_metrics import pair_metrics
+from epsilon_dpo.training.online.answer_logps import AnswerTokens
+from epsilon_dpo.training.online.rollouts import _metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "methods.md").read_text("utf-8")
@@ -43,12 +47,20 @@ def quoted(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", text)
 
 
+# Those that learn from their own answers; their runs stand on the page.
+ONLINE: dict[str, dict[str, Any]] = {
+    entry["method"]: entry
+    for entry in yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[-1])["runs"].values()
+}
 OVERVIEW = {quoted(cells[0])[0]: cells for cells in rows(PAGE, "| `method:` |")}
+ONLINE_OVERVIEW = {quoted(cells[0])[0]: cells for cells in rows(PAGE, "| online `method:` |")}
 
 
 def test_every_built_in_method_has_a_section_and_a_row_and_no_other_has() -> None:
     assert len(BUILT_IN) >= 18 and set(BUILT_IN) <= set(method_names())
-    assert list(OVERVIEW) == list(SECTIONS) and set(SECTIONS) == set(BUILT_IN)
+    assert [*OVERVIEW, *ONLINE_OVERVIEW] == list(SECTIONS) and set(OVERVIEW) == set(BUILT_IN)
+    assert set(ONLINE_OVERVIEW) == set(ONLINE) == {"rloo", "ppo"}
+    assert all(isinstance(method_of("x", entry), OnlineMethod) for entry in ONLINE.values())
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -74,7 +86,7 @@ def test_the_keys_of_every_run_are_named() -> None:
     assert set(quoted(chapter)) >= set(MethodConfig.model_fields) - {"method"}
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", OVERVIEW)
 def test_the_row_is_the_code(name: str) -> None:
     link, reference, sft, logps, passes, state, paper = OVERVIEW[name]
     found: type[Method[Any]] = import_module(f"epsilon_dpo.methods.{name}").METHOD
@@ -118,7 +130,39 @@ def everything() -> tuple[Logps, Logps]:
     return side(-3.0), side(-4.0)
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", ONLINE_OVERVIEW)
+def test_the_row_of_an_online_method_is_the_code(name: str) -> None:
+    link, reference, values, logps, steps, state, paper = ONLINE_OVERVIEW[name]
+    assert link == f"[`{name}`](#{name}-{name})"
+    method = method_of("x", ONLINE[name])
+    assert isinstance(method, OnlineMethod)
+    assert (reference == "yes") == method.needs_reference and (values == "yes") == method.needs_values
+    assert method.units(torch.tensor([3])).tolist() == ([1] if logps == "sum" else [3])
+    assert math.prod(getattr(method.config, key) for key in quoted(steps)) == method.updates
+    keeps = method.needs_values or method.state_dict()
+    assert (state == "–") == (not keeps)
+    assert f"arXiv {paper}" in SECTIONS[name][1].replace("arXiv\n", "arXiv ")
+
+
+def test_what_is_logged_of_own_answers_is_named() -> None:
+    """Of the answers by the one table, of a step and the state by the section of the method."""
+    one = torch.tensor([[-1.0, -2.0], [-1.5, -0.5]], dtype=torch.float64)
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    answers = Answers(one[:, 0], one, one + 0.1, mask, mask[:, 0], one)
+    common = {quote for cells in rows(PAGE, "| metric of own answers |") for quote in quoted(cells[0])}
+    logged = set(_metrics(answers, AnswerTokens(mask, one, one, one, one, one, one), 2))
+    for name, entry in ONLINE.items():
+        method = method_of("x", entry | {"k": 2} | ({"adaptive_kl": 6.0} if name == "ppo" else {}))
+        assert isinstance(method, OnlineMethod)
+        targets = method.advantages(answers)
+        assert logged | set(targets.metrics) == common
+        update = Update(one, one, mask, targets.advantages, one, one, targets.returns)
+        own = {*method.loss(update).metrics, *method.after_step(1, {"kl/rev": 1.0})}
+        sentence = re.search(r"Logged besides:\s(.*?)\. ?(?:With|\n)", SECTIONS[name][1] + "\n", re.S)
+        assert sentence and set(quoted(sentence[1])) - {"adaptive_kl"} == own
+
+
+@pytest.mark.parametrize("name", OVERVIEW)
 def test_what_is_logged_besides_is_named(name: str) -> None:
     """The metrics of a loss and of the state after a step, of all runs of the method and no other."""
     logged = set()

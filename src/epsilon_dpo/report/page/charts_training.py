@@ -23,8 +23,11 @@ CURVES = {
     "margins_raw": "log-ratio margin, nats",
     "logps/chosen": "log π(chosen), nats",
     "kl/fwd_data": "KL(ref ‖ policy), nats",
+    "reward": "score of own answers",
+    "kl/rev": "KL(policy ‖ ref), nats",
     LOSS: "loss, own scales",
 }
+OF_OWN_ANSWERS = ("reward", "kl/rev")  # logged by the methods that learn from these
 BETA = "/beta"  # a method that adapts its beta logs the one it used as <method>/beta
 DECISIONS = {
     "eps/lowered": ("lowered", COLOURS[5]),
@@ -68,7 +71,9 @@ def _column(panels: list[Axes], runs: list[RunResult], metric: str, marks: dict[
         if metric == ACCURACY:
             percent(panel, "y")
         if run.name not in firm:
-            panel.text(0.5, 0.5, "no reference", transform=panel.transAxes, ha="center", va="center", color=REFERENCE)
+            panel.text(
+                0.5, 0.5, _why_not(run, metric), transform=panel.transAxes, ha="center", va="center", color=REFERENCE
+            )
             panel.set_yticks([])
             panel.grid(visible=False)
             panel.spines["left"].set_visible(False)
@@ -79,6 +84,13 @@ def _column(panels: list[Axes], runs: list[RunResult], metric: str, marks: dict[
         panel.plot(*firm[run.name], color=marks[run.name].colour)
         # Around the firm lines: one outlier, as the tie of the first step, would flatten everything else.
         _fit(panel.set_ylim, firm[run.name][1] if metric == LOSS else everyone[1], 0.12)
+
+
+def _why_not(run: RunResult, metric: str) -> str:
+    """Why a run has logged no `metric` although others have."""
+    if metric in OF_OWN_ANSWERS:
+        return "trained on pairs"
+    return "no reference" if logs(run, ACCURACY) else "no pairs"
 
 
 def _firm(run: RunResult, metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,10 @@ class RunResult:
     def policy_sha256(self) -> str:
         return str(self.sampled["policy_sha256"])
 
+    @property
+    def learns_from_own_answers(self) -> bool:
+        return "eval_reward" in self.final
+
     def verdicts(self, opponent: str) -> dict[str, Row]:
         """The records against `opponent` (chosen, sft), by prompt id."""
         return {record["id"]: record for record in self.records if record["opponent"] == opponent}
