@@ -87,6 +87,37 @@ def test_a_column_has_one_scale_and_each_loss_its_own(outputs: Callable[..., Pat
         )
 
 
+def test_a_run_that_learns_from_own_answers_stands_beside_the_others(
+    outputs: Callable[..., Path], drawn: list[Figure]
+) -> None:
+    """Its scores and its KL have columns, which are there for it alone; each panel without a curve says why."""
+    out = outputs(aa=[1.0], bbbb=[1.0], cc=[1.0], free=("cc",), adapting=())
+    runs = read_results(out, {name: {"method": "dpo"} for name in ("aa", "bbbb", "cc")}).runs
+    for row in runs[1].curve:
+        step = row["step"]
+        row.clear()
+        row |= {"step": step, "loss": -1e-17 * step, "reward": 0.5 * step, "kl/rev": 0.1 * step}
+    training_curves(Path("unused"), runs, marks(["aa", "bbbb", "cc"]))
+    panels = {title: column for column in columns(drawn[0], rows=3) if (title := column[0].get_title(loc="left"))}
+    said = {
+        title: ["".join(text.get_text() for text in panel.texts) for panel in column]
+        for title, column in panels.items()
+    }
+    assert said == {
+        "pairs in the right order": ["", "no pairs", ""],
+        "log-ratio margin, nats": ["", "no pairs", "no reference"],
+        "log π(chosen), nats": ["", "no pairs", ""],
+        "KL(ref ‖ policy), nats": ["", "no pairs", "no reference"],
+        "score of own answers": ["trained on pairs", "", "trained on pairs"],
+        "KL(policy ‖ ref), nats": ["trained on pairs", "", "trained on pairs"],
+        "loss, own scales": ["", "", ""],
+    }
+    assert panels["score of own answers"][1].lines[-1].get_ydata()[-1] == 2.0
+    drawn[0].draw_without_rendering()
+    boxes = label_boxes(drawn[0])
+    assert not [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]
+
+
 def columns(figure: Figure, rows: int) -> list[list[Axes]]:
     return [list(column) for column in np.array(figure.axes).reshape(rows, -1).T]
 

@@ -46,7 +46,7 @@ def training_curves(path: Path, runs: list[RunResult], marks: dict[str, Mark]) -
     """
     metrics = [metric for metric in CURVES if any(logs(run, metric) for run in runs)]
     row = 1.1 if len(runs) <= FEW else 0.78  # inches
-    with drawing(path, 10.2, 0.75 + row * len(runs)) as figure:
+    with drawing(path, max(10.2, 2.1 * len(metrics)), 0.75 + row * len(runs)) as figure:
         panels = figure.subplots(len(runs), len(metrics), squeeze=False)
         for column, metric in zip(panels.T, metrics, strict=True):
             _column(list(column), runs, metric, marks)
