@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -92,6 +93,42 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark],
             percent(panel, "y")
         panels[0].set_ylabel("win rate against the chosen answers")
         legend(figure, [_handle(policy["run"], marks[policy["run"]]) for policy in policies])
+
+
+def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under: str = "") -> None:
+    """KL from the reference (x) against the mean P(positive) (y), intervals both ways; hollow where only the largest KL
+    is known.
+
+    Args:
+        rows: those of control.csv.
+        under: as in `labelled_kl`.
+    """
+    names = [row["policy"] for row in rows]
+    lines = math.ceil(len(rows) / legend_columns(5.1, names))
+    with drawing(path, 5.1, 3.7 + LEGEND_LINE * lines) as figure:
+        panel, handles = figure.subplots(), []
+        for row in rows:
+            bound = "kl_bound" in row
+            mark = Mark(INK, "o") if bound else marks[row["policy"]]
+            look: dict[str, Any] = {
+                "color": mark.colour,
+                "marker": mark.marker,
+                "markersize": 9 if mark.marker == "*" else 6.5,
+            }
+            look |= {"markerfacecolor": "white" if bound else mark.colour, "linestyle": ""}
+            panel.errorbar(
+                row["kl_bound" if bound else "kl_rev_rb"],
+                row["positive_probability"],
+                xerr=None if bound else _reach(row, "kl_rev_rb"),
+                yerr=_reach(row, "positive_probability"),
+                capsize=2.5,
+                elinewidth=1.2,
+                **look,
+            )
+            handles.append(Line2D([], [], label=row["policy"], **look))
+        panel.set_xlabel(labelled_kl("KL(policy ‖ reference), nats per answer", under, 50))
+        panel.set_ylabel("mean P(positive)")
+        legend(figure, handles)
 
 
 def _handle(name: str, mark: Mark) -> Line2D:

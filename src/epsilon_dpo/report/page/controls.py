@@ -16,7 +16,9 @@ def controls(results: Results) -> list[Row]:
 
     What can tell a judge from a coin neither way (its right value is about that of a coin) is left out.
     """
-    found = [*_of_labels(results.judged), *_of_policies(results.controls)]
+    found = [*_of_labels(results.judged, results.has_preferences), *_of_policies(results.controls)]
+    if results.has_classifier:  # it looks at no prompt, on purpose
+        found = [row for row in found if row["control"] != "other prompts"]
     if "true_win_rate" not in results.judged and len(found) > 1:
         # Nobody knows how often a perfect judge agrees with noisy labels: they would nearly always be the worst.
         found = [row for row in found if row["control"] != "labels"]
@@ -29,10 +31,17 @@ def qualification(results: Results) -> list[str]:
     return [said.format(**row) for row in controls(results)[:1]]
 
 
-def _of_labels(judged: dict[str, Any]) -> list[Row]:
-    """On the evaluation pairs. Labels are noisy: no judge agrees with them more often than they with the truth."""
+def _of_labels(judged: dict[str, Any], of_pairs: bool) -> list[Row]:
+    """On the evaluation pairs. Labels are noisy: no judge agrees with them more often than they with the truth.
+
+    Args:
+        of_pairs: whether those are preferences; else a classifier's texts alone have labels.
+    """
     found = []
-    if "accuracy" in judged:
+    if "classifier_accuracy" in judged:
+        rate = judged["classifier_accuracy"]
+        found += _control("texts", rate, 1.0, f"it finds the label of {_percent(rate)} of the held-out texts")
+    if "accuracy" in judged and of_pairs:
         limit = judged.get("true_win_rate", 1.0)
         says = f"it agrees with the labels of {_percent(judged['accuracy'])} of the evaluation pairs"
         if "true_win_rate" in judged:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from epsilon_dpo.pipeline.runs.runs import CHOSEN
 from epsilon_dpo.pipeline.stage.files import write_csv, write_json
-from epsilon_dpo.report.page.charts import kl_against_win_rate, win_rates
+from epsilon_dpo.report.page.charts import kl_against_win_rate, score_against_kl, win_rates
 from epsilon_dpo.report.page.charts_training import (
     adapted_beta,
     beta_decisions,
@@ -18,6 +18,7 @@ from epsilon_dpo.report.page.charts_training import (
     decides,
     training_curves,
 )
+from epsilon_dpo.report.page.control import SLIDES, control, furthest_below_zero
 from epsilon_dpo.report.page.controls import controls, qualification
 from epsilon_dpo.report.page.examples import examples
 from epsilon_dpo.report.page.groups import group_rates
@@ -38,6 +39,7 @@ SECTIONS = (
     "headline.html.jinja",
     "win_rates.html.jinja",
     "distance.html.jinja",
+    "control.html.jinja",
     "run_against_run.html.jinja",
     "seeds.html.jinja",
     "tournament.html.jinja",
@@ -55,6 +57,7 @@ JUDGES = {
     "pretrained": "PairRM ({origin})",
     "trained_reward": "a reward model {origin}",
     "reward_model": "the reward model {origin}",
+    "sentiment": "a sentiment classifier ({origin})",
     "llm": "the language model {origin}",
 }
 
@@ -78,6 +81,7 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
         "variance": variance(found),
         "ranking": ranking(results),
         "judging": judged,
+        "control": control(results),
     }
     for name, rows in tables.items():
         if rows:
@@ -95,7 +99,10 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
         is_decided=is_decided,
         estimators=ESTIMATORS,
         tournament=side_by_side(results),
-        figures=_draw(results, table, out / "figures"),
+        control=tables["control"],
+        slides=SLIDES,
+        below=furthest_below_zero(tables["control"]),
+        figures=_draw(results, table, tables["control"], out / "figures"),
         examples=examples(results, example_count),
         judging=judged,
         judged_by=columns(judged),
@@ -111,7 +118,9 @@ def _pair_by_pair(compared: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))]
 
 
-def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[str, str]:
+def _draw(
+    results: Results, table: list[dict[str, Any]], controlled: list[dict[str, Any]], folder: Path
+) -> dict[str, str]:
     """Draw the figures that these runs allow; returns each as a data URI, by name."""
     folder.mkdir()
     look = marks([run.name for run in results.runs])
@@ -119,6 +128,8 @@ def _draw(results: Results, table: list[dict[str, Any]], folder: Path) -> dict[s
     deciding = [run for run in results.runs if decides(run)]
     win_rates(folder / "win_rates.png", table, look)
     kl_against_win_rate(folder / "kl_win_rate.png", table, look, results.sampled_under)
+    if controlled:
+        score_against_kl(folder / "control.png", controlled, look, results.sampled_under)
     if any(run.curve for run in results.runs):
         training_curves(folder / "training.png", results.runs, look)
     if adapting:

@@ -108,6 +108,16 @@ class Results:
         """Whether the data's true reward is known, so that the judge is judged too."""
         return bool(self.dataset["true_reward"])
 
+    @property
+    def has_preferences(self) -> bool:
+        """Whether somebody, or a rule, compared the two answers of the dataset's pairs."""
+        return bool(self.dataset.get("preferences", True))
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the judge is a sentiment classifier, whose P(positive) is the true score of the control setting."""
+        return self.judge.get("kind") == "sentiment"
+
 
 def read_results(out: Path, runs: dict[str, dict[str, Any]], base: str = "the base model") -> Results:
     """The outputs below `out` of the runs named, and of no others.
