@@ -67,6 +67,7 @@ SIZES = TrainedJudge(
     candidate_max_length=CANDIDATE_MAX, batch_size=4, learning_rate=1e-3, num_train_epochs=1.0,
     max_steps=None, per_device_train_batch_size=8, gradient_accumulation_steps=1, lr_scheduler_type="constant",
     warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=1, save_steps=1000,
+    mismatched_first=0.0, mismatched_share=0.0,
 )  # fmt: skip
 
 
@@ -76,8 +77,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairrm")
     tokenizer = small_tokenizer([LONG, "…½fi"], SIZES.vocab_size)
     layout = Layout(tokenizer, SOURCE_MAX, CANDIDATE_MAX)
-    torch.manual_seed(0)
-    model = PairRM(small_config(SIZES, tokenizer), layout.marker_ids)
+    torch.manual_seed(1)
+    config = small_config(SIZES, tokenizer)
+    config.type_vocab_size = 0  # as the published one
+    model = PairRM(config, layout.marker_ids)
     torch.nn.init.normal_(model.head_layer[1].weight, std=0.3)
     torch.nn.init.normal_(model.head_layer[4].weight, std=1.0)
     model.pretrained_model.config.save_pretrained(folder)

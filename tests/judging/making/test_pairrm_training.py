@@ -14,6 +14,7 @@ from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
 from epsilon_dpo.judging.making.pairrm_training import train
 from epsilon_dpo.judging.making.params import TrainedJudge
 from epsilon_dpo.judging.making.sources import build
+from epsilon_dpo.judging.making.training_examples import draw_examples
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 PARAMS = TrainedJudge(
@@ -22,6 +23,7 @@ PARAMS = TrainedJudge(
     batch_size=16, learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
     per_device_train_batch_size=16, gradient_accumulation_steps=1, lr_scheduler_type="cosine", warmup_ratio=0.1,
     weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=5, save_steps=15,
+    mismatched_first=0.0, mismatched_share=0.2,
 )  # fmt: skip
 
 
@@ -78,18 +80,18 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
 
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
-    """-log sigmoid(f(chosen, rejected)) of one step with no change: a learning rate of almost nothing, no dropout."""
+    """-log sigmoid(f(better, worse)) of one step with no change: a learning rate of almost nothing, no dropout."""
     params = PARAMS.model_copy(update={"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-12, "dropout": 0.0})
     params = params.model_copy(update={"per_device_train_batch_size": 64, "initializer_range": 0.3})
     rows: list[dict[str, float]] = []
-    model, layout = train(
-        pairs(64, 0), params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row)
-    )
-    verdicts = PairRMJudge(model, layout, 64).compare_texts(pairs(64, 0))
+    asked = questions(pairs(64, 0))
+    model, layout = train(asked, params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row))
+    examples = draw_examples(asked, 64, params.mismatched_first, params.mismatched_share, 0)
+    verdicts = PairRMJudge(model, layout, 64).compare([example.question(asked) for example in examples])
     first = torch.tensor([[verdict.f_ab, -verdict.f_ba] for verdict in verdicts]).sigmoid().log().neg()
-    chosen_first = torch.randint(2, (64,), generator=torch.Generator().manual_seed(0)).bool()
-    assert 16 < chosen_first.sum() < 48
-    assert rows[0]["loss"] == pytest.approx(torch.where(chosen_first, first[:, 0], first[:, 1]).mean().item(), rel=1e-4)
+    better_first = torch.tensor([example.better_first for example in examples])
+    assert 16 < better_first.sum() < 48 and 4 < sum(example.other is not None for example in examples) < 32
+    assert rows[0]["loss"] == pytest.approx(torch.where(better_first, first[:, 0], first[:, 1]).mean().item(), rel=1e-4)
 
 
 def test_the_tokenizer_is_the_same_in_every_process() -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import DebertaV2Config, DebertaV2Model
 
+SEGMENTS = 3  # the source and two candidates
+
 
 class PairRM(nn.Module):
     """DeBERTa-v3 with a head on its three markers: f(a, b) = head([s; a]) - head([s; b])."""
@@ -34,9 +36,22 @@ class PairRM(nn.Module):
         Returns:
             [pairs]
         """
-        hidden = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden = self.pretrained_model(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=self.segments(input_ids)
+        ).last_hidden_state
         row = torch.arange(len(hidden), device=hidden.device)
         source, first, second = (hidden[row, (input_ids == id_).int().argmax(1)] for id_ in self.marker_ids)
         left = self.head_layer(torch.cat([source, first], dim=-1))
         right = self.head_layer(torch.cat([source, second], dim=-1))
         return (left - right).mean(dim=-1)
+
+    def segments(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """Of each token, 0 in the source, 1 in the first candidate, 2 in the second, from marker to marker.
+
+        Returns:
+            [pairs, tokens]; None for a backbone without embeddings of three segments, as the published one.
+        """
+        if self.pretrained_model.config.type_vocab_size != SEGMENTS:
+            return None
+        _, first, second = self.marker_ids
+        return ((input_ids == first).int() + (input_ids == second).int()).cumsum(1)

@@ -35,7 +35,9 @@ def forward(model: PairRM, input_ids: torch.Tensor, attention_mask: torch.Tensor
         input_ids, attention_mask: [rows, tokens], padded on the right; each marker once a row.
     """
     encoder = model.pretrained_model.encoder
-    hidden = model.pretrained_model.embeddings(input_ids=input_ids, mask=attention_mask)
+    hidden = model.pretrained_model.embeddings(
+        input_ids=input_ids, token_type_ids=model.segments(input_ids), mask=attention_mask
+    )
     buckets = encoder.get_rel_pos(hidden)[0]  # [L, L]: of the distance of each two tokens
     embeddings = encoder.get_rel_embedding()
     padding = None if attention_mask.all() else attention_mask[:, None] == 0

@@ -1,5 +1,6 @@
-"""Training a small PairRM on preference pairs: -log sigmoid(f(chosen, rejected)), the order of each pair drawn once."""
+"""Training a small PairRM on preference pairs: -log sigmoid(f(better, worse)), on the pairs of training_examples.py."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ import torch
 from torch.nn.functional import softplus
 from transformers import Trainer, TrainingArguments
 
-from epsilon_dpo.judging.judges.layout import Layout, Pair
+from epsilon_dpo.judging.judges.interface import Question
+from epsilon_dpo.judging.judges.layout import Layout
 from epsilon_dpo.judging.judges.pairrm import PairRM
+from epsilon_dpo.judging.judges.source_text import pair_text
 from epsilon_dpo.judging.making.params import TrainedJudge
-from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenizer
+from epsilon_dpo.judging.making.small_pairrm import look_for_equal_tokens, small_config, small_tokenizer
+from epsilon_dpo.judging.making.training_examples import draw_examples
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
@@ -23,28 +27,33 @@ Track = Callable[[dict[str, float], int], None]
 
 
 def train(
-    pairs: list[Pair], params: TrainedJudge, seed: int, scratch: Path, metrics: Path, track: Track
+    pairs: list[Question], params: TrainedJudge, seed: int, scratch: Path, metrics: Path, track: Track
 ) -> tuple[PairRM, Layout]:
     """A PairRM from random weights, and its token layout.
 
     Args:
         pairs: `a` is the chosen answer.
         params: sizes and hyperparameters.
-        seed: RNG seed of the weights, the pairs' order in each epoch and the order within a pair.
+        seed: RNG seed of the weights, and of which pairs are shown in which order.
         scratch: checkpoints go here every `save_steps`; the last one found here is resumed.
         metrics: the file to which a row per logging step is written.
         track: function of the same metrics and the optimizer step.
+
+    Raises:
+        UserError: mismatched pairs are wanted, and all pairs have one prompt, or one chosen answer.
     """
-    tokenizer = small_tokenizer((text for pair in pairs for text in pair), params.vocab_size)
+    texts = (text for pair in pairs for text in pair_text(*pair))
+    tokenizer = small_tokenizer(texts, params.vocab_size)
     layout = Layout(tokenizer, params.source_max_length, params.candidate_max_length)
     torch.manual_seed(seed)
-    model = PairRM(small_config(params, tokenizer), layout.marker_ids)
+    model = look_for_equal_tokens(PairRM(small_config(params, tokenizer), layout.marker_ids))
+    arguments = training_arguments(_hyperparameters(params), seed, scratch)
+    # The examples of all epochs are one sequence, in the order that was drawn.
+    arguments |= {"num_train_epochs": 1.0, "max_steps": -1, "train_sampling_strategy": "sequential"}
     trainer = _PairTrainer(
         model=model,
-        args=TrainingArguments(
-            **training_arguments(_hyperparameters(params), seed, scratch), remove_unused_columns=False
-        ),
-        train_dataset=_examples(pairs, layout, seed),
+        args=TrainingArguments(**arguments, remove_unused_columns=False),
+        train_dataset=_rows(pairs, layout, params, seed),
         data_collator=_Collator(layout),
         callbacks=[SealedCheckpoints(), MetricStream(metrics, track)],
     )
@@ -59,16 +68,16 @@ def _hyperparameters(params: TrainedJudge) -> Accelerated:
     return Accelerated(**training, bf16=False, gradient_checkpointing=False)
 
 
-def _examples(pairs: list[Pair], layout: Layout, seed: int) -> list[dict[str, Any]]:
-    """One order of each pair, and +1 where the chosen answer comes first, else -1.
-
-    Drawn per pair and not per epoch: a resumed training then sees what the uninterrupted one would have seen.
-    """
-    chosen_first = torch.randint(2, (len(pairs),), generator=torch.Generator().manual_seed(seed)).bool().tolist()
-    examples = []
-    for encoded, first in zip(layout.encode_all(pairs), chosen_first, strict=True):
-        examples.append({"input_ids": encoded.ab if first else encoded.ba, "sign": 1.0 if first else -1.0})
-    return examples
+def _rows(pairs: list[Question], layout: Layout, params: TrainedJudge, seed: int) -> list[dict[str, Any]]:
+    """The training's examples as token ids, and +1 where the better answer comes first, else -1."""
+    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
+    steps = params.max_steps or math.ceil(params.num_train_epochs * len(pairs) / batch)
+    examples = draw_examples(pairs, steps * batch, params.mismatched_first, params.mismatched_share, seed)
+    encoded = layout.encode_all([pair_text(*example.question(pairs)) for example in examples])
+    return [
+        {"input_ids": row.ab, "sign": 1.0} if example.better_first else {"input_ids": row.ba, "sign": -1.0}
+        for row, example in zip(encoded, examples, strict=True)
+    ]
 
 
 @dataclass
@@ -82,7 +91,7 @@ class _Collator:
 
 class _PairTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *_: Any, **__: Any) -> Any:
-        """The batch's mean of -log sigmoid(sign * f); `sign` [pairs] is +1 where the first candidate was chosen."""
+        """The batch's mean of -log sigmoid(sign * f); `sign` [pairs] is +1 where the first candidate is better."""
         f = model(inputs["input_ids"], inputs["attention_mask"])
         loss = softplus(-inputs["sign"] * f).mean()
         return (loss, {"f": f}) if return_outputs else loss

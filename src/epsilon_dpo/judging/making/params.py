@@ -29,6 +29,10 @@ class TrainedJudge(Training):
     source_max_length: Length
     candidate_max_length: Length
     batch_size: Size  # pairs at once when scoring
+    # Of all examples, those at the beginning that are all mismatched (training_examples.py), as a share; and the share
+    # of mismatched ones among the rest. An epoch is as many examples as there are pairs, of whichever kind.
+    mismatched_first: Annotated[float, Field(ge=0.0, lt=1.0)]
+    mismatched_share: Annotated[float, Field(ge=0.0, lt=1.0)]
 
     @model_validator(mode="after")
     def _heads_share_the_hidden_size(self) -> "TrainedJudge":

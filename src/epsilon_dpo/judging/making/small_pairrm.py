@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
@@ -10,15 +11,19 @@ from tokenizers.trainers import BpeTrainer
 from transformers import DebertaV2Config, PreTrainedTokenizerFast
 
 from epsilon_dpo.judging.judges.layout import MARKERS
+from epsilon_dpo.judging.judges.pairrm import SEGMENTS, PairRM
 from epsilon_dpo.judging.making.params import TrainedJudge
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]  # ids 0 to 3, as in deberta-v3
+SEGMENT_SIZE = 0.4  # size of a segment's embedding at first, in token embeddings
 
 
 def small_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A BPE tokenizer with the special tokens and post-processing of PairRM's; its normaliser is NFKC for nmt_nfkc.
 
-    PairRM's own is a Unigram model, whose trainer gives other pieces in every process; BPE's gives the same bytes.
+    PairRM's own is a Unigram model, whose trainer gives other pieces in every process; BPE's gives the same bytes. And
+    it reads capitals as small letters, and punctuation apart from the letters before it: "about iron." and "Iron
+    rusts" then share a token, by which a small model can see that one is about the other.
 
     Args:
         texts: corpus that the pieces are learned from.
@@ -27,9 +32,11 @@ def small_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """
     tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Strip(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+        [normalizers.Strip(), normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(" {2,}"), " ")]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace("▁", prepend_scheme="always")]
+    )
     trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)
     tokenizer.add_special_tokens(["[MASK]"])
@@ -50,7 +57,11 @@ def small_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def small_config(sizes: TrainedJudge, tokenizer: PreTrainedTokenizerFast) -> DebertaV2Config:
-    """PairRM-hf's config.json with the sizes of params.yaml; every other field is PairRM's own."""
+    """PairRM-hf's config.json with the sizes of params.yaml; every other field is PairRM's own but `type_vocab_size`.
+
+    PairRM has no embeddings of source, first and second candidate: one of its 24 layers can find out from the markers
+    which token is where. With two layers there is none to spare.
+    """
     source, first, second, candidate = (tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS)
     fields: dict[str, Any] = {
         "architectures": ["DebertaV2PairRM"],
@@ -65,7 +76,7 @@ def small_config(sizes: TrainedJudge, tokenizer: PreTrainedTokenizerFast) -> Deb
         "attention_probs_dropout_prob": sizes.dropout,
         "layer_norm_eps": 1e-7,
         "initializer_range": sizes.initializer_range,
-        "type_vocab_size": 0,
+        "type_vocab_size": SEGMENTS,
         "max_position_embeddings": sizes.source_max_length + 2 * sizes.candidate_max_length,
         "position_buckets": sizes.position_buckets,
         "relative_attention": True,
@@ -83,3 +94,18 @@ def small_config(sizes: TrainedJudge, tokenizer: PreTrainedTokenizerFast) -> Deb
         "cand_prefix_id": candidate,
     }
     return DebertaV2Config(**fields)
+
+
+def look_for_equal_tokens(model: PairRM) -> PairRM:
+    """`model`, whose tokens attend to those like them from the start, mostly whichever text they are in.
+
+    Whether an answer has the question's words is what a small model must see to tell which answer belongs to it. From
+    independent random projections of queries and keys it does not find that within an ordinary training, and with
+    segments as large as the tokens it looks at its own text first.
+    """
+    with torch.no_grad():
+        model.pretrained_model.embeddings.token_type_embeddings.weight.mul_(SEGMENT_SIZE)
+        for layer in model.pretrained_model.encoder.layer:
+            attention = layer.attention.self
+            attention.key_proj.weight.copy_(attention.query_proj.weight)
+    return model

@@ -14,7 +14,6 @@ from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
 from epsilon_dpo.judging.judges.loading import judge_of
 from epsilon_dpo.judging.judges.sentiment import VOCABULARY, WEIGHTS
-from epsilon_dpo.judging.judges.source_text import pair_text
 from epsilon_dpo.judging.making.pairrm_training import Track, train
 from epsilon_dpo.judging.making.params import (
     AnyJudge,
@@ -78,8 +77,7 @@ def build(
 def _train_into(
     out: Path, params: TrainedJudge, pairs: list[Question], seed: int, scratch: Path, track: Track
 ) -> dict[str, Any]:
-    texts = [pair_text(*pair) for pair in pairs]
-    model, layout = train(texts, params, seed, scratch, out / "metrics.jsonl", track)
+    model, layout = train(pairs, params, seed, scratch, out / "metrics.jsonl", track)
     model.pretrained_model.config.save_pretrained(out)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors")
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user
