@@ -61,6 +61,26 @@ def test_it_is_the_model_s(model: PairRM, layout: Layout, lengths: tuple[int, ..
         torch.testing.assert_close(pairrm_forward.forward(tested, **batch), expected, rtol=0, atol=tolerance)
 
 
+def test_segments_are_read_where_the_backbone_has_embeddings_of_them(
+    folder: Path, layout: Layout, model: PairRM
+) -> None:
+    """From marker to marker, whatever stands before; the published PairRM has none, and gets zeros as ever."""
+    batch = layout.pad([layout.encode(PAIRS[1]).ab])
+    assert model.segments(batch["input_ids"]) is None
+    torch.manual_seed(0)
+    config = DebertaV2Config(**architecture(folder) | {"type_vocab_size": 3, "initializer_range": 0.3})
+    judge = PairRM(config, layout.marker_ids).eval()
+    places = [batch["input_ids"][0].tolist().index(marker) for marker in layout.marker_ids]
+    counts = [places[1], places[2] - places[1], batch["input_ids"].shape[1] - places[2]]
+    segments = judge.segments(batch["input_ids"])
+    assert segments is not None and segments.tolist() == [[0] * counts[0] + [1] * counts[1] + [2] * counts[2]]
+    with torch.inference_mode():
+        expected = judge(**batch)
+        torch.testing.assert_close(pairrm_forward.forward(judge, **batch), expected, rtol=0, atol=3e-5)
+        judge.pretrained_model.embeddings.token_type_embeddings.weight[1:] = 0.0
+        assert (judge(**batch) - expected).abs() > 1e-3
+
+
 def load_twin(model: PairRM) -> PairRM:
     twin = PairRM(model.pretrained_model.config, model.marker_ids).eval()
     twin.load_state_dict(model.state_dict())
