@@ -106,3 +106,31 @@ print(hashlib.sha256(small_tokenizer(texts, 400).backend_tokenizer.to_str().enco
     processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in "12"]
     first, second = (process.communicate()[0] for process in processes)
     assert len(first) == 65 and first == second
+
+
+def test_mismatched_pairs_teach_which_answer_belongs_to_the_question(tmp_path: Path) -> None:
+    """Answers to unseen prompts about known things; a judge that reads the answers alone is right half of the time.
+
+    Without mismatched pairs it is: chosen and rejected answers name the same thing.
+    """
+    things = ["gold", "salt", "iron", "bees", "mars", "rome", "bats", "owls", "ice", "tea", "rain", "sand"]
+    seen = ["Tell me about {}.", "What is {}?", "Do you know {}?", "{}, please!"]
+    asked = [
+        Question([{"role": "user", "content": form.format(thing)}], f"Gladly! {thing.title()} is fine.", f"{thing}. No")
+        for thing in things
+        for form in seen
+        for _ in range(5)
+    ]
+    changes = {"hidden_size": 32, "num_hidden_layers": 2, "dropout": 0.0, "initializer_range": 0.2, "max_steps": 300}
+    params = PARAMS.model_copy(update={**changes, "learning_rate": 2e-3, "mismatched_first": 0.8})
+    params = params.model_copy(update={"per_device_train_batch_size": 32, "save_steps": 1000})
+    (tmp_path / "out").mkdir()
+    judge = build(params, asked, 3, tmp_path / "out", tmp_path / "scratch", lambda *_: None)
+    told = [f"Gladly! {thing.title()} is fine." for thing in things]
+    unseen = [
+        Question([{"role": "user", "content": f"Is {thing} known?"}], own, other)
+        for thing, own in zip(things, told, strict=True)
+        for other in told
+        if own != other
+    ]
+    assert sum(verdict.logit > 0 for verdict in judge.compare(unseen)) / len(unseen) > 0.9
