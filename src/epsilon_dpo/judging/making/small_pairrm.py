@@ -103,9 +103,10 @@ def look_for_equal_tokens(model: PairRM) -> PairRM:
     independent random projections of queries and keys it does not find that within an ordinary training, and with
     segments as large as the tokens it looks at its own text first.
     """
+    deberta: Any = model.pretrained_model
     with torch.no_grad():
-        model.pretrained_model.embeddings.token_type_embeddings.weight.mul_(SEGMENT_SIZE)
-        for layer in model.pretrained_model.encoder.layer:
+        deberta.embeddings.token_type_embeddings.weight.mul_(SEGMENT_SIZE)
+        for layer in deberta.encoder.layer:
             attention = layer.attention.self
             attention.key_proj.weight.copy_(attention.query_proj.weight)
     return model
