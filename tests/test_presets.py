@@ -18,6 +18,7 @@ def test_all_files_are_found() -> None:
     presets = [
         "adaptive.yaml",
         "all-methods.yaml",
+        "control.yaml",
         "hh-gemma-2-2b.yaml",
         "hh-local.yaml",
         "noise.yaml",

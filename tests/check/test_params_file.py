@@ -283,3 +283,18 @@ def test_a_run_sees_only_its_own_entry(tmp_path: Path) -> None:
 def test_a_view_sees_only_its_keys(tmp_path: Path) -> None:
     """A typo elsewhere does not stop a stage that does not read it: `check` answers for the whole file."""
     assert load(FetchView, edited(tmp_path, "kl: {batch_size", "kl: {bach_size")).seed == 17
+
+
+@pytest.mark.parametrize(
+    ("classifier", "fetch", "fits"), [("tfidf", False, False), ("vader", False, True), ("tfidf", True, True)]
+)
+def test_a_classifier_that_is_trained_needs_texts_with_labels(classifier: str, fetch: bool, fits: bool) -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    content["judge"] = {"source": "sentiment", "classifier": classifier, "clip": 4.0}
+    if fetch:
+        content["fetch"] = read_yaml(ROOT / "presets" / "control.yaml")["fetch"]
+    if fits:
+        assert parse(ParamsFile, content)
+        return
+    with pytest.raises(UserError, match=r"judge\.classifier: tfidf is trained on texts with labels"):
+        parse(ParamsFile, content)

@@ -14,8 +14,8 @@ from epsilon_dpo.analysis.kl.params import KLView
 from epsilon_dpo.analysis.monotonicity.params import MonotonicityView
 from epsilon_dpo.data.contract.params import ValidateView
 from epsilon_dpo.data.pairs.params import OnPolicyPairs, PairsView
-from epsilon_dpo.data.sources.params import FetchView, SyntheticSource
-from epsilon_dpo.judging.making.params import JudgeView
+from epsilon_dpo.data.sources.params import FetchView, ReviewsSource, SyntheticSource
+from epsilon_dpo.judging.making.params import JudgeView, SentimentJudge
 from epsilon_dpo.judging.margins.params import MarginsView
 from epsilon_dpo.judging.scorer.params import PAIRWISE_JUDGES, ScorerView
 from epsilon_dpo.judging.scoring.params import ScoreView
@@ -111,6 +111,16 @@ class ParamsFile(
                     f"{name}.source: true_reward needs generated data (fetch.source: synthetic), whose reward alone is "
                     "known; set it to judge"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_classifier_has_texts(self) -> "ParamsFile":
+        learns = isinstance(self.judge, SentimentJudge) and self.judge.classifier == "tfidf"
+        if learns and not isinstance(self.fetch, ReviewsSource):
+            raise ValueError(
+                "judge.classifier: tfidf is trained on texts with labels, which fetch.source: reviews alone has; set "
+                "it to vader, which is not trained, or fetch reviews"
+            )
         return self
 
     @model_validator(mode="after")
