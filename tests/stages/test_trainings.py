@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from epsilon_dpo.pipeline.stage.files import read_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def project(
         (tmp_path / name).symlink_to(ROOT / name)
     write_params(tmp_path, PARAMS["runs"])
     out = tmp_path / "out"
-    for folder in ("base", "sft", "pairs", "margins", "validate"):
+    for folder in ("base", "sft", "pairs", "margins", "scorer", "validate"):
         (out / folder).mkdir(parents=True)
     folder = sft_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -116,6 +116,24 @@ def test_a_wrong_entry_of_another_run_does_not_stop_a_run(project: Path, monkeyp
     write_params(project, {"d.po": {"method": "dpo", "beta": "much"}, "dpo": PARAMS["runs"]["dpo"]})
     run("align", monkeypatch, "dpo")
     assert (project / "out" / "align" / "dpo" / "metrics.json").is_file()
+
+
+def test_an_online_run_learns_from_what_the_scorer_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"method": "rloo", "beta": 0.1, "k": 2, "prompts_per_step": 4, "steps": 2, "max_new_tokens": 6}
+    write_params(project, {"rloo": entry})
+    with pytest.raises(SystemExit, match="out/scorer holds no scorer, which an online run needs"):
+        write_json(project / "out/scorer/scorer.json", {"source": None})
+        run("align", monkeypatch, "rloo")
+    write_json(project / "out/scorer/scorer.json", {"source": "true_reward", "clip": 0.75})
+    question = messages("user", "Tell me about the Moon.")
+    for split, count in (("train", 12), ("eval", 4)):
+        pairs = read_jsonl(project / f"out/pairs/{split}.jsonl")[:count]
+        asked = [{"id": pair["id"], "prompt_ids": pair["prompt_ids"], "prompt": question} for pair in pairs]
+        write_jsonl(project / f"out/scorer/{split}_prompts.jsonl", asked)
+    run("align", monkeypatch, "rloo")
+    metrics = read_json(project / "out/align/rloo/metrics.json")
+    assert metrics["steps"] == 2 and metrics["eval_reward"] == -0.75, "no answer of this model is a sentence: -1, cut"
+    assert ("eval_reward", 2) in Recorder.points and ("reward", 1) in Recorder.points
 
 
 def test_without_sft_there_is_a_reference_and_no_curve(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

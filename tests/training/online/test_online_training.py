@@ -95,6 +95,16 @@ def test_an_adapter_is_trained_against_its_own_base(online, entry):
     assert abs(rows[0]["kl/rev"]) < 1e-6 < rows[-1]["kl/rev"]
 
 
+@pytest.mark.parametrize("entry", [RLOO, PPO | {"adaptive_kl": None}], ids=lambda entry: entry["method"])
+def test_half_precision_and_recomputed_layers_stay_finite(online, entry):
+    """Batches of one answer; policy and reference compute alike, so that the first KL is 0 (the first rate is 0, too)."""
+    changes = {"bf16": True, "gradient_checkpointing": True, "per_device_train_batch_size": 1}
+    folder = online("half", entry | {"steps": 3, "prompts_per_step": 2}, **changes)
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert len(rows) == 3 and all(math.isfinite(value) for row in rows for value in row.values())
+    assert rows[0]["kl/rev_k1"] == 0.0 < rows[2]["kl/rev"]
+
+
 def test_snapshots_are_kept_by_passes_over_the_prompts(online):
     folder = online("kept", RLOO | {"snapshot_epochs": 2.0})
     assert policy_paths(folder) == ["snapshots/000004", "snapshots/000008", "."]
