@@ -97,7 +97,7 @@ def test_an_adapter_is_trained_against_its_own_base(online, entry):
 
 @pytest.mark.parametrize("entry", [RLOO, PPO | {"adaptive_kl": None}], ids=lambda entry: entry["method"])
 def test_half_precision_and_recomputed_layers_stay_finite(online, entry):
-    """Batches of one answer; policy and reference compute alike, so that the first KL is 0 (the first rate is 0, too)."""
+    """Batches of one answer; policy and reference compute alike, so that the first KL is 0 (as is the first rate)."""
     changes = {"bf16": True, "gradient_checkpointing": True, "per_device_train_batch_size": 1}
     folder = online("half", entry | {"steps": 3, "prompts_per_step": 2}, **changes)
     rows = read_jsonl(folder / "metrics.jsonl")
