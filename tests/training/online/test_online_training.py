@@ -1,6 +1,7 @@
 """An online training as a whole: what it learns, what decides its bytes, what it refuses."""
 
 import math
+import types
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.training.loop.params import LoRA
+from epsilon_dpo.training.online import online_alignment
 
 STEPS = 20
 ENTRIES = {"rloo": RLOO, "rloo_again": RLOO | {"iterations": 2}, "ppo": PPO}
@@ -122,7 +124,7 @@ def test_a_score_that_is_no_number_is_refused_with_its_prompt(online, score):
         online("missing", RLOO, score=lambda prompts, answers: [0.5] * (len(answers) - 1))
 
 
-def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online):
+def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online, monkeypatch):
     def never(prompts, answers):
         raise AssertionError
 
@@ -130,6 +132,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online):
         online("few", RLOO | {"prompts_per_step": 10}, score=never)
     with pytest.raises(UserError, match=r"max_new_tokens is 60, together more than the model's 64 positions"):
         online("long", RLOO | {"max_new_tokens": 60}, score=never)
+    monkeypatch.setattr(online_alignment, "PartialState", lambda: types.SimpleNamespace(num_processes=2))
+    with pytest.raises(UserError, match=r"runs of method rloo train in one process, and this is one of 2"):
+        online("ranks", RLOO, score=never)
 
 
 def test_empty_answers_are_scored(online):
