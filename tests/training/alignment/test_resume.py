@@ -13,6 +13,7 @@ from runs import EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.training.alignment import method_trainer
 from epsilon_dpo.training.alignment import trainer as trainer_module
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.params import LoRA
@@ -31,8 +32,8 @@ def die_at_micro_batch(number):
 
 
 def die_while_saving(step):
-    write_json = trainer_module.write_json
-    trainer_module.write_json = lambda path, value: (
+    write_json = method_trainer.write_json
+    method_trainer.write_json = lambda path, value: (
         die() if f"checkpoint-{step}" in str(path) else write_json(path, value)
     )
 
@@ -124,7 +125,7 @@ STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).
 def test_the_state_does_move(run, name, tmp_path):
     """Or the test above would say nothing of it. metrics.json has the numbers of the state, but no list."""
     start, end = method_of(name, STATES[name]).state_dict(), read_json(run("moved", STATES[name]) / "metrics.json")
-    saved = read_json(tmp_path / "moved-scratch" / "checkpoint-8" / trainer_module.METHOD_STATE)
+    saved = read_json(tmp_path / "moved-scratch" / "checkpoint-8" / method_trainer.METHOD_STATE)
     lists = {key for key, value in start.items() if isinstance(value, list)}
     assert all(saved[key] != value for key, value in start.items())
     assert all(end[key] != start[key] for key in start.keys() - lists) and not end.keys() & lists
