@@ -14,6 +14,7 @@ from epsilon_dpo.report.style.plot_style import COLOURS, INK, Mark, labelled_kl
 
 COLUMNS = 3  # at most
 ROOM = 85  # characters of tick labels, over all columns
+ROOM_OF_LABEL = 34  # characters below a panel
 LOOK = dict(zip(REWARDS, (Mark(COLOURS[1], "s"), Mark(COLOURS[0], "o")), strict=True))
 LABELS = {"judge": "by the judge", "true reward": "by the true reward"}
 
@@ -23,12 +24,12 @@ def draw_over_optimisation(path: Path, rows: list[Row], under: str = "") -> None
     families = list(dict.fromkeys(row["family"] for row in rows))
     columns = min(COLUMNS, len(families))
     lines = -(-len(families) // columns)
-    with printed(path, 0.6 + 2.6 * lines, list(LABELS.values())) as figure:
+    with printed(path, 0.4 + 2.8 * lines, list(LABELS.values())) as figure:
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-        figure.supxlabel(labelled_kl("KL(policy ‖ reference), nats per answer", under, 90), fontsize="medium")
         figure.supylabel("reward above the reference's, nats", fontsize="medium")
         right = 1.05 * max([row["kl_high"] for row in rows] + [1e-6])
         for family, panel in zip(families, grid.flat, strict=False):
+            panel.set_xlabel(labelled_kl("KL(policy ‖ reference), nats", under, ROOM_OF_LABEL))
             panel.set_title(textwrap.fill(family, int(CHARACTERS_PER_INCH * WIDTH / columns) - 3))
             root_axis(panel, right, ROOM / columns)
             panel.axhline(0.0, color=INK, linewidth=1.0)
