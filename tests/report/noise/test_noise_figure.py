@@ -69,6 +69,8 @@ def test_each_level_and_policy_is_a_row_and_a_point(
         assert line.get_xdata() == pytest.approx([0.0, 0.1, 0.2], abs=0.02)
         for bar, flip in zip(bars.get_segments(), (0.0, 0.1, 0.2), strict=True):
             assert bar[:, 1].tolist() == pytest.approx([WON[name] - flip - 0.05, WON[name] - flip + 0.04])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(WON)
     places = [container.lines[0].get_xdata()[0] for container in drawn.values()]
     assert len(set(places)) == 3, "intervals of one level do not lie on each other"
 

@@ -9,11 +9,11 @@ from typing import Any
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.pipeline.stage.files import Row, atomic_folder, write_csv
-from epsilon_dpo.report.figures.printed import below, printed, reach
+from epsilon_dpo.report.figures.printed import below, handle, printed, reach
 from epsilon_dpo.report.style.plot_style import marks, percent
 
 RATE = f"true_win_rate/{CHOSEN}"  # over answers that are the same at every level; SFT is another policy at each
-APART = 0.12  # of the distance between two levels: how far side by side the policies of one level stand
+SPREAD = 0.5  # of the distance between two levels (a quarter of the axis at most) that the policies of one level take
 
 
 def write_levels(paths: Sequence[Path], out: Path) -> list[Row]:
@@ -104,7 +104,8 @@ def draw_levels(path: Path, rows: Sequence[Row]) -> None:
     """A line per policy over the levels, each rate with its interval; policies stand side by side at a level."""
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     rates = sorted({row["flip_rate"] for row in rows})
-    step = APART * min(high - low for low, high in pairwise(rates))
+    gap = min((rates[-1] - rates[0]) / 4.0, *(high - low for low, high in pairwise(rates)))
+    step = SPREAD * gap / len(policies)
     look = marks([policy for policy in policies if policy != SFT])
     with printed(path, 4.6, policies) as figure:
         panel, handles = figure.subplots(), []
@@ -112,7 +113,8 @@ def draw_levels(path: Path, rows: Sequence[Row]) -> None:
             own, mark = [row for row in rows if row["policy"] == policy], look[policy]
             where = [row["flip_rate"] + step * (number - (len(policies) - 1) / 2.0) for row in own]
             reaches = [reach(row, "win_rate") for row in own]
-            drawn = panel.errorbar(
+            handles.append(handle(policy, mark))
+            panel.errorbar(
                 where,
                 [row["win_rate"] for row in own],
                 yerr=[[end[side][0] for end in reaches] for side in (0, 1)],
@@ -125,7 +127,6 @@ def draw_levels(path: Path, rows: Sequence[Row]) -> None:
                 linewidth=1.2,
                 label=policy,
             )
-            handles.append(drawn.lines[0])
         panel.set_xticks(rates, [f"{round(100 * rate, 4):g}%" for rate in rates])
         panel.set_xlabel("training labels that are the wrong way round")
         panel.set_ylabel("true win rate over the chosen answers")
