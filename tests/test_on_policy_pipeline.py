@@ -95,7 +95,7 @@ def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
     steps = rows(project, f"align/{RUN}/metrics.jsonl")
     assert max(step.get("rewards/accuracies", 0.0) for step in steps) > 0.6
     report = json.loads((project / "out/report/summary.json").read_text("utf-8"))
-    assert list(report["runs"]) == [RUN]
+    assert list(report["runs"]) == [RUN, ONLINE]
     assert metrics_of(project, f"score/{RUN}")["win_rate/sft"] > 0.5
 
 
