@@ -1,11 +1,12 @@
 """`online`: stage align's call for an online run on a small Gemma-2, random prompts and a made-up reward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from online_runs import worth
 from runs import config
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
@@ -13,14 +14,6 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 from epsilon_dpo.sampling.answers.draws import Draw
 from epsilon_dpo.training.online.online_alignment import align_online
-
-RLOO = {"method": "rloo", "beta": 0.1, "k": 3, "prompts_per_step": 4, "steps": 12, "max_new_tokens": 8}
-PPO = RLOO | {"method": "ppo", "k": 2, "epochs": 2, "minibatches": 2, "adaptive_kl": 0.05, "steps": 8}
-
-
-def worth(prompts: Sequence[Any], answers: Sequence[str]) -> list[float]:
-    """The share of an answer's tokens that are w1 to w30, the lower half of the vocabulary."""
-    return [sum(int(token[1:]) <= 30 for token in text.split()) / 8 for text in answers]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from conftest import PPO, RLOO, worth
+from online_runs import PPO, RLOO, worth
 from runs import LORA, content
 
 from epsilon_dpo.pipeline.stage.files import read_json

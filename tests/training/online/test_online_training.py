@@ -5,7 +5,7 @@ import types
 
 import pytest
 import torch
-from conftest import PPO, RLOO
+from online_runs import PPO, RLOO
 from runs import LORA, content, weights
 from safetensors.torch import load_file
 
