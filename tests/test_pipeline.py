@@ -53,6 +53,13 @@ def test_the_trained_judge_agrees_with_the_true_scorer(project: Path) -> None:
     assert metrics_of(project, "controls")["win_rate/chosen_vs_chosen"] == 0.5
 
 
+def test_the_trained_judge_reads_the_question(project: Path) -> None:
+    """A judge that does not lets answers to other prompts win half of the time."""
+    controls = metrics_of(project, "controls")
+    assert controls["win_rate/shuffled_vs_chosen_high"] < 0.35
+    assert controls["truth_agreement/shuffled_vs_chosen"] > 0.75
+
+
 def test_a_second_repro_runs_nothing(project: Path) -> None:
     assert repro(project) == []
     assert dvc(project, "status", "-q").returncode == 0

@@ -15,7 +15,8 @@ from epsilon_dpo.judging.judges.pairrm import SEGMENTS, PairRM
 from epsilon_dpo.judging.making.params import TrainedJudge
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]  # ids 0 to 3, as in deberta-v3
-SEGMENT_SIZE = 0.4  # size of a segment's embedding at first, in token embeddings
+# Sizes at first, in those of every other weight.
+TOKEN_SIZE, SEGMENT_SIZE, QUERY_SIZE = 0.4, 0.16, 1.3
 
 
 def small_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -101,12 +102,15 @@ def look_for_equal_tokens(model: PairRM) -> PairRM:
 
     Whether an answer has the question's words is what a small model must see to tell which answer belongs to it. From
     independent random projections of queries and keys it does not find that within an ordinary training, and with
-    segments as large as the tokens it looks at its own text first.
+    segments as large as the tokens it looks at its own text first. The embeddings are small for speed: a layer norm
+    follows them, so that their size decides only how far an optimizer step turns them.
     """
-    deberta: Any = model.pretrained_model
+    backbone: Any = model.pretrained_model
     with torch.no_grad():
-        deberta.embeddings.token_type_embeddings.weight.mul_(SEGMENT_SIZE)
-        for layer in deberta.encoder.layer:
+        backbone.embeddings.word_embeddings.weight.mul_(TOKEN_SIZE)
+        backbone.embeddings.token_type_embeddings.weight.mul_(SEGMENT_SIZE)
+        for layer in backbone.encoder.layer:
             attention = layer.attention.self
+            attention.query_proj.weight.mul_(QUERY_SIZE)
             attention.key_proj.weight.copy_(attention.query_proj.weight)
     return model
