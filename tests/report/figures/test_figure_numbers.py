@@ -1,5 +1,6 @@
 """What the figures show, by hand."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json
+from epsilon_dpo.report.figures import captions
 from epsilon_dpo.report.figures.captions import pareto_caption
 from epsilon_dpo.report.figures.dynamics import ratios, trajectory
 from epsilon_dpo.report.figures.families import families
@@ -127,3 +129,9 @@ def test_the_papers_four_pairs(out: Path) -> None:
         ("Table 8", "decreasing", 1.0, "good 1", "bad 1"),
     ]
     assert rows[0]["implicit_margin"] == 0.5 and rows[0]["prompt"][0]["content"] == "question 0"
+
+
+def test_every_kind_of_judge_has_a_name_in_the_captions() -> None:
+    """A kind that loading.py knows and the captions do not would stop the pipeline after all its trainings."""
+    loading = (Path(captions.__file__).parents[2] / "judging" / "judges" / "loading.py").read_text("utf-8")
+    assert set(captions.KINDS) == set(re.findall(r'case "(\w+)":', loading))

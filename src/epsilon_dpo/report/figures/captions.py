@@ -4,7 +4,12 @@ from epsilon_dpo.report.figures.over_optimisation import BEST_OF_N
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Point, Row
 
-KINDS = {"pairrm": "a PairRM", "reward_model": "a reward model", "llm": "an LLM"}  # judge.json
+KINDS = {  # judge.json
+    "pairrm": "a PairRM",
+    "reward_model": "a reward model",
+    "sentiment": "a sentiment classifier",
+    "llm": "an LLM",
+}
 
 
 def pareto_caption(found: Pareto, point: Point, judge: Row, confidence: float) -> str:
