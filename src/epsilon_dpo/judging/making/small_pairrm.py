@@ -100,7 +100,7 @@ def small_config(sizes: TrainedJudge, tokenizer: PreTrainedTokenizerFast) -> Deb
 def look_for_equal_tokens(model: PairRM) -> PairRM:
     """`model`, whose tokens attend to those like them from the start, mostly whichever text they are in.
 
-    Whether an answer has the question's words is what a small model must see to tell which answer belongs to it. From
+    Whether an answer has the question's tokens is what a small model must see to tell which answer belongs to it. From
     independent random projections of queries and keys it does not find that within an ordinary training, and with
     segments as large as the tokens it looks at its own text first. The embeddings are small for speed: a layer norm
     follows them, so that their size decides only how far an optimizer step turns them.
