@@ -26,7 +26,7 @@ def online(method: OnlineMethod[Any]) -> Callable[..., dict[str, float]]:
     from epsilon_dpo.sampling.answers.draws import Draw
     from epsilon_dpo.training.online.online_alignment import align_online
 
-    folder, config = Path("out/scorer"), method.config
+    folder, config = Path("out/scorer") / method.config.method, method.config
     return partial(
         align_online,
         prompts={split: folder / prompt_file(split) for split in ("train", "eval")},

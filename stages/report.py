@@ -13,7 +13,8 @@ with heavy_imports():
 
 with run_stage("report") as stage:
     params = load(ReportView)
-    results = read_results(Path("out"), params.runs, params.base_name)
+    scorer = None if params.scorer is None else params.scorer.source
+    results = read_results(Path("out"), params.runs, params.base_name, scorer)
     write_report(results, params.report.examples, stage.out)
     stage.tracker.mark_compared(compared_policies(results))
     stage.summary = f"{len(results.runs)} runs compared on {results.n} prompts: out/report/report.html"

@@ -87,7 +87,7 @@ def rooms(start: Path, methods: str = METHODS) -> list[str]:
             deps.add(folder)
     if REGISTRY in closure(start):
         deps.add(methods)
-    return sorted(deps)
+    return sorted(dep for dep in deps if METHODS not in deps or not dep.startswith(f"{METHODS}/"))
 
 
 def covered_files(dep: str) -> set[str]:
@@ -103,8 +103,11 @@ def covered_files(dep: str) -> set[str]:
 
 
 def covered_without_need(stage: str) -> set[str]:
-    """Python files whose change re-runs `stage` although it never imports them: the price of naming folders."""
-    covered = set().union(*(covered_files(dep) for dep in code_deps(stage) if "$" not in dep))
+    """Python files whose change re-runs `stage` although it never imports them: the price of naming folders.
+
+    A stage that names the folder of all methods loads them all by name.
+    """
+    covered = set().union(*(covered_files(dep) for dep in code_deps(stage) if "$" not in dep and dep != METHODS))
     return {file for file in covered - needed_files(ROOT / "stages" / f"{stage}.py") if file.endswith(".py")}
 
 

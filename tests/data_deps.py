@@ -126,7 +126,12 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
         (folder / file).write_text(STUBS[Path(file).name], "utf-8")
     shutil.copy(project / "params.yaml", folder)
     local = [dep for dep in entry["deps"] if dep == "data"]  # a fixture's own files, as far as it has any
-    for dep in [dep.replace("${key}", run) for dep in [*deps, *local]]:
+    method = read_yaml(project / "params.yaml")["runs"][run]["method"]
+
+    def of_run(path: str) -> str:
+        return path.replace("${key}", run).replace("${item.method}", method)
+
+    for dep in [of_run(dep) for dep in [*deps, *local]]:
         _link(project / dep, folder / dep)
     (folder / DECOY).mkdir(parents=True)
     (folder / DECOY / "file").write_text("nobody reads this")
@@ -136,8 +141,8 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
     name = f"{stage}@{run}" if "do" in whole["stages"][stage] else stage
     log = _run(project, folder, entry["cmd"], name)
     read = log.read_text("utf-8").splitlines()
-    unread = {dep for dep in [*deps, DECOY] if not any(_below(path, dep.replace("${key}", run)) for path in read)}
-    outs = [out.replace("${key}", run) for out in entry["outs"]]
+    unread = {dep for dep in [*deps, DECOY] if not any(_below(path, of_run(dep)) for path in read)}
+    outs = [of_run(out) for out in entry["outs"]]
     return Alone(outs, contents(folder, outs), unread)
 
 

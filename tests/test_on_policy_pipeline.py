@@ -172,7 +172,7 @@ def test_a_stage_reads_all_data_that_it_declares(
 
 
 def test_an_online_run_learns_from_the_scores_of_its_own_answers(project: Path) -> None:
-    asked = rows(project, "scorer/train_prompts.jsonl")
+    asked = rows(project, "scorer/rloo/train_prompts.jsonl")
     assert len(asked) == len({str(row["prompt_ids"]) for row in asked}) > 0.9 * PROMPTS
     metrics = metrics_of(project, f"align/{ONLINE}")
     assert metrics["steps"] == 4 and -3.0 < metrics["eval_reward"] <= 3.0

@@ -46,7 +46,7 @@ TABLE = {
     "candidates": {"candidates"},
     "pairs": {"pairs", "margins", "scorer", "tournament", "figures", "report"} | ALIGN,
     "margins": {"margins"},
-    "scorer": {"scorer"},
+    "scorer": {"scorer", "report"},
     "align": {"tournament", "figures", "report"} | ALIGN,
     "sample": AFTER_REFERENCE | SAMPLED,
     "kl": {"figures", "report"} | KLS,

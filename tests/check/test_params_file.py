@@ -285,6 +285,16 @@ def test_a_view_sees_only_its_keys(tmp_path: Path) -> None:
     assert load(FetchView, edited(tmp_path, "kl: {batch_size", "kl: {bach_size")).seed == 17
 
 
+def test_what_learns_preferences_is_refused_where_nobody_compared_the_pairs() -> None:
+    """Texts with labels make pairs of a text and another's ending: a coin's preference, of which no page would tell."""
+    content = read_yaml(ROOT / "presets" / "control.yaml")
+    with pytest.raises(UserError, match=r"reviews are no preferences to train on; set pairs\.source: on_policy"):
+        parse(ParamsFile, content | {"candidates": None, "pairs": {"source": "dataset"}, "scorer": None})
+    judge = read_yaml(ROOT / "params.yaml")["judge"]
+    with pytest.raises(UserError, match=r"judge\.source: trained would learn from them; set it to sentiment"):
+        parse(ParamsFile, content | {"judge": judge, "scorer": None})
+
+
 @pytest.mark.parametrize(
     ("classifier", "fetch", "fits"), [("tfidf", False, False), ("vader", False, True), ("tfidf", True, True)]
 )
@@ -292,7 +302,7 @@ def test_a_classifier_that_is_trained_needs_texts_with_labels(classifier: str, f
     content = read_yaml(ROOT / "params.yaml")
     content["judge"] = {"source": "sentiment", "classifier": classifier, "clip": 4.0}
     if fetch:
-        content["fetch"] = read_yaml(ROOT / "presets" / "control.yaml")["fetch"]
+        content |= {key: read_yaml(ROOT / "presets" / "control.yaml")[key] for key in ("fetch", "candidates", "pairs")}
     if fits:
         assert parse(ParamsFile, content)
         return

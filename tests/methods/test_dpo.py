@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from epsilon_dpo.methods.interface import Logps, Method, MethodConfig
+from epsilon_dpo.methods.online import OnlineMethod
 from epsilon_dpo.methods.registry import method_names, method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -249,4 +250,4 @@ def test_every_file_of_the_folder_is_a_method():
     assert {"dpo", "epsilon_dpo", "tr_dpo"} <= set(names) and names == sorted(names)
     for name in names:
         found = import_module(f"epsilon_dpo.methods.{name}").METHOD
-        assert issubclass(found, Method) and issubclass(found.Config, MethodConfig), name
+        assert issubclass(found, Method | OnlineMethod) and issubclass(found.Config, MethodConfig), name

@@ -4,6 +4,7 @@ import pytest
 import torch
 from online_examples import OPTIMA, tabular_optimum
 
+from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.online import Answers, Update
 from epsilon_dpo.methods.ppo import adapted, advantages_and_returns, token_rewards, whitened
 from epsilon_dpo.methods.registry import method_of
@@ -101,6 +102,9 @@ def test_the_adaptive_beta_follows_the_kl_and_belongs_to_the_state():
     resumed = method_of("x", ENTRY | {"adaptive_kl": 6.0})
     resumed.load_state_dict(method.state_dict())
     assert resumed.beta == method.beta != 0.05
+    pair = Logps(torch.tensor([-3.0]), torch.tensor([2.0]), reference=torch.tensor([-5.0]))
+    rewards = method.on_pairs().loss(pair, pair).chosen_rewards
+    assert rewards.item() == pytest.approx(2.0 * method.beta), "an evaluation speaks of the present beta"
     fixed = method_of("x", ENTRY)
     assert fixed.after_step(1, {"kl/rev": 9.0}) == {} and fixed.state_dict() == {} and fixed.beta == 0.05
     with pytest.raises(ValueError, match="has no state"):

@@ -10,6 +10,7 @@ import pytest
 from untracked import Untracked
 
 from epsilon_dpo.judging.scorer.loading import load_scorer
+from epsilon_dpo.methods.registry import method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 
@@ -45,28 +46,39 @@ def a_judge(project: Path, kind: str) -> None:
 
 
 def run(project: Path, block: str) -> Path:
-    """`python -m stages.scorer` in this process."""
+    """`python -m stages.scorer` in this process; the folder of an online method."""
     (project / "params.yaml").write_text(f"scorer: {block}\n", "utf-8")
     runpy.run_module("stages.scorer", run_name="__main__")
-    return project / "out" / "scorer"
+    return project / "out" / "scorer" / "rloo"
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+def test_a_scorer_reaches_the_folders_of_online_methods_alone(project: Path) -> None:
+    """On which align@RUN depends: a run on pairs keeps its inputs, whoever scores, and so its policy."""
+    run(project, "null")
+    before = content(project / "out/scorer")
+    run(project, "{source: judge}")
+    after = content(project / "out/scorer")
+    assert {Path(name).parts[0] for name in after} == set(method_names())
+    changed = {Path(name).parts[0] for name in after if after[name] != before.get(name)}
+    assert changed == {"ppo", "rloo"}
+
+
 def test_by_default_it_is_constant_and_an_online_run_is_refused(project: Path) -> None:
     """Whatever judge and data are, so that no training depends on them."""
     first = content(run(project, "null"))
-    assert first.keys() == {"scorer.json", "train_prompts.jsonl", "eval_prompts.jsonl"}
+    assert first.keys() == {"scorer.json"}
     a_judge(project, "llm")
     write_jsonl(project / "out/pairs/train.jsonl", [])
     assert content(run(project, "null")) == first
     with pytest.raises(UserError, match=r"holds no scorer, which an online run needs; set scorer: \{source:"):
-        load_scorer(project / "out/scorer")
+        load_scorer(project / "out/scorer/rloo")
 
 
-def test_the_true_reward_scores_and_prompts_are_distinct(project: Path) -> None:
+def test_the_true_reward_scores_and_prompts_are_distinct(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = run(project, "{source: true_reward}")
     assert read_jsonl(out / "train_prompts.jsonl") == [
         {"id": "train/0", "prompt_ids": [1, 23], "prompt": MOON},
@@ -78,6 +90,10 @@ def test_the_true_reward_scores_and_prompts_are_distinct(project: Path) -> None:
     assert score([MOON, MOON, SUN], answers) == [3.0, -1.0, 1.5]
     clipped = load_scorer(run(project, "{source: true_reward, clip: 1.25}"))
     assert clipped([MOON, MOON, SUN], answers) == [1.25, -1.0, 1.25]
+    monkeypatch.setattr("epsilon_dpo.judging.scorer.loading.true_reward", lambda *_: float("inf"))
+    assert clipped([MOON], ["what overflows"]) == [float("inf")], "it is not cut to the best score of all"
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
     before = content(out)
     a_judge(project, "llm")
     assert content(run(project, "{source: true_reward, clip: 1.25}")) == before, "it does not depend on the judge"

@@ -60,7 +60,7 @@ def project(
         (tmp_path / name).symlink_to(ROOT / name)
     write_params(tmp_path, PARAMS["runs"])
     out = tmp_path / "out"
-    for folder in ("base", "sft", "pairs", "margins", "scorer", "validate"):
+    for folder in ("base", "sft", "pairs", "margins", "scorer/dpo", "scorer/rloo", "validate"):
         (out / folder).mkdir(parents=True)
     folder = sft_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -121,15 +121,15 @@ def test_a_wrong_entry_of_another_run_does_not_stop_a_run(project: Path, monkeyp
 def test_an_online_run_learns_from_what_the_scorer_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"method": "rloo", "beta": 0.1, "k": 2, "prompts_per_step": 4, "steps": 2, "max_new_tokens": 6}
     write_params(project, {"rloo": entry})
-    with pytest.raises(SystemExit, match="out/scorer holds no scorer, which an online run needs"):
-        write_json(project / "out/scorer/scorer.json", {"source": None})
+    with pytest.raises(SystemExit, match="out/scorer/rloo holds no scorer, which an online run needs"):
+        write_json(project / "out/scorer/rloo/scorer.json", {"source": None})
         run("align", monkeypatch, "rloo")
-    write_json(project / "out/scorer/scorer.json", {"source": "true_reward", "clip": 0.75})
+    write_json(project / "out/scorer/rloo/scorer.json", {"source": "true_reward", "clip": 0.75})
     question = messages("user", "Tell me about the Moon.")
     for split, count in (("train", 12), ("eval", 4)):
         pairs = read_jsonl(project / f"out/pairs/{split}.jsonl")[:count]
         asked = [{"id": pair["id"], "prompt_ids": pair["prompt_ids"], "prompt": question} for pair in pairs]
-        write_jsonl(project / f"out/scorer/{split}_prompts.jsonl", asked)
+        write_jsonl(project / f"out/scorer/rloo/{split}_prompts.jsonl", asked)
     run("align", monkeypatch, "rloo")
     metrics = read_json(project / "out/align/rloo/metrics.json")
     assert metrics["steps"] == 2 and metrics["eval_reward"] == -0.75, "no answer of this model is a sentence: -1, cut"

@@ -114,6 +114,21 @@ class ParamsFile(
         return self
 
     @model_validator(mode="after")
+    def _what_learns_preferences_has_some(self) -> "ParamsFile":
+        """The pairs of labelled texts were compared by nobody (data/sources/reviews.py)."""
+        if not isinstance(self.fetch, ReviewsSource):
+            return self
+        said = "the pairs of fetch.source: reviews are no preferences"
+        if self.judge.source in ("trained", "trained_reward"):
+            raise ValueError(
+                f"{said}, and judge.source: {self.judge.source} would learn from them; set it to sentiment, or to a "
+                "judge that is trained already"
+            )
+        if not isinstance(self.pairs, OnPolicyPairs):
+            raise ValueError(f"{said} to train on; set pairs.source: on_policy, and candidates")
+        return self
+
+    @model_validator(mode="after")
     def _a_classifier_has_texts(self) -> "ParamsFile":
         learns = isinstance(self.judge, SentimentJudge) and self.judge.classifier == "tfidf"
         if learns and not isinstance(self.fetch, ReviewsSource):

@@ -125,6 +125,11 @@ class OnlineMethod(ABC, Generic[O]):
         self.config = config
 
     @property
+    def beta(self) -> float:
+        """The present KL penalty."""
+        return float(self.config.beta)
+
+    @property
     @abstractmethod
     def passes(self) -> int:
         """How often the answers of a generation are gone through."""
@@ -153,7 +158,7 @@ class OnlineMethod(ABC, Generic[O]):
 
     def on_pairs(self) -> Method[OnlineConfig]:
         """What evaluates the policy on given pairs, as every other run's is."""
-        return OnPairs(self.config)
+        return OnPairs(self)
 
     def after_step(self, step: int, means: Mapping[str, float]) -> dict[str, float]:
         """Move the state on after generation `step` (the first is 1).
@@ -188,13 +193,17 @@ def spread_of(advantages: "Tensor", count: int) -> "dict[str, Tensor]":
 
 class OnPairs(Method[OnlineConfig]):
     """An online policy on given pairs. Under a KL penalty beta the reward that a policy is optimal for is
-    beta * log-ratio plus a constant per prompt: so these are its implicit rewards, those of DPO at the same beta, and
-    the loss is DPO's, which nobody minimised here."""
+    beta * log-ratio plus a constant per prompt: so these are its implicit rewards, those of DPO at the present beta of
+    `online`, and the loss is DPO's, which nobody minimised here."""
 
     Config = OnlineConfig
 
+    def __init__(self, online: "OnlineMethod[Any]") -> None:
+        super().__init__(online.config)
+        self.online = online
+
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
-        beta = self.config.beta
+        beta = self.online.beta
         return PairLoss(
             losses=-log_sigmoid(beta * (chosen.logratios - rejected.logratios)),
             chosen_rewards=beta * chosen.logratios.detach(),

@@ -91,7 +91,11 @@ class PPO(OnlineMethod[PPOConfig]):
 
     def __init__(self, config: PPOConfig) -> None:
         super().__init__(config)
-        self.beta = config.beta
+        self._beta = config.beta
+
+    @property
+    def beta(self) -> float:
+        return self._beta
 
     @property
     def passes(self) -> int:
@@ -130,7 +134,7 @@ class PPO(OnlineMethod[PPOConfig]):
         if self.config.adaptive_kl is None:
             return {}
         used = self.beta
-        self.beta = adapted(used, means["kl/rev"], self.config.adaptive_kl)
+        self._beta = adapted(used, means["kl/rev"], self.config.adaptive_kl)
         return {"ppo/beta": used}
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +144,7 @@ class PPO(OnlineMethod[PPOConfig]):
         if self.config.adaptive_kl is None:
             super().load_state_dict(state)
         else:
-            self.beta = state["beta"]
+            self._beta = state["beta"]
 
 
 METHOD = PPO

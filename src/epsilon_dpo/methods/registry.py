@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.methods.online import AnyMethod
+from epsilon_dpo.methods.online import AnyMethod, OnlineMethod
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse
 
@@ -18,6 +18,16 @@ NOT_METHODS = {"__init__", "interface", "online", "registry"}
 def method_names() -> list[str]:
     """Every method of this folder, sorted."""
     return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in NOT_METHODS)
+
+
+def online_method_names() -> list[str]:
+    """Those that learn from scores of their own answers, sorted."""
+    return [name for name in method_names() if issubclass(_class_of(name), OnlineMethod)]
+
+
+def _class_of(method: str) -> type[AnyMethod]:
+    found: type[AnyMethod] = import_module(f"epsilon_dpo.methods.{method}").METHOD
+    return found
 
 
 def method_of(name: str, config: dict[str, Any]) -> AnyMethod:
@@ -35,5 +45,5 @@ def method_of(name: str, config: dict[str, Any]) -> AnyMethod:
         near = difflib.get_close_matches(str(method), names, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"{PARAMS_FILE}: {where}.method = {method!r} is unknown; {hint}Methods: {', '.join(names)}.")
-    found: type[AnyMethod] = import_module(f"epsilon_dpo.methods.{method}").METHOD
+    found = _class_of(method)
     return found(parse(found.Config, config, where))

@@ -41,6 +41,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)  # a busy machine
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])  # a stage run by a test before
     return folder
 
 
@@ -336,7 +337,7 @@ def test_mlflow_is_not_imported_by_a_stage() -> None:
 def test_nothing_is_marked_before_there_are_results(fresh: Path) -> None:
     (fresh / "dvc.lock").write_text("schema: '2.0'\n")
     base = "{source: pretrained, path: m, revision: null, dtype: float32, chat_template: own, stop_token: x}"
-    params = f"runs: {{dpo: {{method: dpo, beta: 0.1}}}}\nreport: {{examples: 1}}\nbase: {base}\n"
+    params = f"runs: {{dpo: {{method: dpo, beta: 0.1}}}}\nreport: {{examples: 1}}\nscorer: null\nbase: {base}\n"
     (fresh / "params.yaml").write_text(params)
     done = subprocess.run(
         [sys.executable, "-m", "epsilon_dpo.report.page.tracked"], text=True, capture_output=True, check=True

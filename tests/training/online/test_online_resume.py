@@ -7,6 +7,7 @@ import signal
 import pytest
 from online_runs import PPO, RLOO, worth
 from runs import LORA, content
+from safetensors.torch import load_file
 
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.training.alignment import method_trainer
@@ -91,3 +92,5 @@ def test_the_state_does_move(online, tmp_path):
     folder = online("moved", ENTRIES["ppo"], **EVERY)
     saved = read_json(tmp_path / "moved-scratch" / "checkpoint-24" / method_trainer.METHOD_STATE)
     assert len({PPO["beta"], saved["beta"], read_json(folder / "metrics.json")["beta"]}) == 3
+    values = load_file(tmp_path / "moved-scratch" / "checkpoint-24" / online_trainer.VALUE_HEAD)
+    assert values["linear.weight"].abs().max() > 1e-4, "the value head starts at 0 and is trained"

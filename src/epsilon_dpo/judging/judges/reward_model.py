@@ -112,7 +112,7 @@ class RewardModel:
         texts = sorted(set(ids), key=lambda text: (len(text), text))
         found: dict[Ids, float] = {}
         place, pad = next(self.model.parameters()).device, self.model.config.get_text_config().pad_token_id
-        with tqdm(total=len(texts), desc="judge", unit="answer") as bar:
+        with tqdm(total=len(texts), desc="judge", unit="answer", leave=False) as bar:
             for start in range(0, len(texts), self.batch_size):
                 batch = texts[start : start + self.batch_size]
                 rows = [torch.tensor(text[-self.max_length :], device=place) for text in batch]

@@ -70,5 +70,8 @@ def held_out_accuracy(judge: Sentiment, labelled: list[Row], confidence: float) 
     if not rows:
         return {}
     scores = judge.rank([[{"role": "user", "content": row["text"]}] for row in rows], [[""]] * len(rows))
-    right = [float((score > 0.0) == bool(row["label"])) for (score,), row in zip(scores, rows, strict=True)]
+    right = [
+        0.5 if score == 0.0 else float((score > 0.0) == bool(row["label"]))
+        for (score,), row in zip(scores, rows, strict=True)
+    ]
     return win_rate(right, [row["id"] for row in rows], confidence).named("classifier_accuracy")

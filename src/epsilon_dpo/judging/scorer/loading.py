@@ -4,6 +4,7 @@ An empty answer is scored as any other: the true reward says -1.0 of it, a rewar
 turn. The same text has the same score, whatever it is scored with, up to the rounding of a model's batches.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ Score = Callable[[Sequence[Messages], Sequence[str]], list[float]]  # prompts an
 
 
 def load_scorer(folder: Path) -> Score:
-    """The scorer in `folder`, out/scorer.
+    """The scorer in `folder`, that of a method in out/scorer.
 
     Raises:
         UserError: it holds none, or a judge that this version cannot read.
@@ -31,7 +32,12 @@ def load_scorer(folder: Path) -> Score:
     clip = settings["clip"]
     if clip is None:
         return scored
-    return lambda prompts, answers: [min(max(score, -clip), clip) for score in scored(prompts, answers)]
+    return lambda prompts, answers: [_clipped(score, clip) for score in scored(prompts, answers)]
+
+
+def _clipped(score: float, clip: float) -> float:
+    """What is not finite stays so, and is refused where scores are read."""
+    return min(max(score, -clip), clip) if math.isfinite(score) else score
 
 
 def _true_rewards(prompts: Sequence[Messages], answers: Sequence[str]) -> list[float]:

@@ -1,9 +1,15 @@
-"""Stage `scorer` in one call: out/scorer, from which answers can be scored, or which says that nobody asks for it."""
+"""Stage `scorer` in one call: a folder of out/scorer for each method, from which its answers can be scored.
+
+The folder of a method that learns from given pairs always has the same bytes, and so has that of an online one while no
+scorer is asked for. align@RUN depends on the folder of its method: another scorer trains the online runs again and no
+other. Each online method has its own copy of a judge, since each folder must be whole.
+"""
 
 import shutil
 from pathlib import Path
 
 from epsilon_dpo.judging.scorer.params import Scorer
+from epsilon_dpo.methods.registry import method_names, online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_json, write_jsonl
 
@@ -16,11 +22,20 @@ def prompt_file(split: str) -> str:
     return f"{split}_prompts.jsonl"
 
 
-def write_no_scorer(out: Path) -> None:
-    """What out/scorer holds while no run is online: always the same bytes."""
-    write_json(out / SETTINGS, {"source": None})
-    for split in ("train", "eval"):
-        write_jsonl(out / prompt_file(split), [])
+def write_scorers(config: Scorer | None, pairs: Path, validated: Path, judge: Path, out: Path) -> dict[str, int]:
+    """A folder in `out` for each method; the online ones' hold the scorer of `config`, unless it is None.
+
+    Returns, raises: as `write_scorer`, whose arguments the others are; no counts if there is no scorer.
+    """
+    online = [] if config is None else online_method_names()
+    counts: dict[str, int] = {}
+    for method in method_names():
+        (out / method).mkdir()
+        if config is None or method not in online:
+            write_json(out / method / SETTINGS, {"source": None})
+        else:
+            counts = write_scorer(config, pairs, validated, judge, out / method)
+    return counts
 
 
 def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out: Path) -> dict[str, int]:

@@ -1,8 +1,9 @@
 """Over-optimisation (Gao et al., 2023, arXiv 2210.10760): what a reward model promises against what is true, over KL.
 
-A policy that is moved further from the reference scores higher by the reward model for longer than it gets better. Both
-rewards are those of a Bradley-Terry model, in nats, and of both only what lies above the reference's own answers to the
-same prompts is shown, because the zero of a reward is arbitrary.
+A policy that is moved further from the reference scores higher by the reward model for longer than it gets better. Of
+both rewards only what lies above the reference's own answers to the same prompts is shown, because the zero of a reward
+is arbitrary. They have one scale, nats, where the reward model is a Bradley-Terry model of labels that were drawn from
+the true reward at temperature 1.
 
 Best-of-n is the curve to compare with: of n answers of the reference the one that the reward model likes most. From N
 answers per prompt its mean is estimated without bias for each n <= N, over all subsets of n; its KL is at most

@@ -56,6 +56,8 @@ def levels(paths: Sequence[Path]) -> list[Row]:
         rate = float(summary["dataset"]["flip_rate"])
         if by_rate.setdefault(rate, path) != path:
             raise UserError(f"{path} and {by_rate[rate]} are of the same level of noise, {rate:g}; leave out one.")
+    if len(by_rate) < 2:
+        raise UserError("a figure of several levels of noise needs summaries of at least two levels.")
     return [row for _, path in sorted(by_rate.items()) for row in _policies(found[path])]
 
 
@@ -65,6 +67,7 @@ COMPARED = {
     "their evaluation pairs": lambda summary: summary["data_sha256"]["eval.jsonl"],
     "the prompts that were answered": lambda summary: summary["n"],
     "the confidence of their intervals": lambda summary: summary["confidence"],
+    "the number of their pairs or their seed": lambda summary: [summary["dataset"].get(k) for k in ("rows", "seed")],
 }
 
 
@@ -77,7 +80,7 @@ def _summary(path: Path) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict) or not {"runs", "dataset", "data_sha256", "n", "confidence"} <= set(content):
         raise UserError(f"{path} is no summary.json of stage report; copy out/report/summary.json after each run.")
-    if "flip_rate" not in content["dataset"]:
+    if not {"flip_rate", "labels_flipped"} <= set(content["dataset"] or {}):
         raise UserError(
             f"{path} is of data whose noise is not known; set fetch.annotators, for no noise with one annotator of "
             "flip: 0.0, as presets/noise.yaml does."
@@ -128,7 +131,7 @@ def draw_levels(path: Path, rows: Sequence[Row]) -> None:
                 label=policy,
             )
         panel.set_xticks(rates, [f"{round(100 * rate, 4):g}%" for rate in rates])
-        panel.set_xlabel("training labels that are the wrong way round")
+        panel.set_xlabel("training labels that were to be turned over (noise.csv: that were)")
         panel.set_ylabel("true win rate over the chosen answers")
         panel.grid(axis="x", visible=False)
         percent(panel, "y")

@@ -17,7 +17,7 @@ def controls(results: Results) -> list[Row]:
     What can tell a judge from a coin neither way (its right value is about that of a coin) is left out.
     """
     found = [*_of_labels(results.judged, results.has_preferences), *_of_policies(results.controls)]
-    if results.has_classifier:  # it looks at no prompt, on purpose
+    if results.has_classifier:  # it does not ask whether an answer fits its prompt
         found = [row for row in found if row["control"] != "other prompts"]
     if "true_win_rate" not in results.judged and len(found) > 1:
         # Nobody knows how often a perfect judge agrees with noisy labels: they would nearly always be the worst.

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.models.base.params import Base, PretrainedModel
 from epsilon_dpo.pipeline.runs.runs import RunName
 from epsilon_dpo.pipeline.stage.params import Strict
@@ -19,6 +20,7 @@ class ReportView(Strict):
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     report: Report
     base: Base
+    scorer: Scorer | None
 
     @property
     def base_name(self) -> str:

@@ -59,6 +59,7 @@ class Results:
         base: name of the model that SFT started from; if there was no SFT, it is the reference itself.
         sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
         controls: out/controls/metrics.json.
+        scorer: source of the scores that online runs were trained on; None: no run is online.
         paper_figures: out/figures/figures.json, each with its image's bytes as `png`; paper_pairs: pairs.json there.
         ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`.
     """
@@ -78,6 +79,7 @@ class Results:
     paper_figures: list[Row]
     paper_pairs: list[Row]
     base: str
+    scorer: str | None = None
 
     @property
     def n(self) -> int:
@@ -115,15 +117,24 @@ class Results:
 
     @property
     def has_classifier(self) -> bool:
-        """Whether the judge is a sentiment classifier, whose P(positive) is the true score of the control setting."""
-        return self.judge.get("kind") == "sentiment"
+        """Whether this is the control setting: labelled texts, and a sentiment classifier whose P(positive) is the true
+        score."""
+        return self.judge.get("kind") == "sentiment" and not self.has_preferences
+
+    @property
+    def taught_by_the_judge(self) -> list[str]:
+        """The runs that were trained on the scores of the judge that judges them here."""
+        return [run.name for run in self.runs if "eval_reward" in run.final and self.scorer == "judge"]
 
 
-def read_results(out: Path, runs: dict[str, dict[str, Any]], base: str = "the base model") -> Results:
+def read_results(
+    out: Path, runs: dict[str, dict[str, Any]], base: str = "the base model", scorer: str | None = None
+) -> Results:
     """The outputs below `out` of the runs named, and of no others.
 
     Args:
         base: name of the base model, as the page shows it.
+        scorer: source of the scores that online runs were trained on; None: no run is online.
 
     Raises:
         UserError: the parts of a run speak of different policies, or answer other prompts than the reference; or the
@@ -149,6 +160,7 @@ def read_results(out: Path, runs: dict[str, dict[str, Any]], base: str = "the ba
         ],
         paper_pairs=read_json(out / "figures" / "pairs.json"),
         base=base,
+        scorer=scorer,
     )
     prompts = [row["id"] for row in results.reference_answers]
     for run in results.runs:

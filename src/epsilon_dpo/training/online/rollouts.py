@@ -137,10 +137,10 @@ def _metrics(answers: Answers, tokens: AnswerTokens, k: int) -> dict[str, Tensor
     found = {
         "reward": answers.scores,
         "reward_std": answers.scores.std(correction=0).expand(len(lengths)),
-        "kl/rev": tokens.kl_rev.sum(1),
+        "kl/rev": tokens.kl_rev.clamp(min=0.0).sum(1),  # float32 rounds some of 1e-7 below 0
         "kl/rev_k1": change.sum(1),
         "kl/rev_k3": ((-change).exp() - 1.0 + change).sum(1),
-        "kl/fwd_own": tokens.kl_fwd.sum(1),
+        "kl/fwd_own": tokens.kl_fwd.clamp(min=0.0).sum(1),
         "entropy": tokens.entropy.sum(1) / lengths,
         "tokens/answer": lengths.double(),
         "truncated": (~answers.ended).double(),
