@@ -13,6 +13,7 @@ from epsilon_dpo.judging.scorer.loading import load_scorer
 from epsilon_dpo.methods.registry import method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MOON, SUN = ([{"role": "user", "content": f"Tell me about the {name}."}] for name in ("Moon", "Sun"))
@@ -65,6 +66,8 @@ def test_a_scorer_reaches_the_folders_of_online_methods_alone(project: Path) -> 
     assert {Path(name).parts[0] for name in after} == set(method_names())
     changed = {Path(name).parts[0] for name in after if after[name] != before.get(name)}
     assert changed == {"ppo", "rloo"}
+    deps = read_yaml(ROOT / "dvc.yaml")["stages"]["align"]["do"]["deps"]
+    assert [dep for dep in deps if dep.startswith(("out/scorer", "out/judge"))] == ["out/scorer/${item.method}"]
 
 
 def test_by_default_it_is_constant_and_an_online_run_is_refused(project: Path) -> None:
