@@ -23,7 +23,13 @@ PROMPTS = 48
 RUN, ONLINE = "madpo", "rloo"
 SMALL: dict[str, Any] = {
     "fetch.train_pairs": 1000,
-    "judge.max_steps": 90,
+    # What this few steps can learn: which answer the label prefers, and not also which one belongs to the question.
+    **{
+        "judge.max_steps": 90,
+        "judge.learning_rate": 2e-3,
+        "judge.mismatched_first": 0.0,
+        "judge.mismatched_share": 0.0,
+    },
     "sft.max_steps": 60,
     "candidates.max_prompts": PROMPTS,
     "sample.max_prompts": 40,
