@@ -27,14 +27,16 @@ def write_scorers(config: Scorer | None, pairs: Path, validated: Path, judge: Pa
 
     Returns, raises: as `write_scorer`, whose arguments the others are; no counts if there is no scorer.
     """
-    online = [] if config is None else online_method_names()
-    counts: dict[str, int] = {}
+    first, *others = online_method_names()
     for method in method_names():
         (out / method).mkdir()
-        if config is None or method not in online:
+        if config is None or method not in (first, *others):
             write_json(out / method / SETTINGS, {"source": None})
-        else:
-            counts = write_scorer(config, pairs, validated, judge, out / method)
+    if config is None:
+        return {}
+    counts = write_scorer(config, pairs, validated, judge, out / first)
+    for method in others:
+        shutil.copytree(out / first, out / method, dirs_exist_ok=True)
     return counts
 
 
