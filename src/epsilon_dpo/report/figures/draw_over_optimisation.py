@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from epsilon_dpo.report.figures.over_optimisation import REWARDS
 from epsilon_dpo.report.figures.points import Row
-from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, printed, reach
+from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, error_point, printed
 from epsilon_dpo.report.figures.root_axis import root_axis
 from epsilon_dpo.report.style.plot_style import COLOURS, INK, Mark, labelled_kl
 
@@ -46,17 +46,7 @@ def _curve(panel: Axes, rows: list[Row], mark: Mark) -> None:
     x, y = [0.0, *(row["kl"] for row in ordered)], [0.0, *(row["reward"] for row in ordered)]
     panel.plot(x, y, color=mark.colour, linewidth=1.4)
     for row in ordered:
-        panel.errorbar(
-            row["kl"],
-            row["reward"],
-            xerr=reach(row, "kl"),
-            yerr=reach(row, "reward"),
-            fmt=mark.marker,
-            color=mark.colour,
-            markersize=5.5,
-            elinewidth=1.2,
-            zorder=3,
-        )
+        error_point(panel, row, "kl", "reward", mark, 5.5)
 
 
 def _handle(scorer: str) -> Line2D:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from epsilon_dpo.pipeline.runs.runs import SFT
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Row
-from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, handle, printed, reach
+from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, error_point, handle, printed, reach
 from epsilon_dpo.report.figures.root_axis import root_axis
 from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, labelled_kl, marks, percent
 
@@ -101,19 +101,7 @@ def _frontiers(panel: Axes, found: Pareto, scorer: str, own: list[str], look: di
 
 def _points(panel: Axes, rows: list[Row], look: dict[str, Mark]) -> None:
     for row in rows:
-        mark = look[row["family"]]
-        panel.errorbar(
-            row["kl"],
-            row["win_rate"],
-            xerr=reach(row, "kl"),
-            yerr=reach(row, "win_rate"),
-            fmt=mark.marker,
-            color=mark.colour,
-            markerfacecolor="white" if row["dominated"] else mark.colour,
-            markersize=8,
-            elinewidth=1.2,
-            zorder=3,
-        )
+        error_point(panel, row, "kl", "win_rate", look[row["family"]], 8, row["dominated"])
 
 
 def _hypervolumes(part: SubFigure, found: Pareto, families: list[str], look: dict[str, Mark]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -41,6 +42,22 @@ def _columns(labels: Sequence[str]) -> int:
 def handle(label: str, mark: Mark, hollow: bool = False) -> Line2D:
     face = "white" if hollow else mark.colour
     return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=face, linestyle="", label=label)
+
+
+def error_point(panel: Axes, row: Row, x: str, y: str, mark: Mark, size: float, hollow: bool = False) -> None:
+    """`row` at its values of `x` and `y`, with the intervals of both."""
+    panel.errorbar(
+        row[x],
+        row[y],
+        xerr=reach(row, x),
+        yerr=reach(row, y),
+        fmt=mark.marker,
+        color=mark.colour,
+        markerfacecolor="white" if hollow else mark.colour,
+        markersize=size,
+        elinewidth=1.2,
+        zorder=3,
+    )
 
 
 def reach(row: Row, name: str) -> list[list[float]]:
