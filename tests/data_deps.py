@@ -142,7 +142,7 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
     log = _run(project, folder, entry["cmd"], name)
     read = log.read_text("utf-8").splitlines()
     unread = {dep for dep in [*deps, DECOY] if not any(_below(path, of_run(dep)) for path in read)}
-    outs = [of_run(out) for out in entry["outs"]]
+    outs = [of_run(out if isinstance(out, str) else next(iter(out))) for out in entry["outs"]]
     return Alone(outs, contents(folder, outs), unread)
 
 

@@ -39,7 +39,8 @@ def cheap(stage: dict[str, Any]) -> dict[str, Any]:
     """The stage with a command that only makes its outputs, and without single files of code, which cost DVC time."""
     entry = stage.get("do", stage)
     inside = {"out/scorer": "dpo/file"}  # of which a run needs the folder of its method
-    files = [out if Path(out).suffix else f"{out}/{inside.get(out, 'file')}" for out in entry["outs"]]
+    outs = [out if isinstance(out, str) else next(iter(out)) for out in entry["outs"]]
+    files = [out if Path(out).suffix else f"{out}/{inside.get(out, 'file')}" for out in outs]
     cmd = " && ".join(f"mkdir -p {Path(file).parent} && head -5 params.yaml > {file}" for file in files)
     deps = [dep for dep in entry["deps"] if dep.startswith("out/") or not Path(dep).suffix]
     changed = entry | {"cmd": cmd, "deps": deps}

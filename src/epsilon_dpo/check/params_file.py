@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from epsilon_dpo.analysis.kl.params import KLView
 from epsilon_dpo.analysis.monotonicity.params import MonotonicityView
+from epsilon_dpo.check.leftovers import remove_leftovers
 from epsilon_dpo.data.contract.params import ValidateView
 from epsilon_dpo.data.pairs.params import OnPolicyPairs, PairsView
 from epsilon_dpo.data.sources.params import FetchView, ReviewsSource, SyntheticSource
@@ -237,6 +238,6 @@ def _training(config: MethodConfig, seed: int) -> str:
 
 if __name__ == "__main__":
     try:
-        load_file()
+        remove_leftovers(list(load_file().runs))
     except UserError as error:
         sys.exit(f"ERROR: {error}")

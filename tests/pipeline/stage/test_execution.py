@@ -189,3 +189,15 @@ def test_what_takes_seconds_is_imported_in_heavy_imports_and_nothing_starts_befo
         "from epsilon_dpo.pipeline.observability import tracker; print(tracker._waiting)"
     )
     assert len(light) > 50 and loaded == "set()\n[]\n"
+
+
+def test_code_of_another_project_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As an editable install is, for an experiment in a copy: DVC would record the copy's hash."""
+    ours = project / "src" / "epsilon_dpo"
+    (ours / "pipeline").mkdir(parents=True)
+    (project / "external").mkdir()
+    os.chdir(project / "external")
+    with pytest.raises(SystemExit) as refused, run_stage("demo", "a"):
+        raise AssertionError("the block must not run")
+    said = str(refused.value)
+    assert str(ROOT / "src" / "epsilon_dpo") in said and str(ours) in said and "export PYTHONPATH=../src" in said

@@ -52,6 +52,10 @@ def test_the_tables_hold_the_stages_values(outputs: Callable[..., Path], runs: R
     with (tmp_path / "report/training.csv").open(encoding="utf-8") as file:
         losses = [row for row in csv.DictReader(file) if row["metric"] == "loss" and row["run"] == "dpo"]
     assert next((row["step"], float(row["value"])) for row in losses) == ("1", 3.99)
+    metrics = json.loads((tmp_path / "report/metrics.json").read_text("utf-8"))
+    assert list(metrics) == ["dpo", "mine", "sft"] and metrics["mine"]["kl_fwd_rb"] == 2.0
+    assert {name: str(value) for name, value in metrics["dpo"].items()}.items() <= rows["dpo"].items()
+    assert len(metrics["dpo"]) == 5 and {type(value) for row in metrics.values() for value in row.values()} == {float}
 
 
 def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs
     environment = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
     subprocess.run([sys.executable, "-c", code, out, tmp_path / "there"], check=True, env=environment)
     files = [path.relative_to(tmp_path / "here") for path in sorted((tmp_path / "here").rglob("*")) if path.is_file()]
-    assert len(files) == 13
+    assert len(files) == 14
     for file in files:
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file
 

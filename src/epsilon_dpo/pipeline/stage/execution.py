@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import epsilon_dpo
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
 from epsilon_dpo.pipeline.stage.files import atomic_folder
@@ -68,6 +69,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     started = time.monotonic()
     try:
         _refuse_several_processes()
+        _refuse_other_code()
         end_with_dvc()
         entry = stage_entry(stage, key)
         with workplace(name) as place:
@@ -96,6 +98,23 @@ def _refuse_several_processes() -> None:
         raise UserError(
             f"this is one of {processes} processes and a stage runs as one; start it with `dvc repro`, and use several "
             "GPUs by running stages side by side: CUDA_VISIBLE_DEVICES=0 dvc --wait-for-lock repro -s align@RUN."
+        )
+
+
+def _refuse_other_code() -> None:
+    """DVC hashes the code of the project it works in, which for an experiment in a folder of its own is a copy.
+
+    Raises:
+        UserError: the package that runs is another project's.
+    """
+    here = Path.cwd().resolve()
+    source = next((place / "src" for place in [here, *here.parents] if (place / "src" / "epsilon_dpo").is_dir()), None)
+    running = Path(str(epsilon_dpo.__file__)).resolve()
+    if source is not None and not running.is_relative_to(source):
+        raise UserError(
+            f"the code that runs is {running.parent} and the code that DVC hashes is {source / 'epsilon_dpo'}, so the "
+            f"result would be recorded for code that did not make it; put the project's own first: "
+            f"export PYTHONPATH={os.path.relpath(source)}"
         )
 
 

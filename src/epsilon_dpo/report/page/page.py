@@ -27,7 +27,7 @@ from epsilon_dpo.report.page.methods import method_comparisons, method_statement
 from epsilon_dpo.report.page.results import Results
 from epsilon_dpo.report.page.signs import fixed
 from epsilon_dpo.report.page.statements import comparisons, is_decided, statements
-from epsilon_dpo.report.page.tables import ESTIMATORS, curves, policies, summary
+from epsilon_dpo.report.page.tables import ESTIMATORS, curves, dvc_metrics, policies, summary
 from epsilon_dpo.report.page.tables import beta_decisions as decision_shares
 from epsilon_dpo.report.page.tournament import places, ranking, side_by_side
 from epsilon_dpo.report.page.uncertainty import splits, variance
@@ -63,7 +63,7 @@ JUDGES = {
 
 
 def write_report(results: Results, example_count: int, out: Path) -> dict[str, Any]:
-    """Fill `out`: report.html, figures/*.png, summary.json, and a CSV file per table that has rows.
+    """Fill `out`: report.html, figures/*.png, summary.json, metrics.json, and a CSV file per table that has rows.
 
     Returns:
         the content of summary.json.
@@ -87,6 +87,7 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
         if rows:
             write_csv(out / f"{name}.csv", rows)
     write_json(out / "summary.json", content)
+    write_json(out / "metrics.json", dvc_metrics(table))
     page = _render(
         results=results,
         table=table,

@@ -1,4 +1,4 @@
-"""The values behind the page: tidy CSV tables and summary.json."""
+"""The values behind the page: tidy CSV tables, summary.json and metrics.json."""
 
 from typing import Any
 
@@ -18,6 +18,9 @@ FINAL = (  # of the training; the log-ratio margin and the KL exist for methods 
     "eval_logps/chosen",
     "eval_kl/fwd_data",
 )
+
+
+DVC_METRICS = (*(f"win_rate/{CHOSEN}{end}" for end in INTERVAL), f"true_win_rate/{CHOSEN}", ESTIMATORS[0])
 
 
 def policies(results: Results) -> list[Row]:
@@ -67,6 +70,12 @@ def summary(results: Results, comparisons: list[Row], methods: list[Row], statem
         "method_comparisons": methods,
         "statements": statements,
     }
+
+
+def dvc_metrics(table: list[Row]) -> Row:
+    """The content of metrics.json, of which `dvc metrics` and `dvc exp show` make a column for each number: the few by
+    which policies are compared, by policy. `table` is what `policies` returns."""
+    return {row["run"]: _taken(row, {name: name for name in DVC_METRICS}) for row in table}
 
 
 def _sft_row(results: Results) -> Row:
