@@ -1,6 +1,7 @@
 """Seeds, threads and memory of a process that computes with torch."""
 
 import ctypes
+import os
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from transformers.utils import logging
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.workplace import hold_some
 
 # Parameters of glibc's mallopt (malloc.h), in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -26,6 +28,7 @@ def set_up(seed: int, threads: int, processes: int = 1) -> None:
     Raises:
         UserError: more GPUs are visible: the Trainer would spread over them and train on another batch size. Or fewer.
     """
+    _take_free_gpus(processes)
     if torch.cuda.device_count() > processes:
         raise UserError(
             f"this stage sees {torch.cuda.device_count()} GPUs and works on {processes}; let CUDA_VISIBLE_DEVICES name "
@@ -46,6 +49,18 @@ def set_up(seed: int, threads: int, processes: int = 1) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading and writing shards; training, sampling and scoring show their own
     _keep_freed_memory()
+
+
+def _take_free_gpus(count: int) -> None:
+    """Experiments that run side by side (`dvc queue start -j 4`) share one environment: each of their stages takes
+    `count` of the GPUs that CUDA_VISIBLE_DEVICES names and no other stage has, and waits while there are fewer.
+
+    Before anything asks CUDA, which reads the variable once.
+    """
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if "DVC_EXP_NAME" in os.environ and len(names) > count:
+        taken = hold_some([f"gpu-{name}" for name in names], count)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(name.removeprefix("gpu-") for name in taken)
 
 
 def _keep_freed_memory() -> None:

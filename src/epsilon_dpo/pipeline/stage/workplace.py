@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -80,6 +81,25 @@ def workplace(name: str) -> Iterator[Workplace]:
     """
     with ExitStack() as locks:
         yield Workplace(name, locks)
+
+
+_held: list[IO[str]] = []  # by this process, until it ends
+
+
+def hold_some(names: list[str], count: int) -> list[str]:
+    """The first `count` of `names` that no other process of this project holds; this one holds them until it ends.
+
+    Waits for as long as fewer are free.
+    """
+    while True:
+        with _nobody_else_starts():
+            claimed = [(name, lock) for name in names if (lock := _claim(name))]
+            for _, lock in claimed[count:] if len(claimed) >= count else claimed:
+                lock.close()
+        if len(claimed) >= count:
+            _held.extend(lock for _, lock in claimed[:count])
+            return [name for name, _ in claimed[:count]]
+        time.sleep(1)
 
 
 def _place(name: str) -> str:
