@@ -15,6 +15,7 @@ from epsilon_dpo.training.alignment.params import AlignView
 with heavy_imports():
     from epsilon_dpo.pipeline.machine.runtime import set_up
     from epsilon_dpo.training.alignment.alignment import align
+    from epsilon_dpo.training.alignment.snapshots import part_metrics
     from epsilon_dpo.training.loop.result import without_evaluation
 
 
@@ -51,6 +52,7 @@ with run_stage("align", run) as stage:
         scratch=stage.scratch,
         track=stage.tracker.log_metrics,
     )
+    part_metrics(stage.out, stage.metrics)
     stage.tracker.log_metrics(without_evaluation(metrics))
     stage.tracker.set_tags({"policy_sha256": digest(stage.out / "model")})
     stage.summary = (

@@ -98,7 +98,7 @@ def test_every_pair_of_answers_is_trained_on_or_named(project: Path) -> None:
 
 def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
     """The order that the judge gave is learnt, and the answers move to the judge's taste."""
-    steps = rows(project, f"align/{RUN}/metrics.jsonl")
+    steps = rows(project, f"align/metrics/{RUN}/metrics.jsonl")
     assert max(step.get("rewards/accuracies", 0.0) for step in steps) > 0.6
     report = json.loads((project / "out/report/summary.json").read_text("utf-8"))
     assert list(report["runs"]) == [RUN, ONLINE]
@@ -115,7 +115,7 @@ def test_margins_are_those_of_the_answers_the_policy_is_trained_on(project: Path
     assert metrics["train/mean_abs"] == pytest.approx(sum(map(abs, apart)) / len(apart))
     assert metrics["temperature"] > 0.0 and 0.5 < metrics["eval/accuracy"] < 1.0
     assert metrics["eval/nll"] < math.log(2.0), "better than no judge at all"
-    weights = [step["madpo/weight"] for step in rows(project, f"align/{RUN}/metrics.jsonl") if "loss" in step]
+    weights = [step["madpo/weight"] for step in rows(project, f"align/metrics/{RUN}/metrics.jsonl") if "loss" in step]
     assert all(0.5 < weight <= (1.0 + math.sqrt(2.0)) / 2.0 for weight in weights) and len(set(weights)) > 1
 
 

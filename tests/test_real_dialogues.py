@@ -122,7 +122,7 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     text = tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"])
     assert text.startswith("<|im_start|>system") and text.count("<|im_start|>assistant") >= 1
     assert pair["chosen_ids"][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert metrics_of(project, "align/epsilon_dpo")["steps"] == 2
+    assert metrics_of(project, "align/metrics/epsilon_dpo")["steps"] == 2
     answered = read_jsonl(project / "out/sample/epsilon_dpo/samples.jsonl")
     assert any(len(answer["prompt"]) > 1 for answer in answered), "a dialogue of several turns is answered and judged"
     assert metrics_of(project, "kl/epsilon_dpo")["kl_fwd_rb"] >= 0.0

@@ -101,7 +101,7 @@ def run(stage: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 @pytest.mark.parametrize("stage", ["sft", "align"])
 def test_an_evaluation_is_one_point_at_its_step(project: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     run(stage, monkeypatch, *(["dpo"] if stage == "align" else []))
-    metrics = read_json(project / "out" / stage / ("dpo" if stage == "align" else "") / "metrics.json")
+    metrics = read_json(project / "out" / stage / ("metrics/dpo" if stage == "align" else "") / "metrics.json")
     evaluation = {name for name in metrics if name.startswith("eval_")}
     assert "eval_loss" in evaluation and metrics["steps"] == 3
     points = Counter(Recorder.points)
@@ -115,7 +115,7 @@ def test_an_evaluation_is_one_point_at_its_step(project: Path, monkeypatch: pyte
 def test_a_wrong_entry_of_another_run_does_not_stop_a_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_params(project, {"d.po": {"method": "dpo", "beta": "much"}, "dpo": PARAMS["runs"]["dpo"]})
     run("align", monkeypatch, "dpo")
-    assert (project / "out" / "align" / "dpo" / "metrics.json").is_file()
+    assert (project / "out" / "align" / "metrics" / "dpo" / "metrics.json").is_file()
 
 
 def test_an_online_run_learns_from_what_the_scorer_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_an_online_run_learns_from_what_the_scorer_says(project: Path, monkeypat
         asked = [{"id": pair["id"], "prompt_ids": pair["prompt_ids"], "prompt": question} for pair in pairs]
         write_jsonl(project / f"out/scorer/rloo/{split}_prompts.jsonl", asked)
     run("align", monkeypatch, "rloo")
-    metrics = read_json(project / "out/align/rloo/metrics.json")
+    metrics = read_json(project / "out/align/metrics/rloo/metrics.json")
     assert metrics["steps"] == 2 and metrics["eval_reward"] == -0.75, "no answer of this model is a sentence: -1, cut"
     assert ("eval_reward", 2) in Recorder.points and ("reward", 1) in Recorder.points
 
@@ -143,7 +143,7 @@ def test_without_sft_there_is_a_reference_and_no_curve(project: Path, monkeypatc
     assert Recorder.points == []
     assert read_json(project / "out/sft/metrics.json") == {"steps": 0}
     run("align", monkeypatch, "dpo")
-    assert read_json(project / "out/align/dpo/metrics.json")["steps"] == 3
+    assert read_json(project / "out/align/metrics/dpo/metrics.json")["steps"] == 3
 
 
 @pytest.mark.slow  # two processes that import torch, because a library keeps what it read once

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import DVC_FILE
-from epsilon_dpo.pipeline.stage.params import RUN_NAME, read_yaml
+from epsilon_dpo.pipeline.stage.params import METRICS, RUN_NAME, read_yaml
 
 LOCK_FILE = Path("dvc.lock")
 
@@ -38,7 +38,9 @@ def remove_leftovers(runs: list[str]) -> list[str]:
     if gone:
         _forget(gone)
         for entry in gone:
-            shutil.rmtree(Path("out", *entry.split("@")), ignore_errors=True)
+            stage, _, run = entry.partition("@")
+            for folder in (Path("out") / stage / run, Path("out") / stage / METRICS / run):
+                shutil.rmtree(folder, ignore_errors=True)
     return sorted({entry.partition("@")[2] for entry in gone})
 
 

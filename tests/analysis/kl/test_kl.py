@@ -335,7 +335,8 @@ def project(
 
 def test_the_stage_measures_tr_dpo_against_the_initial_reference(project: Path) -> None:
     out = project / "out"
-    assert read_jsonl(out / "align/tr/metrics.jsonl")[-1]["tr_dpo/syncs"] == 1  # it would be at no distance from itself
+    logged = read_jsonl(out / "align/tr/metrics.jsonl")
+    assert logged[-1]["tr_dpo/syncs"] == 1  # it would be at no distance from itself
     runpy.run_module("stages.kl", run_name="__main__")
     load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()  # noqa: E731
     policy, initial = load(out / "align/tr/model"), load(out / "sft/model")

@@ -45,13 +45,13 @@ def out(tmp_path: Path) -> Path:
             for i, (h, first, step) in enumerate(PAIRS)
         ]
         _write(out / "monotonicity" / run, records, {"epsilon": 0.01})
-        (out / "align" / run).mkdir(parents=True, exist_ok=True)
-        write_json(out / "align" / run / "metrics.json", {"steps": 4, "train_epoch": 1.0})
+        (out / "align" / "metrics" / run).mkdir(parents=True, exist_ok=True)
+        write_json(out / "align" / "metrics" / run / "metrics.json", {"steps": 4, "train_epoch": 1.0})
         curve = [{"step": step, "loss": 0.5} for step in (1, 2)]
         if run == "mine":
             curve = [row | {"eps/lowered": p, "eps/raised": 1 - p} for row, p in zip(curve, (1.0, 0.0), strict=True)]
-        write_jsonl(out / "align" / run / "metrics.jsonl", curve)
-    snapshot = out / "align" / "mine" / "snapshots" / "000002"
+        write_jsonl(out / "align" / "metrics" / run / "metrics.jsonl", curve)
+    snapshot = out / "align" / "metrics" / "mine" / "snapshots" / "000002"
     snapshot.mkdir(parents=True)
     write_json(snapshot / "snapshot.json", {"step": 2, "epoch": 0.5})
     for stage in ("judge", "controls", "validate"):

@@ -10,7 +10,7 @@ import pytest
 from whole_pipeline import BIN, ROOT
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_json, write_json
+from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
 from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.figures.write import write_figures
@@ -54,6 +54,8 @@ def test_dvc_plots_finds_every_number_it_draws(out: Path, view: FiguresView, tmp
     write_figures(out, view, out / "figures")
     (out / "report" / "figures").mkdir(parents=True)
     shutil.copy(out / "figures" / "images" / "pareto.png", out / "report" / "figures" / "win_rates.png")
+    curves = [{"run": "mine", "step": step, "metric": "loss", "value": 0.5} for step in (1, 2)]
+    write_csv(out / "report" / "training.csv", curves)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     subprocess.run([BIN / "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
@@ -64,9 +66,14 @@ def test_dvc_plots_finds_every_number_it_draws(out: Path, view: FiguresView, tmp
     images = {name for name, plot in plots.items() if plot["type"] == "image"}
     names = ("out/figures/images/pareto.png", "out/figures/images/dynamics.png", "out/figures/images/margins.png")
     assert images == {*names, "out/report/figures/win_rates.png"}
-    tables = {"Win rate against KL": "pareto", "Within the epoch": "dynamics", "Margins by monotonicity": "margins"}
+    tables = {
+        "Win rate against KL": "figures/pareto.csv",
+        "Within the epoch": "figures/dynamics.csv",
+        "Margins by monotonicity": "figures/margins.csv",
+        "Training": "report/training.csv",
+    }
     for title, table in tables.items():
-        with (out / "figures" / f"{table}.csv").open(encoding="utf-8") as file:
+        with (out / table).open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         content = plots[title]["content"]
         assert len(content["data"]["values"]) == len(rows) > 0

@@ -88,10 +88,10 @@ class Outputs:
             row |= {"eps/beta": 0.1 - 0.01 * step} if adapts else {}
             row |= {"eps/lowered": 0.5, "eps/raised": 0.25, "eps/kept": 0.25} if adapts else {}
             curve.append(row)
-        self.jsonl(f"align/{name}/metrics.jsonl", curve)
+        self.jsonl(f"align/metrics/{name}/metrics.jsonl", curve)
         final = {"steps": 4, "eval_loss": 0.6, "eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.2}
         final |= {"eval_logps/chosen": -5.5} | ({"eval_margins_raw": 1.25, "eval_kl/fwd_data": 0.75} if refers else {})
-        self.json(f"align/{name}/metrics.json", final)
+        self.json(f"align/metrics/{name}/metrics.json", final)
         self.samples(f"sample/{name}", f"{name} says", policy)
         records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
         for opponent in ("chosen", "sft"):

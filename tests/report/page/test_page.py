@@ -103,7 +103,7 @@ def test_runs_too_short_to_log_a_step_are_a_report_too(
 ) -> None:
     out = outputs(adapting=())
     for run in runs:
-        (out / "align" / run / "metrics.jsonl").write_text("", "utf-8")
+        (out / "align" / "metrics" / run / "metrics.jsonl").write_text("", "utf-8")
     assert "No run was long enough to log a step." in written(out, runs, tmp_path / "report")
 
 
@@ -237,8 +237,9 @@ def test_there_is_one_minus_sign(outputs: Callable[..., Path], runs: Runs, tmp_p
     out = outputs()
     ends = {"": -0.05, "_low": -0.1, "_high": -0.02}
     rewards = {f"true_reward/run{end}": x for end, x in ends.items()}
+    names = ("eval_loss", "eval_rewards/margins", "eval_margins_raw", "eval_logps/chosen")
     below = {
-        "align": dict.fromkeys(("eval_loss", "eval_rewards/margins", "eval_margins_raw", "eval_logps/chosen"), -5.5),
+        "align/metrics": dict.fromkeys(names, -5.5),
         "score": rewards | {"position_bias/sft": -0.25},
         "kl": {f"{estimator.name}{end}": x for estimator in ESTIMATORS for end, x in ends.items()},
     }

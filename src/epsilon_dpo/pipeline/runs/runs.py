@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from epsilon_dpo.pipeline.stage.params import RUN_NAME
+from epsilon_dpo.pipeline.stage.params import METRICS, RUN_NAME
 
 # Whose answers they are, in the records of score, controls and tournament; the first is a run's.
 RESERVED = RUN, SFT, CHOSEN, REJECTED, SHUFFLED = "run", "sft", "chosen", "rejected", "shuffled"
@@ -20,6 +20,8 @@ RESERVED = RUN, SFT, CHOSEN, REJECTED, SHUFFLED = "run", "sft", "chosen", "rejec
 def _not_reserved(name: str) -> str:
     if name in RESERVED:
         raise ValueError(f"a run cannot be called {name}, which names other answers in the comparison; rename it")
+    if name == METRICS:
+        raise ValueError(f"a run cannot be called {name}, which is a folder beside the runs'; rename it")
     return name
 
 
@@ -27,6 +29,11 @@ RunName = Annotated[str, Field(pattern=RUN_NAME), AfterValidator(_not_reserved)]
 
 FOLDER, FINAL = "snapshots", "."
 FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps done, "epoch": the same in epochs}
+
+
+def metrics_folder(out: Path, run: str) -> Path:
+    """Of a training: metrics.json, metrics.jsonl and the facts of its snapshots."""
+    return out / "align" / METRICS / run
 
 
 def policy_paths(folder: Path) -> list[str]:

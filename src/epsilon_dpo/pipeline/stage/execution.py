@@ -12,9 +12,10 @@ from pathlib import Path
 import epsilon_dpo
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
-from epsilon_dpo.pipeline.stage.files import atomic_folder
+from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
+from epsilon_dpo.pipeline.stage.params import METRICS
 from epsilon_dpo.pipeline.stage.variables import let_params_decide
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
@@ -25,6 +26,7 @@ class Stage:
 
     Attributes:
         out: folder to write to; becomes out/<stage>[/<key>] when the stage succeeds, vanishes when it fails.
+        metrics: the same, of out/<stage>/metrics/<key>, where dvc.yaml has this output, too; else `out`.
         scratch: folder that survives a crash and is removed on success; not created until somebody writes there.
         tracker: the MLflow run of this execution.
         summary: one line for the terminal, set by the stage: its most important metric.
@@ -32,6 +34,7 @@ class Stage:
 
     name: str
     out: Path
+    metrics: Path
     scratch: Path
     tracker: Tracker
     summary: str = field(default="")
@@ -78,13 +81,25 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
             with (
                 Tracker(name, made_from, declared_params(entry), deps) as tracker,
                 atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
+                _metrics_apart(entry, stage, key, place.partial) as metrics,
             ):
-                execution = Stage(name, out, place.scratch(made_from), tracker)
+                execution = Stage(name, out, metrics or out, place.scratch(made_from), tracker)
                 yield execution
             place.clear(execution.scratch)
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
+
+
+@contextmanager
+def _metrics_apart(entry: Json, stage: str, key: str | None, partial: Path) -> Iterator[Path | None]:
+    """The folder for out/<stage>/metrics/<key>, if the stage declares this output."""
+    target = Path("out") / stage / METRICS / (key or "")
+    if str(target) not in entry.get("outs", []):
+        yield None
+        return
+    with atomic_folder(target, partial.with_name(f"{partial.name}-{METRICS}")) as folder:
+        yield folder
 
 
 def _refuse_several_processes() -> None:
@@ -110,7 +125,7 @@ def _refuse_other_code() -> None:
     here = Path.cwd().resolve()
     source = next((place / "src" for place in [here, *here.parents] if (place / "src" / "epsilon_dpo").is_dir()), None)
     running = Path(str(epsilon_dpo.__file__)).resolve()
-    if source is not None and not running.is_relative_to(source):
+    if source is not None and not running.is_relative_to(source.resolve()):
         raise UserError(
             f"the code that runs is {running.parent} and the code that DVC hashes is {source / 'epsilon_dpo'}, so the "
             f"result would be recorded for code that did not make it; put the project's own first: "

@@ -19,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+METRICS = "metrics"  # out/align/metrics/RUN: what a training logged, without the weights of out/align/RUN
 RUN_NAME = r"^[a-z0-9_]+$"  # `params: [runs.${key}]` in dvc.yaml breaks on a dot; file names and MLflow on others
 
 

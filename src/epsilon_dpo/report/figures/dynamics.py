@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
+from epsilon_dpo.pipeline.runs.runs import FACTS, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.report.figures.points import KL, Row, read_point
 
@@ -17,12 +17,12 @@ def trajectory(out: Path, run: str) -> list[Row]:
     Returns:
         rows of TRAJECTORY, one per policy and metric; `step` counts optimizer steps done, `n` prompts.
     """
-    places = policy_paths(out / "align" / run)
+    places = policy_paths(metrics_folder(out, run))
     if places == ["."]:
         return []
     rows = []
     for place in places:
-        folder = out / "align" / run / place
+        folder = metrics_folder(out, run) / place
         if place == ".":
             final = read_json(folder / "metrics.json")
             facts = {"step": final["steps"], "epoch": final["train_epoch"]}
@@ -45,7 +45,7 @@ def ratios(out: Path, run: str, smoothing: float) -> list[Row]:
         rows of DECIDED, one per logged step and ratio; `smoothed` is a moving average with weight `smoothing` on the
         past, divided by 1 - smoothing^t so that it does not start at zero.
     """
-    curve = [row for row in read_jsonl(out / "align" / run / "metrics.jsonl") if RATIOS[0] in row]
+    curve = [row for row in read_jsonl(metrics_folder(out, run) / "metrics.jsonl") if RATIOS[0] in row]
     rows = []
     for metric in RATIOS:
         average = 0.0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
 from epsilon_dpo.analysis.intervals.rates import Estimate
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, policy_paths
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 from epsilon_dpo.report.figures.points import columns, read_estimate
 
@@ -49,7 +49,7 @@ def over_optimisation(out: Path, family_of: dict[str, str], confidence: float, s
         return []
     rows = []
     for run, family in family_of.items():
-        for place in policy_paths(out / "align" / run):
+        for place in policy_paths(metrics_folder(out, run)):
             name = {"family": family, "run": run, "place": place}
             kl = read_estimate(read_json(out / "kl" / run / place / "metrics.json"), KL)
             records = read_jsonl(out / "score" / run / place / "records.jsonl")

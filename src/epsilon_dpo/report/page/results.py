@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, metrics_folder
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
@@ -16,8 +16,8 @@ class RunResult:
 
     Attributes:
         config: its entry in params.yaml.
-        curve: rows of out/align/<run>/metrics.jsonl.
-        final: out/align/<run>/metrics.json.
+        curve: rows of out/align/metrics/<run>/metrics.jsonl.
+        final: out/align/metrics/<run>/metrics.json.
         sampled, score, kl: metrics.json of these stages.
         estimators: out/kl/<run>/estimators.json.
         answers: rows of out/sample/<run>/samples.jsonl.
@@ -172,12 +172,13 @@ def read_results(
 
 
 def _run(out: Path, name: str, config: dict[str, Any]) -> RunResult:
-    folder = {stage: out / stage / name for stage in ("align", "sample", "score", "kl")}
+    folder = {stage: out / stage / name for stage in ("sample", "score", "kl")}
+    trained = metrics_folder(out, name)
     found = RunResult(
         name=name,
         config=dict(config),
-        curve=read_jsonl(folder["align"] / "metrics.jsonl"),
-        final=read_json(folder["align"] / "metrics.json"),
+        curve=read_jsonl(trained / "metrics.jsonl"),
+        final=read_json(trained / "metrics.json"),
         sampled=read_json(folder["sample"] / "metrics.json"),
         score=read_json(folder["score"] / "metrics.json"),
         kl=read_json(folder["kl"] / "metrics.json"),

@@ -58,6 +58,16 @@ class KeepSnapshots(TrainerCallback):
         return math.floor((state.epoch or 0.0) / self.every + 1e-6)
 
 
+def part_metrics(out: Path, metrics: Path) -> None:
+    """Move what a training logged from its folder `out` to `metrics`, with the facts of its snapshots: what is read
+    without the weights."""
+    for name in ("metrics.json", "metrics.jsonl"):
+        (out / name).rename(metrics / name)
+    for facts in sorted((out / FOLDER).glob(f"*/{FACTS}")):
+        (metrics / facts.parent.relative_to(out)).mkdir(parents=True)
+        shutil.copyfile(facts, metrics / facts.relative_to(out))
+
+
 def publish_snapshots(scratch: Path, out: Path) -> None:
     """What was kept in `scratch`, also in `out`: linked and not moved, since a kill may still come before the end."""
     if (scratch / FOLDER).is_dir():
