@@ -7,7 +7,8 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS build
-ARG TORCH_SPEC="torch==2.13.0"
+# Empty: the pin of requirements.txt.
+ARG TORCH_SPEC=""
 # PyTorch's CPU index, for a small image: --build-arg TORCH_INDEX_URL=<url>. Read for torch only.
 ARG TORCH_INDEX_URL=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -22,7 +23,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    pip install --find-links /wheels ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH_SPEC" && \
+    pip install --find-links /wheels ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "${TORCH_SPEC:-$(grep '^torch==' /tmp/requirements.txt)}" && \
     pip install --find-links /wheels --no-deps -r /tmp/requirements.txt && \
     pip check
 
@@ -41,7 +42,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     DVC_NO_ANALYTICS=1 \
     MLFLOW_DISABLE_TELEMETRY=true
 WORKDIR /workspace
-COPY --chown=app:app requirements.txt pyproject.toml README.md LICENSE dvc.yaml params.yaml .dvcignore ./
+COPY --chown=app:app requirements.txt pyproject.toml README.md LICENSE dvc.yaml params.yaml pins.yaml .dvcignore ./
 COPY --chown=app:app .dvc ./.dvc
 COPY --chown=app:app mlruns ./mlruns
 COPY --chown=app:app presets ./presets

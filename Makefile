@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A file of tests stays in one process: what its tests share is computed once. Files run in the order of tests/conftest.py.
 WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-# On Linux the index's default torch is the CUDA build; TORCH="torch==2.13.0 --index-url ..." chooses another.
-TORCH ?= torch==2.13.0
+# On Linux the index's default torch is the CUDA build; TORCH="torch==VERSION --index-url ..." chooses another.
+TORCH ?= $(shell grep '^torch==' requirements.txt)
 # Installs the other pins in seconds where pip takes minutes. UV= (empty) leaves all of it to pip.
 UV ?= uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)

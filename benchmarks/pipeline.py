@@ -126,8 +126,9 @@ def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
         content.pop("plots", None) if not keep_code else None
         with place.open("w") as file:
             YAML(typ="safe").dump(content, file)
-        if (path.parent / "params.yaml").is_file():
-            shutil.copy(path.parent / "params.yaml", place.parent)
+        for name in ("params.yaml", "pins.yaml"):
+            if (path.parent / name).is_file():
+                shutil.copy(path.parent / name, place.parent)
     for name in (".dvcignore", ".gitignore"):
         shutil.copy(project / name, folder)
     for name in ("src", "stages", "out"):

@@ -41,7 +41,7 @@ args=(--isolation chroot --pull=never --layers --format docker)
 [ -n "${NO_CACHE:-}" ] && args+=(--no-cache)
 [ -e /etc/pip.conf ] && args+=(--secret id=pip_conf,src=/etc/pip.conf)
 [ -e /etc/ssl/certs/ca-certificates.crt ] && args+=(--secret id=ca_bundle,src=/etc/ssl/certs/ca-certificates.crt)
-[ -d "${PIP_FIND_LINKS:-}" ] && args+=(--build-context wheels="$PIP_FIND_LINKS" --build-arg TORCH_SPEC=torch==2.13.0+cpu)
+[ -d "${PIP_FIND_LINKS:-}" ] && args+=(--build-context wheels="$PIP_FIND_LINKS" --build-arg TORCH_SPEC="$(grep '^torch==' requirements.txt)+cpu")
 quietly buildah bud "${args[@]}" -t "$image" .
 
 step "run the default pipeline without network"

@@ -2,12 +2,17 @@
 
 DVC does not follow imports, so an undeclared one gives silently stale results. A stage declares the folders (rooms)
 of its closure; a method stays a file. Run as a script, it prints the `deps` that dvc.yaml should hold for each stage,
-and the files that they cover without need:
+and the files that they cover without need; and what its `params` should hold of pins.yaml, the packages whose code can
+change the stage's output:
 
     python tests/closure.py
 """
 
 import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +28,53 @@ EXEMPT = {
     "src/epsilon_dpo/pipeline/observability/tracker.py": "copies results to MLflow, where nothing is read",
 }
 
+# Packages that are imported and not pinned for a stage, by import name: no output depends on their code, or they are no
+# part of this environment.
+NOT_PINNED = {
+    "alpaca_eval": "lies in an environment of its own (external/make_environment.sh)",
+    "bitsandbytes": "is installed by hand where a GPU is (docs/howto.md), at a version that no file of ours states",
+    "httpx2": "fetches; the files are those of a commit, and of it we import the classes of errors",
+    "huggingface_hub": "fetches files of a pinned commit, and cuts weights into files whose size transformers states",
+    "jsonschema": "refuses rows or hands them on as they are",
+    "openai": "sends what we write; the answers are the endpoint's",
+    "psutil": "looks whether dvc still runs",
+    "pydantic": "refuses values or hands them on as they are",
+    "ruamel": "reads params.yaml, whose values DVC compares itself",
+    "threadpoolctl": "sets the number of threads, which params.yaml states",
+    "tqdm": "draws progress bars",
+    "vllm": "lies in an environment of its own (Makefile), with a torch of its own",
+    "yaml": "is asked for the class of its errors; `datasets` reads the cards of datasets with it",
+}
+# What an import brings along that decides bytes or numbers although our files need not import it. Complete: what these
+# bring along in turn stands here too. Of the rest of requirements.txt nothing is computed or written with in a stage.
+BRINGS = {
+    "datasets": ["pyarrow"],  # which holds the rows
+    "great_expectations": ["numpy", "pandas"],  # which count
+    "jinja2.Environment": ["MarkupSafe"],  # which escapes what stands on a page
+    "matplotlib": ["kiwisolver", "numpy", "pillow"],  # kiwisolver arranges, pillow writes the PNG
+    "sklearn": ["numpy", "scipy"],  # scipy has the optimiser of the logistic regression
+    # tokenizers has the ids, safetensors the weights' file, Jinja2 the chat template's text.
+    "transformers": ["Jinja2", "safetensors", "tokenizers"],
+    # accelerate has batches, precision and clipping, datasets the rows of a training.
+    "trl": ["Jinja2", "accelerate", "datasets", "pyarrow", "safetensors", "tokenizers", "torch", "transformers"],
+}
+
+
+@cache
+def syntax(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text("utf-8"))))
+
+
+def imported_names(file: Path) -> Iterator[str]:
+    """Dotted names of the modules that `file` imports anywhere in it, and of what it takes from them."""
+    for node in syntax(file):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise AssertionError(f"{file}: relative import; write the absolute name")
+            yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
+
 
 def imported_files(file: Path) -> set[Path]:
     """The project files that `file` imports anywhere in it, also inside functions, or runs as a process of its own.
@@ -30,20 +82,13 @@ def imported_files(file: Path) -> set[Path]:
     Of these it has the file's name as a text; they lie beside it.
     """
     found = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        names: list[str] = []
+    for node in syntax(file):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
             found |= {path for path in [file.parent / node.value] if path.is_file()}
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise AssertionError(f"{file}: relative import; write the absolute name")
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            path = ROOT / "src" / Path(*name.split("."))
-            if name.startswith("epsilon_dpo") and path.with_suffix(".py").is_file():
-                found.add(path.with_suffix(".py"))
+    for name in imported_names(file):
+        path = ROOT / "src" / Path(*name.split("."))
+        if name.startswith("epsilon_dpo") and path.with_suffix(".py").is_file():
+            found.add(path.with_suffix(".py"))
     return found
 
 
@@ -90,6 +135,33 @@ def rooms(start: Path, methods: str = METHODS) -> list[str]:
     return sorted(dep for dep in deps if METHODS not in deps or not dep.startswith(f"{METHODS}/"))
 
 
+def third_party_names(start: Path) -> set[str]:
+    """Dotted names of other people's code that the files of `start`'s closure import, also those loaded by name."""
+    files = {ROOT / file for file in needed_files(start)}
+    if REGISTRY in files:
+        files |= set((ROOT / METHODS).glob("*.py"))
+    names = {name for file in files for name in imported_names(file)}
+    return {name for name in names if name.split(".")[0] not in {*sys.stdlib_module_names, "epsilon_dpo"}}
+
+
+distributions = cache(packages_distributions)
+
+
+def pins(start: Path) -> list[str]:
+    """What the `params` of the stage whose script is `start` must hold of pins.yaml: packages as pip names them."""
+    found: set[str] = set()
+    for name in third_party_names(start):
+        top = name.split(".")[0]
+        if top not in NOT_PINNED:
+            found |= {distributions()[top][0], *BRINGS.get(top, []), *BRINGS.get(name, [])}
+    return sorted(found, key=str.lower)
+
+
+def stage_pins(stage: str) -> list[str]:
+    """`pins` of a stage of dvc.yaml; the output of `check` is constant."""
+    return [] if stage == "check" else pins(ROOT / "stages" / f"{stage}.py")
+
+
 def covered_files(dep: str) -> set[str]:
     """The files below a code dependency that can hold code or text: all but `__init__.py`, which holds a docstring."""
     path = ROOT / dep
@@ -114,5 +186,6 @@ def covered_without_need(stage: str) -> set[str]:
 if __name__ == "__main__":
     for path in sorted((ROOT / "stages").glob("[a-z]*.py")):
         print(f"{path.stem}:\n  " + "\n  ".join(code_deps(path.stem)))
+        print(f"  pins.yaml: [{', '.join(stage_pins(path.stem))}]")
         if path.stem != "check":
             print("  without need: " + " ".join(sorted(covered_without_need(path.stem))))

@@ -124,7 +124,8 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
     shutil.copytree(project / "src", folder / "src")
     for file in EXEMPT:
         (folder / file).write_text(STUBS[Path(file).name], "utf-8")
-    shutil.copy(project / "params.yaml", folder)
+    for name in ("params.yaml", "pins.yaml"):
+        shutil.copy(project / name, folder)
     local = [dep for dep in entry["deps"] if dep == "data"]  # a fixture's own files, as far as it has any
     method = read_yaml(project / "params.yaml")["runs"][run]["method"]
 

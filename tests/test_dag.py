@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,19 @@ from epsilon_dpo.pipeline.stage.fingerprint import stage_entry
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from closure import EXEMPT, ROOT, closure, code_deps, covered_files, covered_without_need, needed_files
+from closure import (
+    BRINGS,
+    EXEMPT,
+    NOT_PINNED,
+    ROOT,
+    closure,
+    code_deps,
+    covered_files,
+    covered_without_need,
+    needed_files,
+    stage_pins,
+    third_party_names,
+)
 
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 CODE = ("stages/", "src/")
@@ -94,6 +108,55 @@ def test_what_is_exempt_would_retrain_every_policy() -> None:
     assert {ROOT / file for file in EXEMPT} <= set(closure(ROOT / "stages" / "align.py"))
 
 
+def declared_pins(stage: str) -> list[str]:
+    named = [name for name in entry(stage).get("params", []) if isinstance(name, dict)]
+    assert all(list(name) == ["pins.yaml"] for name in named) and len(named) <= 1
+    return [package for name in named for package in name["pins.yaml"]]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_hold_the_pins_of_the_import_closure(stage: str) -> None:
+    assert declared_pins(stage) == stage_pins(stage), (
+        f"params of {stage} in dvc.yaml; `python tests/closure.py` prints what they must hold of pins.yaml"
+    )
+
+
+def test_pins_are_those_of_requirements_and_no_more_than_stages_declare() -> None:
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    required = dict(line.split("==") for line in lines if "==" in line)
+    pins = read_yaml(ROOT / "pins.yaml")
+    assert pins == {package: required.get(package) for package in pins}
+    assert set(pins) == {package for stage in STAGES for package in declared_pins(stage)}
+
+
+def test_a_package_without_a_pin_is_imported_somewhere_and_so_is_what_brings_others() -> None:
+    """Or the reason is that of a package that nobody uses."""
+    scripts = [*(ROOT / "stages").glob("[a-z]*.py"), *(ROOT / "external").glob("*.py")]
+    names = set().union(*map(third_party_names, scripts))
+    assert set(BRINGS) <= names | (tops := {name.split(".")[0] for name in names})
+    assert set(NOT_PINNED) <= tops
+    assert not {"torch", "numpy", "transformers", "tokenizers", "safetensors", "trl", "peft"} & set(NOT_PINNED)
+
+
+def test_what_imports_bring_along_is_required_by_them() -> None:
+    """BRINGS says nothing that their metadata does not, but that transformers renders chat templates with Jinja2."""
+    for name, packages in BRINGS.items():
+        package = {"sklearn": "scikit-learn"}.get(name, name.split(".")[0])
+        needed, waiting = set(), [package]
+        while waiting:
+            for line in requires(waiting.pop()) or []:
+                if "extra ==" not in line and (found := canonical(re.match(r"[\w.-]+", line)[0])) not in needed:  # type: ignore[index]
+                    needed.add(found)
+                    waiting.append(found)
+        assert {canonical(brought) for brought in packages} - needed <= (
+            {"jinja2"} if name == "transformers" else set()
+        ), name
+
+
+def canonical(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
 def test_init_files_hold_no_code() -> None:
     """They are left out of `deps`, so they must not be able to change a result."""
     inits = sorted((ROOT / "src").rglob("__init__.py"))
@@ -122,7 +185,7 @@ def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
             names = {field.alias or name for name, field in loaded(modules[view], view).items()}
             own = {"runs": "runs.${key}"} if [ast.unparse(k) for k in call.keywords] == ["run=run"] else {}
             read |= {own.get(name, name) for name in names}
-    assert read == set(entry(stage).get("params", []))
+    assert read == {name for name in entry(stage).get("params", []) if isinstance(name, str)}
 
 
 def loaded(module: str, view: str) -> dict:

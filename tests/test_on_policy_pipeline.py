@@ -144,7 +144,7 @@ def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def with_adapters(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
     """The stages that use a policy, where each is an adapter and lies on its base."""
     root = tmp_path_factory.mktemp("adapters")
-    for name in ("src", "stages", "presets", "dvc.yaml"):
+    for name in ("src", "stages", "presets", "dvc.yaml", "pins.yaml"):
         (root / name).symlink_to(project / name)
     shutil.copytree(project / "out", root / "out", copy_function=os.link)
     with_preset(root, "on-policy", SMALL | ADAPTERS)

@@ -1,4 +1,5 @@
-"""A change of any number in params.yaml re-runs exactly the stages that it affects, as DVC itself sees it."""
+"""A change of any number in params.yaml, or of a package's version, re-runs exactly the stages that it affects, as DVC
+itself sees it."""
 
 import shutil
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """The project's dvc.yaml and params.yaml in a repository of their own."""
     root = tmp_path_factory.mktemp("rerun")
     Repo.init(str(root), no_scm=True)
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "pins.yaml"):
         shutil.copy(ROOT / name, root)
     repo = Repo(str(root))
     assert len(repo.index.graph) == 16 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
@@ -86,12 +87,13 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 
 def reading(repo: Repo) -> dict[str, dict]:
-    """What DVC reads of params.yaml for each stage now: its `params:`, or the file where the file is a dependency."""
+    """What DVC reads of params.yaml and pins.yaml for each stage now: its `params:`, or the file where the file is a
+    dependency."""
     found: dict[str, dict] = {}
     for stage in repo.index.stages:
         for dep in stage.deps:
             if isinstance(dep, ParamsDependency):
-                found.setdefault(stage.name, {}).update(dep.read_params())
+                found.setdefault(stage.name, {})[dep.def_path] = dep.read_params()
             elif dep.def_path == "params.yaml":
                 found.setdefault(stage.name, {})["params.yaml"] = Path(dep.fs_path).read_text("utf-8")
     return found
@@ -144,3 +146,39 @@ def test_a_policys_kl_follows_from_its_own_answers_and_from_the_pairs(repo: Repo
     assert f"kl@{run}" in with_descendants(repo, {f"sample@{run}"})
     needed = {target.name for stage, target in repo.index.graph.edges() if stage.name == f"kl@{run}"}
     assert needed == {"base", "sft", "reference", "pairs", f"align@{run}", f"sample@{run}"}
+
+
+# By hand, as stages import them.
+JUDGED = {"ranking", "margins", "controls", "tournament"} | SCORES
+WITH_MODELS = {"base", "judge", "sft", "candidates", "reference"} | JUDGED | ALIGN
+UPGRADES = {
+    "torch": WITH_MODELS | {"scorer"},
+    "transformers": WITH_MODELS | {"validate", "pairs"},
+    "trl": {"judge", "sft"},
+    "matplotlib": {"figures", "report"},
+    "great_expectations": {"validate"},
+    "pyarrow": {"fetch", "judge", "sft"},
+}
+
+
+@pytest.mark.parametrize("package", UPGRADES)
+def test_an_upgraded_package_reruns_exactly_the_stages_that_import_it(repo: Repo, package: str) -> None:
+    file = Path(repo.root_dir) / "pins.yaml"
+    before = reading(repo)
+    text = file.read_text("utf-8")
+    line = f'\n{package}: "'
+    assert text.count(line) == 1
+    file.write_text(text.replace(line, f"{line}9"), "utf-8")
+    try:
+        direct = {stage for stage, values in reading(repo).items() if values != before[stage]}
+    finally:
+        file.write_text(text, "utf-8")
+    assert direct == UPGRADES[package]
+
+
+def test_a_pin_of_the_tests_and_checks_reruns_nothing(repo: Repo) -> None:
+    lines = (ROOT / "requirements-dev.txt").read_text("utf-8").splitlines()
+    packages = {line.split("==")[0] for line in lines if "==" in line}
+    assert "pytest" in packages and not packages & set(load_yaml(str(ROOT / "pins.yaml")))
+    watched = {dep.def_path for stage in repo.index.stages for dep in stage.deps}
+    assert {"params.yaml", "pins.yaml"} <= watched and not [path for path in watched if "requirements" in path]

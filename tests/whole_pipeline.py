@@ -15,7 +15,8 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CARRIED = (
-    *("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore", "data/.gitignore", "data/README.md"),
+    *("dvc.yaml", "params.yaml", "pins.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore"),
+    *("data/.gitignore", "data/README.md"),
     *("stages", "src", "presets"),
 )
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from epsilon_dpo.external.benchmarks.params import AnswersView, ExportView, Scor
 from epsilon_dpo.pipeline.stage.params import load, read_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from closure import ROOT, rooms
+from closure import ROOT, pins, rooms
 
 EXTERNAL = ROOT / "external"
 STAGES = read_yaml(EXTERNAL / "dvc.yaml")["stages"]
@@ -49,6 +50,12 @@ def test_deps_are_the_rooms_of_the_import_closure(stage: str) -> None:
     assert declared == code_deps(stage)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_hold_the_pins_of_the_import_closure(stage: str) -> None:
+    declared = [key["../pins.yaml"] for key in entry(stage)["params"] if isinstance(key, dict)]
+    assert [package for packages in declared for package in packages] == pins(EXTERNAL / f"{stage}.py")
+
+
 VIEWS = {"answers": AnswersView, "export": ExportView, "verdicts": VerdictsView, "scoreboard": ScoreboardView}
 
 
@@ -63,7 +70,7 @@ def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
         if alias.name.endswith("View")
     ]
     assert views == [VIEWS[stage]]
-    declared = {key.split(".")[0] for key in entry(stage)["params"]}
+    declared = {key.split(".")[0] for key in entry(stage)["params"] if isinstance(key, str)}
     assert set(VIEWS[stage].model_fields) == declared
 
 
@@ -91,6 +98,7 @@ def test_dvc_runs_the_two_files_apart(tmp_path: Path) -> None:
         "      cmd: mkdir -p out/align && echo ${item} > out/align/${item}\n      outs: ['out/align/${item}']\n"
     )
     (tmp_path / "params.yaml").write_text("seed: 1\n")
+    shutil.copy(ROOT / "pins.yaml", tmp_path)
     stages = {
         name: {"foreach": stage["foreach"], "do": stage["do"] | {"cmd": f"mkdir -p out/{name}/${{key}}", "deps": data}}
         for name, stage in STAGES.items()

@@ -36,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project's code and params in an empty folder, `check` passed, no network."""
     for name in ("src", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "pins.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     (tmp_path / "out" / "check").mkdir(parents=True)
     (tmp_path / "out" / "check" / "passed.txt").write_text("params.yaml is valid\n")

@@ -21,7 +21,7 @@ FACT, FALSE = "The Moon orbits the Earth.", "The Moon orbits Mars."
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twelve training and four evaluation pairs of the generated world; one label in four is the wrong way round."""
-    for name in ("src", "stages", "dvc.yaml"):
+    for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     for folder in ("validate", "pairs", "judge"):
         (tmp_path / "out" / folder).mkdir(parents=True)

@@ -22,7 +22,7 @@ MOON, SUN = ([{"role": "user", "content": f"Tell me about the {name}."}] for nam
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three training pairs of two prompts and one evaluation pair of the generated world, and a judge's folder."""
-    for name in ("src", "stages", "dvc.yaml"):
+    for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     for folder in ("validate", "pairs", "judge"):
         (tmp_path / "out" / folder).mkdir(parents=True)

@@ -56,7 +56,7 @@ def project(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """What both stages read, of a model with a vocabulary of 64."""
-    for name in ("src", "stages", "dvc.yaml"):
+    for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     write_params(tmp_path, PARAMS["runs"])
     out = tmp_path / "out"

@@ -41,7 +41,7 @@ def row(split: str, number: int, prompt: str, chosen: str = "Good question!", re
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project's code in a folder of its own, with what fetch and base leave behind."""
-    for name in ("src", "stages", "dvc.yaml"):
+    for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "params.yaml").write_text(PARAMS, "utf-8")
     fetched = tmp_path / "out" / "fetch"

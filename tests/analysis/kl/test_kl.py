@@ -296,7 +296,7 @@ def project(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """What stage kl@tr reads, made by a short TR-DPO whose reference becomes the policy at its last step."""
-    for name in ("src", "stages", "dvc.yaml"):
+    for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
     entry = {"method": "tr_dpo", "beta": 0.3, "update": "hard", "sync_steps": 3}
     (tmp_path / "params.yaml").write_text(

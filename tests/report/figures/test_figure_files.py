@@ -57,6 +57,7 @@ def test_dvc_plots_finds_every_number_it_draws(out: Path, view: FiguresView, tmp
     curves = [{"run": "mine", "step": step, "metric": "loss", "value": 0.5} for step in (1, 2)]
     write_csv(out / "report" / "training.csv", curves)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copy(ROOT / "pins.yaml", tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     subprocess.run([BIN / "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
     shutil.copytree(ROOT / ".dvc" / "plots", tmp_path / ".dvc" / "plots")

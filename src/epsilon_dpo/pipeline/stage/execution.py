@@ -16,6 +16,7 @@ from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
 from epsilon_dpo.pipeline.stage.params import METRICS
+from epsilon_dpo.pipeline.stage.pins import require_pins
 from epsilon_dpo.pipeline.stage.variables import let_params_decide
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
@@ -75,6 +76,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         _refuse_other_code()
         end_with_dvc()
         entry = stage_entry(stage, key)
+        require_pins(entry)
         with workplace(name) as place:
             deps = dependencies(entry)
             made_from = fingerprint(entry, deps)

@@ -1,4 +1,4 @@
-"""What a stage's result is made from, as one hash: its command, its params and the bytes of its dependencies.
+"""What a stage's result is made from, as one hash: its command, its params, its pins and the bytes of its dependencies.
 
 It is the same content that DVC records in dvc.lock after a stage has run, taken before it runs. Two things need it by
 then: the scratch folder of a training (a checkpoint made with other params must never be resumed) and the tag of the
@@ -107,10 +107,12 @@ def dependencies(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def declared_params(entry: dict[str, Any]) -> dict[str, Any]:
-    """The declared params of an entry, by dotted key."""
+    """The declared params of an entry that params.yaml has, by dotted key."""
     content = read_yaml(PARAMS_FILE)
     found = {}
     for dotted in entry.get("params", []):
+        if isinstance(dotted, dict):  # of another file
+            continue
         value: Any = content
         for part in dotted.split("."):
             value = value[part]
@@ -118,9 +120,26 @@ def declared_params(entry: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def declared_pins(entry: dict[str, Any]) -> dict[str, str]:
+    """The declared versions of packages, by package: what `params` has as `pins.yaml: [torch, ...]`.
+
+    Raises:
+        UserError: the file is absent, or has no version of a package as a text.
+    """
+    found = {}
+    for declared in entry.get("params", []):
+        for name, packages in declared.items() if isinstance(declared, dict) else ():
+            versions = read_yaml(Path(name))
+            for package in packages:
+                if not isinstance(pinned := versions.get(package), str):
+                    raise UserError(f"{name} must state the version of {package} in quotes, and has {pinned!r}.")
+                found[package] = pinned
+    return found
+
+
 def fingerprint(entry: dict[str, Any], deps: dict[str, str]) -> str:
-    """sha256 of the command, the params and `deps`: `dependencies(entry)`, taken once because models are large."""
-    parts = {"cmd": entry["cmd"], "params": declared_params(entry), "deps": deps}
+    """sha256 of the command, the params, the pins and `deps`: `dependencies(entry)`, taken once: models are large."""
+    parts = {"cmd": entry["cmd"], "params": declared_params(entry), "pins": declared_pins(entry), "deps": deps}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -60,9 +60,14 @@ def mark_again() -> None:
         return
     locked = read_yaml(LOCK_FILE).get("stages", {})
     # A lost row is written from params.yaml: its config must be the one that the policy was trained with.
-    if all(locked.get(f"align@{row['run']}", {}).get("params") == {"params.yaml": row["params"]} for row in policies):
+    if all(_locked_params(locked, row["run"]) == row["params"] for row in policies):
         with Tracker("report", None, {}, {}) as tracker:
             tracker.mark_compared(policies)
+
+
+def _locked_params(locked: dict[str, Any], run: str) -> Any:
+    """The values of params.yaml that the policy of `run` was trained with, as dvc.lock's `locked` has them."""
+    return locked.get(f"align@{run}", {}).get("params", {}).get("params.yaml")
 
 
 if __name__ == "__main__":
