@@ -11,6 +11,7 @@ from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, ru
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.training.alignment.params import AlignView
+from epsilon_dpo.training.loop.params import save_steps
 
 with heavy_imports():
     from epsilon_dpo.pipeline.machine.runtime import set_up
@@ -51,6 +52,7 @@ with run_stage("align", run) as stage:
         out=stage.out,
         scratch=stage.scratch,
         track=stage.tracker.log_metrics,
+        save_steps=save_steps(),
     )
     part_metrics(stage.out, stage.metrics)
     stage.tracker.log_metrics(without_evaluation(metrics))

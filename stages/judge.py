@@ -7,6 +7,7 @@ from epsilon_dpo.judging.scoring.comparisons import label_comparisons
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
 from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.training.loop.params import save_steps
 
 with heavy_imports():
     from epsilon_dpo.judging.judges.sentiment import Sentiment
@@ -22,7 +23,16 @@ with run_stage("judge") as stage:
     training = [pair.question for pair in label_comparisons(read_jsonl(validated / "train.jsonl"))]
     texts = validated / "labelled.jsonl"  # of fetch.source: reviews alone
     labelled = read_jsonl(texts) if texts.exists() else []
-    judge = build(params.judge, training, params.seed, stage.out, stage.scratch, stage.tracker.log_metrics, labelled)
+    judge = build(
+        params.judge,
+        training,
+        params.seed,
+        stage.out,
+        stage.scratch,
+        stage.tracker.log_metrics,
+        labelled,
+        save_steps=save_steps(),
+    )
     evaluation = label_comparisons(read_jsonl(validated / "eval.jsonl"))
     records = judge_comparisons(judge, evaluation, known_truth(validated / "dataset.json"))
     metrics = label_accuracy(records, Intervals(params.confidence, params.seed)) | judge.usage()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.training.loop.params import save_steps
 from epsilon_dpo.training.sft.params import SFTView
 
 with heavy_imports():
@@ -28,6 +29,7 @@ with run_stage("sft") as stage:
             out=stage.out,
             scratch=stage.scratch,
             track=stage.tracker.log_metrics,
+            save_steps=save_steps(),
         )
         stage.tracker.log_metrics(without_evaluation(metrics))
         stage.summary = f"eval loss {metrics['eval_loss']:.4f}, {metrics['steps']} steps"

@@ -2,16 +2,19 @@
 
 import ast
 import importlib
-import re
 import subprocess
 import sys
 from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from epsilon_dpo.check.params_file import ParamsFile
 from epsilon_dpo.pipeline.stage.fingerprint import stage_entry
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.training.loop.params import CheckpointsView
 
 sys.path.insert(0, str(Path(__file__).parent))
 from closure import (
@@ -142,19 +145,16 @@ def test_what_imports_bring_along_is_required_by_them() -> None:
     """BRINGS says nothing that their metadata does not, but that transformers renders chat templates with Jinja2."""
     for name, packages in BRINGS.items():
         package = {"sklearn": "scikit-learn"}.get(name, name.split(".")[0])
-        needed, waiting = set(), [package]
+        needed: set[str] = set()
+        waiting = [package]
         while waiting:
             for line in requires(waiting.pop()) or []:
-                if "extra ==" not in line and (found := canonical(re.match(r"[\w.-]+", line)[0])) not in needed:  # type: ignore[index]
-                    needed.add(found)
-                    waiting.append(found)
-        assert {canonical(brought) for brought in packages} - needed <= (
-            {"jinja2"} if name == "transformers" else set()
-        ), name
-
-
-def canonical(package: str) -> str:
-    return re.sub(r"[-_.]+", "-", package).lower()
+                asked = Requirement(line)
+                if (asked.marker is None or asked.marker.evaluate({"extra": ""})) and asked.name not in needed:
+                    needed.add(asked.name)
+                    waiting.append(asked.name)
+        more = {"transformers": {"jinja2"}}.get(name, set())
+        assert set(map(canonicalize_name, packages)) <= set(map(canonicalize_name, needed)) | more, name
 
 
 def test_init_files_hold_no_code() -> None:
@@ -186,6 +186,27 @@ def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
             own = {"runs": "runs.${key}"} if [ast.unparse(k) for k in call.keywords] == ["run=run"] else {}
             read |= {own.get(name, name) for name in names}
     assert read == {name for name in entry(stage).get("params", []) if isinstance(name, str)}
+
+
+def test_only_how_often_is_saved_is_read_and_not_declared() -> None:
+    """No output depends on it, which the tests of resumed trainings show; so no stage declares it."""
+    callers = {
+        path.stem
+        for path in (ROOT / "stages").glob("*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "save_steps"
+    }
+    assert callers == {"judge", "sft", "align"}
+    named = {name.split(".")[0] for stage in STAGES for name in entry(stage).get("params", []) if isinstance(name, str)}
+    read = {field.alias or name for name, field in ParamsFile.model_fields.items()}
+    assert read - named == set(CheckpointsView.model_fields) == {"checkpoints"}
+    readers = [
+        path.stem
+        for path in (ROOT / "src").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call).startswith("load(CheckpointsView")
+    ]
+    assert readers == ["params"]
 
 
 def loaded(module: str, view: str) -> dict:

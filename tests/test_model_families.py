@@ -35,7 +35,7 @@ from epsilon_dpo.training.sft.sft import fine_tune
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = read_yaml(ROOT / "params.yaml")
 TOKENS = Tokens(max_prompt_length=64, max_length=96)
-TWO_STEPS = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1, "save_steps": 2}
+TWO_STEPS = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1}
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 
 
@@ -75,12 +75,13 @@ def trained(folder: Path, lora: dict[str, Any] | None) -> Path:
     tuned.mkdir(), aligned.mkdir()
     fine_tune(
         SFT(**PARAMS["sft"] | TWO_STEPS | {"lora": lora}), TOKENS, 1, folder / "base", folder / "validate", tuned,
-        folder / f"scratch-sft-{name}", lambda metrics, step: None,
+        folder / f"scratch-sft-{name}", lambda metrics, step: None, save_steps=2,
     )  # fmt: skip
     metrics = align(
         method_of("run", {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01}),
         Align(**PARAMS["align"] | TWO_STEPS | {"lora": lora, "share_prompt": True}),
         1, tuned / "model", folder / "pairs", aligned, folder / f"scratch-align-{name}", lambda metrics, step: None,
+        save_steps=2,
     )  # fmt: skip
     assert metrics["steps"] == 2 and 0 < metrics["eval_loss"] < 1.4
     return aligned / "model"

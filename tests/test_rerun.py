@@ -38,6 +38,7 @@ TABLE = {
     | SCORES
     | KLS
     | MONOTONICITIES,
+    "checkpoints": set(),
     "fetch": {"fetch", "base"} | AFTER_VALIDATE,
     "base": {"base"} | AFTER_VALIDATE,
     "tokens": AFTER_VALIDATE,

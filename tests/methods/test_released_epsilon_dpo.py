@@ -188,7 +188,6 @@ def ours(sft_folder, token_pairs, tmp_path):
             max_grad_norm=MAX_GRAD_NORM,
             adam_beta2=ADAM_BETA2,
             logging_steps=1,
-            save_steps=1000,
             bf16=False,
             gradient_checkpointing=False,
             lora=None,
@@ -197,7 +196,9 @@ def ours(sft_folder, token_pairs, tmp_path):
         )
         method = method_of("e", {"method": "epsilon_dpo", "beta": BETA, "epsilon": EPSILON})
         with recorded_training() as (ids, decisions):
-            align(method, config, 5, folder, rows, out, tmp_path / "scratch", lambda metrics, step: None)
+            align(
+                method, config, 5, folder, rows, out, tmp_path / "scratch", lambda metrics, step: None, save_steps=1000
+            )
         names = ("eps/mean_step", "eps/beta", "eps/beta_next", "loss", "grad_norm", "learning_rate")
         stream = read_jsonl(out / "metrics.jsonl")
         assert len(stream) == steps

@@ -1,8 +1,10 @@
 """The stages sft and align on files: what they send to MLflow, and what they read of params.yaml."""
 
 import json
+import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -15,10 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = read_yaml(ROOT / "params.yaml")
-FEW = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 3}
+FEW = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1}
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %} {{ 'w1' if m['role'] == 'user' else 'w2' }} {{ m['content'] }} "
     "{{ eos_token }}{% endfor %}{% if add_generation_prompt %} w2{% endif %}"
@@ -86,8 +89,10 @@ def project(
     return tmp_path
 
 
-def write_params(project: Path, runs: dict[str, Any]) -> None:
-    few = {name: PARAMS[name] | FEW for name in ("sft", "align")}
+def write_params(project: Path, runs: dict[str, Any], save_steps: int = 3) -> None:
+    few: dict[str, Any] = {name: PARAMS[name] | FEW for name in ("judge", "sft", "align")}
+    few["judge"] |= {"mismatched_first": 0.0, "mismatched_share": 0.0}  # all pairs have the same answers
+    few["checkpoints"] = {"save_steps": save_steps}
     content = {**PARAMS, "tokens": {"max_prompt_length": 32, "max_length": 64}, "runs": runs, **few}
     (project / "params.yaml").write_text(json.dumps(content), "utf-8")
 
@@ -159,3 +164,43 @@ def test_a_policy_does_not_depend_on_the_environment(project: Path) -> None:
         weights.append((project / "out/align/dpo/model/model.safetensors").read_bytes())
         said.append("not used, because params.yaml alone decides: ACCELERATE_GRADIENT_ACC" in done.stderr)
     assert weights[0] == weights[1] and said == [False, True]
+
+
+@pytest.mark.parametrize("stage", ["judge", "sft", "align"])
+def test_a_killed_stage_goes_on_although_how_often_is_saved_was_changed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """From the checkpoint after step 2 of 3, in the folder that the stage's fingerprint names, to the same bytes."""
+    write_json(project / "out/validate/dataset.json", {"true_reward": False, "preferences": True})
+    arguments = ["dpo"] if stage == "align" else []
+    out = project / "out" / stage / "".join(arguments)
+    write_params(project, PARAMS["runs"], save_steps=1)
+    run(stage, monkeypatch, *arguments)
+    whole = {file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    child = multiprocessing.get_context("fork").Process(target=killed, args=(stage, monkeypatch, *arguments))
+    child.start()
+    child.join(120)
+    (checkpoint,) = (project / "scratch").glob(f"{stage}*/checkpoint-2")
+    assert child.exitcode == -signal.SIGKILL
+    module = {
+        "judge": "judging.making.pairrm_training",
+        "sft": "training.sft.sft",
+        "align": "training.alignment.alignment",
+    }[stage]
+    found = []
+    monkeypatch.setattr(
+        f"epsilon_dpo.{module}.last_sealed_checkpoint",
+        lambda folder: found.append(last_sealed_checkpoint(folder)) or found[0],
+    )
+    write_params(project, PARAMS["runs"], save_steps=50)
+    run(stage, monkeypatch, *arguments)
+    assert [Path(path).resolve() for path in found] == [checkpoint.resolve()] and not checkpoint.exists()
+    assert whole == {file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
+def killed(stage: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """In a child process: run `stage` until it has logged step 3."""
+    monkeypatch.setattr(
+        Recorder, "log_metrics", lambda self, metrics, step=None: step == 3 and os.kill(os.getpid(), signal.SIGKILL)
+    )
+    run(stage, monkeypatch, *arguments)

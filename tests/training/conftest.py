@@ -18,7 +18,15 @@ def run(sft_folder, token_pairs, tmp_path):
     made = {}
 
     def call(
-        name, entry, track=lambda metrics, step: None, dtype=torch.float32, count=22, pairs=None, model=None, **changes
+        name,
+        entry,
+        track=lambda metrics, step: None,
+        dtype=torch.float32,
+        count=22,
+        pairs=None,
+        model=None,
+        save_steps=4,
+        **changes,
     ):
         if not made:
             made["model"], made["pairs"] = model or sft_folder(dtype), tmp_path / "pairs"
@@ -32,7 +40,8 @@ def run(sft_folder, token_pairs, tmp_path):
         out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
         method, settings, scratch = method_of(name, entry), config(**changes), tmp_path / f"{name}-scratch"
-        align(method, settings, 5, made["model"], made["pairs"], out, scratch, track, tmp_path / "margins")
+        data = (made["model"], made["pairs"], out, scratch, track, tmp_path / "margins")
+        align(method, settings, 5, *data, save_steps=save_steps)
         return out
 
     return call

@@ -53,7 +53,6 @@ def config(**changes):
         "max_grad_norm": 1.0,
         "adam_beta2": 0.999,
         "logging_steps": 1,
-        "save_steps": 4,
         "bf16": False,
         "gradient_checkpointing": False,
         "lora": None,

@@ -33,6 +33,7 @@ from epsilon_dpo.report.page.params import ReportView
 from epsilon_dpo.sampling.answers.params import SampleView
 from epsilon_dpo.sampling.on_policy.params_candidates import CandidatesView
 from epsilon_dpo.training.alignment.params import AlignView
+from epsilon_dpo.training.loop.params import CheckpointsView
 from epsilon_dpo.training.sft.params import SFTView
 
 
@@ -50,6 +51,7 @@ class ParamsFile(
     PairsView,
     CandidatesView,
     SFTView,
+    CheckpointsView,
     JudgeView,
     ValidateView,
     BaseView,

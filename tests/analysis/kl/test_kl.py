@@ -308,12 +308,13 @@ def project(
     sft_folder().rename(out / "sft" / "model")
     write_jsonl(out / "pairs" / "train.jsonl", token_pairs(12))
     write_jsonl(out / "pairs" / "eval.jsonl", token_pairs(16)[12:])
-    few = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 3, "learning_rate": 1e-2}
+    few = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e-2}
     align(
         method_of("tr", entry),
         Align(**PARAMS["align"] | few),
         *(5, out / "sft" / "model", out / "pairs", out / "align" / "tr", tmp_path / "scratch"),
         track=lambda metrics, step: None,
+        save_steps=3,
     )
     prompts = [
         {"id": f"eval/{n}", "prompt": [{"role": "user", "content": f"w{n} w9"}], "prompt_ids": [n + 3, 12]}

@@ -62,7 +62,7 @@ def params(url: str, **changes: Any) -> LLMJudge:
 def judge(url: str, **changes: Any) -> LLM:
     out = Path("out/judge")
     out.mkdir(parents=True, exist_ok=True)
-    built = build(params(url, **changes), [], 0, out, Path("scratch"), lambda *_: None)
+    built = build(params(url, **changes), [], 0, out, Path("scratch"), lambda *_: None, save_steps=1000)
     assert isinstance(built, LLM)
     return built
 

@@ -71,7 +71,7 @@ def bring(path: Path, out: Path, batch_size: int = 4, max_length: int = 64) -> R
         batch_size=batch_size,
     )  # fmt: skip
     out.mkdir()
-    judge = build(params, [], 0, out, out / "scratch", lambda *_: None)
+    judge = build(params, [], 0, out, out / "scratch", lambda *_: None, save_steps=1000)
     assert isinstance(judge, RewardModel)
     return judge
 

@@ -22,7 +22,7 @@ PARAMS = TrainedJudge(
     position_buckets=8, initializer_range=0.06, dropout=0.1, source_max_length=12, candidate_max_length=12,
     batch_size=16, learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
     per_device_train_batch_size=16, gradient_accumulation_steps=1, lr_scheduler_type="cosine", warmup_ratio=0.1,
-    weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=5, save_steps=15,
+    weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=5,
     mismatched_first=0.0, mismatched_share=0.2,
 )  # fmt: skip
 
@@ -46,14 +46,14 @@ class Killed(Exception):
     pass
 
 
-def train_into(folder: Path, scratch: Path, kill_at: int | None = None) -> PairRMJudge:
+def train_into(folder: Path, scratch: Path, kill_at: int | None = None, save_steps: int = 1000) -> PairRMJudge:
     def track(metrics: dict[str, float], step: int) -> None:
         if step == kill_at:
             raise Killed
 
     set_seed(3)
     folder.mkdir()
-    judge = build(PARAMS, questions(pairs(320, 0)), 3, folder, scratch, track)
+    judge = build(PARAMS, questions(pairs(320, 0)), 3, folder, scratch, track, save_steps=save_steps)
     assert isinstance(judge, PairRMJudge)
     return judge
 
@@ -70,12 +70,13 @@ def test_learns_what_makes_an_answer_better_in_both_places(tmp_path: Path) -> No
 
 
 def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    """However often each saves: at 1000, 13, which is 15 with a row every 5, and 20."""
     train_into(tmp_path / "uninterrupted", tmp_path / "scratch_of_uninterrupted")
     with pytest.raises(Killed):
-        train_into(tmp_path / "killed", tmp_path / "scratch", kill_at=25)
+        train_into(tmp_path / "killed", tmp_path / "scratch", kill_at=25, save_steps=13)
     assert (tmp_path / "scratch/checkpoint-15").is_dir()
     torch.manual_seed(99)
-    train_into(tmp_path / "resumed", tmp_path / "scratch")
+    train_into(tmp_path / "resumed", tmp_path / "scratch", save_steps=20)
     assert digest(tmp_path / "resumed") == digest(tmp_path / "uninterrupted")
 
 
@@ -85,7 +86,7 @@ def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
     params = params.model_copy(update={"per_device_train_batch_size": 64, "initializer_range": 0.3})
     rows: list[dict[str, float]] = []
     asked = questions(pairs(64, 0))
-    model, layout = train(asked, params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row))
+    model, layout = train(asked, params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row), 1000)
     examples = draw_examples(asked, 64, params.mismatched_first, params.mismatched_share, 0)
     verdicts = PairRMJudge(model, layout, 64).compare([example.question(asked) for example in examples])
     first = torch.tensor([[verdict.f_ab, -verdict.f_ba] for verdict in verdicts]).sigmoid().log().neg()
@@ -123,9 +124,9 @@ def test_mismatched_pairs_teach_which_answer_belongs_to_the_question(tmp_path: P
     ]
     changes = {"hidden_size": 32, "num_hidden_layers": 2, "dropout": 0.0, "initializer_range": 0.15, "max_steps": 300}
     params = PARAMS.model_copy(update={**changes, "learning_rate": 3e-3, "mismatched_first": 0.8})
-    params = params.model_copy(update={"per_device_train_batch_size": 32, "save_steps": 1000})
+    params = params.model_copy(update={"per_device_train_batch_size": 32})
     (tmp_path / "out").mkdir()
-    judge = build(params, asked, 3, tmp_path / "out", tmp_path / "scratch", lambda *_: None)
+    judge = build(params, asked, 3, tmp_path / "out", tmp_path / "scratch", lambda *_: None, save_steps=1000)
     told = [f"Gladly! {thing.title()} is fine." for thing in things]
     unseen = [
         Question([{"role": "user", "content": f"Is {thing} known?"}], own, other)

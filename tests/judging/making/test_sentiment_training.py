@@ -29,7 +29,7 @@ def labelled(count: int = 300, part: str = "classifier") -> list[dict[str, Any]]
 def make(folder: Path, texts: list[dict[str, Any]], classifier: str = "tfidf") -> Any:
     folder.mkdir()
     params = parse(SentimentJudge, {"source": "sentiment", "classifier": classifier, "clip": 4.0})
-    return build(params, [], 17, folder, folder / "scratch", lambda *_: None, texts)
+    return build(params, [], 17, folder, folder / "scratch", lambda *_: None, texts, save_steps=1000)
 
 
 def test_it_tells_held_out_texts_and_is_loaded_from_its_folder_alone(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def pretrained(path: str, revision: str | None = None) -> PretrainedJudge:
 
 def bring(params: PretrainedJudge, out: Path) -> Judge:
     out.mkdir()
-    return build(params, [], 0, out, out / "scratch", lambda *_: None)
+    return build(params, [], 0, out, out / "scratch", lambda *_: None, save_steps=1000)
 
 
 @pytest.fixture

@@ -55,7 +55,8 @@ def killed(run, kill, entry):
     elif kill == "while saving step 8":
         die_while_saving(8)
     else:
-        track = lambda metrics, step: die() if step == 11 else None  # noqa: E731
+        last = int(kill.split()[-1])
+        track = lambda metrics, step: die() if step == last else None  # noqa: E731
     run("resumed", entry, track=track)
 
 
@@ -72,6 +73,21 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_pa
     steps = []
     resumed = run("resumed", RUNS[name], track=lambda metrics, step: steps.append(step))
     assert steps == [*range(1, 13), 12]  # the rows before the kill are tracked again, then the evaluation
+    assert content(resumed) == content(uninterrupted)
+
+
+def test_how_often_is_saved_changes_no_byte_and_may_change_in_between(run, tmp_path):
+    """With a row every 2 of 12 steps; the killed training saves every 4, as 3 is inside a window of rows."""
+    uninterrupted = run("uninterrupted", EPSILON_DPO, logging_steps=2, save_steps=1000)
+    assert not list((tmp_path / "uninterrupted-scratch").glob("checkpoint-*"))
+    every_third = functools.partial(run, logging_steps=2, save_steps=3)
+    child = multiprocessing.get_context("fork").Process(target=killed, args=(every_third, "step 6", EPSILON_DPO))
+    child.start()
+    child.join(120)
+    checkpoints = tmp_path / "resumed-scratch"
+    assert child.exitcode == -signal.SIGKILL and [path.name for path in checkpoints.glob("c*")] == ["checkpoint-4"]
+    resumed = run("resumed", EPSILON_DPO, logging_steps=2, save_steps=1)
+    assert sorted(path.name for path in checkpoints.glob("c*")) == ["checkpoint-10", "checkpoint-8"]
     assert content(resumed) == content(uninterrupted)
 
 

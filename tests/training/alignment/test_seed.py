@@ -18,7 +18,8 @@ def test_the_runs_seed_is_as_the_pipelines_would_be(entry, sft_folder, token_pai
     def trained(name, entry, seed):
         out = tmp_path / name
         out.mkdir()
-        align(method_of("x", entry), config(max_steps=3), seed, model, pairs, out, tmp_path / f"{name}-scratch", track)
+        scratch = tmp_path / f"{name}-scratch"
+        align(method_of("x", entry), config(max_steps=3), seed, model, pairs, out, scratch, track, save_steps=4)
         return content(out)
 
     track = lambda metrics, step: None  # noqa: E731

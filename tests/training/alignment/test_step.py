@@ -132,7 +132,8 @@ for name, entry in entries.items():
     out.mkdir()
     scratch = root / f"{name}-scratch"
     track = lambda metrics, step: None
-    align(method, Align(**params), 5, root / "sft", root / "pairs", out, scratch, track, root / "margins")
+    data = (root / "sft", root / "pairs", out, scratch, track, root / "margins")
+    align(method, Align(**params), 5, *data, save_steps=4)
 """
 
 

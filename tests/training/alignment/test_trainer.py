@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from pydantic import ValidationError
-from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, config, content, weights
+from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, content, weights
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
 from trl_trainers import float32_means_float64
@@ -171,12 +170,6 @@ def test_cutting_by_length_computes_less_of_the_same_steps(run, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run(run):
     with pytest.raises(UserError, match="lower its learning_rate"):
         run("hot", {**DPO, "learning_rate": 1e30})
-
-
-def test_a_checkpoint_inside_a_logging_window_is_refused():
-    """The rest of the window would be logged as if it were the whole."""
-    with pytest.raises(ValidationError, match="save_steps must be a multiple of logging_steps"):
-        config(logging_steps=3, save_steps=4)
 
 
 def test_an_empty_file_of_pairs_is_refused(tmp_path):

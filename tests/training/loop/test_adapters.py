@@ -208,7 +208,7 @@ def both_stages(sft_folder, run, tmp_path, monkeypatch):
         out, tokens = Path("out/sft"), Tokens(max_prompt_length=8, max_length=16)
         out.mkdir(parents=True, exist_ok=True)
         track = lambda metrics, step: None  # noqa: E731
-        fine_tune(sft, tokens, 5, Path("out/base"), Path("validated"), out, Path("scratch/sft"), track)
+        fine_tune(sft, tokens, 5, Path("out/base"), Path("validated"), out, Path("scratch/sft"), track, save_steps=4)
         return run("out/align", EPSILON_DPO, lora=align_lora, model=Path("out/sft/model"), **FAST)
 
     return call

@@ -29,6 +29,7 @@ def online(
         track: Callable[[dict[str, float], int], None] = lambda metrics, step: None,
         score: Callable[..., list[float]] = worth,
         dtype: torch.dtype = torch.float32,
+        save_steps: int = 4,
         **changes: Any,
     ) -> Path:
         if not made:
@@ -47,12 +48,12 @@ def online(
         torch.set_num_threads(1)
         method = method_of(name, entry)
         settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2} | changes
-        return align_run(method, config(**settings), made, score, out, tmp_path / f"{name}-scratch", track)
+        return align_run(method, config(**settings), made, score, out, tmp_path / f"{name}-scratch", track, save_steps)
 
     return call
 
 
-def align_run(method, settings, made, score, out, scratch, track):  # type: ignore[no-untyped-def]
+def align_run(method, settings, made, score, out, scratch, track, save_steps):  # type: ignore[no-untyped-def]
     align_online(
         method,
         settings,
@@ -65,5 +66,6 @@ def align_run(method, settings, made, score, out, scratch, track):  # type: igno
         out,
         scratch,
         track,
+        save_steps=save_steps,
     )
     return out

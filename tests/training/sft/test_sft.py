@@ -52,7 +52,7 @@ def run(base, tmp_path):
     write_jsonl(validated / "train.jsonl", [pair(row, chosen=words(row)) for row in range(10)])
     write_jsonl(validated / "eval.jsonl", [pair(row, chosen=words(row)) for row in range(10, 13)])
 
-    def call(name, track=lambda metrics, step: None, **changes):
+    def call(name, track=lambda metrics, step: None, save_steps=2, **changes):
         config = {
             "completion_only_loss": True,
             "learning_rate": 1e-2,
@@ -66,7 +66,6 @@ def run(base, tmp_path):
             "max_grad_norm": 1.0,
             "adam_beta2": 0.95,
             "logging_steps": 1,
-            "save_steps": 2,
             "bf16": False,
             "gradient_checkpointing": False,
             "lora": None,
@@ -74,7 +73,7 @@ def run(base, tmp_path):
         out = tmp_path / name
         out.mkdir(exist_ok=True)
         settings, scratch = SFT(**{**config, **changes}), tmp_path / f"{name}-scratch"
-        fine_tune(settings, TOKENS, 5, base, validated, out, scratch, track)
+        fine_tune(settings, TOKENS, 5, base, validated, out, scratch, track, save_steps=save_steps)
         return out
 
     return call
@@ -117,13 +116,15 @@ def test_it_learns_and_writes_a_policy_that_stops_at_the_stop_token(run):
 
 
 def test_a_killed_training_resumes_to_the_same_bytes(run, tmp_path):
-    uninterrupted = run("uninterrupted")
+    """However often each of them saves."""
+    uninterrupted = run("uninterrupted", save_steps=1000)
     die = lambda metrics, step: os.kill(os.getpid(), signal.SIGKILL) if step == 5 else None  # noqa: E731
     child = multiprocessing.get_context("fork").Process(target=run, args=("resumed", die))
     child.start()
     child.join(120)
     assert child.exitcode == -signal.SIGKILL and (tmp_path / "resumed-scratch" / "checkpoint-4").exists()
-    resumed = run("resumed")
+    resumed = run("resumed", save_steps=5)
+    assert sorted(path.name for path in (tmp_path / "resumed-scratch").glob("c*")) == ["checkpoint-4", "checkpoint-5"]
     files = sorted(file.relative_to(uninterrupted) for file in uninterrupted.rglob("*") if file.is_file())
     assert len(files) > 5 and files == sorted(f.relative_to(resumed) for f in resumed.rglob("*") if f.is_file())
     for file in files:

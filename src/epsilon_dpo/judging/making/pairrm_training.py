@@ -27,7 +27,7 @@ Track = Callable[[dict[str, float], int], None]
 
 
 def train(
-    pairs: list[Question], params: TrainedJudge, seed: int, scratch: Path, metrics: Path, track: Track
+    pairs: list[Question], params: TrainedJudge, seed: int, scratch: Path, metrics: Path, track: Track, save_steps: int
 ) -> tuple[PairRM, Layout]:
     """A PairRM from random weights, and its token layout.
 
@@ -35,7 +35,7 @@ def train(
         pairs: `a` is the chosen answer.
         params: sizes and hyperparameters.
         seed: RNG seed of the weights, and of which pairs are shown in which order.
-        scratch: checkpoints go here every `save_steps`; the last one found here is resumed.
+        scratch: checkpoints go here every `save_steps` optimizer steps; the last one found here is resumed.
         metrics: the file to which a row per logging step is written.
         track: function of the same metrics and the optimizer step.
 
@@ -47,7 +47,7 @@ def train(
     layout = Layout(tokenizer, params.source_max_length, params.candidate_max_length)
     torch.manual_seed(seed)
     model = look_for_equal_tokens(PairRM(small_config(params, tokenizer), layout.marker_ids))
-    arguments = training_arguments(_hyperparameters(params), seed, scratch)
+    arguments = training_arguments(_hyperparameters(params), seed, scratch, save_steps)
     # The examples of all epochs are one sequence, in the order that was drawn.
     arguments |= {"num_train_epochs": 1.0, "max_steps": -1, "train_sampling_strategy": "sequential"}
     trainer = _PairTrainer(

@@ -32,14 +32,20 @@ from epsilon_dpo.training.loop.params import Accelerated
 
 
 def train_reward(
-    pairs: list[Question], params: TrainedRewardJudge, seed: int, scratch: Path, metrics: Path, track: Track
+    pairs: list[Question],
+    params: TrainedRewardJudge,
+    seed: int,
+    scratch: Path,
+    metrics: Path,
+    track: Track,
+    save_steps: int,
 ) -> RewardModel:
     """A reward model from `params.model`, whose language-model head gives way to one number at the last token.
 
     Args:
         pairs: `a` is the chosen answer.
         seed: RNG seed of the new head (and of an embedded model's weights) and of the pairs' order in each epoch.
-        scratch: checkpoints go here every `save_steps`; the last one found here is resumed.
+        scratch: checkpoints go here every `save_steps` optimizer steps; the last one found here is resumed.
         metrics: the file to which a row per logging step is written.
         track: function of the same metrics and the optimizer step.
 
@@ -53,7 +59,7 @@ def train_reward(
     trainer = RewardTrainer(
         model=model.train(),
         args=RewardConfig(
-            **training_arguments(hyperparameters, seed, scratch),
+            **training_arguments(hyperparameters, seed, scratch, save_steps),
             center_rewards_coefficient=params.center_rewards_coefficient,
             max_length=None,
         ),

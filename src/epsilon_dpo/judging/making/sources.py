@@ -42,12 +42,14 @@ def build(
     scratch: Path,
     track: Track,
     labelled: list[Row] | None = None,
+    *,
+    save_steps: int,
 ) -> Judge:
     """The judge that `params` describes, written to `out` with judge.json, from which alone it can be loaded again.
 
     Args:
         pairs: the training pairs, `a` the chosen answer; not looked at if there is nothing to train.
-        seed, scratch, track: arguments of the training, see `train`.
+        seed, scratch, track, save_steps: arguments of the training, see `train`.
         labelled: rows of out/validate/labelled.jsonl, for a classifier that is trained on them.
 
     Raises:
@@ -62,9 +64,9 @@ def build(
         write_json(out / "judge.json", settings)
         return judge_of(settings, out)
     if isinstance(params, TrainedJudge):
-        settings, folder = _train_into(out, params, pairs, seed, scratch, track), out
+        settings, folder = _train_into(out, params, pairs, seed, scratch, track, save_steps), out
     elif isinstance(params, TrainedRewardJudge):
-        settings, folder = _train_reward_into(out, params, pairs, seed, scratch, track), out
+        settings, folder = _train_reward_into(out, params, pairs, seed, scratch, track, save_steps), out
     else:
         settings, folder = _find(params)
     judge = judge_of(settings, folder)  # before anything is copied, so that a refusal names the source and not its copy
@@ -75,9 +77,9 @@ def build(
 
 
 def _train_into(
-    out: Path, params: TrainedJudge, pairs: list[Question], seed: int, scratch: Path, track: Track
+    out: Path, params: TrainedJudge, pairs: list[Question], seed: int, scratch: Path, track: Track, save_steps: int
 ) -> dict[str, Any]:
-    model, layout = train(pairs, params, seed, scratch, out / "metrics.jsonl", track)
+    model, layout = train(pairs, params, seed, scratch, out / "metrics.jsonl", track, save_steps)
     model.pretrained_model.config.save_pretrained(out)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors")
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user
@@ -87,11 +89,17 @@ def _train_into(
 
 
 def _train_reward_into(
-    out: Path, params: TrainedRewardJudge, pairs: list[Question], seed: int, scratch: Path, track: Track
+    out: Path,
+    params: TrainedRewardJudge,
+    pairs: list[Question],
+    seed: int,
+    scratch: Path,
+    track: Track,
+    save_steps: int,
 ) -> dict[str, Any]:
     from epsilon_dpo.judging.making.reward_training import train_reward  # here, because importing TRL takes seconds
 
-    trained = train_reward(pairs, params, seed, scratch, out / "metrics.jsonl", track)
+    trained = train_reward(pairs, params, seed, scratch, out / "metrics.jsonl", track, save_steps)
     trained.model.config._name_or_path = ""  # no place on this machine
     trained.model.save_pretrained(out)
     for file in out.glob("*.safetensors"):

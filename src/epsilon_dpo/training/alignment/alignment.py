@@ -35,6 +35,8 @@ def align(
     scratch: Path,
     track: Callable[[dict[str, float], int], None],
     margins: Path | None = None,
+    *,
+    save_steps: int,
 ) -> dict[str, float]:
     """Train from `sft_model` on `pairs`/train.jsonl and evaluate on `pairs`/eval.jsonl.
 
@@ -46,12 +48,13 @@ def align(
         seed: RNG seed of the data's order, the mismatched answers and every draw, unless the run states its own.
         track: function of the metrics and the optimizer step of each row of metrics.jsonl.
         margins: folder of stage `margins`; read only for a method that needs scores.
+        save_steps: optimizer steps between two checkpoints.
 
     Returns:
         the content of metrics.json: the last training row as train_*, eval_*, and the numbers of the method's state at
         the end (not its lists).
     """
-    begun = start(method, config, seed, sft_model, scratch)
+    begun = start(method, config, seed, sft_model, scratch, save_steps)
     train, evaluation = (_data(method, begun.seed, pairs, margins, f"{split}.jsonl") for split in ("train", "eval"))
     trainer = PreferenceTrainer(
         model=begun.model,
@@ -88,11 +91,11 @@ class Start(NamedTuple):
     reference: PreTrainedModel | None
 
 
-def start(method: AnyMethod, config: Align, seed: int, sft_model: Path, scratch: Path) -> Start:
+def start(method: AnyMethod, config: Align, seed: int, sft_model: Path, scratch: Path, save_steps: int) -> Start:
     """The policy in `sft_model` and the reference that `method` needs; arguments as of `align`."""
     if method.config.seed is not None:
         seed = method.config.seed
-    settings = training_arguments(config, seed, scratch)
+    settings = training_arguments(config, seed, scratch, save_steps)
     if method.config.learning_rate is not None:
         settings["learning_rate"] = method.config.learning_rate
     model = start_from(sft_model, config.lora, seed)

@@ -75,7 +75,13 @@ class SealedCheckpoints(TrainerCallback):
     """Seals each checkpoint once everything is in it.
 
     No checkpoint is written after the last step: transformers would train one step more when it resumes from it.
+    A resumed training saves as often as it is told to now, where transformers takes this from the checkpoint.
     """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.save_steps = int(args.save_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

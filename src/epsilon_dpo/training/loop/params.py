@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from epsilon_dpo.pipeline.stage.params import Strict
+from epsilon_dpo.pipeline.stage.params import Strict, load
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -21,15 +21,6 @@ class Training(Strict):
     max_grad_norm: Annotated[float, Field(gt=0.0)]
     adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)]
     logging_steps: Count
-    save_steps: Count  # a crash loses at most this many optimizer steps
-
-    @model_validator(mode="after")
-    def _rows_end_at_a_checkpoint(self) -> "Training":
-        if self.save_steps % self.logging_steps:
-            raise ValueError(
-                "save_steps must be a multiple of logging_steps, or a resumed training logs a row that lacks some steps"
-            )
-        return self
 
 
 def _modules(value: Any) -> Any:
@@ -60,3 +51,26 @@ class Adaptable(Accelerated):
     """Training of all weights of the language model, or of an adapter."""
 
     lora: LoRA | None  # null: all weights
+
+
+class Checkpoints(Strict):
+    save_steps: Count  # optimizer steps between two, up to the next logging step: about what a crash loses
+
+
+class CheckpointsView(Strict):
+    """What `save_steps` reads."""
+
+    checkpoints: Checkpoints
+
+
+def save_steps() -> int:
+    """How many optimizer steps lie between two checkpoints, of any training.
+
+    It is read here and is the one value that a stage does not declare in dvc.yaml: a resumed training ends in the same
+    bytes, so that no output depends on when checkpoints are written. Another value must neither train anything again,
+    nor give up what a killed training has reached.
+
+    Raises:
+        UserError: params.yaml has no such value, or one that is refused.
+    """
+    return load(CheckpointsView).checkpoints.save_steps

@@ -1,8 +1,8 @@
 """Stage `align` in one call for an online method: the SFT model, prompts, a scorer; the aligned policy and its metrics.
 
 Of the block `align` an online run takes what describes the optimizer: learning rate, schedule, clipping, adapter,
-precision. `per_device_train_batch_size` is its micro-batch, in answers; `logging_steps` and `save_steps` count
-generations; how long it trains is said by its own `steps`, so that `num_train_epochs`, `max_steps` and
+precision. `per_device_train_batch_size` is its micro-batch, in answers; `logging_steps` counts generations, at whose
+ends checkpoints are written; how long it trains is said by its own `steps`, so that `num_train_epochs`, `max_steps` and
 `gradient_accumulation_steps` are not read. `step` of metrics.jsonl counts optimizer steps as everywhere.
 """
 
@@ -18,6 +18,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import finish, start
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.params import Align
+from epsilon_dpo.training.loop.arguments import at_rows
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.online.online_trainer import OnlineTrainer
@@ -37,6 +38,8 @@ def align_online(
     out: Path,
     scratch: Path,
     track: Callable[[dict[str, float], int], None],
+    *,
+    save_steps: int,
 ) -> dict[str, float]:
     """Train from `sft_model` on answers of its own to the prompts of `prompts`["train"], and evaluate it on
     `pairs`/eval.jsonl and by one answer to each of `prompts`["eval"].
@@ -46,6 +49,7 @@ def align_online(
     Args:
         seed: RNG seed of the prompts' order and of every answer, unless the run states its own.
         draw, score: see rollouts.py; `draw` must draw from softmax(logits) at most the method's `max_new_tokens`.
+        save_steps: optimizer steps between two checkpoints, up to the end of a generation.
 
     Returns:
         the content of metrics.json, as alignment.align, with eval_reward, eval_kl/rev and the like of own answers.
@@ -59,11 +63,12 @@ def align_online(
             f"runs of method {method.config.method} train in one process, and this is one of "
             f"{PartialState().num_processes}; start the stage alone."
         )
-    begun = start(method, config, seed, sft_model, scratch)
+    begun = start(method, config, seed, sft_model, scratch, save_steps)
+    logging_steps = config.logging_steps * method.updates
     own = {
         "max_steps": method.config.steps * method.updates,
-        "logging_steps": config.logging_steps * method.updates,
-        "save_steps": config.save_steps * method.updates,
+        "logging_steps": logging_steps,
+        "save_steps": at_rows(save_steps, logging_steps),
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 1,
     }

@@ -34,6 +34,8 @@ def fine_tune(
     out: Path,
     scratch: Path,
     track: Callable[[dict[str, float], int], None],
+    *,
+    save_steps: int,
 ) -> dict[str, float]:
     """Train `base`/model on the chosen answers of `validated`/train.jsonl, evaluate on those of `validated`/eval.jsonl.
 
@@ -42,6 +44,7 @@ def fine_tune(
 
     Args:
         track: function of the metrics and the optimizer step of each row of metrics.jsonl.
+        save_steps: optimizer steps between two checkpoints.
 
     Returns:
         the content of metrics.json: the last training row as train_*, and eval_*.
@@ -53,7 +56,7 @@ def fine_tune(
     model = start_from(base / "model", config.lora, seed)
     require_positions(model.config.get_text_config(), tokens)
     settings = SFTConfig(
-        **training_arguments(config, seed, scratch),
+        **training_arguments(config, seed, scratch, save_steps),
         completion_only_loss=config.completion_only_loss,
         max_length=None,  # tokenise_chosen has cut
         dataset_kwargs={"skip_prepare_dataset": True},
