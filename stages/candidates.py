@@ -20,6 +20,8 @@ with run_stage("candidates") as stage:
         rows = read_jsonl(Path("out/validate/train.jsonl"))
         rows = one_row_per_prompt(rows, [prompt_id(row["prompt"]) for row in rows], params.candidates.max_prompts)
         reference = Path("out/sft/model")
-        samples = answer(reference, rows, params.candidates, params.seed, params.threads, stream="candidates")
+        samples = answer(
+            reference, rows, params.candidates, params.seed, params.threads, stream="candidates", scratch=stage.scratch
+        )
     write_jsonl(stage.out / "samples.jsonl", samples)
     stage.summary = f"{len(samples)} answers of the reference to training prompts"

@@ -17,7 +17,7 @@ with run_stage("reference") as stage:
     set_up(params.seed, params.threads, params.sample.processes)
     rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
     metrics = sample_policy(
-        Path("out/sft/model"), rows, params.sample, params.seed, params.threads, "reference", stage.out
+        Path("out/sft/model"), rows, params.sample, params.seed, params.threads, "reference", stage.out, stage.scratch
     )
     stage.tracker.log_metrics(metrics)
     stage.summary = f"{metrics['n']} answers of the SFT policy, {metrics['mean_tokens']:.1f} tokens on average"

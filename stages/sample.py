@@ -17,6 +17,8 @@ with run_stage("sample", run) as stage:
     params = load(SampleView)
     set_up(params.seed, params.threads, params.sample.processes)
     rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
-    metrics = sample_run(Path("out/align") / run, rows, params.sample, params.seed, params.threads, stage.out)
+    metrics = sample_run(
+        Path("out/align") / run, rows, params.sample, params.seed, params.threads, stage.out, stage.scratch
+    )
     stage.tracker.log_metrics(metrics)
     stage.summary = f"{metrics['n']} answers, {metrics['mean_tokens']:.1f} tokens on average"

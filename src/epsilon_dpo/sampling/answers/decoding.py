@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.sampling.answers.kept_state import KeptState, State
 
 PROMPTS_AT_ONCE = 8  # are read together: of like length, they need little padding, and attention takes its square
 
@@ -49,7 +50,13 @@ class _Rows:
 
 @torch.inference_mode()
 def decode(
-    model: PreTrainedModel, prompts: list[list[int]], choose: Choose, ends: Ends, max_new_tokens: int, batch_size: int
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    choose: Choose,
+    ends: Ends,
+    max_new_tokens: int,
+    batch_size: int,
+    kept: KeptState | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
     """The place of each prompt and its completion, up to the token that ends it, as they are finished.
 
@@ -57,13 +64,19 @@ def decode(
 
     Args:
         batch_size: rows that are continued at once.
+        kept: takes the state now and then, with the noise of `choose`; a state that is there is gone on from.
 
     Raises:
         UserError: the model keeps something else than keys and values of its past.
     """
     waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     completions: list[list[int]] = [[] for _ in prompts]
+    done: list[int] = []
     rows: _Rows | None = None
+    if kept is not None and (state := kept.load()) is not None:
+        done, completions, rows = _restored(state, model, kept)
+        waiting = waiting[sum(map(bool, completions)) :]
+        yield from ((i, completions[i]) for i in done)
     while waiting or rows:
         drawn: list[_Rows] = []
         if rows is not None:
@@ -79,12 +92,15 @@ def decode(
             for row, (i, token) in enumerate(zip(some.of, some.newest.tolist(), strict=True)):
                 completions[i].append(token)
                 if ends(completions[i]) or len(completions[i]) == max_new_tokens:
+                    done.append(i)
                     yield i, completions[i]
                 else:
                     stays.append(row)
             if stays:
                 staying.append(_kept(some, stays))
         rows = _joined(staying) if staying else None
+        if kept is not None and (kept.is_due(_size(rows)) or not (waiting or rows)):
+            kept.save(_state(done, completions, rows, kept))
 
 
 def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choose: Choose) -> _Rows:
@@ -168,3 +184,41 @@ def _fit(rows: _Rows, columns: int) -> None:
         layer.keys, layer.values = (pad(x, (0, 0, missing, 0)) for x in (layer.keys, layer.values))
         if sliding:
             layer.cumulative_length = columns
+
+
+def _size(rows: _Rows | None) -> int:
+    """Bytes of the cache."""
+    return 0 if rows is None else sum(layer.keys.nbytes + layer.values.nbytes for layer in rows.layers)
+
+
+def _state(done: list[int], completions: list[list[int]], rows: _Rows | None, kept: KeptState) -> State:
+    """Where `decode` stands: whose completions are done, all tokens drawn, and of the rows under way everything."""
+    found = {
+        "done": torch.tensor(done, dtype=torch.long),
+        "drawn": torch.tensor([token for one in completions for token in one], dtype=torch.long),
+        "drawn_of": torch.tensor([len(one) for one in completions], dtype=torch.long),
+    }
+    if rows is None:
+        return found
+    found |= {"of": torch.tensor(rows.of), "lengths": torch.tensor(rows.lengths), "newest": rows.newest}
+    found["noise"] = kept.noise.state(rows.of)
+    for number, layer in enumerate(rows.layers):
+        found |= {f"keys.{number}": layer.keys, f"values.{number}": layer.values}
+    return found
+
+
+def _restored(state: State, model: PreTrainedModel, kept: KeptState) -> tuple[list[int], list[list[int]], _Rows | None]:
+    """What `_state` was given."""
+    completions = [one.tolist() for one in state["drawn"].split(state["drawn_of"].tolist())]
+    if "of" not in state:
+        return state["done"].tolist(), completions, None
+    of, lengths = state["of"].tolist(), state["lengths"].tolist()
+    kept.noise.restore(of, state["noise"], [completions[i] for i in of])
+    rows = _Rows(of, lengths, state["newest"].to(model.device), DynamicCache(config=model.config))
+    for number, layer in enumerate(rows.layers):
+        keys, values = (state[f"{name}.{number}"].to(model.device) for name in ("keys", "values"))
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            layer.cumulative_length = max(lengths)
+    return state["done"].tolist(), completions, rows

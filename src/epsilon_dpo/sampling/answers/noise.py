@@ -1,5 +1,7 @@
 """The Gumbel-max trick: exact draws from a softmax, whose random numbers belong to the row and not to the batch."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,13 @@ class GumbelNoise:
         for line, row in zip(noise, rows, strict=True):
             line.uniform_(generator=self.generators[row])  # a zero becomes -inf: that token is not drawn
         return noise.log_().neg_().log_().mul_(-self.temperature).add_(scores)
+
+    def state(self, rows: list[int]) -> Tensor:
+        """Where the generators of `rows` stand, [rows, bytes], of type uint8."""
+        return torch.stack([self.generators[row].get_state() for row in rows])
+
+    def restore(self, rows: list[int], states: Tensor, drawn: Sequence[Sequence[int]]) -> None:
+        """Go on from `states`, which `state` gave; `drawn` are the tokens of `rows` until then, which decide nothing
+        here."""
+        for row, state in zip(rows, states, strict=True):
+            self.generators[row].set_state(state.clone())

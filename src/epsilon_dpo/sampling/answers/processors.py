@@ -60,6 +60,16 @@ class ProcessedNoise:
             self.texts[row].append(token)
         return found
 
+    def state(self, rows: list[int]) -> Tensor:
+        """As GumbelNoise."""
+        return self.noise.state(rows)
+
+    def restore(self, rows: list[int], states: Tensor, drawn: Sequence[Sequence[int]]) -> None:
+        """As GumbelNoise; `drawn` are the tokens of `rows` until then."""
+        self.noise.restore(rows, states, drawn)
+        for row, tokens in zip(rows, drawn, strict=True):
+            self.texts[row].extend(tokens)
+
     def _penalised(self, scores: Tensor, rows: list[int]) -> Tensor:
         """As `generate` calls the processor: texts are padded on the left, and no pad is penalised."""
         longest = max(len(self.texts[row]) for row in rows)

@@ -10,9 +10,17 @@ from epsilon_dpo.sampling.answers.sampling import Stream, answer, summary
 
 
 def sample_policy(
-    policy: Path, rows: list[Row], params: Sampler, seed: int, threads: int, stream: Stream, out: Path
+    policy: Path,
+    rows: list[Row],
+    params: Sampler,
+    seed: int,
+    threads: int,
+    stream: Stream,
+    out: Path,
+    scratch: Path | None = None,
 ) -> dict[str, float]:
-    """Write samples.jsonl and metrics.json of the policy in `policy` (model and tokenizer) to `out`.
+    """Write samples.jsonl and metrics.json of the policy in `policy` (model and tokenizer) to `out`; `scratch` as
+    sampling.answer.
 
     Returns:
         the metrics of sampling.summary; metrics.json holds `temperature` and `policy_sha256` too, and `logits`, by
@@ -21,7 +29,7 @@ def sample_policy(
     Raises:
         UserError: as sampling.answer.
     """
-    samples = answer(policy, rows, params, seed, threads, stream)
+    samples = answer(policy, rows, params, seed, threads, stream, scratch)
     metrics = summary(samples)
     facts: Row = {"temperature": params.temperature, "policy_sha256": digest(policy)}
     if shaped := params.logits.in_use():
@@ -31,14 +39,24 @@ def sample_policy(
     return metrics
 
 
-def sample_run(aligned: Path, rows: list[Row], params: Sampler, seed: int, threads: int, out: Path) -> dict[str, float]:
+def sample_run(
+    aligned: Path,
+    rows: list[Row],
+    params: Sampler,
+    seed: int,
+    threads: int,
+    out: Path,
+    scratch: Path | None = None,
+) -> dict[str, float]:
     """`sample_policy` of every policy of the run in `aligned`, out/align/RUN, each at its place below `out`.
 
     Returns:
         the metrics of the final policy.
     """
     found = {
-        place: sample_policy(aligned / place / "model", rows, params, seed, threads, "policy", make_place(out, place))
+        place: sample_policy(
+            aligned / place / "model", rows, params, seed, threads, "policy", make_place(out, place), scratch
+        )
         for place in policy_paths(aligned)
     }
     return found[FINAL]

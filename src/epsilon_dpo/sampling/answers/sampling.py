@@ -28,7 +28,9 @@ from epsilon_dpo.models.policy.folder import load_policy, merged_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
-from epsilon_dpo.sampling.answers.decoding import Choose, decode
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.sampling.answers.decoding import decode
+from epsilon_dpo.sampling.answers.kept_state import KeptState
 from epsilon_dpo.sampling.answers.noise import GumbelNoise
 from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.processors import ProcessedNoise
@@ -63,8 +65,20 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
     return [row for row in kept if prompt_id(row["prompt"]) in chosen]
 
 
-def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: int, stream: Stream) -> list[Row]:
+def answer(
+    folder: Path,
+    rows: list[Row],
+    params: Sampler,
+    seed: int,
+    threads: int,
+    stream: Stream,
+    scratch: Path | None = None,
+) -> list[Row]:
     """Samples of the policy in `folder` (model and tokenizer), `samples_per_prompt` of each row, row by row.
+
+    Args:
+        scratch: folder of the execution, in which a killed one's state is gone on from; None: nothing is kept. vLLM
+            keeps nothing.
 
     Returns:
         `id` (the row's and the number of the sample), `row_id`, `prompt_id`, `prompt` (messages), `chosen` (text),
@@ -82,14 +96,15 @@ def answer(folder: Path, rows: list[Row], params: Sampler, seed: int, threads: i
     longest = max(map(len, ids.values()))
     prompts = {id_: ids[row["id"]] for id_, row in asked.items()}
     seeds = {id_: seed_of(seed, stream, id_) for id_ in asked}
+    name = "sampling" if scratch is None else f"sampling-{digest(folder)[:16]}"  # a run may have several policies
     if params.backend == "vllm" or params.processes > 1:
         with merged_policy(folder) as merged:
             _fits(AutoConfig.from_pretrained(merged, trust_remote_code=False), longest, params.max_new_tokens)
-            completions = sample_in_workers(merged, prompts, seeds, params, threads, stops)
+            completions = sample_in_workers(merged, prompts, seeds, params, threads, stops, scratch, name)
     else:
         model = on_device(load_policy(folder))
         _fits(model.config, longest, params.max_new_tokens)
-        completions = sample(model, tokenizer, prompts, seeds, params)
+        completions = sample(model, tokenizer, prompts, seeds, params, scratch, name)
     return [_finished(id_, row, prompts[id_], completions[id_], stops) for id_, row in asked.items()]
 
 
@@ -105,16 +120,25 @@ def sample(
     prompts: dict[str, list[int]],
     seeds: dict[str, int],
     params: Sampler,
+    scratch: Path | None = None,
+    name: str = "sampling",
 ) -> dict[str, list[int]]:
-    """Completion ids by row id, up to and including the token that stops it."""
+    """Completion ids by row id, up to and including the token that stops it.
+
+    Args:
+        scratch: where the state is kept under `name`; None: nowhere.
+    """
     ids = list(prompts)
     token_ids, own = [prompts[id_] for id_ in ids], [seeds[id_] for id_ in ids]
     if params.logits.in_use():
-        choose: Choose = ProcessedNoise(params.logits, params.temperature, token_ids, own, model.device)
+        choose: GumbelNoise | ProcessedNoise = ProcessedNoise(
+            params.logits, params.temperature, token_ids, own, model.device
+        )
     else:
         choose = GumbelNoise(own, params.temperature, model.device)
     ends = Stops(tokenizer, params.stop)
-    finished = decode(model, token_ids, choose, ends, params.max_new_tokens, params.batch_size)
+    kept = None if scratch is None else KeptState(scratch, f"{name}-{model.device.type}", choose)
+    finished = decode(model, token_ids, choose, ends, params.max_new_tokens, params.batch_size, kept)
     return {ids[i]: found for i, found in tqdm(finished, desc="sample", total=len(ids), unit="answer")}
 
 

@@ -22,13 +22,21 @@ REQUEST, COMPLETIONS, REFUSED = "request.json", "completions*.jsonl", "refused.t
 
 
 def sample_in_workers(
-    folder: Path, prompts: dict[str, list[int]], seeds: dict[str, int], params: Sampler, threads: int, stops: Stops
+    folder: Path,
+    prompts: dict[str, list[int]],
+    seeds: dict[str, int],
+    params: Sampler,
+    threads: int,
+    stops: Stops,
+    scratch: Path | None = None,
+    state: str = "sampling",
 ) -> dict[str, list[int]]:
     """Completion ids by row id, in the order of `prompts`, up to the token that ends each.
 
     Args:
         folder: model and tokenizer.
         prompts: token ids by row id.
+        scratch: where each worker keeps its state, under `state` and its number; None: nowhere.
 
     Raises:
         UserError: vLLM's environment does not exist, or a worker refused or failed (its own messages went to stderr).
@@ -36,6 +44,8 @@ def sample_in_workers(
     request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds}
     request |= {
         "threads": threads,
+        "scratch": None if scratch is None else str(scratch.absolute()),
+        "state": state,
         "stop_token_ids": stops.tokens,
         **params.model_dump(include=set(Sampler.model_fields)),
     }
