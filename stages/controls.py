@@ -16,7 +16,7 @@ with run_stage("controls") as stage:
     params = load(ScoreView)
     set_up(params.seed, params.threads)
     metrics, facts = score_controls(
-        load_judge(Path("out/judge")),
+        load_judge(Path("out/judge"), stage.journal),
         known_truth(Path("out/validate/dataset.json")),
         reference=Path("out/reference/samples.jsonl"),
         pairs=Path("out/validate/eval.jsonl"),

@@ -23,6 +23,7 @@ with run_stage("kl", run) as stage:
         params=params.kl,
         confidence=params.confidence,
         out=stage.out,
+        journal=stage.journal,
     )
     stage.tracker.log_metrics(metrics)
     on_the_row = ["kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb"]

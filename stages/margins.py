@@ -24,7 +24,7 @@ with run_stage("margins") as stage:
         usage: dict[str, float] = {}
         if params.margins.source == "judge":
             set_up(0, params.threads)  # nothing is drawn here
-            judge = load_judge(Path("out/judge"))
+            judge = load_judge(Path("out/judge"), stage.journal)
             scores = {split: judged_scores(judge, questions) for split, questions in texts.items()}
             usage = judge.usage()
         else:

@@ -18,7 +18,7 @@ with run_stage("monotonicity", run) as stage:
     set_up(0, params.threads)  # nothing is drawn here
     policy = Path("out/align") / run / "model"
     pairs = read_jsonl(Path("out/pairs/eval.jsonl"))
-    records = decisions(policy, Path("out/sft/model"), pairs, params.monotonicity)
+    records = decisions(policy, Path("out/sft/model"), pairs, params.monotonicity, stage.journal)
     metrics = summary(records, params.confidence)
     facts = {"epsilon": params.monotonicity.epsilon, "policy_sha256": digest(policy)}
     write_jsonl(stage.out / "records.jsonl", records)

@@ -17,7 +17,7 @@ with run_stage("ranking") as stage:
         from epsilon_dpo.pipeline.machine.runtime import set_up
 
         set_up(0, params.threads)  # nothing is drawn here
-        judge = load_judge(Path("out/judge"))
+        judge = load_judge(Path("out/judge"), stage.journal)
         scores = judge.rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
         rows = [row | {"scores": own} for row, own in zip(rows, scores, strict=True)]
         metrics |= judge.usage()

@@ -17,7 +17,7 @@ with run_stage("score", run) as stage:
     params = load(ScoreView)
     set_up(params.seed, params.threads)
     metrics, facts = score_run(
-        load_judge(Path("out/judge")),
+        load_judge(Path("out/judge"), stage.journal),
         known_truth(Path("out/validate/dataset.json")),
         sampled=Path("out/sample") / run,
         reference=Path("out/reference/samples.jsonl"),

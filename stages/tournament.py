@@ -17,7 +17,7 @@ with run_stage("tournament") as stage:
     params = load(TournamentView)
     set_up(params.seed, params.threads)
     tables, prompts = play(
-        load_judge(Path("out/judge")),
+        load_judge(Path("out/judge"), stage.journal),
         known_truth(Path("out/validate/dataset.json")),
         list(params.runs),
         outputs=Path("out"),

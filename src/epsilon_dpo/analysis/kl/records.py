@@ -6,6 +6,8 @@ sampled at another temperature, or under top-p and the like, visit other prefixe
 of a KL.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,12 +34,20 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.journal import Journal
 
 Ids = list[int]
 
 
 def kl_records(
-    policy: Path, reference: Path, reference_samples: list[Row], policy_samples: list[Row], pairs: list[Row], params: KL
+    policy: Path,
+    reference: Path,
+    reference_samples: list[Row],
+    policy_samples: list[Row],
+    pairs: list[Row],
+    params: KL,
+    journal: Journal | None = None,
+    of_policy: str = "",
 ) -> list[Row]:
     """One record per answer, set by set, in the order given.
 
@@ -45,6 +55,7 @@ def kl_records(
         policy, reference: model folders; the reference's holds the tokenizer.
         reference_samples, policy_samples: rows of out/reference and out/sample/RUN.
         pairs: rows of out/pairs/eval.jsonl.
+        journal: takes the batches of answers that are done, under `of_policy`, which tells this policy apart.
 
     Returns:
         `answers` (whose: kl.REFERENCE, POLICY or CHOSEN), `id` of the row, `prompt_id` (the row's own, or else the id
@@ -61,7 +72,16 @@ def kl_records(
     }
     records = []
     for whose, (rows, answers) in sets.items():
-        sums = answer_sums(models[0], models[1], answers, params.batch_size, params.token_chunk, f"kl, {whose}")
+        sums = answer_sums(
+            models[0],
+            models[1],
+            answers,
+            params.batch_size,
+            params.token_chunk,
+            title=f"kl, {whose}",
+            journal=journal,
+            name=[of_policy, whose],
+        )
         names = _prompt_names(rows, [prompt for prompt, _ in answers])
         for row, name, (_, ids), found in zip(rows, names, answers, sums, strict=True):
             record = {"answers": whose, "id": row["id"], "prompt_id": name}
@@ -80,6 +100,7 @@ def kl_run(
     params: KL,
     confidence: float,
     out: Path,
+    journal: Journal | None = None,
 ) -> tuple[dict[str, float], Row]:
     """Write records.jsonl and metrics.json of every policy of a run, each at the place below `out` that
     it has below `aligned`, and estimators.json.
@@ -88,6 +109,7 @@ def kl_run(
         aligned, sampled: out/align/RUN and out/sample/RUN.
         reference: model folder; the initial reference, also of a method that moves its own.
         reference_samples, pairs: out/reference/samples.jsonl and out/pairs/eval.jsonl.
+        journal: takes what is done of each policy.
 
     Returns:
         of the final policy the metrics of estimators.summary; and `sample_temperature`, `policy_sha256` and, if the
@@ -110,6 +132,8 @@ def kl_run(
             policy_samples=read_jsonl(sampled / place / "samples.jsonl"),
             pairs=read_jsonl(pairs),
             params=params,
+            journal=journal,
+            of_policy=policy_sha256,
         )
         metrics = summary(records, confidence)
         facts = {"sample_temperature": sampling["temperature"], "policy_sha256": policy_sha256}
@@ -130,6 +154,8 @@ def answer_sums(
     batch_size: int,
     token_chunk: int,
     title: str = "kl",
+    journal: Journal | None = None,
+    name: Sequence[str] = (),
 ) -> list[Sums]:
     """The sums of each answer, in the order given.
 
@@ -138,26 +164,31 @@ def answer_sums(
         batch_size: answers at once.
         token_chunk: answer tokens whose logits exist at once.
         title: label of the progress bar.
+        journal: takes the batches that are done, under `name`, which tells these answers and models apart.
     """
+    journal = journal or Journal()
     by_length = sorted(range(len(answers)), key=lambda i: (-len(answers[i][0]) - len(answers[i][1]), i))
     found: dict[int, Sums] = {}
     with tqdm(total=len(answers), desc=title, unit="answer") as bar:
         for start in range(0, len(answers), batch_size):
             rows = by_length[start : start + batch_size]
-            padded = pad_right([answers[i] for i in rows], pad_token_id=0)  # masked, so any id will do
-            batch = {name: x.to(policy.device) for name, x in padded.items()}
-            logps = completion_logps(
-                policy,
-                reference,
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch["completion_mask"],
-                token_chunk,
-            )._asdict()
-            columns = [logps[name].double().sum(1).tolist() for name in Sums._fields]
+            compute = partial(_columns, policy, reference, [answers[i] for i in rows], token_chunk)
+            columns = journal.of(["kl", *name, start], compute)
             found |= {i: Sums(*sums) for i, *sums in zip(rows, *columns, strict=True)}
             bar.update(len(rows))
     return [found[i] for i in range(len(answers))]
+
+
+def _columns(
+    policy: PreTrainedModel, reference: PreTrainedModel, answers: list[tuple[Ids, Ids]], token_chunk: int
+) -> list[list[float]]:
+    """The fields of `Sums`, each of all answers of a batch."""
+    padded = pad_right(answers, pad_token_id=0)  # masked, so any id will do
+    batch = {name: x.to(policy.device) for name, x in padded.items()}
+    logps = completion_logps(
+        policy, reference, batch["input_ids"], batch["attention_mask"], batch["completion_mask"], token_chunk
+    )._asdict()
+    return [logps[name].double().sum(1).tolist() for name in Sums._fields]
 
 
 def _prompt_names(rows: list[Row], prompts: list[Ids]) -> list[str]:

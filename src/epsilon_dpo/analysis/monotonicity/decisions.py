@@ -10,10 +10,12 @@ answer of KL(policy || reference): d z / d ε at ε = 0. That increasing pairs h
 therefore follows almost from the definition; `first_order_agreement` says how nearly.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from epsilon_dpo.analysis.intervals.rates import mean
 from epsilon_dpo.analysis.monotonicity.params import Monotonicity
@@ -23,11 +25,14 @@ from epsilon_dpo.models.logps.padding import pad_right
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.stage.files import Row
+from epsilon_dpo.pipeline.stage.journal import Journal
 
 GROUPS = {1: "decreasing", -1: "increasing", 0: "neither"}  # by s, as beta increases
 
 
-def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonicity) -> list[Row]:
+def decisions(
+    policy: Path, reference: Path, pairs: list[Row], params: Monotonicity, journal: Journal | None = None
+) -> list[Row]:
     """One record per pair, in the order given, in nats:
 
     `id`; `z`, `z_minus`, `z_plus`: log-prob of chosen minus rejected under the policy, pi(beta-) and pi(beta+);
@@ -38,7 +43,9 @@ def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonic
     Args:
         policy, reference: model folders.
         pairs: rows of out/pairs/*.jsonl.
+        journal: takes the batches of pairs that are done.
     """
+    journal = journal or Journal()
     models = [on_device(load_policy(path, torch.float32)) for path in (policy, reference)]
     longest = lambda pair: len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))  # noqa: E731
     order = sorted(range(len(pairs)), key=lambda i: (-longest(pairs[i]), i))
@@ -46,20 +53,10 @@ def decisions(policy: Path, reference: Path, pairs: list[Row], params: Monotonic
     with tqdm(total=len(pairs), desc="monotonicity", unit="pair") as bar:
         for start in range(0, len(order), params.batch_size):
             rows = order[start : start + params.batch_size]
-            sides = [(pairs[i]["prompt_ids"], pairs[i][side]) for side in ("chosen_ids", "rejected_ids") for i in rows]
-            batch = {name: x.to(models[0].device) for name, x in pad_right(sides, pad_token_id=0).items()}
-            scored = completion_logps(
-                models[0],
-                models[1],
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch["completion_mask"],
-                params.token_chunk,
-                params.epsilon,
-            )
-            per_pair = _per_pair({name: x.double().sum(1) for name, x in scored._asdict().items() if x is not None})
+            compute = partial(_columns, models, [pairs[i] for i in rows], params)
+            columns = journal.of(["monotonicity", start], compute)
             for place, i in enumerate(rows):
-                row = {name: values[place].item() for name, values in per_pair.items()}
+                row = {name: values[place] for name, values in columns.items()}
                 step = int(row.pop("step"))
                 found[i] = {"id": pairs[i]["id"], **row, "step": step, "group": GROUPS[step]}
             bar.update(len(rows))
@@ -82,6 +79,23 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
         agreeing = sum((record["first_order"] > 0) == (record["step"] > 0) for record in moved)
         found["first_order_agreement"] = agreeing / len(moved)
     return found
+
+
+def _columns(models: list[PreTrainedModel], pairs: list[Row], params: Monotonicity) -> dict[str, list[float]]:
+    """The values of a batch of pairs, by name."""
+    sides = [(pair["prompt_ids"], pair[side]) for side in ("chosen_ids", "rejected_ids") for pair in pairs]
+    batch = {name: x.to(models[0].device) for name, x in pad_right(sides, pad_token_id=0).items()}
+    scored = completion_logps(
+        models[0],
+        models[1],
+        batch["input_ids"],
+        batch["attention_mask"],
+        batch["completion_mask"],
+        params.token_chunk,
+        params.epsilon,
+    )
+    per_pair = _per_pair({name: x.double().sum(1) for name, x in scored._asdict().items() if x is not None})
+    return {name: values.tolist() for name, values in per_pair.items()}
 
 
 def _per_pair(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

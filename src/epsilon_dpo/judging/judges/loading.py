@@ -6,19 +6,23 @@ from typing import Any
 from epsilon_dpo.judging.judges.interface import Judge
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.journal import Journal
 
 
-def load_judge(folder: Path) -> Judge:
+def load_judge(folder: Path, journal: Journal | None = None) -> Judge:
     """The judge in `folder`, which its judge.json describes.
+
+    Args:
+        journal: takes the batches that a model here has judged; an endpoint's replies have a cache of their own.
 
     Raises:
         UserError: the folder holds no judge, one of another version of this project, or a damaged one.
     """
     path = folder / "judge.json"
-    return judge_of(read_json(path) if path.is_file() else {}, folder)
+    return judge_of(read_json(path) if path.is_file() else {}, folder, journal)
 
 
-def judge_of(settings: dict[str, Any], folder: Path) -> Judge:
+def judge_of(settings: dict[str, Any], folder: Path, journal: Journal | None = None) -> Judge:
     """The judge that `settings` (the content of judge.json) describe, on the files in `folder`.
 
     Only the libraries of its kind are imported.
@@ -30,11 +34,11 @@ def judge_of(settings: dict[str, Any], folder: Path) -> Judge:
         case "pairrm":
             from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
 
-            return PairRMJudge.load(settings, folder)
+            return PairRMJudge.load(settings, folder, journal)
         case "reward_model":
             from epsilon_dpo.judging.judges.reward_model import RewardModel
 
-            return RewardModel.load(settings, folder)
+            return RewardModel.load(settings, folder, journal)
         case "sentiment":
             from epsilon_dpo.judging.judges.sentiment import Sentiment
 

@@ -23,6 +23,7 @@ from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judging.judges.source_text import pair_text
 from epsilon_dpo.pipeline.machine.device import on_device
+from epsilon_dpo.pipeline.stage.journal import Journal
 
 TokenIds = tuple[int, ...]
 ONEDNN_FROM = 256  # hidden size; in narrower layers its calls cost more than they save
@@ -37,10 +38,16 @@ class PairRMJudge:
         budget: the source that sets how many tokens an answer may have: its own (`example`), or the longest of the
             `batch`, as upstream does; those are `batch_size` neighbours in the order given, and the neighbours of
             an over-long answer change its score.
+        journal: takes the batches that are judged.
     """
 
     def __init__(
-        self, model: PairRM, layout: Layout, batch_size: int, budget: Literal["example", "batch"] = "example"
+        self,
+        model: PairRM,
+        layout: Layout,
+        batch_size: int,
+        budget: Literal["example", "batch"] = "example",
+        journal: Journal | None = None,
     ) -> None:
         self.model = model.eval()
         self._forward = partial(pairrm_forward.forward, model) if pairrm_forward.is_pairrms(model) else model
@@ -48,9 +55,10 @@ class PairRMJudge:
         self.layout = layout
         self.batch_size = batch_size
         self.budget = budget
+        self.journal = journal or Journal()
 
     @classmethod
-    def load(cls, settings: dict[str, Any], folder: Path) -> "PairRMJudge":
+    def load(cls, settings: dict[str, Any], folder: Path, journal: Journal | None = None) -> "PairRMJudge":
         """The judge in `folder` (config.json, model.safetensors, tokenizer.json) under judge.json's lengths and budget.
 
         Raises:
@@ -59,7 +67,7 @@ class PairRMJudge:
         tokenizer = load_tokenizer(folder)
         layout = Layout(tokenizer, settings["source_max_length"], settings["candidate_max_length"])
         model = on_device(load_model(folder, layout.marker_ids))
-        return cls(with_fast_layers(model), layout, settings["batch_size"], settings["budget"])
+        return cls(with_fast_layers(model), layout, settings["batch_size"], settings["budget"], journal)
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
         """A verdict per question, in the order given; see `compare_texts`, and source_text.py for what is read."""
@@ -89,7 +97,7 @@ class PairRMJudge:
         with tqdm(total=len(both), desc="judge", unit="pair") as bar:
             for batch in self._batches(both):
                 rows = [row for pair in batch for row in pair]
-                scores.update(zip(rows, self._f(rows), strict=True))
+                scores.update(zip(rows, self.journal.of(["judge", rows], partial(self._f, rows)), strict=True))
                 bar.update(len(batch))
         return [
             Verdict(scores[tuple(e.ab)], scores[tuple(e.ba)], e.len_a, e.len_b, e.trunc_source, e.trunc_a, e.trunc_b)

@@ -6,6 +6,7 @@ meets; P(a is better) = sigmoid(r(a) - r(b)), the Bradley-Terry model that such 
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import (
 from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.stage.journal import Journal
 
 Ids = tuple[int, ...]
 
@@ -41,18 +43,25 @@ class RewardModel:
         max_length: tokens of prompt and answer together. Of a longer one the beginning is cut: the reward is read at
             the end, where the answer is.
         batch_size: answers at once.
+        journal: takes the batches that are scored.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        batch_size: int,
+        journal: Journal | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.batch_size = batch_size
+        self.journal = journal or Journal()
 
     @classmethod
-    def load(cls, settings: dict[str, Any], folder: Path) -> "RewardModel":
+    def load(cls, settings: dict[str, Any], folder: Path, journal: Journal | None = None) -> "RewardModel":
         """The reward model in `folder`, as `save_pretrained` writes it, under judge.json's dtype and lengths.
 
         Raises:
@@ -60,7 +69,7 @@ class RewardModel:
         """
         tokenizer = _tokenizer(folder)
         model = on_device(_model(folder, tokenizer, settings["dtype"]))
-        return cls(model, tokenizer, settings["max_length"], settings["batch_size"])
+        return cls(model, tokenizer, settings["max_length"], settings["batch_size"], journal)
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
         """A verdict per question, in the order given; identical answers tie exactly."""
@@ -111,17 +120,22 @@ class RewardModel:
         """The reward of each distinct text, longest batches last; padding changes one by its rounding only."""
         texts = sorted(set(ids), key=lambda text: (len(text), text))
         found: dict[Ids, float] = {}
-        place, pad = next(self.model.parameters()).device, self.model.config.get_text_config().pad_token_id
         with tqdm(total=len(texts), desc="judge", unit="answer", leave=False) as bar:
             for start in range(0, len(texts), self.batch_size):
                 batch = texts[start : start + self.batch_size]
-                rows = [torch.tensor(text[-self.max_length :], device=place) for text in batch]
-                input_ids = pad_sequence(rows, batch_first=True, padding_value=pad)
-                mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-                logits = self.model(input_ids=input_ids, attention_mask=mask).logits
-                found.update(zip(batch, logits[:, 0].float().tolist(), strict=True))
+                shown = [text[-self.max_length :] for text in batch]
+                rewards = self.journal.of(["reward", shown], partial(self._rewards_of, shown))
+                found.update(zip(batch, rewards, strict=True))
                 bar.update(len(batch))
         return found
+
+    def _rewards_of(self, batch: list[Ids]) -> list[float]:
+        place, pad = next(self.model.parameters()).device, self.model.config.get_text_config().pad_token_id
+        rows = [torch.tensor(ids, device=place) for ids in batch]
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=pad)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        rewards: list[float] = self.model(input_ids=input_ids, attention_mask=mask).logits[:, 0].float().tolist()
+        return rewards
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -2,18 +2,22 @@
 
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import epsilon_dpo
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
+from epsilon_dpo.pipeline.stage.disk import disk_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
+from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
 from epsilon_dpo.pipeline.stage.params import METRICS
 from epsilon_dpo.pipeline.stage.pins import require_pins
@@ -29,6 +33,7 @@ class Stage:
         out: folder to write to; becomes out/<stage>[/<key>] when the stage succeeds, vanishes when it fails.
         metrics: the same, of out/<stage>/metrics/<key>, where dvc.yaml has this output, too; else `out`.
         scratch: folder that survives a crash and is removed on success; not created until somebody writes there.
+        journal: finished batches, kept in scratch.
         tracker: the MLflow run of this execution.
         summary: one line for the terminal, set by the stage: its most important metric.
     """
@@ -37,6 +42,7 @@ class Stage:
     out: Path
     metrics: Path
     scratch: Path
+    journal: Journal
     tracker: Tracker
     summary: str = field(default="")
 
@@ -54,6 +60,8 @@ def heavy_imports() -> Iterator[None]:
     gc.disable()
     try:
         yield
+    except KeyboardInterrupt:
+        _end_interrupted(os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem))
     finally:
         gc.freeze()
         gc.enable()
@@ -65,7 +73,8 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
 
     While it runs, a second execution of it is refused; it ends if the `dvc` that started it ends.
 
-    A `UserError` becomes one line on stderr and exit code 1; any other exception keeps its traceback.
+    A `UserError`, and a disk that takes no more, becomes one line on stderr and exit code 1, Ctrl-C one and exit code
+    130; any other exception keeps its traceback.
     """
     let_params_decide()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -77,7 +86,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         end_with_dvc()
         entry = stage_entry(stage, key)
         require_pins(entry)
-        with workplace(name) as place:
+        with disk_in_a_sentence(), workplace(name) as place:
             deps = dependencies(entry)
             made_from = fingerprint(entry, deps)
             with (
@@ -85,11 +94,15 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
                 atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
                 _metrics_apart(entry, stage, key, place.partial) as metrics,
             ):
-                execution = Stage(name, out, metrics or out, place.scratch(made_from), tracker)
-                yield execution
+                scratch = place.scratch(made_from)
+                execution = Stage(name, out, metrics or out, scratch, Journal(scratch), tracker)
+                with disk_in_a_sentence(), closing(execution.journal):  # before what fills the disk is removed
+                    yield execution
             place.clear(execution.scratch)
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")
+    except KeyboardInterrupt:
+        _end_interrupted(name)
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
 
 
@@ -102,6 +115,11 @@ def _metrics_apart(entry: Json, stage: str, key: str | None, partial: Path) -> I
         return
     with atomic_folder(target, partial.with_name(f"{partial.name}-{METRICS}")) as folder:
         yield folder
+
+
+def _end_interrupted(name: str) -> NoReturn:
+    print(f"stage {name} was interrupted; what it had finished is kept, and a rerun goes on there.", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def _refuse_several_processes() -> None:

@@ -1,0 +1,92 @@
+"""A disk that takes no more: whatever library met it first, and however it says so, the user reads one sentence."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EROFS, errno.EACCES)
+# safetensors (Rust), torch's writer of zip files (C++) and SQLite raise types of their own, which carry no errno.
+FULL_TEXTS = (
+    *map(os.strerror, FULL),
+    "PytorchStreamWriter failed writing",
+    "unexpected pos",  # of the same writer, which notices in its destructor
+    "database or disk is full",
+)
+REFUSED_TEXTS = (os.strerror(errno.EROFS), "attempt to write a readonly database")
+AFTER = "and run this again: nothing half-written was published, and what was finished is kept in scratch/"
+
+
+@contextmanager
+def disk_in_a_sentence() -> Iterator[None]:
+    """Within it, the errors of a full or a read-only disk become a `UserError`; every other passes unchanged.
+
+    Raises:
+        UserError: which folder takes no more, how much is free there, what to do.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def _sentence(error: Exception) -> str | None:
+    """None: the error is of another kind."""
+    for one in _chain(error):
+        number = one.errno if isinstance(one, OSError) else None
+        text = "" if number else str(one)  # an errno decides alone: its text may name a file called anything
+        if number in FULL or any(known in text for known in FULL_TEXTS):
+            fullest = _folder_of(one) or min(_ours(), key=_free)
+            return f"the disk of {fullest} takes no more ({_free(fullest) / 1e6:,.1f} MB are free); make room {AFTER}."
+        if number in REFUSED or any(known in text for known in REFUSED_TEXTS):
+            of_file = _folder_of(one)
+            candidates = _ours() if of_file is None else [of_file]
+            for folder in candidates:
+                if not os.access(folder, os.W_OK):  # else somebody may not read, or does not own, a file
+                    why = os.strerror(number or errno.EROFS)
+                    return f"{folder} cannot be written ({why}); make it writable {AFTER}."
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that led to it."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+
+
+def _folder_of(error: BaseException) -> Path | None:
+    """The nearest folder that exists of the file that an OSError names, relative to the project where it lies there."""
+    name = getattr(error, "filename", None)
+    if not isinstance(name, str | bytes | os.PathLike):
+        return None
+    path = Path(os.fsdecode(name)).absolute()
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    with suppress(ValueError):
+        return folder.relative_to(Path.cwd())
+    return folder
+
+
+def _ours() -> list[Path]:
+    """Where stages write."""
+    return [path for path in (Path("out"), scratch_root(), Path(), Path(tempfile.gettempdir())) if path.is_dir()]
+
+
+def _free(folder: Path) -> int:
+    """Bytes."""
+    return shutil.disk_usage(folder).free
