@@ -49,7 +49,8 @@ def _sentence(error: Exception) -> str | None:
         text = "" if number else str(one)  # an errno decides alone: its text may name a file called anything
         if number in FULL or any(known in text for known in FULL_TEXTS):
             fullest = _folder_of(one) or min(_ours(), key=_free)
-            return f"the disk of {fullest} takes no more ({_free(fullest) / 1e6:,.1f} MB are free); make room {AFTER}."
+            why = "the quota is used up" if number == errno.EDQUOT else f"{_free(fullest) / 1e6:,.1f} MB are free"
+            return f"the disk of {fullest} takes no more ({why}); make room {AFTER}."
         if number in REFUSED or any(known in text for known in REFUSED_TEXTS):
             of_file = _folder_of(one)
             candidates = _ours() if of_file is None else [of_file]
