@@ -140,7 +140,7 @@ def _give_up(_signal: int, _frame: FrameType | None) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    logging.disable(logging.WARNING)  # MLflow and Alembic tell about every migration of a fresh store
+    logging.disable(logging.ERROR)  # of each migration of a fresh store; tracebacks of what `serve` says in a line
     signal.signal(signal.SIGTERM, _give_up)
     if not _server(os.environ.get("MLFLOW_TRACKING_URI", "")):  # a server is asked whether it is there first
         gc.disable()  # what is imported stays: half of the time would go into looking for garbage in it

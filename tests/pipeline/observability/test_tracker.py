@@ -326,6 +326,25 @@ def test_a_store_that_cannot_be_used_costs_one_line(
     assert capfd.readouterr().err.count("tracking: no MLflow record") == 1
 
 
+@pytest.mark.parametrize("size", ["64k", "1400k"])
+def test_a_store_on_a_full_disk_costs_one_line(fresh: Path, size: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Full when the store is made, and when metrics are written: MLflow logs a traceback beside what it raises."""
+    mlruns = fresh / "mlruns"
+    mlruns.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mlruns)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        with stage() as tracker:
+            for step in range(1000):
+                tracker.log_metrics({f"loss/{step}/{number}": 1.0 for number in range(20)}, step)
+    finally:
+        subprocess.run(["umount", str(mlruns)], check=True)
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("tracking: no MLflow record of align@dpo from here on")
+    assert "disk is full" in line or "No space left" in line
+
+
 def test_mlflow_is_not_imported_by_a_stage() -> None:
     code = (
         "import sys, epsilon_dpo.pipeline.observability.tracker; "
