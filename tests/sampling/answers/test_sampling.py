@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -17,6 +18,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.params import Sample
 from epsilon_dpo.sampling.answers.sampling import GumbelNoise, answer, sample, seed_of, select, summary
 
@@ -190,8 +192,8 @@ def test_max_prompts_counts_distinct_prompts_and_follows_the_content() -> None:
     assert {x["id"] for x in select(found, "single", 3)} < {x["id"] for x in kept}
 
 
-def test_two_processes_give_the_samples_of_one(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each draws half of the prompts; a prompt's random numbers are its own."""
+def test_two_processes_give_the_samples_of_one(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draws half of the prompts; a prompt's random numbers are its own. Each goes on from a state of its own."""
     questions, run, shares = rows(9), subprocess.run, []
 
     def watched(command: list[str], **settings: Any) -> Any:
@@ -202,8 +204,16 @@ def test_two_processes_give_the_samples_of_one(policy: Path, monkeypatch: pytest
 
     expected = answer(policy, questions, params(), 5, 1, "policy")
     monkeypatch.setattr(subprocess, "run", watched)
-    assert answer(policy, questions, params(processes=2), 5, 1, "policy") == expected
+    assert answer(policy, questions, params(processes=2), 5, 1, "policy", tmp_path / "scratch") == expected
     assert shares == [5, 4]
+    first, _ = sorted((tmp_path / "scratch").iterdir())
+    first.unlink()  # as if it had been killed before it wrote one
+    weights = policy / "model.safetensors"
+    name = digest(policy)
+    monkeypatch.setattr("epsilon_dpo.sampling.answers.sampling.digest", lambda _: name)
+    save_file({key: torch.zeros_like(x) for key, x in load_file(weights).items()}, weights, {"format": "pt"})
+    found = answer(policy, questions, params(processes=2), 5, 1, "policy", tmp_path / "scratch")
+    assert sum(one == other for one, other in zip(found, expected, strict=True)) == 4  # the model was asked for others
 
 
 def test_what_a_process_refuses_is_said_in_one_sentence(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
