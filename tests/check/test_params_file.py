@@ -1,6 +1,7 @@
 """params.yaml: what a typo, a wrong type or a wrong number is answered with."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ),
         ("kl: {", "kll: {", "unknown key 'kll'; did you mean 'kl'?"),
         ("seed: 17", "seed: [", "is not valid YAML"),
+        ("seed: 17", f"seed: {'[' * 3000}{']' * 3000}", "params.yaml is nested too deeply"),
+        ("seed: 17", f"seed: {'1' * 5000}", "params.yaml holds a value that cannot be read"),
     ],
 )
 def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -124,6 +127,32 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600, "a refusal shows the value that is wrong, not the whole file"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("learning_rate: 1.0e-2", "learning_rate: 1.0e+6", "sft.learning_rate"),
+        ("beta: 0.3", "beta: 1.0e+308", "runs.dpo.beta"),
+        ("beta: 0.3", "beta: 1.0e-300", "runs.dpo.beta"),
+        ("beta: 0.3", "beta: 0.3, learning_rate: 1.0e+3", "runs.dpo.learning_rate"),
+        ("beta: 0.3", "beta: 0.3, snapshot_epochs: 1.0e-12", "runs.dpo.snapshot_epochs"),
+        ("per_device_train_batch_size: 32", "per_device_train_batch_size: 99999999999999999999", "judge.trained"),
+        ("train_pairs: 3000", "train_pairs: 1000000000000", "fetch.synthetic.train_pairs"),
+        ("temperature: 1.0\n  logits", "temperature: 1.0e-12\n  logits", "sample.temperature"),
+        ("processes: 1 ", "processes: 1000000 ", "sample.processes"),
+        ("threads: 1 ", "threads: 100000 ", "threads"),
+        ("confidence: 0.95", "confidence: 0.9999999999999999", "confidence"),
+        ("vocab_size: 768", "vocab_size: 1000000000", "base.embedded.vocab_size"),
+        ("head_dim: 16", "head_dim: 15", "base.embedded"),
+        ("num_attention_heads: 4", "num_attention_heads: 3", "base.embedded"),
+        ("num_train_epochs: 3.0", "num_train_epochs: 1.0e+12", "sft.num_train_epochs"),
+    ],
+)
+def test_a_value_that_nobody_can_mean_is_refused(tmp_path: Path, old: str, new: str, key: str) -> None:
+    """It would cost hours, or end in a traceback after them."""
+    with pytest.raises(UserError, match=rf"params\.yaml: {re.escape(key)}\S* (= \S+ )?is refused: "):
+        load_file(edited(tmp_path, old, new))
 
 
 def test_candidates_fit_the_model_too() -> None:

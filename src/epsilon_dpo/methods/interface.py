@@ -25,9 +25,9 @@ class MethodConfig(Strict):
     """The entry of a run in params.yaml; a method adds its own."""
 
     method: str
-    learning_rate: Annotated[float, Field(gt=0.0)] | None = None  # null or absent: align.learning_rate
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # null or absent: align.learning_rate
     seed: Seed | None = None  # of this training alone; null or absent: the pipeline's
-    snapshot_epochs: Annotated[float, Field(gt=0.0)] | None = None  # also keep the policy every so many epochs
+    snapshot_epochs: Annotated[float, Field(ge=0.001)] | None = None  # also keep the policy every so many epochs
 
 
 N = TypeVar("N", bound=MethodConfig)

@@ -99,7 +99,7 @@ class LLMJudge(Strict):
     model: str
     temperature: Annotated[float, Field(ge=0.0)] | None  # null: not sent, for models that refuse it
     max_tokens: Size  # 1 is enough for a model that answers with the letter at once
-    concurrency: Size  # questions asked at the same time
+    concurrency: Annotated[int, Field(ge=1, le=1024)]  # questions asked at the same time
     timeout: Annotated[float, Field(gt=0.0)]  # seconds an answer may take
     usd_per_million_input_tokens: Annotated[float, Field(ge=0.0)] | None  # null: no cost is reported
     usd_per_million_output_tokens: Annotated[float, Field(ge=0.0)] | None

@@ -12,15 +12,19 @@ import functools
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 
 PARAMS_FILE = Path("params.yaml")
 METRICS = "metrics"  # out/align/metrics/RUN: what a training logged, without the weights of out/align/RUN
 RUN_NAME = r"^[a-z0-9_]+$"  # `params: [runs.${key}]` in dvc.yaml breaks on a dot; file names and MLflow on others
+
+
+LARGEST_INT = 2**32 - 1
+SMALLEST, LARGEST = 1.0e-8, 1.0e8
 
 
 class Strict(BaseModel):
@@ -28,10 +32,21 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @field_validator("*")
+    @classmethod
+    def _has_a_size_that_can_be_meant(cls, value: Any) -> Any:
+        """A zero too many makes 10 times as much, an exponent too many an overflow hours later."""
+        if isinstance(value, int) and abs(value) > LARGEST_INT:
+            raise ValueError(f"no integer here is larger than {LARGEST_INT}")
+        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise ValueError(f"no number here but 0 is smaller than {SMALLEST:g} or larger than {LARGEST:g}")
+        return value
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
-Threads = Annotated[int, Field(ge=1)]  # of torch
-Confidence = Annotated[float, Field(gt=0.0, lt=1.0)]  # of every interval, since the report shows them side by side
+Threads = Annotated[int, Field(ge=1, le=1024)]  # of torch
+# Of every interval, since the report shows them side by side; the bound is what 10,000 resamples can tell.
+Confidence = Annotated[float, Field(gt=0.0, le=0.9999)]
 
 Model = TypeVar("Model", bound=Strict)
 
@@ -49,6 +64,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except YAMLError as error:
         reason = " ".join(str(error).split()).replace("<byte string>", str(path))
         raise UserError(f"{path} is not valid YAML: {reason}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply; no block of it has more than a few levels.") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"{path} holds a value that cannot be read: {first_line(error)}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of blocks, one per stage; presets/ holds complete examples.")
     return content

@@ -35,13 +35,13 @@ class Sampler(Strict):
     """How answers are drawn, here and in `candidates`."""
 
     samples_per_prompt: Annotated[int, Field(ge=1)]  # independent answers; several cut the noise of sampling
-    temperature: Annotated[float, Field(gt=0.0)]
+    temperature: Annotated[float, Field(ge=0.01, le=100.0)]
     logits: Logits
     stop: Stop
     max_new_tokens: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     backend: Literal["transformers", "vllm"]  # vllm: in an environment of its own, `make vllm`
-    processes: Annotated[int, Field(ge=1)]  # a GPU each, if there are GPUs
+    processes: Annotated[int, Field(ge=1, le=256)]  # a GPU each, if there are GPUs
 
     @model_validator(mode="after")
     def _vllm_is_one_process(self) -> Self:
