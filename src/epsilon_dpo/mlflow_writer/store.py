@@ -8,6 +8,7 @@ import tempfile
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -48,18 +49,18 @@ def open_store() -> Store:
     Raises:
         OSError, sqlite3.Error, MlflowException: it cannot be written or reached.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root() / 'mlruns' / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _address(root() / "mlruns" / "mlflow.db")
     if not uri.startswith(SQLITE):
         client = MlflowClient(uri)
         return Store(client, _experiment(client, None).experiment_id, takes_artifacts=True)
-    database = Path(uri.removeprefix(SQLITE)).resolve()
+    database = Path(unquote(uri.removeprefix(SQLITE))).resolve()
     database.parent.mkdir(parents=True, exist_ok=True)
-    artifacts = str(database.parent / "artifacts")
+    artifacts = _location(database.parent / "artifacts")
     with FileLock(database.parent / ".lock", timeout=LOCK_S):
         if not database.exists():
             _create(database, artifacts)
         _probe(database)
-        client = MlflowClient(f"{SQLITE}{database}")
+        client = MlflowClient(_address(database))
         experiment = _experiment(client, artifacts)
     location = experiment.artifact_location
     if location != artifacts:
@@ -68,6 +69,17 @@ def open_store() -> Store:
             file=sys.stderr,
         )
     return Store(client, experiment.experiment_id, takes_artifacts=location == artifacts)
+
+
+def _address(database: Path) -> str:
+    """Relative to the working folder: SQLAlchemy reads %20 as a space and ends a path at a question mark, MLflow makes
+    the folder of a database whose name is quoted for it, with the quotes in its name."""
+    return f"{SQLITE}{os.path.relpath(database)}"
+
+
+def _location(folder: Path) -> str:
+    """What MLflow reads as `folder`, which it takes for an address as well; as it is where that makes no difference."""
+    return folder.as_uri() if set("%#?") & set(str(folder)) else str(folder)
 
 
 def _create(database: Path, artifacts: str) -> None:
@@ -80,7 +92,7 @@ def _create(database: Path, artifacts: str) -> None:
     partial = database.with_suffix(".partial")
     with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
         fresh = Path(folder) / database.name
-        _experiment(MlflowClient(f"{SQLITE}{fresh}"), artifacts)
+        _experiment(MlflowClient(_address(fresh)), artifacts)
         shutil.copyfile(fresh, partial)
     partial.replace(database)
 

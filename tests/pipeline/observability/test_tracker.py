@@ -201,6 +201,21 @@ def test_a_copied_project_does_not_write_into_the_original(
     assert capfd.readouterr().err.count("tracking:") == 1
 
 
+def test_a_folder_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that an address would be decoded from, or end at: all of the store lies in the project."""
+    project = tmp_path / "DIR th ε '#%20?x" / "p"
+    project.mkdir(parents=True)
+    enter(project, monkeypatch)
+    (project / "out" / "sft").mkdir(parents=True)
+    (project / "out" / "sft" / "metrics.json").write_text("{}")
+    with stage("sft") as tracker:
+        tracker.log_metrics({"loss": 1.0})
+    assert statuses(project, "sft") == [("sft", "FINISHED")]
+    assert {path.name for path in project.glob("mlruns/artifacts/*/artifacts/*")} == {"inputs.json", "metrics.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["DIR th ε '#%20?x"]
+    assert [path.name for path in project.parent.iterdir()] == ["p"]
+
+
 def test_a_closed_port_costs_seconds_and_one_line(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
