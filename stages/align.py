@@ -7,7 +7,9 @@ from typing import Any
 
 from epsilon_dpo.methods.online import OnlineMethod
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.runs.runs import FACTS, FOLDER
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
+from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.training.alignment.params import AlignView
@@ -37,6 +39,14 @@ def online(method: OnlineMethod[Any]) -> Callable[..., dict[str, float]]:
     )
 
 
+def read_by(method: Any) -> list[Path]:
+    """The files of the data and of the scorer that a policy of `method` is made of."""
+    if not isinstance(method, OnlineMethod):
+        return [Path("out") / part / "train.jsonl" for part in ("pairs", *(("margins",) * method.needs_scores))]
+    folder = Path("out/scorer") / method.config.method
+    return [file for name in ("*.json", "train_prompts.jsonl", "judge/judge.json") for file in folder.glob(name)]
+
+
 run = run_argument()
 with run_stage("align", run) as stage:
     params = load(AlignView, run=run)
@@ -55,6 +65,10 @@ with run_stage("align", run) as stage:
         save_steps=save_steps(),
     )
     part_metrics(stage.out, stage.metrics)
+    made_of = {"read": read_by(method), "start": Path("out/sft/model")}
+    stage.write_manifest(stage.out / "model", **made_of)
+    for snapshot in sorted(stage.out.glob(f"{FOLDER}/*")):
+        stage.write_manifest(snapshot / "model", **made_of, snapshot=read_json(snapshot / FACTS))
     stage.tracker.log_metrics(without_evaluation(metrics))
     stage.tracker.set_tags({"policy_sha256": digest(stage.out / "model")})
     stage.summary = (

@@ -18,6 +18,7 @@ with run_stage("base") as stage:
     logging.set_verbosity_error()  # what matters in its reports is raised as one sentence
     model, tokenizer = starting_point(params.base, Path("out/fetch/train.jsonl"), params.seed)
     write_model(model, tokenizer, stage.out)
+    stage.write_manifest(stage.out / "model")
     parameters = model.num_parameters()
     stage.tracker.log_metrics({"parameters": float(parameters), "vocabulary": float(len(tokenizer))}, step=0)
     stage.summary = (

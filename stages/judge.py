@@ -12,7 +12,7 @@ from epsilon_dpo.training.loop.params import save_steps
 with heavy_imports():
     from epsilon_dpo.judging.judges.sentiment import Sentiment
     from epsilon_dpo.judging.making.sentiment_training import held_out_accuracy
-    from epsilon_dpo.judging.making.sources import build
+    from epsilon_dpo.judging.making.sources import build, training_file
     from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
     from epsilon_dpo.pipeline.machine.runtime import set_up
 
@@ -39,6 +39,10 @@ with run_stage("judge") as stage:
     if isinstance(judge, Sentiment):
         metrics |= held_out_accuracy(judge, labelled, params.confidence)
     write_json(stage.out / "metrics.json", metrics)
+    if (trained_on := training_file(params.judge)) is None:
+        stage.write_manifest(stage.out)
+    else:
+        stage.write_manifest(stage.out, read=[validated / trained_on], dataset=validated / "dataset.json")
     stage.tracker.log_metrics(metrics)
     stage.summary = f"agrees with {metrics['accuracy']:.1%} of {len(records)} labels"
     if "classifier_accuracy" in metrics:

@@ -15,8 +15,10 @@ with heavy_imports():
 
 with run_stage("sft") as stage:
     params = load(SFTView)
+    validated, start = Path("out/validate"), Path("out/base/model")
     if params.sft is None:
         take_given(Path("out/base"), params.tokens, stage.out)
+        stage.write_manifest(stage.out / "model", start=start)
         stage.summary = "no SFT: the base model is the reference"
     else:
         set_up(params.seed, params.threads)
@@ -25,11 +27,13 @@ with run_stage("sft") as stage:
             params.tokens,
             params.seed,
             base=Path("out/base"),
-            validated=Path("out/validate"),
+            validated=validated,
             out=stage.out,
             scratch=stage.scratch,
             track=stage.tracker.log_metrics,
             save_steps=save_steps(),
         )
+        trained_on = {"read": [validated / "train.jsonl"], "dataset": validated / "dataset.json"}
+        stage.write_manifest(stage.out / "model", start=start, **trained_on)
         stage.tracker.log_metrics(without_evaluation(metrics))
         stage.summary = f"eval loss {metrics['eval_loss']:.4f}, {metrics['steps']} steps"

@@ -30,6 +30,12 @@ def _noise(asked: argparse.Namespace) -> str:
     return f"{len(rows)} win rates at {found} levels of noise: {asked.out / 'noise.png'}, {asked.out / 'noise.csv'}"
 
 
+def _whence(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.provenance.whence.asked import answered
+
+    return answered(asked.file, asked.json)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
@@ -62,6 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     noise.add_argument("out", type=Path, metavar="OUT", help="a folder to make")
     noise.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY", help="copies of out/report/summary.json")
     noise.set_defaults(do=_noise)
+    whence = commands.add_parser(
+        "whence",
+        help="say where a file or folder comes from: stage, commit, params, data, environment, parents",
+        description="Looks for the content of FILE, whatever it is called by now, in dvc.lock of the workspace and of "
+        "all commits, branches, tags and experiments. Exit code 1: it is in none of them. It changes no file.",
+    )
+    whence.add_argument("file", type=Path, metavar="FILE", help="a model folder, or any file or folder of out/")
+    whence.add_argument("--json", action="store_true", help="all that is known, as JSON")
+    whence.set_defaults(do=_whence)
     asked = parser.parse_args(arguments)
     try:
         print(asked.do(asked))

@@ -56,7 +56,7 @@ class Rows:
 
     def _new_run(self, name: str, tags: dict[str, str], params: dict[str, Any], at: int) -> str:
         run = self.client.create_run(self.store.experiment, run_name=name, tags=tags, start_time=at)
-        entries = [Param(key, str(value)) for key, value in _flat(params)]
+        entries = [Param(key, str(value)) for key, value in flat(params)]
         for start in range(0, len(entries), PARAMS_AT_ONCE):
             self.client.log_batch(run.info.run_id, params=entries[start : start + PARAMS_AT_ONCE])
         return str(run.info.run_id)
@@ -142,12 +142,12 @@ def _identity(name: str, params: dict[str, Any]) -> dict[str, str]:
     return {"stage": stage} | ({"run": run} if run else {}) | ({"method": str(method)} if method else {})
 
 
-def _flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested values by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
     for key, value in params.items():
         key = re.sub(r"^runs\.\w+$", "run", key)
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

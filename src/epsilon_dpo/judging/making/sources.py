@@ -76,6 +76,13 @@ def build(
     return judge
 
 
+def training_file(params: AnyJudge) -> str | None:
+    """The file of out/validate that the judge of `params` is trained on; None: it is taken as it is."""
+    if isinstance(params, SentimentJudge):
+        return "labelled.jsonl" if params.classifier == "tfidf" else None
+    return "train.jsonl" if isinstance(params, TrainedJudge | TrainedRewardJudge) else None
+
+
 def _train_into(
     out: Path, params: TrainedJudge, pairs: list[Question], seed: int, scratch: Path, track: Track, save_steps: int
 ) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.methods.registry import method_names, online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST
 
 SETTINGS, JUDGE, METRICS = "scorer.json", "judge", ("metrics.json", "metrics.jsonl")
 PAIRWISE_KINDS = ("pairrm", "llm")  # of judge.json
@@ -64,7 +65,8 @@ def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out:
                 f"params.yaml: scorer.source: judge needs a judge that gives one answer a number, and a judge of kind "
                 f"{kind} only compares two; choose one with a score of its own, such as judge.source: reward_model."
             )
-        shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS))
+        # The manifest stays behind: where an equal judge comes from must not train a policy again.
+        shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS, MANIFEST))
     counts = {}
     for split in ("train", "eval"):
         rows = _distinct_prompts(pairs, validated, split)

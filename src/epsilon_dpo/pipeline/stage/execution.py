@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import epsilon_dpo
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -19,6 +19,7 @@ from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
+from epsilon_dpo.pipeline.stage.manifest import write_manifest
 from epsilon_dpo.pipeline.stage.params import METRICS
 from epsilon_dpo.pipeline.stage.pins import require_pins
 from epsilon_dpo.pipeline.stage.variables import let_params_decide
@@ -35,6 +36,7 @@ class Stage:
         scratch: folder that survives a crash and is removed on success; not created until somebody writes there.
         journal: finished batches, kept in scratch.
         tracker: the MLflow run of this execution.
+        params: the declared params, by dotted key.
         summary: one line for the terminal, set by the stage: its most important metric.
     """
 
@@ -44,7 +46,12 @@ class Stage:
     scratch: Path
     journal: Journal
     tracker: Tracker
+    params: Json = field(default_factory=dict)
     summary: str = field(default="")
+
+    def write_manifest(self, folder: Path, **content: Any) -> None:
+        """Let the model in `folder` say where it comes from; `content` as of manifest.write_manifest."""
+        write_manifest(folder, self.name, self.params, **content)
 
 
 @contextmanager
@@ -88,14 +95,14 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         require_pins(entry)
         with disk_in_a_sentence(), workplace(name) as place:
             deps = dependencies(entry)
-            made_from = fingerprint(entry, deps)
+            made_from, params = fingerprint(entry, deps), declared_params(entry)
             with (
-                Tracker(name, made_from, declared_params(entry), deps) as tracker,
+                Tracker(name, made_from, params, deps) as tracker,
                 atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
                 _metrics_apart(entry, stage, key, place.partial) as metrics,
             ):
                 scratch = place.scratch(made_from)
-                execution = Stage(name, out, metrics or out, scratch, Journal(scratch), tracker)
+                execution = Stage(name, out, metrics or out, scratch, Journal(scratch), tracker, params)
                 with disk_in_a_sentence(), closing(execution.journal):  # before what fills the disk is removed
                     yield execution
             place.clear(execution.scratch)

@@ -18,6 +18,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, RUN_NAME, read_yaml
 
 DVC_FILE = Path("dvc.yaml")
+MANIFEST = "manifest.json"  # of a model folder: where it comes from (manifest.py)
 REMEMBERED_BYTES = 1 << 20  # a file of this size or more is read once, not by each stage that depends on it
 TICK_NS = 20_000_000  # two writes within one tick of a file system's clock leave the same time
 
@@ -45,8 +46,12 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
     return json.loads(text)
 
 
-def digest(path: Path) -> str:
+def digest(path: Path, whole: bool = False, remember: bool = True) -> str:
     """sha256 of a file, or of a folder's relative paths and contents.
+
+    Args:
+        whole: with the MANIFEST of a model folder; a policy is the same policy wherever it comes from.
+        remember: as of file_digest.
 
     Raises:
         UserError: `path` does not exist.
@@ -55,15 +60,20 @@ def digest(path: Path) -> str:
         raise UserError(f"{path} does not exist; `dvc repro` makes it.")
     total = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        if file.name == MANIFEST and file != path and not whole:
+            continue
         total.update(str(file.relative_to(path)).encode() + b"\0")
-        total.update(bytes.fromhex(_file_digest(file)))
+        total.update(bytes.fromhex(file_digest(file, remember)))
     return total.hexdigest()
 
 
-def _file_digest(file: Path) -> str:
+def file_digest(file: Path, remember: bool = True) -> str:
     """sha256 of a file; that of a large one is remembered in scratch/ under what changes whenever the file does.
 
     DVC trusts the same marks, and keeps them when it takes a file into its cache by copying.
+
+    Args:
+        remember: False where nothing may be written; what is known is used.
     """
     before = _marks(file)
     large = before[2] >= REMEMBERED_BYTES
@@ -72,7 +82,7 @@ def _file_digest(file: Path) -> str:
     if name not in known:
         with file.open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if not large or _marks(file) != before or time.time_ns() - before[-1] < TICK_NS:
+        if not (large and remember) or _marks(file) != before or time.time_ns() - before[-1] < TICK_NS:
             return found
         known = _remembered() | {name: found}  # what another stage added meanwhile may be lost: it is read again
         _remember(known)
@@ -101,9 +111,9 @@ def _remember(known: dict[str, str]) -> None:
         partial.rename(scratch_root() / "digests.json")
 
 
-def dependencies(entry: dict[str, Any]) -> dict[str, str]:
+def dependencies(entry: dict[str, Any], remember: bool = True) -> dict[str, str]:
     """sha256 per declared dependency, by path."""
-    return {path: digest(Path(path)) for path in entry.get("deps", [])}
+    return {path: digest(Path(path), whole=True, remember=remember) for path in entry.get("deps", [])}
 
 
 def declared_params(entry: dict[str, Any]) -> dict[str, Any]:

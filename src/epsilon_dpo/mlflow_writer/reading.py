@@ -1,0 +1,79 @@
+"""Finding the MLflow run of a stage's result again, without making a store or changing one."""
+
+import os
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from epsilon_dpo.mlflow_writer.environment import LIBRARIES
+from epsilon_dpo.mlflow_writer.record import flat
+from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE
+from epsilon_dpo.pipeline.stage.files import Json
+
+AT_ONCE = 500
+ENVIRONMENT = ("python", "machine", "gpu", *LIBRARIES, "mlflow.source.git.commit", "git.uncommitted_changes")
+
+
+def recorded_run(
+    root: Path, name: str, params: Json, policy_sha256: str | None = None, fingerprint: str | None = None
+) -> Json | None:
+    """The newest finished run of stage `name` (align@dpo) with these params; None: there is none, or no store.
+
+    Args:
+        root: of the project, whose store is read unless MLFLOW_TRACKING_URI names another.
+        params: as the stage declares them, by dotted key.
+        policy_sha256, fingerprint: tags by which the very run is known; where no run has the one, the other counts,
+            then the params alone.
+
+    Returns:
+        `id`, `name`, `started` (ms since 1970), `link` behind the address of `mlflow ui`, `environment` (tags) and
+        `known_by`: policy_sha256, fingerprint or params.
+
+    Raises:
+        OSError, sqlalchemy.exc.SQLAlchemyError, MlflowException: the store cannot be read or reached.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root / 'mlruns' / 'mlflow.db'}"
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        return None
+    with chdir(root):  # MLflow's own default for artifacts is a folder of the working one
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return None
+        runs = _runs(client, experiment.experiment_id, name)
+    wanted = {key: str(value) for key, value in flat(params)}
+    same = [run for run in runs if run.data.params == wanted]
+    for tag, value in (("policy_sha256", policy_sha256), ("fingerprint", fingerprint)):
+        if value and (known := [run for run in runs if run.data.tags.get(tag) == value]):
+            return _facts(known[0], tag)
+    return _facts(same[0], "params") if same else None
+
+
+def _runs(client: MlflowClient, experiment: str, name: str) -> list[Run]:
+    """The finished runs of this stage, newest first."""
+    stage, _, run = name.partition("@")
+    asked = f"tags.stage = '{stage}' and attributes.status = 'FINISHED'" + (f" and tags.run = '{run}'" if run else "")
+    found: list[Run] = []
+    token = None
+    while not found or token:
+        page = client.search_runs([experiment], asked, 1, AT_ONCE, ["attributes.start_time DESC"], token)
+        found += page
+        token = page.token
+        if not page:
+            break
+    return found
+
+
+def _facts(run: Run, known_by: str) -> Json:
+    tags: dict[str, Any] = run.data.tags
+    return {
+        "id": run.info.run_id,
+        "name": run.info.run_name,
+        "started": run.info.start_time,
+        "link": f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+        "environment": {key: tags[key] for key in ENVIRONMENT if key in tags},
+        "known_by": known_by,
+    }

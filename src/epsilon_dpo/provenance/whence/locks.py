@@ -1,0 +1,189 @@
+"""Every dvc.lock that a project has had: in the workspace, and in the commits of branches, tags and experiments."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+LOCK = "dvc.lock"
+MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)\s")
+CODE = ("src", "stages")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit in which dvc.lock was changed to what it is.
+
+    Attributes:
+        date: of the commit, YYYY-MM-DD.
+        experiment: name of the DVC experiment that it is.
+    """
+
+    sha: str
+    date: str
+    subject: str
+    experiment: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stage in a dvc.lock.
+
+    Attributes:
+        outs, deps: md5 by path from the project's root.
+        params: by dotted key, those of all files together.
+    """
+
+    name: str
+    outs: dict[str, str]
+    deps: dict[str, str]
+    params: dict[str, Any]
+
+    @property
+    def data_deps(self) -> list[str]:
+        """The dependencies that are no code."""
+        return [path for path in self.deps if path.split("/")[0] not in CODE and not path.endswith(".py")]
+
+
+@dataclass
+class Lock:
+    """One content of a dvc.lock.
+
+    Attributes:
+        folder: where the file is, from the project's root.
+        commits: those that have it, newest first.
+        in_workspace: whether the workspace has it.
+    """
+
+    text: str
+    folder: PurePosixPath
+    commits: list[Commit] = field(default_factory=list)
+    in_workspace: bool = False
+
+    @cached_property
+    def digests(self) -> set[str]:
+        """Every md5 in it, of outputs or not: cheaper than reading its YAML."""
+        return set(MD5.findall(self.text))
+
+    @cached_property
+    def stages(self) -> dict[str, Entry]:
+        """By name; none if the file cannot be read, as after a merge with conflicts."""
+        try:
+            content = YAML(typ="safe").load(self.text)
+        except YAMLError:
+            return {}
+        stages = content.get("stages") if isinstance(content, dict) else None
+        return {name: self._entry(name, stage) for name, stage in (stages or {}).items()}
+
+    def _entry(self, name: str, stage: dict[str, Any]) -> Entry:
+        params = {key: value for file in stage.get("params", {}).values() for key, value in file.items()}
+        return Entry(name, self._digests(stage.get("outs", [])), self._digests(stage.get("deps", [])), params)
+
+    def _digests(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        return {self._from_root(row["path"]): row["md5"] for row in rows if "md5" in row}
+
+    def _from_root(self, path: str) -> str:
+        parts: list[str] = []
+        for part in (self.folder / path).parts:
+            if part == ".." and parts:
+                parts.pop()
+            else:
+                parts.append(part)
+        return "/".join(parts)
+
+    def parents(self, stage: str) -> list[str]:
+        """The stages whose outputs `stage` read, in the order of its dependencies."""
+        deps = self.stages[stage].data_deps
+        return [
+            other
+            for other, entry in self.stages.items()
+            if other != stage and any(_overlap(dep, out) for dep in deps for out in entry.outs)
+        ]
+
+    def ancestors(self, stage: str) -> list[str]:
+        """`stage` itself and all that it was made from, each before what it was made from itself."""
+        done: list[str] = []
+
+        def visit(name: str) -> None:
+            for parent in self.parents(name):
+                if parent not in done:
+                    visit(parent)
+            if name not in done:
+                done.append(name)
+
+        visit(stage)
+        return done[::-1]
+
+
+def _overlap(dep: str, out: str) -> bool:
+    return dep == out or dep.startswith(f"{out}/") or out.startswith(f"{dep}/")
+
+
+def all_locks(root: Path) -> list[Lock]:
+    """That of the workspace first, then those of the commits, newest first; each content once.
+
+    Args:
+        root: of the project, which need not be in a git repository.
+    """
+    locks: dict[tuple[str, PurePosixPath], Lock] = {}
+    for path in [root / LOCK, *sorted(root.glob(f"*/{LOCK}"))]:
+        if path.is_file():
+            folder = PurePosixPath(path.parent.relative_to(root))
+            lock = locks.setdefault((path.read_text("utf-8"), folder), Lock(path.read_text("utf-8"), folder))
+            lock.in_workspace = True
+    changes = list(_changes(root))
+    texts = _blobs(root, list(dict.fromkeys(blob for _, _, blob in changes)))
+    for commit, folder, blob in changes:
+        commits = locks.setdefault((texts[blob], folder), Lock(texts[blob], folder)).commits
+        if commit not in commits:
+            commits.append(commit)
+    return list(locks.values())
+
+
+def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
+    """Each commit that changed a dvc.lock, where that is, and its blob; newest first."""
+    refs = (line.split(" ", 1) for line in _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"))
+    names = {sha: ref.split("/")[-1] for sha, ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/", ref)}
+    form = "--format=commit %H%x09%cs%x09%s"
+    how = ("--all", "--full-history", "--diff-merges=separate", "--raw", "--no-abbrev", "--no-renames", "--relative")
+    commit = None
+    for line in _git(root, "log", *how, form, "--", LOCK, f"*/{LOCK}"):
+        if line.startswith("commit "):
+            sha, date, subject = line.removeprefix("commit ").split("\t", 2)
+            commit = Commit(sha, date, subject, names.get(sha))
+        elif line.startswith(":") and commit is not None:
+            change, path = line.split("\t", 1)
+            blob = change.split()[3]
+            if int(blob, 16):  # zeros where the file was removed
+                yield commit, PurePosixPath(path).parent, blob
+
+
+def _blobs(root: Path, names: list[str]) -> dict[str, str]:
+    """The text of each blob."""
+    if not names:
+        return {}
+    command = ["git", "-C", str(root), "cat-file", "--batch"]
+    output = subprocess.run(command, input="\n".join(names).encode(), capture_output=True, check=True).stdout
+    texts, at = {}, 0
+    for name in names:
+        end = output.index(b"\n", at)
+        size = int(output[at:end].split()[2])
+        texts[name] = output[end + 1 : end + 1 + size].decode()
+        at = end + 1 + size + 1
+    return texts
+
+
+def _git(root: Path, *arguments: str) -> list[str]:
+    """The lines that git prints; none where there is no repository, or no commit in it."""
+    command = ["git", "-C", str(root), "--no-optional-locks", "-c", "core.quotePath=false", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []

@@ -1,0 +1,247 @@
+"""What is known of a file's origin, as one JSON object: from the locks, the cache, the manifest and MLflow's store."""
+
+import os
+from contextlib import chdir, suppress
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line, redacted
+from epsilon_dpo.pipeline.stage.files import Json, read_json
+from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, dependencies, file_digest, fingerprint, stage_entry
+from epsilon_dpo.pipeline.stage.manifest import portable, read_manifest, weights_digests
+from epsilon_dpo.provenance.whence.content import Cache, members_of
+from epsilon_dpo.provenance.whence.locks import Lock, all_locks
+from epsilon_dpo.provenance.whence.search import Difference, Place, Records
+
+
+def origin(path: Path, root: Path | None) -> Json:
+    """Where `path` comes from.
+
+    Args:
+        root: of the DVC project in whose results it is looked for; None: there is none.
+
+    Returns:
+        `file`; `found`, and then `path`, `stage`, `also`, `recorded_by`, `params`, `data`, `base`, `mlflow`, `parents`,
+        `known_by` (content or manifest), `manifest`; or else `message`, a sentence, and `differs` from what.
+
+    Raises:
+        UserError: there is no such file, or nothing to look in.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name a file or folder.")
+    members = members_of(path, root and root / ".dvcignore")
+    if not members:
+        raise UserError(f"{path} holds no file; name a file, or a folder with some.")
+    said, wrong = _manifest(path)
+    known = {"file": str(path), "manifest": said}
+    if root is None:
+        if said is None:
+            raise UserError(
+                f"{path} is in no DVC project, and neither is the working folder: run this in the project that may "
+                f"have made it; only a model folder with its {MANIFEST} says something by itself."
+            )
+        return known | (_broken(path, wrong) if wrong else _alone("there is no DVC project here"))
+    records = Records(all_locks(root), Cache(root))
+    if not records.locks and said is None:
+        raise UserError(f"{root} has no dvc.lock, in the workspace or in a commit; `dvc repro` makes it.")
+    if places := records.find(members, _inside(path, root)):
+        return known | {"found": True, "known_by": "content"} | _from_places(root, records, places)
+    return known | _not_found(path, root, records, records.nearest(path, members), said, wrong)
+
+
+def _inside(path: Path, root: Path) -> str:
+    full = path.resolve()
+    return str(PurePosixPath(full.relative_to(root))) if full.is_relative_to(root) else ""
+
+
+def _manifest(path: Path) -> tuple[Json | None, list[str]]:
+    """What the model folder that `path` is, or is a file of weights in, says of itself; and its weights that are other
+    than it says."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        said = read_manifest(folder)
+    except ValueError:
+        said = None
+    if said is None or (path.is_file() and path.name not in said["weights_sha256"]):
+        return None, []
+    expected = said["weights_sha256"]
+    if path.is_file():
+        return said, [path.name] if file_digest(path, remember=False) != expected[path.name] else []
+    found = weights_digests(folder, remember=False)
+    return said, sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+
+
+def _not_found(
+    path: Path, root: Path, records: Records, nearest: Difference | None, said: Json | None, wrong: list[str]
+) -> Json:
+    if wrong:
+        return _broken(path, wrong) | ({"differs": _differs(nearest)} if nearest else {})
+    same_weights = nearest is not None and said is not None and not set(nearest.changed) & set(said["weights_sha256"])
+    if said is not None and (nearest is None or not same_weights or path.is_file()):
+        return _by_manifest(root, records, said)
+    where = f"none of the outputs that {_these(records.locks)} records"
+    if nearest is None:
+        message = f"{path} is {where}, and none of them has its name{_unread(records)}."
+        return {"found": False, "message": message}
+    return {"found": False, "message": _sentence(path, nearest, where, _unread(records)), "differs": _differs(nearest)}
+
+
+def _sentence(path: Path, nearest: Difference, where: str, unread: str) -> str:
+    at = f"the first differing byte is {nearest.byte}, counted from 0"
+    if nearest.byte is None:
+        at = "where they differ is not known, because the original is not in DVC's cache"
+    if nearest.changed == [""]:
+        return f"{path} has the name of {nearest.place.path} but other bytes: it is {where}; {at}{unread}."
+    parts = []
+    if nearest.changed:
+        parts.append(f"{', '.join(nearest.changed)} changed ({at}{' in the first' * (len(nearest.changed) > 1)})")
+    parts += [f"{', '.join(nearest.missing)} missing"] if nearest.missing else []
+    parts += [f"{', '.join(nearest.added)} added"] if nearest.added else []
+    return f"{path} is {nearest.place.path} with changes: {'; '.join(parts)}; as it is, it is {where}{unread}."
+
+
+def _these(locks: list[Lock]) -> str:
+    """Which files named dvc.lock were read."""
+    commits = {commit.sha for lock in locks for commit in lock.commits}
+    parts = ["the workspace"] if any(lock.in_workspace for lock in locks) else []
+    parts += [f"{len(commits)} commit{'s' * (len(commits) > 1)}"] if commits else []
+    return f"dvc.lock of {' and of '.join(parts)}"
+
+
+def _unread(records: Records) -> str:
+    unread = records.unread()
+    if not unread:
+        return ""
+    return (
+        f" (the lists of files of {len(unread)} outputs, such as {unread[0]}, are not in DVC's cache, so it may be in "
+        "one of these: `dvc fetch --all-commits` brings them)"
+    )
+
+
+def _broken(path: Path, wrong: list[str]) -> Json:
+    folder = path if path.is_dir() else path.parent
+    message = (
+        f"{folder / wrong[0]} is not the file of weights that {folder / MANIFEST} names: its sha256 is another, so "
+        "that nothing the manifest says holds for it."
+    )
+    return {"found": False, "message": message}
+
+
+def _alone(why: str) -> Json:
+    return {"found": True, "known_by": "manifest", "note": f"its weights have the sha256 that it names; {why}, so that "
+            "nothing else could be checked"}  # fmt: skip
+
+
+def _by_manifest(root: Path, records: Records, said: Json) -> Json:
+    """A model whose content the cache cannot show: the stage that had its params, and what the manifest says."""
+    name = said["stage"] + (f"@{said['run']}" if said["run"] else "")
+    places = [
+        Place(lock, name, out)
+        for lock in records.locks
+        if name in lock.stages and portable(lock.stages[name].params) == said["params"]
+        for out in lock.stages[name].outs
+        if records.cache.members(lock.stages[name].outs[out]) is None
+    ]
+    if not places:
+        return _alone("no dvc.lock of this project records it")
+    note = (
+        f"its weights have the sha256 that its {MANIFEST} names, and a dvc.lock records that stage with its params; "
+        f"the list of the files of {places[0].path} is not in DVC's cache, so that nothing else could be checked"
+    )
+    return {"found": True, "known_by": "manifest", "note": note} | _from_places(root, records, places)
+
+
+def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
+    first = places[0]
+    lock, entry = first.lock, first.lock.stages[first.stage]
+    also = {
+        (place.path, place.stage): None for place in places if (place.path, place.stage) != (first.path, first.stage)
+    }
+    ancestors = lock.ancestors(first.stage)
+    return {
+        "path": first.path,
+        "stage": first.stage,
+        "also": [{"path": path, "stage": stage} for path, stage in also],
+        "recorded_by": _recorded_by([place.lock for place in places]),
+        "params": entry.params,
+        "data": _data(lock, ancestors, records.cache),
+        "base": lock.stages["base"].params.get("base") if "base" in ancestors else None,
+        "mlflow": _mlflow(root, records, first),
+        "parents": [_parent(lock, name) for name in ancestors],
+    }
+
+
+def _recorded_by(locks: list[Lock]) -> list[Json]:
+    commits = {commit.sha: asdict(commit) for lock in locks for commit in lock.commits}
+    return [{"workspace": True}] * any(lock.in_workspace for lock in locks) + list(commits.values())
+
+
+def _parent(lock: Lock, name: str) -> Json:
+    """A stage with what it made and read; `stale`: what its lock holds in another version than it read."""
+    entry = lock.stages[name]
+    made = {out: md5 for other in lock.stages.values() for out, md5 in other.outs.items()}
+    stale = [path for path in entry.data_deps if made.get(path, entry.deps[path]) != entry.deps[path]]
+    read = {path: entry.deps[path] for path in entry.data_deps}
+    return {"stage": name, "outs": entry.outs, "read": read, "stale": stale}
+
+
+def _data(lock: Lock, ancestors: list[str], cache: Cache) -> Json | None:
+    """The block `fetch`, the md5 of what it made, and the dataset's own facts, which have the digest of each file."""
+    if "fetch" not in ancestors:
+        return None
+    entry = lock.stages["fetch"]
+    out, md5 = next(iter(entry.outs.items()))
+    facts = cache.file((cache.members(md5) or {}).get("dataset.json", "-"))
+    return {"params": entry.params.get("fetch"), "out": out, "md5": md5, "dataset": facts and read_json(facts)}
+
+
+def _mlflow(root: Path, records: Records, place: Place) -> Json | None:
+    """The MLflow run of the stage; `failed`: why the store could not be read."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    entry = place.lock.stages[place.stage]
+    policy = _policy_sha256(records, place) if place.stage.startswith("align@") else None
+    made_from = _fingerprint(root, place.stage) if place.lock.in_workspace and policy is None else None
+    try:
+        from epsilon_dpo.mlflow_writer.reading import recorded_run  # imports mlflow: not where a file is unknown
+
+        return recorded_run(root, place.stage, entry.params, policy, made_from)
+    except Exception as error:  # whatever a store and its server raise: what else is known is said all the same
+        return {"failed": redacted(first_line(error))}
+
+
+def _policy_sha256(records: Records, place: Place) -> str | None:
+    """fingerprint.digest of the run's final model, from the cache; None if that lacks a file of it."""
+    (out,) = place.lock.stages[place.stage].outs
+    members = records.members(Place(place.lock, place.stage, f"{out}/model"))
+    total = sha256()
+    for name in sorted(members, key=Path):
+        if Path(name).name != MANIFEST:
+            file = records.cache.file(members[name])
+            if file is None:
+                return None
+            total.update(name.encode() + b"\0" + bytes.fromhex(file_digest(file, remember=False)))
+    return total.hexdigest() if members else None
+
+
+def _fingerprint(root: Path, stage: str) -> str | None:
+    """That of the workspace, which is that of the result if nothing has changed since; None if a part is absent."""
+    name, _, run = stage.partition("@")
+    with suppress(UserError, KeyError), chdir(root):
+        entry = stage_entry(name, run or None)
+        return fingerprint(entry, dependencies(entry, remember=False))
+    return None
+
+
+def _differs(nearest: Difference) -> Json:
+    place = nearest.place
+    return {
+        "from": place.path,
+        "stage": place.stage,
+        "recorded_by": _recorded_by([place.lock]),
+        "first_differing_byte": nearest.byte,
+        "changed": nearest.changed,
+        "missing": nearest.missing,
+        "added": nearest.added,
+    }

@@ -1,0 +1,123 @@
+"""The answer of `epsilon-dpo whence` as text."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from epsilon_dpo.pipeline.stage.files import Json
+
+WIDTH = 13  # of the names on the left
+MANY = 6  # places and commits that are listed before they are counted
+
+
+def as_text(answer: Json) -> str:
+    """What `origin.origin` returns, for a reader."""
+    if not answer["found"]:
+        lines = [answer["message"]]
+        if differs := answer.get("differs"):
+            lines += [_row("that output", f"{differs['from']}, of stage {differs['stage']}")]
+            lines += [_row("recorded by", _commits(differs["recorded_by"]))]
+        return "\n".join(lines)
+    lines = [answer["file"]]
+    if "stage" in answer:
+        lines += _recorded(answer)
+    if answer["known_by"] == "manifest":
+        lines += [_row("checked", answer["note"])]
+    if answer["manifest"]:
+        lines += _manifest(answer["manifest"], whole="stage" not in answer)
+    return "\n".join(lines)
+
+
+def _recorded(answer: Json) -> list[str]:
+    lines = [_row("is", answer["path"]), _row("made by", f"stage {answer['stage']}")]
+    if answer["also"]:
+        lines += [_row("also in", _listed([f"{place['path']} ({place['stage']})" for place in answer["also"]]))]
+    lines += [_row("recorded by", _commits(answer["recorded_by"]))]
+    lines += [
+        _row("params" if not n else "", f"{key}: {_flow(value)}")
+        for n, (key, value) in enumerate(answer["params"].items())
+    ]
+    if data := answer["data"]:
+        facts = data["dataset"] or {}
+        lines += [_row("data", f"fetch: {_flow(data['params'])}"), _row("", f"{data['out']} has md5 {data['md5']}")]
+        lines += [_row("", f"{name} has sha256 {sha256}") for name, sha256 in facts.get("files", {}).items()]
+    lines += [_row("base model", _flow(answer["base"]))] if answer["base"] else []
+    lines += _run(answer["mlflow"]) + _parents(answer["parents"])
+    return lines
+
+
+def _run(run: Json | None) -> list[str]:
+    if run is None:
+        return [_row("MLflow run", "the store has none of this stage with these params")]
+    if "failed" in run:
+        return [_row("MLflow run", f"not looked up: {run['failed']}")]
+    started = datetime.fromtimestamp(run["started"] / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    known = "the newest with these params" if run["known_by"] == "params" else f"known by its {run['known_by']}"
+    lines = [_row("MLflow run", f"{run['name']}, {run['id']}, of {started}; {known}")]
+    lines += [_row("", f"behind the address of `mlflow ui`: {run['link']}")]
+    ran = dict(run["environment"])
+    commit, changed = ran.pop("mlflow.source.git.commit", None), ran.pop("git.uncommitted_changes", None)
+    if commit:
+        lines += [_row("code", f"commit {commit}" + (" with uncommitted changes" if changed == "true" else ""))]
+    lines += [_row("environment", ", ".join(f"{name} {value}" for name, value in ran.items()))] if ran else []
+    return lines
+
+
+def _parents(parents: list[Json]) -> list[str]:
+    """One row per stage, or per foreach: the runs of a stage read the same kinds of things."""
+    rows: dict[str, tuple[list[str], list[str], list[str]]] = {}
+    for parent in parents:
+        stage, _, run = parent["stage"].partition("@")
+        runs, read, stale = rows.setdefault(stage, ([], [], []))
+        runs += [run] if run else []
+        read += [path for path in parent["read"] if path not in read]
+        stale += parent["stale"]
+    lines = []
+    for n, (stage, (runs, read, stale)) in enumerate(rows.items()):
+        name = stage + (f"@{runs[0]}" if len(runs) == 1 else f"@{{{','.join(runs)}}}" if runs else "")
+        old = f"; another {', '.join(stale)} than is recorded now" if stale else ""
+        lines += [_row("" if n else "made from", f"{name} <- {', '.join(read) or 'nothing'}{old}")]
+    return lines
+
+
+def _manifest(said: Json, whole: bool) -> list[str]:
+    if not whole:
+        return [_row("manifest", "lies in it, and its weights have the sha256 that it names")]
+    lines, label = [], "manifest"
+    model: Json | None = said
+    while model:
+        run = f"@{model['run']}" if model.get("run") else ""
+        lines += [_row(label, f"stage {model['stage']}{run}" if "stage" in model else "a model without a manifest")]
+        for name in ("params", "read_md5", "dataset", "weights_sha256", "snapshot"):
+            lines += [_row("", f"{name}: {_flow(model[name])}")] if model.get(name) else []
+        label, model = "it began as", model.get("start")
+    return lines
+
+
+def _commits(recorded: list[Json]) -> str:
+    """dvc.lock of the workspace and of each commit."""
+    names = ["the workspace" if "workspace" in place else _commit(place) for place in recorded]
+    return f"dvc.lock of {_listed(names, '; ')}"
+
+
+def _commit(place: Json) -> str:
+    what = f"experiment {place['experiment']}" if place["experiment"] else place["subject"]
+    return f"{place['sha'][:10]} ({place['date']}, {what})"
+
+
+def _listed(names: list[str], separator: str = ", ") -> str:
+    more = len(names) - MANY
+    return separator.join(names[:MANY]) + (f" and {more} more" if more > 0 else "")
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<{WIDTH}}{text}"
+
+
+def _flow(value: Any) -> str:
+    """A value on one line, as YAML takes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return value if isinstance(value, str) and value.isprintable() and value else json.dumps(value, ensure_ascii=False)
