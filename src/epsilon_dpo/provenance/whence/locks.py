@@ -111,7 +111,7 @@ class Lock:
         done: list[str] = []
 
         def visit(name: str) -> None:
-            for parent in self.parents(name):
+            for parent in reversed(self.parents(name)):  # so that runs come in their order
                 if parent not in done:
                     visit(parent)
             if name not in done:

@@ -64,13 +64,14 @@ def _run(run: Json | None) -> list[str]:
 
 
 def _parents(parents: list[Json]) -> list[str]:
-    """One row per stage, or per foreach: the runs of a stage read the same kinds of things."""
+    """One row per stage, or per foreach, whose runs read the same but for what is their own: /*."""
     rows: dict[str, tuple[list[str], list[str], list[str]]] = {}
     for parent in parents:
         stage, _, run = parent["stage"].partition("@")
         runs, read, stale = rows.setdefault(stage, ([], [], []))
         runs += [run] if run else []
-        read += [path for path in parent["read"] if path not in read]
+        paths = [path.removesuffix(f"/{run}") + "/*" if path.endswith(f"/{run}") else path for path in parent["read"]]
+        read += [path for path in paths if path not in read]
         stale += parent["stale"]
     lines = []
     for n, (stage, (runs, read, stale)) in enumerate(rows.items()):

@@ -1,0 +1,176 @@
+"""`epsilon-dpo whence` on files of a project with real DVC: in place, copied, altered, of older commits, never seen."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from asking import POLICY, altered, copied, subjects, whence, write_yaml
+
+from epsilon_dpo.cli import main
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+
+def test_an_output_by_its_path(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = whence(capsys, POLICY)
+    assert (found["path"], found["stage"], found["known_by"]) == (POLICY, "align@dpo", "content")
+    assert found["also"] == [] and subjects(found) == ["workspace", "the second results"]
+    assert found["params"]["runs.dpo"] == {"method": "dpo", "beta": 0.5} and found["params"]["seed"] == 17
+    assert found["base"] == {"source": "pretrained", "path": "google/gemma-2-2b", "revision": "c" * 40}
+    assert found["data"]["params"]["path"] == "data/rows.jsonl" and found["data"]["md5"].endswith(".dir")
+    assert found["data"]["dataset"]["files"] == {"rows.jsonl": "ab12"}
+    read = {parent["stage"]: list(parent["read"]) for parent in found["parents"]}
+    assert read == {"align@dpo": ["out/base", "out/fetch"], "base": ["out/fetch"], "fetch": ["data"]}
+    assert [parent["stage"] for parent in found["parents"]] == ["align@dpo", "base", "fetch"]
+    assert found["mlflow"] is None
+
+
+def test_a_copy_under_another_name(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = whence(capsys, copied(POLICY, tmp_path / "best.bin"))
+    assert (found["path"], found["stage"]) == (POLICY, "align@dpo")
+
+
+def test_from_within_the_project_a_copy_is_found_and_from_without_an_output(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copied(POLICY, tmp_path / "x")
+    monkeypatch.chdir(project / "src")
+    assert whence(capsys, copy)["path"] == POLICY
+    monkeypatch.chdir(tmp_path)
+    assert whence(capsys, project / POLICY)["path"] == POLICY
+
+
+def test_a_figure_has_all_runs_behind_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["whence", "out/figures/images/pareto.png"])
+    text = capsys.readouterr().out
+    assert "is           out/figures/images/pareto.png\n  made by      stage figures\n" in text
+    assert "figures <- out/align, out/fetch\n" in text
+    assert "align@{dpo,ipo} <- out/base, out/fetch\n" in text and "fetch <- data\n" in text
+
+
+def test_what_several_stages_have_was_made_by_the_first(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = whence(capsys, "out/align/ipo/model/tokenizer.json")
+    assert (found["path"], found["stage"]) == ("out/base/tokenizer/tokenizer.json", "base")
+    assert [place["path"] for place in found["also"]] == [
+        "out/align/ipo/model/tokenizer.json",  # which was asked for
+        "out/align/dpo/model/tokenizer.json",
+    ]
+
+
+def test_a_byte_makes_another_file(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = altered(POLICY, tmp_path / "model" / "model.safetensors", byte=1234)
+    with pytest.raises(SystemExit) as end:
+        main(["whence", str(changed)])
+    assert end.value.code == 1
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"{changed} has the name of {POLICY} but other bytes: it is none of the outputs that dvc.lock of the workspace "
+        "and of 3 commits records; the first differing byte is 1234, counted from 0."
+    )
+    said = whence(capsys, changed, code=1)
+    assert said["found"] is False and said["differs"]["first_differing_byte"] == 1234
+    assert (said["differs"]["from"], said["differs"]["stage"]) == (POLICY, "align@dpo")
+
+
+def test_a_file_that_was_cut_off_differs_at_its_end(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "pareto.png"
+    cut.write_bytes(Path("out/figures/images/pareto.png").read_bytes()[:20])
+    assert whence(capsys, cut, code=1)["differs"]["first_differing_byte"] == 20
+
+
+@pytest.mark.parametrize(
+    ("kept", "subject", "beta"), [("first", "the first results", 0.3), ("second", "workspace", 0.5)]
+)
+def test_of_an_older_commit(
+    project: Path, kept: str, subject: str, beta: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = whence(capsys, project.parent / "kept" / kept / "model" / "model.safetensors")
+    assert subjects(found)[0] == subject and found["params"]["runs.dpo"]["beta"] == beta
+    assert ("workspace" in subjects(found)) == (kept == "second")
+
+
+def test_of_an_experiment(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = project.parent / "kept" / "experiment" / "model" / "model.safetensors"
+    found = whence(capsys, policy)
+    assert [place["experiment"] for place in found["recorded_by"]] == ["stronger"]
+    assert found["params"]["runs.dpo"]["beta"] == 0.9
+    main(["whence", str(policy)])
+    assert "experiment stronger)" in capsys.readouterr().out
+
+
+def test_never_seen(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letter.txt").write_text("Dear all")
+    assert whence(capsys, tmp_path / "letter.txt", code=1)["message"] == (
+        f"{tmp_path / 'letter.txt'} is none of the outputs that dvc.lock of the workspace and of 3 commits records, "
+        "and none of them has its name."
+    )
+
+
+def test_folders(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whence(capsys, "out/align/dpo")["path"] == "out/align/dpo"
+    copy = Path(shutil.copytree("out/align/dpo/model", tmp_path / "best"))
+    (copy / "left.tmp").write_text("what .dvcignore names")
+    found = whence(capsys, copy)
+    assert (found["path"], found["stage"]) == ("out/align/dpo/model", "align@dpo")
+    assert found["manifest"]["stage"] == "align" and found["manifest"]["run"] == "dpo"
+    (copy / "tokenizer.json").write_text("b tokenizer")
+    (copy / "notes.txt").write_text("mine")
+    said = whence(capsys, copy, code=1)["message"]
+    assert said.startswith(
+        f"{copy} is out/align/dpo/model with changes: tokenizer.json changed (the first differing byte is 0, counted "
+        "from 0); notes.txt added; as it is, it is none of the outputs"
+    )
+
+
+def test_nothing_is_written(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    altered(POLICY, tmp_path / "model.safetensors", byte=0)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def state() -> dict[str, tuple[int, int]]:
+        files = [file for folder in (project, tmp_path) for file in folder.rglob("*")]
+        return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+
+    before = state()
+    whence(capsys, POLICY)
+    whence(capsys, tmp_path / "model.safetensors", code=1)
+    whence(capsys, "out/align/dpo/model")
+    assert state() == before
+
+
+def test_a_users_errors_are_one_sentence(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^ERROR: no/such does not exist; name a file or folder\.$"):
+        main(["whence", "no/such"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"^ERROR: .*/empty holds no file; name a file, or a folder with some\.$"):
+        main(["whence", str(tmp_path / "empty")])
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="file is in no DVC project, and neither is the working folder: run this in"):
+        main(["whence", "file"])
+    (tmp_path / ".dvc").mkdir()
+    with pytest.raises(SystemExit, match=r"has no dvc\.lock, in the workspace or in a commit; `dvc repro` makes it"):
+        main(["whence", "file"])
+
+
+def test_a_lock_that_cannot_be_read_hides_no_other(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    lock = Path("dvc.lock")
+    lock.write_text("<<<<<<< ours\n" + lock.read_text("utf-8"))
+    assert subjects(whence(capsys, POLICY)) == ["the second results"]
+
+
+def test_a_parent_that_ran_again_alone_is_named(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    lock = read_yaml(Path("dvc.lock"))
+    lock["stages"]["fetch"]["outs"][0]["md5"] = f"{'0' * 32}.dir"
+    write_yaml(Path("dvc.lock"), lock)
+    main(["whence", POLICY])
+    assert "align@dpo <- out/base, out/fetch; another out/fetch than is recorded now" in capsys.readouterr().out

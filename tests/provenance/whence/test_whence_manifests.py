@@ -1,0 +1,128 @@
+"""`epsilon-dpo whence` on model folders that were copied away: without the project, without its cache, altered."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from asking import altered, subjects, whence
+
+from epsilon_dpo.cli import main
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.manifest import file_md5, write_manifest
+
+
+@pytest.fixture
+def away(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the policy, and the working folder beside it, on a machine without the project."""
+    copy = tmp_path / "elsewhere" / "my-policy"
+    shutil.copytree("out/align/dpo/model", copy)
+    monkeypatch.chdir(copy.parent)
+    return copy
+
+
+def test_a_model_folder_alone_says_where_it_comes_from(away: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = whence(capsys, "my-policy")
+    assert found["known_by"] == "manifest" and "there is no DVC project here" in found["note"]
+    said = found["manifest"]
+    assert (said["stage"], said["run"], said["params"]["runs.dpo"]) == ("align", "dpo", {"method": "dpo", "beta": 0.5})
+    assert said["dataset"]["files"] == {"rows.jsonl": "ab12"} and list(said["read_md5"]) == ["out/fetch/train.jsonl"]
+    assert said["start"]["params"]["base"]["revision"] == "c" * 40
+    main(["whence", "my-policy/model.safetensors"])
+    text = capsys.readouterr().out
+    assert "its weights have the sha256 that it names; there is no DVC project here, so that nothing else" in text
+    assert "manifest     stage align@dpo\n" in text and "it began as  stage base\n" in text
+
+
+def test_weights_that_the_manifest_does_not_name_are_refused(away: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    altered(away / "model.safetensors", away / "model.safetensors", byte=7)
+    for path in (away, away / "model.safetensors"):
+        assert whence(capsys, path, code=1)["message"] == (
+            f"{away}/model.safetensors is not the file of weights that {away}/manifest.json names: its sha256 is "
+            "another, so that nothing the manifest says holds for it."
+        )
+
+
+def test_another_file_beside_the_weights_is_not_vouched_for(away: Path) -> None:
+    with pytest.raises(SystemExit, match=r"tokenizer\.json is in no DVC project, and neither is the working folder"):
+        main(["whence", str(away / "tokenizer.json")])
+
+
+def test_in_the_project_altered_weights_are_compared_with_the_original(
+    away: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    altered(away / "model.safetensors", away / "model.safetensors", byte=7)
+    monkeypatch.chdir(project)
+    said = whence(capsys, away, code=1)
+    assert "is not the file of weights" in said["message"]
+    assert (said["differs"]["from"], said["differs"]["first_differing_byte"]) == ("out/align/dpo/model", 7)
+
+
+def test_without_a_cache_the_manifest_leads_to_the_commit(
+    away: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clone = Path(shutil.copytree(project, tmp_path / "clone", ignore=shutil.ignore_patterns("cache", "out")))
+    monkeypatch.chdir(clone)
+    found = whence(capsys, away)
+    assert (found["stage"], found["known_by"], found["path"]) == ("align@dpo", "manifest", "out/align/dpo")
+    assert subjects(found) == ["workspace", "the second results"]
+    assert "the list of the files of out/align/dpo is not in DVC's cache" in found["note"]
+    older = project.parent / "kept" / "first" / "model"
+    assert subjects(whence(capsys, older)) == ["the first results"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"x")
+    assert (
+        "are not in DVC's cache, so it may be in one of these: `dvc fetch --all-commits`"
+        in (whence(capsys, other / "model.safetensors", code=1)["message"])
+    )
+
+
+def test_a_model_of_another_project_is_not_taken_for_ours(
+    away: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has our tokenizer and a name of ours, and its own weights, which its manifest names."""
+    (away / "model.safetensors").write_bytes(b"theirs")
+    write_manifest(away, "align@theirs", {"seed": 1})
+    monkeypatch.chdir(project)
+    for path in (away, away / "model.safetensors"):
+        found = whence(capsys, path)
+        assert found["known_by"] == "manifest" and "stage" not in found
+        assert "no dvc.lock of this project records it" in found["note"] and found["manifest"]["run"] == "theirs"
+
+
+def test_a_manifest_that_somebody_wrote_anew_is_seen(
+    away: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = json.loads((away / "manifest.json").read_text("utf-8"))
+    said["params"]["seed"] = 18
+    (away / "manifest.json").write_text(json.dumps(said))
+    monkeypatch.chdir(project)
+    assert whence(capsys, away, code=1)["differs"]["changed"] == ["manifest.json"]
+
+
+def test_a_manifest_says_what_the_weights_were_made_of_and_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = tmp_path / "model", tmp_path / "train.jsonl"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    data.write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    params = {"align": {"lora": None, "save_steps": 50}, "base": {"path": f"{tmp_path}/gemma"}, "seed": 1}
+
+    def manifest(**changes: object) -> bytes:
+        write_manifest(model, "align@dpo", params | changes, read=[Path("train.jsonl")])
+        return (model / "manifest.json").read_bytes()
+
+    before, policy = manifest(), digest(model)
+    content = json.loads(before)
+    assert content["params"] == {"align": {"lora": None}, "base": {"path": "gemma"}, "seed": 1}
+    assert content["read_md5"] == {"train.jsonl": file_md5(data)}
+    assert str(tmp_path).encode() not in before
+    assert manifest(align={"lora": None, "save_steps": 7}) == before, "the weights are the same, so is what follows"
+    assert manifest(seed=2) != before and digest(model) == policy != digest(model, whole=True)
+    (model / "model.safetensors").unlink()
+    (model / "manifest.json").unlink()
+    write_manifest(model, "judge", {})
+    assert not (model / "manifest.json").exists(), "a judge behind an endpoint has no weights"

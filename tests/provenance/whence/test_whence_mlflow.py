@@ -1,0 +1,59 @@
+"""`epsilon-dpo whence` and the store of MLflow: which run is a stage's, and that reading it changes nothing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from asking import POLICY, whence
+
+from epsilon_dpo.cli import main
+from epsilon_dpo.pipeline.observability.tracker import Tracker
+from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, digest, fingerprint, stage_entry
+
+
+def record(name: str, made_from: str, **tags: str) -> None:
+    stage, _, run = name.partition("@")
+    entry = stage_entry(stage, run or None)
+    with Tracker(name, made_from, declared_params(entry), dependencies(entry)) as tracker:
+        tracker.set_tags(tags)
+
+
+@pytest.fixture
+def tracked(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project in whose store each of two stages has its run and, newer, another with the same params."""
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    figures = stage_entry("figures", None)
+    record("align@dpo", "x", policy_sha256=digest(Path("out/align/dpo/model")), mark="ours")
+    record("figures", fingerprint(figures, dependencies(figures)), mark="ours")
+    record("align@dpo", "y", policy_sha256="0" * 64)
+    record("figures", "z")
+    record("align@ipo", "first")
+    return Path.cwd()
+
+
+def test_the_run_is_that_of_the_result(tracked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {str(file): file.stat().st_mtime_ns for file in tracked.rglob("*")}
+    policy = whence(capsys, POLICY)["mlflow"]
+    assert (policy["name"], policy["known_by"]) == ("align@dpo", "policy_sha256")
+    assert {"python", "torch", "transformers", "mlflow.source.git.commit"} <= policy["environment"].keys()
+    assert policy["link"] == f"#/experiments/1/runs/{policy['id']}"
+    figure = whence(capsys, "out/figures/images/pareto.png")["mlflow"]
+    assert (figure["name"], figure["known_by"]) == ("figures", "fingerprint")
+    other = whence(capsys, "out/align/ipo/metrics.json")["mlflow"]
+    assert (other["name"], other["known_by"]) == ("align@ipo", "params")
+    assert {str(file): file.stat().st_mtime_ns for file in tracked.rglob("*")} == before
+    main(["whence", POLICY])
+    text = capsys.readouterr().out
+    assert f"behind the address of `mlflow ui`: {policy['link']}\n" in text and "; known by its policy_sha256\n" in text
+    assert "environment  python 3." in text
+
+
+def test_a_store_that_cannot_be_read_costs_a_line(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    Path("mlruns").mkdir()
+    Path("mlruns/mlflow.db").write_text("no database")
+    main(["whence", POLICY])
+    text = capsys.readouterr().out
+    assert "made by      stage align@dpo\n" in text and "MLflow run   not looked up: " in text
