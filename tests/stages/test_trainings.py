@@ -1,9 +1,11 @@
 """The stages sft and align on files: what they send to MLflow, and what they read of params.yaml."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.manifest import file_md5, write_manifest
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 
@@ -149,6 +153,43 @@ def test_without_sft_there_is_a_reference_and_no_curve(project: Path, monkeypatc
     assert read_json(project / "out/sft/metrics.json") == {"steps": 0}
     run("align", monkeypatch, "dpo")
     assert read_json(project / "out/align/metrics/dpo/metrics.json")["steps"] == 3
+
+
+def test_a_model_says_what_it_was_made_of(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sft and a run with a snapshot; what a page of the data contract looks like is in no manifest, and so no reason to
+    train after it."""
+    write_manifest(project / "out/base/model", "base", {"seed": 17})
+    write_json(project / "out/validate/dataset.json", {"source": "dataset", "files": {"mine.jsonl": "ab"}})
+    run("sft", monkeypatch)
+    sft = read_json(project / "out/sft/model/manifest.json")
+    assert (sft["stage"], sft["run"], sft["start"]["stage"]) == ("sft", None, "base")
+    assert sft["read_md5"] == {"out/validate/train.jsonl": file_md5(project / "out/validate/train.jsonl")}
+    assert sft["dataset"]["files"] == {"mine.jsonl": "ab"} and sft["params"]["sft"]["max_steps"] == 3
+    assert sft["weights_sha256"] == {"model.safetensors": sha256(project / "out/sft/model/model.safetensors")}
+    first = digest(project / "out/sft", whole=True)
+    (project / "out/validate/validation.html").write_text("another page")
+    shutil.rmtree(project / "out/sft")  # as DVC does
+    run("sft", monkeypatch)
+    assert digest(project / "out/sft", whole=True) == first
+
+    write_params(project, {"dpo": PARAMS["runs"]["dpo"] | {"snapshot_epochs": 0.34}})
+    run("align", monkeypatch, "dpo")
+    policy = project / "out/align/dpo"
+    said = read_json(policy / "model/manifest.json")
+    assert (said["stage"], said["run"], said["start"]) == ("align", "dpo", sft) and "snapshot" not in said
+    assert said["read_md5"] == {"out/pairs/train.jsonl": file_md5(project / "out/pairs/train.jsonl")}
+    assert "save_steps" not in said["params"]["align"] and said["params"]["runs.dpo"]["beta"] == 0.3
+    snapshots = [read_json(folder / "model/manifest.json") for folder in sorted(policy.glob("snapshots/*"))]
+    assert snapshots and snapshots[0]["snapshot"]["step"] < 3
+    assert snapshots[0]["weights_sha256"] != said["weights_sha256"] and snapshots[0]["start"] == sft
+    assert str(project) not in (policy / "model/manifest.json").read_text("utf-8")
+    sha = digest(policy / "model")
+    (policy / "model/manifest.json").unlink()
+    assert digest(policy / "model") == sha, "a policy is the same policy wherever it comes from"
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @pytest.mark.slow  # two processes that import torch, because a library keeps what it read once
