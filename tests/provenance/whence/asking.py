@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.cli import main as dvc_main
 from ruamel.yaml import YAML
 
 from epsilon_dpo.cli import main
 
 POLICY = "out/align/dpo/model/model.safetensors"
+
+
+def dvc(*arguments: str) -> None:
+    """`dvc ...` in the working folder and in this process."""
+    assert dvc_main([*arguments]) == 0, f"dvc {' '.join(arguments)}"
 
 
 def write_yaml(path: Path, content: Any) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import write_yaml
-from dvc.cli import main as dvc_main
+from asking import dvc, write_yaml
 
 SOURCE = Path(__file__).resolve().parents[3] / "src"
 MAKE = """
@@ -71,11 +70,6 @@ def git(folder: Path, *arguments: str) -> str:
     who = ("-c", "user.name=A User", "-c", "user.email=user@example.org")
     done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout
-
-
-def dvc(*arguments: str) -> None:
-    """`dvc ...` in the working folder and in this process."""
-    assert dvc_main([*arguments]) == 0, f"dvc {' '.join(arguments)}"
 
 
 def set_beta(beta: float) -> None:

@@ -70,6 +70,15 @@ def test_a_byte_makes_another_file(project: Path, tmp_path: Path, capsys: pytest
     assert (said["differs"]["from"], said["differs"]["stage"]) == (POLICY, "align@dpo")
 
 
+def test_an_altered_file_is_compared_with_the_output_that_is_most_like_it(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All policies differ from it in the first byte, and each of them has its name."""
+    for policy in (POLICY, "out/align/ipo/model/model.safetensors", "out/base/model/model.safetensors"):
+        changed = altered(policy, tmp_path / "model.safetensors", byte=0)
+        assert whence(capsys, changed, code=1)["differs"]["from"] == policy
+
+
 def test_a_file_that_was_cut_off_differs_at_its_end(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,12 @@
 """`epsilon-dpo whence` on model folders that were copied away: without the project, without its cache, altered."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from asking import altered, subjects, whence
+from asking import altered, dvc, subjects, whence
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.fingerprint import digest
@@ -76,6 +77,28 @@ def test_without_a_cache_the_manifest_leads_to_the_commit(
         "are not in DVC's cache, so it may be in one of these: `dvc fetch --all-commits`"
         in (whence(capsys, other / "model.safetensors", code=1)["message"])
     )
+
+
+def test_weights_beside_the_manifest_of_others_are_known_by_their_content(
+    away: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(project / "out/align/ipo/model/model.safetensors", away / "model.safetensors")
+    monkeypatch.chdir(project)
+    found = whence(capsys, away / "model.safetensors")
+    assert (found["stage"], found["known_by"], found["manifest"]) == ("align@ipo", "content", None)
+
+
+def test_a_comment_in_the_code_runs_no_consumer_again(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The manifest is an output too, and must be the same after a stage ran again and made the same weights."""
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    with Path("src/code.py").open("a") as file:
+        file.write("# a comment\n")
+    caplog.clear()
+    dvc("repro")
+    ran = re.findall(r"Running stage '([^']+)'", caplog.text)
+    assert sorted(ran) == ["align@dpo", "align@ipo"]
 
 
 def test_a_model_of_another_project_is_not_taken_for_ours(

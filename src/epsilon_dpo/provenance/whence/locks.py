@@ -174,7 +174,7 @@ def _blobs(root: Path, names: list[str]) -> dict[str, str]:
     for name in names:
         end = output.index(b"\n", at)
         size = int(output[at:end].split()[2])
-        texts[name] = output[end + 1 : end + 1 + size].decode()
+        texts[name] = output[end + 1 : end + 1 + size].decode(errors="replace")
         at = end + 1 + size + 1
     return texts
 

@@ -13,6 +13,7 @@ from epsilon_dpo.pipeline.stage.manifest import portable, read_manifest, weights
 from epsilon_dpo.provenance.whence.content import Cache, members_of
 from epsilon_dpo.provenance.whence.locks import Lock, all_locks
 from epsilon_dpo.provenance.whence.search import Difference, Place, Records
+from epsilon_dpo.provenance.whence.sentences import altered, never_seen, other_weights
 
 
 def origin(path: Path, root: Path | None) -> Json:
@@ -34,18 +35,21 @@ def origin(path: Path, root: Path | None) -> Json:
     if not members:
         raise UserError(f"{path} holds no file; name a file, or a folder with some.")
     said, wrong = _manifest(path)
-    known = {"file": str(path), "manifest": said}
+    known: Json = {"file": str(path), "manifest": said}
     if root is None:
         if said is None:
             raise UserError(
                 f"{path} is in no DVC project, and neither is the working folder: run this in the project that may "
                 f"have made it; only a model folder with its {MANIFEST} says something by itself."
             )
-        return known | (_broken(path, wrong) if wrong else _alone("there is no DVC project here"))
+        if wrong:
+            return known | {"found": False, "message": other_weights(path, wrong)}
+        return known | _alone("there is no DVC project here")
     records = Records(all_locks(root), Cache(root))
     if not records.locks and said is None:
         raise UserError(f"{root} has no dvc.lock, in the workspace or in a commit; `dvc repro` makes it.")
     if places := records.find(members, _inside(path, root)):
+        known["manifest"] = None if wrong else said
         return known | {"found": True, "known_by": "content"} | _from_places(root, records, places)
     return known | _not_found(path, root, records, records.nearest(path, members), said, wrong)
 
@@ -76,56 +80,14 @@ def _not_found(
     path: Path, root: Path, records: Records, nearest: Difference | None, said: Json | None, wrong: list[str]
 ) -> Json:
     if wrong:
-        return _broken(path, wrong) | ({"differs": _differs(nearest)} if nearest else {})
+        refused = {"found": False, "message": other_weights(path, wrong)}
+        return refused | ({"differs": _differs(nearest)} if nearest else {})
     same_weights = nearest is not None and said is not None and not set(nearest.changed) & set(said["weights_sha256"])
     if said is not None and (nearest is None or not same_weights or path.is_file()):
         return _by_manifest(root, records, said)
-    where = f"none of the outputs that {_these(records.locks)} records"
     if nearest is None:
-        message = f"{path} is {where}, and none of them has its name{_unread(records)}."
-        return {"found": False, "message": message}
-    return {"found": False, "message": _sentence(path, nearest, where, _unread(records)), "differs": _differs(nearest)}
-
-
-def _sentence(path: Path, nearest: Difference, where: str, unread: str) -> str:
-    at = f"the first differing byte is {nearest.byte}, counted from 0"
-    if nearest.byte is None:
-        at = "where they differ is not known, because the original is not in DVC's cache"
-    if nearest.changed == [""]:
-        return f"{path} has the name of {nearest.place.path} but other bytes: it is {where}; {at}{unread}."
-    parts = []
-    if nearest.changed:
-        parts.append(f"{', '.join(nearest.changed)} changed ({at}{' in the first' * (len(nearest.changed) > 1)})")
-    parts += [f"{', '.join(nearest.missing)} missing"] if nearest.missing else []
-    parts += [f"{', '.join(nearest.added)} added"] if nearest.added else []
-    return f"{path} is {nearest.place.path} with changes: {'; '.join(parts)}; as it is, it is {where}{unread}."
-
-
-def _these(locks: list[Lock]) -> str:
-    """Which files named dvc.lock were read."""
-    commits = {commit.sha for lock in locks for commit in lock.commits}
-    parts = ["the workspace"] if any(lock.in_workspace for lock in locks) else []
-    parts += [f"{len(commits)} commit{'s' * (len(commits) > 1)}"] if commits else []
-    return f"dvc.lock of {' and of '.join(parts)}"
-
-
-def _unread(records: Records) -> str:
-    unread = records.unread()
-    if not unread:
-        return ""
-    return (
-        f" (the lists of files of {len(unread)} outputs, such as {unread[0]}, are not in DVC's cache, so it may be in "
-        "one of these: `dvc fetch --all-commits` brings them)"
-    )
-
-
-def _broken(path: Path, wrong: list[str]) -> Json:
-    folder = path if path.is_dir() else path.parent
-    message = (
-        f"{folder / wrong[0]} is not the file of weights that {folder / MANIFEST} names: its sha256 is another, so "
-        "that nothing the manifest says holds for it."
-    )
-    return {"found": False, "message": message}
+        return {"found": False, "message": never_seen(path, records)}
+    return {"found": False, "message": altered(path, nearest, records), "differs": _differs(nearest)}
 
 
 def _alone(why: str) -> Json:

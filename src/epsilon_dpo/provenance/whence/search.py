@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from epsilon_dpo.pipeline.stage.manifest import file_md5
-from epsilon_dpo.provenance.whence.content import Cache, Members, first_difference
+from epsilon_dpo.provenance.whence.content import Cache, Members, equal_bytes, first_difference
 from epsilon_dpo.provenance.whence.locks import Lock
-
-COMPARED = 8  # contents of the same name that are compared byte by byte
 
 
 @dataclass(frozen=True)
@@ -104,14 +102,16 @@ class Records:
                 own = self.members(place)
                 if "" in own and PurePosixPath(place.path).name == path.name:
                     found.setdefault(own[""], place)
-        by_name = sorted(found.items(), key=lambda item: -_shared_end(path, item[1].path))
-        compared = [(self._first_byte(path, md5), place) for md5, place in by_name[:COMPARED]]
-        if not compared:
+        best = max((_shared_end(path, place.path) for place in found.values()), default=0)
+        alike = [(md5, place) for md5, place in found.items() if _shared_end(path, place.path) == best]
+        if not alike:
             return None
-        best = max((_shared_end(path, place.path) for _, place in compared), default=0)
-        alike = [(byte, place) for byte, place in compared if _shared_end(path, place.path) == best]
-        byte, place = max(alike, key=lambda item: -1 if item[0] is None else item[0])
-        return Difference(place, byte, [""], [], [])
+        md5, place = max(alike, key=lambda item: self._likeness(path, item[0]))
+        return Difference(place, self._first_byte(path, md5), [""], [], [])
+
+    def _likeness(self, path: Path, md5: str) -> int:
+        original = self.cache.file(md5)
+        return -1 if original is None else equal_bytes(path, original)
 
     def _nearest_folder(self, path: Path, members: Members) -> Difference | None:
         def score(place: Place) -> tuple[int, int, int]:
@@ -131,7 +131,7 @@ class Records:
         )
 
     def _first_byte(self, path: Path, md5: str) -> int | None:
-        """The first byte in which `path` differs from the content of this md5, if it is in the cache, whole."""
+        """The first byte in which `path` differs from the content of this md5, if the cache has it undamaged."""
         original = self.cache.file(md5)
         if original is None or file_md5(original) != md5:
             return None
