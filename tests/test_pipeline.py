@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from whole_pipeline import ROOT, all_stages, copy_project, dvc, metrics_of, repro
 
+from epsilon_dpo.pipeline.stage.manifest import read_manifest
+
 pytestmark = pytest.mark.slow
 
 
@@ -63,6 +65,18 @@ def test_the_trained_judge_reads_the_question(project: Path) -> None:
 def test_a_second_repro_runs_nothing(project: Path) -> None:
     assert repro(project) == []
     assert dvc(project, "status", "-q").returncode == 0
+
+
+def test_every_model_says_where_it_comes_from(project: Path) -> None:
+    weights = [file.parent for file in sorted((project / "out").rglob("*.safetensors"))]
+    said = [read_manifest(folder) or {"stage": "none", "run": None} for folder in weights]
+    policies = [("align", run) for run in RUNS]
+    assert [(model["stage"], model["run"]) for model in said] == [
+        *policies,
+        ("base", None),
+        ("judge", None),
+        ("sft", None),
+    ]
 
 
 def test_mlflow_shows_the_runs_with_win_rate_and_kl_on_one_row(project: Path) -> None:

@@ -42,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def a_judge(project: Path, kind: str) -> None:
     write_json(project / "out/judge/judge.json", {"kind": kind})
-    for name in ("model.safetensors", "metrics.json", "metrics.jsonl"):
+    for name in ("model.safetensors", "metrics.json", "metrics.jsonl", "manifest.json"):
         (project / "out/judge" / name).write_text(f"{name} of {kind}")
 
 

@@ -31,7 +31,8 @@ def test_a_model_folder_alone_says_where_it_comes_from(away: Path, capsys: pytes
     assert said["start"]["params"]["base"]["revision"] == "c" * 40
     main(["whence", "my-policy/model.safetensors"])
     text = capsys.readouterr().out
-    assert "its weights have the sha256 that it names; there is no DVC project here, so that nothing else" in text
+    sentence = "its weights have the sha256 that it names; there is no DVC project here, so that nothing else could be"
+    assert sentence in " ".join(text.split())
     assert "manifest     stage align@dpo\n" in text and "it began as  stage base\n" in text
 
 

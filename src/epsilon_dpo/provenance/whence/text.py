@@ -1,12 +1,14 @@
 """The answer of `epsilon-dpo whence` as text."""
 
 import json
+import textwrap
 from datetime import UTC, datetime
 from typing import Any
 
 from epsilon_dpo.pipeline.stage.files import Json
 
 WIDTH = 13  # of the names on the left
+PAGE = 120  # characters of a line
 MANY = 6  # places and commits that are listed before they are counted
 
 
@@ -112,7 +114,9 @@ def _listed(names: list[str], separator: str = ", ") -> str:
 
 
 def _row(name: str, text: str) -> str:
-    return f"  {name:<{WIDTH}}{text}"
+    first = f"  {name:<{WIDTH}}"
+    wrap: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, PAGE, initial_indent=first, subsequent_indent=" " * len(first), **wrap)
 
 
 def _flow(value: Any) -> str:
