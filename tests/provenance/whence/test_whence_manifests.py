@@ -58,6 +58,9 @@ def test_in_the_project_altered_weights_are_compared_with_the_original(
     said = whence(capsys, away, code=1)
     assert "is not the file of weights" in said["message"]
     assert (said["differs"]["from"], said["differs"]["first_differing_byte"]) == ("out/align/dpo/model", 7)
+    with pytest.raises(SystemExit):
+        main(["whence", str(away)])
+    assert "differs from byte 7, counted from 0, of model.safetensors\n" in capsys.readouterr().out
 
 
 def test_without_a_cache_the_manifest_leads_to_the_commit(

@@ -19,6 +19,9 @@ def as_text(answer: Json) -> str:
         if differs := answer.get("differs"):
             lines += [_row("that output", f"{differs['from']}, of stage {differs['stage']}")]
             lines += [_row("recorded by", _commits(differs["recorded_by"]))]
+            if differs["first_differing_byte"] is not None and any(differs["changed"]):
+                at = f"byte {differs['first_differing_byte']}, counted from 0, of {differs['changed'][0]}"
+                lines += [_row("differs from", at)]
         return "\n".join(lines)
     lines = [answer["file"]]
     if "stage" in answer:
