@@ -30,7 +30,7 @@ if stage == "base":
     (out / "tokenizer").mkdir()
     (out / "tokenizer" / "tokenizer.json").write_text("a tokenizer")
     model.mkdir()
-    (model / "model.safetensors").write_bytes(bytes(range(256)) * 40)
+    (model / "model.safetensors").write_bytes(bytes(range(256)) * 5000)  # large: remembered in scratch/
     write_manifest(model, "base", params)
 if stage == "align":
     model.mkdir()

@@ -134,17 +134,20 @@ def test_folders(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_nothing_is_written(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    copy = Path(shutil.copytree(project, tmp_path / "copy", ignore=shutil.ignore_patterns("scratch")))
     altered(POLICY, tmp_path / "model.safetensors", byte=0)
+    shutil.copytree("out/base/model", tmp_path / "base")
+    monkeypatch.chdir(copy)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
     def state() -> dict[str, tuple[int, int]]:
-        files = [file for folder in (project, tmp_path) for file in folder.rglob("*")]
-        return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+        return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in tmp_path.rglob("*")}
 
     before = state()
     whence(capsys, POLICY)
     whence(capsys, tmp_path / "model.safetensors", code=1)
-    whence(capsys, "out/align/dpo/model")
+    for folder in ("out/align/dpo/model", tmp_path / "base"):
+        assert whence(capsys, folder)["manifest"]
     assert state() == before
 
 
