@@ -15,6 +15,8 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from epsilon_dpo.provenance.graph import imports
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "epsilon_dpo"
 METHODS = "src/epsilon_dpo/methods"
@@ -76,32 +78,9 @@ def imported_names(file: Path) -> Iterator[str]:
             yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
-def imported_files(file: Path) -> set[Path]:
-    """The project files that `file` imports anywhere in it, also inside functions, or runs as a process of its own.
-
-    Of these it has the file's name as a text; they lie beside it.
-    """
-    found = set()
-    for node in syntax(file):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
-            found |= {path for path in [file.parent / node.value] if path.is_file()}
-    for name in imported_names(file):
-        path = ROOT / "src" / Path(*name.split("."))
-        if name.startswith("epsilon_dpo") and path.with_suffix(".py").is_file():
-            found.add(path.with_suffix(".py"))
-    return found
-
-
 def closure(start: Path) -> list[Path]:
     """All project files reachable from `start`, `start` included, sorted; `__init__` files hold no code (tested)."""
-    seen: set[Path] = set()
-    waiting = [start]
-    while waiting:
-        file = waiting.pop()
-        if file not in seen:
-            seen.add(file)
-            waiting += imported_files(file)
-    return sorted(seen)
+    return imports.closure(start, ROOT)
 
 
 def needed_files(start: Path) -> set[str]:

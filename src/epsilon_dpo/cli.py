@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -34,6 +35,30 @@ def _whence(asked: argparse.Namespace) -> str:
     from epsilon_dpo.provenance.whence.asked import answered
 
     return answered(asked.file, asked.json)
+
+
+def _plan(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.provenance.plan.plan import plan  # imports dvc
+
+    return plan(asked)
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say which stages `dvc repro` would run, why, and what that costs",
+        description="Compares the project with dvc.lock and changes nothing. `run` has causes of its own, `may run` "
+        "follows stages that run, `from cache` has a result of an earlier run in DVC's cache.",
+    )
+    plan.add_argument("targets", nargs="*", metavar="TARGET", help="as of `dvc repro` (default: all of dvc.yaml)")
+    plan.add_argument(
+        "--assert-only",
+        nargs="+",
+        metavar="GLOB",
+        help="end with code 1 if a stage would run, or may, that matches none",
+    )
+    plan.add_argument("--json", action="store_true", help="all stages, for machines")
+    plan.set_defaults(do=_plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     whence.add_argument("file", type=Path, metavar="FILE", help="a model folder, or any file or folder of out/")
     whence.add_argument("--json", action="store_true", help="all that is known, as JSON")
     whence.set_defaults(do=_whence)
+    _add_plan(commands)
     asked = parser.parse_args(arguments)
     try:
         print(asked.do(asked))

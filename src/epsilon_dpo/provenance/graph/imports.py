@@ -1,0 +1,78 @@
+"""The import closure of a file: every project file that its Python code can import, found by reading the source."""
+
+import ast
+from pathlib import Path
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+
+def imported_files(file: Path, root: Path) -> set[Path]:
+    """The project files that `file` imports anywhere in it, also inside functions, or runs as a process of its own.
+
+    Of these it has the file's name as a text; they lie beside it.
+
+    Args:
+        root: the project's folder, which holds src/epsilon_dpo.
+
+    Raises:
+        UserError: `file` is not valid Python, or has a relative import.
+    """
+    found = set()
+    for node in ast.walk(parsed(file.read_text("utf-8"), str(file))):
+        names: list[str] = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
+            found |= {path for path in [file.parent / node.value] if path.is_file()}
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise UserError(f"{file}: line {node.lineno} has a relative import; write the absolute name.")
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            path = root / "src" / Path(*name.split("."))
+            if name.startswith("epsilon_dpo") and path.with_suffix(".py").is_file():
+                found.add(path.with_suffix(".py"))
+    return found
+
+
+def closure(start: Path, root: Path) -> list[Path]:
+    """All project files reachable from `start`, `start` included, sorted; `__init__` files hold no code (tested).
+
+    Raises:
+        UserError: as `imported_files`.
+    """
+    seen: set[Path] = set()
+    waiting = [start]
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting += imported_files(file, root)
+    return sorted(seen)
+
+
+def parsed(text: str, name: str) -> ast.Module:
+    """The syntax tree of a Python source.
+
+    Raises:
+        UserError: it is not valid Python; `name` says whose it is.
+    """
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise UserError(f"{name}: line {error.lineno} is not valid Python ({error.msg}); correct it.") from None
+
+
+def code_of(text: str, name: str) -> str:
+    """What a Python source does: its syntax tree without docstrings, in which comments and layout leave no trace.
+
+    Raises:
+        UserError: it is not valid Python.
+    """
+    tree = parsed(text, name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:]
+    return ast.dump(tree)

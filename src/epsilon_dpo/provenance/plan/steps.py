@@ -1,0 +1,165 @@
+"""What the next `dvc repro` would do with each stage, decided in its order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from dvc.dependency import ParamsDependency
+from dvc.output import Output
+from dvc.stage import PipelineStage
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.meta import Meta
+
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
+from epsilon_dpo.provenance.graph.project import Project, open_project, said_plainly
+from epsilon_dpo.provenance.plan.amounts import seconds_of_stages
+from epsilon_dpo.provenance.plan.causes import Cause, Causes
+from epsilon_dpo.provenance.plan.outputs import Expected, Outputs
+
+RUN, MAY_RUN, FROM_CACHE, UP_TO_DATE = "run", "may run", "from cache", "up to date"
+Hashes = dict[str, HashInfo]  # by path of an output
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage.
+
+    Attributes:
+        action: RUN has causes of its own; MAY_RUN has none, but reads what earlier stages will have made anew, and DVC
+            skips it if that keeps its bytes; FROM_CACHE has causes, and DVC has the result of an earlier run.
+        causes: why, by itself.
+        after: the first stages to run that it waits for; the run cache cannot be asked before they are done.
+        keeps: whether its output will have the bytes that it has now.
+        seconds, size: of its last run, and of its outputs (bytes) in dvc.lock; None if nobody knows.
+        like: the stage whose last run these two are, where it has none itself.
+    """
+
+    name: str
+    action: str
+    causes: tuple[Cause, ...]
+    after: tuple[str, ...]
+    keeps: bool
+    seconds: float | None
+    size: int | None
+    like: str
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether it would run for edits alone that cannot change its result."""
+        return self.action == RUN and not self.after and all(cause.harmless for cause in self.causes)
+
+
+def planned(targets: Sequence[str] = ()) -> tuple[Project, list[Step]]:
+    """The project in the working folder, and a step for each stage that `dvc repro TARGETS` would visit, in its order.
+
+    Raises:
+        UserError: DVC cannot read the project, or a file that a stage imports is not valid Python.
+    """
+    project = open_project(targets)
+    with said_plainly():
+        planner = Planner(project)
+        for stage in project.stages:
+            planner.visit(stage)
+    return project, planner.steps
+
+
+class Planner:
+    """Visits stages in order; what it found of one decides about those that read its outputs."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.steps: list[Step] = []
+        self.outputs = Outputs(project.repo)
+        self.causes = Causes(project)
+        self.params: dict[str, Any] = read_yaml(PARAMS_FILE)
+        self.seconds = seconds_of_stages(project.root)
+        self._roots: dict[str, tuple[str, ...]] = {}
+
+    def visit(self, stage: PipelineStage) -> None:
+        expected = {
+            dep.fs_path: self.outputs.expected(dep) for dep in stage.deps if not isinstance(dep, ParamsDependency)
+        }
+        waits_for = () if stage.frozen else [name for part in expected.values() for name in part.waits_for]
+        after = tuple(dict.fromkeys(root for name in waits_for for root in self._roots[name]))
+        causes = self.causes.of(stage, expected)
+        hashes: Hashes | None = {out.fs_path: out.hash_info for out in stage.outs}
+        keeps, action = True, UP_TO_DATE
+        if causes and not after and (found := self._from_cache(stage, causes, expected)):
+            action, keeps, hashes = FROM_CACHE, found == hashes, found
+        elif causes or after:
+            action = RUN if causes else MAY_RUN
+            keeps = self._keeps(stage, causes, after)
+            hashes = hashes if keeps else None
+        self.outputs.add(stage, hashes)
+        self._roots[stage.addressing] = after or (stage.addressing,)
+        self.steps.append(Step(stage.addressing, action, tuple(causes), after, keeps, *self._last(stage)))
+
+    def _from_cache(self, stage: PipelineStage, causes: list[Cause], expected: dict[str, Expected]) -> Hashes | None:
+        """What DVC would put in the place of the outputs without running the stage; None if it has to run.
+
+        DVC looks for the outputs of dvc.lock, if nothing else changed, and else for an earlier run with the same
+        command, dependencies and params. `StageCache.restore(dry=True)` looks for dvc.lock's dependencies, not those of
+        now, and does not say what it would restore.
+        """
+        if all(cause.kind == "output" for cause in causes):
+            return (
+                None if any(out.changed_cache() for out in stage.outs) else {o.fs_path: o.hash_info for o in stage.outs}
+            )
+        again = self.project.fresh(stage)
+        for dep in again.deps:
+            if isinstance(dep, ParamsDependency):
+                if set(dep.params) - dep.read_params().keys():
+                    return None
+                dep.save()
+            elif expected[dep.fs_path].hash_info is None:
+                return None
+            elif expected[dep.fs_path].on_disk:
+                dep.save()
+            else:
+                _as_it_will_be(dep, expected[dep.fs_path].hash_info)
+        cache = self.project.repo.stage_cache
+        entry = cache._load(again)
+        if not entry:
+            return None
+        made = cache._create_stage(entry, wdir=again.wdir)
+        return {out.fs_path: out.hash_info for out in made.outs} if made.outs_cached() else None
+
+    def _keeps(self, stage: PipelineStage, causes: list[Cause], after: tuple[str, ...]) -> bool:
+        """Whether a run would leave the outputs that are there.
+
+        Either no edit can change the result, or dvc.yaml says in `meta` that it is constant, always or while a key of
+        params.yaml is null; code that bears the stage's name is what makes it so, and so is that key.
+        """
+        if any(out.hash_info != self.outputs.now(out) or not out.hash_info for out in stage.outs):
+            return False
+        if not after and all(cause.harmless for cause in causes):
+            return True
+        meta = stage.meta or {}
+        key = meta.get("constant_while_null")
+        if not meta.get("constant") and (key is None or self.params.get(key) is not None):
+            return False
+        name = stage.name.partition("@")[0]
+        return not any(
+            cause.kind in ("command", "always", "output")
+            or (cause.kind == "param" and cause.what.partition(".")[0] == key)
+            or (cause.kind in ("file", "folder") and name in PurePath(cause.what).with_suffix("").parts)
+            for cause in causes
+            if not cause.harmless
+        )
+
+    def _last(self, stage: PipelineStage) -> tuple[float | None, int | None, str]:
+        """Seconds and bytes of the stage's last run, or of the last run of the same stage for another of `runs`."""
+        group = stage.name.partition("@")[0] + "@"
+        others = [other for other in self.project.stages if other.name.startswith(group)] if "@" in stage.name else []
+        for like in [stage, *others]:
+            sizes = [out.meta.size for out in like.outs if out.hash_info]
+            if sizes and None not in sizes:
+                return self.seconds.get(like.addressing), sum(sizes), "" if like is stage else like.addressing
+        return self.seconds.get(stage.addressing), None, ""
+
+
+def _as_it_will_be(dep: Output, hash_info: HashInfo | None) -> None:
+    """Let DVC take `hash_info` for the hash of `dep`, whatever lies on the disk now."""
+    dep.hash_info, dep.meta = hash_info, Meta()
+    dep.get_hash = lambda: hash_info

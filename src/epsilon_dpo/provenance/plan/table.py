@@ -1,0 +1,122 @@
+"""The plan for a terminal: stages with the same reasons share a row."""
+
+import textwrap
+from collections.abc import Sequence
+
+from epsilon_dpo.provenance.plan.amounts import size_text, time_text
+from epsilon_dpo.provenance.plan.steps import FROM_CACHE, MAY_RUN, RUN, UP_TO_DATE, Step
+
+STAGES_WIDTH, WIDTH = 40, 120  # characters
+CAUSES_SHOWN = 4  # per row
+
+
+def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None = None) -> str:
+    """The plan as text.
+
+    Args:
+        gone: stages of dvc.lock that dvc.yaml no longer has.
+        at_work: the DVC process that changes outputs meanwhile, if there is one.
+    """
+    parts = [_summary(steps)]
+    if at_work:
+        parts[0] = f"DVC is at work here ({at_work}): this is the plan of this moment.\n{parts[0]}"
+    rows = _rows(steps)
+    if rows:
+        parts.append("\n".join(rows))
+    if any(step.action == MAY_RUN for step in steps):
+        parts.append(f"{MAY_RUN}: DVC skips it if what it reads keeps its bytes, and asks its run cache only then.")
+    command = accepting(steps)
+    if command:
+        parts.append(
+            "No edit of these can change their results, so DVC can be told to accept it without a run:\n"
+            f"  {command}\n"
+            "Given up: dvc.lock then names code that did not make these outputs. Run them before you publish."
+        )
+    if gone:
+        parts.append(f"dvc.lock also has {', '.join(gone)}, which dvc.yaml no longer has: nothing runs for them.")
+    return "\n\n".join(parts)
+
+
+def accepting(steps: Sequence[Step]) -> str:
+    """The `dvc commit` for the stages that would run for edits alone that change no result; empty if there are none."""
+    chosen = [step.name for step in steps if step.acceptable]
+    found = names(chosen, [step.name for step in steps])
+    return f"dvc commit -f {' '.join(name.removesuffix('@*') for name in found)}" if chosen else ""
+
+
+def names(chosen: Sequence[str], every: Sequence[str]) -> list[str]:
+    """`chosen` in their order, a stage@* where it has more than one run and all of them are chosen."""
+    found = {}
+    for name in chosen:
+        group = name.partition("@")[0] + "@"
+        whole = [other for other in every if other.startswith(group)]
+        found[f"{group}*" if len(whole) > 1 and set(whole) <= set(chosen) else name] = None
+    return list(found)
+
+
+def _summary(steps: Sequence[Step]) -> str:
+    of = {action: [step for step in steps if step.action == action] for action in (RUN, MAY_RUN, FROM_CACHE)}
+    if not any(of.values()):
+        return f"All {len(steps)} stages are up to date: `dvc repro` would run nothing."
+    said = [f"{len(of[RUN])} of {len(steps)} stages would run{_cost(of[RUN])}"]
+    if of[MAY_RUN]:
+        said.append(f"{len(of[MAY_RUN])} may{_cost(of[MAY_RUN])}")
+    if of[FROM_CACHE]:
+        said.append(f"{len(of[FROM_CACHE])} would come from DVC's cache")
+    return ", ".join(said) + "."
+
+
+def _cost(steps: Sequence[Step]) -> str:
+    """Of the earlier runs, as far as they are known, in brackets."""
+    said = [time_text(sum(s.seconds for s in steps if s.seconds is not None))] if _timed(steps) else []
+    said += [size_text(sum(s.size for s in steps if s.size is not None))] if any(s.size for s in steps) else []
+    return f" ({', '.join(said)} last time)" if said else ""
+
+
+def _timed(steps: Sequence[Step]) -> bool:
+    return any(step.seconds is not None for step in steps)
+
+
+def _rows(steps: Sequence[Step]) -> list[str]:
+    groups: dict[tuple[str, ...], list[Step]] = {}
+    every = [step.name for step in steps]
+    for step in steps:
+        if step.action != UP_TO_DATE:
+            groups.setdefault((step.action, *_why(step, every)), []).append(step)
+    shown = [step for group in groups.values() for step in group]
+    timed = _timed(shown)
+    lines = [_line("", "stages", "time" if timed else "", "disk", "why", timed)] if groups else []
+    for (action, *why), group in groups.items():
+        cells = textwrap.wrap(", ".join(names([step.name for step in group], every)), STAGES_WIDTH)
+        seconds = sum(step.seconds for step in group if step.seconds is not None)
+        size = sum(step.size for step in group if step.size is not None)
+        around = WIDTH - len(_line("", "", "", "", "", timed))
+        reasons = [line for reason in why for line in textwrap.wrap(reason, around, subsequent_indent="  ")]
+        for number in range(max(len(cells), len(reasons))):
+            first = number == 0
+            lines.append(
+                _line(
+                    action if first else "",
+                    cells[number] if number < len(cells) else "",
+                    time_text(seconds) if first and _timed(group) and action != FROM_CACHE else "",
+                    size_text(size) if first and any(step.size is not None for step in group) else "",
+                    reasons[number] if number < len(reasons) else "",
+                    timed,
+                ).rstrip()
+            )
+    return lines
+
+
+def _line(action: str, stages: str, time: str, size: str, why: str, timed: bool) -> str:
+    middle = f"{time:>7}  " if timed else ""
+    return f"{action:<10}  {stages:<{STAGES_WIDTH}}  {middle}{size:>7}  {why}"
+
+
+def _why(step: Step, every: Sequence[str]) -> list[str]:
+    """The reasons, each one line; those beyond the first few as their number."""
+    texts = [cause.text for cause in step.causes]
+    if len(texts) > CAUSES_SHOWN:
+        texts = [*texts[: CAUSES_SHOWN - 1], f"and {len(texts) - CAUSES_SHOWN + 1} more (--json has all)"]
+    if step.action == MAY_RUN:
+        texts.append(f"follows {', '.join(names(step.after, every))}")
+    return texts
