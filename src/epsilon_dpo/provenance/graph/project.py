@@ -1,13 +1,16 @@
 """The project opened through DVC's Python API, without its lock, so that it can be asked while `dvc repro` runs."""
 
+import functools
 import json
+import operator
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from dvc.dependency import ParamsDependency
 from dvc.dvcfile import ProjectFile, load_file
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -15,6 +18,7 @@ from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.stage import PipelineStage
 
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 DVC_FILE = "dvc.yaml"
 
@@ -53,6 +57,22 @@ class Project:
         ]
 
 
+def params_now(dep: ParamsDependency) -> dict[str, Any]:
+    """What the params file holds now of the keys that `dep` declares (of all keys if it declares none), by dotted key.
+
+    `ParamsDependency.read_params` reads the file again for each stage, which is most of a plan's time.
+
+    Raises:
+        UserError: the file is absent or is not YAML.
+    """
+    content = read_yaml(Path(dep.fs_path))
+    found = {}
+    for key in dep.params or content:
+        with suppress(KeyError, TypeError):
+            found[key] = functools.reduce(operator.getitem, key.split("."), content)
+    return found
+
+
 @contextmanager
 def said_plainly() -> Iterator[None]:
     """What DVC cannot read becomes one sentence.
@@ -77,7 +97,8 @@ def open_project(targets: Sequence[str] = ()) -> Project:
         root = Path(repo.root_dir)
         if root != Path.cwd().resolve() or not Path(DVC_FILE).exists():
             raise UserError(f"{Path.cwd()} has no {DVC_FILE} of a DVC project: run from the project's root.")
-        order = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, targets or [DVC_FILE]))
+        whole = [stage for stage in repo.index.stages if stage.path == str(root / DVC_FILE)]  # dvc.lock read once less
+        order = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, targets) if targets else whole)
         stages = [stage for stage in order if isinstance(stage, PipelineStage)]
         files = {path: load_file(repo, path) for path in {stage.path for stage in stages}}
         return Project(repo, root, stages, files)

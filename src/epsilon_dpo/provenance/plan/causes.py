@@ -11,9 +11,9 @@ from dvc.output import Output
 from dvc.stage import PipelineStage
 
 from epsilon_dpo.provenance.graph.imports import closure, code_of
-from epsilon_dpo.provenance.graph.project import DVC_FILE, Project
-from epsilon_dpo.provenance.plan.outputs import Expected
+from epsilon_dpo.provenance.graph.project import DVC_FILE, Project, params_now
 from epsilon_dpo.provenance.plan.amounts import size_text
+from epsilon_dpo.provenance.plan.outputs import Expected
 from epsilon_dpo.provenance.plan.versions import FileChange, Versions
 
 METHODS = "src/epsilon_dpo/methods"  # whose registry loads each of them by its name
@@ -26,7 +26,7 @@ class Cause:
     """One reason to run a stage.
 
     Attributes:
-        kind: new, command, always, param, file, folder, data or output.
+        kind: new, command, always, param, file, folder, missing, read (what an earlier stage made) or output.
         what: the key of params.yaml or the path; empty for the first three.
         text: of what, as a phrase.
         harmless: whether the stage's result cannot depend on it.
@@ -72,13 +72,13 @@ class Causes:
 
     def _dependency(self, stage: PipelineStage, dep: Output, expected: Expected) -> list[Cause]:
         if not dep.hash_info:
-            return [Cause("data", str(dep), f"{dep} is a new dependency")]
+            return [Cause("missing", str(dep), f"{dep} is a new dependency")]
         if expected.hash_info is None:
-            return [Cause("data", str(dep), f"{dep} is missing")]
+            return [Cause("missing", str(dep), f"{dep} is missing")]
         if expected.hash_info == dep.hash_info:
             return []
         if expected.computed:
-            return [Cause("data", str(dep), f"{dep} has other bytes")]
+            return [Cause("read", str(dep), f"{dep} will have other bytes")]
         changes = self.versions.changes(dep)
         if changes is None:
             return [_unknown(dep)]
@@ -86,7 +86,7 @@ class Causes:
 
     def _file(self, stage: PipelineStage, change: FileChange) -> Cause:
         why = self._why_harmless(stage, change)
-        text = f"{change.path}: {why}" if why else f"{change.path} {change.how}"
+        text = f"{change.path} {change.how}{why or ''}"
         return Cause("file", change.path, text, harmless=why is not None)
 
     def _why_harmless(self, stage: PipelineStage, change: FileChange) -> str | None:
@@ -97,10 +97,10 @@ class Causes:
         is_init = file.name == "__init__.py"  # which no import names, and tests hold it to be without code
         needed = self._needed(stage)
         if needed and change.path not in needed and not is_init:
-            return "not imported by it"
+            return ", but it does not import that"
         before = "" if is_init and change.how == "added" else change.before
         if before is not None and code_of(before, change.path) == code_of(file.read_text("utf-8"), change.path):
-            return "comments, docstrings or layout only"
+            return " in comments, docstrings or layout only"
         return None
 
     def _needed(self, stage: PipelineStage) -> set[str]:
@@ -124,10 +124,10 @@ class Causes:
         (state,) = out.status().values() or [""]
         changed = self.versions.by_hand(out) if state == "modified" else []
         if changed:
-            yield from (Cause("output", str(out), f"{file.path} {file.how}, an output") for file in changed)
+            yield from (Cause("output", file.path, f"{file.path}, its output, {file.how}") for file in changed)
         elif state:
             said = {"deleted": "is missing", "modified": "changed", "not in cache": "is not in DVC's cache"}
-            yield Cause("output", str(out), f"{out}, its output, {said.get(state, state)}")
+            yield Cause("output", str(out), f"its output {said.get(state, state)}")
 
 
 def _unknown(dep: Output) -> Cause:
@@ -141,7 +141,7 @@ def _unknown(dep: Output) -> Cause:
 
 def _params(dep: ParamsDependency) -> Iterator[Cause]:
     """One cause per value that differs, by its full dotted key."""
-    before, now = dep.hash_info.value or {}, dep.read_params()
+    before, now = dep.hash_info.value or {}, params_now(dep)
     for key in dep.params or sorted({*before, *now}):
         for path, old, new in _leaves(key, before.get(key, ABSENT), now.get(key, ABSENT)):
             if old is ABSENT:

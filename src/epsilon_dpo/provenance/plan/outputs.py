@@ -84,6 +84,7 @@ class Outputs:
         cache, tree = self.repo.cache.local, Tree()
         if dep.exists and dep.isdir():
             _, _, found = build(cache, dep.fs_path, self.repo.fs, "md5", ignore=self.repo.dvcignore, dry_run=True)
+            assert isinstance(found, Tree)
             for name, meta, hash_info in found:
                 if not any(_below(str(PurePath(dep.fs_path, *name)), path) for path in near):
                     tree.add(name, meta, hash_info)
@@ -92,7 +93,8 @@ class Outputs:
             if path == dep.fs_path:
                 return made.hash_info
             if _below(dep.fs_path, path):  # a part of an output
-                part = Tree.load(cache, made.hash_info).get_obj(cache, PurePath(dep.fs_path).relative_to(path).parts)
+                inside = PurePath(dep.fs_path).relative_to(path).parts
+                part = Tree.load(cache, made.hash_info).get_obj(cache, inside)  # type: ignore[arg-type]
                 return part.hash_info if part else None
             place = PurePath(path).relative_to(dep.fs_path).parts
             if made.hash_info.isdir:

@@ -12,7 +12,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
-from epsilon_dpo.provenance.graph.project import Project, open_project, said_plainly
+from epsilon_dpo.provenance.graph.project import Project, open_project, params_now, said_plainly
 from epsilon_dpo.provenance.plan.amounts import seconds_of_stages
 from epsilon_dpo.provenance.plan.causes import Cause, Causes
 from epsilon_dpo.provenance.plan.outputs import Expected, Outputs
@@ -109,9 +109,10 @@ class Planner:
         again = self.project.fresh(stage)
         for dep in again.deps:
             if isinstance(dep, ParamsDependency):
-                if set(dep.params) - dep.read_params().keys():
+                values = params_now(dep)
+                if set(dep.params) - values.keys():
                     return None
-                dep.save()
+                _as_it_will_be(dep, HashInfo(ParamsDependency.PARAM_PARAMS, values))  # type: ignore[arg-type]
             elif expected[dep.fs_path].hash_info is None:
                 return None
             elif expected[dep.fs_path].on_disk:

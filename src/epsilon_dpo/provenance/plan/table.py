@@ -1,5 +1,6 @@
 """The plan for a terminal: stages with the same reasons share a row."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -25,6 +26,10 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
         parts.append("\n".join(rows))
     if any(step.action == MAY_RUN for step in steps):
         parts.append(f"{MAY_RUN}: DVC skips it if what it reads keeps its bytes, and asks its run cache only then.")
+    if any(step.action == FROM_CACHE for step in steps):
+        parts.append(
+            f"{FROM_CACHE}: DVC restores what dvc.lock names, or the result of an earlier run with the same inputs."
+        )
     command = accepting(steps)
     if command:
         parts.append(
@@ -46,7 +51,7 @@ def accepting(steps: Sequence[Step]) -> str:
 
 def names(chosen: Sequence[str], every: Sequence[str]) -> list[str]:
     """`chosen` in their order, a stage@* where it has more than one run and all of them are chosen."""
-    found = {}
+    found: dict[str, None] = {}
     for name in chosen:
         group = name.partition("@")[0] + "@"
         whole = [other for other in every if other.startswith(group)]
@@ -90,6 +95,7 @@ def _rows(steps: Sequence[Step]) -> list[str]:
         cells = textwrap.wrap(", ".join(names([step.name for step in group], every)), STAGES_WIDTH)
         seconds = sum(step.seconds for step in group if step.seconds is not None)
         size = sum(step.size for step in group if step.size is not None)
+        about = "~" if any(step.like for step in group) else ""
         around = WIDTH - len(_line("", "", "", "", "", timed))
         reasons = [line for reason in why for line in textwrap.wrap(reason, around, subsequent_indent="  ")]
         for number in range(max(len(cells), len(reasons))):
@@ -98,8 +104,8 @@ def _rows(steps: Sequence[Step]) -> list[str]:
                 _line(
                     action if first else "",
                     cells[number] if number < len(cells) else "",
-                    time_text(seconds) if first and _timed(group) and action != FROM_CACHE else "",
-                    size_text(size) if first and any(step.size is not None for step in group) else "",
+                    about + time_text(seconds) if first and _timed(group) and action != FROM_CACHE else "",
+                    about + size_text(size) if first and any(step.size is not None for step in group) else "",
                     reasons[number] if number < len(reasons) else "",
                     timed,
                 ).rstrip()
@@ -114,9 +120,23 @@ def _line(action: str, stages: str, time: str, size: str, why: str, timed: bool)
 
 def _why(step: Step, every: Sequence[str]) -> list[str]:
     """The reasons, each one line; those beyond the first few as their number."""
-    texts = [cause.text for cause in step.causes]
+    run = step.name.partition("@")[2]
+    texts = list(dict.fromkeys(cause.text for cause in step.causes if cause.kind != "read"))
+    read = [
+        re.sub(f"/{run}$", "/RUN", cause.what) if run else cause.what for cause in step.causes if cause.kind == "read"
+    ]
+    if read:
+        texts.append(f"other bytes in {', '.join(read)}")
     if len(texts) > CAUSES_SHOWN:
         texts = [*texts[: CAUSES_SHOWN - 1], f"and {len(texts) - CAUSES_SHOWN + 1} more (--json has all)"]
-    if step.action == MAY_RUN:
-        texts.append(f"follows {', '.join(names(step.after, every))}")
+    if step.after and all(cause.harmless for cause in step.causes):
+        texts.append(f"follows {_followed(step, every)}")
     return texts
+
+
+def _followed(step: Step, every: Sequence[str]) -> str:
+    """What a step waits for; what is of its own run as stage@RUN, which the rows of several runs share."""
+    run = step.name.partition("@")[2]
+    own = [name for name in step.after if run and name.endswith(f"@{run}")]
+    others = names([name for name in step.after if name not in own], every)
+    return ", ".join([*others, *(f"{name.partition('@')[0]}@RUN" for name in own)])

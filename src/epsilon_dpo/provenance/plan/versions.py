@@ -67,7 +67,7 @@ class Versions:
     def by_hand(self, out: Output) -> list[FileChange]:
         """The files of an output, which exists, that differ from those in DVC's cache; none if it has none."""
         with suppress(FileNotFoundError, ObjectFormatError):
-            then = {(): out.hash_info}
+            then: Files = {(): out.hash_info}
             if out.hash_info.isdir:
                 then = _files(Tree.load(self.repo.cache.local, out.hash_info))
             return _differing(str(out), then, self._files_now(out.fs_path))
