@@ -1,7 +1,7 @@
 """The repository's own pipeline with commands that take no time, reproduced and committed: what plans are made for.
 
-The stages have the dependencies, params and outputs of dvc.yaml; an output holds the md5 of params.yaml, so that it
-changes whenever its stage runs after another edit of it, and those that dvc.yaml calls constant always hold the same.
+The stages have the dependencies, params and outputs of dvc.yaml. An output holds its path and the md5 of params.yaml,
+so that it changes whenever its stage runs after another edit of it; what dvc.yaml calls constant is always the same.
 """
 
 import subprocess
@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def quick(stage: dict[str, Any]) -> dict[str, Any]:
     entry = stage.get("do", stage)
-    made = "echo constant" if "meta" in entry else "md5sum < params.yaml"
+    made = "echo constant" if "meta" in entry else f"(md5sum < params.yaml && echo {' '.join(entry['outs'])})"
     files = [
         out if Path(out).suffix else f"{out}/{name}" for out in entry["outs"] for name in INSIDE.get(out, ("file",))
     ]

@@ -25,7 +25,9 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
     if rows:
         parts.append("\n".join(rows))
     if any(step.action == MAY_RUN for step in steps):
-        parts.append(f"{MAY_RUN}: DVC skips it if what it reads keeps its bytes, and asks its run cache only then.")
+        parts.append(
+            f"{MAY_RUN}: DVC skips it if what it reads keeps its bytes. Its run cache can be asked only when all of that is there."
+        )
     if any(step.action == FROM_CACHE for step in steps):
         parts.append(
             f"{FROM_CACHE}: DVC restores what dvc.lock names, or the result of an earlier run with the same inputs."
