@@ -156,8 +156,8 @@ class Planner:
         for like in [stage, *others]:
             sizes = [out.meta.size for out in like.outs if out.hash_info]
             if sizes and None not in sizes:
-                return self.seconds.get(like.addressing), sum(sizes), "" if like is stage else like.addressing
-        return self.seconds.get(stage.addressing), None, ""
+                return self.seconds.get(like.name), sum(sizes), "" if like is stage else like.addressing
+        return self.seconds.get(stage.name), None, ""
 
 
 def _as_it_will_be(dep: Output, hash_info: HashInfo | None) -> None:

@@ -26,7 +26,8 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
         parts.append("\n".join(rows))
     if any(step.action == MAY_RUN for step in steps):
         parts.append(
-            f"{MAY_RUN}: DVC skips it if what it reads keeps its bytes. Its run cache can be asked only when all of that is there."
+            f"{MAY_RUN}: DVC skips it if what it reads keeps its bytes; its run cache can be "
+            "asked only when these are there."
         )
     if any(step.action == FROM_CACHE for step in steps):
         parts.append(

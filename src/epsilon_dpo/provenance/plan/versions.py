@@ -27,7 +27,7 @@ from dvc_objects.errors import ObjectFormatError
 
 Files = dict[tuple[str, ...], HashInfo]  # by path below the dependency; a dependency that is a file is ()
 COMMITS = 20  # that changed a dependency, the newest
-FILES_READ = 4000  # of all commits looked at, per dependency
+FILES_READ = 4000  # of commits other than HEAD, in one plan: some seconds
 UNCOMMITTED = 8  # files that differ from HEAD, of which every choice is tried
 
 
@@ -51,6 +51,7 @@ class Versions:
 
     def __init__(self, repo: Repo) -> None:
         self.repo = repo
+        self._read = 0
         self._changes: dict[tuple[str, str], list[FileChange] | None] = {}
 
     def changes(self, dep: Output) -> list[FileChange] | None:
@@ -74,11 +75,12 @@ class Versions:
         return []
 
     def _find(self, dep: Output) -> list[FileChange] | None:
-        if not isinstance(self.repo.scm, Git):
+        if not isinstance(self.repo.scm, Git) or not dep.is_in_repo:
             return None
         path = Path(dep.fs_path).relative_to(self.repo.root_dir).as_posix()
         now = self._files_now(dep.fs_path)
-        read = 0
+        if () in now and not path.endswith(".py"):
+            return [FileChange(path, "changed")]  # nothing more is to be known
         for commit in self._commits(path):
             then = self._files_at(commit, path)
             if then is None:
@@ -88,8 +90,8 @@ class Versions:
             mixed = _mixture(then, now, dep.hash_info) if commit == "HEAD" else None
             if mixed is not None:
                 return self._differences(path, commit, mixed, now)
-            read += len(then)
-            if read > FILES_READ:
+            self._read += len(then) if commit != "HEAD" else 0
+            if self._read > FILES_READ:
                 break
         return None
 
