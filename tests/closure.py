@@ -8,14 +8,13 @@ change the stage's output:
     python tests/closure.py
 """
 
-import ast
 import sys
-from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from epsilon_dpo.provenance.graph import imports
+from epsilon_dpo.provenance.graph.imports import imported_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "epsilon_dpo"
@@ -60,22 +59,6 @@ BRINGS = {
     # accelerate has batches, precision and clipping, datasets the rows of a training.
     "trl": ["Jinja2", "accelerate", "datasets", "pyarrow", "safetensors", "tokenizers", "torch", "transformers"],
 }
-
-
-@cache
-def syntax(file: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(file.read_text("utf-8"))))
-
-
-def imported_names(file: Path) -> Iterator[str]:
-    """Dotted names of the modules that `file` imports anywhere in it, and of what it takes from them."""
-    for node in syntax(file):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise AssertionError(f"{file}: relative import; write the absolute name")
-            yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def closure(start: Path) -> list[Path]:

@@ -1,9 +1,26 @@
 """The import closure of a file: every project file that its Python code can import, found by reading the source."""
 
 import ast
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+
+
+def imported_names(file: Path) -> Iterator[str]:
+    """Dotted names of the modules that `file` imports anywhere in it, and of what it takes from them.
+
+    Raises:
+        UserError: as `imported_files`.
+    """
+    for node in _nodes(file):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise UserError(f"{file}: line {node.lineno} has a relative import; write the absolute name.")
+            yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def imported_files(file: Path, root: Path) -> set[Path]:
@@ -18,20 +35,13 @@ def imported_files(file: Path, root: Path) -> set[Path]:
         UserError: `file` is not valid Python, or has a relative import.
     """
     found = set()
-    for node in ast.walk(parsed(file.read_text("utf-8"), str(file))):
-        names: list[str] = []
+    for node in _nodes(file):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
             found |= {path for path in [file.parent / node.value] if path.is_file()}
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise UserError(f"{file}: line {node.lineno} has a relative import; write the absolute name.")
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            path = root / "src" / Path(*name.split("."))
-            if name.startswith("epsilon_dpo") and path.with_suffix(".py").is_file():
-                found.add(path.with_suffix(".py"))
+    for name in imported_names(file):
+        path = root / "src" / Path(*name.split("."))
+        if name.startswith("epsilon_dpo") and path.with_suffix(".py").is_file():
+            found.add(path.with_suffix(".py"))
     return found
 
 
@@ -49,6 +59,16 @@ def closure(start: Path, root: Path) -> list[Path]:
             seen.add(file)
             waiting += imported_files(file, root)
     return sorted(seen)
+
+
+def _nodes(file: Path) -> list[ast.AST]:
+    return _walked(file.read_text("utf-8"), str(file))
+
+
+@cache
+def _walked(text: str, name: str) -> list[ast.AST]:
+    """By content and not by path: most files are in the closure of several stages."""
+    return list(ast.walk(parsed(text, name)))
 
 
 def parsed(text: str, name: str) -> ast.Module:
