@@ -168,6 +168,19 @@ def test_a_users_errors_are_one_sentence(
         main(["whence", "file"])
 
 
+def test_git_that_refuses_is_heard_and_none_is_no_error(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(SystemExit, match=r"ERROR: git does not read the history of .*: fatal: detected dubious owner"):
+        main(["whence", POLICY])
+    monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
+    shutil.rmtree(".git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert subjects(whence(capsys, POLICY)) == ["workspace"]
+
+
 def test_a_lock_that_cannot_be_read_hides_no_other(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from asking import altered, dvc, subjects, whence
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-from epsilon_dpo.pipeline.stage.manifest import file_md5, write_manifest
+from epsilon_dpo.pipeline.stage.manifest import file_md5, weights_digests, write_manifest
 
 
 @pytest.fixture
@@ -126,6 +126,22 @@ def test_a_manifest_that_somebody_wrote_anew_is_seen(
     (away / "manifest.json").write_text(json.dumps(said))
     monkeypatch.chdir(project)
     assert whence(capsys, away, code=1)["differs"]["changed"] == ["manifest.json"]
+
+
+def test_weights_and_manifest_changed_together_are_seen_where_the_original_is(
+    away: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    altered(away / "model.safetensors", away / "model.safetensors", byte=7)
+    said = json.loads((away / "manifest.json").read_text("utf-8"))
+    said["weights_sha256"] = weights_digests(away, remember=False)
+    (away / "manifest.json").write_text(json.dumps(said))
+    assert whence(capsys, away)["known_by"] == "manifest", "alone, nobody can tell"
+    monkeypatch.chdir(project)
+    for path in (away, away / "model.safetensors"):
+        assert (
+            f"{path} is by its manifest.json of stage align@dpo, with params that a dvc.lock records, but the"
+            in (whence(capsys, path, code=1)["message"])
+        )
 
 
 def test_a_manifest_says_what_the_weights_were_made_of_and_no_place(

@@ -64,7 +64,7 @@ def read_manifest(folder: Path) -> Json | None:
     """What `folder` says of itself; None if it says nothing, as what other programs wrote, or an older version."""
     path = folder / MANIFEST
     found = read_json(path) if path.is_file() else None
-    return found if isinstance(found, dict) and "weights_sha256" in found else None
+    return found if isinstance(found, dict) and found.keys() >= {"stage", "run", "params", "weights_sha256"} else None
 
 
 def weights_digests(folder: Path, remember: bool = True) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Every dvc.lock that a project has had: in the workspace, and in the commits of branches, tags and experiments."""
 
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,9 +13,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from epsilon_dpo.pipeline.observability.errors import UserError
+
 LOCK = "dvc.lock"
 MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)\s")
 CODE = ("src", "stages")
+NO_HISTORY = ("not a git repository", "Needed a single revision")  # as git says it
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,9 @@ def all_locks(root: Path) -> list[Lock]:
 
     Args:
         root: of the project, which need not be in a git repository.
+
+    Raises:
+        UserError: as _git.
     """
     locks: dict[tuple[str, PurePosixPath], Lock] = {}
     for path in [root / LOCK, *sorted(root.glob(f"*/{LOCK}"))]:
@@ -151,7 +159,7 @@ def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
     refs = (line.split(" ", 1) for line in _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"))
     names = {sha: ref.split("/")[-1] for sha, ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/", ref)}
     form = "--format=commit %H%x09%cs%x09%s"
-    how = ("--all", "--full-history", "--diff-merges=separate", "--raw", "--no-abbrev", "--no-renames", "--relative")
+    how = ("--all", "--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative")
     commit = None
     for line in _git(root, "log", *how, form, "--", LOCK, f"*/{LOCK}"):
         if line.startswith("commit "):
@@ -180,10 +188,20 @@ def _blobs(root: Path, names: list[str]) -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> list[str]:
-    """The lines that git prints; none where there is no repository, or no commit in it."""
-    command = ["git", "-C", str(root), "--no-optional-locks", "-c", "core.quotePath=false", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    """The lines that git prints; none where there is no repository, or no commit in it.
+
+    Raises:
+        UserError: git refuses, as it does in a folder that is somebody else's.
+    """
+    if shutil.which("git") is None:
         return []
-    return done.stdout.splitlines() if done.returncode == 0 else []
+    command = ["git", "-C", str(root), "--no-optional-locks", "-c", "core.quotePath=false"]
+    environment = os.environ | {"LC_ALL": "C"}
+    for asked in (["rev-parse", "--verify", "HEAD"], arguments):
+        done = subprocess.run([*command, *asked], capture_output=True, text=True, check=False, env=environment)
+        if any(reason in done.stderr for reason in NO_HISTORY):
+            return []
+        if done.returncode:
+            reason = done.stderr.strip().partition("\n")[0]
+            raise UserError(f"git does not read the history of {root}, where dvc.lock may be recorded: {reason}.")
+    return done.stdout.splitlines()

@@ -13,7 +13,7 @@ from epsilon_dpo.pipeline.stage.manifest import portable, read_manifest, weights
 from epsilon_dpo.provenance.whence.content import Cache, members_of
 from epsilon_dpo.provenance.whence.locks import Lock, all_locks
 from epsilon_dpo.provenance.whence.search import Difference, Place, Records
-from epsilon_dpo.provenance.whence.sentences import altered, never_seen, other_weights
+from epsilon_dpo.provenance.whence.sentences import altered, never_seen, other_than_recorded, other_weights
 
 
 def origin(path: Path, root: Path | None) -> Json:
@@ -84,7 +84,7 @@ def _not_found(
         return refused | ({"differs": _differs(nearest)} if nearest else {})
     same_weights = nearest is not None and said is not None and not set(nearest.changed) & set(said["weights_sha256"])
     if said is not None and (nearest is None or not same_weights or path.is_file()):
-        return _by_manifest(root, records, said)
+        return _by_manifest(path, root, records, said, nearest)
     if nearest is None:
         return {"found": False, "message": never_seen(path, records)}
     return {"found": False, "message": altered(path, nearest, records), "differs": _differs(nearest)}
@@ -95,16 +95,19 @@ def _alone(why: str) -> Json:
             "nothing else could be checked"}  # fmt: skip
 
 
-def _by_manifest(root: Path, records: Records, said: Json) -> Json:
-    """A model whose content the cache cannot show: the stage that had its params, and what the manifest says."""
+def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: Difference | None) -> Json:
+    """A model in none of the outputs that can be looked into: the stage that had its params, if its own cannot be."""
     name = said["stage"] + (f"@{said['run']}" if said["run"] else "")
-    places = [
+    claimed = [
         Place(lock, name, out)
         for lock in records.locks
         if name in lock.stages and portable(lock.stages[name].params) == said["params"]
         for out in lock.stages[name].outs
-        if records.cache.members(lock.stages[name].outs[out]) is None
     ]
+    places = [place for place in claimed if records.cache.members(place.lock.stages[name].outs[place.path]) is None]
+    if claimed and not places:
+        refused = {"found": False, "message": other_than_recorded(path, name)}
+        return refused | ({"differs": _differs(nearest)} if nearest else {})
     if not places:
         return _alone("no dvc.lock of this project records it")
     note = (
