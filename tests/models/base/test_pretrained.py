@@ -324,9 +324,24 @@ def test_the_published_tokenizer_decides_and_not_its_class(folder: Path) -> None
         ("model.safetensors.index.json", "<html>", "is no index of safetensors; copy the model again"),
         ("tokenizer.json", "{}", "The tokenizer in .* cannot be loaded"),
         ("tokenizer_config.json", "[]", "The tokenizer in .* cannot be loaded"),
+        ("config.json", "[]", "is no configuration of a model; copy the model again"),
+        ("config.json", "", "is no configuration of a model; copy the model again"),
+        ("config.json", f'{{"a": {"1" * 5000}}}', "is no configuration of a model; copy the model again"),
+        ("config.json", '{"a":' * 5000 + "1" + "}" * 5000, "is no configuration of a model; copy the model again"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(folder: Path, name: str, content: str, sentence: str) -> None:
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=sentence):
         load_pretrained(params(folder))
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"])
+@pytest.mark.parametrize("value", [-1, 0, "x", 3, 1.5, []])
+def test_a_wrong_number_in_the_configuration_is_one_sentence(folder: Path, key: str, value: Any) -> None:
+    """No number of layers, heads or embeddings but the right one gives the model that the weights are of."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(UserError) as refused:
+        load_pretrained(params(folder))
+    assert "\n" not in str(refused.value)

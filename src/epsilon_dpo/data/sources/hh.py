@@ -16,6 +16,7 @@ from typing import Any
 
 from epsilon_dpo.data.shapes.values import parse_transcript
 from epsilon_dpo.data.sources.dataset import Dataset, Row
+from epsilon_dpo.data.sources.formats import TOO_MUCH
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.data.sources.raw import refuse_what_is_no_data, refuse_what_is_something_else
 from epsilon_dpo.pipeline.hub.download import hub_file
@@ -145,6 +146,8 @@ def _parse_file(text: str, path: Path, name: str) -> list[Row]:
             content = json.loads(line)
         except json.JSONDecodeError:
             raise UserError(f"{where} is not JSON; the file must hold one object a line.") from None
+        except (ValueError, RecursionError):
+            raise UserError(f"{where} {TOO_MUCH}") from None
         sides = {side: _side(content, side, where) for side in ("chosen", "rejected")}
         rows.append({"id": f"{name}/{index}", **sides})
     return rows
@@ -154,6 +157,13 @@ def _side(content: Any, side: str, where: str) -> Messages:
     """The transcript of one side as messages."""
     if not isinstance(content, dict) or not isinstance(content.get(side), str):
         raise UserError(f"{where} has no text under {side!r}; each line must be {{'chosen': text, 'rejected': text}}.")
+    try:
+        content[side].encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise UserError(
+            f"{where}: {side!r} holds half a character ({half!r}); correct the line or remove it."
+        ) from None
     try:
         return parse_transcript(content[side])
     except ValueError as error:

@@ -22,7 +22,7 @@ from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.template import faults, freeze
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
-from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.files import Json, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -64,10 +64,21 @@ def _require_embeddings(tokenizer: PreTrainedTokenizerBase, embeddings: int, fol
         )
 
 
+def _config(folder: Path) -> Json:
+    """The model's config.json."""
+    try:
+        config = read_json(folder / "config.json")
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'} is no configuration of a model; copy the model again.")
+    return config
+
+
 def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
     """The model, all of it from the files: transformers would fill a gap with random weights and only log it."""
-    if quantised := read_json(folder / "config.json").get("quantization_config"):
-        method = quantised.get("quant_method", "an unknown method")
+    if quantised := _config(folder).get("quantization_config"):
+        method = quantised.get("quant_method", "an unknown method") if isinstance(quantised, dict) else quantised
         raise UserError(
             f"The weights in {folder} are quantised ({method}) and cannot be trained; use the model in float32 or "
             "bfloat16 (sft.lora.quantise and align.lora.quantise quantise it while training)."
@@ -87,6 +98,10 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
     except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
         raise UserError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from None
     model, found = loaded
+    if (
+        model.config.get_text_config().num_hidden_layers < 1
+    ):  # the layers of the file would be left out, and only logged
+        raise UserError(f"{folder / 'config.json'} describes a model without layers; copy the model again.")
     gaps = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     if gaps:
         raise UserError(
