@@ -39,10 +39,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def quick(stage: dict[str, Any]) -> dict[str, Any]:
     entry = stage.get("do", stage)
-    made = "echo constant" if "meta" in entry else f"(md5sum < params.yaml && echo {' '.join(entry['outs'])})"
-    files = [
-        out if Path(out).suffix else f"{out}/{name}" for out in entry["outs"] for name in INSIDE.get(out, ("file",))
-    ]
+    outs = [out if isinstance(out, str) else next(iter(out)) for out in entry["outs"]]
+    made = "echo constant" if "meta" in entry else f"(md5sum < params.yaml && echo {' '.join(outs)})"
+    files = [out if Path(out).suffix else f"{out}/{name}" for out in outs for name in INSIDE.get(out, ("file",))]
     cmd = " && ".join(f"mkdir -p {Path(file).parent} && {made} > {file}" for file in files)
     return stage | {"do": entry | {"cmd": cmd}} if "do" in stage else entry | {"cmd": cmd}
 

@@ -184,7 +184,7 @@ def test_an_edit_names_its_cause(project: Path, kind: str) -> None:
     edit, own, (stage, why), after, accept = EDITS[kind]
     edit()
     looked_at, steps = planned()
-    plan = Plan(as_json(steps, looked_at.gone()))
+    plan = Plan(as_json(steps, list(looked_at.gone())))
     assert why in plan.why(stage)
     assert plan.that("run") == own and plan.that("may run") == after and not plan.that("from cache")
     assert plan.content["accept"] == accept

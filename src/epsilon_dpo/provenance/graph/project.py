@@ -47,14 +47,14 @@ class Project:
         """`stage` once more, with what dvc.lock says of it, to be changed in memory."""
         return self.files[stage.path].stages[stage.name]
 
-    def gone(self) -> list[str]:
-        """Stages of which dvc.lock has an entry and dvc.yaml has none."""
-        return [
-            name
+    def gone(self) -> dict[str, list[str]]:
+        """Stages of which dvc.lock has an entry and dvc.yaml has none, with the paths of their outputs."""
+        return {
+            name: [str(Path(file.path).parent / out["path"]) for out in entry.get("outs", [])]
             for file in self.files.values()
-            for name in file.lockfile_contents.get("stages", {})
+            for name, entry in file.lockfile_contents.get("stages", {}).items()
             if name not in file.stages
-        ]
+        }
 
 
 def params_now(dep: ParamsDependency) -> dict[str, Any]:

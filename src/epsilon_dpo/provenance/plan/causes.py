@@ -10,6 +10,7 @@ from dvc.dependency import ParamsDependency
 from dvc.output import Output
 from dvc.stage import PipelineStage
 
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 from epsilon_dpo.provenance.graph.imports import closure, code_of
 from epsilon_dpo.provenance.graph.project import DVC_FILE, Project, params_now
 from epsilon_dpo.provenance.plan.amounts import size_text
@@ -142,13 +143,15 @@ def _unknown(dep: Output) -> Cause:
 def _params(dep: ParamsDependency) -> Iterator[Cause]:
     """One cause per value that differs, by its full dotted key."""
     before, now = dep.hash_info.value or {}, params_now(dep)
+    where = "" if str(dep) == str(PARAMS_FILE) else f"{dep}: "
     for key in dep.params or sorted({*before, *now}):
         for path, old, new in _leaves(key, before.get(key, ABSENT), now.get(key, ABSENT)):
             if old is ABSENT:
-                text = f"{path} is new" if isinstance(new, dict) else f"{path} is new: {_short(new)}"
+                text = "is new" if isinstance(new, dict) else f"is new: {_short(new)}"
             else:
-                text = f"{path} is gone" if new is ABSENT else f"{path}: {_short(old)} → {_short(new)}"
-            yield Cause("param", path, text)
+                text = "is gone" if new is ABSENT else f"{_short(old)} → {_short(new)}"
+            colon = ":" if not where and "→" in text else ""
+            yield Cause("param", path, f"{where}{path}{colon} {text}")
 
 
 def _leaves(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -1,8 +1,8 @@
 """What each output will hold once the stages before a stage are done, as far as that can be known before they run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from dvc.dependency import ParamsDependency
 from dvc.output import Output
@@ -47,10 +47,15 @@ class Expected:
 
 
 class Outputs:
-    """The outputs of the stages so far, in the order of `dvc repro`."""
+    """The outputs of the stages so far, in the order of `dvc repro`.
 
-    def __init__(self, repo: Repo) -> None:
+    Args:
+        gone: paths of outputs of runs that params.yaml no longer has, which stage check removes before others look.
+    """
+
+    def __init__(self, repo: Repo, gone: Iterable[str] = ()) -> None:
         self.repo = repo
+        self._gone = [path for path in gone if Path(path).exists()]
         self._made: dict[str, Made] = {}
         self._now: dict[str, HashInfo | None] = {}
 
@@ -75,18 +80,19 @@ class Outputs:
         waits_for = sorted({made.stage for made in near.values() if made.hash_info is None})
         if waits_for:
             return Expected(None, tuple(waits_for))
-        if all(made.on_disk for made in near.values()):
+        if all(made.on_disk for made in near.values()) and not any(_below(path, dep.fs_path) for path in self._gone):
             return Expected(self.now(dep))
         return Expected(self._composed(dep, near), on_disk=False)
 
     def _composed(self, dep: Output, near: dict[str, Made]) -> HashInfo | None:
         """The hash of `dep` once DVC has put the outputs `near` in their places, from its cache."""
         cache, tree = self.repo.cache.local, Tree()
+        put_or_gone = [*near, *self._gone]
         if dep.exists and dep.isdir():
             _, _, found = build(cache, dep.fs_path, self.repo.fs, "md5", ignore=self.repo.dvcignore, dry_run=True)
             assert isinstance(found, Tree)
             for name, meta, hash_info in found:
-                if not any(_below(str(PurePath(dep.fs_path, *name)), path) for path in near):
+                if not any(_below(str(PurePath(dep.fs_path, *name)), path) for path in put_or_gone):
                     tree.add(name, meta, hash_info)
         for path, made in near.items():
             assert made.hash_info is not None

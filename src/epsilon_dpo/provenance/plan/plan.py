@@ -24,8 +24,8 @@ def plan(asked: argparse.Namespace) -> str:
     if asked.assert_only is not None:
         refuse_others(steps, asked.assert_only)
     if asked.json:
-        return as_json(steps, project.gone())
-    return table(steps, project.gone(), at_work(project.repo))
+        return as_json(steps, list(project.gone()))
+    return table(steps, list(project.gone()), at_work(project.repo))
 
 
 def refuse_others(steps: Sequence[Step], globs: Sequence[str]) -> None:

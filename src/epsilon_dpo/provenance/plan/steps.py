@@ -1,5 +1,6 @@
 """What the next `dvc repro` would do with each stage, decided in its order."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -70,7 +71,7 @@ class Planner:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.steps: list[Step] = []
-        self.outputs = Outputs(project.repo)
+        self.outputs = Outputs(project.repo, itertools.chain(*project.gone().values()))
         self.causes = Causes(project)
         self.params: dict[str, Any] = read_yaml(PARAMS_FILE)
         self.seconds = seconds_of_stages(project.root)
@@ -102,6 +103,8 @@ class Planner:
         command, dependencies and params. `StageCache.restore(dry=True)` looks for dvc.lock's dependencies, not those of
         now, and does not say what it would restore.
         """
+        if stage.always_changed or any(out.persist for out in stage.outs):
+            return None  # of these DVC has no run cache
         if all(cause.kind == "output" for cause in causes):
             return (
                 None if any(out.changed_cache() for out in stage.outs) else {o.fs_path: o.hash_info for o in stage.outs}

@@ -41,7 +41,8 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
             "Given up: dvc.lock then names code that did not make these outputs. Run them before you publish."
         )
     if gone:
-        parts.append(f"dvc.lock also has {', '.join(gone)}, which dvc.yaml no longer has: nothing runs for them.")
+        said = f"dvc.lock also has {', '.join(gone)}, which dvc.yaml no longer has: nothing runs for them."
+        parts.append("\n".join(textwrap.wrap(said, WIDTH)))
     return "\n\n".join(parts)
 
 
@@ -128,7 +129,7 @@ def _why(step: Step, every: Sequence[str]) -> list[str]:
     read = [
         re.sub(f"/{run}$", "/RUN", cause.what) if run else cause.what for cause in step.causes if cause.kind == "read"
     ]
-    if read:
+    if read and all(cause.harmless for cause in step.causes if cause.kind != "read"):  # else it is one edit's doing
         texts.append(f"other bytes in {', '.join(read)}")
     if len(texts) > CAUSES_SHOWN:
         texts = [*texts[: CAUSES_SHOWN - 1], f"and {len(texts) - CAUSES_SHOWN + 1} more (--json has all)"]
