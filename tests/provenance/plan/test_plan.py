@@ -199,7 +199,7 @@ def test_the_seed_of_all(project: Path, said: Said) -> None:
     assert plan.stages["pairs"] | {"action": "may run", "after": ["fetch"], "causes": []} == plan.stages["pairs"]
     assert plan.stages["pairs"]["bytes"] == Path("out/pairs/file").stat().st_size
     rows = said().splitlines()
-    assert re.fullmatch(r"16 of 26 stages would run \(\d+ B last time\), 10 may \(\d+ B last time\)\.", rows[0])
+    assert re.fullmatch(r"16 of 26 stages would run \([\d.]+ k?B last time\), 10 may \([\d.]+ k?B last time\)\.", rows[0])
     assert any(re.fullmatch(r"run +fetch, base, judge, sft, candidates, +\d+ B  seed: 17 → 18", row) for row in rows)
     assert len(rows) <= 12
 

@@ -1,0 +1,119 @@
+"""Results through a remote: a folder, and a server that speaks S3. What a fresh clone fetches, and what it need not.
+
+The stages are the repository's own; their commands only make outputs, those of `align` with weights of a size.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dvc.cli import main
+from moto.server import ThreadedMotoServer
+from test_dvc_commands import cheap, git, says, write
+from whole_pipeline import ROOT, copy_project
+
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+pytestmark = pytest.mark.slow
+
+RUNS = ("dpo", "epsilon_dpo", "tr_dpo")
+WEIGHTS = 200_000  # bytes of a policy
+# What the comparison reads of runs that are as they were (docs/howto.md).
+COMPARED = ("sample", "score", "kl", "monotonicity", "out/align/metrics")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reproduced and committed with its lock; the remote `store` holds its results."""
+    project = copy_project(tmp_path_factory.mktemp("sharing") / "project")
+    (project / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
+    content = read_yaml(project / "dvc.yaml")
+    stages = {name: cheap(stage) for name, stage in content["stages"].items()}
+    align, scorer = stages["align"]["do"], stages["scorer"]
+    # Weights that cannot be compressed and differ between runs.
+    align["cmd"] += f' && yes "$DVC_STAGE" | head -c {WEIGHTS} > "out/align/${{key}}/weights"'
+    align["deps"] = [dep for dep in align["deps"] if not dep.startswith("out/scorer")]
+    scorer["deps"] = [dep for dep in scorer["deps"] if dep.startswith("out/")]
+    write(project / "dvc.yaml", content | {"stages": stages})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        dvc("remote", "add", "-d", "store", str(project.parent / "store"))
+        dvc("repro", "-q")
+        dvc("push", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "results")
+    return project
+
+
+def dvc(*arguments: str) -> None:
+    assert main([*arguments]) == 0, f"dvc {' '.join(arguments)}"
+
+
+def clone_of(project: Path, name: str) -> Path:
+    git(project.parent, "clone", "-q", str(project), name)
+    return project.parent / name
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """The stages that a `dvc repro` ran."""
+    said = says(capsys, *arguments)
+    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+
+
+def size(cache: Path) -> int:
+    return sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+
+
+def test_a_clone_that_pulls_runs_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(clone_of(project, "whole"))
+    dvc("pull", "-q")
+    assert ran(capsys, "repro") == []
+    subprocess.run(["git", "diff", "--exit-code"], check=True)
+
+
+def test_one_changed_run_fetches_no_other_policy(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(clone_of(project, "one"))
+    params = read_yaml(Path("params.yaml"))
+    params["runs"]["tr_dpo"]["beta"] = 0.123
+    write(Path("params.yaml"), params)
+    dvc("pull", "-q", *COMPARED)
+    stages = ran(capsys, "repro", "--pull", "--allow-missing")
+    own = {f"{stage}@tr_dpo" for stage in ("align", "sample", "score", "kl", "monotonicity")}
+    assert set(stages) == own | {"check", "tournament", "figures", "report"}
+    new = WEIGHTS + 20_000  # the run's own policy, and what the cheap stages wrote
+    assert size(Path(".dvc/cache")) < new + 100_000 < 3 * WEIGHTS
+    assert not Path("out/align/dpo/weights").exists() and Path("out/align/tr_dpo/weights").is_file()
+    assert "No such" not in says(capsys, "status")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in ("ID", "SECRET"):
+        monkeypatch.setenv(f"AWS_{'ACCESS_KEY_ID' if name == 'ID' else 'SECRET_ACCESS_KEY'}", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    import boto3
+
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="dvc")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def test_an_s3_server_is_a_remote(
+    project: Path, s3: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    for folder in (project, clone_of(project, "far")):
+        monkeypatch.chdir(folder)
+        dvc("remote", "add", "-q", "--local", "far", "s3://dvc/cache")
+        dvc("remote", "modify", "-q", "--local", "far", "endpointurl", s3)
+        dvc(*(["push", "-q", "-r", "far"] if folder == project else ["pull", "-q", "-r", "far"]))
+    assert ran(capsys, "repro") == []
+    assert Path("out/report/file").read_bytes() == (project / "out/report/file").read_bytes()
