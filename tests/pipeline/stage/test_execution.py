@@ -201,3 +201,13 @@ def test_code_of_another_project_is_refused(project: Path, capsys: pytest.Captur
         raise AssertionError("the block must not run")
     said = str(refused.value)
     assert str(ROOT / "src" / "epsilon_dpo") in said and str(ours) in said and "export PYTHONPATH=../src" in said
+
+
+def test_a_part_of_a_folder_that_nobody_pulled_is_named(project: Path) -> None:
+    """A comparison depends on all of out/score, of which a clone may have one run's."""
+    (project / "out/score/a").mkdir(parents=True)
+    with pytest.raises(SystemExit) as refused, run_stage("demo", "a"):
+        read_jsonl(Path("out/score/b/records.jsonl"))
+    assert str(refused.value).startswith("ERROR in stage demo@a: out/score/b/records.jsonl is not here: `dvc pull`")
+    with pytest.raises(FileNotFoundError), run_stage("demo", "a"):
+        read_jsonl(Path("out/score/a/recrods.jsonl"))  # a slip of ours keeps its traceback

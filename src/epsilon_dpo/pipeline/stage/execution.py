@@ -108,6 +108,10 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
             place.clear(execution.scratch)
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")
+    except FileNotFoundError as error:
+        if (missing := _missing_output(error)) is None:
+            raise
+        sys.exit(f"ERROR in stage {name}: {missing}")
     except KeyboardInterrupt:
         _end_interrupted(name)
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
@@ -127,6 +131,17 @@ def _metrics_apart(entry: Json, stage: str, key: str | None, partial: Path) -> I
 def _end_interrupted(name: str) -> NoReturn:
     print(f"stage {name} was interrupted; what it had finished is kept, and a rerun goes on there.", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
+
+
+def _missing_output(error: FileNotFoundError) -> str | None:
+    """What to do where a part of a folder that the stage depends on is absent, as in a clone that pulled only some."""
+    file = Path(str(error.filename))
+    if file.parts[:1] != ("out",) or file.parent.exists():
+        return None
+    return (
+        f"{error.filename} is not here: `dvc pull` fetches what the remote has (docs/howto.md, \"Sharing results\"), "
+        "`dvc repro` makes the rest."
+    )
 
 
 def _refuse_several_processes() -> None:
