@@ -190,6 +190,20 @@ def test_a_lock_that_cannot_be_read_hides_no_other(
     assert subjects(whence(capsys, POLICY)) == ["the second results"]
 
 
+def test_another_stage_that_made_it_in_an_older_commit_is_named(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    Path("dvc.lock").write_text(Path("dvc.lock").read_text("utf-8").replace("align@dpo:", "align@best:"))
+    found = whence(capsys, POLICY)
+    assert found["stage"] == "align@best" and subjects(found) == ["workspace"]
+    (other,) = found["also"]
+    assert (other["path"], other["stage"], other["elsewhere"]) == (POLICY, "align@dpo", True)
+    assert subjects(other) == ["the second results"]
+    main(["whence", POLICY])
+    assert f"also in      {POLICY} (align@dpo, by dvc.lock of " in capsys.readouterr().out
+
+
 def test_a_parent_that_ran_again_alone_is_named(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

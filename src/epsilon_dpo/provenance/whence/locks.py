@@ -56,7 +56,7 @@ class Entry:
         return [path for path in self.deps if path.split("/")[0] not in CODE and not path.endswith(".py")]
 
 
-@dataclass
+@dataclass(eq=False)
 class Lock:
     """One content of a dvc.lock.
 

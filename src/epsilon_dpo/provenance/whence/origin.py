@@ -23,8 +23,9 @@ def origin(path: Path, root: Path | None) -> Json:
         root: of the DVC project in whose results it is looked for; None: there is none.
 
     Returns:
-        `file`; `found`, and then `path`, `stage`, `also`, `recorded_by`, `params`, `data`, `base`, `mlflow`, `parents`,
-        `known_by` (content or manifest), `manifest`; or else `message`, a sentence, and `differs` from what.
+        `file`; `found`, and then `path`, `stage`, `also` (its other places; `elsewhere`: in other locks), `recorded_by`,
+        `params`, `data`, `base`, `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else `message`, a
+        sentence, and `differs` from what.
 
     Raises:
         UserError: there is no such file, or nothing to look in.
@@ -120,21 +121,29 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
 def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
     first = places[0]
     lock, entry = first.lock, first.lock.stages[first.stage]
-    also = {
-        (place.path, place.stage): None for place in places if (place.path, place.stage) != (first.path, first.stage)
-    }
+    found: dict[tuple[str, str], list[Lock]] = {}
+    for place in places:
+        found.setdefault((place.path, place.stage), []).append(place.lock)
+    main = found.pop((first.path, first.stage))
     ancestors = lock.ancestors(first.stage)
     return {
         "path": first.path,
         "stage": first.stage,
-        "also": [{"path": path, "stage": stage} for path, stage in also],
-        "recorded_by": _recorded_by([place.lock for place in places]),
+        "also": [
+            {"path": path, "stage": stage, "recorded_by": _recorded_by(locks), "elsewhere": not _share(locks, main)}
+            for (path, stage), locks in found.items()
+        ],
+        "recorded_by": _recorded_by(main),
         "params": entry.params,
         "data": _data(lock, ancestors, records.cache),
         "base": lock.stages["base"].params.get("base") if "base" in ancestors else None,
         "mlflow": _mlflow(root, records, first),
         "parents": [_parent(lock, name) for name in ancestors],
     }
+
+
+def _share(some: list[Lock], others: list[Lock]) -> bool:
+    return any(lock in others for lock in some)
 
 
 def _recorded_by(locks: list[Lock]) -> list[Json]:

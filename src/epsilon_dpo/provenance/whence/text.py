@@ -36,7 +36,7 @@ def as_text(answer: Json) -> str:
 def _recorded(answer: Json) -> list[str]:
     lines = [_row("is", answer["path"]), _row("made by", f"stage {answer['stage']}")]
     if answer["also"]:
-        lines += [_row("also in", _listed([f"{place['path']} ({place['stage']})" for place in answer["also"]]))]
+        lines += [_row("also in", _listed(list(map(_also, answer["also"]))))]
     lines += [_row("recorded by", _commits(answer["recorded_by"]))]
     lines += [
         _row("params" if not n else "", f"{key}: {_flow(value)}")
@@ -49,6 +49,11 @@ def _recorded(answer: Json) -> list[str]:
     lines += [_row("base model", _flow(answer["base"]))] if answer["base"] else []
     lines += _run(answer["mlflow"]) + _parents(answer["parents"])
     return lines
+
+
+def _also(place: Json) -> str:
+    where = f", by {_commits(place['recorded_by'])}" if place["elsewhere"] else ""
+    return f"{place['path']} ({place['stage']}{where})"
 
 
 def _run(run: Json | None) -> list[str]:
