@@ -7,15 +7,18 @@ import pytest
 from asking import POLICY, whence
 
 from epsilon_dpo.cli import main
-from epsilon_dpo.pipeline.observability.tracker import Tracker
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, digest, fingerprint, stage_entry
 
 
-def record(name: str, made_from: str, **tags: str) -> None:
+def record(at: int, name: str, made_from: str, **tags: str) -> None:
+    """A finished run, as the process behind the tracker writes it; `at`: ms since 1970."""
+    from epsilon_dpo.mlflow_writer.record import Record  # imports mlflow, which no other test of this process needs
+
     stage, _, run = name.partition("@")
     entry = stage_entry(stage, run or None)
-    with Tracker(name, made_from, declared_params(entry), dependencies(entry)) as tracker:
-        tracker.set_tags(tags)
+    row = Record(name, made_from, declared_params(entry), dependencies(entry), at)
+    row.tags(tags)
+    row.close("FINISHED")
 
 
 @pytest.fixture
@@ -23,11 +26,11 @@ def tracked(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A copy of the project in whose store each of two stages has its run and, newer, another with the same params."""
     monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
     figures = stage_entry("figures", None)
-    record("align@dpo", "x", policy_sha256=digest(Path("out/align/dpo/model")), mark="ours")
-    record("figures", fingerprint(figures, dependencies(figures)), mark="ours")
-    record("align@dpo", "y", policy_sha256="0" * 64)
-    record("figures", "z")
-    record("align@ipo", "first")
+    record(1000, "align@dpo", "x", policy_sha256=digest(Path("out/align/dpo/model")))
+    record(2000, "figures", fingerprint(figures, dependencies(figures)))
+    record(3000, "align@dpo", "y", policy_sha256="0" * 64)
+    record(4000, "figures", "z")
+    record(5000, "align@ipo", "first")
     return Path.cwd()
 
 

@@ -23,9 +23,9 @@ def origin(path: Path, root: Path | None) -> Json:
         root: of the DVC project in whose results it is looked for; None: there is none.
 
     Returns:
-        `file`; `found`, and then `path`, `stage`, `also` (its other places; `elsewhere`: in other locks), `recorded_by`,
-        `params`, `data`, `base`, `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else `message`, a
-        sentence, and `differs` from what.
+        `file`; `found`, and then `path`, `stage`, `also` (its other places; `elsewhere`: in other locks), `params`,
+        `recorded_by`, `data`, `base`, `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else
+        `message`, a sentence, and `differs` from what.
 
     Raises:
         UserError: there is no such file, or nothing to look in.
