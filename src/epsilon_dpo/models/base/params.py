@@ -28,7 +28,7 @@ class EmbeddedModel(Strict):
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads, which they share")
         if self.head_dim % 2:
-            raise ValueError("head_dim must be even: rotary positions turn its numbers in pairs")
+            raise ValueError("head_dim must be even: rotary positions turn its dimensions two by two")
         return self
 
 
