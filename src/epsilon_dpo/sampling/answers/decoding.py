@@ -9,6 +9,7 @@ is left of a shorter one is masked, and a layer with a sliding window keeps the 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def decode(
                 staying.append(_kept(some, stays))
         rows = _joined(staying) if staying else None
         if kept is not None and (kept.is_due(_size(rows)) or not (waiting or rows)):
-            kept.save(_state(done, completions, rows, kept))
+            kept.save(partial(_state, done, completions, rows, kept))
 
 
 def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choose: Choose) -> _Rows:

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -69,8 +69,11 @@ class KeptState:
         self._said = True
         return False
 
-    def save(self, state: State) -> None:
+    def save(self, state: Callable[[], State]) -> None:
         """Replace the state on the disk; a kill at any time leaves the one or the other.
+
+        Args:
+            state: makes it, which takes time as well.
 
         Raises:
             SafetensorError, OSError: the disk takes no more.
@@ -78,7 +81,7 @@ class KeptState:
         started = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f"{self._name}.partial"
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+        save_file({name: tensor.contiguous() for name, tensor in state().items()}, partial)
         with partial.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
