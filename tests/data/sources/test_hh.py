@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from epsilon_dpo.data.sources import hh
 from epsilon_dpo.data.sources.hh import parse_transcript, read_hh, split_by_prompt
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -203,3 +204,10 @@ def test_the_real_file() -> None:
     assert dataset.facts["files"] == {
         "harmless-base/test.jsonl.gz": "ebfaaed21162a4de120ae85366075b34425e2a6303fac59b99555002f7016f03"
     }
+
+
+def test_a_file_that_no_disk_could_hold_is_not_decompressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hh, "LARGEST", 1 << 20)
+    write(tmp_path, []).write_bytes(zipped(b" " * (2 << 20)))
+    with pytest.raises(UserError, match=r"test\.jsonl\.gz holds more than 1 MB when it is decompressed"):
+        read_hh(source(tmp_path), 1)

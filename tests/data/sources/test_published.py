@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import datasets
 import pytest
 from own_data import BLOCK, Row, pairs_of, read, write
 
+from epsilon_dpo.data.sources import formats
 from epsilon_dpo.data.sources.dataset import RowsOnDisk
 from epsilon_dpo.data.sources.params import FetchView
 from epsilon_dpo.data.sources.published import is_held_out
@@ -208,6 +210,31 @@ def test_a_bad_file_is_one_sentence(name: str, content: bytes | str | list[Row],
         read(path=f"data/{name}")
     assert f"data/{sentence}" in str(error.value) or (sentence[1] != "." and sentence in str(error.value))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "\n"), ("[", "]")])
+def test_a_row_without_end_is_not_read_to_its_end(
+    before: str, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 MB of gzip may hold 1 GB."""
+    monkeypatch.setattr(formats, "ROW_LIMIT", 1 << 20)
+    between = "," if before else "\n"
+    row = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+    long = json.dumps({"prompt": "a", "chosen": "b" * (200 << 20), "rejected": "c"})
+    path = tmp_path / ("x.json.gz" if before else "x.jsonl.gz")
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.write(f"{before}{row}{between}{row}{between}{long}{after}")
+    read_so_far: list[int] = []
+    with pytest.raises(UserError, match=rf"{path.name}, row 3 is longer than 1 million characters"):
+        tracemalloc.start()
+        try:
+            for number, _ in formats.rows_of(formats.DataFile(path, path.name, path.name)):
+                read_so_far.append(number)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert peak < 40 << 20
+    assert set(read_so_far) <= {1, 2}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ FORMATS |= {".arrow": "arrow"}
 BATCH = 256  # rows of a parquet file that are Python objects at a time
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond reading; remove it."
+ROW_LIMIT = 64 << 20  # characters of a JSON row; a decompressed file may hold a thousand times its size
+TOO_LONG = "is longer than {} million characters, as no dialogue is; remove it."
 BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -100,9 +102,12 @@ def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
     """One value a line; only "\\n" ends a line, since other separators occur inside texts."""
     number = 0
     while buffer:
-        buffer += text.readline()  # to the end of the line; with newline="" it may be another kind of line end
-        while not buffer.endswith("\n") and (more := text.readline()):
+        whole = buffer.rfind("\n") + 1
+        while not buffer.endswith("\n") and (more := text.readline(CHUNK)):  # newline="": it may be another line end
             buffer += more
+            if len(buffer) - whole > ROW_LIMIT:
+                row = number + 1 + buffer.count("\n", 0, whole)
+                raise UserError(f"{shown}, row {row} {TOO_LONG.format(ROW_LIMIT >> 20)}")
         for line in buffer.removesuffix("\n").split("\n"):
             number += 1
             if line.strip():
@@ -136,6 +141,8 @@ def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any
         try:
             value, place = decode(buffer, place)
         except json.JSONDecodeError as error:
+            if len(buffer) - place > ROW_LIMIT:
+                raise UserError(f"{shown}, row {number + 1} {TOO_LONG.format(ROW_LIMIT >> 20)}") from None
             more = text.read(max(CHUNK, len(buffer) - place))
             if not more:
                 reason = f"{error.msg}; the file may be cut off there"

@@ -8,6 +8,7 @@ stage `validate` finds them. What is not a transcript at all stops here.
 
 import gzip
 import hashlib
+import io
 import json
 import random
 import zlib
@@ -23,6 +24,7 @@ from epsilon_dpo.pipeline.hub.download import hub_file
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
 
+LARGEST = 512 << 20  # bytes of a file without its compression; the largest published has about 0.1 GB
 SUFFIX = ".jsonl.gz"
 
 
@@ -123,7 +125,12 @@ def _local_file(folder: Path, subset: str, split: str) -> Path:
 
 def _unzip(raw: bytes, path: Path) -> str:
     try:
-        content = gzip.decompress(raw)
+        content = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(
+                f"{path} holds more than {LARGEST >> 20} MB when it is decompressed, as no file of Anthropic-HH does; "
+                "download it again."
+            )
         refuse_what_is_something_else(content[:256], str(path))
         return content.decode("utf-8-sig")  # some editors write a byte order mark
     except (EOFError, gzip.BadGzipFile, zlib.error):
