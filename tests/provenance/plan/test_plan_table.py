@@ -40,7 +40,7 @@ run         kl@a                                         40 s   1.5 MB  src/x.py
                                                                           layout only
 may run     report                                       40 s   1.5 MB  follows align@*
 
-may run: DVC skips it if what it reads keeps its bytes; its run cache can be asked only when these are there.
+may run: DVC skips it if what it reads keeps its bytes, or takes it from its run cache.
 
 from cache: DVC restores what dvc.lock names, or the result of an earlier run with the same inputs.
 

@@ -31,7 +31,7 @@ class Step:
             skips it if that keeps its bytes; FROM_CACHE has causes, and DVC has the result of an earlier run.
         causes: why, by itself.
         after: the first stages to run that it waits for; the run cache cannot be asked before they are done.
-        keeps: whether its output will have the bytes that it has now.
+        keeps: whether its output will have the bytes that dvc.lock speaks of.
         seconds, size: of its last run, and of its outputs (bytes) in dvc.lock; None if nobody knows.
         like: the stage whose last run these two are, where it has none itself.
     """
@@ -130,13 +130,15 @@ class Planner:
         return {out.fs_path: out.hash_info for out in made.outs} if made.outs_cached() else None
 
     def _keeps(self, stage: PipelineStage, causes: list[Cause], after: tuple[str, ...]) -> bool:
-        """Whether a run would leave the outputs that are there.
+        """Whether a run would leave the outputs that dvc.lock speaks of.
 
         Either no edit can change the result, or dvc.yaml says in `meta` that it is constant, always or while a key of
         params.yaml is null; code that bears the stage's name is what makes it so, and so is that key.
         """
-        if any(out.hash_info != self.outputs.now(out) or not out.hash_info for out in stage.outs):
-            return False
+        for out in stage.outs:
+            there = out.hash_info and out.hash_info == self.outputs.now(out)
+            if not there and (not out.hash_info or (out.hash_info.isdir and out.changed_cache())):
+                return False  # nobody knows what it held
         if not after and all(cause.harmless for cause in causes):
             return True
         meta = stage.meta or {}
@@ -145,7 +147,7 @@ class Planner:
             return False
         name = stage.name.partition("@")[0]
         return not any(
-            cause.kind in ("command", "always", "output")
+            cause.kind in ("command", "always")
             or (cause.kind == "param" and cause.what.partition(".")[0] == key)
             or (cause.kind in ("file", "folder") and name in PurePath(cause.what).with_suffix("").parts)
             for cause in causes
