@@ -139,7 +139,7 @@ def _missing_output(error: FileNotFoundError) -> str | None:
     if file.parts[:1] != ("out",) or file.parent.exists():
         return None
     return (
-        f"{error.filename} is not here: `dvc pull` fetches what the remote has (docs/howto.md, \"Sharing results\"), "
+        f'{error.filename} is not here: `dvc pull` fetches what the remote has (docs/howto.md, "Sharing results"), '
         "`dvc repro` makes the rest."
     )
 
