@@ -25,6 +25,7 @@ def test_all_files_are_found() -> None:
         "on-policy.yaml",
         "pareto.yaml",
         "rlhf.yaml",
+        "smoke.yaml",
     ]
     ultrafeedback = ["llama-3-8b-on-policy", "llama-3-8b", "mistral-7b-lora", "mistral-7b", "smollm2"]
     presets += [f"ultrafeedback-{name}.yaml" for name in ultrafeedback]
@@ -226,6 +227,15 @@ def test_on_policy_is_simpos_generation() -> None:
     )
     assert params.align == offline.align and params.base == offline.base and params.sft is None
     assert all(run.items() <= offline.runs[name].items() for name, run in params.runs.items())
+
+
+def test_smoke_is_the_default_and_less_of_it() -> None:
+    default, smoke = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/smoke.yaml"))
+    less = {"fetch": ("train_pairs", "eval_share"), "judge": ("num_train_epochs",), "sft": ("num_train_epochs",)}
+    for block, keys in (less | {"sample": ("max_new_tokens",)}).items():
+        for key in keys:
+            assert smoke[block].pop(key) < default[block].pop(key), key
+    assert smoke == default
 
 
 def test_lora_is_the_same_data_on_one_gpu_and_says_so() -> None:
