@@ -226,7 +226,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
     ("changes", "sentence"),
     [
         ({"scorer": None}, "runs.one of method rloo learns from scores of its own answers; set scorer: {source: true"),
-        ({"runs": {"one": {"method": "dpo", "beta": 0.1}}}, "no run learns from a scorer; set scorer: null, or add an online run"),
+        ({"runs": {"one": {"method": "dpo", "beta": 0.1}}}, "no run learns from a scorer; set scorer: null, or add"),
         ({"scorer": JUDGED}, "scorer.source: judge needs a judge that gives one answer a number, and judge.source: tr"),
         ({"runs": {"one": RLOO | {"k": 1}}}, "runs.one.k = 1 is refused"),
         (

@@ -204,7 +204,7 @@ def _require_what_runs_read(params: ParamsFile, methods: dict[str, AnyMethod], p
     if params.margins is not None and not scored:
         raise UserError(f"{path}: no run reads margins, which every training would depend on; set margins: null.")
     if params.scorer is not None and not online:
-        raise UserError(f"{path}: no run learns from a scorer; set scorer: null, or add an online run (method: rloo or ppo).")
+        raise UserError(f"{path}: no run learns from a scorer; set scorer: null, or add a run of rloo or ppo.")
 
 
 def _flip_rates_are_known(params: ParamsFile) -> bool:
