@@ -1,6 +1,6 @@
 """What runs that params.yaml no longer names left behind: their folders of out/ and their entries of dvc.lock.
 
-Stages that compare all runs depend on whole folders such as out/score, so a folder of a run that is gone would enter
+Stages that compare all runs depend on folders such as out/score, so a folder of a run that is gone would enter
 what DVC hashes for them, here and not in a colleague's clone.
 """
 

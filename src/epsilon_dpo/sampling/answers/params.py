@@ -35,7 +35,7 @@ class Sampler(Strict):
     """How answers are drawn, here and in `candidates`."""
 
     samples_per_prompt: Annotated[int, Field(ge=1)]  # independent answers; several cut the noise of sampling
-    temperature: Annotated[float, Field(ge=0.01, le=100.0)]
+    temperature: Annotated[float, Field(ge=1.0e-9, le=100.0)]  # at the smallest, greedy
     logits: Logits
     stop: Stop
     max_new_tokens: Annotated[int, Field(ge=1)]
