@@ -61,6 +61,29 @@ def _add_plan(commands: Any) -> None:
     plan.set_defaults(do=_plan)
 
 
+def _verify(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.provenance.verify.verify import verify  # imports dvc
+
+    return verify(asked)
+
+
+def _add_verify(commands: Any) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="run stages again in a clean folder and compare with what dvc.lock records",
+        description="Each stage runs from the inputs that dvc.lock records, without DVC's run cache, and each file "
+        "that it makes is compared: bit-equal, equal within tolerance or different, with the first step, tensor or row "
+        "and the likely cause. Writes certificates/ID.json, which the report shows. Code 1: not all came out again.",
+    )
+    verify.add_argument("stages", nargs="*", metavar="STAGE", help="such as sft align@dpo, or align (default: all)")
+    verify.add_argument("--sample", type=_positive, metavar="N", help="draw N of them, by the content of dvc.lock")
+    verify.add_argument("--folder", type=Path, metavar="DIR", help="an empty folder to work in, which is kept")
+    verify.add_argument(
+        "--no-trials", dest="trials", action="store_false", help="look for the cause without running a stage once more"
+    )
+    verify.set_defaults(do=_verify)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
@@ -103,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     whence.add_argument("--json", action="store_true", help="all that is known, as JSON")
     whence.set_defaults(do=_whence)
     _add_plan(commands)
+    _add_verify(commands)
     asked = parser.parse_args(arguments)
     try:
         print(asked.do(asked))

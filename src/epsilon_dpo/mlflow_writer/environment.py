@@ -5,9 +5,16 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+from epsilon_dpo.pipeline.stage.variables import PROCESSOR
+
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "dvc", "mlflow")
+# How this processor rounds: its name, its vector instructions, and the variables that keep libraries from using them.
+ROUNDING = ("processor", "processor.features", "processor.variables")
+VECTORS = ("avx", "fma", "amx", "asimd", "sve")  # the beginnings of their names in /proc/cpuinfo, x86's and ARM's
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -15,6 +22,7 @@ def environment(root: Path) -> dict[str, str]:
     tags = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        **_rounding(),
     }
     for library in LIBRARIES:
         tags[library] = importlib.metadata.version(library)
@@ -25,6 +33,24 @@ def environment(root: Path) -> dict[str, str]:
     if shutil.which("nvidia-smi"):
         tags["gpu"] = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).replace("\n", ", ")
     return tags
+
+
+def _rounding() -> dict[str, str]:
+    """ROUNDING's tags: sums are added up in another order, and so rounded otherwise, with other vector instructions."""
+    facts: dict[str, str] = {}
+    with suppress(OSError):  # of Linux
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip().lower(), value.strip())
+    flags = facts.get("flags", facts.get("features", "")).split()
+    if sys.platform == "darwin":
+        facts["model name"] = _output(["sysctl", "-n", "machdep.cpu.brand_string"])
+    return {
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "processor.features": " ".join(sorted(flag for flag in flags if flag.startswith(VECTORS))) or "unknown",
+        "processor.variables": " ".join(f"{name}={os.environ[name]}" for name in PROCESSOR if name in os.environ)
+        or "none",
+    }
 
 
 def _output(command: list[str]) -> str:

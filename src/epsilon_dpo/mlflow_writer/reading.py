@@ -8,13 +8,16 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from epsilon_dpo.mlflow_writer.environment import LIBRARIES
+from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
 from epsilon_dpo.mlflow_writer.record import flat
 from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE
 from epsilon_dpo.pipeline.stage.files import Json
 
 AT_ONCE = 500
-ENVIRONMENT = ("python", "machine", "gpu", *LIBRARIES, "mlflow.source.git.commit", "git.uncommitted_changes")
+ENVIRONMENT = (
+    *("python", "machine", *ROUNDING, "gpu", *LIBRARIES),
+    *("mlflow.source.git.commit", "git.uncommitted_changes"),
+)
 
 
 def recorded_run(

@@ -1,0 +1,91 @@
+"""Why a result differs: what was tried and made it equal, what is recorded and differs, or what its size tells."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+
+from epsilon_dpo.provenance.verify.compare import CURVE
+from epsilon_dpo.provenance.verify.findings import ORDER, FileDifference, tolerance
+from epsilon_dpo.provenance.verify.surroundings import (
+    FEATURES,
+    PACKAGES,
+    VARIABLES,
+    settings_to_try,
+)
+
+PROCESSOR = "processor features"
+COUNTERS = re.compile(r"\b(num_input_tokens_seen|num_tokens|tokens/\w+)$")  # of the data alone, in a training's curve
+Trial = Callable[[Mapping[str, str | None]], str]  # runs the stage once more; "recorded", "first" or "other" bytes
+
+
+def likely_cause(
+    found: list[FileDifference], before: dict[str, str] | None, now: dict[str, str], steps: int, trial: Trial | None
+) -> str:
+    """One sentence that begins with the cause: processor features, package, threads, data order, ... or "unknown".
+
+    Args:
+        before: what the recorded result was computed with; None: not known.
+        now: the same of this re-run.
+        steps: optimizer steps of the training behind the output.
+        trial: runs the stage with these variables set or taken away; None: nothing is tried.
+    """
+    if trial is not None:
+        for what, variables in settings_to_try(before, now).items():
+            if trial(variables) == "recorded":
+                return f"{PROCESSOR}: run once more {what}, it is bit-equal"
+        if trial({}) != "first":
+            return "not deterministic here: two runs with the same inputs on this machine differ from one another"
+    order = _data_order(found)
+    if order:
+        return order
+    facts = _differing_facts(before, now)
+    if facts:
+        return " and ".join(facts)
+    known = "MLflow has no record of it" if before is None else "what MLflow recorded of it is the same here"
+    tried = "" if trial is None else ", and a second run here gave the same bytes as the first"
+    return f"unknown: {known}{tried}; {_by_size(found, steps)}"
+
+
+def _data_order(found: list[FileDifference]) -> str | None:
+    for difference in found:
+        if ORDER in difference.kinds:
+            return f"data order: {difference.file} has the same rows, and another one at {difference.first.where}"
+        counted = [where for where in difference.beside if COUNTERS.search(where)]
+        if PurePosixPath(difference.file).name == CURVE and counted:
+            return f"data order: at {counted[0]} the batches had been others"
+    return None
+
+
+def _differing_facts(before: dict[str, str] | None, now: dict[str, str]) -> list[str]:
+    """What MLflow recorded and is otherwise here, by how often it is the cause."""
+    facts: list[str] = []
+    if before is None:
+        return facts
+    packages = [f"{name} was {before[name]} and is {now[name]}" for name in PACKAGES if _differs(name, before, now)]
+    if packages:
+        facts.append(f"package: {', '.join(packages)}")
+    if _differs(VARIABLES, before, now):
+        facts.append(f"{PROCESSOR}: the variables were {before[VARIABLES]} and are {now[VARIABLES]}")
+    elif _differs(FEATURES, before, now):
+        was, has = (set(side[FEATURES].split()) for side in (before, now))
+        sides = (("that has", was - has), ("this one has", has - was))
+        only = " and ".join(f"{who} {' '.join(sorted(more))}" for who, more in sides if more)
+        facts.append(f"{PROCESSOR}: it was made on another processor, {before.get('processor')}; only {only}")
+    if _differs("gpu", before, now):
+        facts.append(f"GPU: it was {before.get('gpu', 'none')} and is {now.get('gpu', 'none')}")
+    if _differs("machine", before, now):
+        facts.append(f"threads: it was made on {before['machine']}, this is {now['machine']}")
+    return facts
+
+
+def _differs(name: str, before: dict[str, str], now: dict[str, str]) -> bool:
+    if name == "gpu":
+        return before.get(name) != now.get(name)
+    return name in before and before[name] != now.get(name)
+
+
+def _by_size(found: list[FileDifference], steps: int) -> str:
+    first = found[0].first
+    if first.relative is not None and first.relative <= tolerance(steps):
+        return f"it begins as rounding does (relative {first.relative:.1e}): {PROCESSOR}, threads or a package's build"
+    return "it is larger than rounding from the first place on: a package, data order, or an input that is not declared"

@@ -1,0 +1,127 @@
+"""Two versions of a text file, compared by what it holds: JSON by key, rows by step or id, tables by column."""
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Json, read_json, read_jsonl
+from epsilon_dpo.provenance.verify.findings import NUMBER, ORDER, Place, relative, text_place
+
+ABSENT = "nothing"
+
+
+def json_places(recorded: Path, remade: Path) -> Iterator[Place]:
+    """By dotted key, in the recorded file's order."""
+    yield from _leaves(read_json(recorded), read_json(remade), "")
+
+
+def jsonl_places(recorded: Path, remade: Path) -> Iterator[Place]:
+    """By step, id or line, and key. The same rows in another order are one place; of other rows, the first."""
+    before, after = read_jsonl(recorded), read_jsonl(remade)
+    names = [_name(row, n) for n, row in enumerate(before, 1)], [_name(row, n) for n, row in enumerate(after, 1)]
+    if names[0] != names[1]:
+        line = next((n for n, (a, b) in enumerate(zip(*names, strict=False)) if a != b), min(map(len, names)))
+        a, b = (column[line] if line < len(column) else "no row" for column in names)
+        if Counter(names[0]) == Counter(names[1]):
+            yield Place(f"line {line + 1}", ORDER, a, b)
+        else:
+            yield text_place(f"line {line + 1} of {len(names[0])}", a, f"{b}, of {len(names[1])}")
+        return
+    if before != after and Counter(map(_canonical, before)) == Counter(map(_canonical, after)):  # rows without a name
+        line = next(n for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
+        yield Place(f"line {line + 1}", ORDER, _canonical(before[line]), _canonical(after[line]))
+        return
+    for name, a, b in zip(names[0], before, after, strict=True):
+        yield from _leaves(a, b, f"{name}, ")
+
+
+def csv_places(recorded: Path, remade: Path) -> Iterator[Place]:
+    """By row and column."""
+    before, after = _table(recorded), _table(remade)
+    if [row.keys() for row in before[:1]] != [row.keys() for row in after[:1]] or len(before) != len(after):
+        columns = [f"{len(rows)} rows of {', '.join(rows[0]) if rows else 'nothing'}" for rows in (before, after)]
+        yield text_place("the table", *columns)
+        return
+    for n, (a, b) in enumerate(zip(before, after, strict=True), 1):
+        for column in a:
+            yield from _leaves(_number(a[column]), _number(b[column]), f"row {n}, {column}")
+
+
+def text_places(recorded: Path, remade: Path) -> Iterator[Place]:
+    """By line, each as one text; of bytes that are no text, the first that differs."""
+    before, after = recorded.read_bytes(), remade.read_bytes()
+    try:
+        lines = before.decode().splitlines(), after.decode().splitlines()
+    except UnicodeDecodeError:
+        byte = next(
+            (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+        )
+        yield text_place(f"byte {byte:,}", f"{len(before):,} bytes", f"{len(after):,} bytes")
+        return
+    for n in range(max(map(len, lines))):
+        a, b = (side[n] if n < len(side) else ABSENT for side in lines)
+        if a != b:
+            yield text_place(f"line {n + 1}", a, b)
+
+
+def readable(places: Any, recorded: Path, remade: Path) -> Iterator[Place]:
+    """`places(recorded, remade)`, and by line where a file is not what its name says."""
+    try:
+        yield from list(places(recorded, remade))
+    except (ValueError, UserError):
+        yield from text_places(recorded, remade)
+
+
+def _name(row: Any, line: int) -> str:
+    if isinstance(row, dict):
+        for key in ("step", "id"):
+            if key in row:
+                also = f" {row['opponent']}" if "opponent" in row else ""  # a record per answer and opponent
+                return f"{'step' if key == 'step' else 'row'} {row[key]}{also}"
+    return f"line {line}"
+
+
+def _leaves(recorded: Any, remade: Any, where: str) -> Iterator[Place]:
+    """The values below two JSON values that differ; `where` ends in ", " before a first key."""
+    if isinstance(recorded, dict) and isinstance(remade, dict):
+        for key in [*recorded, *(key for key in remade if key not in recorded)]:
+            yield from _leaves(recorded.get(key, ABSENT), remade.get(key, ABSENT), _below(where, str(key)))
+    elif isinstance(recorded, list) and isinstance(remade, list) and len(recorded) == len(remade):
+        for n, (a, b) in enumerate(zip(recorded, remade, strict=True)):
+            yield from _leaves(a, b, _below(where, str(n)))
+    elif isinstance(recorded, float) and isinstance(remade, float):
+        amount = relative(recorded, remade)
+        if amount or math.copysign(1, recorded) != math.copysign(1, remade):
+            yield Place(where or "the value", NUMBER, repr(recorded), repr(remade), amount)
+    elif recorded != remade or type(recorded) is not type(remade):
+        yield text_place(where or "the value", _plain(recorded), _plain(remade))
+
+
+def _below(where: str, key: str) -> str:
+    return f"{where}{key}" if not where or where.endswith(", ") else f"{where}.{key}"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else _canonical(value)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _table(path: Path) -> list[Json]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _number(text: str | None) -> Any:
+    """A float where the text is one and no whole number, else the text."""
+    try:
+        return float(text) if text is not None and not text.lstrip("-").isdigit() else text
+    except ValueError:
+        return text
