@@ -17,7 +17,14 @@ from epsilon_dpo.provenance.verify.findings import (
     tolerance,
 )
 from epsilon_dpo.provenance.verify.tensors import tensor_places
-from epsilon_dpo.provenance.verify.values import csv_places, json_places, jsonl_places, readable, text_places
+from epsilon_dpo.provenance.verify.values import (
+    byte_places,
+    csv_places,
+    json_places,
+    jsonl_places,
+    readable,
+    text_places,
+)
 
 CURVE = "metrics.jsonl"  # of a training: a row per logged step
 PLACES: dict[str, tuple[Callable[[Path, Path], Iterator[Place]], str]] = {
@@ -84,9 +91,9 @@ def _difference(file: Versions) -> FileDifference | None:
         return gathered(file.name, [text_place("the file", nowhere, "others")], "files")
     places, unit = PLACES.get(file.remade.suffix, LINES)
     found = gathered(file.name, readable(places, file.recorded, file.remade), unit)
-    if found is None:  # the same content in other bytes: layout, order of keys
-        found = gathered(file.name, text_places(file.recorded, file.remade), "lines")
-    return found
+    # The same content in other bytes: layout, order of keys; the end of a line, or of the file.
+    found = found or gathered(file.name, text_places(file.recorded, file.remade), "lines")
+    return found or gathered(file.name, byte_places(file.recorded, file.remade), "files")
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -69,6 +69,15 @@ def text_places(recorded: Path, remade: Path) -> Iterator[Place]:
             yield text_place(f"line {n + 1}", a, b)
 
 
+def byte_places(recorded: Path, remade: Path) -> Iterator[Place]:
+    """The first byte that differs."""
+    before, after = recorded.read_bytes(), remade.read_bytes()
+    if before != after:
+        both = zip(before, after, strict=False)
+        byte = next((n for n, (a, b) in enumerate(both) if a != b), min(len(before), len(after)))
+        yield text_place(f"byte {byte:,}", f"of {len(before):,}", f"of {len(after):,}")
+
+
 def readable(places: Any, recorded: Path, remade: Path) -> Iterator[Place]:
     """`places(recorded, remade)`, and by line where a file is not what its name says."""
     try:
