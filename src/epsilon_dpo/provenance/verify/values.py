@@ -54,14 +54,10 @@ def csv_places(recorded: Path, remade: Path) -> Iterator[Place]:
 
 def text_places(recorded: Path, remade: Path) -> Iterator[Place]:
     """By line, each as one text; of bytes that are no text, the first that differs."""
-    before, after = recorded.read_bytes(), remade.read_bytes()
     try:
-        lines = before.decode().splitlines(), after.decode().splitlines()
+        lines = [path.read_bytes().decode().splitlines() for path in (recorded, remade)]
     except UnicodeDecodeError:
-        byte = next(
-            (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
-        )
-        yield text_place(f"byte {byte:,}", f"{len(before):,} bytes", f"{len(after):,} bytes")
+        yield from byte_places(recorded, remade)
         return
     for n in range(max(map(len, lines))):
         a, b = (side[n] if n < len(side) else ABSENT for side in lines)
