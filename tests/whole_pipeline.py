@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 CARRIED = (
     *("dvc.yaml", "params.yaml", "pins.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore"),
     *("data/.gitignore", "data/README.md"),
-    *("stages", "src", "presets"),
+    *("stages", "src", "presets", "certificates"),
 )
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from epsilon_dpo.pipeline.runs.runs import CHOSEN
 from epsilon_dpo.pipeline.stage.files import write_csv, write_json
+from epsilon_dpo.report.page.certificates import NONE, Certificates
 from epsilon_dpo.report.page.charts import kl_against_win_rate, score_against_kl, win_rates
 from epsilon_dpo.report.page.charts_training import (
     adapted_beta,
@@ -62,7 +63,7 @@ JUDGES = {
 }
 
 
-def write_report(results: Results, example_count: int, out: Path) -> dict[str, Any]:
+def write_report(results: Results, example_count: int, out: Path, certificates: Certificates = NONE) -> dict[str, Any]:
     """Fill `out`: report.html, figures/*.png, summary.json, metrics.json, and a CSV file per table that has rows.
 
     Returns:
@@ -109,6 +110,7 @@ def write_report(results: Results, example_count: int, out: Path) -> dict[str, A
         judged_by=columns(judged),
         judge_cost=cost(results),
         decisions={run.name: decision_shares(run) for run in results.runs},
+        certificates=certificates,
         files=["summary.json", *sorted(file.name for file in out.glob("*.csv"))],
     )
     (out / "report.html").write_text(page, "utf-8")
