@@ -20,8 +20,10 @@ ROUNDED = [gathered("out/sft/metrics.jsonl", [Place("step 10, loss", "number", "
 OTHER = [gathered("out/sft/metrics.jsonl", [Place("step 10, loss", "number", "1.0", "1.1", 0.09)], "values")]
 
 
-def cause(before: dict[str, str] | None, now: dict[str, str] = HERE, found: list = ROUNDED, trial=None) -> str:
-    return likely_cause(found, before, now, 10, trial)
+def cause(
+    before: dict[str, str] | None, now: dict[str, str] = HERE, found: list = ROUNDED, trial=None, proved: str = ""
+) -> str:
+    return likely_cause(found, before, now, 10, trial, proved)
 
 
 class Stage:
@@ -70,7 +72,9 @@ def test_a_record_that_says_nothing_of_processors_leaves_them_to_be_tried() -> N
     stage = Stage(("ATEN_CPU_CAPABILITY", "default"))
     assert "as one without AVX2 computes, it is bit-equal" in cause(old, trial=stage)
     assert stage.runs == 2
-    assert "unknown: what MLflow recorded of it is the same here" in cause(old)
+    said = "unknown: what MLflow recorded of it is the same here, and does not say on which processor it was made; "
+    assert cause(old).startswith(said)
+    assert cause(old, proved="base") == "processor features, as of base; not tried again"
 
 
 def test_without_a_record_the_variables_that_are_set_are_tried_first() -> None:

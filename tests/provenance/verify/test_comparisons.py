@@ -76,6 +76,15 @@ def test_the_first_step_of_a_curve(compare: Compare) -> None:
     assert found.largest == pytest.approx(1e-6, rel=1e-3)
 
 
+def test_a_value_near_zero_is_rounded_as_the_large_ones_of_its_key_are(compare: Compare) -> None:
+    before = [{"id": f"a/{n}", "margin": margin, "step": 3} for n, margin in enumerate((1e-6, -8.0, 2.0))]
+    found = compare("records.jsonl", before, [before[0] | {"margin": 9e-6}, *before[1:]])
+    assert found.first.where == "row a/0, margin" and found.largest == pytest.approx(1e-6)
+    assert verdict([found], 0) == WITHIN
+    alone = compare("metrics.json", {"margin": 1e-6}, {"margin": 9e-6})
+    assert verdict([alone], 0) == DIFFERENT
+
+
 def test_a_row_is_named_by_its_id_and_a_text_that_differs_is_different(compare: Compare) -> None:
     row = {"id": "eval/7", "opponent": "sft", "response": "Bees.", "ids": [1, 2]}
     found = compare("samples.jsonl", [row], [row | {"response": "Ants.", "ids": [1, 3]}])

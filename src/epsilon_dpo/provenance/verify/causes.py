@@ -19,7 +19,12 @@ Trial = Callable[[Mapping[str, str | None]], str]  # runs the stage once more; "
 
 
 def likely_cause(
-    found: list[FileDifference], before: dict[str, str] | None, now: dict[str, str], steps: int, trial: Trial | None
+    found: list[FileDifference],
+    before: dict[str, str] | None,
+    now: dict[str, str],
+    steps: int,
+    trial: Trial | None,
+    proved: str = "",
 ) -> str:
     """One sentence that begins with the cause: processor features, package, threads, data order, ... or "unknown".
 
@@ -28,6 +33,7 @@ def likely_cause(
         now: the same of this re-run.
         steps: optimizer steps of the training behind the output.
         trial: runs the stage with these variables set or taken away; None: nothing is tried.
+        proved: a stage before it that came out bit-equal with other variables; empty if none did.
     """
     if trial is not None:
         for what, variables in settings_to_try(before, now).items():
@@ -41,9 +47,18 @@ def likely_cause(
     facts = _differing_facts(before, now)
     if facts:
         return " and ".join(facts)
+    if proved:
+        return f"{PROCESSOR}, as of {proved}; not tried again"
     known = "MLflow has no record of it" if before is None else "what MLflow recorded of it is the same here"
+    if before is not None and FEATURES not in before:
+        known += ", and does not say on which processor it was made"
     tried = "" if trial is None else ", and a second run here gave the same bytes as the first"
     return f"unknown: {known}{tried}; {_by_size(found, steps)}"
+
+
+def is_proved(cause: str) -> bool:
+    """Whether a cause was found by running the stage with other variables."""
+    return cause.startswith(f"{PROCESSOR}: run once more")
 
 
 def _data_order(found: list[FileDifference]) -> str | None:

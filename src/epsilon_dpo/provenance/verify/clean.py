@@ -71,6 +71,10 @@ class CleanFolder:
             lost = [out for out in records.makers(path) if not self._restore(out)]
             if lost:
                 return f"its input {lost[0]} as recorded is neither in the workspace nor in DVC's cache; try `dvc pull`"
+            for file in self._below(Path(dep.fs_path)):  # DVC hashes its own .gitignore with a folder of outputs
+                name = str(file.relative_to(records.project.root))
+                if not records.makers(name):
+                    _copy(file, self.folder / name)
             here = records.hashed(self.folder / path)
             if here is None or here.md5 != dep.hash_info.value:
                 return f"dvc.lock records another {path} as its input than as its output; run `dvc repro`"

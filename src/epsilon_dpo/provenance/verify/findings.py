@@ -31,7 +31,8 @@ class Place:
     Attributes:
         where: step, tensor, row or key, as a reader finds it.
         kind: NUMBER, TEXT, DIGEST (of other bytes, which are compared themselves) or ORDER (the same rows otherwise).
-        relative: the difference by the larger magnitude of the two; a tensor's by the largest in it. None: no number.
+        relative: the difference by the largest magnitude: in the tensor, of the key in a file of rows, elsewhere of the
+            two values. None: no number.
     """
 
     where: str

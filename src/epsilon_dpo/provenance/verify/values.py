@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ def json_places(recorded: Path, remade: Path) -> Iterator[Place]:
 
 
 def jsonl_places(recorded: Path, remade: Path) -> Iterator[Place]:
-    """By step, id or line, and key. The same rows in another order are one place; of other rows, the first."""
+    """By id, step or line, and key. The same rows in another order are one place; of other rows, the first.
+
+    A number differs relative to the largest of its key in the file: a margin near 0 is rounded as the large ones are.
+    """
     before, after = read_jsonl(recorded), read_jsonl(remade)
     names = [_name(row, n) for n, row in enumerate(before, 1)], [_name(row, n) for n, row in enumerate(after, 1)]
     if names[0] != names[1]:
@@ -36,8 +40,15 @@ def jsonl_places(recorded: Path, remade: Path) -> Iterator[Place]:
         line = next(n for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
         yield Place(f"line {line + 1}", ORDER, _canonical(before[line]), _canonical(after[line]))
         return
+    largest: dict[str, float] = {}
+    for key, value in (found for row in [*before, *after] for found in _floats(row, "")):
+        largest[key] = max(largest.get(key, 0.0), abs(value))
     for name, a, b in zip(names[0], before, after, strict=True):
-        yield from _leaves(a, b, f"{name}, ")
+        for place in _leaves(a, b, f"{name}, "):
+            scale = largest.get(place.where.removeprefix(f"{name}, "), 0.0)
+            if place.relative and math.isfinite(place.relative) and math.isfinite(scale):
+                place = replace(place, relative=abs(float(place.recorded) - float(place.remade)) / scale)
+            yield place
 
 
 def csv_places(recorded: Path, remade: Path) -> Iterator[Place]:
@@ -84,7 +95,7 @@ def readable(places: Any, recorded: Path, remade: Path) -> Iterator[Place]:
 
 def _name(row: Any, line: int) -> str:
     if isinstance(row, dict):
-        for key in ("step", "id"):
+        for key in ("id", "step"):
             if key in row:
                 also = f" {row['opponent']}" if "opponent" in row else ""  # a record per answer and opponent
                 return f"{'step' if key == 'step' else 'row'} {row[key]}{also}"
@@ -105,6 +116,16 @@ def _leaves(recorded: Any, remade: Any, where: str) -> Iterator[Place]:
             yield Place(where or "the value", NUMBER, repr(recorded), repr(remade), amount)
     elif recorded != remade or type(recorded) is not type(remade):
         yield text_place(where or "the value", _plain(recorded), _plain(remade))
+
+
+def _floats(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    """The floats in a JSON value, by the key that `_leaves` names."""
+    if isinstance(value, dict):
+        yield from (found for key, item in value.items() for found in _floats(item, _below(where, str(key))))
+    elif isinstance(value, list):
+        yield from (found for n, item in enumerate(value) for found in _floats(item, _below(where, str(n))))
+    elif isinstance(value, float):
+        yield where, value
 
 
 def _below(where: str, key: str) -> str:

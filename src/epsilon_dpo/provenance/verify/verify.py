@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
 from epsilon_dpo.pipeline.stage.workplace import workplace
 from epsilon_dpo.provenance.graph.project import Project, at_work, open_project
-from epsilon_dpo.provenance.verify.causes import likely_cause
+from epsilon_dpo.provenance.verify.causes import is_proved, likely_cause
 from epsilon_dpo.provenance.verify.certificate import FOLDER, SHOWN_FILES, Outcome, write_certificate
 from epsilon_dpo.provenance.verify.clean import DIFFERENT as DIFFERENT_OUTPUTS
 from epsilon_dpo.provenance.verify.clean import CleanFolder
@@ -115,13 +115,14 @@ class Verification:
         outcome = Outcome(name, verdict(found, steps), ran.seconds, found=found)
         if outcome.verdict == WITHIN:
             outcome.why = f"the tolerance is {tolerance(steps):.1e}, relative, after {steps} steps"
-        first = all(other.verdict == BIT_EQUAL or not other.found for other in self.outcomes)
+        differed = [other for other in self.outcomes if other.found]
         outcome.cause = likely_cause(
             found,
             recorded(self.project.root, self.clean.folder, name),
             self.now,
             steps,
-            (lambda variables: self._once_more(stage, variables, remade)) if first and self._trials else None,
+            None if differed or not self._trials else lambda variables: self._once_more(stage, variables, remade),
+            next((other.name for other in differed if is_proved(other.cause)), ""),
         )
         return outcome
 

@@ -1,0 +1,69 @@
+"""`epsilon-dpo verify` on stages of this repository, and the report's certificate, as a user goes through them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from whole_pipeline import copy_project, dvc, environment
+
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("check", "fetch", "base", "validate", "sft")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default's first stages with a few steps of SFT, and their result."""
+    project = copy_project(tmp_path_factory.mktemp("verify") / "project")
+    content = read_yaml(project / "dvc.yaml")
+    stages = {name: content["stages"][name] for name in STAGES}
+    with (project / "dvc.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump({"stages": stages}, file)
+    params = read_yaml(project / "params.yaml")
+    params["fetch"]["train_pairs"] = 1000
+    params["sft"] |= {"max_steps": 8, "logging_steps": 2}
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(params, file)
+    done = dvc(project, "repro", "-q")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return project
+
+
+def verify(project: Path, *arguments: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "epsilon_dpo.cli", "verify", *arguments]
+    env = environment(project, **changes)
+    return subprocess.run(command, cwd=project, env=env, text=True, capture_output=True, check=False)
+
+
+def test_each_stage_is_bit_equal_in_two_clean_folders(project: Path, tmp_path: Path) -> None:
+    lock = (project / "dvc.lock").read_bytes()
+    for folder in ([], ["--folder", str(tmp_path / "clean")]):
+        done = verify(project, *folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"of {len(STAGES)} stages {len(STAGES)} bit-equal" in done.stdout
+    assert (project / "dvc.lock").read_bytes() == lock
+    assert len(list((project / "certificates").glob("*.json"))) == 1
+    assert (tmp_path / "clean/mlruns/mlflow.db").exists(), "a store of its own"
+
+
+def test_narrower_vectors_differ_and_are_named(project: Path) -> None:
+    done = verify(project, "fetch", "sft", ATEN_CPU_CAPABILITY="default")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("fetch                    bit-equal")
+    assert lines[1].startswith(("sft                      different", "sft                      equal within"))
+    assert "out/sft/metrics.jsonl: step " in lines[2]
+    assert "out/sft/model/model.safetensors: tensor " in done.stdout
+    assert (
+        "processor features: run once more without ATEN_CPU_CAPABILITY=default, as it was recorded, it is bit-equal"
+        in (done.stdout)
+    ), done.stdout + done.stderr
+    found = [json.loads(file.read_text()) for file in (project / "certificates").glob("*.json")]
+    causes = [part["stages"]["sft"].get("likely_cause", "") for part in found if "sft" in part["stages"]]
+    assert sum(cause.startswith("processor features") for cause in causes) == 1
