@@ -14,4 +14,4 @@ with run_stage("check") as stage:
     removed = remove_leftovers(list(params.runs))
     stage.summary = f"{len(params.runs)} runs: {', '.join(params.runs)}"
     if removed:
-        stage.summary += f"; removed what is left of {', '.join(removed)}, which DVC's cache keeps"
+        stage.summary += f"; removed what is left of {', '.join(removed)}"

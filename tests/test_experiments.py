@@ -104,7 +104,7 @@ def test_a_run_is_added_by_one_argument_and_becomes_a_branch(project: Path) -> N
     dvc(project, "exp", "run", "-q", "-n", "second-run", "-S", "+runs.second={method: dpo, beta: 0.05}")
     assert "second.win_rate/chosen" in dvc(project, "metrics", "show")
     reset(project)
-    assert not (project / "out/align/second").exists() or "second" not in read_yaml(project / "params.yaml")["runs"]
+    assert not (project / "out/align/second").exists()
     dvc(project, "exp", "apply", "second-run")
     assert read_yaml(project / "params.yaml")["runs"]["second"] == {"method": "dpo", "beta": 0.05}
     assert (project / "out/align/second/policy").is_file()

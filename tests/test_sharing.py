@@ -19,11 +19,11 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
 
-RUNS = ("dpo", "epsilon_dpo", "tr_dpo")
+OF_A_RUN = ("sample", "score", "kl", "monotonicity")
 WEIGHTS = 200_000  # bytes of a policy
 # What fetches what the comparison reads of runs that are as they were.
 COMPARED = next(
-    line for line in (ROOT / "docs/dvc.md").read_text("utf-8").splitlines() if line.startswith("dvc pull sample")
+    line for line in (ROOT / "docs/dvc.md").read_text("utf-8").splitlines() if line.startswith("dvc pull $(")
 )
 
 
@@ -82,10 +82,16 @@ def test_one_changed_run_fetches_no_other_policy(project: Path, monkeypatch: pyt
     params["runs"]["tr_dpo"]["beta"] = 0.123
     write(Path("params.yaml"), params)
     subprocess.run(["sh", "-c", COMPARED], check=True, env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"})
-    own = {f"{stage}@tr_dpo" for stage in ("align", "sample", "score", "kl", "monotonicity")}
+    of_others = [f"{stage}/{run}" for stage in (*OF_A_RUN, "align/metrics") for run in ("dpo", "epsilon_dpo")]
+    assert all(list(Path("out", name).iterdir()) for name in of_others)
+    own = {f"{stage}@tr_dpo" for stage in ("align", *OF_A_RUN)}
     assert ran(clone, "--pull", "--allow-missing") == own | {"tournament", "figures", "report"}
     assert WEIGHTS < size(Path(".dvc/cache")) < 1.5 * WEIGHTS, "the run's own policy, and small files"
     assert not Path("out/align/dpo/weights").exists() and Path("out/align/tr_dpo/weights").is_file()
+    params["runs"]["tr_dpo"]["beta"] = 0.2
+    write(Path("params.yaml"), params)
+    again = ran(clone, "--pull", "--allow-missing")
+    assert again == own | {"tournament", "figures", "report"}, "what was fetched by then is complete"
 
 
 @pytest.fixture

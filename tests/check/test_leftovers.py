@@ -88,9 +88,20 @@ def test_only_outputs_of_runs_are_removed(project: Path) -> None:
 
 
 def test_before_dvc_runs(project: Path) -> None:
-    """`make repro` does it first, so that a folder left by `git checkout` is gone before DVC looks."""
+    """`make repro` does it first."""
     set_runs("dpo", "epsilon_dpo")
     repro()
     set_runs("dpo")
     subprocess.run(["python", "-m", "epsilon_dpo.check.params_file"], check=True)
     assert [path.name for path in Path("out/align").iterdir()] == ["dpo"]
+
+
+def test_a_kill_in_the_middle_is_made_good(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_runs("dpo", "epsilon_dpo")
+    repro()
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("epsilon_dpo.check.leftovers._forget", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        remove_leftovers(["dpo"])
+    assert remove_leftovers(["dpo"]) == ["epsilon_dpo"]
+    assert not Path("out/align/epsilon_dpo").exists()
+    assert "align@epsilon_dpo" not in read_yaml(Path("dvc.lock"))["stages"]

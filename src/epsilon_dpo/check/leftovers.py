@@ -19,7 +19,8 @@ LOCK_FILE = Path("dvc.lock")
 def remove_leftovers(runs: list[str]) -> list[str]:
     """Remove what dvc.lock records of runs that are not in `runs`; a folder that DVC did not make stays.
 
-    DVC's cache keeps the removed outputs: with the run in params.yaml again, `dvc repro` takes them from there.
+    DVC's cache keeps the removed outputs: with the run in params.yaml again, `dvc repro` takes them from its run cache,
+    or `dvc checkout` with the dvc.lock of before.
 
     Returns:
         the names of the runs that were removed.
@@ -35,12 +36,13 @@ def remove_leftovers(runs: list[str]) -> list[str]:
         of_a_run = stages.get(stage, {}).get("foreach") == "${runs}" and re.fullmatch(RUN_NAME, run)
         if of_a_run and run not in runs:
             gone.append(entry)
+    for entry in gone:
+        stage, _, run = entry.partition("@")
+        for folder in (Path("out") / stage / run, Path("out") / stage / METRICS / run):
+            if folder.is_dir():
+                shutil.rmtree(folder)
     if gone:
-        _forget(gone)
-        for entry in gone:
-            stage, _, run = entry.partition("@")
-            for folder in (Path("out") / stage / run, Path("out") / stage / METRICS / run):
-                shutil.rmtree(folder, ignore_errors=True)
+        _forget(gone)  # last: until then the next execution finds them again
     return sorted({entry.partition("@")[2] for entry in gone})
 
 

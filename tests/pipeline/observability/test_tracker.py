@@ -47,7 +47,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stage(name: str = "align@dpo", **params: Any) -> Tracker:
     deps = {"out/sft": "a" * 64, "src/epsilon_dpo/pipeline/stage": "b" * 64}
-    return Tracker(name, "f" * 64, params, deps)
+    return Tracker(name, "f" * 64, params, deps, [Path("out") / name.replace("@", "/")])
 
 
 def select(project: Path, query: str) -> list[Any]:

@@ -122,6 +122,7 @@ class Other(RuntimeError):
         FileNotFoundError(errno.ENOENT, "No such file or directory", "No space left on device"),
         PermissionError(errno.EACCES, "Permission denied", sys.executable),  # its folder can be written by its owner
         RuntimeError("PytorchStreamReader failed reading zip archive"),
+        TypeError("forward() received unexpected position_ids"),
     ],
 )
 def test_every_other_error_passes_unchanged(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

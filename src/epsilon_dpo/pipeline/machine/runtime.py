@@ -13,6 +13,7 @@ from epsilon_dpo.pipeline.stage.workplace import hold_some
 
 # Parameters of glibc's mallopt (malloc.h), in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+TAKEN = "EPSILON_DPO_GPUS_TAKEN"  # said to the processes that a stage starts: these GPUs are its own
 KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
 
 
@@ -58,9 +59,10 @@ def _take_free_gpus(count: int) -> None:
     Before anything asks CUDA, which reads the variable once.
     """
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if "DVC_EXP_NAME" in os.environ and len(names) > count:
-        taken = hold_some([f"gpu-{name}" for name in names], count)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(name.removeprefix("gpu-") for name in taken)
+    if "DVC_EXP_NAME" in os.environ and len(names) >= count and TAKEN not in os.environ:
+        of = {f"gpu-{name.replace('/', '-')}": name for name in names}  # a part of a GPU has slashes in its name
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(of[lock] for lock in hold_some(list(of), count))
+        os.environ[TAKEN] = "1"
 
 
 def _keep_freed_memory() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +52,14 @@ def _start() -> "subprocess.Popen[str]":
 class Tracker:
     """One MLflow run: opened when the stage starts, live while it runs, closed with its status."""
 
-    def __init__(self, name: str, fingerprint: str | None, params: dict[str, Any], inputs: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        fingerprint: str | None,
+        params: dict[str, Any],
+        inputs: dict[str, str],
+        folders: Sequence[Path] = (),
+    ) -> None:
         """
         Args:
             name: that of the stage and its run, e.g. align@dpo; also the name of the MLflow run.
@@ -59,8 +67,10 @@ class Tracker:
                 `log_to_policy` and `mark_compared` may be used, which write on the runs of others.
             params: the declared params, by dotted key.
             inputs: sha256 of each declared dependency, by path.
+            folders: the outputs, whose small files become artifacts after success.
         """
         self.name = name
+        self.folders = folders
         self._opening: dict[str, Any] = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
         self._opening["at"] = now()
         self._has_run = fingerprint is not None
@@ -82,7 +92,8 @@ class Tracker:
     ) -> None:
         if self._has_run:
             if kind is None:
-                self._send("artifacts", folder=str(Path("out") / self.name.replace("@", "/")))
+                for folder in self.folders:
+                    self._send("artifacts", folder=str(folder))
             else:
                 self.set_tags({"error": redacted(f"{kind.__name__}: {error}")[:1000]})
             status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"

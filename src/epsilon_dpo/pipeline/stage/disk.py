@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ REFUSED = (errno.EROFS, errno.EACCES)
 FULL_TEXTS = (
     *map(os.strerror, FULL),
     "PytorchStreamWriter failed writing",
-    "unexpected pos",  # of the same writer, which notices in its destructor
     "database or disk is full",
 )
+CUT_OFF = re.compile(r"unexpected pos \d+ vs \d+")  # of the same writer, which notices in its destructor
 REFUSED_TEXTS = (os.strerror(errno.EROFS), "attempt to write a readonly database")
 AFTER = "and run this again: nothing half-written was published, and what was finished is kept in scratch/"
 
@@ -47,7 +48,7 @@ def _sentence(error: Exception) -> str | None:
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
         text = "" if number else str(one)  # an errno decides alone: its text may name a file called anything
-        if number in FULL or any(known in text for known in FULL_TEXTS):
+        if number in FULL or CUT_OFF.search(text) or any(known in text for known in FULL_TEXTS):
             fullest = _folder_of(one) or min(_ours(), key=_free)
             why = "the quota is used up" if number == errno.EDQUOT else f"{_free(fullest) / 1e6:,.1f} MB are free"
             return f"the disk of {fullest} takes no more ({why}); make room {AFTER}."

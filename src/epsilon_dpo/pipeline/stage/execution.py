@@ -22,7 +22,7 @@ from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
 from epsilon_dpo.pipeline.stage.manifest import write_manifest
 from epsilon_dpo.pipeline.stage.params import METRICS
 from epsilon_dpo.pipeline.stage.pins import require_pins
-from epsilon_dpo.pipeline.stage.variables import let_params_decide
+from epsilon_dpo.pipeline.stage.variables import let_params_decide, under_this_processor
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
 
@@ -97,11 +97,11 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
             deps = dependencies(entry)
             made_from, params = fingerprint(entry, deps), declared_params(entry)
             with (
-                Tracker(name, made_from, params, deps) as tracker,
+                Tracker(name, made_from, params, deps, list(_folders(entry, stage, key))) as tracker,
                 atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
                 _metrics_apart(entry, stage, key, place.partial) as metrics,
             ):
-                scratch = place.scratch(made_from)
+                scratch = place.scratch(under_this_processor(made_from))
                 execution = Stage(name, out, metrics or out, scratch, Journal(scratch), tracker, params)
                 with disk_in_a_sentence(), closing(execution.journal):  # before what fills the disk is removed
                     yield execution
@@ -117,14 +117,22 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
 
 
+def _folders(entry: Json, stage: str, key: str | None) -> Iterator[Path]:
+    """out/<stage>[/<key>], and out/<stage>/metrics/<key> if the stage declares this output."""
+    yield Path("out") / stage / (key or "")
+    apart = Path("out") / stage / METRICS / (key or "")
+    if str(apart) in entry.get("outs", []):
+        yield apart
+
+
 @contextmanager
 def _metrics_apart(entry: Json, stage: str, key: str | None, partial: Path) -> Iterator[Path | None]:
     """The folder for out/<stage>/metrics/<key>, if the stage declares this output."""
-    target = Path("out") / stage / METRICS / (key or "")
-    if str(target) not in entry.get("outs", []):
+    target = list(_folders(entry, stage, key))[1:]
+    if not target:
         yield None
         return
-    with atomic_folder(target, partial.with_name(f"{partial.name}-{METRICS}")) as folder:
+    with atomic_folder(target[0], partial.with_name(f"{partial.name}-{METRICS}")) as folder:
         yield folder
 
 
@@ -139,7 +147,7 @@ def _missing_output(error: FileNotFoundError) -> str | None:
     if file.parts[:1] != ("out",) or file.parent.exists():
         return None
     return (
-        f'{error.filename} is not here: `dvc pull` fetches what the remote has (docs/howto.md, "Sharing results"), '
+        f'{error.filename} is not here: `dvc pull` fetches what the remote has (docs/dvc.md, "Sharing results"), '
         "`dvc repro` makes the rest."
     )
 

@@ -8,8 +8,10 @@ may want another's; it is named as well. A variable that asks for an engine of a
 where a training is set up (training/loop/arguments.py): without it something else would run than was started.
 """
 
+import hashlib
 import os
 import sys
+from pathlib import Path
 
 from epsilon_dpo.pipeline.observability.errors import redacted
 
@@ -82,6 +84,15 @@ def let_params_decide() -> None:
     _said.update(rounding)
     if rounding:
         _say(f"sums are rounded as another processor might: {_named(rounding)}")
+
+
+def under_this_processor(fingerprint: str) -> str:
+    """`fingerprint`, or one of its own where a GPU or a variable of PROCESSOR rounds otherwise: what a killed execution
+    had finished must not be mixed with what another arithmetic makes of the rest."""
+    rounding = {name: os.environ[name] for name in PROCESSOR if name in os.environ}
+    if Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        rounding["gpu"] = "1"
+    return hashlib.sha256(f"{fingerprint} {sorted(rounding.items())}".encode()).hexdigest() if rounding else fingerprint
 
 
 def _named(variables: dict[str, str]) -> str:
