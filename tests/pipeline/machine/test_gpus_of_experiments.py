@@ -41,8 +41,15 @@ def test_each_stage_of_an_experiment_has_gpus_of_its_own(tmp_path: Path, monkeyp
     assert taken(third) == first[0]
     alone = start(tmp_path, "3,GPU-7")
     assert taken(alone) == "3,GPU-7", "`dvc repro` keeps what the user named"
+    as_many = start(tmp_path, "5", DVC_EXP_NAME="e")
+    assert taken(as_many) == "5"
+    second = start(tmp_path, "5", DVC_EXP_NAME="f")
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(8)
+    its_worker = start(tmp_path, "5", DVC_EXP_NAME="e", EPSILON_DPO_GPUS_TAKEN="1")
+    assert taken(its_worker) == "5"
     several = start(tmp_path, "0,1,2", 2, DVC_EXP_NAME="d")
     assert taken(several) == "0,1"
-    for stage in (*two, third, alone, several):
+    for stage in (*two, third, alone, as_many, second, its_worker, several):
         stage.kill()
         stage.wait()

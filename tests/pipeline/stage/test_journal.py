@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def test_values_come_back_to_the_last_bit(tmp_path: Path) -> None:
     assert (found, computed) == (VALUES, 0)
     assert math.copysign(1.0, found[0][2]) == -1.0
     assert kept(tmp_path / "b")[1] == len(VALUES)  # another folder knows nothing
+
+
+def test_the_first_execution_has_what_a_resumed_one_would(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path)) as journal:
+        assert journal.of("batch", lambda: (1, {"a": (2.5,)})) == [1, {"a": [2.5]}]
 
 
 def test_what_is_not_the_same_is_computed(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import pytest
 
 from epsilon_dpo.pipeline.stage import variables
 from epsilon_dpo.pipeline.stage.execution import heavy_imports
-from epsilon_dpo.pipeline.stage.variables import DECIDED, ENGINES, HARMLESS, PROCESSOR, let_params_decide
+from epsilon_dpo.pipeline.stage.variables import (
+    DECIDED,
+    ENGINES,
+    HARMLESS,
+    PROCESSOR,
+    let_params_decide,
+    under_this_processor,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 CHANGING = {
@@ -108,3 +115,14 @@ def test_no_stage_imports_torch_before_it(stage: str) -> None:
     script = script.replace("run = run_argument()", "")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_another_arithmetic_resumes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROCESSOR:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert under_this_processor("f" * 64) == "f" * 64
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    narrow = under_this_processor("f" * 64)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert len({"f" * 64, narrow, under_this_processor("f" * 64)}) == 3

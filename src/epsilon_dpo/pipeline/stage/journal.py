@@ -52,9 +52,9 @@ class Journal:
             self._known = _read(self._path)
         name = _digest(json.dumps(what).encode())
         if name not in self._known:
-            found = compute()
-            self._append(name, found)
-            self._known[name] = found
+            text = json.dumps(compute())
+            self._append(name, text)
+            self._known[name] = json.loads(text)  # as whoever resumes reads it: a tuple would be a list
         known: T = self._known[name]
         return known
 
@@ -62,14 +62,14 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
-    def _append(self, name: str, found: Any) -> None:
+    def _append(self, name: str, found: str) -> None:
         assert self._path is not None
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
             if self._file.tell():
                 self._file.write(b"\n")  # ends a torn line; an empty one is left out, too
-        text = f"{name} {json.dumps(found)}".encode()
+        text = f"{name} {found}".encode()
         line = memoryview(f"{_digest(text)} ".encode() + text + b"\n")
         while line:  # a disk that becomes full takes a part of it first
             line = line[self._file.write(line) :]
