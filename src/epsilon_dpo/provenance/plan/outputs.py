@@ -1,7 +1,9 @@
 """What each output will hold once the stages before a stage are done, as far as that can be known before they run."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from dvc.dependency import ParamsDependency
@@ -35,6 +37,7 @@ class Expected:
 
     Attributes:
         hash_info: None if it is missing, or not known.
+        meta: what DVC records beside the hash.
         waits_for: the stages that have to run before it is known.
         on_disk: whether it holds that already.
         computed: whether stages make it; else it is a source.
@@ -44,6 +47,34 @@ class Expected:
     waits_for: tuple[str, ...] = ()
     on_disk: bool = True
     computed: bool = True
+    meta: Meta = field(default_factory=Meta)
+
+
+class Paths:
+    """Paths by which those above and below another are found without a look at all of them: a project with a hundred
+    runs has more than five hundred outputs, and as many stages that ask."""
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self._all = set(paths)
+        self._sorted = sorted(self._all)
+
+    def add(self, path: str) -> None:
+        if path not in self._all:
+            self._all.add(path)
+            insort(self._sorted, path)
+
+    def at_or_above(self, path: str) -> Iterator[str]:
+        while path:
+            if path in self._all:
+                yield path
+            path = path.rpartition(os.sep)[0]
+
+    def below(self, path: str) -> Iterator[str]:
+        folder = path + os.sep
+        for place in range(bisect_left(self._sorted, folder), len(self._sorted)):
+            if not self._sorted[place].startswith(folder):
+                return
+            yield self._sorted[place]
 
 
 class Outputs:
@@ -55,50 +86,62 @@ class Outputs:
 
     def __init__(self, repo: Repo, gone: Iterable[str] = ()) -> None:
         self.repo = repo
-        self._gone = [path for path in gone if Path(path).exists()]
+        self._gone = Paths(path for path in gone if Path(path).exists())
         self._made: dict[str, Made] = {}
-        self._now: dict[str, HashInfo | None] = {}
+        self._places = Paths()  # of what is made
+        self._now: dict[str, tuple[HashInfo | None, Meta]] = {}
 
     def add(self, stage: PipelineStage, hashes: Mapping[str, HashInfo] | None) -> None:
         """Say what `stage` will leave: a hash per output's path; None if only running it can tell."""
         for out in stage.outs:
             after = hashes[out.fs_path] if hashes is not None else None
             self._made[out.fs_path] = Made(stage.addressing, after, after is not None and after == self.now(out))
+            self._places.add(out.fs_path)
 
     def now(self, item: Output) -> HashInfo | None:
         """DVC's hash of what is on the disk; None if nothing is there."""
+        return self._found(item)[0]
+
+    def _found(self, item: Output) -> tuple[HashInfo | None, Meta]:
         if item.fs_path not in self._now:
-            self._now[item.fs_path] = item.get_hash() if item.exists else None
+            meta, hash_info = item._get_hash_meta() if item.exists else (Meta(), None)
+            self._now[item.fs_path] = (hash_info, meta)
         return self._now[item.fs_path]
 
     def expected(self, dep: Output) -> Expected:
         """What `dep`, which is no ParamsDependency, will hold."""
         assert not isinstance(dep, ParamsDependency)
-        near = {path: made for path, made in self._made.items() if _overlap(path, dep.fs_path)}
+        path = dep.fs_path
+        near = {place: self._made[place] for place in (*self._places.at_or_above(path), *self._places.below(path))}
         if not near:
-            return Expected(self.now(dep), computed=False)
+            hash_info, meta = self._found(dep)
+            return Expected(hash_info, computed=False, meta=meta)
         waits_for = sorted({made.stage for made in near.values() if made.hash_info is None})
         if waits_for:
             return Expected(None, tuple(waits_for))
-        if all(made.on_disk for made in near.values()) and not any(_below(path, dep.fs_path) for path in self._gone):
-            return Expected(self.now(dep))
+        if all(made.on_disk for made in near.values()) and not any(
+            (*self._gone.at_or_above(path), *self._gone.below(path))
+        ):
+            hash_info, meta = self._found(dep)
+            return Expected(hash_info, meta=meta)
         return Expected(self._composed(dep, near), on_disk=False)
 
     def _composed(self, dep: Output, near: dict[str, Made]) -> HashInfo | None:
         """The hash of `dep` once DVC has put the outputs `near` in their places, from its cache."""
         cache, tree = self.repo.cache.local, Tree()
-        put_or_gone = [*near, *self._gone]
+        put = Paths(near)
         if dep.exists and dep.isdir():
             _, _, found = build(cache, dep.fs_path, self.repo.fs, "md5", ignore=self.repo.dvcignore, dry_run=True)
             assert isinstance(found, Tree)
             for name, meta, hash_info in found:
-                if not any(_below(str(PurePath(dep.fs_path, *name)), path) for path in put_or_gone):
+                path = os.path.join(dep.fs_path, *name)
+                if not any((*put.at_or_above(path), *self._gone.at_or_above(path))):
                     tree.add(name, meta, hash_info)
         for path, made in near.items():
             assert made.hash_info is not None
             if path == dep.fs_path:
                 return made.hash_info
-            if _below(dep.fs_path, path):  # a part of an output
+            if PurePath(dep.fs_path).is_relative_to(path):  # a part of an output
                 inside = PurePath(dep.fs_path).relative_to(path).parts
                 part = Tree.load(cache, made.hash_info).get_obj(cache, inside)  # type: ignore[arg-type]
                 return part.hash_info if part else None
@@ -110,11 +153,3 @@ class Outputs:
                 tree.add(place, Meta(), made.hash_info)
         tree.digest()
         return tree.hash_info
-
-
-def _below(path: str, folder: str) -> bool:
-    return PurePath(path).is_relative_to(folder)
-
-
-def _overlap(one: str, other: str) -> bool:
-    return _below(one, other) or _below(other, one)

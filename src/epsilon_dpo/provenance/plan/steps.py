@@ -115,13 +115,11 @@ class Planner:
                 values = params_now(dep)
                 if set(dep.params) - values.keys():
                     return None
-                _as_it_will_be(dep, HashInfo(ParamsDependency.PARAM_PARAMS, values))  # type: ignore[arg-type]
+                _as_it_will_be(dep, HashInfo(ParamsDependency.PARAM_PARAMS, values), Meta())  # type: ignore[arg-type]
             elif expected[dep.fs_path].hash_info is None:
                 return None
-            elif expected[dep.fs_path].on_disk:
-                dep.save()
             else:
-                _as_it_will_be(dep, expected[dep.fs_path].hash_info)
+                _as_it_will_be(dep, expected[dep.fs_path].hash_info, expected[dep.fs_path].meta)
         cache = self.project.repo.stage_cache
         entry = cache._load(again)
         if not entry:
@@ -165,7 +163,7 @@ class Planner:
         return self.seconds.get(stage.name), None, ""
 
 
-def _as_it_will_be(dep: Output, hash_info: HashInfo | None) -> None:
-    """Let DVC take `hash_info` for the hash of `dep`, whatever lies on the disk now."""
-    dep.hash_info, dep.meta = hash_info, Meta()
+def _as_it_will_be(dep: Output, hash_info: HashInfo | None, meta: Meta) -> None:
+    """Let DVC take `hash_info` for the hash of `dep`, whatever lies on the disk now and without a look at it."""
+    dep.hash_info, dep.meta = hash_info, meta
     dep.get_hash = lambda: hash_info
