@@ -48,11 +48,23 @@ No edit of these can change their results, so DVC can be told to accept it witho
   dvc commit -f kl@a
 Given up: dvc.lock then names code that did not make these outputs. Run them before you publish.
 
-dvc.lock also has align@c, which dvc.yaml no longer has: nothing runs for them."""
+dvc.lock also has align@c, which dvc.yaml no longer has: nothing runs for them, but stage check removes their folders
+out/*/RUN."""
 
 
 def test_stages_with_the_same_reasons_share_a_row() -> None:
     assert table(STEPS, ["align@c"]) == TABLE
+
+
+def test_one_of_many_runs_that_differs_leaves_the_others_a_number() -> None:
+    runs = [step(f"align@r{n}", RUN, BETA) for n in range(100)]
+    (row,) = (row for row in table([*runs, step("align@x", UP_TO_DATE)]).splitlines() if row.startswith("run"))
+    assert "align@r0, align@r1, align@r2, and 97" in row
+
+
+def test_a_row_of_one_run_names_it() -> None:
+    steps = [step("align@a", RUN, BETA), step("score@a", MAY_RUN, after=("align@a",)), step("score@b", UP_TO_DATE)]
+    assert "follows align@a" in table(steps)
 
 
 def test_many_causes_are_counted() -> None:

@@ -9,6 +9,7 @@ from epsilon_dpo.provenance.plan.steps import FROM_CACHE, MAY_RUN, RUN, UP_TO_DA
 
 STAGES_WIDTH, WIDTH = 40, 120  # characters
 CAUSES_SHOWN = 4  # per row
+RUNS_NAMED = 3  # of one stage in a row
 
 
 def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None = None) -> str:
@@ -40,7 +41,8 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
             "Given up: dvc.lock then names code that did not make these outputs. Run them before you publish."
         )
     if gone:
-        said = f"dvc.lock also has {', '.join(gone)}, which dvc.yaml no longer has: nothing runs for them."
+        removed = ", but stage check removes their folders out/*/RUN" if any("@" in name for name in gone) else ""
+        said = f"dvc.lock also has {', '.join(gone)}, which dvc.yaml no longer has: nothing runs for them{removed}."
         parts.append("\n".join(textwrap.wrap(said, WIDTH)))
     return "\n\n".join(parts)
 
@@ -95,7 +97,9 @@ def _rows(steps: Sequence[Step]) -> list[str]:
     timed = _timed(shown)
     lines = [_line("", "stages", "time" if timed else "", "disk", "why", timed)] if groups else []
     for (action, *why), group in groups.items():
-        cells = textwrap.wrap(", ".join(names([step.name for step in group], every)), STAGES_WIDTH)
+        if len({step.name.partition("@")[2] for step in group}) == 1:  # RUN would hide the only one
+            why = _why(group[0], every, alone=True)
+        cells = textwrap.wrap(", ".join(_few(names([step.name for step in group], every))), STAGES_WIDTH)
         seconds = sum(step.seconds for step in group if step.seconds is not None)
         size = sum(step.size for step in group if step.size is not None)
         about = "~" if any(step.like for step in group) else ""
@@ -116,30 +120,44 @@ def _rows(steps: Sequence[Step]) -> list[str]:
     return lines
 
 
+def _few(found: Sequence[str]) -> list[str]:
+    """A few runs of each stage by name and the others as their number, since a project may have a hundred."""
+    of: dict[str, list[str]] = {}
+    for name in found:
+        of.setdefault(name.partition("@")[0], []).append(name)
+    few: list[str] = []
+    for stage, runs in of.items():
+        few += runs if len(runs) <= RUNS_NAMED + 1 else runs[:RUNS_NAMED]
+        few += [f"and {len(runs) - RUNS_NAMED} more {stage}@"] if len(runs) > RUNS_NAMED + 1 else []
+    return few
+
+
 def _line(action: str, stages: str, time: str, size: str, why: str, timed: bool) -> str:
     middle = f"{time:>7}  " if timed else ""
     return f"{action:<10}  {stages:<{STAGES_WIDTH}}  {middle}{size:>7}  {why}"
 
 
-def _why(step: Step, every: Sequence[str]) -> list[str]:
+def _why(step: Step, every: Sequence[str], alone: bool = False) -> list[str]:
     """The reasons, each one line; those beyond the first few as their number."""
     run = step.name.partition("@")[2]
     texts = list(dict.fromkeys(cause.text for cause in step.causes if cause.kind != "read"))
     read = [
-        re.sub(f"/{run}$", "/RUN", cause.what) if run else cause.what for cause in step.causes if cause.kind == "read"
+        re.sub(f"/{run}$", "/RUN", cause.what) if run and not alone else cause.what
+        for cause in step.causes
+        if cause.kind == "read"
     ]
     if read and all(cause.harmless for cause in step.causes if cause.kind != "read"):  # else it is one edit's doing
         texts.append(f"other bytes in {', '.join(read)}")
     if len(texts) > CAUSES_SHOWN:
         texts = [*texts[: CAUSES_SHOWN - 1], f"and {len(texts) - CAUSES_SHOWN + 1} more (--json has all)"]
     if step.after and all(cause.harmless for cause in step.causes):
-        texts.append(f"follows {_followed(step, every)}")
+        texts.append(f"follows {_followed(step, every, alone)}")
     return texts
 
 
-def _followed(step: Step, every: Sequence[str]) -> str:
-    """What a step waits for; what is of its own run as stage@RUN, which the rows of several runs share."""
+def _followed(step: Step, every: Sequence[str], alone: bool) -> str:
+    """What a step waits for; what is of its own run as stage@RUN, if the rows of several runs share that."""
     run = step.name.partition("@")[2]
     own = [name for name in step.after if run and name.endswith(f"@{run}")]
     others = names([name for name in step.after if name not in own], every)
-    return ", ".join([*others, *(f"{name.partition('@')[0]}@RUN" for name in own)])
+    return ", ".join([*_few(others), *(name if alone else f"{name.partition('@')[0]}@RUN" for name in own)])
