@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.dependency import Dependency
 from dvc.repo import Repo
 from small_project import contents, dvc, git, small_project, write
 
@@ -221,7 +223,7 @@ def test_outputs_that_are_gone_or_changed_by_hand_come_from_the_cache(restored: 
     Path("out/fetch").rmdir()
     plan = Plan(said("--json"))
     assert plan.that("from cache") == {"fetch", "align@dpo"} == set(plan.stages)
-    assert plan.why("align@dpo") == ["out/align/dpo/file, its output, changed"]
+    assert plan.why("align@dpo") == ["out/align/dpo/file, its output, changed: your change is lost"]
     assert plan.why("fetch") == ["its output is missing"]
 
 
@@ -307,6 +309,23 @@ def test_only_what_ci_allows(project: Path, said: Said) -> None:
     said("judge", "--assert-only", "check")  # of a target, what lies before it
 
 
+def test_a_dependency_is_hashed_once_however_many_stages_read_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_params("seed", 18)
+    hashed: Counter[str] = Counter()
+    build = Dependency._build
+
+    def counted(dep: Dependency, odb: Any, path: str, *others: Any, **options: Any) -> Any:
+        hashed[path] += 1
+        return build(dep, odb, path, *others, **options)
+
+    monkeypatch.setattr(Dependency, "_build", counted)
+    _, steps = planned()
+    assert sum(step.action == "run" for step in steps) > 10
+    assert str(project / "src/epsilon_dpo/pipeline/stage") in hashed and set(hashed.values()) == {1}
+
+
 def test_asking_changes_no_file(project: Path, said: Said) -> None:
     edit_params("seed", 18)
     append(DPO, "\n# a comment\n")
@@ -330,6 +349,7 @@ def test_while_dvc_is_at_work(project: Path, said: Said) -> None:
     ("file", "text", "sentence"),
     [
         ("dvc.lock", "<<<<<<< ours\n", "DVC cannot read this project: .*'dvc.lock', YAML file structure is corrupted."),
+        ("params.yaml", "a: [\n", "params.yaml is not valid YAML: .*params.yaml.*, line .*"),
         (DPO, "def (\n", f"{DPO}: line .* is not valid Python .*; correct it."),
     ],
 )

@@ -125,7 +125,10 @@ class Causes:
         (state,) = out.status().values() or [""]
         changed = self.versions.by_hand(out) if state == "modified" else []
         if changed:
-            yield from (Cause("output", file.path, f"{file.path}, its output, {file.how}") for file in changed)
+            yield from (
+                Cause("output", file.path, f"{file.path}, its output, {file.how}: your change is lost")
+                for file in changed
+            )
         elif state:
             said = {"deleted": "is missing", "modified": "changed", "not in cache": "is not in DVC's cache"}
             yield Cause("output", str(out), f"its output {said.get(state, state)}")

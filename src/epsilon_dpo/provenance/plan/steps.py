@@ -55,8 +55,10 @@ def planned(targets: Sequence[str] = ()) -> tuple[Project, list[Step]]:
     """The project in the working folder, and a step for each stage that `dvc repro TARGETS` would visit, in its order.
 
     Raises:
-        UserError: DVC cannot read the project, or a file that a stage imports is not valid Python.
+        UserError: params.yaml or the project cannot be read, or a file that a stage imports is not valid Python.
     """
+    if PARAMS_FILE.exists():
+        read_yaml(PARAMS_FILE)  # first, because DVC does not name the line that is broken
     project = open_project(targets)
     with said_plainly():
         planner = Planner(project)
