@@ -277,7 +277,7 @@ def test_a_value_taken_back_comes_from_the_run_cache_as_dvc_then_does(
     assert plan.that("from cache") == ran - {"check"} and not plan.that("may run")
     assert plan.why("align@dpo") == ["runs.dpo.beta: 0.2 → 0.3"]
     assert plan.why("kl@dpo") == ["out/align/dpo will have other bytes", "out/sample/dpo will have other bytes"]
-    assert "other bytes in out/align/RUN, out/sample/RUN" in said()
+    assert "other bytes in out/align/dpo, out/sample/dpo" in said()
     caplog.clear()
     dvc("repro")
     done = caplog.text

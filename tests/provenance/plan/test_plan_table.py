@@ -65,6 +65,8 @@ def test_one_of_many_runs_that_differs_leaves_the_others_a_number() -> None:
 def test_a_row_of_one_run_names_it() -> None:
     steps = [step("align@a", RUN, BETA), step("score@a", MAY_RUN, after=("align@a",)), step("score@b", UP_TO_DATE)]
     assert "follows align@a" in table(steps)
+    read = [step(f"kl@{run}", FROM_CACHE, Cause("read", f"out/align/{run}", "other bytes")) for run in "ab"]
+    assert "other bytes in out/align/RUN" in table(read) and "other bytes in out/align/a" in table(read[:1])
 
 
 def test_many_causes_are_counted() -> None:
