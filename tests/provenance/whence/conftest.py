@@ -38,10 +38,12 @@ if stage == "align":
     shutil.copy("out/base/tokenizer/tokenizer.json", model)
     read, start = [Path("out/fetch/train.jsonl")], Path("out/base/model")
     write_manifest(model, sys.argv[1], params, read=read, dataset=Path("out/fetch/dataset.json"), start=start)
-    (out / "metrics.json").write_text(json.dumps(params))
+    metrics = Path("out/align/metrics") / run
+    metrics.mkdir(parents=True)
+    (metrics / "metrics.json").write_text(json.dumps(params))
 if stage == "figures":
     (out / "images").mkdir()
-    texts = [path.read_text() for path in sorted(Path("out/align").glob("*/metrics.json"))]
+    texts = [path.read_text() for path in sorted(Path("out/align/metrics").glob("*/metrics.json"))]
     (out / "images" / "pareto.png").write_text("a figure of " + "".join(texts))
 """
 STAGES: dict[str, Any] = {
@@ -52,10 +54,10 @@ STAGES: dict[str, Any] = {
         "do": {
             "deps": ["out/base", "out/fetch", "src"],
             "params": ["seed", "align", "runs.${key}"],
-            "outs": ["out/align/${key}"],
+            "outs": ["out/align/${key}", "out/align/metrics/${key}"],
         },
     },
-    "figures": {"deps": ["out/align", "out/fetch"], "params": ["runs"], "outs": ["out/figures"]},
+    "figures": {"deps": ["out/align/metrics", "out/fetch"], "params": ["runs"], "outs": ["out/figures"]},
 }
 PARAMS = {
     "seed": 17,

@@ -24,6 +24,14 @@ def test_an_output_by_its_path(project: Path, capsys: pytest.CaptureFixture[str]
     assert found["mlflow"] is None
 
 
+def test_the_metrics_of_a_training_are_an_output_of_their_own(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("out/align/metrics/dpo", "out/align/metrics/dpo/metrics.json"):
+        found = whence(capsys, path)
+        assert (found["path"], found["stage"], found["mlflow"]) == (path, "align@dpo", None)
+
+
 def test_a_copy_under_another_name(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = whence(capsys, copied(POLICY, tmp_path / "best.bin"))
     assert (found["path"], found["stage"]) == (POLICY, "align@dpo")
@@ -43,7 +51,7 @@ def test_a_figure_has_all_runs_behind_it(project: Path, capsys: pytest.CaptureFi
     main(["whence", "out/figures/images/pareto.png"])
     text = capsys.readouterr().out
     assert "is           out/figures/images/pareto.png\n  made by      stage figures\n" in text
-    assert "figures <- out/align, out/fetch\n" in text
+    assert "figures <- out/align/metrics, out/fetch\n" in text
     assert "align@{dpo,ipo} <- out/base, out/fetch\n" in text and "fetch <- data\n" in text
 
 

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from asking import altered, dvc, subjects, whence
+from asking import altered, dvc, subjects, whence, write_yaml
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.manifest import file_md5, weights_digests, write_manifest
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 
 @pytest.fixture
@@ -81,6 +82,19 @@ def test_without_a_cache_the_manifest_leads_to_the_commit(
         "are not in DVC's cache, so it may be in one of these: `dvc fetch --all-commits`"
         in (whence(capsys, other / "model.safetensors", code=1)["message"])
     )
+
+
+def test_without_a_cache_a_policy_is_in_the_output_that_has_models(
+    away: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DVC sorts a stage's outputs, so that those of a run named after "metrics" come in this order."""
+    clone = Path(shutil.copytree(project, tmp_path / "clone", ignore=shutil.ignore_patterns("cache", "out")))
+    monkeypatch.chdir(clone)
+    lock = read_yaml(Path("dvc.lock"))
+    lock["stages"]["align@dpo"]["outs"].reverse()
+    write_yaml(Path("dvc.lock"), lock)
+    found = whence(capsys, away)
+    assert (found["path"], found["also"]) == ("out/align/dpo", [])
 
 
 def test_weights_beside_the_manifest_of_others_are_known_by_their_content(

@@ -42,7 +42,7 @@ def test_the_run_is_that_of_the_result(tracked: Path, capsys: pytest.CaptureFixt
     assert policy["link"] == f"#/experiments/1/runs/{policy['id']}"
     figure = whence(capsys, "out/figures/images/pareto.png")["mlflow"]
     assert (figure["name"], figure["known_by"]) == ("figures", "fingerprint")
-    other = whence(capsys, "out/align/ipo/metrics.json")["mlflow"]
+    other = whence(capsys, "out/align/metrics/ipo/metrics.json")["mlflow"]
     assert (other["name"], other["known_by"]) == ("align@ipo", "params")
     assert {str(file): file.stat().st_mtime_ns for file in tracked.rglob("*")} == before
     main(["whence", POLICY])

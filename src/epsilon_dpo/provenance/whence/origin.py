@@ -15,6 +15,8 @@ from epsilon_dpo.provenance.whence.locks import Lock, all_locks
 from epsilon_dpo.provenance.whence.search import Difference, Place, Records
 from epsilon_dpo.provenance.whence.sentences import altered, never_seen, other_than_recorded, other_weights
 
+NO_MODEL = ("out/base/tokenizer", "out/align/metrics")  # outputs beside that of the stage's model
+
 
 def origin(path: Path, root: Path | None) -> Json:
     """Where `path` comes from.
@@ -104,6 +106,7 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
         for lock in records.locks
         if name in lock.stages and portable(lock.stages[name].params) == said["params"]
         for out in lock.stages[name].outs
+        if not out.startswith(NO_MODEL)
     ]
     places = [place for place in claimed if records.cache.members(place.lock.stages[name].outs[place.path]) is None]
     if claimed and not places:
@@ -186,8 +189,10 @@ def _mlflow(root: Path, records: Records, place: Place) -> Json | None:
 
 
 def _policy_sha256(records: Records, place: Place) -> str | None:
-    """fingerprint.digest of the run's final model, from the cache; None if that lacks a file of it."""
-    (out,) = place.lock.stages[place.stage].outs
+    """fingerprint.digest of the run's final model, from the cache; None if that lacks a file of it, or `place` is in an
+    output without a model."""
+    outs = place.lock.stages[place.stage].outs
+    out = next(out for out in outs if place.path == out or place.path.startswith(f"{out}/"))
     members = records.members(Place(place.lock, place.stage, f"{out}/model"))
     total = sha256()
     for name in sorted(members, key=Path):
