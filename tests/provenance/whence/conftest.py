@@ -53,7 +53,7 @@ STAGES: dict[str, Any] = {
         "foreach": "${runs}",
         "do": {
             "deps": ["out/base", "out/fetch", "src"],
-            "params": ["seed", "align", "runs.${key}"],
+            "params": ["seed", "align", "runs.${key}", {"pins.yaml": ["torch"]}],
             "outs": ["out/align/${key}", "out/align/metrics/${key}"],
         },
     },
@@ -93,6 +93,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, stage in stages.items():
         stage.get("do", stage)["cmd"] = f"{sys.executable} make.py {name}" + ("@${key}" if "do" in stage else "")
     write_yaml(project / "dvc.yaml", {"stages": stages})
+    (project / "pins.yaml").write_text('torch: "2.13.0"\nscipy: "1.17.1"\n')
     (project / ".gitignore").write_text("/out\n/scratch\n/mlruns\n")
     (project / ".dvcignore").write_text("*.tmp\n/mlruns\n/scratch\n")
     with pytest.MonkeyPatch.context() as patch:

@@ -15,6 +15,7 @@ def test_an_output_by_its_path(project: Path, capsys: pytest.CaptureFixture[str]
     assert (found["path"], found["stage"], found["known_by"]) == (POLICY, "align@dpo", "content")
     assert found["also"] == [] and subjects(found) == ["workspace", "the second results"]
     assert found["params"]["runs.dpo"] == {"method": "dpo", "beta": 0.5} and found["params"]["seed"] == 17
+    assert found["params"].keys() == {"seed", "align", "runs.dpo"} and found["packages"] == {"torch": "2.13.0"}
     assert found["base"] == {"source": "pretrained", "path": "google/gemma-2-2b", "revision": "c" * 40}
     assert found["data"]["params"]["path"] == "data/rows.jsonl" and found["data"]["md5"].endswith(".dir")
     assert found["data"]["dataset"]["files"] == {"rows.jsonl": "ab12"}
@@ -52,6 +53,7 @@ def test_a_figure_has_all_runs_behind_it(project: Path, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     assert "is           out/figures/images/pareto.png\n  made by      stage figures\n" in text
     assert "figures <- out/align/metrics, out/fetch\n" in text
+    assert "packages" not in text
     assert "align@{dpo,ipo} <- out/base, out/fetch\n" in text and "fetch <- data\n" in text
 
 

@@ -48,7 +48,7 @@ def test_the_run_is_that_of_the_result(tracked: Path, capsys: pytest.CaptureFixt
     main(["whence", POLICY])
     text = capsys.readouterr().out
     assert f"behind the address of `mlflow ui`: {policy['link']}\n" in text and "; known by its policy_sha256\n" in text
-    assert "environment  python 3." in text
+    assert "environment  python 3." in text and "\n  packages     torch 2.13.0\n" in text
 
 
 def test_a_store_that_cannot_be_read_costs_a_line(

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 
 LOCK = "dvc.lock"
 MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)\s")
@@ -42,13 +43,15 @@ class Entry:
 
     Attributes:
         outs, deps: md5 by path from the project's root.
-        params: by dotted key, those of all files together.
+        params: those of params.yaml, by dotted key.
+        pins: versions by package: what it has of other files, which is pins.yaml.
     """
 
     name: str
     outs: dict[str, str]
     deps: dict[str, str]
     params: dict[str, Any]
+    pins: dict[str, str]
 
     @property
     def data_deps(self) -> list[str]:
@@ -87,8 +90,11 @@ class Lock:
         return {name: self._entry(name, stage) for name, stage in (stages or {}).items()}
 
     def _entry(self, name: str, stage: dict[str, Any]) -> Entry:
-        params = {key: value for file in stage.get("params", {}).values() for key, value in file.items()}
-        return Entry(name, self._digests(stage.get("outs", [])), self._digests(stage.get("deps", [])), params)
+        params: dict[str, Any] = {}
+        pins: dict[str, str] = {}
+        for file, values in stage.get("params", {}).items():
+            (params if PurePosixPath(file).name == PARAMS_FILE.name else pins).update(values)
+        return Entry(name, self._digests(stage.get("outs", [])), self._digests(stage.get("deps", [])), params, pins)
 
     def _digests(self, rows: list[dict[str, Any]]) -> dict[str, str]:
         return {self._from_root(row["path"]): row["md5"] for row in rows if "md5" in row}

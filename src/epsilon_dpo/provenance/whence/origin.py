@@ -26,8 +26,8 @@ def origin(path: Path, root: Path | None) -> Json:
 
     Returns:
         `file`; `found`, and then `path`, `stage`, `also` (its other places; `elsewhere`: in other locks), `params`,
-        `recorded_by`, `data`, `base`, `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else
-        `message`, a sentence, and `differs` from what.
+        `packages` (versions by name), `recorded_by`, `data`, `base`, `mlflow`, `parents`, `known_by` (content or
+        manifest), `manifest`; or else `message`, a sentence, and `differs` from what.
 
     Raises:
         UserError: there is no such file, or nothing to look in.
@@ -138,6 +138,7 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
         ],
         "recorded_by": _recorded_by(main),
         "params": entry.params,
+        "packages": entry.pins,
         "data": _data(lock, ancestors, records.cache),
         "base": lock.stages["base"].params.get("base") if "base" in ancestors else None,
         "mlflow": _mlflow(root, records, first),

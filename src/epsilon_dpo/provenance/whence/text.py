@@ -42,6 +42,8 @@ def _recorded(answer: Json) -> list[str]:
         _row("params" if not n else "", f"{key}: {_flow(value)}")
         for n, (key, value) in enumerate(answer["params"].items())
     ]
+    if packages := answer["packages"]:
+        lines += [_row("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))]
     if data := answer["data"]:
         facts = data["dataset"] or {}
         lines += [_row("data", f"fetch: {_flow(data['params'])}"), _row("", f"{data['out']} has md5 {data['md5']}")]
