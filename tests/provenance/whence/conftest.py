@@ -26,6 +26,7 @@ model = out / "model"
 if stage == "fetch":
     shutil.copy("data/rows.jsonl", out / "train.jsonl")
     (out / "dataset.json").write_text(json.dumps({"source": "dataset", "files": {"rows.jsonl": "ab12"}}))
+    (out / "rejected.jsonl").touch()
 if stage == "base":
     (out / "tokenizer").mkdir()
     (out / "tokenizer" / "tokenizer.json").write_text("a tokenizer")
@@ -40,6 +41,7 @@ if stage == "align":
     write_manifest(model, sys.argv[1], params, read=read, dataset=Path("out/fetch/dataset.json"), start=start)
     metrics = Path("out/align/metrics") / run
     metrics.mkdir(parents=True)
+    (metrics / "warnings.txt").touch()
     (metrics / "metrics.json").write_text(json.dumps(params))
 if stage == "figures":
     (out / "images").mkdir()

@@ -57,13 +57,38 @@ def test_a_figure_has_all_runs_behind_it(project: Path, capsys: pytest.CaptureFi
     assert "align@{dpo,ipo} <- out/base, out/fetch\n" in text and "fetch <- data\n" in text
 
 
-def test_what_several_stages_have_was_made_by_the_first(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = whence(capsys, "out/align/ipo/model/tokenizer.json")
-    assert (found["path"], found["stage"]) == ("out/base/tokenizer/tokenizer.json", "base")
+def test_what_several_stages_have_was_made_by_the_first(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [f"out/{of}/tokenizer.json" for of in ("base/tokenizer", "align/dpo/model", "align/ipo/model")]
+    found = whence(capsys, copied(paths[2], tmp_path / "tokenizer.json"))
+    assert (found["path"], found["stage"]) == (paths[0], "base")
+    assert [place["path"] for place in found["also"]] == paths[1:]
+
+
+def test_a_file_in_its_place_is_of_the_stage_that_wrote_it_there(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = whence(capsys, path := "out/align/ipo/model/tokenizer.json")
+    assert (found["path"], found["stage"]) == (path, "align@ipo")
     assert [place["path"] for place in found["also"]] == [
-        "out/align/ipo/model/tokenizer.json",  # which was asked for
+        "out/base/tokenizer/tokenizer.json",  # where the content comes from
         "out/align/dpo/model/tokenizer.json",
     ]
+
+
+def test_an_empty_file_is_known_by_its_place_alone(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = whence(capsys, "out/align/metrics/ipo/warnings.txt")
+    assert (found["stage"], found["also"]) == ("align@ipo", [])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "warnings.txt").touch()
+    (tmp_path / "pareto.png").touch()
+    message = whence(capsys, tmp_path / "folder" / "warnings.txt", code=1)["message"]
+    assert message == f"{tmp_path}/folder/warnings.txt is empty, as 3 outputs are; its content says nothing."
+    cut = whence(capsys, tmp_path / "pareto.png", code=1)
+    assert "is empty, as 3 outputs are" in cut["message"] and cut["differs"]["from"] == "out/figures/images/pareto.png"
 
 
 def test_a_byte_makes_another_file(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, dependencies, file_
 from epsilon_dpo.pipeline.stage.manifest import portable, read_manifest, weights_digests
 from epsilon_dpo.provenance.whence.content import Cache, members_of
 from epsilon_dpo.provenance.whence.locks import Lock, all_locks
-from epsilon_dpo.provenance.whence.search import Difference, Place, Records
-from epsilon_dpo.provenance.whence.sentences import altered, never_seen, other_than_recorded, other_weights
+from epsilon_dpo.provenance.whence.search import Difference, Place, Records, is_empty
+from epsilon_dpo.provenance.whence.sentences import altered, empty, never_seen, other_than_recorded, other_weights
 
 NO_MODEL = ("out/base/tokenizer", "out/align/metrics")  # outputs beside that of the stage's model
 
@@ -51,7 +51,12 @@ def origin(path: Path, root: Path | None) -> Json:
     records = Records(all_locks(root), Cache(root))
     if not records.locks and said is None:
         raise UserError(f"{root} has no dvc.lock, in the workspace or in a commit; `dvc repro` makes it.")
-    if places := records.find(members, _inside(path, root)):
+    places = records.find(members, inside := _inside(path, root))
+    if places and is_empty(members) and places[0].path != inside:
+        nearest = records.nearest(path, members)
+        differs = {"differs": _differs(nearest)} if nearest and nearest.byte is not None else {}
+        return known | {"found": False, "message": empty(path, places)} | differs
+    if places:
         known["manifest"] = None if wrong else said
         return known | {"found": True, "known_by": "content"} | _from_places(root, records, places)
     return known | _not_found(path, root, records, records.nearest(path, members), said, wrong)

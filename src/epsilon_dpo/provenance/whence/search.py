@@ -8,6 +8,8 @@ from epsilon_dpo.pipeline.stage.manifest import file_md5
 from epsilon_dpo.provenance.whence.content import Cache, Members, equal_bytes, first_difference
 from epsilon_dpo.provenance.whence.locks import Lock
 
+EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # md5 of no bytes
+
 
 @dataclass(frozen=True)
 class Place:
@@ -44,17 +46,20 @@ class Records:
         self.cache = cache
 
     def find(self, members: Members, asked: str = "") -> list[Place]:
-        """Every place of this content, by lock; in each, that of the stage that made it first before the others.
+        """Every place of this content, by lock; in each `asked` first, then that of the stage that made it first.
 
         Args:
-            asked: the path from the project's root that comes first among those of stages made from equally many.
+            asked: the path from the project's root at which it lies, "" elsewhere. Where no file of `members` has
+                content, only this place counts: the stages that made such files are not one another's origin.
         """
         some = next(iter(members.values()))
         found = []
         for lock in self.locks:
             if self._holds(lock, some):
                 places = [place for place in self._places(lock) if self.members(place) == members]
-                found += sorted(places, key=lambda place: (_depth(place), place.path != asked, place.path))
+                found += sorted(places, key=lambda place: (place.path != asked, _depth(place), place.path))
+        if asked_for := [place for place in found if place.path == asked and is_empty(members)]:
+            return asked_for
         return found
 
     def unread(self) -> list[str]:
@@ -136,6 +141,11 @@ class Records:
         if original is None or file_md5(original) != md5:
             return None
         return first_difference(path, original)
+
+
+def is_empty(members: Members) -> bool:
+    """Whether no file of `members` has content."""
+    return set(members.values()) == {EMPTY}
 
 
 def _depth(place: Place) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST
 from epsilon_dpo.provenance.whence.locks import Lock
-from epsilon_dpo.provenance.whence.search import Difference, Records
+from epsilon_dpo.provenance.whence.search import Difference, Place, Records
 
 NAMED = 5  # files of a folder, before the others are counted
 
@@ -16,6 +16,13 @@ def never_seen(path: Path, records: Records) -> str:
 
 def _nowhere(records: Records) -> str:
     return f"none of the outputs that {_these(records.locks)} records"
+
+
+def empty(path: Path, places: list[Place]) -> str:
+    """That the same could be said of every empty file."""
+    others = len({place.path for place in places})
+    what = "is empty" if path.is_file() else "holds empty files alone"
+    return f"{path} {what}, as {others} output{'s are' if others > 1 else ' is'}; its content says nothing."
 
 
 def altered(path: Path, nearest: Difference, records: Records) -> str:
