@@ -10,7 +10,7 @@ from asking import altered, dvc, subjects, whence, write_yaml
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-from epsilon_dpo.pipeline.stage.manifest import file_md5, weights_digests, write_manifest
+from epsilon_dpo.pipeline.stage.manifest import file_md5, read_manifest, weights_digests, write_manifest
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 
@@ -156,6 +156,15 @@ def test_weights_and_manifest_changed_together_are_seen_where_the_original_is(
             f"{path} is by its manifest.json of stage align@dpo, with params that a dvc.lock records, but the"
             in (whence(capsys, path, code=1)["message"])
         )
+
+
+@pytest.mark.parametrize("damaged", [{"stage": 1}, {"run": 2}, {"params": 3}, {"weights_sha256": 4}])
+def test_a_damaged_manifest_says_nothing(tmp_path: Path, damaged: dict[str, int]) -> None:
+    said = {"stage": "align", "run": "dpo", "params": {}, "weights_sha256": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(said))
+    assert read_manifest(tmp_path) == said
+    (tmp_path / "manifest.json").write_text(json.dumps(said | damaged))
+    assert read_manifest(tmp_path) is None
 
 
 def test_a_manifest_says_what_the_weights_were_made_of_and_no_place(

@@ -61,10 +61,27 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> Json | None:
-    """What `folder` says of itself; None if it says nothing, as what other programs wrote, or an older version."""
+    """What `folder` says of itself; None if it says nothing, as what other programs wrote, an older version, or damage.
+
+    Raises:
+        ValueError: its manifest is no JSON.
+    """
     path = folder / MANIFEST
     found = read_json(path) if path.is_file() else None
-    return found if isinstance(found, dict) and found.keys() >= {"stage", "run", "params", "weights_sha256"} else None
+    return found if isinstance(found, dict) and _has_types(found) else None
+
+
+def _has_types(said: Json) -> bool:
+    """Whether what readers of a manifest use is there, and of its type."""
+    weights = said.get("weights_sha256")
+    return (
+        isinstance(said.get("stage"), str)
+        and "run" in said
+        and isinstance(said["run"], str | None)
+        and isinstance(said.get("params"), dict)
+        and isinstance(weights, dict)
+        and all(isinstance(sha256, str) for sha256 in weights.values())
+    )
 
 
 def weights_digests(folder: Path, remember: bool = True) -> dict[str, str]:
