@@ -1,6 +1,7 @@
 """The command `epsilon-dpo`: what is asked beside the pipeline, which `dvc repro` runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_verify(commands)
     asked = parser.parse_args(arguments)
     try:
-        print(asked.do(asked))
+        print(asked.do(asked), flush=True)
+    except BrokenPipeError:  # `| head` has read enough; Python would say so once more when it flushes at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         sys.exit(f"ERROR: {error}")
 

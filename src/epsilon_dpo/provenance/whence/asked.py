@@ -18,7 +18,7 @@ def answered(file: Path, as_json: bool) -> str:
     answer = origin(file, project_of(Path.cwd()) or project_of(file.resolve().parent))
     text = json.dumps(answer, indent=2, ensure_ascii=False) if as_json else as_text(answer)
     if not answer["found"]:
-        print(text)
+        print(text, flush=True)
         sys.exit(1)
     return text
 
