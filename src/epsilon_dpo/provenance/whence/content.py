@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from operator import eq
 from pathlib import Path, PurePosixPath
@@ -38,7 +39,9 @@ class Cache:
             return {"": md5}
         if md5 not in self._lists:
             listed = self.file(md5)
-            rows = None if listed is None else json.loads(listed.read_text("utf-8"))
+            rows = None
+            with suppress(ValueError):  # a list that was cut off is as good as none
+                rows = None if listed is None else json.loads(listed.read_text("utf-8"))
             self._lists[md5] = None if rows is None else {row["relpath"]: row["md5"] for row in rows}
         return self._lists[md5]
 
