@@ -33,8 +33,8 @@ test-numeric: $(VENV)/.ready-dev
 test-slow: $(VENV)/.ready-dev
 	python -m pytest -m "slow and not campaign" $(WORKERS)
 
-campaign: $(VENV)/.ready-dev # what takes longest and breaks least: by hand, once per larger change
-	python -m pytest -m campaign $(WORKERS)
+campaign: $(VENV)/.ready-dev # what takes longest and breaks least: by hand, once per larger change; -rP prints the counts of what was done
+	python -m pytest -m campaign -rP $(WORKERS)
 
 check: $(VENV)/.ready-dev
 	ruff check .
