@@ -92,9 +92,11 @@ def start_anew(project: Path, *names: str) -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def torn_lock(said: str) -> bool:
-    """Whether `dvc` says so: it writes dvc.lock in place, so one that dies just then leaves the beginning of it."""
-    return "dvc.lock" in said and any(of in said for of in ("validation failed", "is invalid", "is corrupted"))
+def torn_by_dvc(said: str) -> str | None:
+    """The file that `dvc` says it cannot read: it writes them in place, so one that dies just then tears one."""
+    unreadable = any(of in said for of in ("validation failed", "is invalid", "is corrupted"))
+    files = [file for file in ("dvc.lock", ".dvc/tmp/rwlock") if f"{file}'" in said]
+    return files[0] if unreadable and files else None
 
 
 class Repro:
@@ -212,8 +214,8 @@ def fill_up(copy: Path, disk: Path, free: tuple[float, ...]) -> list[str]:
         if done.returncode == 0:
             break
         said.append(f"{megabytes} MB free: {said_by(done)}")
-        if torn_lock(done.stderr):
-            start_anew(copy, "dvc.lock")
+        if torn := torn_by_dvc(done.stderr):
+            start_anew(copy, torn)
         print(said[-1], flush=True)
     return said
 
