@@ -232,4 +232,4 @@ def clock(days: int) -> dict[str, str]:
         return {}
     command = ["faketime", "-f", "+0d", "printenv", "LD_PRELOAD"]
     library = subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip()
-    return {"LD_PRELOAD": library, "FAKETIME": f"{days:+d}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": library, "FAKETIME": f"{days:+d}d"}
