@@ -248,3 +248,27 @@ def test_a_parent_that_ran_again_alone_is_named(
     write_yaml(Path("dvc.lock"), lock)
     main(["whence", POLICY])
     assert "align@dpo <- out/base, out/fetch; another out/fetch than is recorded now" in capsys.readouterr().out
+
+
+def test_what_is_no_output_is_told_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, said in (
+        ("out", "holds the outputs out/align/dpo, "),
+        (
+            "out/align",
+            "holds the outputs out/align/dpo, out/align/ipo, out/align/metrics/dpo, out/align/metrics/ipo; ask",
+        ),
+        ("data/rows.jsonl", "is no output but a source, read by fetch; git knows its history."),
+    ):
+        assert said in whence(capsys, path, code=1)["message"]
+
+
+def test_a_lock_with_merge_marks_is_named(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = project / "dvc.lock"
+    text = lock.read_text("utf-8")
+    (tmp_path / "new").write_text("no stage made this")
+    try:
+        lock.write_text(f"<<<<<<< ours\n{text}=======\n{text}>>>>>>> theirs\n", "utf-8")
+        found = whence(capsys, tmp_path / "new", code=1)
+    finally:
+        lock.write_text(text, "utf-8")
+    assert "dvc.lock of the workspace cannot be read: it may have merge marks" in found["message"]

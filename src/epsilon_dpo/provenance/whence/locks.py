@@ -67,12 +67,14 @@ class Lock:
         folder: where the file is, from the project's root.
         commits: those that have it, newest first.
         in_workspace: whether the workspace has it.
+        unreadable: whether it is no YAML, as after a merge with conflicts.
     """
 
     text: str
     folder: PurePosixPath
     commits: list[Commit] = field(default_factory=list)
     in_workspace: bool = False
+    unreadable: bool = False  # known when its stages were asked for
 
     @cached_property
     def digests(self) -> set[str]:
@@ -85,6 +87,7 @@ class Lock:
         try:
             content = YAML(typ="safe").load(self.text)
         except YAMLError:
+            self.unreadable = True
             return {}
         stages = content.get("stages") if isinstance(content, dict) else None
         return {name: self._entry(name, stage) for name, stage in (stages or {}).items()}

@@ -94,7 +94,7 @@ def _not_found(
     if said is not None and (nearest is None or not same_weights or path.is_file()):
         return _by_manifest(path, root, records, said, nearest)
     if nearest is None:
-        return {"found": False, "message": never_seen(path, records)}
+        return {"found": False, "message": never_seen(path, records, _inside(path, root))}
     return {"found": False, "message": altered(path, nearest, records), "differs": _differs(nearest)}
 
 

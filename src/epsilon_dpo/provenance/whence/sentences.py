@@ -9,8 +9,21 @@ from epsilon_dpo.provenance.whence.search import Difference, Place, Records
 NAMED = 5  # files of a folder, before the others are counted
 
 
-def never_seen(path: Path, records: Records) -> str:
-    """That nothing of its name is known either."""
+def never_seen(path: Path, records: Records, inside: str) -> str:
+    """That nothing of its name is known either; but what outputs lie in it, or which stages read it.
+
+    Args:
+        inside: its path from the project's root; empty if it is not in the project.
+    """
+    entries = [entry for lock in records.locks for entry in lock.stages.values()]
+    held = sorted({out for entry in entries for out in entry.outs if inside and out.startswith(f"{inside}/")})
+    if held:
+        return f"{path} holds the outputs {_few(held)}; ask for one of them."
+    readers = sorted(
+        {entry.name for entry in entries for dep in entry.deps if inside and f"{inside}/".startswith(f"{dep}/")}
+    )
+    if readers:
+        return f"{path} is no output but a source, read by {_few(readers)}; git knows its history."
     return f"{path} is {_nowhere(records)}, and none of them has its name{_unread(records)}."
 
 
@@ -57,9 +70,11 @@ def _these(locks: list[Lock]) -> str:
 def _unread(records: Records) -> str:
     """That it may be in an output whose list of files is not at hand; nothing if all are."""
     outs = records.unread()
+    unreadable = any(lock.in_workspace and lock.unreadable for lock in records.locks)
+    marks = " (dvc.lock of the workspace cannot be read: it may have merge marks)" if unreadable else ""
     if not outs:
-        return ""
-    return (
+        return marks
+    return marks + (
         f" (the lists of files of {len(outs)} outputs, such as {outs[0]}, are not in DVC's cache, so it may be in "
         "one of these: `dvc fetch --all-commits` brings them)"
     )
