@@ -257,7 +257,7 @@ def test_what_is_no_output_is_told_apart(project: Path, capsys: pytest.CaptureFi
             "out/align",
             "holds the outputs out/align/dpo, out/align/ipo, out/align/metrics/dpo, out/align/metrics/ipo; ask",
         ),
-        ("data/rows.jsonl", "is no output but a source, read by fetch; git knows its history."),
+        ("src", "is no output but a source, read by align@dpo, align@ipo; git knows its history."),
     ):
         assert said in whence(capsys, path, code=1)["message"]
 
