@@ -33,7 +33,7 @@ REPORT = """
 import json
 from pathlib import Path
 
-runs = sorted(path.name for path in Path("out/align").iterdir())
+runs = sorted(path.parent.name for path in Path("out/align").glob("*/policy"))
 Path("out/report").mkdir(parents=True)
 size = {run: {"win_rate/chosen": len(Path(f"out/align/{run}/policy").read_text())} for run in runs}
 Path("out/report/metrics.json").write_text(json.dumps(size))
@@ -144,4 +144,4 @@ def test_a_temporary_copy_runs_its_own_code(project: Path) -> None:
     assert read_yaml(project / "params.yaml")["runs"]["dpo"]["beta"] == 0.3, "the workspace is as it was"
     git(project, "checkout", "-q", ".")
     assert policy_of(project, "in-a-copy").startswith("version 4 of")
-    assert os.listdir(project / "out/align") == ["dpo"]
+    assert sorted(os.listdir(project / "out/align")) == ["dpo", "metrics"]
