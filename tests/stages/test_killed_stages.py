@@ -93,7 +93,7 @@ def project(
 def make_inputs(root: Path, sft: Path, tiny_gemma: Callable[..., Any]) -> None:
     import tiny_pairrm  # of tests/judging
 
-    for name in ("src", "stages", "dvc.yaml"):
+    for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (root / name).symlink_to(ROOT / name)
     (root / "params.yaml").write_text(PARAMS, "utf-8")
     out = root / "out"

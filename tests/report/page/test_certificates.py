@@ -52,7 +52,7 @@ def page(out: Path, runs: Runs, tmp_path: Path) -> str:
 def test_a_certificate_of_these_outputs_is_shown_with_what_it_was_computed_with(
     out: Path, runs: Runs, tmp_path: Path
 ) -> None:
-    write_json(tmp_path / "certificates/abc123.json", certificate(out, "out/align/dpo", "out/judge"))
+    write_json(tmp_path / "certificates/abc123.json", certificate(out, "out/align/metrics/dpo", "out/judge"))
     shown = page(out, runs, tmp_path)
     cells = "<code>abc123</code></th><td>3 of 33</td><td>3</td><td>0</td><td>0</td><td>2</td><td>"
     assert cells in shown.replace(' class="n"', "")
@@ -61,9 +61,9 @@ def test_a_certificate_of_these_outputs_is_shown_with_what_it_was_computed_with(
 
 
 def test_a_certificate_of_other_outputs_is_counted_and_not_shown(out: Path, runs: Runs, tmp_path: Path) -> None:
-    write_json(tmp_path / "certificates/abc123.json", certificate(out, "out/align/dpo", "out/judge"))
+    write_json(tmp_path / "certificates/abc123.json", certificate(out, "out/align/metrics/dpo", "out/judge"))
     write_json(tmp_path / "certificates/no-part-of-the-page.json", certificate(out))
-    (out / "align/dpo/metrics.jsonl").write_text("", "utf-8")
+    (out / "align/metrics/dpo/metrics.jsonl").write_text("", "utf-8")
     shown = page(out, runs, tmp_path)
     assert "abc123" not in shown and "Had again" not in shown
     assert "2 more in <code>certificates/</code> are of other results" in shown
@@ -84,7 +84,10 @@ def test_a_stage_that_differs_is_said_on_the_page(out: Path, runs: Runs, tmp_pat
 
 def test_a_run_that_is_gone_says_nothing_against_the_others(out: Path, tmp_path: Path) -> None:
     found = certificate(out, "out/judge")
-    found["stages"]["align@old"] = {"verdict": "bit-equal", "outs": {"out/align/old": {"md5": "-", "sha256": "e" * 64}}}
+    found["stages"]["align@old"] = {
+        "verdict": "bit-equal",
+        "outs": {"out/align/metrics/old": {"md5": "-", "sha256": "e" * 64}},
+    }
     write_json(tmp_path / "certificates/abc123.json", found)
     (row,) = read_certificates(tmp_path / "certificates", out).rows
     assert row["same"] == 1

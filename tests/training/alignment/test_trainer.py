@@ -1,5 +1,8 @@
 """The trainer through stage align's call: what it writes and logs, and what it refuses."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, content, weights
@@ -7,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
 from trl_trainers import float32_means_float64
 
+from epsilon_dpo.methods.dpo import DPO as DPOMethod
 from epsilon_dpo.models.logps import head
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
@@ -167,9 +171,16 @@ def test_cutting_by_length_computes_less_of_the_same_steps(run, monkeypatch):
     assert len(slots) == len(slots_as_drawn) and sum(slots) < sum(slots_as_drawn)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(run):
+def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
+    honest = DPOMethod.loss
+
+    def lost(self, chosen, rejected):
+        found = honest(self, chosen, rejected)
+        return dataclasses.replace(found, losses=found.losses * math.inf)
+
+    monkeypatch.setattr(DPOMethod, "loss", lost)
     with pytest.raises(UserError, match="lower its learning_rate"):
-        run("hot", {**DPO, "learning_rate": 1e30})
+        run("hot", DPO)
 
 
 def test_an_empty_file_of_pairs_is_refused(tmp_path):

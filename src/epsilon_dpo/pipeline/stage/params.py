@@ -24,7 +24,7 @@ RUN_NAME = r"^[a-z0-9_]+$"  # `params: [runs.${key}]` in dvc.yaml breaks on a do
 
 
 LARGEST_INT = 2**32 - 1
-SMALLEST, LARGEST = 1.0e-10, 1.0e10
+SMALLEST, LARGEST = 1.0e-13, 1.0e13
 
 
 class Strict(BaseModel):

@@ -14,7 +14,10 @@ from epsilon_dpo.pipeline.stage.files import Row, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 # The outputs that this page is made from: of these alone it can say whether a certificate's are the same.
-READ = ("validate", "judge", "sft", "reference", "controls", "align", "sample", "score", "kl", "tournament", "figures")
+READ = (
+    *("validate", "judge", "sft", "reference", "controls", "align/metrics", "sample", "score", "kl", "tournament"),
+    "figures",
+)
 BIT_EQUAL, WITHIN, DIFFERENT = "bit-equal", "equal within tolerance", "different"
 
 
@@ -54,10 +57,9 @@ def _row(name: str, certificate: dict[str, Any], out: Path, known: dict[str, str
     same = 0
     for stage in certificate["stages"].values():
         for path, digests in stage["outs"].items():
-            place = Path(path)
-            if place.parts[:1] != ("out",) or place.parts[1] not in READ or digests["sha256"] is None:
+            if digests["sha256"] is None or not any(f"{path}/".startswith(f"out/{name}/") for name in READ):
                 continue
-            here = out.joinpath(*place.parts[1:])
+            here = out.joinpath(*Path(path).parts[1:])
             if path not in known:
                 known[path] = digest(here) if here.exists() else None
             if known[path] is not None and known[path] != digests["sha256"]:
