@@ -93,7 +93,7 @@ def test_every_pair_of_answers_is_trained_on_or_named(project: Path) -> None:
     assert len(pairs) + len(dropped) == sum(possible)
     assert {pair["reason"] for pair in dropped} <= {"tied", "below_min_margin"}
     batch = read_yaml(project / "params.yaml")["align"]["per_device_train_batch_size"]
-    assert metrics_of(project, f"align/{RUN}")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
+    assert metrics_of(project, f"align/metrics/{RUN}")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
 
 
 def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_stage_reads_all_data_that_it_declares(
 def test_an_online_run_learns_from_the_scores_of_its_own_answers(project: Path) -> None:
     asked = rows(project, "scorer/rloo/train_prompts.jsonl")
     assert len(asked) == len({str(row["prompt_ids"]) for row in asked}) > 0.9 * PROMPTS
-    metrics = metrics_of(project, f"align/{ONLINE}")
+    metrics = metrics_of(project, f"align/metrics/{ONLINE}")
     assert metrics["steps"] == 4 and -3.0 < metrics["eval_reward"] <= 3.0
     assert metrics_of(project, f"kl/{ONLINE}")["kl_rev_rb"] >= 0.0
 
