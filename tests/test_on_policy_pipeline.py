@@ -93,7 +93,8 @@ def test_every_pair_of_answers_is_trained_on_or_named(project: Path) -> None:
     assert len(pairs) + len(dropped) == sum(possible)
     assert {pair["reason"] for pair in dropped} <= {"tied", "below_min_margin"}
     batch = read_yaml(project / "params.yaml")["align"]["per_device_train_batch_size"]
-    assert metrics_of(project, f"align/metrics/{RUN}")["steps"] == math.ceil(len(pairs) / batch), "one epoch of these pairs"
+    steps = metrics_of(project, f"align/metrics/{RUN}")["steps"]
+    assert steps == math.ceil(len(pairs) / batch), "one epoch of these pairs"
 
 
 def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
