@@ -36,6 +36,7 @@ def project(tmp_path: Path, sft_folder: Callable[[], Path], judge: Judge) -> Pat
     shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     ignored = shutil.ignore_patterns("__pycache__", "out", "verdicts", "environments", "data")
     shutil.copytree(ROOT / "external", project / "external", ignore=ignored)
+    shutil.copy(ROOT / "pins.yaml", project)
     policy, places = sft_folder(), {"base": "out/base/model", "sft": "out/sft/model", "align": "out/align/dpo/model"}
     stages = {
         name: {
