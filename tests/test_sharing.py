@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dvc.cli import main
 from moto.server import ThreadedMotoServer
-from test_dvc_commands import cheap, git, write
+from test_dvc_commands import cheap, dvc, git, write
 from whole_pipeline import BIN, ROOT, copy_project
 from whole_pipeline import dvc as in_a_process
 
@@ -47,10 +46,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(project, "add", ".")
     git(project, "commit", "-qm", "results")
     return project
-
-
-def dvc(*arguments: str) -> None:
-    assert main([*arguments]) == 0, f"dvc {' '.join(arguments)}"
 
 
 def clone_of(project: Path, name: str) -> Path:
