@@ -11,7 +11,7 @@ Count = Annotated[int, Field(ge=1)]
 
 class Training(Strict):
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)]
-    num_train_epochs: Annotated[float, Field(gt=0.0)]
+    num_train_epochs: Annotated[float, Field(gt=0.0, le=1.0e6)]
     max_steps: Annotated[int, Field(ge=1)] | None  # optimizer steps; null: num_train_epochs decides
     per_device_train_batch_size: Count  # sequences in sft and judge, pairs in align
     gradient_accumulation_steps: Count
