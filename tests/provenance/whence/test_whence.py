@@ -191,6 +191,8 @@ def test_a_users_errors_are_one_sentence(
 ) -> None:
     with pytest.raises(SystemExit, match=r"^ERROR: no/such does not exist; name a file or folder\.$"):
         main(["whence", "no/such"])
+    with pytest.raises(SystemExit, match=r"^ERROR: /proc/self/mem cannot be read: Input/output error\.$"):
+        main(["whence", "/proc/self/mem"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match=r"^ERROR: .*/empty holds no file; name a file, or a folder with some\.$"):
         main(["whence", str(tmp_path / "empty")])

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.provenance.whence.origin import origin
 from epsilon_dpo.provenance.whence.text import as_text
 
@@ -12,10 +13,13 @@ def answered(file: Path, as_json: bool) -> str:
     """What to print; where the content of `file` is in no record, it is printed here, and the exit code is 1.
 
     Raises:
-        UserError: as origin.
+        UserError: as origin, or a file cannot be read.
         SystemExit: the content is not recorded.
     """
-    answer = origin(file, project_of(Path.cwd()) or project_of(file.resolve().parent))
+    try:
+        answer = origin(file, project_of(Path.cwd()) or project_of(file.resolve().parent))
+    except OSError as error:
+        raise UserError(f"{error.filename or file} cannot be read: {error.strerror}.") from None
     text = json.dumps(answer, indent=2, ensure_ascii=False) if as_json else as_text(answer)
     if not answer["found"]:
         print(text, flush=True)
