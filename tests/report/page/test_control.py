@@ -73,7 +73,7 @@ def test_the_bound_of_best_of_n() -> None:
 def test_the_page_says_why_no_kl_is_negative(results: Callable[..., Results], tmp_path: Path) -> None:
     write_report(results(kl_fwd_data=7.5), 0, made(tmp_path / "report"))
     page = (tmp_path / "report/report.html").read_text("utf-8")
-    section = " ".join(page.split("<h2>The control setting: score and distance</h2>")[1].split("<h2>")[0].split())
+    section = " ".join(page.split(">The control setting: score and distance</a></h2>")[1].split("<h2 ")[0].split())
     assert re.findall(r"<tr[^>]*><th[^>]*>([^<]*)</th>", section)[1:] == [
         *("sft", "best of 4", "dpo", "mine"),
         *(f"the slides' {name}" for name in ("reference", "PPO", "DPO")),

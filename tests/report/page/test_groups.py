@@ -134,8 +134,8 @@ def test_the_page_shows_methods_and_what_they_rest_on(outputs: Callable[..., Pat
     to.mkdir()
     write_report(read_results(outputs(**wins), TWO_EACH), 0, to)
     page = " ".join((to / "report.html").read_text("utf-8").split())
-    section = page.split("<h2>Over several seeds</h2>")[1].split("<h2>")[0]
-    assert "<th>dpo<small>dpo dpo_18</small></th>" in section and "1 pair of methods" in section
+    section = page.split(">Over several seeds</a></h2>")[1].split("<h2 ")[0]
+    assert '<th scope="row">dpo<small>dpo dpo_18</small></th>' in section and "1 pair of methods" in section
     assert section.count("% together") == 4 and "above 1 does" in section  # two methods by judge and truth, one answer
     with (to / "variance.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

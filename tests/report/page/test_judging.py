@@ -23,12 +23,12 @@ def section(out: Path, runs: Runs, to: Path, **changes: float) -> str:
     to.mkdir()
     write_report(read_results(out, runs), 0, to)
     page = " ".join((to / "report.html").read_text("utf-8").split())
-    return page.split("<h2>How the judge decided</h2>")[1].split("<h2>")[0]
+    return page.split(">How the judge decided</a></h2>")[1].split("<h2 ")[0]
 
 
 def test_a_number_that_exists_nowhere_has_no_column(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     found = section(outputs(), runs, tmp_path / "report")
-    assert re.findall(r'<th class="n">(.*?)</th>', found) == [
+    assert re.findall(r'<th scope="col" class="n">(.*?)</th>', found) == [
         "win<br>rate",
         "orders<br>agree",
         "first place<br>gains, nats",
@@ -36,7 +36,7 @@ def test_a_number_that_exists_nowhere_has_no_column(outputs: Callable[..., Path]
     ]
     last = found.split("<tr>")[-1].split("</tbody>")[0]
     assert re.findall(r"75\.0 %|−0\.50|12\.5 %", last) == ["75.0 %", "−0.50", "12.5 %"]
-    assert "<th>dpo<small>vs chosen</small></th>" in found and "–" in found  # dpo has none of the three
+    assert '<th scope="row">dpo<small>vs chosen</small></th>' in found and "–" in found  # dpo has none of the three
     assert "Refused" not in found and "questions</th>" not in found
 
 
@@ -71,7 +71,7 @@ def test_flips_and_the_agreement_beyond_chance_are_columns(
         **agreed,
         **{"flip_rate/sft": 0.2, "flip_rate/sft_low": 0.1, "flip_rate/sft_high": 0.3},
     )
-    assert '<th class="n">swapping<br>flips</th><th class="n">κ with<br>the truth</th>' in found
+    assert '<th scope="col" class="n">swapping<br>flips</th><th scope="col" class="n">κ with<br>the truth</th>' in found
     last = found.split("<tr>")[-1].split("</tbody>")[0]
     assert "20.0 %<small>10.0 to 30.0</small>" in last and "−0.05<small>−0.12 to 0.25</small>" in last
     assert "when the two are swapped. <em>κ with the truth</em>" in found
@@ -95,7 +95,11 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
     to.mkdir()
     write_report(read_results(out, runs), 0, to)
     page = " ".join((to / "report.html").read_text("utf-8").split())
-    rows = page.split("<h2>Can the judge be trusted?</h2>")[1].split("</tbody>")[0].split("<tr><td>")[1:]
+    rows = (
+        page.split(">Can the judge be trusted?</a></h2>")[1]
+        .split("</tbody>")[0]
+        .split('<tr><th scope="row" class="question">')[1:]
+    )
     cells = {row.split("?")[0]: re.findall(r'<td class="n">(.*?)</td>', row) for row in rows}
     two = {question: found[1:3] for question, found in cells.items() if found[1] != "–"}
     assert two == {

@@ -25,10 +25,23 @@ def written(out: Path, runs: Runs, to: Path, count: int = 2) -> str:
     return (to / "report.html").read_text("utf-8")
 
 
+def test_each_section_is_linked_and_each_table_and_figure_says_what_it_is(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    page = written(outputs(), runs, tmp_path / "report")
+    links = re.findall(r'<li><a href="#([\w-]+)">', page.split("<nav ")[1].split("</nav>")[0])
+    assert links == re.findall(r'<h2 id="([\w-]+)">', page) and "win-rates" in links
+    ids = re.findall(r'id="([\w-]+)"', page)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'href="#([\w-]+)"', page)) <= set(ids)
+    assert not re.search(r"<th(?! scope=)[ >]", page)
+    tables = re.findall(r'<div class="wide" role="region" aria-label="(.+?)" tabindex="0"><table><caption>(.+?)<', page)
+    assert len(tables) == page.count('<div class="wide"') - page.count("<figure") and all(a == b for a, b in tables)
+
+
 def test_the_page_needs_nothing_but_itself(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     page = written(outputs(), runs, tmp_path / "report")
     assert page.count('<img src="data:image/png;base64,') == 5 + 2
-    assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<link|<script', page)
+    assert not re.search(r'(src|href)="(?!data:|#)|@import|url\(|<link|<script', page)
     assert "mine says &lt;script&gt;" in page  # what a policy says is text
 
 
@@ -152,9 +165,9 @@ def test_the_tournament_stands_in_the_truths_order_beside_the_judges_places(
 ) -> None:
     """By hand: four players, 40 Elo points apart, the first two not separated; the judge ranks them the other way."""
     page = " ".join(written(outputs(), runs, tmp_path / "report").split())
-    table = page.split("<h2>All against all</h2>")[1].split("</table>")[0]
+    table = page.split(">All against all</a></h2>")[1].split("</table>")[0]
     assert re.findall(r"by the ([a-z ]+)</th>", table) == ["true reward"] * 3 + ["judge"] * 3
-    assert re.findall(r"<th>(\w+)</th>", table)[-4:] == ["chosen", "sft", "mine", "dpo"]
+    assert re.findall(r'<th scope="row">(\w+)</th>', table)[-4:] == ["chosen", "sft", "mine", "dpo"]
     places = ["1–2", "4", "1–2", "3", "3", "1–2", "4", "1–2"]
     assert re.findall(r'<td class="n">([\d–]+)</td>', table) == places
     assert "−20<small>−20 to −20</small>" in table and "60.0 %<small>50.0 to 70.0</small>" in table
@@ -167,11 +180,11 @@ def test_every_estimator_of_the_distance_is_shown_and_explained(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:
     page = " ".join(written(outputs(), runs, tmp_path / "report").split())
-    section = page.split("<h3>By every estimator</h3>")[1].split("<h2>")[0]
+    section = page.split(">By every estimator</a></h3>")[1].split("<h2 ")[0]
     cells = re.findall(r'<td class="n">([\d.]+)<small>± ([\d.]+) s\.e\.(.*?)</small>', section)
     values = [("2.00", ""), ("1.90", ""), ("2.50", ""), ("1.25", ", 12.5 % cut"), ("1.50", "")]
     assert cells == [(value, "0.10", cut) for value, cut in values] * 2
-    assert all(f"<tr><th><code>{estimator.name}</code>" in section for estimator in ESTIMATORS)
+    assert all(f'<tr><th scope="row"><code>{estimator.name}</code>' in section for estimator in ESTIMATORS)
     with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
         sft, dpo, _ = csv.DictReader(file)
     assert (sft["kl_rev_rb"], dpo["kl_rev_rb"], dpo["kl_fwd_data_se"]) == ("0.0", "1.25", "0.1")
@@ -181,11 +194,11 @@ def test_the_papers_figures_stand_with_captions_and_data(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:
     page = " ".join(written(outputs(), runs, tmp_path / "report").split())
-    section = page.split("<h2>The paper's figures</h2>")[1].split("<h2>")[0]
+    section = page.split(">The paper&#39;s figures</a></h2>")[1].split("<h2 ")[0]
     image = base64.b64encode(b"an image").decode()
     assert section.count(f'<img src="data:image/png;base64,{image}"') == 2
     assert (
-        section.index("<h3>First &lt;title&gt;</h3>") < section.index("Of 8 prompts.") < section.index("Second title")
+        section.index(">First &lt;title&gt;</a></h3>") < section.index("Of 8 prompts.") < section.index("Second title")
     )
     assert "Its data: <code>out/figures/pareto.csv</code>, <code>out/figures/frontiers.csv</code>." in section
     assert section.count("Its data") == 1

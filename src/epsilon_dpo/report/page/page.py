@@ -174,6 +174,7 @@ def _render(results: Results, **content: Any) -> str:
         style=loader.get_source(environment, STYLE)[0],
         macros=MACROS,
         sections=SECTIONS,
+        contents=[],  # what the headings of the sections add to it
         results=results,
         level=f"{100 * results.confidence:.0f} %",
         judge_name=JUDGES[results.judge["source"]].format(**results.judge),
