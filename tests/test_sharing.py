@@ -34,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = read_yaml(project / "dvc.yaml")
     stages = {name: cheap(stage) for name, stage in content["stages"].items()}
     align, scorer = stages["align"]["do"], stages["scorer"]
-    align["cmd"] += f' && yes "$DVC_STAGE" | head -c {WEIGHTS} > "out/align/${{key}}/weights"'
+    align["cmd"] += f' && (cat params.yaml; yes "$DVC_STAGE") | head -c {WEIGHTS} > "out/align/${{key}}/weights"'
     align["deps"] = [dep for dep in align["deps"] if not dep.startswith("out/scorer")]
     scorer["deps"] = [dep for dep in scorer["deps"] if dep.startswith("out/")]
     write(project / "dvc.yaml", content | {"stages": stages})

@@ -1,6 +1,7 @@
 """The data contract: a crafted row for each promise, and what `drop` and `stop` do with it."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,8 @@ def test_identical_and_contradicting_rows_are_counted_and_listed(make_tokenizer:
     assert (logged["identical_rows"], logged["contradicting_rows"], logged["train/rows"]) == (40.0, 20.0, 140.0)
     html = page(outcome, {"source": "hh"})
     assert "rows that repeat an earlier row" in html and "again/0, again/1" in html
+    assert html.index("again/0, again/1") < html.index("Looked for and not found: ")  # what is there comes first
+    assert not re.search(r"<th(?! scope=)[ >]|<h2>", html)
 
 
 def many_rows() -> dict[str, list[Row]]:

@@ -23,7 +23,7 @@ def page(outcome: Outcome, dataset: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = lambda value: f"{value:,.10g}"
+    environment.filters["number"] = lambda value: f"{value:,.10g}".replace("-", "−")
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for finding in outcome.result["expectations"]:
         by_split = rows.setdefault(finding["expectation"].replace("min_train", "min").replace("min_eval", "min"), {})
