@@ -70,7 +70,9 @@ with run_stage("align", run) as stage:
     for snapshot in sorted(stage.out.glob(f"{FOLDER}/*")):
         stage.write_manifest(snapshot / "model", **made_of, snapshot=read_json(snapshot / FACTS))
     stage.tracker.log_metrics(without_evaluation(metrics))
-    stage.tracker.set_tags({"policy_sha256": digest(stage.out / "model")})
+    policies = {f"policy_sha256/{FOLDER}/{path.name}": path for path in sorted(stage.out.glob(f"{FOLDER}/*"))}
+    policies["policy_sha256"] = stage.out
+    stage.tracker.set_tags({name: digest(path / "model") for name, path in policies.items()})
     stage.summary = (
         f"eval loss {metrics['eval_loss']:.4f}, accuracy {metrics['eval_rewards/accuracies']:.3f}, "
         f"{metrics['steps']} steps"

@@ -25,10 +25,13 @@ with run_stage("kl", run) as stage:
         out=stage.out,
         journal=stage.journal,
     )
-    stage.tracker.log_metrics(metrics)
     on_the_row = ["kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb"]
     if "sampled_under" in facts:
         on_the_row = ["kl_fwd_data"]  # the others are no KL then, and a row of MLflow has no place to say so
+        stage.tracker.log_metrics(metrics)  # before the policy is named, so that they are no metrics of it
+    stage.tracker.set_tags({"policy_sha256": facts["policy_sha256"]})
+    if "sampled_under" not in facts:
+        stage.tracker.log_metrics(metrics)
     stage.tracker.log_to_policy(facts["policy_sha256"], {name: metrics[name] for name in on_the_row})
     stage.summary = (
         f"KL(reference || policy) = {metrics['kl_fwd_rb']:.3f} ± {metrics['kl_fwd_rb_se']:.3f} nats per answer, "

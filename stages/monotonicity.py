@@ -23,6 +23,7 @@ with run_stage("monotonicity", run) as stage:
     facts = {"epsilon": params.monotonicity.epsilon, "policy_sha256": digest(policy)}
     write_jsonl(stage.out / "records.jsonl", records)
     write_json(stage.out / "metrics.json", {**metrics, **facts})
+    stage.tracker.set_tags({"policy_sha256": digest(policy)})
     stage.tracker.log_metrics(metrics)
     stage.summary = (
         f"as beta increases, the margin of {metrics['share/decreasing']:.1%} of {len(records)} pairs decreases and of "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.sampling.answers.params import SampleView
 
@@ -20,5 +21,6 @@ with run_stage("sample", run) as stage:
     metrics = sample_run(
         Path("out/align") / run, rows, params.sample, params.seed, params.threads, stage.out, stage.scratch
     )
+    stage.tracker.set_tags({"policy_sha256": digest(Path("out/align") / run / "model")})
     stage.tracker.log_metrics(metrics)
     stage.summary = f"{metrics['n']} answers, {metrics['mean_tokens']:.1f} tokens on average"

@@ -24,6 +24,7 @@ with run_stage("score", run) as stage:
         intervals=Intervals(params.confidence, params.seed),
         out=stage.out,
     )
+    stage.tracker.set_tags({"policy_sha256": facts["policy_sha256"]})
     stage.tracker.log_metrics(metrics)
     stage.tracker.log_to_policy(facts["policy_sha256"], metrics)
     stage.summary = (

@@ -10,6 +10,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from epsilon_dpo.mlflow_writer.environment import environment
+from epsilon_dpo.mlflow_writer.models import DATA, POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.store import open_store, root
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
@@ -27,6 +28,7 @@ class Rows:
     def __init__(self) -> None:
         self.store = open_store()
         self.client = self.store.client
+        self.models = Models(self.client, self.store.experiment)
 
     def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any]) -> None:
         """On the row of the policy, if the store has it; else the report makes the row."""
@@ -40,11 +42,11 @@ class Rows:
             for policy in policies
         }
         for row, policy in rows.items():
+            model, is_new = self.models.ensure(row, policy["run"], policy["policy_sha256"])
             known = self.client.get_run(row).data.metrics  # marking twice must not make a history of equal values
-            self._log(
-                row,
-                [metric for metric in _metrics(policy["metrics"], 0, now()) if known.get(metric.key) != metric.value],
-            )
+            final = _metrics(policy["metrics"], 0, now())
+            unknown = [metric for metric in final if known.get(metric.key) != metric.value]
+            self._log(row, of_model(unknown, model if is_new else None, None))
         for found in self.client.search_runs([self.store.experiment], "tags.stage = 'align'"):
             in_report = str(found.info.run_id in rows).lower()
             if found.data.tags.get("in_report") != in_report:
@@ -98,12 +100,19 @@ class Record(Rows):
         tags["mlflow.source.name"] = f"python -m stages.{name.replace('@', ' ')}"
         self.run_id = self._new_run(name, tags, params, at)
         self._log_inputs(inputs)
+        self._stage, self._run = tags["stage"], tags.get("run", "")
+        self._model: str | None = None  # of the policy that this stage reads, once it says which
+        self._data = next(((path, inputs[path][:DIGEST_CHARACTERS]) for path in DATA if path in inputs), None)
 
     def metrics(self, metrics: dict[str, Any], step: int, at: int) -> None:
-        self._log(self.run_id, _metrics(metrics, step, at))
+        self._log(self.run_id, of_model(_metrics(metrics, step, at), self._model, self._data))
 
     def tags(self, tags: dict[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+        if self._stage == "align":
+            self.models.made(self.run_id, self._run, tags)
+        elif self._run and POLICY in tags:
+            self._model = self.models.read(self.run_id, self._run, tags[POLICY])
 
     def artifacts(self, folder: str) -> None:
         """The small files of the stage's output; weights and data stay with DVC."""
