@@ -10,6 +10,7 @@ from typing import Any
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 PARAMS = Path("params.yaml")
+REGISTERED = "epsilon-dpo-policy"
 
 
 def _positive(text: str) -> int:
@@ -85,6 +86,38 @@ def _add_verify(commands: Any) -> None:
     verify.set_defaults(do=_verify)
 
 
+def _promote(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.provenance.promotion.promote import promote  # imports dvc and mlflow
+
+    return promote(asked)
+
+
+def _champion(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.provenance.promotion.weights import champion  # imports dvc and mlflow
+
+    return champion(asked)
+
+
+def _add_promotion(commands: Any) -> None:
+    promote = commands.add_parser(
+        "promote",
+        help="make the policy of a run the champion in MLflow's registry, if the report tells it from the one before",
+        description="Decides by the comparison in out/report, which must be what dvc.lock records: wins over the "
+        "chosen answers, by the true reward where it is known, on the same prompts, with the interval for all pairs of "
+        "runs together. The first champion has to beat SFT. Code 1: not promoted, and why.",
+    )
+    promote.add_argument("run", metavar="RUN", help="a run of params.yaml")
+    champion = commands.add_parser(
+        "champion",
+        help="say which policy is the champion and where its weights are, or fetch them",
+        description="With --out the weights come from out/, DVC's cache or its remote, and their sha256 is checked.",
+    )
+    champion.add_argument("--out", type=Path, metavar="DIR", help="a folder to make, for the weights")
+    for command, do in ((promote, _promote), (champion, _champion)):
+        command.add_argument("--name", default=REGISTERED, help=f"of the registered model (default {REGISTERED})")
+        command.set_defaults(do=do)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
@@ -128,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     whence.set_defaults(do=_whence)
     _add_plan(commands)
     _add_verify(commands)
+    _add_promotion(commands)
     asked = parser.parse_args(arguments)
     try:
         print(asked.do(asked), flush=True)

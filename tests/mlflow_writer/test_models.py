@@ -29,7 +29,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(shared: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     monkeypatch.chdir(shared)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # A name of its own: MLflow keeps the databases that it has opened by their addresses, which are relative.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store_of_models/mlflow.db")
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)  # a busy machine
     return open_store().client
 
@@ -68,7 +69,7 @@ def test_a_training_makes_one_model_and_its_repetition_none(store: MlflowClient)
     first = rows(store, "align@mine")[-1]
     assert model.source_run_id == first.info.run_id
     assert [(made.model_id, made.step) for made in first.outputs.model_outputs] == [(model.model_id, 30)]
-    assert os.listdir("mlruns/artifacts") and not list(Path("mlruns").rglob("*.safetensors"))
+    assert os.listdir("store_of_models/artifacts") and not list(Path.cwd().rglob("*.safetensors"))
 
 
 def test_each_snapshot_is_a_model_at_its_step(store: MlflowClient) -> None:

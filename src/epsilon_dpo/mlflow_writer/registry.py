@@ -1,0 +1,130 @@
+"""MLflow's registry: which version of a registered model is the champion, and another in its place.
+
+A version leads to the LoggedModel of a policy (models.py) and so to its training, its data and its scores. Its weights
+are not in MLflow: in their place lie a stub, so that MLflow can say so, and a page that says where they are.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from epsilon_dpo.mlflow_writer.models import POLICY, Models
+from epsilon_dpo.mlflow_writer.process import reach_server
+from epsilon_dpo.mlflow_writer.store import SQLITE, open_store, root
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.observability.tracker import NETWORK_LIMITS
+
+CHAMPION = "champion"  # the alias
+STUB = "flavors: {{}}\nmodel_id: {model}\nrun_id: {run}\nmetadata:\n  mlflow.model.isExternal: true\n"
+WAY = "WEIGHTS.md"
+ABSENT = "RESOURCE_DOES_NOT_EXIST"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        tags: what `promote` was given.
+    """
+
+    name: str
+    number: str
+    tags: dict[str, str]
+
+
+class Registry:
+    """The versions of the registered model `name`; inside `opened`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.store = open_store()
+        self.client = self.store.client
+        mlflow.set_tracking_uri(self.client.tracking_uri)  # `models:/` is resolved through the global one
+
+    def champion(self) -> Version | None:
+        """The version that has the alias; None: nobody has promoted one under this name."""
+        try:
+            number = self.client.get_registered_model(self.name).aliases.get(CHAMPION)
+        except MlflowException as error:
+            if error.error_code != ABSENT:
+                raise
+            return None
+        if number is None:
+            return None
+        return Version(self.name, str(number), dict(self.client.get_model_version(self.name, str(number)).tags))
+
+    def policy(self, run: str, sha256: str) -> str | None:
+        """The id of the LoggedModel of a policy, which is made if the store has only the row of its training; None: not
+        even that."""
+        models = Models(self.client, self.store.experiment)
+        if known := models.find(run, sha256):
+            return known
+        asked = f"tags.stage = 'align' and tags.run = '{run}' and tags.{POLICY} = '{sha256}'"
+        rows = self.client.search_runs([self.store.experiment], asked, max_results=1)
+        return models.ensure(rows[0].info.run_id, run, sha256)[0] if rows else None
+
+    def promote(self, model: str, tags: Mapping[str, str], description: str, way: str) -> Version:
+        """Register the LoggedModel with the id `model` as the next version, and give it the alias.
+
+        Args:
+            description: of the version, Markdown.
+            way: how to reach the weights, Markdown.
+        """
+        made = self.client.get_logged_model(model)
+        if self.store.takes_artifacts:
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "MLmodel").write_text(STUB.format(model=model, run=made.source_run_id), "utf-8")
+                Path(folder, WAY).write_text(way, "utf-8")
+                self.client.log_model_artifacts(model, folder)
+        try:
+            self.client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != ABSENT:
+                raise
+            self.client.create_registered_model(
+                self.name, description="Policies that `epsilon-dpo promote` found better than the champion before them."
+            )
+        version = self.client.create_model_version(
+            self.name,
+            f"models:/{model}",
+            run_id=made.source_run_id,
+            tags=dict(tags),
+            description=description,
+            model_id=model,
+        )
+        self.client.set_registered_model_alias(self.name, CHAMPION, version.version)
+        return Version(self.name, str(version.version), dict(tags))
+
+
+@contextmanager
+def opened(name: str, make: bool = False) -> Iterator[Registry]:
+    """The registry of the store that stages write to.
+
+    Args:
+        make: the store, if it does not exist.
+
+    Raises:
+        UserError: there is none, it cannot be reached, or MLflow refuses something, such as a name.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    for variable, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", **NETWORK_LIMITS}.items():
+        os.environ.setdefault(variable, value)
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    try:
+        database = Path(uri.removeprefix(SQLITE)) if uri else root() / "mlruns" / "mlflow.db"
+        if not make and (not uri or uri.startswith(SQLITE)) and not database.is_file():
+            raise UserError(f"{database} does not exist, so no policy is registered; `epsilon-dpo promote` makes it.")
+        reach_server(uri)
+        yield Registry(name)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UserError(f"MLflow's registry does not answer as needed: {first_line(error)}.") from None

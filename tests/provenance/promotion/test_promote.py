@@ -1,0 +1,168 @@
+"""`epsilon-dpo promote` and `champion` in a project with real DVC and MLflow: who is promoted, and what is copied."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from promotion_project import dvc, git, set_runs, store_of
+
+from epsilon_dpo.cli import main
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
+NAME = "epsilon-dpo-policy"
+Asked = Callable[..., str]
+
+
+def store() -> MlflowClient:
+    return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+
+
+def versions() -> list[str]:
+    return [found.tags["run"] for found in store().search_model_versions(f"name = '{NAME}'")]
+
+
+def champion() -> str:
+    return store().get_model_version_by_alias(NAME, "champion").tags["run"]
+
+
+def test_a_champion_is_replaced_by_what_is_told_from_it_only(
+    project: Path, refused: Asked, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = refused("promote", "hopeless")
+    assert said == (
+        "ERROR: nothing is promoted: hopeless loses to SFT, which the first champion has to beat: it won 45.0 % (41.0 "
+        "% to 49.0 %) by the true reward, 95 % confidence, 100 answers."
+    )
+    main(["promote", "plain"])
+    assert "plain beats SFT" in capsys.readouterr().out and champion() == "plain"
+    assert refused("promote", "alike") == (
+        "ERROR: version 1 stays the champion: alike cannot be told from the champion plain: +2.0 points (−2.0 to 6.0) "
+        "of true wins over the chosen answers, 95 % confidence for all pairs of runs together, 100 prompts."
+    )
+    main(["promote", "plain"])
+    assert "plain is the champion already: version 1" in capsys.readouterr().out
+    main(["promote", "better"])
+    assert capsys.readouterr().out.endswith("It is the champion now: version 2 of epsilon-dpo-policy.\n")
+    assert "is worse than the champion better: −10.0 points" in refused("promote", "plain")
+    assert champion() == "better" and sorted(versions()) == ["better", "plain"]
+
+    version = store().get_model_version_by_alias(NAME, "champion")
+    sha256 = digest(Path("out/align/better/model"))
+    expected = {
+        "policy_sha256": sha256,
+        "dvc_path": "out/align/better/model",
+        "git_commit": git("rev-parse", "HEAD").strip(),
+    }
+    expected |= {
+        "decision.against": "plain",
+        "decision.difference": "0.1",
+        "decision.low": "0.06",
+        "decision.high": "0.14",
+    }
+    assert expected.items() <= version.tags.items()
+    assert "+10.0 points (6.0 to 14.0)" in version.description and sha256 in version.description
+    model = store().get_logged_model(version.source.removeprefix("models:/"))
+    assert model.tags["policy_sha256"] == sha256 and model.source_run_id == version.run_id
+
+
+def test_the_alias_leads_to_weights_whose_digest_is_checked(
+    project: Path, refused: Asked, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "epsilon-dpo promote RUN" in refused("champion")
+    main(["promote", "plain"])
+    sha256 = digest(Path("out/align/plain/model"))
+    kept = shutil.copytree("out/align/plain/model", tmp_path / "kept")
+    main(["champion"])
+    assert f"sha256 {sha256}" in (said := capsys.readouterr().out) and "out/align/plain/model has this sha256" in said
+    for place, remove in (("out/align/plain/model", None), ("DVC's cache", "out"), ("DVC's remote", ".dvc/cache")):
+        if remove == ".dvc/cache":
+            dvc("remote", "add", "-d", "store", str(tmp_path / "remote"))
+            dvc("push", "-q")
+        if remove:
+            shutil.rmtree(remove)
+        target = tmp_path / f"champion {place[-5:].strip('/')}"
+        main(["champion", "--out", str(target)])
+        assert f"from {place}; their sha256 is that of the registry" in capsys.readouterr().out
+        assert digest(target, whole=True) == digest(kept, whole=True)
+    assert "exists; name a folder to make" in refused("champion", "--out", str(target))
+    shutil.rmtree(".dvc/cache")
+    shutil.rmtree(tmp_path / "remote")
+    assert "neither in out/ nor in DVC's cache" in refused("champion", "--out", str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_weights_that_were_changed_are_not_copied(project: Path, refused: Asked, tmp_path: Path) -> None:
+    main(["promote", "plain"])
+    shutil.rmtree("out")
+    for file in Path(".dvc/cache").rglob("*"):
+        if file.is_file() and b"0.6" in file.read_bytes() and file.read_bytes().startswith(b"{'method'"):
+            os.chmod(file, 0o644)
+            file.write_bytes(file.read_bytes()[:-1])
+    assert "not the policy that was promoted" in refused("champion", "--out", str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_outputs_that_are_not_those_of_the_lock_are_refused(project: Path, refused: Asked) -> None:
+    weights = Path("out/align/plain/model/model.safetensors")
+    before = weights.read_bytes()
+    os.chmod(weights, 0o644)
+    weights.write_bytes(before + b"!")
+    assert "out/align/plain is not what dvc.lock records of stage align@plain" in refused("promote", "plain")
+    weights.write_bytes(before)
+    summary = Path("out/report/summary.json")
+    os.chmod(summary, 0o644)
+    summary.write_text(summary.read_text().replace("0.6", "0.9"))
+    assert "out/report is not what dvc.lock records of stage report" in refused("promote", "plain")
+    shutil.rmtree("out/score/alike")
+    assert "out/score/alike is absent, and not what dvc.lock" in refused("promote", "plain")
+
+
+def test_a_report_of_an_older_policy_is_refused(project: Path, refused: Asked) -> None:
+    """Each output is that of dvc.lock, but the report read other scores."""
+    set_runs(plain=0.65, alike=0.62, better=0.7, hopeless=0.45)
+    dvc("repro", "-q", "-s", "align@plain")
+    assert "out/align/plain is not what dvc.lock records of stage score@plain" in refused("promote", "plain")
+    dvc("repro", "-q", "-s", "score@plain")
+    assert "out/score is not what dvc.lock records of stage report" in refused("promote", "plain")
+
+
+def test_a_champion_that_the_report_does_not_have_is_compared_with_nothing(
+    project: Path, refused: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["promote", "plain"])
+    set_runs(better=0.7, alike=0.62)
+    dvc("repro", "-q")
+    said = refused("promote", "better")
+    assert "is none of the policies that out/report compares" in said and "--name" in said
+    assert champion() == "plain"
+    main(["promote", "better", "--name", "another"])
+    assert "version 1 of another" in capsys.readouterr().out
+    assert "compares no run 'plain'; it compares better, alike" in refused("promote", "plain")
+
+
+def test_an_alias_given_by_hand_is_not_taken_away(project: Path, refused: Asked) -> None:
+    main(["promote", "plain"])
+    by_hand = store().create_model_version(NAME, "somewhere", await_creation_for=0)
+    store().set_registered_model_alias(NAME, "champion", by_hand.version)
+    assert "no tag policy_sha256" in refused("promote", "better") and "no tag run" in refused("champion")
+
+
+def test_a_lost_store_says_what_is_missing(project: Path, refused: Asked) -> None:
+    shutil.rmtree(next(Path.cwd().glob("mlruns*")))
+    assert "no policy is registered" in refused("champion")
+
+
+def test_mlflow_itself_hands_out_the_way_to_the_weights(
+    results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the store's own folder, where artifacts are kept."""
+    monkeypatch.chdir(results)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_of(results))
+    main(["promote", "better", "--name", "downloaded"])
+    folder = Path(download_artifacts("models:/downloaded@champion", dst_path=str(tmp_path)))
+    assert "mlflow.model.isExternal: true" in (folder / "MLmodel").read_text()
+    assert "epsilon-dpo champion --name downloaded --out DIR" in (folder / "WEIGHTS.md").read_text()
