@@ -87,13 +87,13 @@ def _add_verify(commands: Any) -> None:
 
 
 def _promote(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.promotion.promote import promote  # imports dvc and mlflow
+    from epsilon_dpo.provenance.champion.promote import promote  # imports dvc and mlflow
 
     return promote(asked)
 
 
 def _champion(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.promotion.weights import champion  # imports dvc and mlflow
+    from epsilon_dpo.provenance.champion.weights import champion  # imports dvc and mlflow
 
     return champion(asked)
 
@@ -116,6 +116,38 @@ def _add_promotion(commands: Any) -> None:
     for command, do in ((promote, _promote), (champion, _champion)):
         command.add_argument("--name", default=REGISTERED, help=f"of the registered model (default {REGISTERED})")
         command.set_defaults(do=do)
+
+
+def _card(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.provenance.card.push import show_card  # imports dvc
+
+    return show_card(asked)
+
+
+def _push(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.provenance.card.push import push  # imports dvc
+
+    return push(asked)
+
+
+def _add_publication(commands: Any) -> None:
+    card = commands.add_parser(
+        "card",
+        help="print a run's model card in the Hub's format: recipe, data, versions, results with intervals",
+        description="Of what is in out/report, which must be what dvc.lock records. Asks the Hub for the licences of a "
+        "base model and of data that came from there.",
+    )
+    push = commands.add_parser(
+        "push",
+        help="send a run's policy with its model card to the Hub",
+        description="In one commit. A repository that does not exist yet is made, private unless --public says other.",
+    )
+    for command, do in ((card, _card), (push, _push)):
+        command.add_argument("run", metavar="RUN", help="a run of params.yaml")
+        command.add_argument("--licence", metavar="ID", help="of the policy, as the Hub names it: apache-2.0, gemma …")
+        command.set_defaults(do=do)
+    push.add_argument("repo", metavar="REPO", help="owner/name")
+    push.add_argument("--public", action="store_true", help="a repository that is made is for everybody")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_plan(commands)
     _add_verify(commands)
     _add_promotion(commands)
+    _add_publication(commands)
     asked = parser.parse_args(arguments)
     try:
         print(asked.do(asked), flush=True)

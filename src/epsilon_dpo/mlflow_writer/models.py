@@ -95,5 +95,5 @@ def _note(training: Run, path: str, sha256: str, step: int) -> str:
         f"is `{sha256}`. `epsilon-dpo whence` says of any copy of them where it comes from."
     ]
     inputs = training.inputs.dataset_inputs if training.inputs else []
-    read = [f"- `{of.dataset.name}`, sha256 `{of.dataset.digest}`" for of in inputs]
+    read = [f"- `{of.dataset.name}`, sha256 `{of.dataset.digest}…`" for of in inputs]
     return "\n".join([*said, *(["", "It was made of", *read] if read else [])])

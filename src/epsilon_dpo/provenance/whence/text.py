@@ -39,16 +39,16 @@ def _recorded(answer: Json) -> list[str]:
         lines += [_row("also in", _listed(list(map(_also, answer["also"]))))]
     lines += [_row("recorded by", _commits(answer["recorded_by"]))]
     lines += [
-        _row("params" if not n else "", f"{key}: {_flow(value)}")
+        _row("params" if not n else "", f"{key}: {flow(value)}")
         for n, (key, value) in enumerate(answer["params"].items())
     ]
     if packages := answer["packages"]:
         lines += [_row("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))]
     if data := answer["data"]:
         facts = data["dataset"] or {}
-        lines += [_row("data", f"fetch: {_flow(data['params'])}"), _row("", f"{data['out']} has md5 {data['md5']}")]
+        lines += [_row("data", f"fetch: {flow(data['params'])}"), _row("", f"{data['out']} has md5 {data['md5']}")]
         lines += [_row("", f"{name} has sha256 {sha256}") for name, sha256 in facts.get("files", {}).items()]
-    lines += [_row("base model", _flow(answer["base"]))] if answer["base"] else []
+    lines += [_row("base model", flow(answer["base"]))] if answer["base"] else []
     lines += _run(answer["mlflow"]) + _parents(answer["parents"])
     return lines
 
@@ -102,7 +102,7 @@ def _manifest(said: Json, whole: bool) -> list[str]:
         run = f"@{model['run']}" if model.get("run") else ""
         lines += [_row(label, f"stage {model['stage']}{run}" if "stage" in model else "a model without a manifest")]
         for name in ("params", "read_md5", "dataset", "weights_sha256", "snapshot"):
-            lines += [_row("", f"{name}: {_flow(model[name])}")] if model.get(name) else []
+            lines += [_row("", f"{name}: {flow(model[name])}")] if model.get(name) else []
         label, model = "it began as", model.get("start")
     return lines
 
@@ -129,10 +129,10 @@ def _row(name: str, text: str) -> str:
     return textwrap.fill(text, PAGE, initial_indent=first, subsequent_indent=" " * len(first), **wrap)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value on one line, as YAML takes it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
+        return "[" + ", ".join(map(flow, value)) + "]"
     return value if isinstance(value, str) and value.isprintable() and value else json.dumps(value, ensure_ascii=False)

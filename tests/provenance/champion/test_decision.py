@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.provenance.promotion.decision import decide, name_of
+from epsilon_dpo.provenance.champion.decision import decide, name_of
 
 APART = "cannot be told apart"
 

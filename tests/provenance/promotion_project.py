@@ -35,7 +35,8 @@ if stage == "report":
     for name, score in scores.items():
         rates = {"true_win_rate/sft" + end: score["strength"] + by
                  for end, by in {"_low": -0.04, "": 0.0, "_high": 0.04}.items()}
-        runs[name] = {"policy_sha256": score["policy_sha256"], "n": 100, **rates}
+        config = params["runs"][name]
+        runs[name] = {"policy_sha256": score["policy_sha256"], "n": 100, "config": config, **rates}
     for first, second in combinations(scores, 2):
         by = scores[first]["strength"] - scores[second]["strength"]
         outcome = "better" if by > 0.04 else "worse" if by < -0.04 else "cannot be told apart"
@@ -43,7 +44,8 @@ if stage == "report":
             "difference": by, "low_together": by - 0.04, "high_together": by + 0.04, "p_holm": 0.5, "n": 100,
             "outcome": outcome})
     content = {"true_reward": True, "confidence": 0.95, "runs": runs, "comparisons": rows,
-        "data_sha256": {"eval.jsonl": "e" * 64}}
+        "data_sha256": {"eval.jsonl": "e" * 64}, "judge": {"source": "trained", "origin": "trained on 10 pairs"},
+        "dataset": {"source": "synthetic", "rows": {"eval": 100}}, "statements": ["No two can be told apart."]}
     (out / "summary.json").write_text(json.dumps(content))
 """
 STAGES: dict[str, Any] = {

@@ -10,9 +10,9 @@ from dvc.stage import PipelineStage
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.provenance.champion.decision import SUMMARY
 from epsilon_dpo.provenance.graph.project import Project, at_work, open_project
 from epsilon_dpo.provenance.plan.outputs import Outputs
-from epsilon_dpo.provenance.promotion.decision import SUMMARY
 from epsilon_dpo.provenance.whence.origin import origin
 
 REPORT = "report"
@@ -26,6 +26,7 @@ class Policy:
         path: of its model folder, from the project's root.
         out, md5: the output that the folder is in, and DVC's digest of that.
         commit: the newest whose dvc.lock records it; None: the workspace's alone does.
+        origin: all that is known of where it comes from, as whence's `origin`.
     """
 
     run: str
@@ -34,6 +35,7 @@ class Policy:
     out: str
     md5: str
     commit: str | None
+    origin: Json
 
 
 def comparison(project: Project) -> Json:
@@ -108,4 +110,4 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
     if out not in outs:
         raise UserError(f"params.yaml has no run {run!r} any more; run `dvc repro`, then promote one that it has.")
     commits = [place["sha"] for place in answer["recorded_by"] if "sha" in place and not place["experiment"]]
-    return Policy(run, sha256, str(folder), out, outs[out].hash_info.value, commits[0] if commits else None)
+    return Policy(run, sha256, str(folder), out, outs[out].hash_info.value, commits[0] if commits else None, answer)

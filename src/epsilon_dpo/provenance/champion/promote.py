@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from epsilon_dpo.mlflow_writer.registry import CHAMPION, Registry, Version, opened
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json
-from epsilon_dpo.provenance.promotion.decision import Decision, decide, name_of
-from epsilon_dpo.provenance.promotion.recorded import Policy, compared, policy_of
+from epsilon_dpo.provenance.champion.decision import Decision, decide, name_of
+from epsilon_dpo.provenance.champion.recorded import Policy, compared, policy_of
 from epsilon_dpo.report.page.tracked import mark_again
 
 SHOWN_DIGITS = 12  # of a digest in a sentence

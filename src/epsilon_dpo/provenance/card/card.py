@@ -1,0 +1,186 @@
+"""The model card of a run's policy: what its results were, what it was made of and under which licence, as far as that
+is known. The numbers are those of the report, the facts those of `whence`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.pipeline.stage.files import Json
+from epsilon_dpo.pipeline.stage.manifest import portable
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
+from epsilon_dpo.provenance.champion.recorded import Policy
+from epsilon_dpo.provenance.graph.project import Project
+from epsilon_dpo.provenance.whence.text import flow
+from epsilon_dpo.report.page.signs import fixed
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+OPPONENTS = {CHOSEN: "the chosen answers", SFT: "the reference's answers"}
+RATES = {"true_win_rate": "true wins over", "win_rate": "judged wins over"}
+KL = "kl_fwd_rb"
+PIPELINE = "epsilon-dpo"
+Licence = Callable[[str, str, str], str | None]  # of a repository on the Hub at a revision, of its kind
+
+
+def card(
+    project: Project, policy: Policy, summary: Json, repo: str | None, licence: str | None, licence_of: Licence
+) -> ModelCard:
+    """The card of `policy`, whose results are in `summary`, the report's.
+
+    Args:
+        repo: on the Hub, where the policy is going to be; None: not known.
+        licence: that of the policy, as the Hub names it; None: nobody gave one.
+        licence_of: what the Hub says of the base model and of datasets.
+    """
+    run, found = summary["runs"][policy.run], policy.origin
+    base, fetch = found["base"] or {}, (found["data"] or {}).get("params") or {}
+    adapter = (Path(policy.path) / "adapter_config.json").exists()
+    sources = [*hub_datasets(fetch)]
+    metadata = ModelCardData(
+        base_model=base.get("path") if base.get("revision") else None,
+        datasets=[repository for repository, _ in sources] or None,
+        eval_results=list(_eval_results(run, summary, sources, fetch)),
+        library_name="peft" if adapter else "transformers",
+        license=licence,
+        model_name=policy.run,
+        pipeline_tag="text-generation",
+        tags=["preference-optimization", PIPELINE, run["config"]["method"]],
+    )
+    name = (repo or f"{PIPELINE} {policy.run}").rpartition("/")[2]
+    return ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        title=name,
+        policy=policy.run,
+        summary=_summary(policy, run, base),
+        usage=_usage(repo or "REPOSITORY", adapter),
+        n=run["n"],
+        level=f"{100 * summary['confidence']:g} %",
+        judge=_judge(summary),
+        results=list(_rows(run)),
+        runs=", ".join(summary["runs"]),
+        statements=summary["statements"],
+        recipe="\n".join(_recipe(project, policy)),
+        data=list(_data(found, summary, sources)),
+        licences=list(_licences(base, sources, fetch, licence, licence_of)),
+        versions=", ".join(f"{package} {version}" for package, version in found["packages"].items()) + ".",
+        sha256=policy.sha256,
+        recorded=f"recorded by `dvc.lock` of commit `{policy.commit}`"
+        if policy.commit
+        else "in no commit's `dvc.lock`",
+    )
+
+
+def hub_datasets(fetch: Any) -> Iterator[tuple[str, str]]:
+    """Repository and revision of each dataset of the Hub in a block `fetch`, those of a mixture included."""
+    if isinstance(fetch, dict):
+        repository = fetch.get("repo") or fetch.get("path")
+        if fetch.get("revision") and repository:
+            yield repository, fetch["revision"]
+        for value in fetch.values():
+            yield from hub_datasets(value)
+
+
+def _values(run: Json) -> Iterator[tuple[str, str, tuple[float, float, float]]]:
+    """Metric, what it is called, and its value with the ends of its interval: those that the run has."""
+    for rate, wins in RATES.items():
+        for opponent, name in OPPONENTS.items():
+            if f"{rate}/{opponent}" in run:
+                yield rate, f"{wins} {name}", _with_interval(run, f"{rate}/{opponent}")
+    if KL in run:
+        yield "kl_divergence", "KL(reference ‖ policy), nats per answer", _with_interval(run, KL)
+
+
+def _with_interval(run: Json, name: str) -> tuple[float, float, float]:
+    return run[name], run[f"{name}_low"], run[f"{name}_high"]
+
+
+def _rows(run: Json) -> Iterator[dict[str, str]]:
+    for metric, name, values in _values(run):
+        value, low, high = (fixed(x, 2) if metric == "kl_divergence" else f"{100 * x:.1f} %" for x in values)
+        yield {"name": name, "value": value, "low": low, "high": high}
+
+
+def _eval_results(run: Json, summary: Json, sources: list[tuple[str, str]], fetch: Json) -> Iterator[EvalResult]:
+    repository, revision = sources[0] if len(sources) == 1 else (None, None)
+    for metric, name, (value, low, high) in _values(run):
+        yield EvalResult(
+            task_type="text-generation",
+            dataset_type=repository or PIPELINE,
+            dataset_name=repository or f"{fetch.get('source', 'own')} data",
+            dataset_split="eval",
+            dataset_revision=revision,
+            dataset_args={"sha256": summary["data_sha256"]["eval.jsonl"]},
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(value, 4),
+            metric_args={"low": round(low, 4), "high": round(high, 4), "confidence": summary["confidence"]},
+        )
+
+
+def _summary(policy: Policy, run: Json, base: Json) -> str:
+    start = portable(base.get("path")) or "a small embedded model"
+    at = f" at revision `{base['revision']}`" if base.get("revision") else ""
+    return (
+        f"The policy of run `{policy.run}`: preference optimisation by method `{run['config']['method']}` of a "
+        f"reference that began as {start}{at}. Made by {PIPELINE}, a DVC pipeline that trains, samples, judges and "
+        "compares."
+    )
+
+
+def _usage(repo: str, adapter: bool) -> str:
+    kind = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
+    imports = "from peft import AutoPeftModelForCausalLM\nfrom transformers import " if adapter else (
+        "from transformers import AutoModelForCausalLM, "
+    )  # fmt: skip
+    loaded = f'model = {kind}.from_pretrained("{repo}")\ntokenizer = AutoTokenizer.from_pretrained("{repo}")'
+    return f"{imports}AutoTokenizer\n\n{loaded}"
+
+
+def _judge(summary: Json) -> str:
+    judge = summary["judge"]
+    said = f"Judge: {judge.get('kind', judge['source'])}, {portable(judge['origin'])}."
+    return said + (" The true reward of these data is known." if summary["true_reward"] else "")
+
+
+def _recipe(project: Project, policy: Policy) -> Iterator[str]:
+    """The params of the stages that the policy was made by, each once; those of the data are said of the data."""
+    made_by = {parent["stage"] for parent in policy.origin["parents"]}
+    params: Json = {}
+    for stage in project.stages:
+        if stage.addressing in made_by:
+            params |= (project.locked(stage) or {}).get("params", {}).get(PARAMS_FILE.name, {})
+    for name, value in portable(params).items():
+        if name != "fetch":
+            yield f"{name}: {flow(value)}"
+
+
+def _data(found: Json, summary: Json, sources: list[tuple[str, str]]) -> Iterator[str]:
+    dataset = summary["dataset"]
+    said = [f"[{name}](https://huggingface.co/datasets/{name}) at revision `{revision}`" for name, revision in sources]
+    rows = ", ".join(f"{count:,} {split}" for split, count in dataset.get("rows", {}).items())
+    yield f"Source: {', '.join(said) or dataset['source']}" + (f"; rows: {rows}" if rows else "")
+    if found["data"]:
+        yield f"`fetch: {flow(portable(found['data']['params']))}`"
+    for name, sha256 in dataset.get("files", {}).items():
+        yield f"`{name}`, sha256 `{sha256}`"
+    for name, sha256 in summary["data_sha256"].items():
+        yield f"`{name}` as validated, sha256 `{sha256}`"
+
+
+def _licences(
+    base: Json, sources: list[tuple[str, str]], fetch: Json, licence: str | None, licence_of: Licence
+) -> Iterator[str]:
+    yield f"This policy: {licence or 'nobody has stated one'}"
+    if base.get("revision"):
+        stated = licence_of(base["path"], base["revision"], "model")
+        yield f"Base model {base['path']}: {stated or 'see its page on the Hub'}"
+    elif base.get("source") == "pretrained":
+        yield "Base model, a local folder: not recorded"
+    for name, revision in sources:
+        yield f"Data {name}: {licence_of(name, revision, 'dataset') or 'see its page on the Hub'}"
+    if not sources:
+        generated = fetch.get("source") == "synthetic"
+        yield "Data: " + (f"generated by the code of {PIPELINE}, Apache-2.0" if generated else "not recorded")

@@ -1,0 +1,100 @@
+"""`epsilon-dpo card` and `epsilon-dpo push` in one call each."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2  # the HTTP library under huggingface_hub, for the errors that it lets through
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.provenance.card.card import card
+from epsilon_dpo.provenance.champion.recorded import compared, policy_of
+
+CARD = "README.md"  # as the Hub calls it
+TIMEOUT = 10.0  # seconds, for a licence
+
+
+def show_card(asked: argparse.Namespace) -> str:
+    """The model card of a run's policy.
+
+    Args:
+        asked: run, and licence (None: nobody stated one).
+
+    Raises:
+        UserError: as compared and policy_of.
+    """
+    project, summary = compared()
+    policy = policy_of(project, summary, asked.run)
+    return str(card(project, policy, summary, None, asked.licence, licence_of)).rstrip("\n")
+
+
+def push(asked: argparse.Namespace) -> str:
+    """Send a run's policy with its card to a repository of the Hub, in one commit; returns where it is.
+
+    Args:
+        asked: run, repo (owner/name), licence (None: nobody stated one) and public (whether a repository that is made
+            is for everybody).
+
+    Raises:
+        UserError: as compared and policy_of; the Hub cannot be reached, or refuses the repository or the card.
+    """
+    project, summary = compared()
+    policy = policy_of(project, summary, asked.run)
+    readme = str(card(project, policy, summary, asked.repo, asked.licence, licence_of))
+    folder = Path(policy.path)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / CARD)
+    api = HfApi(endpoint=constants.ENDPOINT)
+    with _one_sentence(asked.repo):
+        api.create_repo(asked.repo, private=not asked.public, exist_ok=True)
+        made = api.create_commit(
+            asked.repo,
+            [
+                CommitOperationAdd(CARD, readme.encode()),
+                *(CommitOperationAdd(str(file.relative_to(folder)), str(file)) for file in files),
+            ],
+            commit_message=f"The policy of run {asked.run}, sha256 {policy.sha256}",
+        )
+    return f"{asked.run} with its card and {len(files)} files: {made.commit_url}"
+
+
+def licence_of(repo: str, revision: str, kind: str) -> str | None:
+    """What the Hub's page of a repository at a commit says; None: nothing, or the Hub cannot be asked."""
+    api = HfApi(endpoint=constants.ENDPOINT)
+    try:
+        asked = api.dataset_info if kind == "dataset" else api.model_info
+        stated = asked(repo, revision=revision, timeout=TIMEOUT).card_data
+    except (huggingface_hub.errors.HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError, OSError):
+        return None
+    licence = stated.get("license") if stated else None
+    return ", ".join(licence) if isinstance(licence, list) else licence
+
+
+@contextmanager
+def _one_sentence(repo: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises into a `UserError`; subclasses come before their bases."""
+    try:
+        yield
+    except HFValidationError:
+        raise UserError(f"{repo!r} is no Hub repository name; write owner/name.") from None
+    except OfflineModeIsEnabled:
+        raise UserError(f"HF_HUB_OFFLINE forbids to send {repo}; unset it.") from None
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            raise UserError(
+                f"The Hub does not let you write {repo}: log in with `hf auth login` and a token that may write "
+                "there (or set HF_TOKEN)."
+            ) from None
+        raise UserError(
+            f"The Hub refused {repo} with status {error.response.status_code} ({first_line(error)}); nothing of the "
+            "model is visible there unless it was before."
+        ) from None
+    except (httpx2.HTTPError, ConnectionError) as error:
+        raise UserError(
+            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}): check the network."
+        ) from None
+    except ValueError as error:  # of the card's metadata, such as a licence that the Hub does not know
+        raise UserError(f"The Hub refuses the card of {repo}: {' '.join(str(error).split())}") from None

@@ -1,0 +1,103 @@
+"""What a model card says follows from the report and from whence, and the Hub's own reader understands it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from huggingface_hub import ModelCard
+
+from epsilon_dpo.provenance.card.card import card, hub_datasets
+from epsilon_dpo.provenance.champion.recorded import Policy
+from epsilon_dpo.provenance.graph.project import Project
+
+REVISION, BASE = "d" * 40, "b" * 40
+RUN = {"n": 256, "policy_sha256": "a" * 64, "config": {"method": "epsilon_dpo", "beta": 0.3}} | {
+    "win_rate/chosen": 0.71875, "win_rate/chosen_low": 0.6605, "win_rate/chosen_high": 0.7719,
+    "win_rate/sft": 0.75, "win_rate/sft_low": 0.7, "win_rate/sft_high": 0.8,
+    "kl_fwd_rb": 1.8167, "kl_fwd_rb_low": 1.6923, "kl_fwd_rb_high": 1.9412,
+}  # fmt: skip
+SUMMARY: dict[str, Any] = {
+    "confidence": 0.95,
+    "true_reward": False,
+    "runs": {"mine": RUN, "dpo": RUN},
+    "data_sha256": {"eval.jsonl": "e" * 64, "train.jsonl": "c" * 64},
+    "dataset": {"source": "hh", "rows": {"train": 3000}, "files": {"train.jsonl.gz": "f" * 64}},
+    "judge": {"source": "pretrained", "kind": "pairrm", "origin": "llm-blender/PairRM at 5b880cc7"},
+    "statements": ["No two of the 2 runs can be told apart."],
+}
+LOCKED = {
+    "sft": {"seed": 17, "sft": {"learning_rate": 0.01, "logging_steps": 10}},
+    "align@mine": {"seed": 17, "runs.mine": {"method": "epsilon_dpo", "beta": 0.3}, "base.path": "/home/me/model"},
+    "align@dpo": {"runs.dpo": {"method": "dpo"}},
+}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Any:
+    """The card with what the Hub's page of a repository says of its licence."""
+    stages = [SimpleNamespace(addressing=name) for name in LOCKED]
+    project = SimpleNamespace(stages=stages, locked=lambda s: {"params": {"params.yaml": LOCKED[s.addressing]}})
+
+    def make(licence: str | None = None, fetch: Any = None, **stated: str) -> ModelCard:
+        origin = {
+            "base": {"source": "pretrained", "path": "owner/base", "revision": BASE},
+            "data": {"params": fetch or {"source": "hh", "repo": "owner/data", "revision": REVISION}},
+            "packages": {"torch": "2.13.0"},
+            "parents": [{"stage": "sft"}, {"stage": "align@mine"}],
+        }
+        policy = Policy("mine", "a" * 64, str(tmp_path), "out/align/mine", "m.dir", None, origin)
+        asked = lambda repo, revision, kind: stated.get(kind)  # noqa: E731
+        made = card(cast(Project, project), policy, SUMMARY, "owner/new", licence, asked)
+        return ModelCard(str(made))  # as whoever downloads it reads it
+
+    return make
+
+
+def test_the_hub_reads_results_with_their_intervals(made: Any) -> None:
+    data = made("apache-2.0").data
+    assert (data.base_model, data.datasets, data.license) == ("owner/base", ["owner/data"], "apache-2.0")
+    assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "text-generation", "mine")
+    assert data.tags == ["preference-optimization", "epsilon-dpo", "epsilon_dpo"]
+    first, second, kl = data.eval_results
+    assert (first.metric_name, first.metric_value) == ("judged wins over the chosen answers", 0.7188)
+    assert first.metric_args == {"low": 0.6605, "high": 0.7719, "confidence": 0.95}
+    assert second.metric_name == "judged wins over the reference's answers" and kl.metric_type == "kl_divergence"
+    assert (first.dataset_type, first.dataset_revision) == ("owner/data", REVISION)
+    assert first.dataset_args == {"sha256": "e" * 64}
+
+
+def test_the_page_has_recipe_data_versions_and_licences(made: Any) -> None:
+    text = made(dataset="mit", model="gemma").text
+    assert "| judged wins over the chosen answers | 71.9 % | 66.0 % to 77.2 % |\n| judged" in text
+    assert "| KL(reference ‖ policy), nats per answer | 1.82 | 1.69 to 1.94 |\n\nWhat" in text
+    recipe = text.split("```yaml\n")[1].split("```")[0]
+    assert recipe == (
+        "seed: 17\nsft: {learning_rate: 0.01}\nruns.mine: {method: epsilon_dpo, beta: 0.3}\nbase.path: model\n"
+    )
+    assert f"[owner/data](https://huggingface.co/datasets/owner/data) at revision `{REVISION}`" in text
+    assert f"- `train.jsonl.gz`, sha256 `{'f' * 64}`" in text and f"sha256 `{'e' * 64}`" in text
+    assert "- Data owner/data: mit\n" in text and "- Base model owner/base: gemma\n" in text
+    assert "torch 2.13.0." in text and "a" * 64 in text and "- No two of the 2 runs can be told apart." in text
+    assert 'AutoModelForCausalLM.from_pretrained("owner/new")' in text
+
+
+def test_no_licence_is_made_up(made: Any) -> None:
+    found = made()
+    assert found.data.license is None and "\nlicense" not in found.content
+    assert "- This policy: nobody has stated one\n" in found.text
+    assert "- Data owner/data: see its page on the Hub\n" in found.text
+    assert "- Data: not recorded\n" in made(fetch={"source": "dataset", "path": "data/x", "revision": None}).text
+
+
+def test_an_adapter_is_loaded_as_one(made: Any, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    found = made()
+    assert found.data.library_name == "peft" and "AutoPeftModelForCausalLM.from_pretrained" in found.text
+
+
+def test_the_datasets_of_a_mixture_are_named_each() -> None:
+    local = {"source": "dataset", "path": "data/x", "revision": None}
+    members = {"a": {"share": 0.5, "fetch": {"source": "dataset", "path": "owner/a", "revision": REVISION}}}
+    members |= {"b": {"share": 0.5, "fetch": local}}
+    assert list(hub_datasets({"source": "mixture", "members": members})) == [("owner/a", REVISION)]
