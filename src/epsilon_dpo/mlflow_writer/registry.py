@@ -4,6 +4,7 @@ A version leads to the LoggedModel of a policy (models.py) and so to its trainin
 are not in MLflow: in their place lie a stub, so that MLflow can say so, and a page that says where they are.
 """
 
+import json
 import logging
 import os
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from sqlalchemy.exc import SQLAlchemyError
 
 from epsilon_dpo.mlflow_writer.models import POLICY, Models
@@ -101,8 +103,16 @@ class Registry:
             description=description,
             model_id=model,
         )
+        self._show_on_model(model, str(version.version))
         self.client.set_registered_model_alias(self.name, CHAMPION, version.version)
         return Version(self.name, str(version.version), dict(tags))
+
+    def _show_on_model(self, model: str, number: str) -> None:
+        """Name the version on the page of its LoggedModel, which MLflow does on a server and not in a local store."""
+        known = json.loads(self.client.get_logged_model(model).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+        if (self.name, number) not in [(each["name"], str(each["version"])) for each in known]:
+            known.append({"name": self.name, "version": number})
+            self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(known)})
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`epsilon-dpo promote` and `champion` in a project with real DVC and MLflow: who is promoted, and what is copied."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def test_a_champion_is_replaced_by_what_is_told_from_it_only(
     assert "+10.0 points (6.0 to 14.0)" in version.description and sha256 in version.description
     model = store().get_logged_model(version.source.removeprefix("models:/"))
     assert model.tags["policy_sha256"] == sha256 and model.source_run_id == version.run_id
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": "2"}]
 
 
 def test_the_alias_leads_to_weights_whose_digest_is_checked(
@@ -128,6 +130,21 @@ def test_a_report_of_an_older_policy_is_refused(project: Path, refused: Asked) -
     assert "out/align/plain is not what dvc.lock records of stage score@plain" in refused("promote", "plain")
     dvc("repro", "-q", "-s", "score@plain")
     assert "out/score is not what dvc.lock records of stage report" in refused("promote", "plain")
+
+
+def test_a_result_of_another_pipeline_is_refused(project: Path, refused: Asked) -> None:
+    """dvc.yaml has a dependency more than when the report was made."""
+    text = Path("dvc.yaml").read_text()
+    assert "    - out/score\n" in text
+    Path("dvc.yaml").write_text(text.replace("    - out/score\n", "    - out/score\n    - out/align/plain\n"))
+    assert "dvc.lock does not say what out/align/plain of stage report was" in refused("promote", "plain")
+
+
+def test_a_cache_that_is_gone_is_not_needed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights have the sha256 of their manifest then, and their folder the digest of dvc.lock."""
+    shutil.rmtree(".dvc/cache")
+    main(["promote", "plain"])
+    assert "version 1" in capsys.readouterr().out and champion() == "plain"
 
 
 def test_a_champion_that_the_report_does_not_have_is_compared_with_nothing(

@@ -81,7 +81,7 @@ def _register(registry: Registry, policy: Policy, decision: Decision, summary: J
         **{f"decision.{name}": value for name, value in decision.facts.items()},
     }
     way = way_to(tags, registry.name)
-    return registry.promote(model, tags, f"{decision.sentence[:1].upper()}{decision.sentence[1:]}.\n\n{way}", way)
+    return registry.promote(model, tags, f"Promoted because {decision.sentence}.\n\n{way}", way)
 
 
 def way_to(tags: Mapping[str, str], name: str) -> str:

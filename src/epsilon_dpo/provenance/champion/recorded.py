@@ -51,6 +51,11 @@ def comparison(project: Project) -> Json:
     there = Outputs(project.repo)
     for stage in project.stages:
         for item in _recorded(project, stage):
+            if not item.hash_info:
+                raise UserError(
+                    f"dvc.lock does not say what {_path(project, item)} of stage {stage.addressing} was: dvc.yaml has "
+                    "changed since this result; run `dvc repro`, then promote."
+                )
             if there.now(item) != item.hash_info:
                 what = "is not" if item.exists else "is absent, and not"
                 raise UserError(
@@ -104,8 +109,8 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
     answer = origin(folder, project.root)
     if not answer["found"]:
         raise UserError(answer["message"])
-    if answer["known_by"] != "content" or answer["path"] != str(folder):
-        raise UserError(f"{folder} is {answer.get('path')} by its content, and no result of its own; run `dvc repro`.")
+    if "recorded_by" not in answer:
+        raise UserError(f"whence does not find {folder} in dvc.lock: {answer['note']}; run `dvc fetch` and try again.")
     outs = {_path(project, item): item for stage in project.stages for item in stage.outs}
     if out not in outs:
         raise UserError(f"params.yaml has no run {run!r} any more; run `dvc repro`, then promote one that it has.")
