@@ -85,7 +85,8 @@ $(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) check
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+$(VENV)/.ready-dev: requirements-dev.txt docker/requirements-server.txt $(VENV)/.ready
+	$(call install,docker/requirements-server.txt)
 	$(call install,requirements-dev.txt)
 	$(PIP) check
 	@touch $@
