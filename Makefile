@@ -41,6 +41,7 @@ check: $(VENV)/.ready-dev
 	ruff format --check .
 	mypy
 	lint-imports --no-cache
+	.ci/lint
 
 ui: $(VENV)/.ready
 	@python -m epsilon_dpo.report.page.tracked

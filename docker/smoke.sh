@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Builds the image and runs a small pipeline (presets/smoke.yaml) in it, without network, as its non-root user.
-# For a root machine with Debian's packages but no Docker engine and no image registry: buildah builds, and where the official
-# base image cannot be pulled a Debian bookworm root stands in for it.
+# Builds the image and runs pipeline.sh in it, without network, as its non-root user, stopped once in mid-training.
+# By Docker where an engine answers; IMAGE names one that is built already. Else, for a root machine with Debian's packages,
+# by buildah; where the official base image cannot be pulled, a Debian bookworm root stands in for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 base=docker.io/library/python:3.11-slim-bookworm
-image=localhost/epsilon-dpo:smoke
 work=$(mktemp -d)
 container=""
-cleanup() { [ -n "$container" ] && buildah rm "$container" >/dev/null; rm -rf "$work"; }
+engine=buildah
+if docker info >/dev/null 2>&1; then engine=docker; fi
+image=${IMAGE:-localhost/epsilon-dpo:smoke}
+[ "$engine" = docker ] && remove=(docker rm --force) || remove=(buildah rm)
+cleanup() { [ -n "$container" ] && "${remove[@]}" "$container" >/dev/null; rm -rf "$work"; }
 trap cleanup EXIT
 step() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 quietly() { "$@" >"$work/log" 2>&1 || { tail -60 "$work/log"; echo "failed: $*"; exit 1; }; }
@@ -19,33 +22,73 @@ if [ "$free" -lt 12 ]; then
   exit 0
 fi
 
-if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null || ! command -v ip >/dev/null; then
-  step "install buildah and mmdebstrap"
-  quietly apt-get update -qq
-  quietly env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends buildah crun mmdebstrap iproute2
-fi
-
-if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
-  step "make a Debian root that stands in for $base"
-  quietly mmdebstrap -q --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$work/base.tar"
-  container=$(buildah from scratch)
-  quietly buildah add -q "$container" "$work/base.tar" /
-  buildah config --cmd python3 --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
-  quietly buildah commit -q --rm "$container" "$base"
-  container=""
-  rm -f "$work/base.tar"
-fi
-
-step "build"
-args=(--isolation chroot --pull=never --layers --format docker)
-[ -n "${NO_CACHE:-}" ] && args+=(--no-cache)
+# What builders need beyond the Dockerfile: a proxy's settings, a local wheel of torch.
+args=()
 [ -e /etc/pip.conf ] && args+=(--secret id=pip_conf,src=/etc/pip.conf)
 [ -e /etc/ssl/certs/ca-certificates.crt ] && args+=(--secret id=ca_bundle,src=/etc/ssl/certs/ca-certificates.crt)
 [ -d "${PIP_FIND_LINKS:-}" ] && args+=(--build-context wheels="$PIP_FIND_LINKS" --build-arg TORCH_SPEC="$(grep '^torch==' requirements.txt)+cpu")
-quietly buildah bud "${args[@]}" -t "$image" .
+[ -n "${TORCH_INDEX_URL:-}" ] && args+=(--build-arg TORCH_INDEX_URL="$TORCH_INDEX_URL")
+[ -n "${NO_CACHE:-}" ] && args+=(--no-cache)
+
+with_buildah() {
+  if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null || ! command -v ip >/dev/null; then
+    step "install buildah and mmdebstrap"
+    quietly apt-get update -qq
+    quietly env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends buildah crun mmdebstrap iproute2
+  fi
+  if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
+    step "make a Debian root that stands in for $base"
+    quietly mmdebstrap -q --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$work/base.tar"
+    container=$(buildah from scratch)
+    quietly buildah add -q "$container" "$work/base.tar" /
+    buildah config --cmd python3 --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
+    quietly buildah commit -q --rm "$container" "$base"
+    container=""
+    rm -f "$work/base.tar"
+  fi
+  step "build"
+  quietly buildah bud --isolation chroot --pull=never --layers --format docker "${args[@]}" -t "$image" .
+}
+
+if [ -z "${IMAGE:-}" ] && [ "$engine" = docker ]; then
+  step "build"
+  quietly docker build "${args[@]}" -t "$image" .
+elif [ -z "${IMAGE:-}" ]; then
+  with_buildah
+fi
+
+# run: from the beginning or, after halt, again, to its end; it prints to $work/run. reached REGEX: whether such a path is there.
+inside='test "$(id -u)" != 0; echo $PPID >/tmp/entry.pid; exec sh /ci/pipeline.sh'
+if [ "$engine" = docker ]; then
+  container=$(docker create --network none --env HF_HUB_OFFLINE=1 --volume "$PWD/docker:/ci:ro" "$image" sh -ec "$inside")
+  run() { docker start --attach "$container" >>"$work/run" 2>&1; }
+  halt() { docker stop "$container" >/dev/null; }
+  reached() { docker diff "$container" | grep -E "/workspace/$1\$" >/dev/null; }
+else
+  container=$(buildah from --pull=never "$image")
+  root=$(buildah mount "$container")
+  # Its entry point by name, because buildah leaves it out; what `docker stop` does to it is a SIGTERM.
+  run() {
+    unshare --net bash -c 'ip link set lo up; exec buildah run --isolation chroot --env HF_HUB_OFFLINE=1 --volume "$PWD/docker:/ci:ro" "$1" -- "${@:2}"' \
+      _ "$container" /usr/bin/tini -s -g -- sh -ec "$inside" >>"$work/run" 2>&1
+  }
+  halt() { kill -TERM "$(cat "$root/tmp/entry.pid")"; }
+  reached() { find "$root/workspace/scratch" "$root/workspace/out" 2>/dev/null | grep -E "/workspace/$1\$" >/dev/null; }
+fi
+failed() { tail -c 6000 "$work/run"; echo "failed: $*"; exit 1; }
 
 step "run the pipeline without network"
-container=$(buildah from --pull=never "$image")
-unshare --net bash -c 'ip link set lo up; exec buildah run --isolation chroot --env HF_HUB_OFFLINE=1 "$1" -- "${@:2}"' _ "$container" \
-  sh -ec 'cp presets/smoke.yaml params.yaml; dvc repro; dvc status -q; test "$(id -u)" != 0; test -s out/report/report.html; echo "uid $(id -u), report $(wc -c <out/report/report.html) bytes"'
-step "the image builds and the pipeline runs in it"
+run &
+running=$!
+until reached 'scratch/align@epsilon_dpo-.*/checkpoint-.*/sealed.json'; do
+  kill -0 $running 2>/dev/null || failed "the pipeline ended before its training had a checkpoint"
+  sleep 0.2
+done
+step "stop it in mid-training"
+halt
+wait $running && failed "the pipeline ended well though it was stopped"
+reached out/align/epsilon_dpo && failed "the training was done before it was stopped"
+step "start it again, and once more per kind of edit"
+run || failed "the pipeline does not end well"
+sed -n '/^no edit/,$p' "$work/run"
+step "the image builds, the pipeline runs in it, and edits re-run their stages only"

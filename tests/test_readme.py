@@ -51,7 +51,7 @@ def test_the_tree_is_the_disk() -> None:
     """The tree names each top-level entry and each room, no more and no less, and in a room's row its sub-rooms."""
     rows, files = rows_of_the_tree(), tracked()
     named = [name for indented, names, _ in rows if not indented for name in names]
-    hidden = {".gitignore", ".dvcignore", ".dockerignore", ".pre-commit-config.yaml", ".dvc/", ".ci/"}
+    hidden = {".gitignore", ".dvcignore", ".dockerignore", ".pre-commit-config.yaml", ".dvc/", ".ci/", ".github/"}
     top = {path.split("/")[0] + ("/" if "/" in path else "") for path in files} - hidden
     assert sorted(named) == sorted((top - {"src/"}) | {PACKAGE})
     rooms = [name for indented, names, _ in rows if indented for name in names]

@@ -1,0 +1,153 @@
+"""What continuous integration runs: the linters of the workflows, the comment on a pull request, the edits' table."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from test_dvc_commands import cheap, git, write
+from whole_pipeline import BIN, ROOT, copy_project
+
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+# The report of a pipeline whose stages only make files: its one metric follows one of its params.
+REPORT = """
+import json
+from pathlib import Path
+
+import yaml
+
+beta = yaml.safe_load(Path("params.yaml").read_text())["runs"]["dpo"]["beta"]
+Path("out/report").mkdir(parents=True, exist_ok=True)
+Path("out/report/metrics.json").write_text(json.dumps({"dpo": {"win_rate": beta}}))
+Path("out/report/summary.json").write_text(json.dumps({"statements": [f"dpo wins {beta}."]}))
+"""
+
+
+def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run([*arguments], cwd=folder, env=env, text=True, capture_output=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in (".ci", ".github", "docker"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "compose.yaml", tmp_path)
+    return tmp_path
+
+
+def test_the_workflows_and_compose_pass_the_linters(copy: Path) -> None:
+    done = script(copy, ".ci/lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (".github/workflows/audit.yml", "timeout-minutes: 30", "", "timeout-minutes"),
+        (".github/workflows/audit.yml", "    steps:", "    stepps:", "stepps"),
+        (".github/workflows/tests.yml", "persist-credentials: false", "fetch-depth: 1", "artipacked"),
+        (".github/workflows/tests.yml", "@de0fac2e4500dabe0009e67214ff5f5447ce83dd", "@v6", "unpinned-uses"),
+        ("compose.yaml", "    image: postgres", "    imagine: postgres", "imagine"),
+        (".ci/setup", "set -euo pipefail", "if", "syntax error"),
+    ],
+)
+def test_the_linters_find(copy: Path, file: str, old: str, new: str, said: str) -> None:
+    text = (copy / file).read_text("utf-8")
+    assert old in text
+    (copy / file).write_text(text.replace(old, new), "utf-8")
+    done = script(copy, ".ci/lint")
+    assert done.returncode != 0 and said in done.stdout + done.stderr
+
+
+def test_a_workflow_holds_no_logic_of_its_own() -> None:
+    """Each command is one line, most often a script of .ci/ or a target of the Makefile, which runs on any machine."""
+    for file in WORKFLOWS:
+        for job in read_yaml(file)["jobs"].values():
+            commands = [step["run"] for step in job["steps"] if "run" in step]
+            assert all(not re.search(r"\n|&&|;|\$\{\{", command) for command in commands), file.name
+            assert all((ROOT / command.split()[0]).exists() for command in commands if command.startswith(".ci/"))
+
+
+def test_an_exception_of_the_audit_needs_a_reason(copy: Path) -> None:
+    with (copy / ".ci/audit-exceptions.txt").open("a") as file:
+        file.write("PYSEC-2026-1\n")
+    done = script(copy, ".ci/audit")
+    assert done.returncode == 1 and "gives no reason for PYSEC-2026-1" in done.stdout
+    assert not (copy / ".venv-audit").exists()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two commits that differ in one run's beta; stages that only make files."""
+    project = copy_project(tmp_path_factory.mktemp("ci") / "project")
+    shutil.copytree(ROOT / ".ci", project / ".ci")
+    (project / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
+    content = read_yaml(project / "dvc.yaml")
+    stages = {name: cheap(stage) for name, stage in content["stages"].items()}
+    (project / "stages/report.py").write_text(REPORT)
+    stages["report"] |= {"cmd": "python stages/report.py", "deps": [*stages["report"]["deps"], "stages/report.py"]}
+    write(project / "dvc.yaml", content | {"stages": stages})
+    params = read_yaml(project / "params.yaml")
+    params["runs"] = {"dpo": {"method": "dpo", "beta": 0.3}}
+    write(project / "params.yaml", params)
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "base")
+    params["runs"]["dpo"]["beta"] = 0.2
+    write(project / "params.yaml", params)
+    git(project, "commit", "-qam", "head")
+    return project
+
+
+@pytest.mark.slow
+def test_the_comment_on_a_pull_request(project: Path) -> None:
+    done = script(project, ".ci/pull-request", "HEAD~1")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    assert ["params.yaml", "runs.dpo.beta", "0.3", "0.2"] in [row[:4] for row in rows], done.stdout
+    assert ["out/report/metrics.json", "dpo.win_rate", "0.3", "0.2", "-0.1"] in rows, done.stdout
+    assert done.stdout.rstrip().endswith("### What the report says\n\n- dpo wins 0.2.")
+    assert script(project, "git", "status", "--porcelain").stdout == "", "it works in a clone"
+    again = script(project, ".ci/pull-request", "HEAD~1")
+    assert again.stdout == done.stdout and "Running stage" not in again.stderr, "all of it is in DVC's cache"
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_fails_is_no_comment(project: Path) -> None:
+    (project / "stages/report.py").write_text("raise SystemExit(1)\n")
+    git(project, "commit", "-qam", "broken")
+    done = script(project, ".ci/pull-request", "HEAD~1")
+    git(project, "reset", "-q", "--hard", "HEAD~1")
+    assert done.returncode != 0 and done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def edits() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("edits", ROOT / "docker/edits.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_edit_fits_what_it_changes(edits: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_project(tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    shutil.copy("presets/smoke.yaml", "params.yaml")
+    for edit in edits.EDITS:
+        before = Path(edit.file).read_text("utf-8")
+        Path(edit.file).write_text(changed := edits.changed(edit), "utf-8")
+        assert changed != before
+    assert "tr_dpo" not in read_yaml(Path("params.yaml"))["runs"]
+
+
+def test_an_edit_that_runs_more_or_less_ends_the_script(edits: ModuleType) -> None:
+    edits.expect("an edit", {"check"}, {"check"}, 0.0)
+    with pytest.raises(SystemExit, match=r"ran beside those expected: \['sft'\]; did not run: \['report'\]"):
+        edits.expect("an edit", {"check", "sft"}, {"check", "report"}, 0.0)
