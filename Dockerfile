@@ -26,6 +26,14 @@ RUN --mount=type=cache,target=/var/cache/pip \
     pip install --find-links /wheels ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "${TORCH_SPEC:-$(grep '^torch==' /tmp/requirements.txt)}" && \
     pip install --find-links /wheels --no-deps -r /tmp/requirements.txt && \
     pip check
+# So that the image is also the MLflow server of compose.yaml, of the very version that its clients are.
+COPY docker/requirements-server.txt /tmp/
+RUN --mount=type=cache,target=/var/cache/pip \
+    --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
+    pip install --find-links /wheels --no-deps -r /tmp/requirements-server.txt && \
+    pip check
 
 FROM ${PYTHON_IMAGE} AS runtime
 ARG APP_UID=10001
@@ -35,6 +43,7 @@ RUN apt-get update && \
     useradd --create-home --uid "${APP_UID}" app && \
     install -d -o app -g app /workspace
 COPY --from=build /opt/venv /opt/venv
+COPY docker/mlflow_server.py docker/mlflow_migrate.py /opt/server/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

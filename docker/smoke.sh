@@ -7,11 +7,16 @@ cd "$(dirname "$0")/.."
 base=docker.io/library/python:3.11-slim-bookworm
 work=$(mktemp -d)
 container=""
+running=""
 engine=buildah
 if docker info >/dev/null 2>&1; then engine=docker; fi
 image=${IMAGE:-localhost/epsilon-dpo:smoke}
 [ "$engine" = docker ] && remove=(docker rm --force) || remove=(buildah rm)
-cleanup() { [ -n "$container" ] && "${remove[@]}" "$container" >/dev/null; rm -rf "$work"; }
+cleanup() {
+  if [ -n "$running" ] && kill -0 "$running" 2>/dev/null; then halt || true; fi
+  [ -n "$container" ] && "${remove[@]}" "$container" >/dev/null
+  rm -rf "$work"
+}
 trap cleanup EXIT
 step() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 quietly() { "$@" >"$work/log" 2>&1 || { tail -60 "$work/log"; echo "failed: $*"; exit 1; }; }
@@ -87,6 +92,7 @@ done
 step "stop it in mid-training"
 halt
 wait $running && failed "the pipeline ended well though it was stopped"
+running=""
 reached out/align/epsilon_dpo && failed "the training was done before it was stopped"
 step "start it again, and once more per kind of edit"
 run || failed "the pipeline does not end well"

@@ -1,0 +1,208 @@
+"""The MLflow server of compose.yaml from packages: Postgres, a store that speaks S3, a login; and the move to it."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from postgres import ABSENT, free_port, postgres, programs
+from whole_pipeline import BIN, ROOT, copy_project, dvc, with_preset
+
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+SERVICES = read_yaml(ROOT / "compose.yaml")["services"]
+SECRETS = {"S3_SECRET_KEY": "testing1", "MLFLOW_PASSWORD": "a long password", "MLFLOW_SECRET_KEY": "signs forms"}
+NEEDS_POSTGRES = pytest.mark.skipif(programs() is None, reason=ABSENT)
+slow = pytest.mark.slow
+
+
+def settings(**changes: str) -> dict[str, str]:
+    """What compose.yaml gives to its server, its variables filled in, with `changes` for where things are here."""
+    filled = {}
+    for name, value in SERVICES["mlflow"]["environment"].items():
+        plain = re.sub(r"\$\{(\w+):\+[^}]*\}|\$\{(\w+):-\}", "", value)
+        filled[name] = re.sub(r"\$\{(\w+)(:\?[^}]*)?\}", lambda found: SECRETS.get(found[1], "unset"), plain)
+    assert set(changes) <= set(filled) | {"PORT"}
+    return filled | changes
+
+
+def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "docker" / name), *arguments]
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | environment
+    return subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+
+
+class Site(NamedTuple):
+    """Where Postgres and the store are, and the project with two finished stages in its own mlruns/."""
+
+    database: str
+    s3: str
+    project: Path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    from moto.server import ThreadedMotoServer
+
+    project = copy_project(tmp_path_factory.mktemp("server") / "project")
+    with_preset(project, "smoke", {})
+    done = dvc(project, "repro", "fetch")
+    assert done.returncode == 0, done.stderr
+    store = ThreadedMotoServer(port=0)
+    store.start()
+    host, port = store.get_host_and_port()
+    with postgres("mlflow", "moved") as address:
+        yield Site(address, f"http://{host}:{port}", project)
+    store.stop()
+
+
+@contextmanager
+def server(settings: dict[str, str]) -> Iterator[str]:
+    """mlflow_server.py until it answers; its address."""
+    address = f"http://localhost:{settings['PORT']}"
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | settings
+    process = subprocess.Popen([sys.executable, str(ROOT / "docker/mlflow_server.py")], env=env, start_new_session=True)
+    try:
+        until = time.monotonic() + 180
+        while True:
+            assert process.poll() is None and time.monotonic() < until, "the server does not come up"
+            try:
+                if requests.get(f"{address}/health", timeout=5).ok:
+                    break
+            except requests.RequestException:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()  # mlflow hands it on to its workers
+        process.wait(60)
+
+
+def client_of(address: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRETS["MLFLOW_PASSWORD"])
+    return MlflowClient(address)
+
+
+def runs_of(client: MlflowClient) -> dict[str, tuple]:
+    """What the experiment's runs hold, by id."""
+    experiment = client.get_experiment_by_name("epsilon-dpo")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    return {
+        run.info.run_id: (run.info.run_name, run.info.status, run.data.params, run.data.metrics, run.data.tags)
+        for run in found
+    }
+
+
+def objects(s3: str) -> set[str]:
+    import boto3
+
+    keys = {"aws_access_key_id": "mlflow", "aws_secret_access_key": SECRETS["S3_SECRET_KEY"]}
+    store = boto3.client("s3", endpoint_url=s3, region_name="us-east-1", **keys)
+    return {row["Key"] for row in store.list_objects_v2(Bucket="mlflow").get("Contents", [])}
+
+
+@slow
+@NEEDS_POSTGRES
+def test_a_stage_reports_to_the_server_and_strangers_cannot(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = settings(
+        MLFLOW_BACKEND_STORE_URI=f"{site.database}/mlflow",
+        MLFLOW_S3_ENDPOINT_URL=site.s3,
+        HOST="127.0.0.1",
+        PORT=str(free_port()),
+    )
+    with server(at) as address:
+        search = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
+        assert requests.get(search, timeout=30).status_code == 401
+        login = ("admin", SECRETS["MLFLOW_PASSWORD"])
+        assert requests.get(search, auth=login, timeout=30).ok
+        assert requests.get(search, auth=login, headers={"Host": "evil.example"}, timeout=30).status_code == 403
+        password = {"MLFLOW_TRACKING_USERNAME": login[0], "MLFLOW_TRACKING_PASSWORD": login[1]}
+        client = client_of(address, monkeypatch)
+        client.search_experiments()  # its first answers take seconds, for which a short stage would not wait
+        for _ in range(4):  # on a loaded machine the server takes longer than the stage waits for it
+            (site.project / "mlruns/.unreachable").unlink(missing_ok=True)
+            done = dvc(site.project, "repro", "-f", "-s", "fetch", MLFLOW_TRACKING_URI=address, **password)
+            assert done.returncode == 0, done.stderr
+            if "tracking" not in done.stderr:
+                break
+        run = next(
+            run for run, (name, status, *_) in runs_of(client).items() if (name, status) == ("fetch", "FINISHED")
+        )
+        assert client.get_run(run).data.params["fetch.source"] == "synthetic", done.stderr
+        client.log_text(run, "an answer", "answers.txt")
+        assert f"artifacts/1/{run}/artifacts/answers.txt" in objects(site.s3)
+        colleague = {"username": "ada", "password": "at least twelve characters"}
+        assert requests.post(f"{address}/api/2.0/mlflow/users/create", json=colleague, auth=login, timeout=30).ok
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", colleague["username"])
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", colleague["password"])
+        MlflowClient(address).set_tag(run, "read_by", "ada")
+        with pytest.raises(MlflowException, match="Permission denied"):
+            MlflowClient(address).delete_experiment("1")
+        client_of(address, monkeypatch)
+    with server(at) as address:  # what is there is kept, the first user too
+        assert runs_of(MlflowClient(address))[run][-1]["read_by"] == "ada"
+
+
+@slow
+@NEEDS_POSTGRES
+def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = site.project / "mlruns/mlflow.db"
+    local = MlflowClient(f"sqlite:///{file}")
+    before = runs_of(local)
+    assert {name for name, *_ in before.values()} == {"check", "fetch"}
+    run = next(iter(before))
+    local.log_text(run, "an answer", "answers.txt")
+    before = runs_of(local)
+    at = settings(
+        MLFLOW_BACKEND_STORE_URI=f"{site.database}/moved",
+        MLFLOW_ARTIFACTS_DESTINATION="s3://mlflow/moved",
+        MLFLOW_S3_ENDPOINT_URL=site.s3,
+        HOST="127.0.0.1",
+        PORT=str(free_port()),
+    )
+    done = script("mlflow_migrate.py", str(file), **at)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with server(at) as address:
+        client = client_of(address, monkeypatch)
+        assert runs_of(client) == before
+        assert client.get_experiment_by_name("epsilon-dpo").artifact_location == "mlflow-artifacts:/1"
+        assert Path(client.download_artifacts(run, "answers.txt")).read_text() == "an answer"
+        added = client.create_run("1").info.run_id
+        client.log_metric(added, "after", 1.0)
+        assert client.create_experiment("another") == "2"
+    assert f"moved/1/{run}/artifacts/answers.txt" in objects(site.s3)
+    again = script("mlflow_migrate.py", str(file), **at)
+    assert again.returncode == 1 and "holds runs already" in again.stderr
+    assert runs_of(MlflowClient(f"sqlite:///{file}")) == before, "the file is only read"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"MLFLOW_FLASK_SERVER_SECRET_KEY": ""}, "not set: MLFLOW_FLASK_SERVER_SECRET_KEY"),
+        ({"MLFLOW_BACKEND_STORE_URI": "postgresql://mlflow@postgres/mlflow"}, "write postgresql+psycopg2://"),
+        ({"MLFLOW_ARTIFACTS_DESTINATION": "/a/folder"}, "is not of the form s3://BUCKET/FOLDER"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(changes: dict[str, str], said: str) -> None:
+    done = script("mlflow_server.py", **settings(**changes))
+    assert done.returncode == 1 and done.stderr.startswith("ERROR: ") and said in done.stderr
+
+
+def test_the_pipeline_of_compose_reports_to_its_server_with_the_login_it_makes() -> None:
+    pipeline, mlflow = SERVICES["pipeline"], SERVICES["mlflow"]
+    assert pipeline["image"] == mlflow["image"] and pipeline["build"] == mlflow["build"]
+    assert pipeline["environment"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert pipeline["environment"]["MLFLOW_TRACKING_PASSWORD"] in "${MLFLOW_PASSWORD}"
+    assert settings()["ALLOWED_HOSTS"].split(",")[0] == "mlflow:*"
+    assert settings()["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql+psycopg2://")
