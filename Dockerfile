@@ -44,6 +44,7 @@ RUN apt-get update && \
     install -d -o app -g app /workspace
 COPY --from=build /opt/venv /opt/venv
 COPY docker/mlflow_server.py docker/mlflow_migrate.py /opt/server/
+COPY docker/entry.sh /opt/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -62,6 +63,6 @@ COPY --chown=app:app src ./src
 USER app
 # DVC wants a repository; the image carries none of the history.
 RUN git init -q .
-# tini hands a `docker stop` on to the whole process group, or the training would outlive DVC.
-ENTRYPOINT ["/usr/bin/tini", "-g", "--"]
+# tini hands a `docker stop` on to the whole process group, or the training would outlive DVC; entry.sh waits for MLflow's run.
+ENTRYPOINT ["/usr/bin/tini", "-g", "--", "sh", "/opt/entry.sh"]
 CMD ["dvc", "repro"]

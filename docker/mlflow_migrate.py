@@ -2,13 +2,19 @@
 
 `python docker/mlflow_migrate.py mlruns/mlflow.db`, with the environment of mlflow_server.py and that server stopped
 (its database has to be there and empty but for users). Rows keep their ids, so links hold; the file is only read. The
-rows come over in one transaction: a failure leaves the server's database as it was.
+rows come over in one transaction, which waits for the artifacts: a failure leaves the server's database as it was.
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow_server import make_bucket, refusal, upgrade
 from sqlalchemy import (
     Connection,
@@ -29,6 +35,15 @@ VERSION = "alembic_version"
 # What says where files are, by table.
 PLACES = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
 ROWS = 5000  # at a time
+FAILURES = (
+    OSError,
+    SQLAlchemyError,
+    BotoCoreError,
+    ClientError,
+    Boto3Error,
+    MlflowException,
+    subprocess.CalledProcessError,
+)
 
 
 class Refused(Exception):
@@ -68,8 +83,32 @@ def count_on(write: Connection, table: Table) -> None:
                 write.execute(text("select setval(:s, :last)"), {"s": sequence, "last": last})
 
 
-def copy_rows(file: Path, database: str) -> dict[str, str]:
-    """Everything but users; the folders of the experiments' artifacts as the file has them, by id.
+def moved_places(write: Connection, target: MetaData) -> dict[str, str]:
+    """Where the artifacts of each experiment with runs were, by its id; the rows now say that the server has them."""
+    experiments, runs = target.tables["experiments"], target.tables["runs"]
+    found = write.execute(select(experiments.c.experiment_id, experiments.c.artifact_location)).all()
+    used = set(write.execute(select(runs.c.experiment_id)).scalars())
+    for experiment, folder in found:
+        for name, column in PLACES.items():
+            table = target.tables[name]
+            place = table.c[column]
+            moved = func.concat(f"mlflow-artifacts:/{experiment}", func.substr(place, len(folder) + 1))
+            below = place.startswith(folder, autoescape=True)
+            write.execute(update(table).where(table.c.experiment_id == experiment, below).values({column: moved}))
+    return {str(experiment): folder for experiment, folder in found if experiment in used}
+
+
+def copy_files(folders: dict[str, str], destination: str) -> None:
+    """The artifacts of each experiment, to where the server looks for them."""
+    for experiment, folder in folders.items():
+        if (here := Path(local_file_uri_to_path(folder))).is_dir():
+            get_artifact_repository(f"{destination}/{experiment}").log_artifacts(str(here))
+        else:
+            print(f"experiment {experiment} has no artifacts in {folder} on this machine; its rows come over alone.")
+
+
+def move(file: Path, database: str, destination: str) -> None:
+    """Everything but users.
 
     Raises:
         Refused: the two are not of one version of MLflow, or the target holds runs.
@@ -93,19 +132,7 @@ def copy_rows(file: Path, database: str) -> dict[str, str]:
         for table in shared:
             copy_table(source.tables[table.name], table, read, write)
             count_on(write, table)
-        experiments = target.tables["experiments"]
-        folders = {
-            str(row.experiment_id): row.artifact_location
-            for row in write.execute(select(experiments.c.experiment_id, experiments.c.artifact_location))
-        }
-        for experiment, folder in folders.items():
-            for name, column in PLACES.items():
-                place = target.tables[name].c[column]
-                moved = func.concat(f"mlflow-artifacts:/{experiment}", func.substr(place, len(folder) + 1))
-                write.execute(
-                    update(target.tables[name]).where(place.startswith(folder, autoescape=True)).values({column: moved})
-                )
-    return folders
+        copy_files(moved_places(write, target), destination)
 
 
 def main(arguments: list[str]) -> None:
@@ -117,21 +144,14 @@ def main(arguments: list[str]) -> None:
     if not file.is_file():
         sys.exit(f"ERROR: {file} is not there.")
     database, destination = os.environ["MLFLOW_BACKEND_STORE_URI"], os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
-    upgrade(database)
     try:
-        folders = copy_rows(file, database)
+        make_bucket(destination, os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
+        upgrade(database)
+        move(file, database, destination)
     except Refused as error:
         sys.exit(f"ERROR: {error}")
-    except SQLAlchemyError as error:
+    except FAILURES as error:
         sys.exit(f"ERROR: nothing was moved: {error}")
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    make_bucket(destination, os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
-    for experiment, folder in folders.items():
-        if Path(folder).is_dir():
-            get_artifact_repository(f"{destination}/{experiment}").log_artifacts(folder)
-        else:
-            print(f"experiment {experiment} has no artifacts in {folder} on this machine; its rows came over alone.")
     print(f"The rows and artifacts of {file} are on the server.")
 
 

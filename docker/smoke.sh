@@ -36,10 +36,10 @@ args=()
 [ -n "${NO_CACHE:-}" ] && args+=(--no-cache)
 
 with_buildah() {
-  if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null || ! command -v ip >/dev/null; then
+  if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null || ! command -v ip >/dev/null || ! command -v pgrep >/dev/null; then
     step "install buildah and mmdebstrap"
     quietly apt-get update -qq
-    quietly env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends buildah crun mmdebstrap iproute2
+    quietly env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends buildah crun mmdebstrap iproute2 procps
   fi
   if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     step "make a Debian root that stands in for $base"
@@ -63,7 +63,7 @@ elif [ -z "${IMAGE:-}" ]; then
 fi
 
 # run: from the beginning or, after halt, again, to its end; it prints to $work/run. reached REGEX: whether such a path is there.
-inside='test "$(id -u)" != 0; echo $PPID >/tmp/entry.pid; exec sh /ci/pipeline.sh'
+inside='test "$(id -u)" != 0; exec sh /ci/pipeline.sh'
 if [ "$engine" = docker ]; then
   container=$(docker create --network none --env HF_HUB_OFFLINE=1 --volume "$PWD/docker:/ci:ro" "$image" sh -ec "$inside")
   run() { docker start --attach "$container" >>"$work/run" 2>&1; }
@@ -72,12 +72,16 @@ if [ "$engine" = docker ]; then
 else
   container=$(buildah from --pull=never "$image")
   root=$(buildah mount "$container")
-  # Its entry point by name, because buildah leaves it out; what `docker stop` does to it is a SIGTERM.
+  # The image's entry point by name, because buildah leaves it out, and in a PID namespace as Docker makes one: processes of the
+  # second start are numbered as those of the first, and all end with the first one. A `docker stop` is a SIGTERM to tini.
+  entry=(/usr/bin/tini -g -- sh /opt/entry.sh)
   run() {
-    unshare --net bash -c 'ip link set lo up; exec buildah run --isolation chroot --env HF_HUB_OFFLINE=1 --volume "$PWD/docker:/ci:ro" "$1" -- "${@:2}"' \
-      _ "$container" /usr/bin/tini -s -g -- sh -ec "$inside" >>"$work/run" 2>&1
+    unshare --net --pid --fork --mount-proc --kill-child bash -c \
+      'ip link set lo up; buildah run --isolation chroot --env HF_HUB_OFFLINE=1 --volume "$PWD/docker:/ci:ro" "$1" -- "${@:2}"' \
+      _ "$container" "${entry[@]}" sh -ec "$inside" >>"$work/run" 2>&1
   }
-  halt() { kill -TERM "$(cat "$root/tmp/entry.pid")"; }
+  below() { for child in $(pgrep -P "$1"); do echo "$child"; below "$child"; done; }
+  halt() { for process in $(below $running); do if [ "$(cat "/proc/$process/comm")" = tini ]; then kill -TERM "$process"; fi; done; }
   reached() { find "$root/workspace/scratch" "$root/workspace/out" 2>/dev/null | grep -E "/workspace/$1\$" >/dev/null; }
 fi
 failed() { tail -c 6000 "$work/run"; echo "failed: $*"; exit 1; }

@@ -170,6 +170,10 @@ def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pyt
         HOST="127.0.0.1",
         PORT=str(free_port()),
     )
+    (broken := site.project / "mlruns/artifacts/broken").symlink_to("nowhere")
+    failed = script("mlflow_migrate.py", str(file), **at)
+    broken.unlink()
+    assert failed.returncode == 1 and "ERROR: nothing was moved: " in failed.stderr, failed.stderr
     done = script("mlflow_migrate.py", str(file), **at)
     assert done.returncode == 0, done.stdout + done.stderr
     with server(at) as address:
