@@ -4,7 +4,10 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -152,3 +155,29 @@ def test_an_edit_that_runs_more_or_less_ends_the_script(edits: ModuleType) -> No
     edits.expect("an edit", {"check"}, {"check"}, 0.0)
     with pytest.raises(SystemExit, match=r"ran beside those expected: \['sft'\]; did not run: \['report'\]"):
         edits.expect("an edit", {"check", "sft"}, {"check", "report"}, 0.0)
+
+
+def test_a_stopped_container_waits_for_the_writer_of_mlflows_run(tmp_path: Path) -> None:
+    """By a stop of the whole group, as tini makes one; the writer is in a session of its own, as ours is."""
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (lock := tmp_path / ".dvc/tmp/rwlock").write_text("{}")
+    (tmp_path / "mlflow_writer.py").write_text("import time; time.sleep(5); open('closed', 'w').close()")
+    (tmp_path / "run.sh").write_text(f"setsid {sys.executable} mlflow_writer.py & sleep 1; touch begun; sleep 60")
+    entry = ["sh", str(ROOT / "docker/entry.sh"), "sh", "run.sh"]
+    process = subprocess.Popen(entry, cwd=tmp_path, start_new_session=True)
+    try:
+        for _ in range(600):
+            if (tmp_path / "begun").exists():
+                break
+            time.sleep(0.1)
+        assert not lock.exists(), "the processes that it names are those of another container"
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert (tmp_path / "closed").exists()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_entry_point_hands_on_how_its_command_ended(tmp_path: Path) -> None:
+    assert script(tmp_path, "sh", str(ROOT / "docker/entry.sh"), "sh", "-c", "exit 7").returncode == 7
