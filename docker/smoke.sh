@@ -81,7 +81,7 @@ else
       _ "$container" "${entry[@]}" sh -ec "$inside" >>"$work/run" 2>&1
   }
   below() { for child in $(pgrep -P "$1"); do echo "$child"; below "$child"; done; }
-  halt() { for process in $(below $running); do if [ "$(cat "/proc/$process/comm")" = tini ]; then kill -TERM "$process"; fi; done; }
+  halt() { for process in $(below $running); do if [ "$(cat "/proc/$process/comm" 2>/dev/null)" = tini ]; then kill -TERM "$process"; fi; done; }
   reached() { find "$root/workspace/scratch" "$root/workspace/out" 2>/dev/null | grep -E "/workspace/$1\$" >/dev/null; }
 fi
 failed() { tail -c 6000 "$work/run"; echo "failed: $*"; exit 1; }
