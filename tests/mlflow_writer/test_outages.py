@@ -107,7 +107,7 @@ def assert_whole(server: Server, name: str, steps: int = STEPS) -> None:
     (run,) = runs(server)[name]
     assert run.info.status == "FINISHED" and run.data.tags["policy_sha256"] == name
     client = MlflowClient(server.uri)
-    points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "loss")]
+    points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "1_train/loss")]
     assert sorted(points) == [(step, 1.0 / step) for step in range(1, steps + 1)]
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"inputs.json", "metrics.json"} <= artifacts

@@ -52,7 +52,7 @@ class Outbox:
         self.waiting: deque[Message] = deque()
         self.record: Rows | None = None
         self.over = False
-        self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._ended = False
         self._known_out = is_out(uri)  # and said by another stage
         self._failed_at = time.monotonic() if self._known_out else float("-inf")
@@ -77,7 +77,7 @@ class Outbox:
         while not self._inbox.empty():
             self._accept(self._inbox.get())
         execution = self.opening.get("execution")
-        left = bool(self.waiting) and self.opening.get("fingerprint") is not None
+        left = bool(self.waiting) and self._has_run()
         done = left and pending.keep(self.opening, self.waiting, self.uri)
         if execution and not done:
             pending.forget(execution)
@@ -87,19 +87,27 @@ class Outbox:
 
     def _read(self, lines: Iterator[str]) -> None:
         for line in lines:
-            self._inbox.put(line)
+            message = json.loads(line)
+            if message["kind"] == "open":  # as early as it can be: what is kept of this stage needs it, too
+                pid = message.pop("pid")
+                message["environment"] = environment(Path.cwd()) | made_by(pid)
+                self._resources = Resources(pid, message["at"])
+                if message["fingerprint"] is not None:
+                    threading.Thread(target=self._sample, daemon=True).start()
+            elif message["kind"] == "metrics" and message["step"] and self._resources is not None:
+                message["resources"] = self._resources.of_row(message["metrics"], message["at"])
+            self._inbox.put(message)
         self._inbox.put(None)
 
-    def _sample(self, resources: Resources) -> None:
+    def _sample(self) -> None:
         """As long as the stage lives."""
         number = 0
-        while True:
+        while self._resources is not None:
             time.sleep(SAMPLE_S)
             number += 1
-            if not (found := resources.sample()):
+            if not (found := self._resources.sample()):
                 return
-            message = {"kind": "metrics", "metrics": {}, "step": number, "at": now(), "resources": found}
-            self._inbox.put(json.dumps(message))
+            self._inbox.put({"kind": "metrics", "metrics": {}, "step": number, "at": now(), "resources": found})
 
     def _take(self) -> None:
         """At least one message, or until the next try is due; and all that are there."""
@@ -111,27 +119,19 @@ class Outbox:
         while not self._inbox.empty():
             self._accept(self._inbox.get())
 
-    def _accept(self, line: str | None) -> None:
-        if line is None:
+    def _accept(self, message: Message | None) -> None:
+        if message is None:
             self._ended = True
-            has_run = self.opening.get("fingerprint") is not None
-            if has_run and not self._closed:
+            if self._has_run() and not self._closed:
                 self.waiting.append({"kind": "close", "status": "KILLED", "at": now()})
-            return
-        message = json.loads(line)
-        if message["kind"] == "open":
-            message.pop("kind")
-            pid = message.pop("pid")
-            self._resources = Resources(pid, message["at"])
-            self.opening = message | {"environment": environment(Path.cwd()) | made_by(pid)}
-            if message["fingerprint"] is not None:
-                threading.Thread(target=self._sample, args=(self._resources,), daemon=True).start()
-        elif not self._closed and not (self.over and self.opening["fingerprint"] is None):
-            if message["kind"] == "metrics" and message["metrics"] and message["step"]:
-                assert self._resources is not None
-                message["resources"] = self._resources.of_row(message["metrics"], message["at"])
+        elif message["kind"] == "open":
+            self.opening = {name: value for name, value in message.items() if name != "kind"}
+        elif not (self._closed or (self.over and not self._has_run())):
             self.waiting.append(message)
-            self._closed |= message["kind"] == "close"
+            self._closed = message["kind"] == "close"
+
+    def _has_run(self) -> bool:
+        return self.opening.get("fingerprint") is not None
 
     def _is_due(self) -> bool:
         if self.over or not self.opening or (self.record is not None and not self.waiting):
@@ -194,14 +194,14 @@ class Outbox:
         kind = failure(error, self.uri)
         self._failed_at = time.monotonic()
         self.over = kind is not Failure.OUTAGE
-        name, has_run = self.opening["name"], self.opening["fingerprint"] is not None
+        name = self.opening["name"]
         if kind in self._said or (kind is Failure.OUTAGE and self._known_out):
             return
         self._said.add(kind)
         waits = "what is missing waits in mlruns/pending for a stage that reaches the server"
         if kind is Failure.OUTAGE:
             noted = f"; the next {OUTAGE_S / 60:.0f} min say no more of it" if note_outage(self.uri) else ""
-            end = f", and {waits}{noted}" if has_run else f", which is not repeated{noted}"
+            end = f", and {waits}{noted}" if self._has_run() else f", which is not repeated{noted}"
             say(f"no MLflow record of {name} for now ({in_short(error)}); the stage goes on{end}.")
         elif kind is Failure.LOGIN:
             login = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"

@@ -13,10 +13,10 @@ from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
 from epsilon_dpo.mlflow_writer.environment import environment as surroundings
 from epsilon_dpo.mlflow_writer.identity import identity, report_mark
+from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve, named
 from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.server import say
 from epsilon_dpo.mlflow_writer.store import open_store
-from epsilon_dpo.mlflow_writer.view import CURVE
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
@@ -41,7 +41,7 @@ class Rows:
         """On the row of the policy, if the store has it; else the report makes the row."""
         row = self._align_row(run, policy_sha256)
         if row:
-            self._log(row, _metrics(metrics, 0, at))
+            self._log(row, as_metrics(metrics, 0, at))
 
     def compared(self, policies: list[Policy]) -> None:
         mark = report_mark()
@@ -54,7 +54,7 @@ class Rows:
             known = data.metrics  # marking twice must not make a history of equal values
             self._log(
                 row,
-                [metric for metric in _metrics(policy["metrics"], 0, now()) if known.get(metric.key) != metric.value],
+                [metric for metric in as_metrics(policy["metrics"], 0, now()) if known.get(metric.key) != metric.value],
             )
             if TABLE_TAG not in data.tags and self.store.takes_artifacts and (answers := table(policy["run"])):
                 self.client.log_dict(row, answers, TABLE)
@@ -127,10 +127,10 @@ class Rows:
         tags |= {"mlflow.note.content": REBUILT + note(name, policy["params"])}
         run_id = self._create(name, identity(name, policy["params"]) | tags, now())
         self._log_params(run_id, policy["params"])
-        self._log(run_id, [metric for row in policy["curve"] for metric in _curve(row, now())])
+        self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
         evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
         if evaluation:  # after the last step; `compared` then finds these values known
-            self._log(run_id, _metrics(evaluation, int(policy["metrics"]["steps"]), now()))
+            self._log(run_id, as_metrics(evaluation, int(policy["metrics"]["steps"]), now()))
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
@@ -175,8 +175,8 @@ class Record(Rows):
             [
                 metric
                 for row in rows
-                for metrics in (_named(row["metrics"], row["step"]), row.get("resources", {}))
-                for metric in _metrics(metrics, row["step"], row["at"])
+                for metrics in (named(row["metrics"], row["step"]), row.get("resources", {}))
+                for metric in as_metrics(metrics, row["step"], row["at"])
             ],
         )
 
@@ -239,23 +239,3 @@ def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _named(metrics: dict[str, Any], step: int) -> dict[str, Any]:
-    """The page sorts groups by name: the curves of a training come before what is one number."""
-    return {f"{CURVE}{name}": value for name, value in metrics.items()} if step else metrics
-
-
-def _curve(row: dict[str, Any], at: int) -> list[Metric]:
-    """A row of metrics.jsonl."""
-    step = int(row["step"])
-    return _metrics(_named({name: value for name, value in row.items() if name != "step"}, step), step, at)
-
-
-def _metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:
-    """The numeric values of `metrics`, names without the characters that MLflow refuses; `step` is no metric."""
-    return [
-        Metric(re.sub(r"[^\w/ .:-]", "_", name), float(value), at, step)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and name != "step"
-    ]

@@ -22,7 +22,8 @@ COLUMNS = (
     "metrics.`kl_fwd_rb`",
 )
 KL = "kl_fwd_rb"
-TRAINED = ("loss", "beta", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entropy")
+BETAS = ("eps/beta", "beta_dpo/beta", "ppo/beta")  # of the methods that change it
+TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entropy")
 SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
 LINK = "?viewStateShareKey={key}&workflowType=machine_learning"
 NOTE = f"""One run per stage execution. The rows `align@…` carry win rate and KL of the policy that they made, with
@@ -81,8 +82,8 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
         "groupsExpanded": {},
         "useGroupedValuesInCharts": averaged,
         "compareRunSections": [
-            _section("truth", "By the true preference, where the data have one"),
-            _section("judged", "By the judge"),
+            _section("truth", "True preference"),
+            _section("judged", "Judge"),
             _section("training", "Training"),
             _section("speed", "Speed and memory"),
         ],
@@ -91,16 +92,16 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
             *_interval("true", "truth", "true_win_rate/sft"),
             _scatter("kl", "judged", "win_rate/sft"),
             *_interval("judged", "judged", "win_rate/sft"),
-            _bar("chosen", "judged", "win_rate/chosen"),
-            *(_line(f"train-{name}", "training", f"{CURVE}{name}") for name in TRAINED),
-            *(_line(f"speed-{name}", "speed", f"2_speed/{name}") for name in SPEED),
+            _line("beta", "training", *(f"{CURVE}{name}" for name in BETAS)),
+            *(_line(name, "training", f"{CURVE}{name}") for name in TRAINED),
+            *(_line(name, "speed", f"2_speed/{name}") for name in SPEED),
         ],
     }
 
 
 def _section(key: str, name: str) -> dict[str, Any]:
     shown = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-    return {"uuid": key, "name": name, "columns": 3, "cardHeight": 320, **shown}
+    return {"uuid": key, "name": name, "columns": 2, "cardHeight": 340, **shown}
 
 
 def _card(key: str, section: str, kind: str, **content: Any) -> dict[str, Any]:
@@ -117,12 +118,17 @@ def _bar(key: str, section: str, metric: str) -> dict[str, Any]:
 
 
 def _interval(key: str, section: str, rate: str) -> list[dict[str, Any]]:
-    """The page draws no error bars: the rate between its interval's ends, as three charts of bars."""
-    return [_bar(f"{key}{end}", section, f"{rate}{end}") for end in ("_low", "", "_high")]
+    """The page draws no error bars: the rate and its interval's ends, as three charts of bars."""
+    return [_bar(f"{key}{end}", section, f"{rate}{end}") for end in ("", "_low", "_high")]
 
 
-def _line(key: str, section: str, metric: str) -> dict[str, Any]:
+def _line(key: str, section: str, *metrics: str) -> dict[str, Any]:
     axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "selectedXAxisMetricKey": "", "scaleType": "linear"}
-    values = {"metricKey": metric, "selectedMetricKeys": [metric], "yAxisKey": "metric", "yAxisExpressions": []}
+    values = {
+        "metricKey": metrics[0],
+        "selectedMetricKeys": list(metrics),
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+    }
     drawn = {"lineSmoothness": 0, "range": {}, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True}
     return _card(key, section, "LINE", runsCountToCompare=20, **axes, **values, **drawn)

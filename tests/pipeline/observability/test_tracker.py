@@ -324,14 +324,14 @@ def test_a_child_that_hangs_is_given_up(
 ) -> None:
     """Whatever it hangs on: here another process holds the lock of the store."""
     (fresh / "mlruns").mkdir()
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 5.0)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 10.0)
     with FileLock(fresh / "mlruns/.lock"):
         with stage() as tracker:
             process = tracker._process
         assert process is not None and process.poll() is not None
     said = capfd.readouterr().err
     waits = "and waits in mlruns/pending for a later stage"
-    assert said == f"tracking: the MLflow run of align@dpo was not written within 5 s {waits}; the stage goes on.\n"
+    assert said == f"tracking: the MLflow run of align@dpo was not written within 10 s {waits}; the stage goes on.\n"
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
     with stage("kl@after"):
         pass
