@@ -8,13 +8,14 @@ TABLE = "answers.json"
 TABLE_TAG = "mlflow.loggedArtifacts"  # by which the page finds tables
 COLUMNS = ("prompt", "answer", "against chosen", "against sft", "truth against sft")
 PROMPTS, CHARACTERS = 100, 1000
-WON, TIED = 1.0, 0.5
+WON, TIED, UNKNOWN = 1.0, 0.5, "—"
 
 
 def table(run: str, out: Path = Path("out")) -> dict[str, Any] | None:
     """The first PROMPTS answers of `run` in pandas' form `split`, which the page reads; None: they are not there.
 
-    The same prompts in the same order for every run: the page puts equal ones into one row.
+    The same prompts in the same order for every run: the page puts equal ones into one row. It shows one column of each
+    run, so the verdicts stand below the answer, too.
     """
     try:
         samples = _rows(out / "sample" / run / "samples.jsonl")
@@ -25,15 +26,13 @@ def table(run: str, out: Path = Path("out")) -> dict[str, Any] | None:
     data = []
     for sample in samples[:PROMPTS]:
         said = {opponent: verdicts.get((sample["id"], opponent), {}) for opponent in ("chosen", "sft")}
-        data.append(
-            [
-                "\n".join(turn["content"] for turn in sample["prompt"])[:CHARACTERS],
-                sample["response"][:CHARACTERS],
-                _verdict(said["chosen"].get("win")),
-                _verdict(said["sft"].get("win")),
-                _verdict(said["sft"].get("true_win")),
-            ]
+        chosen, sft, truth = (
+            _verdict(said[opponent].get(win))
+            for opponent, win in (("chosen", "win"), ("sft", "win"), ("sft", "true_win"))
         )
+        verdict = f"[judge: {chosen} against chosen, {sft} against SFT{f'; truth: {truth}' * (truth != UNKNOWN)}]"
+        prompt = "\n".join(turn["content"] for turn in sample["prompt"])[:CHARACTERS]
+        data.append([prompt, f"{sample['response'][:CHARACTERS]}\n\n{verdict}", chosen, sft, truth])
     return {"columns": list(COLUMNS), "data": data}
 
 
@@ -43,7 +42,7 @@ def table_tag() -> str:
 
 def _verdict(win: float | None) -> str:
     if win is None:
-        return "—"
+        return UNKNOWN
     return "won" if win == WON else "tied" if win == TIED else "lost"
 
 

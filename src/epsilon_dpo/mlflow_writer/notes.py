@@ -29,6 +29,6 @@ def _described(stage: str) -> str:
     """What dvc.yaml says of it; it may be broken by now, or the stage another project's."""
     try:
         stages = yaml.load(DVC_FILE.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
-        return str(stages[stage]["desc"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return str(stages[stage].get("do", stages[stage])["desc"])  # `do`: of a stage that is run for each run
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return "a stage of the pipeline"

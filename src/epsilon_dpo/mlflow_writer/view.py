@@ -70,7 +70,7 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
         "datasetsFilter": [],
         "selectedColumns": list(COLUMNS),
         "columnOrder": list(COLUMNS),
-        "columnWidths": {},
+        "columnWidths": dict.fromkeys(COLUMNS, 150),
         "runsHiddenMode": "FIRST_20_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
