@@ -1,6 +1,8 @@
 """By which tags a run is found: stage, run, method, `dvc repro`, experiment, report."""
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,13 @@ def report_mark() -> str:
     workspace = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     apart = (workspace / ".dvc" / "tmp") in Path.cwd().resolve().parents
     return f"{IN_REPORT}.{name}" if name and apart else IN_REPORT
+
+
+def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
+    for key, value in params.items():
+        key = re.sub(r"^runs\.\w+$", "run", key)
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

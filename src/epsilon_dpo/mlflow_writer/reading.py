@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
-from epsilon_dpo.mlflow_writer.record import flat
+from epsilon_dpo.mlflow_writer.identity import flat
 from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address
 from epsilon_dpo.pipeline.stage.files import Json
 

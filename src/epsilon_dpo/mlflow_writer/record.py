@@ -1,8 +1,7 @@
 """One MLflow run, written as a stage goes."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
 from epsilon_dpo.mlflow_writer.environment import environment as surroundings
-from epsilon_dpo.mlflow_writer.identity import identity, report_mark
+from epsilon_dpo.mlflow_writer.identity import flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve, named
 from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.server import say
@@ -37,13 +36,15 @@ class Rows:
         self.store = open_store()
         self.client = self.store.client
 
-    def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> None:
-        """On the row of the policy, if the store has it; else the report makes the row."""
+    def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
+        """On the row of the policy, if the store has it; else the report makes the row. Returns its id."""
         row = self._align_row(run, policy_sha256)
         if row:
             self._log(row, as_metrics(metrics, 0, at))
+        return row
 
-    def compared(self, policies: list[Policy]) -> None:
+    def compared(self, policies: list[Policy]) -> dict[str, Policy]:
+        """Mark the rows of `policies` and complete them, by their id."""
         mark = report_mark()
         rows = {
             self._align_row(policy["run"], policy["policy_sha256"]) or self._rebuilt(policy): policy
@@ -65,6 +66,7 @@ class Rows:
         for run_id in rows.keys() - marked:
             self.client.set_tag(run_id, mark, "true")
         note_marked(policies)
+        return rows
 
     def metric_rows(self, rows: list[dict[str, Any]]) -> None:
         """There is no run of its own."""
@@ -159,7 +161,8 @@ class Record(Rows):
         self.execution = execution
         tags = identity(name, params) | {"fingerprint": fingerprint, "project": pending.project()}
         tags |= surroundings(Path.cwd()) if environment is None else environment
-        tags |= {"mlflow.source.type": "LOCAL", "mlflow.note.content": note(name, params)}
+        self._note = note(name, params)
+        tags |= {"mlflow.source.type": "LOCAL", "mlflow.note.content": self._note}
         tags["mlflow.source.name"] = f"python -m stages.{name.replace('@', ' ')}"
         if execution:
             tags["execution"] = execution
@@ -167,6 +170,21 @@ class Record(Rows):
         self.run_id = known or self._create(name, tags, at)
         self._log_params(self.run_id, params)
         self._log_inputs(inputs)
+
+    def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
+        """As of Rows; this run names the one that made its policy, which may be of another day if DVC restored it."""
+        row = super().policy_metrics(run, policy_sha256, metrics, at)
+        if row:
+            self.client.set_tag(self.run_id, "policy_run", row)
+        return row
+
+    def compared(self, policies: list[Policy]) -> dict[str, Policy]:
+        """As of Rows; this run's description links to the rows."""
+        rows = super().compared(policies)
+        link = f"#/experiments/{self.store.experiment}/runs/"
+        links = ", ".join(f"[align@{policy['run']}]({link}{row})" for row, policy in rows.items())
+        self.client.set_tag(self.run_id, "mlflow.note.content", f"{self._note}\n\nIt compares {links}.")
+        return rows
 
     def metric_rows(self, rows: list[dict[str, Any]]) -> None:
         """Messages `metrics`: {"metrics": …, "step": …, "at": …} and, of a training, `resources`."""
@@ -229,13 +247,3 @@ class Record(Rows):
             self.client.log_inputs(self.run_id, datasets)
         if self.store.takes_artifacts:
             self.client.log_dict(self.run_id, inputs, "inputs.json")
-
-
-def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
-    for key, value in params.items():
-        key = re.sub(r"^runs\.\w+$", "run", key)
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -9,19 +9,21 @@ MADE_MS = 1_790_000_000_000  # the menu wants a time; one that moved would be a 
 CURVE = "1_train/"  # what a training logs per step: the page sorts its groups by name
 SHARED_VIEW = "mlflow.sharedViewState."
 FILTER = "tags.in_report = 'true'"
-# The truth first, every rate with its interval: a column of rates alone is read as an order that they do not give.
+# KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
+# rates alone is read as an order that they do not give.
 COLUMNS = (
     "tags.`method`",
     "params.`run.beta`",
+    "metrics.`kl_fwd_rb`",
     "metrics.`true_win_rate/sft`",
     "metrics.`true_win_rate/sft_low`",
     "metrics.`true_win_rate/sft_high`",
     "metrics.`win_rate/sft`",
     "metrics.`win_rate/sft_low`",
     "metrics.`win_rate/sft_high`",
-    "metrics.`kl_fwd_rb`",
 )
 KL = "kl_fwd_rb"
+MOST_RUNS = 100  # in one chart
 BETAS = ("eps/beta", "beta_dpo/beta", "ppo/beta")  # of the methods that change it
 TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entropy")
 SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
@@ -70,8 +72,8 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
         "datasetsFilter": [],
         "selectedColumns": list(COLUMNS),
         "columnOrder": list(COLUMNS),
-        "columnWidths": dict.fromkeys(COLUMNS, 150),
-        "runsHiddenMode": "FIRST_20_RUNS",
+        "columnWidths": {column: 100 + 55 * ("rate" in column) for column in COLUMNS},
+        "runsHiddenMode": "SHOW_ALL" if groups else "FIRST_20_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,  # else the page sorts the sections by name
@@ -110,11 +112,11 @@ def _card(key: str, section: str, kind: str, **content: Any) -> dict[str, Any]:
 
 def _scatter(key: str, section: str, rate: str) -> dict[str, Any]:
     axes = {"xaxis": {"key": KL, "type": "METRIC"}, "yaxis": {"key": rate, "type": "METRIC"}}
-    return _card(key, section, "SCATTER", runsCountToCompare=100, **axes)
+    return _card(key, section, "SCATTER", runsCountToCompare=MOST_RUNS, **axes)
 
 
 def _bar(key: str, section: str, metric: str) -> dict[str, Any]:
-    return _card(key, section, "BAR", metricKey=metric, runsCountToCompare=20)
+    return _card(key, section, "BAR", metricKey=metric, runsCountToCompare=MOST_RUNS)
 
 
 def _interval(key: str, section: str, rate: str) -> list[dict[str, Any]]:
@@ -131,4 +133,4 @@ def _line(key: str, section: str, *metrics: str) -> dict[str, Any]:
         "yAxisExpressions": [],
     }
     drawn = {"lineSmoothness": 0, "range": {}, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True}
-    return _card(key, section, "LINE", runsCountToCompare=20, **axes, **values, **drawn)
+    return _card(key, section, "LINE", runsCountToCompare=MOST_RUNS, **axes, **values, **drawn)
