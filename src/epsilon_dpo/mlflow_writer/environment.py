@@ -17,8 +17,12 @@ ROUNDING = ("processor", "processor.features", "processor.variables")
 VECTORS = ("avx", "fma", "amx", "asimd", "sve")  # the beginnings of their names in /proc/cpuinfo, x86's and ARM's
 
 
-def environment(root: Path) -> dict[str, str]:
-    """As tags. Versions are read from the packages' metadata, which imports nothing."""
+def environment(place: Path) -> dict[str, str]:
+    """As tags. Versions are read from the packages' metadata, which imports nothing.
+
+    Args:
+        place: a folder of the project that the stage runs in, which for an experiment in a copy is the copy.
+    """
     tags = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
@@ -26,12 +30,12 @@ def environment(root: Path) -> dict[str, str]:
     }
     for library in LIBRARIES:
         tags[library] = importlib.metadata.version(library)
-    commit = _output(["git", "-C", str(root), "rev-parse", "HEAD"])
+    commit = output_of(["git", "-C", str(place), "rev-parse", "HEAD"])
     if commit:
-        changed = bool(_output(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"]))
+        changed = bool(output_of(["git", "-C", str(place), "status", "--porcelain", "--untracked-files=no"]))
         tags |= {"mlflow.source.git.commit": commit, "git.uncommitted_changes": str(changed).lower()}
     if shutil.which("nvidia-smi"):
-        tags["gpu"] = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).replace("\n", ", ")
+        tags["gpu"] = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).replace("\n", ", ")
     return tags
 
 
@@ -44,7 +48,7 @@ def _rounding() -> dict[str, str]:
             facts.setdefault(name.strip().lower(), value.strip())
     flags = facts.get("flags", facts.get("features", "")).split()
     if sys.platform == "darwin":
-        facts["model name"] = _output(["sysctl", "-n", "machdep.cpu.brand_string"])
+        facts["model name"] = output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
     return {
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "processor.features": " ".join(sorted(flag for flag in flags if flag.startswith(VECTORS))) or "unknown",
@@ -53,7 +57,7 @@ def _rounding() -> dict[str, str]:
     }
 
 
-def _output(command: list[str]) -> str:
+def output_of(command: list[str]) -> str:
     """What `command` prints, or nothing where it fails."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # `git status` must not write the index of somebody's commit
     try:

@@ -1,19 +1,21 @@
 """Finding the MLflow run of a stage's result again, without making a store or changing one."""
 
 import os
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
-from epsilon_dpo.mlflow_writer.record import flat
-from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE
+from epsilon_dpo.mlflow_writer.identity import flat
+from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address
 from epsilon_dpo.pipeline.stage.files import Json
 
-AT_ONCE = 500
+AT_ONCE = 50  # each brings all its metrics
 ENVIRONMENT = (
     *("python", "machine", *ROUNDING, "gpu", *LIBRARIES),
     *("mlflow.source.git.commit", "git.uncommitted_changes"),
@@ -38,36 +40,40 @@ def recorded_run(
     Raises:
         OSError, sqlalchemy.exc.SQLAlchemyError, MlflowException: the store cannot be read or reached.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root / 'mlruns' / 'mlflow.db'}"
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    local = not uri or uri.startswith(SQLITE)
+    named = Path(unquote(uri.removeprefix(SQLITE))) if uri else root / "mlruns" / "mlflow.db"
+    database = named.resolve()  # a relative address is one of the folder that the caller works in
+    if local and not database.is_file():
         return None
     with chdir(root):  # MLflow's own default for artifacts is a folder of the working one
-        client = MlflowClient(uri)
+        client = MlflowClient(address(database) if local else uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return None
-        runs = _runs(client, experiment.experiment_id, name)
-    wanted = {key: str(value) for key, value in flat(params)}
-    same = [run for run in runs if run.data.params == wanted]
-    for tag, value in (("policy_sha256", policy_sha256), ("fingerprint", fingerprint)):
-        if value and (known := [run for run in runs if run.data.tags.get(tag) == value]):
-            return _facts(known[0], tag)
-    return _facts(same[0], "params") if same else None
+        for tag, value in (("policy_sha256", policy_sha256), ("fingerprint", fingerprint)):
+            if value and (
+                known := next(_runs(client, experiment.experiment_id, name, f"tags.{tag} = '{value}'"), None)
+            ):
+                return _facts(known, tag)
+        wanted = {key: str(value) for key, value in flat(params)}
+        same = (run for run in _runs(client, experiment.experiment_id, name) if run.data.params == wanted)
+        run = next(same, None)
+    return _facts(run, "params") if run else None
 
 
-def _runs(client: MlflowClient, experiment: str, name: str) -> list[Run]:
+def _runs(client: MlflowClient, experiment: str, name: str, besides: str = "") -> Iterator[Run]:
     """The finished runs of this stage, newest first."""
     stage, _, run = name.partition("@")
-    asked = f"tags.stage = '{stage}' and attributes.status = 'FINISHED'" + (f" and tags.run = '{run}'" if run else "")
-    found: list[Run] = []
-    token = None
-    while not found or token:
-        page = client.search_runs([experiment], asked, 1, AT_ONCE, ["attributes.start_time DESC"], token)
-        found += page
+    asked = [f"tags.stage = '{stage}'", "attributes.status = 'FINISHED'"]
+    asked += [f"tags.run = '{run}'"] * bool(run) + [besides] * bool(besides)
+    token, query = None, " and ".join(asked)
+    while True:
+        page = client.search_runs([experiment], query, 1, AT_ONCE, ["attributes.start_time DESC"], token)
+        yield from page
         token = page.token
-        if not page:
-            break
-    return found
+        if not token:
+            return
 
 
 def _facts(run: Run, known_by: str) -> Json:

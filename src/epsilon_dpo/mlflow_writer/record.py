@@ -1,23 +1,31 @@
 """One MLflow run, written as a stage goes."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from epsilon_dpo.mlflow_writer.environment import environment
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
+from epsilon_dpo.mlflow_writer.environment import environment as surroundings
+from epsilon_dpo.mlflow_writer.identity import flat, identity, report_mark
+from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve, named
 from epsilon_dpo.mlflow_writer.models import DATA, POLICY, Models, of_model
-from epsilon_dpo.mlflow_writer.store import open_store, root
+from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.server import say
+from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
+RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
 DIGEST_CHARACTERS = 32  # the store holds 36; all 64 are in inputs.json
 SMALL_FILES = {".json", ".jsonl", ".html", ".csv", ".png"}
 MAX_ARTIFACT_BYTES = 2_000_000
+MTIME_MS = 2000  # file systems round
+REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
 
 Policy = dict[str, Any]
 
@@ -30,38 +38,76 @@ class Rows:
         self.client = self.store.client
         self.models = Models(self.client, self.store.experiment)
 
-    def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any]) -> None:
-        """On the row of the policy, if the store has it; else the report makes the row."""
+    def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
+        """On the row of the policy, if the store has it; else the report makes the row. Returns its id."""
         row = self._align_row(run, policy_sha256)
         if row:
-            self._log(row, _metrics(metrics, 0, now()))
+            self._log(row, as_metrics(metrics, 0, at))
+        return row
 
-    def compared(self, policies: list[Policy]) -> None:
+    def compared(self, policies: list[Policy]) -> dict[str, Policy]:
+        """Mark the rows of `policies` and complete them, by their id."""
+        mark = report_mark()
         rows = {
             self._align_row(policy["run"], policy["policy_sha256"]) or self._rebuilt(policy): policy
             for policy in policies
         }
         for row, policy in rows.items():
             model, is_new = self.models.ensure(row, policy["run"], policy["policy_sha256"])
-            known = self.client.get_run(row).data.metrics  # marking twice must not make a history of equal values
-            final = _metrics(policy["metrics"], 0, now())
+            data = self.client.get_run(row).data
+            known = data.metrics  # marking twice must not make a history of equal values
+            final = as_metrics(policy["metrics"], 0, now())
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
             self._log(row, of_model(unknown, model if is_new else None, None))
-        for found in self.client.search_runs([self.store.experiment], "tags.stage = 'align'"):
-            in_report = str(found.info.run_id in rows).lower()
-            if found.data.tags.get("in_report") != in_report:
-                self.client.set_tag(found.info.run_id, "in_report", in_report)
+            if TABLE_TAG not in data.tags and self.store.takes_artifacts and (answers := table(policy["run"])):
+                self.client.log_dict(row, answers, TABLE)
+                self.client.set_tag(row, TABLE_TAG, table_tag())
+        marked = set(self._search(f"tags.stage = 'align' and tags.`{mark}` = 'true'"))
+        for run_id in marked - rows.keys():
+            self.client.set_tag(run_id, mark, "false")
+        for run_id in rows.keys() - marked:
+            self.client.set_tag(run_id, mark, "true")
         note_marked(policies)
+        return rows
 
-    def close(self, status: str) -> None:
-        """There is no run of its own to end."""
+    def metric_rows(self, rows: list[dict[str, Any]]) -> None:
+        """There is no run of its own."""
 
-    def _new_run(self, name: str, tags: dict[str, str], params: dict[str, Any], at: int) -> str:
+    def close(self, status: str, at: int | None = None) -> None:
+        """There is none to end."""
+
+    def close_dead(self) -> None:
+        """End the rows of this project whose process is gone: the machine went down, or both were killed."""
+        for run_id, execution in self._search(
+            f"attributes.status = 'RUNNING' and tags.project = '{pending.project()}'", "execution"
+        ).items():
+            if execution is None or pending.kept(execution).exists():
+                continue
+            with pending.claimed(execution) as free:
+                if free:
+                    self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
+                    self.client.set_terminated(run_id, "KILLED")
+                    pending.forget(execution)
+
+    def _search(self, query: str, tag: str = "") -> dict[str, str | None]:
+        """All runs that `query` finds, with the value of `tag`."""
+        found: dict[str, str | None] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self.store.experiment], query, max_results=RUNS_AT_ONCE, page_token=token)
+            found |= {run.info.run_id: run.data.tags.get(tag) for run in page}
+            token = page.token
+            if not token:
+                return found
+
+    def _create(self, name: str, tags: dict[str, str], at: int) -> str:
         run = self.client.create_run(self.store.experiment, run_name=name, tags=tags, start_time=at)
+        return str(run.info.run_id)
+
+    def _log_params(self, run_id: str, params: dict[str, Any]) -> None:
         entries = [Param(key, str(value)) for key, value in flat(params)]
         for start in range(0, len(entries), PARAMS_AT_ONCE):
-            self.client.log_batch(run.info.run_id, params=entries[start : start + PARAMS_AT_ONCE])
-        return str(run.info.run_id)
+            self.client.log_batch(run_id, params=entries[start : start + PARAMS_AT_ONCE])
 
     def _log(self, run_id: str, metrics: Iterable[Metric]) -> None:
         entries = list(metrics)
@@ -82,11 +128,13 @@ class Rows:
         """An align run from its outputs, marked as such: when and where it was computed is not known."""
         name = f"align@{policy['run']}"
         tags = {"policy_sha256": policy["policy_sha256"], "rebuilt": "true"}
-        run_id = self._new_run(name, _identity(name, policy["params"]) | tags, policy["params"], now())
-        self._log(run_id, [metric for row in policy["curve"] for metric in _metrics(row, int(row["step"]), now())])
+        tags |= {"mlflow.note.content": REBUILT + note(name, policy["params"])}
+        run_id = self._create(name, identity(name, policy["params"]) | tags, now())
+        self._log_params(run_id, policy["params"])
+        self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
         evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
         if evaluation:  # after the last step; `compared` then finds these values known
-            self._log(run_id, _metrics(evaluation, int(policy["metrics"]["steps"]), now()))
+            self._log(run_id, as_metrics(evaluation, int(policy["metrics"]["steps"]), now()))
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
@@ -94,18 +142,64 @@ class Rows:
 class Record(Rows):
     """The MLflow run of one stage execution; arguments and methods are Tracker's messages."""
 
-    def __init__(self, name: str, fingerprint: str, params: dict[str, Any], inputs: dict[str, str], at: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        fingerprint: str,
+        params: dict[str, Any],
+        inputs: dict[str, str],
+        at: int,
+        execution: str | None = None,
+        environment: dict[str, str] | None = None,
+        resumed: bool = False,
+    ) -> None:
+        """
+        Args:
+            name, fingerprint, params, inputs, at, execution: of Tracker's message.
+            environment: tags of the machine and the code, where they are known from when the stage began.
+            resumed: the run may be there already, with all or some of what is written here.
+        """
         super().__init__()
-        tags = _identity(name, params) | {"fingerprint": fingerprint} | environment(root())
+        self.execution = execution
+        tags = identity(name, params) | {"fingerprint": fingerprint, "project": pending.project()}
+        tags |= surroundings(Path.cwd()) if environment is None else environment
+        self._note = note(name, params)
+        tags |= {"mlflow.source.type": "LOCAL", "mlflow.note.content": self._note}
         tags["mlflow.source.name"] = f"python -m stages.{name.replace('@', ' ')}"
-        self.run_id = self._new_run(name, tags, params, at)
+        if execution:
+            tags["execution"] = execution
+        known = next(iter(self._executions()), None) if resumed else None
+        self.run_id = known or self._create(name, tags, at)
+        self._log_params(self.run_id, params)
         self._log_inputs(inputs)
         self._stage, self._run = tags["stage"], tags.get("run", "")
         self._model: str | None = None  # of the policy that this stage reads, once it says which
         self._data = next(((path, inputs[path][:DIGEST_CHARACTERS]) for path in DATA if path in inputs), None)
 
-    def metrics(self, metrics: dict[str, Any], step: int, at: int) -> None:
-        self._log(self.run_id, of_model(_metrics(metrics, step, at), self._model, self._data))
+    def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
+        """As of Rows; this run names the one that made its policy, which may be of another day if DVC restored it."""
+        row = super().policy_metrics(run, policy_sha256, metrics, at)
+        if row:
+            self.client.set_tag(self.run_id, "policy_run", row)
+        return row
+
+    def compared(self, policies: list[Policy]) -> dict[str, Policy]:
+        """As of Rows; this run's description links to the rows."""
+        rows = super().compared(policies)
+        link = f"#/experiments/{self.store.experiment}/runs/"
+        links = ", ".join(f"[align@{policy['run']}]({link}{row})" for row, policy in rows.items())
+        self.client.set_tag(self.run_id, "mlflow.note.content", f"{self._note}\n\nIt compares {links}.")
+        return rows
+
+    def metric_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Messages `metrics`: {"metrics": …, "step": …, "at": …} and, of a training, `resources`."""
+        metrics = [
+            metric
+            for row in rows
+            for metrics in (named(row["metrics"], row["step"]), row.get("resources", {}))
+            for metric in as_metrics(metrics, row["step"], row["at"])
+        ]
+        self._log(self.run_id, of_model(metrics, self._model, self._data))
 
     def tags(self, tags: dict[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
@@ -114,17 +208,35 @@ class Record(Rows):
         elif self._run and POLICY in tags:
             self._model = self.models.read(self.run_id, self._run, tags[POLICY])
 
-    def artifacts(self, folder: str) -> None:
-        """The small files of the stage's output; weights and data stay with DVC."""
+    def artifacts(self, folder: str, at: int) -> None:
+        """The small files of the stage's output; weights and data stay with DVC.
+
+        Args:
+            at: when the stage had written them, in ms since 1970; newer ones are another execution's.
+        """
         if not self.store.takes_artifacts:
             return
         top = Path(folder)
         for file in sorted(top.glob("*")) + sorted(top.glob("figures/*")):
-            if file.suffix in SMALL_FILES and file.stat().st_size <= MAX_ARTIFACT_BYTES:
-                self.client.log_artifact(self.run_id, str(file), None if file.parent == top else "figures")
+            if file.suffix not in SMALL_FILES or file.stat().st_size > MAX_ARTIFACT_BYTES:
+                continue
+            if file.stat().st_mtime * 1000 > at + MTIME_MS:
+                say(f"{folder} has changed since this record of it was made, so MLflow gets no more of its files.")
+                return
+            self.client.log_artifact(self.run_id, str(file), None if file.parent == top else "figures")
 
-    def close(self, status: str) -> None:
-        self.client.set_terminated(self.run_id, status)
+    def close(self, status: str, at: int | None = None) -> None:
+        """End the run, at `at` (ms since 1970).
+
+        A server that stopped in the middle of creating it may have done so twice; the other one is deleted.
+        """
+        self.client.set_terminated(self.run_id, status, at)
+        if self.execution and not self.store.is_local:
+            for other in self._executions().keys() - {self.run_id}:
+                self.client.delete_run(other)
+
+    def _executions(self) -> dict[str, str | None]:
+        return self._search(f"tags.execution = '{self.execution}'")
 
     def _log_inputs(self, inputs: dict[str, str]) -> None:
         """The data that a stage read, as datasets with the digest of their content; code and data in inputs.json."""
@@ -142,29 +254,3 @@ class Record(Rows):
             self.client.log_inputs(self.run_id, datasets)
         if self.store.takes_artifacts:
             self.client.log_dict(self.run_id, inputs, "inputs.json")
-
-
-def _identity(name: str, params: dict[str, Any]) -> dict[str, str]:
-    """Tags by which a run is found: its stage and, where it has one, its run and that run's method."""
-    stage, _, run = name.partition("@")
-    method = params.get(f"runs.{run}", {}).get("method")
-    return {"stage": stage} | ({"run": run} if run else {}) | ({"method": str(method)} if method else {})
-
-
-def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
-    for key, value in params.items():
-        key = re.sub(r"^runs\.\w+$", "run", key)
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:
-    """The numeric values of `metrics`, names without the characters that MLflow refuses; `step` is no metric."""
-    return [
-        Metric(re.sub(r"[^\w/ .:-]", "_", name), float(value), at, step)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and name != "step"
-    ]

@@ -19,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from sqlalchemy.exc import SQLAlchemyError
 
 from epsilon_dpo.mlflow_writer.models import POLICY, Models
-from epsilon_dpo.mlflow_writer.process import reach_server
+from epsilon_dpo.mlflow_writer.server import reach_server
 from epsilon_dpo.mlflow_writer.store import SQLITE, open_store, root
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.observability.tracker import NETWORK_LIMITS

@@ -36,6 +36,7 @@ class Store:
     client: MlflowClient
     experiment: str
     takes_artifacts: bool
+    is_local: bool = False
 
 
 def root() -> Path:
@@ -49,7 +50,7 @@ def open_store() -> Store:
     Raises:
         OSError, sqlite3.Error, MlflowException: it cannot be written or reached.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or _address(root() / "mlruns" / "mlflow.db")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or address(root() / "mlruns" / "mlflow.db")
     if not uri.startswith(SQLITE):
         client = MlflowClient(uri)
         return Store(client, _experiment(client, None).experiment_id, takes_artifacts=True)
@@ -60,7 +61,7 @@ def open_store() -> Store:
         if not database.exists():
             _create(database, artifacts)
         _probe(database)
-        client = MlflowClient(_address(database))
+        client = MlflowClient(address(database))
         experiment = _experiment(client, artifacts)
     location = experiment.artifact_location
     if location != artifacts:
@@ -68,13 +69,14 @@ def open_store() -> Store:
             f"tracking: {database} was made for artifacts in {location}, so none are kept; the stage goes on.",
             file=sys.stderr,
         )
-    return Store(client, experiment.experiment_id, takes_artifacts=location == artifacts)
+    return Store(client, experiment.experiment_id, takes_artifacts=location == artifacts, is_local=True)
 
 
-def _address(database: Path) -> str:
-    """Relative to the working folder: SQLAlchemy reads %20 as a space and ends a path at a question mark, MLflow makes
-    the folder of a database whose name is quoted for it, with the quotes in its name."""
-    return f"{SQLITE}{os.path.relpath(database)}"
+def address(database: Path) -> str:
+    """Relative to the working folder where an address cannot hold the path: SQLAlchemy reads %20 as a space and ends a
+    path at a question mark, MLflow makes the folder of a database whose name is quoted for it, with the quotes in its
+    name. Else absolute: MLflow keeps an open store by its address, and would mistake another folder's for it."""
+    return f"{SQLITE}{os.path.relpath(database) if set('%#?') & set(str(database)) else database}"
 
 
 def _location(folder: Path) -> str:
@@ -92,7 +94,7 @@ def _create(database: Path, artifacts: str) -> None:
     partial = database.with_suffix(".partial")
     with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
         fresh = Path(folder) / database.name
-        _experiment(MlflowClient(_address(fresh)), artifacts)
+        _experiment(MlflowClient(address(fresh)), artifacts)
         shutil.copyfile(fresh, partial)
     partial.replace(database)
 

@@ -1,34 +1,68 @@
-"""What the MLflow UI shows of the experiment: a note, and a saved view of the comparison."""
+"""What the MLflow UI shows of the experiment: a note, and saved views of the comparison with their charts."""
 
 import json
+from typing import Any
 
-VIEW = "comparison"
+VIEW, POLICIES, SEEDS, ANSWERS = "comparison", "policies", "seeds", "answers"
+NAMES = {POLICIES: "Policies", SEEDS: "Seeds averaged", ANSWERS: "Answers side by side"}  # in the page's menu `Views`
+MADE_MS = 1_790_000_000_000  # the menu wants a time; one that moved would be a new view for each stage
+CURVE = "1_train/"  # what a training logs per step: the page sorts its groups by name
 SHARED_VIEW = "mlflow.sharedViewState."
 FILTER = "tags.in_report = 'true'"
-# The truth first, every rate with its interval: a column of rates alone is read as an order that they do not give.
+# KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
+# rates alone is read as an order that they do not give.
 COLUMNS = (
     "tags.`method`",
     "params.`run.beta`",
+    "metrics.`kl_fwd_rb`",
     "metrics.`true_win_rate/sft`",
     "metrics.`true_win_rate/sft_low`",
     "metrics.`true_win_rate/sft_high`",
     "metrics.`win_rate/sft`",
     "metrics.`win_rate/sft_low`",
     "metrics.`win_rate/sft_high`",
-    "metrics.`kl_fwd_rb`",
 )
+KL = "kl_fwd_rb"
+MOST_RUNS = 100  # in one chart
+BETAS = ("eps/beta", "beta_dpo/beta", "ppo/beta")  # of the methods that change it
+TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entropy")
+SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
+LINK = "?viewStateShareKey={key}&workflowType=machine_learning"
 NOTE = f"""One run per stage execution. The rows `align@…` carry win rate and KL of the policy that they made, with
 intervals, and the places that the data leave open among the policies of the report (`place_first` to `place_last` by
 the judge, `true_place_first` to `true_place_last` by the true reward): two that share places are not told apart.
 
-The comparison of the last report: filter by `{FILTER}`, or put
-`?viewStateShareKey={VIEW}&workflowType=machine_learning` behind `/runs` in the address.
+The comparison of the last report, in the menu *Views* or by what is put behind `/runs` in the address:
+
+- *{NAMES[POLICIES]}*, `{LINK.format(key=POLICIES)}&compareRunsMode=CHART`: win rate against KL, win rates, curves
+- *{NAMES[SEEDS]}*, `{LINK.format(key=SEEDS)}&compareRunsMode=CHART`: one mark per method and β, the mean over seeds
+- *{NAMES[ANSWERS]}*, `{LINK.format(key=ANSWERS)}&compareRunsMode=ARTIFACT`: group by `prompt`, compare `answer`
+- the table: `{LINK.format(key=VIEW)}`, or filter by `{FILTER}`
+
+An experiment that `dvc exp run --queue` or `--temp` ran has marks of its own: filter by `tags.experiment = 'NAME'`.
 """
 
 
 def experiment_tags() -> dict[str, str]:
-    """Tags that the UI reads: its kind (training, not chats), the note, the saved view that a share link names."""
-    view = {
+    """Tags that the UI reads: its kind (training, not chats), the note, the saved views that a share link names."""
+    tags = {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": NOTE,
+        f"{SHARED_VIEW}{VIEW}": json.dumps(_state([])),
+    }
+    by_method = {"mode": "tag", "groupByData": "method"}
+    by_beta = {"mode": "param", "groupByData": "run.beta"}
+    states = {POLICIES: _state([by_method]), SEEDS: _state([by_method, by_beta], averaged=True), ANSWERS: _state([])}
+    for key, state in states.items():
+        named = {"name": NAMES[key], "createdAt": MADE_MS, "updatedAt": MADE_MS, "state": json.dumps(state)}
+        tags[f"{SHARED_VIEW}{key}"] = json.dumps(named)
+    return tags
+
+
+def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, Any]:
+    """What the page keeps of a view. `averaged`: its charts have a mark per group and not per run."""
+    grouped = {"aggregateFunction": "average", "groupByKeys": groups} if groups else None
+    return {
         "searchFilter": FILTER,
         "orderByKey": "tags.`mlflow.runName`",  # no order by a rate: intervals may not separate the rows
         "orderByAsc": True,
@@ -38,10 +72,65 @@ def experiment_tags() -> dict[str, str]:
         "datasetsFilter": [],
         "selectedColumns": list(COLUMNS),
         "columnOrder": list(COLUMNS),
-        "runsHiddenMode": "FIRST_20_RUNS",
+        "columnWidths": {column: 100 + 55 * ("rate" in column) for column in COLUMNS},
+        "runsHiddenMode": "SHOW_ALL" if groups else "FIRST_20_RUNS",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,  # else the page sorts the sections by name
+        "autoRefreshEnabled": True,
+        "hideEmptyCharts": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "groupBy": grouped,
+        "groupsExpanded": {},
+        "useGroupedValuesInCharts": averaged,
+        "compareRunSections": [
+            _section("truth", "True preference"),
+            _section("judged", "Judge"),
+            _section("training", "Training"),
+            _section("speed", "Speed and memory"),
+        ],
+        "compareRunCharts": [
+            _scatter("true-kl", "truth", "true_win_rate/sft"),
+            *_interval("true", "truth", "true_win_rate/sft"),
+            _scatter("kl", "judged", "win_rate/sft"),
+            *_interval("judged", "judged", "win_rate/sft"),
+            _line("beta", "training", *(f"{CURVE}{name}" for name in BETAS)),
+            *(_line(name, "training", f"{CURVE}{name}") for name in TRAINED),
+            *(_line(name, "speed", f"2_speed/{name}") for name in SPEED),
+        ],
     }
-    return {
-        "mlflow.experimentKind": "custom_model_development",
-        "mlflow.note.content": NOTE,
-        f"{SHARED_VIEW}{VIEW}": json.dumps(view),
+
+
+def _section(key: str, name: str) -> dict[str, Any]:
+    shown = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {"uuid": key, "name": name, "columns": 2, "cardHeight": 340, **shown}
+
+
+def _card(key: str, section: str, kind: str, **content: Any) -> dict[str, Any]:
+    return {"uuid": key, "metricSectionId": section, "type": kind, "deleted": False, "isGenerated": False, **content}
+
+
+def _scatter(key: str, section: str, rate: str) -> dict[str, Any]:
+    axes = {"xaxis": {"key": KL, "type": "METRIC"}, "yaxis": {"key": rate, "type": "METRIC"}}
+    return _card(key, section, "SCATTER", runsCountToCompare=MOST_RUNS, **axes)
+
+
+def _bar(key: str, section: str, metric: str) -> dict[str, Any]:
+    return _card(key, section, "BAR", metricKey=metric, runsCountToCompare=MOST_RUNS)
+
+
+def _interval(key: str, section: str, rate: str) -> list[dict[str, Any]]:
+    """The page draws no error bars: the rate and its interval's ends, as three charts of bars."""
+    return [_bar(f"{key}{end}", section, f"{rate}{end}") for end in ("", "_low", "_high")]
+
+
+def _line(key: str, section: str, *metrics: str) -> dict[str, Any]:
+    axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "selectedXAxisMetricKey": "", "scaleType": "linear"}
+    values = {
+        "metricKey": metrics[0],
+        "selectedMetricKeys": list(metrics),
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
     }
+    drawn = {"lineSmoothness": 0, "range": {}, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True}
+    return _card(key, section, "LINE", runsCountToCompare=MOST_RUNS, **axes, **values, **drawn)

@@ -284,6 +284,8 @@ class Recorder:
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
 
+    def set_tags(self, tags: dict[str, str]) -> None: ...
+
     def log_to_policy(self, policy_sha256: str, metrics: dict[str, float]) -> None:
         Recorder.on_the_row = metrics
 

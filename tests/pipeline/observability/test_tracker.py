@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from epsilon_dpo.mlflow_writer.process import is_out, note_outage, note_success
+from epsilon_dpo.mlflow_writer.server import is_out, note_outage, note_success
 from epsilon_dpo.pipeline.observability import tracker as tracking
 from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked
 
@@ -100,7 +100,7 @@ def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
         for step in (1, 2, 3):
             tracker.log_metrics({"loss": 1.0 / step, "odd (name)@": 1.0, "nan": float("nan")}, step)
         deadline = time.monotonic() + 30
-        while not select(project, "select 1 from metrics where key = 'loss' and step = 3"):
+        while not select(project, "select 1 from metrics where key = '1_train/loss' and step = 3"):
             assert time.monotonic() < deadline, "metrics are not seen while the stage runs"
             time.sleep(0.1)
         tracker.set_tags({"policy_sha256": "abc"})
@@ -114,10 +114,11 @@ def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
     ((run_id, started),) = select(project, "select run_uuid, start_time from runs where name = 'align@traced'")
     assert abs(started / 1000 - before) < 1.0  # when the stage started, not when MLflow was imported
     where = f"where run_uuid = '{run_id}'"
-    losses = select(project, f"select step, value from metrics {where} and key = 'loss' order by step")
+    losses = select(project, f"select step, value from metrics {where} and key = '1_train/loss' order by step")
     assert losses == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     latest = dict(select(project, f"select key, value from latest_metrics {where}"))
-    assert latest["win_rate/sft"] == 0.7 and {"nan", "odd _name__"} <= set(latest)
+    assert latest["win_rate/sft"] == 0.7 and {"1_train/nan", "1_train/odd _name__"} <= set(latest)
+    assert latest["2_speed/seconds"] > 0 and latest["2_speed/peak_memory_megabytes"] > 10
     params = dict(select(project, f"select key, value from params {where}"))
     assert params == {"seed": "1", "run.method": "dpo", "run.beta": "0.1"}  # one column for all runs' betas
     tags = dict(select(project, f"select key, value from tags {where}"))
@@ -151,7 +152,9 @@ def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
     )
     assert rows == [("align@mine", "new", "true"), ("align@mine", "old", "false"), ("align@other", "new", "false")]
     rebuilt = "(select run_uuid from tags where key = 'rebuilt')"
-    assert select(project, f"select step, value from metrics where key = 'loss' and run_uuid = {rebuilt}") == [(2, 0.5)]
+    assert select(project, f"select step, value from metrics where key = '1_train/loss' and run_uuid = {rebuilt}") == [
+        (2, 0.5)
+    ]
     assert select(project, f"select value from params where key = 'run.beta' and run_uuid = {rebuilt}") == [("0.2",)]
     evaluated = f"select step, value from metrics where key = 'eval_loss' and run_uuid = {rebuilt}"
     assert select(project, evaluated) == [(3, 0.4)]
@@ -224,10 +227,13 @@ def test_a_closed_port_costs_seconds_and_one_line(
         for step in range(5000):  # more than a pipe holds
             tracker.log_metrics({"loss": 1.0}, step)
     said = capfd.readouterr().err
-    assert said.startswith(
-        "tracking: no MLflow record of align@dpo from here on (ConnectionError: http://127.0.0.1:9: "
+    assert said.startswith("tracking: no MLflow record of align@dpo for now (ConnectionError: http://127.0.0.1:9: ")
+    assert said.endswith(
+        "refused); the stage goes on, and what is missing waits in mlruns/pending for a stage that reaches the server; "
+        "the next 2 min say no more of it.\n"
     )
-    assert said.endswith("refused); the stage goes on, and those of the next 2 min without trying.\n")
+    (waiting,) = (fresh / "mlruns/pending").glob("*.jsonl")
+    assert len(waiting.read_text().splitlines()) == 1 + 5000 + 2  # open; artifacts and close
     assert said.count("\n") == 1
 
 
@@ -318,13 +324,20 @@ def test_a_child_that_hangs_is_given_up(
 ) -> None:
     """Whatever it hangs on: here another process holds the lock of the store."""
     (fresh / "mlruns").mkdir()
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 10.0)
     with FileLock(fresh / "mlruns/.lock"):
         with stage() as tracker:
             process = tracker._process
         assert process is not None and process.poll() is not None
     said = capfd.readouterr().err
-    assert said == "tracking: the MLflow run of align@dpo was not written within 2 s; the stage goes on.\n"
+    waits = "and waits in mlruns/pending for a later stage"
+    assert said == f"tracking: the MLflow run of align@dpo was not written within 10 s {waits}; the stage goes on.\n"
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
+    with stage("kl@after"):
+        pass
+    assert statuses(fresh, "align@dpo", "kl@after") == [("align@dpo", "FINISHED"), ("kl@after", "FINISHED")]
+    said = capfd.readouterr().err
+    assert said == "tracking: the MLflow record of align@dpo, which had waited in mlruns/pending, is written.\n"
 
 
 @pytest.mark.parametrize("broken", ["mlruns", "mlruns/mlflow.db"])

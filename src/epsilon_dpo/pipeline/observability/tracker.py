@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,9 +24,10 @@ from epsilon_dpo.pipeline.observability.errors import redacted
 
 # A stage that is done waits this long for its record to be written; a server that does not answer costs no more.
 FLUSH_TIMEOUT_S = 12.0
-TERMINATE_TIMEOUT_S = 1.0  # for the tidying up of a process that is given up
-# MLflow's own defaults let one call to a dead server block for 247 s.
-NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+TERMINATE_TIMEOUT_S = 2.0  # for a process that is given up to tidy up and to keep what is not written
+# MLflow's own defaults let one call to a dead server block for 247 s. It is outbox.py that tries again.
+NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+KEPT = 3  # exit code of a child that was given up and has left its messages to a later one
 
 
 _waiting: "list[subprocess.Popen[str]]" = []  # the process that start_early started, until a Tracker takes it
@@ -72,7 +74,7 @@ class Tracker:
         self.name = name
         self.folders = folders
         self._opening: dict[str, Any] = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
-        self._opening["at"] = now()
+        self._opening |= {"at": now(), "execution": uuid.uuid4().hex, "pid": os.getpid()}
         self._has_run = fingerprint is not None
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
@@ -93,11 +95,11 @@ class Tracker:
         if self._has_run:
             if kind is None:
                 for folder in self.folders:
-                    self._send("artifacts", folder=str(folder))
+                    self._send("artifacts", folder=str(folder), at=now())
             else:
                 self.set_tags({"error": redacted(f"{kind.__name__}: {error}")[:1000]})
             status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
-            self._send("close", status=status)
+            self._send("close", status=status, at=now())
         self._messages.put(None)
         if self._process is None:
             return
@@ -105,10 +107,11 @@ class Tracker:
             if self._process.wait(FLUSH_TIMEOUT_S):
                 self._say(f"the MLflow process of {self.name} ended with code {self._process.returncode}")
         except subprocess.TimeoutExpired:
-            self._say(f"the MLflow run of {self.name} was not written within {FLUSH_TIMEOUT_S:.0f} s")
-            self._process.terminate()  # it tidies up, and notes a server that hangs for the stages that follow
+            self._process.terminate()  # it keeps what is not written, and notes a server that hangs
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(TERMINATE_TIMEOUT_S)
+            kept = " and waits in mlruns/pending for a later stage" * (self._process.returncode == KEPT)
+            self._say(f"the MLflow run of {self.name} was not written within {FLUSH_TIMEOUT_S:.0f} s{kept}")
         finally:
             self._process.kill()
             self._process.wait()
@@ -124,7 +127,7 @@ class Tracker:
     def log_to_policy(self, policy_sha256: str, metrics: dict[str, float]) -> None:
         """Metrics of this run's policy, written also on the row of the align run that made it."""
         run = self.name.partition("@")[2]
-        self._send("policy_metrics", run=run, policy_sha256=policy_sha256, metrics=metrics)
+        self._send("policy_metrics", run=run, policy_sha256=policy_sha256, metrics=metrics, at=now())
 
     def mark_compared(self, policies: list[dict[str, Any]]) -> None:
         """Make the align rows of a report complete, and tag them `in_report`, so that the UI can show just these.

@@ -1,0 +1,50 @@
+"""A policy's answers with what was said of them, as the table that MLflow's page puts side by side."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+TABLE = "answers.json"
+TABLE_TAG = "mlflow.loggedArtifacts"  # by which the page finds tables
+COLUMNS = ("prompt", "answer", "against chosen", "against sft", "truth against sft")
+PROMPTS, CHARACTERS = 100, 1000
+WON, TIED, UNKNOWN = 1.0, 0.5, "—"
+
+
+def table(run: str, out: Path = Path("out")) -> dict[str, Any] | None:
+    """The first PROMPTS answers of `run` in pandas' form `split`, which the page reads; None: they are not there.
+
+    The same prompts in the same order for every run: the page puts equal ones into one row. It shows one column of each
+    run, so the verdicts stand below the answer, too.
+    """
+    try:
+        samples = _rows(out / "sample" / run / "samples.jsonl")
+        records = _rows(out / "score" / run / "records.jsonl")
+    except (OSError, ValueError):
+        return None
+    verdicts = {(row["id"], row["opponent"]): row for row in records if row.get("answer") == "run"}
+    data = []
+    for sample in samples[:PROMPTS]:
+        said = {opponent: verdicts.get((sample["id"], opponent), {}) for opponent in ("chosen", "sft")}
+        chosen, sft, truth = (
+            _verdict(said[opponent].get(win))
+            for opponent, win in (("chosen", "win"), ("sft", "win"), ("sft", "true_win"))
+        )
+        verdict = f"[judge: {chosen} against chosen, {sft} against SFT{f'; truth: {truth}' * (truth != UNKNOWN)}]"
+        prompt = "\n".join(turn["content"] for turn in sample["prompt"])[:CHARACTERS]
+        data.append([prompt, f"{sample['response'][:CHARACTERS]}\n\n{verdict}", chosen, sft, truth])
+    return {"columns": list(COLUMNS), "data": data}
+
+
+def table_tag() -> str:
+    return json.dumps([{"path": TABLE, "type": "table"}])
+
+
+def _verdict(win: float | None) -> str:
+    if win is None:
+        return UNKNOWN
+    return "won" if win == WON else "tied" if win == TIED else "lost"
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]

@@ -1,0 +1,56 @@
+"""By which tags a run is found: stage, run, method, `dvc repro`, experiment, report."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+IN_REPORT = "in_report"
+
+
+def identity(name: str, params: dict[str, Any]) -> dict[str, str]:
+    """Stage and, where it has one, run and that run's method; a policy's row is in no report until one says so."""
+    stage, _, run = name.partition("@")
+    tags = {"stage": stage} | ({"run": run} if run else {}) | ({IN_REPORT: "false"} if stage == "align" else {})
+    method = params.get(f"runs.{run}", {}).get("method")
+    return tags | ({"method": str(method)} if method else {})
+
+
+def made_by(pid: int | None) -> dict[str, str]:
+    """Which `dvc repro` started the stage of process `pid`, and for which experiment of `dvc exp run`."""
+    tags = {}
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["experiment"] = name
+    try:
+        parents = psutil.Process(pid).parents() if pid else []
+        for parent in parents:  # the nearest: above it may be the worker of a queue, with one child per experiment
+            if any(Path(word).stem == "dvc" for word in parent.cmdline()[:3]):
+                tags["repro"] = f"{parent.create_time():.0f}-{parent.pid}"
+                break
+    except psutil.Error:  # it has ended by now, or is another user's
+        pass
+    return tags
+
+
+def report_mark() -> str:
+    """The tag of the rows in the last report: `in_report`, or `in_report.NAME` in an experiment's copy of the project.
+
+    Experiments of a queue run side by side, and each has a report of its own.
+    """
+    name = os.environ.get("DVC_EXP_NAME")
+    workspace = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    apart = (workspace / ".dvc" / "tmp") in Path.cwd().resolve().parents
+    return f"{IN_REPORT}.{name}" if name and apart else IN_REPORT
+
+
+def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
+    for key, value in params.items():
+        key = re.sub(r"^runs\.\w+$", "run", key)
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

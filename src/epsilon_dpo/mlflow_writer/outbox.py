@@ -1,0 +1,212 @@
+"""The messages of one stage on their way to the store: in order, tried again, kept where they cannot be written."""
+
+import json
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.environment import environment
+from epsilon_dpo.mlflow_writer.identity import made_by
+from epsilon_dpo.mlflow_writer.pending import Message
+from epsilon_dpo.mlflow_writer.resources import SAMPLE_S, Resources
+from epsilon_dpo.mlflow_writer.server import (
+    OUTAGE_S,
+    Failure,
+    failure,
+    in_short,
+    is_out,
+    note_outage,
+    note_success,
+    reach_server,
+    say,
+)
+from epsilon_dpo.pipeline.observability.tracker import now
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+    from epsilon_dpo.mlflow_writer.record import Rows
+
+RETRY_S = 5.0  # while the stage runs
+FRESH_S = 1.0  # at its end, a failure so young is not tried again
+
+
+class Outbox:
+    """What a stage has said and MLflow does not have yet.
+
+    Attributes:
+        opening: the message `open`; `waiting` are those behind it that are not written.
+        record: the run that they go to, once the store was reached.
+        over: nothing is tried any more, because a local store is broken or the server refuses the login.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.opening: Message = {}
+        self.waiting: deque[Message] = deque()
+        self.record: Rows | None = None
+        self.over = False
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._ended = False
+        self._known_out = is_out(uri)  # and said by another stage
+        self._failed_at = time.monotonic() if self._known_out else float("-inf")
+        self._said: set[Failure] = set()
+        self._closed = self._tried = self._others_done = False
+        self._lock: BaseFileLock | None = None
+        self._resources: Resources | None = None
+
+    def listen(self, lines: Iterator[str]) -> None:
+        """Read `lines` from now on, so that the stage's pipe cannot fill up."""
+        threading.Thread(target=self._read, args=(lines,), daemon=True).start()
+
+    def run(self) -> None:
+        """Take and write until the lines end; what the store did not take by then is in `waiting`."""
+        while not self._ended:
+            self._take()
+            if self._is_due():
+                self._deliver()
+
+    def keep(self) -> bool:
+        """Whether something had to be left to a later stage, and was; also of a process that is stopped in `run`."""
+        while not self._inbox.empty():
+            self._accept(self._inbox.get())
+        execution = self.opening.get("execution")
+        left = bool(self.waiting) and self._has_run()
+        done = left and pending.keep(self.opening, self.waiting, self.uri)
+        if execution and not done:
+            pending.forget(execution)
+        if self._lock is not None:
+            self._lock.release()
+        return done
+
+    def _read(self, lines: Iterator[str]) -> None:
+        for line in lines:
+            message = json.loads(line)
+            if message["kind"] == "open":  # as early as it can be: what is kept of this stage needs it, too
+                pid = message.pop("pid")
+                message["environment"] = environment(Path.cwd()) | made_by(pid)
+                self._resources = Resources(pid, message["at"])
+                if message["fingerprint"] is not None:
+                    threading.Thread(target=self._sample, daemon=True).start()
+            elif message["kind"] == "metrics" and message["step"] and self._resources is not None:
+                message["resources"] = self._resources.of_row(message["metrics"], message["at"])
+            self._inbox.put(message)
+        self._inbox.put(None)
+
+    def _sample(self) -> None:
+        """As long as the stage lives."""
+        number = 0
+        while self._resources is not None:
+            time.sleep(SAMPLE_S)
+            number += 1
+            if not (found := self._resources.sample()):
+                return
+            self._inbox.put({"kind": "metrics", "metrics": {}, "step": number, "at": now(), "resources": found})
+
+    def _take(self) -> None:
+        """At least one message, or until the next try is due; and all that are there."""
+        idle = self.over or not (self.waiting or (self.opening and self.record is None))
+        with suppress(queue.Empty):
+            self._accept(
+                self._inbox.get(timeout=None if idle else max(0.0, self._failed_at + RETRY_S - time.monotonic()))
+            )
+        while not self._inbox.empty():
+            self._accept(self._inbox.get())
+
+    def _accept(self, message: Message | None) -> None:
+        if message is None:
+            self._ended = True
+            if self._has_run() and not self._closed:
+                self.waiting.append({"kind": "close", "status": "KILLED", "at": now()})
+        elif message["kind"] == "open":
+            self.opening = {name: value for name, value in message.items() if name != "kind"}
+        elif not (self._closed or (self.over and not self._has_run())):
+            self.waiting.append(message)
+            self._closed = message["kind"] == "close"
+
+    def _has_run(self) -> bool:
+        return self.opening.get("fingerprint") is not None
+
+    def _is_due(self) -> bool:
+        if self.over or not self.opening or (self.record is not None and not self.waiting):
+            return False
+        age = time.monotonic() - self._failed_at
+        return age >= RETRY_S or (self._ended and not self._known_out and age >= FRESH_S)
+
+    def _deliver(self) -> None:
+        try:
+            if self.record is None or self._failed_at > float("-inf"):
+                reach_server(self.uri)
+            if self.record is None:
+                self._open()
+            self._write_all()
+            if not self._others_done:
+                self._others_done = True
+                pending.deliver_kept(self.uri)
+                self.record.close_dead()  # type: ignore[union-attr]
+        except Exception as error:
+            self._failed(error)
+            return
+        if self._failed_at > float("-inf"):
+            note_success(self.uri)
+            if Failure.OUTAGE in self._said:
+                say(f"the MLflow record of {self.opening['name']} goes on.")
+                self._said.discard(Failure.OUTAGE)
+            self._failed_at = float("-inf")
+            self._known_out = False
+
+    def _open(self) -> None:
+        from epsilon_dpo.mlflow_writer.record import Record, Rows  # mlflow, whose import can fail and must then be said
+
+        if self.opening["fingerprint"] is None:
+            self.record = Rows()
+            return
+        if self._lock is None:
+            lock = pending.lock(self.opening["execution"])
+            lock.acquire()
+            self._lock = lock
+        tried, self._tried = self._tried, True
+        self.record = Record(**self.opening, resumed=tried)
+
+    def _write_all(self) -> None:
+        assert self.record is not None
+        while self.waiting:
+            count = 0
+            try:
+                count = pending.write_next(self.record, self.waiting)
+            except Exception as error:
+                if failure(error, self.uri) is not Failure.CALL:
+                    raise
+                if Failure.CALL not in self._said:
+                    self._said.add(Failure.CALL)
+                    what = f"{self.waiting[0]['kind']} of {self.opening['name']}"
+                    say(f"MLflow does not take {what} ({in_short(error)}); the stage goes on.")
+            for _ in range(max(count, 1)):
+                self.waiting.popleft()
+
+    def _failed(self, error: Exception) -> None:
+        kind = failure(error, self.uri)
+        self._failed_at = time.monotonic()
+        self.over = kind is not Failure.OUTAGE
+        name = self.opening["name"]
+        if kind in self._said or (kind is Failure.OUTAGE and self._known_out):
+            return
+        self._said.add(kind)
+        waits = "what is missing waits in mlruns/pending for a stage that reaches the server"
+        if kind is Failure.OUTAGE:
+            noted = f"; the next {OUTAGE_S / 60:.0f} min say no more of it" if note_outage(self.uri) else ""
+            end = f", and {waits}{noted}" if self._has_run() else f", which is not repeated{noted}"
+            say(f"no MLflow record of {name} for now ({in_short(error)}); the stage goes on{end}.")
+        elif kind is Failure.LOGIN:
+            login = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            say(f"the MLflow server refuses {name} ({in_short(error)}): {login}; the stage goes on, and {waits}.")
+        else:
+            self.waiting.clear()
+            self.opening["fingerprint"] = None  # nothing is kept
+            say(f"no MLflow record of {name} from here on ({in_short(error)}); the stage goes on.")

@@ -1,0 +1,208 @@
+"""A server that is stopped, killed and started again while a stage is tracked: its record is whole in the end."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.store import open_store
+from epsilon_dpo.pipeline.observability.tracker import Tracker
+
+PATIENCE_S = 120.0  # for a server that starts on a busy machine
+STEPS = 120
+
+
+class Server:
+    """`mlflow server` on a port of its own, with its store in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        self.process = subprocess.Popen(command, cwd=self.folder, env=environment, **quiet)  # type: ignore[call-overload]
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.is_up():
+            assert time.monotonic() < deadline, "mlflow server does not start"
+            time.sleep(0.2)
+
+    def is_up(self) -> bool:
+        with suppress(OSError), urlopen(f"{self.uri}/health", timeout=2):
+            return True
+        return False
+
+    def signal(self, number: int) -> None:
+        """To it and its workers."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+        self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "project").mkdir()
+    made = Server(tmp_path / "server")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
+    yield made
+    made.stop()
+
+
+def train(name: str, steps: int = STEPS, pause: float = 0.1) -> None:
+    out = Path("out") / name.replace("@", "/")
+    with Tracker(name, "f" * 64, {"seed": 1}, {"out/sft": "a" * 64}, [out]) as tracker:
+        for step in range(1, steps + 1):
+            tracker.log_metrics({"loss": 1.0 / step, "beta": 0.1}, step)
+            time.sleep(pause)
+        out.mkdir(parents=True)
+        (out / "metrics.json").write_text("{}")
+        tracker.log_metrics({"steps": float(steps)})
+        tracker.set_tags({"policy_sha256": name})
+
+
+def runs(server: Server) -> dict[str, list[Run]]:
+    """By name, the deleted ones left out."""
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("epsilon-dpo")
+    found: dict[str, list[Run]] = {}
+    for run in client.search_runs([experiment.experiment_id]) if experiment else []:
+        found.setdefault(str(run.info.run_name), []).append(run)
+    return found
+
+
+def assert_whole(server: Server, name: str, steps: int = STEPS) -> None:
+    (run,) = runs(server)[name]
+    assert run.info.status == "FINISHED" and run.data.tags["policy_sha256"] == name
+    client = MlflowClient(server.uri)
+    points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "1_train/loss")]
+    assert sorted(points) == [(step, 1.0 / step) for step in range(1, steps + 1)]
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"inputs.json", "metrics.json"} <= artifacts
+
+
+@contextmanager
+def beside(work: threading.Thread) -> Iterator[None]:
+    work.start()
+    yield
+    work.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_server_stopped_at_any_moment_has_the_whole_record(server: Server, seed: int) -> None:
+    """For seconds (it hangs, and goes on) and for longer (it is killed, and started again)."""
+    draw = random.Random(seed)
+    killed = seed % 2 == 0
+    server.start()
+
+    def disturb() -> None:
+        time.sleep(draw.uniform(0.0, 0.1 * STEPS))
+        if killed:
+            server.stop()
+            time.sleep(draw.uniform(0.0, 15.0))
+            server.start()
+        else:
+            server.signal(signal.SIGSTOP)
+            time.sleep(draw.uniform(2.0, 20.0))
+            server.signal(signal.SIGCONT)
+
+    with beside(threading.Thread(target=disturb)):
+        train("align@dpo")
+    train("kl@dpo", steps=3)  # a later stage, which delivers what waits; within OUTAGE_S the server is not asked
+    (Path("mlruns") / ".unreachable").unlink(missing_ok=True)
+    train("score@dpo", steps=3)
+    assert_whole(server, "align@dpo")
+    assert_whole(server, "kl@dpo", 3)
+    assert not list(pending.folder().iterdir())
+
+
+@pytest.mark.slow
+def test_a_server_that_was_down_when_the_stage_began(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    """It comes back while the stage runs; a stage that ended before is written by the next one."""
+    train("sft", steps=3)
+    assert "no MLflow record of sft for now" in capfd.readouterr().err
+    with beside(threading.Thread(target=server.start)):
+        train("align@dpo", steps=STEPS, pause=0.5)
+    assert_whole(server, "align@dpo")
+    assert_whole(server, "sft", 3)
+    assert "record of sft, which had waited in mlruns/pending, is written" in capfd.readouterr().err
+    assert not list(pending.folder().iterdir())
+
+
+def test_a_refused_login_is_no_outage(tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    """The next stage says it again, and nothing is lost."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 401)
+            self.end_headers()
+            self.wfile.write(b"You are not authenticated.")
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    refusing = HTTPServer(("127.0.0.1", server.port), Refusing)
+    threading.Thread(target=refusing.serve_forever, daemon=True).start()
+    for name in ("sft", "kl@dpo"):
+        train(name, steps=2)
+        said = capfd.readouterr().err
+        assert f"the MLflow server refuses {name} (" in said and "set MLFLOW_TRACKING_USERNAME and" in said
+        assert said.count("\n") == 1
+    assert len(list(pending.folder().glob("*.jsonl"))) == 2 and not Path("mlruns/.unreachable").exists()
+    refusing.shutdown()
+    refusing.server_close()
+
+
+def test_a_row_whose_process_is_gone_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine went down; a row that a living process writes, and one of another project, go on."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
+    store = open_store()
+    ours = {"project": pending.project()}
+    rows = {
+        name: store.client.create_run(store.experiment, run_name=name, tags=tags | {"execution": name}).info.run_id
+        for name, tags in (("dead", ours), ("living", ours), ("other", {"project": "another"}))
+    }
+    pending.folder().mkdir(parents=True)
+    with FileLock(pending.folder() / "living.lock"):
+        train("sft", steps=1)
+    found = {name: store.client.get_run(run_id).info.status for name, run_id in rows.items()}
+    assert found == {"dead": "KILLED", "living": "RUNNING", "other": "RUNNING"}

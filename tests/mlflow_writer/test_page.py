@@ -1,0 +1,83 @@
+"""What a person finds on MLflow's page: curves, speed, answers, notes, and what belongs together."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.mlflow_writer.answers import TABLE, table
+from epsilon_dpo.mlflow_writer.identity import report_mark
+from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.resources import TOKENS, Resources
+from epsilon_dpo.mlflow_writer.view import NAMES, SHARED_VIEW, experiment_tags
+
+
+def test_the_named_views_have_charts_and_fit_into_a_tag() -> None:
+    tags = experiment_tags()
+    for key, name in NAMES.items():
+        saved = tags[SHARED_VIEW + key]
+        assert len(saved) < 20_000, "MLflow cuts an experiment's tag there"
+        view = json.loads(saved)
+        assert view["name"] == name and json.loads(view["state"])["compareRunCharts"]
+        assert f"viewStateShareKey={key}&" in tags["mlflow.note.content"]
+    seeds = json.loads(json.loads(tags[f"{SHARED_VIEW}seeds"])["state"])
+    assert seeds["useGroupedValuesInCharts"] and seeds["groupBy"]["aggregateFunction"] == "average"
+    first, *_ = seeds["compareRunSections"]
+    drawn = {axis: chart[axis]["key"] for chart in seeds["compareRunCharts"][:1] for axis in ("xaxis", "yaxis")}
+    assert first["uuid"] == "truth" and drawn == {"xaxis": "kl_fwd_rb", "yaxis": "true_win_rate/sft"}
+
+
+def test_speed_is_that_of_this_process_and_not_of_what_was_said_before_a_resumption() -> None:
+    stage = Resources(None, at=0)
+    for step in range(5):  # all at once: the rows of before
+        assert "2_speed/tokens_per_second" not in stage.of_row({TOKENS: 1000 * step}, at=10_000 + step)
+    assert stage.of_row({TOKENS: 4600}, at=11_004)["2_speed/tokens_per_second"] == pytest.approx(600.0)
+    assert stage.of_row({TOKENS: 4700}, at=11_104) == {"2_speed/seconds": 11.104}, "a rate over 0.1 s is noise"
+
+
+def write(file: Path, *rows: dict) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def test_answers_stand_with_their_verdicts(tmp_path: Path) -> None:
+    assert table("dpo", tmp_path) is None
+    prompt = [{"role": "user", "content": "Why?"}]
+    write(tmp_path / "sample/dpo/samples.jsonl", {"id": "1", "prompt": prompt, "response": "So."})
+    verdict = {"id": "1", "answer": "run"}
+    write(
+        tmp_path / "score/dpo/records.jsonl",
+        {**verdict, "opponent": "chosen", "win": 1.0},
+        {**verdict, "opponent": "sft", "win": 0.5, "true_win": 0.0},
+        {**verdict, "answer": "sft", "opponent": "chosen", "win": 0.0},
+    )
+    made = table("dpo", tmp_path)
+    assert made is not None and TABLE.endswith(".json")
+    (row,) = made["data"]
+    assert dict(zip(made["columns"], row, strict=True)) == {
+        "prompt": "Why?",
+        "answer": "So.\n\n[judge: won against chosen, tied against SFT; truth: lost]",
+        "against chosen": "won",
+        "against sft": "tied",
+        "truth against sft": "lost",
+    }
+
+
+def test_a_note_says_what_a_row_is_and_where_its_weights_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    said = note("align@dpo", {"runs.dpo": {"method": "dpo", "beta": 0.1}})
+    assert "policy" in said.splitlines()[0]
+    assert "method dpo, beta 0.1" in said and "`out/align/dpo/model`" in said
+    monkeypatch.chdir(tmp_path)
+    assert note("fetch", {}).startswith("**fetch**: a stage of the pipeline")
+
+
+def test_a_queued_experiments_report_marks_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / ".dvc/tmp/exps/standalone/x"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_EXP_NAME", "tidy-lynx")
+    monkeypatch.chdir(tmp_path)
+    assert report_mark() == "in_report"  # `dvc exp run` in the workspace itself
+    monkeypatch.chdir(copy)
+    assert report_mark() == "in_report.tidy-lynx"
