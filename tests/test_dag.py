@@ -149,6 +149,13 @@ def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
     assert read == {name for name in entry(stage).get("params", []) if isinstance(name, str)}
 
 
+def test_stage_check_depends_on_the_file_of_params_and_on_no_key() -> None:
+    """It reads all of it, whatever the keys are called."""
+    declared = entry("check")
+    assert "params.yaml" in declared["deps"]
+    assert [name for name in declared.get("params", []) if isinstance(name, str)] == []
+
+
 def test_only_how_often_is_saved_is_read_and_not_declared() -> None:
     """No output depends on it, which the tests of resumed trainings show; so no stage declares it."""
     callers = {
