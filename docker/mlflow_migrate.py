@@ -33,7 +33,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 VERSION = "alembic_version"
 # What says where files are, by table.
-PLACES = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
+PLACES = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
 ROWS = 5000  # at a time
 FAILURES = (
     OSError,
@@ -42,7 +47,6 @@ FAILURES = (
     ClientError,
     Boto3Error,
     MlflowException,
-    subprocess.CalledProcessError,
 )
 
 
@@ -94,17 +98,21 @@ def moved_places(write: Connection, target: MetaData) -> dict[str, str]:
             place = table.c[column]
             moved = func.concat(f"mlflow-artifacts:/{experiment}", func.substr(place, len(folder) + 1))
             below = place.startswith(folder, autoescape=True)
-            write.execute(update(table).where(table.c.experiment_id == experiment, below).values({column: moved}))
+            of_it = (table.c.experiment_id == experiment,) if "experiment_id" in table.c else ()
+            write.execute(update(table).where(*of_it, below).values({column: moved}))
     return {str(experiment): folder for experiment, folder in found if experiment in used}
 
 
 def copy_files(folders: dict[str, str], destination: str) -> None:
     """The artifacts of each experiment, to where the server looks for them."""
     for experiment, folder in folders.items():
-        if (here := Path(local_file_uri_to_path(folder))).is_dir():
-            get_artifact_repository(f"{destination}/{experiment}").log_artifacts(str(here))
-        else:
-            print(f"experiment {experiment} has no artifacts in {folder} on this machine; its rows come over alone.")
+        here = Path(local_file_uri_to_path(folder))
+        if not here.is_dir():
+            raise Refused(
+                f"the artifacts of experiment {experiment} are said to be in {here}, which is not there: run this on "
+                "the machine where they were made; a container needs that folder under the same path."
+            )
+        get_artifact_repository(f"{destination}/{experiment}").log_artifacts(str(here))
 
 
 def move(file: Path, database: str, destination: str) -> None:
@@ -121,8 +129,11 @@ def move(file: Path, database: str, destination: str) -> None:
         versions = [c.execute(select(t.tables[VERSION])).scalar_one() for c, t in ((read, source), (write, target))]
         if versions[0] != versions[1]:
             raise Refused(f"{file} is of another version of MLflow; first run: mlflow db upgrade sqlite:///{file}")
-        if rows_of(write, target.tables["runs"]):
-            raise Refused("the server's database holds runs already; a new database is needed.")
+        for name in ("runs", "registered_models"):
+            if rows_of(write, target.tables[name]):
+                raise Refused(
+                    f"the server's database holds {name.replace('_', ' ')} already; a new database is needed."
+                )
         shared = [table for table in target.sorted_tables if table.name in source.tables and table.name != VERSION]
         lost = [name for name, table in source.tables.items() if name not in target.tables and rows_of(read, table)]
         if lost:
@@ -150,6 +161,8 @@ def main(arguments: list[str]) -> None:
         move(file, database, destination)
     except Refused as error:
         sys.exit(f"ERROR: {error}")
+    except subprocess.CalledProcessError as error:  # whose text has the address, and so the password
+        sys.exit(f"ERROR: nothing was moved: `mlflow db upgrade` ended with code {error.returncode}.")
     except FAILURES as error:
         sys.exit(f"ERROR: nothing was moved: {error}")
     print(f"The rows and artifacts of {file} are on the server.")

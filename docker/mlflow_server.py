@@ -11,6 +11,7 @@ the first user) and becomes the server. compose.yaml runs it in the project's im
 | MLFLOW_AUTH_ADMIN_USERNAME, MLFLOW_AUTH_ADMIN_PASSWORD | of the first user, made once |
 | MLFLOW_FLASK_SERVER_SECRET_KEY | what signs the forms; the same for all servers of one store |
 | ALLOWED_HOSTS | what browsers and clients call it, such as `mlflow:*,localhost:*`; others are refused |
+| ALLOWED_ORIGINS | of the page under another name, such as `https://mlflow.example.org` (default: localhost) |
 | HOST, PORT | where it listens (default 127.0.0.1, 5000) |
 """
 
@@ -81,7 +82,13 @@ def main() -> None:
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(login)
     where = ("--host", environment.get("HOST") or "127.0.0.1", "--port", environment.get("PORT") or "5000")
     server = ("mlflow", "server", "--app-name", "basic-auth", "--workers", "1", *where)
-    os.execvp(server[0], [*server, "--allowed-hosts", environment["ALLOWED_HOSTS"]])
+    origins = environment.get("ALLOWED_ORIGINS")  # a browser names its page's in what it sends, also to its own server
+    allowed = (
+        "--allowed-hosts",
+        environment["ALLOWED_HOSTS"],
+        *(("--cors-allowed-origins", origins) if origins else ()),
+    )
+    os.execvp(server[0], [*server, *allowed])
 
 
 if __name__ == "__main__":

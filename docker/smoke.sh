@@ -13,8 +13,8 @@ if docker info >/dev/null 2>&1; then engine=docker; fi
 image=${IMAGE:-localhost/epsilon-dpo:smoke}
 [ "$engine" = docker ] && remove=(docker rm --force) || remove=(buildah rm)
 cleanup() {
-  if [ -n "$running" ] && kill -0 "$running" 2>/dev/null; then halt || true; fi
-  [ -n "$container" ] && "${remove[@]}" "$container" >/dev/null
+  if [ -n "$running" ] && kill -0 "$running" 2>/dev/null; then halt || true; wait "$running" || true; fi
+  [ -n "$container" ] && { "${remove[@]}" "$container" >/dev/null || true; }
   rm -rf "$work"
 }
 trap cleanup EXIT

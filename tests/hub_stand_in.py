@@ -74,6 +74,15 @@ class WritableHub(Hub):
     made: ClassVar[dict[str, dict[str, Any]]] = {}  # what was asked for, by repository
     held: ClassVar[dict[str, bytes]] = {}  # LFS objects by their sha256
     commits: ClassVar[list[tuple[str, dict[str, bytes]]]] = []  # summary, and content by path
+    removed: ClassVar[list[str]] = []
+
+    there: ClassVar[list[str]] = []  # files of each repository before
+
+    def do_GET(self) -> None:
+        if "/tree/main" not in self.path:
+            return super().do_GET()
+        tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.there]
+        return self.answer(200, json.dumps(tree).encode())
 
     def do_POST(self) -> None:
         self.requests.append(self.path)
@@ -106,6 +115,7 @@ class WritableHub(Hub):
             row["value"]["path"]: base64.b64decode(row["value"]["content"]) for row in lines if row["key"] == "file"
         }
         files |= {row["value"]["path"]: self.held[row["value"]["oid"]] for row in lines if row["key"] == "lfsFile"}
+        self.removed.extend(row["value"]["path"] for row in lines if row["key"] == "deletedFile")
         self.commits.append((lines[0]["value"]["summary"], files))
         return self.reply({"commitOid": REVISION, "commitUrl": f"{self.host()}/owner/new/commit/{REVISION}"})
 

@@ -52,7 +52,8 @@ def postgres(*databases: str) -> Iterator[str]:
             shutil.chown(path, "postgres")
     data, port = folder / "data", free_port()
     try:
-        run("initdb", "-D", str(data), "-U", USER, "--auth=scram-sha-256", f"--pwfile={folder}/password", "--no-sync")
+        login = ("-U", USER, "--auth=scram-sha-256", f"--pwfile={folder}/password")
+        run("initdb", "-D", str(data), *login, "--encoding=UTF8", "--locale=C", "--no-sync")
         settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         run("pg_ctl", "-D", str(data), "-l", str(folder / "server.log"), "-o", settings, "-w", "start")
         try:

@@ -188,13 +188,32 @@ def test_a_refused_login_is_no_outage(tmp_path: Path, server: Server, capfd: pyt
     refusing.server_close()
 
 
-def test_a_row_whose_process_is_gone_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine went down; a row that a living process writes, and one of another project, go on."""
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's own store, and time for a busy machine."""
     monkeypatch.chdir(tmp_path)
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
+
+
+def test_what_a_power_cut_left_of_a_record_costs_the_next_stage_nothing(
+    local: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pending.folder().mkdir(parents=True)
+    for name, content in (("empty", ""), ("torn", '{"name": "sf')):
+        pending.kept(name).write_text(content)
+    train("sft", steps=3, pause=0.0)
+    assert sorted(file.name for file in pending.folder().iterdir()) == ["empty.refused", "torn.refused"]
+    assert capfd.readouterr().err.count("MLflow does not take the record in ") == 2
+    store = open_store()
+    (row,) = store.client.search_runs([store.experiment])
+    assert row.info.status == "FINISHED" and row.data.metrics["1_train/loss"]
+
+
+def test_a_row_whose_process_is_gone_is_ended(local: None) -> None:
+    """The machine went down; a row that a living process writes, and one of another project, go on."""
     store = open_store()
     ours = {"project": pending.project()}
     rows = {

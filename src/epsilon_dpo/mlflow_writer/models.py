@@ -8,7 +8,7 @@ the policy, which name it as their input and give their metrics its id.
 from collections.abc import Iterable, Iterator
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, Run
+from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric, Run
 
 from epsilon_dpo.pipeline.runs.runs import FINAL
 
@@ -28,9 +28,13 @@ class Models:
 
     def find(self, run: str, sha256: str) -> str | None:
         """The id of the model of this policy of `run`."""
+        found = self._found(run, sha256)
+        return str(found.model_id) if found else None
+
+    def _found(self, run: str, sha256: str) -> LoggedModel | None:
         asked = f"tags.{POLICY} = '{sha256}' and tags.run = '{run}'"
         found = self.client.search_logged_models([self.experiment], asked, max_results=1)
-        return str(found[0].model_id) if found else None
+        return found[0] if found else None
 
     def ensure(self, row: str, run: str, sha256: str, place: str = FINAL) -> tuple[str, bool]:
         """The id of the model of this policy, which the training of the MLflow run `row` made, and whether it is new.
@@ -38,15 +42,17 @@ class Models:
         Args:
             place: of the policy below out/align/RUN, as of runs.policy_paths.
         """
-        if known := self.find(run, sha256):
-            return known, False
+        known = self._found(run, sha256)
+        if known and known.status == LoggedModelStatus.READY:
+            return str(known.model_id), False
         training = self.client.get_run(row)
         path = "/".join(part for part in ("out/align", run, place, "model") if part != FINAL)
         step = 0 if place == FINAL else int(place.rpartition("/")[2])
         tags: dict[str, str] = training.data.tags
         kept = {ours: tags[name] for name, ours in KEPT.items() if name in tags}
         kept |= {"run": run, POLICY: sha256, "dvc_path": path, "mlflow.model.isExternal": "true"}
-        model = self.client.create_logged_model(
+        # One that is not ready was begun when the store went away.
+        model = known or self.client.create_logged_model(
             self.experiment,
             f"align@{run}" + (f"-{step}" if step else ""),
             row,
@@ -54,8 +60,8 @@ class Models:
             training.data.params,
             "policy",
         )
-        self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(row, [LoggedModelOutput(model.model_id, step or _last_step(training))])
+        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         return str(model.model_id), True
 
     def made(self, row: str, run: str, tags: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.environment import environment
-from epsilon_dpo.mlflow_writer.identity import made_by
+from epsilon_dpo.mlflow_writer.identity import made_by, report_mark
 from epsilon_dpo.mlflow_writer.pending import Message
 from epsilon_dpo.mlflow_writer.resources import SAMPLE_S, Resources
 from epsilon_dpo.mlflow_writer.server import (
@@ -79,6 +79,8 @@ class Outbox:
         execution = self.opening.get("execution")
         left = bool(self.waiting) and self._has_run()
         done = left and pending.keep(self.opening, self.waiting, self.uri)
+        if left and not done:
+            say(f"mlruns/pending cannot be written: what MLflow has not taken of {self.opening['name']} is lost.")
         if execution and not done:
             pending.forget(execution)
         if self._lock is not None:
@@ -86,18 +88,27 @@ class Outbox:
         return done
 
     def _read(self, lines: Iterator[str]) -> None:
-        for line in lines:
-            message = json.loads(line)
-            if message["kind"] == "open":  # as early as it can be: what is kept of this stage needs it, too
-                pid = message.pop("pid")
-                message["environment"] = environment(Path.cwd()) | made_by(pid)
-                self._resources = Resources(pid, message["at"])
-                if message["fingerprint"] is not None:
-                    threading.Thread(target=self._sample, daemon=True).start()
-            elif message["kind"] == "metrics" and message["step"] and self._resources is not None:
-                message["resources"] = self._resources.of_row(message["metrics"], message["at"])
-            self._inbox.put(message)
-        self._inbox.put(None)
+        try:
+            for line in lines:
+                self._inbox.put(self._completed(json.loads(line)))
+        except Exception as error:  # the last line of a process that was killed while it wrote it
+            say(f"a message of the stage cannot be read, so its record ends ({in_short(error)}).")
+        finally:
+            self._inbox.put(None)  # which `_take` waits for
+
+    def _completed(self, message: Message) -> Message:
+        """`message` with what is known at this moment only."""
+        if message["kind"] == "open":  # as early as it can be: what is kept of this stage needs it, too
+            pid = message.pop("pid")
+            message["environment"] = environment(Path.cwd()) | made_by(pid)
+            if message["fingerprint"] is not None:
+                message |= {"folder": str(Path.cwd()), "mark": report_mark()}
+            self._resources = Resources(pid, message["at"])
+            if message["fingerprint"] is not None:
+                threading.Thread(target=self._sample, daemon=True).start()
+        elif message["kind"] == "metrics" and message["step"] and self._resources is not None:
+            message["resources"] = self._resources.of_row(message["metrics"], message["at"])
+        return message
 
     def _sample(self) -> None:
         """As long as the stage lives."""
@@ -148,8 +159,7 @@ class Outbox:
             self._write_all()
             if not self._others_done:
                 self._others_done = True
-                pending.deliver_kept(self.uri)
-                self.record.close_dead()  # type: ignore[union-attr]
+                self._deliver_others()
         except Exception as error:
             self._failed(error)
             return
@@ -161,6 +171,16 @@ class Outbox:
             self._failed_at = float("-inf")
             self._known_out = False
 
+    def _deliver_others(self) -> None:
+        """What other stages left, and the rows of processes that are gone: their faults cost this stage nothing."""
+        try:
+            pending.deliver_kept(self.uri)
+            self.record.close_dead()  # type: ignore[union-attr]
+        except Exception as error:
+            if failure(error, self.uri) is Failure.OUTAGE:
+                raise
+            say(f"the records of other stages could not be completed ({in_short(error)}).")
+
     def _open(self) -> None:
         from epsilon_dpo.mlflow_writer.record import Record, Rows  # mlflow, whose import can fail and must then be said
 
@@ -168,9 +188,10 @@ class Outbox:
             self.record = Rows()
             return
         if self._lock is None:
-            lock = pending.lock(self.opening["execution"])
-            lock.acquire()
-            self._lock = lock
+            with suppress(OSError):  # where mlruns/ cannot be written, a server takes the record all the same
+                lock = pending.lock(self.opening["execution"])
+                lock.acquire()
+                self._lock = lock
         tried, self._tried = self._tried, True
         self.record = Record(**self.opening, resumed=tried)
 

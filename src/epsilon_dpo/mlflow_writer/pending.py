@@ -59,10 +59,15 @@ def forget(execution: str) -> None:
 def claimed(execution: str) -> Iterator[bool]:
     """Whether no living process writes this execution's record; none does while the block runs."""
     try:
-        with lock(execution):
-            yield True
-    except Timeout:
+        own = lock(execution)
+        own.acquire()
+    except (Timeout, OSError):  # an error is of a lock that another user made: a container, say
         yield False
+        return
+    try:
+        yield True
+    finally:
+        own.release()
 
 
 def keep(opening: Message, messages: Iterable[Message], uri: str) -> bool:
@@ -85,23 +90,33 @@ def deliver_kept(uri: str) -> None:
     Raises:
         Exception: the store's, where it takes nothing at present; what waits stays.
     """
-    for file in sorted(folder().glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
+    for file in _oldest_first():
         with claimed(file.stem) as free:
             if not free or not file.exists():
                 continue
-            opening, *messages = (json.loads(line) for line in file.read_text("utf-8").splitlines())
-            if opening.pop("store") != redacted(uri):
-                continue
             try:
+                opening, *messages = (json.loads(line) for line in file.read_text("utf-8").splitlines())
+                if opening.pop("store") != redacted(uri):
+                    continue
                 write(opening, messages, uri)
             except Exception as error:
-                if failure(error, uri) is not Failure.CALL:
+                damaged = isinstance(error, ValueError | KeyError)  # what a power cut left
+                if not damaged and failure(error, uri) is not Failure.CALL:
                     raise
                 say(f"MLflow does not take the record in {file.with_suffix('.refused')} ({in_short(error)}).")
                 file.replace(file.with_suffix(".refused"))
             else:
                 say(f"the MLflow record of {opening['name']}, which had waited in mlruns/pending, is written.")
             forget(file.stem)
+
+
+def _oldest_first() -> list[Path]:
+    """The files that wait; one that another stage has written meanwhile is gone."""
+    found = []
+    for file in folder().glob("*.jsonl"):
+        with suppress(OSError):
+            found.append((file.stat().st_mtime, file))
+    return [file for _, file in sorted(found)]
 
 
 def write(opening: Message, messages: Iterable[Message], uri: str) -> None:

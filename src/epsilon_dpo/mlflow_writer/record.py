@@ -37,6 +37,8 @@ class Rows:
         self.store = open_store()
         self.client = self.store.client
         self.models = Models(self.client, self.store.experiment)
+        self.mark = report_mark()
+        self.takes_files = self.store.takes_artifacts
 
     def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
         """On the row of the policy, if the store has it; else the report makes the row. Returns its id."""
@@ -47,7 +49,7 @@ class Rows:
 
     def compared(self, policies: list[Policy]) -> dict[str, Policy]:
         """Mark the rows of `policies` and complete them, by their id."""
-        mark = report_mark()
+        mark = self.mark
         rows = {
             self._align_row(policy["run"], policy["policy_sha256"]) or self._rebuilt(policy): policy
             for policy in policies
@@ -59,7 +61,7 @@ class Rows:
             final = as_metrics(policy["metrics"], 0, now())
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
             self._log(row, of_model(unknown, model if is_new else None, None))
-            if TABLE_TAG not in data.tags and self.store.takes_artifacts and (answers := table(policy["run"])):
+            if TABLE_TAG not in data.tags and self.takes_files and (answers := table(policy["run"])):
                 self.client.log_dict(row, answers, TABLE)
                 self.client.set_tag(row, TABLE_TAG, table_tag())
         marked = set(self._search(f"tags.stage = 'align' and tags.`{mark}` = 'true'"))
@@ -84,7 +86,9 @@ class Rows:
             if execution is None or pending.kept(execution).exists():
                 continue
             with pending.claimed(execution) as free:
-                if free:
+                # Asked once more, since a process may have ended well after the search, or left its record behind.
+                is_running = self.client.get_run(run_id).info.status == "RUNNING"
+                if free and is_running and not pending.kept(execution).exists():
                     self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
                     self.client.set_terminated(run_id, "KILLED")
                     pending.forget(execution)
@@ -152,14 +156,21 @@ class Record(Rows):
         execution: str | None = None,
         environment: dict[str, str] | None = None,
         resumed: bool = False,
+        folder: str | None = None,
+        mark: str | None = None,
     ) -> None:
         """
         Args:
             name, fingerprint, params, inputs, at, execution: of Tracker's message.
             environment: tags of the machine and the code, where they are known from when the stage began.
             resumed: the run may be there already, with all or some of what is written here.
+            folder: the stage's working folder. A record that waited may be written from another one, whose out/ holds
+                the files of another result.
+            mark: report_mark of the stage, which may have been another experiment's.
         """
         super().__init__()
+        self.mark = mark or self.mark
+        self.takes_files &= folder is None or folder == str(Path.cwd())
         self.execution = execution
         tags = identity(name, params) | {"fingerprint": fingerprint, "project": pending.project()}
         tags |= surroundings(Path.cwd()) if environment is None else environment
@@ -214,7 +225,7 @@ class Record(Rows):
         Args:
             at: when the stage had written them, in ms since 1970; newer ones are another execution's.
         """
-        if not self.store.takes_artifacts:
+        if not self.takes_files:
             return
         top = Path(folder)
         for file in sorted(top.glob("*")) + sorted(top.glob("figures/*")):

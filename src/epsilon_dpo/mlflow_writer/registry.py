@@ -7,11 +7,13 @@ are not in MLflow: in their place lie a stub, so that MLflow can say so, and a p
 import json
 import logging
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -131,10 +133,10 @@ def opened(name: str, make: bool = False) -> Iterator[Registry]:
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        database = Path(uri.removeprefix(SQLITE)) if uri else root() / "mlruns" / "mlflow.db"
+        database = Path(unquote(uri.removeprefix(SQLITE))) if uri else root() / "mlruns" / "mlflow.db"
         if not make and (not uri or uri.startswith(SQLITE)) and not database.is_file():
             raise UserError(f"{database} does not exist, so no policy is registered; `epsilon-dpo promote` makes it.")
         reach_server(uri)
         yield Registry(name)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise UserError(f"MLflow's registry does not answer as needed: {first_line(error)}.") from None

@@ -23,7 +23,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Writab
     point_to(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", monkeypatch)
     monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)  # whose server this is not
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
-    for kept in (WritableHub.made, WritableHub.held, WritableHub.commits, WritableHub.requests):
+    for kept in (WritableHub.made, WritableHub.held, WritableHub.commits, WritableHub.requests, WritableHub.removed):
         kept.clear()
     yield WritableHub
     server.shutdown()
@@ -53,6 +53,14 @@ def test_a_policy_arrives_with_its_card_in_one_commit(
     )
     main(["push", "plain", "owner/open-to-all", "--public"])
     assert hub.made["owner/open-to-all"]["visibility"] == "public" and len(hub.commits) == 2
+
+
+def test_what_an_earlier_push_left_is_removed(
+    hub: type[WritableHub], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "there", [".gitattributes", "README.md", "adapter_config.json", "model.safetensors"])
+    main(["push", "better", "owner/new"])
+    assert hub.removed == ["adapter_config.json"]
 
 
 def test_what_the_hub_refuses_is_one_sentence(

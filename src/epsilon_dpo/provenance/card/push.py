@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2  # the HTTP library under huggingface_hub, for the errors that it lets through
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
@@ -15,6 +15,7 @@ from epsilon_dpo.provenance.card.card import card
 from epsilon_dpo.provenance.champion.recorded import compared, policy_of
 
 CARD = "README.md"  # as the Hub calls it
+KEPT = (".gitattributes",)  # the Hub's own, in each repository
 TIMEOUT = 10.0  # seconds, for a licence
 
 
@@ -33,7 +34,7 @@ def show_card(asked: argparse.Namespace) -> str:
 
 
 def push(asked: argparse.Namespace) -> str:
-    """Send a run's policy with its card to a repository of the Hub, in one commit; returns where it is.
+    """Make a repository of the Hub hold a run's policy with its card and nothing else, in one commit; returns where.
 
     Args:
         asked: run, repo (owner/name), licence (None: nobody stated one) and public (whether a repository that is made
@@ -50,12 +51,12 @@ def push(asked: argparse.Namespace) -> str:
     api = HfApi(endpoint=constants.ENDPOINT)
     with _one_sentence(asked.repo):
         api.create_repo(asked.repo, private=not asked.public, exist_ok=True)
+        sent = {CARD: readme.encode()} | {str(file.relative_to(folder)): str(file) for file in files}
         made = api.create_commit(
             asked.repo,
-            [
-                CommitOperationAdd(CARD, readme.encode()),
-                *(CommitOperationAdd(str(file.relative_to(folder)), str(file)) for file in files),
-            ],
+            # What an earlier push left, an adapter's config say, would be loaded with this model or in its place.
+            [CommitOperationDelete(name) for name in api.list_repo_files(asked.repo) if name not in {*sent, *KEPT}]
+            + [CommitOperationAdd(name, content) for name, content in sent.items()],
             commit_message=f"The policy of run {asked.run}, sha256 {policy.sha256}",
         )
     return f"{asked.run} with its card and {len(files)} files: {made.commit_url}"
