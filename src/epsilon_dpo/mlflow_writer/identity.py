@@ -27,7 +27,7 @@ def made_by(pid: int | None) -> dict[str, str]:
     try:
         parents = psutil.Process(pid).parents() if pid else []
         for parent in parents:  # the nearest: above it may be the worker of a queue, with one child per experiment
-            if any(Path(word).stem == "dvc" for word in parent.cmdline()[:3]):
+            if any(Path(argument).stem == "dvc" for argument in parent.cmdline()[:3]):
                 tags["repro"] = f"{parent.create_time():.0f}-{parent.pid}"
                 break
     except psutil.Error:  # it has ended by now, or is another user's
