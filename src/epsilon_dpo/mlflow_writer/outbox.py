@@ -101,10 +101,9 @@ class Outbox:
         if message["kind"] == "open":  # as early as it can be: what is kept of this stage needs it, too
             pid = message.pop("pid")
             message["environment"] = environment(Path.cwd()) | made_by(pid)
-            if message["fingerprint"] is not None:
-                message |= {"folder": str(Path.cwd()), "mark": report_mark()}
             self._resources = Resources(pid, message["at"])
             if message["fingerprint"] is not None:
+                message |= {"folder": str(Path.cwd()), "mark": report_mark()}
                 threading.Thread(target=self._sample, daemon=True).start()
         elif message["kind"] == "metrics" and message["step"] and self._resources is not None:
             message["resources"] = self._resources.of_row(message["metrics"], message["at"])

@@ -83,12 +83,13 @@ class Rows:
         for run_id, execution in self._search(
             f"attributes.status = 'RUNNING' and tags.project = '{pending.project()}'", "execution"
         ).items():
-            if execution is None or pending.kept(execution).exists():
+            if execution is None:
                 continue
             with pending.claimed(execution) as free:
-                # Asked once more, since a process may have ended well after the search, or left its record behind.
-                is_running = self.client.get_run(run_id).info.status == "RUNNING"
-                if free and is_running and not pending.kept(execution).exists():
+                if not free or pending.kept(execution).exists():
+                    continue
+                # Asked once more, since its process may have ended well after the search.
+                if self.client.get_run(run_id).info.status == "RUNNING":
                     self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
                     self.client.set_terminated(run_id, "KILLED")
                     pending.forget(execution)
