@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_jsonl
+
 TABLE = "answers.json"
 TABLE_TAG = "mlflow.loggedArtifacts"  # by which the page finds tables
 COLUMNS = ("prompt", "answer", "against chosen", "against sft", "truth against sft")
@@ -18,9 +21,9 @@ def table(run: str, out: Path = Path("out")) -> dict[str, Any] | None:
     run, so the verdicts stand below the answer, too.
     """
     try:
-        samples = _rows(out / "sample" / run / "samples.jsonl")
-        records = _rows(out / "score" / run / "records.jsonl")
-    except (OSError, ValueError):
+        samples = read_jsonl(out / "sample" / run / "samples.jsonl")
+        records = read_jsonl(out / "score" / run / "records.jsonl")
+    except (OSError, UserError, ValueError):
         return None
     verdicts = {(row["id"], row["opponent"]): row for row in records if row.get("answer") == "run"}
     data = []
@@ -44,7 +47,3 @@ def _verdict(win: float | None) -> str:
     if win is None:
         return UNKNOWN
     return "won" if win == WON else "tied" if win == TIED else "lost"
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
