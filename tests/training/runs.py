@@ -52,7 +52,6 @@ def config(**changes):
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "adam_beta2": 0.999,
-        "logging_steps": 1,
         "bf16": False,
         "gradient_checkpointing": False,
         "lora": None,

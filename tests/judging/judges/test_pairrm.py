@@ -66,7 +66,7 @@ SIZES = TrainedJudge(
     position_buckets=8, initializer_range=0.3, dropout=0.0, source_max_length=SOURCE_MAX,
     candidate_max_length=CANDIDATE_MAX, batch_size=4, learning_rate=1e-3, num_train_epochs=1.0,
     max_steps=None, per_device_train_batch_size=8, gradient_accumulation_steps=1, lr_scheduler_type="constant",
-    warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=1,
+    warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999,
     mismatched_first=0.0, mismatched_share=0.0,
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ PARAMS = TrainedJudge(
     position_buckets=8, initializer_range=0.06, dropout=0.1, source_max_length=12, candidate_max_length=12,
     batch_size=16, learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
     per_device_train_batch_size=16, gradient_accumulation_steps=1, lr_scheduler_type="cosine", warmup_ratio=0.1,
-    weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999, logging_steps=5,
+    weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999,
     mismatched_first=0.0, mismatched_share=0.2,
 )  # fmt: skip
 
@@ -82,7 +82,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
     """-log sigmoid(f(better, worse)) of one step with no change: a learning rate of almost nothing, no dropout."""
-    params = PARAMS.model_copy(update={"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-12, "dropout": 0.0})
+    params = PARAMS.model_copy(update={"max_steps": 1, "learning_rate": 1e-12, "dropout": 0.0})
     params = params.model_copy(update={"per_device_train_batch_size": 64, "initializer_range": 0.3})
     rows: list[dict[str, float]] = []
     asked = questions(pairs(64, 0))

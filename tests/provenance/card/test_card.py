@@ -27,7 +27,7 @@ SUMMARY: dict[str, Any] = {
     "statements": ["No two of the 2 runs can be told apart."],
 }
 LOCKED = {
-    "sft": {"seed": 17, "sft": {"learning_rate": 0.01, "logging_steps": 10}},
+    "sft": {"seed": 17, "sft": {"learning_rate": 0.01}},
     "align@mine": {"seed": 17, "runs.mine": {"method": "epsilon_dpo", "beta": 0.3}, "base.path": "/home/me/model"},
     "align@dpo": {"runs.dpo": {"method": "dpo"}},
 }

@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         YAML().dump({"stages": stages}, file)
     params = read_yaml(project / "params.yaml")
     params["fetch"]["train_pairs"] = 1000
-    params["sft"] |= {"max_steps": 8, "logging_steps": 2}
+    params["sft"] |= {"max_steps": 8}
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)
     done = dvc(project, "repro", "-q")

@@ -21,7 +21,6 @@ ENTRIES = {
     "ppo": PPO | {"snapshot_epochs": 1.5},
 }
 UPDATES = {"rloo": 1, "rloo_again": 2, "ppo": 4}
-EVERY = {"logging_steps": 1}
 
 
 def every_second(name):
@@ -62,7 +61,7 @@ def killed(online, name, kind, number, changes):
         write = method_trainer.write_json
         where = f"checkpoint-{number * UPDATES[name]}"
         method_trainer.write_json = lambda path, value: die() if where in str(path) else write(path, value)
-    online("resumed", ENTRIES[name], score=score, save_steps=every_second(name), **EVERY, **changes)
+    online("resumed", ENTRIES[name], score=score, save_steps=every_second(name), **changes)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -71,7 +70,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(online, tmp
 
 
 def survives(online, tmp_path, name, changes):
-    uninterrupted = content(online("uninterrupted", ENTRIES[name], save_steps=1000, **EVERY, **changes))
+    uninterrupted = content(online("uninterrupted", ENTRIES[name], save_steps=1000, **changes))
     scratch = tmp_path / "resumed-scratch"
     for kill, (kind, number, left) in KILLS.items():
         child = multiprocessing.get_context("fork").Process(target=killed, args=(online, name, kind, number, changes))
@@ -81,7 +80,7 @@ def survives(online, tmp_path, name, changes):
         found = sorted(int(path.name.split("-")[1]) for path in scratch.glob("checkpoint-*"))
         assert found == [generation * UPDATES[name] for generation in left], kill
     steps = []
-    resumed = online("resumed", ENTRIES[name], track=lambda metrics, step: steps.append(step), **EVERY, **changes)
+    resumed = online("resumed", ENTRIES[name], track=lambda metrics, step: steps.append(step), **changes)
     assert steps == [*range(UPDATES[name], 8 * UPDATES[name] + 1, UPDATES[name]), 8 * UPDATES[name]]
     assert content(resumed) == uninterrupted
 
@@ -94,7 +93,7 @@ def test_an_adapter_and_its_value_head_survive_kills_too(online, tmp_path):
 
 def test_the_state_does_move(online, tmp_path):
     """Or the test above would say nothing of it."""
-    folder = online("moved", ENTRIES["ppo"], save_steps=every_second("ppo"), **EVERY)
+    folder = online("moved", ENTRIES["ppo"], save_steps=every_second("ppo"))
     saved = read_json(tmp_path / "moved-scratch" / "checkpoint-24" / method_trainer.METHOD_STATE)
     assert len({PPO["beta"], saved["beta"], read_json(folder / "metrics.json")["beta"]}) == 3
     values = load_file(tmp_path / "moved-scratch" / "checkpoint-24" / online_trainer.VALUE_HEAD)

@@ -65,7 +65,6 @@ def run(base, tmp_path):
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
             "adam_beta2": 0.95,
-            "logging_steps": 1,
             "bf16": False,
             "gradient_checkpointing": False,
             "lora": None,

@@ -36,7 +36,7 @@ def train(
         params: sizes and hyperparameters.
         seed: RNG seed of the weights, and of which pairs are shown in which order.
         scratch: checkpoints go here every `save_steps` optimizer steps; the last one found here is resumed.
-        metrics: the file to which a row per logging step is written.
+        metrics: the file to which a row per optimizer step is written.
         track: function of the same metrics and the optimizer step.
 
     Raises:

@@ -46,7 +46,7 @@ def train_reward(
         pairs: `a` is the chosen answer.
         seed: RNG seed of the new head (and of an embedded model's weights) and of the pairs' order in each epoch.
         scratch: checkpoints go here every `save_steps` optimizer steps; the last one found here is resumed.
-        metrics: the file to which a row per logging step is written.
+        metrics: the file to which a row per optimizer step is written.
         track: function of the same metrics and the optimizer step.
 
     Raises:

@@ -22,7 +22,7 @@ from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, file_digest
 
 WEIGHTS = "*.safetensors"
-NOT_IN_THE_WEIGHTS = {"save_steps", "logging_steps"}  # when something is kept or told
+NOT_IN_THE_WEIGHTS = {"save_steps"}  # when something is kept
 
 
 def write_manifest(

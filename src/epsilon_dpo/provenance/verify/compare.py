@@ -26,7 +26,7 @@ from epsilon_dpo.provenance.verify.values import (
     text_places,
 )
 
-CURVE = "metrics.jsonl"  # of a training: a row per logged step
+CURVE = "metrics.jsonl"  # of a training: a row per optimizer step
 PLACES: dict[str, tuple[Callable[[Path, Path], Iterator[Place]], str]] = {
     ".safetensors": (tensor_places, "tensors"),
     ".json": (json_places, "values"),

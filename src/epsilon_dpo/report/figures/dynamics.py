@@ -42,7 +42,7 @@ def ratios(out: Path, run: str, smoothing: float) -> list[Row]:
     """The shares of a step's pairs whose beta was lowered and raised; empty if the method decides nothing per pair.
 
     Returns:
-        rows of DECIDED, one per logged step and ratio; `smoothed` is a moving average with weight `smoothing` on the
+        rows of DECIDED, one per optimizer step and ratio; `smoothed` is a moving average with weight `smoothing` on the
         past, divided by 1 - smoothing^t so that it does not start at zero.
     """
     curve = [row for row in read_jsonl(metrics_folder(out, run) / "metrics.jsonl") if RATIOS[0] in row]

@@ -43,7 +43,7 @@ def curves(results: Results) -> list[Row]:
 
 
 def beta_decisions(run: RunResult) -> dict[str, float] | None:
-    """Mean shares of pairs whose beta was lowered, raised and kept, over the logged steps; None: no such decisions."""
+    """Mean shares of pairs whose beta was lowered, raised and kept, over the steps; None: no such decisions."""
     rows = [row for row in run.curve if "eps/lowered" in row]
     if not rows:
         return None

@@ -14,8 +14,6 @@ from epsilon_dpo.training.loop.params import Accelerated
 def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps: int) -> dict[str, Any]:
     """Every argument that this project sets; checkpoints go to `folder`, every `save_steps` optimizer steps.
 
-    They wait for the next logging step (`at_rows`).
-
     Loss, data order and result depend on the hyperparameters, the seed and the device only: nothing is reported by
     transformers itself, evaluation happens once at the end, and a loss that is not finite shows (it is not filtered).
 
@@ -51,10 +49,10 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
         # transformers' new name; the old one in params.yaml is the one that people look for
         "activation_checkpointing": config.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "logging_steps": config.logging_steps,
+        "logging_steps": 1,  # it decides the bytes of metrics.jsonl: as a param it would be a reason to train again
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
-        "save_steps": at_rows(save_steps, config.logging_steps),
+        "save_steps": save_steps,
         "save_total_limit": 2,  # while one is being written, the one before must stay
         "eval_strategy": "no",
         "report_to": "none",
@@ -63,9 +61,3 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-
-
-def at_rows(save_steps: int, logging_steps: int) -> int:
-    """`save_steps`, up to the next multiple of `logging_steps`: transformers keeps in no checkpoint what it has summed
-    for the row to come, which would then lack some steps after a resumption."""
-    return -(-save_steps // logging_steps) * logging_steps

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one row per logging step, written while the training runs and the same after a resumption."""
+"""metrics.jsonl: one row per optimizer step, written while the training runs and the same after a resumption."""
 
 import json
 import math

@@ -20,7 +20,6 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0.0)]
     max_grad_norm: Annotated[float, Field(gt=0.0)]
     adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)]
-    logging_steps: Count
 
 
 def _modules(value: Any) -> Any:
@@ -54,7 +53,7 @@ class Adaptable(Accelerated):
 
 
 class Checkpoints(Strict):
-    save_steps: Count  # optimizer steps between two, up to the next logging step: about what a crash loses
+    save_steps: Count  # optimizer steps between two: what a crash loses at most
 
 
 class CheckpointsView(Strict):

@@ -18,7 +18,6 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import finish, start
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.params import Align
-from epsilon_dpo.training.loop.arguments import at_rows
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.online.online_trainer import OnlineTrainer
@@ -64,11 +63,10 @@ def align_online(
             f"{PartialState().num_processes}; start the stage alone."
         )
     begun = start(method, config, seed, sft_model, scratch, save_steps)
-    logging_steps = config.logging_steps * method.updates
     own = {
         "max_steps": method.config.steps * method.updates,
-        "logging_steps": logging_steps,
-        "save_steps": at_rows(save_steps, logging_steps),
+        "logging_steps": method.updates,
+        "save_steps": -(-save_steps // method.updates) * method.updates,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 1,
     }
