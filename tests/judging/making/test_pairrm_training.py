@@ -65,16 +65,16 @@ def test_learns_what_makes_an_answer_better_in_both_places(tmp_path: Path) -> No
     right = [verdict.logit > 0 for verdict in verdicts[:100]] + [verdict.logit < 0 for verdict in verdicts[100:]]
     assert sum(right) / 200 > 0.9
     rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(5, 41, 5))
-    assert rows[0]["loss"] == pytest.approx(0.693, abs=0.1) and rows[-1]["loss"] < 0.4
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[0]["loss"] == pytest.approx(0.693, abs=0.1) and sum(row["loss"] for row in rows[-5:]) / 5 < 0.4
 
 
 def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    """However often each saves: at 1000, 13, which is 15 with a row every 5, and 20."""
+    """However often each saves."""
     train_into(tmp_path / "uninterrupted", tmp_path / "scratch_of_uninterrupted")
     with pytest.raises(Killed):
         train_into(tmp_path / "killed", tmp_path / "scratch", kill_at=25, save_steps=13)
-    assert (tmp_path / "scratch/checkpoint-15").is_dir()
+    assert (tmp_path / "scratch/checkpoint-13").is_dir()
     torch.manual_seed(99)
     train_into(tmp_path / "resumed", tmp_path / "scratch", save_steps=20)
     assert digest(tmp_path / "resumed") == digest(tmp_path / "uninterrupted")

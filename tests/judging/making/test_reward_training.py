@@ -59,8 +59,9 @@ def test_it_learns_and_is_loaded_from_its_folder_alone(tmp_path: Path) -> None:
     assert all(verdict.f_ba == -verdict.f_ab for verdict in verdicts)
     assert [verdict.logit for verdict in trained.compare(unseen)] == [verdict.logit for verdict in verdicts]
     rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(5, 41, 5))
-    assert rows[-1]["loss"] < 0.4 and rows[-1]["accuracy"] > 0.9
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    loss, accuracy = (sum(row[name] for row in rows[-5:]) / 5 for name in ("loss", "accuracy"))
+    assert loss < 0.4 and accuracy > 0.9
     settings = read_json(tmp_path / "out/judge.json")
     assert (settings["kind"], settings["dtype"], settings["origin"]) == (
         "reward_model",
@@ -71,11 +72,11 @@ def test_it_learns_and_is_loaded_from_its_folder_alone(tmp_path: Path) -> None:
 
 
 def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    """However often each saves: at 1000, 13, which is 15 with a row every 5, and 20."""
+    """However often each saves."""
     train_into(tmp_path / "uninterrupted")
     with pytest.raises(Killed):
         train_into(tmp_path / "killed", kill_at=25, scratch=tmp_path / "scratch", save_steps=13)
-    assert (tmp_path / "scratch/checkpoint-15").is_dir()
+    assert (tmp_path / "scratch/checkpoint-13").is_dir()
     torch.manual_seed(99)
     train_into(tmp_path / "resumed", scratch=tmp_path / "scratch", save_steps=20)
     assert digest(tmp_path / "resumed/out") == digest(tmp_path / "uninterrupted/out")
