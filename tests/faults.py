@@ -43,7 +43,7 @@ SECONDS_TO_END = 60.0  # for what a killed pipeline leaves: a stage looks each s
 
 
 def tiny_project(to: Path) -> Path:
-    project = copy_project(to)
+    project = copy_project(to, tracked=True)
     shutil.copy(ROOT / ".gitignore", project)  # else `dvc` writes lines in out/, at a kill not all
     with_preset(project, "on-policy", TINY)
     return project

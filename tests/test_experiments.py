@@ -68,7 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dvc(project: Path, *arguments: str) -> str:
-    env = environment(project, MLFLOW_TRACKING_URI="http://127.0.0.1:9")  # nobody listens
+    env = environment(project)
     names = [f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
     git_user = dict.fromkeys(names, "user@example.org")
     done = subprocess.run(

@@ -36,7 +36,7 @@ from faults import (
     tiny_project,
     torn_by_dvc,
 )
-from whole_pipeline import all_stages, dvc, repro
+from whole_pipeline import TRACKED, all_stages, dvc, repro
 
 pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
@@ -160,6 +160,7 @@ def test_mlflows_store_on_a_full_disk(project: Path, tmp_path: Path) -> None:
     rewind(copy, "figures")
     start_anew(copy, "mlruns")
     with small_disk(copy / "mlruns", 0.1):
+        (copy / TRACKED).touch()
         done = dvc(copy, "repro")
         assert done.returncode == 0 and lock(copy) == lock(project)
         assert "Traceback" not in done.stdout + done.stderr and "tracking:" in done.stderr

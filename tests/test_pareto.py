@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from whole_pipeline import BIN, all_stages, copy_project, dvc, environment, repro, with_preset
+from whole_pipeline import BIN, TRACKED, all_stages, copy_project, dvc, environment, repro, with_preset
 
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.params import read_yaml
@@ -126,7 +126,7 @@ def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path, r
 def test_killing_dvc_leaves_no_stage(project: Path, tmp_path: Path, end: int) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
-    (copy / "mlruns/mlflow.db").unlink()
+    (copy / TRACKED).touch()
     command = [BIN / "dvc", "repro", "-s", "-f", "sft"]
     running = subprocess.Popen(command, cwd=copy, env=environment(copy), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

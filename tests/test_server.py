@@ -53,7 +53,7 @@ class Site(NamedTuple):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     from moto.server import ThreadedMotoServer
 
-    project = copy_project(tmp_path_factory.mktemp("server") / "project")
+    project = copy_project(tmp_path_factory.mktemp("server") / "project", tracked=True)
     with_preset(project, "smoke", {})
     done = dvc(project, "repro", "fetch")
     assert done.returncode == 0, done.stderr

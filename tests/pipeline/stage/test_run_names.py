@@ -54,7 +54,7 @@ def test_no_name_of_a_run_is_executed(tmp_path: Path) -> None:
         YAML().dump({"stages": {"align": stage}}, file)
     (project / "stages" / "align.py").write_text(ALIGN)
     runs(project, {name: {"method": "dpo", "beta": 0.1} for name in [*EVIL, "fine"]})
-    done = dvc(project, "repro", "-s", "-k", "align", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    done = dvc(project, "repro", "-s", "-k", "align")
     assert not list(tmp_path.rglob("pwned"))
     assert done.returncode != 0
     assert done.stderr.count("is no name of a run") == len(EVIL), done.stdout + done.stderr
