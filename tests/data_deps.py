@@ -15,7 +15,7 @@ from typing import Any
 
 from closure import EXEMPT
 from ruamel.yaml import YAML
-from whole_pipeline import BIN
+from whole_pipeline import BIN, NOBODY
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
@@ -172,9 +172,9 @@ def _run(project: Path, folder: Path, command: str, stage: str) -> Path:
         "DVC_STAGE": stage,
         "HF_HUB_OFFLINE": "1",
         "READ_UNDER_OUT": str(log),
-        "DVC_ROOT": str(project),  # MLflow's store and scratch/ are the project's, as with `dvc exp run --temp`
+        "DVC_ROOT": str(project),  # scratch/ is the project's, as with `dvc exp run --temp`
+        "MLFLOW_TRACKING_URI": NOBODY,
     }
-    env.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
         command, shell=True, cwd=folder, env=env, text=True, errors="replace", capture_output=True, check=False
     )
