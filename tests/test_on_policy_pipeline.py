@@ -52,6 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+@pytest.mark.campaign  # below, each stage is run again by itself and makes the same bytes
 def test_the_same_commit_gives_the_same_lock_without_a_tracking_store(project: Path, tmp_path: Path) -> None:
     """Another directory, and an MLflow server that does not answer: not a byte of dvc.lock differs."""
     other = copy_project(tmp_path / "other")
@@ -186,6 +187,7 @@ def test_an_online_run_learns_from_the_scores_of_its_own_answers(project: Path) 
     assert metrics_of(project, f"kl/{ONLINE}")["kl_rev_rb"] >= 0.0
 
 
+@pytest.mark.campaign  # each stage reads only what it declares (below), and dvc.yaml declares it (test_dag.py)
 def test_another_choice_of_pairs_samples_and_ranks_nothing_again(project: Path) -> None:
     before = {pair["id"] for pair in rows(project, "pairs/train.jsonl")}
     with_preset(project, "on-policy", {**SMALL, "pairs.choose": "best_worst"})

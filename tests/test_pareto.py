@@ -82,11 +82,13 @@ def test_the_policies_within_the_epoch_are_followed_for_each_epsilon(project: Pa
     assert {row["run"] for row in table(project, "ratios")} == {"epsilon_dpo_b03", "epsilon_dpo_e002"}
 
 
+@pytest.mark.campaign  # test_dag.py: which stage reads which param
 def test_another_figure_judges_nothing_again(project: Path) -> None:
     with_preset(project, "pareto", {**SMALL, "figures.smoothing": 0.5})
     assert set(repro(project)) <= {"check", "figures", "report"}
 
 
+@pytest.mark.campaign
 def test_another_judge_samples_and_trains_nothing_again(project: Path) -> None:
     with_preset(project, "pareto", {**SMALL, "judge.max_steps": 50, "figures.smoothing": 0.5})
     ran = set(repro(project))
@@ -122,7 +124,7 @@ def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path, r
     assert not list((copy / "scratch/partial").iterdir())
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.campaign)])
 def test_killing_dvc_leaves_no_stage(project: Path, tmp_path: Path, end: int) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
