@@ -126,14 +126,15 @@ def move(file: Path, database: str, destination: str) -> None:
     if VERSION not in source.tables:
         raise Refused(f"{file} is not a store of MLflow.")
     with old.connect() as read, new.begin() as write:
+        read.exec_driver_sql("BEGIN")  # all tables as of one moment: somebody may write to the file meanwhile
         versions = [c.execute(select(t.tables[VERSION])).scalar_one() for c, t in ((read, source), (write, target))]
         if versions[0] != versions[1]:
             raise Refused(f"{file} is of another version of MLflow; first run: mlflow db upgrade sqlite:///{file}")
-        for name in ("runs", "registered_models"):
-            if rows_of(write, target.tables[name]):
-                raise Refused(
-                    f"the server's database holds {name.replace('_', ' ')} already; a new database is needed."
-                )
+        held = [name for name in ("runs", "registered_models") if rows_of(write, target.tables[name])]
+        names = write.execute(select(target.tables["experiments"].c.name)).scalars()
+        held += ["experiments"] * bool(set(names) - {"Default"})  # which MLflow makes in a new database
+        if held:
+            raise Refused(f"the server's database holds {held[0].replace('_', ' ')} already; a new database is needed.")
         shared = [table for table in target.sorted_tables if table.name in source.tables and table.name != VERSION]
         lost = [name for name, table in source.tables.items() if name not in target.tables and rows_of(read, table)]
         if lost:
@@ -161,8 +162,8 @@ def main(arguments: list[str]) -> None:
         move(file, database, destination)
     except Refused as error:
         sys.exit(f"ERROR: {error}")
-    except subprocess.CalledProcessError as error:  # whose text has the address, and so the password
-        sys.exit(f"ERROR: nothing was moved: `mlflow db upgrade` ended with code {error.returncode}.")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"ERROR: nothing was moved: the tables could not be made, code {error.returncode}.")
     except FAILURES as error:
         sys.exit(f"ERROR: nothing was moved: {error}")
     print(f"The rows and artifacts of {file} are on the server.")

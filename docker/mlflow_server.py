@@ -66,8 +66,12 @@ def make_bucket(destination: str, endpoint: str | None) -> None:
 
 
 def upgrade(database: str) -> None:
-    """The tables of this version of MLflow, made or brought up to date."""
-    subprocess.run(["mlflow", "db", "upgrade", database], check=True)
+    """The tables of this version of MLflow, made or brought up to date.
+
+    What `mlflow db upgrade` does, with the address and its password where other users of the machine do not see them.
+    """
+    command = "import os; from mlflow.db import upgrade; upgrade.main([os.environ['DATABASE']])"
+    subprocess.run([sys.executable, "-c", command], env=os.environ | {"DATABASE": database}, check=True)
 
 
 def main() -> None:
