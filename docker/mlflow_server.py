@@ -84,6 +84,7 @@ def main() -> None:
     login = Path(tempfile.mkdtemp()) / "login.ini"  # for as long as the server; only this user may read the folder
     login.write_text(LOGIN.format(database=database.replace("%", "%%")), "utf-8")
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(login)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # jobs on traces, which nothing here writes
     where = ("--host", environment.get("HOST") or "127.0.0.1", "--port", environment.get("PORT") or "5000")
     server = ("mlflow", "server", "--app-name", "basic-auth", "--workers", "1", *where)
     origins = environment.get("ALLOWED_ORIGINS")  # a browser names its page's in what it sends, also to its own server

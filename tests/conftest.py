@@ -1,5 +1,6 @@
 """What several tests need: a small Gemma-2 in memory, and token pairs with a shared prompt."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # as in `make ui`
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
