@@ -17,7 +17,7 @@ class TrainingBar(ProgressCallback):
         **kwargs: Any,
     ) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)  # shown with the next step
 
 
 def show_one_bar(trainer: Trainer) -> None:
