@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.delivery import Backlog, write_all
 from epsilon_dpo.mlflow_writer.environment import environment
 from epsilon_dpo.mlflow_writer.identity import made_by, report_mark
 from epsilon_dpo.mlflow_writer.pending import Message
 from epsilon_dpo.mlflow_writer.resources import SAMPLE_S, Resources
 from epsilon_dpo.mlflow_writer.server import (
+    LOGIN,
     OUTAGE_S,
     Failure,
     failure,
@@ -155,7 +157,8 @@ class Outbox:
                 reach_server(self.uri)
             if self.record is None:
                 self._open()
-            self._write_all()
+            assert self.record is not None
+            write_all(self.record, self.waiting, self.uri, self._refused)
             if not self._others_done:
                 self._others_done = True
                 self._deliver_others()
@@ -172,8 +175,13 @@ class Outbox:
 
     def _deliver_others(self) -> None:
         """What other stages left, and the rows of processes that are gone: their faults cost this stage nothing."""
+        backlog = Backlog(self.uri)
         try:
-            pending.deliver_kept(self.uri)
+            try:
+                backlog.deliver()
+            finally:
+                for name in backlog.written:
+                    say(f"the MLflow record of {name}, which had waited in mlruns/pending, is written.")
             self.record.close_dead()  # type: ignore[union-attr]
         except Exception as error:
             if failure(error, self.uri) is Failure.OUTAGE:
@@ -194,21 +202,11 @@ class Outbox:
         tried, self._tried = self._tried, True
         self.record = Record(**self.opening, resumed=tried)
 
-    def _write_all(self) -> None:
-        assert self.record is not None
-        while self.waiting:
-            count = 0
-            try:
-                count = pending.write_next(self.record, self.waiting)
-            except Exception as error:
-                if failure(error, self.uri) is not Failure.CALL:
-                    raise
-                if Failure.CALL not in self._said:
-                    self._said.add(Failure.CALL)
-                    what = f"{self.waiting[0]['kind']} of {self.opening['name']}"
-                    say(f"MLflow does not take {what} ({in_short(error)}); the stage goes on.")
-            for _ in range(max(count, 1)):
-                self.waiting.popleft()
+    def _refused(self, message: Message, error: Exception) -> None:
+        if Failure.CALL not in self._said:
+            self._said.add(Failure.CALL)
+            what = f"{message['kind']} of {self.opening['name']}"
+            say(f"MLflow does not take {what} ({in_short(error)}); the stage goes on.")
 
     def _failed(self, error: Exception) -> None:
         kind = failure(error, self.uri)
@@ -224,8 +222,7 @@ class Outbox:
             end = f", and {waits}{noted}" if self._has_run() else f", which is not repeated{noted}"
             say(f"no MLflow record of {name} for now ({in_short(error)}); the stage goes on{end}.")
         elif kind is Failure.LOGIN:
-            login = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            say(f"the MLflow server refuses {name} ({in_short(error)}): {login}; the stage goes on, and {waits}.")
+            say(f"the MLflow server refuses {name} ({in_short(error)}): {LOGIN}; the stage goes on, and {waits}.")
         else:
             self.waiting.clear()
             self.opening["fingerprint"] = None  # nothing is kept

@@ -49,9 +49,14 @@ def _give_up(_signal: int, _frame: FrameType | None) -> None:
     sys.exit(1)
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _give_up)
+def be_quiet() -> None:
+    """Before MLflow is imported: it reports to nobody, and what it says of each migration is not shown."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    logging.disable(logging.ERROR)  # of each migration of a fresh store; tracebacks of what is said in a line
+    logging.disable(logging.ERROR)  # also tracebacks of what is said in a line
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _give_up)
+    be_quiet()
     serve(sys.stdin)

@@ -17,6 +17,7 @@ CONNECT_TIMEOUT_S = 3.0
 OUTAGE_S = 120.0  # a pipeline with a dead server says so this often
 LOGIN_CODES = (401, 403)
 BUSY_CODE = 429
+LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
 class Failure(Enum):

@@ -161,6 +161,13 @@ class Tracker:
         print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
 
 
+def deliver_waiting() -> None:
+    """Write what earlier stages left in mlruns/pending, however long it takes; nothing is said where nothing waits."""
+    if any((_mlruns() / "pending").glob("*.jsonl")):
+        command = [sys.executable, "-m", "epsilon_dpo.mlflow_writer.backlog"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, env=NETWORK_LIMITS | os.environ, check=False)
+
+
 def are_marked(policies: list[dict[str, Any]]) -> bool:
     """Whether the local store is as it was when these rows were last marked, which is cheaper to see than to do."""
     with suppress(OSError):
@@ -175,9 +182,13 @@ def note_marked(policies: list[dict[str, Any]]) -> None:
             _marks_file().write_text(_marks(policies), "utf-8")
 
 
+def _mlruns() -> Path:
+    """Neither git nor DVC looks there."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "mlruns"
+
+
 def _marks_file() -> Path:
-    """Neither git nor DVC looks at mlruns/."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / "mlruns" / ".marked"
+    return _mlruns() / ".marked"
 
 
 def _marks(policies: list[dict[str, Any]]) -> str:

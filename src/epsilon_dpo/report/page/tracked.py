@@ -1,15 +1,16 @@
 """The rows of the MLflow table that the report speaks of, in the form that Tracker.mark_compared takes.
 
 `python -m epsilon_dpo.report.page.tracked` marks them again: DVC restores a report that it has seen before without
-running the stage, and the marks would then be those of another report.
+running the stage, and the marks would then be those of another report. Before that it writes what waits for MLflow.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked
+from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked, deliver_waiting
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, stage_entry
 from epsilon_dpo.pipeline.stage.params import load, read_yaml
 from epsilon_dpo.report.page.params import ReportView
@@ -72,6 +73,9 @@ def _locked_params(locked: dict[str, Any], run: str) -> Any:
 
 if __name__ == "__main__":
     try:
+        deliver_waiting()
         mark_again()
     except UserError as error:
         print(f"tracking: the rows of the report are not marked: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,125 @@
+"""Messages written on their record: those of a running stage, and those that others left in mlruns/pending."""
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.pending import Message
+from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
+from epsilon_dpo.pipeline.observability.errors import redacted
+
+if TYPE_CHECKING:
+    from epsilon_dpo.mlflow_writer.record import Rows
+
+ROWS_AT_ONCE = 50  # of metrics, in one call
+
+
+class Backlog:
+    """What waits in mlruns/pending for the store at `uri`.
+
+    Attributes:
+        written: the stages whose records are now written.
+        elsewhere: how many records wait for another store, by its address.
+        held: how many are held by another process.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.written: list[str] = []
+        self.elsewhere: Counter[str] = Counter()
+        self.held = 0
+
+    def deliver(self) -> None:
+        """Oldest first.
+
+        Raises:
+            Exception: the store's, where it takes nothing at present; what waits stays.
+        """
+        for file in oldest_first():
+            with pending.claimed(file.stem) as free:
+                if not file.exists():
+                    continue
+                if free:
+                    self._deliver(file)
+                else:
+                    self.held += 1
+
+    def _deliver(self, file: Path) -> None:
+        try:
+            opening, *messages = (json.loads(line) for line in file.read_text("utf-8").splitlines())
+            if (store := opening.pop("store")) != redacted(self.uri):
+                self.elsewhere[store] += 1
+                return
+            _write_record(opening, messages, self.uri)
+        except Exception as error:
+            damaged = isinstance(error, ValueError | KeyError)  # what a power cut left
+            if not damaged and failure(error, self.uri) is not Failure.CALL:
+                raise
+            say(f"MLflow does not take the record in {file.with_suffix('.refused')} ({in_short(error)}).")
+            file.replace(file.with_suffix(".refused"))
+        else:
+            self.written.append(opening["name"])
+        pending.forget(file.stem)
+
+
+def oldest_first() -> list[Path]:
+    """The files that wait; one that another stage has written meanwhile is gone."""
+    found = []
+    for file in pending.folder().glob("*.jsonl"):
+        with suppress(OSError):
+            found.append((file.stat().st_mtime, file))
+    return [file for _, file in sorted(found)]
+
+
+def _write_record(opening: Message, messages: Iterable[Message], uri: str) -> None:
+    """The whole record of one execution, of which a part may be there."""
+    from epsilon_dpo.mlflow_writer.record import Record
+
+    def say_missing(message: Message, error: Exception) -> None:
+        say(f"a {message['kind']} of {opening['name']} is missing in MLflow ({in_short(error)}).")
+
+    write_all(Record(**opening, resumed=True), deque(messages), uri, say_missing)
+
+
+def write_all(
+    record: "Rows", waiting: "deque[Message]", uri: str, refused: Callable[[Message, Exception], None]
+) -> None:
+    """Write `waiting` in order; a message stays there until it is written, since the caller may be stopped any time.
+
+    Args:
+        refused: called with a message that the store will never take, which is then left out.
+
+    Raises:
+        Exception: any failure that is not one of a single call.
+    """
+    while waiting:
+        together = _together(waiting)
+        try:
+            _write(record, together)
+        except Exception as error:
+            if failure(error, uri) is not Failure.CALL:
+                raise
+            refused(waiting[0], error)
+        for _ in together:
+            waiting.popleft()
+
+
+def _together(waiting: "deque[Message]") -> list[Message]:
+    """What one call writes: rows of metrics that follow each other, or one message."""
+    if waiting[0]["kind"] != "metrics":
+        return [waiting[0]]
+    return list(takewhile(lambda message: message["kind"] == "metrics", islice(waiting, ROWS_AT_ONCE)))
+
+
+def _write(record: "Rows", messages: list[Message]) -> None:
+    kind = messages[0]["kind"]
+    contents = [{name: value for name, value in message.items() if name != "kind"} for message in messages]
+    if kind == "metrics":
+        record.metric_rows(contents)
+    else:
+        getattr(record, kind)(**contents[0])

@@ -1,0 +1,87 @@
+"""What waits in mlruns/pending: `make repro` and `make ui` write all of it, and no record stands in another's way."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.store import open_store
+from epsilon_dpo.pipeline.observability.tracker import deliver_waiting, now
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose store the first test creates; creating one takes seconds."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture
+def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(shared)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    for file in shared.glob("mlruns/pending/*"):
+        file.unlink()
+    return shared
+
+
+def metrics(step: int, **values: float) -> dict[str, Any]:
+    return {"kind": "metrics", "metrics": values, "step": step, "at": now()}
+
+
+def leave(name: str, *messages: dict[str, Any], store: str = "") -> None:
+    """What a stage would, whose record could not be written."""
+    opening = {"name": name, "fingerprint": "f" * 64, "params": {"seed": 1}, "inputs": {}, "at": now()}
+    close = {"kind": "close", "status": "FINISHED", "at": now()}
+    assert pending.keep(opening | {"execution": f"of_{name}"}, [*messages, close], store)
+
+
+def rows(name: str) -> list[Run]:
+    store = open_store()
+    return list(store.client.search_runs([store.experiment], f"attributes.run_name = '{name}'"))
+
+
+def command() -> str:
+    """What the last command of `make repro` says."""
+    done = subprocess.run([sys.executable, "-m", "epsilon_dpo.report.page.tracked"], text=True, capture_output=True)
+    assert done.returncode == 0 and done.stdout == ""
+    return done.stderr
+
+
+def test_all_that_waits_is_written_and_said_in_one_line(project: Path) -> None:
+    for run in ("one", "two"):
+        leave(f"kl@{run}", metrics(0, kl_fwd_rb=2.0))
+    leave("kl@three", store=DEAD)
+    assert command() == f"tracking: mlruns/pending: 2 written, 1 still waiting (1 for {DEAD}).\n"
+    for run in ("one", "two"):
+        (row,) = rows(f"kl@{run}")
+        assert row.info.status == "FINISHED" and row.data.metrics == {"kl_fwd_rb": 2.0}
+    assert [file.name for file in pending.folder().glob("*.jsonl")] == ["of_kl@three.jsonl"]
+
+
+def test_a_server_that_cannot_be_reached_is_one_line_and_all_waits(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
+    for run in ("one", "two"):
+        leave(f"kl@{run}", store=DEAD)
+    said = command()
+    assert said.startswith(f"tracking: mlruns/pending: 0 written, 2 still waiting (ConnectionError: {DEAD}: ")
+    assert said.count("\n") == 1 and len(list(pending.folder().glob("*.jsonl"))) == 2
+
+
+def test_nothing_is_started_where_nothing_waits(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process is started")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    deliver_waiting()
+    leave("kl@one")
+    with pytest.raises(AssertionError, match="a process is started"):
+        deliver_waiting()
