@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.delivery import write_all
 from epsilon_dpo.mlflow_writer.store import open_store
-from epsilon_dpo.pipeline.observability.tracker import deliver_waiting, now
+from epsilon_dpo.pipeline.observability.tracker import Tracker, deliver_waiting, now
 
 DEAD = "http://127.0.0.1:9"
 
@@ -28,6 +32,8 @@ def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     for file in shared.glob("mlruns/pending/*"):
         file.unlink()
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)  # a busy machine
     return shared
 
 
@@ -85,3 +91,39 @@ def test_nothing_is_started_where_nothing_waits(project: Path, monkeypatch: pyte
     leave("kl@one")
     with pytest.raises(AssertionError, match="a process is started"):
         deliver_waiting()
+
+
+def test_a_refused_row_is_lost_and_those_of_its_call_are_not(project: Path) -> None:
+    leave("kl@odd", *(metrics(step, **{"x" * (300 if step == 2 else 3): 1.0 * step}) for step in range(1, 5)))
+    said = command().splitlines()
+    assert len(said) == 2 and said[1] == "tracking: mlruns/pending: 1 written, 0 still waiting."
+    assert said[0].startswith("tracking: MLflow does not take metrics of kl@odd (MlflowException: ")
+    (row,) = rows("kl@odd")
+    history = open_store().client.get_metric_history(row.info.run_id, "1_train/xxx")
+    assert [point.step for point in history] == [1, 3, 4] and row.info.status == "FINISHED"
+
+
+def test_a_running_stage_loses_no_more_than_a_refused_row(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Tracker("kl@running", "f" * 64, {}, {}) as tracker:
+        for step in range(1, 5):
+            tracker.log_metrics({"x" * (300 if step == 2 else 3): 1.0}, step)
+    assert capfd.readouterr().err.count("tracking: MLflow does not take metrics of kl@running (") == 1
+    (row,) = rows("kl@running")
+    history = open_store().client.get_metric_history(row.info.run_id, "1_train/xxx")
+    assert [point.step for point in history] == [1, 3, 4] and row.info.status == "FINISHED"
+
+
+def test_only_the_rows_of_a_refused_call_are_written_one_by_one() -> None:
+    calls: list[list[int]] = []
+
+    class Rows:
+        def metric_rows(self, rows: list[dict[str, Any]]) -> None:
+            calls.append([row["step"] for row in rows])
+            if 7 in calls[-1]:
+                raise MlflowException("a row is refused", INVALID_PARAMETER_VALUE)
+
+    refused: list[int] = []
+    waiting = deque(metrics(step) for step in range(120))
+    write_all(Rows(), waiting, DEAD, lambda message, _: refused.append(message["step"]))  # type: ignore[arg-type]
+    assert refused == [7] and not waiting
+    assert calls == [[*range(50)], *([step] for step in range(50)), [*range(50, 100)], [*range(100, 120)]]

@@ -80,10 +80,14 @@ def _write_record(opening: Message, messages: Iterable[Message], uri: str) -> No
     """The whole record of one execution, of which a part may be there."""
     from epsilon_dpo.mlflow_writer.record import Record
 
-    def say_missing(message: Message, error: Exception) -> None:
-        say(f"a {message['kind']} of {opening['name']} is missing in MLflow ({in_short(error)}).")
-
-    write_all(Record(**opening, resumed=True), deque(messages), uri, say_missing)
+    missing = []
+    write_all(
+        Record(**opening, resumed=True), deque(messages), uri, lambda message, error: missing.append((message, error))
+    )
+    if missing:
+        message, error = missing[0]
+        what = f"{message['kind']} of {opening['name']}" + f" and {len(missing) - 1} more" * (len(missing) > 1)
+        say(f"MLflow does not take {what} ({in_short(error)}).")
 
 
 def write_all(
@@ -92,28 +96,33 @@ def write_all(
     """Write `waiting` in order; a message stays there until it is written, since the caller may be stopped any time.
 
     Args:
-        refused: called with a message that the store will never take, which is then left out.
+        refused: called with each message that the store will never take, which is then left out.
 
     Raises:
         Exception: any failure that is not one of a single call.
     """
+    singly = 0  # that many rows of a refused call are tried one by one: it says not which of them is refused
     while waiting:
-        together = _together(waiting)
+        together = _together(waiting, 1 if singly else ROWS_AT_ONCE)
         try:
             _write(record, together)
         except Exception as error:
             if failure(error, uri) is not Failure.CALL:
                 raise
+            if len(together) > 1:
+                singly = len(together)
+                continue
             refused(waiting[0], error)
         for _ in together:
             waiting.popleft()
+        singly = max(0, singly - 1)
 
 
-def _together(waiting: "deque[Message]") -> list[Message]:
-    """What one call writes: rows of metrics that follow each other, or one message."""
+def _together(waiting: "deque[Message]", most: int) -> list[Message]:
+    """What one call writes: `most` rows of metrics that follow each other, or one message."""
     if waiting[0]["kind"] != "metrics":
         return [waiting[0]]
-    return list(takewhile(lambda message: message["kind"] == "metrics", islice(waiting, ROWS_AT_ONCE)))
+    return list(takewhile(lambda message: message["kind"] == "metrics", islice(waiting, most)))
 
 
 def _write(record: "Rows", messages: list[Message]) -> None:

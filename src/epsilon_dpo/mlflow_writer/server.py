@@ -17,6 +17,7 @@ CONNECT_TIMEOUT_S = 3.0
 OUTAGE_S = 120.0  # a pipeline with a dead server says so this often
 LOGIN_CODES = (401, 403)
 BUSY_CODE = 429
+INVALID = "INVALID_PARAMETER_VALUE"  # MLflow's: of a local store it is the one error that says the call is at fault
 LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
@@ -32,6 +33,8 @@ class Failure(Enum):
 def failure(error: Exception, uri: str) -> Failure:
     """Of a call to the store at `uri`; empty: the project's own."""
     if not uri or uri.startswith("sqlite"):
+        if getattr(error, "error_code", None) == INVALID:
+            return Failure.CALL
         busy = isinstance(error, TimeoutError) or "database is locked" in str(error)  # another process makes or uses it
         return Failure.OUTAGE if busy else Failure.STORE
     if isinstance(error, ConnectionError | TimeoutError):
