@@ -1,18 +1,24 @@
 """What waits in mlruns/pending: `make repro` and `make ui` write all of it, and no record stands in another's way."""
 
+import os
 import subprocess
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
 from epsilon_dpo.mlflow_writer import pending
-from epsilon_dpo.mlflow_writer.delivery import write_all
+from epsilon_dpo.mlflow_writer.backlog import write_backlog
+from epsilon_dpo.mlflow_writer.delivery import Backlog, write_all
+from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import Tracker, deliver_waiting, now
 
@@ -127,3 +133,71 @@ def test_only_the_rows_of_a_refused_call_are_written_one_by_one() -> None:
     write_all(Rows(), waiting, DEAD, lambda message, _: refused.append(message["step"]))  # type: ignore[arg-type]
     assert refused == [7] and not waiting
     assert calls == [[*range(50)], *([step] for step in range(50)), [*range(50, 100)], [*range(100, 120)]]
+
+
+@pytest.fixture
+def answering() -> Iterator[HTTPServer]:
+    """Says that it is there. What is written goes to the local store."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def fail_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's 500 to the metrics of this stage, always."""
+
+    def metric_rows(record: Record, rows: list[dict[str, Any]]) -> None:
+        if open_store().client.get_run(record.run_id).info.run_name == name:
+            raise MlflowException("boom", INTERNAL_ERROR)
+        written(record, rows)
+
+    written = Record.metric_rows
+    monkeypatch.setattr(Record, "metric_rows", metric_rows)
+
+
+def test_a_record_at_which_the_server_always_fails_waits_and_others_do_not(
+    project: Path, answering: HTTPServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_store()
+    uri = f"http://127.0.0.1:{answering.server_port}"
+    for number, run in enumerate(("poison", "behind")):
+        leave(f"kl@{run}", metrics(0, kl_fwd_rb=2.0), store=uri)
+        os.utime(pending.kept(f"of_kl@{run}"), (number, number))
+    capfd.readouterr()
+    with monkeypatch.context() as while_it_fails:
+        fail_at("kl@poison", while_it_fails)
+        write_backlog(uri)
+    assert capfd.readouterr().err == (
+        "tracking: mlruns/pending: 1 written, 1 still waiting (1 at which a store fails that takes others: "
+        "kl@poison (MlflowException: boom)).\n"
+    )
+    assert [file.name for file in pending.folder().glob("*.jsonl")] == ["of_kl@poison.jsonl"]
+    assert rows("kl@behind")[0].info.status == "FINISHED"
+    write_backlog(uri)
+    (row,) = rows("kl@poison")
+    assert row.info.status == "FINISHED" and row.data.metrics == {"kl_fwd_rb": 2.0}
+
+
+def test_a_server_that_goes_away_keeps_all_that_waits(
+    project: Path, answering: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at("kl@poison", monkeypatch)
+    uri = f"http://127.0.0.1:{answering.server_port}"
+    for run in ("poison", "behind"):
+        leave(f"kl@{run}", metrics(0, kl_fwd_rb=2.0), store=uri)
+    answering.shutdown()
+    answering.server_close()
+    backlog = Backlog(uri)
+    with pytest.raises(MlflowException, match="boom"):
+        backlog.deliver()
+    assert not backlog.stuck and len(list(pending.folder().glob("*.jsonl"))) == 2 - len(backlog.written)

@@ -5,7 +5,7 @@ It takes as long as it takes, and ends with one line: how much was written, how 
 
 import os
 
-from epsilon_dpo.mlflow_writer.delivery import Backlog, oldest_first
+from epsilon_dpo.mlflow_writer.delivery import Backlog, first_of, oldest_first
 from epsilon_dpo.mlflow_writer.process import be_quiet
 from epsilon_dpo.mlflow_writer.server import (
     LOGIN,
@@ -47,6 +47,8 @@ def _result(backlog: Backlog, why: str) -> str:
     reasons = [f"{count} for {store or 'mlruns/mlflow.db'}" for store, count in backlog.elsewhere.items()]
     if backlog.held:
         reasons.append(f"{backlog.held} held by another process")
+    if backlog.stuck:
+        reasons.append(f"{len(backlog.stuck)} at which a store fails that takes others: {first_of(backlog.stuck)}")
     line = f"mlruns/pending: {len(backlog.written)} written, {waiting} still waiting"
     return line + (f" ({'; '.join([*reasons, *filter(None, [why])])})." if waiting else ".")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.pending import Message
-from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
+from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, reach_server, say
 from epsilon_dpo.pipeline.observability.errors import redacted
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Backlog:
         written: the stages whose records are now written.
         elsewhere: how many records wait for another store, by its address.
         held: how many are held by another process.
+        stuck: stages, with the error, at whose records a store fails that takes others; they wait on.
     """
 
     def __init__(self, uri: str) -> None:
@@ -33,6 +34,7 @@ class Backlog:
         self.written: list[str] = []
         self.elsewhere: Counter[str] = Counter()
         self.held = 0
+        self.stuck: list[str] = []
 
     def deliver(self) -> None:
         """Oldest first.
@@ -58,13 +60,32 @@ class Backlog:
             _write_record(opening, messages, self.uri)
         except Exception as error:
             damaged = isinstance(error, ValueError | KeyError)  # what a power cut left
-            if not damaged and failure(error, self.uri) is not Failure.CALL:
+            kind = Failure.CALL if damaged else failure(error, self.uri)
+            if kind is Failure.OUTAGE and self._is_there():
+                self.stuck.append(f"{opening['name']} ({in_short(error)})")
+                return
+            if kind is not Failure.CALL:
                 raise
             say(f"MLflow does not take the record in {file.with_suffix('.refused')} ({in_short(error)}).")
             file.replace(file.with_suffix(".refused"))
         else:
             self.written.append(opening["name"])
         pending.forget(file.stem)
+
+    def _is_there(self) -> bool:
+        """Whether the store answers now. Then a failure was one of that record, which must not hold up the others."""
+        from epsilon_dpo.mlflow_writer.store import open_store
+
+        try:
+            reach_server(self.uri)
+            open_store()
+        except Exception:
+            return False
+        return True
+
+
+def first_of(several: list[str]) -> str:
+    return several[0] + f" and {len(several) - 1} more" * (len(several) > 1)
 
 
 def oldest_first() -> list[Path]:
@@ -80,14 +101,14 @@ def _write_record(opening: Message, messages: Iterable[Message], uri: str) -> No
     """The whole record of one execution, of which a part may be there."""
     from epsilon_dpo.mlflow_writer.record import Record
 
-    missing = []
-    write_all(
-        Record(**opening, resumed=True), deque(messages), uri, lambda message, error: missing.append((message, error))
-    )
+    missing: list[str] = []
+
+    def refused(message: Message, error: Exception) -> None:
+        missing.append(f"{message['kind']} of {opening['name']} ({in_short(error)})")
+
+    write_all(Record(**opening, resumed=True), deque(messages), uri, refused)
     if missing:
-        message, error = missing[0]
-        what = f"{message['kind']} of {opening['name']}" + f" and {len(missing) - 1} more" * (len(missing) > 1)
-        say(f"MLflow does not take {what} ({in_short(error)}).")
+        say(f"MLflow does not take {first_of(missing)}.")
 
 
 def write_all(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsilon_dpo.mlflow_writer import pending
-from epsilon_dpo.mlflow_writer.delivery import Backlog, write_all
+from epsilon_dpo.mlflow_writer.delivery import Backlog, first_of, write_all
 from epsilon_dpo.mlflow_writer.environment import environment
 from epsilon_dpo.mlflow_writer.identity import made_by, report_mark
 from epsilon_dpo.mlflow_writer.pending import Message
@@ -182,6 +182,8 @@ class Outbox:
             finally:
                 for name in backlog.written:
                     say(f"the MLflow record of {name}, which had waited in mlruns/pending, is written.")
+                if backlog.stuck:
+                    say(f"MLflow is there but fails at {first_of(backlog.stuck)}, which waits in mlruns/pending.")
             self.record.close_dead()  # type: ignore[union-attr]
         except Exception as error:
             if failure(error, self.uri) is Failure.OUTAGE:
