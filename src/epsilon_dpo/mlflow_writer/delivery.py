@@ -14,7 +14,7 @@ from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, reach_s
 from epsilon_dpo.pipeline.observability.errors import redacted
 
 if TYPE_CHECKING:
-    from epsilon_dpo.mlflow_writer.record import Rows
+    from epsilon_dpo.mlflow_writer.rows import Rows
 
 ROWS_AT_ONCE = 50  # of metrics, in one call
 

@@ -33,7 +33,7 @@ from epsilon_dpo.pipeline.observability.tracker import now
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-    from epsilon_dpo.mlflow_writer.record import Rows
+    from epsilon_dpo.mlflow_writer.rows import Rows
 
 RETRY_S = 5.0  # while the stage runs
 FRESH_S = 1.0  # at its end, a failure so young is not tried again
@@ -191,7 +191,8 @@ class Outbox:
             say(f"the records of other stages could not be completed ({in_short(error)}).")
 
     def _open(self) -> None:
-        from epsilon_dpo.mlflow_writer.record import Record, Rows  # mlflow, whose import can fail and must then be said
+        from epsilon_dpo.mlflow_writer.record import Record  # mlflow, whose import can fail and must then be said
+        from epsilon_dpo.mlflow_writer.rows import Rows
 
         if self.opening["fingerprint"] is None:
             self.record = Rows()

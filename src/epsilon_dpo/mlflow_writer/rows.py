@@ -1,0 +1,135 @@
+"""The rows of other stages: what is measured of a policy, what a report says, rows that are lost or left over."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow.entities import Metric, Param
+
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
+from epsilon_dpo.mlflow_writer.identity import flat, identity, report_mark
+from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
+from epsilon_dpo.mlflow_writer.models import Models, of_model
+from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.store import open_store
+from epsilon_dpo.pipeline.observability.tracker import note_marked, now
+
+METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
+RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
+REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
+
+Policy = dict[str, Any]
+
+
+class Rows:
+    """The rows of other stages; the methods are Tracker's messages."""
+
+    def __init__(self) -> None:
+        self.store = open_store()
+        self.client = self.store.client
+        self.models = Models(self.client, self.store.experiment)
+        self.mark = report_mark()
+        self.takes_files = self.store.takes_artifacts
+
+    def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
+        """On the row of the policy, if the store has it; else the report makes the row. Returns its id."""
+        row = self._align_row(run, policy_sha256)
+        if row:
+            self._log(row, as_metrics(metrics, 0, at))
+        return row
+
+    def compared(self, policies: list[Policy]) -> dict[str, Policy]:
+        """Mark the rows of `policies` and complete them, by their id."""
+        mark = self.mark
+        rows = {
+            self._align_row(policy["run"], policy["policy_sha256"]) or self._rebuilt(policy): policy
+            for policy in policies
+        }
+        for row, policy in rows.items():
+            model, is_new = self.models.ensure(row, policy["run"], policy["policy_sha256"])
+            data = self.client.get_run(row).data
+            known = data.metrics  # marking twice must not make a history of equal values
+            final = as_metrics(policy["metrics"], 0, now())
+            unknown = [metric for metric in final if known.get(metric.key) != metric.value]
+            self._log(row, of_model(unknown, model if is_new else None, None))
+            if TABLE_TAG not in data.tags and self.takes_files and (answers := table(policy["run"])):
+                self.client.log_dict(row, answers, TABLE)
+                self.client.set_tag(row, TABLE_TAG, table_tag())
+        marked = set(self._search(f"tags.stage = 'align' and tags.`{mark}` = 'true'"))
+        for run_id in marked - rows.keys():
+            self.client.set_tag(run_id, mark, "false")
+        for run_id in rows.keys() - marked:
+            self.client.set_tag(run_id, mark, "true")
+        note_marked(policies)
+        return rows
+
+    def metric_rows(self, rows: list[dict[str, Any]]) -> None:
+        """There is no run of its own."""
+
+    def close(self, status: str, at: int | None = None) -> None:
+        """There is none to end."""
+
+    def close_dead(self) -> None:
+        """End the rows of this project whose process is gone: the machine went down, or both were killed."""
+        for run_id, execution in self._search(
+            f"attributes.status = 'RUNNING' and tags.project = '{pending.project()}'", "execution"
+        ).items():
+            if execution is None:
+                continue
+            with pending.claimed(execution) as free:
+                if not free or pending.kept(execution).exists():
+                    continue
+                # Asked once more, since its process may have ended well after the search.
+                if self.client.get_run(run_id).info.status == "RUNNING":
+                    self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
+                    self.client.set_terminated(run_id, "KILLED")
+                    pending.forget(execution)
+
+    def _search(self, query: str, tag: str = "") -> dict[str, str | None]:
+        """All runs that `query` finds, with the value of `tag`."""
+        found: dict[str, str | None] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self.store.experiment], query, max_results=RUNS_AT_ONCE, page_token=token)
+            found |= {run.info.run_id: run.data.tags.get(tag) for run in page}
+            token = page.token
+            if not token:
+                return found
+
+    def _create(self, name: str, tags: dict[str, str], at: int) -> str:
+        run = self.client.create_run(self.store.experiment, run_name=name, tags=tags, start_time=at)
+        return str(run.info.run_id)
+
+    def _log_params(self, run_id: str, params: dict[str, Any]) -> None:
+        entries = [Param(key, str(value)) for key, value in flat(params)]
+        for start in range(0, len(entries), PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=entries[start : start + PARAMS_AT_ONCE])
+
+    def _log(self, run_id: str, metrics: Iterable[Metric]) -> None:
+        entries = list(metrics)
+        for start in range(0, len(entries), METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=entries[start : start + METRICS_AT_ONCE])
+
+    def _align_row(self, run: str, policy_sha256: str) -> str | None:
+        """The latest align run of `run` that made this policy."""
+        found = self.client.search_runs(
+            [self.store.experiment],
+            f"tags.stage = 'align' and tags.run = '{run}' and tags.policy_sha256 = '{policy_sha256}'",
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+        return str(found[0].info.run_id) if found else None
+
+    def _rebuilt(self, policy: Policy) -> str:
+        """An align run from its outputs, marked as such: when and where it was computed is not known."""
+        name = f"align@{policy['run']}"
+        tags = {"policy_sha256": policy["policy_sha256"], "rebuilt": "true"}
+        tags |= {"mlflow.note.content": REBUILT + note(name, policy["params"])}
+        run_id = self._create(name, identity(name, policy["params"]) | tags, now())
+        self._log_params(run_id, policy["params"])
+        self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
+        evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
+        if evaluation:  # after the last step; `compared` then finds these values known
+            self._log(run_id, as_metrics(evaluation, int(policy["metrics"]["steps"]), now()))
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
