@@ -1,15 +1,16 @@
 """The rows of other stages: what is measured of a policy, what a report says, rows that are lost or left over."""
 
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
 from epsilon_dpo.mlflow_writer.identity import flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
-from epsilon_dpo.mlflow_writer.models import Models, of_model
+from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
@@ -80,10 +81,21 @@ class Rows:
                 if not free or pending.kept(execution).exists():
                     continue
                 # Asked once more, since its process may have ended well after the search.
-                if self.client.get_run(run_id).info.status == "RUNNING":
-                    self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
-                    self.client.set_terminated(run_id, "KILLED")
+                run = self.client.get_run(run_id)
+                if run.info.status == "RUNNING":
+                    self._end_dead(run)
                     pending.forget(execution)
+
+    def _end_dead(self, run: Run) -> None:
+        """A row of `_rebuilt` is made again by the next report, unless it is complete."""
+        run_id = run.info.run_id
+        if "rebuilt" not in run.data.tags:
+            self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
+            self.client.set_terminated(run_id, "KILLED")
+        elif POLICY in run.data.tags:
+            self.client.set_terminated(run_id, "FINISHED")
+        else:
+            self.client.delete_run(run_id)
 
     def _search(self, query: str, tag: str = "") -> dict[str, str | None]:
         """All runs that `query` finds, with the value of `tag`."""
@@ -121,15 +133,21 @@ class Rows:
         return str(found[0].info.run_id) if found else None
 
     def _rebuilt(self, policy: Policy) -> str:
-        """An align run from its outputs, marked as such: when and where it was computed is not known."""
-        name = f"align@{policy['run']}"
-        tags = {"policy_sha256": policy["policy_sha256"], "rebuilt": "true"}
+        """An align run from its outputs, marked as such: when and where it was computed is not known.
+
+        It is found as the policy's once it is complete; what an interruption leaves is ended by `close_dead`.
+        """
+        name, execution = f"align@{policy['run']}", uuid.uuid4().hex
+        tags = {"rebuilt": "true", "execution": execution, "project": pending.project()}
         tags |= {"mlflow.note.content": REBUILT + note(name, policy["params"])}
-        run_id = self._create(name, identity(name, policy["params"]) | tags, now())
-        self._log_params(run_id, policy["params"])
-        self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
-        evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
-        if evaluation:  # after the last step; `compared` then finds these values known
-            self._log(run_id, as_metrics(evaluation, int(policy["metrics"]["steps"]), now()))
-        self.client.set_terminated(run_id, "FINISHED")
+        with pending.claimed(execution):
+            run_id = self._create(name, identity(name, policy["params"]) | tags, now())
+            self._log_params(run_id, policy["params"])
+            self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
+            evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
+            if evaluation:  # after the last step; `compared` then finds these values known
+                self._log(run_id, as_metrics(evaluation, int(policy["metrics"]["steps"]), now()))
+            self.client.set_tag(run_id, POLICY, policy["policy_sha256"])
+            self.client.set_terminated(run_id, "FINISHED")
+        pending.forget(execution)
         return run_id

@@ -1,0 +1,74 @@
+"""The rows of policies, which other stages and reports write on: whole or not there, and marked by the last report."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.rows import Rows
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose store the first test creates; creating one takes seconds."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture
+def rows(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    monkeypatch.chdir(shared)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return Rows()
+
+
+def policy(run: str, **metrics: float) -> dict[str, Any]:
+    return {
+        "run": run,
+        "policy_sha256": f"of_{run}",
+        "params": {f"runs.{run}": {"method": "dpo", "beta": 0.1}},
+        "metrics": {"steps": 2.0, "eval_loss": 0.5} | metrics,
+        "curve": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6}],
+    }
+
+
+def named(rows: Rows, run: str) -> list[Run]:
+    return list(rows.client.search_runs([rows.store.experiment], f"attributes.run_name = 'align@{run}'"))
+
+
+def test_a_row_that_is_written_from_the_outputs_is_whole_or_not_there(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go_away(*_: Any) -> None:
+        raise TimeoutError
+
+    for call in ("_log_params", "_log"):
+        with monkeypatch.context() as outage, pytest.raises(TimeoutError):
+            outage.setattr(rows, call, go_away)
+            rows.compared([policy("cut")])
+        (begun,) = named(rows, "cut")
+        assert begun.info.status == "RUNNING"
+        assert rows.policy_metrics("cut", "of_cut", {"kl_fwd_rb": 1.0}, at=1) is None, (
+            "half a row passes for the policy's"
+        )
+        rows.close_dead()
+        assert named(rows, "cut") == []
+    with monkeypatch.context() as outage, pytest.raises(TimeoutError):
+        outage.setattr(rows.client, "set_terminated", go_away)
+        rows.compared([policy("cut")])
+    rows.close_dead()
+    (row,) = rows.compared([policy("cut")])
+    (found,) = named(rows, "cut")
+    assert (found.info.run_id, found.info.status) == (row, "FINISHED") and found.data.metrics["1_train/loss"] == 0.6
+    assert not list(pending.folder().iterdir())
+
+
+def test_a_row_that_is_being_written_is_left_alone(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage of the same project ends in the meantime."""
+    write = rows._log_params
+    monkeypatch.setattr(rows, "_log_params", lambda *arguments: (rows.close_dead(), write(*arguments)))
+    rows.compared([policy("busy")])
+    (row,) = named(rows, "busy")
+    assert row.info.status == "FINISHED" and row.info.lifecycle_stage == "active"
