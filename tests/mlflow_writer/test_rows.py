@@ -72,3 +72,24 @@ def test_a_row_that_is_being_written_is_left_alone(rows: Rows, monkeypatch: pyte
     rows.compared([policy("busy")])
     (row,) = named(rows, "busy")
     assert row.info.status == "FINISHED" and row.info.lifecycle_stage == "active"
+
+
+def test_marks_that_waited_do_not_undo_those_of_a_later_report(rows: Rows) -> None:
+    """What they say of a policy that the later report has measured, too, is older as well."""
+
+    def marked() -> set[str]:
+        query = "tags.in_report = 'true'"
+        return {str(run.info.run_name) for run in rows.client.search_runs([rows.store.experiment], query)}
+
+    (kept,) = rows.compared([policy("later", place_last=1.0)], at=2_000_000_000_000)
+    assert marked() == {"align@later"}
+    older = [policy("later", place_last=2.0, kl_fwd_rb=3.0), policy("earlier", place_last=1.0)]
+    assert len(rows.compared(older, at=1_900_000_000_000)) == 2
+    assert marked() == {"align@later"}
+    found = rows.client.get_run(kept).data.metrics
+    assert (found["place_last"], found["kl_fwd_rb"]) == (1.0, 3.0)
+    (row,) = named(rows, "earlier")
+    assert row.data.metrics["place_last"] == 1.0 and row.data.tags["in_report"] == "false"
+    rows.compared(older, at=2_000_000_000_001)
+    assert marked() == {"align@earlier", "align@later"}
+    assert rows.client.get_run(kept).data.metrics["place_last"] == 2.0

@@ -73,9 +73,9 @@ class Record(Rows):
             self.client.set_tag(self.run_id, "policy_run", row)
         return row
 
-    def compared(self, policies: list[Policy]) -> dict[str, Policy]:
+    def compared(self, policies: list[Policy], at: int | None = None) -> dict[str, Policy]:
         """As of Rows; this run's description links to the rows."""
-        rows = super().compared(policies)
+        rows = super().compared(policies, at)
         link = f"#/experiments/{self.store.experiment}/runs/"
         links = ", ".join(f"[align@{policy['run']}]({link}{row})" for row, policy in rows.items())
         self.client.set_tag(self.run_id, "mlflow.note.content", f"{self._note}\n\nIt compares {links}.")

@@ -39,9 +39,13 @@ class Rows:
             self._log(row, as_metrics(metrics, 0, at))
         return row
 
-    def compared(self, policies: list[Policy]) -> dict[str, Policy]:
-        """Mark the rows of `policies` and complete them, by their id."""
-        mark = self.mark
+    def compared(self, policies: list[Policy], at: int | None = None) -> dict[str, Policy]:
+        """Mark the rows of `policies` and complete them, by their id.
+
+        Args:
+            at: when a report said so, in ms since 1970; one that waited must not undo what a later one has said.
+        """
+        at = at or now()
         rows = {
             self._align_row(policy["run"], policy["policy_sha256"]) or self._rebuilt(policy): policy
             for policy in policies
@@ -50,19 +54,29 @@ class Rows:
             model, is_new = self.models.ensure(row, policy["run"], policy["policy_sha256"])
             data = self.client.get_run(row).data
             known = data.metrics  # marking twice must not make a history of equal values
-            final = as_metrics(policy["metrics"], 0, now())
+            final = as_metrics(policy["metrics"], 0, at)
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
             self._log(row, of_model(unknown, model if is_new else None, None))
             if TABLE_TAG not in data.tags and self.takes_files and (answers := table(policy["run"])):
                 self.client.log_dict(row, answers, TABLE)
                 self.client.set_tag(row, TABLE_TAG, table_tag())
-        marked = set(self._search(f"tags.stage = 'align' and tags.`{mark}` = 'true'"))
-        for run_id in marked - rows.keys():
-            self.client.set_tag(run_id, mark, "false")
-        for run_id in rows.keys() - marked:
-            self.client.set_tag(run_id, mark, "true")
-        note_marked(policies)
+        if self._mark(set(rows), at):
+            note_marked(policies)
         return rows
+
+    def _mark(self, rows: set[str], at: int) -> bool:
+        """Tag `rows`, and no others, as those of the report of `at`; False: a later one has tagged its own."""
+        told = f"{self.mark}.told"
+        tags = self.client.get_experiment(self.store.experiment).tags
+        if int(tags.get(told, 0)) > at:
+            return False
+        self.client.set_experiment_tag(self.store.experiment, told, str(at))
+        marked = set(self._search(f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"))
+        for run_id in marked - rows:
+            self.client.set_tag(run_id, self.mark, "false")
+        for run_id in rows - marked:
+            self.client.set_tag(run_id, self.mark, "true")
+        return True
 
     def metric_rows(self, rows: list[dict[str, Any]]) -> None:
         """There is no run of its own."""

@@ -138,7 +138,7 @@ class Tracker:
             policies: per run of the report its `run`, `policy_sha256`, `params` (as the stage align declares them),
                 `metrics` (final ones, by name) and `curve` (the rows of its metrics.jsonl).
         """
-        self._send("compared", policies=policies)
+        self._send("compared", policies=policies, at=now())
 
     def _send(self, kind: str, **content: Any) -> None:
         self._messages.put(_line(kind, **content))
