@@ -8,6 +8,7 @@ from mlflow.entities import Run
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.rows import Rows
+from epsilon_dpo.pipeline.observability.tracker import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,24 @@ def test_marks_that_waited_do_not_undo_those_of_a_later_report(rows: Rows) -> No
     rows.compared(older, at=2_000_000_000_001)
     assert marked() == {"align@earlier", "align@later"}
     assert rows.client.get_run(kept).data.metrics["place_last"] == 2.0
+
+
+def test_a_stage_names_the_training_whose_policy_it_read_also_one_that_was_restored(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC brings back the policy of the day before, while a newer row of the same run is of another."""
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)  # a busy machine
+    for sha256 in ("yesterday", "today"):
+        with Tracker("align@restored", sha256, {}, {}) as training:
+            training.set_tags({"policy_sha256": sha256})
+    made = {run.data.tags["policy_sha256"]: run for run in named(rows, "restored")}
+    with Tracker("kl@restored", "f" * 64, {}, {}) as tracker:
+        tracker.log_to_policy("yesterday", {"kl_fwd_rb": 2.0})
+    (reader,) = rows.client.search_runs([rows.store.experiment], "attributes.run_name = 'kl@restored'")
+    assert reader.data.tags["policy_run"] == made["yesterday"].info.run_id
+    assert [run.data.metrics for run in named(rows, "restored")] == [{}, {"kl_fwd_rb": 2.0}], "newest first"
+    with Tracker("kl@unknown", "f" * 64, {}, {}) as tracker:
+        tracker.log_to_policy("nobody's", {"kl_fwd_rb": 2.0})
+    (reader,) = rows.client.search_runs([rows.store.experiment], "attributes.run_name = 'kl@unknown'")
+    assert "policy_run" not in reader.data.tags
