@@ -115,11 +115,12 @@ class Outputs:
         """Two figures (one image for both) and one pair, as stage figures hands them on."""
         figures = [
             {"name": "pareto", "title": "First <title>", "caption": "Of 8 prompts.", "image": "images/one.png"}
-            | {"data": ["pareto.csv", "frontiers.csv"]},
+            | {"alt": "It <rises>.", "data": ["pareto.csv", "frontiers.csv"]},
             {
                 "name": "margins",
                 "title": "Second title",
                 "caption": "Of 9 pairs.",
+                "alt": "It falls.",
                 "image": "images/one.png",
                 "data": [],
             },

@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 from epsilon_dpo.provenance.champion.recorded import Policy
 from epsilon_dpo.provenance.graph.project import Project
 from epsilon_dpo.provenance.whence.text import flow
-from epsilon_dpo.report.page.signs import fixed
+from epsilon_dpo.report.style.signs import fixed
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 OPPONENTS = {CHOSEN: "the chosen answers", SFT: "the reference's answers"}

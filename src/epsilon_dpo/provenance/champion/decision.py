@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.pipeline.stage.files import Json
-from epsilon_dpo.report.page.signs import fixed
 from epsilon_dpo.report.page.statements import APART, JUDGE, TRUTH, WINS
+from epsilon_dpo.report.style.signs import fixed
 
 SUMMARY = "out/report/summary.json"
 

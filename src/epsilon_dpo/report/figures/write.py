@@ -5,6 +5,7 @@ from typing import Any
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
 from epsilon_dpo.report.figures import dynamics, margins
+from epsilon_dpo.report.figures.alt_texts import dynamics_alt, margins_alt, over_optimisation_alt, pareto_alt
 from epsilon_dpo.report.figures.captions import (
     dynamics_caption,
     margins_caption,
@@ -28,7 +29,8 @@ def write_figures(source: Path, params: FiguresView, out: Path) -> list[Row]:
     """Fill `out` from the outputs of other stages below `source`.
 
     Writes images/*.png, CSV files (those of `dvc plots` also without rows, so that it finds them), pairs.json
-    (Tables 5-8) and figures.json, which is returned: per figure its name, title, caption, image and data files.
+    (Tables 5-8) and figures.json, which is returned: per figure its name, title, caption, alt text, image and data
+    files.
     """
     (out / IMAGES).mkdir()
     under = read_json(source / "kl" / next(iter(params.runs)) / "metrics.json").get("sampled_under", "")
@@ -44,6 +46,7 @@ def write_figures(source: Path, params: FiguresView, out: Path) -> list[Row]:
                 f" The answers were sampled under {under}: what is drawn is not the policies' KL. "
                 "The win rates are of these answers, too."
             )
+            figure["alt"] += f" Under {under}: not the policies' KL."
     write_json(out / "figures.json", figures)
     return figures
 
@@ -61,9 +64,8 @@ def _pareto(source: Path, params: FiguresView, out: Path, under: str) -> Row:
     draw_pareto(out / IMAGES / "pareto.png", found, sft, under)
     judge = read_json(source / "judge" / "judge.json")
     caption = pareto_caption(found, points[0], judge, params.confidence)
-    return _figure(
-        "pareto", "Win rate against KL (the paper's Figure 5)", caption, "pareto", "frontiers", "hypervolumes"
-    )
+    title, alt = "Win rate against KL (the paper's Figure 5)", pareto_alt(found, sft)
+    return _figure("pareto", title, caption, alt, "pareto", "frontiers", "hypervolumes")
 
 
 def _dynamics(source: Path, params: FiguresView, out: Path, under: str) -> list[Row]:
@@ -78,7 +80,8 @@ def _dynamics(source: Path, params: FiguresView, out: Path, under: str) -> list[
     draw_dynamics(out / IMAGES / "dynamics.png", followed, decided, _labels(params.runs, kept), under)
     judge = read_json(source / "judge" / "judge.json")
     caption = dynamics_caption(followed, decided, judge, params.figures.smoothing, params.confidence)
-    return [_figure("dynamics", "Within the epoch (the paper's Figure 3)", caption, "dynamics", "ratios")]
+    title, alt = "Within the epoch (the paper's Figure 3)", dynamics_alt(followed, decided)
+    return [_figure("dynamics", title, caption, alt, "dynamics", "ratios")]
 
 
 def _over_optimisation(source: Path, params: FiguresView, out: Path, under: str) -> list[Row]:
@@ -90,7 +93,7 @@ def _over_optimisation(source: Path, params: FiguresView, out: Path, under: str)
     draw_over_optimisation(out / IMAGES / "over_optimisation.png", rows, under)
     caption = over_optimisation_caption(rows, read_json(source / "judge" / "judge.json"), params.confidence)
     title = "What the judge promises and what is true, over KL (over-optimisation)"
-    return [_figure("over_optimisation", title, caption, "over_optimisation")]
+    return [_figure("over_optimisation", title, caption, over_optimisation_alt(rows), "over_optimisation")]
 
 
 def _margins(source: Path, params: FiguresView, out: Path) -> Row:
@@ -106,7 +109,8 @@ def _margins(source: Path, params: FiguresView, out: Path) -> Row:
     draw_margins(out / IMAGES / "margins.png", rows, list(params.runs))
     epsilon = read_json(source / "monotonicity" / shown / "metrics.json")["epsilon"]
     caption = margins_caption(rows, epsilon, params.confidence)
-    return _figure("margins", "Margins by monotonicity (the paper's Figure 4)", caption, "margins")
+    title = "Margins by monotonicity (the paper's Figure 4)"
+    return _figure("margins", title, caption, margins_alt(rows), "margins")
 
 
 def _labels(runs: dict[str, dict[str, Any]], kept: list[str]) -> dict[str, str]:
@@ -115,6 +119,6 @@ def _labels(runs: dict[str, dict[str, Any]], kept: list[str]) -> dict[str, str]:
     return labels if len(set(labels.values())) == len(labels) else {run: run for run in kept}
 
 
-def _figure(name: str, title: str, caption: str, *data: str) -> Row:
-    files = [f"{table}.csv" for table in data]
-    return {"name": name, "title": title, "caption": caption, "image": f"{IMAGES}/{name}.png", "data": files}
+def _figure(name: str, title: str, caption: str, alt: str, *data: str) -> Row:
+    said = {"name": name, "title": title, "caption": caption, "alt": alt}
+    return said | {"image": f"{IMAGES}/{name}.png", "data": [f"{table}.csv" for table in data]}

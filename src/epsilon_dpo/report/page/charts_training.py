@@ -59,10 +59,10 @@ def training_curves(path: Path, runs: list[RunResult], marks: dict[str, Mark]) -
 
 def _column(panels: list[Axes], runs: list[RunResult], metric: str, marks: dict[str, Mark]) -> None:
     """`metric` of each run in its panel; a run that has none says why."""
-    firm = {run.name: _firm(run, metric) for run in runs if logs(run, metric)}
+    lines = {run.name: firm(run, metric) for run in runs if logs(run, metric)}
     # All runs as one line with gaps: a line for each other run in each panel takes many times as long to draw.
     everyone = [
-        np.concatenate([np.append(part, np.nan) for part in parts]) for parts in zip(*firm.values(), strict=True)
+        np.concatenate([np.append(part, np.nan) for part in parts]) for parts in zip(*lines.values(), strict=True)
     ]
     for number, (panel, run) in enumerate(zip(panels, runs, strict=True)):
         _fit(panel.set_xlim, everyone[0], 0.03)
@@ -70,7 +70,7 @@ def _column(panels: list[Axes], runs: list[RunResult], metric: str, marks: dict[
         panel.yaxis.set_major_locator(MaxNLocator(3))
         if metric == ACCURACY:
             percent(panel, "y")
-        if run.name not in firm:
+        if run.name not in lines:
             panel.text(
                 0.5, 0.5, _why_not(run, metric), transform=panel.transAxes, ha="center", va="center", color=REFERENCE
             )
@@ -81,9 +81,9 @@ def _column(panels: list[Axes], runs: list[RunResult], metric: str, marks: dict[
         if metric != LOSS:
             panel.plot(*everyone, color=OTHERS, linewidth=0.7)
         panel.plot(*series(run, metric), color=marks[run.name].colour, linewidth=0.7, alpha=0.35)
-        panel.plot(*firm[run.name], color=marks[run.name].colour)
+        panel.plot(*lines[run.name], color=marks[run.name].colour)
         # Around the firm lines: one outlier, as the tie of the first step, would flatten everything else.
-        _fit(panel.set_ylim, firm[run.name][1] if metric == LOSS else everyone[1], 0.12)
+        _fit(panel.set_ylim, lines[run.name][1] if metric == LOSS else everyone[1], 0.12)
 
 
 def _why_not(run: RunResult, metric: str) -> str:
@@ -93,7 +93,8 @@ def _why_not(run: RunResult, metric: str) -> str:
     return "no reference" if logs(run, ACCURACY) else "no pairs"
 
 
-def _firm(run: RunResult, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def firm(run: RunResult, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and moving average of `metric`, both [rows]."""
     steps, values = series(run, metric)
     return steps, moving_average(values)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Results
-from epsilon_dpo.report.page.signs import fixed
+from epsilon_dpo.report.style.signs import fixed
 
 VERDICTS = {1.0: "beats", 0.5: "ties with", 0.0: "loses to"}
 

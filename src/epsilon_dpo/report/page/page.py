@@ -4,12 +4,20 @@ import base64
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from epsilon_dpo.pipeline.runs.runs import CHOSEN
 from epsilon_dpo.pipeline.stage.files import write_csv, write_json
+from epsilon_dpo.report.page.alt_texts import (
+    beta_alt,
+    beta_decisions_alt,
+    control_alt,
+    kl_alt,
+    training_alt,
+    win_rates_alt,
+)
 from epsilon_dpo.report.page.certificates import NONE, Certificates
 from epsilon_dpo.report.page.charts import kl_against_win_rate, score_against_kl, win_rates
 from epsilon_dpo.report.page.charts_training import (
@@ -26,13 +34,13 @@ from epsilon_dpo.report.page.groups import group_rates
 from epsilon_dpo.report.page.judging import columns, cost, judging
 from epsilon_dpo.report.page.methods import method_comparisons, method_statements
 from epsilon_dpo.report.page.results import Results
-from epsilon_dpo.report.page.signs import fixed
 from epsilon_dpo.report.page.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.page.tables import ESTIMATORS, curves, dvc_metrics, policies, summary
 from epsilon_dpo.report.page.tables import beta_decisions as decision_shares
 from epsilon_dpo.report.page.tournament import places, ranking, side_by_side
 from epsilon_dpo.report.page.uncertainty import splits, variance
 from epsilon_dpo.report.style.plot_style import marks
+from epsilon_dpo.report.style.signs import fixed, percent
 
 TEMPLATE, MACROS, STYLE = "report.html.jinja", "macros.html.jinja", "report.css"
 # Of report/sections/, in the page's order.
@@ -121,25 +129,37 @@ def _pair_by_pair(compared: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [list(rows) for _, rows in groupby(compared, key=lambda row: (row["first"], row["second"]))]
 
 
+class Drawn(NamedTuple):
+    """A figure as the page holds it: a data URI, and what it shows in words."""
+
+    source: str
+    alt: str
+
+
 def _draw(
     results: Results, table: list[dict[str, Any]], controlled: list[dict[str, Any]], folder: Path
-) -> dict[str, str]:
-    """Draw the figures that these runs allow; returns each as a data URI, by name."""
+) -> dict[str, Drawn]:
+    """Draw the figures that these runs allow; returns them by name."""
     folder.mkdir()
-    look = marks([run.name for run in results.runs])
+    look, under = marks([run.name for run in results.runs]), results.sampled_under
     adapting = [run for run in results.runs if adapted_beta(run)]
     deciding = [run for run in results.runs if decides(run)]
     win_rates(folder / "win_rates.png", table, look)
-    kl_against_win_rate(folder / "kl_win_rate.png", table, look, results.sampled_under)
+    kl_against_win_rate(folder / "kl_win_rate.png", table, look, under)
+    alts = {"win_rates": win_rates_alt(table), "kl_win_rate": kl_alt(table, under)}
     if controlled:
-        score_against_kl(folder / "control.png", controlled, look, results.sampled_under)
+        score_against_kl(folder / "control.png", controlled, look, under)
+        alts["control"] = control_alt(controlled, under)
     if any(run.curve for run in results.runs):
         training_curves(folder / "training.png", results.runs, look)
+        alts["training"] = training_alt(results.runs)
     if adapting:
         beta_over_time(folder / "beta.png", adapting, look)
+        alts["beta"] = beta_alt(adapting)
     if deciding:
         beta_decisions(folder / "beta_decisions.png", deciding)
-    return {file.stem: data_uri(file.read_bytes()) for file in sorted(folder.glob("*.png"))}
+        alts["beta_decisions"] = beta_decisions_alt(deciding)
+    return {name: Drawn(data_uri((folder / f"{name}.png").read_bytes()), alt) for name, alt in alts.items()}
 
 
 def data_uri(png: bytes) -> str:
@@ -159,7 +179,7 @@ def _render(results: Results, **content: Any) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters: dict[str, Callable[..., str]] = {
-        "percent": lambda x: f"{100 * x:.1f} %",
+        "percent": percent,
         "fixed": fixed,
         "points": lambda x: fixed(100 * x, 1, plus=True),
         "signed": lambda x: fixed(x, 0, plus=True),

@@ -1,6 +1,6 @@
 """One minus sign, and none before a zero."""
 
-from epsilon_dpo.report.page.signs import fixed
+from epsilon_dpo.report.style.signs import fixed
 
 
 def test_values_as_the_page_prints_them() -> None:
