@@ -7,16 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from promotion_project import MAKE, SOURCE, STAGES, STRENGTHS, dvc, git, set_runs, store_of, write_yaml
-
-from epsilon_dpo.pipeline.stage.fingerprint import digest
+from promotion_project import (
+    MAKE,
+    SOURCE,
+    STAGES,
+    STRENGTHS,
+    dvc,
+    git,
+    record_trainings,
+    set_runs,
+    store_of,
+    write_yaml,
+)
 
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project after `dvc repro`, dvc.lock committed, with a store that has the row of each training."""
-    from epsilon_dpo.mlflow_writer.record import Record  # imports mlflow
-
     project = tmp_path_factory.mktemp("promotion") / "project"
     project.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -35,10 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dvc("repro", "-q")
         git("add", ".")
         git("commit", "-qm", "results")
-        for run in STRENGTHS:
-            row = Record(f"align@{run}", "f" * 64, {f"runs.{run}": {"method": "dpo"}}, {"out/pairs": "d" * 64}, 1000)
-            row.tags({"policy_sha256": digest(Path(f"out/align/{run}/model"))})
-            row.close("FINISHED")
+        record_trainings()
     return project
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from dvc.cli import main as dvc_main
 from ruamel.yaml import YAML
 
+from epsilon_dpo.pipeline.stage.fingerprint import digest
+
 SOURCE = Path(__file__).resolve().parents[3] / "src"
 MAKE = """
 import json, sys
@@ -76,6 +78,16 @@ def git(*arguments: str) -> str:
 
 def set_runs(**strengths: float) -> None:
     write_yaml("params.yaml", {"runs": {run: {"method": "dpo", "strength": x} for run, x in strengths.items()}})
+
+
+def record_trainings() -> None:
+    """A finished row of each training, in the store that the environment names."""
+    from epsilon_dpo.mlflow_writer.record import Record  # imports mlflow
+
+    for run in STRENGTHS:
+        row = Record(f"align@{run}", "f" * 64, {f"runs.{run}": {"method": "dpo"}}, {"out/pairs": "d" * 64}, 1000)
+        row.tags({"policy_sha256": digest(Path(f"out/align/{run}/model"))})
+        row.close("FINISHED")
 
 
 def store_of(project: Path) -> str:

@@ -16,20 +16,21 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import mlflow
+from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from sqlalchemy.exc import SQLAlchemyError
 
 from epsilon_dpo.mlflow_writer.models import POLICY, Models
 from epsilon_dpo.mlflow_writer.server import reach_server
-from epsilon_dpo.mlflow_writer.store import SQLITE, open_store, root
+from epsilon_dpo.mlflow_writer.store import LOCK_S, SQLITE, open_store, root
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.observability.tracker import NETWORK_LIMITS
 
 CHAMPION = "champion"  # the alias
 STUB = "flavors: {{}}\nmodel_id: {model}\nrun_id: {run}\nmetadata:\n  mlflow.model.isExternal: true\n"
 WAY = "WEIGHTS.md"
-ABSENT = "RESOURCE_DOES_NOT_EXIST"
+ABSENT, THERE = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,35 @@ class Registry:
         rows = self.client.search_runs([self.store.experiment], asked, max_results=1)
         return models.ensure(rows[0].info.run_id, run, sha256)[0] if rows else None
 
-    def promote(self, model: str, tags: Mapping[str, str], description: str, way: str) -> Version:
+    @contextmanager
+    def decided_alone(self) -> Iterator[None]:
+        """No other promotion from this project, or into the same local store, in the block.
+
+        Raises:
+            UserError: another one takes longer than LOCK_S.
+        """
+        lock = _database(os.environ.get("MLFLOW_TRACKING_URI", "")).parent / ".promotion.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = FileLock(lock).acquire(timeout=LOCK_S)
+        except Timeout:
+            raise UserError(f"another `epsilon-dpo promote` is at work, which holds {lock}; wait for it.") from None
+        with held:
+            yield
+
+    def promote(self, model: str, over: Version | None, tags: Mapping[str, str], description: str, way: str) -> Version:
         """Register the LoggedModel with the id `model` as the next version, and give it the alias.
 
+        MLflow cannot move an alias on a condition. So the champion is read once more just before: what another clone
+        promotes on the same server between this and the next request goes unnoticed.
+
         Args:
+            over: the champion that it was compared with; None: there was none.
             description: of the version, Markdown.
             way: how to reach the weights, Markdown.
+
+        Raises:
+            UserError: another is the champion by now; the version is taken back.
         """
         made = self.client.get_logged_model(model)
         if self.store.takes_artifacts:
@@ -90,13 +114,12 @@ class Registry:
                 Path(folder, WAY).write_text(way, "utf-8")
                 self.client.log_model_artifacts(model, folder)
         try:
-            self.client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != ABSENT:
-                raise
             self.client.create_registered_model(
                 self.name, description="Policies that `epsilon-dpo promote` found better than the champion before them."
             )
+        except MlflowException as error:
+            if error.error_code != THERE:
+                raise
         version = self.client.create_model_version(
             self.name,
             f"models:/{model}",
@@ -105,8 +128,16 @@ class Registry:
             description=description,
             model_id=model,
         )
-        self._show_on_model(model, str(version.version))
+        now = self.champion()
+        if (now and now.number) != (over and over.number):
+            self.client.delete_model_version(self.name, version.version)
+            found = f"version {now.number} is its champion by now" if now else "it has no champion any more"
+            raise UserError(
+                f"nothing is promoted: {self.name} was changed while this was decided, {found}, with which nothing was "
+                "compared; run `epsilon-dpo promote` again."
+            )
         self.client.set_registered_model_alias(self.name, CHAMPION, version.version)
+        self._show_on_model(model, str(version.version))
         return Version(self.name, str(version.version), dict(tags))
 
     def _show_on_model(self, model: str, number: str) -> None:
@@ -115,6 +146,11 @@ class Registry:
         if (self.name, number) not in [(each["name"], str(each["version"])) for each in known]:
             known.append({"name": self.name, "version": number})
             self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(known)})
+
+
+def _database(uri: str) -> Path:
+    """Of a local store; of a server the one that the project would have without it."""
+    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else root() / "mlruns" / "mlflow.db"
 
 
 @contextmanager
@@ -133,7 +169,7 @@ def opened(name: str, make: bool = False) -> Iterator[Registry]:
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        database = Path(unquote(uri.removeprefix(SQLITE))) if uri else root() / "mlruns" / "mlflow.db"
+        database = _database(uri)
         if not make and (not uri or uri.startswith(SQLITE)) and not database.is_file():
             raise UserError(f"{database} does not exist, so no policy is registered; `epsilon-dpo promote` makes it.")
         reach_server(uri)

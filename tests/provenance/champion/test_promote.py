@@ -3,15 +3,23 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from promotion_project import dvc, git, set_runs, store_of
+from mlflow.entities.model_registry import ModelVersion
+from promotion_project import dvc, git, record_trainings, set_runs, store_of
+from tracking_server import Server
 
 from epsilon_dpo.cli import main
+from epsilon_dpo.mlflow_writer.registry import Registry
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 NAME = "epsilon-dpo-policy"
@@ -161,6 +169,34 @@ def test_a_champion_that_the_report_does_not_have_is_compared_with_nothing(
     assert "compares no run 'plain'; it compares better, alike" in refused("promote", "plain")
 
 
+def test_a_champion_that_was_made_meanwhile_is_not_overwritten(
+    project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another clone would that writes to the same server: it cannot see this project's lock."""
+    register = MlflowClient.create_model_version
+
+    def beaten(client: MlflowClient, *arguments: Any, **rest: Any) -> ModelVersion:
+        monkeypatch.setattr(MlflowClient, "create_model_version", register)
+        monkeypatch.setattr(Registry, "decided_alone", lambda registry: nullcontext())
+        main(["promote", "better"])
+        return register(client, *arguments, **rest)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", beaten)
+    said = refused("promote", "plain")
+    assert "version 1 is its champion by now, with which nothing was compared" in said
+    assert champion() == "better" and versions() == ["better"]
+
+
+def test_a_promotion_waits_for_the_one_that_began_before_it(
+    project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).parent / ".promotion.lock"
+    monkeypatch.setattr("epsilon_dpo.mlflow_writer.registry.LOCK_S", 0.1)
+    with FileLock(lock):
+        assert "another `epsilon-dpo promote` is at work" in refused("promote", "plain")
+    assert "makes one" in refused("champion")
+
+
 def test_an_alias_given_by_hand_is_not_taken_away(project: Path, refused: Asked) -> None:
     main(["promote", "plain"])
     by_hand = store().create_model_version(NAME, "somewhere", await_creation_for=0)
@@ -184,3 +220,34 @@ def test_mlflow_itself_hands_out_the_way_to_the_weights(
     folder = Path(download_artifacts("models:/downloaded@champion", dst_path=str(tmp_path)))
     assert "mlflow.model.isExternal: true" in (folder / "MLmodel").read_text()
     assert "epsilon-dpo champion --name downloaded --out DIR" in (folder / "WEIGHTS.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_server_has_the_better_of_two_that_are_promoted_at_once(
+    project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Both beat SFT, so each would be the first champion; in any order `better` is the last one."""
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert f"MLflow's registry does not answer as needed: {server.uri}" in refused("promote", "plain")
+    server.start()
+    try:
+        record_trainings()
+        assert "no version of epsilon-dpo-policy is the champion" in refused("champion")
+        command = [sys.executable, "-c", "from epsilon_dpo.cli import main; main()", "promote"]
+        asked = [subprocess.Popen([*command, run], stderr=subprocess.PIPE, text=True) for run in ("better", "plain")]
+        errors = [process.communicate()[1] for process in asked]
+        assert asked[0].returncode == 0, errors[0]
+        assert champion() == "better" and sorted(versions()) in (["better"], ["better", "plain"])
+        assert ("plain is worse than the champion better" in errors[1]) == (versions() == ["better"]), errors[1]
+        capsys.readouterr()
+        main(["champion", "--out", str(tmp_path / "weights")])
+        said = capsys.readouterr().out
+        assert "run better" in said and "their sha256 is that of the registry" in said
+        assert digest(tmp_path / "weights", whole=True) == digest(Path("out/align/better/model"), whole=True)
+        page = Path(download_artifacts("models:/epsilon-dpo-policy@champion", dst_path=str(tmp_path))) / "WEIGHTS.md"
+        assert digest(tmp_path / "weights") in page.read_text()
+    finally:
+        server.stop()
+    assert "does not answer" in refused("champion")

@@ -20,11 +20,12 @@ def promote(asked: argparse.Namespace) -> str:
         asked: run, and name (of the registered model).
 
     Raises:
-        UserError: it is not promoted, and why; out/ is not what dvc.lock records; MLflow's registry cannot be used.
+        UserError: it is not promoted, and why; out/ is not what dvc.lock records; MLflow's registry cannot be used;
+            another became the champion while this was decided.
     """
     project, summary = compared()
     policy = policy_of(project, summary, asked.run)
-    with opened(asked.name, make=True) as registry:
+    with opened(asked.name, make=True) as registry, registry.decided_alone():
         incumbent = registry.champion()
         if incumbent is not None and incumbent.tags.get("policy_sha256") == policy.sha256:
             return f"{asked.run} is the champion already: version {incumbent.number} of {asked.name}."
@@ -32,7 +33,7 @@ def promote(asked: argparse.Namespace) -> str:
         if not decision.promoted:
             stays = "nothing is promoted" if incumbent is None else f"version {incumbent.number} stays the champion"
             raise UserError(f"{stays}: {decision.sentence}.")
-        version = _register(registry, policy, decision, summary)
+        version = _register(registry, policy, incumbent, decision, summary)
     return f"{decision.sentence}. It is the {CHAMPION} now: version {version.number} of {version.name}."
 
 
@@ -59,7 +60,9 @@ def _run_of(summary: Json, incumbent: Version) -> str:
     return found
 
 
-def _register(registry: Registry, policy: Policy, decision: Decision, summary: Json) -> Version:
+def _register(
+    registry: Registry, policy: Policy, incumbent: Version | None, decision: Decision, summary: Json
+) -> Version:
     model = registry.policy(policy.run, policy.sha256)
     if model is None:  # the store was lost, or is another one than that of the results
         mark_again()
@@ -81,7 +84,7 @@ def _register(registry: Registry, policy: Policy, decision: Decision, summary: J
         **{f"decision.{name}": value for name, value in decision.facts.items()},
     }
     way = way_to(tags, registry.name)
-    return registry.promote(model, tags, f"Promoted because {decision.sentence}.\n\n{way}", way)
+    return registry.promote(model, incumbent, tags, f"Promoted because {decision.sentence}.\n\n{way}", way)
 
 
 def way_to(tags: Mapping[str, str], name: str) -> str:
