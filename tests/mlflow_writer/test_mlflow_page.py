@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from epsilon_dpo.mlflow_writer.answers import TABLE, table
-from epsilon_dpo.mlflow_writer.identity import report_mark
+from epsilon_dpo.mlflow_writer.identity import identity, recipe, report_mark
 from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.resources import TOKENS, Resources
 from epsilon_dpo.mlflow_writer.view import NAMES, SHARED_VIEW, experiment_tags
@@ -25,6 +26,26 @@ def test_the_named_views_have_charts_and_fit_into_a_tag() -> None:
     first, *_ = seeds["compareRunSections"]
     drawn = {axis: chart[axis]["key"] for chart in seeds["compareRunCharts"][:1] for axis in ("xaxis", "yaxis")}
     assert first["uuid"] == "truth" and drawn == {"xaxis": "kl_fwd_rb", "yaxis": "true_win_rate/sft"}
+
+
+def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
+    """Of the same β are not: the values of a method may differ, too, and their mean would be of no policy."""
+    dpo: dict[str, Any] = {"method": "dpo", "beta": 0.1}
+    same = [dpo | {"seed": 3}, dpo | {"snapshot_epochs": 0.5}, dpo | {"epsilon": None}]
+    assert {recipe(config) for config in (dpo, *same)} == {"dpo, beta 0.1"}
+    assert recipe(dpo | {"beta": 0.2}) == "dpo, beta 0.2"
+    assert recipe({"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01}) == "epsilon_dpo, beta 0.1, epsilon 0.01"
+    assert identity("align@x", {"runs.x": dpo})["recipe"] == "dpo, beta 0.1" and "recipe" not in identity("sft", {})
+    seeds = json.loads(json.loads(experiment_tags()[f"{SHARED_VIEW}seeds"])["state"])
+    assert seeds["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "recipe"}]
+
+
+def test_a_method_that_changes_no_beta_has_no_chart_of_it() -> None:
+    """The page hides a chart without values; one of several metrics it would draw with a legend of them all."""
+    shown = json.loads(json.loads(experiment_tags()[f"{SHARED_VIEW}policies"])["state"])
+    lines = [chart["selectedMetricKeys"] for chart in shown["compareRunCharts"] if chart["type"] == "LINE"]
+    assert shown["hideEmptyCharts"] and all(len(metrics) == 1 for metrics in lines)
+    assert ["1_train/eps/beta"] in lines and ["1_train/ppo/beta"] in lines
 
 
 def test_speed_is_that_of_this_process_and_not_of_what_was_said_before_a_resumption() -> None:

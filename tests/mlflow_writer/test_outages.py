@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from tracking_server import Server
+from tracking_server import PATIENCE_S, Server
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.store import open_store

@@ -8,15 +8,22 @@ from typing import Any
 
 import psutil
 
-IN_REPORT = "in_report"
+IN_REPORT, RECIPE = "in_report", "recipe"
+NOT_THE_RECIPE = ("seed", "snapshot_epochs")
 
 
 def identity(name: str, params: dict[str, Any]) -> dict[str, str]:
-    """Stage and, where it has one, run and that run's method; a policy's row is in no report until one says so."""
+    """Stage and, where it has one, run, its method and recipe; a policy's row is in no report until one says so."""
     stage, _, run = name.partition("@")
     tags = {"stage": stage} | ({"run": run} if run else {}) | ({IN_REPORT: "false"} if stage == "align" else {})
-    method = params.get(f"runs.{run}", {}).get("method")
-    return tags | ({"method": str(method)} if method else {})
+    config = params.get(f"runs.{run}", {})
+    return tags | ({"method": str(config["method"]), RECIPE: recipe(config)} if config.get("method") else {})
+
+
+def recipe(config: dict[str, Any]) -> str:
+    """`dpo, beta 0.3`: a run's entry in params.yaml without what makes another training of it, or none."""
+    own = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE and value is not None}
+    return ", ".join([str(own.pop("method", "")), *(f"{key} {value}" for key, value in own.items())])
 
 
 def made_by(pid: int | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from mlflow.entities import Metric, Param, Run
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
-from epsilon_dpo.mlflow_writer.identity import flat, identity, report_mark
+from epsilon_dpo.mlflow_writer.identity import RECIPE, flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
@@ -61,6 +61,9 @@ class Rows:
             final = as_metrics(policy["metrics"], 0, at)
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
             self._log(run_id, of_model(unknown, model if is_new else None, None))
+            own = identity(f"align@{run}", policy["params"])
+            if RECIPE in own.keys() - row.data.tags.keys():  # a row of an earlier version
+                self.client.set_tag(run_id, RECIPE, own[RECIPE])
             if TABLE_TAG not in row.data.tags and self.takes_files and (answers := table(run)):
                 self.client.log_dict(run_id, answers, TABLE)
                 self.client.set_tag(run_id, TABLE_TAG, table_tag())

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from epsilon_dpo.mlflow_writer.identity import RECIPE
+
 VIEW, POLICIES, SEEDS, ANSWERS = "comparison", "policies", "seeds", "answers"
 NAMES = {POLICIES: "Policies", SEEDS: "Seeds averaged", ANSWERS: "Answers side by side"}  # in the page's menu `Views`
 MADE_MS = 1_790_000_000_000  # the menu wants a time; one that moved would be a new view for each stage
@@ -12,8 +14,7 @@ FILTER = "tags.in_report = 'true'"
 # KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
 # rates alone is read as an order that they do not give.
 COLUMNS = (
-    "tags.`method`",
-    "params.`run.beta`",
+    f"tags.`{RECIPE}`",
     "metrics.`kl_fwd_rb`",
     "metrics.`true_win_rate/sft`",
     "metrics.`true_win_rate/sft_low`",
@@ -24,20 +25,26 @@ COLUMNS = (
 )
 KL = "kl_fwd_rb"
 MOST_RUNS = 100  # in one chart
-BETAS = ("eps/beta", "beta_dpo/beta", "ppo/beta")  # of the methods that change it
+PAGE = 100  # rows that the page asks for
+BETAS = ("eps/beta", "beta_dpo/beta", "ppo/beta")  # of the methods that change it; a chart without values is hidden
 TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entropy")
 SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
 LINK = "?viewStateShareKey={key}&workflowType=machine_learning"
-NOTE = f"""One run per stage execution. The rows `align@…` carry win rate and KL of the policy that they made, with
-intervals, and the places that the data leave open among the policies of the report (`place_first` to `place_last` by
-the judge, `true_place_first` to `true_place_last` by the true reward): two that share places are not told apart.
+NOTE = f"""The policies of the last report, in the menu *Views* above: *{"*, *".join(NAMES.values())}*.
 
-The comparison of the last report, in the menu *Views* or by what is put behind `/runs` in the address:
+The same by what is put behind `/runs` in the address:
 
 - *{NAMES[POLICIES]}*, `{LINK.format(key=POLICIES)}&compareRunsMode=CHART`: win rate against KL, win rates, curves
-- *{NAMES[SEEDS]}*, `{LINK.format(key=SEEDS)}&compareRunsMode=CHART`: one mark per method and β, the mean over seeds
+- *{NAMES[SEEDS]}*, `{LINK.format(key=SEEDS)}&compareRunsMode=CHART`: a mark per method and its values, over seeds
 - *{NAMES[ANSWERS]}*, `{LINK.format(key=ANSWERS)}&compareRunsMode=ARTIFACT`: group by `prompt`, compare `answer`
 - the table: `{LINK.format(key=VIEW)}`, or filter by `{FILTER}`
+
+The page takes {PAGE} rows at first, by their names, and counts no others: *Load more* stands below the list.
+
+One run per stage execution. The rows `align@…` carry win rate and KL of the policy that they made, with intervals, and
+the places that the data leave open among the policies of the report (`place_first` to `place_last` by the judge,
+`true_place_first` to `true_place_last` by the true reward): two that share places are not told apart. MLflow draws no
+intervals; `out/report/report.html` does.
 
 An experiment that `dvc exp run --queue` or `--temp` ran has marks of its own: filter by `tags.experiment = 'NAME'`.
 """
@@ -51,8 +58,8 @@ def experiment_tags() -> dict[str, str]:
         f"{SHARED_VIEW}{VIEW}": json.dumps(_state([])),
     }
     by_method = {"mode": "tag", "groupByData": "method"}
-    by_beta = {"mode": "param", "groupByData": "run.beta"}
-    states = {POLICIES: _state([by_method]), SEEDS: _state([by_method, by_beta], averaged=True), ANSWERS: _state([])}
+    by_recipe = {"mode": "tag", "groupByData": RECIPE}  # one key: of several the page's list shows the first alone
+    states = {POLICIES: _state([by_method]), SEEDS: _state([by_recipe], averaged=True), ANSWERS: _state([])}
     for key, state in states.items():
         named = {"name": NAMES[key], "createdAt": MADE_MS, "updatedAt": MADE_MS, "state": json.dumps(state)}
         tags[f"{SHARED_VIEW}{key}"] = json.dumps(named)
@@ -72,7 +79,7 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
         "datasetsFilter": [],
         "selectedColumns": list(COLUMNS),
         "columnOrder": list(COLUMNS),
-        "columnWidths": {column: 100 + 55 * ("rate" in column) for column in COLUMNS},
+        "columnWidths": {column: 100 + 55 * ("rate" in column) + 120 * (RECIPE in column) for column in COLUMNS},
         "runsHiddenMode": "SHOW_ALL" if groups else "FIRST_20_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
@@ -94,8 +101,7 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
             *_interval("true", "truth", "true_win_rate/sft"),
             _scatter("kl", "judged", "win_rate/sft"),
             *_interval("judged", "judged", "win_rate/sft"),
-            _line("beta", "training", *(f"{CURVE}{name}" for name in BETAS)),
-            *(_line(name, "training", f"{CURVE}{name}") for name in TRAINED),
+            *(_line(name, "training", f"{CURVE}{name}") for name in (*BETAS, *TRAINED)),
             *(_line(name, "speed", f"2_speed/{name}") for name in SPEED),
         ],
     }
@@ -124,11 +130,11 @@ def _interval(key: str, section: str, rate: str) -> list[dict[str, Any]]:
     return [_bar(f"{key}{end}", section, f"{rate}{end}") for end in ("", "_low", "_high")]
 
 
-def _line(key: str, section: str, *metrics: str) -> dict[str, Any]:
+def _line(key: str, section: str, metric: str) -> dict[str, Any]:
     axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "selectedXAxisMetricKey": "", "scaleType": "linear"}
     values = {
-        "metricKey": metrics[0],
-        "selectedMetricKeys": list(metrics),
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
         "yAxisKey": "metric",
         "yAxisExpressions": [],
     }

@@ -21,7 +21,7 @@ STAGES = ("check", "fetch", "base", "validate", "sft")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default's first stages with a few steps of SFT, and their result."""
-    project = copy_project(tmp_path_factory.mktemp("verify") / "project")
+    project = copy_project(tmp_path_factory.mktemp("verify") / "project", tracked=True)
     content = read_yaml(project / "dvc.yaml")
     stages = {name: content["stages"][name] for name in STAGES}
     with (project / "dvc.yaml").open("w", encoding="utf-8") as file:
