@@ -43,6 +43,7 @@ def test_the_page_needs_nothing_but_itself(outputs: Callable[..., Path], runs: R
     assert page.count('<img src="data:image/png;base64,') == 5 + 2
     assert not re.search(r'(src|href)="(?!data:|#)|@import|url\(|<link|<script', page)
     assert "mine says &lt;script&gt;" in page  # what a policy says is text
+    assert "</code>. All other settings are in" in page  # a block of the template takes the line's end after it
 
 
 def test_only_the_runs_asked_for_are_shown(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
