@@ -130,7 +130,7 @@ def _pair_by_pair(compared: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 class Drawn(NamedTuple):
-    """A figure as the page holds it: a data URI, and what it shows in words."""
+    """A figure as the page holds it: a data URI and its alt text."""
 
     source: str
     alt: str
