@@ -144,6 +144,7 @@ def move(file: Path, database: str, destination: str) -> None:
         for table in shared:
             copy_table(source.tables[table.name], table, read, write)
             count_on(write, table)
+        read.rollback()  # the file is free again while the artifacts are sent
         copy_files(moved_places(write, target), destination)
 
 

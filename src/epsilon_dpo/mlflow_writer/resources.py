@@ -12,7 +12,7 @@ from epsilon_dpo.mlflow_writer.environment import output_of
 
 SAMPLE_S = 10.0
 WINDOW_S = 0.5  # a rate over less is noise
-BURST_S = 0.01  # rows that come faster are those of before a resumption, said again
+BURST_S = 0.002  # rows that come faster are those of before a resumption, said again: no step takes so little
 TOKENS = "num_input_tokens_seen"  # transformers' count of all that was read by a step
 MEGABYTE = 1e6
 GPU_QUERY = "--query-gpu=index,utilization.gpu,memory.used,power.draw"

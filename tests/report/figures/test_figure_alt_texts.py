@@ -24,8 +24,9 @@ def test_the_small_comparison_is_told(out: Path, view: FiguresView, tmp_path: Pa
     )
     assert found["dynamics"] == (
         "From the first policy kept to the last: KL mine 2.15 nats to 4.15 nats; "
-        "win rate by the judge mine 25.0 % to 62.5 %; β lowered for 33.3 % (mine) of the last step's pairs; "
-        "β raised for 66.7 % (mine) of the last step's pairs."
+        "win rate by the judge mine 25.0 % to 62.5 %; "
+        "β lowered for 33.3 % (mine) of the pairs, in the moving average at its end; "
+        "β raised for 66.7 % (mine) of the pairs, in the moving average at its end."
     )
     each = "{} 3.00 decreasing and −0.17 increasing"
     assert found["margins"] == (

@@ -74,7 +74,8 @@ def test_the_control_settings_scores_and_the_most_that_a_kl_can_be() -> None:
     each = "sft 0.62 at 0.00 nats, best_of_2 0.75 at most 0.19 nats, dpo 0.99 at 26.60 nats."
     assert control_alt(rows) == title + each
     many = control_alt(rows + [rows[2] | {"policy": f"run_{n}"} for n in range(20)])
-    assert many == title + "23 policies, 0.62 (sft) to 0.99 (dpo) at KLs of 0.00 nats (sft) to 26.60 nats (dpo)."
+    kls = "at KLs, or upper bounds, of 0.00 nats (sft) to 26.60 nats (dpo)"
+    assert many == f"{title}23 policies, 0.62 (sft) to 0.99 (dpo) {kls}."
 
 
 def test_where_the_training_curves_go(outputs: Callable[..., Path]) -> None:
@@ -85,7 +86,7 @@ def test_where_the_training_curves_go(outputs: Callable[..., Path]) -> None:
         "log-ratio margin, nats up in all 2, at last 1.60 to 2.00; log π(chosen), nats down in all 2, "
         "at last −20.00 to −16.00; KL(ref ‖ policy), nats up in all 2, at last 3.20 to 4.00."
     )
-    assert beta_alt(runs[1:]) == "β from the first logged step to the last: mine from 0.09 to 0.06."
+    assert beta_alt(runs[1:]) == "β from the first step to the last: mine from 0.09 to 0.06."
     assert beta_decisions_alt(runs[1:]).endswith("over all steps: mine 50.0 % lowered, 25.0 % kept, 25.0 % raised.")
     for run in runs:
         run.curve[:] = [{"step": 1, "loss": 0.5}]

@@ -37,10 +37,12 @@ def dynamics_alt(rows: list[Row], decided: list[Row]) -> str:
         each.append(f"{name} {', '.join(f'{run} {form(v[0])} to {form(v[-1])}' for run, v in lines.items())}")
         last = span({run: values[-1] for run, values in lines.items()}, form)
         most.append(f"{name} {movement(lines.values())}, at last {last}")
-    # A run has a row per logged step and kind: the last one stays.
+    # A run has a row per step and kind: the last one stays.
     for kind in dict.fromkeys(row["metric"] for row in decided):
         shares = {row["run"]: row["smoothed"] for row in decided if row["metric"] == kind}
-        said = f"β {kind.removeprefix('eps/')} for {span(shares, percent)} of the last step's pairs"
+        said = (
+            f"β {kind.removeprefix('eps/')} for {span(shares, percent)} of the pairs, in the moving average at its end"
+        )
         each, most = [*each, said], [*most, said]
     title = "From the first policy kept to the last"
     return fitting(f"{title}: {'; '.join(each)}.", f"{title}: {'; '.join(most)}.")

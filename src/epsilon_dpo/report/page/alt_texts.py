@@ -66,7 +66,8 @@ def control_alt(rows: list[Row], under: str = "") -> str:
         for row in rows
     ]
     title = f"Mean P(positive) and KL(policy ‖ reference){_under(under)}"
-    most = f"{len(rows)} policies, {span(scores, lambda x: fixed(x, 2))} at KLs of {span(kls, _nats)}"
+    bound = ", or upper bounds," if any("kl_bound" in row for row in rows) else ""
+    most = f"{len(rows)} policies, {span(scores, lambda x: fixed(x, 2))} at KLs{bound} of {span(kls, _nats)}"
     return fitting(f"{title}: {', '.join(each)}.", f"{title}: {most}.")
 
 
@@ -79,7 +80,8 @@ def training_alt(runs: list[RunResult]) -> str:
             form = percent if metric == ACCURACY else lambda x: fixed(x, 2)
             last = {name: line[-1] for name, line in lines.items()}
             start = f"{CURVES[metric]} {movement(lines.values())}, at last "
-            parts[start + span(last, form)] = start + ends(last.values(), form)
+            some = f" ({len(lines)} runs)" if len(lines) < len(runs) else ""
+            parts[start + span(last, form) + some] = start + ends(last.values(), form) + some
     title = f"Training curves of {len(runs)} run{'s' if len(runs) > 1 else ''}, moving averages: "
     if not parts:
         return f"{title}the loss of each on a scale of its own."
@@ -93,7 +95,7 @@ def beta_alt(runs: list[RunResult]) -> str:
     each = [f"{name} from {_beta(line[0])} to {_beta(line[-1])}" for name, line in betas.items()]
     last = span({name: line[-1] for name, line in betas.items()}, _beta)
     most = f"β of {len(runs)} runs: {movement(betas.values())}, at last {last}."
-    return fitting(f"β from the first logged step to the last: {', '.join(each)}.", most)
+    return fitting(f"β from the first step to the last: {', '.join(each)}.", most)
 
 
 def beta_decisions_alt(runs: list[RunResult]) -> str:

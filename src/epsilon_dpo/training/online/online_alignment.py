@@ -1,9 +1,9 @@
 """Stage `align` in one call for an online method: the SFT model, prompts, a scorer; the aligned policy and its metrics.
 
 Of the block `align` an online run takes what describes the optimizer: learning rate, schedule, clipping, adapter,
-precision. `per_device_train_batch_size` is its micro-batch, in answers; `logging_steps` counts generations, at whose
-ends checkpoints are written; how long it trains is said by its own `steps`, so that `num_train_epochs`, `max_steps` and
-`gradient_accumulation_steps` are not read. `step` of metrics.jsonl counts optimizer steps as everywhere.
+precision. `per_device_train_batch_size` is its micro-batch, in answers; how long it trains is said by its own `steps`,
+so that `num_train_epochs`, `max_steps` and `gradient_accumulation_steps` are not read. `step` of metrics.jsonl counts
+optimizer steps as everywhere; rows and checkpoints are written at the ends of generations.
 """
 
 from collections.abc import Callable, Sequence
