@@ -187,7 +187,6 @@ def ours(sft_folder, token_pairs, tmp_path):
             weight_decay=0.0,
             max_grad_norm=MAX_GRAD_NORM,
             adam_beta2=ADAM_BETA2,
-            logging_steps=1,
             bf16=False,
             gradient_checkpointing=False,
             lora=None,
