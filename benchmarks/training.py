@@ -62,7 +62,7 @@ def _trainer(variant: str, shape: Shape, pairs: list[dict[str, Any]], args: Name
         "optim": "adamw_torch_fused",
         "learning_rate": 1e-5,
         "max_grad_norm": 1.0,
-        "logging_steps": 10,
+        "logging_steps": 1,  # as the pipeline
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
