@@ -62,7 +62,7 @@ def write(file: Path, *rows: dict) -> None:
 
 
 def test_answers_stand_with_their_verdicts(tmp_path: Path) -> None:
-    assert table("dpo", tmp_path) is None
+    assert table("dpo", "of_dpo", tmp_path) is None
     prompt = [{"role": "user", "content": "Why?"}]
     write(tmp_path / "sample/dpo/samples.jsonl", {"id": "1", "prompt": prompt, "response": "So."})
     verdict = {"id": "1", "answer": "run"}
@@ -72,7 +72,9 @@ def test_answers_stand_with_their_verdicts(tmp_path: Path) -> None:
         {**verdict, "opponent": "sft", "win": 0.5, "true_win": 0.0},
         {**verdict, "answer": "sft", "opponent": "chosen", "win": 0.0},
     )
-    made = table("dpo", tmp_path)
+    for name in ("sample", "score"):
+        (tmp_path / name / "dpo/metrics.json").write_text('{"policy_sha256": "of_dpo"}')
+    made = table("dpo", "of_dpo", tmp_path)
     assert made is not None and TABLE.endswith(".json")
     (row,) = made["data"]
     assert dict(zip(made["columns"], row, strict=True)) == {
@@ -82,6 +84,7 @@ def test_answers_stand_with_their_verdicts(tmp_path: Path) -> None:
         "against sft": "tied",
         "truth against sft": "lost",
     }
+    assert table("dpo", "of the day before, whose report had waited", tmp_path) is None
 
 
 def test_a_note_says_what_a_row_is_and_where_its_weights_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

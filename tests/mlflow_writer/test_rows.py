@@ -1,14 +1,19 @@
 """The rows of policies, which other stages and reports write on: whole or not there, and marked by the last report."""
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.rows import Rows
-from epsilon_dpo.pipeline.observability.tracker import Tracker
+from epsilon_dpo.pipeline.observability.tracker import Tracker, now
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,36 @@ def test_a_row_that_is_written_from_the_outputs_is_whole_or_not_there(
     assert not list(pending.folder().iterdir())
 
 
+def test_where_no_row_may_be_deleted_one_that_was_cut_short_is_ended(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server with logins; the next try ends it, which may never come to the end of a stage."""
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("Permission denied", PERMISSION_DENIED)
+
+    with monkeypatch.context() as outage, pytest.raises(MlflowException):
+        outage.setattr(rows, "_log", refuse)
+        rows.compared([policy("halved")])
+    monkeypatch.setattr(rows.client, "delete_run", refuse)
+    (row,) = rows.compared([policy("halved")])
+    found = {run.info.run_id: run.info.status for run in named(rows, "halved")}
+    assert found.pop(row) == "FINISHED" and [*found.values()] == ["KILLED"]
+    assert not list(pending.folder().iterdir())
+
+
+def test_of_two_that_write_a_missing_row_at_once_one_does(rows: Rows) -> None:
+    """`make ui` beside `make repro`."""
+    asked = [threading.Thread(target=Rows().compared, args=([policy("twice")],)) for _ in range(2)]
+    with pending.claimed("twice-of_twice"):
+        for each in asked:
+            each.start()
+        time.sleep(1.0)  # both have looked for the row by now
+    for each in asked:
+        each.join()
+    assert len(named(rows, "twice")) == 1
+
+
 def test_a_row_that_is_being_written_is_left_alone(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage of the same project ends in the meantime."""
     write = rows._log_params
@@ -99,18 +134,32 @@ def test_marks_that_waited_do_not_undo_those_of_a_later_report(rows: Rows) -> No
         query = "tags.in_report = 'true'"
         return {str(run.info.run_name) for run in rows.client.search_runs([rows.store.experiment], query)}
 
-    (kept,) = rows.compared([policy("later", place_last=1.0)], at=2_000_000_000_000)
+    later = now()
+    (kept,) = rows.compared([policy("later", place_last=1.0)], at=later)
     assert marked() == {"align@later"}
     older = [policy("later", place_last=2.0, kl_fwd_rb=3.0), policy("earlier", place_last=1.0)]
-    assert len(rows.compared(older, at=1_900_000_000_000)) == 2
+    assert len(rows.compared(older, at=later - 1000)) == 2
     assert marked() == {"align@later"}
     found = rows.client.get_run(kept).data.metrics
     assert (found["place_last"], found["kl_fwd_rb"]) == (1.0, 3.0)
     (row,) = named(rows, "earlier")
     assert row.data.metrics["place_last"] == 1.0 and row.data.tags["in_report"] == "false"
-    rows.compared(older, at=2_000_000_000_001)
+    rows.compared(older, at=later + 1)
     assert marked() == {"align@earlier", "align@later"}
     assert rows.client.get_run(kept).data.metrics["place_last"] == 2.0
+    record = Record("report", "f" * 64, {}, {}, at=later - 1000)
+    record.compared([policy("earlier")])  # of an earlier version, which does not say when
+    assert marked() == {"align@earlier", "align@later"}
+    record.close("FINISHED")
+
+
+def test_a_clock_that_was_ahead_does_not_silence_later_reports(rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.compared([policy("ahead")], at=now() + 10**9)
+    rows.compared([policy("right")])
+    found = {name: named(rows, name)[0].data.tags["in_report"] for name in ("ahead", "right")}
+    assert found == {"ahead": "false", "right": "true"}
+    rows.compared([policy("ahead")], at=1)
+    assert capsys.readouterr().err.count("the rows of this report are not marked") == 1
 
 
 def test_a_stage_names_the_training_whose_policy_it_read_also_one_that_was_restored(

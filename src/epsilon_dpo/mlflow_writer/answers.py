@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 
 TABLE = "answers.json"
 TABLE_TAG = "mlflow.loggedArtifacts"  # by which the page finds tables
@@ -14,16 +14,20 @@ PROMPTS, CHARACTERS = 100, 1000
 WON, TIED, UNKNOWN = 1.0, 0.5, "—"
 
 
-def table(run: str, out: Path = Path("out")) -> dict[str, Any] | None:
-    """The first PROMPTS answers of `run` in pandas' form `split`, which the page reads; None: they are not there.
+def table(run: str, policy_sha256: str, out: Path = Path("out")) -> dict[str, Any] | None:
+    """The first PROMPTS answers of `run` in pandas' form `split`, which the page reads; None: they are not there, or
+    are another policy's by now.
 
     The same prompts in the same order for every run: the page puts equal ones into one row. It shows one column of each
     run, so the verdicts stand below the answer, too.
     """
     try:
+        for stage in ("sample", "score"):
+            if read_json(out / stage / run / "metrics.json")["policy_sha256"] != policy_sha256:
+                return None
         samples = read_jsonl(out / "sample" / run / "samples.jsonl")
         records = read_jsonl(out / "score" / run / "records.jsonl")
-    except (OSError, UserError, ValueError):
+    except (OSError, UserError, ValueError, KeyError):
         return None
     verdicts = {(row["id"], row["opponent"]): row for row in records if row.get("answer") == "run"}
     data = []

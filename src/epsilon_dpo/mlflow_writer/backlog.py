@@ -25,9 +25,10 @@ def write_backlog(uri: str) -> None:
     why = ""
     try:
         reach_server(uri)
-        import epsilon_dpo.mlflow_writer.record  # noqa: F401  # mlflow, whose absence is no fault of a record's
+        from epsilon_dpo.mlflow_writer.rows import Rows  # mlflow, whose absence is no fault of a record's
 
         backlog.deliver()
+        Rows().close_dead()
         note_success(uri)
     except Exception as error:
         why = in_short(error)

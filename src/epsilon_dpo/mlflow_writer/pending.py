@@ -51,11 +51,11 @@ def forget(execution: str) -> None:
 
 
 @contextmanager
-def claimed(execution: str) -> Iterator[bool]:
-    """Whether no living process writes this execution's record; none does while the block runs."""
+def claimed(execution: str, wait_s: float = 0.0) -> Iterator[bool]:
+    """Whether no living process writes this execution's record (any more); none does while the block runs."""
     try:
         own = lock(execution)
-        own.acquire()
+        own.acquire(timeout=wait_s)
     except (Timeout, OSError):  # an error is of a lock that another user made: a container, say
         yield False
         return

@@ -51,6 +51,7 @@ class Record(Rows):
         self.mark = mark or self.mark
         self.takes_files &= folder is None or folder == str(Path.cwd())
         self.execution = execution
+        self._opened = at
         tags = identity(name, params) | {"fingerprint": fingerprint, "project": pending.project()}
         tags |= surroundings(Path.cwd()) if environment is None else environment
         self._note = note(name, params)
@@ -75,7 +76,7 @@ class Record(Rows):
 
     def compared(self, policies: list[Policy], at: int | None = None) -> dict[str, Policy]:
         """As of Rows; this run's description links to the rows."""
-        rows = super().compared(policies, at)
+        rows = super().compared(policies, at or self._opened)  # an earlier version's message has no time
         link = f"#/experiments/{self.store.experiment}/runs/"
         links = ", ".join(f"[align@{policy['run']}]({link}{row})" for row, policy in rows.items())
         self.client.set_tag(self.run_id, "mlflow.note.content", f"{self._note}\n\nIt compares {links}.")
@@ -123,7 +124,7 @@ class Record(Rows):
         self.client.set_terminated(self.run_id, status, at)
         if self.execution and not self.store.is_local:
             for other in self._executions().keys() - {self.run_id}:
-                self.client.delete_run(other)
+                self._discard(other, "the server made this row twice")
 
     def _executions(self) -> dict[str, str | None]:
         return self._search(f"tags.execution = '{self.execution}'")

@@ -1,10 +1,10 @@
 """The rows of other stages: what is measured of a policy, what a report says, rows that are lost or left over."""
 
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
@@ -12,11 +12,13 @@ from epsilon_dpo.mlflow_writer.identity import RECIPE, flat, identity, report_ma
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.server import say
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
 RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
+REBUILD_S = 60.0  # for another process that writes the same row
 REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
 
 Policy = dict[str, Any]
@@ -64,7 +66,7 @@ class Rows:
             own = identity(f"align@{run}", policy["params"])
             if RECIPE in own.keys() - row.data.tags.keys():  # a row of an earlier version
                 self.client.set_tag(run_id, RECIPE, own[RECIPE])
-            if TABLE_TAG not in row.data.tags and self.takes_files and (answers := table(run)):
+            if TABLE_TAG not in row.data.tags and self.takes_files and (answers := table(run, sha256)):
                 self.client.log_dict(run_id, answers, TABLE)
                 self.client.set_tag(run_id, TABLE_TAG, table_tag())
         if self._mark(marked, at):
@@ -75,7 +77,8 @@ class Rows:
         """Tag `rows`, and no others, as those of the report of `at`; False: a later one has tagged its own."""
         told = f"{self.mark}.told"
         tags = self.client.get_experiment(self.store.experiment).tags
-        if int(tags.get(told, 0)) > at:
+        if at < int(tags.get(told, 0)) <= now():  # one of a clock that was ahead does not count
+            say("the rows of this report are not marked, since a later one has marked its own.")
             return False
         self.client.set_experiment_tag(self.store.experiment, told, str(at))
         others = f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"
@@ -119,7 +122,16 @@ class Rows:
         elif POLICY in run.data.tags:
             self.client.set_terminated(run_id, "FINISHED")
         else:
+            self._discard(run_id, "this record was cut short, and is made again")
+
+    def _discard(self, run_id: str, why: str) -> None:
+        """Delete a row, or end it and say why: on a server with logins only its maker may delete it."""
+        try:
             self.client.delete_run(run_id)
+        except MlflowException:
+            self.client.set_tag(run_id, "error", why)
+            self.client.set_terminated(run_id, "KILLED")
+            self.client.delete_tag(run_id, "execution")  # nothing finds it by that any more
 
     def _search(self, query: str, tag: str = "") -> dict[str, str | None]:
         """All runs that `query` finds, with the value of `tag`."""
@@ -162,17 +174,21 @@ class Rows:
 
         It is found as the policy's once it is complete; what an interruption leaves is ended by `close_dead`.
         """
-        name, execution = f"align@{policy['run']}", uuid.uuid4().hex
+        run, sha256 = policy["run"], policy["policy_sha256"]
+        self.close_dead()
+        name, execution = f"align@{run}", f"{run}-{sha256}"
         tags = {"rebuilt": "true", "execution": execution, "project": pending.project()}
         tags |= {"mlflow.note.content": REBUILT + note(name, policy["params"])}
-        with pending.claimed(execution):
+        with pending.claimed(execution, REBUILD_S):  # `make ui` may do the same beside a running `make repro`
+            if made := self._training(run, sha256):
+                return made
             run_id = self._create(name, identity(name, policy["params"]) | tags, now())
             self._log_params(run_id, policy["params"])
             self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
             evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
             if evaluation:  # after the last step; `compared` then finds these values known
                 self._log(run_id, as_metrics(evaluation, int(policy["metrics"]["steps"]), now()))
-            self.client.set_tag(run_id, POLICY, policy["policy_sha256"])
+            self.client.set_tag(run_id, POLICY, sha256)
             self.client.set_terminated(run_id, "FINISHED")
         pending.forget(execution)
         return self.client.get_run(run_id)

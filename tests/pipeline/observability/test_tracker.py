@@ -289,7 +289,9 @@ def test_rows_are_marked_without_a_run_and_known_to_be(project: Path, monkeypatc
     policy = {"run": "again", "policy_sha256": "again", "params": {}, "metrics": {"kl_fwd_rb": 2.0}, "curve": []}
     before = select(project, "select count(*) from runs")
     for _ in range(2):
-        with Tracker("report", None, {}, {}) as tracker:
+        # Nothing of it is kept for later, so it is not given up, however long the rows of long trainings take.
+        with monkeypatch.context() as impatient, Tracker("report", None, {}, {}) as tracker:
+            impatient.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 0.0)
             tracker.mark_compared([policy])
     assert select(project, "select count(*) from runs") == before
     marked = "select r.name from runs r join tags t using (run_uuid) where t.key = 'in_report' and t.value = 'true'"

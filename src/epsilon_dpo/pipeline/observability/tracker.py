@@ -66,7 +66,8 @@ class Tracker:
         Args:
             name: that of the stage and its run, e.g. align@dpo; also the name of the MLflow run.
             fingerprint: hash of what the stage's result is made from (fingerprint.py). None: no run is opened, and only
-                `log_to_policy` and `mark_compared` may be used, which write on the runs of others.
+                `log_to_policy` and `mark_compared` may be used, which write on the runs of others; as nothing is kept
+                of them for a later stage, the end waits until they are written.
             params: the declared params, by dotted key.
             inputs: sha256 of each declared dependency, by path.
             folders: the outputs, whose small files become artifacts after success.
@@ -104,7 +105,7 @@ class Tracker:
         if self._process is None:
             return
         try:
-            if self._process.wait(FLUSH_TIMEOUT_S):
+            if self._process.wait(FLUSH_TIMEOUT_S if self._has_run else None):
                 self._say(f"the MLflow process of {self.name} ended with code {self._process.returncode}")
         except subprocess.TimeoutExpired:
             self._process.terminate()  # it keeps what is not written, and notes a server that hangs
