@@ -10,7 +10,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -96,8 +96,8 @@ class Registry:
     def promote(self, model: str, over: Version | None, tags: Mapping[str, str], description: str, way: str) -> Version:
         """Register the LoggedModel with the id `model` as the next version, and give it the alias.
 
-        MLflow cannot move an alias on a condition. So the champion is read once more just before: what another clone
-        promotes on the same server between this and the next request goes unnoticed.
+        MLflow cannot move an alias on a condition. So the champion is read once more just before, as it is before there
+        is a version: what another clone promotes on the same server between this and the next request goes unnoticed.
 
         Args:
             over: the champion that it was compared with; None: there was none.
@@ -105,7 +105,7 @@ class Registry:
             way: how to reach the weights, Markdown.
 
         Raises:
-            UserError: another is the champion by now; the version is taken back.
+            UserError: another is the champion by now; the version is taken back where the server allows it.
         """
         made = self.client.get_logged_model(model)
         if self.store.takes_artifacts:
@@ -120,6 +120,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code != THERE:
                 raise
+        self._is_still(over)
         version = self.client.create_model_version(
             self.name,
             f"models:/{model}",
@@ -128,24 +129,34 @@ class Registry:
             description=description,
             model_id=model,
         )
+        try:
+            self._is_still(over)
+        except UserError:
+            with suppress(MlflowException):  # on a server with logins who may register may not delete
+                self.client.delete_model_version(self.name, version.version)
+                self._show_on_model(model, str(version.version), False)
+            raise
+        self.client.set_registered_model_alias(self.name, CHAMPION, version.version)
+        self._show_on_model(model, str(version.version))
+        return Version(self.name, str(version.version), dict(tags))
+
+    def _is_still(self, champion: Version | None) -> None:
         now = self.champion()
-        if (now and now.number) != (over and over.number):
-            self.client.delete_model_version(self.name, version.version)
+        if (now and now.number) != (champion and champion.number):
             found = f"version {now.number} is its champion by now" if now else "it has no champion any more"
             raise UserError(
                 f"nothing is promoted: {self.name} was changed while this was decided, {found}, with which nothing was "
                 "compared; run `epsilon-dpo promote` again."
             )
-        self.client.set_registered_model_alias(self.name, CHAMPION, version.version)
-        self._show_on_model(model, str(version.version))
-        return Version(self.name, str(version.version), dict(tags))
 
-    def _show_on_model(self, model: str, number: str) -> None:
-        """Name the version on the page of its LoggedModel, which MLflow does on a server and not in a local store."""
+    def _show_on_model(self, model: str, number: str, is_there: bool = True) -> None:
+        """Name the version on the page of its LoggedModel, which MLflow does on a server and not in a local store, or
+        no longer, which it never does."""
         known = json.loads(self.client.get_logged_model(model).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-        if (self.name, number) not in [(each["name"], str(each["version"])) for each in known]:
-            known.append({"name": self.name, "version": number})
-            self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(known)})
+        named = [each for each in known if (each["name"], str(each["version"])) != (self.name, number)]
+        if is_there == (len(named) == len(known)):
+            named += [{"name": self.name, "version": number}] * is_there
+            self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(named)})
 
 
 def _database(uri: str) -> Path:

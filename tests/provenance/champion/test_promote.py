@@ -14,7 +14,10 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from promotion_project import dvc, git, record_trainings, set_runs, store_of
 from tracking_server import Server
 
@@ -32,6 +35,12 @@ def store() -> MlflowClient:
 
 def versions() -> list[str]:
     return [found.tags["run"] for found in store().search_model_versions(f"name = '{NAME}'")]
+
+
+def models() -> list[LoggedModel]:
+    experiment = store().get_experiment_by_name("epsilon-dpo")
+    assert experiment is not None
+    return list(store().search_logged_models([experiment.experiment_id]))
 
 
 def champion() -> str:
@@ -169,8 +178,9 @@ def test_a_champion_that_the_report_does_not_have_is_compared_with_nothing(
     assert "compares no run 'plain'; it compares better, alike" in refused("promote", "plain")
 
 
+@pytest.mark.parametrize("may_delete", [True, False])
 def test_a_champion_that_was_made_meanwhile_is_not_overwritten(
-    project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch
+    project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch, may_delete: bool
 ) -> None:
     """As another clone would that writes to the same server: it cannot see this project's lock."""
     register = MlflowClient.create_model_version
@@ -179,12 +189,23 @@ def test_a_champion_that_was_made_meanwhile_is_not_overwritten(
         monkeypatch.setattr(MlflowClient, "create_model_version", register)
         monkeypatch.setattr(Registry, "decided_alone", lambda registry: nullcontext())
         main(["promote", "better"])
-        return register(client, *arguments, **rest)
+        made = register(client, *arguments, **rest)
+        tags = {"mlflow.modelVersions": json.dumps([{"name": NAME, "version": made.version}])}
+        client.set_logged_model_tags(rest["model_id"], tags)  # what a server does
+        return made
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("Permission denied", PERMISSION_DENIED)
 
     monkeypatch.setattr(MlflowClient, "create_model_version", beaten)
-    said = refused("promote", "plain")
+    with monkeypatch.context() as login:
+        if not may_delete:
+            login.setattr(MlflowClient, "delete_model_version", refuse)
+        said = refused("promote", "plain")
     assert "version 1 is its champion by now, with which nothing was compared" in said
-    assert champion() == "better" and versions() == ["better"]
+    assert champion() == "better" and sorted(versions()) == ["better"] + ["plain"] * (not may_delete)
+    (model,) = (model for model in models() if model.tags["run"] == "plain")
+    assert len(json.loads(model.tags["mlflow.modelVersions"])) == (not may_delete)
 
 
 def test_a_promotion_waits_for_the_one_that_began_before_it(
