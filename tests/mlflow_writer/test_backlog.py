@@ -1,9 +1,11 @@
 """What waits in mlruns/pending: `make repro` and `make ui` write all of it, and no record stands in another's way."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,6 +20,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.backlog import write_backlog
 from epsilon_dpo.mlflow_writer.delivery import Backlog, write_all
+from epsilon_dpo.mlflow_writer.outbox import Outbox
 from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import Tracker, deliver_waiting, now
@@ -75,6 +78,18 @@ def test_all_that_waits_is_written_and_said_in_one_line(project: Path) -> None:
         (row,) = rows(f"kl@{run}")
         assert row.info.status == "FINISHED" and row.data.metrics == {"kl_fwd_rb": 2.0}
     assert [file.name for file in pending.folder().glob("*.jsonl")] == ["of_kl@three.jsonl"]
+
+
+def test_what_waits_for_an_experiment_that_was_deleted_waits_until_it_is_restored(project: Path) -> None:
+    """Which takes one click on MLflow's page."""
+    store = open_store()
+    store.client.delete_experiment(store.experiment)
+    try:
+        leave("kl@patient")
+        assert "0 written, 1 still waiting (MlflowException: the experiment epsilon-dpo is deleted; `" in command()
+    finally:
+        store.client.restore_experiment(store.experiment)
+    assert command() == "tracking: mlruns/pending: 1 written, 0 still waiting.\n"
 
 
 def test_a_server_that_cannot_be_reached_is_one_line_and_all_waits(
@@ -186,6 +201,57 @@ def test_a_record_at_which_the_server_always_fails_waits_and_others_do_not(
     write_backlog(uri)
     (row,) = rows("kl@poison")
     assert row.info.status == "FINISHED" and row.data.metrics == {"kl_fwd_rb": 2.0}
+
+
+def test_a_server_that_hangs_at_each_record_is_not_asked_for_all(
+    project: Path, answering: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers reads within seconds, and no write."""
+    open_store()
+    uri = f"http://127.0.0.1:{answering.server_port}"
+    asked: list[str] = []
+
+    def hang(opening: dict[str, Any], *_: Any) -> None:
+        asked.append(opening["name"])
+        time.sleep(0.2)
+        raise MlflowException("timed out", INTERNAL_ERROR)
+
+    for run in range(6):
+        leave(f"kl@{run}", store=uri)
+    monkeypatch.setattr("epsilon_dpo.mlflow_writer.delivery._write_record", hang)
+    monkeypatch.setattr("epsilon_dpo.mlflow_writer.delivery.STUCK_S", 0.5)
+    with pytest.raises(MlflowException, match="timed out"):
+        Backlog(uri).deliver()
+    assert len(asked) <= 3 and len(list(pending.folder().glob("*.jsonl"))) == 6
+
+
+def test_what_others_left_does_not_hold_up_what_a_stage_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, run in enumerate(("one", "two")):
+        leave(f"kl@{run}")
+        os.utime(pending.kept(f"of_kl@{run}"), (number, number))
+    order: list[str] = []
+    opening = {"kind": "open", "name": "kl@own", "fingerprint": "f" * 64, "params": {}, "inputs": {}, "at": now()}
+
+    def said() -> Iterator[str]:
+        yield json.dumps(opening | {"execution": "own", "pid": None})
+        while not order:
+            time.sleep(0.01)
+        yield json.dumps(metrics(0, kl_fwd_rb=2.0))
+        yield json.dumps({"kind": "close", "status": "FINISHED", "at": now()})
+
+    def write(backlog: Backlog, file: Path) -> None:
+        order.append(file.stem)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(Backlog, "_deliver", write)
+    monkeypatch.setattr(Record, "metric_rows", lambda *_: order.append("own"))
+    outbox = Outbox("")
+    assert outbox.is_unanswered()
+    outbox.listen(said())
+    outbox.run()
+    outbox.keep()
+    assert order == ["of_kl@one", "own", "of_kl@two"]
+    assert not outbox.is_unanswered(), "a stage that is given up now would say that the server is out"
 
 
 def test_a_server_that_goes_away_keeps_all_that_waits(

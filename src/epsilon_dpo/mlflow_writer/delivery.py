@@ -1,6 +1,7 @@
 """Messages written on their record: those of a running stage, and those that others left in mlruns/pending."""
 
 import json
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from epsilon_dpo.mlflow_writer.rows import Rows
 
 ROWS_AT_ONCE = 50  # of metrics, in one call
+STUCK_S = 12.0  # some calls at which a store hangs: then it does so at others, too
 
 
 class Backlog:
@@ -35,14 +37,16 @@ class Backlog:
         self.elsewhere: Counter[str] = Counter()
         self.held = 0
         self.stuck: list[str] = []
+        self._stuck_s = 0.0  # that those took which are stuck one after the other
+        self._files = iter(oldest_first())
 
-    def deliver(self) -> None:
-        """Oldest first.
+    def deliver(self, pause: Callable[[], bool] = lambda: False) -> bool:
+        """Oldest first, until `pause` says so after one; the next call goes on. Returns whether all were tried.
 
         Raises:
             Exception: the store's, where it takes nothing at present; what waits stays.
         """
-        for file in oldest_first():
+        for file in self._files:
             with pending.claimed(file.stem) as free:
                 if not file.exists():
                     continue
@@ -50,8 +54,12 @@ class Backlog:
                     self._deliver(file)
                 else:
                     self.held += 1
+            if pause():
+                return False
+        return True
 
     def _deliver(self, file: Path) -> None:
+        started = time.monotonic()
         try:
             opening, *messages = (json.loads(line) for line in file.read_text("utf-8").splitlines())
             if (store := opening.pop("store")) != redacted(self.uri):
@@ -61,7 +69,8 @@ class Backlog:
         except Exception as error:
             damaged = isinstance(error, ValueError | KeyError)  # what a power cut left
             kind = Failure.CALL if damaged else failure(error, self.uri)
-            if kind is Failure.OUTAGE and self._is_there():
+            self._stuck_s += time.monotonic() - started
+            if kind is Failure.OUTAGE and self._stuck_s < STUCK_S and self._is_there():
                 self.stuck.append(f"{opening['name']} ({in_short(error)})")
                 return
             if kind is not Failure.CALL:
@@ -70,6 +79,7 @@ class Backlog:
             file.replace(file.with_suffix(".refused"))
         else:
             self.written.append(opening["name"])
+            self._stuck_s = 0.0
         pending.forget(file.stem)
 
     def _is_there(self) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from epsilon_dpo.mlflow_writer.rows import Rows
 
 RETRY_S = 5.0  # while the stage runs
+OTHERS_S = 5.0  # at its end, for records of others; the last line of `make repro` takes as long as it needs
 FRESH_S = 1.0  # at its end, a failure so young is not tried again
 
 
@@ -60,6 +61,7 @@ class Outbox:
         self._failed_at = time.monotonic() if self._known_out else float("-inf")
         self._said: set[Failure] = set()
         self._closed = self._tried = self._others_done = False
+        self._backlog: Backlog | None = None
         self._lock: BaseFileLock | None = None
         self._resources: Resources | None = None
 
@@ -73,6 +75,10 @@ class Outbox:
             self._take()
             if self._is_due():
                 self._deliver()
+
+    def is_unanswered(self) -> bool:
+        """Whether the store took nothing at all, or failed last."""
+        return self.record is None or self._failed_at > float("-inf")
 
     def keep(self) -> bool:
         """Whether something had to be left to a later stage, and was; also of a process that is stopped in `run`."""
@@ -160,7 +166,6 @@ class Outbox:
             assert self.record is not None
             write_all(self.record, self.waiting, self.uri, self._refused)
             if not self._others_done:
-                self._others_done = True
                 self._deliver_others()
         except Exception as error:
             self._failed(error)
@@ -174,17 +179,24 @@ class Outbox:
             self._known_out = False
 
     def _deliver_others(self) -> None:
-        """What other stages left, and the rows of processes that are gone: their faults cost this stage nothing."""
-        backlog = Backlog(self.uri)
+        """What other stages left, and the rows of processes that are gone: their faults cost this stage nothing, and
+        what it says itself goes before them."""
+        backlog = self._backlog = self._backlog or Backlog(self.uri)
+        until = time.monotonic() + OTHERS_S
+        self._others_done = True
         try:
             try:
-                backlog.deliver()
+                self._others_done = backlog.deliver(
+                    lambda: not self._inbox.empty() or (self._ended and time.monotonic() > until)
+                )
             finally:
                 for name in backlog.written:
                     say(f"the MLflow record of {name}, which had waited in mlruns/pending, is written.")
-                if backlog.stuck:
+                backlog.written.clear()
+                if backlog.stuck and self._others_done:
                     say(f"MLflow is there but fails at {first_of(backlog.stuck)}, which waits in mlruns/pending.")
-            self.record.close_dead()  # type: ignore[union-attr]
+            if self._others_done:
+                self.record.close_dead()  # type: ignore[union-attr]
         except Exception as error:
             if failure(error, self.uri) is Failure.OUTAGE:
                 raise

@@ -28,6 +28,8 @@ def serve(lines: Iterator[str]) -> None:
             _import_mlflow()
         outbox.run()
     except SystemExit:  # of `_give_up`
+        if outbox.is_unanswered():
+            note_outage(uri)
         sys.exit(KEPT if outbox.keep() else 1)
     outbox.keep()
 
@@ -45,7 +47,6 @@ def _import_mlflow() -> None:
 
 def _give_up(_signal: int, _frame: FrameType | None) -> None:
     """The stage is done and waits no longer; leaving by an exception releases the lock and the files of a store."""
-    note_outage(os.environ.get("MLFLOW_TRACKING_URI", ""))
     sys.exit(1)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer.view import SHARED_VIEW, experiment_tags
@@ -115,6 +115,10 @@ def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
         found = client.get_experiment_by_name(EXPERIMENT)
     if not found:
         raise MlflowException(f"the experiment {EXPERIMENT} could not be created")
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:  # which MLflow reports like a call that is never taken
+        raise MlflowException(
+            f"the experiment {EXPERIMENT} is deleted; `mlflow experiments restore -x {found.experiment_id}` restores it"
+        )
     for key, value in experiment_tags().items():
         ours = key.startswith(SHARED_VIEW)  # the note may be somebody's by now, the view is what this version shows
         if key not in found.tags or (ours and found.tags[key] != value):
