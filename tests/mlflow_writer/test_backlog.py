@@ -73,11 +73,15 @@ def test_all_that_waits_is_written_and_said_in_one_line(project: Path) -> None:
     for run in ("one", "two"):
         leave(f"kl@{run}", metrics(0, kl_fwd_rb=2.0))
     leave("kl@three", store=DEAD)
+    store = open_store()
+    tags = {"project": pending.project(), "execution": "dead"}
+    dead = store.client.create_run(store.experiment, run_name="dead", tags=tags)
     assert command() == f"tracking: mlruns/pending: 2 written, 1 still waiting (1 for {DEAD}).\n"
     for run in ("one", "two"):
         (row,) = rows(f"kl@{run}")
         assert row.info.status == "FINISHED" and row.data.metrics == {"kl_fwd_rb": 2.0}
     assert [file.name for file in pending.folder().glob("*.jsonl")] == ["of_kl@three.jsonl"]
+    assert store.client.get_run(dead.info.run_id).info.status == "KILLED"
 
 
 def test_what_waits_for_an_experiment_that_was_deleted_waits_until_it_is_restored(project: Path) -> None:

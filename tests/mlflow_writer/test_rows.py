@@ -1,5 +1,6 @@
 """The rows of policies, which other stages and reports write on: whole or not there, and marked by the last report."""
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -87,6 +88,21 @@ def test_where_no_row_may_be_deleted_one_that_was_cut_short_is_ended(
     found = {run.info.run_id: run.info.status for run in named(rows, "halved")}
     assert found.pop(row) == "FINISHED" and [*found.values()] == ["KILLED"]
     assert not list(pending.folder().iterdir())
+
+
+def test_a_record_is_closed_where_the_row_that_its_server_made_twice_may_not_be_deleted(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise MlflowException("Permission denied", PERMISSION_DENIED)
+
+    record = Record("kl@doubled", "f" * 64, {}, {}, at=now(), execution="doubled")
+    record.store = dataclasses.replace(record.store, is_local=False)
+    other = record._create("kl@doubled", {"execution": "doubled"}, now())
+    monkeypatch.setattr(record.client, "delete_run", refuse)
+    record.close("FINISHED")
+    assert rows.client.get_run(record.run_id).info.status == "FINISHED"
+    assert rows.client.get_run(other).info.status == "KILLED" and [*record._executions()] == [record.run_id]
 
 
 def test_of_two_that_write_a_missing_row_at_once_one_does(rows: Rows) -> None:
