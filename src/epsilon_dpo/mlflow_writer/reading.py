@@ -12,6 +12,7 @@ from mlflow.entities import Run
 
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
 from epsilon_dpo.mlflow_writer.identity import flat
+from epsilon_dpo.mlflow_writer.server import reach_server
 from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address
 from epsilon_dpo.pipeline.stage.files import Json
 
@@ -46,6 +47,7 @@ def recorded_run(
     database = named.resolve()  # a relative address is one of the folder that the caller works in
     if local and not database.is_file():
         return None
+    reach_server(uri)  # MLflow itself asks one that is down for four minutes
     with chdir(root):  # MLflow's own default for artifacts is a folder of the working one
         client = MlflowClient(address(database) if local else uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
