@@ -60,3 +60,13 @@ def test_a_store_that_cannot_be_read_costs_a_line(
     main(["whence", POLICY])
     text = capsys.readouterr().out
     assert "made by      stage align@dpo\n" in text and "MLflow run   not looked up: " in text
+
+
+def test_a_server_that_is_down_is_not_waited_for(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked whether it is there, since MLflow itself tries for four minutes and then says so in other terms."""
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    main(["whence", POLICY])
+    assert "MLflow run   not looked up: http://127.0.0.1:9: " in capsys.readouterr().out
