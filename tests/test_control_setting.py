@@ -10,7 +10,7 @@ from whole_pipeline import all_stages, copy_project, metrics_of, repro, with_pre
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]  # what its stages do has tests of its own
 
 SMALL: dict[str, Any] = {
     "fetch.prompt_words": 4,

@@ -11,7 +11,7 @@ from whole_pipeline import all_stages, copy_project, dvc, metrics_of, repro, wit
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]  # a given base, top-p and stop strings have tests of their own
 
 GIVEN = {"source": "pretrained", "path": "given", "revision": None, "dtype": "float32", "chat_template": "own"}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
