@@ -146,6 +146,7 @@ def test_a_server_that_was_down_when_the_stage_began(server: Server, capfd: pyte
     assert "no MLflow record of sft for now" in capfd.readouterr().err
     with beside(threading.Thread(target=server.start)):
         train("align@dpo", steps=STEPS, pause=0.3)
+    deliver_rest()
     assert_whole(server, "align@dpo")
     assert_whole(server, "sft", 3)
     assert "record of sft, which had waited in mlruns/pending, is written" in capfd.readouterr().err
