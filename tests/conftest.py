@@ -1,4 +1,4 @@
-"""What several tests need: a small Gemma-2 in memory, and token pairs with a shared prompt."""
+"""What several tests need: a small Gemma-2 in memory, token pairs with a shared prompt, a project with a store."""
 
 import os
 from collections.abc import Callable
@@ -19,6 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole pipelines, which stand beside this file, come before the rooms: a long file that began last would leave one
     of two workers idle."""
     items.sort(key=lambda item: len(item.path.parts))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose MLflow store the first test creates; creating one takes seconds."""
+    return tmp_path_factory.mktemp("project")
 
 
 @pytest.fixture

@@ -28,12 +28,6 @@ from epsilon_dpo.pipeline.observability.tracker import Tracker, deliver_waiting,
 DEAD = "http://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose store the first test creates; creating one takes seconds."""
-    return tmp_path_factory.mktemp("project")
-
-
 @pytest.fixture
 def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(shared)

@@ -19,12 +19,6 @@ INPUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose store the first test creates; creating one takes seconds."""
-    return tmp_path_factory.mktemp("project")
-
-
 @pytest.fixture
 def store(shared: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     monkeypatch.chdir(shared)

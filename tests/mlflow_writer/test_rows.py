@@ -17,12 +17,6 @@ from epsilon_dpo.mlflow_writer.rows import Rows
 from epsilon_dpo.pipeline.observability.tracker import Tracker, now
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose store the first test creates; creating one takes seconds."""
-    return tmp_path_factory.mktemp("project")
-
-
 @pytest.fixture
 def rows(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Rows:
     monkeypatch.chdir(shared)
@@ -39,6 +33,10 @@ def policy(run: str, **metrics: float) -> dict[str, Any]:
         "metrics": {"steps": 2.0, "eval_loss": 0.5} | metrics,
         "curve": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6}],
     }
+
+
+def refuse(*_: Any) -> None:
+    raise MlflowException("Permission denied", PERMISSION_DENIED)
 
 
 def named(rows: Rows, run: str) -> list[Run]:
@@ -76,10 +74,6 @@ def test_where_no_row_may_be_deleted_one_that_was_cut_short_is_ended(
     rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a server with logins; the next try ends it, which may never come to the end of a stage."""
-
-    def refuse(*_: Any) -> None:
-        raise MlflowException("Permission denied", PERMISSION_DENIED)
-
     with monkeypatch.context() as outage, pytest.raises(MlflowException):
         outage.setattr(rows, "_log", refuse)
         rows.compared([policy("halved")])
@@ -93,9 +87,6 @@ def test_where_no_row_may_be_deleted_one_that_was_cut_short_is_ended(
 def test_a_record_is_closed_where_the_row_that_its_server_made_twice_may_not_be_deleted(
     rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> None:
-        raise MlflowException("Permission denied", PERMISSION_DENIED)
-
     record = Record("kl@doubled", "f" * 64, {}, {}, at=now(), execution="doubled")
     record.store = dataclasses.replace(record.store, is_local=False)
     other = record._create("kl@doubled", {"execution": "doubled"}, now())

@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from epsilon_dpo.mlflow_writer.server import mlruns
 from epsilon_dpo.pipeline.observability.errors import redacted
+from epsilon_dpo.pipeline.observability.tracker import mlruns
 
 Message = dict[str, Any]
 

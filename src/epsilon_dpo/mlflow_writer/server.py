@@ -1,6 +1,5 @@
 """Whether the server of MLFLOW_TRACKING_URI is there, asked cheaply, and what an error of MLflow's says about it."""
 
-import os
 import ssl
 import sys
 import time
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from epsilon_dpo.pipeline.observability.errors import redacted
+from epsilon_dpo.pipeline.observability.tracker import mlruns
 
 CONNECT_TIMEOUT_S = 3.0
 OUTAGE_S = 120.0  # a pipeline with a dead server says so this often
@@ -77,11 +77,6 @@ def reach_server(uri: str) -> None:
         if isinstance(error.reason, ssl.SSLError):
             return  # it is there; MLflow has settings of its own for certificates
         raise ConnectionError(f"{server}: {error.reason}") from None
-
-
-def mlruns() -> Path:
-    """The folder of the local store, and of what waits for a server."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / "mlruns"
 
 
 def outage_file() -> Path:

@@ -20,12 +20,6 @@ from epsilon_dpo.pipeline.observability import tracker as tracking
 from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose store the first test creates; creating one takes seconds."""
-    return tmp_path_factory.mktemp("project")
-
-
 @pytest.fixture
 def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return enter(shared, monkeypatch)

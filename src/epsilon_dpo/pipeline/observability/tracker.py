@@ -164,7 +164,7 @@ class Tracker:
 
 def deliver_waiting() -> None:
     """Write what earlier stages left in mlruns/pending, however long it takes; nothing is said where nothing waits."""
-    if any((_mlruns() / "pending").glob("*.jsonl")):
+    if any((mlruns() / "pending").glob("*.jsonl")):
         command = [sys.executable, "-m", "epsilon_dpo.mlflow_writer.backlog"]
         subprocess.run(command, stdout=subprocess.DEVNULL, env=NETWORK_LIMITS | os.environ, check=False)
 
@@ -183,13 +183,13 @@ def note_marked(policies: list[dict[str, Any]]) -> None:
             _marks_file().write_text(_marks(policies), "utf-8")
 
 
-def _mlruns() -> Path:
-    """Neither git nor DVC looks there."""
+def mlruns() -> Path:
+    """The folder of the local store, and of what waits for a server. Neither git nor DVC looks there."""
     return Path(os.environ.get("DVC_ROOT", ".")) / "mlruns"
 
 
 def _marks_file() -> Path:
-    return _mlruns() / ".marked"
+    return mlruns() / ".marked"
 
 
 def _marks(policies: list[dict[str, Any]]) -> str:

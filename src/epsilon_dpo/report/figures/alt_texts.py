@@ -4,7 +4,7 @@ from epsilon_dpo.report.figures.margins import DECREASING, INCREASING
 from epsilon_dpo.report.figures.over_optimisation import REWARDS
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import KL, Row
-from epsilon_dpo.report.style.alt_text import counted, fitting, movement, span
+from epsilon_dpo.report.style.alt_text import counted, fitting, movement, nats, span
 from epsilon_dpo.report.style.signs import fixed, percent
 
 
@@ -13,7 +13,7 @@ def pareto_alt(found: Pareto, sft: dict[str, float]) -> str:
     each, most = [], []
     for scorer, floor in sft.items():
         rows = [row for row in found.points if row["scorer"] == scorer]
-        places = [f"{row['run']} {percent(row['win_rate'])} at {_nats(row['kl'])}" for row in rows]
+        places = [f"{row['run']} {percent(row['win_rate'])} at {nats(row['kl'])}" for row in rows]
         kls, rates = ({row["run"]: row[name] for row in rows} for name in ("kl", "win_rate"))
         verdict = f"{counted(row['dominated'] for row in rows)} dominated"
         volumes = {row["family"]: row["hypervolume"] for row in found.hypervolumes() if row["scorer"] == scorer}
@@ -21,7 +21,7 @@ def pareto_alt(found: Pareto, sft: dict[str, float]) -> str:
             verdict += f", hypervolume {span(volumes, lambda x: fixed(x, 3))}"
         start = f"By the {scorer}: SFT {percent(floor)} at 0 nats"
         each.append(f"{start}, {', '.join(places)}; {verdict}.")
-        most.append(f"{start}, {len(rows)} policies {span(rates, percent)} at {span(kls, _nats)}; {verdict}.")
+        most.append(f"{start}, {len(rows)} policies {span(rates, percent)} at {span(kls, nats)}; {verdict}.")
     return fitting(" ".join(each), " ".join(most))
 
 
@@ -33,7 +33,7 @@ def dynamics_alt(rows: list[Row], decided: list[Row]) -> str:
         for row in sorted(rows, key=lambda row: float(row["epoch"])):
             if row["metric"] == metric:
                 lines.setdefault(row["run"], []).append(row["value"])
-        name, form = ("KL", _nats) if metric == KL else (metric, percent)
+        name, form = ("KL", nats) if metric == KL else (metric, percent)
         each.append(f"{name} {', '.join(f'{run} {form(v[0])} to {form(v[-1])}' for run, v in lines.items())}")
         last = span({run: values[-1] for run, values in lines.items()}, form)
         most.append(f"{name} {movement(lines.values())}, at last {last}")
@@ -63,12 +63,12 @@ def over_optimisation_alt(rows: list[Row]) -> str:
     promised, true = ({family: row["reward"] for family, row in own.items()} for own in last.values())
     judge, truth = last
     each = [
-        f"{family} at {_nats(last[truth][family]['kl'])} {fixed(promised[family], 2)} and {fixed(true[family], 2)}"
+        f"{family} at {nats(last[truth][family]['kl'])} {fixed(promised[family], 2)} and {fixed(true[family], 2)}"
         for family in families
     ]
     title = f"Reward above the reference's at the largest KL, by the {judge} and by the {truth}"
     above = f"the {judge}'s is the higher in {counted(promised[family] > true[family] for family in families)}"
-    most = f"{span(promised, _nats)}; {span(true, _nats)}"
+    most = f"{span(promised, nats)}; {span(true, nats)}"
     return fitting(f"{title}: {', '.join(each)}; {above}.", f"{title}: {most}; {above} families.")
 
 
@@ -91,7 +91,3 @@ def margins_alt(rows: list[Row]) -> str:
         verdicts.append(f"the first-order sign is the decision for at least {percent(right)}")
     title = "Mean log-ratio margin of the pairs by what ε-DPO would decide, nats"
     return fitting(*(f"{title}: {'; '.join(parts + verdicts)}." for parts in (each, most)))
-
-
-def _nats(x: float) -> str:
-    return f"{fixed(x, 2)} nats"

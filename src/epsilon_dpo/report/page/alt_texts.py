@@ -8,7 +8,7 @@ from epsilon_dpo.report.page.charts_training import ACCURACY, CURVES, LOSS, adap
 from epsilon_dpo.report.page.control import SCORE
 from epsilon_dpo.report.page.results import Row, RunResult
 from epsilon_dpo.report.page.tables import beta_decisions
-from epsilon_dpo.report.style.alt_text import against_half, ends, fitting, movement, span
+from epsilon_dpo.report.style.alt_text import against_half, ends, fitting, movement, nats, span
 from epsilon_dpo.report.style.signs import fixed, interval, percent
 
 TRUTH_FIRST = tuple(reversed(SCORERS))
@@ -49,11 +49,11 @@ def kl_alt(policies: list[Row], under: str = "") -> str:
 
     title = f"Win rate against the chosen answers and KL(reference ‖ policy){_under(under)}: "
     title += "".join(f"SFT at 0 nats {rates(row)}; " for row in policies if row["run"] == SFT)
-    most = [f"{len(runs)} runs at {span({run['run']: run['kl_fwd_rb'] for run in runs}, _nats)}"]
+    most = [f"{len(runs)} runs at {span({run['run']: run['kl_fwd_rb'] for run in runs}, nats)}"]
     for scorer in scorers:
         won = {run["run"]: run[f"{scorer}/{CHOSEN}"] for run in runs}
         most.append(f"{span(won, percent)} by the {SCORERS[scorer]}")
-    each = "; ".join(f"{run['run']} at {_nats(run['kl_fwd_rb'])} {rates(run)}" for run in runs)
+    each = "; ".join(f"{run['run']} at {nats(run['kl_fwd_rb'])} {rates(run)}" for run in runs)
     return fitting(f"{title}{each}.", f"{title}{', '.join(most)}.")
 
 
@@ -62,12 +62,12 @@ def control_alt(rows: list[Row], under: str = "") -> str:
     kls = {row["policy"]: row["kl_bound" if "kl_bound" in row else "kl_rev_rb"] for row in rows}
     scores = {row["policy"]: row[SCORE] for row in rows}
     each = [
-        f"{row['policy']} {fixed(row[SCORE], 2)} at {'most ' if 'kl_bound' in row else ''}{_nats(kls[row['policy']])}"
+        f"{row['policy']} {fixed(row[SCORE], 2)} at {'most ' if 'kl_bound' in row else ''}{nats(kls[row['policy']])}"
         for row in rows
     ]
     title = f"Mean P(positive) and KL(policy ‖ reference){_under(under)}"
     bound = ", or upper bounds," if any("kl_bound" in row for row in rows) else ""
-    most = f"{len(rows)} policies, {span(scores, lambda x: fixed(x, 2))} at KLs{bound} of {span(kls, _nats)}"
+    most = f"{len(rows)} policies, {span(scores, lambda x: fixed(x, 2))} at KLs{bound} of {span(kls, nats)}"
     return fitting(f"{title}: {', '.join(each)}.", f"{title}: {most}.")
 
 
@@ -114,10 +114,6 @@ def _known(policies: list[Row]) -> tuple[str, ...]:
 
 def _rate(row: Row, name: str) -> str:
     return f"{percent(row[name])} ({interval(row, name)})"
-
-
-def _nats(kl: float) -> str:
-    return f"{fixed(kl, 2)} nats"
 
 
 def _beta(beta: float) -> str:

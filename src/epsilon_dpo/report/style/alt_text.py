@@ -5,6 +5,8 @@ Whoever hears it instead of seeing the figure cannot skim; so it is short, and t
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from epsilon_dpo.report.style.signs import fixed
+
 LIMIT = 320  # characters
 
 
@@ -30,8 +32,9 @@ def ends(values: Iterable[float], form: Callable[[float], str]) -> str:
 def movement(lines: Iterable[Sequence[float]]) -> str:
     """`up in all 3`, `down in all 3`, `up in 2 of 3`: whether lines end above their start."""
     found = list(lines)
-    if all(line[-1] < line[0] for line in found):
-        return f"down in {counted([True] * len(found))}"
+    down = [line[-1] < line[0] for line in found]
+    if all(down):
+        return f"down in {counted(down)}"
     return f"up in {counted(line[-1] > line[0] for line in found)}"
 
 
@@ -50,3 +53,7 @@ def against_half(intervals: list[tuple[float, float]]) -> str:
         return "no interval excludes 50 %"
     sides = [f"{side} 50 %: {counted(those)}" for side, those in (("above", above), ("below", below)) if any(those)]
     return f"intervals {', '.join(sides)}"
+
+
+def nats(x: float) -> str:
+    return f"{fixed(x, 2)} nats"
