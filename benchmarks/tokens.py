@@ -39,9 +39,9 @@ from epsilon_dpo.data.tokens.tokenisation import tokenise_pair
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.gemma_template import END_OF_TURN, TEMPLATE
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.training.alignment import trainer as trainer_module
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
+from epsilon_dpo.training.loop import whole_steps
 
 VARIANTS = ("two_rows", "two_rows_cut", "one_row", "one_row_cut")
 LIMITS = Tokens(max_prompt_length=512, max_length=1024)  # those of presets/hh-gemma-2-2b.yaml
@@ -125,14 +125,14 @@ def slots_per_token(variant: str, lengths: Lengths, size: int, count: int) -> fl
         trainer = trainer_of(variant, PRESETS["tiny"], lengths, size, count, scratch)
         drawn = iter(trainer.get_train_dataloader())
         for _ in range(-(-len(lengths) // (size * count))):
-            batches, _ = trainer.get_batch_samples(drawn, count, trainer.args.device)
-            slots += sum(batch["input_ids"].numel() for batch in batches)
+            steps, _ = trainer.get_batch_samples(drawn, 1, trainer.args.device)
+            slots += sum(batch["input_ids"].numel() for batch in steps[0].batches)
     return slots / sum(2 * prompt + chosen + rejected for prompt, chosen, rejected in lengths)
 
 
 def cutting(variant: str) -> AbstractContextManager[Any]:
     """Inside, the trainer cuts steps as the variant says."""
-    return nullcontext() if variant.endswith("_cut") else patch.object(trainer_module, "cut_by_length", as_drawn)
+    return nullcontext() if variant.endswith("_cut") else patch.object(whole_steps, "cut_by_length", as_drawn)
 
 
 def as_drawn(lengths: Sequence[int], count: int, most: int) -> list[list[int]]:
@@ -170,8 +170,8 @@ def trainer_of(variant: str, shape: Shape, lengths: Lengths, size: int, count: i
         token_chunk=512,
         args=TrainingArguments(
             output_dir=scratch,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=count,
+            per_device_train_batch_size=size * count,  # a whole optimizer step, see training/loop/whole_steps.py
+            per_device_eval_batch_size=size,
             num_train_epochs=1000,
             save_strategy="no",
             report_to="none",

@@ -90,6 +90,12 @@ def _trainer(variant: str, shape: Shape, pairs: list[dict[str, Any]], args: Name
         precision = "exact" if variant == "ours_epsilon" else "fp32"
         entry = {"method": "epsilon_dpo", "beta": BETA, "epsilon": EPSILON, "step_precision": precision}
     kind = _Naive if variant == "naive_epsilon" else PreferenceTrainer
+    # The whole optimizer step, and how much of it at once: training/loop/whole_steps.py.
+    settings |= {
+        "per_device_train_batch_size": args.pairs * args.accumulation,
+        "per_device_eval_batch_size": args.pairs,
+        "gradient_accumulation_steps": 1,
+    }
     return kind(
         *models,
         method=method_of("x", entry),

@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "validate.min_train_pairs": 100,
     **{"judge.max_steps": 12, "judge.mismatched_first": 0.0, "judge.mismatched_share": 0.0},
     **{"sft.max_steps": 12},
-    **{"align.max_steps": 12, "align.per_device_train_batch_size": 4},
+    **{"align.max_steps": 12, "align.batch_size": 4, "align.micro_batch_size": 4},
     "candidates.max_prompts": 16,
     "pairs.min_margin": 0.0,
     "sample.max_prompts": 24,

@@ -35,7 +35,7 @@ from epsilon_dpo.training.sft.sft import fine_tune
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = read_yaml(ROOT / "params.yaml")
 TOKENS = Tokens(max_prompt_length=64, max_length=96)
-TWO_STEPS = {"max_steps": 2, "per_device_train_batch_size": 2}
+TWO_STEPS = {"max_steps": 2, "batch_size": 2, "micro_batch_size": 2}
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 
 

@@ -93,7 +93,7 @@ def test_every_pair_of_answers_is_trained_on_or_named(project: Path) -> None:
     possible = [math.comb(len(row["answers"]), 2) for row in rows(project, "ranking/ranked.jsonl")]
     assert len(pairs) + len(dropped) == sum(possible)
     assert {pair["reason"] for pair in dropped} <= {"tied", "below_min_margin"}
-    batch = read_yaml(project / "params.yaml")["align"]["per_device_train_batch_size"]
+    batch = read_yaml(project / "params.yaml")["align"]["batch_size"]
     steps = metrics_of(project, f"align/metrics/{RUN}")["steps"]
     assert steps == math.ceil(len(pairs) / batch), "one epoch of these pairs"
 

@@ -100,7 +100,7 @@ def test_hh_gemma_is_the_papers_grid() -> None:
     assert grid == {(*method, beta) for method in methods for beta in (0.01, 0.05, 0.1, 0.5)}
     assert len(params.runs) == 16
     for block in (params.sft, params.align):
-        assert block.per_device_train_batch_size * block.gradient_accumulation_steps == 128
+        assert block.batch_size == 128
     assert (params.sft.learning_rate, params.align.learning_rate) == (2.0e-5, 1.0e-6)
 
 
@@ -167,7 +167,7 @@ def test_ultrafeedback_is_the_papers_setting(name: str) -> None:
     assert (params.base.path, params.fetch.path) == (stated["model"], stated["dataset"])
     assert (params.fetch.train_split, params.fetch.eval_split, params.fetch.max_train_pairs) == ("train", "test", None)
     assert params.sft is None, "the reference is the instruct model"
-    assert align.per_device_train_batch_size * align.gradient_accumulation_steps == 128
+    assert align.batch_size == 128
     assert (align.num_train_epochs, align.max_steps) == (1.0, None)
     assert (align.lr_scheduler_type, align.warmup_ratio, align.weight_decay) == ("cosine", 0.1, 0.0)
     assert (align.bf16, align.gradient_checkpointing, align.lora) == (True, True, None)
@@ -243,7 +243,7 @@ def test_lora_is_the_same_data_on_one_gpu_and_says_so() -> None:
     params, full = ultrafeedback(f"{MISTRAL}-lora"), ultrafeedback(MISTRAL)
     assert params.align.lora is not None and params.base.dtype == "bfloat16"
     assert (params.fetch, params.tokens, params.sample) == (full.fetch, full.tokens, full.sample)
-    assert params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps == 128
+    assert params.align.batch_size == 128
     for name, run in params.runs.items():
         rates = [run.get("learning_rate", params.align.learning_rate)]
         rates += [full.runs[name].get("learning_rate", full.align.learning_rate)]

@@ -98,7 +98,7 @@ def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
         "chat_template": "own",
         "stop_token": "<|im_end|>",
     }
-    few = {"max_steps": 2, "per_device_train_batch_size": 2}
+    few = {"max_steps": 2, "batch_size": 2, "micro_batch_size": 2}
     changes = {
         "fetch.max_train_pairs": 60,
         "fetch.max_eval_pairs": 24,

@@ -88,7 +88,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         (
             "dpo: {method: dpo, beta: 0.3}",
             "one: {method: beta_dpo, beta: 0.3, alpha: 0.6, rho: 0.98, momentum: 0.9}",
-            "runs.one needs at least 50 pairs in an optimizer step, but align has 32",
+            "runs.one needs at least 50 pairs in an optimizer step, but align.batch_size is 32",
         ),
         (
             "  temperature: 1.0",
@@ -137,7 +137,7 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
         ("beta: 0.3", "beta: 1.0e-300", "runs.dpo.beta"),
         ("beta: 0.3", "beta: 0.3, learning_rate: 1.0e+3", "runs.dpo.learning_rate"),
         ("beta: 0.3", "beta: 0.3, snapshot_epochs: 1.0e-12", "runs.dpo.snapshot_epochs"),
-        ("per_device_train_batch_size: 32", "per_device_train_batch_size: 99999999999999999999", "judge.trained"),
+        ("micro_batch_size: 32", "micro_batch_size: 99999999999999999999", "judge.trained"),
         ("train_pairs: 3000", "train_pairs: 1000000000000", "fetch.synthetic.train_pairs"),
         ("temperature: 1.0\n  logits", "temperature: 1.0e-12\n  logits", "sample.temperature"),
         ("processes: 1 ", "processes: 1000000 ", "sample.processes"),
@@ -253,7 +253,7 @@ def test_an_online_run_needs_a_scorer_and_a_scorer_an_online_run(
 def test_a_reward_model_or_the_truth_can_be_the_scorer(tmp_path: Path) -> None:
     assert load_file(written(tmp_path)).scorer.source == "true_reward"
     assert load_file(written(tmp_path, scorer=JUDGED, judge=REWARD_MODEL)).scorer.source == "judge"
-    few = read_yaml(ROOT / "params.yaml")["align"] | {"per_device_train_batch_size": 1}
+    few = read_yaml(ROOT / "params.yaml")["align"] | {"batch_size": 1, "micro_batch_size": 1}
     assert load_file(written(tmp_path, align=few)).runs, "its micro-batch holds answers and not pairs"
 
 

@@ -29,10 +29,10 @@ from trl_trainers import float32_means_float64
 from epsilon_dpo.methods.epsilon_dpo import EpsilonDPO
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
-from epsilon_dpo.training.alignment import trainer
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
+from epsilon_dpo.training.loop import whole_steps
 
 pytestmark = pytest.mark.numeric
 
@@ -160,7 +160,8 @@ def recorded_training():
     with (
         patch.object(PreferenceTrainer, "compute_loss", recorded_compute_loss),
         patch.object(EpsilonDPO, "loss", recorded_loss),
-        patch.object(trainer, "cut_by_length", as_they_came),  # the released loop knows micro-batches of one size only
+        # The released loop knows micro-batches of one size only.
+        patch.object(whole_steps, "cut_by_length", as_they_came),
     ):
         yield ids, decisions
 
@@ -180,8 +181,8 @@ def ours(sft_folder, token_pairs, tmp_path):
             learning_rate=LEARNING_RATE,
             num_train_epochs=1.0,
             max_steps=steps,
-            per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=accumulation,
+            batch_size=BATCH * accumulation,
+            micro_batch_size=BATCH,
             lr_scheduler_type="cosine",
             warmup_ratio=min(WARMUP / steps, 0.5),
             weight_decay=0.0,

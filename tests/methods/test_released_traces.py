@@ -19,9 +19,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, TrainingArguments
 
 from epsilon_dpo.methods.epsilon_dpo import EpsilonDPO
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.training.alignment import trainer
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
+from epsilon_dpo.training.loop import whole_steps
 
 pytestmark = pytest.mark.numeric
 TRACES = json.loads((Path(__file__).parent / "released_traces.json").read_text("utf-8"))
@@ -76,15 +76,15 @@ def replayed(config: dict[str, Any], share_prompt: bool, folder: Path, monkeypat
     monkeypatch.setattr(EpsilonDPO, "loss", recorded_loss)
     monkeypatch.setattr(PreferenceTrainer, "log", recorded_log)
     monkeypatch.setattr(PreferenceTrainer, "_get_train_sampler", lambda self, data: SequentialSampler(data))
-    monkeypatch.setattr(trainer, "cut_by_length", in_order)
+    monkeypatch.setattr(whole_steps, "cut_by_length", in_order)
     pairs = PairData(pairs_of(config["seed"], config["batch"] * config["accumulation"] * STEPS))
     args = TrainingArguments(
         output_dir=str(folder),
         learning_rate=config["learning_rate"],
         lr_scheduler_type="constant",
         max_steps=STEPS,
-        per_device_train_batch_size=config["batch"],
-        gradient_accumulation_steps=config["accumulation"],
+        per_device_train_batch_size=config["batch"] * config["accumulation"],
+        per_device_eval_batch_size=config["batch"],
         logging_steps=1,
         save_strategy="no",
         report_to="none",

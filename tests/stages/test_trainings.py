@@ -25,7 +25,7 @@ from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = read_yaml(ROOT / "params.yaml")
-FEW = {"max_steps": 3, "per_device_train_batch_size": 4}
+FEW = {"max_steps": 3, "batch_size": 4, "micro_batch_size": 4}
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %} {{ 'w1' if m['role'] == 'user' else 'w2' }} {{ m['content'] }} "
     "{{ eos_token }}{% endfor %}{% if add_generation_prompt %} w2{% endif %}"

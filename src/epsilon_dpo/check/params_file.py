@@ -174,7 +174,7 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
 
 def _require_what_runs_read(params: ParamsFile, methods: dict[str, AnyMethod], path: Path) -> None:
     """Scores, a scorer and enough pairs for each run that needs them, and none of the former for nobody."""
-    pairs = params.align.per_device_train_batch_size * params.align.gradient_accumulation_steps
+    pairs = params.align.batch_size
     scored = online = False
     for name, method in methods.items():
         if isinstance(method, OnlineMethod):
@@ -198,8 +198,8 @@ def _require_what_runs_read(params: ParamsFile, methods: dict[str, AnyMethod], p
             )
         if pairs < method.min_pairs:
             raise UserError(
-                f"{path}: runs.{name} needs at least {method.min_pairs} pairs in an optimizer step, but align has "
-                f"{pairs}; raise align.per_device_train_batch_size or align.gradient_accumulation_steps."
+                f"{path}: runs.{name} needs at least {method.min_pairs} pairs in an optimizer step, but "
+                f"align.batch_size is {pairs}; raise it."
             )
     if params.margins is not None and not scored:
         raise UserError(f"{path}: no run reads margins, which every training would depend on; set margins: null.")

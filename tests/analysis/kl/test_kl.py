@@ -310,7 +310,7 @@ def project(
     sft_folder().rename(out / "sft" / "model")
     write_jsonl(out / "pairs" / "train.jsonl", token_pairs(12))
     write_jsonl(out / "pairs" / "eval.jsonl", token_pairs(16)[12:])
-    few = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    few = {"max_steps": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 1e-2}
     align(
         method_of("tr", entry),
         Align(**PARAMS["align"] | few),

@@ -64,8 +64,8 @@ PAIRS = [
 SIZES = TrainedJudge(
     source="trained", vocab_size=200, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     position_buckets=8, initializer_range=0.3, dropout=0.0, source_max_length=SOURCE_MAX,
-    candidate_max_length=CANDIDATE_MAX, batch_size=4, learning_rate=1e-3, num_train_epochs=1.0,
-    max_steps=None, per_device_train_batch_size=8, gradient_accumulation_steps=1, lr_scheduler_type="constant",
+    candidate_max_length=CANDIDATE_MAX, learning_rate=1e-3, num_train_epochs=1.0,
+    max_steps=None, batch_size=8, micro_batch_size=8, lr_scheduler_type="constant",
     warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999,
     mismatched_first=0.0, mismatched_share=0.0,
 )  # fmt: skip

@@ -20,8 +20,8 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 PARAMS = TrainedJudge(
     source="trained", vocab_size=150, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
     position_buckets=8, initializer_range=0.06, dropout=0.1, source_max_length=12, candidate_max_length=12,
-    batch_size=16, learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
-    per_device_train_batch_size=16, gradient_accumulation_steps=1, lr_scheduler_type="cosine", warmup_ratio=0.1,
+    learning_rate=5e-3, num_train_epochs=1.0, max_steps=40,
+    batch_size=16, micro_batch_size=16, lr_scheduler_type="cosine", warmup_ratio=0.1,
     weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.999,
     mismatched_first=0.0, mismatched_share=0.2,
 )  # fmt: skip
@@ -83,7 +83,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
     """-log sigmoid(f(better, worse)) of one step with no change: a learning rate of almost nothing, no dropout."""
     params = PARAMS.model_copy(update={"max_steps": 1, "learning_rate": 1e-12, "dropout": 0.0})
-    params = params.model_copy(update={"per_device_train_batch_size": 64, "initializer_range": 0.3})
+    params = params.model_copy(update={"batch_size": 64, "micro_batch_size": 64, "initializer_range": 0.3})
     rows: list[dict[str, float]] = []
     asked = questions(pairs(64, 0))
     model, layout = train(asked, params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row), 1000)
@@ -124,7 +124,7 @@ def test_mismatched_pairs_teach_which_answer_belongs_to_the_question(tmp_path: P
     ]
     changes = {"hidden_size": 32, "num_hidden_layers": 2, "dropout": 0.0, "initializer_range": 0.15, "max_steps": 300}
     params = PARAMS.model_copy(update={**changes, "learning_rate": 3e-3, "mismatched_first": 0.8})
-    params = params.model_copy(update={"per_device_train_batch_size": 32})
+    params = params.model_copy(update={"batch_size": 32, "micro_batch_size": 32})
     (tmp_path / "out").mkdir()
     judge = build(params, asked, 3, tmp_path / "out", tmp_path / "scratch", lambda *_: None, save_steps=1000)
     told = [f"Gladly! {thing.title()} is fine." for thing in things]

@@ -25,9 +25,9 @@ SIZES = {
     "max_position_embeddings": 64,
 }  # fmt: skip
 PARAMS = {
-    "source": "trained_reward", "model": SIZES, "max_length": 64, "center_rewards_coefficient": 0.01, "batch_size": 16,
-    "learning_rate": 5e-3, "num_train_epochs": 1.0, "max_steps": 40, "per_device_train_batch_size": 16,
-    "gradient_accumulation_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.0,
+    "source": "trained_reward", "model": SIZES, "max_length": 64, "center_rewards_coefficient": 0.01,
+    "learning_rate": 5e-3, "num_train_epochs": 1.0, "max_steps": 40, "batch_size": 16,
+    "micro_batch_size": 16, "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.0,
     "max_grad_norm": 1.0, "adam_beta2": 0.999, "bf16": False,
     "gradient_checkpointing": False,
 }  # fmt: skip
@@ -84,7 +84,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
     """At a learning rate of almost nothing: -log sigmoid of the difference, and the centring of the sums."""
-    still = {"max_steps": 1, "learning_rate": 1e-12, "per_device_train_batch_size": 320}
+    still = {"max_steps": 1, "learning_rate": 1e-12, "batch_size": 320, "micro_batch_size": 320}
     sizes = {**SIZES, "initializer_range": 0.5}
     judge = train_into(tmp_path, **still, model=sizes, center_rewards_coefficient=0.5)
     asked = questions(pairs(320, 0))

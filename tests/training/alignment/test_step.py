@@ -59,7 +59,7 @@ def named(entry):
 def test_accumulation_is_a_larger_batch(run, entry):
     """5 steps an epoch, none of them short."""
     whole, *others = [
-        run(f"{size}x{count}", entry, per_device_train_batch_size=size, gradient_accumulation_steps=count, **TWENTY)
+        run(f"{size}x{count}", entry, batch_size=size * count, micro_batch_size=size, **TWENTY)
         for size, count in SPLITS
     ]
     for split in others:
@@ -80,7 +80,7 @@ def test_pairs_are_compared_with_the_whole_step(run, monkeypatch, entry):
 
     def trained(size, count):
         seen.append([])
-        split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": count}
+        split = {"batch_size": size * count, "micro_batch_size": size}
         return run(f"{size}x{count}", entry, dtype=torch.float64, count=24, **split)
 
     monkeypatch.setattr(kind, "before_step", noted)
@@ -103,15 +103,15 @@ def test_a_shared_prompt_is_one_that_is_run_twice(run, entry):
 def test_a_short_window_is_averaged_over_what_it_holds(run, entry):
     """7 pairs: 3 micro-batches of 2 and one of 1 are one step over 7 pairs, though 8 micro-batches were allowed."""
     settings = {"dtype": torch.float64, "count": 7, "num_train_epochs": 3.0}
-    short = run("short", entry, per_device_train_batch_size=2, gradient_accumulation_steps=8, **settings)
-    whole = run("whole", entry, per_device_train_batch_size=7, gradient_accumulation_steps=1, **settings)
+    short = run("short", entry, batch_size=16, micro_batch_size=2, **settings)
+    whole = run("whole", entry, batch_size=7, micro_batch_size=7, **settings)
     assert_same_training(whole, short)
 
 
 @pytest.mark.parametrize("entry", [BETA_DPO, *COMPARED_IN_A_STEP], ids=named)
 def test_an_epoch_may_end_with_a_step_of_one_pair(run, entry):
     """Which has no standard deviation, and nothing to be compared with."""
-    settings = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "num_train_epochs": 3.0}
+    settings = {"batch_size": 2, "micro_batch_size": 1, "num_train_epochs": 3.0}
     rows = read_jsonl(run("odd", entry, count=5, **settings) / "metrics.jsonl")
     assert len(rows) == 9 and all(math.isfinite(value) for row in rows for value in row.values())
 
@@ -140,13 +140,10 @@ for name, entry in entries.items():
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "count", "port"), [(2, 1, 29517), (1, 2, 29518)])
 def test_two_ranks_are_one_with_twice_the_batch(run, tmp_path, size, count, port):
-    ones = {
-        named(entry): run(named(entry), entry, per_device_train_batch_size=4, gradient_accumulation_steps=1, **TWENTY)
-        for entry in SPLIT_ALIKE
-    }
+    ones = {named(entry): run(named(entry), entry, batch_size=4, micro_batch_size=4, **TWENTY) for entry in SPLIT_ALIKE}
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
-    two = config(per_device_train_batch_size=size, gradient_accumulation_steps=count).model_dump_json()
+    two = config(batch_size=size * count, micro_batch_size=size).model_dump_json()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     subprocess.run(
         [*command, str(script), str(tmp_path), json.dumps({named(entry): entry for entry in SPLIT_ALIKE}), two],

@@ -14,8 +14,9 @@ from epsilon_dpo.methods.dpo import DPO as DPOMethod
 from epsilon_dpo.models.logps import head
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
-from epsilon_dpo.training.alignment import trainer
 from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
+from epsilon_dpo.training.loop import whole_steps
 
 pytestmark = pytest.mark.numeric
 
@@ -47,7 +48,7 @@ def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_
     Gemma-2's norms and softmax, too: in float32, which they ask for, they round by the shape of their rows, and that
     differs between a batch and a row of it.
     """
-    settings = {"max_steps": 2, "per_device_train_batch_size": 8, "count": 16, "warmup_ratio": 0.0}
+    settings = {"max_steps": 2, "batch_size": 16, "micro_batch_size": 8, "count": 16, "warmup_ratio": 0.0}
     with float32_means_float64():
         folder = run("logged", DPO, dtype=torch.float64, share_prompt=share_prompt, **settings)
     exact = {"rel": 1e-9}
@@ -80,7 +81,7 @@ def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_
 
 @pytest.mark.parametrize("share_prompt", [False, True])
 def test_tokens_and_entropy_are_counted_over_real_tokens(run, token_pairs, tmp_path, share_prompt):
-    settings = {"dtype": torch.float64, "per_device_train_batch_size": 22, "share_prompt": share_prompt}
+    settings = {"dtype": torch.float64, "batch_size": 44, "micro_batch_size": 22, "share_prompt": share_prompt}
     with float32_means_float64():
         rows = read_jsonl(run("counted", DPO, **settings) / "metrics.jsonl")
     pairs, prompts = token_pairs(22), 1 if share_prompt else 2
@@ -152,7 +153,7 @@ def test_a_shared_prompt_that_goes_wrong_is_found_before_the_training(run, monke
 
 def test_cutting_by_length_computes_less_of_the_same_steps(run, monkeypatch):
     as_drawn = lambda lengths, count, most: [list(range(n * most, (n + 1) * most)) for n in range(count)]  # noqa: E731
-    compute_loss, found = trainer.PreferenceTrainer.compute_loss, []
+    compute_loss, found = PreferenceTrainer.compute_loss, []
 
     def counted(self, model, inputs, *args, **kwargs):
         steps, slots = found[-1]
@@ -161,11 +162,11 @@ def test_cutting_by_length_computes_less_of_the_same_steps(run, monkeypatch):
         slots.append(inputs["input_ids"].numel())
         return compute_loss(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(trainer.PreferenceTrainer, "compute_loss", counted)
-    for name, cut in (("cut", trainer.cut_by_length), ("drawn", as_drawn)):
+    monkeypatch.setattr(PreferenceTrainer, "compute_loss", counted)
+    for name, cut in (("cut", whole_steps.cut_by_length), ("drawn", as_drawn)):
         found.append(({}, []))
-        monkeypatch.setattr(trainer, "cut_by_length", cut)
-        run(name, DPO, count=24, gradient_accumulation_steps=4)
+        monkeypatch.setattr(whole_steps, "cut_by_length", cut)
+        run(name, DPO, count=24, batch_size=8)
     (steps, slots), (steps_as_drawn, slots_as_drawn) = found
     assert steps == steps_as_drawn and len(steps) == 6
     assert len(slots) == len(slots_as_drawn) and sum(slots) < sum(slots_as_drawn)

@@ -47,7 +47,7 @@ def online(
         out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
         method = method_of(name, entry)
-        settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2} | changes
+        settings = {"batch_size": 32, "micro_batch_size": 4, "learning_rate": 1e-2} | changes
         return align_run(method, config(**settings), made, score, out, tmp_path / f"{name}-scratch", track, save_steps)
 
     return call

@@ -61,8 +61,7 @@ def test_the_micro_batch_changes_rounding_alone(online, entry):
     """Of the 12 answers of a generation, 5 at once or all; what is drawn is the same to the token. In float64, but
     Gemma-2's norms and softmax are float32 in any case."""
     some, all_ = (
-        online(f"{size}", entry | {"steps": 6}, dtype=torch.float64, per_device_train_batch_size=size)
-        for size in (5, 12)
+        online(f"{size}", entry | {"steps": 6}, dtype=torch.float64, micro_batch_size=size) for size in (5, 12)
     )
     for row, same in zip(read_jsonl(some / "metrics.jsonl"), read_jsonl(all_ / "metrics.jsonl"), strict=True):
         assert row["reward"] == same["reward"] and row["tokens/answer"] == same["tokens/answer"]
@@ -100,7 +99,7 @@ def test_an_adapter_is_trained_against_its_own_base(online, entry):
 @pytest.mark.parametrize("entry", [RLOO, PPO | {"adaptive_kl": None}], ids=lambda entry: entry["method"])
 def test_half_precision_and_recomputed_layers_stay_finite(online, entry):
     """Batches of one answer; policy and reference compute alike, so that the first KL is 0 (as is the first rate)."""
-    changes = {"bf16": True, "gradient_checkpointing": True, "per_device_train_batch_size": 1}
+    changes = {"bf16": True, "gradient_checkpointing": True, "micro_batch_size": 1}
     folder = online("half", entry | {"steps": 3, "prompts_per_step": 2}, **changes)
     rows = read_jsonl(folder / "metrics.jsonl")
     assert len(rows) == 3 and all(math.isfinite(value) for row in rows for value in row.values())

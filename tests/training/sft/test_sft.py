@@ -58,8 +58,8 @@ def run(base, tmp_path):
             "learning_rate": 1e-2,
             "num_train_epochs": 2.0,
             "max_steps": None,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 2,
+            "batch_size": 4,
+            "micro_batch_size": 2,
             "lr_scheduler_type": "cosine",
             "warmup_ratio": 0.0,
             "weight_decay": 0.0,
@@ -90,7 +90,7 @@ def test_labels_are_the_answer_with_its_stop_token(base):
 
 def test_the_loss_is_that_of_the_models_own_logits(run, base, tmp_path):
     """The first row, before any step: mean over the answers' tokens of a batch of all ten rows."""
-    out = run("plain", max_steps=1, per_device_train_batch_size=10, gradient_accumulation_steps=1)
+    out = run("plain", max_steps=1, batch_size=10, micro_batch_size=10)
     model = AutoModelForCausalLM.from_pretrained(base / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
     losses = []

@@ -22,6 +22,7 @@ from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated, Training
+from epsilon_dpo.training.loop.whole_steps import MeansOverRows
 
 Track = Callable[[dict[str, float], int], None]
 
@@ -70,9 +71,8 @@ def _hyperparameters(params: TrainedJudge) -> Accelerated:
 
 def _rows(pairs: list[Question], layout: Layout, params: TrainedJudge, seed: int) -> list[dict[str, Any]]:
     """The training's examples as token ids, and +1 where the better answer comes first, else -1."""
-    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
-    steps = params.max_steps or math.ceil(params.num_train_epochs * len(pairs) / batch)
-    examples = draw_examples(pairs, steps * batch, params.mismatched_first, params.mismatched_share, seed)
+    steps = params.max_steps or math.ceil(params.num_train_epochs * len(pairs) / params.batch_size)
+    examples = draw_examples(pairs, steps * params.batch_size, params.mismatched_first, params.mismatched_share, seed)
     encoded = layout.encode_all([pair_text(*example.question(pairs)) for example in examples])
     return [
         {"input_ids": row.ab, "sign": 1.0} if example.better_first else {"input_ids": row.ba, "sign": -1.0}
@@ -89,9 +89,18 @@ class _Collator:
         return {**batch, "sign": torch.tensor([example["sign"] for example in examples])}
 
 
-class _PairTrainer(Trainer):
+class _SignedMean(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         """The batch's mean of -log sigmoid(sign * f); `sign` [pairs] is +1 where the first candidate is better."""
         f = model(inputs["input_ids"], inputs["attention_mask"])
         loss = softplus(-inputs["sign"] * f).mean()
         return (loss, {"f": f}) if return_outputs else loss
+
+
+class _PairTrainer(MeansOverRows, _SignedMean):
+    def row_length(self, row: dict[str, Any]) -> int:
+        return len(row["input_ids"])
+
+    def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
+        batch: dict[str, Any] = self.data_collator(rows)
+        return batch

@@ -15,7 +15,10 @@ Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # a Hub comm
 
 
 class TrainedJudge(Training):
-    """A PairRM-architecture model from random weights, and its tokenizer, both trained on the training pairs."""
+    """A PairRM-architecture model from random weights, and its tokenizer, both trained on the training pairs.
+
+    It scores `micro_batch_size` pairs at once, too.
+    """
 
     source: Literal["trained"]
     vocab_size: Annotated[int, Field(ge=100)]
@@ -28,7 +31,6 @@ class TrainedJudge(Training):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     source_max_length: Length
     candidate_max_length: Length
-    batch_size: Size  # pairs at once when scoring
     # Of all examples, those at the beginning that are all mismatched (training_examples.py), as a share; and the share
     # of mismatched ones among the rest. An epoch is as many examples as there are pairs, of whichever kind.
     mismatched_first: Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -65,13 +67,15 @@ class RewardModelJudge(Strict):
 
 
 class TrainedRewardJudge(Accelerated):
-    """A scalar reward model, trained on the training pairs from a language model that is its own, not the policy's."""
+    """A scalar reward model, trained on the training pairs from a language model that is its own, not the policy's.
+
+    It scores `micro_batch_size` answers at once, too.
+    """
 
     source: Literal["trained_reward"]
     model: Base  # as block base: embedded, or pretrained from the Hub or a local folder
     max_length: Annotated[int, Field(ge=16)]  # tokens of prompt and answer; longer ones lose their beginning
     center_rewards_coefficient: Annotated[float, Field(ge=0.0)] | None  # of (r(chosen) + r(rejected))^2; null: none
-    batch_size: Size  # answers at once when scoring
 
     @model_validator(mode="after")
     def _the_model_has_the_positions(self) -> "TrainedRewardJudge":

@@ -29,6 +29,7 @@ from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated
+from epsilon_dpo.training.loop.whole_steps import MeansOverRows
 
 
 def train_reward(
@@ -54,9 +55,9 @@ def train_reward(
         ValueError: the tokenizer has no token to pad with.
     """
     model, tokenizer = _start(pairs, params, seed, scratch / "start")
-    judge = RewardModel(model, tokenizer, params.max_length, params.batch_size)
+    judge = RewardModel(model, tokenizer, params.max_length, params.micro_batch_size)
     hyperparameters = Accelerated(**params.model_dump(include=set(Accelerated.model_fields)))
-    trainer = RewardTrainer(
+    trainer = _Trainer(
         model=model.train(),
         args=RewardConfig(
             **training_arguments(hyperparameters, seed, scratch, save_steps),
@@ -69,7 +70,17 @@ def train_reward(
     )
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
-    return RewardModel(trainer.accelerator.unwrap_model(trainer.model), tokenizer, params.max_length, params.batch_size)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    return RewardModel(trained, tokenizer, params.max_length, params.micro_batch_size)
+
+
+class _Trainer(MeansOverRows, RewardTrainer):
+    def row_length(self, row: dict[str, list[int]]) -> int:
+        return max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+    def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
+        batch: dict[str, Any] = self.data_collator(rows)
+        return batch
 
 
 def _start(

@@ -92,7 +92,7 @@ def _train_into(
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user
     layout.tokenizer.save_pretrained(out)
     facts = {"kind": "pairrm", "budget": "example", "origin": f"trained on {len(pairs)} pairs"}
-    return params.model_dump(include=LENGTHS) | facts
+    return params.model_dump(include=LENGTHS) | facts | {"batch_size": params.micro_batch_size}
 
 
 def _train_reward_into(
@@ -114,7 +114,7 @@ def _train_reward_into(
     trained.tokenizer.save_pretrained(out)
     dtype = str(trained.model.dtype).removeprefix("torch.")
     facts = {"kind": "reward_model", "dtype": dtype, "origin": f"trained on {len(pairs)} pairs"}
-    return params.model_dump(include=LENGTHS) | facts
+    return params.model_dump(include=LENGTHS) | facts | {"batch_size": params.micro_batch_size}
 
 
 def _sentiment_into(out: Path, params: SentimentJudge, labelled: list[Row]) -> dict[str, Any]:

@@ -29,13 +29,14 @@ from epsilon_dpo.training.alignment.pair_metrics import Totals, pair_metrics
 from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
 from epsilon_dpo.training.alignment.reference_model import disable_dropout, references
 from epsilon_dpo.training.loop.adapters import ResumesAdapter
+from epsilon_dpo.training.loop.whole_steps import WholeSteps
 
 METHOD_STATE = "method_state.json"
 REFERENCE_WEIGHTS = "reference.safetensors"
 NO_STEP = 2**32 - 1  # in the place of a step's number: evaluation shares no random numbers with training
 
 
-class MethodTrainer(ResumesAdapter):
+class MethodTrainer(WholeSteps, ResumesAdapter):
     """Trains `model` as `method` says.
 
     Args:
@@ -74,7 +75,7 @@ class MethodTrainer(ResumesAdapter):
         super().__init__(
             model=model,
             args=args,
-            data_collator=list,  # type: ignore[arg-type]  # what is drawn is put together when all of the step is known
+            data_collator=list,  # type: ignore[arg-type]  # of the evaluation's; a step's are cut by length first
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=[_AfterStep(self), *callbacks],

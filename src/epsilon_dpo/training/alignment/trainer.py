@@ -1,14 +1,11 @@
 """One trainer for every pairwise method: a transformers.Trainer whose loss comes from a `Method`.
 
-What it adds to method_trainer.py, which it shares with the trainer of online methods: which pairs share a micro-batch,
-and the exact mean of the loss over the optimizer step. No method is named.
+What it adds to method_trainer.py, which it shares with the trainer of online methods: the exact mean of the loss over
+the optimizer step, and what a method wants to know of all of the step before its first loss. No method is named.
 
-The loss is the mean over all pairs of an optimizer step, however they are split into micro-batches and ranks, and also
-where the last step of an epoch holds fewer. So each rank cuts its pairs of a step into as many micro-batches as they
-came in, but where least is padded (micro_batches.py). Which pairs form a step remains the Trainer's seeded order.
-
-(Drawn alternatives alone depend on the split: each micro-batch draws its own. And where the pairs of an epoch cannot be
-shared out evenly over ranks, accelerate fills the last batch with pairs from its beginning, which then count twice.)
+The loss is the mean over all pairs of an optimizer step, however they are split into micro-batches and processes, and
+also where the last step of an epoch holds fewer (loop/whole_steps.py). Drawn alternatives alone depend on the split:
+each micro-batch draws its own.
 """
 
 from collections.abc import Iterator
@@ -21,10 +18,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from epsilon_dpo.methods.interface import Method
 from epsilon_dpo.training.alignment.method_trainer import MethodTrainer
-from epsilon_dpo.training.alignment.micro_batches import cut_by_length
-from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.pair_data import ANSWERS, PairData
 from epsilon_dpo.training.alignment.pair_metrics import Totals, pair_metrics
 from epsilon_dpo.training.alignment.reference_model import followed_weights
+from epsilon_dpo.training.loop.whole_steps import Step
 
 
 class PreferenceTrainer(MethodTrainer):
@@ -59,34 +56,32 @@ class PreferenceTrainer(MethodTrainer):
             share_prompt,
         )
         self._known: dict[str, float] = {}
+        self._step_now: Step | None = None
         self._micro_batch = 0  # of the present step
-        self._cut: list[list[int]] = [[]]  # the step's micro-batches as places in the Trainer's order
-        self._sizes: list[int] = []  # of the micro-batches in that order
         self._weights: list[Tensor] = []  # of the micro-batches to come, if the method looks ahead
+
+    def row_length(self, row: dict[str, Any]) -> int:
+        return self.collate.length(row)
+
+    def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
+        return self.collate(rows)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], int]:
-        """The micro-batches of an optimizer step, and how many pairs they hold on all ranks.
-
-        All of them are at hand here, so this decides which pairs share a micro-batch, and computes what a loss needs of
-        the whole step.
-        """
-        drawn, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = [pair for batch in drawn for pair in batch]
-        self._sizes = [len(batch) for batch in drawn]
-        self._cut = cut_by_length([self.collate.length(pair) for pair in pairs], len(drawn), max(self._sizes))
-        batches = [self._prepare_inputs(self.collate([pairs[place] for place in places])) for places in self._cut]
+        """The next optimizer step; what a loss needs of all of it is computed here."""
+        steps, pairs = super().get_batch_samples(epoch_iterator, num_batches, device)
+        step: Step = steps[0]
         policy = self.accelerator.unwrap_model(self.model)
         known = Totals()
-        for batch in batches:
-            known.add(self.scorer.known_before(policy, batch))
-        of_all = known.take_over_ranks(self.accelerator)
-        self._known, self._micro_batch = of_all.means(), 0
+        for places, batch in zip(step.own, step.batches, strict=True):
+            known.add(_of_first(self.scorer.known_before(policy, batch), len(places)))
+        self._known, self._micro_batch = known.take_over_ranks(self.accelerator).means(), 0
+        self._step_now = step
         # With one micro-batch what is looked at comes with its loss.
-        if self.method.looks_ahead and len(batches) > 1:
-            self._plan_step([self.scorer.looked_at(policy, batch) for batch in batches])
-        return batches, of_all.pairs
+        if self.method.looks_ahead and len(step.batches) > 1:
+            self._plan_step([self.scorer.looked_at(policy, batch) for batch in step.batches])
+        return steps, pairs
 
     def compute_loss(
         self,
@@ -97,33 +92,43 @@ class PreferenceTrainer(MethodTrainer):
     ) -> Tensor:
         """A micro-batch's part of the step's mean loss (see PairCollator for `inputs`).
 
-        Its metrics are added to those of the step. `num_items_in_batch` is what get_batch_samples counted.
+        Its metrics are added to those of the step. `num_items_in_batch` is how many pairs that has.
         """
         generator = self._random(self.state.global_step, self._micro_batch, self.accelerator.process_index)
         chosen, rejected = self.scorer.score(model, inputs, self._known, generator)
         if self.method.looks_ahead and not self._weights:
             self._plan_step([self.method.looked_at(chosen, rejected).detach().double()])
         loss = self.method.loss(chosen, rejected)
-        if self.method.looks_ahead:
-            loss = replace(loss, losses=loss.losses * self._weights.pop(0).to(loss.losses))
-        self._step.add(pair_metrics(chosen, rejected, loss))
         self._micro_batch += 1
+        if self.method.looks_ahead:
+            weights = self._weights.pop(0).to(loss.losses)
+            loss = replace(loss, losses=loss.losses * (weights if self.rows_now else 0.0))
+        self._step.add(_of_first(pair_metrics(chosen, rejected, loss), self.rows_now))
         assert num_items_in_batch is not None
-        return loss.losses.sum() * (self.accelerator.num_processes / num_items_in_batch)  # gradients are averaged later
+        whole = self.accelerator.num_processes if self.rows_now else 0.0  # gradients are averaged later
+        return loss.losses.sum() * (whole / num_items_in_batch)
 
     @torch.no_grad()
     def _plan_step(self, values: list[Tensor]) -> None:
-        """Let the method look at `values` of the step's pairs, [B] per micro-batch, and keep this rank's weights.
+        """Let the method look at `values` of the step's pairs, [B] per micro-batch, and keep this process's weights.
 
-        It sees them in the Trainer's order, micro-batch by micro-batch over all ranks, however they were cut.
+        It sees them in the order drawn, those of all processes.
         """
-        places = torch.tensor([place for part in self._cut for place in part])
-        in_order = torch.cat(values)[places.argsort()]
-        gathered = [self.accelerator.gather(part) for part in in_order.split(self._sizes)]
-        weights = self.method.before_step(torch.cat(gathered).cpu(), self._random(self.state.global_step))
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        own = [part.chunk(ranks)[rank] for part in weights.split([len(part) for part in gathered])]
-        self._weights = list(torch.cat(own)[places].split([len(part) for part in self._cut]))
+        step = self._step_now
+        assert step is not None
+        of_all = torch.zeros(len(step.rows), dtype=torch.float64, device=values[0].device)
+        for places, own in zip(step.own, values, strict=True):
+            of_all[places] = own[: len(places)]
+        of_all = self.accelerator.reduce(of_all, "sum").cpu()
+        weights = self.method.before_step(of_all, self._random(self.state.global_step))
+        self._weights = [weights[places] for places in step.own]
+
+    def _track_num_input_tokens(self, inputs: Step) -> None:
+        """Tokens of all processes' rows; a shared prompt is run once."""
+        prompts = 1 if self.collate.share_prompt else 2
+        self.state.num_input_tokens_seen += sum(
+            prompts * len(row["prompt_ids"]) + sum(len(row[side]) for side in ANSWERS) for row in inputs.rows
+        )
 
     @torch.no_grad()
     def finish_step(self) -> None:
@@ -139,3 +144,8 @@ class PreferenceTrainer(MethodTrainer):
         reference = None if self.reference is None else self.reference.weights
         policy = followed_weights(self.accelerator.unwrap_model(self.model))
         self._state_metrics = self.method.after_step(self.state.global_step, means, policy, reference)
+
+
+def _of_first(metrics: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """`metrics` [B] of the first pairs: of none where a process has no pair and takes part with another's."""
+    return {name: values[:count] for name, values in metrics.items()}

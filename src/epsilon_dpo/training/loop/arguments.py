@@ -36,9 +36,9 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.num_train_epochs,
         "max_steps": -1 if config.max_steps is None else config.max_steps,
-        "per_device_train_batch_size": config.per_device_train_batch_size,
-        "per_device_eval_batch_size": config.per_device_train_batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "per_device_train_batch_size": config.batch_size,  # see whole_steps.py: accumulation is inside a step there
+        "per_device_eval_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": 1,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": config.warmup_ratio,  # a number below 1 is a share of all steps in transformers 5
         "optim": "adamw_torch_fused",  # no temporaries as large as the embeddings

@@ -1,9 +1,9 @@
 """Stage `align` in one call for an online method: the SFT model, prompts, a scorer; the aligned policy and its metrics.
 
 Of the block `align` an online run takes what describes the optimizer: learning rate, schedule, clipping, adapter,
-precision. `per_device_train_batch_size` is its micro-batch, in answers; how long it trains is said by its own `steps`,
-so that `num_train_epochs`, `max_steps` and `gradient_accumulation_steps` are not read. `step` of metrics.jsonl counts
-optimizer steps as everywhere; rows and checkpoints are written at the ends of generations.
+precision. `micro_batch_size` is in answers; how long it trains is said by its own `steps`, and on how many answers by
+`k` and `prompts_per_step`, so that `num_train_epochs`, `max_steps` and `batch_size` are not read. `step` of
+metrics.jsonl counts optimizer steps as everywhere; rows and checkpoints are written at the ends of generations.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,8 +67,7 @@ def align_online(
         "max_steps": method.config.steps * method.updates,
         "logging_steps": method.updates,
         "save_steps": -(-save_steps // method.updates) * method.updates,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1,
+        "per_device_train_batch_size": 1,  # a generation
     }
     asked = {split: read_prompts(file) for split, file in prompts.items()}
     _refuse_what_does_not_fit(begun.model, [*asked["train"], *asked["eval"]], method.config.max_new_tokens)
@@ -82,7 +81,7 @@ def align_online(
         score=score,
         prompts=PromptOrder(asked["train"], method.config.prompts_per_step, begun.seed),
         eval_prompts=asked["eval"],
-        micro_batch=config.per_device_train_batch_size,
+        micro_batch=config.micro_batch_size,
         token_chunk=config.logps_token_chunk,
         args=TrainingArguments(
             **{**begun.settings, **own}, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"

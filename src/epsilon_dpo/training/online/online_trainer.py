@@ -97,7 +97,7 @@ class OnlineTrainer(MethodTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], int]:
         """The answers of an optimizer step as one batch; with the first of a generation, that generation is drawn."""
-        super().get_batch_samples(epoch_iterator, num_batches, device)
+        next(epoch_iterator)
         generation, update = divmod(self.state.global_step, self.method.updates)
         if update == 0 or self._generation is None:
             self._draw(generation)

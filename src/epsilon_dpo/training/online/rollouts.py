@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from epsilon_dpo.methods.online import Answers
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
-from epsilon_dpo.training.alignment.micro_batches import cut_by_length
 from epsilon_dpo.training.alignment.reference_model import ReferenceModel
+from epsilon_dpo.training.loop.micro_batches import cut_by_length
 from epsilon_dpo.training.online.answer_logps import AnswerLogps, AnswerTokens, Row
 from epsilon_dpo.training.online.prompts import Prompt
 

@@ -3,7 +3,7 @@
 The rows are tokenised here and not by TRL, so that template, stop token and truncation are those of stage `pairs`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
+from epsilon_dpo.training.loop.whole_steps import WholeSteps
 from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.positions import require_positions
 
@@ -75,8 +76,21 @@ def fine_tune(
     return write_result(trainer, tokenizer, out, track, end_state={})
 
 
-class _Trainer(ResumesAdapter, SFTTrainer):
-    pass
+class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
+    """TRL's loss is a sum over the tokens of a micro-batch, divided by those of the step."""
+
+    def row_length(self, row: dict[str, list[int]]) -> int:
+        return len(row["input_ids"])
+
+    def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
+        if not counts:
+            rows = [row | {"labels": [-100] * len(row["labels"])} for row in rows]
+        batch: dict[str, Any] = self.data_collator(rows)
+        return batch
+
+    def items(self, rows: Sequence[dict[str, list[int]]]) -> int:
+        """Tokens that are predicted: a row's first is not."""
+        return sum(label != -100 for row in rows for label in row["labels"][1:])
 
 
 def labelled(

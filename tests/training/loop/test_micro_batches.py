@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from epsilon_dpo.training.alignment.micro_batches import cut_by_length
+from epsilon_dpo.training.loop.micro_batches import cut_by_length
 
 
 def slots(cut, lengths):

@@ -1,0 +1,152 @@
+"""Optimizer steps that neither the number of processes nor the size of a micro-batch changes.
+
+Every process reads all rows of a step, in the same order. They are cut by length into micro-batches of at most
+`micro_batch_size` rows, equally many for each process, and a process takes its share. So a step is the same rows
+whatever computes it, also the last one of an epoch, which holds fewer: transformers shares out batches before it
+accumulates them, and fills up an epoch's end with rows of its beginning, which then count twice.
+
+What is left to rounding: sums are taken in another order.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from transformers import Trainer
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.training.loop.micro_batches import cut_by_length
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step as one process sees it.
+
+    Attributes:
+        rows: of all processes, in the order drawn.
+        own: places in `rows` of this process's micro-batches. Every process has equally many, because their collective
+            operations must meet; an empty one has no rows and takes part with one that does not count.
+        batches: the micro-batches, collated, on the device.
+    """
+
+    rows: Sequence[Any]
+    own: list[list[int]]
+    batches: list[dict[str, Any]]
+
+
+class WholeSteps(Trainer):
+    """A Trainer whose `per_device_train_batch_size` is all rows of an optimizer step, of every process, and whose
+    `per_device_eval_batch_size` is the most that one process takes at once."""
+
+    rows_now = 0  # of the present micro-batch, that count
+
+    @abstractmethod
+    def row_length(self, row: Any) -> int:
+        """Columns that a micro-batch of this row alone has."""
+
+    @abstractmethod
+    def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
+        """`rows` collated; without `counts` they belong to another process and must add nothing to the loss."""
+
+    def items(self, rows: Sequence[Any]) -> int:
+        """What the sum of a step's losses is divided by; its rows, unless it is the tokens of them."""
+        return len(rows)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """All rows of each step on every process, in the order that accelerate would draw."""
+        sampler: Any = self._get_train_sampler(self.train_dataset)
+        if isinstance(sampler, RandomSampler):
+            sampler = SeedableRandomSampler(self.train_dataset, data_seed=self.args.data_seed)
+        size = self.args.per_device_train_batch_size
+        dataset: Any = self.train_dataset
+        return _Loader(dataset, batch_sampler=_Batches(sampler, size, drop_last=False), collate_fn=list)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        """The next step as the Trainer's one batch, and what its losses are divided by."""
+        rows = next(epoch_iterator)
+        own = self.shared_out(rows)
+        batches = [self.micro_batch([rows[place] for place in places or [0]], bool(places)) for places in own]
+        return [Step(rows, own, [self._prepare_inputs(batch) for batch in batches])], self.items(rows)
+
+    def shared_out(self, rows: Sequence[Any]) -> list[list[int]]:
+        """This process's micro-batches of `rows`, as places in them: neighbours in length, on all processes as well."""
+        processes, most = self.accelerator.num_processes, self.args.per_device_eval_batch_size
+        each = math.ceil(len(rows) / (processes * most))
+        cut = cut_by_length([self.row_length(row) for row in rows], min(each * processes, len(rows)), most)
+        cut += [[]] * (each * processes - len(cut))
+        return cut[self.accelerator.process_index :: processes]
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Gradients of a step; this process's part of its mean loss, times the number of processes, which the means
+        over gradients and logs divide by."""
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(inputs.batches):
+            self.rows_now = len(inputs.own[number])
+            with self._exchange(model, number == len(inputs.batches) - 1):
+                total = total + super().training_step(model, batch, num_items_in_batch)
+        return total
+
+    def _exchange(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are exchanged once per step, but by FSDP in every micro-batch: else each process would hold all."""
+        if last or self.accelerator.is_fsdp2:
+            return nullcontext()
+        held: AbstractContextManager[Any] = self.accelerator.no_sync(model)
+        return held
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nobody reads this estimate of transformers', which is made for its own batches."""
+        return 0
+
+
+class MeansOverRows(WholeSteps):
+    """For a trainer whose `compute_loss` is a mean over the rows of a micro-batch."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Their share in the mean of the step."""
+        if num_items_in_batch is None:  # an evaluation
+            return super().compute_loss(model, inputs, return_outputs)
+        loss: Tensor = super().compute_loss(model, inputs)
+        return loss * (self.rows_now * self.accelerator.num_processes / num_items_in_batch)
+
+
+def require_processes(batch_size: int, processes: int, block: str) -> None:
+    """Every process needs a row of each step.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if batch_size < processes:
+        raise UserError(
+            f"{block}.batch_size is {batch_size}, and each of the {processes} processes of the launcher needs one: start "
+            f"at most {batch_size} processes, or raise it to {processes} in params.yaml, which trains again."
+        )
+
+
+class _Batches(BatchSampler):
+    def set_epoch(self, epoch: int) -> None:
+        """The Trainer calls this where it skips what a checkpoint has passed already."""
+        if isinstance(self.sampler, SeedableRandomSampler):
+            self.sampler.set_epoch(epoch)
+
+
+class _Loader(DataLoader[Any]):
+    def set_epoch(self, epoch: int) -> None:
+        """And this where it does not."""
+        batches = self.batch_sampler
+        assert isinstance(batches, _Batches)
+        batches.set_epoch(epoch)
