@@ -8,14 +8,15 @@ from typing import Any
 from epsilon_dpo.methods.online import OnlineMethod
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.runs.runs import FACTS, FOLDER
-from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
-from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.execution import Stage, heavy_imports, run_argument, run_stage
+from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-from epsilon_dpo.pipeline.stage.params import load
+from epsilon_dpo.pipeline.stage.params import load, parse
 from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.loop.params import save_steps
 
 with heavy_imports():
+    from epsilon_dpo.pipeline.machine.processes import Track, run_part
     from epsilon_dpo.pipeline.machine.runtime import set_up
     from epsilon_dpo.training.alignment.alignment import align
     from epsilon_dpo.training.alignment.snapshots import part_metrics
@@ -47,25 +48,29 @@ def read_by(method: Any) -> list[Path]:
     return [file for name in ("*.json", "train_prompts.jsonl", "judge/judge.json") for file in folder.glob(name)]
 
 
-run = run_argument()
-with run_stage("align", run) as stage:
-    params = load(AlignView, run=run)
+def train(arguments: Json, track: Track) -> dict[str, float]:
+    """In one of the launcher's processes, or in the stage's own."""
+    run, params = arguments["run"], parse(AlignView, arguments["params"])
     set_up(params.seed, params.threads)
     method = method_of(run, params.runs[run])
-    train = online(method) if isinstance(method, OnlineMethod) else partial(align, margins=Path("out/margins"))
-    metrics = train(
+    do = online(method) if isinstance(method, OnlineMethod) else partial(align, margins=Path("out/margins"))
+    return do(
         method,
         params.align,
         params.seed,
         sft_model=Path("out/sft/model"),
         pairs=Path("out/pairs"),
-        out=stage.out,
-        scratch=stage.scratch,
-        track=stage.tracker.log_metrics,
-        save_steps=save_steps(),
+        out=Path(arguments["out"]),
+        scratch=Path(arguments["scratch"]),
+        track=track,
+        save_steps=arguments["save_steps"],
     )
+
+
+def publish(stage: Stage, run: str, entry: Json, metrics: dict[str, float]) -> None:
+    """What the training left in `stage.out`, with where it comes from."""
     part_metrics(stage.out, stage.metrics)
-    made_of = {"read": read_by(method), "start": Path("out/sft/model")}
+    made_of = {"read": read_by(method_of(run, entry)), "start": Path("out/sft/model")}
     stage.write_manifest(stage.out / "model", **made_of)
     for snapshot in sorted(stage.out.glob(f"{FOLDER}/*")):
         stage.write_manifest(snapshot / "model", **made_of, snapshot=read_json(snapshot / FACTS))
@@ -77,3 +82,12 @@ with run_stage("align", run) as stage:
         f"eval loss {metrics['eval_loss']:.4f}, accuracy {metrics['eval_rewards/accuracies']:.3f}, "
         f"{metrics['steps']} steps"
     )
+
+
+if __name__ == "__main__":
+    run = run_argument()
+    with run_stage("align", run) as stage:
+        params = load(AlignView, run=run)
+        arguments = {"run": run, "params": params.model_dump(), "save_steps": save_steps(), **stage.folders}
+        metrics = run_part(train, arguments, stage.tracker.log_metrics)[0]
+        publish(stage, run, params.runs[run], metrics)

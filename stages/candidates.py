@@ -13,10 +13,8 @@ with run_stage("candidates") as stage:
     params = load(CandidatesView)
     samples = []
     if params.candidates is not None:
-        from epsilon_dpo.pipeline.machine.runtime import set_up  # torch is not loaded for nothing
-        from epsilon_dpo.sampling.answers.sampling import answer
+        from epsilon_dpo.sampling.answers.sampling import answer  # torch is not loaded for nothing
 
-        set_up(params.seed, params.threads, params.candidates.processes)
         rows = read_jsonl(Path("out/validate/train.jsonl"))
         rows = one_row_per_prompt(rows, [prompt_id(row["prompt"]) for row in rows], params.candidates.max_prompts)
         reference = Path("out/sft/model")

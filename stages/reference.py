@@ -8,13 +8,11 @@ from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.sampling.answers.params import SampleView
 
 with heavy_imports():
-    from epsilon_dpo.pipeline.machine.runtime import set_up
     from epsilon_dpo.sampling.answers.sample_answers import sample_policy
     from epsilon_dpo.sampling.answers.sampling import select
 
 with run_stage("reference") as stage:
     params = load(SampleView)
-    set_up(params.seed, params.threads, params.sample.processes)
     rows = select(read_jsonl(Path("out/validate/eval.jsonl")), params.sample.turns, params.sample.max_prompts)
     metrics = sample_policy(
         Path("out/sft/model"), rows, params.sample, params.seed, params.threads, "reference", stage.out, stage.scratch

@@ -73,7 +73,7 @@ def test_every_import_is_covered_and_every_dep_is_used(stage: str) -> None:
 # need; most of their changes re-run a stage before it anyway.
 WITHOUT_NEED = {
     "align": """sampling/answers/processors.py sampling/answers/sample_answers.py sampling/answers/sampling.py
-        sampling/answers/vllm_worker.py sampling/answers/worker.py sampling/answers/workers.py""",
+        sampling/answers/vllm_worker.py""",
     "candidates": "sampling/answers/draws.py sampling/answers/sample_answers.py sampling/on_policy/params_ranking.py",
     "judge": """judging/scoring/params.py judging/scoring/score_answers.py
         models/base/starting_point.py training/loop/adapters.py training/loop/result.py""",

@@ -140,7 +140,6 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
         ("micro_batch_size: 32", "micro_batch_size: 99999999999999999999", "judge.trained"),
         ("train_pairs: 3000", "train_pairs: 1000000000000", "fetch.synthetic.train_pairs"),
         ("temperature: 1.0\n  logits", "temperature: 1.0e-12\n  logits", "sample.temperature"),
-        ("processes: 1 ", "processes: 1000000 ", "sample.processes"),
         ("threads: 1 ", "threads: 100000 ", "threads"),
         ("confidence: 0.95", "confidence: 0.9999999999999999", "confidence"),
         ("vocab_size: 768", "vocab_size: 1000000000", "base.embedded.vocab_size"),

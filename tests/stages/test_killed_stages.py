@@ -28,7 +28,6 @@ SAMPLER = f"""
   max_new_tokens: 16
   batch_size: 5
   backend: transformers
-  processes: 1
   max_prompts: null
 """
 PARAMS = f"""

@@ -9,9 +9,10 @@ import pytest
 
 STAGE = """
 import os, sys
-from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.machine.runtime import set_up, take_free_gpus
 
-set_up(0, 1, int(sys.argv[1]))
+take_free_gpus(int(sys.argv[1]))
+set_up(0, 1)
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.readline()
 """

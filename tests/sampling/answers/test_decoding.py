@@ -19,7 +19,7 @@ from transformers import (
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.sampling.answers.decoding import decode
-from epsilon_dpo.sampling.answers.sampling import GumbelNoise
+from epsilon_dpo.sampling.answers.noise import GumbelNoise
 
 pytestmark = pytest.mark.numeric
 

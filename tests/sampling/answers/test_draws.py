@@ -3,9 +3,9 @@
 from transformers import AutoModelForCausalLM
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.sampling.answers.drawing import sample
 from epsilon_dpo.sampling.answers.draws import Draw
 from epsilon_dpo.sampling.answers.params import Logits, Sampler, Stop
-from epsilon_dpo.sampling.answers.sampling import sample
 
 PROMPTS = [[1, 5, 9], [1, 7], [1, 20, 21, 22], [1, 5, 9], [1, 30]] * 8
 SEEDS = [100 + number for number in range(len(PROMPTS))]
@@ -18,7 +18,7 @@ def test_they_are_those_of_the_stage_and_no_batch_changes_them(sft_folder):
     neutral = Logits(top_p=1.0, top_k=None, min_p=None, repetition_penalty=1.0)
     params = Sampler(
         **{"samples_per_prompt": 1, "temperature": 1.0, "logits": neutral, "stop": Stop(tokens=[], strings=[])},
-        **{"max_new_tokens": 20, "batch_size": 7, "backend": "transformers", "processes": 1},
+        **{"max_new_tokens": 20, "batch_size": 7, "backend": "transformers"},
     )
     names = [str(number) for number in range(len(PROMPTS))]
     by_stage = sample(

@@ -110,7 +110,7 @@ def test_a_value_out_of_range_is_refused(name: str, value: float) -> None:
 
 def test_what_vllm_does_in_another_order_is_refused() -> None:
     settings: dict[str, Any] = {"samples_per_prompt": 1, "temperature": 1.0, "max_new_tokens": 8, "batch_size": 4}
-    settings |= {"backend": "vllm", "processes": 1, "stop": {"tokens": [], "strings": []}}
+    settings |= {"backend": "vllm", "stop": {"tokens": [], "strings": []}}
     for cuts in ({"min_p": 0.1}, {"top_p": 0.9, "top_k": 5}):
         assert Sampler(**settings, logits=NEUTRAL | cuts)
     with pytest.raises(ValidationError, match="vLLM applies min_p before"):

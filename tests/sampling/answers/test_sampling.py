@@ -19,8 +19,10 @@ from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTra
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.sampling.answers.drawing import sample
+from epsilon_dpo.sampling.answers.noise import GumbelNoise
 from epsilon_dpo.sampling.answers.params import Sample
-from epsilon_dpo.sampling.answers.sampling import GumbelNoise, answer, sample, seed_of, select, summary
+from epsilon_dpo.sampling.answers.sampling import answer, seed_of, select, summary
 
 TEMPLATE = (
     "<bos>{% for m in messages %} {{ m['role'] }} {{ m['content'] }} <end>{% endfor %}"
@@ -32,7 +34,7 @@ NEUTRAL: dict[str, Any] = {"top_p": 1.0, "top_k": None, "min_p": None, "repetiti
 
 def params(**changes: Any) -> Sample:
     settings = {"turns": "single", "max_prompts": None, "samples_per_prompt": 1, "temperature": 1.0}
-    settings |= {"max_new_tokens": 8, "batch_size": 64, "backend": "transformers", "processes": 1}
+    settings |= {"max_new_tokens": 8, "batch_size": 64, "backend": "transformers"}
     settings |= {"logits": NEUTRAL, "stop": {"tokens": [], "strings": []}}
     return Sample(**{**settings, **changes})
 

@@ -1,9 +1,6 @@
-"""An optimizer step is one mean over its pairs, however they are split into micro-batches and ranks."""
+"""An optimizer step is one mean over its pairs, however they are split into micro-batches."""
 
-import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,7 +20,6 @@ from runs import (
     TDPO,
     WPO,
     assert_same_training,
-    config,
 )
 
 from epsilon_dpo.methods.registry import method_of
@@ -114,42 +110,3 @@ def test_an_epoch_may_end_with_a_step_of_one_pair(run, entry):
     settings = {"batch_size": 2, "micro_batch_size": 1, "num_train_epochs": 3.0}
     rows = read_jsonl(run("odd", entry, count=5, **settings) / "metrics.jsonl")
     assert len(rows) == 9 and all(math.isfinite(value) for row in rows for value in row.values())
-
-
-TWO_RANKS = """
-import json, os, sys
-from pathlib import Path
-import torch
-from epsilon_dpo.training.alignment.alignment import align
-from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.training.alignment.params import Align
-
-torch.set_num_threads(1)
-root, entries, params = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-for name, entry in entries.items():
-    method = method_of("x", entry)
-    out = root / f"{name}-rank{os.environ['RANK']}"
-    out.mkdir()
-    scratch = root / f"{name}-scratch"
-    track = lambda metrics, step: None
-    data = (root / "sft", root / "pairs", out, scratch, track, root / "margins")
-    align(method, Align(**params), 5, *data, save_steps=4)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("size", "count", "port"), [(2, 1, 29517), (1, 2, 29518)])
-def test_two_ranks_are_one_with_twice_the_batch(run, tmp_path, size, count, port):
-    ones = {named(entry): run(named(entry), entry, batch_size=4, micro_batch_size=4, **TWENTY) for entry in SPLIT_ALIKE}
-    script = tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS)
-    two = config(batch_size=size * count, micro_batch_size=size).model_dump_json()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    subprocess.run(
-        [*command, str(script), str(tmp_path), json.dumps({named(entry): entry for entry in SPLIT_ALIKE}), two],
-        check=True,
-        timeout=600,
-    )
-    for name, one in ones.items():
-        assert_same_training(one, tmp_path / f"{name}-rank0")
-        assert not list((tmp_path / f"{name}-rank1").iterdir())

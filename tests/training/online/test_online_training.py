@@ -1,7 +1,6 @@
 """An online training as a whole: what it learns, what decides its bytes, what it refuses."""
 
 import math
-import types
 
 import pytest
 import torch
@@ -131,9 +130,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online, monk
         online("few", RLOO | {"prompts_per_step": 10}, score=never)
     with pytest.raises(UserError, match=r"max_new_tokens is 60, together more than the model's 64 positions"):
         online("long", RLOO | {"max_new_tokens": 60}, score=never)
-    monkeypatch.setattr(online_alignment, "PartialState", lambda: types.SimpleNamespace(num_processes=2))
-    with pytest.raises(UserError, match=r"runs of method rloo train in one process, and this is one of 2"):
-        online("ranks", RLOO, score=never)
+    monkeypatch.setattr(online_alignment, "asked_for", lambda: True)
+    with pytest.raises(UserError, match=r"runs of method rloo draw answers with the whole policy in each process"):
+        online("sharded", RLOO, score=never)
 
 
 def test_empty_answers_are_scored(online):

@@ -15,8 +15,9 @@ from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.sampling.answers.drawing import sample
 from epsilon_dpo.sampling.answers.params import Logits, Sampler, Stop
-from epsilon_dpo.sampling.answers.sampling import sample, seed_of
+from epsilon_dpo.sampling.answers.sampling import seed_of
 
 # In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
 GREEDY = 1e-9
@@ -98,5 +99,4 @@ def _sampling(temperature: float, decoding: Decoding | DecodingByCategory) -> Sa
         max_new_tokens=decoding.max_new_tokens,
         batch_size=decoding.batch_size,
         backend="transformers",
-        processes=1,
     )

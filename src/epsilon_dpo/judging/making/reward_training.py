@@ -29,6 +29,7 @@ from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated
+from epsilon_dpo.training.loop.sharding import shard
 from epsilon_dpo.training.loop.whole_steps import MeansOverRows
 
 
@@ -68,6 +69,7 @@ def train_reward(
         processing_class=tokenizer,
         callbacks=[SealedCheckpoints(), MetricStream(metrics, track)],
     )
+    shard(model, trainer.accelerator)
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
     trained = trainer.accelerator.unwrap_model(trainer.model)

@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
@@ -74,6 +81,14 @@ def _load_full(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
     return full
 
 
+def policy_config(folder: Path) -> PreTrainedConfig:
+    """The model's config, without its weights: an adapter's is its base's."""
+    while is_adapter(folder):
+        folder = _base_of(folder)
+    found: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return found
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether the policy in `folder` needs a base."""
     return (folder / CONFIG).is_file()
@@ -91,20 +106,28 @@ def merged_policy(folder: Path) -> Iterator[Path]:
         yield Path(merged)
 
 
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
     """Write a model folder that can be sampled from: weights (of the adapter, if there is one), tokenizer, settings.
 
     They stop at the tokenizer's eos token and nowhere else (TRL would add it to others).
+
+    Args:
+        weights: by name, of a model whose own are spread over processes (training/loop/sharding.py).
     """
     config, settings = model.config, model.generation_config
     assert settings is not None
     used_cache, config.use_cache = config.use_cache, True  # training switches it off, sampling wants it
     settings.eos_token_id = tokenizer.eos_token_id
     if has_adapter(model):
-        _save_adapter(model, folder)
+        _save_adapter(model, folder, weights)
         settings.save_pretrained(folder)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     config.use_cache = used_cache
 
@@ -114,15 +137,15 @@ def has_adapter(model: nn.Module) -> bool:
     return hasattr(model, "peft_config")
 
 
-def _save_adapter(model: PreTrainedModel, folder: Path) -> None:
+def _save_adapter(model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
     """As peft does, but in the same bytes each time: there the order of the modules is that of a Python set."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
-    weights = {f"base_model.model.{name}": weight.cpu().contiguous() for name, weight in found.items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    found = get_peft_model_state_dict(model, weights, adapter_name=ADAPTER, save_embedding_layers=False)
+    adapter = {f"base_model.model.{name}": weight.cpu().contiguous() for name, weight in found.items()}
+    save_file(adapter, folder / WEIGHTS, metadata={"format": "pt"})
     lora: Any = model.peft_config[ADAPTER]
     config = lora.to_dict()
     config |= {name: sorted(value) for name, value in config.items() if isinstance(value, set)}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from epsilon_dpo.pipeline.machine.launcher import VARIABLE
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.workplace import hold_some
 
@@ -17,28 +18,30 @@ TAKEN = "EPSILON_DPO_GPUS_TAKEN"  # said to the processes that a stage starts: t
 KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
 
 
-def set_up(seed: int, threads: int, processes: int = 1) -> None:
+def set_up(seed: int, threads: int) -> None:
     """Fix what a result depends on beside its inputs: the random states and the number of threads.
 
     Float sums depend on the thread count (a retrained SFT model differed between 1 and 2 threads), so it is set in
     params.yaml and not the machine's choice.
 
-    Args:
-        processes: number of the stage's processes, each of which works on one GPU.
-
     Raises:
-        UserError: more GPUs are visible: the Trainer would spread over them and train on another batch size. Or fewer.
+        UserError: several GPUs are visible to a stage that is one process, and no launcher says that the others are
+            meant for other stages; or a launcher's processes see fewer than they are.
     """
-    _take_free_gpus(processes)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher
+    take_free_gpus(processes)
+    if processes == 1 and VARIABLE in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if torch.cuda.device_count() > processes:
         raise UserError(
-            f"this stage sees {torch.cuda.device_count()} GPUs and works on {processes}; let CUDA_VISIBLE_DEVICES name "
-            "as many, and run stages side by side to use the others: dvc --wait-for-lock repro -s align@RUN."
+            f"this stage sees {torch.cuda.device_count()} GPUs and is one process: {VARIABLE}=launchers/ddp.yaml uses "
+            "them all; or let CUDA_VISIBLE_DEVICES name one, and run stages side by side on the others: "
+            "dvc --wait-for-lock repro -s align@RUN."
         )
     if 0 < torch.cuda.device_count() < processes:
         raise UserError(
-            f"this stage has {processes} processes and sees {torch.cuda.device_count()} GPUs; let CUDA_VISIBLE_DEVICES "
-            "name as many, or lower processes in params.yaml."
+            f"the launcher has {processes} processes here and they see {torch.cuda.device_count()} GPUs; lower its "
+            "num_processes, or let CUDA_VISIBLE_DEVICES name as many."
         )
     torch.set_num_threads(threads)
     random.seed(seed)  # transformers.set_seed does this too, and loads its Trainer
@@ -52,7 +55,7 @@ def set_up(seed: int, threads: int, processes: int = 1) -> None:
     _keep_freed_memory()
 
 
-def _take_free_gpus(count: int) -> None:
+def take_free_gpus(count: int) -> None:
     """Experiments that run side by side (`dvc queue start -j 4`) share one environment: each of their stages takes
     `count` of the GPUs that CUDA_VISIBLE_DEVICES names and no other stage has, and waits while there are fewer.
 

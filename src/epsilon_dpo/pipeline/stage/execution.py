@@ -49,6 +49,11 @@ class Stage:
     params: Json = field(default_factory=dict)
     summary: str = field(default="")
 
+    @property
+    def folders(self) -> Json:
+        """Where a part of this execution that runs in other processes writes."""
+        return {"out": str(self.out), "scratch": str(self.scratch)}
+
     def write_manifest(self, folder: Path, **content: Any) -> None:
         """Let the model in `folder` say where it comes from; `content` as of manifest.write_manifest."""
         write_manifest(folder, self.name, self.params, **content)
@@ -60,7 +65,12 @@ def heavy_imports() -> Iterator[None]:
 
     What a library makes on import stays to the end, so walking over it again and again, at the end once more, is in
     vain: it took 3 of the 8 CPU s of a stage that imports torch and transformers.
+
+    In a launcher's process, which imports the stage for a part of it, the stage itself has done the rest.
     """
+    if "LOCAL_RANK" in os.environ:
+        yield
+        return
     let_params_decide()  # libraries read some of it when they are imported
     start_early()
     end_with_dvc()

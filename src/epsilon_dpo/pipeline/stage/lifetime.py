@@ -30,6 +30,21 @@ def end_with_dvc() -> None:
         _watching[0].start()
 
 
+def end_with(pid: int) -> None:
+    """End this process once `pid`, which started it directly or not, is gone."""
+    threading.Thread(target=_follow, args=(pid,), daemon=True).start()
+
+
+def _follow(pid: int) -> None:
+    chain = [psutil.Process()]
+    with suppress(psutil.Error, OSError):
+        while chain[-1].pid != pid and (parent := chain[-1].parent()) is not None:
+            chain.append(parent)
+    while chain[-1].pid == pid and _is_unbroken(chain):
+        time.sleep(INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGKILL)  # nothing of it would be used
+
+
 def _watch() -> None:
     chain = _up_to_dvc()
     while _is_unbroken(chain):

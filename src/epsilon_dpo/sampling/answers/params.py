@@ -41,13 +41,6 @@ class Sampler(Strict):
     max_new_tokens: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     backend: Literal["transformers", "vllm"]  # vllm: in an environment of its own, `make vllm`
-    processes: Annotated[int, Field(ge=1, le=256)]  # a GPU each, if there are GPUs
-
-    @model_validator(mode="after")
-    def _vllm_is_one_process(self) -> Self:
-        if self.backend == "vllm" and self.processes > 1:
-            raise ValueError("backend: vllm samples in one process; set processes: 1")
-        return self
 
     @model_validator(mode="after")
     def _both_backends_cut_alike(self) -> Self:

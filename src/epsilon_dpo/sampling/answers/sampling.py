@@ -13,29 +13,19 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedConfig
 
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.tokenisation import prompt_ids
-from epsilon_dpo.models.policy.folder import load_policy, merged_policy
-from epsilon_dpo.pipeline.machine.device import on_device
+from epsilon_dpo.models.policy.folder import merged_policy, policy_config
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-from epsilon_dpo.sampling.answers.decoding import decode
-from epsilon_dpo.sampling.answers.kept_state import KeptState
-from epsilon_dpo.sampling.answers.noise import GumbelNoise
 from epsilon_dpo.sampling.answers.params import Sampler
-from epsilon_dpo.sampling.answers.processors import ProcessedNoise
+from epsilon_dpo.sampling.answers.shares import sample_in_shares
 from epsilon_dpo.sampling.answers.stops import Stops
-from epsilon_dpo.sampling.answers.workers import sample_in_workers
+from epsilon_dpo.sampling.answers.vllm import sample_with_vllm
 
 # The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
 # theirs, which takes noise out of the differences between runs and changes the distribution of none.
@@ -86,8 +76,8 @@ def answer(
         reached) and `finish_reason`: `stop` or `length`.
 
     Raises:
-        UserError: a worker failed (workers.py), a prompt and `max_new_tokens` exceed the model's context, or `stop`
-            names what is no stop (stops.py).
+        UserError: a process failed (shares.py, vllm.py), a prompt and `max_new_tokens` exceed the model's context, or
+            `stop` names what is no stop (stops.py).
     """
     tokenizer = load_tokenizer(folder)
     stops = Stops(tokenizer, params.stop)
@@ -97,14 +87,12 @@ def answer(
     prompts = {id_: ids[row["id"]] for id_, row in asked.items()}
     seeds = {id_: seed_of(seed, stream, id_) for id_ in asked}
     name = "sampling" if scratch is None else f"sampling-{digest(folder)[:16]}"  # a run may have several policies
-    if params.backend == "vllm" or params.processes > 1:
+    _fits(policy_config(folder), longest, params.max_new_tokens)
+    if params.backend == "vllm":
         with merged_policy(folder) as merged:
-            _fits(AutoConfig.from_pretrained(merged, trust_remote_code=False), longest, params.max_new_tokens)
-            completions = sample_in_workers(merged, prompts, seeds, params, threads, stops, scratch, name)
+            completions = sample_with_vllm(merged, prompts, seeds, params, stops)
     else:
-        model = on_device(load_policy(folder))
-        _fits(model.config, longest, params.max_new_tokens)
-        completions = sample(model, tokenizer, prompts, seeds, params, scratch, name)
+        completions = sample_in_shares(folder, prompts, seeds, params, threads, scratch, name)
     return [_finished(id_, row, prompts[id_], completions[id_], stops) for id_, row in asked.items()]
 
 
@@ -112,34 +100,6 @@ def seed_of(seed: int, stream: Stream, id_: str) -> int:
     """A 64-bit seed from the pipeline's seed and the row's id; Python's hash() would differ between processes."""
     text = json.dumps([seed, stream, id_])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def sample(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: dict[str, list[int]],
-    seeds: dict[str, int],
-    params: Sampler,
-    scratch: Path | None = None,
-    name: str = "sampling",
-) -> dict[str, list[int]]:
-    """Completion ids by row id, up to and including the token that stops it.
-
-    Args:
-        scratch: where the state is kept under `name`; None: nowhere.
-    """
-    ids = list(prompts)
-    token_ids, own = [prompts[id_] for id_ in ids], [seeds[id_] for id_ in ids]
-    if params.logits.in_use():
-        choose: GumbelNoise | ProcessedNoise = ProcessedNoise(
-            params.logits, params.temperature, token_ids, own, model.device
-        )
-    else:
-        choose = GumbelNoise(own, params.temperature, model.device)
-    ends = Stops(tokenizer, params.stop)
-    kept = None if scratch is None else KeptState(scratch, f"{name}-{model.device.type}", choose)
-    finished = decode(model, token_ids, choose, ends, params.max_new_tokens, params.batch_size, kept)
-    return {ids[i]: found for i, found in tqdm(finished, desc="sample", total=len(ids), unit="answer")}
 
 
 def summary(samples: list[Row]) -> dict[str, float]:

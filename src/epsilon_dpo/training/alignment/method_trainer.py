@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
@@ -29,14 +28,15 @@ from epsilon_dpo.training.alignment.pair_metrics import Totals, pair_metrics
 from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
 from epsilon_dpo.training.alignment.reference_model import disable_dropout, references
 from epsilon_dpo.training.loop.adapters import ResumesAdapter
-from epsilon_dpo.training.loop.whole_steps import WholeSteps
+from epsilon_dpo.training.loop.sharding import let_go, load_parameters, save_parameters, shard
+from epsilon_dpo.training.loop.whole_steps import ReadsAll
 
 METHOD_STATE = "method_state.json"
 REFERENCE_WEIGHTS = "reference.safetensors"
 NO_STEP = 2**32 - 1  # in the place of a step's number: evaluation shares no random numbers with training
 
 
-class MethodTrainer(WholeSteps, ResumesAdapter):
+class MethodTrainer(ReadsAll, ResumesAdapter):
     """Trains `model` as `method` says.
 
     Args:
@@ -75,7 +75,7 @@ class MethodTrainer(WholeSteps, ResumesAdapter):
         super().__init__(
             model=model,
             args=args,
-            data_collator=list,  # type: ignore[arg-type]  # of the evaluation's; a step's are cut by length first
+            data_collator=list,  # of the evaluation's; a step's are cut by length first
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=[_AfterStep(self), *callbacks],
@@ -84,6 +84,7 @@ class MethodTrainer(WholeSteps, ResumesAdapter):
         self.method = method
         self.on_pairs = on_pairs
         self.collate = PairCollator(pad_token_id, share_prompt)
+        shard(model, self.accelerator)
         self.reference, initial = references(model, reference, on_pairs.moves_reference, self.accelerator)
         self.scorer = PairLogps(on_pairs, self.reference, initial, token_chunk, self.accelerator)
         self._step, self._window = Totals(), Totals()
@@ -151,18 +152,20 @@ class MethodTrainer(WholeSteps, ResumesAdapter):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             write_json(checkpoint / METHOD_STATE, self.method.state_dict())
-            if self.reference is not None and self.on_pairs.moves_reference:
-                save_model(self.reference.weights, str(checkpoint / REFERENCE_WEIGHTS))
+        if self.reference is not None and self.on_pairs.moves_reference:
+            let_go(self.reference.weights)
+            save_parameters(self.reference.weights, checkpoint / REFERENCE_WEIGHTS, write=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         checkpoint = Path(resume_from_checkpoint)
         self.method.load_state_dict(read_json(checkpoint / METHOD_STATE))
         if self.reference is not None and self.on_pairs.moves_reference:
-            load_model(self.reference.weights, checkpoint / REFERENCE_WEIGHTS)
+            let_go(self.reference.weights)
+            load_parameters(self.reference.weights, checkpoint / REFERENCE_WEIGHTS)
 
 
 class _AfterStep(TrainerCallback):

@@ -14,6 +14,7 @@ from epsilon_dpo.models.logps.head import add_logps_head, head_of
 from epsilon_dpo.models.logps.kernel import Reference
 from epsilon_dpo.models.policy.folder import ADAPTER, has_adapter
 from epsilon_dpo.training.loop.adapters import FOLLOWER, adapter_weights, add_follower, under_adapter
+from epsilon_dpo.training.loop.sharding import shard
 
 Batch = dict[str, Tensor]
 
@@ -30,7 +31,11 @@ class SeparateModel:
         add_logps_head(model)
         model.requires_grad_(False).eval()
         self.weights: nn.Module = model
-        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+        if accelerator.is_fsdp2:
+            shard(model, accelerator, keep_head=True)  # it is read after the forward pass
+            self.model: nn.Module = model
+        else:
+            self.model = accelerator.prepare_model(model, evaluation_mode=True)
 
     @torch.no_grad()
     def __call__(self, rows: Batch) -> Reference:

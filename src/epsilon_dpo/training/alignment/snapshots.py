@@ -18,6 +18,7 @@ from transformers import (
 from epsilon_dpo.models.policy.folder import save_policy
 from epsilon_dpo.pipeline.runs.runs import FACTS, FOLDER
 from epsilon_dpo.pipeline.stage.files import atomic_folder, write_json
+from epsilon_dpo.training.loop.sharding import gathered_weights
 
 
 class KeepSnapshots(TrainerCallback):
@@ -48,9 +49,12 @@ class KeepSnapshots(TrainerCallback):
     ) -> None:
         before, self.passed = self.passed, self._marks(state)
         last = state.global_step >= state.max_steps  # this one is the final policy
-        if self.passed > before and not last and state.is_world_process_zero and model is not None:
+        if self.passed == before or last or model is None:
+            return
+        weights = gathered_weights(model)
+        if state.is_world_process_zero:
             with atomic_folder(self.scratch / FOLDER / f"{state.global_step:06d}") as folder:
-                save_policy(model, self.tokenizer, folder / "model")
+                save_policy(model, self.tokenizer, folder / "model", weights)
                 write_json(folder / FACTS, {"step": state.global_step, "epoch": state.epoch})
 
     def _marks(self, state: TrainerState) -> int:

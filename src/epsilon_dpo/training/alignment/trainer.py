@@ -21,10 +21,11 @@ from epsilon_dpo.training.alignment.method_trainer import MethodTrainer
 from epsilon_dpo.training.alignment.pair_data import ANSWERS, PairData
 from epsilon_dpo.training.alignment.pair_metrics import Totals, pair_metrics
 from epsilon_dpo.training.alignment.reference_model import followed_weights
-from epsilon_dpo.training.loop.whole_steps import Step
+from epsilon_dpo.training.loop.sharding import let_go
+from epsilon_dpo.training.loop.whole_steps import Step, WholeSteps
 
 
-class PreferenceTrainer(MethodTrainer):
+class PreferenceTrainer(WholeSteps, MethodTrainer):
     """Trains `model` on preference pairs; arguments as of MethodTrainer."""
 
     method: Method[Any]
@@ -142,6 +143,8 @@ class PreferenceTrainer(MethodTrainer):
         self._refuse_what_is_not_finite("loss", means["loss"])
         self._window.merge(of_all)
         reference = None if self.reference is None else self.reference.weights
+        if reference is not None and self.method.moves_reference:
+            let_go(reference)
         policy = followed_weights(self.accelerator.unwrap_model(self.model))
         self._state_metrics = self.method.after_step(self.state.global_step, means, policy, reference)
 

@@ -27,6 +27,7 @@ from epsilon_dpo.models.policy.folder import ADAPTER, WEIGHTS, has_adapter, load
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.training.loop.params import LoRA
+from epsilon_dpo.training.loop.sharding import is_sharded
 
 FOLLOWER = "reference"  # the adapter of a reference that moves
 
@@ -139,22 +140,26 @@ def add_follower(model: PreTrainedModel) -> None:
 @contextmanager
 def under_adapter(model: PreTrainedModel, name: str | None) -> Iterator[None]:
     """Run `model` under another adapter than its own, or under none."""
-    if name is None:
-        model.disable_adapters()
-    else:
-        model.set_adapter(name)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    # peft's own functions for this also change which weights have a gradient, and sharded ones keep their first answer.
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = name is None
+        layer._active_adapter = [name or ADAPTER]
     try:
         yield
     finally:
-        model.enable_adapters()
-        model.set_adapter(ADAPTER)
+        for layer in layers:
+            layer._disable_adapters = False
+            layer._active_adapter = [ADAPTER]
 
 
 class ResumesAdapter(Trainer):
     """A Trainer that also finds an adapter in a checkpoint: transformers saves it and looks for a full model."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.model is None or not has_adapter(self.model):
+        if self.model is None or not has_adapter(self.model) or is_sharded(self.model):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         from peft import set_peft_model_state_dict
 

@@ -9,6 +9,7 @@ import torch
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.variables import ENGINES
 from epsilon_dpo.training.loop.params import Accelerated
+from epsilon_dpo.training.loop.sharding import asked_for
 
 
 def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps: int) -> dict[str, Any]:
@@ -18,17 +19,27 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
     transformers itself, evaluation happens once at the end, and a loss that is not finite shows (it is not filtered).
 
     Raises:
-        UserError: accelerate is configured to use DeepSpeed or another engine. The losses would be right, but the
-            result silently wrong: transformers ignores a method's state when it resumes under DeepSpeed, and under
-            ZeRO-3 the process that saves the model has none of its weights; sharded, no process has all.
+        UserError: accelerate is configured to use an engine that no launcher of ours has, such as DeepSpeed. The losses
+            would be right, but the result silently wrong: transformers ignores a method's state when it resumes under
+            DeepSpeed, and under ZeRO-3 the process that saves the model has none of its weights. Or there are more
+            processes than rows in an optimizer step.
     """
     for variable in ENGINES:
+        if variable == "ACCELERATE_USE_FSDP" and asked_for():
+            continue
         if os.environ.get(variable, "false").lower() in ("y", "yes", "t", "true", "on", "1"):
             engine = ENGINES[variable]
             raise UserError(
                 f"accelerate is configured to use {engine} ({variable}), under which this stage would save a model "
-                f"without its weights or forget a method's state when it resumes; start the stage without {engine}."
+                f"without its weights or forget a method's state when it resumes; start the stage without {engine}. "
+                "Several processes are started by EPSILON_DPO_LAUNCHER (docs/scale.md)."
             )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.batch_size < processes:
+        raise UserError(
+            f"batch_size is {config.batch_size}, and each of the launcher's {processes} processes needs a row of every "
+            f"optimizer step: start at most {config.batch_size} processes, or raise it to {processes} in params.yaml."
+        )
     return {
         "output_dir": str(folder),
         "seed": seed,

@@ -5,6 +5,7 @@ length inside the step changes nothing but rounding.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,3 +40,18 @@ def cut_by_length(lengths: Sequence[int], count: int, most: int) -> list[list[in
         bounds.append(int(start[bounds[-1] - 1]))
     bounds = [0, *reversed(bounds)]
     return [sorted(order[start:end].tolist()) for start, end in itertools.pairwise(bounds)]
+
+
+def share_of(lengths: Sequence[int], most: int, processes: int, rank: int) -> list[list[int]]:
+    """The micro-batches of one of several processes, as places of rows of these lengths.
+
+    Every process has equally many, because their collective operations must meet: where there are fewer rows than
+    that, some are empty. Neighbours in length fall to different processes, which so take about as long.
+
+    Args:
+        most: rows of a micro-batch.
+    """
+    each = math.ceil(len(lengths) / (processes * most))
+    cut = cut_by_length(lengths, min(each * processes, len(lengths)), min(most, len(lengths)))
+    cut += [[]] * (each * processes - len(cut))
+    return cut[rank::processes]

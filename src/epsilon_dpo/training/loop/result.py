@@ -10,6 +10,7 @@ from epsilon_dpo.models.policy.folder import save_policy
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.training.loop.metrics_jsonl import training_rows
+from epsilon_dpo.training.loop.sharding import gathered_weights
 
 NOT_REPRODUCIBLE_SUFFIXES = (
     "_runtime",
@@ -49,11 +50,15 @@ def write_result(
     last = {f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
     steps = trainer.state.global_step
     metrics = {"steps": steps, **last, **evaluation}
+    if trainer.args.world_size > 1:
+        metrics["processes"] = trainer.args.world_size  # it rounds otherwise, and is no part of the params
     assert not metrics.keys() & end_state.keys(), "a method's state would replace a metric"
     metrics |= end_state
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    weights = gathered_weights(policy)
     if trainer.is_world_process_zero():
         track(evaluation, steps)
-        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "model")
+        save_policy(policy, tokenizer, out / "model", weights)
         write_jsonl(out / "metrics.jsonl", rows)
         write_json(out / "metrics.json", metrics)
     return metrics

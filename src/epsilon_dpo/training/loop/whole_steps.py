@@ -8,7 +8,6 @@ accumulates them, and fills up an epoch's end with rows of its beginning, which 
 What is left to rounding: sums are taken in another order.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from transformers import Trainer
 
-from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.training.loop.micro_batches import cut_by_length
+from epsilon_dpo.training.loop.micro_batches import share_of
+from epsilon_dpo.training.loop.sharding import allow_processors
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,36 @@ class Step:
     batches: list[dict[str, Any]]
 
 
-class WholeSteps(Trainer):
-    """A Trainer whose `per_device_train_batch_size` is all rows of an optimizer step, of every process, and whose
-    `per_device_eval_batch_size` is the most that one process takes at once."""
+class ReadsAll(Trainer):
+    """A Trainer each of whose processes reads all rows of an optimizer step: `per_device_train_batch_size` of them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        allow_processors()
+        super().__init__(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """All rows of each step on every process, in the order that accelerate would draw."""
+        sampler: Any = self._get_train_sampler(self.train_dataset)
+        if isinstance(sampler, RandomSampler):
+            sampler = SeedableRandomSampler(self.train_dataset, data_seed=self.args.data_seed)
+        size = self.args.per_device_train_batch_size
+        dataset: Any = self.train_dataset
+        return _Loader(dataset, batch_sampler=_Batches(sampler, size, drop_last=False), collate_fn=list)
+
+    def exchange(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are exchanged once per step, but by FSDP in every micro-batch: else each process would hold all."""
+        if last or self.accelerator.is_fsdp2:
+            return nullcontext()
+        held: AbstractContextManager[Any] = self.accelerator.no_sync(model)
+        return held
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nobody reads this estimate of transformers', which is made for its own batches."""
+        return 0
+
+
+class WholeSteps(ReadsAll):
+    """Cuts a step into micro-batches of at most `per_device_eval_batch_size` rows and takes this process's share."""
 
     rows_now = 0  # of the present micro-batch, that count
 
@@ -59,15 +85,6 @@ class WholeSteps(Trainer):
         """What the sum of a step's losses is divided by; its rows, unless it is the tokens of them."""
         return len(rows)
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """All rows of each step on every process, in the order that accelerate would draw."""
-        sampler: Any = self._get_train_sampler(self.train_dataset)
-        if isinstance(sampler, RandomSampler):
-            sampler = SeedableRandomSampler(self.train_dataset, data_seed=self.args.data_seed)
-        size = self.args.per_device_train_batch_size
-        dataset: Any = self.train_dataset
-        return _Loader(dataset, batch_sampler=_Batches(sampler, size, drop_last=False), collate_fn=list)
-
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], int]:
@@ -78,12 +95,10 @@ class WholeSteps(Trainer):
         return [Step(rows, own, [self._prepare_inputs(batch) for batch in batches])], self.items(rows)
 
     def shared_out(self, rows: Sequence[Any]) -> list[list[int]]:
-        """This process's micro-batches of `rows`, as places in them: neighbours in length, on all processes as well."""
-        processes, most = self.accelerator.num_processes, self.args.per_device_eval_batch_size
-        each = math.ceil(len(rows) / (processes * most))
-        cut = cut_by_length([self.row_length(row) for row in rows], min(each * processes, len(rows)), most)
-        cut += [[]] * (each * processes - len(cut))
-        return cut[self.accelerator.process_index :: processes]
+        """This process's micro-batches of `rows`, as places in them."""
+        lengths = [self.row_length(row) for row in rows]
+        most = self.args.per_device_eval_batch_size
+        return share_of(lengths, most, self.accelerator.num_processes, self.accelerator.process_index)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Gradients of a step; this process's part of its mean loss, times the number of processes, which the means
@@ -91,20 +106,9 @@ class WholeSteps(Trainer):
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(inputs.batches):
             self.rows_now = len(inputs.own[number])
-            with self._exchange(model, number == len(inputs.batches) - 1):
+            with self.exchange(model, number == len(inputs.batches) - 1):
                 total = total + super().training_step(model, batch, num_items_in_batch)
         return total
-
-    def _exchange(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are exchanged once per step, but by FSDP in every micro-batch: else each process would hold all."""
-        if last or self.accelerator.is_fsdp2:
-            return nullcontext()
-        held: AbstractContextManager[Any] = self.accelerator.no_sync(model)
-        return held
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Nobody reads this estimate of transformers', which is made for its own batches."""
-        return 0
 
 
 class MeansOverRows(WholeSteps):
@@ -120,21 +124,8 @@ class MeansOverRows(WholeSteps):
         """Their share in the mean of the step."""
         if num_items_in_batch is None:  # an evaluation
             return super().compute_loss(model, inputs, return_outputs)
-        loss: Tensor = super().compute_loss(model, inputs)
+        loss: Any = super().compute_loss(model, inputs)
         return loss * (self.rows_now * self.accelerator.num_processes / num_items_in_batch)
-
-
-def require_processes(batch_size: int, processes: int, block: str) -> None:
-    """Every process needs a row of each step.
-
-    Raises:
-        UserError: there are fewer.
-    """
-    if batch_size < processes:
-        raise UserError(
-            f"{block}.batch_size is {batch_size}, and each of the {processes} processes of the launcher needs one: start "
-            f"at most {batch_size} processes, or raise it to {processes} in params.yaml, which trains again."
-        )
 
 
 class _Batches(BatchSampler):

@@ -1,12 +1,11 @@
 """Log-probs of the policy's own answers, token by token, and a value of the state before each."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from epsilon_dpo.models.logps.head import head_of
 from epsilon_dpo.models.logps.kernel import token_logps
@@ -58,21 +57,20 @@ class AnswerLogps:
         self.pad_token_id = pad_token_id
         self.accelerator = accelerator
 
-    def __call__(
-        self, model: PreTrainedModel, rows: Sequence[Row], reference: ReferenceModel | None = None
-    ) -> AnswerTokens:
+    def __call__(self, model: nn.Module, rows: Sequence[Row], reference: ReferenceModel | None = None) -> AnswerTokens:
         """Of a micro-batch of B answers.
 
         Args:
-            model: patched by add_logps_head.
+            model: patched by add_logps_head, wrapped for training or not.
         """
-        batch = {name: x.to(model.device) for name, x in pad_right(rows, self.pad_token_id).items()}
+        policy: Any = self.accelerator.unwrap_model(model)
+        batch = {name: x.to(policy.device) for name, x in pad_right(rows, self.pad_token_id).items()}
         positions = batch["completion_mask"][:, 1:].bool()
         labels = batch["input_ids"][:, 1:][positions]
         with self.accelerator.autocast():
             hidden: Tensor = model(**batch)
             against = None if reference is None else reference(batch)
-            found = token_logps(hidden, head_of(model), labels, self.token_chunk, against)
+            found = token_logps(hidden, head_of(policy), labels, self.token_chunk, against)
         lengths = positions.sum(1)
         mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
         values = None if self.values is None else self.values(hidden)

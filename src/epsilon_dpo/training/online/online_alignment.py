@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
 from epsilon_dpo.methods.online import OnlineMethod
@@ -20,6 +19,7 @@ from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
+from epsilon_dpo.training.loop.sharding import asked_for
 from epsilon_dpo.training.online.online_trainer import OnlineTrainer
 from epsilon_dpo.training.online.prompts import Prompt, PromptOrder, read_prompts
 from epsilon_dpo.training.online.rollouts import DrawAnswers, ScoreAnswers
@@ -54,13 +54,13 @@ def align_online(
         the content of metrics.json, as alignment.align, with eval_reward, eval_kl/rev and the like of own answers.
 
     Raises:
-        UserError: there is more than one process; there are fewer prompts than a step needs, or one is too long; the
-            scorer gives no finite number.
+        UserError: the launcher shares out the weights; there are fewer prompts than a step needs, or one is too long;
+            the scorer gives no finite number.
     """
-    if PartialState().num_processes > 1:
+    if asked_for():
         raise UserError(
-            f"runs of method {method.config.method} train in one process, and this is one of "
-            f"{PartialState().num_processes}; start the stage alone."
+            f"runs of method {method.config.method} draw answers with the whole policy in each process, and this "
+            "launcher shares out the weights (FSDP); take launchers/ddp.yaml for them, or no launcher."
         )
     begun = start(method, config, seed, sft_model, scratch, save_steps)
     own = {

@@ -5,7 +5,8 @@ the moves of the method's state stand at the ends of generations only. What is d
 of the generation and the weights, so that a checkpoint holds no random state and no answers.
 
 The loss is the mean over all units (answers or tokens, as the method says) of an optimizer step, however they are cut
-into micro-batches. It runs in one process.
+into micro-batches and processes. Each process has the whole policy: answers are drawn from it alone, so that weights
+that are shared out (FSDP) are refused (online_alignment.py).
 """
 
 from collections.abc import Iterator
@@ -87,7 +88,8 @@ class OnlineTrainer(MethodTrainer):
         self.rollouts = Rollouts(draw, score, self.logps, self.reference, micro_batch)
         self._generation: Generation | None = None
         self._targets: Targets | None = None
-        self._cut: list[list[int]] = []  # the optimizer step's micro-batches, as places in the generation
+        self._updated: list[int] = []  # answers of the optimizer step, as places in the generation
+        self._cut: list[list[int]] = []  # this process's micro-batches of them; an empty one adds nothing
         self._drawn, self._drawn_window = Totals(), Totals()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
@@ -105,7 +107,8 @@ class OnlineTrainer(MethodTrainer):
         rows = self._generation.rows
         places = self._share(generation, update, len(rows))
         own = [rows[place] for place in places]
-        self._cut = [[places[row] for row in part] for part in self.rollouts.cut(own)]
+        self._updated = places
+        self._cut = [[places[row] for row in part] for part in self.rollouts.shared_out(own)]
         return [pad_right(own, self.collate.pad_token_id)], len(own)
 
     def _draw(self, step: int) -> None:
@@ -134,10 +137,13 @@ class OnlineTrainer(MethodTrainer):
         if self.values is not None:
             self.values.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
-        for places in self._cut:
-            loss = self.compute_loss(model, {"places": places})
-            self.accelerator.backward(loss)
+        for number, places in enumerate(self._cut):
+            with self.exchange(model, number == len(self._cut) - 1):
+                loss = self.compute_loss(model, {"places": places or self._updated[:1], "count": bool(places)})
+                self.accelerator.backward(loss)
             total += loss.detach()
+        for value in () if self.values is None else self.values.parameters():  # no copy of them exchanges gradients
+            value.grad = self.accelerator.reduce(value.grad, "mean")
         return total
 
     def compute_loss(
@@ -147,9 +153,9 @@ class OnlineTrainer(MethodTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The part of the answers at `inputs["places"]` in the step's mean loss; their metrics are added to the
-        step's."""
-        assert self._generation is not None and self._targets is not None and isinstance(model, PreTrainedModel)
+        """The part of the answers at `inputs["places"]` in the step's mean loss, times the number of processes, whose
+        gradients are averaged; their metrics are added to the step's. Without `inputs["count"]` they add nothing."""
+        assert self._generation is not None and self._targets is not None
         answers, targets, places = self._generation.answers, self._targets, inputs["places"]
         now = self.logps(model, [self._generation.rows[place] for place in places])
         width = now.mask.shape[1]
@@ -171,9 +177,10 @@ class OnlineTrainer(MethodTrainer):
             returns=of(targets.returns),
         )
         found = self.method.loss(update)
-        self._step.add({"loss": found.losses.detach(), **found.metrics})
-        step = [place for part in self._cut for place in part]
-        return found.losses.sum() / self.method.units(answers.mask[step].sum(1)).sum().item()
+        metrics = {"loss": found.losses.detach(), **found.metrics}
+        self._step.add(metrics if inputs["count"] else {name: values[:0] for name, values in metrics.items()})
+        units = self.method.units(answers.mask[self._updated].sum(1)).sum().item()
+        return found.losses.sum() * (self.accelerator.num_processes * inputs["count"] / units)
 
     @torch.no_grad()
     def finish_step(self) -> None:

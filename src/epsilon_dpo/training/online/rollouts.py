@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,7 +14,7 @@ from epsilon_dpo.methods.online import Answers
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
 from epsilon_dpo.training.alignment.reference_model import ReferenceModel
-from epsilon_dpo.training.loop.micro_batches import cut_by_length
+from epsilon_dpo.training.loop.micro_batches import cut_by_length, share_of
 from epsilon_dpo.training.online.answer_logps import AnswerLogps, AnswerTokens, Row
 from epsilon_dpo.training.online.prompts import Prompt
 
@@ -67,6 +68,8 @@ class Rollouts:
     def __call__(self, model: PreTrainedModel, prompts: Sequence[Prompt], k: int, seeds: Sequence[int]) -> Generation:
         """k answers to each of `prompts`, by the present weights of `model`, which is left in evaluation mode.
 
+        Each process draws and scores its share, and knows the whole generation afterwards.
+
         Args:
             seeds: one per answer.
 
@@ -74,43 +77,76 @@ class Rollouts:
             UserError: the scorer did not give each answer a finite number.
         """
         asked = [prompt for prompt in prompts for _ in range(k)]
+        accelerator = self.logps.accelerator
+        places = list(range(len(asked)))[accelerator.process_index :: accelerator.num_processes]
+        parts = []
+        if places:
+            own = self._drawn(model, [asked[place] for place in places], [seeds[place] for place in places])
+            parts = [(places, own)]
+        if accelerator.num_processes > 1:
+            parts = gather_object(parts)
+        order = torch.tensor([place for part_places, _ in parts for place in part_places]).argsort()
+        tokens = _joined([part.tokens for _, part in parts], order)
+        assert tokens.reference is not None
+        drawn = [(*answer,) for _, part in parts for answer in zip(part.rows, part.scores, part.ended, strict=True)]
+        rows, scores, ended = zip(*(drawn[int(place)] for place in order), strict=True)
+        answers = Answers(
+            scores=torch.tensor(scores, dtype=torch.float64),
+            policy=tokens.policy,
+            reference=tokens.reference,
+            mask=tokens.mask,
+            ended=torch.tensor(ended),
+            values=tokens.values,
+        )
+        return Generation(list(rows), answers, _metrics(answers, tokens, k))
+
+    def _drawn(self, model: PreTrainedModel, asked: Sequence[Prompt], seeds: Sequence[int]) -> "_Share":
+        """This process's share of a generation: an answer to each of `asked`."""
         model.eval()
         with self.logps.accelerator.autocast():
             drawn = self.draw(model, [prompt.ids for prompt in asked], seeds)
         scores = self.score([prompt.messages for prompt in asked], [answer.text for answer in drawn])
         _refuse_what_is_no_score(scores, asked)
         rows = [(prompt.ids, answer.ids) for prompt, answer in zip(asked, drawn, strict=True)]
-        tokens = self._tokens(model, rows)
-        assert tokens.reference is not None
-        answers = Answers(
-            scores=torch.tensor(scores, dtype=torch.float64),
-            policy=tokens.policy,
-            reference=tokens.reference,
-            mask=tokens.mask,
-            ended=torch.tensor([answer.ended for answer in drawn]),
-            values=tokens.values,
-        )
-        return Generation(rows, answers, _metrics(answers, tokens, k))
+        return _Share(rows, list(scores), [answer.ended for answer in drawn], self._tokens(model, rows))
 
     def cut(self, rows: Sequence[Row]) -> list[list[int]]:
         """Micro-batches of `rows`, as places in them, neighbours in length."""
         lengths = [len(prompt) + len(answer) for prompt, answer in rows]
         return cut_by_length(lengths, math.ceil(len(rows) / self.micro_batch), min(self.micro_batch, len(rows)))
 
+    def shared_out(self, rows: Sequence[Row]) -> list[list[int]]:
+        """This process's micro-batches of `rows`, as WholeSteps.shared_out."""
+        accelerator = self.logps.accelerator
+        lengths = [len(prompt) + len(answer) for prompt, answer in rows]
+        return share_of(lengths, self.micro_batch, accelerator.num_processes, accelerator.process_index)
+
     def _tokens(self, model: PreTrainedModel, rows: Sequence[Row]) -> AnswerTokens:
         """Of all answers of the generation, on the CPU."""
         cut = self.cut(rows)
         parts = [self.logps(model, [rows[place] for place in places], self.reference) for places in cut]
         order = torch.tensor([place for places in cut for place in places]).argsort()
-        longest = max(part.mask.shape[1] for part in parts)
+        return _joined(parts, order)
 
-        def whole(fields: Sequence[Tensor | None]) -> Tensor | None:
-            if fields[0] is None:
-                return None
-            wide = [torch.nn.functional.pad(x, (0, longest - x.shape[1])).cpu() for x in fields if x is not None]
-            return torch.cat(wide)[order]
 
-        return AnswerTokens(*(whole(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
+class _Share(NamedTuple):
+    rows: list[Row]
+    scores: list[float]
+    ended: list[bool]
+    tokens: AnswerTokens
+
+
+def _joined(parts: Sequence[AnswerTokens], order: Tensor) -> AnswerTokens:
+    """The rows of `parts` one after another, then in `order`, on the CPU."""
+    longest = max(part.mask.shape[1] for part in parts)
+
+    def whole(fields: Sequence[Tensor | None]) -> Tensor | None:
+        if fields[0] is None:
+            return None
+        wide = [torch.nn.functional.pad(x, (0, longest - x.shape[1])).cpu() for x in fields if x is not None]
+        return torch.cat(wide)[order]
+
+    return AnswerTokens(*(whole(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
 
 def _refuse_what_is_no_score(scores: Sequence[float], asked: Sequence[Prompt]) -> None:

@@ -21,6 +21,7 @@ from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
+from epsilon_dpo.training.loop.sharding import shard
 from epsilon_dpo.training.loop.whole_steps import WholeSteps
 from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.positions import require_positions
@@ -70,6 +71,7 @@ def fine_tune(
         processing_class=tokenizer,
         callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
     )
+    shard(model, trainer.accelerator)
     in_float32(model)  # TRL makes an adapter on quantised weights bfloat16
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))

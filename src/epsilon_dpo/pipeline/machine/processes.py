@@ -1,0 +1,121 @@
+"""A part of a stage in the processes of a launcher (launcher.py), or without one in this process.
+
+The stage starts `accelerate launch` on worker.py and waits. Everything goes through a folder: the function and its
+arguments, the metrics that rank 0 logs, what each rank returns, or the one sentence with which one refuses. A rank that
+dies ends all others, and the stage, at once; ranks end when the stage does, however that ends.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from epsilon_dpo.pipeline.machine.launcher import Launcher, launcher
+from epsilon_dpo.pipeline.machine.runtime import take_free_gpus
+from epsilon_dpo.pipeline.machine.worker import REFUSED, REQUEST, TRACKED, Part, Track
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
+
+POLL_S = 0.1
+GRACE_S = 5.0  # between asking a process to end and ending it
+
+
+def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
+    """What `part`(arguments, track) returns, of each process in the order of their ranks.
+
+    Args:
+        part: a function at the top of a module; what it takes and returns is JSON.
+        track: receives what rank 0 tracks.
+
+    Raises:
+        UserError: a process raised one, or the launcher cannot be used.
+    """
+    chosen = launcher()
+    if chosen is None:
+        return [part(arguments, track)]
+    take_free_gpus(chosen.here)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_json(folder / REQUEST, {"part": _name(part), "arguments": arguments, "stage": os.getpid()})
+        process = subprocess.Popen(_command(chosen, folder), start_new_session=True)
+        try:
+            code = _wait(process, folder, _Tracked(folder / TRACKED, track))
+        finally:
+            _end(process)
+        if code:
+            raise UserError(
+                f"one of the {chosen.processes} processes of {chosen.file} ended with an error (see above); what was "
+                "finished is kept, and `dvc repro` goes on there."
+            )
+        return [read_json(folder / f"result-{rank}.json") for rank in range(_results(folder))]
+
+
+def _name(part: Part) -> str:
+    module = sys.modules[part.__module__]
+    spec = module.__spec__  # a stage is __main__, and worker.py imports it by its own name
+    return f"{part.__module__ if spec is None else spec.name}:{part.__name__}"
+
+
+def _command(chosen: Launcher, folder: Path) -> list[str]:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(chosen.file)]
+    if chosen.port is None and chosen.processes == chosen.here:
+        launch += ["--main_process_port", "0"]  # any: stages run side by side
+    return [*launch, "-m", "epsilon_dpo.pipeline.machine.worker", str(folder)]
+
+
+class _Tracked:
+    """Hands on what rank 0 has written since the last look."""
+
+    def __init__(self, file: Path, track: Track) -> None:
+        self.file, self.track, self.read = file, track, 0
+
+    def look(self) -> None:
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as opened:
+            opened.seek(self.read)
+            for line in opened:
+                if line.endswith(b"\n"):
+                    self.read += len(line)
+                    metrics, step = json.loads(line)
+                    self.track(metrics, step)
+
+
+def _wait(process: "subprocess.Popen[bytes]", folder: Path, tracked: _Tracked) -> int:
+    """The exit code of the launcher.
+
+    Raises:
+        UserError: a rank refused; nobody waits for the others, nor for the launcher's long report of it.
+    """
+    while (code := process.poll()) is None:
+        tracked.look()
+        if (folder / REFUSED).exists():
+            raise UserError((folder / REFUSED).read_text("utf-8"))
+        time.sleep(POLL_S)
+    tracked.look()
+    if (folder / REFUSED).exists():
+        raise UserError((folder / REFUSED).read_text("utf-8"))
+    return code
+
+
+def _results(folder: Path) -> int:
+    return len(list(folder.glob("result-*.json")))
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """No rank is left; each is the leader of a session of its own."""
+    with suppress(psutil.NoSuchProcess):
+        launched = psutil.Process(process.pid)
+        ranks = launched.children(recursive=True)
+        for one in (launched, *ranks):  # the launcher first: it would write a report about its ranks
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(ranks, timeout=GRACE_S)
+    process.wait()

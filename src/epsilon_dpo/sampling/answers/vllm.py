@@ -1,0 +1,55 @@
+"""Sampling with vLLM, in an environment of its own, because it pins another torch.
+
+Its process gets everything in request.json and leaves completions as JSON lines; nothing else passes between them. From
+the same seeds vLLM draws other values than sampling.py.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
+from epsilon_dpo.sampling.answers.params import Sampler
+from epsilon_dpo.sampling.answers.stops import Stops
+
+ENVIRONMENT = Path(".venv-vllm")
+REQUEST, COMPLETIONS = "request.json", "completions.jsonl"
+
+
+def sample_with_vllm(
+    folder: Path, prompts: dict[str, list[int]], seeds: dict[str, int], params: Sampler, stops: Stops
+) -> dict[str, list[int]]:
+    """Completion ids by row id, in the order of `prompts`, up to the token that ends each.
+
+    Args:
+        folder: model and tokenizer, merged.
+        prompts: token ids by row id.
+
+    Raises:
+        UserError: vLLM's environment does not exist, or its process failed (its own messages went to stderr).
+    """
+    request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds}
+    request |= {"stop_token_ids": stops.tokens, **params.model_dump(include=set(Sampler.model_fields))}
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        raise UserError(
+            f"backend: vllm needs vLLM in an environment of its own, {ENVIRONMENT}, because it pins another torch; "
+            "make it with `make vllm`, or set backend: transformers."
+        )
+    # -P: names of this folder hide no module.
+    command = [str(python), "-P", str(Path(__file__).with_name("vllm_worker.py"))]
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        write_json(work / REQUEST, request)
+        done = subprocess.run([*command, str(work)], stdout=sys.stderr, check=False)
+        rows = read_jsonl(work / COMPLETIONS) if (work / COMPLETIONS).exists() else []
+    found = {row["id"]: row["ids"] for row in rows}
+    if done.returncode or len(rows) != len(prompts) or found.keys() != prompts.keys():
+        raise UserError(
+            f"sampling with vLLM ended with exit status {done.returncode} and {len(rows)} of {len(prompts)} answers; "
+            "see its output above."
+        )
+    return {id_: found[id_] for id_ in prompts}

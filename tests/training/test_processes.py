@@ -1,0 +1,223 @@
+"""Trainings in two processes that a launcher starts, as copies (DDP) and sharing out the weights (FSDP2, on gloo)."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import parts
+import psutil
+import pytest
+import torch
+from runs import (
+    BETA_DPO,
+    DPO,
+    EPSILON_DPO,
+    GAMMA_SIMPO,
+    HARD,
+    KTO,
+    LORA,
+    SOFT,
+    STATE,
+    config,
+    content,
+)
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from epsilon_dpo.pipeline.machine.launcher import VARIABLE, launcher
+from epsilon_dpo.pipeline.machine.processes import run_part
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.0}
+ENTRIES = {
+    "dpo": DPO, "epsilon_dpo": EPSILON_DPO, "beta_dpo": BETA_DPO, "kto": KTO, "soft": SOFT, "hard": HARD,
+    "simpo": SIMPO, "gamma_po": GAMMA_SIMPO, "snapshots": EPSILON_DPO | {"snapshot_epochs": 1.0},
+}  # fmt: skip
+WITH_LORA = {"lora_dpo": DPO, "lora_epsilon_dpo": EPSILON_DPO, "lora_soft": SOFT}
+PAIRS = 21  # 4 a step: the last of an epoch has one pair, fewer than there are processes
+
+
+@pytest.fixture(params=["ddp", "fsdp"])
+def two(request, tmp_path, monkeypatch):
+    """A launcher of launchers/ with two processes, chosen."""
+    file = tmp_path / f"{request.param}.yaml"
+    text = (ROOT / "launchers" / f"{request.param}.yaml").read_text("utf-8")
+    file.write_text(text.replace("num_processes: 4", "num_processes: 2"), "utf-8")
+    monkeypatch.setenv(VARIABLE, str(file))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{Path(__file__).parent}")
+    return request.param
+
+
+def assert_alike(one, other, tolerance):
+    rows, others = (read_jsonl(folder / "metrics.jsonl") for folder in (one, other))
+    for row, same in zip(rows, others, strict=True):
+        assert [row.get(name) for name in STATE] == [same.get(name) for name in STATE]
+        assert row == pytest.approx(same, rel=tolerance, abs=tolerance)
+    metrics, same = (read_json(folder / "metrics.json") for folder in (one, other))
+    assert same.pop("processes") == 2 and metrics == pytest.approx(same, rel=tolerance, abs=tolerance)
+    for file in sorted(one.rglob("*.safetensors")):
+        weights, same = load_file(file), load_file(other / file.relative_to(one))
+        assert weights.keys() == same.keys()
+        torch.testing.assert_close(weights, same, rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(run, token_pairs, tmp_path, two):
+    """Losses, decisions, betas, evaluation and weights, also where the last step has fewer pairs than processes."""
+    of = {name: (entry, {}) for name, entry in ENTRIES.items()}
+    of |= {name: (entry, {"lora": LORA}) for name, entry in WITH_LORA.items()}
+    of["checkpointing"] = (EPSILON_DPO, {"gradient_checkpointing": True, "micro_batch_size": 1})
+    alone = {name: run(name, entry, count=PAIRS, **changes) for name, (entry, changes) in of.items()}
+    sft = sft_inputs(tmp_path, token_pairs)
+    parts.fine_tuned(sft, tmp_path, tmp_path / "alone", tmp_path / "alone-scratch", lambda metrics, step: None)
+    arguments = {
+        "root": str(tmp_path),
+        "align": {name: [entry, config(**changes).model_dump()] for name, (entry, changes) in of.items()},
+        "sft": {"plain": sft},
+    }
+    tracked = []
+    run_part(parts.trainings, arguments, lambda metrics, step: tracked.append(step))
+    for name, folder in {**alone, "plain": tmp_path / "alone"}.items():
+        assert_alike(folder, tmp_path / "processes" / name, 2e-4)
+    assert len(tracked) > 12 * len(of) and not list((tmp_path / "rank1" / "dpo").iterdir())
+
+
+def sft_inputs(root, token_pairs):
+    """Folders as stage base and validate write them; the block sft."""
+    tokenizer = AutoTokenizer.from_pretrained(root / "sft")
+    tokenizer.save_pretrained(root / "base" / "tokenizer")
+    AutoModelForCausalLM.from_pretrained(root / "sft").save_pretrained(root / "base" / "model")
+    (root / "validated").mkdir()
+    (root / "alone").mkdir()
+    words = lambda ids: [{"role": "user", "content": " ".join(f"w{id_}" for id_ in ids[:4])}]  # noqa: E731
+    for split, rows in (("train", token_pairs(13)), ("eval", token_pairs(16)[13:])):
+        write_jsonl(
+            root / "validated" / f"{split}.jsonl",
+            [{"id": row["id"], "prompt": words(row["prompt_ids"]), "chosen": words(row["chosen_ids"])} for row in rows],
+        )
+    block = config().model_dump() | {"completion_only_loss": True}
+    return {name: value for name, value in block.items() if name not in ("logps_token_chunk", "share_prompt")}
+
+
+KILLED = """
+import json, sys
+from pathlib import Path
+import parts
+from epsilon_dpo.pipeline.machine.processes import run_part
+from epsilon_dpo.pipeline.observability.errors import UserError
+try:
+    print(run_part(parts.one_dies, json.loads(sys.argv[1]), lambda metrics, step: print(step, flush=True)))
+except UserError as error:
+    sys.exit(f"ERROR {error}")
+"""
+
+
+def start(root, victim):
+    """A process that waits for two others to train, as a stage does."""
+    (root / "pid-0").unlink(missing_ok=True)
+    settings = config(num_train_epochs=3.0).model_dump()
+    arguments = {"root": str(root), "victim": victim, "entry": SOFT | {"snapshot_epochs": 1.0}, "settings": settings}
+    command = [sys.executable, "-c", KILLED, json.dumps(arguments)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def ranks(root):
+    files = [root / f"pid-{rank}" for rank in "01"]
+    return [int(file.read_text("utf-8")) for file in files if file.exists()]
+
+
+def nobody_is_left(pids, within_s):
+    gone = time.monotonic() + within_s
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() < gone, "a process outlives its stage"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(run, tmp_path, two):
+    run("unused", DPO, count=PAIRS, max_steps=1)  # makes sft and pairs
+    whole = tmp_path / "whole"
+    folders = {name: tmp_path / name for name in ("whole", "killed")}
+    for folder in folders.values():
+        folder.mkdir()
+        for given in ("sft", "pairs"):
+            (folder / given).symlink_to(tmp_path / given)
+    undisturbed = start(whole, "nobody")
+    said, errors = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, errors
+    root = folders["killed"]
+    for victim in ("0", "1", "launcher", "stage", "stage by SIGINT"):
+        stage = start(root, victim if victim in ("0", "1", "launcher") else "nobody")
+        if victim.startswith("stage"):
+            for line in stage.stdout:
+                if line.strip() == "7":
+                    break
+            stage.send_signal(signal.SIGINT if "SIGINT" in victim else signal.SIGTERM)
+        else:
+            for line in stage.stdout:
+                if line.strip() == "7":
+                    break
+        began = time.monotonic()
+        stage.communicate(timeout=60)
+        assert stage.returncode != 0 and time.monotonic() - began < 30
+        pids = ranks(root)
+        assert len(pids) == 2
+        nobody_is_left(pids, within_s=10)
+        assert not (root / "out" / "metrics.json").exists()
+    resumed = start(root, "nobody")
+    steps, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors
+    assert steps == said, "a resumed stage tracks all rows again"
+    assert content(root / "out") == content(whole / "out")
+
+
+def test_a_part_is_done_by_every_process_and_heard_from_the_first(two):
+    tracked = []
+    found = run_part(parts.says, {"x": [1, None, "a"]}, lambda metrics, step: tracked.append((metrics, step)))
+    assert found == [["0", [1, None, "a"]], ["1", [1, None, "a"]]] and tracked == [({"rank": 0.0}, 1)]
+
+
+def test_what_one_process_refuses_is_said_in_one_sentence(two, capfd):
+    with pytest.raises(UserError, match=r"^rank 1 cannot read its rows; give it some.$"):
+        run_part(parts.refuses, {}, lambda metrics, step: None)
+    assert "Traceback" not in capfd.readouterr().err
+    settings = config(batch_size=1, micro_batch_size=1).model_dump()
+    with pytest.raises(UserError, match=r"batch_size is 1, and each of the launcher's 2 processes needs a row"):
+        run_part(parts.too_many, settings, lambda metrics, step: None)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("distributed_type: FSDP", "distributed_type: DEEPSPEED"), "distributed_type is DEEPSPEED; it must be one of"),
+        (('mixed_precision: "no"', "mixed_precision: bf16"), "mixed_precision is bf16, and params.yaml decides that"),
+        (("num_processes: 4", "num_processes: 0"), "num_processes is 0"),
+        (("num_machines: 1", "num_machines: 3"), "equally many on each"),
+        (("fsdp_version: 2", "fsdp_version: 1"), "fsdp_config.fsdp_version is 1 and must be 2"),
+        (("NO_WRAP", "TRANSFORMER_BASED_WRAP"), "must be NO_WRAP"),
+    ],
+)
+def test_a_launcher_that_would_change_more_than_rounding_is_refused(tmp_path, monkeypatch, change, sentence):
+    text = (ROOT / "launchers" / "fsdp.yaml").read_text("utf-8")
+    assert change[0] in text
+    (tmp_path / "own.yaml").write_text(text.replace(*change), "utf-8")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "own.yaml"))
+    with pytest.raises(UserError, match=r"own\.yaml") as error:
+        launcher()
+    assert sentence in str(error.value)
+
+
+def test_the_launchers_at_hand_are_valid(monkeypatch):
+    found = {}
+    for file in sorted((ROOT / "launchers").glob("*.yaml")):
+        monkeypatch.setenv(VARIABLE, str(file))
+        found[file.stem] = launcher()
+    assert (found["one"].processes, found["ddp"].processes, found["fsdp"].sharded) == (1, 4, True)
+    monkeypatch.setenv(VARIABLE, "launchers/nowhere.yaml")
+    with pytest.raises(UserError, match=r"names launchers/nowhere\.yaml, which is no file"):
+        launcher()
