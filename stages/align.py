@@ -16,7 +16,7 @@ from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.loop.params import save_steps
 
 with heavy_imports():
-    from epsilon_dpo.pipeline.machine.processes import Track, run_part
+    from epsilon_dpo.pipeline.launch.processes import Track, run_part
     from epsilon_dpo.pipeline.machine.runtime import set_up
     from epsilon_dpo.training.alignment.alignment import align
     from epsilon_dpo.training.alignment.snapshots import part_metrics

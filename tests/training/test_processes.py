@@ -27,8 +27,9 @@ from runs import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from epsilon_dpo.pipeline.machine.launcher import VARIABLE, launcher
-from epsilon_dpo.pipeline.machine.processes import run_part
+from epsilon_dpo.pipeline.launch.launcher import launcher
+from epsilon_dpo.pipeline.launch.processes import run_part
+from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 
@@ -48,7 +49,7 @@ def two(request, tmp_path, monkeypatch):
     file = tmp_path / f"{request.param}.yaml"
     text = (ROOT / "launchers" / f"{request.param}.yaml").read_text("utf-8")
     file.write_text(text.replace("num_processes: 4", "num_processes: 2"), "utf-8")
-    monkeypatch.setenv(VARIABLE, str(file))
+    monkeypatch.setenv(LAUNCHER, str(file))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{Path(__file__).parent}")
     return request.param
 
@@ -108,7 +109,8 @@ KILLED = """
 import json, sys
 from pathlib import Path
 import parts
-from epsilon_dpo.pipeline.machine.processes import run_part
+from epsilon_dpo.pipeline.launch.processes import run_part
+from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
 from epsilon_dpo.pipeline.observability.errors import UserError
 try:
     print(run_part(parts.one_dies, json.loads(sys.argv[1]), lambda metrics, step: print(step, flush=True)))
@@ -206,7 +208,7 @@ def test_a_launcher_that_would_change_more_than_rounding_is_refused(tmp_path, mo
     text = (ROOT / "launchers" / "fsdp.yaml").read_text("utf-8")
     assert change[0] in text
     (tmp_path / "own.yaml").write_text(text.replace(*change), "utf-8")
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "own.yaml"))
+    monkeypatch.setenv(LAUNCHER, str(tmp_path / "own.yaml"))
     with pytest.raises(UserError, match=r"own\.yaml") as error:
         launcher()
     assert sentence in str(error.value)
@@ -215,9 +217,9 @@ def test_a_launcher_that_would_change_more_than_rounding_is_refused(tmp_path, mo
 def test_the_launchers_at_hand_are_valid(monkeypatch):
     found = {}
     for file in sorted((ROOT / "launchers").glob("*.yaml")):
-        monkeypatch.setenv(VARIABLE, str(file))
+        monkeypatch.setenv(LAUNCHER, str(file))
         found[file.stem] = launcher()
     assert (found["one"].processes, found["ddp"].processes, found["fsdp"].sharded) == (1, 4, True)
-    monkeypatch.setenv(VARIABLE, "launchers/nowhere.yaml")
+    monkeypatch.setenv(LAUNCHER, "launchers/nowhere.yaml")
     with pytest.raises(UserError, match=r"names launchers/nowhere\.yaml, which is no file"):
         launcher()

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from epsilon_dpo.pipeline.machine.launcher import VARIABLE
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.workplace import hold_some
 
 # Parameters of glibc's mallopt (malloc.h), in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LAUNCHER = "EPSILON_DPO_LAUNCHER"  # names the config file of launch/
 TAKEN = "EPSILON_DPO_GPUS_TAKEN"  # said to the processes that a stage starts: these GPUs are its own
 KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
 
@@ -30,11 +30,11 @@ def set_up(seed: int, threads: int) -> None:
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher
     take_free_gpus(processes)
-    if processes == 1 and VARIABLE in os.environ:
+    if processes == 1 and LAUNCHER in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if torch.cuda.device_count() > processes:
         raise UserError(
-            f"this stage sees {torch.cuda.device_count()} GPUs and is one process: {VARIABLE}=launchers/ddp.yaml uses "
+            f"this stage sees {torch.cuda.device_count()} GPUs and is one process: {LAUNCHER}=launchers/ddp.yaml uses "
             "them all; or let CUDA_VISIBLE_DEVICES name one, and run stages side by side on the others: "
             "dvc --wait-for-lock repro -s align@RUN."
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.models.policy.folder import load_policy
+from epsilon_dpo.pipeline.launch.processes import Track, run_part
 from epsilon_dpo.pipeline.machine.device import on_device
-from epsilon_dpo.pipeline.machine.processes import Track, run_part
 from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.params import parse

@@ -22,11 +22,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from epsilon_dpo.models.policy.folder import has_adapter
-
 
 def asked_for() -> bool:
-    """Whether the launcher shares out the weights (pipeline/machine/launcher.py)."""
+    """Whether the launcher shares out the weights (pipeline.launch.launcher.py)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and os.environ.get("FSDP_VERSION") == "2"
 
 
@@ -68,8 +66,8 @@ def gathered_weights(model: nn.Module) -> dict[str, Tensor] | None:
     None for another model. Every process must ask."""
     if not is_sharded(model):
         return None
-    if has_adapter(model):
-        return {name: _whole(weight).cpu() for name, weight in model.state_dict().items() if "lora_" in name}
+    if adapters := {name: weight for name, weight in model.state_dict().items() if "lora_" in name}:
+        return {name: _whole(weight).cpu() for name, weight in adapters.items()}
     found: dict[str, Any] = get_model_state_dict(
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )

@@ -1,4 +1,4 @@
-"""One of the processes of a launcher: `python -m epsilon_dpo.pipeline.machine.worker FOLDER`, see processes.py."""
+"""One of the processes of a launcher: `python -m epsilon_dpo.pipeline.launch.worker FOLDER`, see processes.py."""
 
 import importlib
 import json

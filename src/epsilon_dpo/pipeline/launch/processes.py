@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
-from epsilon_dpo.pipeline.machine.launcher import Launcher, launcher
+from epsilon_dpo.pipeline.launch.launcher import Launcher, launcher
+from epsilon_dpo.pipeline.launch.worker import REFUSED, REQUEST, TRACKED, Part, Track
 from epsilon_dpo.pipeline.machine.runtime import take_free_gpus
-from epsilon_dpo.pipeline.machine.worker import REFUSED, REQUEST, TRACKED, Part, Track
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
 
@@ -67,7 +67,7 @@ def _command(chosen: Launcher, folder: Path) -> list[str]:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(chosen.file)]
     if chosen.port is None and chosen.processes == chosen.here:
         launch += ["--main_process_port", "0"]  # any: stages run side by side
-    return [*launch, "-m", "epsilon_dpo.pipeline.machine.worker", str(folder)]
+    return [*launch, "-m", "epsilon_dpo.pipeline.launch.worker", str(folder)]
 
 
 class _Tracked:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
-VARIABLE = "EPSILON_DPO_LAUNCHER"
 KINDS = {"NO": "one process", "MULTI_GPU": "copies of the weights (DDP)", "FSDP": "shared out weights (FSDP2)"}
 # Of accelerate's keys those that leave the arithmetic to params.yaml; the others have to be off.
 OFF: dict[str, tuple[Any, ...]] = {
@@ -49,12 +49,12 @@ def launcher() -> Launcher | None:
     Raises:
         UserError: the file is absent or no config of accelerate's that can be used here.
     """
-    named = os.environ.get(VARIABLE, "")
+    named = os.environ.get(LAUNCHER, "")
     if not named:
         return None
     file = Path(named)
     if not file.is_file():
-        raise UserError(f"{VARIABLE} names {named}, which is no file; launchers/ holds some, or unset it.")
+        raise UserError(f"{LAUNCHER} names {named}, which is no file; launchers/ holds some, or unset it.")
     config = read_yaml(file)
     kind: Any = config.get("distributed_type", "NO")
     processes: Any = config.get("num_processes")
