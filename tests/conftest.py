@@ -11,6 +11,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
+
 torch.set_num_threads(1)
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # as in `make ui`
 
@@ -96,3 +98,16 @@ def sft_folder(tiny_gemma: Callable[..., Gemma2ForCausalLM], tmp_path: Path) -> 
         return folder
 
     return make
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Choose one of launchers/ by name, with two processes, for the rest of the test."""
+
+    def choose(kind: str) -> None:
+        file, root = tmp_path / f"{kind}.yaml", Path(__file__).resolve().parent.parent
+        text = (root / "launchers" / f"{kind}.yaml").read_text("utf-8")
+        file.write_text(text.replace("num_processes: 4", "num_processes: 2"), "utf-8")
+        monkeypatch.setenv(LAUNCHER, str(file))
+
+    return choose

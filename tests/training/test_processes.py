@@ -44,12 +44,8 @@ PAIRS = 21  # 4 a step: the last of an epoch has one pair, fewer than there are 
 
 
 @pytest.fixture(params=["ddp", "fsdp"])
-def two(request, tmp_path, monkeypatch):
-    """A launcher of launchers/ with two processes, chosen."""
-    file = tmp_path / f"{request.param}.yaml"
-    text = (ROOT / "launchers" / f"{request.param}.yaml").read_text("utf-8")
-    file.write_text(text.replace("num_processes: 4", "num_processes: 2"), "utf-8")
-    monkeypatch.setenv(LAUNCHER, str(file))
+def two(request, two_processes, monkeypatch):
+    two_processes(request.param)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{Path(__file__).parent}")
     return request.param
 
@@ -88,19 +84,28 @@ def test_two_processes_train_as_one(run, token_pairs, tmp_path, two):
     assert len(tracked) > 12 * len(of) and not list((tmp_path / "rank1" / "dpo").iterdir())
 
 
+# BOS, a token for the role, the text, the stop token.
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %} {{ 'w1' if m['role'] == 'user' else 'w2' }} {{ m['content'] }} "
+    "{{ eos_token }}{% endfor %}{% if add_generation_prompt %} w2{% endif %}"
+)
+
+
 def sft_inputs(root, token_pairs):
     """Folders as stage base and validate write them; the block sft."""
     tokenizer = AutoTokenizer.from_pretrained(root / "sft")
+    tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(root / "base" / "tokenizer")
     AutoModelForCausalLM.from_pretrained(root / "sft").save_pretrained(root / "base" / "model")
     (root / "validated").mkdir()
     (root / "alone").mkdir()
-    words = lambda ids: [{"role": "user", "content": " ".join(f"w{id_}" for id_ in ids[:4])}]  # noqa: E731
-    for split, rows in (("train", token_pairs(13)), ("eval", token_pairs(16)[13:])):
-        write_jsonl(
-            root / "validated" / f"{split}.jsonl",
-            [{"id": row["id"], "prompt": words(row["prompt_ids"]), "chosen": words(row["chosen_ids"])} for row in rows],
-        )
+    said = lambda role, ids: [{"role": role, "content": " ".join(f"w{id_}" for id_ in ids[:4])}]  # noqa: E731
+    for split, pairs in (("train", token_pairs(13)), ("eval", token_pairs(16)[13:])):
+        rows = [
+            {"id": x["id"], "prompt": said("user", x["prompt_ids"]), "chosen": said("assistant", x["chosen_ids"])}
+            for x in pairs
+        ]
+        write_jsonl(root / "validated" / f"{split}.jsonl", rows)
     block = config().model_dump() | {"completion_only_loss": True}
     return {name: value for name, value in block.items() if name not in ("logps_token_chunk", "share_prompt")}
 

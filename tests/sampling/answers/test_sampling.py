@@ -1,7 +1,6 @@
 import hashlib
 import json
 import random
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -194,36 +193,34 @@ def test_max_prompts_counts_distinct_prompts_and_follows_the_content() -> None:
     assert {x["id"] for x in select(found, "single", 3)} < {x["id"] for x in kept}
 
 
-def test_two_processes_give_the_samples_of_one(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_give_the_samples_of_one(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_processes: Callable[[str], None]
+) -> None:
     """Each draws half of the prompts; a prompt's random numbers are its own. Each goes on from a state of its own."""
-    questions, run, shares = rows(9), subprocess.run, []
-
-    def watched(command: list[str], **settings: Any) -> Any:
-        done = run(command, **settings)
-        files = sorted(Path(command[-1]).glob("completions*.jsonl"))
-        shares.extend(len(file.read_text("utf-8").splitlines()) for file in files)
-        return done
-
+    questions, scratch = rows(9), tmp_path / "scratch"
     expected = answer(policy, questions, params(), 5, 1, "policy")
-    monkeypatch.setattr(subprocess, "run", watched)
-    assert answer(policy, questions, params(processes=2), 5, 1, "policy", tmp_path / "scratch") == expected
-    assert shares == [5, 4]
-    first, _ = sorted((tmp_path / "scratch").iterdir())
+    two_processes("ddp")
+    assert answer(policy, questions, params(), 5, 1, "policy", scratch) == expected
+    first, _ = sorted(scratch.iterdir())
+    assert "-0-of-2" in first.name
     first.unlink()  # as if it had been killed before it wrote one
     weights = policy / "model.safetensors"
     name = digest(policy)
     monkeypatch.setattr("epsilon_dpo.sampling.answers.sampling.digest", lambda _: name)
     save_file({key: torch.zeros_like(x) for key, x in load_file(weights).items()}, weights, {"format": "pt"})
-    found = answer(policy, questions, params(processes=2), 5, 1, "policy", tmp_path / "scratch")
+    found = answer(policy, questions, params(), 5, 1, "policy", scratch)
     assert sum(one == other for one, other in zip(found, expected, strict=True)) == 4  # the model was asked for others
 
 
-def test_what_a_process_refuses_is_said_in_one_sentence(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_what_a_process_refuses_is_said_in_one_sentence(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, two_processes: Callable[[str], None]
+) -> None:
     sizes = {"vocab_size": 64, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
     MambaForCausalLM(MambaConfig(**sizes)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
+    two_processes("ddp")
     with pytest.raises(UserError, match="choose a model with attention alone"):
-        answer(tmp_path, rows(2), params(processes=2), 5, 1, "policy")
+        answer(tmp_path, rows(2), params(), 5, 1, "policy")
 
 
 VLLM = """

@@ -7,6 +7,8 @@ dies ends all others, and the stage, at once; ranks end when the stage does, how
 
 import json
 import os
+import shlex
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,9 @@ from epsilon_dpo.pipeline.launch.worker import REFUSED, REQUEST, TRACKED, Part, 
 from epsilon_dpo.pipeline.machine.runtime import take_free_gpus
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
+from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
 
+PREFIX = "EPSILON_DPO_LAUNCH_PREFIX"  # of `accelerate launch`: what starts it on all machines, such as srun
 POLL_S = 0.1
 GRACE_S = 5.0  # between asking a process to end and ending it
 
@@ -41,9 +45,10 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
     if chosen is None:
         return [part(arguments, track)]
     take_free_gpus(chosen.here)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(prefix="launch-", dir=_meeting_place(chosen)) as name:
         folder = Path(name)
-        write_json(folder / REQUEST, {"part": _name(part), "arguments": arguments, "stage": os.getpid()})
+        stage = {"stage": os.getpid(), "host": socket.gethostname()}
+        write_json(folder / REQUEST, {"part": _name(part), "arguments": arguments, **stage})
         process = subprocess.Popen(_command(chosen, folder), start_new_session=True)
         try:
             code = _wait(process, folder, _Tracked(folder / TRACKED, track))
@@ -57,6 +62,14 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
         return [read_json(folder / f"result-{rank}.json") for rank in range(_results(folder))]
 
 
+def _meeting_place(chosen: Launcher) -> Path | None:
+    """A folder that all machines see; None: this machine's own will do."""
+    if chosen.processes == chosen.here:
+        return None
+    scratch_root().mkdir(exist_ok=True)
+    return scratch_root().absolute()
+
+
 def _name(part: Part) -> str:
     module = sys.modules[part.__module__]
     spec = module.__spec__  # a stage is __main__, and worker.py imports it by its own name
@@ -67,7 +80,8 @@ def _command(chosen: Launcher, folder: Path) -> list[str]:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(chosen.file)]
     if chosen.port is None and chosen.processes == chosen.here:
         launch += ["--main_process_port", "0"]  # any: stages run side by side
-    return [*launch, "-m", "epsilon_dpo.pipeline.launch.worker", str(folder)]
+    prefix = shlex.split(os.environ.get(PREFIX, ""))
+    return [*prefix, *launch, "-m", "epsilon_dpo.pipeline.launch.worker", str(folder)]
 
 
 class _Tracked:
@@ -110,7 +124,12 @@ def _results(folder: Path) -> int:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """No rank is left; each is the leader of a session of its own."""
+    """No rank is left; each is the leader of a session of its own. What started them on other machines is asked to end
+    them, before it is killed too."""
+    if process.poll() is None and os.environ.get(PREFIX):
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
     with suppress(psutil.NoSuchProcess):
         launched = psutil.Process(process.pid)
         ranks = launched.children(recursive=True)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +28,8 @@ def main(folder: Path) -> None:
     from accelerate import PartialState  # here, because a stage imports this file for its names
 
     request = read_json(folder / REQUEST)
-    end_with(request["stage"])
+    if request["host"] == socket.gethostname():  # the processes of other machines end with these
+        end_with(request["stage"])
     place = PartialState(cpu=not torch.cuda.is_available())  # of several GPUs it chooses this process's
     rank = place.process_index
 

@@ -31,18 +31,14 @@ def end_with_dvc() -> None:
 
 
 def end_with(pid: int) -> None:
-    """End this process once `pid`, which started it directly or not, is gone."""
-    threading.Thread(target=_follow, args=(pid,), daemon=True).start()
+    """Kill this process once `pid` is gone, a process of this machine: nothing of it would be used."""
+    threading.Thread(target=_follow, args=(psutil.Process(pid),), daemon=True).start()
 
 
-def _follow(pid: int) -> None:
-    chain = [psutil.Process()]
-    with suppress(psutil.Error, OSError):
-        while chain[-1].pid != pid and (parent := chain[-1].parent()) is not None:
-            chain.append(parent)
-    while chain[-1].pid == pid and _is_unbroken(chain):
+def _follow(leader: psutil.Process) -> None:
+    while leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE:
         time.sleep(INTERVAL_S)
-    os.kill(os.getpid(), signal.SIGKILL)  # nothing of it would be used
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _watch() -> None:

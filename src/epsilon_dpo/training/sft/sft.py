@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
@@ -79,7 +82,46 @@ def fine_tune(
 
 
 class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
-    """TRL's loss is a sum over the tokens of a micro-batch, divided by those of the step."""
+    """TRL's loss is a sum over the tokens of a micro-batch, divided by those of the step. Its other metrics are means of
+    means, which would depend on how a step is cut: here each is a mean over tokens, too."""
+
+    _tokens: list[float]  # of the micro-batches since the last row, of all processes
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        count = self.accelerator.reduce(_predicted(inputs["labels"]).sum().double(), "sum")
+        found = super().compute_loss(model, inputs, *args, **kwargs)
+        self._tokens = [*getattr(self, "_tokens", []), count.item()]
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            for name in ("entropy", "mean_token_accuracy"):
+                values = zip(self._metrics["train"][name], self._tokens, strict=True)
+                self._metrics["train"][name] = [sum(value * count for value, count in values) / sum(self._tokens)]
+            self._tokens = []
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Means over the tokens of all evaluation rows, whoever computes them."""
+        rows, model = list(dataloader.dataset), self.model
+        assert model is not None
+        model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        names = ("loss", "entropy", "mean_token_accuracy")
+        totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.args.device)
+        for places in self.shared_out(rows):
+            batch = self._prepare_inputs(self.micro_batch([rows[place] for place in places or [0]], bool(places)))
+            with self.accelerator.autocast():
+                tokens = model(**batch, use_cache=False, fused_lm_head=True)
+            sums = [x.double().sum() for x in (-tokens.log_probs, tokens.entropy, tokens.is_top1, tokens.label_mask)]
+            totals += torch.stack(sums)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        *sums, count = self.accelerator.reduce(totals, "sum").tolist()
+        means = {f"{metric_key_prefix}_{name}": total / count for name, total in zip(names, sums, strict=True)}
+        return EvalLoopOutput((), None, means, num_samples=len(rows))  # type: ignore[arg-type]
 
     def row_length(self, row: dict[str, list[int]]) -> int:
         return len(row["input_ids"])
@@ -91,8 +133,12 @@ class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
         return batch
 
     def items(self, rows: Sequence[dict[str, list[int]]]) -> int:
-        """Tokens that are predicted: a row's first is not."""
-        return sum(label != -100 for row in rows for label in row["labels"][1:])
+        return sum(int(_predicted(torch.tensor([row["labels"]])).sum()) for row in rows)
+
+
+def _predicted(labels: Tensor) -> Tensor:
+    """Where `labels` [R, T] has a token with a loss: a row's first is never predicted. [R, T-1]"""
+    return labels[:, 1:] != -100
 
 
 def labelled(
