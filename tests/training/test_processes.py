@@ -34,6 +34,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+PYTHONPATH = f"{ROOT / 'src'}:{Path(__file__).parent}"  # the processes import this folder's parts.py
 SIMPO = {"method": "simpo", "beta": 2.5, "gamma": 1.0}
 ENTRIES = {
     "dpo": DPO, "epsilon_dpo": EPSILON_DPO, "beta_dpo": BETA_DPO, "kto": KTO, "soft": SOFT, "hard": HARD,
@@ -46,7 +47,7 @@ PAIRS = 21  # 4 a step: the last of an epoch has one pair, fewer than there are 
 @pytest.fixture(params=["ddp", "fsdp"])
 def two(request, two_processes, monkeypatch):
     two_processes(request.param)
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{Path(__file__).parent}")
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     return request.param
 
 
@@ -145,30 +146,26 @@ def nobody_is_left(pids, within_s):
         time.sleep(0.2)
 
 
+VICTIMS = {"ddp": ["1", "launcher", "SIGINT"], "fsdp": ["0", "SIGTERM"]}  # of both kinds: the last two are the stage's
+
+
 @pytest.mark.slow
 def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(run, tmp_path, two):
     run("unused", DPO, count=PAIRS, max_steps=1)  # makes sft and pairs
-    whole = tmp_path / "whole"
-    folders = {name: tmp_path / name for name in ("whole", "killed")}
-    for folder in folders.values():
+    whole, root = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, root):
         folder.mkdir()
         for given in ("sft", "pairs"):
             (folder / given).symlink_to(tmp_path / given)
     undisturbed = start(whole, "nobody")
     said, errors = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, errors
-    root = folders["killed"]
-    for victim in ("0", "1", "launcher", "stage", "stage by SIGINT"):
-        stage = start(root, victim if victim in ("0", "1", "launcher") else "nobody")
-        if victim.startswith("stage"):
-            for line in stage.stdout:
-                if line.strip() == "7":
-                    break
-            stage.send_signal(signal.SIGINT if "SIGINT" in victim else signal.SIGTERM)
-        else:
-            for line in stage.stdout:
-                if line.strip() == "7":
-                    break
+    for victim in VICTIMS[two]:
+        of_stage = victim.startswith("SIG")
+        stage = start(root, "nobody" if of_stage else victim)
+        assert any(line.strip() == "7" for line in stage.stdout), stage.stderr.read()
+        if of_stage:
+            stage.send_signal(getattr(signal, victim))
         began = time.monotonic()
         stage.communicate(timeout=60)
         assert stage.returncode != 0 and time.monotonic() - began < 30
@@ -183,13 +180,18 @@ def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(
     assert content(root / "out") == content(whole / "out")
 
 
-def test_a_part_is_done_by_every_process_and_heard_from_the_first(two):
+def test_a_part_is_done_by_every_process_and_heard_from_the_first(two_processes, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    two_processes("ddp")
     tracked = []
     found = run_part(parts.says, {"x": [1, None, "a"]}, lambda metrics, step: tracked.append((metrics, step)))
     assert found == [["0", [1, None, "a"]], ["1", [1, None, "a"]]] and tracked == [({"rank": 0.0}, 1)]
 
 
-def test_what_one_process_refuses_is_said_in_one_sentence(two, capfd):
+@pytest.mark.slow
+def test_what_one_process_refuses_is_said_in_one_sentence(two_processes, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    two_processes("fsdp")
     with pytest.raises(UserError, match=r"^rank 1 cannot read its rows; give it some.$"):
         run_part(parts.refuses, {}, lambda metrics, step: None)
     assert "Traceback" not in capfd.readouterr().err

@@ -7,12 +7,15 @@ rewards may be moved by a constant, which `center_rewards_coefficient` takes tow
 The rows are tokenised and cut here as RewardModel scores them, and not by TRL, which drops what is too long.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
@@ -24,12 +27,15 @@ from epsilon_dpo.models.base.embedded import build_model, texts_of, train_tokeni
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.pretrained import load_pretrained
+from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
+from epsilon_dpo.pipeline.stage.files import Json
+from epsilon_dpo.pipeline.stage.params import parse
 from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated
-from epsilon_dpo.training.loop.sharding import shard
+from epsilon_dpo.training.loop.sharding import gathered_weights, shard
 from epsilon_dpo.training.loop.whole_steps import MeansOverRows
 
 
@@ -41,7 +47,7 @@ def train_reward(
     metrics: Path,
     track: Track,
     save_steps: int,
-) -> RewardModel:
+) -> tuple[RewardModel, dict[str, Tensor] | None]:
     """A reward model from `params.model`, whose language-model head gives way to one number at the last token.
 
     Args:
@@ -50,6 +56,9 @@ def train_reward(
         scratch: checkpoints go here every `save_steps` optimizer steps; the last one found here is resumed.
         metrics: the file to which a row per optimizer step is written.
         track: function of the same metrics and the optimizer step.
+
+    Returns:
+        the model, and its weights where they are spread over processes (sharding.gathered_weights).
 
     Raises:
         UserError: the pretrained model or its tokenizer cannot be used (models/base/pretrained.py).
@@ -73,7 +82,26 @@ def train_reward(
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    return RewardModel(trained, tokenizer, params.max_length, params.micro_batch_size)
+    weights = gathered_weights(trained)
+    return RewardModel(trained, tokenizer, params.max_length, params.micro_batch_size), weights
+
+
+def reward_part(arguments: Json, track: Track) -> str:
+    """`train_reward` in one of the launcher's processes, or in the stage's own; the dtype of what is written."""
+    params = parse(TrainedRewardJudge, arguments["params"])
+    pairs = [Question(*pair) for pair in arguments["pairs"]]
+    seed, out, scratch = arguments["seed"], Path(arguments["out"]), Path(arguments["scratch"])
+    if "LOCAL_RANK" in os.environ:
+        set_up(seed, arguments["threads"])
+    metrics = out / "metrics.jsonl"
+    trained, weights = train_reward(pairs, params, seed, scratch, metrics, track, arguments["save_steps"])
+    if PartialState().is_main_process:
+        trained.model.config._name_or_path = ""  # no place on this machine
+        trained.model.save_pretrained(out, state_dict=weights)
+        for file in out.glob("*.safetensors"):
+            file.chmod(0o644)
+        trained.tokenizer.save_pretrained(out)
+    return str(trained.model.dtype).removeprefix("torch.")
 
 
 class _Trainer(MeansOverRows, RewardTrainer):

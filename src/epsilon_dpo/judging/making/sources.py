@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from epsilon_dpo.judging.judges import pairrm_folder, reward_model
@@ -26,6 +27,7 @@ from epsilon_dpo.judging.making.params import (
 )
 from epsilon_dpo.judging.making.sentiment_training import train_tfidf
 from epsilon_dpo.pipeline.hub.download import hub_folder
+from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
@@ -104,17 +106,20 @@ def _train_reward_into(
     track: Track,
     save_steps: int,
 ) -> dict[str, Any]:
-    from epsilon_dpo.judging.making.reward_training import train_reward  # here, because importing TRL takes seconds
+    from epsilon_dpo.judging.making.reward_training import reward_part  # here, because importing TRL takes seconds
 
-    trained = train_reward(pairs, params, seed, scratch, out / "metrics.jsonl", track, save_steps)
-    trained.model.config._name_or_path = ""  # no place on this machine
-    trained.model.save_pretrained(out)
-    for file in out.glob("*.safetensors"):
-        file.chmod(0o644)
-    trained.tokenizer.save_pretrained(out)
-    dtype = str(trained.model.dtype).removeprefix("torch.")
-    facts = {"kind": "reward_model", "dtype": dtype, "origin": f"trained on {len(pairs)} pairs"}
-    return params.model_dump(include=LENGTHS) | facts | {"batch_size": params.micro_batch_size}
+    arguments = {
+        "params": params.model_dump(),
+        "pairs": pairs,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "out": str(out),
+        "scratch": str(scratch),
+        "save_steps": save_steps,
+    }
+    facts = {"kind": "reward_model", "origin": f"trained on {len(pairs)} pairs"}
+    dtype = run_part(reward_part, arguments, track)[0]
+    return params.model_dump(include=LENGTHS) | facts | {"dtype": dtype, "batch_size": params.micro_batch_size}
 
 
 def _sentiment_into(out: Path, params: SentimentJudge, labelled: list[Row]) -> dict[str, Any]:

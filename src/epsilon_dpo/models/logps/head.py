@@ -25,6 +25,8 @@ from epsilon_dpo.models.logps.shared_prompt import shared_prompt, shared_prompt_
 from epsilon_dpo.models.logps.tiles import StepPrecision
 from epsilon_dpo.pipeline.observability.errors import UserError
 
+OF_THE_POLICY = Head(torch.empty(0), None, None)  # in a Reference: the head that the policy is scored with
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -183,7 +185,7 @@ def _scored(
         head,
         labels,
         chunk,
-        scoring.reference,
+        _with_head(scoring.reference, head),
         scoring.eps_c,
         scoring.step_precision,
         scoring.alternatives,
@@ -192,10 +194,15 @@ def _scored(
     )
     if scoring.initial is not None:
         with torch.no_grad():
-            against = token_logps(hidden, head, labels, chunk, scoring.initial)
+            against = token_logps(hidden, head, labels, chunk, _with_head(scoring.initial, head))
         kls = against.kl_ref_policy, against.kl_policy_ref
         found = found._replace(kl_ref_policy=kls[0], kl_policy_ref=kls[1], initial=against.reference)
     return TokenLogps._make(_in_rows(x, positions) for x in found)
+
+
+def _with_head(reference: Reference | None, head: Head) -> Reference | None:
+    own = reference is None or reference.head is not OF_THE_POLICY
+    return reference if own else reference._replace(head=head)
 
 
 def _in_rows(values: Tensor | None, positions: Tensor) -> Tensor | None:

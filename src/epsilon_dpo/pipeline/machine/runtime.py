@@ -31,6 +31,7 @@ def set_up(seed: int, threads: int) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher
     take_free_gpus(processes)
     if processes == 1 and LAUNCHER in os.environ:
+        _before.setdefault("environment", dict(os.environ))
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if torch.cuda.device_count() > processes:
         raise UserError(
@@ -53,6 +54,14 @@ def set_up(seed: int, threads: int) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading and writing shards; training, sampling and scoring show their own
     _keep_freed_memory()
+
+
+_before: dict[str, dict[str, str]] = {}
+
+
+def environment_of_all_gpus() -> dict[str, str]:
+    """For a launcher's processes: also where this one has set aside all GPUs but its own."""
+    return _before.get("environment", dict(os.environ))
 
 
 def take_free_gpus(count: int) -> None:

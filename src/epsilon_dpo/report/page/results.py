@@ -122,6 +122,12 @@ class Results:
         return self.judge.get("kind") == "sentiment" and not self.has_preferences
 
     @property
+    def processes(self) -> dict[str, int]:
+        """In how many processes the policies were trained, SFT among them, of those that were in several."""
+        trained = {"sft": self.sft, **{run.name: run.final for run in self.runs}}
+        return {name: final["processes"] for name, final in trained.items() if "processes" in final}
+
+    @property
     def taught_by_the_judge(self) -> list[str]:
         """The runs that were trained on the scores of the judge that judges them here."""
         return [run.name for run in self.runs if "eval_reward" in run.final and self.scorer == "judge"]

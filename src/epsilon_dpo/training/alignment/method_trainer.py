@@ -84,8 +84,8 @@ class MethodTrainer(ReadsAll, ResumesAdapter):
         self.method = method
         self.on_pairs = on_pairs
         self.collate = PairCollator(pad_token_id, share_prompt)
-        shard(model, self.accelerator)
         self.reference, initial = references(model, reference, on_pairs.moves_reference, self.accelerator)
+        shard(model, self.accelerator)  # with all its adapters
         self.scorer = PairLogps(on_pairs, self.reference, initial, token_chunk, self.accelerator)
         self._step, self._window = Totals(), Totals()
         self._state_metrics: dict[str, float] = {}

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from epsilon_dpo.models.logps.head import add_logps_head, head_of
+from epsilon_dpo.models.logps.head import OF_THE_POLICY, add_logps_head, head_of
 from epsilon_dpo.models.logps.kernel import Reference
 from epsilon_dpo.models.policy.folder import ADAPTER, has_adapter
 from epsilon_dpo.training.loop.adapters import FOLLOWER, adapter_weights, add_follower, under_adapter
-from epsilon_dpo.training.loop.sharding import shard
+from epsilon_dpo.training.loop.sharding import is_sharded, shard
 
 Batch = dict[str, Tensor]
 
@@ -48,12 +48,18 @@ class PolicyWithoutAdapter:
 
     def __init__(self, policy: PreTrainedModel, adapter: str | None) -> None:
         self.policy, self.adapter = policy, adapter
-        self.weights: nn.Module = nn.ParameterList() if adapter is None else adapter_weights(policy, adapter)
+
+    @property
+    def weights(self) -> nn.Module:
+        """The adapter's, as they are now: sharding puts others in their place."""
+        return nn.ParameterList() if self.adapter is None else adapter_weights(self.policy, self.adapter)
 
     @torch.no_grad()
     def __call__(self, rows: Batch) -> Reference:
         with under_adapter(self.policy, self.adapter):
-            return Reference(self.policy(**rows), head_of(self.policy))
+            hidden = self.policy(**rows)
+        # Shared out weights are gathered for as long as a forward pass runs: the policy's next one has the head.
+        return Reference(hidden, OF_THE_POLICY if is_sharded(self.policy) else head_of(self.policy))
 
 
 ReferenceModel = SeparateModel | PolicyWithoutAdapter

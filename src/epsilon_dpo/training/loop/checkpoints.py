@@ -15,9 +15,12 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
+from epsilon_dpo.training.loop.sharding import asked_for
 
 LIST_OF_FILES = "sealed.json"
+SHARED_OUT = "pytorch_model_fsdp_0"  # accelerate's name for weights by process
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
@@ -49,6 +52,9 @@ def last_sealed_checkpoint(folder: Path) -> str | None:
     """The newest sealed checkpoint in `folder`, for Trainer.train(resume_from_checkpoint=...).
 
     Broken ones are named on stderr and removed.
+
+    Raises:
+        UserError: its weights are shared out and those of this training are not, or the other way round.
     """
     sealed = []
     for checkpoint in folder.glob("checkpoint-*"):
@@ -58,7 +64,16 @@ def last_sealed_checkpoint(folder: Path) -> str | None:
         else:
             print(f"{checkpoint} {damage}; it is removed and not resumed from.", file=sys.stderr, flush=True)
             shutil.rmtree(checkpoint)
-    return str(max(sealed, key=lambda path: int(path.name.split("-")[1]))) if sealed else None
+    if not sealed:
+        return None
+    last = max(sealed, key=lambda path: int(path.name.split("-")[1]))
+    if (last / SHARED_OUT).is_dir() != asked_for():
+        was, use = ("shared out", "launchers/fsdp.yaml") if not asked_for() else ("whole", "none of FSDP")
+        raise UserError(
+            f"{last} holds weights that are {was}, and this launcher keeps them otherwise; go on with the one that "
+            f"it began with ({use}), or remove {folder} to train from the start."
+        )
+    return str(last)
 
 
 def _to_disk(*paths: Path) -> None:

@@ -82,8 +82,8 @@ def fine_tune(
 
 
 class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
-    """TRL's loss is a sum over the tokens of a micro-batch, divided by those of the step. Its other metrics are means of
-    means, which would depend on how a step is cut: here each is a mean over tokens, too."""
+    """TRL's loss is a sum over the tokens of a micro-batch, divided by those of the step. Its other metrics are means
+    of means, which would depend on how a step is cut: here each is a mean over tokens, too."""
 
     _tokens: list[float]  # of the micro-batches since the last row, of all processes
 
