@@ -1,6 +1,7 @@
 """A reward model trained on pairs: what it learns, its loss by hand, its bytes after a kill."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,24 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
     torch.manual_seed(99)
     train_into(tmp_path / "resumed", scratch=tmp_path / "scratch", save_steps=20)
     assert digest(tmp_path / "resumed/out") == digest(tmp_path / "uninterrupted/out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(tmp_path: Path, two_processes: Callable[[str], None], kind: str) -> None:
+    """Also micro-batches that leave the last step of an epoch with fewer."""
+    asked = {"batch_size": 48, "micro_batch_size": 10, "max_steps": None, "num_train_epochs": 1.0}
+    one = train_into(tmp_path / "one", **asked)
+    two_processes(kind)
+    two = train_into(tmp_path / "two", **asked)
+    questions_ = questions(pairs(40, 1))
+    scores = [judge.rank([x.prompt for x in questions_], [[x.a, x.b] for x in questions_]) for judge in (one, two)]
+    torch.testing.assert_close(torch.tensor(scores[0]), torch.tensor(scores[1]), rtol=0, atol=2e-3)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "out/metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 7 and losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:

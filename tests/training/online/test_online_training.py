@@ -1,13 +1,16 @@
 """An online training as a whole: what it learns, what decides its bytes, what it refuses."""
 
 import math
+from pathlib import Path
 
+import online_parts
 import pytest
 import torch
 from online_runs import PPO, RLOO
-from runs import LORA, content, weights
+from runs import LORA, config, content, weights
 from safetensors.torch import load_file
 
+from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
@@ -147,3 +150,33 @@ def test_empty_answers_are_scored(online):
     rows = read_jsonl(folder / "metrics.jsonl")
     assert "" in seen and rows[-1]["reward"] >= 0.4 > 0.1 > rows[0]["reward"]
     assert rows[-1]["tokens/answer"] < rows[0]["tokens/answer"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(online, tmp_path, two_processes, monkeypatch):
+    """Each draws and scores its share of a generation; 10 answers leave an optimizer step with an odd one."""
+    runs = {
+        "rloo": (RLOO | {"steps": 5, "prompts_per_step": 3}, {}),
+        "ppo": (PPO | {"steps": 4, "prompts_per_step": 5, "minibatches": 2}, {"micro_batch_size": 2}),
+        "lora": (RLOO | {"steps": 4}, {"lora": LORA}),
+    }
+    alone = {name: online(name, entry, **changes) for name, (entry, changes) in runs.items()}
+    settings = {"batch_size": 32, "micro_batch_size": 4, "learning_rate": 1e-2}
+    blocks = {name: [entry, config(**settings | changes).model_dump()] for name, (entry, changes) in runs.items()}
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here.parent.parent.parent / 'src'}:{here}:{here.parent}")
+    two_processes("ddp")
+    run_part(online_parts.online_trainings, {"root": str(tmp_path), "runs": blocks}, lambda metrics, step: None)
+    for name, one in alone.items():
+        two = tmp_path / "rank0" / name
+        assert not list((tmp_path / "rank1" / name).iterdir())
+        rows, same = read_jsonl(one / "metrics.jsonl"), read_jsonl(two / "metrics.jsonl")
+        assert len(rows) == len(same)
+        for row, other in zip(rows, same, strict=True):
+            assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+        metrics, other = read_json(one / "metrics.json"), read_json(two / "metrics.json")
+        assert other.pop("processes") == 2 and metrics == pytest.approx(other, rel=1e-3, abs=1e-4)
+        files = [file.relative_to(one) for file in one.glob("model/*.safetensors")]
+        assert files
+        for file in files:
+            torch.testing.assert_close(load_file(one / file), load_file(two / file), rtol=0, atol=2e-4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import softplus
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.layout import Layout
@@ -22,7 +22,7 @@ from epsilon_dpo.training.loop.arguments import training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated, Training
-from epsilon_dpo.training.loop.whole_steps import MeansOverRows
+from epsilon_dpo.training.loop.whole_steps import WholeSteps
 
 Track = Callable[[dict[str, float], int], None]
 
@@ -89,18 +89,23 @@ class _Collator:
         return {**batch, "sign": torch.tensor([example["sign"] for example in examples])}
 
 
-class _SignedMean(Trainer):
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *_: Any, **__: Any) -> Any:
-        """The batch's mean of -log sigmoid(sign * f); `sign` [pairs] is +1 where the first candidate is better."""
-        f = model(inputs["input_ids"], inputs["attention_mask"])
-        loss = softplus(-inputs["sign"] * f).mean()
-        return (loss, {"f": f}) if return_outputs else loss
-
-
-class _PairTrainer(MeansOverRows, _SignedMean):
+class _PairTrainer(WholeSteps):
     def row_length(self, row: dict[str, Any]) -> int:
         return len(row["input_ids"])
 
     def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
         batch: dict[str, Any] = self.data_collator(rows)
         return batch
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """The part of these pairs in the step's mean of -log sigmoid(sign * f); `sign` [B] is +1 where the first
+        candidate is better."""
+        f = model(inputs["input_ids"], inputs["attention_mask"])
+        loss = softplus(-inputs["sign"] * f).mean()
+        return loss * (self.rows_now * self.accelerator.num_processes / num_items_in_batch)

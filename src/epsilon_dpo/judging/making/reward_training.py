@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
@@ -36,7 +37,7 @@ from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated
 from epsilon_dpo.training.loop.sharding import gathered_weights, shard
-from epsilon_dpo.training.loop.whole_steps import MeansOverRows
+from epsilon_dpo.training.loop.whole_steps import WholeSteps
 
 
 def train_reward(
@@ -104,13 +105,48 @@ def reward_part(arguments: Json, track: Track) -> str:
     return str(trained.model.dtype).removeprefix("torch.")
 
 
-class _Trainer(MeansOverRows, RewardTrainer):
+class _Trainer(WholeSteps, RewardTrainer):
+    """TRL's loss and metrics as sums over the pairs of a step, which may be cut into parts of unequal size."""
+
+    _rewards: list[Tensor]  # of the pairs since the last row, [2, B] each: chosen, rejected
+
     def row_length(self, row: dict[str, list[int]]) -> int:
         return max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
     def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
         batch: dict[str, Any] = self.data_collator(rows)
         return batch
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The part of these pairs in the step's mean loss; `num_items_in_batch` is how many pairs that has."""
+        chosen, rejected = model(**inputs, use_cache=False).logits.squeeze(-1).chunk(2)
+        losses = -torch.nn.functional.logsigmoid(chosen - rejected)
+        if self.args.center_rewards_coefficient is not None:
+            losses = losses + self.args.center_rewards_coefficient * (chosen + rejected) ** 2
+        rewards = torch.stack([chosen, rejected])[:, : self.rows_now].detach().double()
+        self._rewards = [*getattr(self, "_rewards", []), rewards]
+        assert num_items_in_batch is not None
+        counted: Tensor = losses[: self.rows_now].sum()
+        return counted * (self.accelerator.num_processes / num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            rewards = torch.cat(gather_object([torch.cat(self._rewards, dim=1).cpu()]), dim=1)
+            self._rewards = []
+            margins = rewards[0] - rewards[1]
+            found = {
+                **{f"{name}_reward": getattr(rewards, name)() for name in ("min", "mean", "max")},
+                "accuracy": (margins > 0).double().mean(),
+                "margin": margins.mean(),
+            }
+            self._metrics["train"].update({name: [value.item()] for name, value in found.items()})
+        super().log(logs, start_time)
 
 
 def _start(

@@ -111,23 +111,6 @@ class WholeSteps(ReadsAll):
         return total
 
 
-class MeansOverRows(WholeSteps):
-    """For a trainer whose `compute_loss` is a mean over the rows of a micro-batch."""
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Their share in the mean of the step."""
-        if num_items_in_batch is None:  # an evaluation
-            return super().compute_loss(model, inputs, return_outputs)
-        loss: Any = super().compute_loss(model, inputs)
-        return loss * (self.rows_now * self.accelerator.num_processes / num_items_in_batch)
-
-
 class _Batches(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
         """The Trainer calls this where it skips what a checkpoint has passed already."""

@@ -129,6 +129,10 @@ class OnlineTrainer(MethodTrainer):
         found: list[int] = np.sort(np.split(order, self.method.minibatches)[place]).tolist()
         return found
 
+    def _track_num_input_tokens(self, inputs: dict[str, Tensor]) -> None:
+        """Every process has all answers of the step."""
+        self.state.num_input_tokens_seen += int(inputs["attention_mask"].sum())
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
