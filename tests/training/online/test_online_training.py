@@ -134,7 +134,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online, monk
     with pytest.raises(UserError, match=r"max_new_tokens is 60, together more than the model's 64 positions"):
         online("long", RLOO | {"max_new_tokens": 60}, score=never)
     monkeypatch.setattr(online_alignment, "asked_for", lambda: True)
-    with pytest.raises(UserError, match=r"runs of method rloo draw answers with the whole policy in each process"):
+    with pytest.raises(UserError, match=r"runs of method rloo draw answers with all weights in each process"):
         online("sharded", RLOO, score=never)
 
 

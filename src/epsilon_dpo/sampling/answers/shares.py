@@ -1,4 +1,4 @@
-"""Sampling by the processes of a launcher, each of which answers its share of the prompts with a whole policy.
+"""Sampling by the processes of a launcher, each of which answers its share of the prompts with all weights.
 
 A prompt's random numbers are its own, so in how many processes they are drawn changes an answer by rounding only.
 """

@@ -1,7 +1,7 @@
 """Weights that no process holds alone: torch's FSDP2 (`fully_shard`), under an accelerate that was launched with it.
 
 Each process keeps its part of every weight, gradient and optimizer state; a layer's weights are gathered for as long as
-it runs. The head's are gathered with the whole model's own, and not in a group with the last norm as accelerate would:
+it runs. The head's are gathered with the root's own, and not in a group with the last norm as accelerate would:
 the log-probs are computed from its weights (models/logps/head.py) without calling it, and such a group waits for that.
 
 Weights stay in the type that they were loaded in, and bf16 is autocast, as in one process: gathering them in bfloat16

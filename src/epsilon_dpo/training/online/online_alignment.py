@@ -59,7 +59,7 @@ def align_online(
     """
     if asked_for():
         raise UserError(
-            f"runs of method {method.config.method} draw answers with the whole policy in each process, and this "
+            f"runs of method {method.config.method} draw answers with all weights in each process, and this "
             "launcher shares out the weights (FSDP); take launchers/ddp.yaml for them, or no launcher."
         )
     begun = start(method, config, seed, sft_model, scratch, save_steps)

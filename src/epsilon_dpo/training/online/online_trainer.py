@@ -5,7 +5,7 @@ the moves of the method's state stand at the ends of generations only. What is d
 of the generation and the weights, so that a checkpoint holds no random state and no answers.
 
 The loss is the mean over all units (answers or tokens, as the method says) of an optimizer step, however they are cut
-into micro-batches and processes. Each process has the whole policy: answers are drawn from it alone, so that weights
+into micro-batches and processes. Each process has all weights: it draws answers by itself, so that weights
 that are shared out (FSDP) are refused (online_alignment.py).
 """
 
