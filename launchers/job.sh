@@ -1,14 +1,16 @@
 #!/bin/sh
 # One of several jobs that share a pipeline (docs/scale.md): it makes its part and hands the results on.
-#   launchers/job.sh shared   what all runs need
-#   launchers/job.sh 0        the first run of params.yaml; 1: the second; ...
-#   launchers/job.sh report   what compares the runs
+#   launchers/job.sh shared      what all runs need
+#   launchers/job.sh 0           all stages of the first run of params.yaml; 1: of the second; ...
+#   launchers/job.sh align@dpo   this stage
+#   launchers/job.sh report      what compares the runs
 # Each works in a copy of the project of its own, since no two may write one dvc.lock. Results travel by content, through
-# DVC's remote and run cache: whoever runs `dvc repro --pull` later finds them there and computes nothing.
+# DVC's remote and run cache: whoever says `dvc repro --pull` later finds them there and computes nothing.
 set -eu
 case $1 in
 shared) targets="controls margins scorer" ;;
 report) targets=dvc.yaml ;;
+*[!0-9]*) targets=$1 ;;
 *)
   run=$(dvc stage list --name-only | sed -n 's/^align@//p' | sed -n "$(($1 + 1))p")
   [ -n "$run" ] || { echo "params.yaml has no run number $1, counted from 0" >&2; exit 1; }
