@@ -1,4 +1,4 @@
-"""The jobs of docs/scale.md on one machine: submit.sh and runs.sbatch with an `sbatch` that runs at once what it is given.
+"""The jobs of docs/scale.md on one machine: submit.sh and runs.sbatch with an `sbatch` that runs at once what it gets.
 
 The stages are the repository's own; their commands only make outputs, and note which of them ran.
 """
@@ -17,7 +17,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
 
-# A Slurm in which every job has a node: tasks of an array run side by side, and a job has ended when its number is printed.
+# Every job has a node at once: tasks of an array run side by side, and a job has ended when its number is printed.
 SBATCH = """#!/bin/bash
 tasks=none
 while [[ $1 == --* ]]; do
