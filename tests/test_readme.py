@@ -11,7 +11,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-DOCS = ("howto", "datasets", "models", "methods", "rlhf", "performance", "statistics", "external")
+DOCS = ("howto", "datasets", "models", "methods", "rlhf", "performance", "scale", "statistics", "external")
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))
 STAGES = {name: entry.get("do", entry) for name, entry in read_yaml(ROOT / "dvc.yaml")["stages"].items()}
 PACKAGE = "src/epsilon_dpo/"
