@@ -22,3 +22,4 @@ rm -f .dvc/tmp/rwlock
 # shellcheck disable=SC2086 # names of stages have no spaces
 dvc repro --pull $targets
 dvc push --run-cache
+PYTHONPATH=src python -m epsilon_dpo.report.page.tracked || true # writes what waits for the MLflow server
