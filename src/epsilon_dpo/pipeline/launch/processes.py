@@ -81,6 +81,8 @@ def _command(chosen: Launcher, folder: Path) -> list[str]:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(chosen.file)]
     if chosen.port is None and chosen.processes == chosen.here:
         launch += ["--main_process_port", "0"]  # any: stages run side by side
+    if chosen.processes != chosen.here:
+        launch += ["--rdzv_backend", "c10d"]  # which accelerate does not read in its config file: no rank is stated
     prefix = shlex.split(os.environ.get(PREFIX, ""))
     return [*prefix, *launch, "-m", "epsilon_dpo.pipeline.launch.worker", str(folder)]
 

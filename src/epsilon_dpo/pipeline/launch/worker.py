@@ -28,8 +28,8 @@ def main(folder: Path) -> None:
     from accelerate import PartialState  # here, because a stage imports this file for its names
 
     request = read_json(folder / REQUEST)
-    if request["host"] == socket.gethostname():  # the processes of other machines end with these
-        end_with(request["stage"])
+    # On another machine with what started it, which ends with the others.
+    end_with(request["stage"] if request["host"] == socket.gethostname() else os.getppid())
     place = PartialState(cpu=not torch.cuda.is_available())  # of several GPUs it chooses this process's
     rank = place.process_index
 
