@@ -15,7 +15,7 @@ from whole_pipeline import BIN, NOBODY, ROOT, all_stages, copy_project
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]  # each job clones the project
 
 # Every job has a node at once: tasks of an array run side by side, and a job has ended when its number is printed.
 SBATCH = """#!/bin/bash

@@ -150,6 +150,7 @@ VICTIMS = {"ddp": ["1", "launcher", "SIGINT"], "fsdp": ["0", "SIGTERM"]}  # of b
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("two", [pytest.param("ddp", marks=pytest.mark.campaign), "fsdp"], indirect=True)
 def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(run, tmp_path, two):
     run("unused", DPO, count=PAIRS, max_steps=1)  # makes sft and pairs
     whole, root = tmp_path / "whole", tmp_path / "killed"

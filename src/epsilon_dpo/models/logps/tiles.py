@@ -304,8 +304,8 @@ class RunningTop:
     def add(self, rows: slice, logits: Tensor, label: Tensor, here: Tensor, first_token: int) -> None:
         """One tile [n, v] from token `first_token` on; `label` [n] is the label's column, valid where `here`."""
         k = self.logits.shape[1]
-        hit = here.nonzero()[:, 0]
-        others = logits.index_put((hit, label[hit]), logits.new_tensor(-torch.inf))
+        column = label[:, None]
+        others = logits.scatter(1, column, logits.gather(1, column).masked_fill(here[:, None], -torch.inf))
         top = others.topk(min(k, others.shape[1]), dim=1)
         values = torch.cat([self.logits[rows], top.values], dim=1)
         tokens = torch.cat([self.tokens[rows], top.indices + first_token], dim=1)
