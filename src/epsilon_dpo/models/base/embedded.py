@@ -50,8 +50,14 @@ def train_tokenizer(texts: Iterable[str], params: EmbeddedModel) -> PreTrainedTo
 
 def build_model(params: EmbeddedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> Gemma2ForCausalLM:
     """Gemma-2 with random weights drawn from `seed`, in float32; as many embeddings as the tokenizer has tokens."""
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
+    torch.manual_seed(seed)
+    return Gemma2ForCausalLM(gemma2_config(params, len(tokenizer)))
+
+
+def gemma2_config(params: EmbeddedModel, vocab_size: int) -> Gemma2Config:
+    """`vocab_size`: of the tokenizer, which may have fewer tokens than it was allowed."""
+    return Gemma2Config(
+        vocab_size=vocab_size,
         hidden_size=params.hidden_size,
         intermediate_size=params.intermediate_size,
         num_hidden_layers=params.num_hidden_layers,
@@ -65,8 +71,6 @@ def build_model(params: EmbeddedModel, tokenizer: PreTrainedTokenizerFast, seed:
         final_logit_softcapping=30.0,
         attn_logit_softcapping=50.0,
     )
-    torch.manual_seed(seed)
-    return Gemma2ForCausalLM(config)
 
 
 def texts_of(rows: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -1,0 +1,127 @@
+"""A model from its config alone: what it is, and how many parameters of which kind it has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
+
+from epsilon_dpo.models.base.embedded import gemma2_config
+from epsilon_dpo.models.base.params import Base, EmbeddedModel
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a causal language model; numbers of parameters count what is shared once.
+
+    Attributes:
+        parameters: all of them.
+        projections: those of linear layers but the output's: what a token is multiplied with.
+        vocabulary, hidden: sides of the output projection.
+        layers: that a token passes.
+        attention, keys: width of all heads of queries, and of those of keys, which are as wide as those of values.
+        largest_layer: parameters of the largest decoder layer, which FSDP gathers at once.
+        outside_layers: parameters that belong to no layer: embeddings, output projection, last norm.
+    """
+
+    parameters: int
+    projections: int
+    vocabulary: int
+    hidden: int
+    layers: int
+    attention: int
+    keys: int
+    largest_layer: int
+    outside_layers: int
+
+
+def config_of(base: Base, file: Path | None = None, where: str = "base") -> PreTrainedConfig:
+    """The config of the model that block `base` describes.
+
+    Args:
+        file: a config.json in the place of the model's own.
+        where: the block's name in params.yaml.
+
+    Raises:
+        UserError: it is not at hand (nothing is fetched from the Hub), or transformers does not know it.
+    """
+    if file is not None:
+        return _read(file)
+    if isinstance(base, EmbeddedModel):
+        return gemma2_config(base, base.vocab_size)
+    found: Any = Path(base.path) / "config.json"
+    if not found.is_file():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(base.path, "config.json", revision=base.revision) if base.revision else None
+    if not isinstance(found, str | Path):
+        raise UserError(
+            f"The config of {where}.path = {base.path} is not at hand, neither as a folder nor in the Hub's cache; give "
+            "its config.json with --model-config FILE."
+        )
+    return _read(Path(found))
+
+
+def _read(file: Path) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file} is no config of a model that transformers knows: {first_line(error)}.") from None
+    return config.get_text_config()
+
+
+def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Without memory if called inside live.without_memory.
+
+    Raises:
+        UserError: it is no causal language model.
+    """
+    try:
+        with no_init_weights():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except ValueError as error:
+        raise UserError(f"{type(config).__name__} is no causal language model: {first_line(error)}.") from None
+    return model
+
+
+def sizes_of(model: PreTrainedModel) -> Sizes:
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    named = dict(model.named_modules())
+    linear = [module for module in named.values() if isinstance(module, nn.Linear | Conv1D) and module is not head]
+    blocks = next(
+        module for module in named.values() if isinstance(module, nn.ModuleList) and len(module) == _layers(config)
+    )
+    layers = [_count(layer) for layer in blocks]
+    attention = config.num_attention_heads * _head_dim(config)
+    keys = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * _head_dim(config)
+    return Sizes(
+        parameters=_count(model),
+        projections=sum(module.weight.numel() for module in linear),
+        vocabulary=head.out_features,
+        hidden=head.in_features,
+        layers=len(layers),
+        attention=attention,
+        keys=keys,
+        largest_layer=max(layers),
+        outside_layers=_count(model) - sum(layers),
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _layers(config: PreTrainedConfig) -> int:
+    found: int = config.num_hidden_layers
+    return found
+
+
+def _head_dim(config: PreTrainedConfig) -> int:
+    found: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return found

@@ -1,0 +1,239 @@
+"""A micro-batch of a training, and a pass without gradient, run on tensors without memory (live.py).
+
+What runs is what the stages run: transformers' model, the alignment's recomputed attention and log-prob head
+(models/logps), TRL's head in SFT. Only what depends on the data is put in by hand: which positions hold an answer.
+"""
+
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from epsilon_dpo.forecast.architecture import model_of
+from epsilon_dpo.forecast.live import ACTIVATIONS, GRADIENTS, HEAD, REFERENCE, WEIGHTS, LiveBytes, without_memory
+from epsilon_dpo.models.logps.head import head_of
+from epsilon_dpo.models.logps.kernel import VOCAB_TILE, Reference, token_logps
+from epsilon_dpo.models.logps.shared_prompt import SharedPrompt, shared_prompt_inputs
+from epsilon_dpo.models.logps.tiles import StepPrecision
+from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
+from epsilon_dpo.training.alignment.reference_model import disable_dropout
+from epsilon_dpo.training.loop.params import LoRA
+
+Device = Literal["cpu", "cuda"]
+References = Literal["none", "separate", "moving", "without adapter"]
+
+
+class Rows(NamedTuple):
+    """What a model sees at once."""
+
+    rows: int
+    columns: int
+    scored: int  # answer tokens in all rows
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model is trained, whatever the loss.
+
+    Attributes:
+        dtype: of the weights.
+        autocast: bf16 over these weights.
+        accumulates: whether gradients of an earlier micro-batch are there already.
+        device: decides the size of a tile of logits; everything else is the same for both.
+    """
+
+    dtype: torch.dtype
+    autocast: bool
+    gradient_checkpointing: bool
+    lora: LoRA | None
+    accumulates: bool
+    device: Device
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `align` asks the log-prob head for, see Method and kernel.token_logps."""
+
+    reference: References
+    token_chunk: int
+    eps_c: float | None = None
+    step_precision: StepPrecision = "exact"
+    sum_sq_probs: bool = False
+    kl_gradient: bool = False
+
+
+class Simulated(NamedTuple):
+    """Bytes by label (live.py) at the highest moment, and at that of what is no weight or gradient; and bytes that are
+    trained, of which an optimizer keeps two more."""
+
+    peak: Counter[str]
+    working_peak: Counter[str]
+    trained: int
+
+
+def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Scored) -> Simulated:
+    """Forward and backward of a micro-batch of pairs, as PairLogps and PreferenceTrainer do it."""
+    with without_memory() as live:
+        policy = _policy(config, how, live)
+        disable_dropout(policy)
+        if not how.gradient_checkpointing:
+            recompute_attention(policy)
+        live.label = REFERENCE
+        count = {"none": 0, "separate": 1, "moving": 2, "without adapter": 0}[scored.reference]
+        references = [model_of(config, how.dtype).requires_grad_(False).eval() for _ in range(count)]
+        for reference in references:
+            disable_dropout(reference)
+        if scored.reference == "without adapter":
+            references = [policy]
+        _begin(policy, how, live)
+        labels = torch.zeros(rows.scored, dtype=torch.long)
+        with _autocast(how):
+            against = [_frozen(model, rows) for model in references]
+            hidden = _hidden(policy, rows)
+            live.label = HEAD
+            found = token_logps(
+                hidden,
+                head_of(policy),
+                labels,
+                scored.token_chunk,
+                against[0] if against else None,
+                scored.eps_c,
+                scored.step_precision,
+                vocab_tile=VOCAB_TILE[how.device],
+                sum_sq_probs=scored.sum_sq_probs,
+                kl_gradient=scored.kl_gradient,
+            )
+            for initial in against[1:]:
+                with torch.no_grad():
+                    token_logps(
+                        hidden, head_of(policy), labels, scored.token_chunk, initial, vocab_tile=VOCAB_TILE[how.device]
+                    )
+        loss = found.policy.sum()
+        if scored.kl_gradient and found.kl_ref_policy is not None:
+            loss = loss + found.kl_ref_policy.sum()
+        del found, against
+        return _backward(loss, hidden, policy, live)
+
+
+def sft_step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
+    """Forward and backward of a micro-batch of sequences, as TRL's SFTTrainer does it.
+
+    On a GPU TRL scores the answers' positions alone, and Triton kernels fold a tile of logits without another.
+    """
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
+
+    gpu = how.device == "cuda"
+    in_place = (lambda *args, **kwargs: None) if gpu else None
+    folds = [patch(f"trl.kernels.chunked_logprob.{name}", in_place) for name in ("_forward_tile", "_backward_tile")]
+    with without_memory() as live, folds[0] if gpu else nullcontext(), folds[1] if gpu else nullcontext():
+        policy = _policy(config, how, live)
+        _begin(policy, how, live)
+        with _autocast(how):
+            scored = rows if gpu else rows._replace(scored=rows.rows * (rows.columns - 1))
+            hidden = _hidden(policy, scored)
+            head, labels = head_of(policy), torch.zeros(scored.scored, dtype=torch.long)
+            live.label = HEAD
+            logps, *_ = ChunkedLogProbFunction.apply(
+                hidden,
+                head.weight,
+                head.bias,
+                labels,
+                1.0,
+                _CHUNKED_LOGPROB_CHUNK_SIZE,
+                head.softcap,
+                1.0,
+                ("log_probs", "entropy", "is_top1"),
+            )
+        return _backward(logps.sum(), hidden, policy, live)
+
+
+def passes(config: PreTrainedConfig, dtype: torch.dtype, rows: Rows, models: int, device: Device) -> Simulated:
+    """`models` models, as in stages kl and monotonicity, over one batch without gradient, scored against each other."""
+    with without_memory() as live, torch.no_grad():
+        policy, *references = [model_of(config, dtype).eval() for _ in range(models)]
+        live.relabel((p for model in references for p in model.parameters()), REFERENCE)
+        live.label = ACTIVATIONS
+        live.forget_peaks()
+        against = [_frozen(model, rows) for model in references]
+        hidden = _hidden(policy, rows)
+        live.label = HEAD
+        labels = torch.zeros(rows.scored, dtype=torch.long)
+        token_logps(hidden, head_of(policy), labels, 512, against[0], vocab_tile=VOCAB_TILE[device])
+        return Simulated(live.peak, live.working_peak, 0)
+
+
+def _policy(config: PreTrainedConfig, how: How, live: LiveBytes) -> PreTrainedModel:
+    """The model to be trained, with its adapter if it has one, whose weights are float32 (training/loop/adapters.py)."""
+    model = model_of(config, how.dtype)
+    if how.lora is not None:
+        _add_adapter(model, how.lora)
+    if how.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    return model.train()
+
+
+def _add_adapter(model: PreTrainedModel, lora: LoRA) -> None:
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    head = model.get_output_embeddings()
+    named = (module for module in model.named_modules() if isinstance(module[1], nn.Linear | Conv1D))
+    linear = {name.rsplit(".", 1)[-1] for name, module in named if module is not head}
+    targets = linear if lora.target_modules == "all-linear" else linear & set(lora.target_modules)
+    # peft moves its weights to the device where they are; torch refuses to move tensors without memory.
+    with patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", lambda *args, **kwargs: None):
+        model.add_adapter(LoraConfig(r=lora.r, target_modules=sorted(targets), task_type="CAUSAL_LM"))
+
+
+def _begin(policy: PreTrainedModel, how: How, live: LiveBytes) -> None:
+    """Everything that is there before the micro-batch."""
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    live.label = GRADIENTS
+    for parameter in trained:
+        if how.accumulates:
+            parameter.grad = torch.empty_like(parameter)
+        parameter.register_post_accumulate_grad_hook(lambda parameter: live.relabel([parameter.grad], GRADIENTS))
+    live.label = ACTIVATIONS
+    live.forget_peaks()
+
+
+def _autocast(how: How) -> Any:
+    return torch.autocast("cpu", torch.bfloat16) if how.autocast else nullcontext()
+
+
+@torch.no_grad()
+def _frozen(model: PreTrainedModel, rows: Rows) -> Reference:
+    return Reference(_hidden(model, rows), head_of(model))
+
+
+def _hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The last hidden states that predict answers, [scored, H].
+
+    The masks are those of a shared prompt, which have the size of any others.
+    """
+    shape = rows.rows, rows.columns
+    ids = torch.zeros(shape, dtype=torch.long)
+    form = SharedPrompt(ids, ids, ids)
+    states: Tensor = model.base_model(input_ids=ids, **shared_prompt_inputs(model, form), use_cache=False)[0]
+    return states.flatten(0, 1).index_select(0, torch.zeros(rows.scored, dtype=torch.long))
+
+
+def _backward(loss: Tensor, hidden: Tensor, policy: PreTrainedModel, live: LiveBytes) -> Simulated:
+    """Backward from `loss`; what is allocated before the gradient of `hidden` is there belongs to the head."""
+
+    def body(gradient: Tensor) -> None:
+        live.label = ACTIVATIONS
+
+    hidden.register_hook(body)
+    del hidden
+    live.label = HEAD
+    loss.backward()  # type: ignore[no-untyped-call]
+    trained = sum(parameter.nbytes for parameter in policy.parameters() if parameter.requires_grad)
+    return Simulated(live.peak, live.working_peak, trained)
