@@ -39,6 +39,33 @@ def _whence(asked: argparse.Namespace) -> str:
     return answered(asked.file, asked.json)
 
 
+def _forecast(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.forecast.forecast import forecast  # imports torch and transformers
+
+    return forecast(asked)
+
+
+def _add_forecast(commands: Any) -> None:
+    forecast = commands.add_parser(
+        "forecast",
+        help="say what a run needs before it runs: memory per GPU, FLOPs, time and disk of each stage",
+        description="From params.yaml and the model's config.json alone, no weights: a step of each training is run on "
+        "tensors without memory. Lengths are those of out/pairs where they are made already.",
+    )
+    forecast.add_argument("--params", type=Path, default=PARAMS, metavar="FILE", help="such as presets/NAME.yaml")
+    forecast.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of a model not at hand")
+    forecast.add_argument("--pairs", type=_positive, metavar="N", help="training pairs, before they are fetched")
+    forecast.add_argument("--gpus", type=int, default=1, metavar="N", help="0: the CPU (default 1)")
+    forecast.add_argument("--gpu-memory", type=float, metavar="GB", help="of one: say whether it fits")
+    forecast.add_argument("--peak-tflops", type=float, metavar="T", help="of one GPU (default: an H100's)")
+    forecast.add_argument("--mfu", type=float, default=0.35, metavar="F", help="share of the peak (default 0.35)")
+    forecast.add_argument(
+        "--shard", choices=("fsdp", "none"), default="fsdp", help="several GPUs share out weights, or hold all of them"
+    )
+    forecast.add_argument("--json", action="store_true", help="bytes, FLOPs and hours, for machines")
+    forecast.set_defaults(do=_forecast)
+
+
 def _plan(asked: argparse.Namespace) -> str:
     from epsilon_dpo.provenance.plan.plan import plan  # imports dvc
 
@@ -192,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     whence.add_argument("--json", action="store_true", help="all that is known, as JSON")
     whence.set_defaults(do=_whence)
     _add_plan(commands)
+    _add_forecast(commands)
     _add_verify(commands)
     _add_promotion(commands)
     _add_publication(commands)

@@ -27,6 +27,8 @@ class Sizes:
         attention, keys: width of all heads of queries, and of those of keys, which are as wide as those of values.
         largest_layer: parameters of the largest decoder layer, which FSDP gathers at once.
         outside_layers: parameters that belong to no layer: embeddings, output projection, last norm.
+        largest_projection: parameters of one.
+        eager: whether attention is transformers' own, whose weights the alignment computes again.
     """
 
     parameters: int
@@ -38,6 +40,8 @@ class Sizes:
     keys: int
     largest_layer: int
     outside_layers: int
+    largest_projection: int
+    eager: bool
 
 
 def config_of(base: Base, file: Path | None = None, where: str = "base") -> PreTrainedConfig:
@@ -54,15 +58,24 @@ def config_of(base: Base, file: Path | None = None, where: str = "base") -> PreT
         return _read(file)
     if isinstance(base, EmbeddedModel):
         return gemma2_config(base, base.vocab_size)
-    found: Any = Path(base.path) / "config.json"
+    return config_at(base.path, base.revision, where)
+
+
+def config_at(path: str, revision: str | None, where: str) -> PreTrainedConfig:
+    """Of a local folder or of the Hub's cache; `where` is the block of params.yaml that names it.
+
+    Raises:
+        UserError: as config_of.
+    """
+    found: Any = Path(path) / "config.json"
     if not found.is_file():
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(base.path, "config.json", revision=base.revision) if base.revision else None
+        found = try_to_load_from_cache(path, "config.json", revision=revision) if revision else None
     if not isinstance(found, str | Path):
+        remedy = "give its config.json with --model-config FILE" if where == "base" else "download it first"
         raise UserError(
-            f"The config of {where}.path = {base.path} is not at hand, neither as a folder nor in the Hub's cache; give "
-            "its config.json with --model-config FILE."
+            f"The config of {where}.path = {path} is not at hand, neither as a folder nor in the Hub's cache; {remedy}."
         )
     return _read(Path(found))
 
@@ -110,6 +123,8 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
         keys=keys,
         largest_layer=max(layers),
         outside_layers=_count(model) - sum(layers),
+        largest_projection=max(module.weight.numel() for module in linear),
+        eager=config._attn_implementation == "eager",
     )
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from epsilon_dpo.forecast.architecture import model_of
-from epsilon_dpo.forecast.live import ACTIVATIONS, GRADIENTS, HEAD, REFERENCE, WEIGHTS, LiveBytes, without_memory
+from epsilon_dpo.forecast.live import ACTIVATIONS, GRADIENTS, HEAD, REFERENCE, LiveBytes, without_memory
 from epsilon_dpo.models.logps.head import head_of
 from epsilon_dpo.models.logps.kernel import VOCAB_TILE, Reference, token_logps
 from epsilon_dpo.models.logps.shared_prompt import SharedPrompt, shared_prompt_inputs
@@ -69,12 +69,19 @@ class Scored:
 
 
 class Simulated(NamedTuple):
-    """Bytes by label (live.py) at the highest moment, and at that of what is no weight or gradient; and bytes that are
-    trained, of which an optimizer keeps two more."""
+    """What was alive, by label (live.py), in bytes.
+
+    Attributes:
+        peak: at the highest moment.
+        working_peak: at the highest moment of what is neither weights nor gradients.
+        trained: number of parameters that are trained.
+        trained_bytes: of these parameters.
+    """
 
     peak: Counter[str]
     working_peak: Counter[str]
     trained: int
+    trained_bytes: int
 
 
 def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Scored) -> Simulated:
@@ -154,23 +161,41 @@ def sft_step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
         return _backward(logps.sum(), hidden, policy, live)
 
 
-def passes(config: PreTrainedConfig, dtype: torch.dtype, rows: Rows, models: int, device: Device) -> Simulated:
-    """`models` models, as in stages kl and monotonicity, over one batch without gradient, scored against each other."""
+def passes(config: PreTrainedConfig, dtype: torch.dtype, rows: Rows, token_chunk: int, device: Device) -> Simulated:
+    """Policy and reference, as in stages kl and monotonicity, over one batch without gradient."""
     with without_memory() as live, torch.no_grad():
-        policy, *references = [model_of(config, dtype).eval() for _ in range(models)]
-        live.relabel((p for model in references for p in model.parameters()), REFERENCE)
+        policy = model_of(config, dtype).eval()
+        live.label = REFERENCE
+        reference = model_of(config, dtype).eval()
         live.label = ACTIVATIONS
         live.forget_peaks()
-        against = [_frozen(model, rows) for model in references]
+        against = _frozen(reference, rows)
         hidden = _hidden(policy, rows)
         live.label = HEAD
         labels = torch.zeros(rows.scored, dtype=torch.long)
-        token_logps(hidden, head_of(policy), labels, 512, against[0], vocab_tile=VOCAB_TILE[device])
-        return Simulated(live.peak, live.working_peak, 0)
+        token_logps(hidden, head_of(policy), labels, token_chunk, against, vocab_tile=VOCAB_TILE[device])
+        return Simulated(live.peak, live.working_peak, 0, 0)
+
+
+def body_step(model: PreTrainedModel, how: How, live: LiveBytes, rows: Rows) -> Simulated:
+    """Forward and backward of `model`, made inside live.without_memory, where the head costs nothing: a judge's."""
+    _begin(model, how, live)
+    ids = torch.zeros(rows.rows, rows.columns, dtype=torch.long)
+    with _autocast(how):
+        hidden: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+    return _backward(hidden.sum(), hidden, model, live)
+
+
+@torch.no_grad()
+def body_pass(model: PreTrainedModel, live: LiveBytes, rows: Rows) -> Simulated:
+    """One batch through such a `model` without gradient."""
+    ids = torch.zeros(rows.rows, rows.columns, dtype=torch.long)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return Simulated(live.peak, live.working_peak, 0, 0)
 
 
 def _policy(config: PreTrainedConfig, how: How, live: LiveBytes) -> PreTrainedModel:
-    """The model to be trained, with its adapter if it has one, whose weights are float32 (training/loop/adapters.py)."""
+    """The model to be trained, with its adapter, if it has one, in float32 (training/loop/adapters.py)."""
     model = model_of(config, how.dtype)
     if how.lora is not None:
         _add_adapter(model, how.lora)
@@ -181,14 +206,13 @@ def _policy(config: PreTrainedConfig, how: How, live: LiveBytes) -> PreTrainedMo
 
 def _add_adapter(model: PreTrainedModel, lora: LoRA) -> None:
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     head = model.get_output_embeddings()
     named = (module for module in model.named_modules() if isinstance(module[1], nn.Linear | Conv1D))
     linear = {name.rsplit(".", 1)[-1] for name, module in named if module is not head}
     targets = linear if lora.target_modules == "all-linear" else linear & set(lora.target_modules)
-    # peft moves its weights to the device where they are; torch refuses to move tensors without memory.
-    with patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", lambda *args, **kwargs: None):
+    # peft moves its weights to the device where they are, and torch refuses to move what has no memory.
+    with patch.object(nn.Module, "to", lambda module, *args, **kwargs: module):
         model.add_adapter(LoraConfig(r=lora.r, target_modules=sorted(targets), task_type="CAUSAL_LM"))
 
 
@@ -235,5 +259,5 @@ def _backward(loss: Tensor, hidden: Tensor, policy: PreTrainedModel, live: LiveB
     del hidden
     live.label = HEAD
     loss.backward()  # type: ignore[no-untyped-call]
-    trained = sum(parameter.nbytes for parameter in policy.parameters() if parameter.requires_grad)
-    return Simulated(live.peak, live.working_peak, trained)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return Simulated(live.peak, live.working_peak, sum(p.numel() for p in trained), sum(p.nbytes for p in trained))

@@ -1,0 +1,226 @@
+"""The forecast's peak memory against what real trainings take: a fresh process each, by the stages' own functions.
+
+    python benchmarks/forecast.py                  # all shapes: some minutes
+    python benchmarks/forecast.py --only "a LoRA"
+
+Measured is the highest resident size (VmHWM of /proc/self/status) minus that after all imports, so the weights count.
+The stages' memory settings (pipeline/machine/runtime.py) hold, one thread, float32, three optimizer steps.
+"""
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lockstep import machine
+from pair_lengths import FIRST_WORD
+
+STEPS = 3
+TRAINING = {
+    "learning_rate": 1.0e-4,
+    "num_train_epochs": 1.0,
+    "max_steps": STEPS,
+    "lr_scheduler_type": "constant",
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "adam_beta2": 0.999,
+    "bf16": False,
+}
+LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
+DPO, SIMPO = {"method": "dpo", "beta": 0.1}, {"method": "simpo", "beta": 2.5, "gamma": 0.3}
+EPSILON = {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01}
+TR_DPO = {"method": "tr_dpo", "beta": 0.1, "update": "soft", "alpha": 0.6, "sync_steps": 1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how it is trained; `method` None: SFT."""
+
+    vocab: int
+    layers: int
+    hidden: int
+    method: dict[str, Any] | None
+    micro_batch: int
+    accumulation: int = 1
+    prompt: int = 128
+    answer: int = 128
+    family: str = "gemma2"
+    gradient_checkpointing: bool = False
+    lora: bool = False
+
+    def config(self) -> Any:
+        from transformers import Gemma2Config, LlamaConfig
+
+        heads = max(self.hidden // 64, 2)
+        sizes = {
+            "vocab_size": self.vocab,
+            "hidden_size": self.hidden,
+            "intermediate_size": 4 * self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2,
+            "head_dim": 64,
+            "max_position_embeddings": 2048,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+        return Gemma2Config(**sizes, query_pre_attn_scalar=64) if self.family == "gemma2" else LlamaConfig(**sizes)
+
+
+CASES = {
+    "ε-DPO, many layers, few words": Case(2000, 16, 256, EPSILON, 8),
+    "ε-DPO, a vocabulary of 32,000": Case(32_000, 6, 512, EPSILON, 4),
+    "ε-DPO, the same in 4 micro-batches": Case(32_000, 6, 512, EPSILON, 1, 4),
+    "ε-DPO, a vocabulary of 256,000": Case(256_000, 2, 256, EPSILON, 2, 2),
+    "ε-DPO, a Llama": Case(32_000, 6, 512, EPSILON, 4, family="llama"),
+    "ε-DPO, gradient checkpointing": Case(32_000, 12, 512, EPSILON, 8, gradient_checkpointing=True),
+    "DPO, a LoRA": Case(32_000, 8, 512, DPO, 4, lora=True),
+    "TR-DPO, three models": Case(32_000, 6, 512, TR_DPO, 2, 2),
+    "SimPO, no reference": Case(32_000, 6, 512, SIMPO, 4),
+    "SFT": Case(32_000, 6, 512, None, 4),
+    "SFT, gradient checkpointing": Case(32_000, 12, 512, None, 8, gradient_checkpointing=True),
+}
+
+
+def forecast(case: Case) -> float:
+    """MB."""
+    import torch
+
+    from epsilon_dpo.forecast.memory import unsharded
+    from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, sft_step
+    from epsilon_dpo.methods.registry import method_of
+    from epsilon_dpo.training.loop.params import LoRA
+
+    lora = LoRA(**LORA) if case.lora else None
+    how = How(torch.float32, False, case.gradient_checkpointing, lora, case.accumulation > 1, "cpu")
+    if case.method is None:
+        rows = Rows(case.micro_batch, case.prompt + case.answer, case.micro_batch * case.answer)
+        return unsharded(sft_step(case.config(), how, rows)).total / 1e6
+    method: Any = method_of("x", case.method)
+    reference = "none" if not method.needs_reference else "moving" if method.moves_reference else "separate"
+    scored = Scored("without adapter" if case.lora else reference, 512, method.eps_c, method.step_precision)
+    rows = Rows(case.micro_batch, case.prompt + 2 * case.answer, 2 * case.micro_batch * case.answer)
+    return unsharded(alignment_step(case.config(), how, rows, scored)).total / 1e6
+
+
+def measure(case: Case) -> dict[str, float]:
+    """MB after imports and at the peak; called in a process of its own."""
+    from epsilon_dpo.data.tokens.params import Tokens
+    from epsilon_dpo.methods.registry import method_of
+    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.training.alignment.alignment import align
+    from epsilon_dpo.training.alignment.params import Align
+    from epsilon_dpo.training.sft.params import SFT
+    from epsilon_dpo.training.sft.sft import fine_tune
+
+    set_up(0, 1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_inputs(case, folder)
+        block = TRAINING | {
+            "per_device_train_batch_size": case.micro_batch,
+            "gradient_accumulation_steps": case.accumulation,
+            "gradient_checkpointing": case.gradient_checkpointing,
+            "lora": LORA if case.lora else None,
+        }
+        to = {"out": folder / "out", "scratch": folder / "scratch", "track": lambda *_: None, "save_steps": 1000}
+        if case.method is None:
+            config = SFT(**block, completion_only_loss=True)
+            tokens = Tokens(max_prompt_length=case.prompt, max_length=case.prompt + case.answer)
+            train = partial(fine_tune, config, tokens, 0, base=folder / "base", validated=folder / "pairs", **to)
+        else:
+            method: Any = method_of("x", case.method)
+            config = Align(**block, logps_token_chunk=512, share_prompt=True)
+            train = partial(align, method, config, 0, sft_model=folder / "base/model", pairs=folder / "pairs", **to)
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed while the inputs were made
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the highest size begins anew
+        train()
+        return {"before": before, "peak": resident("VmHWM")}
+
+
+def resident(what: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(what))
+
+
+def write_inputs(case: Case, folder: Path) -> None:
+    """base/model, base/tokenizer and pairs/: random weights, and pairs of these lengths in both stages' forms."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    from epsilon_dpo.pipeline.stage.files import write_jsonl
+
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>"}
+    words = [*special.values(), *(f"w{n}" for n in range(FIRST_WORD, case.vocab))]
+    core = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="<pad>"))
+    core.pre_tokenizer = Whitespace()
+    template = "{% for m in messages %}{{ m['content'] }}{% if m.role == 'assistant' %}<end>{% endif %} {% endfor %}"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **special)
+    for place in ("base/model", "base/tokenizer"):
+        tokenizer.save_pretrained(folder / place)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(case.config()).save_pretrained(folder / "base/model")
+    random = np.random.default_rng(0)
+    for split, count in (("train", STEPS * case.micro_batch * case.accumulation), ("eval", case.micro_batch)):
+        rows = []
+        for number in range(count):
+            ids = [random.integers(FIRST_WORD, case.vocab, n) for n in (case.prompt, case.answer - 1, case.answer - 1)]
+            texts = [" ".join(f"w{token}" for token in part) for part in ids]
+            rows.append(
+                {
+                    "id": f"pair/{number}",
+                    "prompt": [{"role": "user", "content": texts[0]}],
+                    "chosen": [{"role": "assistant", "content": texts[1]}],
+                    "prompt_ids": ids[0].tolist(),
+                    "chosen_ids": [*ids[1].tolist(), 2],
+                    "rejected_ids": [*ids[2].tolist(), 2],
+                }
+            )
+        (folder / "pairs").mkdir(exist_ok=True)
+        write_jsonl(folder / "pairs" / f"{split}.jsonl", rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        print(json.dumps(measure(CASES[asked.child])), file=sys.__stdout__)
+        return
+    print(f"{machine()}\n\n| training | parameters, M | forecast, MB | measured, MB | forecast ÷ measured |")
+    print("|---|---|---|---|---|", flush=True)
+    for name in asked.only:
+        command = [sys.executable, __file__, "--child", name]
+        printed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        found = json.loads(printed.stdout.splitlines()[-1])
+        measured, said = found["peak"] - found["before"], forecast(CASES[name])
+        size = parameters(CASES[name])
+        print(f"| {name} | {size:.1f} | {said:.0f} | {measured:.0f} | {said / measured:.2f} |", flush=True)
+
+
+def parameters(case: Case) -> float:
+    import torch
+
+    from epsilon_dpo.forecast.architecture import model_of, sizes_of
+    from epsilon_dpo.forecast.live import without_memory
+
+    with without_memory():
+        return sizes_of(model_of(case.config(), torch.float32)).parameters / 1e6
+
+
+if __name__ == "__main__":
+    main()

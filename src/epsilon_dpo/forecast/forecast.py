@@ -1,0 +1,79 @@
+"""`epsilon-dpo forecast` in one call: params.yaml in, the table or JSON out."""
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from epsilon_dpo.check.params_file import ParamsFile, load_file
+from epsilon_dpo.data.sources.generated import split_prompts
+from epsilon_dpo.data.sources.params import SyntheticSource
+from epsilon_dpo.forecast.architecture import config_of
+from epsilon_dpo.forecast.inference import of_kl, of_monotonicity, of_sample
+from epsilon_dpo.forecast.judges import of_judge
+from epsilon_dpo.forecast.lengths import lengths_of
+from epsilon_dpo.forecast.machine import Machine
+from epsilon_dpo.forecast.needs import Needs
+from epsilon_dpo.forecast.table import table
+from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
+
+
+def forecast(asked: argparse.Namespace) -> str:
+    """What is printed.
+
+    Raises:
+        UserError: params.yaml is refused, the model's config is not at hand, or its step cannot be simulated.
+    """
+    params = load_file(asked.params)
+    machine = Machine(
+        gpus=asked.gpus,
+        memory=None if asked.gpu_memory is None else asked.gpu_memory * 1e9,
+        peak=None if asked.peak_tflops is None else asked.peak_tflops * 1e12,
+        mfu=asked.mfu,
+        shard=asked.shard,
+        threads=params.threads,
+    )
+    of, needs = needs_of(params, machine, asked.model_config, asked.pairs)
+    return as_json(of, needs) if asked.json else table(of, needs)
+
+
+def needs_of(
+    params: ParamsFile, machine: Machine, model_config: Any = None, pairs: int | None = None
+) -> tuple[Given, list[Needs]]:
+    """Of every stage that loads a model; other arguments as of the command."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # hints for those who would train the model made here
+    config = config_of(params.base, model_config)
+    of = given(params, config, machine, lengths_of("train", params.tokens, pairs or _pairs(params)))
+    evaluation = lengths_of("eval", params.tokens, _evaluation_pairs(params))
+    sft = of_sft(of)
+    found = [*([] if sft is None else [sft]), *of_align(of), of_sample(of, evaluation)]
+    return of, [*found, of_kl(of, evaluation), of_monotonicity(of, evaluation), *of_judge(of)]
+
+
+def _pairs(params: ParamsFile) -> int | None:
+    """Training pairs, as far as block fetch says how many."""
+    if isinstance(params.fetch, SyntheticSource):
+        return params.fetch.train_pairs
+    found: int | None = getattr(params.fetch, "max_train_pairs", None)
+    return found
+
+
+def _evaluation_pairs(params: ParamsFile) -> int | None:
+    if isinstance(params.fetch, SyntheticSource):
+        return len(split_prompts(params.fetch.eval_share, params.seed)[1])
+    found: int | None = getattr(params.fetch, "max_eval_pairs", None)
+    return found
+
+
+def as_json(of: Given, needs: list[Needs]) -> str:
+    """Bytes, FLOPs and hours."""
+    stages = []
+    for one in needs:
+        memory = None if one.memory is None else {**asdict(one.memory), "total": one.memory.total}
+        stages.append({**asdict(one), "memory": memory})
+    model = {"parameters": of.sizes.parameters, "layers": of.sizes.layers, "hidden_size": of.sizes.hidden}
+    model["vocab_size"] = of.sizes.vocabulary
+    lengths = {"measured": of.train.measured, "pairs": of.train.count}
+    content = {"model": model, "machine": asdict(of.machine), "lengths": lengths, "stages": stages}
+    return json.dumps(content, indent=2)

@@ -1,0 +1,72 @@
+"""The stages that run models without training one: sample, kl, monotonicity. Each process holds its models entirely."""
+
+import torch
+
+from epsilon_dpo.forecast.flops import Products, flops, of_sampling
+from epsilon_dpo.forecast.lengths import Form, Lengths, two_rows
+from epsilon_dpo.forecast.memory import Memory, unsharded
+from epsilon_dpo.forecast.needs import Needs, hours
+from epsilon_dpo.forecast.simulation import Rows, passes
+from epsilon_dpo.forecast.trainings import BYTES, Given, policy_dtype
+
+PASS = Products(projections=2, attention=2, head=2)  # of policy and reference
+LOGITS = 3  # tensors of next-token logits at once: the model's, by temperature, with noise
+VLLM = "vLLM takes 0.9 of the GPU, whatever it needs"
+
+
+def of_sample(of: Given, evaluation: Lengths) -> Needs:
+    """A cache of keys and values, 2 x layers x width of keys per token, is what grows (Pope et al. 2022, arXiv
+    2211.05102, section 3.3); each row has as many columns as the longest."""
+    params, sizes, sample = of.params, of.sizes, of.params.sample
+    width = BYTES[policy_dtype(params)]
+    prompt = int(evaluation.prompt.max()) if evaluation.measured else params.tokens.max_prompt_length
+    columns = prompt + sample.max_new_tokens
+    cache = 2.0 * sizes.layers * sizes.keys * width * sample.batch_size * columns
+    memory = Memory(
+        weights=sizes.parameters * width,
+        gradients=0.0,
+        optimizer=0.0,
+        reference=0.0,
+        activations=cache + 2 * cache / sizes.layers,  # of one layer at a time a second one is made
+        head=LOGITS * 4.0 * sizes.vocabulary * sample.batch_size,
+        other=0.0,
+    )
+    answers = _answers(of, evaluation)
+    one = of_sampling(sizes, float(evaluation.prompt.mean()) if evaluation.measured else prompt, sample.max_new_tokens)
+    work = None if answers is None else answers * one * (1 + len(params.runs))
+    note = VLLM if sample.backend == "vllm" else ""
+    gpus = min(of.machine.gpus, 1) * sample.processes
+    # No time: a step of decoding reads all weights for one token of each row, so that FLOPs say little of it.
+    return Needs("sample", list(params.runs), None if note else memory, gpus, work, None, note=note)
+
+
+def of_kl(of: Given, evaluation: Lengths) -> Needs:
+    """Reference's answers, policy's and chosen ones under both models, in float32 (analysis/kl/records.py)."""
+    block, sample = of.params.kl, of.params.sample
+    prompt = int(evaluation.prompt.max()) if evaluation.measured else of.params.tokens.max_prompt_length
+    longest = max(sample.max_new_tokens, int(evaluation.chosen.max()) if evaluation.measured else 0)
+    rows = Rows(block.batch_size, prompt + longest, block.batch_size * longest)
+    memory = unsharded(passes(of.config, torch.float32, rows, block.token_chunk, of.machine.device))
+    form = Form(rows.columns, rows.columns, float(rows.columns) ** 2, longest, longest)
+    answers = _answers(of, evaluation)
+    work = None if answers is None else 3 * answers * flops(of.sizes, form, PASS) * len(of.params.runs)
+    time = hours(work, of.machine, False, 1)
+    return Needs("kl", list(of.params.runs), memory, min(of.machine.gpus, 1), work, time)
+
+
+def of_monotonicity(of: Given, evaluation: Lengths) -> Needs:
+    """Every evaluation pair under both models; the batch counts pairs."""
+    block = of.params.monotonicity
+    form = two_rows(evaluation)
+    rows = Rows(2 * block.batch_size, form.columns, block.batch_size * form.most_scored)
+    memory = unsharded(passes(of.config, policy_dtype(of.params), rows, block.token_chunk, of.machine.device))
+    work = None if evaluation.count is None else evaluation.count * flops(of.sizes, form, PASS) * len(of.params.runs)
+    time = hours(work, of.machine, False, 1)
+    return Needs("monotonicity", list(of.params.runs), memory, min(of.machine.gpus, 1), work, time)
+
+
+def _answers(of: Given, evaluation: Lengths) -> int | None:
+    """How many a policy is sampled for; None: it is not known how many prompts there are."""
+    sample = of.params.sample
+    counts = [count for count in (evaluation.count, sample.max_prompts) if count is not None]
+    return min(counts) * sample.samples_per_prompt if counts else None

@@ -1,0 +1,111 @@
+"""The judge: what its training needs, and what asking it needs in stage score and wherever else it is asked."""
+
+import torch
+from transformers import AutoModel, DebertaV2Config, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from epsilon_dpo.forecast.architecture import config_at, config_of
+from epsilon_dpo.forecast.live import ACTIVATIONS, without_memory
+from epsilon_dpo.forecast.machine import batch_of
+from epsilon_dpo.forecast.memory import unsharded
+from epsilon_dpo.forecast.needs import Disk, Needs
+from epsilon_dpo.forecast.simulation import How, Rows, Simulated, body_pass, body_step
+from epsilon_dpo.forecast.trainings import AT_ONCE, Given
+from epsilon_dpo.judging.judges.pairrm import SEGMENTS
+from epsilon_dpo.judging.making.params import (
+    AnyJudge,
+    PretrainedJudge,
+    RewardModelJudge,
+    TrainedJudge,
+    TrainedRewardJudge,
+)
+from epsilon_dpo.models.base.params import PretrainedModel
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+MARKERS = 5  # [MASK] and the four markers come on top of the vocabulary (judging/making/small_pairrm.py)
+
+
+def of_judge(of: Given) -> list[Needs]:
+    """A line for its training, if it is trained here, and one for asking it; FLOPs of neither are forecast."""
+    judge = of.params.judge
+    if judge.source in ("sentiment", "llm"):
+        return [Needs("score", [], None, 0, None, None, note=f"judge.source: {judge.source} needs no GPU")]
+    try:
+        config, dtype = _config(judge)
+    except UserError as error:
+        return [Needs("score", [], None, 0, None, None, note=str(error))]
+    found, gpus = [], min(of.machine.gpus, 1)
+    if isinstance(judge, TrainedJudge | TrainedRewardJudge):
+        batch, reward = batch_of(judge), isinstance(judge, TrainedRewardJudge)
+        rows = Rows(batch.micro * (2 if reward else 1), _columns(judge), 1)
+        how = How(
+            dtype,
+            isinstance(judge, TrainedRewardJudge) and judge.bf16,
+            isinstance(judge, TrainedRewardJudge) and judge.gradient_checkpointing,
+            None,
+            batch.accumulates(1),
+            of.machine.device,
+        )
+        step = _step(config, how, rows)
+        disk = Disk(out=step.trained_bytes, scratch=AT_ONCE * 3 * step.trained_bytes)
+        found.append(Needs("judge", [], unsharded(step), gpus, None, None, disk))
+    rows = Rows(judge.batch_size, _columns(judge), 1)  # type: ignore[union-attr]  # those without were left above
+    with without_memory() as live:
+        model = _model(config, dtype).eval()
+        live.label = ACTIVATIONS
+        memory = unsharded(body_pass(model, live, rows))
+    return [*found, Needs("score", list(of.params.runs), memory, gpus, None, None)]
+
+
+def _config(judge: AnyJudge) -> tuple[PreTrainedConfig, torch.dtype]:
+    """Of the judge's model, and the type of its weights; a PairRM's are float32."""
+    if isinstance(judge, TrainedJudge):
+        return _small_pairrm(judge), torch.float32
+    if isinstance(judge, TrainedRewardJudge):
+        dtype = getattr(torch, judge.model.dtype) if isinstance(judge.model, PretrainedModel) else torch.float32
+        return config_of(judge.model, where="judge.model"), dtype
+    assert isinstance(judge, PretrainedJudge | RewardModelJudge)
+    dtype = getattr(torch, judge.dtype) if isinstance(judge, RewardModelJudge) else torch.float32
+    return config_at(judge.path, judge.revision, "judge"), dtype
+
+
+def _columns(judge: AnyJudge) -> int:
+    """Tokens of the longest text that it is shown."""
+    if isinstance(judge, TrainedJudge | PretrainedJudge):
+        return judge.source_max_length + 2 * judge.candidate_max_length
+    assert isinstance(judge, TrainedRewardJudge | RewardModelJudge)
+    return judge.max_length
+
+
+def _small_pairrm(judge: TrainedJudge) -> PreTrainedConfig:
+    """As judging/making/small_pairrm.py makes it, without a tokenizer."""
+    return DebertaV2Config(
+        vocab_size=judge.vocab_size + MARKERS,
+        hidden_size=judge.hidden_size,
+        num_hidden_layers=judge.num_hidden_layers,
+        num_attention_heads=judge.num_attention_heads,
+        intermediate_size=judge.intermediate_size,
+        type_vocab_size=SEGMENTS,
+        max_position_embeddings=_columns(judge),
+        position_buckets=judge.position_buckets,
+        relative_attention=True,
+        max_relative_positions=-1,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+    )
+
+
+def _model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    with no_init_weights():
+        model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
+    return model
+
+
+def _step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
+    with without_memory() as live:
+        model = _model(config, how.dtype).train()
+        if how.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        return body_step(model, how, live, rows)

@@ -1,0 +1,105 @@
+"""How many pairs there are and how long: from out/pairs where it is made already, else the most that is allowed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.pipeline.stage.files import read_jsonl
+
+PAIRS, VALIDATED = Path("out/pairs"), Path("out/validate")
+
+
+class Lengths:
+    """Of pairs, in tokens.
+
+    Attributes:
+        prompt, chosen, rejected: one number per pair, or one for all where `measured` is false.
+        count: pairs; None: not known before they are fetched.
+        measured: whether these are the pairs themselves; else no pair can be longer.
+    """
+
+    def __init__(self, rows: Iterable[tuple[int, int, int]], count: int | None, measured: bool) -> None:
+        self.prompt, self.chosen, self.rejected = np.array(list(rows), dtype=float).T
+        self.count, self.measured = count, measured
+
+    @property
+    def answers(self) -> float:
+        """Tokens of both answers, the mean."""
+        return float((self.chosen + self.rejected).mean())
+
+
+@dataclass(frozen=True)
+class Form:
+    """How texts become rows, and what of it a computation costs.
+
+    Attributes:
+        tokens: of a text (a pair, or a sequence) in all its rows, the mean; without padding.
+        columns: of the longest row, which decides the memory.
+        squares: of the lengths of a text's rows, summed, the mean: what attention costs.
+        scored: answer tokens of a text, the mean.
+        most_scored: of the text with the longest row.
+    """
+
+    tokens: float
+    columns: int
+    squares: float
+    scored: float
+    most_scored: int
+
+
+def shared_rows(lengths: Lengths) -> Form:
+    """A pair is one row [prompt, chosen, rejected] (align.share_prompt)."""
+    answers = lengths.chosen + lengths.rejected
+    rows = lengths.prompt + answers
+    longest = int(rows.argmax())
+    return Form(
+        float(rows.mean()), int(rows[longest]), float((rows**2).mean()), float(answers.mean()), int(answers[longest])
+    )
+
+
+def two_rows(lengths: Lengths) -> Form:
+    """A pair is a row for each of its answers."""
+    rows = np.stack([lengths.prompt + lengths.chosen, lengths.prompt + lengths.rejected])
+    longest = int(rows.max(0).argmax())
+    return Form(
+        float(rows.sum(0).mean()),
+        int(rows.max()),
+        float((rows**2).sum(0).mean()),
+        lengths.answers,
+        int((lengths.chosen + lengths.rejected)[longest]),
+    )
+
+
+def chosen_rows(lengths: Lengths, every_token: bool) -> Form:
+    """The prompt with the chosen answer, of which SFT scores the answer or every token."""
+    rows = lengths.prompt + lengths.chosen
+    scored = rows if every_token else lengths.chosen
+    longest = int(rows.argmax())
+    return Form(
+        float(rows.mean()), int(rows[longest]), float((rows**2).mean()), float(scored.mean()), int(scored[longest])
+    )
+
+
+def lengths_of(split: str, tokens: Tokens, count: int | None) -> Lengths:
+    """Of the pairs of a split, `train` or `eval`.
+
+    Args:
+        count: how many there are where neither out/pairs nor out/validate says it; None: not known.
+    """
+    file = PAIRS / f"{split}.jsonl"
+    if file.is_file() and (rows := read_jsonl(file)):
+        return Lengths((_lengths(row) for row in rows), len(rows), measured=True)
+    validated = VALIDATED / f"{split}.jsonl"
+    if validated.is_file():
+        with validated.open("rb") as lines:
+            count = sum(1 for _ in lines)
+    longest = tokens.max_length - 1
+    return Lengths([(1, longest, longest)], count, measured=False)
+
+
+def _lengths(row: dict[str, Any]) -> tuple[int, int, int]:
+    return len(row["prompt_ids"]), len(row["chosen_ids"]), len(row["rejected_ids"])

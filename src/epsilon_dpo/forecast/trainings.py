@@ -1,0 +1,166 @@
+"""The trainings of params.yaml: stage sft, and stage align by what its runs compare the policy with."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+
+from epsilon_dpo.check.params_file import ParamsFile
+from epsilon_dpo.forecast.architecture import Sizes, model_of, sizes_of
+from epsilon_dpo.forecast.flops import Products, flops, of_training, plus_references
+from epsilon_dpo.forecast.lengths import Form, Lengths, chosen_rows, shared_rows, two_rows
+from epsilon_dpo.forecast.live import without_memory
+from epsilon_dpo.forecast.machine import Batch, Machine, batch_of
+from epsilon_dpo.forecast.memory import Memory, quantised, sharded, unsharded
+from epsilon_dpo.forecast.needs import Disk, Needs, hours
+from epsilon_dpo.forecast.simulation import How, References, Rows, Scored, Simulated, alignment_step, sft_step
+from epsilon_dpo.methods.interface import Method
+from epsilon_dpo.methods.online import AnyMethod, OnlineMethod
+from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.models.base.params import PretrainedModel
+from epsilon_dpo.training.loop.params import Adaptable
+
+BYTES = {torch.float32: 4, torch.bfloat16: 2}
+AT_ONCE = 3  # checkpoints in scratch/: save_total_limit 2, and the one that is being written
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every forecast is made from."""
+
+    params: ParamsFile
+    config: PreTrainedConfig
+    sizes: Sizes
+    machine: Machine
+    train: Lengths
+
+
+def given(params: ParamsFile, config: PreTrainedConfig, machine: Machine, train: Lengths) -> Given:
+    with without_memory():
+        sizes = sizes_of(model_of(config, torch.float32))
+    return Given(params, config, sizes, machine, train)
+
+
+def base_dtype(params: ParamsFile) -> torch.dtype:
+    """Of the weights that stage base writes."""
+    base = params.base
+    found: torch.dtype = getattr(torch, base.dtype) if isinstance(base, PretrainedModel) else torch.float32
+    return found
+
+
+def policy_dtype(params: ParamsFile) -> torch.dtype:
+    """Of the SFT policy's: an adapter is merged in float32 (models/policy/folder.py)."""
+    return torch.float32 if params.sft is not None and params.sft.lora is not None else base_dtype(params)
+
+
+def of_sft(of: Given) -> Needs | None:
+    """None: `sft: null`."""
+    block = of.params.sft
+    if block is None:
+        return None
+    every_token = not block.completion_only_loss or of.machine.device == "cpu"  # where TRL scores every position
+    form, batch = chosen_rows(of.train, every_token), batch_of(block)
+    rows = Rows(batch.micro, form.columns, batch.micro * form.most_scored)
+    memory, step = _memory(of, block, base_dtype(of.params), batch, 1, lambda how: sft_step(of.config, how, rows))
+    products = of_training(block.lora is not None, block.gradient_checkpointing, recomputed_attention=False)
+    work = _work(of, block, form, products)
+    disk = _disk(of, block, step, base_dtype(of.params), policies=1, moving=False)
+    return Needs("sft", [], memory, of.machine.gpus, work, hours(work, of.machine, block.bf16), disk, "")
+
+
+def of_align(of: Given) -> list[Needs]:
+    """One for each kind of reference that runs need; FLOPs, time and disk of all of its runs."""
+    kinds: dict[References, list[str]] = {}
+    methods = {name: method_of(name, entry) for name, entry in of.params.runs.items()}
+    for name, method in methods.items():
+        kinds.setdefault(_reference(method, of.params.align.lora is not None), []).append(name)
+    return [_of_kind(of, kind, {name: methods[name] for name in names}) for kind, names in kinds.items()]
+
+
+def _reference(method: AnyMethod, adapter: bool) -> References:
+    if not method.needs_reference:
+        return "none"
+    if adapter:
+        return "without adapter"
+    return "moving" if isinstance(method, Method) and method.moves_reference else "separate"
+
+
+def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Needs:
+    block = of.params.align
+    form = (shared_rows if block.share_prompt else two_rows)(of.train)
+    batch = batch_of(block)
+    rows = Rows(batch.micro * (1 if block.share_prompt else 2), form.columns, batch.micro * form.most_scored)
+    pairwise = [method for method in methods.values() if isinstance(method, Method)]
+    scored = Scored(
+        kind,
+        block.logps_token_chunk,
+        next((method.eps_c for method in pairwise if method.eps_c is not None), None),
+        sum_sq_probs=any(method.sum_sq_probs for method in pairwise),
+        kl_gradient=any(method.kl_gradient for method in pairwise),
+    )
+    dtype = policy_dtype(of.params)
+    references = {"none": 0, "separate": 1, "moving": 2, "without adapter": 1}[kind]
+    models = 1 + references if kind in ("separate", "moving") else 1
+    memory, step = _memory(of, block, dtype, batch, models, lambda how: alignment_step(of.config, how, rows, scored))
+    recomputed = of.sizes.eager and not block.gradient_checkpointing
+    own = of_training(block.lora is not None, block.gradient_checkpointing, recomputed)
+    products = plus_references(own, references, kind == "moving", scored.kl_gradient)
+    works = [None if isinstance(m, OnlineMethod) else _work(of, block, form, products) for m in methods.values()]
+    work = None if None in works else math.fsum(works)  # type: ignore[arg-type]  # there is no None in it
+    policies = sum(1 + _snapshots(of, block, method) for method in methods.values())
+    disk = _disk(of, block, step, dtype, policies, kind == "moving")
+    note = "" if len(pairwise) == len(methods) else "what rloo and ppo draw is not counted"
+    time = hours(work, of.machine, block.bf16)
+    return Needs("align", list(methods), memory, of.machine.gpus, work, time, disk, note)
+
+
+def _memory(
+    of: Given,
+    block: Adaptable,
+    dtype: torch.dtype,
+    batch: Batch,
+    models: int,
+    simulate: Callable[[How], Simulated],
+) -> tuple[Memory, Simulated]:
+    """On each GPU, and the step that it was taken from; QLoRA is not sharded here, each GPU holds all of it."""
+    machine, lora, in_4_bits = of.machine, block.lora, block.lora is not None and block.lora.quantise is not None
+    shards = machine.shards and not in_4_bits
+    computed = torch.bfloat16 if shards and block.bf16 else torch.float32 if in_4_bits else dtype
+    accumulates = batch.accumulates(machine.processes)
+    autocast = block.bf16 and not shards
+    step = simulate(How(computed, autocast, block.gradient_checkpointing, lora, accumulates, machine.device))
+    if shards:
+        frozen = 0 if lora is None else of.sizes.parameters * BYTES[dtype]
+        master = _master(block, dtype)
+        return sharded(step, of.sizes, machine.gpus, frozen, master, BYTES[dtype], BYTES[computed], models), step
+    memory = unsharded(step, machine.processes)
+    return (quantised(memory, of.sizes) if in_4_bits else memory), step
+
+
+def _master(block: Adaptable, dtype: torch.dtype) -> int:
+    """Bytes of a trained parameter under FSDP2: accelerate makes them float32 for mixed precision; adapters are."""
+    return 4 if block.bf16 or block.lora is not None else BYTES[dtype]
+
+
+def _work(of: Given, block: Adaptable, form: Form, products: Products) -> float | None:
+    """FLOPs of the training; None where it is not known how many pairs there are."""
+    if block.max_steps is not None:
+        return block.max_steps * batch_of(block).step * flops(of.sizes, form, products)
+    if of.train.count is None:
+        return None
+    return block.num_train_epochs * of.train.count * flops(of.sizes, form, products)
+
+
+def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
+    """Policies that a run keeps beside the last one."""
+    every = method.config.snapshot_epochs
+    return 0 if every is None else max(math.ceil(block.num_train_epochs / every) - 1, 0)
+
+
+def _disk(of: Given, block: Adaptable, step: Simulated, dtype: torch.dtype, policies: int, moving: bool) -> Disk:
+    full = of.sizes.parameters * BYTES[dtype]
+    model = full if block.lora is None else 4 * step.trained
+    checkpoint = model + 2 * step.trained_bytes + (full if moving else 0)
+    return Disk(out=policies * model, scratch=AT_ONCE * checkpoint)
