@@ -99,6 +99,7 @@ def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except ValueError as error:
         raise UserError(f"{type(config).__name__} is no causal language model: {first_line(error)}.") from None
+    model.tie_weights()  # which is left out together with drawing them
     return model
 
 

@@ -6,14 +6,13 @@ and values, 4 x width x length per token forward (Chowdhery et al. 2022, "PaLM",
 the square: a mask saves nothing here. The output projection is counted apart, because only answers' tokens reach it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from epsilon_dpo.forecast.architecture import Sizes
 from epsilon_dpo.forecast.lengths import Form
 
 
-@dataclass(frozen=True)
-class Products:
+class Products(NamedTuple):
     """How often a training step computes each part, in units of a forward pass.
 
     Attributes:

@@ -1,0 +1,112 @@
+"""`epsilon-dpo forecast` on the default and on every preset: what it says, and what it cannot say."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from epsilon_dpo.cli import main
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+NOT_AT_HAND = [file for file in PRESETS if read_yaml(file)["base"]["source"] == "pretrained"]
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 500,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 8192,
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stages(printed: str) -> dict[str, dict]:
+    return {f"{one['stage']}@{one['runs'][0]}" if one["stage"] == "align" else one["stage"]: one for one in printed}
+
+
+def test_the_default(project: Path, capsys: pytest.CaptureFixture) -> None:
+    main(["forecast", "--gpus", "0"])
+    said = capsys.readouterr().out
+    assert said.startswith("0.2 M parameters (2 layers of 64, a vocabulary of 768), on the CPU.")
+    assert "align@dpo and 1 more" in said and "align@tr_dpo" in said
+    assert "3,000 pairs, each as long as tokens.max_length allows" in said
+    assert "0.35 of 0.1 TFLOP/s a thread, an assumption" in said
+
+
+def test_lengths_of_pairs_that_are_there(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """100 pairs of 6 + 4 + 2 tokens, 16 rows at once, 3 epochs of SFT."""
+    ids = {"prompt_ids": [1] * 6, "chosen_ids": [1] * 4, "rejected_ids": [1] * 2}
+    (project / "out/pairs").mkdir(parents=True)
+    for split in ("train", "eval"):
+        write_jsonl(project / f"out/pairs/{split}.jsonl", [ids] * 100)
+    main(["forecast", "--json", "--gpus", "0"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["lengths"] == {"measured": True, "pairs": 100}
+    sft = stages(printed["stages"])["sft"]
+    body = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 256)  # on a CPU TRL scores prompts too
+    per_sequence = 3 * 2 * body * 10 + 3 * 4 * 2 * 64 * 100 + 4 * 2 * 768 * 64 * 10
+    assert sft["flops"] == pytest.approx(3 * 100 * per_sequence)
+    assert sft["hours"] == pytest.approx(sft["flops"] / (0.35 * 1e11) / 3600)
+    parts = [value for name, value in sft["memory"].items() if name != "total"]
+    assert sft["memory"]["total"] == sum(parts)
+    assert sft["disk"]["out"] == 4 * printed["model"]["parameters"]
+
+
+@pytest.mark.parametrize("file", NOT_AT_HAND, ids=lambda file: file.stem)
+def test_a_model_that_is_not_at_hand(
+    project: Path, file: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(project / "cache"))
+    with pytest.raises(SystemExit, match=r"is not at hand.*give its config.json with --model-config FILE"):
+        main(["forecast", "--params", str(file)])
+    write_json(project / "config.json", LLAMA)
+    main(["forecast", "--params", str(file), "--model-config", "config.json", "--gpus", "4", "--pairs", "1000"])
+    said = capsys.readouterr().out
+    assert "on 4 GPUs with FSDP2" in said and "1,000 pairs" in said
+    assert "lora" in file.stem or "score: The config of judge.path" in said or "judge " in said
+
+
+@pytest.mark.parametrize("file", [file for file in PRESETS if file not in NOT_AT_HAND], ids=lambda file: file.stem)
+def test_presets_with_a_model_of_their_own(project: Path, file: Path, capsys: pytest.CaptureFixture) -> None:
+    main(["forecast", "--params", str(file), "--json"])
+    found = stages(json.loads(capsys.readouterr().out)["stages"])
+    assert {"sft", "sample", "kl", "monotonicity", "score"} <= found.keys()
+    assert all(one["memory"]["total"] > 0 for name, one in found.items() if name in ("sft", "sample", "kl"))
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        (200.0, "It fits: align@dpo"),
+        (2.0, "It does not fit: .* set align.gradient_checkpointing to true"),
+        (0.001, r"It does not fit: .* take more GPUs with FSDP \(--gpus 2\), or set align.lora"),
+    ],
+)
+def test_whether_it_fits(project: Path, capsys: pytest.CaptureFixture, memory: float, said: str) -> None:
+    params = (project / "params.yaml").read_text("utf-8")
+    (project / "params.yaml").write_text(
+        params.replace("per_device_train_batch_size: 32", "per_device_train_batch_size: 320")
+    )
+    main(["forecast", "--gpu-memory", str(memory)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(said, last), last
+
+
+def test_a_file_that_describes_no_model(project: Path) -> None:
+    (project / "config.json").write_text('{"model_type": "unheard_of"}', "utf-8")
+    with pytest.raises(SystemExit, match=r"config\.json is no config of a model that transformers knows"):
+        main(["forecast", "--model-config", "config.json"])
