@@ -1,9 +1,10 @@
 """The forecast's peak memory against what real trainings take: a fresh process each, by the stages' own functions.
 
     python benchmarks/forecast.py                  # all shapes: some minutes
-    python benchmarks/forecast.py --only "a LoRA"
+    python benchmarks/forecast.py --models         # the table of four models and three GPU counts: nothing is run
 
-Measured is the highest resident size (VmHWM of /proc/self/status) minus that after all imports, so the weights count.
+Measured is the highest resident size (VmHWM of /proc/self/status) minus that after a training of a tiny model, so that
+libraries do not count and weights do.
 The stages' memory settings (pipeline/machine/runtime.py) hold, one thread, float32, three optimizer steps.
 """
 
@@ -13,8 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from lockstep import machine
 from pair_lengths import FIRST_WORD
 
-STEPS = 3
+STEPS = 2
 TRAINING = {
     "learning_rate": 1.0e-4,
     "num_train_epochs": 1.0,
@@ -112,20 +112,35 @@ def forecast(case: Case) -> float:
     return unsharded(alignment_step(case.config(), how, rows, scored)).total / 1e6
 
 
-def measure(case: Case) -> dict[str, float]:
-    """MB after imports and at the peak; called in a process of its own."""
+def measure(case: Case, apart: bool) -> dict[str, float]:
+    """MB before the training and at its peak; called in a process of its own."""
+    from epsilon_dpo.pipeline.machine.runtime import M_MMAP_THRESHOLD, set_up
+
+    set_up(0, 1)
+    if apart:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65_536)  # every tensor is mapped by itself, and given back
+    warm_up = replace(case, vocab=100, layers=1, hidden=64, micro_batch=1, prompt=8, answer=8)
+    train(warm_up)  # loads what is loaded only when it is needed
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size begins anew
+    train(case)
+    return {"before": before, "peak": resident("VmHWM")}
+
+
+def train(case: Case) -> None:
+    """By the stages' own functions."""
     from epsilon_dpo.data.tokens.params import Tokens
     from epsilon_dpo.methods.registry import method_of
-    from epsilon_dpo.pipeline.machine.runtime import set_up
     from epsilon_dpo.training.alignment.alignment import align
     from epsilon_dpo.training.alignment.params import Align
     from epsilon_dpo.training.sft.params import SFT
     from epsilon_dpo.training.sft.sft import fine_tune
 
-    set_up(0, 1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_inputs(case, folder)
+        # In a process of its own: what it makes is not to be found in this one's memory.
+        subprocess.run([sys.executable, __file__, "--inputs", json.dumps(asdict(case)), temporary], check=True)
         block = TRAINING | {
             "per_device_train_batch_size": case.micro_batch,
             "gradient_accumulation_steps": case.accumulation,
@@ -136,16 +151,11 @@ def measure(case: Case) -> dict[str, float]:
         if case.method is None:
             config = SFT(**block, completion_only_loss=True)
             tokens = Tokens(max_prompt_length=case.prompt, max_length=case.prompt + case.answer)
-            train = partial(fine_tune, config, tokens, 0, base=folder / "base", validated=folder / "pairs", **to)
+            fine_tune(config, tokens, 0, base=folder / "base", validated=folder / "pairs", **to)
         else:
             method: Any = method_of("x", case.method)
-            config = Align(**block, logps_token_chunk=512, share_prompt=True)
-            train = partial(align, method, config, 0, sft_model=folder / "base/model", pairs=folder / "pairs", **to)
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed while the inputs were made
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the highest size begins anew
-        train()
-        return {"before": before, "peak": resident("VmHWM")}
+            settings = Align(**block, logps_token_chunk=512, share_prompt=True)
+            align(method, settings, 0, sft_model=folder / "base/model", pairs=folder / "pairs", **to)
 
 
 def resident(what: str) -> float:
@@ -193,13 +203,69 @@ def write_inputs(case: Case, folder: Path) -> None:
         write_jsonl(folder / "pairs" / f"{split}.jsonl", rows)
 
 
+ROOT = Path(__file__).resolve().parents[1]
+LENGTHS = (512, 512, 512)  # of a pair's prompt and answers
+# As published in each model's config.json.
+MODELS = {
+    "SmolLM2-135M": ("llama", 49_152, 576, 1536, 30, 9, 3, 64, True),
+    "gemma-2-2b": ("gemma2", 256_000, 2304, 9216, 26, 8, 4, 256, True),
+    "Mistral-7B": ("mistral", 32_000, 4096, 14_336, 32, 32, 8, 128, False),
+    "Llama-3-8B": ("llama", 128_256, 4096, 14_336, 32, 32, 8, 128, False),
+}
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SIZES = (*SIZES, "num_key_value_heads", "head_dim", "tie_word_embeddings")
+
+
+def models_table() -> None:
+    """GB per GPU of ε-DPO: a pair a micro-batch, bf16 autocast over float32 weights, gradient checkpointing."""
+    from transformers import AutoConfig
+
+    from epsilon_dpo.check.params_file import load_file
+    from epsilon_dpo.forecast.lengths import Lengths
+    from epsilon_dpo.forecast.machine import Machine
+    from epsilon_dpo.forecast.trainings import given, of_align
+    from epsilon_dpo.training.loop.params import LoRA
+
+    params = load_file(ROOT / "presets/hh-gemma-2-2b.yaml")
+    block = params.align.model_copy(update={"per_device_train_batch_size": 1, "gradient_accumulation_steps": 128})
+    counts = (1, 4, 8)
+    print(f"| model | layers, hidden size, vocabulary | |{''.join(f' {count} GPU |' for count in counts)}")
+    print("|---|---|---|" + "---|" * len(counts), flush=True)
+    for name, (kind, *sizes) in MODELS.items():
+        config = AutoConfig.for_model(kind, **dict(zip(SIZES, sizes, strict=True)), max_position_embeddings=8192)
+        for what, lora in (("all weights", None), ("LoRA", LoRA(**LORA))):
+            aligned = params.model_copy(
+                update={
+                    "align": block.model_copy(update={"lora": lora}),
+                    "runs": {"epsilon_dpo": params.runs["epsilon_dpo_b001"]},
+                }
+            )
+            cells = []
+            for count in counts:
+                of = given(aligned, config, Machine(gpus=count), Lengths([LENGTHS], 1, True))
+                memory = of_align(of)[0].memory
+                assert memory is not None
+                cells.append(f" {memory.total / 1e9:.1f} |")
+            shape = f"{sizes[3]}, {sizes[1]:,}, {sizes[0]:,}"
+            print(f"| {name} | {shape} | {what} |{''.join(cells)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument("--models", action="store_true", help="print the table of models instead")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inputs", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.inputs:
+        write_inputs(Case(**json.loads(asked.inputs[0])), Path(asked.inputs[1]))
+        return
+    if asked.models:
+        models_table()
+        return
     if asked.child:
-        print(json.dumps(measure(CASES[asked.child])), file=sys.__stdout__)
+        print(json.dumps(measure(CASES[asked.child], asked.apart)), file=sys.__stdout__)
         return
     print(f"{machine()}\n\n| training | parameters, M | forecast, MB | measured, MB | forecast ÷ measured |")
     print("|---|---|---|---|---|", flush=True)

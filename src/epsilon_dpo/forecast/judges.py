@@ -1,5 +1,7 @@
 """The judge: what its training needs, and what asking it needs in stage score and wherever else it is asked."""
 
+from typing import Any
+
 import torch
 from transformers import AutoModel, DebertaV2Config, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -79,22 +81,23 @@ def _columns(judge: AnyJudge) -> int:
 
 def _small_pairrm(judge: TrainedJudge) -> PreTrainedConfig:
     """As judging/making/small_pairrm.py makes it, without a tokenizer."""
-    return DebertaV2Config(
-        vocab_size=judge.vocab_size + MARKERS,
-        hidden_size=judge.hidden_size,
-        num_hidden_layers=judge.num_hidden_layers,
-        num_attention_heads=judge.num_attention_heads,
-        intermediate_size=judge.intermediate_size,
-        type_vocab_size=SEGMENTS,
-        max_position_embeddings=_columns(judge),
-        position_buckets=judge.position_buckets,
-        relative_attention=True,
-        max_relative_positions=-1,
-        pos_att_type=["p2c", "c2p"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-        position_biased_input=False,
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": judge.vocab_size + MARKERS,
+        "hidden_size": judge.hidden_size,
+        "num_hidden_layers": judge.num_hidden_layers,
+        "num_attention_heads": judge.num_attention_heads,
+        "intermediate_size": judge.intermediate_size,
+        "type_vocab_size": SEGMENTS,
+        "max_position_embeddings": _columns(judge),
+        "position_buckets": judge.position_buckets,
+        "relative_attention": True,
+        "max_relative_positions": -1,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    }
+    return DebertaV2Config(**fields)
 
 
 def _model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -20,7 +20,8 @@ class Memory:
 
     Attributes:
         head: tiles of logits and the gradients that the output projection makes.
-        other: copies of weights in bfloat16 (autocast), buckets of gradients (DDP), gathered layers (FSDP).
+        other: copies of weights in bfloat16 (autocast), buckets of gradients (DDP), gathered layers (FSDP), gaps in a
+            CPU's heap.
     """
 
     weights: float
@@ -47,7 +48,7 @@ def unsharded(step: Simulated, processes: int = 1) -> Memory:
         reference=peak[REFERENCE],
         activations=peak[ACTIVATIONS],
         head=peak[HEAD],
-        other=peak[COPIES] + buckets,
+        other=peak[COPIES] + buckets + step.gaps,
     )
 
 

@@ -5,6 +5,7 @@ What runs is what the stages run: transformers' model, the alignment's recompute
 """
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from epsilon_dpo.forecast.architecture import model_of
+from epsilon_dpo.forecast.heap import Heap
 from epsilon_dpo.forecast.live import ACTIVATIONS, GRADIENTS, HEAD, REFERENCE, LiveBytes, without_memory
 from epsilon_dpo.models.logps.head import head_of
 from epsilon_dpo.models.logps.kernel import VOCAB_TILE, Reference, token_logps
@@ -76,12 +78,14 @@ class Simulated(NamedTuple):
         working_peak: at the highest moment of what is neither weights nor gradients.
         trained: number of parameters that are trained.
         trained_bytes: of these parameters.
+        gaps: bytes between the tensors of a CPU's heap, at its highest.
     """
 
     peak: Counter[str]
     working_peak: Counter[str]
-    trained: int
-    trained_bytes: int
+    trained: int = 0
+    trained_bytes: int = 0
+    gaps: int = 0
 
 
 def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Scored) -> Simulated:
@@ -98,34 +102,36 @@ def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Score
             disable_dropout(reference)
         if scored.reference == "without adapter":
             references = [policy]
-        _begin(policy, how, live)
-        labels = torch.zeros(rows.scored, dtype=torch.long)
-        with _autocast(how):
-            against = [_frozen(model, rows) for model in references]
-            hidden = _hidden(policy, rows)
-            live.label = HEAD
-            found = token_logps(
-                hidden,
-                head_of(policy),
-                labels,
-                scored.token_chunk,
-                against[0] if against else None,
-                scored.eps_c,
-                scored.step_precision,
-                vocab_tile=VOCAB_TILE[how.device],
-                sum_sq_probs=scored.sum_sq_probs,
-                kl_gradient=scored.kl_gradient,
-            )
-            for initial in against[1:]:
-                with torch.no_grad():
-                    token_logps(
-                        hidden, head_of(policy), labels, scored.token_chunk, initial, vocab_tile=VOCAB_TILE[how.device]
-                    )
-        loss = found.policy.sum()
-        if scored.kl_gradient and found.kl_ref_policy is not None:
-            loss = loss + found.kl_ref_policy.sum()
-        del found, against
-        return _backward(loss, hidden, policy, live)
+        labels, tile = torch.zeros(rows.scored, dtype=torch.long), VOCAB_TILE[how.device]
+
+        def micro_batch() -> None:
+            with _autocast(how):
+                against = [_frozen(model, rows) for model in references]
+                hidden = _hidden(policy, rows)
+                live.label = HEAD
+                head = head_of(policy)
+                found = token_logps(
+                    hidden,
+                    head,
+                    labels,
+                    scored.token_chunk,
+                    against[0] if against else None,
+                    scored.eps_c,
+                    scored.step_precision,
+                    vocab_tile=tile,
+                    sum_sq_probs=scored.sum_sq_probs,
+                    kl_gradient=scored.kl_gradient,
+                )
+                for initial in against[1:]:
+                    with torch.no_grad():
+                        token_logps(hidden, head, labels, scored.token_chunk, initial, vocab_tile=tile)
+            loss = found.policy.sum()
+            if scored.kl_gradient and found.kl_ref_policy is not None:
+                loss = loss + found.kl_ref_policy.sum()
+            del found, against
+            _backward(loss, hidden, live)
+
+        return _simulated(micro_batch, policy, how, live)
 
 
 def sft_step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
@@ -141,24 +147,28 @@ def sft_step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
     folds = [patch(f"trl.kernels.chunked_logprob.{name}", in_place) for name in ("_forward_tile", "_backward_tile")]
     with without_memory() as live, folds[0] if gpu else nullcontext(), folds[1] if gpu else nullcontext():
         policy = _policy(config, how, live)
-        _begin(policy, how, live)
-        with _autocast(how):
-            scored = rows if gpu else rows._replace(scored=rows.rows * (rows.columns - 1))
-            hidden = _hidden(policy, scored)
-            head, labels = head_of(policy), torch.zeros(scored.scored, dtype=torch.long)
-            live.label = HEAD
-            logps, *_ = ChunkedLogProbFunction.apply(
-                hidden,
-                head.weight,
-                head.bias,
-                labels,
-                1.0,
-                _CHUNKED_LOGPROB_CHUNK_SIZE,
-                head.softcap,
-                1.0,
-                ("log_probs", "entropy", "is_top1"),
-            )
-        return _backward(logps.sum(), hidden, policy, live)
+        scored = rows if gpu else rows._replace(scored=rows.rows * (rows.columns - 1))
+        labels = torch.zeros(scored.scored, dtype=torch.long)
+
+        def micro_batch() -> None:
+            with _autocast(how):
+                hidden = _hidden(policy, scored)
+                head = head_of(policy)
+                live.label = HEAD
+                logps, *_ = ChunkedLogProbFunction.apply(
+                    hidden,
+                    head.weight,
+                    head.bias,
+                    labels,
+                    1.0,
+                    _CHUNKED_LOGPROB_CHUNK_SIZE,
+                    head.softcap,
+                    1.0,
+                    ("log_probs", "entropy", "is_top1"),
+                )
+            _backward(logps.sum(), hidden, live)
+
+        return _simulated(micro_batch, policy, how, live)
 
 
 def passes(config: PreTrainedConfig, dtype: torch.dtype, rows: Rows, token_chunk: int, device: Device) -> Simulated:
@@ -174,16 +184,19 @@ def passes(config: PreTrainedConfig, dtype: torch.dtype, rows: Rows, token_chunk
         live.label = HEAD
         labels = torch.zeros(rows.scored, dtype=torch.long)
         token_logps(hidden, head_of(policy), labels, token_chunk, against, vocab_tile=VOCAB_TILE[device])
-        return Simulated(live.peak, live.working_peak, 0, 0)
+        return Simulated(live.peak, live.working_peak)
 
 
 def body_step(model: PreTrainedModel, how: How, live: LiveBytes, rows: Rows) -> Simulated:
     """Forward and backward of `model`, made inside live.without_memory, where the head costs nothing: a judge's."""
-    _begin(model, how, live)
     ids = torch.zeros(rows.rows, rows.columns, dtype=torch.long)
-    with _autocast(how):
-        hidden: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
-    return _backward(hidden.sum(), hidden, model, live)
+
+    def micro_batch() -> None:
+        with _autocast(how):
+            hidden: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+        _backward(hidden.sum(), hidden, live)
+
+    return _simulated(micro_batch, model, how, live)
 
 
 @torch.no_grad()
@@ -191,7 +204,7 @@ def body_pass(model: PreTrainedModel, live: LiveBytes, rows: Rows) -> Simulated:
     """One batch through such a `model` without gradient."""
     ids = torch.zeros(rows.rows, rows.columns, dtype=torch.long)
     model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return Simulated(live.peak, live.working_peak, 0, 0)
+    return Simulated(live.peak, live.working_peak)
 
 
 def _policy(config: PreTrainedConfig, how: How, live: LiveBytes) -> PreTrainedModel:
@@ -216,16 +229,38 @@ def _add_adapter(model: PreTrainedModel, lora: LoRA) -> None:
         model.add_adapter(LoraConfig(r=lora.r, target_modules=sorted(targets), task_type="CAUSAL_LM"))
 
 
-def _begin(policy: PreTrainedModel, how: How, live: LiveBytes) -> None:
-    """Everything that is there before the micro-batch."""
+def _simulated(micro_batch: Callable[[], None], policy: PreTrainedModel, how: How, live: LiveBytes) -> Simulated:
+    """A micro-batch that finds what is there before it; on a CPU also two optimizer steps on a heap."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    live.label = GRADIENTS
     for parameter in trained:
-        if how.accumulates:
-            parameter.grad = torch.empty_like(parameter)
         parameter.register_post_accumulate_grad_hook(lambda parameter: live.relabel([parameter.grad], GRADIENTS))
+    live.label = GRADIENTS
+    if how.accumulates:
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
     live.label = ACTIVATIONS
     live.forget_peaks()
+    micro_batch()
+    found = Simulated(
+        live.peak,
+        live.working_peak,
+        trained=sum(parameter.numel() for parameter in trained),
+        trained_bytes=sum(parameter.nbytes for parameter in trained),
+    )
+    if how.device != "cpu":
+        return found
+    live.heap, states = Heap(), []
+    for step in range(2):
+        policy.zero_grad()
+        for _ in range(1 + how.accumulates):
+            live.label = ACTIVATIONS
+            micro_batch()
+            live.heap.join()
+        if step == 0:
+            states = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
+    gaps = live.heap.reached - live.heap.most_live
+    del states
+    return found._replace(gaps=gaps)
 
 
 def _autocast(how: How) -> Any:
@@ -249,7 +284,7 @@ def _hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
     return states.flatten(0, 1).index_select(0, torch.zeros(rows.scored, dtype=torch.long))
 
 
-def _backward(loss: Tensor, hidden: Tensor, policy: PreTrainedModel, live: LiveBytes) -> Simulated:
+def _backward(loss: Tensor, hidden: Tensor, live: LiveBytes) -> None:
     """Backward from `loss`; what is allocated before the gradient of `hidden` is there belongs to the head."""
 
     def body(gradient: Tensor) -> None:
@@ -258,6 +293,4 @@ def _backward(loss: Tensor, hidden: Tensor, policy: PreTrainedModel, live: LiveB
     hidden.register_hook(body)
     del hidden
     live.label = HEAD
-    loss.backward()  # type: ignore[no-untyped-call]
-    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    return Simulated(live.peak, live.working_peak, sum(p.numel() for p in trained), sum(p.nbytes for p in trained))
+    loss.backward()

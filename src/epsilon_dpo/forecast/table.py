@@ -6,8 +6,8 @@ from epsilon_dpo.forecast.needs import Needs
 from epsilon_dpo.forecast.trainings import BYTES, Given, base_dtype
 from epsilon_dpo.training.loop.params import Adaptable
 
-COLUMNS = ("stage", "memory", "weights", "gradients", "AdamW", "reference", "activations", "head", "other")
-COLUMNS = (*COLUMNS, "FLOPs", "hours", "out/", "scratch/")
+MEMORY = ("memory", "weights", "gradients", "AdamW", "reference", "activations", "head", "other")
+COLUMNS = ("stage", *MEMORY, "FLOPs", "hours", "out/", "scratch/")
 
 
 def table(of: Given, needs: list[Needs]) -> str:
@@ -33,7 +33,7 @@ def _model(of: Given) -> str:
 def _row(one: Needs) -> tuple[str, ...]:
     name = one.stage if not one.runs or one.stage != "align" else f"align@{_few(one.runs)}"
     if one.memory is None:
-        memory = ["–"] * 8
+        memory = ["–"] * len(MEMORY)
     else:
         split = one.memory
         parts = (split.weights, split.gradients, split.optimizer, split.reference, split.activations, split.head)
