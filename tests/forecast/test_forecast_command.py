@@ -3,11 +3,16 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.cli import main
+from epsilon_dpo.forecast.forecast import needs_of
+from epsilon_dpo.forecast.machine import Machine
+from epsilon_dpo.forecast.table import table
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
@@ -80,6 +85,7 @@ def test_a_model_that_is_not_at_hand(
     assert "lora" in file.stem or "score: The config of judge.path" in said or "judge " in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [file for file in PRESETS if file not in NOT_AT_HAND], ids=lambda file: file.stem)
 def test_presets_with_a_model_of_their_own(project: Path, file: Path, capsys: pytest.CaptureFixture) -> None:
     main(["forecast", "--params", str(file), "--json"])
@@ -88,22 +94,21 @@ def test_presets_with_a_model_of_their_own(project: Path, file: Path, capsys: py
     assert all(one["memory"]["total"] > 0 for name, one in found.items() if name in ("sft", "sample", "kl"))
 
 
-@pytest.mark.parametrize(
-    ("memory", "said"),
-    [
-        (200.0, "It fits: align@dpo"),
-        (2.0, "It does not fit: .* set align.gradient_checkpointing to true"),
-        (0.001, r"It does not fit: .* take more GPUs with FSDP \(--gpus 2\), or set align.lora"),
-    ],
-)
-def test_whether_it_fits(project: Path, capsys: pytest.CaptureFixture, memory: float, said: str) -> None:
-    params = (project / "params.yaml").read_text("utf-8")
-    (project / "params.yaml").write_text(
-        params.replace("per_device_train_batch_size: 32", "per_device_train_batch_size: 320")
+def test_whether_it_fits() -> None:
+    """Of the default, whose states take 3 MB and whose activations 0.3 GB."""
+    of, needs = needs_of(load_file(ROOT / "params.yaml"), Machine())
+    needs = [one for one in needs if one.stage == "align" and "dpo" in one.runs]
+
+    def said(gigabytes: float, machine: Machine = of.machine) -> str:
+        return table(replace(of, machine=replace(machine, memory=gigabytes * 1e9)), needs).splitlines()[-1]
+
+    assert re.match(
+        r"It fits: align@dpo and 1 more needs 0\.\d+ GB of 80 GB per GPU, a tenth of which is left", said(80)
     )
-    main(["forecast", "--gpu-memory", str(memory)])
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert re.match(said, last), last
+    assert re.match(r"It does not fit: .*; set align.gradient_checkpointing to true, or lower the", said(0.1))
+    assert said(0.002).endswith("; take more GPUs with FSDP (--gpus 2), or set align.lora.")
+    assert said(0.002, Machine(gpus=4)).endswith("; take more GPUs with FSDP (--gpus 8), or set align.lora.")
+    assert said(0.002, Machine(gpus=4, shard="none")).endswith("(--shard fsdp), or set align.lora.")
 
 
 def test_a_file_that_describes_no_model(project: Path) -> None:

@@ -1,9 +1,9 @@
 """The forecast as a person reads it: a line per stage, what was assumed, and whether it fits."""
 
 from epsilon_dpo.forecast.lengths import PAIRS
-from epsilon_dpo.forecast.machine import RESERVE
+from epsilon_dpo.forecast.machine import RESERVE, batch_of
 from epsilon_dpo.forecast.needs import Needs
-from epsilon_dpo.forecast.trainings import BYTES, Given, base_dtype
+from epsilon_dpo.forecast.trainings import Given
 from epsilon_dpo.training.loop.params import Adaptable
 
 MEMORY = ("memory", "weights", "gradients", "AdamW", "reference", "activations", "head", "other")
@@ -97,8 +97,6 @@ def _remedy(of: Given, most: Needs) -> str:
     room = (1 - RESERVE) * (machine.memory or 0) - (memory.total - memory.activations - memory.head)
     if room > 0:
         return _smaller_batch(most.stage, block)
-    if not block.bf16 and BYTES[base_dtype(of.params)] == 4 and memory.activations > memory.weights:
-        return f"set {most.stage}.bf16 to true"
     more = f"--gpus {2 * machine.processes}" if machine.shards or machine.gpus <= 1 else "--shard fsdp"
     return f"take more GPUs with FSDP ({more})" + ("" if block.lora else f", or set {most.stage}.lora")
 
@@ -106,6 +104,8 @@ def _remedy(of: Given, most: Needs) -> str:
 def _smaller_batch(stage: str, block: Adaptable) -> str:
     if not block.gradient_checkpointing:
         return f"set {stage}.gradient_checkpointing to true, or lower the micro-batch"
-    if block.per_device_train_batch_size > 1:
+    if not block.bf16:
+        return f"set {stage}.bf16 to true, or lower the micro-batch"
+    if batch_of(block).micro > 1:
         return f"lower {stage}.per_device_train_batch_size and raise {stage}.gradient_accumulation_steps as much"
     return "lower tokens.max_length"
