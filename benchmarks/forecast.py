@@ -5,7 +5,7 @@
 
 Measured is the highest resident size (VmHWM of /proc/self/status) minus that after a training of a tiny model, so that
 libraries do not count and weights do.
-The stages' memory settings (pipeline/machine/runtime.py) hold, one thread, float32, three optimizer steps.
+The stages' memory settings (pipeline/machine/runtime.py) hold, one thread, float32, two optimizer steps.
 """
 
 import argparse
@@ -82,12 +82,12 @@ CASES = {
     "ε-DPO, the same in 4 micro-batches": Case(32_000, 6, 512, EPSILON, 1, 4),
     "ε-DPO, a vocabulary of 256,000": Case(256_000, 2, 256, EPSILON, 2, 2),
     "ε-DPO, a Llama": Case(32_000, 6, 512, EPSILON, 4, family="llama"),
-    "ε-DPO, gradient checkpointing": Case(32_000, 12, 512, EPSILON, 8, gradient_checkpointing=True),
-    "DPO, a LoRA": Case(32_000, 8, 512, DPO, 4, lora=True),
+    "ε-DPO, gradient checkpointing": Case(32_000, 12, 512, EPSILON, 4, gradient_checkpointing=True),
+    "DPO, a LoRA": Case(32_000, 6, 512, DPO, 4, lora=True),
     "TR-DPO, three models": Case(32_000, 6, 512, TR_DPO, 2, 2),
     "SimPO, no reference": Case(32_000, 6, 512, SIMPO, 4),
     "SFT": Case(32_000, 6, 512, None, 4),
-    "SFT, gradient checkpointing": Case(32_000, 12, 512, None, 8, gradient_checkpointing=True),
+    "SFT, gradient checkpointing": Case(32_000, 12, 512, None, 4, gradient_checkpointing=True),
 }
 
 

@@ -12,7 +12,7 @@ COLUMNS = ("stage", *MEMORY, "FLOPs", "hours", "out/", "scratch/")
 
 def table(of: Given, needs: list[Needs]) -> str:
     lines = [_model(of), "", *_aligned([COLUMNS, *(_row(one) for one in needs)])]
-    lines += [f"  {one.stage}: {one.note}." for one in needs if one.note]
+    lines += [f"  {one.stage}: {one.note.removesuffix('.')}." for one in needs if one.note]
     lines += ["", *_assumptions(of, needs)]
     if of.machine.memory is not None:
         lines += ["", _fits(of, needs)]
