@@ -142,8 +142,8 @@ def train(case: Case) -> None:
         # In a process of its own: what it makes is not to be found in this one's memory.
         subprocess.run([sys.executable, __file__, "--inputs", json.dumps(asdict(case)), temporary], check=True)
         block = TRAINING | {
-            "per_device_train_batch_size": case.micro_batch,
-            "gradient_accumulation_steps": case.accumulation,
+            "batch_size": case.micro_batch * case.accumulation,
+            "micro_batch_size": case.micro_batch,
             "gradient_checkpointing": case.gradient_checkpointing,
             "lora": LORA if case.lora else None,
         }
@@ -227,7 +227,7 @@ def models_table() -> None:
     from epsilon_dpo.training.loop.params import LoRA
 
     params = load_file(ROOT / "presets/hh-gemma-2-2b.yaml")
-    block = params.align.model_copy(update={"per_device_train_batch_size": 1, "gradient_accumulation_steps": 128})
+    block = params.align.model_copy(update={"batch_size": 128, "micro_batch_size": 1})
     counts = (1, 4, 8)
     print(f"| model | layers, hidden size, vocabulary | |{''.join(f' {count} GPU |' for count in counts)}")
     print("|---|---|---|" + "---|" * len(counts), flush=True)

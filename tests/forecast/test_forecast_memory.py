@@ -40,7 +40,7 @@ def how(**changes: object) -> How:
         "gradient_checkpointing": False,
         "lora": None,
         "accumulates": False,
-        "device": "cpu",
+        "device": "cuda",
     }
     return How(**{**plain, **changes})
 
@@ -70,7 +70,7 @@ def test_states_of_all_weights(reference: str, copies: int) -> None:
     """Weights, gradients and references 4 bytes a parameter, AdamW 8."""
     memory = unsharded(alignment_step(gemma(), how(accumulates=True), PAIRS, Scored(reference, 512)))
     assert memory.gradients == 4 * PARAMETERS and memory.optimizer == 8 * PARAMETERS
-    assert memory.reference == pytest.approx(copies * 4 * PARAMETERS, abs=200)  # rotary frequencies
+    assert memory.reference == pytest.approx(copies * 4 * PARAMETERS, abs=400)  # rotary frequencies and masks
     assert memory.weights == pytest.approx(4 * PARAMETERS, abs=200)
 
 
@@ -78,7 +78,7 @@ def test_states_of_an_adapter() -> None:
     """Rank 2: queries and output 2 x 2 x 64, keys and values 2 x 2 x 48, the MLP 3 x 2 x 96, in each layer."""
     own = 2 * (2 * 128 + 2 * 96 + 3 * 192)
     memory = unsharded(alignment_step(gemma(), how(lora=ADAPTER), PAIRS, Scored("without adapter", 512)))
-    assert memory.optimizer == 8 * own and memory.gradients <= 4 * own and memory.reference == 0
+    assert memory.optimizer == 8 * own and memory.gradients <= 4 * own and memory.reference < 400
     assert memory.weights == pytest.approx(4 * (PARAMETERS + own), abs=200)
     bf16 = unsharded(alignment_step(gemma(), how(lora=ADAPTER, dtype=torch.bfloat16), PAIRS, Scored("none", 512)))
     assert bf16.weights == pytest.approx(2 * PARAMETERS + 4 * own, abs=200)  # the adapter stays float32
@@ -102,7 +102,7 @@ def test_the_head_holds_tiles_and_not_logits() -> None:
 
     def at_the_head(vocabulary: int) -> int:
         rows = Rows(8, 128, 512)
-        return alignment_step(gemma(vocab_size=vocabulary), how(), rows, Scored("separate", 64)).peak[HEAD]
+        return alignment_step(gemma(vocab_size=vocabulary), how(device="cpu"), rows, Scored("separate", 64)).peak[HEAD]
 
     assert at_the_head(32_768) - at_the_head(16_384) == 4 * 16_384 * 32
     assert at_the_head(32_768) < 4 * 512 * 32_768 / 2

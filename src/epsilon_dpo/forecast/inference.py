@@ -35,7 +35,7 @@ def of_sample(of: Given, evaluation: Lengths) -> Needs:
     one = of_sampling(sizes, float(evaluation.prompt.mean()) if evaluation.measured else prompt, sample.max_new_tokens)
     work = None if answers is None else answers * one * (1 + len(params.runs))
     note = VLLM if sample.backend == "vllm" else ""
-    gpus = min(of.machine.gpus, 1) * sample.processes
+    gpus = of.machine.gpus  # each process of a launcher answers its share of the prompts
     # No time: a step of decoding reads all weights for one token of each row, so that FLOPs say little of it.
     return Needs("sample", list(params.runs), None if note else memory, gpus, work, None, note=note)
 

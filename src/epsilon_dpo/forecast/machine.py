@@ -66,5 +66,4 @@ class Batch:
 
 
 def batch_of(block: Training) -> Batch:
-    micro = block.per_device_train_batch_size
-    return Batch(micro, micro * block.gradient_accumulation_steps)
+    return Batch(block.micro_batch_size, block.batch_size)

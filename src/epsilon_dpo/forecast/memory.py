@@ -65,10 +65,10 @@ def sharded(
 
     A layer is gathered while it is computed and the next one meanwhile, and in the backward pass both have gradients
     that are not yet shared out. What belongs to no layer (embeddings, output projection) stays gathered. Gradients are
-    shared out after every micro-batch (accelerate's `sync_each_batch`); without that, all of them stay on every GPU.
+    shared out after every micro-batch (training/loop/whole_steps.py).
 
     Args:
-        step: simulated in the type of the computation, without autocast: FSDP2 casts what it gathers.
+        step: simulated with autocast that keeps no copies.
         frozen: bytes of the policy's weights that are not trained.
         master, stored, compute: bytes of a trained parameter, of one of a reference, and of a gathered one.
         models: policy and separate references.

@@ -48,6 +48,7 @@ class How:
         autocast: bf16 over these weights.
         accumulates: whether gradients of an earlier micro-batch are there already.
         device: decides the size of a tile of logits; everything else is the same for both.
+        shared_out: FSDP, under which autocast keeps no copies (training/loop/sharding.py).
     """
 
     dtype: torch.dtype
@@ -56,6 +57,7 @@ class How:
     lora: LoRA | None
     accumulates: bool
     device: Device
+    shared_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def _simulated(micro_batch: Callable[[], None], policy: PreTrainedModel, how: Ho
 
 
 def _autocast(how: How) -> Any:
-    return torch.autocast("cpu", torch.bfloat16) if how.autocast else nullcontext()
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=not how.shared_out) if how.autocast else nullcontext()
 
 
 @torch.no_grad()

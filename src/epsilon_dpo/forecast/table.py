@@ -107,5 +107,5 @@ def _smaller_batch(stage: str, block: Adaptable) -> str:
     if not block.bf16:
         return f"set {stage}.bf16 to true, or lower the micro-batch"
     if batch_of(block).micro > 1:
-        return f"lower {stage}.per_device_train_batch_size and raise {stage}.gradient_accumulation_steps as much"
+        return f"lower {stage}.micro_batch_size"
     return "lower tokens.max_length"

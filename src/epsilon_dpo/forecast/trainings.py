@@ -127,10 +127,10 @@ def _memory(
     """On each GPU, and the step that it was taken from; QLoRA is not sharded here, each GPU holds all of it."""
     machine, lora, in_4_bits = of.machine, block.lora, block.lora is not None and block.lora.quantise is not None
     shards = machine.shards and not in_4_bits
-    computed = torch.bfloat16 if shards and block.bf16 else torch.float32 if in_4_bits else dtype
+    computed = torch.float32 if in_4_bits else dtype
     accumulates = batch.accumulates(machine.processes)
-    autocast = block.bf16 and not shards
-    step = simulate(How(computed, autocast, block.gradient_checkpointing, lora, accumulates, machine.device))
+    how = How(computed, block.bf16, block.gradient_checkpointing, lora, accumulates, machine.device, shards)
+    step = simulate(how)
     if shards:
         frozen = 0 if lora is None else of.sizes.parameters * BYTES[dtype]
         master = _master(block, dtype)
@@ -140,8 +140,8 @@ def _memory(
 
 
 def _master(block: Adaptable, dtype: torch.dtype) -> int:
-    """Bytes of a trained parameter under FSDP2: accelerate makes them float32 for mixed precision; adapters are."""
-    return 4 if block.bf16 or block.lora is not None else BYTES[dtype]
+    """Bytes of a trained parameter under FSDP2: as loaded (training/loop/sharding.py), an adapter's 4."""
+    return BYTES[dtype] if block.lora is None else 4
 
 
 def _work(of: Given, block: Adaptable, form: Form, products: Products) -> float | None:

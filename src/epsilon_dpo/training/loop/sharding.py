@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import AutocastKwargs, DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -43,6 +43,8 @@ def shard(model: PreTrainedModel, accelerator: Accelerator, *, keep_head: bool =
     """
     if not accelerator.is_fsdp2:
         return
+    # Else a copy in bfloat16 of every layer that was gathered would live to the end of the forward pass.
+    accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
     layers = set(model._no_split_modules or ())
     for module in list(model.modules()):
         if type(module).__name__ in layers:
