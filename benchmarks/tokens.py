@@ -41,7 +41,7 @@ from epsilon_dpo.models.base.gemma_template import END_OF_TURN, TEMPLATE
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
-from epsilon_dpo.training.loop import whole_steps
+from epsilon_dpo.training.loop import micro_batches
 
 VARIANTS = ("two_rows", "two_rows_cut", "one_row", "one_row_cut")
 LIMITS = Tokens(max_prompt_length=512, max_length=1024)  # those of presets/hh-gemma-2-2b.yaml
@@ -132,7 +132,7 @@ def slots_per_token(variant: str, lengths: Lengths, size: int, count: int) -> fl
 
 def cutting(variant: str) -> AbstractContextManager[Any]:
     """Inside, the trainer cuts steps as the variant says."""
-    return nullcontext() if variant.endswith("_cut") else patch.object(whole_steps, "cut_by_length", as_drawn)
+    return nullcontext() if variant.endswith("_cut") else patch.object(micro_batches, "cut_by_length", as_drawn)
 
 
 def as_drawn(lengths: Sequence[int], count: int, most: int) -> list[list[int]]:

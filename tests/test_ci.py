@@ -39,7 +39,7 @@ def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for name in (".ci", ".github", "docker"):
+    for name in (".ci", ".github", "docker", "launchers"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "compose.yaml", tmp_path)
     return tmp_path

@@ -32,7 +32,7 @@ from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
-from epsilon_dpo.training.loop import whole_steps
+from epsilon_dpo.training.loop import micro_batches
 
 pytestmark = pytest.mark.numeric
 
@@ -161,7 +161,7 @@ def recorded_training():
         patch.object(PreferenceTrainer, "compute_loss", recorded_compute_loss),
         patch.object(EpsilonDPO, "loss", recorded_loss),
         # The released loop knows micro-batches of one size only.
-        patch.object(whole_steps, "cut_by_length", as_they_came),
+        patch.object(micro_batches, "cut_by_length", as_they_came),
     ):
         yield ids, decisions
 

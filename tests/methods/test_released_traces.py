@@ -21,7 +21,7 @@ from epsilon_dpo.methods.epsilon_dpo import EpsilonDPO
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
-from epsilon_dpo.training.loop import whole_steps
+from epsilon_dpo.training.loop import micro_batches
 
 pytestmark = pytest.mark.numeric
 TRACES = json.loads((Path(__file__).parent / "released_traces.json").read_text("utf-8"))
@@ -76,7 +76,7 @@ def replayed(config: dict[str, Any], share_prompt: bool, folder: Path, monkeypat
     monkeypatch.setattr(EpsilonDPO, "loss", recorded_loss)
     monkeypatch.setattr(PreferenceTrainer, "log", recorded_log)
     monkeypatch.setattr(PreferenceTrainer, "_get_train_sampler", lambda self, data: SequentialSampler(data))
-    monkeypatch.setattr(whole_steps, "cut_by_length", in_order)
+    monkeypatch.setattr(micro_batches, "cut_by_length", in_order)
     pairs = PairData(pairs_of(config["seed"], config["batch"] * config["accumulation"] * STEPS))
     args = TrainingArguments(
         output_dir=str(folder),

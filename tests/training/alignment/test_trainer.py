@@ -16,7 +16,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
-from epsilon_dpo.training.loop import whole_steps
+from epsilon_dpo.training.loop import micro_batches
 
 pytestmark = pytest.mark.numeric
 
@@ -163,9 +163,9 @@ def test_cutting_by_length_computes_less_of_the_same_steps(run, monkeypatch):
         return compute_loss(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(PreferenceTrainer, "compute_loss", counted)
-    for name, cut in (("cut", whole_steps.cut_by_length), ("drawn", as_drawn)):
+    for name, cut in (("cut", micro_batches.cut_by_length), ("drawn", as_drawn)):
         found.append(({}, []))
-        monkeypatch.setattr(whole_steps, "cut_by_length", cut)
+        monkeypatch.setattr(micro_batches, "cut_by_length", cut)
         run(name, DPO, count=24, batch_size=8)
     (steps, slots), (steps_as_drawn, slots_as_drawn) = found
     assert steps == steps_as_drawn and len(steps) == 6

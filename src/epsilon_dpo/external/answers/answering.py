@@ -15,9 +15,8 @@ from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.sampling.answers.drawing import sample
+from epsilon_dpo.sampling.answers.drawing import sample, seed_of
 from epsilon_dpo.sampling.answers.params import Logits, Sampler, Stop
-from epsilon_dpo.sampling.answers.sampling import seed_of
 
 # In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
 GREEDY = 1e-9

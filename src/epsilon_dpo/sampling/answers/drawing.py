@@ -1,6 +1,9 @@
 """Answers of a model at hand to prompts of token ids, in this process."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -11,6 +14,16 @@ from epsilon_dpo.sampling.answers.noise import GumbelNoise
 from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.processors import ProcessedNoise
 from epsilon_dpo.sampling.answers.stops import Stops
+
+# The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
+# theirs, which takes noise out of the differences between runs and changes the distribution of none.
+Stream = Literal["reference", "policy", "candidates"]
+
+
+def seed_of(seed: int, stream: Stream, id_: str) -> int:
+    """A 64-bit seed from the pipeline's seed and the row's id; Python's hash() would differ between processes."""
+    text = json.dumps([seed, stream, id_])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def sample(

@@ -8,10 +8,7 @@ that close.
 Nothing but params.yaml shapes the distribution: a model's own generation_config (top-p, penalties) is not used.
 """
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Literal
 
 from transformers import PreTrainedConfig
 
@@ -22,14 +19,11 @@ from epsilon_dpo.models.policy.folder import merged_policy, policy_config
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.sampling.answers.drawing import Stream, seed_of
 from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.shares import sample_in_shares
 from epsilon_dpo.sampling.answers.stops import Stops
 from epsilon_dpo.sampling.answers.vllm import sample_with_vllm
-
-# The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share
-# theirs, which takes noise out of the differences between runs and changes the distribution of none.
-Stream = Literal["reference", "policy", "candidates"]
 
 
 def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
@@ -94,12 +88,6 @@ def answer(
     else:
         completions = sample_in_shares(folder, prompts, seeds, params, threads, scratch, name)
     return [_finished(id_, row, prompts[id_], completions[id_], stops) for id_, row in asked.items()]
-
-
-def seed_of(seed: int, stream: Stream, id_: str) -> int:
-    """A 64-bit seed from the pipeline's seed and the row's id; Python's hash() would differ between processes."""
-    text = json.dumps([seed, stream, id_])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def summary(samples: list[Row]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from epsilon_dpo.pipeline.stage.params import Strict, load
 
@@ -14,20 +14,12 @@ class Training(Strict):
     num_train_epochs: Annotated[float, Field(gt=0.0, le=1.0e6)]
     max_steps: Annotated[int, Field(ge=1)] | None  # optimizer steps; null: num_train_epochs decides
     batch_size: Count  # per optimizer step, of all processes: sequences in sft, pairs in align and judge
-    micro_batch_size: Count  # of them at once in one process: a matter of memory, which changes nothing but rounding
+    micro_batch_size: Count  # at most so many at once in one process: a matter of memory, which changes rounding alone
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"]
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
     max_grad_norm: Annotated[float, Field(gt=0.0)]
     adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)]
-
-    @model_validator(mode="after")
-    def _a_part_is_no_more_than_all(self) -> "Training":
-        if self.micro_batch_size > self.batch_size:
-            raise ValueError(
-                f"micro_batch_size = {self.micro_batch_size} is a part of batch_size = {self.batch_size}; lower it"
-            )
-        return self
 
 
 def _modules(value: Any) -> Any:
