@@ -5,7 +5,8 @@
 
 Measured is the highest resident size (VmHWM of /proc/self/status) minus that after a training of a tiny model, so that
 libraries do not count and weights do.
-The stages' memory settings (pipeline/machine/runtime.py) hold, one thread, float32, two optimizer steps.
+One thread, float32, two optimizer steps. Once every tensor is mapped by itself, so that nothing but tensors counts, and
+once under the stages' settings (pipeline/machine/runtime.py), whose heap has gaps.
 """
 
 import argparse
@@ -92,7 +93,7 @@ CASES = {
 
 
 def forecast(case: Case) -> float:
-    """MB."""
+    """MB of tensors."""
     import torch
 
     from epsilon_dpo.forecast.memory import unsharded
@@ -267,15 +268,21 @@ def main() -> None:
     if asked.child:
         print(json.dumps(measure(CASES[asked.child], asked.apart)), file=sys.__stdout__)
         return
-    print(f"{machine()}\n\n| training | parameters, M | forecast, MB | measured, MB | forecast ÷ measured |")
-    print("|---|---|---|---|---|", flush=True)
+    print(f"{machine()}\n\n| training | parameters, M | forecast, MB | measured, MB | ÷ | with the heap's gaps, MB |")
+    print("|---|---|---|---|---|---|", flush=True)
     for name in asked.only:
-        command = [sys.executable, __file__, "--child", name]
-        printed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-        found = json.loads(printed.stdout.splitlines()[-1])
-        measured, said = found["peak"] - found["before"], forecast(CASES[name])
-        size = parameters(CASES[name])
-        print(f"| {name} | {size:.1f} | {said:.0f} | {measured:.0f} | {said / measured:.2f} |", flush=True)
+        case, tensors, process = CASES[name], measured(name, ["--apart"]), measured(name, [])
+        said = forecast(case)
+        cells = f"{parameters(case):.1f} | {said:.0f} | {tensors:.0f} | {said / tensors:.2f} | {process:.0f}"
+        print(f"| {name} | {cells} |", flush=True)
+
+
+def measured(name: str, flags: list[str]) -> float:
+    """MB that the training takes, in a process of its own."""
+    command = [sys.executable, __file__, "--child", name, *flags]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    found = json.loads(printed.stdout.splitlines()[-1])
+    return float(found["peak"] - found["before"])
 
 
 def parameters(case: Case) -> float:

@@ -17,8 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from epsilon_dpo.forecast.heap import Heap
-
 WEIGHTS, REFERENCE, GRADIENTS = "weights", "reference", "gradients"
 COPIES = "copies"  # of weights, in the type that autocast computes in
 ACTIVATIONS, HEAD = "activations", "head"
@@ -32,13 +30,11 @@ class LiveBytes(TorchDispatchMode):
         label: what a new storage is counted as.
         peak: bytes by label at the moment when their sum was largest.
         working_peak: the same of the moment when the sum without `KEPT` was largest.
-        heap: takes all new storages, if there is one.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.label = WEIGHTS
-        self.heap: Heap | None = None
         self.now: Counter[str] = Counter()
         self._labels: dict[int, str] = {}  # of each living storage, by its address
         self._alive: dict[int, weakref.ref[Any]] = {}
@@ -77,14 +73,10 @@ class LiveBytes(TorchDispatchMode):
         def gone(_: Any) -> None:
             del self._alive[address]
             self.now[self._labels.pop(address)] -= size
-            if self.heap is not None:
-                self.heap.give(address)
 
         self._alive[address] = weakref.ref(storage, gone)
         self._labels[address] = label
         self.now[label] += size
-        if self.heap is not None:
-            self.heap.take(address, size)
         if self.now.total() > self.peak.total():
             self.peak = Counter(self.now)
         if working(self.now) > working(self.working_peak):

@@ -20,8 +20,7 @@ class Memory:
 
     Attributes:
         head: tiles of logits and the gradients that the output projection makes.
-        other: copies of weights in bfloat16 (autocast), buckets of gradients (DDP), gathered layers (FSDP), gaps in a
-            CPU's heap.
+        other: copies of weights in bfloat16 (autocast), buckets of gradients (DDP), gathered layers (FSDP).
     """
 
     weights: float
@@ -48,7 +47,7 @@ def unsharded(step: Simulated, processes: int = 1) -> Memory:
         reference=peak[REFERENCE],
         activations=peak[ACTIVATIONS],
         head=peak[HEAD],
-        other=peak[COPIES] + buckets + step.gaps,
+        other=peak[COPIES] + buckets,
     )
 
 

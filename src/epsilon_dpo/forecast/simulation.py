@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from epsilon_dpo.forecast.architecture import model_of
-from epsilon_dpo.forecast.heap import Heap
 from epsilon_dpo.forecast.live import ACTIVATIONS, GRADIENTS, HEAD, REFERENCE, LiveBytes, without_memory
 from epsilon_dpo.models.logps.head import head_of
 from epsilon_dpo.models.logps.kernel import VOCAB_TILE, Reference, token_logps
@@ -80,14 +79,12 @@ class Simulated(NamedTuple):
         working_peak: at the highest moment of what is neither weights nor gradients.
         trained: number of parameters that are trained.
         trained_bytes: of these parameters.
-        gaps: bytes between the tensors of a CPU's heap, at its highest.
     """
 
     peak: Counter[str]
     working_peak: Counter[str]
     trained: int = 0
     trained_bytes: int = 0
-    gaps: int = 0
 
 
 def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Scored) -> Simulated:
@@ -104,6 +101,7 @@ def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Score
             disable_dropout(reference)
         if scored.reference == "without adapter":
             references = [policy]
+        live.label = ACTIVATIONS
         labels, tile = torch.zeros(rows.scored, dtype=torch.long), VOCAB_TILE[how.device]
 
         def micro_batch() -> None:
@@ -150,6 +148,7 @@ def sft_step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
     with without_memory() as live, folds[0] if gpu else nullcontext(), folds[1] if gpu else nullcontext():
         policy = _policy(config, how, live)
         scored = rows if gpu else rows._replace(scored=rows.rows * (rows.columns - 1))
+        live.label = ACTIVATIONS
         labels = torch.zeros(scored.scored, dtype=torch.long)
 
         def micro_batch() -> None:
@@ -232,7 +231,7 @@ def _add_adapter(model: PreTrainedModel, lora: LoRA) -> None:
 
 
 def _simulated(micro_batch: Callable[[], None], policy: PreTrainedModel, how: How, live: LiveBytes) -> Simulated:
-    """A micro-batch that finds what is there before it; on a CPU also two optimizer steps on a heap."""
+    """A micro-batch that finds what is there before it."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(lambda parameter: live.relabel([parameter.grad], GRADIENTS))
@@ -243,26 +242,12 @@ def _simulated(micro_batch: Callable[[], None], policy: PreTrainedModel, how: Ho
     live.label = ACTIVATIONS
     live.forget_peaks()
     micro_batch()
-    found = Simulated(
+    return Simulated(
         live.peak,
         live.working_peak,
         trained=sum(parameter.numel() for parameter in trained),
         trained_bytes=sum(parameter.nbytes for parameter in trained),
     )
-    if how.device != "cpu":
-        return found
-    live.heap, states = Heap(), []
-    for step in range(2):
-        policy.zero_grad()
-        for _ in range(1 + how.accumulates):
-            live.label = ACTIVATIONS
-            micro_batch()
-            live.heap.join()
-        if step == 0:
-            states = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
-    gaps = live.heap.reached - live.heap.most_live
-    del states
-    return found._replace(gaps=gaps)
 
 
 def _autocast(how: How) -> Any:
