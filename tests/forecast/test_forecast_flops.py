@@ -86,7 +86,7 @@ def test_products_that_a_step_computes(
     with without_memory():
         sizes = sizes_of(model_of(config, torch.float32))
     monkeypatch.setattr(simulation, "without_memory", counting)
-    how = How(torch.float32, False, checkpointing, lora, False, "cuda")  # on "cpu" a step is simulated several times
+    how = How(torch.float32, False, checkpointing, lora, False, "cuda")
     alignment_step(config, how, Rows(3, 20, 36), Scored(reference, 512))
     own = of_training(lora is not None, checkpointing, sizes.eager and not checkpointing)
     references = {"none": 0, "separate": 1, "moving": 2, "without adapter": 1}[reference]
