@@ -10,7 +10,7 @@ The rows are tokenised and cut here as RewardModel scores them, and not by TRL, 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -127,8 +127,9 @@ class _Trainer(WholeSteps, RewardTrainer):
         """The part of these pairs in the step's mean loss; `num_items_in_batch` is how many pairs that has."""
         chosen, rejected = model(**inputs, use_cache=False).logits.squeeze(-1).chunk(2)
         losses = -torch.nn.functional.logsigmoid(chosen - rejected)
-        if self.args.center_rewards_coefficient is not None:
-            losses = losses + self.args.center_rewards_coefficient * (chosen + rejected) ** 2
+        centre: float | None = cast(RewardConfig, self.args).center_rewards_coefficient
+        if centre is not None:
+            losses = losses + centre * (chosen + rejected) ** 2
         rewards = torch.stack([chosen, rejected])[:, : self.rows_now].detach().double()
         self._rewards = [*getattr(self, "_rewards", []), rewards]
         assert num_items_in_batch is not None

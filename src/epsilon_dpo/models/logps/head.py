@@ -201,8 +201,9 @@ def _scored(
 
 
 def _with_head(reference: Reference | None, head: Head) -> Reference | None:
-    own = reference is None or reference.head is not OF_THE_POLICY
-    return reference if own else reference._replace(head=head)
+    if reference is None or reference.head is not OF_THE_POLICY:
+        return reference
+    return reference._replace(head=head)
 
 
 def _in_rows(values: Tensor | None, positions: Tensor) -> Tensor | None:
