@@ -30,6 +30,7 @@ from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.pretrained import load_pretrained
 from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
+from epsilon_dpo.pipeline.stage.execution import PART
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.params import parse
 from epsilon_dpo.training.loop.arguments import training_arguments
@@ -92,7 +93,7 @@ def reward_part(arguments: Json, track: Track) -> str:
     params = parse(TrainedRewardJudge, arguments["params"])
     pairs = [Question(*pair) for pair in arguments["pairs"]]
     seed, out, scratch = arguments["seed"], Path(arguments["out"]), Path(arguments["scratch"])
-    if "LOCAL_RANK" in os.environ:
+    if PART in os.environ:  # else the stage has
         set_up(seed, arguments["threads"])
     metrics = out / "metrics.jsonl"
     trained, weights = train_reward(pairs, params, seed, scratch, metrics, track, arguments["save_steps"])

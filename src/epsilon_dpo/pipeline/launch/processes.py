@@ -23,6 +23,7 @@ from epsilon_dpo.pipeline.launch.launcher import Launcher, launcher
 from epsilon_dpo.pipeline.launch.worker import REFUSED, REQUEST, TRACKED, Part, Track
 from epsilon_dpo.pipeline.machine.runtime import environment_of_all_gpus, take_free_gpus
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.execution import PART
 from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
 
@@ -49,7 +50,7 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
         folder = Path(name)
         stage = {"stage": os.getpid(), "host": socket.gethostname()}
         write_json(folder / REQUEST, {"part": _name(part), "arguments": arguments, **stage})
-        environment = environment_of_all_gpus()
+        environment = environment_of_all_gpus() | {PART: "1"}
         process = subprocess.Popen(_command(chosen, folder), start_new_session=True, env=environment)
         try:
             code = _wait(process, folder, _Tracked(folder / TRACKED, track))

@@ -25,6 +25,8 @@ from epsilon_dpo.pipeline.stage.pins import require_pins
 from epsilon_dpo.pipeline.stage.variables import let_params_decide, under_this_processor
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
+PART = "EPSILON_DPO_PART"  # said to the processes of a launcher: they do a part of a stage
+
 
 @dataclass
 class Stage:
@@ -68,7 +70,7 @@ def heavy_imports() -> Iterator[None]:
 
     In a launcher's process, which imports the stage for a part of it, the stage itself has done the rest.
     """
-    if "LOCAL_RANK" in os.environ:
+    if PART in os.environ:
         yield
         return
     let_params_decide()  # libraries read some of it when they are imported
