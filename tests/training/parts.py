@@ -1,4 +1,4 @@
-"""What tests let the processes of a launcher do; see pipeline.launch.processes.py."""
+"""What tests let the processes of a launcher do; see pipeline/launch/processes.py."""
 
 import os
 import signal

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 
 def asked_for() -> bool:
-    """Whether the launcher shares out the weights (pipeline.launch.launcher.py)."""
+    """Whether the launcher shares out the weights (pipeline/launch/launcher.py)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and os.environ.get("FSDP_VERSION") == "2"
 
 
