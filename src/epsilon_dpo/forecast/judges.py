@@ -51,7 +51,9 @@ def of_judge(of: Given) -> list[Needs]:
         step = _step(config, how, rows)
         disk = Disk(out=step.trained_bytes, scratch=AT_ONCE * 3 * step.trained_bytes)
         found.append(Needs("judge", [], unsharded(step), gpus, None, None, disk))
-    rows = Rows(judge.batch_size, _columns(judge), 1)  # type: ignore[union-attr]  # those without were left above
+    trained = isinstance(judge, TrainedJudge | TrainedRewardJudge)
+    at_once = judge.micro_batch_size if trained else judge.batch_size  # type: ignore[union-attr]  # others left above
+    rows = Rows(at_once, _columns(judge), 1)
     with without_memory() as live:
         model = _model(config, dtype).eval()
         live.label = ACTIVATIONS
