@@ -93,10 +93,6 @@ class _PairTrainer(WholeSteps):
     def row_length(self, row: dict[str, Any]) -> int:
         return len(row["input_ids"])
 
-    def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
-        batch: dict[str, Any] = self.data_collator(rows)
-        return batch
-
     def compute_loss(
         self,
         model: Any,

@@ -114,10 +114,6 @@ class _Trainer(WholeSteps, RewardTrainer):
     def row_length(self, row: dict[str, list[int]]) -> int:
         return max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
-    def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
-        batch: dict[str, Any] = self.data_collator(rows)
-        return batch
-
     def compute_loss(
         self,
         model: nn.Module,

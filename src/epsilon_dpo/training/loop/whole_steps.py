@@ -77,9 +77,10 @@ class WholeSteps(ReadsAll):
     def row_length(self, row: Any) -> int:
         """Columns that a micro-batch of this row alone has."""
 
-    @abstractmethod
     def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
         """`rows` collated; without `counts` they belong to another process and must add nothing to the loss."""
+        batch: dict[str, Any] = self.data_collator(rows)
+        return batch
 
     def items(self, rows: Sequence[Any]) -> int:
         """What the sum of a step's losses is divided by; its rows, unless it is the tokens of them."""

@@ -129,8 +129,7 @@ class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
     def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
         if not counts:
             rows = [row | {"labels": [-100] * len(row["labels"])} for row in rows]
-        batch: dict[str, Any] = self.data_collator(rows)
-        return batch
+        return super().micro_batch(rows, counts)
 
     def items(self, rows: Sequence[dict[str, list[int]]]) -> int:
         return sum(int(_predicted(torch.tensor([row["labels"]])).sum()) for row in rows)
