@@ -156,7 +156,9 @@ def _start(
     else:
         tokenizer = train_tokenizer(texts_of(_dialogues(pairs)), params.model)
         model = build_model(params.model, tokenizer, seed)
-    write_model(model, tokenizer, folder)
+    with PartialState().main_process_first():  # the others read what is written, and not what is being written
+        if PartialState().is_main_process:
+            write_model(model, tokenizer, folder)
     torch.manual_seed(seed)
     # What it lacks is the head, and what is left over the language model's: transformers reports both at length.
     classifier: Any = AutoModelForSequenceClassification.from_pretrained(
