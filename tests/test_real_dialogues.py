@@ -82,6 +82,7 @@ def assert_the_report_says_what_this_many_prompts_allow(project: Path) -> None:
         assert f"{fewest:,} prompts" in page
 
 
+@pytest.mark.campaign  # test_model_families.py takes ten families from the given model to answers
 def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     """SmolLM2-135M-Instruct with its own tokenizer and chat template, a few steps on real dialogues."""
     models = Path(os.environ.get("EPSILON_DPO_REAL_MODELS", Path.home() / ".cache" / "epsilon-dpo"))

@@ -183,6 +183,7 @@ print(*(len(outcome.pairs[split]) for split in ("train", "eval")), len(outcome.d
 
 
 @pytest.mark.slow
+@pytest.mark.campaign  # two minutes of mypy; what the recipes add is run below
 def test_mypy_accepts_them(copy: Path) -> None:
     """With what mypy keeps of libraries from `make check`, where it ran: it compares sources by their content."""
     if (ROOT / ".mypy_cache").is_dir():

@@ -10,6 +10,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "forecast.py"
 
 
 @pytest.mark.slow
+@pytest.mark.campaign  # the other tests of the forecast hold it against a simulated step
 def test_a_training_s_peak_is_within_15_percent() -> None:
     """ε-DPO with accumulation: 160 MB of weights, and 1 GB in all."""
     command = [sys.executable, str(SCRIPT), "--only", "ε-DPO, the same in 4 micro-batches"]
