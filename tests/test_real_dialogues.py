@@ -25,7 +25,7 @@ def real_hh_folder() -> Path:
     return folder
 
 
-# The test below takes the same dialogues through every stage, and test_contract.py reads all of them.
+# test_contract.py reads all of these dialogues; the stages after it are the same for any pairs.
 @pytest.mark.campaign
 def test_real_hh_dialogues_through_every_stage(tmp_path: Path) -> None:
     """The preset of the README on the real harmless-base test file; the validation names its known defects.
@@ -82,7 +82,7 @@ def assert_the_report_says_what_this_many_prompts_allow(project: Path) -> None:
         assert f"{fewest:,} prompts" in page
 
 
-@pytest.mark.campaign  # test_model_families.py takes ten families from the given model to answers
+@pytest.mark.campaign  # six minutes; test_model_families.py takes small models of its family and tokenizer to answers
 def test_a_real_pretrained_model_through_every_stage(tmp_path: Path) -> None:
     """SmolLM2-135M-Instruct with its own tokenizer and chat template, a few steps on real dialogues."""
     models = Path(os.environ.get("EPSILON_DPO_REAL_MODELS", Path.home() / ".cache" / "epsilon-dpo"))
