@@ -5,7 +5,6 @@ memory of each stage beside `epsilon-dpo forecast`: `make campaign` shows it. Ne
 """
 
 import json
-import os
 import subprocess
 import time
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from model_families import REAL
 from test_real_dialogues import real_hh_folder
 from transformers import AutoModelForCausalLM, Gemma2Config
 from whole_pipeline import BIN, copy_project, dvc, environment, link_files, metrics_of, with_preset
@@ -24,7 +24,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.campaign]  # twenty minutes, and up to 24 GB
 
-TOKENIZER = Path(os.environ.get("EPSILON_DPO_REAL_MODELS", "no folder is set")) / "gemma-2-tokenizer"
+TOKENIZER = REAL / "gemma-2-tokenizer"
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 BEFORE = {  # what a stage needs beside the stages before it
     "sft": ["validate", "base", "judge"],
@@ -59,11 +59,9 @@ def changes(project: Path) -> dict[str, Any]:
 
 
 def write_model(to: Path) -> None:
-    """gemma-2-2b's config.json, and weights drawn at its initializer_range."""
-    sizes = {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256}
+    """Gemma2Config's defaults, which are gemma-2-2b's, and weights drawn at its initializer_range."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(Gemma2Config(vocab_size=256_000, **sizes, **heads), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(Gemma2Config(), dtype=torch.bfloat16)
     assert sum(weights.numel() for weights in model.parameters()) == 2_614_341_888  # google/gemma-2-2b's
     model.save_pretrained(to)
     link_files(TOKENIZER, to)
@@ -74,7 +72,11 @@ def forecast(project: Path) -> dict[str, float]:
     command = [str(BIN / "epsilon-dpo"), "forecast", "--gpus", "0", "--json"]
     done = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True, check=True)
     rows = json.loads(done.stdout)["stages"]
-    return {f"{row['stage']}@{run}": row["memory"]["total"] / 1e9 for row in rows for run in row["runs"] or [""]}
+    return {
+        f"{row['stage']}@{run}".removesuffix("@"): row["memory"]["total"] / 1e9
+        for row in rows
+        for run in row["runs"] or [""]
+    }
 
 
 def peak_of(project: Path, stage: str) -> float:
@@ -93,19 +95,19 @@ def peak_of(project: Path, stage: str) -> float:
     return peak
 
 
-@pytest.mark.skipif(not (TOKENIZER / "tokenizer.json").is_file(), reason="set EPSILON_DPO_REAL_MODELS")
+@pytest.mark.skipif(
+    not (TOKENIZER / "tokenizer.json").is_file(), reason=f"{TOKENIZER} is absent; run python tests/fetch_real_models.py"
+)
 @pytest.mark.skipif(psutil.virtual_memory().available < 20e9, reason="20 GB of memory are not free")
 def test_the_presets_path_on_its_models_shape(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "gemma")
     link_files(real_hh_folder(), project / "data/hh-rlhf")
     write_model(project / "given")
     with_preset(project, "hh-gemma-2-2b", changes(project))
-    expected: dict[str, float] = {}
-    for stage in BEFORE:
-        peak = peak_of(project, stage) / 1e9
-        expected = expected or forecast(project)
-        name = stage if "@" in stage else f"{stage}@"
-        print(f"{stage}: peak {peak:.1f} GB, forecast {expected[name]:.1f} GB of tensors")
+    peaks = {stage: peak_of(project, stage) / 1e9 for stage in BEFORE}
+    expected = forecast(project)  # by the lengths of the pairs, which are there by now
+    for stage, peak in peaks.items():
+        print(f"{stage}: peak {peak:.1f} GB, forecast {expected[stage]:.1f} GB of tensors")
         assert peak > 5.2, "no stage holds less than the weights"
     done = dvc(project, "repro", "score@epsilon_dpo_b01")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
