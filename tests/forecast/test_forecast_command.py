@@ -32,8 +32,9 @@ LLAMA = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where no pairs are made yet: the repository may hold those of a `dvc repro`, whose lengths would count."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
