@@ -14,7 +14,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.rows import Rows
-from epsilon_dpo.pipeline.observability.tracker import Tracker, now
+from epsilon_dpo.pipeline.observability.tracker import now
 
 
 @pytest.fixture
@@ -169,22 +169,17 @@ def test_a_clock_that_was_ahead_does_not_silence_later_reports(rows: Rows, capsy
     assert capsys.readouterr().err.count("the rows of this report are not marked") == 1
 
 
-def test_a_stage_names_the_training_whose_policy_it_read_also_one_that_was_restored(
-    rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_names_the_training_whose_policy_it_read_also_one_that_was_restored(rows: Rows) -> None:
     """DVC brings back the policy of the day before, while a newer row of the same run is of another."""
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)  # a busy machine
-    for sha256 in ("yesterday", "today"):
-        with Tracker("align@restored", sha256, {}, {}) as training:
-            training.set_tags({"policy_sha256": sha256})
+    for at, sha256 in enumerate(("yesterday", "today"), start=1):
+        training = Record("align@restored", sha256, {}, {}, at=at)
+        training.tags({"policy_sha256": sha256})
+        training.close("FINISHED")
     made = {run.data.tags["policy_sha256"]: run for run in named(rows, "restored")}
-    with Tracker("kl@restored", "f" * 64, {}, {}) as tracker:
-        tracker.log_to_policy("yesterday", {"kl_fwd_rb": 2.0})
-    (reader,) = rows.client.search_runs([rows.store.experiment], "attributes.run_name = 'kl@restored'")
-    assert reader.data.tags["policy_run"] == made["yesterday"].info.run_id
+    kl = Record("kl@restored", "f" * 64, {}, {}, at=3)
+    kl.policy_metrics("restored", "yesterday", {"kl_fwd_rb": 2.0}, at=3)
+    assert rows.client.get_run(kl.run_id).data.tags["policy_run"] == made["yesterday"].info.run_id
     assert [run.data.metrics for run in named(rows, "restored")] == [{}, {"kl_fwd_rb": 2.0}], "newest first"
-    with Tracker("kl@unknown", "f" * 64, {}, {}) as tracker:
-        tracker.log_to_policy("nobody's", {"kl_fwd_rb": 2.0})
-    (reader,) = rows.client.search_runs([rows.store.experiment], "attributes.run_name = 'kl@unknown'")
-    assert "policy_run" not in reader.data.tags
+    unknown = Record("kl@unknown", "f" * 64, {}, {}, at=4)
+    unknown.policy_metrics("unknown", "nobody", {"kl_fwd_rb": 2.0}, at=4)
+    assert "policy_run" not in rows.client.get_run(unknown.run_id).data.tags
