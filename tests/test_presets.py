@@ -26,6 +26,7 @@ def test_all_files_are_found() -> None:
         "pareto.yaml",
         "rlhf.yaml",
         "smoke.yaml",
+        "study-controlled.yaml",
     ]
     ultrafeedback = ["llama-3-8b-on-policy", "llama-3-8b", "mistral-7b-lora", "mistral-7b", "smollm2"]
     presets += [f"ultrafeedback-{name}.yaml" for name in ultrafeedback]

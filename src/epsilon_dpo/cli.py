@@ -177,6 +177,35 @@ def _add_publication(commands: Any) -> None:
     push.add_argument("--public", action="store_true", help="a repository that is made is for everybody")
 
 
+def _study(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.study.collect import collect
+    from epsilon_dpo.study.page import write_page
+    from epsilon_dpo.study.replicate import run_level
+
+    if asked.what == "run":
+        return run_level(asked.level)
+    if asked.what == "collect":
+        number = collect(asked.level, asked.project)
+        return f"{number} policies of {asked.project} are among the results of {asked.level}"
+    return f"the page is written: {write_page()}"
+
+
+def _add_study(commands: Any) -> None:
+    study = commands.add_parser(
+        "study",
+        help="replicate the paper: run a level of study/claims.yaml, collect its results, write docs/replication.md",
+        description="A level's replicates are its preset under several seeds, which params.yaml must be a copy of.",
+    )
+    whats = study.add_subparsers(dest="what", required=True, metavar="WHAT")
+    run = whats.add_parser("run", help="run the replicates of LEVEL that have no results yet, one after the other")
+    collect = whats.add_parser("collect", help="add a finished replicate, run elsewhere, to the results of LEVEL")
+    for command in (run, collect):
+        command.add_argument("level", metavar="LEVEL", help="of study/claims.yaml, such as controlled")
+    collect.add_argument("project", type=Path, metavar="FOLDER", help="a clone in which the preset is reproduced")
+    whats.add_parser("page", help="write docs/replication.md from study/")
+    study.set_defaults(do=_study)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
@@ -223,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_verify(commands)
     _add_promotion(commands)
     _add_publication(commands)
+    _add_study(commands)
     asked = parser.parse_args(arguments)
     try:
         print(asked.do(asked), flush=True)

@@ -1,0 +1,105 @@
+"""study/claims.yaml: what the paper says, where, what we measure of it, and what would refute it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.study.measures import MEASURES
+
+STUDY = Path("study")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Level(Strict):
+    """One setting in which claims are tested.
+
+    Attributes:
+        preset: the params.yaml of one replicate; the others differ in `seed` alone.
+        seeds: of the replicates. Empty: nobody has run this level, for what `needs` says.
+    """
+
+    title: str
+    preset: Path | None = None
+    seeds: list[int] = []
+    needs: str | None = None
+
+
+class Expected(Strict):
+    """What the claim says of the measured number: that it lies on one side of `than`."""
+
+    is_: Literal["above", "below"] = Field(alias="is")
+    than: float
+
+
+class Claim(Strict):
+    """One claim.
+
+    Attributes:
+        place: in the paper, or in the slides.
+        definition: what is measured, for a reader; `measure` is the same for the program.
+        refuted_by: what would refute it.
+        level: where it is measured. None: `test` holds it, or `needs` says why nobody has measured it.
+        test: a test of this repository, as pytest names it.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    claim: str
+    place: str
+    definition: str
+    refuted_by: str
+    level: str | None = None
+    measure: dict[str, Any] | None = None
+    expected: Expected | None = None
+    unit: str = ""
+    test: str | None = None
+    needs: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_way_to_a_verdict(self) -> "Claim":
+        ways = [self.measure is not None, self.test is not None, self.needs is not None]
+        if sum(ways) != 1:
+            raise ValueError("a claim has exactly one of measure, test and needs")
+        if self.measure is not None:
+            if self.level is None or self.expected is None:
+                raise ValueError("a measured claim has a level and says what is expected")
+            if self.measure.get("name") not in MEASURES:
+                raise ValueError(f"no measure is called {self.measure.get('name')}: there are {', '.join(MEASURES)}")
+        return self
+
+
+class Study(Strict):
+    """The file: at which confidence every interval is stated, the levels, and the claims in the page's order."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+    levels: dict[str, Level]
+    claims: list[Claim]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Study":
+        names = [claim.id for claim in self.claims]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two claims are called {sorted(twice)[0]}")
+        if unknown := {claim.level for claim in self.claims if claim.level} - self.levels.keys():
+            raise ValueError(f"no level is called {sorted(unknown)[0]}: there are {', '.join(self.levels)}")
+        return self
+
+
+def read_study(folder: Path = STUDY) -> Study:
+    """The claims of `folder`/claims.yaml.
+
+    Raises:
+        UserError: there is no such file, or a claim in it is not one.
+    """
+    file = folder / "claims.yaml"
+    try:
+        return Study.model_validate(yaml.safe_load(file.read_text("utf-8")))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); run this in the repository's folder.") from error
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is not a list of claims: {error}") from error
