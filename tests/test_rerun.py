@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
-from dvc.utils.serialize import dump_yaml, load_yaml
+from dvc.utils.serialize import dump_yaml, load_path, load_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = load_yaml(str(ROOT / "params.yaml"))
@@ -85,6 +85,22 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     repo = Repo(str(root))
     assert len(repo.index.graph) == 16 + len(PER_RUN) * len(RUNS)  # resolved once, here, before any change
     return repo
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_content_is_parsed_once() -> Iterator[None]:
+    """DVC parses params.yaml anew for every stage, a second in all."""
+    parsed: dict[str, Any] = {}
+
+    def load(path: str, fs: Any, **settings: Any) -> Any:
+        text = Path(path).read_text("utf-8")
+        if text not in parsed:
+            parsed[text] = load_path(path, fs, **settings)
+        return parsed[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dvc.dependency.param.load_path", load)
+        yield
 
 
 def reading(repo: Repo) -> dict[str, dict]:

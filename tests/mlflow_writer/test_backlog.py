@@ -78,16 +78,21 @@ def test_all_that_waits_is_written_and_said_in_one_line(project: Path) -> None:
     assert store.client.get_run(dead.info.run_id).info.status == "KILLED"
 
 
-def test_what_waits_for_an_experiment_that_was_deleted_waits_until_it_is_restored(project: Path) -> None:
+def test_what_waits_for_an_experiment_that_was_deleted_waits_until_it_is_restored(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Which takes one click on MLflow's page."""
     store = open_store()
     store.client.delete_experiment(store.experiment)
     try:
         leave("kl@patient")
-        assert "0 written, 1 still waiting (MlflowException: the experiment epsilon-dpo is deleted; `" in command()
+        write_backlog("")
+        waits = "0 written, 1 still waiting (MlflowException: the experiment epsilon-dpo is deleted; `"
+        assert waits in capfd.readouterr().err
     finally:
         store.client.restore_experiment(store.experiment)
-    assert command() == "tracking: mlruns/pending: 1 written, 0 still waiting.\n"
+    write_backlog("")
+    assert capfd.readouterr().err == "tracking: mlruns/pending: 1 written, 0 still waiting.\n"
 
 
 def test_a_server_that_cannot_be_reached_is_one_line_and_all_waits(
@@ -112,9 +117,10 @@ def test_nothing_is_started_where_nothing_waits(project: Path, monkeypatch: pyte
         deliver_waiting()
 
 
-def test_a_refused_row_is_lost_and_those_of_its_call_are_not(project: Path) -> None:
+def test_a_refused_row_is_lost_and_those_of_its_call_are_not(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     leave("kl@odd", *(metrics(step, **{"x" * (300 if step == 2 else 3): 1.0 * step}) for step in range(1, 5)))
-    said = command().splitlines()
+    write_backlog("")
+    said = capfd.readouterr().err.splitlines()
     assert len(said) == 2 and said[1] == "tracking: mlruns/pending: 1 written, 0 still waiting."
     assert said[0].startswith("tracking: MLflow does not take metrics of kl@odd (MlflowException: ")
     (row,) = rows("kl@odd")
