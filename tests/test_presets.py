@@ -27,6 +27,7 @@ def test_all_files_are_found() -> None:
         "rlhf.yaml",
         "smoke.yaml",
         "study-controlled.yaml",
+        "study-smollm2.yaml",
     ]
     ultrafeedback = ["llama-3-8b-on-policy", "llama-3-8b", "mistral-7b-lora", "mistral-7b", "smollm2"]
     presets += [f"ultrafeedback-{name}.yaml" for name in ultrafeedback]

@@ -22,7 +22,7 @@ def page(study_folder: Path = STUDY) -> str:
     study = read_study(study_folder)
     results = {level: rows for level in study.levels if (rows := read_results(level, study_folder))}
     found = findings(study, results)
-    parts = [_head(study, results, found), _table(found), _curves(study, results), _definitions(found)]
+    parts = [_head(study, results, found), _table(study, found), _curves(study, results), _definitions(found)]
     parts += [(study_folder / NOTES).read_text("utf-8").strip(), _sources(results, study_folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -60,13 +60,13 @@ def _head(study: Study, results: Mapping[str, Sequence[Row]], found: Sequence[Fi
     return "\n".join(lines)
 
 
-def _table(found: Sequence[Finding]) -> str:
+def _table(study: Study, found: Sequence[Finding]) -> str:
     rows = ["## The claims", "", "| claim | where | measured [interval] | n | verdict |", "|---|---|---|---|---|"]
     for finding in found:
         claim = finding.claim
         n = str(len(finding.by_seed) or "")
         rows.append(
-            f"| [{claim.claim}](#{claim.id}) | {claim.place} | {_measured(finding)} | {n} | {_verdict(finding)} |"
+            f"| [{claim.claim}](#{claim.id}) | {claim.place} | {_measured(finding)} | {n} | {_verdict(study, finding)} |"
         )
     return "\n".join(rows)
 
@@ -78,12 +78,12 @@ def _measured(finding: Finding) -> str:
     return f"{finding.value:+.3f}{interval} {finding.claim.unit}".strip()
 
 
-def _verdict(finding: Finding) -> str:
+def _verdict(study: Study, finding: Finding) -> str:
     if finding.claim.test is not None:
         return f"**holds** (by [a test](../{finding.claim.test.partition('::')[0]}))"
-    if finding.claim.needs is not None:
-        return f"not run: needs {finding.claim.needs}"
-    return MARKS[finding.verdict]
+    level = study.levels.get(finding.claim.level or "")
+    needs = finding.claim.needs or (level and level.needs)
+    return f"not run: needs {needs}" if finding.verdict == "not run" and needs else MARKS[finding.verdict]
 
 
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
