@@ -1,6 +1,7 @@
 """presets/pareto.yaml, cut down to some minutes: the paper's figures and tables from one `dvc repro`."""
 
 import csv
+import math
 import re
 import shutil
 import signal
@@ -15,8 +16,10 @@ import psutil
 import pytest
 from whole_pipeline import BIN, TRACKED, all_stages, copy_project, dvc, environment, repro, with_preset
 
-from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.study.collect import collect, read_results
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +86,42 @@ def test_the_policies_within_the_epoch_are_followed_for_each_epsilon(project: Pa
 
 
 @pytest.mark.campaign  # test_dag.py: which stage reads which param
+def test_the_study_collects_a_finished_project_and_no_other(project: Path, tmp_path: Path) -> None:
+    """Each row against what the stages wrote of that policy, added up here."""
+    number = collect("controlled", project, tmp_path)
+    rows = read_results("controlled", tmp_path)
+    assert number == len(rows)
+    final = {row["run"]: row for row in rows if row["place"] == "."}
+    followed = {row["run"] for row in rows if row["place"] != "."}
+    assert set(final) == set(RUNS) and followed == {"epsilon_dpo_b03", "epsilon_dpo_e002"}
+    for run, row in final.items():
+        distances = [record["kl_fwd_rb"] for record in read_jsonl(project / "out/kl" / run / "records.jsonl")]
+        scored = read_jsonl(project / "out/score" / run / "records.jsonl")
+        wins = [record["true_win"] for record in scored if record["opponent"] == "chosen"]
+        assert float(row["kl"]) == pytest.approx(sum(distances) / len(distances))
+        assert float(row["win_rate_true"]) == pytest.approx(sum(wins) / len(wins))
+        steps = read_jsonl(project / "out/monotonicity" / run / "records.jsonl")
+        margins = {step: [r["margin"] for r in steps if r["step"] == step] for step in (1, -1)}
+        assert (int(row["decreasing"]), int(row["increasing"])) == (len(margins[1]), len(margins[-1]))
+        if all(margins.values()):
+            means = {step: sum(values) / len(values) for step, values in margins.items()}
+            assert float(row["margin_gap"]) == pytest.approx(means[-1] - means[1])
+        curve = read_jsonl(project / "out/align/metrics" / run / "metrics.jsonl")
+        assert (row["beta_change"] != "") == run.startswith("epsilon")
+        if row["beta_change"]:
+            last = [line for line in curve if "eps/beta_next" in line][-1]["eps/beta_next"]
+            assert float(row["beta_change"]) == pytest.approx(abs(math.log(last / float(row["beta"]))))
+    file = tmp_path / "results/controlled/policies.csv"
+    before = file.read_bytes()
+    collect("controlled", project, tmp_path)
+    assert file.read_bytes() == before, "a replicate that is collected again changes nothing"
+    params = (project / "params.yaml").read_text("utf-8")
+    (project / "params.yaml").write_text(params.replace("seed: 17", "seed: 18", 1), "utf-8")
+    with pytest.raises(UserError, match=r"is not reproduced: \S+ and \d+ more would run"):
+        collect("controlled", project, tmp_path)
+    (project / "params.yaml").write_text(params, "utf-8")
+
+
 def test_another_figure_judges_nothing_again(project: Path) -> None:
     with_preset(project, "pareto", {**SMALL, "figures.smoothing": 0.5})
     assert set(repro(project)) <= {"check", "figures", "report"}

@@ -65,9 +65,8 @@ def _table(study: Study, found: Sequence[Finding]) -> str:
     for finding in found:
         claim = finding.claim
         n = str(len(finding.by_seed) or "")
-        rows.append(
-            f"| [{claim.claim}](#{claim.id}) | {claim.place} | {_measured(finding)} | {n} | {_verdict(study, finding)} |"
-        )
+        cells = (f"[{claim.claim}](#{claim.id})", claim.place, _measured(finding), n, _verdict(study, finding))
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
