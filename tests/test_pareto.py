@@ -86,11 +86,14 @@ def test_the_policies_within_the_epoch_are_followed_for_each_epsilon(project: Pa
 
 
 @pytest.mark.campaign  # test_dag.py: which stage reads which param
-def test_the_study_collects_a_finished_project_and_no_other(project: Path, tmp_path: Path) -> None:
+def test_the_study_collects_a_finished_project_and_no_other(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each row against what the stages wrote of that policy, added up here."""
-    number = collect("controlled", project, tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    number, marked = collect("controlled", project, tmp_path)
     rows = read_results("controlled", tmp_path)
-    assert number == len(rows)
+    assert (number, marked) == (len(rows), len(RUNS))
     final = {row["run"]: row for row in rows if row["place"] == "."}
     followed = {row["run"] for row in rows if row["place"] != "."}
     assert set(final) == set(RUNS) and followed == {"epsilon_dpo_b03", "epsilon_dpo_e002"}

@@ -185,8 +185,8 @@ def _study(asked: argparse.Namespace) -> str:
     if asked.what == "run":
         return run_level(asked.level)
     if asked.what == "collect":
-        number = collect(asked.level, asked.project)
-        return f"{number} policies of {asked.project} are among the results of {asked.level}"
+        policies, marked = collect(asked.level, asked.project)
+        return f"{policies} policies of {asked.project} are among the results of {asked.level}; {marked} rows in MLflow"
     return f"the page is written: {write_page()}"
 
 

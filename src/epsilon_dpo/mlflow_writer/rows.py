@@ -36,7 +36,7 @@ class Rows:
 
     def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
         """On the row of the policy, if the store has it; else the report makes the row. Returns its id."""
-        row = self._training(run, policy_sha256)
+        row = self.training(run, policy_sha256)
         if row is None:
             return None
         self._log(row.info.run_id, as_metrics(metrics, 0, at))
@@ -54,7 +54,7 @@ class Rows:
         rows, marked = {}, []
         for policy in policies:
             run, sha256 = policy["run"], policy["policy_sha256"]
-            row = newest.get((run, sha256)) or self._training(run, sha256) or self._rebuilt(policy)
+            row = newest.get((run, sha256)) or self.training(run, sha256) or self._rebuilt(policy)
             run_id = row.info.run_id
             rows[run_id] = policy
             marked.append(row)
@@ -158,7 +158,7 @@ class Rows:
         for start in range(0, len(entries), METRICS_AT_ONCE):
             self.client.log_batch(run_id, metrics=entries[start : start + METRICS_AT_ONCE])
 
-    def _training(self, run: str, policy_sha256: str) -> Run | None:
+    def training(self, run: str, policy_sha256: str) -> Run | None:
         """The latest align run of `run` that made this policy."""
         found = self._trainings(1, f" and tags.run = '{run}' and tags.{POLICY} = '{policy_sha256}'")
         return found[0] if found else None
@@ -180,7 +180,7 @@ class Rows:
         tags = {"rebuilt": "true", "execution": execution, "project": pending.project()}
         tags |= {"mlflow.note.content": REBUILT + note(name, policy["params"])}
         with pending.claimed(execution, REBUILD_S):  # `make ui` may do the same beside a running `make repro`
-            if made := self._training(run, sha256):
+            if made := self.training(run, sha256):
                 return made
             run_id = self._create(name, identity(name, policy["params"]) | tags, now())
             self._log_params(run_id, policy["params"])

@@ -5,12 +5,18 @@ from typing import Any
 
 from epsilon_dpo.mlflow_writer.identity import RECIPE
 
-VIEW, POLICIES, SEEDS, ANSWERS = "comparison", "policies", "seeds", "answers"
-NAMES = {POLICIES: "Policies", SEEDS: "Seeds averaged", ANSWERS: "Answers side by side"}  # in the page's menu `Views`
+VIEW, POLICIES, SEEDS, ANSWERS, STUDY = "comparison", "policies", "seeds", "answers", "study"
+NAMES = {  # in the page's menu `Views`
+    POLICIES: "Policies",
+    SEEDS: "Seeds averaged",
+    ANSWERS: "Answers side by side",
+    STUDY: "Replication study, seeds averaged",
+}
 MADE_MS = 1_790_000_000_000  # the menu wants a time; one that moved would be a new view for each stage
 CURVE = "1_train/"  # what a training logs per step: the page sorts its groups by name
 SHARED_VIEW = "mlflow.sharedViewState."
 FILTER = "tags.in_report = 'true'"
+OF_THE_STUDY = f"tags.{STUDY} LIKE '%'"  # each replicate's rows, whose tag is the level
 # KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
 # rates alone is read as an order that they do not give.
 COLUMNS = (
@@ -31,12 +37,14 @@ TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entr
 SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
 LINK = "?viewStateShareKey={key}&workflowType=machine_learning"
 NOTE = f"""The policies of the last report, in the menu *Views* above: *{"*, *".join(NAMES.values())}*.
+The last one has the rows of all replicates that `epsilon-dpo study` has collected.
 
 The same by what is put behind `/runs` in the address:
 
 - *{NAMES[POLICIES]}*, `{LINK.format(key=POLICIES)}&compareRunsMode=CHART`: win rate against KL, win rates, curves
 - *{NAMES[SEEDS]}*, `{LINK.format(key=SEEDS)}&compareRunsMode=CHART`: a mark per method and its values, over seeds
 - *{NAMES[ANSWERS]}*, `{LINK.format(key=ANSWERS)}&compareRunsMode=ARTIFACT`: group by `prompt`, compare `answer`
+- *{NAMES[STUDY]}*, `{LINK.format(key=STUDY)}&compareRunsMode=CHART`: the same over replicates
 - the table: `{LINK.format(key=VIEW)}`, or filter by `{FILTER}`
 
 The page takes {PAGE} rows at first, by their names, and counts no others: *Load more* stands below the list.
@@ -60,6 +68,7 @@ def experiment_tags() -> dict[str, str]:
     by_method = {"mode": "tag", "groupByData": "method"}
     by_recipe = {"mode": "tag", "groupByData": RECIPE}  # one key: of several the page's list shows the first alone
     states = {POLICIES: _state([by_method]), SEEDS: _state([by_recipe], averaged=True), ANSWERS: _state([])}
+    states[STUDY] = _state([by_recipe], averaged=True) | {"searchFilter": OF_THE_STUDY}
     for key, state in states.items():
         named = {"name": NAMES[key], "createdAt": MADE_MS, "updatedAt": MADE_MS, "state": json.dumps(state)}
         tags[f"{SHARED_VIEW}{key}"] = json.dumps(named)

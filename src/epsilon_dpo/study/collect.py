@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, environment
+from epsilon_dpo.mlflow_writer.server import in_short
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import FACTS, FINAL, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
@@ -40,11 +41,11 @@ def read_results(level: str, study: Path = STUDY) -> list[Row]:
         return list(csv.DictReader(table))
 
 
-def collect(level: str, project: Path, study: Path = STUDY) -> int:
+def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
     """Add the replicate that lies in `project` to the results of `level`; rows of the same seed are replaced.
 
     Returns:
-        the number of its policies.
+        the number of its policies, and of those that are marked in MLflow's store.
 
     Raises:
         UserError: the project is not reproduced.
@@ -62,7 +63,19 @@ def collect(level: str, project: Path, study: Path = STUDY) -> int:
     sources = read_json(folder / "replicates.json") if (folder / "replicates.json").is_file() else {}
     sources[str(seed)] = made_from(project)
     write_json(folder / "replicates.json", dict(sorted(sources.items())))
-    return len(rows)
+    final = {row["run"]: row["policy_sha256"] for row in rows if row["place"] == FINAL}
+    return len(rows), marked(level, final)
+
+
+def marked(level: str, policies: Mapping[str, str]) -> int:
+    """As `mark_replicate`; no MLflow store, or one that fails, costs one line."""
+    from epsilon_dpo.mlflow_writer.replicates import mark_replicate  # imports mlflow
+
+    try:
+        return mark_replicate(level, policies)
+    except Exception as error:
+        print(f"tracking: the rows of level {level} are not marked in MLflow ({in_short(error)}).", file=sys.stderr)
+        return 0
 
 
 def refuse_unfinished(project: Path) -> None:
@@ -92,6 +105,7 @@ def policies(out: Path, seed: int, run: str, entry: dict[str, Any]) -> Iterator[
         row |= {f"win_rate_{name.split()[0]}": None for name in SCORERS}
         row |= {f"win_rate_{name.split()[0]}": rate.value for name, rate in point.win_rate.items()}
         row["prompts"] = len(point.kl_by_prompt)
+        row["policy_sha256"] = read_json(out / "kl" / run / place / "metrics.json")["policy_sha256"]
         moved = moves(read_jsonl(metrics / "metrics.jsonl"), float(entry["beta"])) if final else {}
         decided = decisions(read_jsonl(out / "monotonicity" / run / "records.jsonl")) if final else {}
         yield row | {name: moved.get(name) for name in MOVES} | {name: decided.get(name) for name in DECISIONS}

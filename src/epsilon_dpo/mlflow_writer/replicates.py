@@ -1,0 +1,22 @@
+"""The rows of a study's replicates, marked so that the page shows them as one comparison (view.py)."""
+
+from collections.abc import Mapping
+
+from epsilon_dpo.mlflow_writer.rows import Rows
+from epsilon_dpo.mlflow_writer.view import STUDY
+
+
+def mark_replicate(level: str, policies: Mapping[str, str]) -> int:
+    """Tag the rows of trainings with their study's level.
+
+    Args:
+        policies: sha256 of each policy, by run.
+
+    Returns:
+        how many of them the store has; those of a clone with a store of its own are not here.
+    """
+    rows = Rows()
+    found = [row for run, sha256 in policies.items() if (row := rows.training(run, sha256))]
+    for row in found:
+        rows.client.set_tag(row.info.run_id, STUDY, level)
+    return len(found)
