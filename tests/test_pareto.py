@@ -14,12 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
+from dvc.utils.serialize import dump_yaml
 from whole_pipeline import BIN, TRACKED, all_stages, copy_project, dvc, environment, repro, with_preset
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
-from epsilon_dpo.study.collect import collect, read_results
+from epsilon_dpo.study.collect import collect, known_replicates, read_results
 
 pytestmark = pytest.mark.slow
 
@@ -90,39 +91,55 @@ def test_the_study_collects_a_finished_project_and_no_other(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row against what the stages wrote of that policy, added up here."""
+    preset = shutil.copy(project / "params.yaml", tmp_path / "preset.yaml")
+    level = {"title": "Small", "preset": str(preset), "seeds": [17, 18]}
+    content = {"confidence": 0.95, "levels": {"small": level}, "claims": []}
+    dump_yaml(str(tmp_path / "claims.yaml"), content)
     monkeypatch.setenv("DVC_ROOT", str(project))
-    number, marked = collect("controlled", project, tmp_path)
-    rows = read_results("controlled", tmp_path)
+    number, marked = collect("small", project, tmp_path)
+    rows = read_results("small", tmp_path)
     assert (number, marked) == (len(rows), len(RUNS))
     final = {row["run"]: row for row in rows if row["place"] == "."}
     followed = {row["run"] for row in rows if row["place"] != "."}
-    assert set(final) == set(RUNS) and followed == {"epsilon_dpo_b03", "epsilon_dpo_e002"}
+    assert set(final) == {"sft", *RUNS} and followed == {"epsilon_dpo_b03", "epsilon_dpo_e002"}
+    reference = final.pop("sft")
+    judged = read_json(project / "out/controls/metrics.json")
+    assert float(reference["kl"]) == 0.0
+    assert float(reference["win_rate_true"]) == judged["true_win_rate/sft_vs_chosen"]
+    assert float(reference["win_rate_judge"]) == judged["win_rate/sft_vs_chosen"]
     for run, row in final.items():
-        distances = [record["kl_fwd_rb"] for record in read_jsonl(project / "out/kl" / run / "records.jsonl")]
-        scored = read_jsonl(project / "out/score" / run / "records.jsonl")
-        wins = [record["true_win"] for record in scored if record["opponent"] == "chosen"]
-        assert float(row["kl"]) == pytest.approx(sum(distances) / len(distances))
-        assert float(row["win_rate_true"]) == pytest.approx(sum(wins) / len(wins))
-        steps = read_jsonl(project / "out/monotonicity" / run / "records.jsonl")
-        margins = {step: [r["margin"] for r in steps if r["step"] == step] for step in (1, -1)}
-        assert (int(row["decreasing"]), int(row["increasing"])) == (len(margins[1]), len(margins[-1]))
-        if all(margins.values()):
-            means = {step: sum(values) / len(values) for step, values in margins.items()}
-            assert float(row["margin_gap"]) == pytest.approx(means[-1] - means[1])
-        curve = read_jsonl(project / "out/align/metrics" / run / "metrics.jsonl")
-        assert (row["beta_change"] != "") == run.startswith("epsilon")
-        if row["beta_change"]:
-            last = [line for line in curve if "eps/beta_next" in line][-1]["eps/beta_next"]
-            assert float(row["beta_change"]) == pytest.approx(abs(math.log(last / float(row["beta"]))))
-    file = tmp_path / "results/controlled/policies.csv"
+        assert_a_row_is_what_the_stages_wrote(project / "out", run, row)
+    file = tmp_path / "results/small/policies.csv"
     before = file.read_bytes()
-    collect("controlled", project, tmp_path)
+    collect("small", project, tmp_path)
     assert file.read_bytes() == before, "a replicate that is collected again changes nothing"
+    (made,) = known_replicates("small", tmp_path).values()
+    assert len(made["params"]) == 64 and made["torch"] == "2.13.0"
     params = (project / "params.yaml").read_text("utf-8")
     (project / "params.yaml").write_text(params.replace("seed: 17", "seed: 18", 1), "utf-8")
     with pytest.raises(UserError, match=r"is not reproduced: \S+ and \d+ more would run"):
-        collect("controlled", project, tmp_path)
+        collect("small", project, tmp_path)
     (project / "params.yaml").write_text(params, "utf-8")
+
+
+def assert_a_row_is_what_the_stages_wrote(out: Path, run: str, row: dict[str, str]) -> None:
+    distances = [record["kl_fwd_rb"] for record in read_jsonl(out / "kl" / run / "records.jsonl")]
+    scored = [record for record in read_jsonl(out / "score" / run / "records.jsonl") if record["opponent"] == "chosen"]
+    assert float(row["kl"]) == pytest.approx(sum(distances) / len(distances))
+    for column, field in (("win_rate_true", "true_win"), ("win_rate_judge", "win")):
+        assert float(row[column]) == pytest.approx(sum(record[field] for record in scored) / len(scored))
+    steps = read_jsonl(out / "monotonicity" / run / "records.jsonl")
+    margins = {step: [r["margin"] for r in steps if r["step"] == step] for step in (1, -1)}
+    assert (int(row["decreasing"]), int(row["increasing"])) == (len(margins[1]), len(margins[-1]))
+    if all(margins.values()):
+        means = {step: sum(values) / len(values) for step, values in margins.items()}
+        assert float(row["margin_gap"]) == pytest.approx(means[-1] - means[1])
+    curve = [line for line in read_jsonl(out / "align/metrics" / run / "metrics.jsonl") if "eps/lowered" in line]
+    assert (row["beta_change"] != "") == run.startswith("epsilon") == bool(curve)
+    if curve:
+        change = abs(math.log(curve[-1]["eps/beta_next"] / float(row["beta"])))
+        assert float(row["beta_change"]) == pytest.approx(change)
+        assert float(row["lowered_share"]) == pytest.approx(sum(line["eps/lowered"] for line in curve) / len(curve))
 
 
 def test_another_figure_judges_nothing_again(project: Path) -> None:

@@ -8,78 +8,108 @@ import pytest
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.study.collect import decisions, gap_by_definition, moves
-from epsilon_dpo.study.measures import difference_at_equal_beta, early_difference, mean_of, win_rate_at_equal_kl
+from epsilon_dpo.study.measures import (
+    difference_at_equal_beta,
+    early_difference,
+    hull,
+    mean_of,
+    win_rate_at_equal_kl,
+)
 
 DPO, OURS = {"method": "dpo"}, {"method": "epsilon_dpo", "epsilon": 0.01}
 
 
-def policy(recipe: dict[str, Any], beta: str, kl: float, true: float, place: str = ".") -> dict[str, Any]:
-    return {"recipe": json.dumps(recipe, sort_keys=True), "beta": beta, "place": place, "kl": kl, "win_rate_true": true}
+def policy(recipe: dict[str, Any], beta: str, kl: float, true: float, epoch: float = 1.0) -> dict[str, Any]:
+    name, place = json.dumps(recipe, sort_keys=True), "." if epoch == 1.0 else f"snapshots/{epoch}"
+    row = {"run": "x", "recipe": name, "beta": beta, "place": place, "epoch": epoch}
+    return row | {"kl": str(kl), "win_rate_true": str(true), "win_rate_judge": ""}
 
 
-# DPO's win rate is .5 + KL / 10 from KL 0 to 4, ours .1 above it from 2 to 6: both span 2 to 4.
-CURVES = [
-    policy(DPO, "0.1", 4.0, 0.9),
-    policy(DPO, "1.0", 0.0, 0.5),
-    policy(OURS, "1.0", 2.0, 0.8),
-    policy(OURS, "0.1", 6.0, 1.2),
-    policy(OURS, "0.1", 100.0, 0.3, "snapshots/00047"),
-    policy(DPO, "0.1", 100.0, 0.7, "snapshots/00047"),
-]
+SFT = policy({"method": "sft"}, "", 0.0, 0.5)
 
 
-def test_win_rates_are_compared_where_both_curves_have_a_kl_and_by_kl_alone() -> None:
-    assert win_rate_at_equal_kl(CURVES, OURS, DPO, "true") == pytest.approx(0.1)
-    # A third point .2 above: on top come 0 to .2 from KL 2 to 3 and .2 to .4 / 3 from 3 to 4, on average .1 and 1 / 6.
-    more = [*CURVES, policy(OURS, "0.3", 3.0, 1.1)]
-    assert win_rate_at_equal_kl(more, OURS, DPO, "true") == pytest.approx(0.1 + (0.1 + 1 / 6) / 2, abs=2e-3)
+def test_a_curve_is_the_upper_concave_hull_and_never_falls() -> None:
+    at = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 9.0])
+    kl, wins = np.array([0.0, 2.0, 3.0, 4.0, 6.0]), np.array([0.5, 0.7, 0.72, 0.9, 0.6])
+    assert hull(kl, wins, at) == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9]), "(3, .72) is under the line"
+    assert hull(np.array([0.0, 2.0, 2.0]), np.array([0.5, 0.6, 0.8]), at)[:3] == pytest.approx([0.5, 0.65, 0.8])
+    assert hull(np.array([0.0, 2.0]), np.array([0.5, 0.3]), at) == pytest.approx([0.5] * 7), "SFT costs nothing"
 
 
-def test_curves_that_share_no_kl_are_not_compared() -> None:
-    far = [*CURVES[:2], policy(OURS, "1.0", 5.0, 0.8), policy(OURS, "0.1", 6.0, 0.9)]
-    with pytest.raises(UserError, match="share no KL"):
-        win_rate_at_equal_kl(far, OURS, DPO, "true")
+def test_win_rates_are_compared_up_to_the_kl_that_both_spend() -> None:
+    """DPO rises from .5 to .7 at KL 2 and .9 at 4; ours to .9 at 2, then falls."""
+    rows = [SFT, policy(DPO, "1.0", 2.0, 0.7), policy(DPO, "0.1", 4.0, 0.9)]
+    rows += [policy(OURS, "1.0", 2.0, 0.9), policy(OURS, "0.1", 8.0, 0.4), policy(OURS, "0.1", 1.0, 1.0, epoch=0.2)]
+    assert win_rate_at_equal_kl(rows, OURS, DPO, "true") == pytest.approx(0.1, abs=1e-3)  # a triangle of .2 over [0, 4]
+    assert win_rate_at_equal_kl(rows, DPO, OURS, "true") == pytest.approx(-0.1, abs=1e-3)
+    with pytest.raises(UserError, match="has no win_rate_judge"):
+        win_rate_at_equal_kl(rows, OURS, DPO, "judge")
+
+
+def test_what_nobody_has_to_spend_separates_no_curves() -> None:
+    same = [SFT, policy(DPO, "1.0", 1.0, 0.6), policy(DPO, "0.3", 3.0, 0.8), policy(DPO, "0.1", 6.0, 0.5)]
+    same += [policy(OURS, "1.0", 1.0, 0.6), policy(OURS, "0.3", 3.0, 0.8), policy(OURS, "0.1", 6.0, 0.8)]
+    assert win_rate_at_equal_kl(same, OURS, DPO, "true") == 0.0
 
 
 def test_differences_at_equal_beta_and_early() -> None:
-    assert difference_at_equal_beta(CURVES, OURS, DPO, "kl") == pytest.approx(((6.0 - 4.0) + (2.0 - 0.0)) / 2)
-    assert early_difference(CURVES, OURS, DPO, "win_rate_true") == pytest.approx(0.3 - 0.7)
-    assert mean_of(CURVES, DPO, "kl") == pytest.approx(2.0)
-    with pytest.raises(UserError, match="has beta"):
-        difference_at_equal_beta(CURVES[:3], OURS, DPO, "kl")
-    with pytest.raises(UserError, match="no policy of the recipe"):
-        mean_of(CURVES, {"method": "ipo"}, "kl")
+    rows = [policy(DPO, "0.1", 4.0, 0.9), policy(DPO, "1.0", 0.0, 0.5)]
+    rows += [policy(OURS, "0.1", 6.0, 0.9), policy(OURS, "1.0", 2.0, 0.8)]
+    assert difference_at_equal_beta(rows, OURS, DPO, "kl") == pytest.approx(((6.0 - 4.0) + (2.0 - 0.0)) / 2)
+    early = [policy(DPO, "0.1", 1.0, 0.7, 0.2), policy(DPO, "0.1", 1.0, 0.1, 0.4)]
+    early += [policy(OURS, "0.1", 1.0, 0.3, 0.2), policy(OURS, "0.1", 1.0, 0.9, 0.4)]
+    assert early_difference(rows + early, OURS, DPO, "win_rate_true") == pytest.approx(0.3 - 0.7), "the first alone"
+    assert mean_of(rows, DPO, "kl") == pytest.approx(2.0)
+    with pytest.raises(UserError, match=r"beta 0\.1, 1\.0 of the one, 0\.1 of the other"):
+        difference_at_equal_beta([*rows[:2], rows[2]], DPO, OURS, "kl")
+    with pytest.raises(UserError, match="no policy of"):
+        mean_of(rows, {"method": "ipo"}, "kl")
+    with pytest.raises(UserError, match=r"two policies of .* at one beta"):
+        mean_of([*rows, policy(DPO, "0.1", 5.0, 0.9)], DPO, "kl")
+    with pytest.raises(UserError, match="no snapshots of the same steps"):
+        early_difference(rows, OURS, DPO, "win_rate_true")
 
 
-def test_moves_are_the_mean_share_of_decided_pairs_and_how_far_log_beta_went() -> None:
+def test_moves_are_the_mean_shares_of_a_step_and_how_far_log_beta_went() -> None:
     curve = [
         {"step": 1, "eps/lowered": 0.5, "eps/raised": 0.25, "eps/beta_next": 0.09},
-        {"step": 2, "eps/lowered": 0.125, "eps/raised": 0.125, "eps/beta_next": 0.05},
+        {"step": 2, "eps/lowered": 0.25, "eps/raised": 0.125, "eps/beta_next": 0.05},
     ]
-    assert moves(curve, beta=0.1) == {"decided_share": 0.5, "beta_change": pytest.approx(np.log(2.0))}
-    assert moves([{"step": 1, "loss": 0.7}], beta=0.1) == {}
+    found = moves(curve, beta=0.1)
+    assert found == {"lowered_share": 0.375, "raised_share": 0.1875, "beta_change": pytest.approx(np.log(2.0))}
+    assert moves([{"step": 1, "loss": 0.7}], beta=0.1) == moves(curve, beta=None) == {}
+
+
+def records(rows: list[tuple[float, float, int]]) -> list[dict[str, Any]]:
+    """Of margin h, first order (h - dK) and step: +1 lowers beta, as of the stage monotonicity."""
+    return [{"margin": h, "first_order": first, "step": step} for h, first, step in rows]
 
 
 def test_decisions_against_margins() -> None:
-    # h, first order (h - dK), step: +1 lowers beta, as of the stage monotonicity.
-    rows = [(4.0, 3.0, 1), (2.0, 1.0, 1), (-1.0, -2.0, -1), (3.0, -1.0, -1), (0.0, 0.1, 0)]
-    found = decisions([{"margin": h, "first_order": first, "step": step} for h, first, step in rows])
+    found = decisions(records([(4.0, 3.0, 1), (2.0, 1.0, 1), (-1.0, -2.0, -1), (3.0, -1.0, -1), (0.0, 0.1, 0)]))
     assert (found["pairs"], found["decreasing"], found["increasing"]) == (5, 2, 2)
     assert found["margin_gap"] == pytest.approx(1.0 - 3.0)
-    # β-DPO raises beta above the mean h of 1.6. Against it: 4 and 2 lowered, -1 raised; with it: 3 raised.
-    assert found["against_beta_dpo"] == pytest.approx(3 / 4)
+    # β-DPO raises beta above the mean h of 1.6: against ε-DPO at 4 and 2, which it lowers, and at -1, which it raises.
+    # By chance, with three of four above the mean and two of four lowered: 3/4 x 1/2 + 1/4 x 1/2.
+    assert found["against_beta_dpo"] == pytest.approx(3 / 4 - 1 / 2)
+    # The rule of first order: below are -1 and 3, above 4, 2 and 0. dK is 1, 1, 1, 4 and -.1.
+    below = np.average([4.0, 2.0, -1.0, 3.0, 0.0], weights=[0, 1, 5, 1, 4])
+    above = np.average([4.0, 2.0, -1.0, 3.0, 0.0], weights=[4, 4, 0, 4, 1])
+    assert found["margin_gap_beyond"] == pytest.approx((1.0 - 2.0) - (below - above))
 
 
-def test_the_gap_of_the_definition_is_that_of_every_margin_with_every_shift() -> None:
+def test_a_group_without_pairs_has_no_margins() -> None:
+    found = decisions(records([(4.0, 3.0, 1), (2.0, 1.0, 1)]))
+    assert found == {"pairs": 2, "decreasing": 2, "increasing": 0}
+    assert gap_by_definition(np.array([2.0, 3.0]), np.array([0.0, 1.0])) is None
+
+
+def test_nothing_is_beyond_the_definition_where_margins_and_kls_are_independent() -> None:
+    """Also where pairs near the threshold are left undecided, which the groups of stage monotonicity leave out."""
     generator = np.random.default_rng(0)
     h, shift = generator.normal(1.0, 2.0, 40), np.round(generator.normal(0.5, 1.0, 40), 1)
     below = [margin for margin in h for other in shift if margin < other]
     above = [margin for margin in h for other in shift if margin > other]
     assert gap_by_definition(h, shift) == pytest.approx(np.mean(below) - np.mean(above))
-    rule = np.sign(h[:, None] - shift)  # pairs of independent h and shift: nothing is left beyond the definition
-    records = [
-        {"margin": margin, "first_order": margin - other, "step": step}
-        for margin, steps in zip(h, rule, strict=True)
-        for other, step in zip(shift, steps, strict=True)
-    ]
-    assert decisions(records)["margin_gap_beyond"] == pytest.approx(0.0, abs=1e-12)
+    every = [(a, a - b, int(np.sign(a - b) * (abs(a - b) > 0.3))) for a in h for b in shift]
+    assert decisions(records(every))["margin_gap_beyond"] == pytest.approx(0.0, abs=1e-12)

@@ -1,6 +1,8 @@
 """Claims as code: what is refused, when a claim holds, and the page, every number of which comes from study/."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import yaml
 from scipy.stats import t
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_csv, write_json
 from epsilon_dpo.study import replicate
 from epsilon_dpo.study.claims import Study, read_study
-from epsilon_dpo.study.collect import read_results
+from epsilon_dpo.study.collect import collect, known_replicates, made_from, read_results, results_folder
 from epsilon_dpo.study.page import page
 from epsilon_dpo.study.verdicts import findings
 
@@ -27,16 +30,17 @@ CLAIM = {
     "measure": {"name": "mean_of", "recipe": {"method": "dpo"}, "column": "kl"},
     "expected": {"is": "above", "than": 1.0},
 }
-LEVELS = {"controlled": {"title": "by hand", "preset": "presets/by-hand.yaml", "seeds": [1, 2, 3]}}
+LEVELS = {"controlled": {"title": "By hand", "preset": "presets/by-hand.yaml", "seeds": [1, 2, 3], "drawn": "all"}}
 
 
 def study(**changes: Any) -> Study:
     return Study.model_validate({"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM | changes]})
 
 
-def rows(*kls: float) -> list[dict[str, Any]]:
+def rows(*kls: float | str) -> list[dict[str, Any]]:
     name = json.dumps({"method": "dpo"})
-    return [{"seed": seed, "recipe": name, "beta": "0.1", "place": ".", "kl": kl} for seed, kl in enumerate(kls)]
+    alike = {"run": "dpo", "recipe": name, "beta": "0.1", "place": ".", "win_rate_true": "0.5", "win_rate_judge": ""}
+    return [{"seed": str(seed), "kl": str(kl)} | alike for seed, kl in enumerate(kls, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,12 @@ def test_a_claim_holds_where_the_interval_lies_on_its_side(kls: tuple[float, ...
         )
 
 
+def test_a_replicate_without_a_value_leaves_the_claim_open_and_is_named() -> None:
+    (found,) = findings(study(), {"controlled": rows(2.0, 2.1, "", 1.9)})
+    assert found.verdict == "not measurable" and found.value is None
+    assert found.missing == {3: "dpo has no kl"} and found.by_seed == {1: 2.0, 2: 2.1, 4: 1.9}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -78,24 +88,61 @@ def test_a_claim_that_cannot_be_decided_is_refused(tmp_path: Path, changes: dict
         read_study(tmp_path)
 
 
-def test_every_number_of_the_page_comes_from_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert Path("docs/replication.md").read_text("utf-8") == page(), "`epsilon-dpo study page` writes it anew"
 
 
-def test_tests_that_hold_a_claim_exist_and_presets_hold_every_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
+    """KL 2, 4 and 3: mean 3, standard deviation 1, standard error .577, t .975 with 2 degrees of freedom 4.303."""
+    tested = {"id": "tested", "measure": None, "expected": None, "level": None, "test": "tests/test_dag.py::test_x"}
+    unrun = {"id": "unrun", "measure": None, "expected": None, "level": None, "needs": "a GPU"}
+    claims = [CLAIM | {"unit": "nats"}, CLAIM | tested, CLAIM | unrun, CLAIM | {"id": "b", "level": "moon"}]
+    levels = LEVELS | {"moon": {"title": "Far", "needs": "a rocket"}}
+    content = {"confidence": 0.95, "levels": levels, "claims": claims}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    (tmp_path / "notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
+    folder = results_folder("controlled", tmp_path)
+    folder.mkdir(parents=True)
+    write_csv(folder / "policies.csv", rows(2.0, 4.0, 3.0))
+    made = {"commit": "c" * 40, "uncommitted_changes": False, "params": "p", "collected_on": "a CPU"}
+    versions = {"torch": "2.13.0", "transformers": "5.0"}
+    write_json(folder / "replicates.json", {str(seed): made | versions for seed in (1, 2, 3)})
+    text = page(tmp_path)
+    for cell in (
+        "**1 undecided at this n, 1 by a test, 2 not run**",
+        "| controlled | By hand | all | 3 of 3 |",
+        "| moon | Far |  | not run, needs a rocket |",
+        "| [It spends more KL.](#spends_more) | Figure 5 | +3.000 [+0.516, +5.484] nats | 3 | undecided at this n |",
+        "| [It spends more KL.](#tested) | Figure 5 |  |  | holds by [a test](../tests/test_dag.py) |",
+        "| [It spends more KL.](#unrun) | Figure 5 |  |  | not run: needs a GPU |",
+        "| [It spends more KL.](#b) | Figure 5 |  |  | not run: needs a rocket |",
+        "| dpo | 0.1 | 3.000 ± 0.577 | 0.500 ± 0.000 |  |",
+        "- By seed: 1: +2.0000, 2: +4.0000, 3: +3.0000.",
+        "| 2 | cccccccccc | 2.13.0 | 5.0 | a CPU |",
+    ):
+        assert cell in text, cell
+    write_csv(folder / "policies.csv", rows(2.0, 2.1))
+    assert "| **holds**, preliminary: 1 replicates are lacking |" in page(tmp_path)
+
+
+def test_tests_that_hold_a_claim_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    asked = [claim.test for claim in read_study().claims if claim.test]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *asked]
+    found = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert asked and found.returncode == 0, found.stdout  # 4 where one is not there
+
+
+def test_presets_hold_every_recipe_at_every_beta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     ours = read_study()
     for claim in ours.claims:
-        if claim.test:
-            file, _, name = claim.test.partition("::")
-            assert f"def {name}(" in Path(file).read_text("utf-8"), claim.id
-        elif claim.measure:
+        if claim.measure:
             preset = ours.levels[claim.level or ""].preset
             assert preset is not None
             entries = yaml.safe_load(preset.read_text("utf-8"))["runs"].values()
-            asked = [claim.measure[name] for name in ("first", "second", "recipe") if name in claim.measure]
-            for recipe in asked:
+            for recipe in (claim.measure[name] for name in ("first", "second", "recipe") if name in claim.measure):
                 betas = {entry["beta"] for entry in entries if recipe.items() == of_recipe(entry).items()}
                 assert len(betas) == (4 if claim.level == "controlled" else 2), (claim.id, recipe)
 
@@ -113,16 +160,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     Path("presets/by-hand.yaml").write_text("seed: 1\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\n", "utf-8")
-    Path("params.yaml").write_text("seed: 3\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\n", "utf-8")
+    ours = "seed: 3\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\nbase: {path: my/model}\n"
+    Path("params.yaml").write_text(ours, "utf-8")
 
-    def collected(level: str, at: Path, study: Path) -> int:
+    def collected(level: str, at: Path, study: Path) -> tuple[int, int]:
         seed = yaml.safe_load((at / "params.yaml").read_text("utf-8"))["seed"]
-        folder = study / "results" / level
+        folder = results_folder(level, study)
         folder.mkdir(parents=True, exist_ok=True)
-        known = read_results(level, study)
-        lines = [f"{row['seed']},x\n" for row in known] + [f"{seed},x\n"]
-        (folder / "policies.csv").write_text("seed,run\n" + "".join(lines), "utf-8")
-        return 1
+        write_json(folder / "replicates.json", known_replicates(level, study) | {str(seed): {}})
+        write_csv(folder / "policies.csv", [*read_results(level, study), {"seed": seed, "run": "dpo"}])
+        return 1, 0
 
     monkeypatch.setattr(replicate, "collect", collected)
     command = tmp_path / "bin" / "dvc"
@@ -140,7 +187,8 @@ def test_the_replicates_run_one_after_the_other_and_go_on_where_one_stopped(proj
     Path("broken").unlink()
     assert replicate.run_level("controlled") == "level controlled has its 3 replicates: study/results/controlled"
     assert Path("reproduced").read_text("utf-8").split() == ["seed:", "1", "seed:", "1", "seed:", "2", "seed:", "3"]
-    assert "seed: 5" in Path("params.yaml").read_text("utf-8"), "the seed of a run is its own"
+    left = Path("params.yaml").read_text("utf-8")
+    assert "seed: 5" in left and "my/model" in left, "the seed of a run is its own, and so are paths"
     replicate.run_level("controlled")
     assert len(Path("reproduced").read_text("utf-8").splitlines()) == 4, "what has results is not run again"
 
@@ -149,7 +197,28 @@ def test_a_level_that_cannot_be_run_says_why(project: Path) -> None:
     with pytest.raises(UserError, match="no level is called paper; there are controlled"):
         replicate.run_level("paper")
     Path("params.yaml").write_text("seed: 3\nruns: {mine: {method: dpo, beta: 0.5}}\n", "utf-8")
-    with pytest.raises(
-        UserError, match=r"params.yaml is not presets/by-hand.yaml .* cp presets/by-hand.yaml params.yaml"
-    ):
+    with pytest.raises(UserError, match=r"params.yaml is not made from presets/by-hand.yaml: cp presets/"):
         replicate.run_level("controlled")
+
+
+def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
+    """Before anything is read of what they made, which is not there."""
+    Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
+    with pytest.raises(UserError, match="no level is called controled; there are controlled"):
+        collect("controled", project)
+    params = Path("params.yaml").read_text("utf-8")
+    Path("params.yaml").write_text(params.replace("seed: 3", "seed: 9", 1), "utf-8")
+    with pytest.raises(UserError, match=r"has no replicate of seed 9 \(study/claims.yaml has \[1, 2, 3\]\)"):
+        collect("controlled", project)
+    Path("params.yaml").write_text(params.replace("beta: 0.1", "beta: 0.2"), "utf-8")
+    with pytest.raises(UserError, match=r"has other runs than presets/by-hand.yaml"):
+        collect("controlled", project)
+    folder = results_folder("controlled")
+    folder.mkdir(parents=True)
+    write_json(folder / "replicates.json", {"1": made_from(project, params)})
+    Path("params.yaml").write_text(params.replace("my/model", "other"), "utf-8")
+    with pytest.raises(UserError, match=r"differs in more than the seed from that of the replicate of seed 1"):
+        collect("controlled", project)
+    Path("params.yaml").write_text(params, "utf-8")
+    with pytest.raises(UserError, match="`dvc status` fails"):  # alike; but this is no project
+        collect("controlled", project)

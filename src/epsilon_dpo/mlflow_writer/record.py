@@ -127,7 +127,7 @@ class Record(Rows):
                 self._discard(other, "the server made this row twice")
 
     def _executions(self) -> dict[str, str | None]:
-        return self._search(f"tags.execution = '{self.execution}'")
+        return self.search(f"tags.execution = '{self.execution}'")
 
     def _log_inputs(self, inputs: dict[str, str]) -> None:
         """The data that a stage read, as datasets with the digest of their content; code and data in inputs.json."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from epsilon_dpo.mlflow_writer.rows import Rows
-from epsilon_dpo.mlflow_writer.view import STUDY
+from epsilon_dpo.mlflow_writer.view import STUDY, STUDY_SEED
 
 
-def mark_replicate(level: str, policies: Mapping[str, str]) -> int:
-    """Tag the rows of trainings with their study's level.
+def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
+    """Tag the rows of trainings with their study's level and seed, and take the tags from other rows that had these.
 
     Args:
         policies: sha256 of each policy, by run.
@@ -16,7 +16,10 @@ def mark_replicate(level: str, policies: Mapping[str, str]) -> int:
         how many of them the store has; those of a clone with a store of its own are not here.
     """
     rows = Rows()
+    for run_id in rows.search(f"tags.{STUDY} = '{level}' and tags.{STUDY_SEED} = '{seed}'"):
+        rows.client.delete_tag(run_id, STUDY)
     found = [row for run, sha256 in policies.items() if (row := rows.training(run, sha256))]
     for row in found:
+        rows.client.set_tag(row.info.run_id, STUDY_SEED, str(seed))
         rows.client.set_tag(row.info.run_id, STUDY, level)
     return len(found)

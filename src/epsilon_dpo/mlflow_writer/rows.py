@@ -84,7 +84,7 @@ class Rows:
         others = f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"
         if ours := ", ".join(f"'{row.info.run_id}'" for row in rows):
             others += f" and attributes.run_id NOT IN ({ours})"  # each row that is found costs 5 ms
-        for run_id in self._search(others):
+        for run_id in self.search(others):
             self.client.set_tag(run_id, self.mark, "false")
         for row in rows:
             if row.data.tags.get(self.mark) != "true":
@@ -99,7 +99,7 @@ class Rows:
 
     def close_dead(self) -> None:
         """End the rows of this project whose process is gone: the machine went down, or both were killed."""
-        for run_id, execution in self._search(
+        for run_id, execution in self.search(
             f"attributes.status = 'RUNNING' and tags.project = '{pending.project()}'", "execution"
         ).items():
             if execution is None:
@@ -133,7 +133,7 @@ class Rows:
             self.client.set_terminated(run_id, "KILLED")
             self.client.delete_tag(run_id, "execution")  # nothing finds it by that any more
 
-    def _search(self, query: str, tag: str = "") -> dict[str, str | None]:
+    def search(self, query: str, tag: str = "") -> dict[str, str | None]:
         """All runs that `query` finds, with the value of `tag`."""
         found: dict[str, str | None] = {}
         token = None

@@ -16,7 +16,8 @@ MADE_MS = 1_790_000_000_000  # the menu wants a time; one that moved would be a 
 CURVE = "1_train/"  # what a training logs per step: the page sorts its groups by name
 SHARED_VIEW = "mlflow.sharedViewState."
 FILTER = "tags.in_report = 'true'"
-OF_THE_STUDY = f"tags.{STUDY} LIKE '%'"  # each replicate's rows, whose tag is the level
+STUDY_SEED = "study_seed"
+OF_THE_STUDY = f"tags.{STUDY} = 'controlled'"  # a level's rows: those of two must not be averaged
 # KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
 # rates alone is read as an order that they do not give.
 COLUMNS = (
@@ -37,7 +38,7 @@ TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entr
 SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
 LINK = "?viewStateShareKey={key}&workflowType=machine_learning"
 NOTE = f"""The policies of the last report, in the menu *Views* above: *{"*, *".join(NAMES.values())}*.
-The last one has the rows of all replicates that `epsilon-dpo study` has collected.
+The last one has the rows of the replicates that `epsilon-dpo study` has collected of level `controlled`.
 
 The same by what is put behind `/runs` in the address:
 

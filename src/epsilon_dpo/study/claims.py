@@ -20,11 +20,13 @@ class Level(Strict):
     """One setting in which claims are tested.
 
     Attributes:
-        preset: the params.yaml of one replicate; the others differ in `seed` alone.
+        drawn: what is new in each replicate, and so what an interval speaks of.
+        preset: the params.yaml of one replicate, but for paths of one's own; the others differ in `seed` alone.
         seeds: of the replicates. Empty: nobody has run this level, for what `needs` says.
     """
 
     title: str
+    drawn: str | None = None
     preset: Path | None = None
     seeds: list[int] = []
     needs: str | None = None
@@ -103,3 +105,24 @@ def read_study(folder: Path = STUDY) -> Study:
         raise UserError(f"{file} cannot be read ({error.strerror}); run this in the repository's folder.") from error
     except (ValidationError, yaml.YAMLError) as error:
         raise UserError(f"{file} is not a list of claims: {error}") from error
+
+
+def level_of(name: str, study: Path = STUDY) -> Level:
+    """
+    Raises:
+        UserError: there is none of this name.
+    """
+    levels = read_study(study).levels
+    if name not in levels:
+        raise UserError(f"no level is called {name}; there are {', '.join(levels)} (study/claims.yaml).")
+    return levels[name]
+
+
+def preset_of(name: str, level: Level) -> Path:
+    """
+    Raises:
+        UserError: it has none.
+    """
+    if level.preset is None:
+        raise UserError(f"level {name} cannot be run here: it needs {level.needs}.")
+    return level.preset

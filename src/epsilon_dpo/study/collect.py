@@ -4,9 +4,10 @@ import csv
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ import numpy as np
 import yaml
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
-from epsilon_dpo.mlflow_writer.environment import LIBRARIES, environment
+from epsilon_dpo.mlflow_writer.environment import environment, output_of
 from epsilon_dpo.mlflow_writer.server import in_short
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import FACTS, FINAL, metrics_folder, policy_paths
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
 from epsilon_dpo.report.figures.points import SCORERS, read_point
-from epsilon_dpo.study.claims import STUDY
+from epsilon_dpo.study.claims import STUDY, level_of, preset_of
 from epsilon_dpo.study.measures import Row
 
+SEED = re.compile(r"(?m)^seed: *(\d+)")  # of params.yaml; a run's own stands in its braces
 NOT_THE_RECIPE = ("beta", "seed", "snapshot_epochs")
-MEASURED = ("score", "kl", "monotonicity")  # stages whose outputs are read
+MEASURED = ("controls", "score", "kl", "monotonicity")  # stages whose outputs are read
 DECIDED = ("eps/lowered", "eps/raised")
 
 
@@ -48,31 +50,72 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
         the number of its policies, and of those that are marked in MLflow's store.
 
     Raises:
-        UserError: the project is not reproduced.
+        UserError: the project is not reproduced, its seed or its runs are not those of the level, or its params are not
+            those of the other replicates.
     """
-    refuse_unfinished(project)
-    params = yaml.safe_load((project / "params.yaml").read_text("utf-8"))
+    content = (project / "params.yaml").read_text("utf-8")
+    params = yaml.safe_load(content)
     seed = int(params["seed"])
-    rows = [row for run, entry in params["runs"].items() for row in policies(project / "out", seed, run, entry)]
+    refuse_other_replicates(level, seed, params["runs"], study)
+    sources = known_replicates(level, study)
+    made = made_from(project, content)
+    refuse_other_settings(made, seed, sources, project, results_folder(level, study))
+    refuse_unfinished(project)
+    rows = [reference(project / "out", seed)]
+    rows += [row for run, entry in params["runs"].items() for row in policies(project / "out", seed, run, entry)]
     others = [row for row in read_results(level, study) if int(row["seed"]) != seed]
     folder = results_folder(level, study)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "policies.csv.partial"
-    write_csv(partial, sorted([*others, *rows], key=lambda row: int(row["seed"])))
-    partial.replace(folder / "policies.csv")
-    sources = read_json(folder / "replicates.json") if (folder / "replicates.json").is_file() else {}
-    sources[str(seed)] = made_from(project)
-    write_json(folder / "replicates.json", dict(sorted(sources.items())))
-    final = {row["run"]: row["policy_sha256"] for row in rows if row["place"] == FINAL}
-    return len(rows), marked(level, final)
+    whole(folder / "replicates.json", write_json, dict(sorted((sources | {str(seed): made}).items())))
+    whole(folder / "policies.csv", write_csv, sorted([*others, *rows], key=lambda row: int(row["seed"])))
+    final = {row["run"]: row["policy_sha256"] for row in rows[1:] if row["place"] == FINAL}
+    return len(rows), marked(level, seed, final)
 
 
-def marked(level: str, policies: Mapping[str, str]) -> int:
+def whole(file: Path, write: Callable[[Path, Any], None], content: Any) -> None:
+    """`content` in `file`, or what was there before."""
+    partial = file.with_name(f"{file.name}.partial")
+    write(partial, content)
+    partial.replace(file)
+
+
+def known_replicates(level: str, study: Path = STUDY) -> dict[str, Row]:
+    """What each collected replicate of a level was made from, by seed."""
+    file = results_folder(level, study) / "replicates.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def refuse_other_replicates(level: str, seed: int, runs: dict[str, Any], study: Path) -> None:
+    """
+    Raises:
+        UserError: the level is not known, has no such seed, or its preset has other runs.
+    """
+    known = level_of(level, study)
+    if seed not in known.seeds:
+        raise UserError(f"level {level} has no replicate of seed {seed} (study/claims.yaml has {known.seeds}).")
+    if yaml.safe_load(preset_of(level, known).read_text("utf-8"))["runs"] != runs:
+        raise UserError(f"params.yaml has other runs than {known.preset}, which the claims of level {level} speak of.")
+
+
+def refuse_other_settings(made: Row, seed: int, others: dict[str, Row], project: Path, folder: Path) -> None:
+    """
+    Raises:
+        UserError: another replicate was made with other params: they would be averaged as if they were alike.
+    """
+    different = [other for other, known in others.items() if known["params"] != made["params"] and other != str(seed)]
+    if different:
+        raise UserError(
+            f"{project}/params.yaml differs in more than the seed from that of the replicate of seed {different[0]}, "
+            f"so the two are not replicates of one another; move {folder} away to begin anew."
+        )
+
+
+def marked(level: str, seed: int, policies: Mapping[str, str]) -> int:
     """As `mark_replicate`; no MLflow store, or one that fails, costs one line."""
     from epsilon_dpo.mlflow_writer.replicates import mark_replicate  # imports mlflow
 
     try:
-        return mark_replicate(level, policies)
+        return mark_replicate(level, seed, policies)
     except Exception as error:
         print(f"tracking: the rows of level {level} are not marked in MLflow ({in_short(error)}).", file=sys.stderr)
         return 0
@@ -92,43 +135,55 @@ def refuse_unfinished(project: Path) -> None:
         raise UserError(f"{project} is not reproduced: {what} would run; `dvc repro {' '.join(MEASURED)}` there.")
 
 
+def reference(out: Path, seed: int) -> Row:
+    """The row of the SFT policy, where every curve begins: KL 0, and its own win rate over the chosen answers."""
+    controls = read_json(out / "controls" / "metrics.json")
+    rates = {name: controls.get(f"{metric}/{SFT}_vs_{CHOSEN}") for name, (_, metric) in SCORERS.items()}
+    row = {"seed": seed, "run": SFT, "recipe": json.dumps({"method": SFT}), "beta": None, "place": FINAL, "epoch": 0.0}
+    return row | {"kl": 0.0} | {column_of(scorer): rate for scorer, rate in rates.items()}
+
+
+def column_of(scorer: str) -> str:
+    """`win_rate_judge`, `win_rate_true`."""
+    return f"win_rate_{scorer.split()[0]}"
+
+
 def policies(out: Path, seed: int, run: str, entry: dict[str, Any]) -> Iterator[Row]:
-    """The rows of a run: its snapshots, then its final policy; beta moves and pairs are of the final one."""
+    """The rows of a run: its snapshots, then its final policy; moves and decisions are of the final one."""
     recipe = {key: value for key, value in entry.items() if key not in NOT_THE_RECIPE}
+    beta = entry.get("beta")
     metrics = metrics_folder(out, run)
     for place in policy_paths(metrics):
         point = read_point(out, run, place)
         final = place == FINAL
         facts = read_json(metrics / "metrics.json") if final else read_json(metrics / place / FACTS)
-        row = {"seed": seed, "run": run, "recipe": json.dumps(recipe, sort_keys=True), "beta": entry["beta"]}
+        row = {"seed": seed, "run": run, "recipe": json.dumps(recipe, sort_keys=True), "beta": beta}
         row |= {"place": place, "epoch": facts["train_epoch" if final else "epoch"], "kl": point.kl.value}
-        row |= {f"win_rate_{name.split()[0]}": None for name in SCORERS}
-        row |= {f"win_rate_{name.split()[0]}": rate.value for name, rate in point.win_rate.items()}
+        row |= {column_of(scorer): None for scorer in SCORERS}
+        row |= {column_of(scorer): rate.value for scorer, rate in point.win_rate.items()}
         row["prompts"] = len(point.kl_by_prompt)
         row["policy_sha256"] = read_json(out / "kl" / run / place / "metrics.json")["policy_sha256"]
-        moved = moves(read_jsonl(metrics / "metrics.jsonl"), float(entry["beta"])) if final else {}
+        moved = moves(read_jsonl(metrics / "metrics.jsonl"), beta) if final else {}
         decided = decisions(read_jsonl(out / "monotonicity" / run / "records.jsonl")) if final else {}
         yield row | {name: moved.get(name) for name in MOVES} | {name: decided.get(name) for name in DECISIONS}
 
 
-MOVES = ("decided_share", "beta_change")
+MOVES = ("lowered_share", "raised_share", "beta_change")
 
 
-def moves(curve: Sequence[Row], beta: float) -> Row:
+def moves(curve: Sequence[Row], beta: float | None) -> Row:
     """What a method that decides per pair did in its training; empty for others.
 
     Returns:
-        decided_share: of the pairs of a step, those whose beta was lowered or raised, the mean over steps.
+        lowered_share, raised_share: of the pairs of a step, those whose beta was lowered, raised; means over steps.
         beta_change: |log(last beta / first beta)|.
     """
     steps = [row for row in curve if DECIDED[0] in row]
-    if not steps:
+    if not steps or beta is None:
         return {}
-    shares = [sum(row[name] for name in DECIDED) for row in steps]
-    return {
-        "decided_share": float(np.mean(shares)),
-        "beta_change": abs(math.log(steps[-1]["eps/beta_next"] / beta)),
-    }
+    lowered, raised = (float(np.mean([row[name] for row in steps])) for name in DECIDED)
+    change = abs(math.log(steps[-1]["eps/beta_next"] / beta))
+    return {"lowered_share": lowered, "raised_share": raised, "beta_change": change}
 
 
 DECISIONS = ("pairs", "increasing", "decreasing", "margin_gap", "margin_gap_beyond", "against_beta_dpo")
@@ -139,41 +194,47 @@ def decisions(records: Sequence[Row]) -> Row:
 
     Returns:
         pairs, increasing, decreasing: numbers of pairs.
-        margin_gap: mean h of the increasing pairs minus that of the decreasing ones, nats.
-        margin_gap_beyond: the same without what the definition brings: the decision is nearly the sign of h - dK, dK
-            the difference of the answers' KLs, so that increasing pairs have small h whatever the data are. Taken off
-            is the gap that the rule has where dK is independent of h: every h with every dK.
-        against_beta_dpo: of the pairs that are decided, the share where β-DPO moves beta the other way: it raises beta
-            where h is above its mean, ε-DPO lowers beta on decreasing pairs.
+        margin_gap: mean h of the increasing pairs minus that of the decreasing ones, nats; absent without either.
+        margin_gap_beyond: nats. To first order a pair decreases where h > dK, the difference of the answers' KLs, so
+            that increasing pairs have small h whatever the data are. This is the gap of that rule on all pairs, minus
+            the gap that it has where dK is independent of h: every h with every dK.
+        against_beta_dpo: of the decided pairs, the share where β-DPO's rule for a pair would move beta the other way
+            (up where h is above the mean), minus the share that the two would have if they were independent.
     """
     h = np.array([record["margin"] for record in records])
-    shift = h - np.array([record["first_order"] for record in records])  # K_w - K_l
+    first_order = np.array([record["first_order"] for record in records])
     step = np.array([record["step"] for record in records])
     found: Row = {"pairs": len(h), "increasing": int(np.sum(step < 0)), "decreasing": int(np.sum(step > 0))}
-    if not (found["increasing"] and found["decreasing"]):
-        return found
-    gap = float(h[step < 0].mean() - h[step > 0].mean())
-    return found | {
-        "margin_gap": gap,
-        "margin_gap_beyond": gap - gap_by_definition(h, shift),
-        "against_beta_dpo": float(np.mean(np.sign(h - h.mean())[step != 0] == step[step != 0])),
-    }
+    if found["increasing"] and found["decreasing"]:
+        found["margin_gap"] = float(h[step < 0].mean() - h[step > 0].mean())
+        up, down = (h > h.mean())[step != 0], (step > 0)[step != 0]
+        chance = up.mean() * down.mean() + (1.0 - up.mean()) * (1.0 - down.mean())
+        found["against_beta_dpo"] = float(np.mean(up == down) - chance)
+    expected = gap_by_definition(h, h - first_order)
+    if expected is not None and min(np.sum(first_order < 0), np.sum(first_order > 0)):
+        found["margin_gap_beyond"] = float(h[first_order < 0].mean() - h[first_order > 0].mean()) - expected
+    return found
 
 
-def gap_by_definition(h: Floats, shift: Floats) -> float:
-    """Mean h below a shift minus mean h above it, over all combinations of the two, [n] each."""
-    below = np.searchsorted(np.sort(shift), h, side="left")  # of each h, how many shifts it is above
-    above = len(shift) - np.searchsorted(np.sort(shift), h, side="right")
-    return float(np.average(h, weights=above) - np.average(h, weights=below))
+def gap_by_definition(h: Floats, shift: Floats) -> float | None:
+    """Mean h below a shift minus mean h above it, over all combinations of the two, [n] each; None without either."""
+    above_it = np.searchsorted(np.sort(shift), h, side="left")  # of each h, how many shifts it is above
+    below_it = len(shift) - np.searchsorted(np.sort(shift), h, side="right")
+    if not (above_it.any() and below_it.any()):
+        return None
+    return float(np.average(h, weights=below_it) - np.average(h, weights=above_it))
 
 
-def made_from(project: Path) -> Row:
-    """Commit, params and machine of a replicate: what computes its values again."""
-    facts = environment(project)
-    names = ("python", "processor", "processor.variables", *LIBRARIES)
+def made_from(project: Path, params: str) -> Row:
+    """What computes a replicate's values again: commit, params without their seed, versions, and who collected it."""
+    ours = [":!params.yaml", ":!dvc.lock", ":!study", ":!docs/replication.md"]  # what a study itself writes
+    git = ["git", "-C", str(project)]
+    changed = output_of([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *ours])
+    pins = yaml.safe_load((project / "pins.yaml").read_text("utf-8"))
     return {
-        "commit": facts.get("mlflow.source.git.commit", "unknown"),
-        "uncommitted_changes": facts.get("git.uncommitted_changes", "unknown"),
-        "params_sha256": hashlib.sha256((project / "params.yaml").read_bytes()).hexdigest(),
-        **{name: facts[name] for name in names},
+        "commit": output_of([*git, "rev-parse", "HEAD"]) or "unknown",
+        "uncommitted_changes": bool(changed),
+        "params": hashlib.sha256(SEED.sub("seed:", params, count=1).encode()).hexdigest(),
+        "collected_on": environment(project)["processor"],
+        **{package: pins[package] for package in ("torch", "transformers")},
     }

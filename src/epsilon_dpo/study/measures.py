@@ -1,7 +1,7 @@
 """What is measured of one replicate: a number from the rows of its policies, which claims compare over replicates.
 
-A row is a policy (collect.py). Recipes are entries of params.yaml's `runs` without beta, seed and snapshots; a recipe
-with several beta is a curve of win rate against KL.
+A row is a policy (collect.py). A recipe is an entry of params.yaml's `runs` without beta, seed and snapshots; its
+policies at several beta make a curve of win rate against KL.
 """
 
 import json
@@ -12,42 +12,64 @@ import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import FINAL
+from epsilon_dpo.pipeline.runs.runs import FINAL, SFT
 
 Row = dict[str, Any]
 Recipe = dict[str, Any]
-GRID = 64  # KL budgets at which two curves are compared, evenly between the ends of what both span
+BUDGETS = 256  # at which two curves are compared, evenly from 0 to the largest
 
 
 def of_recipe(rows: Sequence[Row], recipe: Recipe, final: bool = True) -> list[Row]:
-    """The policies of a recipe by beta; also the snapshots unless `final`.
+    """The policies of a recipe; also the snapshots unless `final`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or two of one beta.
     """
     name = json.dumps(recipe, sort_keys=True)
     found = [row for row in rows if row["recipe"] == name and (not final or row["place"] == FINAL)]
     if not found:
-        raise UserError(f"no policy of the recipe {name} is among the results; the level's preset must hold its runs.")
-    return sorted(found, key=lambda row: float(row["beta"]))
+        raise UserError(f"no policy of {name}")
+    if len({(row["beta"], row["place"]) for row in found}) < len(found):
+        raise UserError(f"two policies of {name} at one beta")
+    return found
 
 
 def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, scorer: str) -> float:
-    """By how much `first` wins more than `second` at the same KL, on average over the KLs that both curves span.
+    """By how much `first` wins more than `second` at the same KL budget, on average over budgets.
 
-    Between two trained policies a curve is straight: answering each prompt with the one or the other at random attains
-    that win rate, and its KL is at most that (KL is convex). Points of a curve lie by KL, whatever their beta.
-
-    Raises:
-        UserError: the curves share no KL.
+    What a recipe wins at a budget is the best that its policies and the reference allow with at most that KL, mixtures
+    included: answering each prompt with the one or the other at random has that mixture's win rate, and its KL is at
+    most that mixture's, because KL is convex. So a curve is the upper concave hull of its points, flat behind its best
+    one: nobody has to spend a KL. The budgets go from 0 to the smaller one of the two largest KLs.
     """
-    curves = [_curve(of_recipe(rows, recipe), scorer) for recipe in (first, second)]
-    low, high = (end(side(kl) for kl, _ in curves) for end, side in ((max, np.min), (min, np.max)))
-    if low >= high:
-        raise UserError(f"{first} and {second} share no KL: the one ends at {high:.2f}, the other begins at {low:.2f}.")
-    budgets = np.linspace(low, high, GRID)
-    ours, theirs = (np.interp(budgets, kl, wins) for kl, wins in curves)
+    curves = [curve(rows, recipe, scorer) for recipe in (first, second)]
+    budgets = np.linspace(0.0, min(kl[-1] for kl, _ in curves), BUDGETS)
+    ours, theirs = (hull(kl, wins, budgets) for kl, wins in curves)
     return float(np.mean(ours - theirs))
+
+
+def curve(rows: Sequence[Row], recipe: Recipe, scorer: str) -> tuple[Floats, Floats]:
+    """KL in nats and win rate of the reference and of a recipe's policies, [points], by KL."""
+    policies = [*of_recipe(rows, {"method": SFT}), *of_recipe(rows, recipe)]
+    points = sorted((max(0.0, number(row, "kl")), number(row, f"win_rate_{scorer}")) for row in policies)
+    kl, wins = np.array(points).T
+    return kl, wins
+
+
+def hull(kl: Floats, wins: Floats, at: Floats) -> Floats:
+    """The upper concave hull of points, [n] by KL from 0, at the budgets `at`, [g]: never falling."""
+    corners: list[tuple[float, float]] = []
+    for x, y in zip(kl, np.maximum.accumulate(wins), strict=True):
+        while corners and (x == corners[-1][0] or (len(corners) > 1 and _below(corners[-2], corners[-1], (x, y)))):
+            corners.pop()
+        corners.append((float(x), float(y)))
+    xs, ys = zip(*corners, strict=True)
+    return np.interp(at, xs, ys)
+
+
+def _below(left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]) -> bool:
+    """Whether `middle` is on or below the line from `left` to `right`."""
+    return (middle[1] - left[1]) * (right[0] - left[0]) <= (right[1] - left[1]) * (middle[0] - left[0])
 
 
 def difference_at_equal_beta(rows: Sequence[Row], first: Recipe, second: Recipe, column: str) -> float:
@@ -56,35 +78,47 @@ def difference_at_equal_beta(rows: Sequence[Row], first: Recipe, second: Recipe,
     Raises:
         UserError: the two were not trained at the same beta.
     """
-    ours, theirs = ({row["beta"]: float(row[column]) for row in of_recipe(rows, one)} for one in (first, second))
+    ours, theirs = ({row["beta"]: number(row, column) for row in of_recipe(rows, one)} for one in (first, second))
     if ours.keys() != theirs.keys():
-        raise UserError(f"{first} has beta {', '.join(ours)}, but {second} has {', '.join(theirs)}.")
+        raise UserError(f"beta {', '.join(map(str, ours))} of the one, {', '.join(map(str, theirs))} of the other")
     return float(np.mean([ours[beta] - theirs[beta] for beta in ours]))
 
 
 def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column: str) -> float:
-    """`first` minus `second` in `column` at their snapshots within the epoch, the mean over snapshots."""
+    """`first` minus `second` in `column` at the first snapshot that both kept, the mean over the beta that did.
+
+    Raises:
+        UserError: there is no such snapshot.
+    """
     ours, theirs = (
-        {(row["beta"], row["place"]): float(row[column]) for row in of_recipe(rows, one, final=False)}
+        {
+            (float(row["epoch"]), row["beta"]): number(row, column)
+            for row in of_recipe(rows, one, final=False)
+            if row["place"] != FINAL
+        }
         for one in (first, second)
     )
-    places = sorted(key for key in ours.keys() & theirs.keys() if key[1] != FINAL)
-    if not places:
-        raise UserError(f"{first} and {second} kept no snapshots of the same steps: set snapshot_epochs for both.")
-    return float(np.mean([ours[place] - theirs[place] for place in places]))
+    if not (both := ours.keys() & theirs.keys()):
+        raise UserError("no snapshots of the same steps")
+    earliest = min(epoch for epoch, _ in both)
+    return float(np.mean([ours[key] - theirs[key] for key in sorted(both) if key[0] == earliest]))
 
 
 def mean_of(rows: Sequence[Row], recipe: Recipe, column: str) -> float:
     """The mean of `column` over the beta of a recipe."""
-    return float(np.mean([float(row[column]) for row in of_recipe(rows, recipe)]))
+    return float(np.mean([number(row, column) for row in of_recipe(rows, recipe)]))
+
+
+def number(row: Row, column: str) -> float:
+    """
+    Raises:
+        UserError: this policy has no such value: no true reward, or no pair in one of the groups.
+    """
+    if row[column] in ("", None):
+        raise UserError(f"{row['run']} has no {column}")
+    return float(row[column])
 
 
 MEASURES: dict[str, Callable[..., float]] = {
     measure.__name__: measure for measure in (win_rate_at_equal_kl, difference_at_equal_beta, early_difference, mean_of)
 }
-
-
-def _curve(policies: Sequence[Row], scorer: str) -> tuple[Floats, Floats]:
-    points = sorted((float(row["kl"]), float(row[f"win_rate_{scorer}"])) for row in policies)
-    kl, wins = np.array(points).T
-    return kl, wins

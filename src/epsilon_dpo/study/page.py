@@ -3,18 +3,29 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from epsilon_dpo.pipeline.runs.runs import FINAL
-from epsilon_dpo.pipeline.stage.files import Row, read_json
+from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.study.claims import STUDY, Study, read_study
-from epsilon_dpo.study.collect import read_results, results_folder
-from epsilon_dpo.study.verdicts import Finding, findings
+from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
+from epsilon_dpo.study.verdicts import Finding, Verdict, findings
 
 PAGE = Path("docs/replication.md")
 NOTES = "notes.md"  # what a person wrote: what surprised, what broke
-MARKS = {"holds": "**holds**", "fails": "**fails**", "undecided at this n": "undecided at this n", "not run": "not run"}
+INTRODUCTION = """# What is true of ε-DPO
+
+Each claim of the paper (arXiv 2502.13177), what we measured, and a verdict: **{said}**. A claim *holds* where the
+{confidence:.0%} interval lies on the side that the claim names, *fails* where it lies on the other, and is *undecided
+at this n* where it reaches to both; *n* counts replicates, each with another seed. The intervals are of each claim by
+itself: of twenty claims about which nothing is true, one will look decided. As long as replicates are lacking,
+verdicts are preliminary.
+
+KL is KL(reference || policy) in nats per answer; the reference is the SFT policy. A *decreasing* pair is one whose
+log-prob margin falls as β rises, so that ε-DPO lowers its β; an *increasing* pair the other way round; both are
+*decided*."""
 
 
 def page(study_folder: Path = STUDY) -> str:
@@ -22,8 +33,8 @@ def page(study_folder: Path = STUDY) -> str:
     study = read_study(study_folder)
     results = {level: rows for level in study.levels if (rows := read_results(level, study_folder))}
     found = findings(study, results)
-    parts = [_head(study, results, found), _table(study, found), _curves(study, results), _definitions(found)]
-    parts += [(study_folder / NOTES).read_text("utf-8").strip(), _sources(results, study_folder)]
+    parts = [_head(study, found), _levels(study, results), _table(study, found), _curves(study, results)]
+    parts += [_definitions(found), (study_folder / NOTES).read_text("utf-8").strip(), _sources(results, study_folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -33,31 +44,24 @@ def write_page(study_folder: Path = STUDY, file: Path = PAGE) -> Path:
     return file
 
 
-def _head(study: Study, results: Mapping[str, Sequence[Row]], found: Sequence[Finding]) -> str:
-    counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in MARKS}
-    said = ", ".join(f"{number} {MARKS[verdict]}" for verdict, number in counts.items() if number)
-    lines = [
-        "# What is true of ε-DPO",
-        "",
-        f"Each claim of the paper, what we measured, and a verdict. Of {len(found)} claims: {said}. A claim holds "
-        f"where the interval ({study.confidence:.0%}, of each claim by itself) lies on the side that it names, fails "
-        "where it lies on the other, and is undecided where it reaches to both. *n* counts replicates: data, "
-        "reference, judge and trainings are new in each.",
-        "",
-        "```",
-        "cp presets/study-controlled.yaml params.yaml",
-        "epsilon-dpo study run controlled   # what is missing of its replicates; killed, it goes on",
-        "epsilon-dpo study page             # this page, from study/claims.yaml, study/results and study/notes.md",
-        "```",
-        "",
-        "| level | setting | replicates |",
-        "|---|---|---|",
-    ]
+def _head(study: Study, found: Sequence[Finding]) -> str:
+    verdicts = [finding.verdict for finding in found]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in verdicts]
+    return INTRODUCTION.format(said=", ".join(counts), confidence=study.confidence)
+
+
+def _levels(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
+    lines = ["| level | setting | new in each replicate | replicates |", "|---|---|---|---|"]
+    commands = []
     for name, level in study.levels.items():
-        seeds = sorted({int(row["seed"]) for row in results.get(name, [])})
-        done = f"{len(seeds)} of {len(level.seeds)}" if level.seeds else f"not run: needs {level.needs}"
-        lines.append(f"| {name} | {level.title} | {done} |")
-    return "\n".join(lines)
+        seeds = {row["seed"] for row in results.get(name, [])}
+        done = f"{len(seeds)} of {len(level.seeds)}" if level.preset else "not run"
+        needs = f", needs {level.needs}" if level.needs and not seeds else ""
+        lines.append(f"| {name} | {level.title} | {level.drawn or ''} | {done}{needs} |")
+        if level.preset:
+            commands.append(f"cp {level.preset} params.yaml && epsilon-dpo study run {name}")
+    block = ["```", *commands, "epsilon-dpo study page   # this page, from study/", "```"]
+    return "\n".join([*lines, "", *block])
 
 
 def _table(study: Study, found: Sequence[Finding]) -> str:
@@ -78,11 +82,19 @@ def _measured(finding: Finding) -> str:
 
 
 def _verdict(study: Study, finding: Finding) -> str:
-    if finding.claim.test is not None:
-        return f"**holds** (by [a test](../{finding.claim.test.partition('::')[0]}))"
-    level = study.levels.get(finding.claim.level or "")
-    needs = finding.claim.needs or (level and level.needs)
-    return f"not run: needs {needs}" if finding.verdict == "not run" and needs else MARKS[finding.verdict]
+    claim, verdict = finding.claim, finding.verdict
+    if claim.test is not None:
+        return f"holds by [a test](../{claim.test.partition('::')[0]})"
+    level = study.levels.get(claim.level or "")
+    if verdict == "not run":
+        needs = claim.needs or (level and level.needs)
+        return f"not run: needs {needs}" if needs else verdict
+    if verdict == "not measurable":
+        seed, why = next(iter(finding.missing.items()))
+        return f"not measurable: seed {seed}, {why}"
+    lacking = len(level.seeds) - len(finding.by_seed) if level else 0
+    said = verdict if verdict.startswith("undecided") else f"**{verdict}**"
+    return f"{said}, preliminary: {lacking} replicates are lacking" if lacking > 0 else said
 
 
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
@@ -97,8 +109,8 @@ def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
             "|---|---|---|---|---|",
         ]
         final = [row for row in rows if row["place"] == FINAL]
-        cells = dict.fromkeys((row["recipe"], row["beta"]) for row in final)
-        for recipe, beta in cells:
+        groups = dict.fromkeys((row["recipe"], row["beta"]) for row in final)
+        for recipe, beta in groups:
             own = [row for row in final if (row["recipe"], row["beta"]) == (recipe, beta)]
             values = " | ".join(_mean(own, column) for column in ("kl", "win_rate_true", "win_rate_judge"))
             lines.append(f"| {_name(recipe)} | {beta} | {values} |")
@@ -128,6 +140,7 @@ def _definitions(found: Sequence[Finding]) -> str:
         if finding.by_seed:
             values = ", ".join(f"{seed}: {value:+.4f}" for seed, value in finding.by_seed.items())
             lines.append(f"- By seed: {values}.")
+        lines += [f"- Seed {seed} has no value: {why}." for seed, why in finding.missing.items()]
         if claim.test:
             lines.append(f"- Held by `{claim.test}`.")
         parts.append("\n".join(lines))
@@ -138,10 +151,14 @@ def _sources(results: Mapping[str, Sequence[Row]], folder: Path) -> str:
     lines = ["## Where the numbers come from"]
     for level in results:
         file = results_folder(level, folder) / "policies.csv"
-        lines += ["", f"Level {level}: [policies.csv](../{file}), a row per policy.", ""]
-        lines += ["| seed | commit | torch | transformers | processor | params.yaml |", "|---|---|---|---|---|---|"]
-        for seed, made in read_json(file.with_name("replicates.json")).items():
-            commit = made["commit"][:10] + " with changes" * (made["uncommitted_changes"] == "true")
-            cells = (seed, commit, made["torch"], made["transformers"], made["processor"], made["params_sha256"][:10])
+        lines += [
+            "",
+            f"Level {level}: [policies.csv](../{file}), a row per policy; replicates are alike in params.yaml.",
+            "",
+        ]
+        lines += ["| seed | commit | torch | transformers | collected on |", "|---|---|---|---|---|"]
+        for seed, made in known_replicates(level, folder).items():
+            commit = made["commit"][:10] + " with changes" * made["uncommitted_changes"]
+            cells = (seed, commit, made["torch"], made["transformers"], made["collected_on"])
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if results else ""

@@ -1,16 +1,17 @@
 """A claim against what was measured: estimate, interval over replicates, n, verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from epsilon_dpo.analysis.differences.differences import difference
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.study.claims import Claim, Study
 from epsilon_dpo.study.measures import MEASURES, Row
 
-Verdict = Literal["holds", "fails", "undecided at this n", "not run"]
+Verdict = Literal["holds", "fails", "undecided at this n", "not measurable", "by a test", "not run"]
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class Finding:
     """What the study says of a claim.
 
     Attributes:
-        by_seed: the measured number of each replicate.
+        by_seed: the measured value of each replicate.
+        missing: why a replicate has none; then there is no interval, which would be of those that happen to have one.
         value, low, high: their mean and its interval; None with less than two replicates.
     """
 
     claim: Claim
     verdict: Verdict
-    by_seed: dict[int, float]
+    by_seed: dict[int, float] = field(default_factory=dict)
+    missing: dict[int, str] = field(default_factory=dict)
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -33,8 +36,7 @@ class Finding:
 def findings(study: Study, results: Mapping[str, Sequence[Row]]) -> list[Finding]:
     """Every claim of the study, in its order.
 
-    The replicates differ in seed and share nothing else that is drawn: data, reference, judge and trainings are new in
-    each. So their values are independent, and the interval is Student's.
+    A replicate is one value, so the interval is Student's over replicates: of what is drawn anew in each.
 
     Args:
         results: the rows of each level that has any.
@@ -44,17 +46,30 @@ def findings(study: Study, results: Mapping[str, Sequence[Row]]) -> list[Finding
 
 def _finding(claim: Claim, rows: Sequence[Row], confidence: float) -> Finding:
     if claim.test is not None:
-        return Finding(claim, "holds", {})
+        return Finding(claim, "by a test")
     if claim.measure is None or not rows:
-        return Finding(claim, "not run", {})
-    asked = dict(claim.measure)
+        return Finding(claim, "not run")
+    by_seed, missing = _measured(claim, rows)
+    if missing:
+        return Finding(claim, "not measurable", by_seed, missing)
+    values = list(by_seed.values())
+    if len(values) < 2:
+        return Finding(claim, "undecided at this n", by_seed, value=values[0])
+    found = difference(values, np.arange(len(values)), confidence, bound=None)
+    return Finding(claim, verdict(claim, found.low, found.high), by_seed, {}, found.value, found.low, found.high)
+
+
+def _measured(claim: Claim, rows: Sequence[Row]) -> tuple[dict[int, float], dict[int, str]]:
+    asked = dict(claim.measure or {})
     measure = MEASURES[asked.pop("name")]
-    seeds = sorted({int(row["seed"]) for row in rows})
-    by_seed = {seed: measure([row for row in rows if int(row["seed"]) == seed], **asked) for seed in seeds}
-    if len(seeds) < 2:
-        return Finding(claim, "undecided at this n", by_seed, value=by_seed[seeds[0]])
-    found = difference(list(by_seed.values()), np.arange(len(seeds)), confidence, bound=None)
-    return Finding(claim, verdict(claim, found.low, found.high), by_seed, found.value, found.low, found.high)
+    found: dict[int, float] = {}
+    missing: dict[int, str] = {}
+    for seed in sorted({int(row["seed"]) for row in rows}):
+        try:
+            found[seed] = measure([row for row in rows if int(row["seed"]) == seed], **asked)
+        except UserError as error:
+            missing[seed] = str(error)
+    return found, missing
 
 
 def verdict(claim: Claim, low: float, high: float) -> Verdict:

@@ -89,6 +89,30 @@ def test_margins_ahead_of_a_step_are_those_of_its_loss(models, pairs):
     torch.testing.assert_close(ahead, (chosen.logratios - rejected.logratios).detach(), rtol=0, atol=1e-12)
 
 
+def count_passes(models, monkeypatch):
+    """How often policy and reference run, counted from now on."""
+    counted = [0, 0]
+    for place, model in enumerate(models):
+
+        def forward(*args, _place=place, _forward=model.model.forward, **kwargs):
+            counted[_place] += 1
+            return _forward(*args, **kwargs)
+
+        monkeypatch.setattr(model.model, "forward", forward)
+    return counted
+
+
+def test_the_perturbed_policies_cost_no_pass_of_a_model(models, pairs, monkeypatch):
+    """The paper's section 3.3; with its gradient, whose backward computes logits again but runs no model."""
+    counted = count_passes(models, monkeypatch)
+    for entry in ({"method": "dpo", "beta": 0.1}, EPSILON_DPO):
+        before = list(counted)
+        chosen, rejected = scored(models, pairs, entry)
+        method_of("x", entry).loss(chosen, rejected).losses.sum().backward()
+        assert [after - was for after, was in zip(counted, before, strict=True)] == [1, 1], entry
+    assert chosen.delta_minus.abs().sum() > 0.0
+
+
 @pytest.mark.parametrize(
     ("entry", "passes"),
     [
@@ -103,14 +127,7 @@ def test_margins_ahead_of_a_step_are_those_of_its_loss(models, pairs):
 def test_a_look_ahead_is_of_what_the_method_compares_and_costs_no_more(models, pairs, monkeypatch, entry, passes):
     """One pass of the policy, and one of the reference where there is one."""
     expected = method_of("x", entry).looked_at(*scored(models, pairs, entry)).detach()
-    counted = [0, 0]
-    for place, model in enumerate(models):
-
-        def forward(*args, _place=place, _forward=model.model.forward, **kwargs):
-            counted[_place] += 1
-            return _forward(*args, **kwargs)
-
-        monkeypatch.setattr(model.model, "forward", forward)
+    counted = count_passes(models, monkeypatch)
     ahead = scorer_of(models, entry).looked_at(models[0], PairCollator(0)(pairs))
     assert ahead.dtype == torch.float64 and not ahead.requires_grad and counted == passes
     torch.testing.assert_close(ahead, expected, rtol=0, atol=1e-12)
