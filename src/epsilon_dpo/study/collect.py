@@ -5,9 +5,9 @@ import hashlib
 import json
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +126,11 @@ def refuse_unfinished(project: Path) -> None:
     Raises:
         UserError: a stage whose outputs are read here would run, or one that they come from.
     """
-    command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *MEASURED]
-    found = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise UserError(f"`dvc status` fails in {project}: {found.stderr.strip()}")
-    if stale := sorted(json.loads(found.stdout)):
+    from epsilon_dpo.provenance.plan.steps import UP_TO_DATE, planned  # imports dvc
+
+    with chdir(project):  # asked without DVC's lock, for which a `dvc repro` in another terminal does not wait
+        stale = [step.name for step in planned(MEASURED)[1] if step.action != UP_TO_DATE]
+    if stale:
         what = f"{stale[0]}{f' and {len(stale) - 1} more' * (len(stale) > 1)}"
         raise UserError(f"{project} is not reproduced: {what} would run; `dvc repro {' '.join(MEASURED)}` there.")
 
