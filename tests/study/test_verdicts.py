@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def rows(*kls: float | str) -> list[dict[str, Any]]:
         ((0.2, 0.1, 0.3), "above", "fails"),
         ((0.5, 2.0, 1.0), "above", "undecided at this n"),
         ((2.0,), "above", "undecided at this n"),
+        ((2.0, 2.001), "above", "undecided at this n"),
+        ((2.0, 2.0, 2.0), "above", "undecided at this n"),
         ((), "above", "not run"),
     ],
 )
@@ -98,7 +101,7 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
     tested = {"id": "tested", "measure": None, "expected": None, "level": None, "test": "tests/test_dag.py::test_x"}
     unrun = {"id": "unrun", "measure": None, "expected": None, "level": None, "needs": "a GPU"}
     claims = [CLAIM | {"unit": "nats"}, CLAIM | tested, CLAIM | unrun, CLAIM | {"id": "b", "level": "moon"}]
-    levels = LEVELS | {"moon": {"title": "Far", "needs": "a rocket"}}
+    levels: dict[str, Any] = deepcopy(LEVELS) | {"moon": {"title": "Far", "needs": "a rocket"}}
     content = {"confidence": 0.95, "levels": levels, "claims": claims}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     (tmp_path / "notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
@@ -122,8 +125,10 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
         "| 2 | cccccccccc | 2.13.0 | 5.0 | a CPU |",
     ):
         assert cell in text, cell
-    write_csv(folder / "policies.csv", rows(2.0, 2.1))
-    assert "| **holds**, preliminary: 1 replicates are lacking |" in page(tmp_path)
+    content["levels"]["controlled"]["seeds"] = [1, 2, 3, 4]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    write_csv(folder / "policies.csv", rows(2.0, 2.1, 2.2))
+    assert "| **holds**, preliminary: 1 of 4 replicates lacking |" in page(tmp_path)
 
 
 def test_tests_that_hold_a_claim_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.mlflow_writer.environment import environment, output_of
+from epsilon_dpo.mlflow_writer.process import be_quiet
 from epsilon_dpo.mlflow_writer.server import in_short
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
@@ -69,7 +70,8 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
     whole(folder / "replicates.json", write_json, dict(sorted((sources | {str(seed): made}).items())))
     whole(folder / "policies.csv", write_csv, sorted([*others, *rows], key=lambda row: int(row["seed"])))
     final = {row["run"]: row["policy_sha256"] for row in rows[1:] if row["place"] == FINAL}
-    return len(rows), marked(level, seed, final)
+    with chdir(project):
+        return len(rows), marked(level, seed, final)
 
 
 def whole(file: Path, write: Callable[[Path, Any], None], content: Any) -> None:
@@ -111,10 +113,11 @@ def refuse_other_settings(made: Row, seed: int, others: dict[str, Row], project:
 
 
 def marked(level: str, seed: int, policies: Mapping[str, str]) -> int:
-    """As `mark_replicate`; no MLflow store, or one that fails, costs one line."""
-    from epsilon_dpo.mlflow_writer.replicates import mark_replicate  # imports mlflow
-
+    """As `mark_replicate`, in the store of the working folder; one that fails costs one line."""
+    be_quiet()
     try:
+        from epsilon_dpo.mlflow_writer.replicates import mark_replicate  # imports mlflow
+
         return mark_replicate(level, seed, policies)
     except Exception as error:
         print(f"tracking: the rows of level {level} are not marked in MLflow ({in_short(error)}).", file=sys.stderr)

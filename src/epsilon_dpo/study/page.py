@@ -20,8 +20,8 @@ INTRODUCTION = """# What is true of ε-DPO
 Each claim of the paper (arXiv 2502.13177), what we measured, and a verdict: **{said}**. A claim *holds* where the
 {confidence:.0%} interval lies on the side that the claim names, *fails* where it lies on the other, and is *undecided
 at this n* where it reaches to both; *n* counts replicates, each with another seed. The intervals are of each claim by
-itself: of twenty claims about which nothing is true, one will look decided. As long as replicates are lacking,
-verdicts are preliminary.
+itself: of twenty claims about which nothing is true, one will look decided. Two replicates decide
+nothing, and as long as some are lacking, verdicts are preliminary.
 
 KL is KL(reference || policy) in nats per answer; the reference is the SFT policy. A *decreasing* pair is one whose
 log-prob margin falls as β rises, so that ε-DPO lowers its β; an *increasing* pair the other way round; both are
@@ -94,7 +94,7 @@ def _verdict(study: Study, finding: Finding) -> str:
         return f"not measurable: seed {seed}, {why}"
     lacking = len(level.seeds) - len(finding.by_seed) if level else 0
     said = verdict if verdict.startswith("undecided") else f"**{verdict}**"
-    return f"{said}, preliminary: {lacking} replicates are lacking" if lacking > 0 else said
+    return f"{said}, preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking > 0 else said
 
 
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:

@@ -11,6 +11,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.study.claims import Claim, Study
 from epsilon_dpo.study.measures import MEASURES, Row
 
+FEWEST = 3  # replicates that decide: two of them can agree by chance, since win rates move in steps of half a prompt
 Verdict = Literal["holds", "fails", "undecided at this n", "not measurable", "by a test", "not run"]
 
 
@@ -21,7 +22,8 @@ class Finding:
     Attributes:
         by_seed: the measured value of each replicate.
         missing: why a replicate has none; then there is no interval, which would be of those that happen to have one.
-        value, low, high: their mean and its interval; None with less than two replicates.
+        value, low, high: their mean and its interval; None with less than two replicates. Fewer than three decide
+            nothing, and neither do values that are all the same, whose interval has no width.
     """
 
     claim: Claim
@@ -56,7 +58,9 @@ def _finding(claim: Claim, rows: Sequence[Row], confidence: float) -> Finding:
     if len(values) < 2:
         return Finding(claim, "undecided at this n", by_seed, value=values[0])
     found = difference(values, np.arange(len(values)), confidence, bound=None)
-    return Finding(claim, verdict(claim, found.low, found.high), by_seed, {}, found.value, found.low, found.high)
+    decided = len(values) >= FEWEST and found.low < found.high
+    said = verdict(claim, found.low, found.high) if decided else "undecided at this n"
+    return Finding(claim, said, by_seed, {}, found.value, found.low, found.high)
 
 
 def _measured(claim: Claim, rows: Sequence[Row]) -> tuple[dict[int, float], dict[int, str]]:
