@@ -28,6 +28,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_example_is_accepted_tested_and_trained(copy: Path) -> None:
     """The tests that look at params.yaml or at the folder of methods, of those of each run the new one's."""
     python(copy, "-m", "epsilon_dpo.check.params_file")

@@ -122,6 +122,7 @@ def test_every_block_is_applied() -> None:
         assert fenced == len(blocks(PAGE, heading)) + shapes
 
 
+@pytest.mark.slow
 def test_the_repository_accepts_them(copy: Path) -> None:
     """ruff, their own tests, and those that hold one name in every place, the `deps`, the presets and the README."""
     files = [file for heading in TESTS for file in new_files(heading)]

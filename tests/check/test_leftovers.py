@@ -55,6 +55,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_a_removed_run_leaves_nothing_and_comes_back_from_the_cache(project: Path) -> None:
     set_runs("dpo", "epsilon_dpo")
     assert repro() == 1

@@ -177,6 +177,7 @@ def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
     assert "6 training and 3 evaluation pairs (on_policy); left out: 1 tied, 1 sides_differ_after_trunc" in said
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(project: Path) -> None:
     """With other hash seeds and in another minute: no set order, no time, no random id of Great Expectations."""
     digests = []

@@ -131,6 +131,7 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
     assert "| **holds**, preliminary: 1 of 4 replicates lacking |" in page(tmp_path)
 
 
+@pytest.mark.slow
 def test_tests_that_hold_a_claim_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     asked = [claim.test for claim in read_study().claims if claim.test]

@@ -181,6 +181,7 @@ def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(
     assert content(root / "out") == content(whole / "out")
 
 
+@pytest.mark.slow
 def test_a_part_is_done_by_every_process_and_heard_from_the_first(two_processes, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     two_processes("ddp")

@@ -404,6 +404,7 @@ def many_rows() -> dict[str, list[Row]]:
     return {"train": rows, "eval": [good("eval", n) for n in range(7)]}
 
 
+@pytest.mark.slow
 def test_neither_chunks_nor_files_change_what_is_found(
     make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def write_both(folder: Path) -> None:
     train_tokenizer(tied_texts(), params(vocab_size=500)).save_pretrained(folder / "tied")
 
 
+@pytest.mark.slow
 def test_three_processes_write_the_same_bytes(tmp_path: Path) -> None:
     """Tokenizer, weights and configurations: DVC compares them by content."""
     code = (

@@ -74,6 +74,7 @@ def test_a_stage_that_dies_on_import_leaves_no_process(project: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
 def test_four_stages_may_use_a_fresh_store_first(project: Path) -> None:
     """Without a lock around its creation, concurrent first use leaves a half-migrated store that nobody can open."""
     trackers = [stage(f"kl@run{i}") for i in range(4)]
@@ -123,6 +124,7 @@ def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
     assert sorted(path.name for path in kept if path.is_file()) == ["inputs.json", "metrics.json"]
 
 
+@pytest.mark.slow
 def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
     with stage("align@mine") as tracker:
         tracker.set_tags({"policy_sha256": "old", "in_report": "true"})
@@ -277,6 +279,7 @@ def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
         assert said_by_a_stage(capfd) == "" and time.monotonic() - started < 3.0
 
 
+@pytest.mark.slow
 def test_rows_are_marked_without_a_run_and_known_to_be(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stage("align@again") as tracker:
         tracker.set_tags({"policy_sha256": "again"})

@@ -193,6 +193,7 @@ def test_max_prompts_counts_distinct_prompts_and_follows_the_content() -> None:
     assert {x["id"] for x in select(found, "single", 3)} < {x["id"] for x in kept}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_samples_of_one(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_processes: Callable[[str], None]
 ) -> None:
@@ -212,6 +213,7 @@ def test_two_processes_give_the_samples_of_one(
     assert sum(one == other for one, other in zip(found, expected, strict=True)) == 4  # the model was asked for others
 
 
+@pytest.mark.slow
 def test_what_a_process_refuses_is_said_in_one_sentence(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, two_processes: Callable[[str], None]
 ) -> None:
