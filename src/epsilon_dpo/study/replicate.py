@@ -1,4 +1,4 @@
-"""The replicates of a level: `dvc repro` with one seed after the other, whose results are kept before the next."""
+"""The replicates of a level: what is collected of it by `dvc repro` with one seed after the other, whose results are kept before the next."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ import yaml
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of
-from epsilon_dpo.study.collect import SEED, collect, known_replicates, read_results
+from epsilon_dpo.study.collect import MEASURED, SEED, collect, known_replicates, read_results
 
 PARAMS = Path("params.yaml")
 
@@ -15,7 +15,8 @@ PARAMS = Path("params.yaml")
 def run_level(name: str, study: Path = STUDY) -> str:
     """Run every replicate of a level that has no results yet; one that was killed goes on where it stood.
 
-    Of params.yaml the seed alone is changed: paths of one's own stay.
+    Of params.yaml the seed alone is changed: paths of one's own stay. Tournament, figures and report of the last replicate
+    are a plain `dvc repro` away; with 40 runs they take minutes, and nothing is collected from them.
 
     Returns:
         one sentence: how many replicates there are.
@@ -31,7 +32,7 @@ def run_level(name: str, study: Path = STUDY) -> str:
         if seed in done:
             continue
         PARAMS.write_text(SEED.sub(f"seed: {seed}", PARAMS.read_text("utf-8"), count=1), "utf-8")
-        if code := subprocess.run(["dvc", "repro"], check=False).returncode:
+        if code := subprocess.run(["dvc", "repro", *MEASURED], check=False).returncode:
             raise UserError(f"the replicate of seed {seed} stopped (`dvc repro` ended with {code}); run this again.")
         collect(name, Path(), study)
     return f"level {name} has its {len(level.seeds)} replicates: {study / 'results' / name}"
