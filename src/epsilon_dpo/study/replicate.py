@@ -1,4 +1,4 @@
-"""The replicates of a level: what is collected of it by `dvc repro` with one seed after the other, whose results are kept before the next."""
+"""The replicates of a level: `dvc repro` with one seed after the other, whose results are kept before the next."""
 
 import subprocess
 from pathlib import Path
@@ -15,8 +15,8 @@ PARAMS = Path("params.yaml")
 def run_level(name: str, study: Path = STUDY) -> str:
     """Run every replicate of a level that has no results yet; one that was killed goes on where it stood.
 
-    Of params.yaml the seed alone is changed: paths of one's own stay. Tournament, figures and report of the last replicate
-    are a plain `dvc repro` away; with 40 runs they take minutes, and nothing is collected from them.
+    Of params.yaml the seed alone is changed: paths of one's own stay. Tournament, figures and report of the last
+    replicate are a plain `dvc repro` away; with 40 runs they take minutes, and nothing is collected from them.
 
     Returns:
         one sentence: how many replicates there are.
