@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -258,6 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(asked.do(asked), flush=True)
     except BrokenPipeError:  # `| head` has read enough; Python would say so once more when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:  # what ran below it has said so
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         sys.exit(f"ERROR: {error}")
 

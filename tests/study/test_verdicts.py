@@ -12,6 +12,7 @@ import pytest
 import yaml
 from scipy.stats import t
 
+from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_csv, write_json
 from epsilon_dpo.study import replicate
@@ -197,6 +198,16 @@ def test_the_replicates_run_one_after_the_other_and_go_on_where_one_stopped(proj
     assert "seed: 5" in left and "my/model" in left, "the seed of a run is its own, and so are paths"
     replicate.run_level("controlled")
     assert len(Path("reproduced").read_text("utf-8").splitlines()) == 4, "what has results is not run again"
+
+
+def test_ctrl_c_ends_the_study_without_a_traceback(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["study", "run", "controlled"])
+    assert end.value.code == 130 and "seed: 1" in Path("params.yaml").read_text("utf-8")
 
 
 def test_a_level_that_cannot_be_run_says_why(project: Path) -> None:
