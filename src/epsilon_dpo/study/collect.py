@@ -5,28 +5,26 @@ import hashlib
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.mlflow_writer.environment import environment, output_of
 from epsilon_dpo.mlflow_writer.process import be_quiet
-from epsilon_dpo.mlflow_writer.server import in_short
+from epsilon_dpo.mlflow_writer.server import in_short, say
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
-from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
+from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_csv, write_json
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
+from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of
-from epsilon_dpo.study.measures import Row
 
 SEED = re.compile(r"(?m)^seed: *(\d+)")  # of params.yaml; a run's own stands in its braces
-NOT_THE_RECIPE = ("beta", "seed", "snapshot_epochs")
 MEASURED = ("controls", "score", "kl", "monotonicity")  # stages whose outputs are read
 DECIDED = ("eps/lowered", "eps/raised")
 
@@ -54,12 +52,11 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
         UserError: the project is not reproduced, its seed or its runs are not those of the level, or its params are not
             those of the other replicates.
     """
-    content = (project / "params.yaml").read_text("utf-8")
-    params = yaml.safe_load(content)
+    params = read_yaml(project / PARAMS_FILE)
     seed = int(params["seed"])
     refuse_other_replicates(level, seed, params["runs"], study)
     sources = known_replicates(level, study)
-    made = made_from(project, content)
+    made = made_from(project, (project / PARAMS_FILE).read_text("utf-8"))
     refuse_other_settings(made, seed, sources, project, results_folder(level, study))
     refuse_unfinished(project)
     rows = [reference(project / "out", seed)]
@@ -95,7 +92,7 @@ def refuse_other_replicates(level: str, seed: int, runs: dict[str, Any], study: 
     known = level_of(level, study)
     if seed not in known.seeds:
         raise UserError(f"level {level} has no replicate of seed {seed} (study/claims.yaml has {known.seeds}).")
-    if yaml.safe_load(preset_of(level, known).read_text("utf-8"))["runs"] != runs:
+    if read_yaml(preset_of(level, known))["runs"] != runs:
         raise UserError(f"params.yaml has other runs than {known.preset}, which the claims of level {level} speak of.")
 
 
@@ -120,7 +117,7 @@ def marked(level: str, seed: int, policies: Mapping[str, str]) -> int:
 
         return mark_replicate(level, seed, policies)
     except Exception as error:
-        print(f"tracking: the rows of level {level} are not marked in MLflow ({in_short(error)}).", file=sys.stderr)
+        say(f"the rows of level {level} are not marked in MLflow ({in_short(error)}).")
         return 0
 
 
@@ -153,7 +150,7 @@ def column_of(scorer: str) -> str:
 
 def policies(out: Path, seed: int, run: str, entry: dict[str, Any]) -> Iterator[Row]:
     """The rows of a run: its snapshots, then its final policy; moves and decisions are of the final one."""
-    recipe = {key: value for key, value in entry.items() if key not in NOT_THE_RECIPE}
+    recipe = {key: value for key, value in entry.items() if key not in NOT_THE_METHOD}
     beta = entry.get("beta")
     metrics = metrics_folder(out, run)
     for place in policy_paths(metrics):
@@ -233,7 +230,7 @@ def made_from(project: Path, params: str) -> Row:
     ours = [":!params.yaml", ":!dvc.lock", ":!study", ":!docs/replication.md"]  # what a study itself writes
     git = ["git", "-C", str(project)]
     changed = output_of([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *ours])
-    pins = yaml.safe_load((project / "pins.yaml").read_text("utf-8"))
+    pins = read_yaml(project / "pins.yaml")
     return {
         "commit": output_of([*git, "rev-parse", "HEAD"]) or "unknown",
         "uncommitted_changes": bool(changed),

@@ -6,10 +6,9 @@ from pathlib import Path
 import yaml
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of
 from epsilon_dpo.study.collect import MEASURED, SEED, collect, known_replicates, read_results
-
-PARAMS = Path("params.yaml")
 
 
 def run_level(name: str, study: Path = STUDY) -> str:
@@ -31,7 +30,7 @@ def run_level(name: str, study: Path = STUDY) -> str:
     for seed in level.seeds:
         if seed in done:
             continue
-        PARAMS.write_text(SEED.sub(f"seed: {seed}", PARAMS.read_text("utf-8"), count=1), "utf-8")
+        PARAMS_FILE.write_text(SEED.sub(f"seed: {seed}", PARAMS_FILE.read_text("utf-8"), count=1), "utf-8")
         if code := subprocess.run(["dvc", "repro", *MEASURED], check=False).returncode:
             raise UserError(f"the replicate of seed {seed} stopped (`dvc repro` ended with {code}); run this again.")
         collect(name, Path(), study)
@@ -43,6 +42,6 @@ def refuse_other_runs(preset: Path) -> None:
     Raises:
         UserError: params.yaml has other runs than `preset`, or no seed of its own line.
     """
-    ours = PARAMS.read_text("utf-8") if PARAMS.is_file() else ""
-    if not SEED.search(ours) or yaml.safe_load(ours)["runs"] != yaml.safe_load(preset.read_text("utf-8"))["runs"]:
-        raise UserError(f"{PARAMS} is not made from {preset}: cp {preset} {PARAMS}, and set the paths in it.")
+    ours = PARAMS_FILE.read_text("utf-8") if PARAMS_FILE.is_file() else ""
+    if not SEED.search(ours) or yaml.safe_load(ours)["runs"] != read_yaml(preset)["runs"]:
+        raise UserError(f"{PARAMS_FILE} is not made from {preset}: cp {preset} {PARAMS_FILE}, and set the paths in it.")

@@ -8,8 +8,9 @@ import numpy as np
 
 from epsilon_dpo.analysis.differences.differences import difference
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.study.claims import Claim, Study
-from epsilon_dpo.study.measures import MEASURES, Row
+from epsilon_dpo.study.measures import MEASURES
 
 FEWEST = 3  # replicates that decide: two of them can agree by chance, since win rates move in steps of half a prompt
 Verdict = Literal["holds", "fails", "undecided at this n", "not measurable", "by a test", "not run"]
