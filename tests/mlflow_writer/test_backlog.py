@@ -1,5 +1,6 @@
 """What waits in mlruns/pending: `make repro` and `make ui` write all of it, and no record stands in another's way."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -229,19 +230,18 @@ def test_a_server_that_hangs_at_each_record_is_not_asked_for_all(
     assert len(asked) <= 3 and len(list(pending.folder().glob("*.jsonl"))) == 6
 
 
-def test_what_others_left_does_not_hold_up_what_a_stage_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_beside_what_others_left(
+    said: Callable[[list[str]], Iterator[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Outbox, list[str]]:
+    """A stage beside two records of others, and the order in which all was written.
+
+    Args:
+        said: the stage's messages; it is given what is written so far.
+    """
     for number, run in enumerate(("one", "two")):
         leave(f"kl@{run}")
         os.utime(pending.kept(f"of_kl@{run}"), (number, number))
     order: list[str] = []
-    opening = {"kind": "open", "name": "kl@own", "fingerprint": "f" * 64, "params": {}, "inputs": {}, "at": now()}
-
-    def said() -> Iterator[str]:
-        yield json.dumps(opening | {"execution": "own", "pid": None})
-        while not order:
-            time.sleep(0.01)
-        yield json.dumps(metrics(0, kl_fwd_rb=2.0))
-        yield json.dumps({"kind": "close", "status": "FINISHED", "at": now()})
 
     def write(backlog: Backlog, file: Path) -> None:
         order.append(file.stem)
@@ -249,13 +249,41 @@ def test_what_others_left_does_not_hold_up_what_a_stage_says(project: Path, monk
 
     monkeypatch.setattr(Backlog, "_deliver", write)
     monkeypatch.setattr(Record, "metric_rows", lambda *_: order.append("own"))
+    opening = {"kind": "open", "name": "kl@own", "fingerprint": "f" * 64, "params": {}, "inputs": {}, "at": now()}
     outbox = Outbox("")
     assert outbox.is_unanswered()
-    outbox.listen(said())
+    outbox.listen(json.dumps(m) for m in itertools.chain([opening | {"execution": "own", "pid": None}], said(order)))
     outbox.run()
     outbox.keep()
+    return outbox, order
+
+
+OWN = [metrics(0, kl_fwd_rb=2.0), {"kind": "close", "status": "FINISHED", "at": 0}]
+
+
+def test_what_others_left_does_not_hold_up_what_a_stage_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(order: list[str]) -> Iterator[dict[str, Any]]:
+        while not order:
+            time.sleep(0.01)
+        yield from OWN
+
+    outbox, order = run_beside_what_others_left(said, monkeypatch)
     assert order == ["of_kl@one", "own", "of_kl@two"]
     assert not outbox.is_unanswered(), "a stage that is given up now would say that the server is out"
+
+
+def test_the_end_of_a_stage_leaves_nothing_of_others_that_there_is_time_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe ends while the first of them is written, when all of the stage's own is."""
+
+    def said(order: list[str]) -> Iterator[dict[str, Any]]:
+        yield from OWN
+        while len(order) < 2:
+            time.sleep(0.01)
+
+    _, order = run_beside_what_others_left(said, monkeypatch)
+    assert order == ["own", "of_kl@one", "of_kl@two"]
 
 
 def test_a_server_that_goes_away_keeps_all_that_waits(

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from direct_tracker import Direct
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 
-from epsilon_dpo.mlflow_writer.outbox import Outbox
 from epsilon_dpo.mlflow_writer.store import open_store
-from epsilon_dpo.pipeline.observability.tracker import Tracker, now
 
 INPUTS = {
     "align": {"out/pairs": "1" * 64, "out/sft": "2" * 64},
@@ -27,22 +26,6 @@ def store(shared: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     # A name of its own: MLflow keeps the databases that it has opened by their addresses, which are relative.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store_of_models/mlflow.db")
     return open_store().client
-
-
-class Direct(Tracker):
-    """A tracker whose child is this process: a child imports MLflow, which takes longer than what it writes here."""
-
-    def __enter__(self) -> "Direct":
-        self._send("open", **self._opening)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._send("close", status="FINISHED", at=now())
-        self._messages.put(None)
-        outbox = Outbox(os.environ["MLFLOW_TRACKING_URI"])
-        outbox.listen(iter(self._messages.get, None))
-        outbox.run()
-        assert not outbox.keep(), "all is written"
 
 
 def stage(name: str, **params: Any) -> Direct:

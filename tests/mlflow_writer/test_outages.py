@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from direct_tracker import Direct
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -36,9 +37,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made.stop()
 
 
-def train(name: str, steps: int = STEPS, pause: float = 0.1) -> None:
+def train(name: str, steps: int = STEPS, pause: float = 0.1, kind: type[Tracker] = Tracker) -> None:
     out = Path("out") / name.replace("@", "/")
-    with Tracker(name, "f" * 64, {"seed": 1}, {"out/sft": "a" * 64}, [out]) as tracker:
+    with kind(name, "f" * 64, {"seed": 1}, {"out/sft": "a" * 64}, [out]) as tracker:
         for step in range(1, steps + 1):
             tracker.log_metrics({"loss": 1.0 / step, "beta": 0.1}, step)
             time.sleep(pause)
@@ -185,8 +186,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [])
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
+    monkeypatch.setattr("epsilon_dpo.mlflow_writer.outbox.OTHERS_S", 60.0)
 
 
 def test_what_a_power_cut_left_of_a_record_costs_the_next_stage_nothing(
@@ -195,7 +195,7 @@ def test_what_a_power_cut_left_of_a_record_costs_the_next_stage_nothing(
     pending.folder().mkdir(parents=True)
     for name, content in (("empty", ""), ("torn", '{"name": "sf')):
         pending.kept(name).write_text(content)
-    train("sft", steps=3, pause=0.0)
+    train("sft", steps=3, pause=0.0, kind=Direct)
     assert sorted(file.name for file in pending.folder().iterdir()) == ["empty.refused", "torn.refused"]
     assert capfd.readouterr().err.count("MLflow does not take the record in ") == 2
     store = open_store()
@@ -213,6 +213,6 @@ def test_a_row_whose_process_is_gone_is_ended(local: None) -> None:
     }
     pending.folder().mkdir(parents=True)
     with FileLock(pending.folder() / "living.lock"):
-        train("sft", steps=1)
+        train("sft", steps=1, kind=Direct)
     found = {name: store.client.get_run(run_id).info.status for name, run_id in rows.items()}
     assert found == {"dead": "KILLED", "living": "RUNNING", "other": "RUNNING"}

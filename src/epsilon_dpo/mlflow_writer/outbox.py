@@ -152,7 +152,8 @@ class Outbox:
         return self.opening.get("fingerprint") is not None
 
     def _is_due(self) -> bool:
-        if self.over or not self.opening or (self.record is not None and not self.waiting):
+        others = self._ended and not self._others_done  # whose delivery the end of the pipe had interrupted
+        if self.over or not self.opening or not (self.record is None or self.waiting or others):
             return False
         age = time.monotonic() - self._failed_at
         return age >= RETRY_S or (self._ended and not self._known_out and age >= FRESH_S)
@@ -187,7 +188,7 @@ class Outbox:
         try:
             try:
                 self._others_done = backlog.deliver(
-                    lambda: not self._inbox.empty() or (self._ended and time.monotonic() > until)
+                    lambda: time.monotonic() > until if self._ended else not self._inbox.empty()
                 )
             finally:
                 for name in backlog.written:
