@@ -58,6 +58,7 @@ COPY --chown=app:app mlruns ./mlruns
 COPY --chown=app:app presets ./presets
 COPY --chown=app:app data ./data
 COPY --chown=app:app certificates ./certificates
+COPY --chown=app:app study ./study
 COPY --chown=app:app launchers ./launchers
 COPY --chown=app:app stages ./stages
 COPY --chown=app:app src ./src

@@ -131,7 +131,7 @@ def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
                 shutil.copy(path.parent / name, place.parent)
     for name in (".dvcignore", ".gitignore"):
         shutil.copy(project / name, folder)
-    for name in ("src", "stages", "out", "data", "certificates"):
+    for name in ("src", "stages", "out", "data", "certificates", "study"):
         shutil.copytree(project / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     run(["git", "init", "-q"], folder)
     run(["dvc", "init", "-q"], folder)

@@ -129,7 +129,9 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
         (folder / file).write_text(STUBS[Path(file).name], "utf-8")
     for name in ("params.yaml", "pins.yaml"):
         shutil.copy(project / name, folder)
-    local = [dep for dep in entry["deps"] if dep in ("data", "certificates")]  # a fixture's own files, if it has any
+    local = [
+        dep for dep in entry["deps"] if dep in ("data", "certificates", "study/verdicts.json")
+    ]  # a fixture's own files, if it has any
     method = read_yaml(project / "params.yaml")["runs"][run]["method"]
 
     def of_run(path: str) -> str:

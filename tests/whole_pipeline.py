@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CARRIED = (
     *("dvc.yaml", "params.yaml", "pins.yaml", ".dvcignore", ".dvc/config", "mlruns/.gitignore"),
-    *("data/.gitignore", "data/README.md"),
+    *("data/.gitignore", "data/README.md", "study/verdicts.json"),
     *("stages", "src", "presets", "certificates"),
 )
 NOBODY = "http://127.0.0.1:9"  # nobody listens: a stage does not import MLflow, a quarter of what a small one computes

@@ -14,11 +14,12 @@ from scipy.stats import t
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import write_csv, write_json
+from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
+from epsilon_dpo.report.page.replication import read_replication
 from epsilon_dpo.study import replicate
 from epsilon_dpo.study.claims import Study, read_study
 from epsilon_dpo.study.collect import collect, known_replicates, made_from, read_results, results_folder
-from epsilon_dpo.study.page import page
+from epsilon_dpo.study.page import page, verdicts, write_page
 from epsilon_dpo.study.verdicts import findings
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,7 @@ def test_a_claim_that_cannot_be_decided_is_refused(tmp_path: Path, changes: dict
 def test_the_page_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert Path("docs/replication.md").read_text("utf-8") == page(), "`epsilon-dpo study page` writes it anew"
+    assert read_json(Path("study/verdicts.json")) == verdicts(), "`epsilon-dpo study page` writes it anew"
 
 
 def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
@@ -126,6 +128,16 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
         "| 2 | cccccccccc | 2.13.0 | 5.0 | a CPU |",
     ):
         assert cell in text, cell
+    write_page(tmp_path, tmp_path / "page.md")
+    told = read_replication(tmp_path / "verdicts.json")
+    assert [told.not_run, told.levels["controlled"]["replicates"], told.levels["moon"]["replicates"]] == [
+        2,
+        "3 of 3",
+        "not run",
+    ]
+    measured, held = told.claims
+    assert {"value": 3.0, "low": 0.5159, "high": 5.4841, "n": 3, "unit": "nats"}.items() <= measured.items()
+    assert (measured["verdict"], held["verdict"], held["n"]) == ("undecided at this n", "by a test", 0)
     content["levels"]["controlled"]["seeds"] = [1, 2, 3, 4]
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     write_csv(folder / "policies.csv", rows(2.0, 2.1, 2.2))

@@ -8,12 +8,13 @@ from typing import get_args
 import numpy as np
 
 from epsilon_dpo.pipeline.runs.runs import FINAL
-from epsilon_dpo.pipeline.stage.files import Row
-from epsilon_dpo.study.claims import STUDY, Study, read_study
+from epsilon_dpo.pipeline.stage.files import Row, write_json
+from epsilon_dpo.study.claims import STUDY, Level, Study, read_study
 from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
 from epsilon_dpo.study.verdicts import Finding, Verdict, findings
 
 PAGE = Path("docs/replication.md")
+VERDICTS = "verdicts.json"  # below study/, for the report
 NOTES = "notes.md"  # what a person wrote: what surprised, what broke
 INTRODUCTION = """# What is true of ε-DPO
 
@@ -39,9 +40,33 @@ def page(study_folder: Path = STUDY) -> str:
 
 
 def write_page(study_folder: Path = STUDY, file: Path = PAGE) -> Path:
-    """The page in `file`, which is returned."""
+    """The page in `file`, which is returned, and its table in `study_folder`/verdicts.json."""
     file.write_text(page(study_folder), "utf-8")
+    write_json(study_folder / VERDICTS, verdicts(study_folder))
     return file
+
+
+def verdicts(study_folder: Path = STUDY) -> Row:
+    """The table of the page for a program: `confidence`, `levels` by name, and a row per claim in `claims`."""
+    study = read_study(study_folder)
+    results = {level: rows for level in study.levels if (rows := read_results(level, study_folder))}
+    levels = {
+        name: {"title": level.title, "replicates": _replicates(level, results.get(name, []))}
+        for name, level in study.levels.items()
+    }
+    claims = [
+        {"claim": finding.claim.claim, "level": finding.claim.level, "unit": finding.claim.unit}
+        | {name: _rounded(getattr(finding, name)) for name in ("value", "low", "high")}
+        | {"n": len(finding.by_seed)}
+        | {"verdict": finding.verdict, "note": _note(study, finding)}
+        for finding in findings(study, results)
+    ]
+    return {"confidence": study.confidence, "levels": levels, "claims": claims}
+
+
+def _rounded(value: float | None) -> float | None:
+    """To what the page shows and a digit more: the last digits of a sum are the processor's."""
+    return None if value is None else round(value, 4)
 
 
 def _head(study: Study, found: Sequence[Finding]) -> str:
@@ -54,14 +79,17 @@ def _levels(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
     lines = ["| level | setting | new in each replicate | replicates |", "|---|---|---|---|"]
     commands = []
     for name, level in study.levels.items():
-        seeds = {row["seed"] for row in results.get(name, [])}
-        done = f"{len(seeds)} of {len(level.seeds)}" if level.preset else "not run"
-        needs = f", needs {level.needs}" if level.needs and not seeds else ""
+        done = _replicates(level, results.get(name, []))
+        needs = f", needs {level.needs}" if level.needs and name not in results else ""
         lines.append(f"| {name} | {level.title} | {level.drawn or ''} | {done}{needs} |")
         if level.preset:
             commands.append(f"cp {level.preset} params.yaml && epsilon-dpo study run {name}")
     block = ["```", *commands, "epsilon-dpo study page   # this page, from study/", "```"]
     return "\n".join([*lines, "", *block])
+
+
+def _replicates(level: Level, rows: Sequence[Row]) -> str:
+    return f"{len({row['seed'] for row in rows})} of {len(level.seeds)}" if level.preset else "not run"
 
 
 def _table(study: Study, found: Sequence[Finding]) -> str:
@@ -82,19 +110,24 @@ def _measured(finding: Finding) -> str:
 
 
 def _verdict(study: Study, finding: Finding) -> str:
-    claim, verdict = finding.claim, finding.verdict
-    if claim.test is not None:
-        return f"holds by [a test](../{claim.test.partition('::')[0]})"
-    level = study.levels.get(claim.level or "")
-    if verdict == "not run":
+    if finding.claim.test is not None:
+        return f"holds by [a test](../{finding.claim.test.partition('::')[0]})"
+    verdict, note = finding.verdict, _note(study, finding)
+    said = f"**{verdict}**" if verdict in ("holds", "fails") else verdict
+    return f"{said}{',' if finding.value is not None else ':'} {note}" if note else said
+
+
+def _note(study: Study, finding: Finding) -> str:
+    """What a reader must know beside the verdict; empty: nothing."""
+    claim, level = finding.claim, study.levels.get(finding.claim.level or "")
+    if finding.verdict == "not run":
         needs = claim.needs or (level and level.needs)
-        return f"not run: needs {needs}" if needs else verdict
-    if verdict == "not measurable":
+        return f"needs {needs}" if needs else ""
+    if finding.missing:
         seed, why = next(iter(finding.missing.items()))
-        return f"not measurable: seed {seed}, {why}"
+        return f"seed {seed}, {why}"
     lacking = len(level.seeds) - len(finding.by_seed) if level else 0
-    said = verdict if verdict.startswith("undecided") else f"**{verdict}**"
-    return f"{said}, preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking > 0 else said
+    return f"preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking > 0 else ""
 
 
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:

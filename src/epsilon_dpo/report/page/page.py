@@ -33,6 +33,8 @@ from epsilon_dpo.report.page.examples import examples
 from epsilon_dpo.report.page.groups import group_rates
 from epsilon_dpo.report.page.judging import columns, cost, judging
 from epsilon_dpo.report.page.methods import method_comparisons, method_statements
+from epsilon_dpo.report.page.replication import NONE as NO_REPLICATION
+from epsilon_dpo.report.page.replication import Replication
 from epsilon_dpo.report.page.results import Results
 from epsilon_dpo.report.page.statements import comparisons, is_decided, statements
 from epsilon_dpo.report.page.tables import ESTIMATORS, curves, dvc_metrics, policies, summary
@@ -55,6 +57,7 @@ SECTIONS = (
     "training.html.jinja",
     "beta.html.jinja",
     "paper.html.jinja",
+    "replication.html.jinja",
     "answers.html.jinja",
     "judging.html.jinja",
     "trust.html.jinja",
@@ -71,7 +74,13 @@ JUDGES = {
 }
 
 
-def write_report(results: Results, example_count: int, out: Path, certificates: Certificates = NONE) -> dict[str, Any]:
+def write_report(
+    results: Results,
+    example_count: int,
+    out: Path,
+    certificates: Certificates = NONE,
+    replication: Replication = NO_REPLICATION,
+) -> dict[str, Any]:
     """Fill `out`: report.html, figures/*.png, summary.json, metrics.json, and a CSV file per table that has rows.
 
     Returns:
@@ -119,6 +128,7 @@ def write_report(results: Results, example_count: int, out: Path, certificates: 
         judge_cost=cost(results),
         decisions={run.name: decision_shares(run) for run in results.runs},
         certificates=certificates,
+        replication=replication,
         files=["summary.json", *sorted(file.name for file in out.glob("*.csv"))],
     )
     (out / "report.html").write_text(page, "utf-8")
