@@ -112,22 +112,24 @@ def _measured(finding: Finding) -> str:
 def _verdict(study: Study, finding: Finding) -> str:
     if finding.claim.test is not None:
         return f"holds by [a test](../{finding.claim.test.partition('::')[0]})"
-    verdict, note = finding.verdict, _note(study, finding)
+    verdict, level = finding.verdict, study.levels.get(finding.claim.level or "")
+    if note := _note(study, finding):
+        return f"{verdict}: {note}"
     said = f"**{verdict}**" if verdict in ("holds", "fails") else verdict
-    return f"{said}{',' if finding.value is not None else ':'} {note}" if note else said
+    lacking = len(level.seeds) - len(finding.by_seed) if level else 0
+    return f"{said}, preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking > 0 else said
 
 
 def _note(study: Study, finding: Finding) -> str:
-    """What a reader must know beside the verdict; empty: nothing."""
-    claim, level = finding.claim, study.levels.get(finding.claim.level or "")
+    """Why there is no verdict; empty: there is one."""
+    level = study.levels.get(finding.claim.level or "")
     if finding.verdict == "not run":
-        needs = claim.needs or (level and level.needs)
+        needs = finding.claim.needs or (level and level.needs)
         return f"needs {needs}" if needs else ""
     if finding.missing:
         seed, why = next(iter(finding.missing.items()))
         return f"seed {seed}, {why}"
-    lacking = len(level.seeds) - len(finding.by_seed) if level else 0
-    return f"preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking > 0 else ""
+    return ""
 
 
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:

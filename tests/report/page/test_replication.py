@@ -25,7 +25,7 @@ MEASURED = {
     "unit": "nats",
     "n": 3,
     "verdict": "fails",
-    "note": "preliminary: 1 of 4 replicates lacking",
+    "note": "seed 3, no kl",
 }
 NOTHING = {"value": None, "low": None, "high": None, "n": 0, "note": ""}
 TESTED = MEASURED | NOTHING | {"claim": "No extra pass.", "level": None, "unit": "", "verdict": "by a test"}
@@ -53,8 +53,8 @@ def test_what_the_study_says_is_shown_and_what_it_did_not_run_is_counted(
         "where the 90 % interval",
         "<em>controlled</em>: By hand; 3 of 4 replicates.",
         "It spends more KL.</th><td>controlled</td><td>+0.000<small>−0.516 to +5.484</small></td><td>nats</td>"
-        "<td>3</td><td><strong>fails</strong><small>preliminary: 1 of 4 replicates lacking</small></td>",
-        "No extra pass.</th><td>–</td><td>–</td><td>–</td><td>–</td><td>by a test</td>",
+        "<td>3</td><td><strong>fails</strong>: seed 3, no kl</td>",
+        "No extra pass.</th><td>–</td><td>–</td><td>–</td><td>–</td><td>holds by a test</td>",
         "1 more claim is stated there and not run",
     ):
         assert said in shown, said
