@@ -1,7 +1,7 @@
 """What several tests need: a small Gemma-2 in memory, token pairs with a shared prompt, a project with a store."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
+from epsilon_dpo.pipeline.observability import tracker
 
 torch.set_num_threads(1)
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # as in `make ui`
@@ -21,6 +22,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole pipelines, which stand beside this file, come before the rooms: a long file that began last would leave one
     of two workers idle."""
     items.sort(key=lambda item: len(item.path.parts))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Iterator[None]:
+    """What a stage starts early for its MLflow run imports MLflow for seconds, and then waits for ever."""
+    yield
+    left = len(tracker._waiting)
+    while tracker._waiting:
+        tracker._waiting.pop().kill()
+    assert not left, "a stage in the test's own process started one for its MLflow run: tests/stages/untracked.py"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 from test_rerun import CONSTANT
-from untracked import Untracked
+from untracked import run_untracked
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
@@ -27,7 +27,7 @@ def test_they_are_those_after_which_nothing_runs_again() -> None:
 @pytest.mark.parametrize("stage", DECLARED)
 def test_the_same_bytes_whatever_is_read(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
+    run_untracked(monkeypatch)
     made = []
     for number in (1, 2):
         project = tmp_path / str(number)

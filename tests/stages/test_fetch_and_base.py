@@ -8,27 +8,12 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from untracked import run_untracked
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Untracked:
-    """In the place of the MLflow run, which has its own tests and a process of its own to start."""
-
-    def __init__(self, *_: Any) -> None:
-        self.metrics: dict[str, float] = {}
-
-    def __enter__(self) -> "Untracked":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        pass
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.metrics.update(metrics)
 
 
 @pytest.fixture
@@ -43,7 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
+    run_untracked(monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     return tmp_path

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from untracked import Untracked
+from untracked import run_untracked
 
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.journal import Journal
@@ -72,8 +72,7 @@ def project(
     root: Path = finished["root"]
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.syspath_prepend(ROOT / "tests" / "judging")
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.start_early", lambda: None)
+    run_untracked(monkeypatch)
     monkeypatch.setattr(kept_state, "EVERY_S", 0.0)
     monkeypatch.setattr(kept_state, "SHARE", float("inf"))
     for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME"):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from untracked import Untracked
+from untracked import run_untracked
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
@@ -39,7 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(tmp_path / "out" / "validate" / "dataset.json", {"true_reward": True})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
+    run_untracked(monkeypatch)
     return tmp_path
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from untracked import Untracked
+from untracked import run_untracked
 
 from epsilon_dpo.judging.scorer.loading import load_scorer
 from epsilon_dpo.methods.registry import method_names
@@ -36,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     a_judge(tmp_path, "reward_model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
+    run_untracked(monkeypatch)
     return tmp_path
 
 

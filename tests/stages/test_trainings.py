@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from untracked import run_untracked
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
@@ -87,7 +88,7 @@ def project(
         )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Recorder)
+    run_untracked(monkeypatch, Recorder)
     # it would outlive the test
     monkeypatch.setattr("epsilon_dpo.pipeline.machine.runtime.set_up", lambda seed, threads: None)
     return tmp_path

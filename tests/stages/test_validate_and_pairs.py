@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from untracked import Untracked
+from untracked import run_untracked
 
 from epsilon_dpo.models.base.embedded import train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel
@@ -59,7 +59,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     train_tokenizer(texts * 20, params).save_pretrained(tmp_path / "out" / "base" / "tokenizer")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Untracked)
+    run_untracked(monkeypatch)
     return tmp_path
 
 

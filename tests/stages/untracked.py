@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 
 class Untracked:
     """In the place of the MLflow run, which has its own tests and a process of its own to start."""
@@ -18,3 +20,9 @@ class Untracked:
     def log_to_policy(self, policy_sha256: str, metrics: dict[str, float]) -> None: ...
 
     def set_tags(self, tags: dict[str, str]) -> None: ...
+
+
+def run_untracked(monkeypatch: pytest.MonkeyPatch, tracker: type = Untracked) -> None:
+    """Stages that run in this process have `tracker` for their MLflow run, and start no process for one."""
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", tracker)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.start_early", lambda: None)
