@@ -169,7 +169,7 @@ def test_a_refused_login_is_no_outage(tmp_path: Path, server: Server, capfd: pyt
         def log_message(self, format: str, *args: object) -> None: ...
 
     refusing = HTTPServer(("127.0.0.1", server.port), Refusing)
-    threading.Thread(target=refusing.serve_forever, daemon=True).start()
+    threading.Thread(target=refusing.serve_forever, args=(0.02,), daemon=True).start()
     for name in ("sft", "kl@dpo"):
         train(name, steps=2)
         said = capfd.readouterr().err
