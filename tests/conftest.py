@@ -31,7 +31,7 @@ def _no_process_left() -> Iterator[None]:
     left = len(tracker._waiting)
     while tracker._waiting:
         tracker._waiting.pop().kill()
-    assert not left, "a stage in the test's own process started one for its MLflow run: tests/stages/untracked.py"
+    assert not left, "a stage in the test's own process started one for its MLflow run: tests/untracked.py"
 
 
 @pytest.fixture(scope="module")

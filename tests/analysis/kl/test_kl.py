@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from untracked import run_untracked
 
 from epsilon_dpo.analysis.kl.estimators import CHOSEN, ESTIMATORS, POLICY, REFERENCE, Sums, estimators_of, summary
 from epsilon_dpo.analysis.kl.params import KL
@@ -329,7 +330,7 @@ def project(
         write_json(out / folder / "metrics.json", facts)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", Recorder)
+    run_untracked(monkeypatch, Recorder)
     # it would outlive the test
     monkeypatch.setattr("epsilon_dpo.pipeline.machine.runtime.set_up", lambda seed, threads: None)
     monkeypatch.setattr(sys, "argv", ["stages.kl", "tr"])
