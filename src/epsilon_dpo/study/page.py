@@ -117,7 +117,7 @@ def _verdict(study: Study, finding: Finding) -> str:
         return f"{verdict}: {note}"
     said = f"**{verdict}**" if verdict in ("holds", "fails") else verdict
     lacking = len(level.seeds) - len(finding.by_seed) if level else 0
-    return f"{said}, preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking > 0 else said
+    return f"{said}, preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking else said
 
 
 def _note(study: Study, finding: Finding) -> str:
@@ -125,7 +125,7 @@ def _note(study: Study, finding: Finding) -> str:
     level = study.levels.get(finding.claim.level or "")
     if finding.verdict == "not run":
         needs = finding.claim.needs or (level and level.needs)
-        return f"needs {needs}" if needs else ""
+        return f"needs {needs}" if needs else f"`epsilon-dpo study run {finding.claim.level}` does"
     if finding.missing:
         seed, why = next(iter(finding.missing.items()))
         return f"seed {seed}, {why}"
