@@ -19,7 +19,7 @@ from epsilon_dpo.report.page.replication import read_replication
 from epsilon_dpo.study import replicate
 from epsilon_dpo.study.claims import Study, read_study
 from epsilon_dpo.study.collect import collect, known_replicates, made_from, read_results, results_folder
-from epsilon_dpo.study.page import page, verdicts, write_page
+from epsilon_dpo.study.page import page, verdict_table, write_page
 from epsilon_dpo.study.verdicts import findings
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def test_a_claim_that_cannot_be_decided_is_refused(tmp_path: Path, changes: dict
 def test_the_page_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert Path("docs/replication.md").read_text("utf-8") == page(), "`epsilon-dpo study page` writes it anew"
-    assert read_json(Path("study/verdicts.json")) == verdicts(), "`epsilon-dpo study page` writes it anew"
+    assert read_json(Path("study/verdicts.json")) == verdict_table(), "`epsilon-dpo study page` writes it anew"
 
 
 def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
@@ -163,7 +163,9 @@ def test_presets_hold_every_recipe_at_every_beta(monkeypatch: pytest.MonkeyPatch
             entries = yaml.safe_load(preset.read_text("utf-8"))["runs"].values()
             for recipe in (claim.measure[name] for name in ("first", "second", "recipe") if name in claim.measure):
                 betas = {entry["beta"] for entry in entries if recipe.items() == of_recipe(entry).items()}
-                assert len(betas) >= (4 if claim.level == "controlled" else 2), (claim.id, recipe)
+                from_pairs = recipe["method"] in ("dpo", "epsilon_dpo")
+                expected = {"controlled": 4, "smollm2": 2, "rlhf": 3 if from_pairs else 2}[claim.level or ""]
+                assert len(betas) == expected, (claim.id, recipe)
 
 
 def of_recipe(entry: dict[str, Any]) -> dict[str, Any]:

@@ -31,9 +31,7 @@ log-prob margin falls as β rises, so that ε-DPO lowers its β; an *increasing*
 
 def page(study_folder: Path = STUDY) -> str:
     """The page as Markdown."""
-    study = read_study(study_folder)
-    results = {level: rows for level in study.levels if (rows := read_results(level, study_folder))}
-    found = findings(study, results)
+    study, results, found = _read(study_folder)
     parts = [_head(study, found), _levels(study, results), _table(study, found), _curves(study, results)]
     parts += [_definitions(found), (study_folder / NOTES).read_text("utf-8").strip(), _sources(results, study_folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -42,14 +40,13 @@ def page(study_folder: Path = STUDY) -> str:
 def write_page(study_folder: Path = STUDY, file: Path = PAGE) -> Path:
     """The page in `file`, which is returned, and its table in `study_folder`/verdicts.json."""
     file.write_text(page(study_folder), "utf-8")
-    write_json(study_folder / VERDICTS, verdicts(study_folder))
+    write_json(study_folder / VERDICTS, verdict_table(study_folder))
     return file
 
 
-def verdicts(study_folder: Path = STUDY) -> Row:
+def verdict_table(study_folder: Path = STUDY) -> Row:
     """The table of the page for a program: `confidence`, `levels` by name, and a row per claim in `claims`."""
-    study = read_study(study_folder)
-    results = {level: rows for level in study.levels if (rows := read_results(level, study_folder))}
+    study, results, found = _read(study_folder)
     levels = {
         name: {"title": level.title, "replicates": _replicates(level, results.get(name, []))}
         for name, level in study.levels.items()
@@ -59,9 +56,15 @@ def verdicts(study_folder: Path = STUDY) -> Row:
         | {name: _rounded(getattr(finding, name)) for name in ("value", "low", "high")}
         | {"n": len(finding.by_seed)}
         | {"verdict": finding.verdict, "note": _note(study, finding)}
-        for finding in findings(study, results)
+        for finding in found
     ]
     return {"confidence": study.confidence, "levels": levels, "claims": claims}
+
+
+def _read(study_folder: Path) -> tuple[Study, dict[str, list[Row]], list[Finding]]:
+    study = read_study(study_folder)
+    results = {level: rows for level in study.levels if (rows := read_results(level, study_folder))}
+    return study, results, findings(study, results)
 
 
 def _rounded(value: float | None) -> float | None:
@@ -125,7 +128,7 @@ def _note(study: Study, finding: Finding) -> str:
     level = study.levels.get(finding.claim.level or "")
     if finding.verdict == "not run":
         needs = finding.claim.needs or (level and level.needs)
-        return f"needs {needs}" if needs else f"`epsilon-dpo study run {finding.claim.level}` does"
+        return f"needs {needs}" if needs else f"`epsilon-dpo study run {finding.claim.level}` runs it"
     if finding.missing:
         seed, why = next(iter(finding.missing.items()))
         return f"seed {seed}, {why}"

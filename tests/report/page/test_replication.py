@@ -25,9 +25,10 @@ MEASURED = {
     "unit": "nats",
     "n": 3,
     "verdict": "fails",
-    "note": "seed 3, no kl",
+    "note": "",
 }
 NOTHING = {"value": None, "low": None, "high": None, "n": 0, "note": ""}
+UNMEASURABLE = MEASURED | NOTHING | {"n": 2, "verdict": "not measurable", "note": "seed 3, no kl"}
 TESTED = MEASURED | NOTHING | {"claim": "No extra pass.", "level": None, "unit": "", "verdict": "by a test"}
 NOT_RUN = MEASURED | NOTHING | {"claim": "It flies.", "level": "moon", "verdict": "not run", "note": "needs a rocket"}
 
@@ -38,12 +39,11 @@ def write(file: Path, *claims: dict[str, Any]) -> Path:
 
 
 def test_what_the_study_says_is_shown_and_what_it_did_not_run_is_counted(
-    outputs: Callable[..., Path], tmp_path: Path
+    outputs: Callable[..., Path], runs: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    runs = {"dpo": {"method": "dpo", "beta": 0.1}, "mine": {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01}}
     results = read_results(outputs(), runs)
     pages = []
-    for name, claims in (("shown", (MEASURED, TESTED, NOT_RUN)), ("none", (NOT_RUN,))):
+    for name, claims in (("shown", (MEASURED, UNMEASURABLE, TESTED, NOT_RUN)), ("none", (NOT_RUN,))):
         (tmp_path / name).mkdir()
         found = read_replication(write(tmp_path / f"{name}.json", *claims))
         write_report(results, 0, tmp_path / name, replication=found)
@@ -53,7 +53,8 @@ def test_what_the_study_says_is_shown_and_what_it_did_not_run_is_counted(
         "where the 90 % interval",
         "<em>controlled</em>: By hand; 3 of 4 replicates.",
         "It spends more KL.</th><td>controlled</td><td>+0.000<small>−0.516 to +5.484</small></td><td>nats</td>"
-        "<td>3</td><td><strong>fails</strong>: seed 3, no kl</td>",
+        "<td>3</td><td><strong>fails</strong></td>",
+        "<td>controlled</td><td>–</td><td>nats</td><td>2</td><td>not measurable: seed 3, no kl</td>",
         "No extra pass.</th><td>–</td><td>–</td><td>–</td><td>–</td><td>holds by a test</td>",
         "1 more claim is stated there and not run",
     ):

@@ -14,7 +14,7 @@ class Replication:
     """The study's claims as rows of a table, and the settings in which they are measured.
 
     Attributes:
-        claims: those with a verdict, or with a value at least.
+        claims: those that were measured, or that a test holds; also where a replicate had no value.
         not_run: how many others there are.
         levels: `title` and `replicates` (such as 5 of 8) of each setting, by name.
     """
@@ -42,5 +42,5 @@ def read_replication(file: Path) -> Replication:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is not what the study says; `epsilon-dpo study page` writes it anew.") from None
-    told = [row for row in rows if row["value"] is not None or row["verdict"] == "by a test"]
+    told = [row for row in rows if row["verdict"] != "not run"]
     return Replication(confidence, levels, told, len(rows) - len(told))
