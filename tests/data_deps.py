@@ -19,6 +19,7 @@ from whole_pipeline import BIN, NOBODY
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
+LOCAL = ("data", "certificates", "study/verdicts.json")  # a project's own files, if it has any
 # Declared by every stage here and read by none: it shows that hashing a dependency does not count as reading it.
 DECOY = "out/decoy"
 # Runs in every Python process of a stage, its sampling workers included. What safetensors and tokenizers open in Rust
@@ -129,9 +130,7 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
         (folder / file).write_text(STUBS[Path(file).name], "utf-8")
     for name in ("params.yaml", "pins.yaml"):
         shutil.copy(project / name, folder)
-    local = [
-        dep for dep in entry["deps"] if dep in ("data", "certificates", "study/verdicts.json")
-    ]  # a fixture's own files, if it has any
+    local = [dep for dep in entry["deps"] if dep in LOCAL]
     method = read_yaml(project / "params.yaml")["runs"][run]["method"]
 
     def of_run(path: str) -> str:
