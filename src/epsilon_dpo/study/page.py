@@ -68,8 +68,8 @@ def _read(study_folder: Path) -> tuple[Study, dict[str, list[Row]], list[Finding
 
 
 def _rounded(value: float | None) -> float | None:
-    """To what the page shows and a digit more: the last digits of a sum are the processor's."""
-    return None if value is None else round(value, 4)
+    """Finer than the page shows, so that both round alike; the last digits of a sum are the processor's."""
+    return None if value is None else round(value, 6)
 
 
 def _head(study: Study, found: Sequence[Finding]) -> str:
