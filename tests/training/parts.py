@@ -13,6 +13,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.loop.arguments import training_arguments
+from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.sft import fine_tune
 
@@ -71,6 +72,11 @@ def refuses(arguments, track):
     if os.environ["RANK"] == "1":
         raise UserError("rank 1 cannot read its rows; give it some.")
     torch.distributed.barrier()
+
+
+def looks_for_its_checkpoint(arguments, track):
+    torch.distributed.barrier()
+    return last_sealed_checkpoint(Path(arguments["folder"]))
 
 
 def too_many(arguments, track):

@@ -1,5 +1,6 @@
 """Entries of runs and small trainings that the tests of this folder share."""
 
+import types
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.training.alignment.params import Align
+from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints
 
 DPO = {"method": "dpo", "beta": 0.3}
 FORWARD = {"method": "dpo", "beta": 0.3, "smoothing": "forward", "flip_by": "annotator"}
@@ -103,3 +105,14 @@ def assert_same_training(one, other, tokens_seen=True):
     torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=1e-5)
     metrics = [without(read_json(folder / "metrics.json"), tokens_seen) for folder in (one, other)]
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-4, abs=1e-5)
+
+
+def sealed(folder, step, files):
+    """A checkpoint as the callback seals it."""
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    for name, text in files.items():
+        (checkpoint / name).write_text(text)
+    state = types.SimpleNamespace(is_world_process_zero=True, global_step=step)
+    SealedCheckpoints().on_save(types.SimpleNamespace(output_dir=str(folder)), state, None)
+    return checkpoint

@@ -23,6 +23,7 @@ from runs import (
     STATE,
     config,
     content,
+    sealed,
 )
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -188,6 +189,21 @@ def test_a_part_is_done_by_every_process_and_heard_from_the_first(two_processes,
     tracked = []
     found = run_part(parts.says, {"x": [1, None, "a"]}, lambda metrics, step: tracked.append((metrics, step)))
     assert found == [["0", [1, None, "a"]], ["1", [1, None, "a"]]] and tracked == [({"rank": 0.0}, 1)]
+
+
+@pytest.mark.slow
+def test_an_unfinished_checkpoint_is_removed_once_and_all_go_on_from_the_same(two_processes, monkeypatch, tmp_path):
+    """Two processes that both removed it stumbled over each other's deletions; many files, so that they always meet."""
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    two_processes("ddp")
+    whole = sealed(tmp_path, 4, {"a": "1"})
+    for part in range(40):
+        unfinished = tmp_path / "checkpoint-8" / f"{part}"
+        unfinished.mkdir(parents=True)
+        for file in range(50):
+            (unfinished / f"{file}").touch()
+    found = run_part(parts.looks_for_its_checkpoint, {"folder": str(tmp_path)}, lambda metrics, step: None)
+    assert found == [str(whole), str(whole)] and list(tmp_path.glob("checkpoint-*")) == [whole]
 
 
 @pytest.mark.slow

@@ -4,18 +4,17 @@ import functools
 import multiprocessing
 import os
 import signal
-import types
 from pathlib import Path
 
 import pytest
-from runs import EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content
+from runs import EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content, sealed
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.training.alignment import method_trainer
 from epsilon_dpo.training.alignment import trainer as trainer_module
-from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
+from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 from epsilon_dpo.training.loop.params import LoRA
 
 
@@ -145,17 +144,6 @@ def test_the_state_does_move(run, name, tmp_path):
     lists = {key for key, value in start.items() if isinstance(value, list)}
     assert all(saved[key] != value for key, value in start.items())
     assert all(end[key] != start[key] for key in start.keys() - lists) and not end.keys() & lists
-
-
-def sealed(folder, step, files):
-    """A checkpoint as the callback seals it."""
-    checkpoint = folder / f"checkpoint-{step}"
-    checkpoint.mkdir()
-    for name, text in files.items():
-        (checkpoint / name).write_text(text)
-    state = types.SimpleNamespace(is_world_process_zero=True, global_step=step)
-    SealedCheckpoints().on_save(types.SimpleNamespace(output_dir=str(folder)), state, None)
-    return checkpoint
 
 
 def test_only_sealed_checkpoints_count(tmp_path, capfd):

@@ -10,9 +10,10 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -49,13 +50,20 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def last_sealed_checkpoint(folder: Path) -> str | None:
-    """The newest sealed checkpoint in `folder`, for Trainer.train(resume_from_checkpoint=...).
+    """The newest sealed checkpoint in `folder`, for Trainer.train(resume_from_checkpoint=...); None: there is none.
 
-    Broken ones are named on stderr and removed.
+    Broken ones are named on stderr and removed. Every process calls this; the first one looks, and all go on from what
+    it found.
 
     Raises:
         UserError: its weights are shared out and those of this training are not, or the other way round.
     """
+    # Two that remove the same folder stumble over each other, and one that looks later may find another newest.
+    found = [_last_sealed(folder) if PartialState().is_main_process else None]
+    return cast(str | None, broadcast_object_list(found)[0])
+
+
+def _last_sealed(folder: Path) -> str | None:
     sealed = []
     for checkpoint in folder.glob("checkpoint-*"):
         damage = _damage(checkpoint)
