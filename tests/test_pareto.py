@@ -198,8 +198,8 @@ def test_killing_dvc_leaves_no_stage(project: Path, tmp_path: Path, end: int) ->
         process for process in psutil.Process(running.pid).children(recursive=True) if "stages.sft" in process.cmdline()
     ]
     running.send_signal(end)
-    assert running.wait(10) == -end
-    gone, _ = psutil.wait_procs([stage], timeout=10)
+    assert running.wait(30) == -end
+    gone, _ = psutil.wait_procs([stage], timeout=30)
     assert gone, "the stage outlives its dvc"
     while rows(copy) != [("sft", "KILLED")]:
         assert time.monotonic() < deadline + 60, rows(copy)

@@ -208,6 +208,27 @@ def test_a_policy_does_not_depend_on_the_environment(project: Path) -> None:
     assert weights[0] == weights[1] and said == [False, True]
 
 
+@pytest.mark.slow
+def test_a_stage_in_two_processes_leaves_the_files_that_it_leaves_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, two_processes: Callable[[str], None]
+) -> None:
+    """Both have the stage's folder, and one writes to it. The second could not publish the snapshots once more."""
+    write_params(project, {"followed": PARAMS["runs"]["epsilon_dpo"] | {"snapshot_epochs": 0.6}})
+    (project / "out/scorer/epsilon_dpo").mkdir()
+    run("align", monkeypatch, "followed")
+    out = project / "out/align"
+    alone = {file.relative_to(out) for file in out.rglob("*")}
+    metrics = read_json(out / "metrics/followed/metrics.json")
+    assert any("snapshots" in file.parts for file in alone)
+    two_processes("ddp")
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-m", "stages.align", "followed"], env=env, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {file.relative_to(out) for file in out.rglob("*")} == alone
+    together = read_json(out / "metrics/followed/metrics.json")
+    assert together.pop("processes") == 2 and together == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
 @pytest.mark.parametrize("stage", ["judge", "sft", "align"])
 def test_a_killed_stage_goes_on_although_how_often_is_saved_was_changed(
     project: Path, monkeypatch: pytest.MonkeyPatch, stage: str

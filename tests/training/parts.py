@@ -25,8 +25,8 @@ def trainings(arguments, track):
     root = Path(arguments["root"])
 
     def place(name):
-        out = root / "processes" / name if os.environ["RANK"] == "0" else root / f"rank{os.environ['RANK']}" / name
-        out.mkdir(parents=True)
+        out = root / "processes" / name  # of all ranks, as the stage's is
+        out.mkdir(parents=True, exist_ok=True)
         return out, root / "processes" / f"{name}-scratch", track
 
     for name, (entry, settings) in arguments["align"].items():
@@ -45,7 +45,7 @@ def one_dies(arguments, track):
     """A training of which a rank, or the launcher, is killed at a step; once killed it goes on undisturbed."""
     root, victim = Path(arguments["root"]), arguments["victim"]
     rank = os.environ["RANK"]
-    out = root / "out" if rank == "0" else root / f"rank{rank}"
+    out = root / "out"
     out.mkdir(parents=True, exist_ok=True)
     (root / f"pid-{rank}").write_text(str(os.getpid()), "utf-8")
 
@@ -57,7 +57,6 @@ def one_dies(arguments, track):
     torch.set_num_threads(1)
     data = (root / "sft", root / "pairs", out, root / "scratch", tracked)
     align(method_of("x", arguments["entry"]), Align(**arguments["settings"]), 5, *data, save_steps=3)
-    return sorted(path.name for path in out.iterdir())
 
 
 def _kill(root, victim):

@@ -220,7 +220,7 @@ def test_a_dead_endpoint_is_one_sentence_within_seconds() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         started = time.monotonic()
         assert f"{url} cannot be reached" in sentence(url)
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 20.0
 
 
 def test_a_page_that_is_no_endpoint_is_one_sentence(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:

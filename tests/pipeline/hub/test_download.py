@@ -89,7 +89,7 @@ def test_an_unreachable_hub_fails_within_seconds(tmp_path: Path, monkeypatch: py
         hub_file("owner/open", "config.json", REVISION, "dataset")
     with pytest.raises(UserError, match="cannot be reached"):
         hub_folder("owner/open", REVISION, ["*.json"])
-    assert time.monotonic() - started < 5.0, "huggingface_hub's own retries take 23 s"
+    assert time.monotonic() - started < 15.0, "huggingface_hub's own retries take 23 s"
 
 
 def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

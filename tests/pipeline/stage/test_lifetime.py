@@ -41,8 +41,8 @@ def test_a_stage_ends_with_the_dvc_that_started_it(project: Path, shell: str, en
     time.sleep(1.5)  # it looks while dvc lives, and goes on
     assert dvc.poll() is None and Path(f"/proc/{stage}").exists()
     dvc.send_signal(end)
-    assert dvc.wait(10) == -end
-    deadline = time.monotonic() + 10
+    assert dvc.wait(30) == -end
+    deadline = time.monotonic() + 30
     while is_running(stage):
         assert time.monotonic() < deadline, "the stage outlives its dvc"
         time.sleep(0.1)

@@ -1,6 +1,5 @@
 """What a test of this folder lets the processes of a launcher do; see pipeline/launch/processes.py."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ def online_trainings(arguments: dict[str, Any], track: Track) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     root = Path(arguments["root"])
     for name, (entry, settings) in arguments["runs"].items():
-        method, out = method_of(name, entry), root / f"rank{os.environ['RANK']}" / name
-        out.mkdir(parents=True)
+        method, out = method_of(name, entry), root / "processes" / name  # of all ranks, as the stage's is
+        out.mkdir(parents=True, exist_ok=True)
         align_online(
             method,
             Align(**settings),

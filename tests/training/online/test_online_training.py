@@ -168,8 +168,7 @@ def test_two_processes_train_as_one(online, tmp_path, two_processes, monkeypatch
     two_processes("ddp")
     run_part(online_parts.online_trainings, {"root": str(tmp_path), "runs": blocks}, lambda metrics, step: None)
     for name, one in alone.items():
-        two = tmp_path / "rank0" / name
-        assert not list((tmp_path / "rank1" / name).iterdir())
+        two = tmp_path / "processes" / name
         rows, same = read_jsonl(one / "metrics.jsonl"), read_jsonl(two / "metrics.jsonl")
         assert len(rows) == len(same)
         for row, other in zip(rows, same, strict=True):

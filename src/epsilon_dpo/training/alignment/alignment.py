@@ -121,7 +121,8 @@ def finish(
         trainer.add_callback(KeepSnapshots(method.config.snapshot_epochs, tokenizer, scratch))
     show_one_bar(trainer)
     trainer.train(resume_from_checkpoint=last_sealed_checkpoint(scratch))
-    publish_snapshots(scratch, out)
+    if trainer.is_world_process_zero():
+        publish_snapshots(scratch, out)
     numbers = {name: value for name, value in method.state_dict().items() if isinstance(value, int | float)}
     return write_result(trainer, tokenizer, out, track, numbers)
 
