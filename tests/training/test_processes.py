@@ -192,6 +192,29 @@ def test_a_part_is_done_by_every_process_and_heard_from_the_first(two_processes,
 
 
 @pytest.mark.slow
+def test_bfloat16_is_the_same_in_two_processes(sft_folder, token_pairs, tmp_path, monkeypatch, two_processes):
+    """Under FSDP it had no effect on SFT: accelerate prepares no model that is sharded already."""
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    sft_folder().rename(tmp_path / "sft")
+    settings = sft_inputs(tmp_path, token_pairs)
+    found = {}
+    for name, changes in (("float32", {}), ("bfloat16", {"bf16": True})):
+        (tmp_path / name).mkdir()
+        place = tmp_path / name, tmp_path / f"{name}-scratch"
+        parts.fine_tuned(settings | changes, tmp_path, *place, lambda metrics, step: None)
+        found[name] = losses(tmp_path / name)
+    two_processes("fsdp")
+    arguments = {"root": str(tmp_path), "align": {}, "sft": {"shared": settings | {"bf16": True}}}
+    run_part(parts.trainings, arguments, lambda metrics, step: None)
+    rounding = (found["bfloat16"] - found["float32"]).abs().max()
+    assert (losses(tmp_path / "processes" / "shared") - found["bfloat16"]).abs().max() < rounding / 4
+
+
+def losses(folder):
+    return torch.tensor([row["loss"] for row in read_jsonl(folder / "metrics.jsonl")])
+
+
+@pytest.mark.slow
 def test_an_unfinished_checkpoint_is_removed_once_and_all_go_on_from_the_same(two_processes, monkeypatch, tmp_path):
     """Two processes that both removed it stumbled over each other's deletions; many files, so that they always meet."""
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)

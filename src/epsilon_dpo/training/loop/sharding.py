@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import AutocastKwargs, DistributedType
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedType,
+    convert_outputs_to_fp32,
+    get_mixed_precision_context_manager,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -50,6 +55,9 @@ def shard(model: PreTrainedModel, accelerator: Accelerator, *, keep_head: bool =
         if type(module).__name__ in layers:
             fully_shard(module, reshard_after_forward=True)
     fully_shard(model, reshard_after_forward=not keep_head)
+    if accelerator.native_amp:  # accelerate does this to every model that it prepares, but to one that is split already
+        autocast = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
+        model.forward = convert_outputs_to_fp32(autocast(model.forward))
 
 
 def let_go(model: nn.Module) -> None:
