@@ -12,7 +12,7 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
-from epsilon_dpo.training.loop.arguments import training_arguments
+from epsilon_dpo.training.loop.arguments import require_a_row_each
 from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.sft import fine_tune
@@ -79,7 +79,7 @@ def looks_for_its_checkpoint(arguments, track):
 
 
 def too_many(arguments, track):
-    training_arguments(Align(**arguments), 5, Path("nowhere"), 4)
+    require_a_row_each(arguments["batch_size"])
 
 
 def says(arguments, track):

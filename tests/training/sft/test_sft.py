@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -136,3 +136,19 @@ def test_more_tokens_than_positions_are_refused_before_a_step(run, base, tmp_pat
     with pytest.raises(UserError, match=r"tokens\.max_length = 12 exceeds the model's 11 positions; lower it"):
         run("short")
     assert not (tmp_path / "short" / "model").exists()
+
+
+def test_a_routers_loss_does_not_depend_on_how_a_step_is_cut(run, base):
+    """It was counted once per micro-batch, while the tokens' losses are parts of one mean."""
+    mixture = MixtralConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, max_position_embeddings=32, output_router_logits=True,
+        router_aux_loss_coef=1.0, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    MixtralForCausalLM(mixture).save_pretrained(base / "model")
+    losses = []
+    for size in (8, 1):
+        folder = run(f"in {size}", batch_size=8, micro_batch_size=size, max_steps=1)
+        losses.append(read_jsonl(folder / "metrics.jsonl")[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)

@@ -33,7 +33,7 @@ from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.execution import PART
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.params import parse
-from epsilon_dpo.training.loop.arguments import training_arguments
+from epsilon_dpo.training.loop.arguments import require_a_row_each, training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.params import Accelerated
@@ -63,9 +63,11 @@ def train_reward(
         the model, and its weights where they are spread over processes (sharding.gathered_weights).
 
     Raises:
-        UserError: the pretrained model or its tokenizer cannot be used (models/base/pretrained.py).
+        UserError: the pretrained model or its tokenizer cannot be used (models/base/pretrained.py), or a step has fewer
+            rows than there are processes.
         ValueError: the tokenizer has no token to pad with.
     """
+    require_a_row_each(params.batch_size)
     model, tokenizer = _start(pairs, params, seed, scratch / "start")
     judge = RewardModel(model, tokenizer, params.max_length, params.micro_batch_size)
     hyperparameters = Accelerated(**params.model_dump(include=set(Accelerated.model_fields)))

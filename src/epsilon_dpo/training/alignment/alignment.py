@@ -19,7 +19,7 @@ from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.alignment.snapshots import KeepSnapshots, publish_snapshots
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 from epsilon_dpo.training.loop.adapters import start_from
-from epsilon_dpo.training.loop.arguments import training_arguments
+from epsilon_dpo.training.loop.arguments import require_a_row_each, training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
@@ -54,6 +54,7 @@ def align(
         the content of metrics.json: the last training row as train_*, eval_*, and the numbers of the method's state at
         the end (not its lists).
     """
+    require_a_row_each(config.batch_size)
     begun = start(method, config, seed, sft_model, scratch, save_steps)
     train, evaluation = (_data(method, begun.seed, pairs, margins, f"{split}.jsonl") for split in ("train", "eval"))
     trainer = PreferenceTrainer(

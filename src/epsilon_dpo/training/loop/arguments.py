@@ -21,8 +21,7 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
     Raises:
         UserError: accelerate is configured to use an engine that no launcher of ours has, such as DeepSpeed. The losses
             would be right, but the result silently wrong: transformers ignores a method's state when it resumes under
-            DeepSpeed, and under ZeRO-3 the process that saves the model has none of its weights. Or there are more
-            processes than rows in an optimizer step.
+            DeepSpeed, and under ZeRO-3 the process that saves the model has none of its weights.
     """
     for variable in ENGINES:
         if variable == "ACCELERATE_USE_FSDP" and asked_for():
@@ -34,12 +33,6 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
                 f"without its weights or forget a method's state when it resumes; start the stage without {engine}. "
                 "Several processes are started by EPSILON_DPO_LAUNCHER (docs/scale.md)."
             )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.batch_size < processes:
-        raise UserError(
-            f"batch_size is {config.batch_size}, and each of the launcher's {processes} processes needs a row of every "
-            f"optimizer step: start at most {config.batch_size} processes, or raise it to {processes} in params.yaml."
-        )
     return {
         "output_dir": str(folder),
         "seed": seed,
@@ -72,3 +65,17 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+
+
+def require_a_row_each(batch_size: int) -> None:
+    """Refuse a launcher of which a process would have nothing to do in an optimizer step of `batch_size` rows.
+
+    Raises:
+        UserError: it has more processes than that.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch_size < processes:
+        raise UserError(
+            f"batch_size is {batch_size}, and each of the launcher's {processes} processes needs a row of every "
+            f"optimizer step: start at most {batch_size} processes, or raise it to {processes} in params.yaml."
+        )

@@ -20,7 +20,7 @@ from epsilon_dpo.data.tokens.tokenisation import tokenise_chosen
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.training.loop.adapters import ResumesAdapter, in_float32, start_from
-from epsilon_dpo.training.loop.arguments import training_arguments
+from epsilon_dpo.training.loop.arguments import require_a_row_each, training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
@@ -55,8 +55,9 @@ def fine_tune(
         the content of metrics.json: the last training row as train_*, and eval_*.
 
     Raises:
-        UserError: the model has fewer positions than `tokens.max_length`.
+        UserError: the model has fewer positions than `tokens.max_length`, or a step fewer rows than processes.
     """
+    require_a_row_each(config.batch_size)
     tokenizer = load_tokenizer(base / "tokenizer")
     model = start_from(base / "model", config.lora, seed)
     require_positions(model.config.get_text_config(), tokens)
@@ -86,6 +87,10 @@ class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
     of means, which would depend on how a step is cut: here each is a mean over tokens, too."""
 
     _tokens: list[float]  # of the micro-batches since the last row, of all processes
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        self.current_gradient_accumulation_steps = len(inputs.batches)  # TRL divides a router's loss by it
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         count = self.accelerator.reduce(_predicted(inputs["labels"]).sum().double(), "sum")
