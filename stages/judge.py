@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from epsilon_dpo.judging.making.params import JudgeView
+from epsilon_dpo.judging.making.params import JudgeView, TrainedRewardJudge
 from epsilon_dpo.judging.scoring.comparisons import label_comparisons
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
@@ -14,10 +14,13 @@ with heavy_imports():
     from epsilon_dpo.judging.making.sentiment_training import held_out_accuracy
     from epsilon_dpo.judging.making.sources import build, training_file
     from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
+    from epsilon_dpo.pipeline.launch.processes import take_gpus_of_launcher
     from epsilon_dpo.pipeline.machine.runtime import set_up
 
 with run_stage("judge") as stage:
     params = load(JudgeView)
+    if isinstance(params.judge, TrainedRewardJudge):
+        take_gpus_of_launcher()
     set_up(params.seed, params.threads)
     validated = Path("out/validate")
     training = [pair.question for pair in label_comparisons(read_jsonl(validated / "train.jsonl"))]

@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.observability.errors import UserError
 
 STAGE = """
 import os, sys
@@ -55,3 +59,41 @@ def test_each_stage_of_an_experiment_has_gpus_of_its_own(tmp_path: Path, monkeyp
     for stage in (*two, third, alone, as_many, second, its_worker, several):
         stage.kill()
         stage.wait()
+
+
+AS_THE_JUDGE = """
+import os
+from epsilon_dpo.pipeline.launch.processes import take_gpus_of_launcher
+from epsilon_dpo.pipeline.machine.runtime import environment_of_all_gpus, set_up
+
+take_gpus_of_launcher()
+set_up(0, 1)
+print(os.environ["CUDA_VISIBLE_DEVICES"], environment_of_all_gpus()["CUDA_VISIBLE_DEVICES"])
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_that_computes_before_it_launches_keeps_gpus_for_the_launched(
+    tmp_path: Path, two_processes: Callable[[str], None]
+) -> None:
+    """It had taken one for good, so that an experiment with a reward model was refused."""
+    two_processes("ddp")
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "3,5,7", "DVC_ROOT": str(tmp_path), "DVC_EXP_NAME": "a"}
+    done = subprocess.run([sys.executable, "-c", AS_THE_JUDGE], env=env, text=True, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3", "3,5"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "sentence"),
+    [
+        (8, 1, r"sees 8 GPUs and is one process: EPSILON_DPO_LAUNCHER=launchers/ddp.yaml uses them all"),
+        (8, 4, r"has 4 processes here and they see 8 GPUs; raise its num_processes, or let \S+ name 4\."),
+        (1, 4, r"has 4 processes here and they see 1 GPUs; lower its num_processes"),
+    ],
+)
+def test_as_many_gpus_as_processes(monkeypatch: pytest.MonkeyPatch, gpus: int, processes: int, sentence: str) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    with pytest.raises(UserError, match=sentence):
+        set_up(0, 1)

@@ -45,7 +45,7 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
     chosen = launcher()
     if chosen is None:
         return [part(arguments, track)]
-    take_free_gpus(chosen.here)
+    take_gpus_of_launcher()
     with tempfile.TemporaryDirectory(prefix="launch-", dir=_meeting_place(chosen)) as name:
         folder = Path(name)
         stage = {"stage": os.getpid(), "host": socket.gethostname()}
@@ -62,6 +62,13 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
                 "finished is kept, and `dvc repro` goes on there."
             )
         return [read_json(folder / f"result-{rank}.json") for rank in range(_results(folder))]
+
+
+def take_gpus_of_launcher() -> None:
+    """As many free GPUs as the launcher has processes here: also for a stage that computes by itself before run_part,
+    and would take one for good."""
+    if (chosen := launcher()) is not None:
+        take_free_gpus(chosen.here)
 
 
 def _meeting_place(chosen: Launcher) -> Path | None:

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def main(folder: Path) -> None:
     request = read_json(folder / REQUEST)
     # On another machine with what started it, which ends with the others.
     end_with(request["stage"] if request["host"] == socket.gethostname() else os.getppid())
-    place = PartialState(cpu=not torch.cuda.is_available())  # of several GPUs it chooses this process's
+    # Of several GPUs it chooses this process's. Torch would end one that waits ten minutes for another, which may hash
+    # or write a large checkpoint; those that are gone are noticed by the launcher.
+    place = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
     rank = place.process_index
 
     def track(metrics: dict[str, float], step: int) -> None:

@@ -33,6 +33,11 @@ def set_up(seed: int, threads: int) -> None:
     if processes == 1 and LAUNCHER in os.environ:
         _before.setdefault("environment", dict(os.environ))
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if torch.cuda.device_count() > processes > 1:
+        raise UserError(
+            f"the launcher has {processes} processes here and they see {torch.cuda.device_count()} GPUs; raise its "
+            f"num_processes, or let CUDA_VISIBLE_DEVICES name {processes}."
+        )
     if torch.cuda.device_count() > processes:
         raise UserError(
             f"this stage sees {torch.cuda.device_count()} GPUs and is one process: {LAUNCHER}=launchers/ddp.yaml uses "

@@ -36,8 +36,9 @@ def end_with(pid: int) -> None:
 
 
 def _follow(leader: psutil.Process) -> None:
-    while leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(INTERVAL_S)
+    with suppress(psutil.NoSuchProcess):
+        while leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(INTERVAL_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
