@@ -138,10 +138,17 @@ def test_a_damaged_state_is_named_and_not_gone_on_from(
     assert "is damaged" in capsys.readouterr().err
 
 
-def test_a_state_that_would_fill_the_disk_is_not_kept(
-    models: dict[str, Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("share", "processes"), [(1e-12, "1"), (kept_state.OF_FREE, f"{10**12}")])
+def test_states_that_would_fill_the_disk_are_not_kept(
+    models: dict[str, Asked],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    processes: str,
 ) -> None:
-    monkeypatch.setattr(kept_state, "OF_FREE", 1e-12)
+    monkeypatch.setattr(kept_state, "OF_FREE", share)
+    monkeypatch.setenv("WORLD_SIZE", processes)
     with pytest.raises(Killed):
         run(models["llama"], False, tmp_path, 20)
     assert not list(tmp_path.iterdir())

@@ -257,6 +257,12 @@ def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch):
         sentence = f"Gemma2ForCausalLM has no {unknown} that can be adapted; choose among {names}, or write all-linear"
         with pytest.raises(UserError, match=re.escape(sentence)):
             start_from(folder, lora(target_modules=["q_proj", unknown]), seed=0)
+    with (
+        monkeypatch.context() as shared_out,
+        pytest.raises(UserError, match=r"cannot share out \(FSDP\); take launchers/ddp"),
+    ):
+        shared_out.setattr(adapters, "asked_for", lambda: True)
+        start_from(folder, lora(quantise="nf4"), seed=0)
     monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="nf4 needs bitsandbytes, which is not installed"):
         start_from(folder, lora(quantise="nf4"), seed=0)

@@ -21,7 +21,7 @@ from torch import Tensor
 EVERY_S = 5.0  # at most; a kill costs this time
 SHARE = 0.02  # of the time goes into writing, at most
 BYTES_PER_S = 5e8  # of a disk, until the first state has been written
-OF_FREE = 0.25  # of what is free on the disk; a larger state is not kept
+OF_FREE = 0.25  # of what is free on the disk, for all processes together; a larger state is not kept
 
 State = dict[str, Tensor]
 
@@ -56,7 +56,7 @@ class KeptState:
             return False
         self._folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._folder).free
-        if size <= OF_FREE * free:
+        if size * int(os.environ.get("WORLD_SIZE", "1")) <= OF_FREE * free:
             return True
         self._last = time.monotonic()
         if not self._said:

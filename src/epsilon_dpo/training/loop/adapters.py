@@ -27,7 +27,7 @@ from epsilon_dpo.models.policy.folder import ADAPTER, WEIGHTS, has_adapter, load
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.training.loop.params import LoRA
-from epsilon_dpo.training.loop.sharding import is_sharded
+from epsilon_dpo.training.loop.sharding import asked_for, is_sharded
 
 FOLLOWER = "reference"  # the adapter of a reference that moves
 
@@ -85,6 +85,11 @@ def _targets(model: PreTrainedModel, wanted: list[str] | str) -> list[str]:
 
 def _quantised(folder: Path) -> PreTrainedModel:
     """The policy in `folder` with its projections in 4 bits, its other weights in float32."""
+    if asked_for():
+        raise UserError(
+            "lora.quantise: nf4 holds weights of a type that this launcher cannot share out (FSDP); take "
+            "launchers/ddp.yaml, whose processes hold all of them, or set quantise to null in params.yaml."
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             "lora.quantise: nf4 needs bitsandbytes, which is not installed (see docs/howto.md); install it, or set "

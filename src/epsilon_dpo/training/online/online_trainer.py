@@ -233,7 +233,7 @@ class OnlineTrainer(MethodTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self.values is not None:
+        if self.values is not None and self.args.should_save:
             checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             save_model(self.values, str(checkpoint / VALUE_HEAD))
 
