@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from epsilon_dpo.mlflow_writer.replicates import mark_replicate
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.mlflow_writer.view import COLUMNS, SHARED_VIEW, VIEW, experiment_tags
 
@@ -29,3 +30,24 @@ def test_an_older_stores_view_is_renewed_and_its_note_kept(tmp_path: Path, monke
     tags = open_store().client.get_experiment(store.experiment).tags
     assert tags["mlflow.note.content"] == "of before"
     assert tags[SHARED_VIEW + VIEW] == experiment_tags()[SHARED_VIEW + VIEW]
+
+
+def test_each_level_of_a_study_has_a_view_of_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One view for all showed an empty page of every level but the first."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    store = open_store()
+    for sha256 in ("1a", "1b", "2a"):
+        tags = {"stage": "align", "run": "dpo", "policy_sha256": sha256}
+        store.client.create_run(store.experiment, run_name="align@dpo", tags=tags)
+    for level, seed, sha256 in (("controlled", 17, "1a"), ("controlled", 18, "1b"), ("rlhf", 17, "2a")):
+        assert mark_replicate(level, seed, {"dpo": sha256, "not_here": "3a"}) == 1
+    assert mark_replicate("smollm2", 17, {"not_here": "3a"}) == 0
+    tags = store.client.get_experiment(store.experiment).tags
+    views = {json.loads(value)["name"]: value for key, value in tags.items() if key.startswith(f"{SHARED_VIEW}study-")}
+    assert views.keys() == {"Replication study, controlled", "Replication study, rlhf"}
+    for name, shown in (("controlled", {"1a", "1b"}), ("rlhf", {"2a"})):
+        state = json.loads(json.loads(views[f"Replication study, {name}"])["state"])
+        found = store.client.search_runs([store.experiment], state["searchFilter"])
+        assert {run.data.tags["policy_sha256"] for run in found} == shown and state["useGroupedValuesInCharts"]

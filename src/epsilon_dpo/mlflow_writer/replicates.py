@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 from epsilon_dpo.mlflow_writer.rows import Rows
-from epsilon_dpo.mlflow_writer.view import STUDY, STUDY_SEED
+from epsilon_dpo.mlflow_writer.view import STUDY, STUDY_SEED, study_tag
 
 
 def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
-    """Tag the rows of trainings with their study's level and seed, and take the tags from other rows that had these.
+    """Tag the rows of trainings with their study's level and seed, and take the tags from other rows that had these;
+    the page's menu gets a view of the level.
 
     Args:
         policies: sha256 of each policy, by run.
@@ -22,4 +23,6 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
     for row in found:
         rows.client.set_tag(row.info.run_id, STUDY_SEED, str(seed))
         rows.client.set_tag(row.info.run_id, STUDY, level)
+    if found:
+        rows.client.set_experiment_tag(rows.store.experiment, *study_tag(level))
     return len(found)

@@ -5,19 +5,17 @@ from typing import Any
 
 from epsilon_dpo.mlflow_writer.identity import RECIPE
 
-VIEW, POLICIES, SEEDS, ANSWERS, STUDY = "comparison", "policies", "seeds", "answers", "study"
+VIEW, POLICIES, SEEDS, ANSWERS = "comparison", "policies", "seeds", "answers"
 NAMES = {  # in the page's menu `Views`
     POLICIES: "Policies",
     SEEDS: "Seeds averaged",
     ANSWERS: "Answers side by side",
-    STUDY: "Replication study, seeds averaged",
 }
 MADE_MS = 1_790_000_000_000  # the menu wants a time; one that moved would be a new view for each stage
 CURVE = "1_train/"  # what a training logs per step: the page sorts its groups by name
 SHARED_VIEW = "mlflow.sharedViewState."
 FILTER = "tags.in_report = 'true'"
-STUDY_SEED = "study_seed"
-OF_THE_STUDY = f"tags.{STUDY} = 'controlled'"  # a level's rows: those of two must not be averaged
+STUDY, STUDY_SEED = "study", "study_seed"  # tags of a replicate's rows: its level and its seed
 # KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
 # rates alone is read as an order that they do not give.
 COLUMNS = (
@@ -38,14 +36,14 @@ TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entr
 SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
 LINK = "?viewStateShareKey={key}&workflowType=machine_learning"
 NOTE = f"""The policies of the last report, in the menu *Views* above: *{"*, *".join(NAMES.values())}*.
-The last one has the rows of the replicates that `epsilon-dpo study` has collected of level `controlled`.
+*Replication study* and a level's name: the replicates of that level which `epsilon-dpo study` has collected here.
 
 The same by what is put behind `/runs` in the address:
 
 - *{NAMES[POLICIES]}*, `{LINK.format(key=POLICIES)}&compareRunsMode=CHART`: win rate against KL, win rates, curves
 - *{NAMES[SEEDS]}*, `{LINK.format(key=SEEDS)}&compareRunsMode=CHART`: a mark per method and its values, over seeds
 - *{NAMES[ANSWERS]}*, `{LINK.format(key=ANSWERS)}&compareRunsMode=ARTIFACT`: group by `prompt`, compare `answer`
-- *{NAMES[STUDY]}*, `{LINK.format(key=STUDY)}&compareRunsMode=CHART`: the same over replicates
+- *Replication study, LEVEL*, `{LINK.format(key=f"{STUDY}-LEVEL")}&compareRunsMode=CHART`: over replicates
 - the table: `{LINK.format(key=VIEW)}`, or filter by `{FILTER}`
 
 The page takes {PAGE} rows at first, by their names, and counts no others: *Load more* stands below the list.
@@ -69,11 +67,19 @@ def experiment_tags() -> dict[str, str]:
     by_method = {"mode": "tag", "groupByData": "method"}
     by_recipe = {"mode": "tag", "groupByData": RECIPE}  # one key: of several the page's list shows the first alone
     states = {POLICIES: _state([by_method]), SEEDS: _state([by_recipe], averaged=True), ANSWERS: _state([])}
-    states[STUDY] = _state([by_recipe], averaged=True) | {"searchFilter": OF_THE_STUDY}
-    for key, state in states.items():
-        named = {"name": NAMES[key], "createdAt": MADE_MS, "updatedAt": MADE_MS, "state": json.dumps(state)}
-        tags[f"{SHARED_VIEW}{key}"] = json.dumps(named)
-    return tags
+    return tags | {f"{SHARED_VIEW}{key}": _named(NAMES[key], state) for key, state in states.items()}
+
+
+def study_tag(level: str) -> tuple[str, str]:
+    """The tag with the view of a level's replicates, seeds averaged: those of two levels are not of one experiment."""
+    state = _state([{"mode": "tag", "groupByData": RECIPE}], averaged=True)
+    state["searchFilter"] = f"tags.{STUDY} = '{level}'"
+    return f"{SHARED_VIEW}{STUDY}-{level}", _named(f"Replication study, {level}", state)
+
+
+def _named(name: str, state: dict[str, Any]) -> str:
+    """A view with a name in the page's menu."""
+    return json.dumps({"name": name, "createdAt": MADE_MS, "updatedAt": MADE_MS, "state": json.dumps(state)})
 
 
 def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, Any]:
