@@ -56,6 +56,7 @@ def rows(*kls: float | str) -> list[dict[str, Any]]:
         ((2.0,), "above", "undecided at this n"),
         ((2.0, 2.001), "above", "undecided at this n"),
         ((2.0, 2.0, 2.0), "above", "undecided at this n"),
+        ((0.1, 0.1, 0.1), "below", "undecided at this n"),  # whose mean is not .1, by rounding
         ((), "above", "not run"),
     ],
 )
@@ -74,6 +75,18 @@ def test_a_replicate_without_a_value_leaves_the_claim_open_and_is_named() -> Non
     (found,) = findings(study(), {"controlled": rows(2.0, 2.1, "", 1.9)})
     assert found.verdict == "not measurable" and found.value is None
     assert found.missing == {3: "dpo has no kl"} and found.by_seed == {1: 2.0, 2: 2.1, 4: 1.9}
+    (found,) = findings(study(), {"controlled": rows(2.0, 2.1, "nan", 1.9)})
+    assert found.verdict == "not measurable" and found.missing == {3: "dpo has no kl"}
+
+
+def test_a_replicate_that_lacks_a_policy_of_the_others_is_not_averaged_with_them() -> None:
+    """The mean over its β would be of other β."""
+    of_all = rows(2.0, 2.1, 1.9)
+    more = [row | {"run": "dpo_b03", "beta": "0.3", "kl": "5.0"} for row in of_all]
+    (found,) = findings(study(), {"controlled": of_all + more[:2]})
+    assert found.verdict == "not measurable" and found.missing == {3: "no dpo_b03"}
+    (found,) = findings(study(), {"controlled": of_all + more})
+    assert found.verdict == "holds" and found.value == pytest.approx(3.5)
 
 
 @pytest.mark.parametrize(

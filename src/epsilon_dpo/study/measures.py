@@ -5,6 +5,7 @@ policies at several beta make a curve of win rate against KL.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def number(row: Row, column: str) -> float:
     Raises:
         UserError: this policy has no such value: no true reward, or no pair in one of the groups.
     """
-    if row[column] in ("", None):
+    if row[column] in ("", None) or not math.isfinite(float(row[column])):
         raise UserError(f"{row['run']} has no {column}")
     return float(row[column])
 

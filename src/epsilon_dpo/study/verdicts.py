@@ -8,6 +8,7 @@ import numpy as np
 
 from epsilon_dpo.analysis.differences.differences import difference
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.runs.runs import FINAL
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.study.claims import Claim, Study
 from epsilon_dpo.study.measures import MEASURES
@@ -59,7 +60,7 @@ def _finding(claim: Claim, rows: Sequence[Row], confidence: float) -> Finding:
     if len(values) < 2:
         return Finding(claim, "undecided at this n", by_seed, value=values[0])
     found = difference(values, np.arange(len(values)), confidence, bound=None)
-    decided = len(values) >= FEWEST and found.low < found.high
+    decided = len(values) >= FEWEST and min(values) < max(values)
     said = verdict(claim, found.low, found.high) if decided else "undecided at this n"
     return Finding(claim, said, by_seed, {}, found.value, found.low, found.high)
 
@@ -70,11 +71,25 @@ def _measured(claim: Claim, rows: Sequence[Row]) -> tuple[dict[int, float], dict
     found: dict[int, float] = {}
     missing: dict[int, str] = {}
     for seed in sorted({int(row["seed"]) for row in rows}):
+        own = [row for row in rows if int(row["seed"]) == seed]
         try:
-            found[seed] = measure([row for row in rows if int(row["seed"]) == seed], **asked)
+            _require_all(own, rows)
+            found[seed] = measure(own, **asked)
         except UserError as error:
             missing[seed] = str(error)
     return found, missing
+
+
+def _require_all(replicate: Sequence[Row], rows: Sequence[Row]) -> None:
+    """A frontier or a mean over beta that lacks a policy would be of something else than those of the others.
+
+    Raises:
+        UserError: this replicate lacks a policy that another one has.
+    """
+    own, others = ({(row["run"], row["place"]) for row in of} for of in (replicate, rows))
+    if lacking := sorted(others - own):
+        run, place = lacking[0]
+        raise UserError(f"no {run}" + ("" if place == FINAL else f"/{place}"))
 
 
 def verdict(claim: Claim, low: float, high: float) -> Verdict:
