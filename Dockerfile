@@ -37,8 +37,9 @@ RUN --mount=type=cache,target=/var/cache/pip \
 
 FROM ${PYTHON_IMAGE} AS runtime
 ARG APP_UID=10001
+# gcc: on a GPU Triton compiles its launcher with it, in SFT's fused head.
 RUN apt-get update && \
-    apt-get install -y --no-install-recommends git tini && \
+    apt-get install -y --no-install-recommends gcc git libc6-dev tini && \
     rm -rf /var/lib/apt/lists/* && \
     useradd --create-home --uid "${APP_UID}" app && \
     install -d -o app -g app /workspace

@@ -59,7 +59,7 @@ def of_monotonicity(of: Given, evaluation: Lengths) -> Needs:
     block = of.params.monotonicity
     form = two_rows(evaluation)
     rows = Rows(2 * block.batch_size, form.columns, block.batch_size * form.most_scored)
-    memory = unsharded(passes(of.config, policy_dtype(of.params), rows, block.token_chunk, of.machine.device))
+    memory = unsharded(passes(of.config, torch.float32, rows, block.token_chunk, of.machine.device))
     work = None if evaluation.count is None else evaluation.count * flops(of.sizes, form, PASS) * len(of.params.runs)
     time = hours(work, of.machine, False, 1)
     return Needs("monotonicity", list(of.params.runs), memory, min(of.machine.gpus, 1), work, time)

@@ -318,7 +318,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_after_one_warning(monkeypatch, ca
         raise RuntimeError("no Triton here")
 
     compilations = []
-    monkeypatch.setattr(torch, "compile", lambda function: compilations.append(function) or fails)
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: compilations.append(function) or fails)
     function = compiled_on_gpu(lambda x, y: y + 1)
     with caplog.at_level(logging.WARNING):
         assert [function(OnGPU(), y) for y in (1, 2)] == [2, 3]

@@ -157,7 +157,12 @@ class _Sizes(NamedTuple):
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, sizes: _Sizes) -> Tensor:
     """The logits of one tile, [n, v]; `weight` is of the dtype of the projections."""
-    return capped(hidden.to(sizes.dtype) @ weight.T, bias, softcap, sizes.accumulator, sizes.rounded)
+    hidden = hidden.to(sizes.dtype)
+    if hidden.is_cuda and hidden.dtype != sizes.accumulator and not sizes.rounded:
+        logits = torch.mm(hidden, weight.T, out_dtype=sizes.accumulator)  # which a GPU sums in anyhow
+    else:
+        logits = hidden @ weight.T
+    return capped(logits, bias, softcap, sizes.accumulator, sizes.rounded)
 
 
 def _tiles(length: int, size: int) -> list[slice]:

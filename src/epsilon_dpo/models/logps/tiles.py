@@ -111,7 +111,10 @@ def compiled_on_gpu(function: Callable[P, R]) -> Callable[P, R]:
         if failed or not args[0].is_cuda:
             return function(*args, **kwargs)
         try:
-            compiled = compiled or torch.compile(function)  # not on import: it loads the compiler
+            if compiled is None:  # not on import: it loads the compiler
+                # How sums are split would depend on the number of rows that this process happens to see first, and a
+                # resumed one sees others.
+                compiled = torch.compile(function, dynamic=True, options={"split_reductions": False})
             return compiled(*args, **kwargs)
         except torch.OutOfMemoryError:
             raise

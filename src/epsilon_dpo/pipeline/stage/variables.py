@@ -90,7 +90,7 @@ def under_this_processor(fingerprint: str) -> str:
     """`fingerprint`, or one of its own where a GPU or a variable of PROCESSOR rounds otherwise: what a killed execution
     had finished must not be mixed with what another arithmetic makes of the rest."""
     rounding = {name: os.environ[name] for name in PROCESSOR if name in os.environ}
-    if Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+    if list(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         rounding["gpu"] = "1"
     return hashlib.sha256(f"{fingerprint} {sorted(rounding.items())}".encode()).hexdigest() if rounding else fingerprint
 

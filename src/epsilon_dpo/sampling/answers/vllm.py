@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.pipeline.machine.runtime import take_free_gpus
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
 from epsilon_dpo.sampling.answers.params import Sampler
@@ -41,6 +42,7 @@ def sample_with_vllm(
         )
     # -P: names of this folder hide no module.
     command = [str(python), "-P", str(Path(__file__).with_name("vllm_worker.py"))]
+    take_free_gpus(1)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         write_json(work / REQUEST, request)
