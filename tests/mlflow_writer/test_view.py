@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from epsilon_dpo.mlflow_writer.replicates import mark_replicate
-from epsilon_dpo.mlflow_writer.store import open_store
+from epsilon_dpo.mlflow_writer.store import Store, open_store
 from epsilon_dpo.mlflow_writer.view import COLUMNS, SHARED_VIEW, VIEW, experiment_tags
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return open_store()
 
 
 def test_no_rate_orders_the_rows_and_none_stands_without_its_interval() -> None:
@@ -20,11 +28,7 @@ def test_no_rate_orders_the_rows_and_none_stands_without_its_interval() -> None:
         assert COLUMNS[at + 1 : at + 3] == (rate[:-1] + "_low`", rate[:-1] + "_high`")
 
 
-def test_an_older_stores_view_is_renewed_and_its_note_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    store = open_store()
+def test_an_older_stores_view_is_renewed_and_its_note_kept(store: Store) -> None:
     for key in (SHARED_VIEW + VIEW, "mlflow.note.content"):
         store.client.set_experiment_tag(store.experiment, key, "of before")
     tags = open_store().client.get_experiment(store.experiment).tags
@@ -32,12 +36,8 @@ def test_an_older_stores_view_is_renewed_and_its_note_kept(tmp_path: Path, monke
     assert tags[SHARED_VIEW + VIEW] == experiment_tags()[SHARED_VIEW + VIEW]
 
 
-def test_each_level_of_a_study_has_a_view_of_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_level_of_a_study_has_a_view_of_its_own_rows(store: Store) -> None:
     """One view for all showed an empty page of every level but the first."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    store = open_store()
     for sha256 in ("1a", "1b", "2a"):
         tags = {"stage": "align", "run": "dpo", "policy_sha256": sha256}
         store.client.create_run(store.experiment, run_name="align@dpo", tags=tags)

@@ -16,6 +16,7 @@ CURVE = "1_train/"  # what a training logs per step: the page sorts its groups b
 SHARED_VIEW = "mlflow.sharedViewState."
 FILTER = "tags.in_report = 'true'"
 STUDY, STUDY_SEED = "study", "study_seed"  # tags of a replicate's rows: its level and its seed
+BY_RECIPE = {"mode": "tag", "groupByData": RECIPE}  # one key: of several the page's list shows the first alone
 # KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
 # rates alone is read as an order that they do not give.
 COLUMNS = (
@@ -65,15 +66,13 @@ def experiment_tags() -> dict[str, str]:
         f"{SHARED_VIEW}{VIEW}": json.dumps(_state([])),
     }
     by_method = {"mode": "tag", "groupByData": "method"}
-    by_recipe = {"mode": "tag", "groupByData": RECIPE}  # one key: of several the page's list shows the first alone
-    states = {POLICIES: _state([by_method]), SEEDS: _state([by_recipe], averaged=True), ANSWERS: _state([])}
+    states = {POLICIES: _state([by_method]), SEEDS: _state([BY_RECIPE], averaged=True), ANSWERS: _state([])}
     return tags | {f"{SHARED_VIEW}{key}": _named(NAMES[key], state) for key, state in states.items()}
 
 
 def study_tag(level: str) -> tuple[str, str]:
     """The tag with the view of a level's replicates, seeds averaged: those of two levels are not of one experiment."""
-    state = _state([{"mode": "tag", "groupByData": RECIPE}], averaged=True)
-    state["searchFilter"] = f"tags.{STUDY} = '{level}'"
+    state = _state([BY_RECIPE], averaged=True) | {"searchFilter": f"tags.{STUDY} = '{level}'"}
     return f"{SHARED_VIEW}{STUDY}-{level}", _named(f"Replication study, {level}", state)
 
 

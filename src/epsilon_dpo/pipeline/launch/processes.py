@@ -45,7 +45,7 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
     chosen = launcher()
     if chosen is None:
         return [part(arguments, track)]
-    take_gpus_of_launcher()
+    take_free_gpus(chosen.here)
     with tempfile.TemporaryDirectory(prefix="launch-", dir=_meeting_place(chosen)) as name:
         folder = Path(name)
         stage = {"stage": os.getpid(), "host": socket.gethostname()}
@@ -65,8 +65,7 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
 
 
 def take_gpus_of_launcher() -> None:
-    """As many free GPUs as the launcher has processes here: also for a stage that computes by itself before run_part,
-    and would take one for good."""
+    """As run_part does, for a stage that computes by itself before it: that would take one GPU for good."""
     if (chosen := launcher()) is not None:
         take_free_gpus(chosen.here)
 

@@ -26,28 +26,25 @@ def set_up(seed: int, threads: int) -> None:
 
     Raises:
         UserError: several GPUs are visible to a stage that is one process, and no launcher says that the others are
-            meant for other stages; or a launcher's processes see fewer than they are.
+            meant for other stages; or a launcher's processes see fewer or more than they are.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher
     take_free_gpus(processes)
     if processes == 1 and LAUNCHER in os.environ:
         _before.setdefault("environment", dict(os.environ))
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if torch.cuda.device_count() > processes > 1:
+    gpus = torch.cuda.device_count()
+    if gpus > processes == 1:
         raise UserError(
-            f"the launcher has {processes} processes here and they see {torch.cuda.device_count()} GPUs; raise its "
-            f"num_processes, or let CUDA_VISIBLE_DEVICES name {processes}."
-        )
-    if torch.cuda.device_count() > processes:
-        raise UserError(
-            f"this stage sees {torch.cuda.device_count()} GPUs and is one process: {LAUNCHER}=launchers/ddp.yaml uses "
+            f"this stage sees {gpus} GPUs and is one process: {LAUNCHER}=launchers/ddp.yaml uses "
             "them all; or let CUDA_VISIBLE_DEVICES name one, and run stages side by side on the others: "
             "dvc --wait-for-lock repro -s align@RUN."
         )
-    if 0 < torch.cuda.device_count() < processes:
+    if gpus not in (0, processes):
+        verb = "lower" if gpus < processes else "raise"
         raise UserError(
-            f"the launcher has {processes} processes here and they see {torch.cuda.device_count()} GPUs; lower its "
-            "num_processes, or let CUDA_VISIBLE_DEVICES name as many."
+            f"the launcher has {processes} processes here and they see {gpus} GPUs; {verb} its "
+            f"num_processes, or let CUDA_VISIBLE_DEVICES name {processes}."
         )
     torch.set_num_threads(threads)
     random.seed(seed)  # transformers.set_seed does this too, and loads its Trainer

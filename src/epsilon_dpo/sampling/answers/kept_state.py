@@ -56,13 +56,14 @@ class KeptState:
             return False
         self._folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._folder).free
-        if size * int(os.environ.get("WORLD_SIZE", "1")) <= OF_FREE * free:
+        needed = size * int(os.environ.get("WORLD_SIZE", "1"))
+        if needed <= OF_FREE * free:
             return True
         self._last = time.monotonic()
         if not self._said:
             print(
-                f"sample: {self._folder} has {free / 1e9:.1f} GB free, too little to keep a state of {size / 1e9:.1f} "
-                "GB; a kill costs what was sampled since the last one.",
+                f"sample: {self._folder} has {free / 1e9:.1f} GB free, too little to keep a state of "
+                f"{needed / 1e9:.1f} GB; a kill costs what was sampled since the last one.",
                 file=sys.stderr,
                 flush=True,
             )
