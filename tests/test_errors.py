@@ -2,8 +2,19 @@
 
 import pytest
 
-from epsilon_dpo.pipeline.observability.errors import SECRETS, UserError, redacted
+from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.observability.tracker import Tracker, _line
+
+SECRETS = (
+    "OPENAI_API_KEY",
+    "VLLM_API_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 
 
 @pytest.mark.parametrize("name", SECRETS)

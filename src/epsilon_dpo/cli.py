@@ -1,10 +1,12 @@
 """The command `epsilon-dpo`: what is asked beside the pipeline, which `dvc repro` runs."""
 
 import argparse
+import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,30 @@ PARAMS = Path("params.yaml")
 REGISTERED = "epsilon-dpo-policy"
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    with suppress(ValueError):
+        if 0.0 < (amount := float(text)) < math.inf:
+            return amount
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+
+
+def _share(text: str) -> float:
+    with suppress(argparse.ArgumentTypeError):
+        if (share := _amount(text)) <= 1.0:
+            return share
+    raise argparse.ArgumentTypeError(f"{text!r} is no share: above 0 and at most 1")
 
 
 def _inspect(asked: argparse.Namespace) -> str:
@@ -56,10 +78,10 @@ def _add_forecast(commands: Any) -> None:
     forecast.add_argument("--params", type=Path, default=PARAMS, metavar="FILE", help="such as presets/NAME.yaml")
     forecast.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of a model not at hand")
     forecast.add_argument("--pairs", type=_positive, metavar="N", help="training pairs, before they are fetched")
-    forecast.add_argument("--gpus", type=int, default=1, metavar="N", help="0: the CPU (default 1)")
-    forecast.add_argument("--gpu-memory", type=float, metavar="GB", help="of one: say whether it fits")
-    forecast.add_argument("--peak-tflops", type=float, metavar="T", help="of one GPU (default: an H100's)")
-    forecast.add_argument("--mfu", type=float, default=0.35, metavar="F", help="share of the peak (default 0.35)")
+    forecast.add_argument("--gpus", type=_count, default=1, metavar="N", help="0: the CPU (default 1)")
+    forecast.add_argument("--gpu-memory", type=_amount, metavar="GB", help="of one: say whether it fits")
+    forecast.add_argument("--peak-tflops", type=_amount, metavar="T", help="of one GPU (default: an H100's)")
+    forecast.add_argument("--mfu", type=_share, default=0.35, metavar="F", help="share of the peak (default 0.35)")
     forecast.add_argument(
         "--shard", choices=("fsdp", "none"), default="fsdp", help="several GPUs share out weights, or hold all of them"
     )

@@ -46,6 +46,13 @@ def test_a_pretrained_models_positions_are_held_where_its_config_is_there(
     assert sentence.format(tmp_path) in str(error.value) and "lower it, or take a model" in str(error.value)
 
 
+@pytest.mark.parametrize("content", ['{"max_position', "[]", '{"text_config": null}'])
+def test_a_damaged_config_of_a_pretrained_model_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="is no model's config"):
+        load_file(with_base(tmp_path, path=str(tmp_path), revision=None))
+
+
 def test_what_is_to_be_sampled_counts_too_and_a_hub_model_by_its_cached_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +88,8 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ),
         ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dpo, beta: -0.3}", "runs.dpo.beta = -0.3 is refused"),
         ("dpo: {method: dpo, beta: 0.3}", "dpo: {method: dop, beta: 0.3}", "did you mean 'dpo'?"),
-        ("dpo: {method: dpo, beta: 0.3}", "d.po: {method: dpo, beta: 0.3}", "d.po"),
+        ("dpo: {method: dpo, beta: 0.3}", "d.po: {method: dpo, beta: 0.3}", "params.yaml: 'd.po' is no name of a run"),
+        ("dpo: {method: dpo, beta: 0.3}", f"{'d' * 101}: {{method: dpo, beta: 0.3}}", "is no name of a run"),
         ("dpo: {method: dpo, beta: 0.3}", "sft: {method: dpo, beta: 0.3}", "a run cannot be called sft"),
         ("seed: 17", "seed: -1", "seed = -1 is refused"),
         ("threads: 1 ", "threads: 0 ", "threads = 0 is refused"),

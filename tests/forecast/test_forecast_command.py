@@ -116,3 +116,11 @@ def test_a_file_that_describes_no_model(project: Path) -> None:
     (project / "config.json").write_text('{"model_type": "unheard_of"}', "utf-8")
     with pytest.raises(SystemExit, match=r"config\.json is no config of a model that transformers knows"):
         main(["forecast", "--model-config", "config.json"])
+
+
+@pytest.mark.parametrize("option", ["--pairs", "--gpus", "--gpu-memory", "--peak-tflops", "--mfu"])
+def test_an_amount_that_is_none_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for amount in ("-1", "nan", "inf", "x", *(["0"] if option != "--gpus" else [])):
+        with pytest.raises(SystemExit):
+            main(["forecast", f"{option}={amount}"])
+        assert f"argument {option}: '{amount}' is no " in capsys.readouterr().err

@@ -224,9 +224,15 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
         file = try_to_load_from_cache(params.base.path, "config.json", revision=params.base.revision)
     if not isinstance(file, str | Path) or not Path(file).is_file():
         return  # stage base says what is missing, and sft and sample hold the limits once it is there
-    config = read_json(Path(file))
-    config = config.get("text_config", config)
-    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    try:
+        config = read_json(Path(file))
+        config = config.get("text_config", config)
+        positions = config.get("max_position_embeddings", config.get("n_positions"))
+    except (ValueError, AttributeError):
+        raise UserError(
+            f"{path}: {file}, the config of base.path, is no model's config.json: it is damaged or was copied in part; "
+            "copy it anew."
+        ) from None
     if isinstance(positions, int) and (fault := params.longer_than(positions)):
         remedy = "lower it, or take a model with more positions"
         raise UserError(f"{path}: {fault.format(name=f'the positions of {params.base.path}', remedy=remedy)}.")

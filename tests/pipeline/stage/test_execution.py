@@ -211,3 +211,44 @@ def test_a_part_of_a_folder_that_nobody_pulled_is_named(project: Path) -> None:
     assert str(refused.value).startswith("ERROR in stage demo@a: out/score/b/records.jsonl is not here: `dvc pull`")
     with pytest.raises(FileNotFoundError), run_stage("demo", "a"):
         read_jsonl(Path("out/score/a/recrods.jsonl"))  # a slip of ours keeps its traceback
+
+
+EDITS = {
+    "params.yaml: runs.a": ("params.yaml", "method: dpo, beta: 0.1", "method: dpo, beta: 0.3"),
+    "params.yaml: seed": ("params.yaml", "seed: 1", "seed: 2"),
+    "methods/dpo.py": ("methods/dpo.py", "x = 1", "x = 2"),
+    "data": ("data/rows.jsonl", "{}", "{} "),
+    "cmd in dvc.yaml": ("dvc.yaml", "stages.demo", "stages.other"),
+    "is not valid YAML": ("params.yaml", "seed: 1", "seed: [1"),
+    "works on one run, one of b": ("params.yaml", "  a: {", "  # a: {"),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_an_edit_while_a_stage_runs_is_not_recorded_as_what_made_the_result(project: Path, what: str) -> None:
+    """DVC reads the inputs again when the stage has ended, and names the result by them in its run cache, too."""
+    name, old, new = EDITS[what]
+    text = (project / name).read_text()
+    assert old in text
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a") as stage:
+        stage.scratch.mkdir(parents=True)
+        (stage.out / "result").write_text("of the old inputs")
+        (project / name).write_text(text.replace(old, new))
+    assert what in str(end.value.code) and "nothing is published" in str(end.value.code)
+    assert list((project / "out").rglob("*")) == [project / "out/demo"]
+    (project / name).write_text(text)
+    with run_stage("demo", "a") as again:
+        assert again.scratch.exists(), "the work is lost, though the edit was undone"
+
+
+def test_what_dvc_ignores_changes_no_inputs(project: Path) -> None:
+    """Else a swap file at the start or the end of a training would cost its checkpoints."""
+    (project / ".dvcignore").write_bytes((ROOT / ".dvcignore").read_bytes())
+    before = digest(project / "data")
+    for name in (".rows.jsonl.swp", "rows.jsonl~", ".DS_Store", "#rows.jsonl#", ".#rows.jsonl", "x.pyc"):
+        (project / "data" / name).write_text("left over")
+    (project / "data/.ipynb_checkpoints").mkdir()
+    (project / "data/.ipynb_checkpoints/rows.jsonl").write_text("left over")
+    assert digest(project / "data") == before
+    (project / "data/more.jsonl").write_text("{}")
+    assert digest(project / "data") != before

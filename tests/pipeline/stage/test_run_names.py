@@ -62,7 +62,7 @@ def test_no_name_of_a_run_is_executed(tmp_path: Path) -> None:
     assert sorted(os.listdir(project / "out" / "align")) == ["fine", "metrics"]
 
 
-@pytest.mark.parametrize("name", [*EVIL, "../../elsewhere", "A", "a.b", "a\n", ""])
+@pytest.mark.parametrize("name", [*EVIL, "../../elsewhere", "A", "a.b", "a\n", "a" * 101, ""])
 def test_a_stage_refuses_such_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that leads out of the stage's folder."""
     (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())

@@ -62,11 +62,19 @@ def test_what_changes_a_result_is_removed_and_named(
 
 
 def test_what_is_the_users_stays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    theirs = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_LOG_LEVEL", "ACCELERATE_USE_DEEPSPEED", "OPENAI_API_KEY")
+    theirs = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_LOG_LEVEL", "ACCELERATE_USE_DEEPSPEED", "VLLM_API_KEY")
     for name in theirs:
         monkeypatch.setenv(name, "x")
     let_params_decide()
     assert set(theirs) <= set(os.environ) and capsys.readouterr().err == ""
+
+
+def test_a_secret_that_is_removed_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_OTHER_TOKEN", "sk-0123456789")
+    let_params_decide()
+    assert "VLLM_OTHER_TOKEN" not in os.environ and "VLLM_OTHER_TOKEN=***" in capsys.readouterr().err
 
 
 def test_another_processor_is_named_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

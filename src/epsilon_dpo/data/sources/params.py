@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from epsilon_dpo.data.shapes.interface import Choose
 from epsilon_dpo.data.shapes.recognition import COLUMNS
-from epsilon_dpo.pipeline.stage.params import RUN_NAME, Seed, Strict
+from epsilon_dpo.pipeline.stage.params import Name, Seed, Strict
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # branch names move
@@ -145,7 +145,7 @@ class MixtureSource(Strict):
     """Several sources, by names that their rows keep: as many pairs as the shares allow, drawn with the seed."""
 
     source: Literal["mixture"]
-    members: Annotated[dict[Annotated[str, Field(pattern=RUN_NAME)], Member], Field(min_length=2)]
+    members: Annotated[dict[Name, Member], Field(min_length=2)]
 
     @model_validator(mode="after")
     def _shares_are_a_whole(self) -> "MixtureSource":

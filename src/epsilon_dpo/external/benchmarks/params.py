@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.pipeline.stage.params import RUN_NAME, Strict
+from epsilon_dpo.pipeline.stage.params import Name, Strict
 
 Benchmark = Literal["alpaca_eval", "arena_hard", "mt_bench"]
-RunName = Annotated[str, Field(pattern=RUN_NAME)]  # no tool's baseline is called so
+RunName = Name  # no tool's baseline is called so
 PositiveInt = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0.0)]  # 0: greedy
 

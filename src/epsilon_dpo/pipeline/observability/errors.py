@@ -3,8 +3,9 @@
 import os
 import re
 
-# Of judges, the Hub and MLflow. Their values reach a message when a server says what it was sent.
-SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+# Variables whose values reach a message when a server says what it was sent, or a line names what is set: those of
+# judges, the Hub, MLflow, stores..
+SECRETS = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
 SHORTEST_SECRET = 8  # characters; local servers take values such as "none" or "EMPTY", which are none
 LOGIN = re.compile(r"(?<=://)[^/\s'\"]+@")  # user:password@ of an address
 
@@ -23,7 +24,7 @@ class UserError(Exception):
 
 def redacted(text: str) -> str:
     """`text` with *** for each secret of the environment (SECRETS) and for the login in an address."""
-    for secret in (part for name in SECRETS for part in os.environ.get(name, "").split()):
+    for secret in (part for name, value in os.environ.items() if SECRETS.search(name) for part in value.split()):
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "***")
     return LOGIN.sub("***@", text)

@@ -9,9 +9,9 @@ folder.
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
-from epsilon_dpo.pipeline.stage.params import METRICS, RUN_NAME
+from epsilon_dpo.pipeline.stage.params import METRICS, Name
 
 # Whose answers they are, in the records of score, controls and tournament; the first is a run's.
 RESERVED = RUN, SFT, CHOSEN, REJECTED, SHUFFLED = "run", "sft", "chosen", "rejected", "shuffled"
@@ -25,7 +25,7 @@ def _not_reserved(name: str) -> str:
     return name
 
 
-RunName = Annotated[str, Field(pattern=RUN_NAME), AfterValidator(_not_reserved)]
+RunName = Annotated[Name, AfterValidator(_not_reserved)]
 
 FOLDER, FINAL = "snapshots", "."
 FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps done, "epoch": the same in epochs}

@@ -16,7 +16,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
 from epsilon_dpo.pipeline.stage.disk import disk_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
-from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
+from epsilon_dpo.pipeline.stage.fingerprint import Inputs, stage_entry
 from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
 from epsilon_dpo.pipeline.stage.manifest import write_manifest
@@ -90,6 +90,8 @@ def heavy_imports() -> Iterator[None]:
 def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     """Run the block as `stage` (of run `key`): outputs appear complete or not at all, the MLflow run is always closed.
 
+    What the stage is made from must be the same when the block ends: Inputs.require_unchanged.
+
     While it runs, a second execution of it is refused; it ends if the `dvc` that started it ends.
 
     A `UserError`, and a disk that takes no more, becomes one line on stderr and exit code 1, Ctrl-C one and exit code
@@ -106,17 +108,18 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         entry = stage_entry(stage, key)
         require_pins(entry)
         with disk_in_a_sentence(), workplace(name) as place:
-            deps = dependencies(entry)
-            made_from, params = fingerprint(entry, deps), declared_params(entry)
+            inputs = Inputs(stage, key, entry)
+            folders = list(_folders(entry, stage, key))
             with (
-                Tracker(name, made_from, params, deps, list(_folders(entry, stage, key))) as tracker,
+                Tracker(name, inputs.fingerprint, inputs.params, inputs.deps, folders) as tracker,
                 atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
                 _metrics_apart(entry, stage, key, place.partial) as metrics,
             ):
-                scratch = place.scratch(under_this_processor(made_from))
-                execution = Stage(name, out, metrics or out, scratch, Journal(scratch), tracker, params)
+                scratch = place.scratch(under_this_processor(inputs.fingerprint))
+                execution = Stage(name, out, metrics or out, scratch, Journal(scratch), tracker, inputs.params)
                 with disk_in_a_sentence(), closing(execution.journal):  # before what fills the disk is removed
                     yield execution
+                inputs.require_unchanged()
             place.clear(execution.scratch)
     except UserError as error:
         sys.exit(f"ERROR in stage {name}: {error}")

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.stage.ignored import seen_files
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, RUN_NAME, read_yaml
 
 DVC_FILE = Path("dvc.yaml")
@@ -38,7 +39,9 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
         names = ", ".join(map(str, items))
         raise UserError(f"stage {stage} works on one run, one of {names}: `python -m stages.{stage} RUN`.")
     if not re.fullmatch(RUN_NAME, key):
-        raise UserError(f"{PARAMS_FILE}: {key!r} is no name of a run, which has a-z, 0-9 and _ only; rename it.")
+        raise UserError(
+            f"{PARAMS_FILE}: {key!r} is no name of a run, which has a-z, 0-9 and _ only, 100 at most; rename it."
+        )
     item = items[key]
     text = json.dumps(entry["do"]).replace("${key}", key)
     for name, value in item.items():
@@ -47,7 +50,7 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
 
 
 def digest(path: Path, whole: bool = False, remember: bool = True) -> str:
-    """sha256 of a file, or of a folder's relative paths and contents.
+    """sha256 of a file, or of the relative paths and contents of what DVC sees in a folder.
 
     Args:
         whole: with the MANIFEST of a model folder; a policy is the same policy wherever it comes from.
@@ -59,7 +62,7 @@ def digest(path: Path, whole: bool = False, remember: bool = True) -> str:
     if not path.exists():
         raise UserError(f"{path} does not exist; `dvc repro` makes it.")
     total = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+    for file in [path] if path.is_file() else seen_files(path):
         if file.name == MANIFEST and file != path and not whole:
             continue
         total.update(str(file.relative_to(path)).encode() + b"\0")
@@ -149,8 +152,65 @@ def declared_pins(entry: dict[str, Any]) -> dict[str, str]:
 
 def fingerprint(entry: dict[str, Any], deps: dict[str, str]) -> str:
     """sha256 of the command, the params, the pins and `deps`: `dependencies(entry)`, taken once: models are large."""
-    parts = {"cmd": entry["cmd"], "params": declared_params(entry), "pins": declared_pins(entry), "deps": deps}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return _hashed(_content(entry, deps))
+
+
+def _content(entry: dict[str, Any], deps: dict[str, str]) -> dict[str, Any]:
+    return {"cmd": entry["cmd"], "params": declared_params(entry), "pins": declared_pins(entry), "deps": deps}
+
+
+def _hashed(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Inputs:
+    """What an execution of `stage` (of run `key`) was started with.
+
+    Attributes:
+        deps: sha256 per dependency, by path.
+        params: as declared_params.
+        fingerprint: of all of it.
+
+    Raises:
+        UserError: as dependencies and declared_pins.
+    """
+
+    def __init__(self, stage: str, key: str | None, entry: dict[str, Any]) -> None:
+        self._stage = stage, key
+        self._content = _content(entry, dependencies(entry))
+        self.deps, self.params = self._content["deps"], self._content["params"]
+        self.fingerprint = _hashed(self._content)
+
+    def require_unchanged(self) -> None:
+        """Called when the stage's work is done. DVC records inputs as they are then: an edit meanwhile would stand in
+        dvc.lock, and for good in the run cache, as what made the result.
+
+        Raises:
+            UserError: an input differs or cannot be read any more.
+        """
+        try:
+            entry = stage_entry(*self._stage)
+            changed = _changed(self._content, _content(entry, dependencies(entry)))
+        except (UserError, KeyError, TypeError) as error:
+            what = f"what it was made from could not be read again when the stage had ended: {first_line(error)}"
+        else:
+            if not changed:
+                return
+            what = f"{', '.join(changed)} changed while the stage ran"
+        raise UserError(
+            f"{what}. DVC would record that as what made the result, so nothing is published. Undo the edit and run "
+            "this again: it goes on from what is kept. Or run it again with the edit, from its start (docs/dvc.md, "
+            '"Beside a running dvc repro").'
+        )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The names of what differs: params by dotted key, pins by package, dependencies by path."""
+    found = ["cmd in dvc.yaml"] if before["cmd"] != now["cmd"] else []
+    for part, file in (("params", f"{PARAMS_FILE}: "), ("pins", "pins.yaml: "), ("deps", "")):
+        old, new = before[part], now[part]
+        found += [f"{file}{name}" for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return found
 
 
 def scratch_root() -> Path:

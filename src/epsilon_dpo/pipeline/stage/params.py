@@ -9,10 +9,11 @@ watch for it.
 import copy
 import difflib
 import functools
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -20,8 +21,17 @@ from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 
 PARAMS_FILE = Path("params.yaml")
 METRICS = "metrics"  # out/align/metrics/RUN: what a training logged, without the weights of out/align/RUN
-RUN_NAME = r"^[a-z0-9_]+$"  # `params: [runs.${key}]` in dvc.yaml breaks on a dot; file names and MLflow on others
+# `params: [runs.${key}]` in dvc.yaml breaks on a dot, file names and MLflow on others, file systems on what is long.
+RUN_NAME = r"[a-z0-9_]{1,100}"
 
+
+def _named_as_a_run(name: str) -> str:
+    if not re.fullmatch(RUN_NAME, name):
+        raise ValueError(f"{name!r} is no name of a run, which has a-z, 0-9 and _ only, 100 at most; rename it")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_named_as_a_run)]
 
 LARGEST_INT = 2**32 - 1
 SMALLEST, LARGEST = 1.0e-13, 1.0e13
@@ -115,6 +125,8 @@ def _keys(model: Any) -> list[str]:
 def _sentence(model: type[Strict], problem: Any, where: str) -> str:
     """One pydantic problem as one sentence with file, dotted key and remedy."""
     location = [str(part) for part in problem["loc"]]
+    if location[-1:] == ["[key]"]:  # pydantic's mark for the name itself, which the reason quotes
+        return f"{PARAMS_FILE}: {problem['msg'].removeprefix('Value error, ')}."
     key = ".".join(([where] if where else []) + location)
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(model, problem["loc"][:-1])

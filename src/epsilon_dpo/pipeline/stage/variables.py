@@ -52,6 +52,7 @@ HARMLESS = (
     "ACCELERATE_DEBUG_MODE",
     "ACCELERATE_ENABLE_RICH",
     "ACCELERATE_DISABLE_RICH",
+    "VLLM_API_KEY",  # of a server that somebody runs beside us
     "VLLM_CACHE_ROOT",
     "VLLM_CONFIG_ROOT",
     "VLLM_DO_NOT_TRACK",
@@ -76,10 +77,10 @@ def let_params_decide() -> None:
     """Remove from the environment what would change a result, and say so on stderr; a second call has nothing to do."""
     kept = (*ENGINES, *HARMLESS)
     removed = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(DECIDED) and name not in kept}
+    if removed:  # said while a secret among them is still known as one
+        _say(f"not used, because params.yaml alone decides: {_named(removed)}")
     for name in removed:
         del os.environ[name]
-    if removed:
-        _say(f"not used, because params.yaml alone decides: {_named(removed)}")
     rounding = {name: os.environ[name] for name in PROCESSOR if name in os.environ and name not in _said}
     _said.update(rounding)
     if rounding:
