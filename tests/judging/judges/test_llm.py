@@ -73,7 +73,7 @@ def test_a_verdict_is_the_log_odds_of_both_orders(server: JudgeServer) -> None:
         a, b = a.strip(), b.strip()
         assert verdict.f_ab == pytest.approx(log_odds(a, b), abs=1e-9)
         assert verdict.f_ba == pytest.approx(log_odds(b, a), abs=1e-9)
-        assert (verdict.len_a, verdict.len_b) == (len(a.split()), len(b.split())) and not verdict.refused
+        assert (verdict.len_a, verdict.len_b) == (len(a), len(b)) and not verdict.refused
     assert verdicts[-1].logit == 0.0 and abs(verdicts[0].logit) > 0.1
     of = {(q.a, q.b): verdict.logit for q, verdict in zip(QUESTIONS, verdicts, strict=True)}
     assert all(of[a, b] == -of[b, a] for a, b in of if a.strip() != b.strip())

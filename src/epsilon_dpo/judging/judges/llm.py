@@ -228,4 +228,4 @@ def _verdict(question: Question, f_ab: float | None, f_ba: float | None) -> Verd
     refused = f_ab is None or f_ba is None
     if f_ab is None or f_ba is None:
         f_ab = f_ba = 0.0
-    return Verdict(f_ab, f_ba, len(question.a.split()), len(question.b.split()), False, False, False, refused)
+    return Verdict(f_ab, f_ba, len(question.a.strip()), len(question.b.strip()), False, False, False, refused)
