@@ -19,7 +19,7 @@ with run_stage("monotonicity", run) as stage:
     policy = Path("out/align") / run / "model"
     pairs = read_jsonl(Path("out/pairs/eval.jsonl"))
     records = decisions(policy, Path("out/sft/model"), pairs, params.monotonicity, stage.journal)
-    metrics = summary(records, params.confidence)
+    metrics = summary(records, pairs, params.confidence)
     facts = {"epsilon": params.monotonicity.epsilon, "policy_sha256": digest(policy)}
     write_jsonl(stage.out / "records.jsonl", records)
     write_json(stage.out / "metrics.json", {**metrics, **facts})

@@ -16,8 +16,9 @@ with heavy_imports():
 with run_stage("tournament") as stage:
     params = load(TournamentView)
     set_up(params.seed, params.threads)
+    judge = load_judge(Path("out/judge"), stage.journal)
     tables, prompts = play(
-        load_judge(Path("out/judge"), stage.journal),
+        judge,
         known_truth(Path("out/validate/dataset.json")),
         list(params.runs),
         outputs=Path("out"),
@@ -25,7 +26,7 @@ with run_stage("tournament") as stage:
         intervals=Intervals(params.confidence, params.seed),
         out=stage.out,
     )
-    stage.tracker.log_metrics(metrics(tables))
+    stage.tracker.log_metrics(metrics(tables) | judge.usage())
     scorers = {"true_win": "by the true reward", "win": "by the judge"}
     said = [f"{scorer} {chain(tables[field], shown=5)}" for field, scorer in scorers.items() if field in tables]
     stage.summary = f"{', '.join(said)} on {prompts} prompts (~: not told apart)"

@@ -4,6 +4,7 @@ Every call is one that may be repeated: a number keeps its time and step, a run 
 """
 
 import json
+import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,12 @@ def project() -> str:
             file.write_text(uuid.uuid4().hex, "utf-8")
         return file.read_text("utf-8")
     return "unknown"
+
+
+def is_ours(by: str | None) -> bool:
+    """Whether this project may take back what project `by` said on a row. In mlruns/mlflow.db it always may: the
+    other is the one that it was copied from, with its store."""
+    return by == project() or not os.environ.get("MLFLOW_TRACKING_URI")
 
 
 def kept(execution: str) -> Path:

@@ -74,21 +74,32 @@ class Rows:
         return rows
 
     def _mark(self, rows: list[Run], at: int) -> bool:
-        """Tag `rows`, and no others, as those of the report of `at`; False: a later one has tagged its own."""
-        told = f"{self.mark}.told"
+        """Tag `rows`, and no others, as those of this project's report of `at`; False: a later one has tagged its own.
+
+        On a shared server several projects have a report each, also of the same rows: each takes back its own marks.
+        """
+        by = f"{self.mark}.by.{pending.project()}"
+        told = f"{self.mark}.told.{pending.project()}"
         tags = self.client.get_experiment(self.store.experiment).tags
         if at < int(tags.get(told, 0)) <= now():  # one of a clock that was ahead does not count
             say("the rows of this report are not marked, since a later one has marked its own.")
             return False
         self.client.set_experiment_tag(self.store.experiment, told, str(at))
         others = f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"
-        if ours := ", ".join(f"'{row.info.run_id}'" for row in rows):
-            others += f" and attributes.run_id NOT IN ({ours})"  # each row that is found costs 5 ms
-        for run_id in self.search(others):
-            self.client.set_tag(run_id, self.mark, "false")
+        if kept := ", ".join(f"'{row.info.run_id}'" for row in rows):
+            others += f" and attributes.run_id NOT IN ({kept})"  # each row that is found costs 5 ms
+        for run_id, tags in self._found(others).items():
+            said_by = {key for key in tags if key.rpartition(".")[0] == f"{self.mark}.by"}
+            ours = {key for key in said_by if pending.is_ours(key.rpartition(".")[2])}
+            if ours or (not said_by and pending.is_ours(tags.get("project"))):  # an earlier version does not say who
+                for key in ours:
+                    self.client.delete_tag(run_id, key)
+                if ours == said_by:
+                    self.client.set_tag(run_id, self.mark, "false")
         for row in rows:
-            if row.data.tags.get(self.mark) != "true":
-                self.client.set_tag(row.info.run_id, self.mark, "true")
+            for key, value in ((self.mark, "true"), (by, "last report")):
+                if row.data.tags.get(key) != value:
+                    self.client.set_tag(row.info.run_id, key, value)
         return True
 
     def metric_rows(self, rows: list[dict[str, Any]]) -> None:
@@ -135,11 +146,15 @@ class Rows:
 
     def search(self, query: str, tag: str = "") -> dict[str, str | None]:
         """All runs that `query` finds, with the value of `tag`."""
-        found: dict[str, str | None] = {}
+        return {run_id: tags.get(tag) for run_id, tags in self._found(query).items()}
+
+    def _found(self, query: str) -> dict[str, dict[str, str]]:
+        """All runs that `query` finds, with their tags."""
+        found: dict[str, dict[str, str]] = {}
         token = None
         while True:
             page = self.client.search_runs([self.store.experiment], query, max_results=RUNS_AT_ONCE, page_token=token)
-            found |= {run.info.run_id: run.data.tags.get(tag) for run in page}
+            found |= {run.info.run_id: run.data.tags for run in page}
             token = page.token
             if not token:
                 return found

@@ -54,6 +54,8 @@ the places that the data leave open among the policies of the report (`place_fir
 `true_place_first` to `true_place_last` by the true reward): two that share places are not told apart. MLflow draws no
 intervals; `out/report/report.html` does.
 
+On a shared server each project's last report is shown: `tags.project = 'ID'` keeps one's own trainings.
+
 An experiment that `dvc exp run --queue` or `--temp` ran has marks of its own: filter by `tags.experiment = 'NAME'`.
 """
 

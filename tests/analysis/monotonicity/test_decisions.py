@@ -60,9 +60,10 @@ def test_batches_change_nothing_but_rounding(folders, token_pairs):
 
 
 def test_a_policy_that_is_its_reference_decides_nothing(folders, token_pairs):
-    records = decisions(folders[1], folders[1], token_pairs(5), PARAMS)
+    pairs = token_pairs(5)
+    records = decisions(folders[1], folders[1], pairs, PARAMS)
     assert all(record["group"] == "neither" and record["margin"] == 0.0 for record in records)
-    assert summary(records, 0.95)["share/neither"] == 1.0
+    assert summary(records, pairs, 0.95)["share/neither"] == 1.0
 
 
 def test_a_summary_by_hand():
@@ -73,8 +74,18 @@ def test_a_summary_by_hand():
         ("neither", 0, 0.0, 0.0),
     ]
     records = [{"group": g, "step": s, "margin": m, "first_order": d} for g, s, m, d in rows]
-    found = summary(records, 0.95)
+    found = summary(records, [{"prompt_ids": [n]} for n in range(4)], 0.95)
     assert found["n"] == 4 and found["share/decreasing"] == 0.5 and found["share/increasing"] == 0.25
     assert found["margin/decreasing"] == 4.0 and found["margin/decreasing_high"] == pytest.approx(4 + 1.959964)
     assert "margin/increasing" not in found  # one pair has no interval
     assert found["first_order_agreement"] == pytest.approx(2 / 3)
+
+
+def test_copies_of_a_prompts_pair_narrow_no_interval():
+    """`pairs: all` gives a prompt several pairs, whose margins depend on each other."""
+    records = [{"group": "decreasing", "step": 1, "margin": m, "first_order": m} for m in (1.0, 2.0, 4.0, 5.0)]
+    prompts = [{"prompt_ids": [n]} for n in range(4)]
+    once, thrice = summary(records, prompts, 0.95), summary(records * 3, prompts * 3, 0.95)
+    for end in ("", "_low", "_high", "_n"):
+        assert thrice[f"margin/decreasing{end}"] == pytest.approx(once[f"margin/decreasing{end}"])
+    assert "margin/decreasing" not in summary(records, prompts[:1] * 4, 0.95), "one prompt has no interval"

@@ -73,7 +73,7 @@ def test_a_verdict_is_the_log_odds_of_both_orders(server: JudgeServer) -> None:
         a, b = a.strip(), b.strip()
         assert verdict.f_ab == pytest.approx(log_odds(a, b), abs=1e-9)
         assert verdict.f_ba == pytest.approx(log_odds(b, a), abs=1e-9)
-        assert (verdict.len_a, verdict.len_b) == (len(a.split()), len(b.split())) and not verdict.refused
+        assert (verdict.len_a, verdict.len_b) == (len(a), len(b)) and not verdict.refused
     assert verdicts[-1].logit == 0.0 and abs(verdicts[0].logit) > 0.1
     of = {(q.a, q.b): verdict.logit for q, verdict in zip(QUESTIONS, verdicts, strict=True)}
     assert all(of[a, b] == -of[b, a] for a, b in of if a.strip() != b.strip())
@@ -105,7 +105,7 @@ def test_a_cached_judge_needs_no_endpoint_and_no_key(server: JudgeServer, monkey
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model": "other"}, {"temperature": None}, {"max_tokens": 5}], ids=["model", "temperature", "tokens"]
+    "changes", [{"model": "other"}, {"temperature": None}, {"max_tokens": 3}], ids=["model", "temperature", "tokens"]
 )
 def test_another_request_is_another_question(server: JudgeServer, changes: dict[str, Any]) -> None:
     judge(server.url).compare(QUESTIONS[:1])
@@ -254,6 +254,19 @@ def test_a_killed_run_asks_only_for_what_it_had_no_answer_to(server: JudgeServer
     assert set(server.asked.values()) == {1} and len(server.asked) == DISTINCT
 
 
+def test_ctrl_c_waits_for_no_retry(server: JudgeServer) -> None:
+    judge(server.url, concurrency=2, timeout=1.0)
+    server.answer_at_most = 0
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(QUESTIONS)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.tries < 2:
+        time.sleep(0.05)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - started < 3.0 and b"KeyboardInterrupt" in said
+
+
 def rows(cache: Path) -> int:
     try:
         with sqlite3.connect(cache) as opened:
@@ -350,6 +363,23 @@ def test_a_damaged_cache_is_one_sentence() -> None:
     cache.write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match=r"answers\.sqlite cannot be used .*move it away"):
         judge("http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize("use", ["read", "write"])
+def test_a_cache_damaged_past_its_first_pages_is_one_sentence(server: JudgeServer, use: str) -> None:
+    many = [Question(PROMPT, f"because {n}", f"for {n}") for n in range(40)]
+    judge(server.url).compare(many)
+    cache = Path("cache/judge/answers.sqlite")
+    with sqlite3.connect(cache) as opened:
+        size = opened.execute("PRAGMA page_size").fetchone()[0]
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:size] + b"\xff" * (len(whole) - size))
+    with pytest.raises(UserError, match=r"answers\.sqlite cannot be used .*malformed.*move it away") as refusal:
+        if use == "read":
+            judge(server.url).compare(many)
+        else:
+            judge(server.url).cache.put("key", {}, {})
+    assert "are kept" not in str(refusal.value)
 
 
 def test_an_endpoint_that_counts_no_tokens_is_said_so(server: JudgeServer) -> None:

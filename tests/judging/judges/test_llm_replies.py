@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,62 @@ def test_refusals_before_the_first_letter_are_kept_with_it(server: JudgeServer) 
     verdicts = asked.compare(mixed)
     assert [verdict.refused for verdict in verdicts] == [True] * 2 + [False] * 8 + [True] * 9
     assert len(replies()) == server.tries == 2 * (len(some) + len(mixed))
+
+
+def test_slow_replies_after_the_tenth_are_no_refusals(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were under way when the judge was stopped must not be kept either."""
+    arrived = iter(range(1000))
+
+    def reply(*_: Any) -> tuple[int, Any]:
+        if next(arrived) >= 10:
+            time.sleep(0.3)
+        return 200, completion("I prefer the first.")
+
+    many = [Question(PROMPT, f"because {n}", f"for {n}") for n in range(20)]
+    monkeypatch.setattr(server, "reply", reply)
+    with pytest.raises(UserError, match="none of the 10 replies"):
+        LLM.load(SETTINGS | {"base_url": server.url, "concurrency": 8}).compare(many)
+    assert replies() == []
+
+
+def some(text: str, count: int) -> list[Question]:
+    return [Question(PROMPT, f"{text} {n}", f"for {n}") for n in range(count)]
+
+
+def test_a_judge_that_gave_letters_may_refuse_the_next_questions(server: JudgeServer) -> None:
+    """Every stage asks first about something else; one whose first questions are all refused must not stop for good."""
+    server.refuse = "because"
+    asked = judge(server)
+    assert not any(verdict.refused for verdict in asked.compare(some("as", 20)))
+    assert all(verdict.refused for verdict in asked.compare(some("because", 20))), "the same object"
+    assert all(verdict.refused for verdict in judge(server).compare(some("because of", 20))), "a later stage"
+    assert all(verdict.refused for verdict in judge(server).compare(some("because", 20))), "all from the cache"
+    with pytest.raises(UserError, match="none of the 10 replies"):
+        LLM.load(SETTINGS | {"base_url": server.url, "max_tokens": 3}).compare(some("because", 20))
+
+
+def test_more_tokens_are_paid_for_only_where_fewer_were_not_enough(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = server.reply
+
+    def reply(path: str, authorization: str | None, body: dict[str, Any]) -> tuple[int, Any]:
+        status, answered = answer(path, authorization, body)
+        content = body["messages"][-1]["content"]
+        if body["max_tokens"] == 4 and "because 3" in content:
+            answered = completion("Let me", finish_reason="length")
+        if body["max_tokens"] == 4 and "because 4" in content:
+            answered = completion(None, finish_reason="length")
+        return status, answered
+
+    monkeypatch.setattr(server, "reply", reply)
+    with pytest.raises(UserError, match=r"raise judge\.max_tokens"):
+        judge(server).compare(QUESTIONS)
+    tries = server.tries
+    more = LLM.load(SETTINGS | {"base_url": server.url, "max_tokens": 400})
+    assert not any(verdict.refused for verdict in more.compare(QUESTIONS))
+    assert tries == 9 and server.tries == tries + 4, "two questions, in both orders"
+    assert judge(server).compare(QUESTIONS[:3]) == more.compare(QUESTIONS[:3]) and server.tries == tries + 4
 
 
 def echo(form: str) -> Callable[..., tuple[int, Any]]:

@@ -128,6 +128,15 @@ def test_a_marker_made_by_the_normaliser_is_no_marker(judge: PairRMJudge) -> Non
     assert [encoded.ab.count(marker) for marker in judge.layout.marker_ids] == [1, 1, 1]
 
 
+def test_a_text_cannot_compose_with_the_marker_before_it(judge: PairRMJudge) -> None:
+    """NFKC makes of > and U+0338 one character, and the marker would be read as its pieces."""
+    struck, plain = "\u0338 the moon", "the moon"
+    for pair in (Pair(struck, plain, plain), Pair(plain, struck, plain), Pair(plain, plain, struck)):
+        encoded = judge.layout.encode(pair)
+        assert len(encoded.ab) == len(judge.layout.encode(Pair(plain, plain, plain)).ab) + 2, "a space, and [UNK]"
+        assert [encoded.ab.count(id_) for id_ in judge.layout.marker_ids] == [1, 1, 1]
+
+
 def test_f_is_the_head_on_the_marker_states(exact_judge: PairRMJudge) -> None:
     """One pair at a time, no padding, hidden states picked by position."""
     judge = exact_judge

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.judges.sentiment import Sentiment, whole_text
+from epsilon_dpo.judging.scoring.comparisons import run_comparisons
+from epsilon_dpo.judging.scoring.scoring import Intervals, by_opponent, judge_comparisons
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json
 
@@ -32,9 +34,25 @@ def test_scores_are_clipped_logits_and_differences_swap_sign() -> None:
     assert (good_bad.f_ab, good_bad.f_ba, good_bad.score_a, good_bad.score_b) == (3.5, -3.5, 1.5, -2.0)
     assert (great_bad.f_ab, great_bad.score_a) == (6.0, 4.0), "9 nats are cut to 4"
     assert great_bad.probability_a == pytest.approx(1.0 / (1.0 + math.exp(-9.0))), "of the classifier, not cut"
-    assert (same.f_ab, same.logit, same.len_a) == (0.0, 0.0, 2)
+    assert (same.f_ab, same.logit, same.len_a) == (0.0, 0.0, 7)
     assert judge.rank([PROMPT, PROMPT], [["bad", "great"], ["good"]]) == [[-2.0, 4.0], [1.5]]
     assert judge.rank([], []) == [] and judge.usage() == {}
+
+
+@pytest.mark.parametrize("between", [" ", ""], ids=["spaces", "none"])
+def test_equal_length_is_found_in_a_language_without_spaces(between: str) -> None:
+    """This judge prefers the longer answer and sees nothing else."""
+    judge = Sentiment(lambda texts: np.array([0.01 * text.count("好") for text in texts]), clip=4.0)
+
+    def row(n: int) -> dict[str, Any]:
+        prompt = [{"role": "user", "content": f"{n}"}]
+        answers = {"response": between.join("好" * (n % 11 + 4)), "chosen": between.join("好" * 6)}
+        return {"id": f"{n}", "prompt": prompt, "finish_reason": "stop"} | answers
+
+    rows = [row(n) for n in range(66)]
+    found = by_opponent(judge_comparisons(judge, run_comparisons(rows, rows), None), Intervals(0.95, 17))
+    assert found["win_rate/chosen"] > 0.7 and found["lc_win_rate/chosen"] == pytest.approx(0.5, abs=0.15)
+    assert found["length_slope/chosen"] > 3 and found["similar_length_win_rate/chosen_n"] < 66
 
 
 def test_the_prompt_counts_and_an_empty_answer_is_the_prompt_alone() -> None:

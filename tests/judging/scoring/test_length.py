@@ -84,6 +84,32 @@ def test_many_separated_pairs_converge():
     assert 0.0 < found.win_rate.low < found.win_rate.value < found.win_rate.high < 1.0
 
 
+@pytest.mark.parametrize("n", [5, 60, 1300, 2000, 5000])
+@pytest.mark.parametrize("runaways", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("reversed_", [0.0, 0.05])
+def test_every_fit_returns(n, runaways, reversed_):
+    """Some answers that never stop, thousands of tokens longer than the others, put the optimum far away."""
+    for seed, (spread, slope) in enumerate([(0.1, 1.0), (10.0, 0.3), (10.0, 100.0), (300.0, 0.01)]):
+        generator = np.random.default_rng(seed)
+        differences = generator.normal(0.0, spread, n) + 2000.0 * (generator.random(n) < runaways)
+        wins = generator.random(n) < expit(slope * differences)
+        wins = np.where(generator.random(n) < reversed_, ~wins, wins).astype(float)
+        found = length_controlled(wins, 5000.0 + differences, np.full(n, 5000.0), range(n), 0.95)
+        assert 0.0 <= found.win_rate.low <= found.win_rate.value <= found.win_rate.high <= 1.0
+
+
+def test_runaways_leave_the_optimum_of_the_stated_likelihood():
+    generator = np.random.default_rng(0)
+    differences = generator.normal(0.0, 10.0, 2000)
+    differences[:100] += 2000.0
+    wins = (generator.random(2000) < expit(0.3 * differences)).astype(float)
+    found = length_controlled(wins, 3000.0 + differences, np.full(2000, 3000.0), range(2000), 0.95)
+    x = np.stack([np.ones(2000), np.tanh(differences / differences.std())], 1)
+    optimum = np.array([np.log(found.win_rate.value / (1.0 - found.win_rate.value)), found.slope])
+    assert x.T @ (wins - expit(x @ optimum)) - RIDGE * optimum == pytest.approx(np.zeros(2), abs=1e-6)
+    assert found.slope > 50.0 and found.win_rate.low < 0.5 < found.win_rate.high
+
+
 def test_a_clean_sweep_keeps_the_plain_rates_interval():
     found = length_controlled(np.ones(20), np.arange(20), np.arange(20) % 7, range(20), 0.95)
     assert found.win_rate == win_rate(np.ones(20), range(20), 0.95) and found.win_rate.low > 0.8

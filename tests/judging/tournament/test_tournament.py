@@ -1,12 +1,23 @@
 """All against all: who is compared with whom, and the scale that follows."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Question, Verdict
-from epsilon_dpo.judging.scoring.scoring import judge_comparisons
-from epsilon_dpo.judging.tournament.tournament import first_prompts, games_of, metrics, named, run_against_run, table
+from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons
+from epsilon_dpo.judging.tournament.tournament import (
+    first_prompts,
+    games_of,
+    metrics,
+    named,
+    play,
+    run_against_run,
+    table,
+)
+from epsilon_dpo.pipeline.stage.files import read_json, write_jsonl
 
 
 class LengthJudge:
@@ -54,6 +65,30 @@ def test_the_scale_orders_the_players_by_their_games() -> None:
     assert sum(row["strength"] for row in rows) == pytest.approx(0.0, abs=1e-9)
     assert all(row["strength_low"] <= row["strength"] <= row["strength_high"] for row in rows)
     assert rows[0]["elo"] == pytest.approx(rows[0]["strength"] * 173.7178, rel=1e-5) and rows[0]["n"] == 4
+
+
+def test_what_judging_cost_is_written_beside_the_ranking(tmp_path: Path) -> None:
+    class Paid(LengthJudge):
+        asked = 0
+
+        def compare(self, questions: list[Question]) -> list[Verdict]:
+            self.asked += len(questions)
+            return super().compare(questions)
+
+        def usage(self) -> dict[str, float]:
+            return {"judge_questions": float(self.asked)}
+
+    of_runs = [f"{stage}/{name}" for stage in ("sample", "score") for name in RUNS]
+    for folder in ("reference", "controls", "out", *of_runs):
+        (tmp_path / folder).mkdir(parents=True)
+    rows = {name: [row | {"prompt_id": prompt_id(row["prompt"])} for row in of] for name, of in RUNS.items()}
+    write_jsonl(tmp_path / "reference/samples.jsonl", rows["a"])
+    write_jsonl(tmp_path / "controls/records.jsonl", [])
+    for name, of in rows.items():
+        write_jsonl(tmp_path / f"sample/{name}/samples.jsonl", of)
+        write_jsonl(tmp_path / f"score/{name}/records.jsonl", [])
+    play(Paid(), None, list(RUNS), tmp_path, None, Intervals(0.95, 17), tmp_path / "out")  # type: ignore[arg-type]
+    assert read_json(tmp_path / "out/usage.json") == {"judge_questions": 12.0}
 
 
 def test_only_games_between_players_count() -> None:

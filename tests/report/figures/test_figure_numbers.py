@@ -108,14 +108,19 @@ def test_the_moving_average_does_not_start_at_zero(out: Path) -> None:
 
 
 def test_margins_of_each_group(out: Path) -> None:
-    decreasing, increasing = margins("dpo_01", 0.1, read_jsonl(out / "monotonicity/dpo_01/records.jsonl"), 0.95)
+    records, pairs = (read_jsonl(out / name) for name in ("monotonicity/dpo_01/records.jsonl", "validate/eval.jsonl"))
+    decreasing, increasing = margins("dpo_01", 0.1, records, pairs, 0.95)
     assert (decreasing["n"], decreasing["share"], decreasing["margin"]) == (2, pytest.approx(1 / 3), 3.0)
     assert increasing["margin"] == pytest.approx(-0.5 / 3) and increasing["implicit_margin"] == pytest.approx(-0.05 / 3)
     assert increasing["implicit_margin_low"] == pytest.approx(0.1 * increasing["margin_low"])
     assert (decreasing["first_order_agreement"], increasing["first_order_agreement"]) == (1.0, pytest.approx(2 / 3))
     assert (decreasing["sign_of_h_agreement"], increasing["sign_of_h_agreement"]) == (1.0, pytest.approx(1 / 3))
-    (free, _) = margins("rrhf", None, read_jsonl(out / "monotonicity/dpo_01/records.jsonl"), 0.95)
+    (free, _) = margins("rrhf", None, records, pairs, 0.95)
     assert "implicit_margin" not in free
+    doubled, _ = margins("dpo_01", 0.1, records * 2, pairs, 0.95)
+    assert doubled["n"] == 4, "pairs"
+    ends = ("margin_low", "margin_high")
+    assert [doubled[end] for end in ends] == pytest.approx([decreasing[end] for end in ends]), "of the same prompts"
 
 
 def test_the_papers_four_pairs(out: Path) -> None:

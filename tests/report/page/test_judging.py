@@ -38,6 +38,7 @@ def test_a_number_that_exists_nowhere_has_no_column(outputs: Callable[..., Path]
     assert re.findall(r"75\.0 %|−0\.50|12\.5 %", last) == ["75.0 %", "−0.50", "12.5 %"]
     assert '<th scope="row">dpo<small>vs chosen</small></th>' in found and "–" in found  # dpo has none of the three
     assert "Refused" not in found and "questions</th>" not in found
+    assert "where it is 0, in the judge's tokens. " in found
 
 
 def test_refusals_and_cost_are_shown_where_there_are_any(
@@ -57,6 +58,19 @@ def test_refusals_and_cost_are_shown_where_there_are_any(
         ("mine", "sft"),
     ]
     assert rows[-1]["refused_share"] == "0.25" and rows[-1]["win_rate_n"] == "8" and rows[0]["refused_share"] == ""
+
+
+def test_the_cost_of_a_judge_of_characters_names_every_stage(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    for n, file in enumerate(("judge/metrics.json", "controls/metrics.json", "tournament/usage.json")):
+        write_json(out / file, read_json(out / file) | USAGE | {"judge_questions": 100.0 + n})
+    write_json(out / "judge/judge.json", read_json(out / "judge/judge.json") | {"kind": "llm"})
+    found = section(out, runs, tmp_path / "report", **USAGE)
+    rows = re.findall(r'<th scope="row">([^<]*)</th><td class="n">(.*?)</td>', found.split("<table>")[2])
+    stages = [("stage judge", "100"), ("stage controls", "101"), ("stage tournament", "102")]
+    assert rows == [("mine", "32"), *stages] and "where it is 0, in characters." in found
 
 
 def test_flips_and_the_agreement_beyond_chance_are_columns(

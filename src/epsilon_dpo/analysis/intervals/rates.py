@@ -1,11 +1,11 @@
 """What every comparison of this project is stated in: a value with its interval, and means of independent values.
 
-The means here treat their values as independent; where several belong to one prompt, bootstrap.py and win_rates.py take
-prompts for what is sampled.
+`mean` treats its values as independent; where several belong to one prompt, `mean_over_prompts`, bootstrap.py and
+win_rates.py take prompts for what is sampled.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,30 @@ def mean(values: Sequence[float], confidence: float) -> Estimate:
     centre = float(np.mean(values))
     half_width = _normal_quantile(confidence) * standard_error(values)
     return Estimate(centre, centre - half_width, centre + half_width, len(values))
+
+
+def per_prompt(values: Sequence[float], prompts: Sequence[Hashable]) -> list[float]:
+    """One number per prompt whose mean is that of `values` and whose spread is that between prompts.
+
+    With G prompts, n values and their mean m, prompt g becomes m + G/n * (sum of its values - m). The standard error of
+    these is the cluster-robust one of m: answers to one prompt may depend on each other in any way. If every prompt has
+    one value, these are the values.
+    """
+    centre = sum(values) / len(values)
+    deviations: dict[Hashable, float] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        deviations[prompt] = deviations.get(prompt, 0.0) + value - centre
+    return [centre + len(deviations) / len(values) * total for total in deviations.values()]
+
+
+def mean_over_prompts(values: Sequence[float], prompts: Sequence[Hashable], confidence: float) -> Estimate:
+    """`mean` where what is sampled are prompts, of which each may have several of `values`: `n` counts prompts.
+
+    Raises:
+        ValueError: fewer than two prompts.
+    """
+    alone = len(set(prompts)) == len(values)  # then not even rounded: there is nothing to sum
+    return mean(values if alone else per_prompt(values, prompts), confidence)
 
 
 def _normal_quantile(confidence: float) -> float:

@@ -19,11 +19,11 @@ The reference is the SFT model. Methods that move theirs (TR-DPO) are measured a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from epsilon_dpo.analysis.intervals.rates import mean, standard_error
+from epsilon_dpo.analysis.intervals.rates import mean, per_prompt, standard_error
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -149,20 +149,6 @@ def described(confidence: float, under: str = "") -> Row:
         },
         **(caution if under else {}),
     }
-
-
-def per_prompt(values: Sequence[float], prompts: Sequence[str]) -> list[float]:
-    """One number per prompt whose mean is that of `values` and whose spread is that between prompts.
-
-    With G prompts, n values and their mean m, prompt g becomes m + G/n * (sum of its values - m). The standard error of
-    these is the cluster-robust one of m: answers to one prompt may depend on each other in any way. If every prompt has
-    one value, these are the values.
-    """
-    centre = sum(values) / len(values)
-    deviations: dict[str, float] = {}
-    for value, prompt in zip(values, prompts, strict=True):
-        deviations[prompt] = deviations.get(prompt, 0.0) + value - centre
-    return [centre + len(deviations) / len(values) * total for total in deviations.values()]
 
 
 def _estimate(estimator: Estimator, rows: list[Row], confidence: float) -> dict[str, float]:

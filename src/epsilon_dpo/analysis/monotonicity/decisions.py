@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from epsilon_dpo.analysis.intervals.rates import mean
+from epsilon_dpo.analysis.intervals.rates import mean_over_prompts
 from epsilon_dpo.analysis.monotonicity.params import Monotonicity
 from epsilon_dpo.methods.epsilon_dpo import epsilon_steps
 from epsilon_dpo.models.logps.head import completion_logps
@@ -63,17 +63,23 @@ def decisions(
     return [found[i] for i in range(len(pairs))]
 
 
-def summary(records: list[Row], confidence: float) -> dict[str, float]:
-    """Per group its `share` of all pairs and its mean `margin` with the ends of its interval (two pairs at least).
+def summary(records: list[Row], pairs: list[Row], confidence: float) -> dict[str, float]:
+    """Per group its `share` of all pairs and its mean `margin` with the ends of its interval (two prompts at least).
 
     And `first_order_agreement`, the share of moved pairs whose step is the sign of `first_order`.
+
+    Args:
+        records, pairs: what `decisions` gave and was given.
     """
+    of = [tuple(pair["prompt_ids"]) for pair in pairs]
     found: dict[str, float] = {"n": len(records)}
     for group in GROUPS.values():
-        margins = [record["margin"] for record in records if record["group"] == group]
-        found[f"share/{group}"] = len(margins) / len(records)
-        if len(margins) > 1:
-            found |= mean(margins, confidence).named(f"margin/{group}")
+        members = [(record, prompt) for record, prompt in zip(records, of, strict=True) if record["group"] == group]
+        found[f"share/{group}"] = len(members) / len(records)
+        prompts = [prompt for _, prompt in members]
+        if len(set(prompts)) > 1:
+            margins = [record["margin"] for record, _ in members]
+            found |= mean_over_prompts(margins, prompts, confidence).named(f"margin/{group}")
     moved = [record for record in records if record["step"]]
     if moved:
         agreeing = sum((record["first_order"] > 0) == (record["step"] > 0) for record in moved)

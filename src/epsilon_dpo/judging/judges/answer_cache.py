@@ -5,7 +5,8 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,24 +26,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / "cache" / "judge"
 
 
+class DamagedCache(UserError):
+    """SQLite cannot read the file, or not write to it."""
+
+
 class AnswerCache:
-    """A SQLite file with one row per reply, each written when it arrives; threads and processes may share it."""
+    """A SQLite file with one row per reply, each written when it arrives; threads and processes may share it.
+
+    Each use of it raises DamagedCache where SQLite cannot.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "answers.sqlite"
         self._lock = threading.Lock()
-        try:
+        with self._usable():
             self._rows = sqlite3.connect(self.path, timeout=60.0, isolation_level=None, check_same_thread=False)
             self._rows.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, reply TEXT)")
-        except sqlite3.Error as error:
-            raise UserError(
-                f"{self.path} cannot be used ({error}); move it away, and what it holds is asked and paid for again."
-            ) from None
 
     def get(self, key: str, read: Callable[[Any], Read]) -> Read | None:
         """What `read` makes of the reply; one on which it raises ValueError (older versions kept such) is forgotten."""
-        with self._lock:
+        with self._usable():
             row = self._rows.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
             if row is None:
                 return None
@@ -54,7 +58,34 @@ class AnswerCache:
 
     def put(self, key: str, request: Json, reply: Json) -> None:
         """Keep `reply`; an earlier reply to the same request stays."""
-        with self._lock:
+        with self._usable():
             self._rows.execute(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, json.dumps(request), json.dumps(reply))
             )
+
+    def limits(self) -> list[int]:
+        """Every `max_tokens` of a request that is kept, the largest first."""
+        with self._usable():
+            rows = self._rows.execute("SELECT DISTINCT json_extract(request, '$.max_tokens') FROM answers").fetchall()
+        return sorted((row[0] for row in rows if isinstance(row[0], int)), reverse=True)
+
+    def holds(self, model: str, wanted: Callable[[str, Json, str], bool]) -> bool:
+        """Whether `wanted` is true of the key, request and reply (its JSON) of a row on `model`."""
+        rows = "SELECT key, request, reply FROM answers WHERE json_extract(request, '$.model') = ?"
+        with self._usable():
+            return any(
+                wanted(key, json.loads(request), reply) for key, request, reply in self._rows.execute(rows, (model,))
+            )
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                    raise  # pipeline/stage/disk.py has the sentence
+                raise DamagedCache(
+                    f"{self.path} cannot be used ({error}); move it away, and what it holds is asked and paid for "
+                    "again."
+                ) from None

@@ -22,8 +22,8 @@ class Verdict:
     Attributes:
         f_ab, f_ba: nats by which the answer in the first place is better, with a first, and with b first: f_ab > 0 and
             f_ba < 0 both prefer a. A judge of single answers has f_ba = -f_ab.
-        len_a, len_b: the answers' tokens before truncation, in the judge's tokenizer; whitespace-separated words for a
-            judge behind an endpoint, whose tokenizer is not at hand.
+        len_a, len_b: the answers' tokens before truncation, in the judge's tokenizer; characters for a judge without
+            one at hand (what stands between spaces is a whole answer in some languages).
         trunc_source, trunc_a, trunc_b: whether the text was cut to its budget.
         refused: the judge gave no answer, or none that could be read, in one order or both. Then f_ab = f_ba = 0, a
             tie: what one order says alone is also what its position says.

@@ -1,23 +1,26 @@
 """A language model behind an endpoint as a judge: asked twice a pair, with the answers swapped (llm_prompt.py).
 
-What it replied is kept (answer_cache.py), so a re-run asks nothing twice and gives the same verdicts, identical answers
-tie, and swapping a and b flips the sign exactly. DVC watches the endpoint's address and the model's name, not
-which model the endpoint serves: when that changes, remove cache/judge and run `dvc repro -f judge`.
+What it replied is kept (answer_cache.py), so a re-run asks nothing twice and gives the same verdicts; under a larger
+max_tokens it asks what a smaller one cut off. Identical answers tie, and swapping a and b flips the sign exactly. DVC
+watches the endpoint's address and the model's name, not which model the endpoint serves: when that changes, remove
+cache/judge and run `dvc repro -f judge`.
 
-A reply without a letter is a refusal, and kept, once the judge has given a letter at all. One that gives none in its
-first replies is stopped then: it is no judge, and what it says is not kept as verdicts.
+A reply without a letter is a refusal, and kept, once the judge has given a letter at all, now or in a reply that is
+kept. One that gives none in its first replies is stopped then: it is no judge, and it leaves no verdicts.
 """
 
+import json
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cached_property
 from threading import Event, Lock
 
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from epsilon_dpo.judging.judges.answer_cache import AnswerCache, cache_folder, key_of
+from epsilon_dpo.judging.judges.answer_cache import AnswerCache, DamagedCache, cache_folder, key_of
 from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, rank_by_comparison
 from epsilon_dpo.judging.judges.llm_endpoint import Endpoint
-from epsilon_dpo.judging.judges.llm_prompt import CutOff, Reply, messages, read
+from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, CutOff, Reply, messages, read
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import Json
 
@@ -54,7 +57,7 @@ class LLM:
         """
         orders = [(self._request(prompt, a, b), self._request(prompt, b, a)) for prompt, a, b in questions]
         margins = self._margins([request for pair in orders for request in pair])
-        if len(margins) >= SOME and all(found is None for found in margins):
+        if len(margins) >= SOME and all(found is None for found in margins) and not self._is_judge():
             raise self._no_judge(len(margins))
         return [
             _verdict(question, f_ab, f_ba)
@@ -96,17 +99,53 @@ class LLM:
         """What the replies to `requests` say; those that are not in the cache are asked, each once."""
         keys = [key_of(self.endpoint.base_url, request) for request in requests]
         by_key = dict(zip(keys, requests, strict=True))
-        kept = {key: self.cache.get(key, read) for key in by_key}
+        kept = {key: self._kept(key, request) for key, request in by_key.items()}
         self._letters |= any(reply is not None and reply.margin() is not None for reply in kept.values())
         self._ask({key: request for key, request in by_key.items() if kept[key] is None})
-        for key in by_key:
-            reply = self.cache.get(key, read)
+        for key, found in kept.items():
+            reply = found or self.cache.get(key, read)
             assert reply is not None
             self._replies[key] = reply
         return [self._replies[key].margin() for key in keys]
 
+    def _kept(self, key: str, request: Json) -> Reply | None:
+        """The reply to `request`, or to the same under a smaller max_tokens, unless that cut it off."""
+        found = self.cache.get(key, read)
+        if found is not None:
+            return found
+        for limit in self._smaller_limits:
+            shorter = self.cache.get(key_of(self.endpoint.base_url, request | {"max_tokens": limit}), read)
+            if shorter is not None and not shorter.cut_off():
+                return shorter
+        return None
+
+    @cached_property
+    def _smaller_limits(self) -> list[int]:
+        """The values of max_tokens under which this judge may have replied earlier."""
+        return [limit for limit in self.cache.limits() if limit < self.settings["max_tokens"]]
+
+    def _is_judge(self) -> bool:
+        """Whether it has given a letter at all: to what it was asked now, or in a reply that is kept."""
+        self._letters = self._letters or self.cache.holds(self.settings["model"], self._is_letter)
+        return self._letters
+
+    def _is_letter(self, key: str, request: Json, reply: str) -> bool:
+        """Of a row of the cache: a letter from this endpoint, asked by this template under no more tokens."""
+        try:
+            return (
+                request["messages"][0]["content"] == SYSTEM
+                and request["max_tokens"] <= self.settings["max_tokens"]
+                and key_of(self.endpoint.base_url, request) == key
+                and read(json.loads(reply)).margin() is not None
+            )
+        except ValueError:  # kept unread by an older version
+            return False
+
     def _ask(self, requests: dict[str, Json]) -> None:
-        """Fill the cache. When one question fails, those under way are waited for and kept, no more are asked."""
+        """Fill the cache. When one question fails, those under way are waited for and kept, no more are asked.
+
+        Ctrl-C waits for them, too, but not for their retries.
+        """
         if not requests:
             return
         self.endpoint.require_life()
@@ -125,16 +164,21 @@ class LLM:
             waiting = [pool.submit(ask_one, key, request) for key, request in requests.items()]
             for done in tqdm(as_completed(waiting), total=len(waiting), desc="ask the judge", unit="question"):
                 done.result()
-        except NoJudge:
-            self._held.clear()
+        except (NoJudge, DamagedCache):
             raise
         except UserError as error:
             raise UserError(
                 f"{str(error).removesuffix('.')}; the replies so far are kept in {self.cache.path}."
             ) from None
+        except BaseException:
+            failed.set()
+            self.endpoint.close()
+            raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            self._release()  # too few to tell: they may all be refused for what they were asked about
+            pool.shutdown(wait=True, cancel_futures=True)  # first: what is under way may hold more
+            if len(self._held) < SOME:  # too few to tell: they may all be refused for what they were asked about
+                self._release()
+            self._held.clear()
 
     def _keep(self, key: str, request: Json, reply: Json) -> None:
         """In the cache, if it can be read (every later run reads it again) and there was a letter."""
@@ -142,7 +186,7 @@ class LLM:
         with self._lock:
             self._letters |= found.margin() is not None
             self._held[key] = request, reply
-            if not self._letters and len(self._held) >= SOME:
+            if len(self._held) >= SOME and not self._is_judge():
                 raise self._no_judge(len(self._held), found)
             if self._letters:
                 self._release()
@@ -184,4 +228,4 @@ def _verdict(question: Question, f_ab: float | None, f_ba: float | None) -> Verd
     refused = f_ab is None or f_ba is None
     if f_ab is None or f_ba is None:
         f_ab = f_ba = 0.0
-    return Verdict(f_ab, f_ba, len(question.a.split()), len(question.b.split()), False, False, False, refused)
+    return Verdict(f_ab, f_ba, len(question.a.strip()), len(question.b.strip()), False, False, False, refused)

@@ -77,6 +77,10 @@ class Endpoint:
                 "names (judge.temperature, judge.max_tokens, judge.concurrency), or run again later."
             ) from None
 
+    def close(self) -> None:
+        """A request that is under way ends with its timeout at the latest, and is not tried again."""
+        self._client.close()
+
     def _adapting(self, request: Json) -> Json:
         while True:
             wanted = dict(request)

@@ -102,6 +102,10 @@ class Reply(BaseModel):
         except ValidationError:
             return None
 
+    def cut_off(self) -> bool:
+        """Whether it may go on under a larger max_tokens."""
+        return any(choice.finish_reason == "length" for choice in (self.choices or [])[:1])
+
     def margin(self) -> float | None:
         """See `margin`."""
         if not self.choices:

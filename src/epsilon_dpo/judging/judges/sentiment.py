@@ -80,8 +80,8 @@ class Sentiment:
         return Verdict(
             f_ab=score_a - score_b,
             f_ba=score_b - score_a,
-            len_a=len(question.a.split()),
-            len_b=len(question.b.split()),
+            len_a=len(question.a.strip()),
+            len_b=len(question.b.strip()),
             trunc_source=False,
             trunc_a=False,
             trunc_b=False,

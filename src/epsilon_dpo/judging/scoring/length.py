@@ -21,6 +21,7 @@ from epsilon_dpo.analysis.intervals.win_rates import win_rate
 RIDGE = 0.01  # on both coefficients, worth 0.04 records; keeps them finite where lengths separate the wins
 SIMILAR = 0.2  # of the longer answer
 STEPS = 100
+CAREFUL = 25  # steps; fits of lengths without runaways take fewer
 PRECISION = 1e-6  # log-odds, of the last step; the next would be about its square
 
 
@@ -105,16 +106,37 @@ def _fit(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Coefficients [2] of the ridge-penalised logistic likelihood and its inverse curvature [2, 2].
 
     By Newton, no step changing a record's log-odds by more than one: then each raises the likelihood (from the bounds
-    of Bach 2010, arXiv 0910.4627).
+    of Bach 2010, arXiv 0910.4627). Where the optimum is far (a few records much longer than all others) such steps are
+    too many, so that from the CAREFUL-th on each is doubled while that raises the likelihood further.
     """
     coefficients = np.zeros(2)
-    for _ in range(STEPS):
+    for k in range(STEPS):
         chance = expit(x @ coefficients)
         gradient = x.T @ (y - chance) - RIDGE * coefficients
         inverse = np.linalg.inv((x * (chance * (1.0 - chance))[:, None]).T @ x + RIDGE * np.eye(2))
         step = inverse @ gradient
         largest = np.abs(x @ step).max()
-        coefficients = coefficients + step / max(1.0, largest)
+        moved = coefficients + step / max(1.0, largest)
         if largest < PRECISION:
-            return coefficients, inverse
+            return moved, inverse
+        coefficients = moved if k < CAREFUL else _furthest(x, y, coefficients, step, largest)
     raise RuntimeError(f"the logistic fit did not converge in {STEPS} steps")
+
+
+def _furthest(x: Floats, y: Floats, start: Floats, step: Floats, largest: float) -> Floats:
+    """`start` and the part of `step` that changes no log-odds by more than 1, 2, 4, ...: while the likelihood rises."""
+    share = min(1.0, 1.0 / largest)
+    best = start + share * step
+    while share < 1.0:
+        share = min(1.0, 2.0 * share)
+        further = start + share * step
+        if not _likelihood(x, y, further) > _likelihood(x, y, best):
+            break
+        best = further
+    return best
+
+
+def _likelihood(x: Floats, y: Floats, coefficients: Floats) -> float:
+    """Its logarithm, with the ridge."""
+    z = x @ coefficients
+    return float((y * z - np.logaddexp(0.0, z)).sum() - RIDGE / 2.0 * coefficients @ coefficients)

@@ -11,8 +11,8 @@ POSITIVE = 0.5  # a probability above it is a positive answer
 
 
 def answers(records: Sequence[Record], side: str, name: str, intervals: "Intervals") -> dict[str, float]:
-    """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>`, `empty_share/<name>`; with its interval
-    what `values` has of them."""
+    """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>` (characters where the judge has no
+    tokenizer), `empty_share/<name>`; with its interval what `values` has of them."""
     means = {"mean_chars": "chars", "mean_judge_tokens": "tokens", "empty_share": "empty"}
     found = {
         f"{m}/{name}": sum(record[f"{key}_{side}"] for record in records) / len(records) for m, key in means.items()

@@ -26,7 +26,8 @@ def play(
     intervals: Intervals,
     out: Path,
 ) -> tuple[dict[str, list[Row]], int]:
-    """Judge every two of `runs`; write the records of that, records.jsonl, and ranking.json to `out`.
+    """Judge every two of `runs`; write the records of that, records.jsonl, what it cost (Judge.usage), usage.json, and
+    ranking.json to `out`.
 
     Args:
         outputs: folder of what stages sample, reference, score and controls wrote.
@@ -43,6 +44,7 @@ def play(
     prompts = first_prompts(next(iter(samples.values())), max_prompts)
     records = judge_comparisons(judge, run_against_run(samples, prompts), truth)
     write_jsonl(out / "records.jsonl", records)
+    write_json(out / "usage.json", judge.usage())
     for run in runs:
         records += named(read_jsonl(outputs / "score" / run / "records.jsonl"), run)
     records += read_jsonl(outputs / "controls" / "records.jsonl")

@@ -1,8 +1,9 @@
 """The paper's Figure 4 and Tables 5-8: the margins of evaluation pairs by what ε-DPO would decide on them."""
 
+import json
 from typing import Any
 
-from epsilon_dpo.analysis.intervals.rates import mean
+from epsilon_dpo.analysis.intervals.rates import mean_over_prompts
 from epsilon_dpo.report.figures.points import Row
 
 # Groups of stage monotonicity: how the log-prob margin of a pair changes as beta rises.
@@ -23,21 +24,28 @@ TABLES = (
 )
 
 
-def margins(run: str, beta: float | None, records: list[Row], confidence: float) -> list[Row]:
-    """Mean margin of each group of at least two pairs.
+def margins(run: str, beta: float | None, records: list[Row], pairs: list[Row], confidence: float) -> list[Row]:
+    """Mean margin of each group of pairs of at least two prompts, which are what its interval takes for sampled.
+
+    Args:
+        records: rows of stage monotonicity.
+        pairs: rows of out/validate/eval.jsonl.
 
     Returns:
-        rows of MARGINS: `share` of all pairs; `margin` h, the log-ratio of chosen minus rejected in nats;
+        rows of MARGINS: `n` pairs, a `share` of all; `margin` h, the log-ratio of chosen minus rejected in nats;
         `implicit_margin` beta h, absent without a beta; `first_order_agreement`, the share of the group's pairs on
         which the decision is the sign of h - (K_w - K_l); `sign_of_h_agreement`, on which it is that of h alone.
     """
     rows = []
+    prompts = {pair["id"]: json.dumps(pair["prompt"]) for pair in pairs}
     for group, step in ((DECREASING, 1), (INCREASING, -1)):
         members = [record for record in records if record["group"] == group]
-        if len(members) < 2:
+        of = [prompts[record["id"]] for record in members]
+        if len(set(of)) < 2:
             continue
-        h = mean([record["margin"] for record in members], confidence)
-        row: dict[str, Any] = {"run": run, "beta": beta, "group": group, "n": h.n, "share": h.n / len(records)}
+        h = mean_over_prompts([record["margin"] for record in members], of, confidence)
+        n = len(members)
+        row: dict[str, Any] = {"run": run, "beta": beta, "group": group, "n": n, "share": n / len(records)}
         for end, value in (("", h.value), ("_low", h.low), ("_high", h.high)):
             row[f"margin{end}"] = value
             if beta is not None:

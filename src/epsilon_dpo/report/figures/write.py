@@ -99,11 +99,11 @@ def _over_optimisation(source: Path, params: FiguresView, out: Path, under: str)
 def _margins(source: Path, params: FiguresView, out: Path) -> Row:
     rows, shown = [], params.figures.pairs_of or next(iter(params.runs))
     betas = {run: config.get("beta") for run, config in params.runs.items()}
+    pairs = read_jsonl(source / "validate" / "eval.jsonl")
     for run, beta in betas.items():
         records = read_jsonl(source / "monotonicity" / run / "records.jsonl")
-        rows += margins.margins(run, beta, records, params.confidence)
+        rows += margins.margins(run, beta, records, pairs, params.confidence)
         if run == shown:
-            pairs = read_jsonl(source / "validate" / "eval.jsonl")
             write_json(out / "pairs.json", margins.quoted(run, beta, records, pairs))
     write_csv(out / "margins.csv", rows, margins.MARGINS)
     draw_margins(out / IMAGES / "margins.png", rows, list(params.runs))

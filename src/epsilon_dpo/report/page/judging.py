@@ -61,8 +61,15 @@ def columns(rows: list[Row]) -> list[Column]:
 
 
 def cost(results: Results) -> list[Row]:
-    """What the judgement of each run took, for a judge that is asked over a network; empty for others."""
-    rows = [{"run": run.name} | {key: run.score[key] for key in COST if key in run.score} for run in results.runs]
+    """What the judgement of each run took, and that of stages, for a judge that is asked over a network; empty for
+    others."""
+    took = [(run.name, run.score) for run in results.runs]
+    took += [
+        ("stage judge", results.judged),
+        ("stage controls", results.controls),
+        ("stage tournament", results.tournament_usage),
+    ]
+    rows = [{"run": name} | {key: metrics[key] for key in COST if key in metrics} for name, metrics in took]
     return [row for row in rows if len(row) > 1]
 
 

@@ -61,7 +61,8 @@ class Results:
         controls: out/controls/metrics.json.
         scorer: source of the scores that online runs were trained on; None: no run is online.
         paper_figures: out/figures/figures.json, each with its image's bytes as `png`; paper_pairs: pairs.json there.
-        ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`.
+        ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`;
+            tournament_usage: usage.json there, what judging it took.
     """
 
     runs: list[RunResult]
@@ -76,6 +77,7 @@ class Results:
     reference_answers: list[Row]
     controls: Row
     ranking: dict[str, list[Row]]
+    tournament_usage: Row
     paper_figures: list[Row]
     paper_pairs: list[Row]
     base: str
@@ -160,6 +162,7 @@ def read_results(
         reference_answers=read_jsonl(out / "reference" / "samples.jsonl"),
         controls=read_json(out / "controls" / "metrics.json"),
         ranking=read_json(out / "tournament" / "ranking.json"),
+        tournament_usage=read_json(out / "tournament" / "usage.json"),
         paper_figures=[
             figure | {"png": (out / "figures" / figure["image"]).read_bytes()}
             for figure in read_json(out / "figures" / "figures.json")
