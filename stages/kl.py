@@ -7,6 +7,7 @@ from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, ru
 from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
+    from epsilon_dpo.analysis.kl.estimators import readable
     from epsilon_dpo.analysis.kl.records import kl_run
     from epsilon_dpo.pipeline.machine.runtime import set_up
 
@@ -25,14 +26,14 @@ with run_stage("kl", run) as stage:
         out=stage.out,
         journal=stage.journal,
     )
-    on_the_row = ["kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb"]
+    on_the_row = ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb")
+    kls = readable(metrics, facts.get("sampled_under", ""))
     if "sampled_under" in facts:
-        on_the_row = ["kl_fwd_data"]  # the others are no KL then, and a row of MLflow has no place to say so
         stage.tracker.log_metrics(metrics)  # before the policy is named, so that they are no metrics of it
     stage.tracker.set_tags({"policy_sha256": facts["policy_sha256"]})
     if "sampled_under" not in facts:
         stage.tracker.log_metrics(metrics)
-    stage.tracker.log_to_policy(facts["policy_sha256"], {name: metrics[name] for name in on_the_row})
+    stage.tracker.log_to_policy(facts["policy_sha256"], {name: kls[name] for name in on_the_row if name in kls})
     stage.summary = (
         f"KL(reference || policy) = {metrics['kl_fwd_rb']:.3f} ± {metrics['kl_fwd_rb_se']:.3f} nats per answer, "
         f"reverse {metrics['kl_rev_rb']:.3f} ± {metrics['kl_rev_rb_se']:.3f}"

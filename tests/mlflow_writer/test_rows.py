@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.record import Record
+from epsilon_dpo.mlflow_writer.replicates import mark_replicate
 from epsilon_dpo.mlflow_writer.rows import Rows
 from epsilon_dpo.pipeline.observability.tracker import now
 
@@ -158,6 +159,40 @@ def test_marks_that_waited_do_not_undo_those_of_a_later_report(rows: Rows) -> No
     record.compared([policy("earlier")])  # of an earlier version, which does not say when
     assert marked() == {"align@earlier", "align@later"}
     record.close("FINISHED")
+
+
+def test_projects_of_one_server_leave_each_others_marks(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def marks() -> dict[str, str]:
+        found = {name: named(rows, name) for name in ("of_ada", "of_bob", "of_both")}
+        return {name: runs[0].data.tags["in_report"] for name, runs in found.items() if runs}
+
+    def compared(project: str, *policies: str, at: int) -> dict[str, str]:
+        monkeypatch.setattr(pending, "project", lambda: project)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", rows.client.tracking_uri)
+        rows.compared([policy(name) for name in policies], at=at)
+        return marks()
+
+    assert compared("ada", "of_ada", "of_both", at=now() - 10) == {"of_ada": "true", "of_both": "true"}
+    assert set(compared("bob", "of_bob", "of_both", at=now()).values()) == {"true"}
+    assert set(compared("ada", "of_ada", at=now() - 5).values()) == {"true"}, "both of Bob's remain in his report"
+    assert "not marked" not in capsys.readouterr().err
+    assert compared("bob", "of_bob", at=now()) == {"of_ada": "true", "of_bob": "true", "of_both": "false"}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # in a store of its own, a copied project meets the other's marks
+    rows.compared([policy("of_both")])
+    assert marks() == {"of_ada": "false", "of_bob": "false", "of_both": "true"}
+
+
+def test_studies_of_one_server_leave_each_others_replicates(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ada", "bob", "carl"):
+        rows.compared([policy(f"study_{name}")])
+    for project, name in (("a", "ada"), ("b", "bob"), ("b", "carl")):
+        monkeypatch.setattr(pending, "project", lambda project=project: project)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", rows.client.tracking_uri)
+        assert mark_replicate("small", 1, {f"study_{name}": f"of_study_{name}"}) == 1
+    studies = {name: named(rows, f"study_{name}")[0].data.tags.get("study") for name in ("ada", "bob", "carl")}
+    assert studies == {"ada": "small", "bob": None, "carl": "small"}
 
 
 def test_a_clock_that_was_ahead_does_not_silence_later_reports(rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:

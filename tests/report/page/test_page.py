@@ -8,14 +8,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from epsilon_dpo.analysis.kl.estimators import ESTIMATORS, described
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import read_results
+from epsilon_dpo.report.page.tracked import compared_policies
 
+ROOT = Path(__file__).resolve().parents[3]
 Runs = dict[str, dict[str, Any]]
 
 
@@ -230,7 +235,7 @@ def test_a_reference_that_was_not_trained_is_called_by_its_name(
 
 
 def test_a_kl_under_top_p_is_called_none_wherever_it_is_shown(
-    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = outputs()
     assert "not the policies" not in written(out, runs, tmp_path / "plain")
@@ -244,6 +249,13 @@ def test_a_kl_under_top_p_is_called_none_wherever_it_is_shown(
     assert "nats per answer<br>under top_p 0.95:<br>not the policies' KL</th>" in page
     assert "<li>Under top_p 0.95: not the policies&#39; KL." in page
     assert "temperature 1.0, top_k 50, top_p 0.95, 8 answers" in page
+    monkeypatch.chdir(ROOT)
+    results = read_results(out, runs)
+    rows = [row["metrics"] for row in compared_policies(replace(results, runs=results.runs[:1]))]
+    columns = read_json(tmp_path / "shaped/metrics.json").values()
+    kls = ("kl_fwd_rb", "kl_fwd_mc", "kl_rev_rb", "kl_rev_mc")
+    assert not [name for row in (*rows, *columns) for name in row if name.startswith(kls)]
+    assert "kl_fwd_data" in rows[0] and "kl_fwd_rb" in read_json(tmp_path / "plain/metrics.json")["dpo"]
 
 
 def test_there_is_one_minus_sign(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:

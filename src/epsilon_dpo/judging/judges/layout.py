@@ -100,12 +100,16 @@ class Layout:
         """The ids of each text behind `marker`, without [CLS], the marker and [SEP].
 
         Marker strings in a text become spaces. One that only the tokenizer's normaliser makes (full-width letters, say)
-        becomes [UNK]: the model looks for the first marker of a row.
+        becomes [UNK]: the model looks for the first marker of a row. A text whose beginning the normaliser composes with
+        the marker's end (U+0338 makes of > a ≯) stands after a space.
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
         rows = self.tokenizer([marker + self._without_markers(text) for text in distinct])["input_ids"]
+        for i, text in enumerate(distinct):
+            if rows[i][1] not in self._all_marker_ids:
+                rows[i] = self.tokenizer(f"{marker} {self._without_markers(text)}")["input_ids"]
         unknown = self.tokenizer.unk_token_id
         return {
             text: [unknown if id_ in self._all_marker_ids else id_ for id_ in row[2:-1]]

@@ -105,7 +105,7 @@ def write_report(
         if rows:
             write_csv(out / f"{name}.csv", rows)
     write_json(out / "summary.json", content)
-    write_json(out / "metrics.json", dvc_metrics(table))
+    write_json(out / "metrics.json", dvc_metrics(table, results.sampled_under))
     page = _render(
         results=results,
         table=table,

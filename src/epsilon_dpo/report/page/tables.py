@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from epsilon_dpo.analysis.kl.estimators import readable
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 
@@ -72,10 +73,11 @@ def summary(results: Results, comparisons: list[Row], methods: list[Row], statem
     }
 
 
-def dvc_metrics(table: list[Row]) -> Row:
+def dvc_metrics(table: list[Row], under: str) -> Row:
     """The content of metrics.json, of which `dvc metrics` and `dvc exp show` make a column for each number: the few by
-    which policies are compared, by policy. `table` is what `policies` returns."""
-    return {row["run"]: _taken(row, {name: name for name in DVC_METRICS}) for row in table}
+    which policies are compared, by policy. `table` is what `policies` returns, `under` that of
+    `Results.sampled_under`."""
+    return {row["run"]: readable(_taken(row, {name: name for name in DVC_METRICS}), under) for row in table}
 
 
 def _sft_row(results: Results) -> Row:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.analysis.kl.estimators import readable
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked, deliver_waiting
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, stage_entry
@@ -26,7 +27,7 @@ def compared_policies(results: Results) -> list[dict[str, Any]]:
             "run": run.name,
             "policy_sha256": run.policy_sha256,
             "params": declared_params(stage_entry("align", run.name)),
-            "metrics": run.final | run.score | run.kl | _places(results, run.name),
+            "metrics": run.final | run.score | readable(run.kl, results.sampled_under) | _places(results, run.name),
             "curve": run.curve,
         }
         for run in results.runs
