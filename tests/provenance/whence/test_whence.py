@@ -274,3 +274,12 @@ def test_a_lock_with_merge_marks_is_named(project: Path, tmp_path: Path, capsys:
     finally:
         lock.write_text(text, "utf-8")
     assert "dvc.lock of the workspace cannot be read: it may have merge marks" in found["message"]
+
+
+def test_a_stash_records_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No clone has it, and `git stash drop` takes it away."""
+    lock = project / "dvc.lock"
+    lock.write_text(lock.read_text() + "# a result that nobody has committed\n")
+    git(project, "stash", "-q")
+    git(project, "stash", "apply", "-q")
+    assert subjects(whence(capsys, POLICY)) == ["workspace", "the second results"]

@@ -108,7 +108,7 @@ def read_rows(path: Path, *schemas: Schema) -> list[Row]:
     except FileNotFoundError:
         raise UserError(f"external/{path} does not exist; {advice}.") from None
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line] if path.suffix == ".jsonl" else json.loads(text)
+        rows = [json.loads(line) for line in text.split("\n") if line] if path.suffix == ".jsonl" else json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"external/{path} is not JSON ({error}); {advice}.") from None
     problems = [problem(rows, schema) for schema in schemas]

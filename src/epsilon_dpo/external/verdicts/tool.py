@@ -159,7 +159,7 @@ def copied(source: Path, target: Path) -> None:
 def kept_rows(path: Path) -> list[Row]:
     """The JSON lines of `path`, none if there is no such file; a line cut off by a crash is left out."""
     rows = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8").split("\n") if path.exists() else []:  # U+2028 in a text ends no line
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -100,8 +100,8 @@ class Layout:
         """The ids of each text behind `marker`, without [CLS], the marker and [SEP].
 
         Marker strings in a text become spaces. One that only the tokenizer's normaliser makes (full-width letters, say)
-        becomes [UNK]: the model looks for the first marker of a row. A text whose beginning the normaliser composes with
-        the marker's end (U+0338 makes of > a ≯) stands after a space.
+        becomes [UNK]: the model looks for the first marker of a row. Where the normaliser composes a text's beginning
+        with the marker's end (U+0338 strikes the > through), a space stands between.
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:

@@ -168,7 +168,17 @@ def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
     refs = (line.split(" ", 1) for line in _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"))
     names = {sha: ref.split("/")[-1] for sha, ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/", ref)}
     form = "--format=commit %H%x09%cs%x09%s"
-    how = ("--all", "--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative")
+    # A stash is somebody's workspace: no clone has it, and `git stash drop` takes it away.
+    how = (
+        "--exclude=refs/stash",
+        "--all",
+        "--full-history",
+        "-m",
+        "--raw",
+        "--no-abbrev",
+        "--no-renames",
+        "--relative",
+    )
     commit = None
     for line in _git(root, "log", *how, form, "--", LOCK, f"*/{LOCK}"):
         if line.startswith("commit "):
