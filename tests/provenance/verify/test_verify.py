@@ -120,6 +120,28 @@ def test_the_original_comes_from_the_cache_when_the_workspace_has_another(
     assert "step 20, loss: recorded 0.05, now 0.055" in verify("train", "--no-trials", code=1)
 
 
+def test_a_second_run_that_fails_is_not_taken_for_another_result(
+    project: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = project.parent / "once"
+    code = f"""
+import sys
+from pathlib import Path
+
+once = Path({str(once)!r})
+if once.exists():
+    sys.exit("out of luck")
+Path("out").mkdir(exist_ok=True)
+if Path({str(project)!r}) != Path.cwd():
+    once.touch()
+Path("out/rows.jsonl").write_text("a" if Path({str(project)!r}) == Path.cwd() else "b")
+"""
+    Path("data.py").write_text(code)
+    subprocess.run(["dvc", "repro", "-q"], check=True)
+    said = verify("data", code=1)
+    assert "not deterministic" not in said and "the second run failed: out of luck" in said
+
+
 def test_an_input_that_is_nowhere_is_said(project: Path, verify: Verify) -> None:
     md5 = read_yaml(Path("dvc.lock"))["stages"]["data"]["outs"][0]["md5"]
     Path("out/rows.jsonl").unlink()
