@@ -153,6 +153,16 @@ def test_an_input_that_is_nowhere_is_said(project: Path, verify: Verify) -> None
     assert "of 3 stages" in verify(), "all of them together need none"
 
 
+def test_an_input_whose_copy_in_the_cache_is_damaged_is_said(project: Path, verify: Verify) -> None:
+    md5 = read_yaml(Path("dvc.lock"))["stages"]["data"]["outs"][0]["md5"]
+    Path("out/rows.jsonl").unlink()
+    cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
+    cached.chmod(0o644)
+    cached.write_bytes(cached.read_bytes()[:-5])
+    said = verify("train", code=1)
+    assert f"what DVC's cache has of its input out/rows.jsonl is damaged: remove {cached.absolute()} and run" in said
+
+
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
@@ -175,7 +185,11 @@ def test_a_command_that_fails_is_said_in_its_own_words(
     monkeypatch.setenv("MOVED", "many")
     said = verify("train", code=1)
     assert "train                    failed" in said and "could not convert string to float: 'many'" in said
-    assert certificates() == []
+    assert certificates() == [], "nothing was compared"
+    verify("train", "data", code=1)
+    stages = certificates()[0]["stages"]
+    assert stages["data"]["verdict"] == "bit-equal" and stages["train"]["verdict"] == "failed"
+    assert "could not convert string to float: 'many'" in stages["train"]["failed"]
 
 
 def test_a_sample_is_the_same_for_the_same_results(project: Path, verify: Verify) -> None:

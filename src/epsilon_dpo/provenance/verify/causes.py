@@ -15,7 +15,9 @@ from epsilon_dpo.provenance.verify.surroundings import (
 
 PROCESSOR = "processor features"
 COUNTERS = re.compile(r"\b(num_input_tokens_seen|num_tokens|tokens/\w+)$")  # of the data alone, in a training's curve
-Trial = Callable[[Mapping[str, str | None]], str]  # runs the stage once more; "recorded", "first" or "other" bytes, or how it FAILED
+Trial = Callable[
+    [Mapping[str, str | None]], str
+]  # runs the stage once more; "recorded", "first" or "other" bytes, or how it FAILED
 FAILED = "the second run failed: "  # which proves nothing
 
 

@@ -20,11 +20,11 @@ from epsilon_dpo.provenance.verify.certificate import FOLDER, SHOWN_FILES, Outco
 from epsilon_dpo.provenance.verify.clean import DIFFERENT as DIFFERENT_OUTPUTS
 from epsilon_dpo.provenance.verify.clean import CleanFolder
 from epsilon_dpo.provenance.verify.compare import Versions, differences, steps_behind, verdict
-from epsilon_dpo.provenance.verify.findings import BIT_EQUAL, DIFFERENT, WITHIN, tolerance
+from epsilon_dpo.provenance.verify.findings import BIT_EQUAL, DIFFERENT, FAILED, WITHIN, tolerance
 from epsilon_dpo.provenance.verify.recorded import Content, Records
 from epsilon_dpo.provenance.verify.surroundings import ours, recorded
 
-FAILED, NOT_RUN = "failed", "not run again"
+NOT_RUN = "not run again"
 KEPT = "verify"  # in scratch/: the folder of the last verification that found a difference
 
 
