@@ -179,5 +179,21 @@ def test_a_stopped_container_waits_for_the_writer_of_mlflows_run(tmp_path: Path)
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_a_second_container_leaves_the_lock_of_the_first_and_the_next_one_removes_it(tmp_path: Path) -> None:
+    lock, go = tmp_path / ".dvc/tmp/rwlock", tmp_path / "go"
+    lock.parent.mkdir(parents=True)
+    held = "touch .dvc/tmp/rwlock; until [ -e go ]; do sleep 0.05; done; test -e .dvc/tmp/rwlock"
+    entry = ["sh", str(ROOT / "docker/entry.sh")]
+    first = subprocess.Popen([*entry, "sh", "-c", held], cwd=tmp_path)
+    until = time.monotonic() + 30
+    while not lock.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert script(tmp_path, *entry, "true").returncode == 0
+    go.touch()
+    assert first.wait(30) == 0
+    assert script(tmp_path, *entry, "test", "!", "-e", ".dvc/tmp/rwlock").returncode == 0
+
+
 def test_the_entry_point_hands_on_how_its_command_ended(tmp_path: Path) -> None:
     assert script(tmp_path, "sh", str(ROOT / "docker/entry.sh"), "sh", "-c", "exit 7").returncode == 7

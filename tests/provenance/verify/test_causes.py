@@ -104,6 +104,14 @@ def test_a_stage_that_differs_from_itself() -> None:
     assert cause(HERE, trial=Stage(otherwise="other")).startswith("not deterministic here")
 
 
+def test_a_second_run_that_failed_proves_nothing() -> None:
+    failed = Stage(otherwise="the second run failed: no memory")
+    said = cause(HERE, trial=failed)
+    assert said.startswith("unknown: ") and said.count("the second run failed: no memory") == 1
+    said = cause(HERE | {"torch": "2.12.1"}, trial=Stage(otherwise="the second run failed: no memory"))
+    assert said == "package: torch was 2.12.1 and is 2.13.0; the second run failed: no memory"
+
+
 def test_data_order_is_seen_in_the_counted_tokens() -> None:
     places = [Place("step 10, loss", "number", "1.0", "1.1", 0.09), text_place("step 10, num_tokens", 7, 9)]
     later = [places[0], text_place("step 20, num_tokens", 7, 9)]

@@ -120,6 +120,28 @@ def test_the_original_comes_from_the_cache_when_the_workspace_has_another(
     assert "step 20, loss: recorded 0.05, now 0.055" in verify("train", "--no-trials", code=1)
 
 
+def test_a_second_run_that_fails_is_not_taken_for_another_result(
+    project: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = project.parent / "once"
+    code = f"""
+import sys
+from pathlib import Path
+
+once = Path({str(once)!r})
+if once.exists():
+    sys.exit("out of luck")
+Path("out").mkdir(exist_ok=True)
+if Path({str(project)!r}) != Path.cwd():
+    once.touch()
+Path("out/rows.jsonl").write_text("a" if Path({str(project)!r}) == Path.cwd() else "b")
+"""
+    Path("data.py").write_text(code)
+    subprocess.run(["dvc", "repro", "-q"], check=True)
+    said = verify("data", code=1)
+    assert "not deterministic" not in said and "the second run failed: out of luck" in said
+
+
 def test_an_input_that_is_nowhere_is_said(project: Path, verify: Verify) -> None:
     md5 = read_yaml(Path("dvc.lock"))["stages"]["data"]["outs"][0]["md5"]
     Path("out/rows.jsonl").unlink()
@@ -129,6 +151,16 @@ def test_an_input_that_is_nowhere_is_said(project: Path, verify: Verify) -> None
     said = verify("train", code=1)
     assert "its input out/rows.jsonl as recorded is neither in the workspace nor in DVC's cache" in said
     assert "of 3 stages" in verify(), "all of them together need none"
+
+
+def test_an_input_whose_copy_in_the_cache_is_damaged_is_said(project: Path, verify: Verify) -> None:
+    md5 = read_yaml(Path("dvc.lock"))["stages"]["data"]["outs"][0]["md5"]
+    Path("out/rows.jsonl").unlink()
+    cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
+    cached.chmod(0o644)
+    cached.write_bytes(cached.read_bytes()[:-5])
+    said = verify("train", code=1)
+    assert f"what DVC's cache has of its input out/rows.jsonl is damaged: remove {cached.absolute()} and run" in said
 
 
 @pytest.mark.parametrize(
@@ -153,7 +185,11 @@ def test_a_command_that_fails_is_said_in_its_own_words(
     monkeypatch.setenv("MOVED", "many")
     said = verify("train", code=1)
     assert "train                    failed" in said and "could not convert string to float: 'many'" in said
-    assert certificates() == []
+    assert certificates() == [], "nothing was compared"
+    verify("train", "data", code=1)
+    stages = certificates()[0]["stages"]
+    assert stages["data"]["verdict"] == "bit-equal" and stages["train"]["verdict"] == "failed"
+    assert "could not convert string to float: 'many'" in stages["train"]["failed"]
 
 
 def test_a_sample_is_the_same_for_the_same_results(project: Path, verify: Verify) -> None:

@@ -49,6 +49,12 @@ def page(out: Path, runs: Runs, tmp_path: Path) -> str:
     return " ".join((tmp_path / "report/report.html").read_text("utf-8").split())
 
 
+def test_a_stage_that_failed_is_shown(out: Path, runs: Runs, tmp_path: Path) -> None:
+    failed = {"verdict": "failed", "outs": {}, "failed": "no memory"}
+    write_json(tmp_path / "certificates/abc123.json", certificate(out, "out/judge", sft=failed))
+    assert "failed: sft (no memory)" in page(out, runs, tmp_path)
+
+
 def test_a_certificate_of_these_outputs_is_shown_with_what_it_was_computed_with(
     out: Path, runs: Runs, tmp_path: Path
 ) -> None:

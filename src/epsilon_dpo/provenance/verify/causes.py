@@ -15,7 +15,10 @@ from epsilon_dpo.provenance.verify.surroundings import (
 
 PROCESSOR = "processor features"
 COUNTERS = re.compile(r"\b(num_input_tokens_seen|num_tokens|tokens/\w+)$")  # of the data alone, in a training's curve
-Trial = Callable[[Mapping[str, str | None]], str]  # runs the stage once more; "recorded", "first" or "other" bytes
+Trial = Callable[
+    [Mapping[str, str | None]], str
+]  # runs the stage once more; "recorded", "first" or "other" bytes, or how it FAILED
+FAILED = "the second run failed: "  # which proves nothing
 
 
 def likely_cause(
@@ -35,12 +38,28 @@ def likely_cause(
         trial: runs the stage with these variables set or taken away; None: nothing is tried.
         proved: a stage before it that came out bit-equal with other variables; empty if none did.
     """
+    second = "" if trial is None else "a second run here gave the same bytes as the first"
     if trial is not None:
         for what, variables in settings_to_try(before, now).items():
             if trial(variables) == "recorded":
                 return f"{PROCESSOR}: run once more {what}, it is bit-equal"
-        if trial({}) != "first":
+        once_more = trial({})
+        if once_more == "other":
             return "not deterministic here: two runs with the same inputs on this machine differ from one another"
+        second = once_more if once_more.startswith(FAILED) else second
+    said = _untried(found, before, now, steps, proved, f", and {second}" if second else "")
+    return f"{said}; {second}" if second.startswith(FAILED) and second not in said else said
+
+
+def _untried(
+    found: list[FileDifference],
+    before: dict[str, str] | None,
+    now: dict[str, str],
+    steps: int,
+    proved: str,
+    tried: str,
+) -> str:
+    """The cause by what is recorded, or by the size; `tried` says what a second run gave."""
     order = _data_order(found)
     if order:
         return order
@@ -52,7 +71,6 @@ def likely_cause(
     known = "MLflow has no record of it" if before is None else "what MLflow recorded of it is the same here"
     if before is not None and FEATURES not in before:
         known += ", and does not say on which processor it was made"
-    tried = "" if trial is None else ", and a second run here gave the same bytes as the first"
     return f"unknown: {known}{tried}; {_by_size(found, steps)}"
 
 

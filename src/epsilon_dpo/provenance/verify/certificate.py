@@ -12,7 +12,7 @@ from pathlib import Path
 
 from epsilon_dpo.pipeline.stage.files import Json, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-from epsilon_dpo.provenance.verify.findings import BIT_EQUAL, FileDifference
+from epsilon_dpo.provenance.verify.findings import BIT_EQUAL, FAILED, FileDifference
 from epsilon_dpo.provenance.verify.recorded import Records
 
 FOLDER = Path("certificates")
@@ -47,10 +47,10 @@ def write_certificate(
     stages = {
         outcome.name: _entry(root, clean, records, outcome)
         for outcome in outcomes
-        if outcome.found or outcome.verdict == BIT_EQUAL
+        if outcome.found or outcome.verdict in (BIT_EQUAL, FAILED)
         if outcome.name not in silent
     }
-    if not stages:
+    if all(entry["verdict"] == FAILED for entry in stages.values()):  # nothing was compared
         return None
     content: Json = {
         "stages": stages,
@@ -82,6 +82,8 @@ def _entry(root: Path, clean: Path, records: Records, outcome: Outcome) -> Json:
     if outcome.found:
         entry["differs"] = [str(difference) for difference in outcome.found[:SHOWN_FILES]]
         entry["likely_cause"] = outcome.cause
+    if outcome.verdict == FAILED:
+        entry["failed"] = outcome.why.replace(f"{clean}/", "")  # no place
     return entry
 
 

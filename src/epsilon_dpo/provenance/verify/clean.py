@@ -77,6 +77,11 @@ class CleanFolder:
                     _copy(file, self.folder / name)
             here = records.hashed(self.folder / path)
             if here is None or here.md5 != dep.hash_info.value:
+                recorded = records.recorded(path) if path in records.made_by else None
+                if recorded and recorded.md5 == dep.hash_info.value:
+                    files = (records.bytes_of(path, name) for name in recorded.files)
+                    bad = next((file for file in files if file and records.damaged(file)), path)
+                    return f"what DVC's cache has of its input {path} is damaged: remove {bad} and run `dvc fetch`"
                 return f"dvc.lock records another {path} as its input than as its output; run `dvc repro`"
         return None
 

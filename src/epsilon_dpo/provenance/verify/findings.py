@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 BIT_EQUAL, WITHIN, DIFFERENT = "bit-equal", "equal within tolerance", "different"
+FAILED = "failed"
 ONE_PASS = 2.0**-18  # float32 rounds by 2**-24, and a sum of some thousand terms is off by about 2**6 such roundings
 NUMBER, TEXT, DIGEST, ORDER = "number", "text", "digest", "order"
 DIGESTS = re.compile(r"[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}")

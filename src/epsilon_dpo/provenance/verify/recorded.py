@@ -92,6 +92,11 @@ class Records:
         _, _, found = build(cache, str(path), self.repo.fs, "md5", ignore=ignored, dry_run=True)
         return _content(found)
 
+    def damaged(self, cached: Path) -> bool:
+        """Whether a file of DVC's cache does not hold the bytes by whose md5 it is called."""
+        found = self.hashed(cached)
+        return found is None or found.md5 != cached.parent.name + cached.name
+
     def _in_workspace(self, out: str) -> Content | None:
         if out not in self._there:
             self._there[out] = self.hashed(self.project.root / out, whole=False)

@@ -14,16 +14,17 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
 from epsilon_dpo.pipeline.stage.workplace import workplace
 from epsilon_dpo.provenance.graph.project import Project, at_work, open_project
+from epsilon_dpo.provenance.verify.causes import FAILED as SECOND_FAILED
 from epsilon_dpo.provenance.verify.causes import is_proved, likely_cause
 from epsilon_dpo.provenance.verify.certificate import FOLDER, SHOWN_FILES, Outcome, write_certificate
 from epsilon_dpo.provenance.verify.clean import DIFFERENT as DIFFERENT_OUTPUTS
 from epsilon_dpo.provenance.verify.clean import CleanFolder
 from epsilon_dpo.provenance.verify.compare import Versions, differences, steps_behind, verdict
-from epsilon_dpo.provenance.verify.findings import BIT_EQUAL, DIFFERENT, WITHIN, tolerance
+from epsilon_dpo.provenance.verify.findings import BIT_EQUAL, DIFFERENT, FAILED, WITHIN, tolerance
 from epsilon_dpo.provenance.verify.recorded import Content, Records
 from epsilon_dpo.provenance.verify.surroundings import ours, recorded
 
-FAILED, NOT_RUN = "failed", "not run again"
+NOT_RUN = "not run again"
 KEPT = "verify"  # in scratch/: the folder of the last verification that found a difference
 
 
@@ -142,7 +143,7 @@ class Verification:
                 shutil.rmtree(self.clean.folder / out, ignore_errors=True)
                 (aside / out).rename(self.clean.folder / out)
         if ran.failed is not None:
-            return "other"
+            return f"{SECOND_FAILED}{ran.failed.replace(f'{self.clean.folder}/', '')}"
         return "recorded" if self._equal(remade) else "first" if remade == first else "other"
 
     def _equal(self, remade: dict[str, Content | None]) -> bool:

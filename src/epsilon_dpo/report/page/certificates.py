@@ -68,7 +68,8 @@ def _row(name: str, certificate: dict[str, Any], out: Path, known: dict[str, str
     if not same:
         return None
     counts = Counter(stage["verdict"] for stage in certificate["stages"].values())
-    first = next((stage for stage in certificate["stages"].items() if stage[1]["verdict"] != BIT_EQUAL), None)
+    first = next((stage for stage in certificate["stages"].items() if "differs" in stage[1]), None)
+    failed = [f"{name} ({stage['failed']})" for name, stage in certificate["stages"].items() if "failed" in stage]
     return {
         "name": name,
         "stages": len(certificate["stages"]),
@@ -78,6 +79,7 @@ def _row(name: str, certificate: dict[str, Any], out: Path, known: dict[str, str
         "within": counts[WITHIN],
         "different": counts[DIFFERENT],
         "differs": "" if first is None else f"{first[0]}: {first[1]['differs'][0]}; {first[1]['likely_cause']}",
+        "failed": "; ".join(failed),
         "computed": _computed(certificate["environment"]),
     }
 
