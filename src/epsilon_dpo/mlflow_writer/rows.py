@@ -92,12 +92,12 @@ class Rows:
             said_by = {key for key in tags if key.rpartition(".")[0] == f"{self.mark}.by"}
             ours = {key for key in said_by if pending.is_ours(key.rpartition(".")[2])}
             if ours or (not said_by and pending.is_ours(tags.get("project"))):  # an earlier version does not say who
-                for key in ours:
-                    self.client.delete_tag(run_id, key)
                 if ours == said_by:
                     self.client.set_tag(run_id, self.mark, "false")
+                for key in ours:
+                    self.client.delete_tag(run_id, key)
         for row in rows:
-            for key, value in ((self.mark, "true"), (by, "last report")):
+            for key, value in ((by, "last report"), (self.mark, "true")):
                 if row.data.tags.get(key) != value:
                     self.client.set_tag(row.info.run_id, key, value)
         return True
