@@ -161,6 +161,22 @@ def test_marks_that_waited_do_not_undo_those_of_a_later_report(rows: Rows) -> No
     record.close("FINISHED")
 
 
+def test_an_experiment_leaves_the_values_of_the_report_on_a_policy_that_both_have(rows: Rows) -> None:
+    """`dvc exp run --queue -S sample.temperature=0.7` trains nothing."""
+    (row,) = rows.compared([policy("same", place_last=1.0)])
+    experiment = Record("score@same", "f" * 64, {}, {}, at=now(), mark="in_report.tidy-lynx")
+    assert experiment.policy_metrics("same", "of_same", {"win_rate/sft": 0.9}, at=now()) == row
+    experiment.compared([policy("same", place_last=2.0), policy("new", place_last=1.0)])
+    experiment.policy_metrics("new", "of_new", {"win_rate/sft": 0.9}, at=now())
+    (new,) = named(rows, "new")
+    found = rows.client.get_run(row).data
+    assert found.metrics["place_last"] == 1.0 and "win_rate/sft" not in found.metrics
+    assert found.tags["in_report.tidy-lynx"] == found.tags["in_report"] == "true"
+    assert new.data.metrics["place_last"] == 1.0 and new.data.metrics["win_rate/sft"] == 0.9
+    rows.policy_metrics("same", "of_same", {"win_rate/sft": 0.8}, at=now())  # the workspace's own
+    assert rows.client.get_run(row).data.metrics["win_rate/sft"] == 0.8
+
+
 def test_projects_of_one_server_leave_each_others_marks(
     rows: Rows, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

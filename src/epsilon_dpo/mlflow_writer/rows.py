@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
-from epsilon_dpo.mlflow_writer.identity import RECIPE, flat, identity, report_mark
+from epsilon_dpo.mlflow_writer.identity import IN_REPORT, RECIPE, flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
@@ -39,7 +39,8 @@ class Rows:
         row = self.training(run, policy_sha256)
         if row is None:
             return None
-        self._log(row.info.run_id, as_metrics(metrics, 0, at))
+        if not self._is_in_another_report(row):
+            self._log(row.info.run_id, as_metrics(metrics, 0, at))
         return str(row.info.run_id)
 
     def compared(self, policies: list[Policy], at: int | None = None) -> dict[str, Policy]:
@@ -62,6 +63,8 @@ class Rows:
             known = row.data.metrics  # marking twice must not make a history of equal values
             final = as_metrics(policy["metrics"], 0, at)
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
+            if self._is_in_another_report(row):
+                unknown = []
             self._log(run_id, of_model(unknown, model if is_new else None, None))
             own = identity(f"align@{run}", policy["params"])
             if RECIPE in own.keys() - row.data.tags.keys():  # a row of an earlier version
@@ -101,6 +104,12 @@ class Rows:
                 if row.data.tags.get(key) != value:
                     self.client.set_tag(row.info.run_id, key, value)
         return True
+
+    def _is_in_another_report(self, row: Run) -> bool:
+        """Whether this is an experiment's copy and `row` shows what the workspace's report, or another experiment's,
+        says of the same policy. The experiment's own values are then on the rows of its stages only."""
+        marks = {key for key, value in row.data.tags.items() if value == "true" and key.split(".")[0] == IN_REPORT}
+        return self.mark != IN_REPORT and bool(marks - {self.mark})
 
     def metric_rows(self, rows: list[dict[str, Any]]) -> None:
         """There is no run of its own."""
