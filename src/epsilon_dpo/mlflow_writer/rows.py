@@ -19,6 +19,7 @@ from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
 RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
 REBUILD_S = 60.0  # for another process that writes the same row
+ERROR, GONE = "error", "the process that wrote this record is gone"
 REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
 
 Policy = dict[str, Any]
@@ -137,7 +138,7 @@ class Rows:
         """A row of `_rebuilt` is made again by the next report, unless it is complete."""
         run_id = run.info.run_id
         if "rebuilt" not in run.data.tags:
-            self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
+            self.client.set_tag(run_id, ERROR, GONE)
             self.client.set_terminated(run_id, "KILLED")
         elif POLICY in run.data.tags:
             self.client.set_terminated(run_id, "FINISHED")
