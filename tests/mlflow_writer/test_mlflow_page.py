@@ -9,7 +9,10 @@ import pytest
 from epsilon_dpo.mlflow_writer.answers import TABLE, table
 from epsilon_dpo.mlflow_writer.identity import identity, recipe, report_mark
 from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.reading import recorded_run
+from epsilon_dpo.mlflow_writer.registry import opened
 from epsilon_dpo.mlflow_writer.resources import TOKENS, Resources
+from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.mlflow_writer.view import NAMES, SHARED_VIEW, experiment_tags
 
 
@@ -94,6 +97,21 @@ def test_a_note_says_what_a_row_is_and_where_its_weights_are(tmp_path: Path, mon
     assert "method dpo, beta 0.1" in said and "`out/align/dpo/model`" in said
     monkeypatch.chdir(tmp_path)
     assert note("fetch", {}).startswith("**fetch**: a stage of the pipeline")
+
+
+def test_a_relative_address_is_one_of_the_project_also_in_an_experiments_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".dvc/tmp/exps/standalone/x"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own/rows.db")
+    open_store()
+    assert (tmp_path / "own/rows.db").is_file() and not (copy / "own").exists()
+    assert recorded_run(tmp_path, "align@dpo", {}) is None
+    with opened("best") as registry, registry.decided_alone():
+        assert registry.champion() is None
 
 
 def test_a_queued_experiments_report_marks_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

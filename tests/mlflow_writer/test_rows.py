@@ -1,6 +1,7 @@
 """The rows of policies, which other stages and reports write on: whole or not there, and marked by the last report."""
 
 import dataclasses
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -159,6 +160,38 @@ def test_marks_that_waited_do_not_undo_those_of_a_later_report(rows: Rows) -> No
     record.compared([policy("earlier")])  # of an earlier version, which does not say when
     assert marked() == {"align@earlier", "align@later"}
     record.close("FINISHED")
+
+
+def test_a_copied_project_does_not_end_the_rows_of_the_original(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Record("kl@copied", "f" * 64, {}, {}, at=now(), execution="copied")
+    file = pending.folder().parent / ".project"
+    kept = file.with_name("kept")
+    file.rename(kept)
+    shutil.copyfile(kept, file)  # and the lock of the original is in its own folder
+    rows.close_dead()
+    assert rows.client.get_run(original.run_id).info.status == "RUNNING"
+    kept.replace(file)
+    rows.close_dead()  # of another who does not see the process, say
+    assert rows.client.get_run(original.run_id).info.status == "KILLED"
+    original.close("FINISHED")
+    run = rows.client.get_run(original.run_id)
+    assert run.info.status == "FINISHED" and "error" not in run.data.tags
+
+
+def test_an_experiment_leaves_the_values_of_the_report_on_a_policy_that_both_have(rows: Rows) -> None:
+    """`dvc exp run --queue -S sample.temperature=0.7` trains nothing."""
+    (row,) = rows.compared([policy("same", place_last=1.0)])
+    experiment = Record("score@same", "f" * 64, {}, {}, at=now(), mark="in_report.tidy-lynx")
+    assert experiment.policy_metrics("same", "of_same", {"win_rate/sft": 0.9}, at=now()) == row
+    experiment.compared([policy("same", place_last=2.0), policy("new", place_last=1.0)])
+    experiment.policy_metrics("new", "of_new", {"win_rate/sft": 0.9}, at=now())
+    (new,) = named(rows, "new")
+    found = rows.client.get_run(row).data
+    assert found.metrics["place_last"] == 1.0 and "win_rate/sft" not in found.metrics
+    assert found.tags["in_report.tidy-lynx"] == found.tags["in_report"] == "true"
+    assert new.data.metrics["place_last"] == 1.0 and new.data.metrics["win_rate/sft"] == 0.9
+    rows.policy_metrics("same", "of_same", {"win_rate/sft": 0.8}, at=now())  # the workspace's own
+    assert rows.client.get_run(row).data.metrics["win_rate/sft"] == 0.8
 
 
 def test_projects_of_one_server_leave_each_others_marks(

@@ -24,13 +24,17 @@ def folder() -> Path:
 
 
 def project() -> str:
-    """An id of this project's rows on a server that others use, too; it moves with the project."""
+    """An id of this project's rows on a server that others use, too; it moves with the project.
+
+    With the file's inode: a copy of the project has another one, and so another id, since the locks that say which
+    stages are alive are in the original. So has a project that moved to another disk.
+    """
     file = mlruns() / ".project"
     with suppress(OSError):
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(uuid.uuid4().hex, "utf-8")
-        return file.read_text("utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), file.open("x", encoding="utf-8") as made:  # of two first stages one does
+            made.write(uuid.uuid4().hex)
+        return f"{file.read_text('utf-8')}-{file.stat().st_ino}"
     return "unknown"
 
 

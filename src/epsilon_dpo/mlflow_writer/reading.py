@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -13,7 +12,7 @@ from mlflow.entities import Run
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
 from epsilon_dpo.mlflow_writer.identity import flat
 from epsilon_dpo.mlflow_writer.server import reach_server
-from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address
+from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address, database_of
 from epsilon_dpo.pipeline.stage.files import Json
 
 AT_ONCE = 50  # each brings all its metrics
@@ -43,8 +42,7 @@ def recorded_run(
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     local = not uri or uri.startswith(SQLITE)
-    named = Path(unquote(uri.removeprefix(SQLITE))) if uri else root / "mlruns" / "mlflow.db"
-    database = named.resolve()  # a relative address is one of the folder that the caller works in
+    database = database_of(uri, root)
     if local and not database.is_file():
         return None
     reach_server(uri)  # MLflow itself asks one that is down for four minutes

@@ -13,7 +13,7 @@ from epsilon_dpo.mlflow_writer.identity import identity
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, named
 from epsilon_dpo.mlflow_writer.models import DATA, POLICY, of_model
 from epsilon_dpo.mlflow_writer.notes import note
-from epsilon_dpo.mlflow_writer.rows import Policy, Rows
+from epsilon_dpo.mlflow_writer.rows import ERROR, GONE, Policy, Rows
 from epsilon_dpo.mlflow_writer.server import say
 
 DIGEST_CHARACTERS = 32  # the store holds 36; all 64 are in inputs.json
@@ -122,6 +122,10 @@ class Record(Rows):
         A server that stopped in the middle of creating it may have done so twice; the other one is deleted.
         """
         self.client.set_terminated(self.run_id, status, at)
+        if (
+            self.client.get_run(self.run_id).data.tags.get(ERROR) == GONE
+        ):  # said by another, who did not see the process
+            self.client.delete_tag(self.run_id, ERROR)
         if self.execution and not self.store.is_local:
             for other in self._executions().keys() - {self.run_id}:
                 self._discard(other, "the server made this row twice")

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import mlflow
 from filelock import FileLock, Timeout
@@ -23,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from epsilon_dpo.mlflow_writer.models import POLICY, Models
 from epsilon_dpo.mlflow_writer.server import reach_server
-from epsilon_dpo.mlflow_writer.store import LOCK_S, SQLITE, open_store, root
+from epsilon_dpo.mlflow_writer.store import LOCK_S, SQLITE, database_of, open_store, root
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.observability.tracker import NETWORK_LIMITS
 
@@ -84,7 +83,7 @@ class Registry:
         Raises:
             UserError: another one takes longer than LOCK_S.
         """
-        lock = _database(os.environ.get("MLFLOW_TRACKING_URI", "")).parent / ".promotion.lock"
+        lock = database_of(os.environ.get("MLFLOW_TRACKING_URI", ""), root()).parent / ".promotion.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             held = FileLock(lock).acquire(timeout=LOCK_S)
@@ -159,11 +158,6 @@ class Registry:
             self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(named)})
 
 
-def _database(uri: str) -> Path:
-    """Of a local store; of a server the one that the project would have without it."""
-    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else root() / "mlruns" / "mlflow.db"
-
-
 @contextmanager
 def opened(name: str, make: bool = False) -> Iterator[Registry]:
     """The registry of the store that stages write to.
@@ -180,7 +174,7 @@ def opened(name: str, make: bool = False) -> Iterator[Registry]:
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        database = _database(uri)
+        database = database_of(uri, root())
         if not make and (not uri or uri.startswith(SQLITE)) and not database.is_file():
             raise UserError(f"{database} does not exist, so no policy is registered; `epsilon-dpo promote` makes it.")
         reach_server(uri)

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
-from epsilon_dpo.mlflow_writer.identity import RECIPE, flat, identity, report_mark
+from epsilon_dpo.mlflow_writer.identity import IN_REPORT, RECIPE, flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
@@ -19,6 +19,7 @@ from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
 RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
 REBUILD_S = 60.0  # for another process that writes the same row
+ERROR, GONE = "error", "the process that wrote this record is gone"
 REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
 
 Policy = dict[str, Any]
@@ -39,7 +40,8 @@ class Rows:
         row = self.training(run, policy_sha256)
         if row is None:
             return None
-        self._log(row.info.run_id, as_metrics(metrics, 0, at))
+        if not self._is_in_another_report(row):
+            self._log(row.info.run_id, as_metrics(metrics, 0, at))
         return str(row.info.run_id)
 
     def compared(self, policies: list[Policy], at: int | None = None) -> dict[str, Policy]:
@@ -62,6 +64,8 @@ class Rows:
             known = row.data.metrics  # marking twice must not make a history of equal values
             final = as_metrics(policy["metrics"], 0, at)
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
+            if self._is_in_another_report(row):
+                unknown = []
             self._log(run_id, of_model(unknown, model if is_new else None, None))
             own = identity(f"align@{run}", policy["params"])
             if RECIPE in own.keys() - row.data.tags.keys():  # a row of an earlier version
@@ -92,15 +96,21 @@ class Rows:
             said_by = {key for key in tags if key.rpartition(".")[0] == f"{self.mark}.by"}
             ours = {key for key in said_by if pending.is_ours(key.rpartition(".")[2])}
             if ours or (not said_by and pending.is_ours(tags.get("project"))):  # an earlier version does not say who
-                for key in ours:
-                    self.client.delete_tag(run_id, key)
                 if ours == said_by:
                     self.client.set_tag(run_id, self.mark, "false")
+                for key in ours:
+                    self.client.delete_tag(run_id, key)
         for row in rows:
-            for key, value in ((self.mark, "true"), (by, "last report")):
+            for key, value in ((by, "last report"), (self.mark, "true")):
                 if row.data.tags.get(key) != value:
                     self.client.set_tag(row.info.run_id, key, value)
         return True
+
+    def _is_in_another_report(self, row: Run) -> bool:
+        """Whether this is an experiment's copy and `row` shows what the workspace's report, or another experiment's,
+        says of the same policy. The experiment's own values are then on the rows of its stages only."""
+        marks = {key for key, value in row.data.tags.items() if value == "true" and key.split(".")[0] == IN_REPORT}
+        return self.mark != IN_REPORT and bool(marks - {self.mark})
 
     def metric_rows(self, rows: list[dict[str, Any]]) -> None:
         """There is no run of its own."""
@@ -128,7 +138,7 @@ class Rows:
         """A row of `_rebuilt` is made again by the next report, unless it is complete."""
         run_id = run.info.run_id
         if "rebuilt" not in run.data.tags:
-            self.client.set_tag(run_id, "error", "the process that wrote this record is gone")
+            self.client.set_tag(run_id, ERROR, GONE)
             self.client.set_terminated(run_id, "KILLED")
         elif POLICY in run.data.tags:
             self.client.set_terminated(run_id, "FINISHED")

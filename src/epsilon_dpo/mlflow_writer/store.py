@@ -54,7 +54,7 @@ def open_store() -> Store:
     if not uri.startswith(SQLITE):
         client = MlflowClient(uri)
         return Store(client, _experiment(client, None).experiment_id, takes_artifacts=True)
-    database = Path(unquote(uri.removeprefix(SQLITE))).resolve()
+    database = database_of(uri, root())
     database.parent.mkdir(parents=True, exist_ok=True)
     artifacts = _location(database.parent / "artifacts")
     with FileLock(database.parent / ".lock", timeout=LOCK_S):
@@ -70,6 +70,13 @@ def open_store() -> Store:
             file=sys.stderr,
         )
     return Store(client, experiment.experiment_id, takes_artifacts=location == artifacts, is_local=True)
+
+
+def database_of(uri: str, project: Path) -> Path:
+    """The file of a local store; without an address, or of a server, mlruns/mlflow.db. A relative address is one of
+    `project`: an experiment's copy of it is deleted with all that is in it."""
+    named = unquote(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else "mlruns/mlflow.db"
+    return (project / named).resolve()
 
 
 def address(database: Path) -> str:

@@ -57,6 +57,7 @@ intervals; `out/report/report.html` does.
 On a shared server each project's last report is shown: `tags.project = 'ID'` keeps one's own trainings.
 
 An experiment that `dvc exp run --queue` or `--temp` ran has marks of its own: filter by `tags.experiment = 'NAME'`.
+Of a policy that another report shows, too, its values are on the rows `score@…` and `kl@…` of the experiment only.
 """
 
 
