@@ -9,8 +9,10 @@ from benchmark_files import rows_of
 
 from epsilon_dpo.external.benchmarks import schemas
 from epsilon_dpo.external.benchmarks.params import Export, Run
-from epsilon_dpo.external.benchmarks.schemas import problem
+from epsilon_dpo.external.benchmarks.schemas import problem, read_rows
 from epsilon_dpo.external.export.formats import write_answers
+from epsilon_dpo.external.verdicts.tool import kept_rows
+from epsilon_dpo.pipeline.stage.files import write_jsonl
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "alpaca_eval": ("current", "model_outputs.json", schemas.ALPACA_EVAL_OUTPUT),
@@ -104,3 +106,12 @@ def test_the_same_answers_give_the_same_bytes(exported: Any, dialogues: Any) -> 
     run, export = Run(policy="sft", benchmark=benchmark), Export(arena_hard_format=CASES[case][0])
     write_answers("mine", run, *dialogues(benchmark), export, Path("out"))
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_a_line_break_within_a_text_ends_no_row(tmp_path: Path, character: str) -> None:
+    """Else a verdict that was paid for is taken for one that a crash cut off, again and again."""
+    row = {"question_id": "1", "text": f"tea{character}time"}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    assert kept_rows(tmp_path / "rows.jsonl") == [row]
+    assert read_rows(tmp_path / "rows.jsonl", {"type": "object"}) == [row]

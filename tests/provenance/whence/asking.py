@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from ruamel.yaml import YAML
 from epsilon_dpo.cli import main
 
 POLICY = "out/align/dpo/model/model.safetensors"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=A User", "-c", "user.email=user@example.org")
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
 
 
 def dvc(*arguments: str) -> None:

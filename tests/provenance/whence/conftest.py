@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import dvc, write_yaml
+from asking import dvc, git, write_yaml
 
 SOURCE = Path(__file__).resolve().parents[3] / "src"
 MAKE = """
@@ -68,12 +67,6 @@ PARAMS = {
     "align": {"learning_rate": 0.001, "save_steps": 50},
     "runs": {"dpo": {"method": "dpo", "beta": 0.3}, "ipo": {"method": "ipo", "beta": 0.1}},
 }
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=A User", "-c", "user.email=user@example.org")
-    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 def set_beta(beta: float) -> None:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from asking import POLICY, altered, copied, subjects, whence, write_yaml
+from asking import POLICY, altered, copied, git, subjects, whence, write_yaml
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.params import read_yaml
@@ -276,10 +276,14 @@ def test_a_lock_with_merge_marks_is_named(project: Path, tmp_path: Path, capsys:
     assert "dvc.lock of the workspace cannot be read: it may have merge marks" in found["message"]
 
 
-def test_a_stash_records_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stash_records_nothing(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No clone has it, and `git stash drop` takes it away."""
-    lock = project / "dvc.lock"
-    lock.write_text(lock.read_text() + "# a result that nobody has committed\n")
-    git(project, "stash", "-q")
-    git(project, "stash", "apply", "-q")
+    copy = shutil.copytree(project, tmp_path / "project")
+    monkeypatch.chdir(copy)
+    lock = copy / "dvc.lock"
+    lock.write_text(lock.read_text() + "# of a result that nobody has committed\n")
+    git(copy, "stash", "-q")
+    git(copy, "stash", "apply", "-q")
     assert subjects(whence(capsys, POLICY)) == ["workspace", "the second results"]
