@@ -122,9 +122,8 @@ class Record(Rows):
         A server that stopped in the middle of creating it may have done so twice; the other one is deleted.
         """
         self.client.set_terminated(self.run_id, status, at)
-        if (
-            self.client.get_run(self.run_id).data.tags.get(ERROR) == GONE
-        ):  # said by another, who did not see the process
+        # Said by another process, which did not see this one.
+        if self.client.get_run(self.run_id).data.tags.get(ERROR) == GONE:
             self.client.delete_tag(self.run_id, ERROR)
         if self.execution and not self.store.is_local:
             for other in self._executions().keys() - {self.run_id}:

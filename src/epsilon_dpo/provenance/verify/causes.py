@@ -15,9 +15,8 @@ from epsilon_dpo.provenance.verify.surroundings import (
 
 PROCESSOR = "processor features"
 COUNTERS = re.compile(r"\b(num_input_tokens_seen|num_tokens|tokens/\w+)$")  # of the data alone, in a training's curve
-Trial = Callable[
-    [Mapping[str, str | None]], str
-]  # runs the stage once more; "recorded", "first" or "other" bytes, or how it FAILED
+# Runs the stage once more: "recorded", "first" or "other" bytes, or how it FAILED.
+Trial = Callable[[Mapping[str, str | None]], str]
 FAILED = "the second run failed: "  # which proves nothing
 
 
