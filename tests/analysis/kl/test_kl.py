@@ -21,6 +21,7 @@ from untracked import run_untracked
 
 from epsilon_dpo.analysis.kl.estimators import CHOSEN, ESTIMATORS, POLICY, REFERENCE, Sums, estimators_of, summary
 from epsilon_dpo.analysis.kl.params import KL
+from epsilon_dpo.analysis.kl.readable import readable
 from epsilon_dpo.analysis.kl.records import answer_sums, kl_records
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -391,3 +392,12 @@ def test_answers_under_top_p_are_called_no_kl(project: Path) -> None:
     assert caution.startswith("Under temperature 0.7, top_p 0.95: not the policies' KL.")
     assert "kl_fwd_rb, kl_fwd_mc, kl_rev_rb, kl_rev_mc estimate no KL; kl_fwd_data alone" in caution
     assert set(Recorder.on_the_row) == {"kl_fwd_data"}
+
+
+def test_what_stays_readable_under_other_probabilities_are_the_estimates_on_chosen_answers() -> None:
+    names = {estimator.name: estimator.answers for estimator in ESTIMATORS}
+    assert list(readable(dict.fromkeys([*names, "win_rate"], 1.0), "top_p 0.9")) == [
+        *(name for name, answers in names.items() if answers == CHOSEN),
+        "win_rate",
+    ]
+    assert list(readable(dict.fromkeys(names, 1.0), "")) == list(names)

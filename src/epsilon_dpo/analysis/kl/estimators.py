@@ -121,16 +121,6 @@ def sampled_under(temperature: float, logits: Row) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in shaped.items())
 
 
-def readable(metrics: Row, under: str) -> Row:
-    """`metrics` without the KLs that are none, for what has no room to say so: a row of MLflow, a column of DVC.
-
-    Args:
-        under: text of `sampled_under`; empty: all are KLs.
-    """
-    none = tuple(estimator.name for estimator in ESTIMATORS if estimator.answers != CHOSEN) if under else ()
-    return {name: value for name, value in metrics.items() if not name.startswith(none)}
-
-
 def described(confidence: float, under: str = "") -> Row:
     """What the metrics of `summary` mean: the content of estimators.json.
 
