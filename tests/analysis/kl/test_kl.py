@@ -21,10 +21,10 @@ from untracked import run_untracked
 
 from epsilon_dpo.analysis.kl.estimators import CHOSEN, ESTIMATORS, POLICY, REFERENCE, Sums, estimators_of, summary
 from epsilon_dpo.analysis.kl.params import KL
-from epsilon_dpo.analysis.kl.readable import readable
 from epsilon_dpo.analysis.kl.records import answer_sums, kl_records
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.runs.runs import readable
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import read_yaml

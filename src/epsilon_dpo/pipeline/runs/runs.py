@@ -7,7 +7,7 @@ folder.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -27,6 +27,7 @@ def _not_reserved(name: str) -> str:
 
 RunName = Annotated[Name, AfterValidator(_not_reserved)]
 
+KL_OF_CHOSEN = "kl_fwd_data"  # of stage kl, on answers that nobody drew
 FOLDER, FINAL = "snapshots", "."
 FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps done, "epoch": the same in epochs}
 
@@ -49,3 +50,13 @@ def make_place(out: Path, place: str) -> Path:
         folder = folder / name
         folder.mkdir(exist_ok=True)
     return folder
+
+
+def readable(metrics: dict[str, Any], under: str) -> dict[str, Any]:
+    """`metrics` without the KLs that are none, for what has no room to say so: a row of MLflow, a column of DVC.
+
+    Args:
+        metrics: among others of stage kl, whose names begin with `kl_`.
+        under: text of `sampled_under` of the answers; empty: all are KLs.
+    """
+    return {name: x for name, x in metrics.items() if not under or name.startswith(KL_OF_CHOSEN) or name[:3] != "kl_"}
