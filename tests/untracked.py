@@ -25,4 +25,4 @@ class Untracked:
 def run_untracked(monkeypatch: pytest.MonkeyPatch, tracker: type = Untracked) -> None:
     """Stages that run in this process have `tracker` for their MLflow run, and start no process for one."""
     monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.Tracker", tracker)
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.start_early", lambda: None)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.start_early", lambda leader: None)

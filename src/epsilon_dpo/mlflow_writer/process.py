@@ -25,7 +25,7 @@ def serve(lines: Iterator[str]) -> None:
     outbox.listen(lines)
     try:
         if not server_address(uri):  # a server is asked whether it is there first
-            _import_mlflow()
+            import_mlflow()
         outbox.run()
     except SystemExit:  # of `_give_up`
         if outbox.is_unanswered():
@@ -34,7 +34,7 @@ def serve(lines: Iterator[str]) -> None:
     outbox.keep()
 
 
-def _import_mlflow() -> None:
+def import_mlflow() -> None:
     """While the stage imports its own."""
     gc.disable()  # what is imported stays: half of the time would go into looking for garbage in it
     with suppress(Exception):  # the outbox imports it again, and says what is wrong
@@ -57,9 +57,18 @@ def be_quiet() -> None:
     logging.disable(logging.ERROR)  # also tracebacks of what is said in a line
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """As the process of one stage; returns its exit code."""
     signal.signal(signal.SIGTERM, _give_up)
     be_quiet()
-    serve(sys.stdin)
+    code = 0
+    try:
+        serve(sys.stdin)
+    except SystemExit as end:
+        code = int(end.code or 0)
     sys.stderr.flush()
-    os._exit(0)  # all is written, and the stage waits: to take MLflow apart again took 0.1 s
+    return code
+
+
+if __name__ == "__main__":
+    os._exit(run())  # all is written, and the stage waits: to take MLflow apart again took 0.1 s

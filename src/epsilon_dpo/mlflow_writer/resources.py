@@ -46,7 +46,7 @@ class Resources:
         return found
 
     def sample(self) -> dict[str, float]:
-        """For the page's "System metrics": the stage and its children (not this one), and the GPUs; empty: it ended."""
+        """For the page's "System metrics": the stage and its children, not this one, and the GPUs; empty: it ended."""
         cpu = memory = 0.0
         for process in self._family():
             with suppress(psutil.Error), process.oneshot():
@@ -57,10 +57,14 @@ class Resources:
         return {"system/stage_cpu_seconds": cpu, "system/stage_memory_megabytes": memory / MEGABYTE, **_gpus()}
 
     def _family(self) -> Iterator[psutil.Process]:
+        own = psutil.Process()
+        others = (own, own.parent())  # the parent: the server of forks, which this stage may have started
         if self._process is not None:
             with suppress(psutil.Error):
                 yield self._process
-                yield from (child for child in self._process.children(recursive=True) if child != psutil.Process())
+                for child in self._process.children(recursive=True):
+                    if child not in others:
+                        yield child
 
     def _peak(self) -> float | None:
         """MB; of Linux."""

@@ -103,7 +103,7 @@ def test_accelerate_reads_nothing_that_is_not_considered() -> None:
 
 
 def test_libraries_are_imported_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.start_early", lambda: None)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.execution.start_early", lambda leader: None)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with heavy_imports():
         assert "ACCELERATE_MIXED_PRECISION" not in os.environ

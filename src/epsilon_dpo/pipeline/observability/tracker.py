@@ -1,8 +1,8 @@
 """Tracking with MLflow, from the side of a stage: it cannot fail, block or slow down what it tracks.
 
-MLflow runs in a child process (process.py) that reads JSON lines from a pipe. Its import (2 s) and its network
+MLflow runs in a process of its own (child.py, process.py) that reads JSON lines from a pipe. Its import and its network
 waits pass beside the stage's own work, and whatever goes wrong there costs one line on stderr. Nothing but the standard
-library and errors.py is imported here, because every stage imports this file.
+library, child.py and errors.py is imported here, because every stage imports this file.
 """
 
 import hashlib
@@ -20,35 +20,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from epsilon_dpo.pipeline.observability.child import NETWORK_LIMITS, Forked, Leader, start_process
 from epsilon_dpo.pipeline.observability.errors import redacted
 
 # A stage that is done waits this long for its record to be written; a server that does not answer costs no more.
 FLUSH_TIMEOUT_S = 12.0
 TERMINATE_TIMEOUT_S = 2.0  # for a process that is given up to tidy up and to keep what is not written
-# MLflow's own defaults let one call to a dead server block for 247 s. It is outbox.py that tries again.
-NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 KEPT = 3  # exit code of a child that was given up and has left its messages to a later one
 
 
-_waiting: "list[subprocess.Popen[str]]" = []  # the process that start_early started, until a Tracker takes it
+_waiting: "list[subprocess.Popen[str] | Forked]" = []  # the process that start_early started, until a Tracker takes it
 
 
-def start_early() -> None:
-    """Start the process of this stage's Tracker now, so that MLflow is imported beside what the stage imports."""
+def start_early(leader: Leader | None = None) -> None:
+    """Start the process of this stage's Tracker now, so that MLflow is imported beside what the stage imports.
+
+    Args:
+        leader: the `dvc` that has started the stage.
+    """
     with suppress(OSError):  # the Tracker tries again, and says what is wrong
-        _waiting.append(_start())
-
-
-def _start() -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "epsilon_dpo.mlflow_writer.process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        encoding="utf-8",
-        env=NETWORK_LIMITS | os.environ,
-        start_new_session=True,  # Ctrl-C and SIGTERM to the group end the stage, which then closes the run
-    )
+        _waiting.append(start_process(leader))
 
 
 class Tracker:
@@ -78,11 +69,11 @@ class Tracker:
         self._opening |= {"at": now(), "execution": uuid.uuid4().hex, "pid": os.getpid()}
         self._has_run = fingerprint is not None
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | Forked | None = None
 
     def __enter__(self) -> "Tracker":
         try:
-            self._process = _waiting.pop() if _waiting else _start()
+            self._process = _waiting.pop() if _waiting else start_process(None)
         except OSError as error:
             self._say(f"no MLflow run for {self.name} ({error})")
         # Written here and not by the thread: a stage that is killed at once leaves a run that says so.

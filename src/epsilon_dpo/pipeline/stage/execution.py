@@ -18,7 +18,7 @@ from epsilon_dpo.pipeline.stage.disk import disk_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import Inputs, stage_entry
 from epsilon_dpo.pipeline.stage.journal import Journal
-from epsilon_dpo.pipeline.stage.lifetime import end_with_dvc
+from epsilon_dpo.pipeline.stage.lifetime import dvc_above, end_with_dvc
 from epsilon_dpo.pipeline.stage.manifest import write_manifest
 from epsilon_dpo.pipeline.stage.params import METRICS
 from epsilon_dpo.pipeline.stage.pins import require_pins
@@ -74,7 +74,7 @@ def heavy_imports() -> Iterator[None]:
         yield
         return
     let_params_decide()  # libraries read some of it when they are imported
-    start_early()
+    start_early(dvc_above())
     end_with_dvc()
     gc.disable()
     try:

@@ -13,8 +13,11 @@ import threading
 import time
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
+
+from epsilon_dpo.pipeline.observability.child import Leader
 
 INTERVAL_S = 1.0
 GRACE_S = 5.0  # for a SIGTERM that somebody handles
@@ -28,6 +31,17 @@ def end_with_dvc() -> None:
     if STARTED_BY_DVC in os.environ and not _watching:
         _watching.append(threading.Thread(target=_watch, daemon=True))
         _watching[0].start()
+
+
+def dvc_above() -> Leader | None:
+    """The `dvc` that has started this stage; None where a hand has, or where that `dvc` is gone."""
+    if STARTED_BY_DVC not in os.environ:
+        return None
+    top = _up_to_dvc()[-1]
+    with suppress(psutil.Error):
+        if any(Path(argument).stem == "dvc" for argument in top.cmdline()[:3]):
+            return Leader(top.pid, top.create_time())
+    return None
 
 
 def end_with(pid: int) -> None:

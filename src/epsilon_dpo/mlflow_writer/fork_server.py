@@ -1,0 +1,74 @@
+"""`python -m epsilon_dpo.mlflow_writer.fork_server FD PID`: a process with MLflow imported, forked per stage.
+
+It answers at the socket FD as long as the `dvc` of PID lives, and writes nothing itself. Who asks, and why, is in
+pipeline/observability/child.py.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from epsilon_dpo.mlflow_writer.process import be_quiet, import_mlflow, run
+from epsilon_dpo.pipeline.observability.child import PATIENCE_S, is_own
+
+INTERVAL_S = 1.0  # between two looks at whether `dvc` lives
+
+
+def answer(listener: socket.socket, dvc: psutil.Process) -> None:
+    """Fork for whoever asks at `listener`, until `dvc` is gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends is waited for by the kernel
+    listener.settimeout(INTERVAL_S)
+    while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+        with suppress(OSError, ValueError):  # nobody asked; who asked is gone
+            connection, _ = listener.accept()
+            with connection:
+                _fork(connection, listener)
+
+
+def _fork(connection: socket.socket, listener: socket.socket) -> None:
+    connection.settimeout(PATIENCE_S)
+    if not is_own(connection):
+        return
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
+    try:
+        stdin, stderr = descriptors
+        request = json.loads(b"".join(iter(lambda: connection.recv(1 << 16), b"")))
+        if os.fork() == 0:
+            code = 1
+            try:
+                listener.close()
+                code = _become_process(connection, stdin, stderr, request)
+            finally:
+                with suppress(OSError):
+                    connection.sendall(f"{code}\n".encode())
+                os._exit(code)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _become_process(connection: socket.socket, stdin: int, stderr: int, request: dict[str, Any]) -> int:
+    """As if it had been started in the folder and with the environment of the request. Returns its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    os.dup2(stdin, 0)
+    os.dup2(stderr, 2)
+    with suppress(OSError):  # the stage is gone; its record is written all the same
+        connection.sendall(f"{os.getpid()}\n".encode())
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    return run()
+
+
+if __name__ == "__main__":
+    be_quiet()
+    import_mlflow()
+    with suppress(psutil.NoSuchProcess), socket.socket(fileno=int(sys.argv[1])) as asked:
+        answer(asked, psutil.Process(int(sys.argv[2])))
