@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from epsilon_dpo.training.loop.micro_batches import cut_by_length
+from epsilon_dpo.training.loop.micro_batches import AT_ONCE, cut_by_length, share_of
 
 
 def slots(cut, lengths):
@@ -35,3 +35,23 @@ def test_a_micro_batch_of_short_pairs_holds_more_of_them():
 
 def test_one_micro_batch_is_left_as_it_came():
     assert cut_by_length([3, 1, 2], 1, 3) == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(("rows", "most", "processes"), [(2500, 4, 3), (2500, 1, 1), (600, 300, 4), (513, 2, 8)])
+def test_thousands_of_rows_are_cut_by_hundreds(rows, most, processes, monkeypatch):
+    """The cheapest cut of 5,000 evaluation rows at once takes minutes, and of all processes no less."""
+    seen = []
+
+    def cut(lengths, count, most):
+        seen.append(len(lengths))
+        return cut_by_length(lengths, count, most)
+
+    monkeypatch.setattr("epsilon_dpo.training.loop.micro_batches.cut_by_length", cut)
+    lengths = np.random.default_rng(0).integers(1, 300, rows).tolist()
+    shares = [share_of(lengths, most, processes, rank) for rank in range(processes)]
+    assert max(seen) <= max(AT_ONCE, most * processes)
+    assert sorted(itertools.chain(*itertools.chain(*shares))) == list(range(rows))
+    assert {len(share) for share in shares} == {-(-rows // (most * processes))}
+    parts = [part for share in shares for part in share if part]
+    assert slots(parts, lengths) < 1.1 * sum(lengths) or most * processes > AT_ONCE / 2
+    assert all(slots([part], lengths) <= most * max(lengths) for part in parts)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+AT_ONCE = 512  # rows: 0.3 s with micro-batches of one row
+
 
 def cut_by_length(lengths: Sequence[int], count: int, most: int) -> list[list[int]]:
     """Share out pairs of these lengths over `count` micro-batches of neighbours in length.
@@ -48,9 +50,25 @@ def share_of(lengths: Sequence[int], most: int, processes: int, rank: int) -> li
     Every process has equally many, because their collective operations must meet: where there are fewer rows than
     that, some are empty. Neighbours in length fall to different processes, which so take about as long.
 
+    The cheapest cut takes time with the cube of the rows: thousands, of an evaluation, are cut by AT_ONCE in the order
+    of their lengths.
+
     Args:
         most: rows of a micro-batch.
     """
+    size = max(AT_ONCE // (processes * most), 1) * processes * most
+    if len(lengths) <= size:
+        return _share_of_all(lengths, most, processes, rank)
+    order = np.argsort(lengths, kind="stable").tolist()
+    found = []
+    for start in range(0, len(order), size):
+        places = order[start : start + size]
+        share = _share_of_all([lengths[place] for place in places], most, processes, rank)
+        found += [sorted(places[place] for place in part) for part in share]
+    return found
+
+
+def _share_of_all(lengths: Sequence[int], most: int, processes: int, rank: int) -> list[list[int]]:
     each = math.ceil(len(lengths) / (processes * most))
     cut = cut_by_length(lengths, min(each * processes, len(lengths)), min(most, len(lengths)))
     cut += [[]] * (each * processes - len(cut))

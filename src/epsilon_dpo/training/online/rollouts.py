@@ -14,7 +14,7 @@ from epsilon_dpo.methods.online import Answers
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
 from epsilon_dpo.training.alignment.reference_model import ReferenceModel
-from epsilon_dpo.training.loop.micro_batches import cut_by_length, share_of
+from epsilon_dpo.training.loop.micro_batches import share_of
 from epsilon_dpo.training.online.answer_logps import AnswerLogps, AnswerTokens, Row
 from epsilon_dpo.training.online.prompts import Prompt
 
@@ -113,7 +113,7 @@ class Rollouts:
     def cut(self, rows: Sequence[Row]) -> list[list[int]]:
         """Micro-batches of `rows`, as places in them, neighbours in length."""
         lengths = [len(prompt) + len(answer) for prompt, answer in rows]
-        return cut_by_length(lengths, math.ceil(len(rows) / self.micro_batch), min(self.micro_batch, len(rows)))
+        return share_of(lengths, self.micro_batch, processes=1, rank=0)
 
     def shared_out(self, rows: Sequence[Row]) -> list[list[int]]:
         """This process's micro-batches of `rows`, as WholeSteps.shared_out."""

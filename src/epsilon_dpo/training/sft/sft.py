@@ -60,11 +60,14 @@ def fine_tune(
     require_a_row_each(config.batch_size)
     tokenizer = load_tokenizer(base / "tokenizer")
     model = start_from(base / "model", config.lora, seed)
-    require_positions(model.config.get_text_config(), tokens)
+    text = model.config.get_text_config()
+    require_positions(text, tokens)
+    coef = getattr(text, "router_aux_loss_coef", None)
     settings = SFTConfig(
         **training_arguments(config, seed, scratch, save_steps),
         completion_only_loss=config.completion_only_loss,
         max_length=None,  # tokenise_chosen has cut
+        router_aux_loss_coef=0.0,  # of a mixture of experts: it depends on how a step is cut, and alignment has none
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = _Trainer(
@@ -75,6 +78,8 @@ def fine_tune(
         processing_class=tokenizer,
         callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
     )
+    if coef is not None:  # TRL writes what it trains with into the model's config
+        text.router_aux_loss_coef = coef
     shard(model, trainer.accelerator)
     in_float32(model)  # TRL makes an adapter on quantised weights bfloat16
     show_one_bar(trainer)
@@ -87,10 +92,6 @@ class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
     of means, which would depend on how a step is cut: here each is a mean over tokens, too."""
 
     _tokens: list[float]  # of the micro-batches since the last row, of all processes
-
-    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        self.current_gradient_accumulation_steps = len(inputs.batches)  # TRL divides a router's loss by it
-        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         count = self.accelerator.reduce(_predicted(inputs["labels"]).sum().double(), "sum")
