@@ -19,7 +19,9 @@ report) targets=dvc.yaml ;;
 esac
 # It names processes by number, and after a requeue those of another machine say nothing here; nobody else works in this copy.
 rm -f .dvc/tmp/rwlock
-# shellcheck disable=SC2086 # names of stages have no spaces
-dvc repro --pull $targets
-dvc push --run-cache
+# A finished stage has no checkpoints any more: its result leaves this machine, which may be taken away, before the next begins.
+for target in $targets; do
+  dvc repro --pull "$target"
+  dvc push --run-cache
+done
 PYTHONPATH=src python -m epsilon_dpo.report.page.tracked || true # writes what waits for the MLflow server

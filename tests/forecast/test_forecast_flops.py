@@ -16,6 +16,8 @@ from epsilon_dpo.forecast.flops import flops, of_sampling, of_training, plus_ref
 from epsilon_dpo.forecast.lengths import Form, Lengths, chosen_rows, shared_rows, two_rows
 from epsilon_dpo.forecast.live import LiveBytes, without_memory
 from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step
+from epsilon_dpo.forecast.trainings import further_passes
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.training.loop.params import LoRA
 
 SIZES = {
@@ -44,6 +46,17 @@ def test_a_pair_by_hand() -> None:
     assert plus_references(own, 2, moving=True, kl_gradient=False) == (5, 6, 7)
     new = 2 * 18_432 * 3 + 4 * 2 * 32 * (1 + 2 * 2) + 2 * 64 * 32 * 2
     assert of_sampling(sizes, prompt=1, new_tokens=2) == new
+
+
+def test_passes_beside_the_references() -> None:
+    """KTO scores mismatched answers by both models; what is looked at ahead is computed twice in accumulated steps."""
+    further = {
+        (name, accumulates): further_passes(method_of("run", {"method": name, "beta": 0.1, **values}), accumulates)
+        for name, values in (("dpo", {}), ("kto", {}), ("beta_dpo", {"alpha": 0.6, "rho": 0.2, "momentum": 0.9}))
+        for accumulates in (False, True)
+    }
+    expected = {"dpo": (0, 0), "kto": (2, 2), "beta_dpo": (0, 2)}
+    assert further == {(name, bool(n)): passes for name, both in expected.items() for n, passes in enumerate(both)}
 
 
 def test_forms_of_rows() -> None:

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from epsilon_dpo.models.base.embedded import gemma2_config
 from epsilon_dpo.models.base.params import Base, EmbeddedModel
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.training.loop.adapters import expert_weights
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Without memory if called inside live.without_memory.
 
     Raises:
-        UserError: it is no causal language model.
+        UserError: it is no causal language model, or a mixture of experts.
     """
     try:
         with no_init_weights():
@@ -100,6 +101,11 @@ def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     except ValueError as error:
         raise UserError(f"{type(config).__name__} is no causal language model: {first_line(error)}.") from None
     model.tie_weights()  # which is left out together with drawing them
+    if expert_weights(model):
+        raise UserError(
+            f"{type(config).__name__} is a mixture of experts, which is not forecast: which weights a token meets "
+            "depends on it."
+        )
     return model
 
 

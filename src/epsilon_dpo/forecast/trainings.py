@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -106,8 +107,15 @@ def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Need
     memory, step = _memory(of, block, dtype, batch, models, lambda how: alignment_step(of.config, how, rows, scored))
     recomputed = of.sizes.eager and not block.gradient_checkpointing
     own = of_training(block.lora is not None, block.gradient_checkpointing, recomputed)
-    products = plus_references(own, references, kind == "moving", scored.kl_gradient)
-    works = [None if isinstance(m, OnlineMethod) else _work(of, block, form, products) for m in methods.values()]
+    accumulates = batch.accumulates(of.machine.processes)
+
+    def work_of(method: AnyMethod) -> float | None:
+        if isinstance(method, OnlineMethod):
+            return None
+        passes = references + further_passes(method, accumulates)
+        return _work(of, block, form, plus_references(own, passes, kind == "moving", scored.kl_gradient))
+
+    works = [work_of(method) for method in methods.values()]
     work = None if None in works else math.fsum(works)  # type: ignore[arg-type]  # there is no None in it
     policies = sum(1 + _snapshots(of, block, method) for method in methods.values())
     disk = _disk(of, block, step, dtype, policies, kind == "moving")
@@ -151,6 +159,12 @@ def _work(of: Given, block: Adaptable, form: Form, products: Products) -> float 
     if of.train.count is None:
         return None
     return block.num_train_epochs * of.train.count * flops(of.sizes, form, products)
+
+
+def further_passes(method: Method[Any], accumulates: bool) -> int:
+    """Forward passes of a step beside the reference's: docs/methods.md, "extra passes"."""
+    ahead = 1 + int(method.needs_reference) if method.looks_ahead and accumulates else 0
+    return 2 * int(method.mismatched) + ahead
 
 
 def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:

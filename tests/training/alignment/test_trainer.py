@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, content, weights
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, MixtralConfig, MixtralForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
 from trl_trainers import float32_means_float64
 
@@ -15,6 +15,7 @@ from epsilon_dpo.models.logps import head
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.reference_model import refuse_noise
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 from epsilon_dpo.training.loop import micro_batches
 
@@ -188,3 +189,15 @@ def test_an_empty_file_of_pairs_is_refused(tmp_path):
     (tmp_path / "train.jsonl").write_text("")
     with pytest.raises(UserError, match="holds no pair"):
         PairData.read(tmp_path / "train.jsonl")
+
+
+def test_a_model_that_draws_at_random_in_training_is_refused():
+    """Falcon reads its dropout from the config at each call, where none can be switched off."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    refuse_noise(FalconForCausalLM(FalconConfig(**sizes)))
+    with pytest.raises(UserError, match="FalconForCausalLM draws at random in training"):
+        refuse_noise(FalconForCausalLM(FalconConfig(**sizes, hidden_dropout=0.1)))
+    router = MixtralForCausalLM(
+        MixtralConfig(**sizes, intermediate_size=16, num_key_value_heads=1, router_jitter_noise=0.1)
+    )
+    refuse_noise(router)

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from runs import DPO, EPSILON_DPO, HARD, LORA, SOFT, config, content
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.methods.tr_dpo import move_reference
@@ -239,7 +239,7 @@ def test_both_stages_with_an_adapter_each(both_stages, tmp_path, monkeypatch, to
         load_policy(out / "model")
 
 
-def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch):
+def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch, tmp_path):
     for change, sentence in (
         ({"r": 0}, "greater than or equal to 1"),
         ({"lora_dropout": 1.0}, "less than 1"),
@@ -257,6 +257,15 @@ def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch):
         sentence = f"Gemma2ForCausalLM has no {unknown} that can be adapted; choose among {names}, or write all-linear"
         with pytest.raises(UserError, match=re.escape(sentence)):
             start_from(folder, lora(target_modules=["q_proj", unknown]), seed=0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    mixture = MixtralForCausalLM(MixtralConfig(vocab_size=64, intermediate_size=16, num_local_experts=4, **sizes))
+    mixture.save_pretrained(tmp_path)
+    sentence = (
+        "all-linear leaves out the experts of MixtralForCausalLM, 49% of its weights; write which of k_proj, o_proj"
+    )
+    with pytest.raises(UserError, match=sentence):
+        start_from(tmp_path, lora(), seed=0)
+    start_from(tmp_path, lora(target_modules=["q_proj"]), seed=0)
     with (
         monkeypatch.context() as shared_out,
         pytest.raises(UserError, match=r"cannot share out \(FSDP\); take launchers/ddp"),

@@ -155,5 +155,8 @@ def test_a_mixture_of_experts_is_trained_on_its_tokens_and_answers(run, base):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     model = load_policy(folder / "model")
     assert model.config.router_aux_loss_coef == 1.0
-    prompts = {"input_ids": torch.tensor([[5, 6, 7], [0, 8, 9]]), "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]])}
+    prompts = {
+        "input_ids": torch.tensor([[5, 6, 7], [0, 8, 9]]),
+        "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]]),
+    }
     assert model.generate(**prompts, max_new_tokens=3, do_sample=False).shape == (2, 6)

@@ -16,6 +16,7 @@ from epsilon_dpo.training.alignment.method_trainer import MethodTrainer
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.pair_logps import check_shared_prompt
 from epsilon_dpo.training.alignment.params import Align
+from epsilon_dpo.training.alignment.reference_model import refuse_noise
 from epsilon_dpo.training.alignment.snapshots import KeepSnapshots, publish_snapshots
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 from epsilon_dpo.training.loop.adapters import start_from
@@ -101,6 +102,7 @@ def start(method: AnyMethod, config: Align, seed: int, sft_model: Path, scratch:
         settings["learning_rate"] = method.config.learning_rate
     model = start_from(sft_model, config.lora, seed)
     check_head(model)
+    refuse_noise(model)
     reference = None
     if method.needs_reference:
         reference = load_policy(sft_model) if config.lora is None else model  # itself without its adapter

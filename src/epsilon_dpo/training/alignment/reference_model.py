@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from epsilon_dpo.models.logps.head import OF_THE_POLICY, add_logps_head, head_of
 from epsilon_dpo.models.logps.kernel import Reference
 from epsilon_dpo.models.policy.folder import ADAPTER, has_adapter
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.loop.adapters import FOLLOWER, adapter_weights, add_follower, under_adapter
 from epsilon_dpo.training.loop.sharding import is_sharded, shard
 
@@ -96,6 +97,26 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name, value in vars(module).items():  # attention layers keep a number and call the functional form
-            if "dropout" in name and isinstance(value, float):
+        for name, value in vars(module).items():  # layers keep a number and call the functional form
+            if ("drop" in name or "jitter" in name) and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+def refuse_noise(model: PreTrainedModel) -> None:
+    """Look on a few tokens whether anything random is left of `model` in training.
+
+    Raises:
+        UserError: some is, such as a dropout that is read from the config or a router that draws its experts.
+    """
+    disable_dropout(model)
+    ids = torch.arange(1, 9, device=model.device).remainder(model.config.get_text_config().vocab_size)[None]
+    was_training = model.training
+    model.train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first, second = (model(input_ids=ids).logits for _ in range(2))
+    model.train(was_training)
+    if not torch.equal(first, second):
+        raise UserError(
+            f"{type(model).__name__} draws at random in training, and policy and reference would differ by that: set "
+            "the dropout in the model's config.json to 0.0, or choose another model in params.yaml: base."
+        )

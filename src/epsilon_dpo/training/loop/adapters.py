@@ -73,6 +73,7 @@ def _targets(model: PreTrainedModel, wanted: list[str] | str) -> list[str]:
     layers = (module for module in model.named_modules() if isinstance(module[1], nn.Linear | Conv1D))
     available = sorted({name.rsplit(".", 1)[-1] for name, module in layers if module is not head})
     if wanted == "all-linear":
+        _refuse_experts(model, available)
         return available
     unknown = [name for name in wanted if name not in available]
     if unknown:
@@ -81,6 +82,22 @@ def _targets(model: PreTrainedModel, wanted: list[str] | str) -> list[str]:
             f"{', '.join(available)}, or write all-linear."
         )
     return sorted(wanted)
+
+
+def expert_weights(model: nn.Module) -> int:
+    """How many weights of a mixture of experts are its experts': parameters of three dimensions, and no projections."""
+    modules = (module for module in model.modules() if not isinstance(module, nn.Conv1d))
+    own = (weight for module in modules for weight in module.parameters(recurse=False))
+    return sum(weight.numel() for weight in own if weight.dim() == 3)
+
+
+def _refuse_experts(model: PreTrainedModel, available: list[str]) -> None:
+    if experts := expert_weights(model):
+        share = experts / sum(weight.numel() for weight in model.parameters())
+        raise UserError(
+            f"lora.target_modules: all-linear leaves out the experts of {type(model).__name__}, {share:.0%} of its "
+            f"weights; write which of {', '.join(available)} to adapt, or set lora to null."
+        )
 
 
 def _quantised(folder: Path) -> PreTrainedModel:

@@ -1,8 +1,8 @@
 """The hyperparameters that every training stage has, but for the two batch sizes under transformers' names."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from epsilon_dpo.pipeline.stage.params import Strict, load
 
@@ -20,6 +20,14 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0.0)]
     max_grad_norm: Annotated[float, Field(gt=0.0)]
     adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+    @model_validator(mode="after")
+    def _constant_has_no_warmup(self) -> Self:
+        if self.lr_scheduler_type == "constant" and self.warmup_ratio:
+            raise ValueError(
+                "lr_scheduler_type: constant has no warm-up; write constant_with_warmup, or warmup_ratio: 0.0"
+            )
+        return self
 
 
 def _modules(value: Any) -> Any:
