@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from epsilon_dpo.data.shapes.interface import Missing, Refused
+from epsilon_dpo.data.shapes.interface import Missing, Refused, Unreadable
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -52,7 +52,7 @@ def kind(value: Any) -> str:
         names = {"text": "texts", "transcript": "texts", "number": "numbers"}
         found = {names.get(one, "list") for one in inner}
         return found.pop() if len(found) == 1 else "list"
-    return type(value).__name__
+    return f"unreadable {value.type}" if isinstance(value, Unreadable) else type(value).__name__
 
 
 def may_be_a_prompt(column: str, value: Any) -> bool:

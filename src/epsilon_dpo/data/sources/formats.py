@@ -10,18 +10,17 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from epsilon_dpo.data.sources.raw import OPEN, one_sentence, refuse_what_is_no_data, text_of
+from epsilon_dpo.data.sources.columnar import columnar_rows, count_parquet
+from epsilon_dpo.data.sources.raw import OPEN, text_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
 FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 FORMATS |= {".arrow": "arrow"}
-BATCH = 256  # rows of a parquet file that are Python objects at a time
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond reading; remove it."
 ROW_LIMIT = 64 << 20  # characters of a JSON row; a decompressed file may hold a thousand times its size
@@ -65,7 +64,7 @@ def rows_of(file: DataFile) -> Iterator[tuple[int, Row]]:
     """
     found = format_of(file.path)
     if found in ("parquet", "arrow"):
-        yield from _from_arrow(file, found)
+        yield from enumerate(columnar_rows(file.path, file.shown, found), start=1)
         return
     with text_of(file.path, file.shown) as text:
         if found == "json":
@@ -77,11 +76,7 @@ def rows_of(file: DataFile) -> Iterator[tuple[int, Row]]:
 def count_rows(file: DataFile) -> int:
     """How many rows `rows_of` gives."""
     if format_of(file.path) == "parquet":
-        import pyarrow.parquet as pq
-
-        refuse_what_is_no_data(file.path, file.shown)
-        with one_sentence(file.shown), _no_arrow(file, "parquet"):
-            return pq.read_metadata(file.path).num_rows
+        return count_parquet(file.path, file.shown)
     return sum(1 for _ in rows_of(file))
 
 
@@ -177,56 +172,3 @@ def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, 
         raise UserError(f"{shown}, row {number + 1} cannot be read ({error}); correct its quotes.") from None
     if number == 0:
         raise UserError(f"{shown} holds a header and no row; download or write it again.")
-
-
-def _from_arrow(file: DataFile, kind: str) -> Iterator[tuple[int, Row]]:
-    """Values as Arrow gives them to Python."""
-    refuse_what_is_no_data(file.path, file.shown)
-    number = 0
-    with one_sentence(file.shown), _no_arrow(file, kind), file.path.open("rb") as opened:
-        batches = _parquet_batches(opened) if kind == "parquet" else _arrow_batches(opened)
-        for row in (row for batch in batches for row in _in_pieces(batch)):
-            number += 1
-            yield number, row
-    if number == 0:
-        raise UserError(f"{file.shown} holds no row; download or write it again.")
-
-
-@contextmanager
-def _no_arrow(file: DataFile, kind: str) -> Iterator[None]:
-    """What Arrow says of a file that is none of its own, as a `UserError`."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except pa.ArrowInvalid:
-        raise UserError(
-            f"{file.shown} is no {kind} file, or it is cut off or damaged; download or write it again."
-        ) from None
-
-
-def _in_pieces(batch: Any) -> Iterator[Row]:
-    """The rows of a record batch, which Arrow's writer made as large as it liked."""
-    for start in range(0, len(batch), BATCH):
-        yield from batch[start : start + BATCH].to_pylist()
-
-
-def _parquet_batches(opened: IO[bytes]) -> Iterator[Any]:
-    """One row group after the other: over several at once, Arrow keeps what it has read of each."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(opened)
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(BATCH, row_groups=[group], use_threads=False)
-
-
-def _arrow_batches(opened: IO[bytes]) -> Iterator[Any]:
-    """The record batches of Arrow's stream format, which `datasets` writes, or of its file format."""
-    import pyarrow as pa
-
-    try:
-        yield from pa.ipc.open_stream(opened)
-    except pa.ArrowInvalid:
-        opened.seek(0)
-        reader = pa.ipc.open_file(opened)
-        yield from map(reader.get_batch, range(reader.num_record_batches))
