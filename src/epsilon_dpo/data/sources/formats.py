@@ -25,7 +25,8 @@ CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond reading; remove it."
 ROW_LIMIT = 64 << 20  # characters of a JSON row; a decompressed file may hold a thousand times its size
 TOO_LONG = "is longer than {} million characters, as no dialogue is; remove it."
-BETWEEN = re.compile(r"[\s,]*")
+SPACE = re.compile(r"\s*")
+UNFINISHED = 16  # characters before the end of what was read, within which a word, number or escape may go on
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,24 @@ def count_rows(file: DataFile) -> int:
     return sum(1 for _ in rows_of(file))
 
 
+class Twice(ValueError):
+    """An object has a key two times, of which Python would keep the last."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Twice(f"has {next(name for name in names if names.count(name) > 1)!r} twice; name it once.")
+    return found
+
+
+# NaN, which is no JSON, is what pandas and Python write for an empty cell.
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=lambda name: None if name == "NaN" else float(name)
+)
+
+
 def _from_json(text: IO[str], shown: str) -> Iterator[tuple[int, Row]]:
     buffer = text.read(CHUNK)
     read = _elements if buffer.lstrip().startswith("[") else _lines
@@ -117,9 +136,11 @@ def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
             number += 1
             if line.strip():
                 try:
-                    value = json.loads(line)
+                    value = DECODER.decode(line)
                 except json.JSONDecodeError as error:
                     raise UserError(_not_json(line, number, shown, error)) from None
+                except Twice as error:
+                    raise UserError(f"{shown}, row {number} {error}") from None
                 except (ValueError, RecursionError):
                     raise UserError(f"{shown}, row {number} {TOO_MUCH}") from None
                 yield number, value
@@ -136,28 +157,41 @@ def _not_json(line: str, number: int, shown: str, error: json.JSONDecodeError) -
 
 def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
     """The values of a JSON array, of which no more is held than a chunk and a row."""
-    decode, number, place = json.JSONDecoder().raw_decode, 0, buffer.index("[") + 1
+    number, place = 0, buffer.index("[") + 1
     while True:
-        place = BETWEEN.match(buffer, place).end()  # type: ignore[union-attr]
+        place = start = _after_space(buffer, place)
         if buffer.startswith("]", place):
             if (buffer[place + 1 :] + text.read(CHUNK)).strip():
                 raise UserError(f"{shown} goes on after the end of its array (row {number}); it must hold one array.")
             return
+        if number and buffer.startswith(",", place):
+            start = _after_space(buffer, place + 1)
+        elif number and place < len(buffer):
+            raise UserError(f"{shown}, row {number} is not followed by a comma or the array's end; correct it there.")
         try:
-            value, place = decode(buffer, place)
+            value, place = DECODER.raw_decode(buffer, start)
         except json.JSONDecodeError as error:
             if len(buffer) - place > ROW_LIMIT:
                 raise UserError(f"{shown}, row {number + 1} {TOO_LONG.format(ROW_LIMIT >> 20)}") from None
-            more = text.read(max(CHUNK, len(buffer) - place))
+            sure = error.pos < len(buffer) - UNFINISHED and not error.msg.startswith("Unterminated")
+            more = "" if sure else text.read(max(CHUNK, len(buffer) - place))
             if not more:
-                reason = f"{error.msg}; the file may be cut off there"
-                raise UserError(f"{shown}, row {number + 1} is not JSON ({reason}).") from None
+                reason = error.msg if sure else f"{error.msg}; the file may be cut off there"
+                raise UserError(
+                    f"{shown}, row {number + 1} is not JSON ({reason}); correct it, or write the file again."
+                ) from None
             buffer, place = buffer[place:] + more, 0
             continue
+        except Twice as error:
+            raise UserError(f"{shown}, row {number + 1} {error}") from None
         except (ValueError, RecursionError):
             raise UserError(f"{shown}, row {number + 1} {TOO_MUCH}") from None
         number += 1
         yield number, value
+
+
+def _after_space(buffer: str, place: int) -> int:
+    return SPACE.match(buffer, place).end()  # type: ignore[union-attr]
 
 
 def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, Row]]:

@@ -77,7 +77,8 @@ def text_of(path: Path, shown: str) -> Iterator[IO[str]]:
             refuse_what_is_something_else(head, shown)
             if b"\0" in head:
                 raise UserError(
-                    f"{shown} is not UTF-8 text (it has zero bytes, as UTF-16 has); save it as UTF-8, or download it again."
+                    f"{shown} is not UTF-8 text (it has zero bytes, as UTF-16 has); save it as UTF-8, or download it "
+                    "again."
                 )
             with io.TextIOWrapper(buffered, encoding="utf-8-sig", newline="") as text:
                 yield text
