@@ -26,7 +26,7 @@ TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond re
 ROW_LIMIT = 64 << 20  # characters of a JSON row; a decompressed file may hold a thousand times its size
 TOO_LONG = "is longer than {} million characters, as no dialogue is; remove it."
 SPACE = re.compile(r"\s*")
-UNFINISHED = 16  # characters before the end of what was read, within which a word, number or escape may go on
+UNFINISHED = 16  # characters before the end of what was read, within which a literal, number or escape may go on
 
 
 @dataclass(frozen=True)
