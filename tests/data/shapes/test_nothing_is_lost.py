@@ -3,7 +3,7 @@
 import pytest
 from shape_rows import EXAMPLES, Row, bot, system, user
 
-from epsilon_dpo.data.shapes.interface import Dropped, Pair
+from epsilon_dpo.data.shapes.interface import Dropped, Pair, Unreadable
 from epsilon_dpo.data.shapes.recognition import recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -41,7 +41,13 @@ def test_a_negative_weight_is_refused_in_every_shape(name: str) -> None:
         recognise([row], "x").read(row, "x, row 1", "all")
 
 
+PAIRED: Row = {"prompt": "a", "chosen": "b", "rejected": "c"}
 ASKED: Row = {"prompt": [user("a")], "input": "x", "response_a": "b", "response_b": "c", "winner": "a"}
+
+
+DEEP: list[object] = []
+for _ in range(5000):
+    DEEP = [DEEP]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,15 @@ ASKED: Row = {"prompt": [user("a")], "input": "x", "response_a": "b", "response_
         (EXAMPLES["summaries"].rows[0], {"info": "Tea"}, "info is text 'Tea', expected a mapping"),
         (EXAMPLES["alpaca"].rows[0], {"history": 5}, "history is number 5, expected a list of [question, answer]"),
         (ASKED, {"prompt": []}, "prompt holds no message"),
+        (PAIRED, {"chosen": DEEP}, "turn 1 of chosen is list of lists within lists, expected"),
+        (
+            PAIRED,
+            {"chosen": {"role": DEEP, "content": "b"}},
+            "chosen is by list of lists within lists, which",
+        ),
+        (PAIRED, {"chosen": {"role": ["user"], "content": "b"}}, "chosen is by texts ['user'], which is no role"),
+        (EXAMPLES["unpaired"].rows[0], {"label": DEEP}, "label is list of lists within lists, expected true or false"),
+        (PAIRED, {"score_chosen": 1e308, "score_rejected": -1e308}, "the margin of 1e+308 and -1e+308 is inf"),
     ],
 )
 def test_a_value_of_another_kind_in_a_later_row_is_no_traceback(first: Row, change: Row, said: str) -> None:
@@ -83,9 +98,6 @@ def test_0_on_answers_1_and_2_is_refused_where_it_may_be_the_first() -> None:
     assert [pair.chosen[-1] for row in rows[:2] for pair in read(row, "x", "all")] == [bot("b"), bot("c")]  # type: ignore[union-attr]
     for sure in ({"label": 2}, {"label": "response_1"}):  # 0 is none of the answers then
         assert isinstance(recognise([*rows[:19], rows[0] | sure], "x").read(rows[0], "x", "all")[0], Dropped)
-
-
-PAIRED: Row = {"prompt": "a", "chosen": "b", "rejected": "c"}
 
 
 @pytest.mark.parametrize(
@@ -170,3 +182,157 @@ def test_no_prompt_is_invented_where_a_column_may_hold_it(prompt: Row, alike: Ro
     with pytest.raises(UserError, match=f"x, row 30 .*{said}"):
         reading.read(alike | prompt, "x, row 30", "all")
     assert recognise([prompt | alike], "x", {"chosen": "chosen", "rejected": "rejected"}).seen is None
+
+
+def test_a_deep_column_beside_the_pairs_costs_nothing() -> None:
+    row = PAIRED | {"trace": DEEP}
+    assert isinstance(recognise([row], "x").read(row, "x", "all")[0], Pair)
+
+
+@pytest.mark.parametrize(("column", "there"), [("system", "s"), ("input", "i"), ("history", [["q", "r"]])])
+@pytest.mark.parametrize("first", [True, False])
+def test_nan_is_null_whatever_the_column_holds(column: str, there: object, first: bool) -> None:
+    """pandas writes it for an empty cell; a number among texts it is not."""
+    plain = {"instruction": "a", "chosen": "b", "rejected": "c"} if column != "system" else PAIRED
+    rows = [plain | {column: there}, plain | {column: float("nan")}]
+    reading = recognise(rows[::-1] if first else rows, "x")
+    (without,) = reading.read(rows[1], "x", "all")
+    assert without == Pair([user("a"), bot("b")], [user("a"), bot("c")])
+    assert recognise([rows[1]] * 20, "x").read(rows[0], "x", "all") == reading.read(rows[0], "x", "all") != [without]
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        (PAIRED, "prompt"),
+        (PAIRED, "chosen"),
+        (EXAMPLES["two_answers_lettered"].rows[0], "winner"),
+        (EXAMPLES["unpaired"].rows[0], "label"),
+        (EXAMPLES["scored_answers"].rows[0], "answers"),
+        (EXAMPLES["implicit_messages"].rows[0], "rejected"),
+    ],
+)
+def test_nan_in_a_column_that_a_pair_needs_drops_the_row_as_null(row: Row, column: str) -> None:
+    (found,) = recognise([row | {column: float("nan")}, row], "x").read(row | {column: float("nan")}, "x", "all")
+    assert isinstance(found, Dropped) and found.reason == "null" and " is null" in found.detail
+
+
+@pytest.mark.parametrize("column", ["images", "history", "context", "note"])
+def test_nan_is_no_value_that_could_be_lost(column: str) -> None:
+    row = {"chosen": "Q\nb", "rejected": "Q\nc", column: float("nan")}
+    assert isinstance(recognise([row], "x").read(row, "x", "all")[0], Pair)
+
+
+def test_a_system_column_that_the_shape_does_not_read_is_refused() -> None:
+    entire = {side: [user("a"), bot(side)] for side in ("chosen", "rejected")}
+    row = {"conversation_a": entire["chosen"], "conversation_b": entire["rejected"], "winner": "model_a"}
+    read = recognise([row], "x").read
+    assert isinstance(read(row, "x", "all")[0], Pair)
+    with pytest.raises(UserError, match="has system, which may be a part of the prompt, and arena does not read it"):
+        read(row | {"system": "s"}, "x", "all")
+
+
+MAPPED = {"prompt": "frage", "chosen": "gut", "rejected": "schlecht"}
+BESIDE: Row = {
+    "images": ["a.png"],
+    "tools": [{"name": "f"}],
+    "audio": {"bytes": "x"},
+    "history": [["q", "r"]],
+    "system": "s",
+    "prompt": [user("z")],
+    "chosen": 3,
+    "completion": "x",
+    "label": True,
+    "weight": "heavy",
+    "note": float("nan"),
+    "trace": DEEP,
+    "when": Unreadable("timestamp[s]", "year 58494 is out of range"),
+}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("column", list(BESIDE))
+def test_with_mapped_columns_no_other_is_looked_at(column: str, late: bool) -> None:
+    row = {"frage": "a", "gut": "b", "schlecht": "c"}
+    full = row | {column: BESIDE[column]}
+    reading = recognise([row if late else full] * 3, "x", MAPPED)
+    assert reading.read(full, "x", "all") == [Pair([user("a"), bot("b")], [user("a"), bot("c")])]
+
+
+def test_a_mapped_column_that_the_shape_does_not_read_is_refused() -> None:
+    row = {"frage": "a", "gut": "b", "schlecht": "c", "davor": [["q", "r"]], "andere": "d"}
+    for name, column in (("history", "davor"), ("question", "andere")):
+        with pytest.raises(
+            UserError, match=f"x reads as explicit_text, which has no {name}; leave it out of fetch.col"
+        ):
+            recognise([row], "x", {**MAPPED, name: column})
+
+
+def transcripts(number: int) -> Row:
+    return {side: f"\n\nHuman: q{number}\n\nAssistant: {side}" for side in ("chosen", "rejected")}
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"chosen": "It is a dog.", "rejected": "It is a cat."}, "chosen does not begin with"),
+        ({"chosen": "", "rejected": transcripts(0)["rejected"]}, "chosen does not begin with"),
+        ({"chosen": transcripts(0)["chosen"], "rejected": "Hi."}, "rejected does not begin with"),
+        ({"chosen": [user("a")], "rejected": [user("a")]}, "chosen is messages "),
+        ({"chosen": 5, "rejected": 6}, ""),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 3, 25])
+def test_an_odd_row_decides_nothing_for_the_others_wherever_it_stands(odd: Row, said: str, place: int) -> None:
+    """The first one made of transcripts texts whose prompt was a dialogue, or a file that could not be read."""
+    rows = [transcripts(number) for number in range(30)]
+    rows[place] = odd
+    reading = recognise(rows[:20], "x")
+    assert reading.shape.name == "transcripts"
+    assert isinstance(reading.read(rows[29], "x", "all")[0], Pair)
+    if said:
+        with pytest.raises(UserError, match=f"x, row {place}: {said}"):
+            reading.read(odd, f"x, row {place}", "all")
+    else:
+        (found,) = reading.read(odd, "x", "all")
+        assert isinstance(found, Dropped) and found.reason == "not_text"
+
+
+@pytest.mark.parametrize(
+    "odd", [{"prompt": 1, "chosen": 2, "rejected": 3}, {"chosen": "Human: b", "rejected": "Human: c"}]
+)
+def test_an_odd_first_row_of_texts_is_read_as_the_others(odd: Row) -> None:
+    reading = recognise([PAIRED | odd, *[PAIRED] * 9], "x")
+    assert reading.shape.name == "explicit_text" and isinstance(reading.read(PAIRED, "x", "all")[0], Pair)
+
+
+def test_a_transcript_among_texts_is_no_prompt() -> None:
+    rows = [{"chosen": f"Is {n} even?\nYes.", "rejected": f"Is {n} even?\nNo."} for n in range(5)]
+    for place in (0, 3):
+        with pytest.raises(
+            UserError, match="x, row 9: chosen begins as transcripts do, and most of the first rows do not"
+        ):
+            recognise([*rows[:place], transcripts(0), *rows[place:]], "x").read(transcripts(0), "x, row 9", "all")
+
+
+def test_transcripts_with_the_line_ends_of_windows_have_their_turns() -> None:
+    row = {side: text.replace("\n", "\r\n") for side, text in transcripts(1).items()}
+    assert recognise([row], "x").read(row, "x", "all") == recognise([transcripts(1)], "x").read(
+        transcripts(1), "x", "all"
+    )
+    asked = {"prompt": "\r\n\r\nHuman: a\r\n\r\nAssistant:", "chosen": "b", "rejected": "c"}
+    assert recognise([asked], "x").read(asked, "x", "all") == [Pair([user("a"), bot("b")], [user("a"), bot("c")])]
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"weight": True}, "It would be explicit_text, but for weight, which is flag. "),
+        ({"margin": [1.0]}, "It would be explicit_text, but for margin, which is numbers. "),
+        ({"prompt": 3}, ""),  # it has a column prompt, so none is missing
+    ],
+)
+def test_what_stands_between_a_file_and_its_shape_is_named(change: Row, hint: str) -> None:
+    with pytest.raises(UserError) as error:
+        recognise([PAIRED | change], "x")
+    assert ("It would be" in str(error.value)) == bool(hint) and hint in str(error.value)

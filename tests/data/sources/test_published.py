@@ -255,6 +255,8 @@ def test_a_row_without_end_is_not_read_to_its_end(
         ({"path": "/etc/passwd"}, "fetch.path = /etc/passwd is not below data/"),
         ({"path": "data/../x"}, "is not below data/"),
         ({"path": "org/name"}, "of a dataset on the Hub set its revision, a commit"),
+        ({"columns": {}}, "fetch.dataset.columns"),
+        ({"columns": {"chosen": "a", "rejected": "a"}}, "columns maps to the column 'a' twice; a column is one thing"),
         ({"columns": {"promt": "a"}}, "columns maps to 'promt', which no shape reads"),
         ({"eval_split": "test"}, "set either eval_split or eval_share"),
         ({"eval_split": "train", "eval_share": None}, "are the same rows"),
@@ -334,3 +336,39 @@ def test_variables_of_datasets_change_nothing_and_nothing_is_written_elsewhere(t
     printed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert printed == f"{[*here.train]} {here.facts}\n" and "question" in printed
     assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.jsonl", f'{GOOD}\n{GOOD[:-1]}, "chosen": "x"}}\n', "a.jsonl, row 2 has 'chosen' twice; name it once."),
+        ("a.json", f'[{GOOD}, {GOOD[:-1]}, "chosen": "x"}}]', "a.json, row 2 has 'chosen' twice; name it once."),
+        (
+            "a.json",
+            f"[{GOOD} {GOOD}]",
+            "a.json, row 1 is not followed by a comma or the array's end; correct it there.",
+        ),
+        ("a.json", f"[,{GOOD}]", "a.json, row 1 is not JSON (Expecting value); correct it, or"),
+        ("a.json", f"[{GOOD},,{GOOD}]", "a.json, row 2 is not JSON (Expecting value); correct it, or"),
+        (
+            "a.json",
+            f"[{GOOD},]",
+            "a.json, row 2 is not JSON (Expecting value; the file may be cut off there); correct it, or",
+        ),
+        ("a.json", f"[{GOOD},{{x{'}' * 99}", "a.json, row 2 is not JSON (Expecting property name enclosed in double"),
+    ],
+)
+def test_what_is_no_json_is_not_read_as_if_it_were(name: str, content: str, sentence: str) -> None:
+    """Of a key that stands twice the last would count, and a comma more or less may be a row less."""
+    write(f"data/{name}", content)
+    with pytest.raises(UserError) as error:
+        read(path=f"data/{name}")
+    assert str(error.value).startswith(f"data/{sentence}")
+
+
+def test_an_array_is_read_alike_wherever_its_chunks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"prompt": 'a "q" \u20ac \U0001f600', "n": [True, None, -1.5e-3], "m": {"k": "\\"}}
+    path = write("data/a.json", json.dumps([row] * 7, indent=1) + "\n \n")
+    for chunk in range(1, 60):
+        monkeypatch.setattr(formats, "CHUNK", chunk)
+        assert list(formats.rows_of(formats.DataFile(path, "a", "a"))) == [(n, row) for n in range(1, 8)]

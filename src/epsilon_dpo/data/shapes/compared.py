@@ -20,17 +20,16 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.paired import PROMPTS, system_turn
+from epsilon_dpo.data.shapes.paired import PROMPTS
+from epsilon_dpo.data.shapes.turns import after_system, answer, messages, prompt, whole
 from epsilon_dpo.data.shapes.values import (
-    answer,
     describe,
+    gap,
     list_of,
     mapping,
-    messages,
     named,
     number,
     optional_number,
-    prompt,
     spelt,
     text,
     weight_of,
@@ -55,7 +54,7 @@ def asked(row: Row) -> Messages:
             raise Missing("prompt holds no message")
         last = {**turns[-1], "content": f"{turns[-1]['content']}\n{text(beside, 'input')}"}
         turns = [*turns[:-1], last]
-    return system_turn(row) + turns
+    return after_system(row, turns, "prompt")
 
 
 def preferred(row: Row, first: Messages, second: Messages, lead: float, margin: float | None) -> list[Result]:
@@ -85,7 +84,10 @@ def _reader(first: str, second: str, ties: set[str]) -> Read:
         leads = [named(verdict, spellings, ties, "the verdict") for verdict in given]
         lead = next((one for one in (1.0, -1.0) if leads.count(one) > len(leads) / 2), 0.0)
         before = asked(row)
-        answers = [before + answer(row[f"response_{end}"], f"response_{end}") for end in (first, second)]
+        answers = [
+            whole(before, answer(row[f"response_{end}"], f"response_{end}"), f"response_{end}")
+            for end in (first, second)
+        ]
         return preferred(row, answers[0], answers[1], lead, None)
 
     return read
@@ -128,7 +130,7 @@ def _read_signed(row: Row, choose: Choose) -> list[Result]:
     """-3 ... 3: the first answer is better where it is negative, by as much."""
     lead = -number(row["overall_preference"], "overall_preference")
     before = asked(row)
-    first, second = (before + answer(row[name], name) for name in ("response_1", "response_2"))
+    first, second = (whole(before, answer(row[name], name), name) for name in ("response_1", "response_2"))
     return preferred(row, first, second, lead, lead)
 
 
@@ -136,9 +138,9 @@ def _read_shp(row: Row, choose: Choose) -> list[Result]:
     """`labels` is 1 where A is preferred; the scores are votes."""
     lead = named(row["labels"], ({"1"}, {"0"}), set(), "labels")
     before = prompt(row["history"], "history")
-    first, second = (before + answer(row[name], name) for name in ("human_ref_A", "human_ref_B"))
+    first, second = (whole(before, answer(row[name], name), name) for name in ("human_ref_A", "human_ref_B"))
     scores = [optional_number(row, name) for name in ("score_A", "score_B")]
-    margin = None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
+    margin = None if scores[0] is None or scores[1] is None else gap(scores[0], scores[1])
     return preferred(row, first, second, lead, margin)
 
 

@@ -24,6 +24,22 @@ LIST = frozenset({"messages", "objects", "texts"})
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """A value that Python has none for, such as bytes that are no UTF-8 in a column of texts, or the year 300,000.
+
+    Attributes:
+        type: of its column in the file.
+        why: as a part of a sentence.
+    """
+
+    type: str
+    why: str
+
+    def __repr__(self) -> str:
+        return f"({self.why})"
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two entire dialogues of which the first is preferred.
 

@@ -16,16 +16,8 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.values import (
-    answer,
-    list_of,
-    messages,
-    optional_number,
-    prompt,
-    text,
-    transcript,
-    weight_of,
-)
+from epsilon_dpo.data.shapes.turns import after_system, answer, messages, prompt, system_turn, transcript, whole
+from epsilon_dpo.data.shapes.values import gap, kind, list_of, optional_number, text, weight_of
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 SIDES = ("chosen", "rejected")
@@ -54,17 +46,11 @@ def scored(row: Row, chosen: Messages, rejected: Messages) -> list[Result]:
     margin = optional_number(row, "margin")
     if margin is None:
         scores = [optional_number(row, f"score_{side}") for side in SIDES]
-        margin = None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
+        margin = None if scores[0] is None or scores[1] is None else gap(scores[0], scores[1])
     weight = weight_of(row)
     if margin == 0.0:
         return [Dropped("tied", "both answers have the same score")]
     return [Pair(chosen, rejected, margin, weight)]
-
-
-def system_turn(row: Row) -> Messages:
-    """The system turn that stands in a column beside; none where it is absent, null or empty."""
-    value = row.get("system")
-    return [{"role": "system", "content": text(value, "system")}] if value else []
 
 
 def instruction(row: Row) -> str:
@@ -75,25 +61,16 @@ def instruction(row: Row) -> str:
 
 def _beside(row: Row, before: Messages) -> list[Result]:
     """Answers to a prompt that stands in columns of its own."""
-    chosen, rejected = (_whole(before, answer(row[side], side), side) for side in SIDES)
+    chosen, rejected = (whole(before, answer(row[side], side), side) for side in SIDES)
     return scored(row, chosen, rejected)
 
 
-def _whole(before: Messages, turns: Messages, side: str) -> Messages:
-    """The dialogue of an answer, which may itself begin with the prompt."""
-    if turns[: len(before)] == before and len(turns) > len(before):
-        return turns
-    if turns and turns[0]["role"] == "assistant":
-        return before + turns
-    raise Refused(f"{side} begins with a turn by {turns[0]['role'] if turns else 'nobody'} but not with the prompt")
-
-
 def _read_explicit(row: Row, choose: Choose) -> list[Result]:
-    return _beside(row, system_turn(row) + prompt(row["prompt"], "prompt"))
+    return _beside(row, after_system(row, prompt(row["prompt"], "prompt"), "prompt"))
 
 
 def _read_sharegpt(row: Row, choose: Choose) -> list[Result]:
-    return _beside(row, system_turn(row) + messages(row["conversations"], "conversations"))
+    return _beside(row, after_system(row, messages(row["conversations"], "conversations"), "conversations"))
 
 
 def _read_alpaca(row: Row, choose: Choose) -> list[Result]:
@@ -112,6 +89,10 @@ def _read_transcripts(row: Row, choose: Choose) -> list[Result]:
 
 def _read_common_beginning(row: Row, choose: Choose) -> list[Result]:
     chosen, rejected = (text(row[side], side) for side in SIDES)
+    if kind(chosen) == kind(rejected) == "transcript":
+        raise Refused(
+            "chosen begins as transcripts do, and most of the first rows do not; keep these in a file of their own"
+        )
     length = border(chosen, rejected)
     if not chosen[:length].strip():
         return [Dropped("no_common_beginning", "chosen and rejected do not begin alike, so there is no prompt")]
@@ -131,14 +112,14 @@ def border(first: str, second: str) -> int:
 
 
 def _read_dialogues(row: Row, choose: Choose) -> list[Result]:
-    return scored(row, *(system_turn(row) + messages(row[side], side) for side in SIDES))
+    return scored(row, *(after_system(row, messages(row[side], side), side) for side in SIDES))
 
 
 def _read_beside_dialogues(row: Row, choose: Choose) -> list[Result]:
     """`prompt` is not read where a side holds a user turn: the dialogue has it, in its place."""
     turns = {side: messages(row[side], side) for side in SIDES}
     if all(any(turn["role"] == "user" for turn in side) for side in turns.values()):
-        return scored(row, *(system_turn(row) + side for side in turns.values()))
+        return scored(row, *(after_system(row, turns[side], side) for side in SIDES))
     return _read_explicit(row, choose)
 
 

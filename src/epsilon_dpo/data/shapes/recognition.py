@@ -18,7 +18,7 @@ from epsilon_dpo.data.shapes.compared import COMPARED
 from epsilon_dpo.data.shapes.interface import LABEL, Choose, Dropped, Field, Missing, Refused, Result, Shape
 from epsilon_dpo.data.shapes.paired import PAIRED
 from epsilon_dpo.data.shapes.several import SEVERAL
-from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, kind, may_be_a_prompt
+from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, is_null, kinds_of, may_be_a_prompt
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -26,7 +26,7 @@ SHAPES = (*PAIRED, *COMPARED, *SEVERAL)
 # Every name that `fetch.columns` can map to.
 COLUMNS = frozenset(name for shape in SHAPES for field in shape.fields for name in (field.name, *field.also))
 # Parts of a prompt in some sets; where another column is the prompt, nobody can say whether they belong to it.
-OF_THE_PROMPT = ("history", "context", "input")
+OF_THE_PROMPT = ("history", "context", "input", "system", "system_prompt")
 UNSUPPORTED = ("images", "image", "videos", "video", "audios", "audio", "tools", "functions")
 WHERE_TO_LOOK = "docs/datasets.md has the shapes"
 
@@ -55,11 +55,12 @@ class Reading:
         Raises:
             UserError: the row is not of this shape.
         """
-        beside = next((name for name in UNSUPPORTED if row.get(name) and row[name] != "[]"), None)
-        if beside:
-            raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
+        row = {name: value for name, value in row.items() if not is_null(value)}
         names = self.names
         if self.seen is not None:
+            beside = next((name for name in UNSUPPORTED if row.get(name) and row[name] != "[]"), None)
+            if beside:
+                raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
             names = names | self._late(row, self.seen, where)
             self._refuse_unread(row, names.values(), where)
             if self.shape.no_prompt_column:
@@ -119,7 +120,7 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     Raises:
         UserError: none fits, several do, or `columns` names a column that the file has not; with the columns seen.
     """
-    kinds = _kinds(rows)
+    kinds = kinds_of(rows)
     seen = ", ".join(f"{name} ({found})" for name, found in kinds.items()) or "no column"
     if columns is not None:
         unknown = [column for column in columns.values() if column not in kinds]
@@ -130,6 +131,9 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     if len(fitting) == 1:
         shape, names = fitting[0]
         _only_one_column_each(shape, kinds, where)
+        unread = next((name for name in columns or () if name not in names.values()), None)
+        if unread:
+            raise UserError(f"{where} reads as {shape.name}, which has no {unread}; leave it out of fetch.columns.")
         seen_there = frozenset(name for name, found in kinds.items() if found != "null")
         names = {name: columns[own] if columns else own for name, own in names.items()}
         if columns is None and shape.no_prompt_column:
@@ -155,26 +159,26 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     )
 
 
-def _kinds(rows: Sequence[Row]) -> dict[str, str]:
-    """The kind of each column by its first value that says something; "null" if none does."""
-    found: dict[str, str] = {}
-    for row in rows:
-        for name, value in row.items():
-            if found.get(name, "null") == "null":
-                found[name] = "null" if value == [] else kind(value)
-    return found
-
-
 def _closest(kinds: Mapping[str, str]) -> str:
-    """The shape of which one column is missing and most are there, as a sentence; empty if there is none."""
-    best, missing = 0, ""
+    """The shape that it would be but for one column, as a sentence; empty if there is none."""
+    best, hint = 1, ""
     for shape in SHAPES:
         needed = [field for field in shape.fields if not field.optional]
         absent = [field for field in needed if not _columns(field, kinds)]
+        odd = [name for field in shape.fields for name in (field.name, *field.also) if _is_odd(name, field, kinds)]
         there = len(needed) - len(absent)
-        if len(absent) == 1 and there > max(best, 1) and not any(name in kinds for name in shape.without):
-            best, missing = there, f"It would be {shape.name} with a column {absent[0].name}. "
-    return missing
+        if there <= best or any(name in kinds for name in shape.without):
+            continue
+        if not absent and odd:
+            best, hint = there, f"It would be {shape.name}, but for {odd[0]}, which is {kinds[odd[0]]}. "
+        elif len(absent) == 1 and not odd:
+            best, hint = there, f"It would be {shape.name} with a column {absent[0].name}. "
+    return hint
+
+
+def _is_odd(name: str, field: Field, kinds: Mapping[str, str]) -> bool:
+    """Whether a column with a name of `field` holds something else."""
+    return name in kinds and kinds[name] not in (*field.kinds, "null")
 
 
 def _fit(shape: Shape, kinds: Mapping[str, str], where: str) -> dict[str, str] | None:

@@ -18,7 +18,8 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.values import answer, describe, flag, list_of, number, weight_of
+from epsilon_dpo.data.shapes.turns import answer, whole
+from epsilon_dpo.data.shapes.values import describe, flag, gap, list_of, number, weight_of
 from epsilon_dpo.pipeline.stage.files import Row
 
 TEXTS = ("text", "answer", "response", "completion", "content", "output")
@@ -37,11 +38,13 @@ def _read_scored(row: Row, choose: Choose) -> list[Result]:
     order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
     found: list[Result] = []
     for better, worse in combinations(order, 2) if choose == "all" else [(order[0], order[-1])]:
-        margin = scores[better] - scores[worse]
+        margin = gap(scores[better], scores[worse])
         if margin == 0.0:
             found.append(Dropped("tied", f"answers {better} and {worse} have the same score"))
             continue
-        chosen, rejected = (before + answer(answers[place], f"answer {place}") for place in (better, worse))
+        chosen, rejected = (
+            whole(before, answer(answers[place], f"answer {place}"), f"answer {place}") for place in (better, worse)
+        )
         found.append(Pair(chosen, rejected, margin, weight, f"{better}-{worse}"))
     return found
 

@@ -1,26 +1,18 @@
-"""Single values of a row: what kind they are, and as text, number, verdict or messages of ours.
+"""Single values of a row: what kind they are, and as text, number or verdict.
 
-Nothing is flattened in silence: tool calls, images and reasoning kept beside the content are refused, as are roles that
-nobody here knows.
+NaN is null: pandas writes it for an empty cell, whatever else is in the column.
 """
 
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from epsilon_dpo.data.shapes.interface import Missing, Refused
-from epsilon_dpo.pipeline.stage.files import Messages, Row
+from epsilon_dpo.data.shapes.interface import Missing, Refused, Unreadable
+from epsilon_dpo.pipeline.stage.files import Row
 
-HH_ROLES = {"Human": "user", "Assistant": "assistant"}
-HEADER = re.compile(r"\n\n(Human|Assistant): ?")
-BEGINS_WITH_HEADER = re.compile(r"\s*Human:|\n\nAssistant:")
-ROLES = {
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant",
-    "system": "system",
-}  # fmt: skip
-TOOL_ROLES = {"tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython"}
-BESIDE_CONTENT = ("tool_calls", "function_call", "tool_call_id", "images", "reasoning_content", "thinking")
+BEGINS_WITH_HEADER = re.compile(r"\s*Human:|(?:\r?\n){2}Assistant:")
 WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*\\?['"](role|content|from|value)\\?['"]\s*:""")
 # Columns that say where a row is from or what it is about, or tell of one of its answers.
 ABOUT = re.compile(
@@ -31,9 +23,14 @@ NO_WORDS = re.compile(r"[-+\d.,:eE%\s]*|true|false|null|none|nan", re.IGNORECASE
 KEYS = (("role", "content"), ("from", "value"))
 
 
+def is_null(value: Any) -> bool:
+    """Whether there is no value: None, or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def kind(value: Any) -> str:
     """null, flag, number, text, transcript, message(s), object(s), texts, numbers, list, or another type's name."""
-    if value is None:
+    if is_null(value):
         return "null"
     if isinstance(value, bool):
         return "flag"
@@ -44,7 +41,7 @@ def kind(value: Any) -> str:
     if isinstance(value, dict):
         return "message" if any(set(keys) <= set(value) for keys in KEYS) else "object"
     if isinstance(value, list):
-        inner = {kind(entry) for entry in value} - {"null"}
+        inner = {"list" if isinstance(entry, list) else kind(entry) for entry in value} - {"null"}
         if inner == {"message"}:
             return "messages"
         if inner and inner <= {"object", "message"}:
@@ -52,7 +49,21 @@ def kind(value: Any) -> str:
         names = {"text": "texts", "transcript": "texts", "number": "numbers"}
         found = {names.get(one, "list") for one in inner}
         return found.pop() if len(found) == 1 else "list"
-    return type(value).__name__
+    return f"unreadable {value.type}" if isinstance(value, Unreadable) else type(value).__name__
+
+
+def kinds_of(rows: Sequence[Row]) -> dict[str, str]:
+    """The kind that most values of each column have that say something; "null" if none does.
+
+    Not the first one's: an odd first row would decide for all, and be the only one that is read as it is meant.
+    """
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            kinds, this = found.setdefault(name, Counter()), "null" if value == [] else kind(value)
+            if this != "null":
+                kinds[this] += 1
+    return {name: max(kinds, key=kinds.__getitem__, default="null") for name, kinds in found.items()}
 
 
 def may_be_a_prompt(column: str, value: Any) -> bool:
@@ -64,8 +75,8 @@ def may_be_a_prompt(column: str, value: Any) -> bool:
 
 def text(value: Any, name: str) -> str:
     """`value` as it is; a number among texts is none of them, since the data does not say how it was spelt."""
-    if value is None or isinstance(value, bool | int | float):
-        raise Missing(f"{name} is {describe(value)}", "null" if value is None else "not_text")
+    if is_null(value) or isinstance(value, bool | int | float):
+        raise Missing(f"{name} is {describe(value)}", "null" if is_null(value) else "not_text")
     if not isinstance(value, str):
         raise Refused(f"{name} is {describe(value)}, expected text")
     return value
@@ -95,6 +106,18 @@ def optional_number(row: Row, name: str) -> float | None:
     return None if empty else number(value, name)
 
 
+def gap(first: float, second: float) -> float:
+    """The first of two scores minus the second.
+
+    Raises:
+        Missing: they are so far apart that no number says how far.
+    """
+    found = first - second
+    if not math.isfinite(found):
+        raise Missing(f"the margin of {first:g} and {second:g} is {found}")
+    return found
+
+
 def weight_of(row: Row) -> float | None:
     """The pair's weight; None where the row has none.
 
@@ -109,10 +132,10 @@ def weight_of(row: Row) -> float | None:
 
 def flag(value: Any, name: str) -> bool:
     """True or false; 1 and 0 count, and both as text."""
-    if value is None or value == "":
+    if is_null(value) or value == "":
         raise Missing(f"{name} is null")
-    spelt = str(value).strip().lower()
-    if isinstance(value, list | dict) or spelt not in {"true", "false", "1", "0", "1.0", "0.0"}:
+    spelt = "" if isinstance(value, list | dict) else str(value).strip().lower()
+    if spelt not in {"true", "false", "1", "0", "1.0", "0.0"}:
         raise Refused(f"{name} is {describe(value)}, expected true or false")
     return spelt in {"true", "1", "1.0"}
 
@@ -128,7 +151,7 @@ def named(verdict: object, spellings: tuple[set[str], set[str]], ties: set[str],
     Raises:
         Refused: it names neither; Missing: it is null.
     """
-    if verdict is None or verdict == "":
+    if is_null(verdict) or verdict == "":
         raise Missing(f"{name} is null")
     for lead, spelled in ((1.0, spellings[0]), (-1.0, spellings[1]), (0.0, ties)):
         if spelt(verdict) in spelled:
@@ -139,89 +162,9 @@ def named(verdict: object, spellings: tuple[set[str], set[str]], ties: set[str],
     )
 
 
-def turn(value: Any, name: str) -> dict[str, str]:
-    """One message of ours, whatever the two keys are called and the roles are spelt like."""
-    if not isinstance(value, dict):
-        raise Refused(f'{name} is {describe(value)}, expected {{"role": text, "content": text}}')
-    keys = next((keys for keys in KEYS if set(keys) <= set(value)), None)
-    if keys is None:
-        raise Refused(f"{name} has the keys {', '.join(map(str, value))}, expected role and content, or from and value")
-    beside = [key for key in BESIDE_CONTENT if value.get(key)]
-    if beside:
-        raise Refused(f"{name} has {beside[0]}: not supported, and without it the dialogue would be another")
-    role, content = value[keys[0]], value[keys[1]]
-    known = ROLES.get(str(role).strip().lower())
-    if known is None:
-        if str(role).strip().lower() in TOOL_ROLES:
-            raise Refused(f"{name} is by {role!r}: tool calls are not supported; remove such dialogues")
-        raise Refused(f"{name} is by {role!r}, which is no role known here ({', '.join(ROLES)}); rename it in the data")
-    if isinstance(content, list):
-        content = _only_part(content, name)
-    return {"role": known, "content": text(content, f"the content of {name}")}
-
-
-def _only_part(parts: list[Any], name: str) -> Any:
-    """The text of a content that is a list of one text."""
-    if len(parts) == 1 and isinstance(parts[0], dict) and parts[0].get("type") == "text":
-        return parts[0].get("text")
-    kinds = sorted({str(part.get("type")) if isinstance(part, dict) else describe(part) for part in parts})
-    raise Refused(
-        f"the content of {name} is a list of {len(parts)} parts ({', '.join(kinds)}): not supported; "
-        "only one text a turn is, no images and no tool calls"
-    )
-
-
-def messages(value: Any, name: str) -> Messages:
-    """A list of messages, in order."""
-    entries = list_of(value, name, "messages")
-    return [turn(entry, f"turn {number} of {name}") for number, entry in enumerate(entries, start=1)]
-
-
-def prompt(value: Any, name: str) -> Messages:
-    """A prompt as messages: text is one user turn, a transcript that ends in "Assistant:" its turns before that."""
-    if isinstance(value, str) and BEGINS_WITH_HEADER.match(value) and value.rstrip().endswith("\n\nAssistant:"):
-        return transcript(value, name)[:-1]
-    if isinstance(value, list):
-        return messages(value, name)
-    return [{"role": "user", "content": text(value, name)}]
-
-
-def answer(value: Any, name: str) -> Messages:
-    """An answer as messages: text is one assistant turn."""
-    if isinstance(value, list):
-        return messages(value, name)
-    if isinstance(value, dict):
-        return [turn(value, name)]
-    return [{"role": "assistant", "content": text(value, name)}]
-
-
-def transcript(value: Any, name: str) -> Messages:
-    """The turns of a transcript as Anthropic-HH writes them."""
-    found = text(value, name)
-    try:
-        return parse_transcript(found if found.startswith("\n\n") else "\n\n" + found.lstrip())
-    except ValueError as error:
-        raise Refused(f"{name} {error}, as other rows do") from None
-
-
-def parse_transcript(text: str) -> Messages:
-    """The turns of `text` as messages, white space around each stripped.
-
-    Raises:
-        ValueError: `text` does not begin with a role header.
-    """
-    before, *parts = HEADER.split(text)
-    if before.strip() or not parts:
-        raise ValueError("does not begin with '\\n\\nHuman: ' or '\\n\\nAssistant: '")
-    return [
-        {"role": HH_ROLES[header], "content": content.strip()}
-        for header, content in zip(parts[::2], parts[1::2], strict=True)
-    ]
-
-
 def list_of(value: Any, name: str, of: str) -> list[Any]:
     """`value` if it is a list; `of` says for the message what it holds."""
-    if value is None:
+    if is_null(value):
         raise Missing(f"{name} is null")
     if not isinstance(value, list):
         raise Refused(f"{name} is {describe(value)}, expected a list of {of}")
@@ -230,7 +173,7 @@ def list_of(value: Any, name: str, of: str) -> list[Any]:
 
 def mapping(value: Any, name: str) -> dict[str, Any]:
     """`value` if it is a mapping."""
-    if value is None:
+    if is_null(value):
         raise Missing(f"{name} is null")
     if not isinstance(value, dict):
         raise Refused(f"{name} is {describe(value)}, expected a mapping")
@@ -239,7 +182,10 @@ def mapping(value: Any, name: str) -> dict[str, Any]:
 
 def describe(value: Any) -> str:
     """A value for a message: what it is, and its beginning."""
-    if value is None:
+    if is_null(value):
         return "null"
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except RecursionError:
+        shown = "of lists within lists"
     return f"{kind(value)} {shown if len(shown) <= 60 else shown[:57] + '...'}"

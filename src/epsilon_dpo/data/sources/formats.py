@@ -10,23 +10,23 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from epsilon_dpo.data.sources.raw import OPEN, one_sentence, refuse_what_is_no_data, text_of
+from epsilon_dpo.data.sources.columnar import columnar_rows, count_parquet
+from epsilon_dpo.data.sources.raw import OPEN, text_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
 FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 FORMATS |= {".arrow": "arrow"}
-BATCH = 256  # rows of a parquet file that are Python objects at a time
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond reading; remove it."
 ROW_LIMIT = 64 << 20  # characters of a JSON row; a decompressed file may hold a thousand times its size
 TOO_LONG = "is longer than {} million characters, as no dialogue is; remove it."
-BETWEEN = re.compile(r"[\s,]*")
+SPACE = re.compile(r"\s*")
+UNFINISHED = 16  # characters before the end of what was read, within which a literal, number or escape may go on
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,20 @@ class DataFile:
     shown: str
     name: str
 
+    def __post_init__(self) -> None:
+        """Raises: UserError: the name, with which ids begin, is no Unicode, as one from a disk of another encoding."""
+        if not utf8(self.name):
+            raise UserError(f"{self.shown!r} has a name that is not UTF-8; rename the file.")
+
     @property
     def stem(self) -> str:
         """`name` without the suffixes of compression and format."""
         return str(Path(self.name).with_name(uncompressed(Path(self.name)).stem))
+
+
+def utf8(text: str) -> bool:
+    """Whether `text` is Unicode, without half characters."""
+    return text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
 
 
 def uncompressed(path: Path) -> Path:
@@ -65,7 +75,7 @@ def rows_of(file: DataFile) -> Iterator[tuple[int, Row]]:
     """
     found = format_of(file.path)
     if found in ("parquet", "arrow"):
-        yield from _from_arrow(file, found)
+        yield from enumerate(columnar_rows(file.path, file.shown, found), start=1)
         return
     with text_of(file.path, file.shown) as text:
         if found == "json":
@@ -77,12 +87,26 @@ def rows_of(file: DataFile) -> Iterator[tuple[int, Row]]:
 def count_rows(file: DataFile) -> int:
     """How many rows `rows_of` gives."""
     if format_of(file.path) == "parquet":
-        import pyarrow.parquet as pq
-
-        refuse_what_is_no_data(file.path, file.shown)
-        with one_sentence(file.shown), _no_arrow(file, "parquet"):
-            return pq.read_metadata(file.path).num_rows
+        return count_parquet(file.path, file.shown)
     return sum(1 for _ in rows_of(file))
+
+
+class Twice(ValueError):
+    """An object has a key two times, of which Python would keep the last."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Twice(f"has {next(name for name in names if names.count(name) > 1)!r} twice; name it once.")
+    return found
+
+
+# NaN, which is no JSON, is what pandas and Python write for an empty cell.
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=lambda name: None if name == "NaN" else float(name)
+)
 
 
 def _from_json(text: IO[str], shown: str) -> Iterator[tuple[int, Row]]:
@@ -112,9 +136,11 @@ def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
             number += 1
             if line.strip():
                 try:
-                    value = json.loads(line)
+                    value = DECODER.decode(line)
                 except json.JSONDecodeError as error:
                     raise UserError(_not_json(line, number, shown, error)) from None
+                except Twice as error:
+                    raise UserError(f"{shown}, row {number} {error}") from None
                 except (ValueError, RecursionError):
                     raise UserError(f"{shown}, row {number} {TOO_MUCH}") from None
                 yield number, value
@@ -131,28 +157,41 @@ def _not_json(line: str, number: int, shown: str, error: json.JSONDecodeError) -
 
 def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
     """The values of a JSON array, of which no more is held than a chunk and a row."""
-    decode, number, place = json.JSONDecoder().raw_decode, 0, buffer.index("[") + 1
+    number, place = 0, buffer.index("[") + 1
     while True:
-        place = BETWEEN.match(buffer, place).end()  # type: ignore[union-attr]
+        place = start = _after_space(buffer, place)
         if buffer.startswith("]", place):
             if (buffer[place + 1 :] + text.read(CHUNK)).strip():
                 raise UserError(f"{shown} goes on after the end of its array (row {number}); it must hold one array.")
             return
+        if number and buffer.startswith(",", place):
+            start = _after_space(buffer, place + 1)
+        elif number and place < len(buffer):
+            raise UserError(f"{shown}, row {number} is not followed by a comma or the array's end; correct it there.")
         try:
-            value, place = decode(buffer, place)
+            value, place = DECODER.raw_decode(buffer, start)
         except json.JSONDecodeError as error:
             if len(buffer) - place > ROW_LIMIT:
                 raise UserError(f"{shown}, row {number + 1} {TOO_LONG.format(ROW_LIMIT >> 20)}") from None
-            more = text.read(max(CHUNK, len(buffer) - place))
+            sure = error.pos < len(buffer) - UNFINISHED and not error.msg.startswith("Unterminated")
+            more = "" if sure else text.read(max(CHUNK, len(buffer) - place))
             if not more:
-                reason = f"{error.msg}; the file may be cut off there"
-                raise UserError(f"{shown}, row {number + 1} is not JSON ({reason}).") from None
+                reason = error.msg if sure else f"{error.msg}; the file may be cut off there"
+                raise UserError(
+                    f"{shown}, row {number + 1} is not JSON ({reason}); correct it, or write the file again."
+                ) from None
             buffer, place = buffer[place:] + more, 0
             continue
+        except Twice as error:
+            raise UserError(f"{shown}, row {number + 1} {error}") from None
         except (ValueError, RecursionError):
             raise UserError(f"{shown}, row {number + 1} {TOO_MUCH}") from None
         number += 1
         yield number, value
+
+
+def _after_space(buffer: str, place: int) -> int:
+    return SPACE.match(buffer, place).end()  # type: ignore[union-attr]
 
 
 def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, Row]]:
@@ -177,56 +216,3 @@ def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, 
         raise UserError(f"{shown}, row {number + 1} cannot be read ({error}); correct its quotes.") from None
     if number == 0:
         raise UserError(f"{shown} holds a header and no row; download or write it again.")
-
-
-def _from_arrow(file: DataFile, kind: str) -> Iterator[tuple[int, Row]]:
-    """Values as Arrow gives them to Python."""
-    refuse_what_is_no_data(file.path, file.shown)
-    number = 0
-    with one_sentence(file.shown), _no_arrow(file, kind), file.path.open("rb") as opened:
-        batches = _parquet_batches(opened) if kind == "parquet" else _arrow_batches(opened)
-        for row in (row for batch in batches for row in _in_pieces(batch)):
-            number += 1
-            yield number, row
-    if number == 0:
-        raise UserError(f"{file.shown} holds no row; download or write it again.")
-
-
-@contextmanager
-def _no_arrow(file: DataFile, kind: str) -> Iterator[None]:
-    """What Arrow says of a file that is none of its own, as a `UserError`."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except pa.ArrowInvalid:
-        raise UserError(
-            f"{file.shown} is no {kind} file, or it is cut off or damaged; download or write it again."
-        ) from None
-
-
-def _in_pieces(batch: Any) -> Iterator[Row]:
-    """The rows of a record batch, which Arrow's writer made as large as it liked."""
-    for start in range(0, len(batch), BATCH):
-        yield from batch[start : start + BATCH].to_pylist()
-
-
-def _parquet_batches(opened: IO[bytes]) -> Iterator[Any]:
-    """One row group after the other: over several at once, Arrow keeps what it has read of each."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(opened)
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(BATCH, row_groups=[group], use_threads=False)
-
-
-def _arrow_batches(opened: IO[bytes]) -> Iterator[Any]:
-    """The record batches of Arrow's stream format, which `datasets` writes, or of its file format."""
-    import pyarrow as pa
-
-    try:
-        yield from pa.ipc.open_stream(opened)
-    except pa.ArrowInvalid:
-        opened.seek(0)
-        reader = pa.ipc.open_file(opened)
-        yield from map(reader.get_batch, range(reader.num_record_batches))

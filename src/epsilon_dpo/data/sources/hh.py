@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.data.shapes.values import parse_transcript
+from epsilon_dpo.data.shapes.turns import parse_transcript
 from epsilon_dpo.data.sources.dataset import Dataset, Row
 from epsilon_dpo.data.sources.formats import TOO_MUCH
 from epsilon_dpo.data.sources.params import HHSource

@@ -108,7 +108,9 @@ class DatasetSource(Strict):
     train_split: str  # `train`, or with the syntax of `datasets`: train_prefs[:5%], a+b; of single files always `train`
     eval_split: str | None  # null: eval_share of the prompts of train_split are set aside
     eval_share: Share | None
-    columns: dict[str, str] | None  # null: the shape is recognised; else {prompt: question, chosen: good, ...}
+    columns: (
+        Annotated[dict[str, str], Field(min_length=1)] | None
+    )  # null: the shape is recognised; else {prompt: question, chosen: good, ...}
     pairs: Choose  # of n scored answers: the best and the worst, or all that differ in score
     min_margin: Annotated[float, Field(ge=0.0)] | None  # of scores, in the data's unit; pairs below it are dropped
     max_train_pairs: Limit  # a sample drawn with the seed; null: all
@@ -130,6 +132,10 @@ class DatasetSource(Strict):
                 f"columns maps to {unknown[0]!r}, which no shape reads; docs/datasets.md names what they read, such as "
                 "{prompt: question, chosen: good, rejected: bad}"
             )
+        mapped = list((self.columns or {}).values())
+        twice = next((column for column in mapped if mapped.count(column) > 1), None)
+        if twice is not None:
+            raise ValueError(f"columns maps to the column {twice!r} twice; a column is one thing")
         return self
 
 

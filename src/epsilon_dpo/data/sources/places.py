@@ -23,6 +23,8 @@ from epsilon_dpo.pipeline.stage.files import read_json
 
 READABLE = "json, jsonl, csv, tsv (also .gz, .bz2, .xz, .zst), parquet and arrow"
 
+UNREADABLE = (ValueError, OSError, TypeError, AttributeError, LookupError, yaml.YAMLError)  # by a README's head
+
 
 @dataclass(frozen=True)
 class Place:
@@ -105,6 +107,10 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
         return _on_the_hub(source, source.revision, scratch)
     path = Path(source.path)
     refuse_outside(path)
+    try:
+        found = sorted(match for match in Path().glob(source.path) if match.is_file())
+    except (ValueError, OSError) as error:  # "**x" is no pattern, 300 characters are no name
+        raise UserError(f"params.yaml: fetch.path = {source.path!r} is no path: {first_line(error)}.") from None
     refuse_unwatched_within(path)
     if path.is_file():
         return _files([path])
@@ -115,15 +121,10 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
             refuse_outside(path / name)
             refuse_unwatched(path / name)
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
-    found = sorted(match for match in Path().glob(source.path) if match.is_file()) if _is_pattern(source.path) else []
     if found:
         return _files(found)
     folder = next(parent for parent in path.parents if parent.is_dir())
     raise UserError(f"{source.path} does not exist (fetch.path); {folder}/ holds {what_is_there(folder)}.")
-
-
-def _is_pattern(path: str) -> bool:
-    return any(sign in path for sign in "*?[")
 
 
 def _files(paths: list[Path]) -> Place:
@@ -150,15 +151,31 @@ def _refuse_format(path: Path, shown: str) -> None:
 def _saved_to_disk(folder: Path) -> dict[str, list[str]] | None:
     """The splits of a folder that `save_to_disk` wrote; None if it is none."""
     if (folder / "dataset_dict.json").is_file():
-        splits = read_json(folder / "dataset_dict.json")["splits"]
-        return {split: _shards(folder / split, f"{split}/") for split in splits}
+        return {
+            split: _shards(folder / split, f"{split}/") for split in _written(folder / "dataset_dict.json", "splits")
+        }
     return {"train": _shards(folder, "")} if (folder / "state.json").is_file() else None
 
 
 def _shards(folder: Path, prefix: str) -> list[str]:
-    if not (folder / "state.json").is_file():
-        raise UserError(f"{folder}/state.json does not exist, so this is no complete `save_to_disk`; save it again.")
-    return [prefix + file["filename"] for file in read_json(folder / "state.json")["_data_files"]]
+    names = [prefix + name for name in _written(folder / "state.json", "_data_files", "filename")]
+    for name in names:
+        _refuse_format(Path(name), f"{folder}/{name}")
+    return names
+
+
+def _written(file: Path, key: str, inner: str | None = None) -> list[str]:
+    """The texts of the list `key` of a file of `save_to_disk`, or those that its entries have as `inner`."""
+    try:
+        entries = read_json(file)[key]
+        texts = [entry if inner is None else entry[inner] for entry in entries]
+        if isinstance(entries, list) and all(isinstance(text, str) for text in texts):
+            return texts
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist, so this is no complete `save_to_disk`; save it again.") from None
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise UserError(f"{file} is not what `save_to_disk` writes; save it again.")
 
 
 def _on_the_hub(source: DatasetSource, revision: str, scratch: Path) -> Place:
@@ -182,7 +199,11 @@ def _on_the_hub(source: DatasetSource, revision: str, scratch: Path) -> Place:
 
 def _splits(folder: Path, config: str | None, shown: str, scratch: Path) -> dict[str, list[str]]:
     """The files of each split, relative to `folder`, as `datasets` sees them."""
-    there = sorted(path for path in folder.rglob("*") if format_of(path) and not _is_hidden(path.relative_to(folder)))
+    there = sorted(
+        path
+        for path in folder.rglob("*")
+        if format_of(path) and not _is_hidden(path.relative_to(folder)) and path.is_file()
+    )
     if not there:
         raise UserError(f"{shown} holds no data file; {READABLE} are read.")
     import datasets
@@ -191,10 +212,11 @@ def _splits(folder: Path, config: str | None, shown: str, scratch: Path) -> dict
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
         builder = datasets.load_dataset_builder(str(folder.resolve()), name=config, cache_dir=str(scratch / "datasets"))
-    except (ValueError, OSError, datasets.exceptions.DatasetsError, yaml.YAMLError) as error:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # the second line names the configurations
-        reason = reason.replace(str(folder.resolve()), shown).rstrip(".")
-        raise UserError(f"{shown} cannot be read with fetch.name = {config or 'null'}: {reason}.") from None
+        reason = reason.replace(str(folder.resolve()), shown).split(" with any supported extension")[0].rstrip(".:")
+        advice = "; see the head of its README.md" if (folder / "README.md").is_file() else ""
+        raise UserError(f"{shown} cannot be read with fetch.name = {config or 'null'}: {reason}{advice}.") from None
     formats = sorted({str(format_of(path)) for path in there})
     if len(formats) > 1 and list(builder.builder_configs) in ([], ["default"]):
         raise UserError(

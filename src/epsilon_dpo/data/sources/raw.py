@@ -33,9 +33,10 @@ def refuse_what_is_no_data(path: Path, shown: str) -> None:
     """Look at the first bytes only.
 
     Raises:
-        UserError: the file is empty, a Git LFS pointer, a web page, or not compressed as its name says.
+        UserError: the file is empty, may not be read, is a Git LFS pointer, a web page, or not compressed as its name
+            says.
     """
-    with path.open("rb") as file:
+    with one_sentence(shown), path.open("rb") as file:
         head = file.read(256)
     if not head:
         raise UserError(f"{shown} is empty; download or write it again.")
@@ -72,7 +73,13 @@ def text_of(path: Path, shown: str) -> Iterator[IO[str]]:
     with one_sentence(shown):
         opened = OPEN[path.suffix.lower()][0](path) if path.suffix.lower() in OPEN else path.open("rb", buffering=0)
         with opened, io.BufferedReader(opened) as buffered:
-            refuse_what_is_something_else(buffered.peek(256)[:256], shown)
+            head = buffered.peek(256)[:256]
+            refuse_what_is_something_else(head, shown)
+            if b"\0" in head:
+                raise UserError(
+                    f"{shown} is not UTF-8 text (it has zero bytes, as UTF-16 has); save it as UTF-8, or download it "
+                    "again."
+                )
             with io.TextIOWrapper(buffered, encoding="utf-8-sig", newline="") as text:
                 yield text
 
@@ -88,5 +95,7 @@ def one_sentence(shown: str) -> Iterator[None]:
         ) from None
     except PermissionError:
         raise UserError(f"{shown} may not be read; change its permissions.") from None
+    except FileNotFoundError:
+        raise UserError(f"{shown} does not exist; download or write it again.") from None
     except (EOFError, zlib.error, lzma.LZMAError, OSError):
         raise UserError(f"{shown} is cut off or damaged; download or write it again.") from None

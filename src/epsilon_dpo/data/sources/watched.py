@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 
 from epsilon_dpo.data.sources.params import WATCHED, lies_in_data
+from epsilon_dpo.data.sources.raw import one_sentence
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 
@@ -27,8 +28,16 @@ def refuse_unwatched_within(path: Path) -> None:
     Raises:
         UserError: DVC would not see a change there.
     """
-    for part in [path, *path.parents[:-1], *(inner for inner in path.rglob("*") if inner.is_dir())]:
+    for part in [path, *path.parents[:-1]]:
         refuse_unwatched(part)
+    for inner in [path, *path.rglob("*")]:
+        if inner.is_symlink() and not inner.exists() and not inner.name.startswith("."):  # .#x: an editor's lock
+            raise UserError(
+                f"{inner} is a link to {inner.readlink()}, which does not exist, so its rows would be missing; link "
+                "or copy the file again, or remove the link."
+            )
+        if inner.is_dir():
+            refuse_unwatched(inner)
 
 
 def refuse_unwatched(path: Path) -> None:
@@ -49,5 +58,6 @@ def what_is_there(folder: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    """Raises: UserError: the file cannot be read."""
+    with one_sentence(str(path)), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,166 @@
+"""Dialogues: messages of whatever spelling, plain texts and Anthropic-HH's transcripts as messages of ours.
+
+Nothing is flattened in silence: tool calls, images and reasoning kept beside the content are refused, as are roles that
+nobody here knows.
+"""
+
+import re
+from typing import Any
+
+from epsilon_dpo.data.shapes.interface import Refused
+from epsilon_dpo.data.shapes.values import BEGINS_WITH_HEADER, KEYS, describe, is_null, list_of, text
+from epsilon_dpo.pipeline.stage.files import Messages, Row
+
+HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+HEADER = re.compile(r"(?:\r?\n){2}(Human|Assistant): ?")
+OPEN_END = re.compile(r"(?:\r?\n){2}Assistant:\s*$")
+ROLES = {
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant",
+    "system": "system",
+}  # fmt: skip
+TOOL_ROLES = {"tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython"}
+BESIDE_CONTENT = ("tool_calls", "function_call", "tool_call_id", "images", "reasoning_content", "thinking")
+
+
+def turn(value: Any, name: str) -> dict[str, str]:
+    """One message of ours, whatever the two keys are called and the roles are spelt like."""
+    if not isinstance(value, dict):
+        raise Refused(f'{name} is {describe(value)}, expected {{"role": text, "content": text}}')
+    keys = next((keys for keys in KEYS if set(keys) <= set(value)), None)
+    if keys is None:
+        raise Refused(f"{name} has the keys {', '.join(map(str, value))}, expected role and content, or from and value")
+    beside = [key for key in BESIDE_CONTENT if value.get(key) and not is_null(value[key])]
+    if beside:
+        raise Refused(f"{name} has {beside[0]}: not supported, and without it the dialogue would be another")
+    role, content = value[keys[0]], value[keys[1]]
+    spelled = role.strip().lower() if isinstance(role, str) else ""
+    known = ROLES.get(spelled)
+    if known is None:
+        if spelled in TOOL_ROLES:
+            raise Refused(f"{name} is by {role!r}: tool calls are not supported; remove such dialogues")
+        who = repr(role) if isinstance(role, str) else describe(role)
+        raise Refused(f"{name} is by {who}, which is no role known here ({', '.join(ROLES)}); rename it in the data")
+    if isinstance(content, list):
+        content = _only_part(content, name)
+    return {"role": known, "content": text(content, f"the content of {name}")}
+
+
+def _only_part(parts: list[Any], name: str) -> Any:
+    """The text of a content that is a list of one text."""
+    if len(parts) == 1 and isinstance(parts[0], dict) and parts[0].get("type") == "text":
+        return parts[0].get("text")
+    types = [part.get("type") if isinstance(part, dict) else part for part in parts]
+    kinds = sorted({one if isinstance(one, str) else describe(one) for one in types})
+    raise Refused(
+        f"the content of {name} is a list of {len(parts)} parts ({', '.join(kinds)}): not supported; "
+        "only one text a turn is, no images and no tool calls"
+    )
+
+
+def messages(value: Any, name: str) -> Messages:
+    """A list of messages, in order; a system turn at its beginning that says nothing is none, as in TRL."""
+    entries = list_of(value, name, "messages")
+    first = 1 if entries and _is_empty_system(entries[0]) else 0
+    return [turn(entry, f"turn {number} of {name}") for number, entry in enumerate(entries[first:], start=first + 1)]
+
+
+def _is_empty_system(entry: Any) -> bool:
+    """Whether `entry` is a system turn whose content is absent, null or white space."""
+    keys = next((keys for keys in KEYS if isinstance(entry, dict) and keys[0] in entry), None)
+    if keys is None or any(entry.get(key) and not is_null(entry[key]) for key in BESIDE_CONTENT):
+        return False
+    role, content = entry[keys[0]], entry.get(keys[1])
+    if isinstance(content, list):
+        content = content[0].get("text") if len(content) == 1 and isinstance(content[0], dict) else content or None
+    is_system = isinstance(role, str) and ROLES.get(role.strip().lower()) == "system"
+    return is_system and (is_null(content) or (isinstance(content, str) and not content.strip()))
+
+
+def prompt(value: Any, name: str) -> Messages:
+    """A prompt as messages: text is one user turn, a transcript that ends in "Assistant:" its turns before that."""
+    if isinstance(value, str) and BEGINS_WITH_HEADER.match(value) and OPEN_END.search(value):
+        return transcript(value, name)[:-1]
+    if isinstance(value, list):
+        return messages(value, name)
+    return [{"role": "user", "content": text(value, name)}]
+
+
+def answer(value: Any, name: str) -> Messages:
+    """An answer as messages: text is one assistant turn."""
+    if isinstance(value, list):
+        return messages(value, name)
+    if isinstance(value, dict):
+        return [turn(value, name)]
+    return [{"role": "assistant", "content": text(value, name)}]
+
+
+def transcript(value: Any, name: str) -> Messages:
+    """The turns of a transcript as Anthropic-HH writes them."""
+    found = text(value, name)
+    try:
+        return parse_transcript(found if found.startswith("\n\n") else "\n\n" + found.lstrip())
+    except ValueError as error:
+        raise Refused(f"{name} {error}, as other rows do") from None
+
+
+def parse_transcript(text: str) -> Messages:
+    """The turns of `text` as messages, white space around each stripped.
+
+    Raises:
+        ValueError: `text` does not begin with a role header.
+    """
+    before, *parts = HEADER.split(text)
+    if before.strip() or not parts:
+        raise ValueError("does not begin with '\\n\\nHuman: ' or '\\n\\nAssistant: '")
+    return [
+        {"role": HH_ROLES[header], "content": content.strip()}
+        for header, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def system_turn(row: Row) -> Messages:
+    """The system turn that stands in a column beside; none where it is absent, null or white space."""
+    value = row.get("system")
+    if is_null(value) or (isinstance(value, str) and not value.strip()):
+        return []
+    return [{"role": "system", "content": text(value, "system")}]
+
+
+def after_system(row: Row, turns: Messages, name: str) -> Messages:
+    """`turns`, which are `name`, after the system turn of the column beside; once where they begin with the same.
+
+    Raises:
+        Refused: they begin with another.
+    """
+    return _system(system_turn(row), turns[:1], name) + turns[len(_own_system(turns)) :]
+
+
+def whole(before: Messages, turns: Messages, name: str) -> Messages:
+    """The dialogue of an answer, which may itself begin with the prompt `before`, with its system turn or without.
+
+    Raises:
+        Refused: it begins neither with the prompt nor with the assistant, or with another system turn.
+    """
+    system, own = _own_system(before), _own_system(turns)
+    asked, said = before[len(system) :], turns[len(own) :]
+    if len(said) > len(asked) and said[: len(asked)] == asked:
+        return _system(system, own, name) + said
+    if turns and turns[0]["role"] == "assistant":
+        return before + turns
+    raise Refused(f"{name} begins with a turn by {turns[0]['role'] if turns else 'nobody'} but not with the prompt")
+
+
+def _own_system(turns: Messages) -> Messages:
+    return [turn for turn in turns[:1] if turn["role"] == "system"]
+
+
+def _system(beside: Messages, first: Messages, name: str) -> Messages:
+    """The system turn of a dialogue of which it stands in another place, too, or in one of both."""
+    own = _own_system(first)
+    if beside and own and own[0]["content"].strip() != beside[0]["content"].strip():
+        raise Refused(
+            f"system is {describe(beside[0]['content'])}, but {name} begins with the system turn "
+            f"{own[0]['content'][:60]!r}; leave one of them out"
+        )
+    return own or beside

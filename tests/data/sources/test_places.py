@@ -1,0 +1,119 @@
+"""Files, links and folders that are not what they should be, each in one sentence that names it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from own_data import Row, pairs_of, read, write
+
+from epsilon_dpo.data.sources.watched import sha256
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+ROWS: list[Row] = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(8)]
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+
+
+def said(path: str = "data/mine", **changes: Any) -> str:
+    with pytest.raises(UserError) as error:
+        read(path=path, **changes)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("data/a.jsonl", ROWS)
+    opened = Path.open
+
+    def refuse(self: Path, *args: Any, **options: Any) -> Any:
+        if self.name == "a.jsonl":
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert said("data/a.jsonl") == "data/a.jsonl may not be read; change its permissions."
+    with pytest.raises(UserError, match=r"data/a\.jsonl may not be read"):
+        sha256(path)
+
+
+@pytest.mark.parametrize("where", ["data/mine", "data/mine/train-1.jsonl"])
+def test_a_link_whose_file_is_gone_is_refused(where: str) -> None:
+    """Its rows would be missing, and nobody told."""
+    write("data/mine/train-0.jsonl", ROWS)
+    Path("data/mine/train-1.jsonl").symlink_to("../elsewhere/train-1.jsonl")
+    assert said(where).startswith(
+        "data/mine/train-1.jsonl is a link to ../elsewhere/train-1.jsonl, which does not exist"
+    )
+
+
+def test_an_editors_lock_is_no_missing_file() -> None:
+    write("data/mine/train.jsonl", ROWS)
+    Path("data/mine/.#train.jsonl").symlink_to("me@host.1234")
+    assert len(pairs_of(read())) == 8
+
+
+def test_a_folder_with_the_name_of_a_file_is_none() -> None:
+    write("data/mine/part.parquet/train-0.jsonl", ROWS)
+    assert len(pairs_of(read())) == 8
+
+
+def test_a_file_whose_name_is_no_unicode_is_refused() -> None:
+    """Its rows have its name in their ids, and were dropped as if their texts were none."""
+    with open(b"data/caf\xe9.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in ROWS)
+    assert said("data/*.jsonl") == r"'data/caf\udce9.jsonl' has a name that is not UTF-8; rename the file."
+
+
+@pytest.mark.parametrize("path", ["data/**x", "data/" + "x" * 300])
+def test_a_path_that_can_be_none_is_one_sentence(path: str) -> None:
+    assert said(path).startswith(f"params.yaml: fetch.path = '{path}' is no path: ")
+
+
+HEAD = "---\n{}\n---\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "dataset_info:\n  features: 5",
+        "configs:\n- config_name: a\n  data_files:\n  - split: train\n    path: [5]",
+        "configs:\n- config_name: a\n  data_files:\n  - split: 7\n    path: train.jsonl",
+        "configs:\n- config_name: a\n  data_files: nowhere.jsonl",
+    ],
+)
+def test_a_readme_that_cannot_be_followed_is_one_sentence(head: str) -> None:
+    write("data/mine/train.jsonl", ROWS)
+    write("data/mine/README.md", HEAD.format(head))
+    sentence = said()
+    assert sentence.startswith("data/mine cannot be read with fetch.name = null: ")
+    assert sentence.endswith("; see the head of its README.md.") and len(sentence) < 200
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff", b'{"_data_files": null}', b'{"splits": "train"}'])
+def test_a_damaged_save_to_disk_is_one_sentence(name: str, content: bytes) -> None:
+    write(f"data/mine/{name}", content)
+    assert said() == f"data/mine/{name} is not what `save_to_disk` writes; save it again."
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [("x.arrow", "data/mine/x.arrow does not exist; download or"), ("x.txt", "data/mine/x.txt has a format that is")],
+)
+def test_a_file_of_save_to_disk_that_cannot_be_read_is_one_sentence(file: str, sentence: str) -> None:
+    write("data/mine/state.json", json.dumps({"_data_files": [{"filename": file}]}))
+    Path("data/mine/x.txt").write_text("hello")
+    assert said().startswith(sentence)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_text_in_utf16_is_said_to_be_that(name: str) -> None:
+    """Without a byte order mark its zero bytes are characters of UTF-8."""
+    path = write(f"data/{name}", ROWS)
+    path.write_bytes(path.read_text("utf-8").encode("utf-16-le"))
+    assert said(f"data/{name}").startswith(f"data/{name} is not UTF-8 text (it has zero bytes, as UTF-16 has); save")
