@@ -59,7 +59,7 @@ def _only_part(parts: list[Any], name: str) -> Any:
 
 
 def messages(value: Any, name: str) -> Messages:
-    """A list of messages, in order; a system turn at its beginning that says nothing is none, as in TRL."""
+    """A list of messages, in order; a system turn at its beginning that says nothing is none."""
     entries = list_of(value, name, "messages")
     first = 1 if entries and _is_empty_system(entries[0]) else 0
     return [turn(entry, f"turn {number} of {name}") for number, entry in enumerate(entries[first:], start=first + 1)]
