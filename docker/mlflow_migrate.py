@@ -6,7 +6,6 @@ rows come over in one transaction, which waits for the artifacts: a failure leav
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow_server import make_bucket, refusal, upgrade
+from mlflow_server import Refused, make_bucket, reach_database, refusal, upgrade
 from sqlalchemy import (
     Connection,
     Engine,
@@ -48,10 +47,6 @@ FAILURES = (
     Boto3Error,
     MlflowException,
 )
-
-
-class Refused(Exception):
-    """One sentence for the user."""
 
 
 def rows_of(connection: Connection, table: Table) -> int:
@@ -104,9 +99,18 @@ def moved_places(write: Connection, target: MetaData) -> dict[str, str]:
 
 
 def copy_files(folders: dict[str, str], destination: str) -> None:
-    """The artifacts of each experiment, to where the server looks for them."""
+    """The artifacts of each experiment, to where the server looks for them.
+
+    MLflow makes a folder with its first artifact: one whose own folder is there has none yet, and metrics only.
+
+    Raises:
+        Refused: a folder is said to be where nothing of it is.
+    """
     for experiment, folder in folders.items():
         here = Path(local_file_uri_to_path(folder))
+        if not os.path.lexists(here) and here.parent.is_dir():
+            print(f"Experiment {experiment} has no artifacts: {here} was never made.")
+            continue
         if not here.is_dir():
             raise Refused(
                 f"the artifacts of experiment {experiment} are said to be in {here}, which is not there: run this on "
@@ -158,13 +162,12 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"ERROR: {file} is not there.")
     database, destination = os.environ["MLFLOW_BACKEND_STORE_URI"], os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
     try:
+        reach_database(database)
         make_bucket(destination, os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
         upgrade(database)
         move(file, database, destination)
     except Refused as error:
-        sys.exit(f"ERROR: {error}")
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"ERROR: nothing was moved: the tables could not be made, code {error.returncode}.")
+        sys.exit(f"ERROR: nothing was moved: {error}")
     except FAILURES as error:
         sys.exit(f"ERROR: nothing was moved: {error}")
     print(f"The rows and artifacts of {file} are on the server.")

@@ -16,10 +16,13 @@ the first user) and becomes the server. compose.yaml runs it in the project's im
 """
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit
 
 NEEDED = (
@@ -34,6 +37,11 @@ database_uri = {database}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 auth_cache_ttl_seconds = 60
 """
+WAIT_S = 5  # for a connection
+
+
+class Refused(Exception):
+    """One sentence for the user."""
 
 
 def refusal(environment: dict[str, str]) -> str | None:
@@ -51,27 +59,96 @@ def refusal(environment: dict[str, str]) -> str | None:
     return None
 
 
+def reach_database(address: str) -> None:
+    """Connect once. MLflow tries ten times, each time as long as the network lets it, and ends in a traceback.
+
+    Raises:
+        Refused: the database cannot be used, and why.
+    """
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        create_engine(address, connect_args={"connect_timeout": WAIT_S}).connect().close()
+    except (SQLAlchemyError, ImportError, ValueError) as error:  # no driver; a port that is no number
+        why = str(error).strip().partition("\n")[0]
+        raise Refused(f"the database of MLFLOW_BACKEND_STORE_URI cannot be used: {why}.") from None
+
+
 def make_bucket(destination: str, endpoint: str | None) -> None:
+    """Raises: Refused: the store cannot be used, and why."""
     import boto3
-    from botocore.exceptions import ClientError
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
 
     bucket = urlsplit(destination).netloc
-    store = boto3.client("s3", endpoint_url=endpoint or None)
     try:
-        store.head_bucket(Bucket=bucket)
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-            raise
-        store.create_bucket(Bucket=bucket)
+        store = boto3.client("s3", endpoint_url=endpoint or None, config=Config(connect_timeout=WAIT_S))
+        try:
+            store.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            store.create_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError, ValueError) as error:  # of an address that is none
+        where = f" at {endpoint}" if endpoint else ""
+        raise Refused(
+            f"the bucket {bucket!r} of MLFLOW_ARTIFACTS_DESTINATION{where} cannot be used: {error}; see to "
+            "MLFLOW_S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        ) from None
 
 
 def upgrade(database: str) -> None:
     """The tables of this version of MLflow, made or brought up to date.
 
     What `mlflow db upgrade` does, with the address and its password where other users of the machine do not see them.
+
+    Raises:
+        Refused: MLflow does not do it; it has printed why.
     """
     command = "import os; from mlflow.db import upgrade; upgrade.main([os.environ['DATABASE']])"
-    subprocess.run([sys.executable, "-c", command], env=os.environ | {"DATABASE": database}, check=True)
+    done = subprocess.run([sys.executable, "-c", command], env=os.environ | {"DATABASE": database}, check=False)
+    if done.returncode:
+        raise Refused(f"MLflow's tables could not be made, code {done.returncode}; the lines above say why.")
+
+
+def reach_place(host: str, port: str) -> None:
+    """Raises: Refused: the server cannot listen there, as where another one does."""
+    try:
+        socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise Refused(
+            f"the server cannot listen at HOST {host}, PORT {port} ({error}): set others, or end what listens there."
+        ) from None
+
+
+def serve(command: list[str], database: str) -> int:
+    """Run the server until it ends, by itself or by a signal to this process; its exit code.
+
+    The file with the database's password is there for as long as the server, which reads it anew for each worker.
+    """
+    server: subprocess.Popen[bytes] | None = None
+    stopped = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        if server is None:
+            sys.exit(128 + number)
+        if number != signal.SIGINT:  # which a terminal sends to the server as well
+            server.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stop)
+    with tempfile.TemporaryDirectory() as folder:  # only this user may read it
+        login = Path(folder, "login.ini")
+        login.write_text(LOGIN.format(database=database.replace("%", "%%")), "utf-8")
+        jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # on traces, which nothing here writes
+        server = subprocess.Popen(command, env=jobs | os.environ | {"MLFLOW_AUTH_CONFIG_PATH": str(login)})
+        code = server.wait()
+    if code and not stopped:
+        raise Refused(f"the server ended with code {code}; the lines above say why.")
+    return code if code >= 0 else 128 - code
 
 
 def main() -> None:
@@ -79,21 +156,20 @@ def main() -> None:
     if wrong := refusal(environment):
         sys.exit(f"ERROR: {wrong}")
     database = environment["MLFLOW_BACKEND_STORE_URI"]
-    make_bucket(environment["MLFLOW_ARTIFACTS_DESTINATION"], environment.get("MLFLOW_S3_ENDPOINT_URL"))
-    upgrade(database)
-    login = Path(tempfile.mkdtemp()) / "login.ini"  # for as long as the server; only this user may read the folder
-    login.write_text(LOGIN.format(database=database.replace("%", "%%")), "utf-8")
-    os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(login)
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # jobs on traces, which nothing here writes
-    where = ("--host", environment.get("HOST") or "127.0.0.1", "--port", environment.get("PORT") or "5000")
-    server = ("mlflow", "server", "--app-name", "basic-auth", "--workers", "1", *where)
-    origins = environment.get("ALLOWED_ORIGINS")  # a browser names its page's in what it sends, also to its own server
-    allowed = (
-        "--allowed-hosts",
-        environment["ALLOWED_HOSTS"],
-        *(("--cors-allowed-origins", origins) if origins else ()),
-    )
-    os.execvp(server[0], [*server, *allowed])
+    host, port = environment.get("HOST") or "127.0.0.1", environment.get("PORT") or "5000"
+    server = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
+    server += ["--host", host, "--port", port, "--allowed-hosts", environment["ALLOWED_HOSTS"]]
+    if origins := environment.get("ALLOWED_ORIGINS"):  # a browser names its page's, also to the page's own server
+        server += ["--cors-allowed-origins", origins]
+    try:
+        reach_place(host, port)
+        reach_database(database)
+        make_bucket(environment["MLFLOW_ARTIFACTS_DESTINATION"], environment.get("MLFLOW_S3_ENDPOINT_URL"))
+        upgrade(database)
+        code = serve(server, database)
+    except Refused as error:
+        sys.exit(f"ERROR: {error}")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,44 @@ def test_the_comment_on_a_pull_request(project: Path) -> None:
     assert again.stdout == done.stdout and ran == {"check"}, "all that DVC caches was in the project's cache"
 
 
+# As a stage does that depends on a package: it runs with the version that its commit pins, and with no other.
+PINNED = """
+import sys
+from importlib.metadata import version
+
+pinned = yaml.safe_load(Path("pins.yaml").read_text())["numpy"]
+if pinned != version("numpy"):
+    sys.exit(f"numpy is {version('numpy')} here, and pins.yaml says {pinned}")
+"""
+
+
+@pytest.mark.slow
+def test_a_package_that_moved_is_shown_where_the_base_does_not_run_with_it(project: Path) -> None:
+    before = script(project, "git", "rev-parse", "HEAD").stdout.strip()
+    try:
+        (project / "stages/report.py").write_text(REPORT + PINNED)
+        shutil.copy(ROOT / "requirements.txt", project)
+        pins = {file: (project / file).read_text() for file in ("pins.yaml", "requirements.txt")}
+        for file, text in pins.items():
+            old = re.sub(r'^(numpy(?:: "|==)).*?("|$)', r"\g<1>1.2.3\2", text, flags=re.MULTILINE)
+            assert old != text
+            (project / file).write_text(old)
+        git(project, "add", ".")
+        git(project, "commit", "-qm", "an older numpy")
+        for file, text in pins.items():
+            (project / file).write_text(text)
+        git(project, "commit", "-qam", "numpy moved")
+        done = script(project, ".ci/pull-request", "HEAD~1")
+    finally:
+        git(project, "reset", "-q", "--hard", before)
+    assert done.returncode == 0, done.stderr
+    assert "numpy is " in done.stderr and "\n-numpy==1.2.3\n+numpy==" in done.stdout, done.stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    assert ["pins.yaml", "numpy", "1.2.3"] in [row[:3] for row in rows], done.stdout
+    assert "### Metrics\n\nNot compared: " in done.stdout
+    assert done.stdout.rstrip().endswith("### What the report says\n\n- dpo wins 0.2.")
+
+
 @pytest.mark.slow
 def test_a_pipeline_that_fails_is_no_comment(project: Path) -> None:
     (project / "stages/report.py").write_text("raise SystemExit(1)\n")

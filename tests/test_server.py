@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -166,6 +168,8 @@ def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pyt
     run = next(iter(before))
     local.log_text(run, "an answer", "answers.txt")
     before = runs_of(local)
+    numbers = local.create_experiment("numbers", artifact_location=str(site.project / "mlruns/numbers"))
+    local.log_metric(local.create_run(numbers).info.run_id, "loss", 0.5)
     at = settings(
         MLFLOW_BACKEND_STORE_URI=f"{site.database}/moved",
         MLFLOW_ARTIFACTS_DESTINATION="s3://mlflow/moved",
@@ -186,7 +190,9 @@ def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pyt
         assert Path(client.download_artifacts(run, "answers.txt")).read_text() == "an answer"
         added = client.create_run("1").info.run_id
         client.log_metric(added, "after", 1.0)
-        assert client.create_experiment("another") == "2"
+        (moved,) = client.search_runs([numbers])
+        assert moved.data.metrics == {"loss": 0.5}
+        assert client.create_experiment("another") == str(int(numbers) + 1)
     assert f"moved/1/{run}/artifacts/answers.txt" in objects(site.s3)
     again = script("mlflow_migrate.py", str(file), **at)
     assert again.returncode == 1 and "holds runs already" in again.stderr
@@ -204,6 +210,82 @@ def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pyt
 def test_settings_that_cannot_work_are_refused_at_once(changes: dict[str, str], said: str) -> None:
     done = script("mlflow_server.py", **settings(**changes))
     assert done.returncode == 1 and done.stderr.startswith("ERROR: ") and said in done.stderr
+
+
+def test_artifacts_are_missed_only_where_their_folder_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docker"))
+    from mlflow_migrate import copy_files
+    from mlflow_server import Refused
+
+    (tmp_path / "mlruns/1").mkdir(parents=True)
+    (tmp_path / "mlruns/1/answers.txt").write_text("an answer")
+    copy_files({"1": f"{tmp_path}/mlruns/1", "2": f"file://{tmp_path}/mlruns/2"}, str(tmp_path / "moved"))
+    assert (tmp_path / "moved/1/answers.txt").read_text() == "an answer" and not (tmp_path / "moved/2").exists()
+    assert "Experiment 2 has no artifacts" in capsys.readouterr().out
+    with pytest.raises(Refused, match="run this on the machine where they were made"):
+        copy_files({"1": "/home/somebody/mlruns/1"}, str(tmp_path / "moved"))
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    store = ThreadedMotoServer(port=0)
+    store.start()
+    yield "http://{}:{}".format(*store.get_host_and_port())
+    store.stop()
+
+
+def test_a_server_that_cannot_come_up_says_why_and_leaves_no_password(bucket: str, tmp_path: Path) -> None:
+    def said(name: str = "mlflow_server.py", *arguments: str, **changes: str) -> str:
+        at = settings(HOST="127.0.0.1", PORT=str(free_port()), MLFLOW_S3_ENDPOINT_URL=bucket)
+        done = script(name, *arguments, TMPDIR=str(tmp_path), **(at | changes))
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        assert done.returncode == 1 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+        assert not list(tmp_path.rglob("login.ini"))
+        return errors[0]
+
+    nobody = "postgresql+psycopg2://mlflow:a-password@127.0.0.1:9/mlflow"
+    for name in ("mlflow_server.py", "mlflow_migrate.py"):
+        arguments = [__file__] * (name == "mlflow_migrate.py")  # which is not read before the database answers
+        sentence = said(name, *arguments, MLFLOW_BACKEND_STORE_URI=nobody)
+        assert "the database of MLFLOW_BACKEND_STORE_URI cannot be used: " in sentence and "a-password" not in sentence
+        assert "port 9 failed: Connection refused" in sentence
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen at HOST 127.0.0.1, PORT {port} ([Errno 98]" in said(PORT=port)
+    assert "cannot listen at HOST 127.0.0.1, PORT http" in said(PORT="http")
+
+
+@NEEDS_POSTGRES
+def test_a_store_that_is_away_is_named(bucket: str, tmp_path: Path) -> None:
+    with postgres("mlflow") as address:
+        at = settings(MLFLOW_BACKEND_STORE_URI=f"{address}/mlflow", HOST="127.0.0.1", PORT=str(free_port()))
+        done = script("mlflow_server.py", **at | {"MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9"})
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert "the bucket 'mlflow' of MLFLOW_ARTIFACTS_DESTINATION at http://127.0.0.1:9 cannot be used" in done.stderr
+        done = script("mlflow_server.py", **at | {"MLFLOW_BACKEND_STORE_URI": f"{address}/none"})
+        assert 'database "none" does not exist' in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_file_with_the_password_goes_with_the_server(tmp_path: Path, number: signal.Signals) -> None:
+    """Whoever ends it. The server is a stand-in that says where the file is."""
+    sleeps = "import os, time; print(os.environ['MLFLOW_AUTH_CONFIG_PATH'], flush=True); time.sleep(60)"
+    serves = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'docker')!r}); from mlflow_server import serve; "
+        f"sys.exit(serve([sys.executable, '-c', {sleeps!r}], 'postgresql+psycopg2://me:p%401@host/rows'))"
+    )
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", serves], env=env, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    login = Path(process.stdout.readline().strip())
+    assert "me:p%%401@host" in login.read_text() and login.parent.stat().st_mode & 0o077 == 0
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_pipeline_of_compose_reports_to_its_server_with_the_login_it_makes() -> None:

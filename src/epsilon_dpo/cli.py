@@ -277,6 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_publication(commands)
     _add_study(commands)
     asked = parser.parse_args(arguments)
+    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):  # which MLflow reads when it is imported
+        os.environ.setdefault(variable, "true")
     try:
         print(asked.do(asked), flush=True)
     except BrokenPipeError:  # `| head` has read enough; Python would say so once more when it flushes at the end

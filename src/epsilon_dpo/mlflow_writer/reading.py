@@ -1,8 +1,9 @@
-"""Finding the MLflow run of a stage's result again, without making a store or changing one."""
+"""Reading MLflow's store, without making one or changing it; and finding the MLflow run of a stage's result again."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mlflow.entities import Run
 
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
 from epsilon_dpo.mlflow_writer.identity import flat
-from epsilon_dpo.mlflow_writer.server import reach_server
+from epsilon_dpo.mlflow_writer.server import reach_server, wait_briefly
 from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address, database_of
 from epsilon_dpo.pipeline.stage.files import Json
 
@@ -20,6 +21,34 @@ ENVIRONMENT = (
     *("python", "machine", *ROUNDING, "gpu", *LIBRARIES),
     *("mlflow.source.git.commit", "git.uncommitted_changes"),
 )
+
+
+@contextmanager
+def read_only(root: Path) -> Iterator[MlflowClient | None]:
+    """A client of the store that stages of the project `root` write to, unless MLFLOW_TRACKING_URI names another; None:
+    there is no store yet.
+
+    Raises:
+        OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, MlflowException: it cannot be read or reached.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    local = not uri or uri.startswith(SQLITE)
+    database = database_of(uri, root)
+    if local and not _is_store(database):
+        yield None
+        return
+    wait_briefly()
+    reach_server(uri)
+    with chdir(root):  # MLflow's own default for artifacts is a folder of the working one
+        yield MlflowClient(address(database) if local else uri)
+
+
+def _is_store(database: Path) -> bool:
+    """Whether MLflow has made its tables there; it would make them in an empty file."""
+    if not database.is_file():
+        return False
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone())
 
 
 def recorded_run(
@@ -38,16 +67,11 @@ def recorded_run(
         `known_by`: policy_sha256, fingerprint or params.
 
     Raises:
-        OSError, sqlalchemy.exc.SQLAlchemyError, MlflowException: the store cannot be read or reached.
+        as read_only.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    local = not uri or uri.startswith(SQLITE)
-    database = database_of(uri, root)
-    if local and not database.is_file():
-        return None
-    reach_server(uri)  # MLflow itself asks one that is down for four minutes
-    with chdir(root):  # MLflow's own default for artifacts is a folder of the working one
-        client = MlflowClient(address(database) if local else uri)
+    with read_only(root) as client:
+        if client is None:
+            return None
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return None

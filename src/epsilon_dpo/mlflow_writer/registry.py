@@ -16,19 +16,26 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from sqlalchemy.exc import SQLAlchemyError
 
 from epsilon_dpo.mlflow_writer.models import POLICY, Models
-from epsilon_dpo.mlflow_writer.server import reach_server
-from epsilon_dpo.mlflow_writer.store import LOCK_S, SQLITE, database_of, open_store, root
-from epsilon_dpo.pipeline.observability.errors import UserError, first_line
-from epsilon_dpo.pipeline.observability.tracker import NETWORK_LIMITS
+from epsilon_dpo.mlflow_writer.reading import read_only
+from epsilon_dpo.mlflow_writer.server import reach_server, wait_briefly
+from epsilon_dpo.mlflow_writer.store import LOCK_S, database_of, open_store, root
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line, redacted
 
 CHAMPION = "champion"  # the alias
 STUB = "flavors: {{}}\nmodel_id: {model}\nrun_id: {run}\nmetadata:\n  mlflow.model.isExternal: true\n"
 WAY = "WEIGHTS.md"
+STATE, BEGUN, DONE = "promotion", "begun", "done"  # a tag of each version
+CANDIDATE = (
+    "A candidate, not the champion: its promotion was begun and did not end. `epsilon-dpo promote RUN` ends it where "
+    "its run is still found better."
+)
 ABSENT, THERE = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
 
 
@@ -56,15 +63,7 @@ class Registry:
 
     def champion(self) -> Version | None:
         """The version that has the alias; None: nobody has promoted one under this name."""
-        try:
-            number = self.client.get_registered_model(self.name).aliases.get(CHAMPION)
-        except MlflowException as error:
-            if error.error_code != ABSENT:
-                raise
-            return None
-        if number is None:
-            return None
-        return Version(self.name, str(number), dict(self.client.get_model_version(self.name, str(number)).tags))
+        return _champion(self.client, self.name)
 
     def policy(self, run: str, sha256: str) -> str | None:
         """The id of the LoggedModel of a policy, which is made if the store has only the row of its training; None: not
@@ -95,6 +94,9 @@ class Registry:
     def promote(self, model: str, over: Version | None, tags: Mapping[str, str], description: str, way: str) -> Version:
         """Register the LoggedModel with the id `model` as the next version, and give it the alias.
 
+        Until it has the alias the version calls itself a candidate: a server may go away between the two. The next
+        promotion of the same policy takes up a candidate that was left.
+
         MLflow cannot move an alias on a condition. So the champion is read once more just before, as it is before there
         is a version: what another clone promotes on the same server between this and the next request goes unnoticed.
 
@@ -120,24 +122,51 @@ class Registry:
             if error.error_code != THERE:
                 raise
         self._is_still(over)
-        version = self.client.create_model_version(
-            self.name,
-            f"models:/{model}",
-            run_id=made.source_run_id,
-            tags=dict(tags),
-            description=description,
-            model_id=model,
-        )
+        version = self._candidate(model, made.source_run_id, tags, f"{CANDIDATE}\n\n{way}")
         try:
             self._is_still(over)
         except UserError:
             with suppress(MlflowException):  # on a server with logins who may register may not delete
-                self.client.delete_model_version(self.name, version.version)
-                self._show_on_model(model, str(version.version), False)
+                self.client.delete_model_version(self.name, version)
+                self._show_on_model(model, version, False)
             raise
-        self.client.set_registered_model_alias(self.name, CHAMPION, version.version)
-        self._show_on_model(model, str(version.version))
-        return Version(self.name, str(version.version), dict(tags))
+        self.client.set_registered_model_alias(self.name, CHAMPION, version)
+        champion = Version(self.name, version, dict(tags))
+        self.describe(champion, description)
+        self._show_on_model(model, version)
+        return champion
+
+    def _candidate(self, model: str, row: str | None, tags: Mapping[str, str], description: str) -> str:
+        """The number of a new version of this LoggedModel, or of one whose promotion did not end."""
+        known = self.client.search_model_versions(f"name = '{self.name}'")
+        for version in known:
+            if version.source == f"models:/{model}" and version.tags.get(STATE) == BEGUN:
+                return self._taken_up(version, tags, description)
+        made = self.client.create_model_version(
+            self.name,
+            f"models:/{model}",
+            run_id=row,
+            tags={**tags, STATE: BEGUN},
+            description=description,
+            model_id=model,
+        )
+        return str(made.version)
+
+    def _taken_up(self, version: ModelVersion, tags: Mapping[str, str], description: str) -> str:
+        """Give a candidate the tags of this decision in place of those of the one that did not end."""
+        number = str(version.version)
+        for tag in version.tags.keys() - {*tags, STATE}:
+            self.client.delete_model_version_tag(self.name, number, tag)
+        for tag, value in tags.items():
+            self.client.set_model_version_tag(self.name, number, tag, value)
+        self.client.update_model_version(self.name, number, description)
+        return number
+
+    def describe(self, champion: Version, description: str) -> None:
+        """Say of a version that has the alias that it was promoted, unless it says so."""
+        if champion.tags.get(STATE) != DONE:
+            self.client.update_model_version(self.name, champion.number, description)
+            self.client.set_model_version_tag(self.name, champion.number, STATE, DONE)
 
     def _is_still(self, champion: Version | None) -> None:
         now = self.champion()
@@ -158,26 +187,60 @@ class Registry:
             self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(named)})
 
 
-@contextmanager
-def opened(name: str, make: bool = False) -> Iterator[Registry]:
-    """The registry of the store that stages write to.
-
-    Args:
-        make: the store, if it does not exist.
+def champion_of(name: str, project: Path) -> Version | None:
+    """As Registry.champion, of the store of the folder `project`; nothing is written, neither there nor on a server.
 
     Raises:
-        UserError: there is none, it cannot be reached, or MLflow refuses something, such as a name.
+        UserError: there is no store, or it cannot be read or reached.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    for variable, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", **NETWORK_LIMITS}.items():
-        os.environ.setdefault(variable, value)
+    with _in_a_sentence():
+        _be_quiet()
+        with read_only(project) as client:
+            if client is not None:
+                return _champion(client, name)
+    database = database_of(os.environ.get("MLFLOW_TRACKING_URI", ""), project)
+    raise UserError(
+        f"{database} is no store of MLflow's, so no policy is registered there; `epsilon-dpo promote` makes it."
+    )
+
+
+def _champion(client: MlflowClient, name: str) -> Version | None:
+    try:
+        number = client.get_registered_model(name).aliases.get(CHAMPION)
+    except MlflowException as error:
+        if error.error_code != ABSENT:
+            raise
+        return None
+    if number is None:
+        return None
+    return Version(name, str(number), dict(client.get_model_version(name, str(number)).tags))
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Registry]:
+    """The registry of the store that stages write to, which is made if it does not exist.
+
+    Raises:
+        UserError: it cannot be reached, or MLflow refuses something, such as a name.
+    """
+    with _in_a_sentence():
+        _be_quiet()
+        reach_server(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        yield Registry(name)
+
+
+def _be_quiet() -> None:
+    wait_briefly()
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
     try:
-        database = database_of(uri, root())
-        if not make and (not uri or uri.startswith(SQLITE)) and not database.is_file():
-            raise UserError(f"{database} does not exist, so no policy is registered; `epsilon-dpo promote` makes it.")
-        reach_server(uri)
-        yield Registry(name)
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise UserError(f"MLflow's registry does not answer as needed: {first_line(error)}.") from None
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        uri = redacted(os.environ.get("MLFLOW_TRACKING_URI", ""))  # an ImportError is that of a database's driver
+        raise UserError(
+            f"MLflow's registry{uri and f' at {uri}'} does not answer as needed: {first_line(error)}."
+        ) from None

@@ -1,19 +1,23 @@
 """Whether the server of MLFLOW_TRACKING_URI is there, asked cheaply, and what an error of MLflow's says about it."""
 
+import os
+import socket
 import ssl
 import sys
 import time
 from contextlib import suppress
 from enum import Enum
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from epsilon_dpo.pipeline.observability.errors import redacted
-from epsilon_dpo.pipeline.observability.tracker import mlruns
+from epsilon_dpo.pipeline.observability.tracker import NETWORK_LIMITS, mlruns
 
 CONNECT_TIMEOUT_S = 3.0
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of the databases that MLflow writes to by itself
 OUTAGE_S = 120.0  # a pipeline with a dead server says so this often
 LOGIN_CODES = (401, 403)
 BUSY_CODE = 429
@@ -58,17 +62,28 @@ def in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {redacted(' '.join(str(error).split()))[:300]}"
 
 
+def wait_briefly() -> None:
+    """For calls of this process by MLflow's client: what the user has not set is as for stages, which never wait long.
+
+    MLflow's own defaults let one call to a server that went away block for four minutes.
+    """
+    for variable, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", **NETWORK_LIMITS}.items():
+        os.environ.setdefault(variable, value)
+
+
 def reach_server(uri: str) -> None:
-    """Ask an HTTP server whether it is there, before MLflow is imported and waits longer; any answer will do.
+    """Ask a server whether it is there, before MLflow is imported and waits longer; any answer will do.
 
     Raises:
-        ConnectionError: it cannot be reached, or does not answer within CONNECT_TIMEOUT_S.
+        ConnectionError: it cannot be reached, does not answer within CONNECT_TIMEOUT_S, or speaks another language.
     """
     server = server_address(uri)
-    if not server:
-        return
     try:
-        urlopen(f"{server}/health", timeout=CONNECT_TIMEOUT_S).close()
+        if server:
+            urlopen(f"{server}/health", timeout=CONNECT_TIMEOUT_S).close()
+        elif database := _database_address(uri):
+            server = "{}:{}".format(*database)
+            socket.create_connection(database, CONNECT_TIMEOUT_S).close()
     except HTTPError:
         pass
     except TimeoutError:
@@ -77,6 +92,20 @@ def reach_server(uri: str) -> None:
         if isinstance(error.reason, ssl.SSLError):
             return  # it is there; MLflow has settings of its own for certificates
         raise ConnectionError(f"{server}: {error.reason}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        wrong = f"{redacted(server or uri)} is no address of a server, or none of MLflow's ({in_short(error)})"
+        raise ConnectionError(wrong) from None
+
+
+def _database_address(uri: str) -> tuple[str, int] | None:
+    """Host and port of a database that MLflow connects to without a server; None: `uri` is of another kind.
+
+    Raises:
+        ValueError: `uri` is no address.
+    """
+    parts = urlsplit(uri)
+    port = PORTS.get(parts.scheme.partition("+")[0])
+    return (parts.hostname, parts.port or port) if port and parts.hostname else None
 
 
 def outage_file() -> Path:
@@ -113,7 +142,10 @@ def note_success(uri: str) -> None:
 
 def server_address(uri: str) -> str:
     """An HTTP server's address without a password; empty for another store."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # of brackets that do not close; asked whether it is there, the server is not
+        return redacted(uri) if uri.startswith(("http://", "https://")) else ""
     if parts.scheme not in ("http", "https"):
         return ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"

@@ -75,6 +75,15 @@ def test_what_the_hub_refuses_is_one_sentence(
     assert hub.commits == []
 
 
+def test_an_upload_that_breaks_off_leaves_nothing_visible_and_is_a_sentence(
+    hub: type[WritableHub], project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "do_PUT", lambda server: server.reply({}, 403))
+    said = refused("push", "better", "owner/new")
+    assert "owner/new did not get all files (Error while uploading 'model.safetensors'" in said
+    assert hub.commits == []
+
+
 def test_nothing_is_sent_of_outputs_that_are_not_those_of_the_lock(
     hub: type[WritableHub], project: Path, refused: Asked
 ) -> None:

@@ -5,8 +5,9 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -62,6 +63,47 @@ def _make_movable(partial: Path, target: Path) -> None:
             f"{partial.parent} and {target.parent} lie on different file systems, between which a folder cannot move "
             "in one step; put both on one."
         ) from None
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` only if the block ends without an exception, and takes nobody's place.
+
+    For a folder that the user names: what is there, also what came there while the block ran, is somebody's.
+
+    Raises:
+        UserError: something is at `target`, or the disk refuses what is written.
+    """
+    taken = f"{target} exists; name a folder to make."
+    if os.path.lexists(target):
+        raise UserError(taken)
+    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    absent = [parent for parent in target.absolute().parents if not parent.exists()]
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _take_place(partial, target, taken)
+    except OSError as error:
+        raise UserError(f"{target} is not made: {error}.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in absent:
+            with suppress(OSError):  # which holds `target` now, or what somebody put there
+                parent.rmdir()
+
+
+def _take_place(partial: Path, target: Path, taken: str) -> None:
+    """Rename `partial`. A rename alone would take the place of an empty folder, which is somebody's too."""
+    try:
+        target.mkdir()
+    except FileExistsError:
+        raise UserError(taken) from None
+    try:
+        partial.rename(target)
+    except OSError:  # what a rename does to a folder that is not empty: somebody has put something there
+        with suppress(OSError):
+            target.rmdir()
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:

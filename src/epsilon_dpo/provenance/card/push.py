@@ -97,5 +97,14 @@ def _one_sentence(repo: str) -> Iterator[None]:
         raise UserError(
             f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}): check the network."
         ) from None
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # of a file; the commit comes after all of them
+        why = error.__cause__ or error
+        raise UserError(
+            f"{repo} did not get all files ({first_line(error)}: {type(why).__name__}), and nothing of them is visible "
+            "there, as they come in one commit; run this again."
+        ) from None
     except ValueError as error:  # of the card's metadata, such as a licence that the Hub does not know
         raise UserError(f"The Hub refuses the card of {repo}: {' '.join(str(error).split())}") from None

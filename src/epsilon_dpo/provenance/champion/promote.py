@@ -25,9 +25,10 @@ def promote(asked: argparse.Namespace) -> str:
     """
     project, summary = compared()
     policy = policy_of(project, summary, asked.run)
-    with opened(asked.name, make=True) as registry, registry.decided_alone():
+    with opened(asked.name) as registry, registry.decided_alone():
         incumbent = registry.champion()
         if incumbent is not None and incumbent.tags.get("policy_sha256") == policy.sha256:
+            registry.describe(incumbent, _description(incumbent.tags, asked.name))
             return f"{asked.run} is the champion already: version {incumbent.number} of {asked.name}."
         decision = decide(summary, asked.run, None if incumbent is None else _run_of(summary, incumbent))
         if not decision.promoted:
@@ -83,8 +84,11 @@ def _register(
         "decision": decision.sentence,
         **{f"decision.{name}": value for name, value in decision.facts.items()},
     }
-    way = way_to(tags, registry.name)
-    return registry.promote(model, incumbent, tags, f"Promoted because {decision.sentence}.\n\n{way}", way)
+    return registry.promote(model, incumbent, tags, _description(tags, registry.name), way_to(tags, registry.name))
+
+
+def _description(tags: Mapping[str, str], name: str) -> str:
+    return f"Promoted because {tags['decision']}.\n\n{way_to(tags, name)}"
 
 
 def way_to(tags: Mapping[str, str], name: str) -> str:

@@ -1,49 +1,54 @@
 """`epsilon-dpo champion` in one call: what the champion is, where its weights are, and on request the weights."""
 
 import argparse
+import os
 import shutil
 from collections.abc import Mapping
+from contextlib import chdir
 from pathlib import Path
 
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
-from dvc_data.hashfile.hash_info import HashInfo
-
-from epsilon_dpo.mlflow_writer.registry import Version, opened
-from epsilon_dpo.pipeline.observability.errors import UserError, first_line
-from epsilon_dpo.pipeline.stage.files import atomic_folder
+from epsilon_dpo.mlflow_writer.registry import Version, champion_of
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import new_folder
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-from epsilon_dpo.provenance.graph.project import said_plainly
+from epsilon_dpo.provenance.champion.remote import fetch
+from epsilon_dpo.provenance.whence.asked import project_of
 from epsilon_dpo.provenance.whence.content import Cache
 
 NEEDED = ("run", "policy_sha256", "dvc_path", "dvc_out", "dvc_md5", "decision")
 
 
 def champion(asked: argparse.Namespace) -> str:
-    """What to print of the champion; with `out` also copies its weights there.
+    """What to print of the champion of the project that the working folder is in; with `out` also copies its weights.
+
+    Without `out` nothing is written anywhere, and MLflow's store is not made where there is none.
 
     Args:
         asked: name (of the registered model) and out (a folder to make, or None).
 
     Raises:
         UserError: there is no champion, or none of `promote`; its weights are nowhere, or not those that it was
-            promoted with; `out` exists.
+            promoted with; `out` exists or cannot be made.
     """
-    with opened(asked.name) as registry:
-        version = registry.champion()
+    if asked.out is not None and os.path.lexists(asked.out):  # before minutes of fetching
+        raise UserError(f"{asked.out} exists; name a folder to make.")
+    target = None if asked.out is None else asked.out.absolute()
+    with chdir(project_of(Path.cwd()) or Path.cwd()):
+        return _answer(asked.name, target, asked.out)
+
+
+def _answer(name: str, target: Path | None, shown: Path | None) -> str:
+    version = champion_of(name, Path.cwd())
     if version is None:
-        raise UserError(f"no version of {asked.name} is the champion; `epsilon-dpo promote RUN` makes one.")
-    if missing := [name for name in NEEDED if name not in version.tags]:
+        raise UserError(f"no version of {name} is the champion; `epsilon-dpo promote RUN` makes one.")
+    if missing := [tag for tag in NEEDED if tag not in version.tags]:
         raise UserError(
-            f"version {version.number} of {asked.name} has the alias champion and no tag {missing[0]}: it was given by "
+            f"version {version.number} of {name} has the alias champion and no tag {missing[0]}: it was given by "
             "hand, so nothing is known of its weights."
         )
-    if asked.out is None:
-        return "\n".join([*_described(version), *_row("weights", _nearest(version.tags, asked.name))])
-    if asked.out.exists():
-        raise UserError(f"{asked.out} exists; name a folder to make.")
-    source = _fetch(version.tags, asked.out)
-    said = f"{asked.out}, from {source}; their sha256 is that of the registry"
+    if target is None:
+        return "\n".join([*_described(version), *_row("weights", _nearest(version.tags, name))])
+    said = f"{shown}, from {_copy(version.tags, target)}; their sha256 is that of the registry"
     return "\n".join([*_described(version), *_row("weights", said)])
 
 
@@ -73,15 +78,14 @@ def _nearest(tags: Mapping[str, str], name: str) -> str:
     return f"epsilon-dpo champion --name {name} --out DIR"
 
 
-def _fetch(tags: Mapping[str, str], target: Path) -> str:
+def _copy(tags: Mapping[str, str], target: Path) -> str:
     """Copy the weights to `target`, complete and checked or not at all; returns where they were found.
 
     Raises:
-        UserError: they are nowhere, or other than the registry says.
+        UserError: they are nowhere, or other than the registry says; `target` exists or cannot be made.
     """
     files, source = _files(tags)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(target) as folder:
+    with new_folder(target) as folder:
         for name, file in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / name)
@@ -101,12 +105,12 @@ def _files(tags: Mapping[str, str]) -> tuple[dict[str, Path], str]:
         return {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}, str(folder)
     if found := _cached(tags):
         return found, "DVC's cache"
-    _pull(tags)
+    fetch(Path.cwd(), tags["dvc_md5"])
     if found := _cached(tags):
         return found, "DVC's remote"
     raise UserError(
-        f"{tags['dvc_out']} with the md5 {tags['dvc_md5']} is neither in out/ nor in DVC's cache nor in its remote; "
-        "where it was promoted, `dvc push` sends it there."
+        f"{tags['dvc_out']} with the md5 {tags['dvc_md5']} came from DVC's remote and holds no {tags['dvc_path']}: the "
+        "tags of the version were changed by hand."
     )
 
 
@@ -117,21 +121,3 @@ def _cached(tags: Mapping[str, str]) -> dict[str, Path]:
     members = {name: md5 for name, md5 in (cache.members(tags["dvc_md5"]) or {}).items() if name.startswith(inside)}
     files = {name.removeprefix(inside): cache.file(md5) for name, md5 in members.items()}
     return {name: file for name, file in files.items() if file is not None} if all(files.values()) else {}
-
-
-def _pull(tags: Mapping[str, str]) -> None:
-    """Fetch the output into DVC's cache: first the list of its files, then these.
-
-    Raises:
-        UserError: there is no remote, or it does not answer.
-    """
-    with said_plainly():
-        repo = Repo(".")
-    try:
-        repo.cloud.pull([HashInfo("md5", tags["dvc_md5"])])
-        members = Cache(Path.cwd()).members(tags["dvc_md5"]) or {}
-        repo.cloud.pull([HashInfo("md5", md5) for md5 in members.values()])
-    except DvcException as error:
-        raise UserError(
-            f"the champion's weights are neither in out/ nor in DVC's cache, and not fetched: {first_line(error)}."
-        ) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
-from epsilon_dpo.pipeline.stage.files import Row, atomic_folder, write_csv
+from epsilon_dpo.pipeline.stage.files import Row, new_folder, write_csv
 from epsilon_dpo.report.figures.printed import below, handle, printed, reach
 from epsilon_dpo.report.style.plot_style import marks, percent
 
@@ -28,7 +28,7 @@ def write_levels(paths: Sequence[Path], out: Path) -> list[Row]:
     if out.exists():
         raise UserError(f"{out} exists already; name a new folder, or remove it.")
     rows = levels(paths)
-    with atomic_folder(out) as folder:
+    with new_folder(out) as folder:
         write_csv(folder / "noise.csv", rows)
         draw_levels(folder / "noise.png", rows)
     return rows
