@@ -351,7 +351,7 @@ def test_too_many_dropped_rows_are_told_by_promise_and_example(make_tokenizer: M
         validate(rows, make_tokenizer(), TOKENS, contract(max_dropped_share=0.1))
     assert re.fullmatch(
         r"validate\.max_dropped_share is broken by the split train: 50\.00% of its rows are dropped, more than "
-        r"10\.00%; mend the most frequent cause, or raise validate\.max_dropped_share in params\.yaml\. Of the 8 rows "
+        r"10\.00%; fix the most frequent cause, or raise validate\.max_dropped_share in params\.yaml\. Of the 8 rows "
         r"of the split train 3 break prompt_fits \(the first, long/0: the prompt has \d+ tokens, "
         r"tokens\.max_prompt_length is 40\), 1 break sides_differ \(the first: bad\); for prompt_fits, raise "
         r"tokens\.max_prompt_length\.",

@@ -210,7 +210,7 @@ def split_expectations(split: str, contract: Validate, length: int) -> list[Spli
             "dropped",
             gxe.ExpectColumnMeanToBeBetween(column="dropped", max_value=dropped),
             lambda seen: f"{seen:.2%} of its rows are dropped, more than {dropped:.2%}",
-            "mend the most frequent cause, or raise validate.max_dropped_share in params.yaml",
+            "fix the most frequent cause, or raise validate.max_dropped_share in params.yaml",
         ),
         SplitExpectation(
             "max_truncated_share",
