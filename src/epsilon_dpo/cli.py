@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, printable
 
 PARAMS = Path("params.yaml")
 REGISTERED = "epsilon-dpo-policy"
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):  # which MLflow reads when it is imported
         os.environ.setdefault(variable, "true")
     try:
-        print(asked.do(asked), flush=True)
+        print(printable(asked.do(asked)), flush=True)  # it may quote a dataset
     except BrokenPipeError:  # `| head` has read enough; Python would say so once more when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:  # what ran below it has said so

@@ -137,6 +137,24 @@ def test_one_row_is_enough_to_look_at(project: Path, capsys: pytest.CaptureFixtu
     assert "1 rows read, 1 pairs" in capsys.readouterr().out
 
 
+def test_nothing_that_a_terminal_obeys_is_printed(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """A dataset's text could colour or clear the screen, overwrite its line, or turn what follows around."""
+    obeyed = "\x1b[2J \x9b31m \r \b \x00 \u202e \u2066 \u2028"
+    content = rows(1)
+    content[0]["question"] = f"Füße, 语言, لغة, 👩\u200d🚀\tand {obeyed}?\nA second line."
+    content[0] |= {"\x1b[31mred": 1}
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+    main(["inspect", "data/mine.jsonl", *COLUMNS])
+    said = capsys.readouterr().out
+    assert not set(obeyed) & set(said) - {" ", *"[2J31m"}
+    assert "not read: \\u001b[31mred" in said
+    assert "Füße, 语言, لغة, 👩\u200d🚀\tand " in said
+    assert "and \\u001b[2J \\u009b31m \\u000d \\u0008 \\u0000 \\u202e \\u2066 \\u2028?\n" in said
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "data/mine.jsonl", "--columns", "prompt=question", "chosen=good", "rejected=\x1b[31mred"])
+    assert "\x1b" not in str(ended.value) and "\\u001b[31mred" in str(ended.value)
+
+
 def test_limits_are_raised_only_as_far_as_the_lengths_ask() -> None:
     lengths = [{"prompt_tokens": p, "chosen_tokens": 20, "rejected_tokens": 10} for p in range(1, 101)]
     assert fitting_tokens(lengths, Tokens(max_prompt_length=100, max_length=120), 0.01) == Tokens(

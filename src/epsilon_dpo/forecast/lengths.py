@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.data.tokens.params import Tokens
-from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.pipeline.stage.files import JsonlFile, count_lines
 
 PAIRS, VALIDATED = Path("out/pairs"), Path("out/validate")
 
@@ -91,12 +91,11 @@ def lengths_of(split: str, tokens: Tokens, count: int | None) -> Lengths:
         count: how many there are where neither out/pairs nor out/validate says it; None: not known.
     """
     file = PAIRS / f"{split}.jsonl"
-    if file.is_file() and (rows := read_jsonl(file)):
-        return Lengths((_lengths(row) for row in rows), len(rows), measured=True)
+    if file.is_file() and (rows := [_lengths(row) for row in JsonlFile(file)]):
+        return Lengths(rows, len(rows), measured=True)
     validated = VALIDATED / f"{split}.jsonl"
     if validated.is_file():
-        with validated.open("rb") as lines:
-            count = sum(1 for _ in lines)
+        count = count_lines(validated)
     longest = tokens.max_length - 1
     return Lengths([(1, longest, longest)], count, measured=False)
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,37 @@ def test_a_split_outside_its_limits_stops(make_tokenizer: MakeTokenizer, limits:
     assert len(validate(rows, make_tokenizer(), TOKENS, contract()).pairs["train"]) == 4
     with pytest.raises(UserError, match=sentence):
         validate(rows, make_tokenizer(), TOKENS, contract(**limits))
+
+
+def test_too_many_dropped_rows_are_told_by_promise_and_example(make_tokenizer: MakeTokenizer) -> None:
+    """Nothing is left of the rows then, so the sentence must say which they were and why."""
+    long = [row("What is a whale? " * 20) | {"id": f"long/{n}"} for n in range(3)]
+    rows = dialogues(row("What?", "No.", "No."), *long)
+    with pytest.raises(UserError) as stop:
+        validate(rows, make_tokenizer(), TOKENS, contract(max_dropped_share=0.1))
+    assert re.fullmatch(
+        r"validate\.max_dropped_share is broken by the split train: 50\.00% of its rows are dropped, more than "
+        r"10\.00%; fix the most frequent cause, or raise validate\.max_dropped_share in params\.yaml\. Of the 8 rows "
+        r"of the split train 3 break prompt_fits \(the first, long/0: the prompt has \d+ tokens, "
+        r"tokens\.max_prompt_length is 40\), 1 break sides_differ \(the first: bad\); for prompt_fits, raise "
+        r"tokens\.max_prompt_length\.",
+        str(stop.value),
+    )
+    with pytest.raises(UserError, match=r"keeps 4 rows, fewer than 5; fetch .* 3 break prompt_fits \(the first, long"):
+        validate(dialogues(*long), make_tokenizer(), TOKENS, contract(min_train_pairs=5))
+
+
+def test_the_length_that_is_advised_cuts_few_enough_answers(make_tokenizer: MakeTokenizer) -> None:
+    rows = dialogues()
+    for number, pair in enumerate(rows["train"]):
+        pair["chosen"][-1]["content"] = "the whale " * (20 + 10 * number)
+    with pytest.raises(UserError, match=r"raise tokens\.max_length to \d+ or more, or validate\.max_trunc") as stop:
+        validate(rows, make_tokenizer(), TOKENS, contract(max_truncated_share=0.2))
+    advised = int(re.findall(r"max_length to (\d+)", str(stop.value))[0])
+    for length, kept in ((advised - 1, False), (advised, True)):
+        tokens = Tokens(max_prompt_length=40, max_length=length)
+        with nullcontext() if kept else pytest.raises(UserError, match=r"25\.00% of its answers are cut"):
+            validate(rows, make_tokenizer(), tokens, contract(max_truncated_share=0.2))
 
 
 def test_a_split_that_loses_every_row_stops(make_tokenizer: MakeTokenizer) -> None:

@@ -1,6 +1,8 @@
 """Near-duplicates: the search against a comparison of all prompts with all, and what a person would call one."""
 
+import heapq
 import random
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -68,18 +70,28 @@ def test_a_system_turn_that_all_prompts_share_makes_none_of_them_near() -> None:
     assert index.near(system + asked("Who wrote this letter to my landlord?")) == ("", 0.0)
 
 
-def test_the_search_finds_what_comparing_all_with_all_finds() -> None:
-    """Prompts of 1 to 40 words, half of them another one with a few words put in, left out or changed."""
+def changed(prompts: list[list[str]], words: list[str], draw: random.Random) -> list[list[str]]:
+    """400 times one of `prompts` with a few words put in, left out or changed."""
+    found = []
+    for _ in range(400):
+        prompt = list(draw.choice(prompts))
+        for _ in range(draw.randint(0, 3)):
+            at = draw.randrange(len(prompt) + 1)
+            prompt[at : at + draw.randint(0, 1)] = [draw.choice(words)] * draw.randint(0, 1)
+        found.append(prompt or ["w0"])
+    return found
+
+
+INSTRUCTION = [f"i{n}" for n in range(30)]
+
+
+@pytest.mark.parametrize("instruction", [[], INSTRUCTION], ids=["none", "shared"])
+def test_the_search_finds_what_comparing_all_with_all_finds(instruction: list[str]) -> None:
+    """Prompts of 1 to 40 words, after an instruction or none, and others made of them."""
     draw = random.Random(1)
     words = [f"w{n}" for n in range(60)]
-    prompts = [[draw.choice(words) for _ in range(draw.randint(1, 40))] for _ in range(200)]
-    for _ in range(400):
-        changed = list(draw.choice(prompts))
-        for _ in range(draw.randint(0, 3)):
-            at = draw.randrange(len(changed) + 1)
-            changed[at : at + draw.randint(0, 1)] = [draw.choice(words)] * draw.randint(0, 1)
-        prompts.append(changed or ["w0"])
-    texts = [" ".join(prompt) for prompt in prompts]
+    prompts = [[*instruction, *(draw.choice(words) for _ in range(draw.randint(1, 40)))] for _ in range(200)]
+    texts = [" ".join(prompt) for prompt in prompts + changed(prompts, words, draw)]
     index, found = NearPrompts(), 0
     for place, text in enumerate(texts[:300]):
         index.add(str(place), asked(text))
@@ -90,4 +102,27 @@ def test_the_search_finds_what_comparing_all_with_all_finds() -> None:
         equal = [match for match in close if match[1] == 1.0]
         assert index.near(asked(texts[place])) == [*equal, *close, ("", 0.0)][0], texts[place]
         found += bool(close)
-    assert 50 < found < 250
+    assert 50 < found < 290
+
+
+@pytest.mark.parametrize(("words", "near"), [(3, True), (12, False)])
+def test_an_instruction_that_all_prompts_share_makes_no_search_longer(
+    words: int, near: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that it makes near are found at once, and the others are no candidates at all."""
+    looked_at = []
+
+    def merge(*parts: Iterable[int]) -> Iterator[int]:
+        for place in heapq.merge(*parts):
+            looked_at.append(place)
+            yield place
+
+    monkeypatch.setattr("epsilon_dpo.data.contract.near.merge", merge)
+    draw, index = random.Random(2), NearPrompts()
+    for place in range(1000):
+        prompt = [*INSTRUCTION, *(f"w{draw.randrange(9999)}" for _ in range(words))]
+        index.add(str(place), asked(" ".join(prompt)))
+    for number in range(50):
+        own = " ".join([*INSTRUCTION, *(f"own{number}" for _ in range(words))])
+        assert index.near(asked(own))[0] == ("0" if near else "")
+    assert len(looked_at) == (50 if near else 0)

@@ -1,5 +1,7 @@
 """Pairs as batches, and the answers to other prompts that KTO takes its KL from."""
 
+import tracemalloc
+
 import pytest
 import torch
 
@@ -113,3 +115,23 @@ def test_a_pair_without_scores_is_refused(tmp_path, rows, message):
         write_jsonl(margins, rows)
     with pytest.raises(UserError, match=message):
         PairData.read(pairs, margins=margins)
+
+
+def test_reading_holds_ids_at_four_bytes_each_from_the_first_pair_on(tmp_path):
+    """As lists, in which each id is an int of Python's, the 61,000 pairs of UltraFeedback would take 2.4 GB."""
+    rows = [
+        {
+            "id": str(n),
+            **{f"{side}_ids": [1000 * n + k for k in range(500)] for side in ("prompt", "chosen", "rejected")},
+        }
+        for n in range(200)
+    ]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    tracemalloc.start()
+    try:
+        data = PairData.read(tmp_path / "train.jsonl")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(data) == 200 and data[7]["chosen_ids"].tolist() == rows[7]["chosen_ids"]
+    assert peak < 8 * 200 * 1500

@@ -144,7 +144,8 @@ class _Validation:
         for split in SPLITS:
             rows, kept = self.relations.rows(split), self.lengths.kept(split)
             dropped = np.repeat([0, 1], [kept, rows - kept])
-            self.ledger.judge_split(split, dropped, self.lengths.truncated_share(split))
+            length = self.lengths.fitting(split, self.ledger.contract.max_truncated_share)
+            self.ledger.judge_split(split, dropped, self.lengths.truncated_share(split), length)
         self.ledger.stop_if_broken()
         return self.summary(shared)
 

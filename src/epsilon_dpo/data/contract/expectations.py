@@ -144,6 +144,7 @@ AFTER_TOKENISATION = [
         lambda facts, tokens: (
             f"the prompt has {facts['prompt_tokens']} tokens, tokens.max_prompt_length is {tokens.max_prompt_length}"
         ),
+        "raise tokens.max_prompt_length",
     ),
     RowExpectation(
         "sides_differ_after_truncation",
@@ -152,6 +153,7 @@ AFTER_TOKENISATION = [
         lambda facts, tokens: (
             f"both answers have the same ids up to tokens.max_length = {tokens.max_length} ({_both(facts)})"
         ),
+        "raise tokens.max_length",
     ),
 ]
 
@@ -174,6 +176,7 @@ class SplitExpectation:
         name: its key in params.yaml below `validate`.
         column: what it is about: "dropped" (1 or 0) of all rows, or "truncated_share" of those kept.
         sentence: error message, given the observed value.
+        remedy: what to do about it.
     """
 
     name: str
@@ -181,10 +184,15 @@ class SplitExpectation:
     column: str
     build: gxe.Expectation
     sentence: Callable[[float], str]
+    remedy: str
 
 
-def split_expectations(split: str, contract: Validate) -> list[SplitExpectation]:
-    """The promises about the split "train" or "eval" under the limits of `contract`."""
+def split_expectations(split: str, contract: Validate, length: int) -> list[SplitExpectation]:
+    """The promises about the split "train" or "eval" under the limits of `contract`.
+
+    Args:
+        length: the tokens.max_length that would cut few enough answers.
+    """
     key = f"min_{split}_pairs"
     least, dropped, cut = getattr(contract, key), contract.max_dropped_share, contract.max_truncated_share
     return [
@@ -194,6 +202,7 @@ def split_expectations(split: str, contract: Validate) -> list[SplitExpectation]
             "truncated_share",
             gxe.ExpectTableRowCountToBeBetween(min_value=least),
             lambda seen: f"it keeps {seen:,.0f} rows, fewer than {least:,}",
+            f"fetch or keep more rows, or lower validate.{key} in params.yaml",
         ),
         SplitExpectation(
             "max_dropped_share",
@@ -201,6 +210,7 @@ def split_expectations(split: str, contract: Validate) -> list[SplitExpectation]
             "dropped",
             gxe.ExpectColumnMeanToBeBetween(column="dropped", max_value=dropped),
             lambda seen: f"{seen:.2%} of its rows are dropped, more than {dropped:.2%}",
+            "fix the most frequent cause, or raise validate.max_dropped_share in params.yaml",
         ),
         SplitExpectation(
             "max_truncated_share",
@@ -208,5 +218,6 @@ def split_expectations(split: str, contract: Validate) -> list[SplitExpectation]
             "truncated_share",
             gxe.ExpectColumnMeanToBeBetween(column="truncated_share", max_value=cut),
             lambda seen: f"{seen:.2%} of its answers are cut at tokens.max_length, more than {cut:.2%}",
+            f"raise tokens.max_length to {length:,} or more, or validate.max_truncated_share, in params.yaml",
         ),
     ]

@@ -86,18 +86,31 @@ class Ledger:
             record.add(finding)
             record.first_ids = [id_of(split, place + 1) for place in finding.ids]
 
-    def judge_split(self, split: str, dropped: np.ndarray, truncated_share: np.ndarray) -> None:
-        """The promises about the entire split: of each row whether it is dropped, of each kept one what is cut."""
+    def judge_split(self, split: str, dropped: np.ndarray, truncated_share: np.ndarray, length: int) -> None:
+        """The promises about the entire split: of each row whether it is dropped, of each kept one what is cut, and the
+        tokens.max_length at which few enough are."""
         columns = {"dropped": dropped, "truncated_share": truncated_share}
-        for expectation in split_expectations(split, self.contract):
+        few = False
+        for expectation in split_expectations(split, self.contract, length):
             values = columns[expectation.column]
             finding = evaluate_column(expectation.column, values, expectation.build)
             self._record(split, expectation.name, expectation.promise, "stop").add(finding)
             empty = len(values) == 0 and expectation.name.startswith("max_")  # there is no share of nothing
             if not finding.success and not empty:
                 assert finding.observed is not None
-                what = expectation.sentence(finding.observed)
+                what = f"{expectation.sentence(finding.observed)}; {expectation.remedy}"
                 self.stops.append(f"validate.{expectation.name} is broken by the split {split}: {what}.")
+                few |= expectation.name != "max_truncated_share"
+        if few and dropped.any():
+            self.stops.append(self._why_dropped(split, len(dropped)))
+
+    def _why_dropped(self, split: str, rows: int) -> str:
+        """Which promises the dropped rows of `split` break, the most frequent first, which is explained by example."""
+        found = [(name, r) for (of, name), r in self._in_order() if of == split and r.action == "drop" and r.failing]
+        (most, record), *others = sorted(found, key=lambda item: -item[1].failing)
+        broken = f"{record.failing:,} break {most} (the first, {record.first_ids[0]}: {record.first_reason})"
+        broken += "".join(f", {r.failing:,} break {name} (the first: {r.first_ids[0]})" for name, r in others)
+        return f"Of the {rows:,} rows of the split {split} {broken}; for {most}, {record.remedy}."
 
     def stop_if_broken(self) -> None:
         """Raises: UserError: one sentence per broken promise, when one of them is set to `stop`."""

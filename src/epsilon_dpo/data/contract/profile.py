@@ -26,6 +26,7 @@ class Lengths:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], Counter[int]] = {(split, n): Counter() for split in SPLITS for n in LENGTHS}
+        self._pairs: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # prompt and answer together
         self._cut: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
         self._longer: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
 
@@ -33,6 +34,8 @@ class Lengths:
         """Rows of `token_facts`."""
         for name in LENGTHS:
             self._counts[split, name].update(row[name] for row in facts)
+        for answer in LENGTHS[1:]:
+            self._pairs[split].update(row["prompt_tokens"] + row[answer] for row in facts)
         self._cut[split].update(row["cut_answers"] for row in facts)
         for row in facts:
             difference = row["chosen_tokens"] - row["rejected_tokens"]
@@ -47,6 +50,11 @@ class Lengths:
     def truncated_share(self, split: str) -> np.ndarray:
         """Of each kept row the share of its two answers that is cut, sorted, float64 [kept]."""
         return _values(self._cut[split]) / 2
+
+    def fitting(self, split: str, share: float) -> int:
+        """The smallest tokens.max_length that cuts at most this share of the answers; 0 if there is none."""
+        lengths = _values(self._pairs[split])
+        return int(lengths[max(len(lengths) - 1 - int(share * len(lengths)), 0)]) if len(lengths) else 0
 
     def spread(self, split: str) -> dict[str, dict[str, float]]:
         return {name: spread(_values(self._counts[split, name])) for name in LENGTHS}

@@ -14,7 +14,7 @@ from epsilon_dpo.data.pairs.params import Choice, DatasetPairs, OnPolicyPairs
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_pair
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import Row, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import JsonlFile, Row, count_lines, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,27 +44,30 @@ def write_pairs(
     Raises:
         UserError: no on-policy pair is left, or a pair cannot be tokenised (data/tokens/tokenisation.py).
     """
-    splits = {split: read_jsonl(validated / f"{split}.jsonl") for split in ("train", "eval")}
+    texts = {split: validated / f"{split}.jsonl" for split in ("train", "eval")}
     left_out: Counter[str] = Counter()
     if isinstance(config, OnPolicyPairs):
-        splits["train"], left_out = _on_policy(config, tokenizer, tokens, read_jsonl(ranked), out)
-    for split, rows in splits.items():
-        tokenised = []
-        for row in tqdm(rows, desc=f"tokenise {split}", unit="pair"):
-            ids = tokenise_pair(tokenizer, row, tokens)
-            beside = {name: row[name] for name in BESIDE if name in row}
-            tokenised.append({"id": row["id"], **{name: ids[name] for name in IDS}, **beside})
-        write_jsonl(out / f"{split}.jsonl", tokenised)
-    counts = {split: len(rows) for split, rows in splits.items()}
+        texts["train"] = out / "train_text.jsonl"
+        left_out = _on_policy(config, tokenizer, tokens, read_jsonl(ranked), out)
+    counts = {split: count_lines(path) for split, path in texts.items()}
+    for split, path in texts.items():
+        with tqdm(JsonlFile(path), desc=f"tokenise {split}", unit="pair", total=counts[split]) as rows:
+            write_jsonl(out / f"{split}.jsonl", (_tokenised(row, tokenizer, tokens) for row in rows))
     content = {"source": config.source, **counts, "left_out": dict(left_out)}
     write_json(out / "pairs.json", content)
     return content
 
 
+def _tokenised(row: Row, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens) -> Row:
+    ids = tokenise_pair(tokenizer, row, tokens)
+    beside = {name: row[name] for name in BESIDE if name in row}
+    return {"id": row["id"], **{name: ids[name] for name in IDS}, **beside}
+
+
 def _on_policy(
     config: OnPolicyPairs, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, ranked: list[Row], out: Path
-) -> tuple[list[Row], Counter[str]]:
-    """The pairs to train on, as text, and how many were left out for which reason; both are written."""
+) -> Counter[str]:
+    """Write the pairs to train on, as text, and those left out; how many of these for which reason."""
     pairs, too_close = preference_pairs(ranked, config.choose, config.min_margin)
     fit, unfit = fit_to_train_on(tokenizer, pairs, tokens)
     write_jsonl(out / "train_text.jsonl", fit)
@@ -75,7 +78,7 @@ def _on_policy(
             f"Of {len(ranked)} prompts with two different answers of the reference none gives a pair (left out: "
             f"{dict(left_out)}); lower pairs.min_margin = {config.min_margin}, or raise candidates.temperature."
         )
-    return fit, left_out
+    return left_out
 
 
 def preference_pairs(ranked: list[Row], choose: Choice, min_margin: float) -> tuple[list[Row], list[Row]]:

@@ -6,12 +6,14 @@ other. Each online method has its own copy of a judge, since each folder must be
 """
 
 import shutil
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.methods.registry import method_names, online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import JsonlFile, Row, count_lines, read_json, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST
 
 SETTINGS, JUDGE, METRICS = "scorer.json", "judge", ("metrics.json", "metrics.jsonl")
@@ -69,20 +71,20 @@ def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out:
         shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS, MANIFEST))
     counts = {}
     for split in ("train", "eval"):
-        rows = _distinct_prompts(pairs, validated, split)
-        write_jsonl(out / prompt_file(split), rows)
-        counts[split] = len(rows)
+        write_jsonl(out / prompt_file(split), _distinct_prompts(pairs, validated, split))
+        counts[split] = count_lines(out / prompt_file(split))
     write_json(out / SETTINGS, config.model_dump())
     return counts
 
 
-def _distinct_prompts(pairs: Path, validated: Path, split: str) -> list[Row]:
+def _distinct_prompts(pairs: Path, validated: Path, split: str) -> Iterator[Row]:
     """In the order of the pairs. Texts of on-policy pairs are those that stage `pairs` wrote beside them."""
     on_policy = split == "train" and read_json(pairs / "pairs.json")["source"] == "on_policy"
     texts = pairs / "train_text.jsonl" if on_policy else validated / f"{split}.jsonl"
-    prompts = {row["id"]: row["prompt"] for row in read_jsonl(texts)}
-    found: dict[tuple[int, ...], Row] = {}
-    for row in read_jsonl(pairs / f"{split}.jsonl"):
-        content = {"id": row["id"], "prompt_ids": row["prompt_ids"], "prompt": prompts[row["id"]]}
-        found.setdefault(tuple(row["prompt_ids"]), content)
-    return list(found.values())
+    prompts = {row["id"]: row["prompt"] for row in JsonlFile(texts)}
+    found = set[bytes]()
+    for row in JsonlFile(pairs / f"{split}.jsonl"):
+        ids = array("i", row["prompt_ids"]).tobytes()  # a tenth of a tuple of ints
+        if ids not in found:
+            found.add(ids)
+            yield {"id": row["id"], "prompt_ids": row["prompt_ids"], "prompt": prompts[row["id"]]}

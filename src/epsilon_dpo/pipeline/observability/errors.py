@@ -2,12 +2,16 @@
 
 import os
 import re
+import unicodedata
 
 # Variables whose values reach a message when a server says what it was sent, or a line names what is set: those of
 # judges, the Hub, MLflow, stores..
 SECRETS = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
 SHORTEST_SECRET = 8  # characters; local servers take values such as "none" or "EMPTY", which are none
 LOGIN = re.compile(r"(?<=://)[^/\s'\"]+@")  # user:password@ of an address
+# What a terminal obeys and does not show: categories of Unicode (controls, lone surrogates, line and paragraph
+# separators), and bidirectional classes, which turn the text after them around.
+CONTROLS, TURNS = {"Cc", "Cs", "Zl", "Zp"}, {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 class UserError(Exception):
@@ -15,11 +19,11 @@ class UserError(Exception):
 
     The message is one sentence that says what is wrong, where, and what to do. A stage prints it without a traceback
     and exits with 1; any other exception is a bug in this project and keeps its traceback. Secrets in it are blacked
-    out, since it may quote a server.
+    out, since it may quote a server, and control characters spelt out, since it may quote a dataset.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(redacted(message))
+        super().__init__(printable(redacted(message)))
 
 
 def redacted(text: str) -> str:
@@ -28,6 +32,18 @@ def redacted(text: str) -> str:
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "***")
     return LOGIN.sub("***@", text)
+
+
+def printable(text: str) -> str:
+    """`text` with \\u001b and the like for each character that a terminal obeys (CONTROLS, TURNS).
+
+    Line breaks and tabs stay, and all other Unicode. In a quoted text of JSON or YAML the spelling means the character.
+    """
+    return "".join(f"\\u{ord(sign):04x}" if _obeyed(sign) else sign for sign in text)
+
+
+def _obeyed(sign: str) -> bool:
+    return sign not in "\n\t" and (unicodedata.category(sign) in CONTROLS or unicodedata.bidirectional(sign) in TURNS)
 
 
 def first_line(error: Exception) -> str:
