@@ -33,13 +33,14 @@ _waiting: "list[subprocess.Popen[str] | Forked]" = []  # the process that start_
 
 
 def start_early(leader: Leader | None = None) -> None:
-    """Start the process of this stage's Tracker now, so that MLflow is imported beside what the stage imports.
+    """Start the process of this stage's Tracker now, unless it is there: MLflow is imported beside what the stage imports.
 
     Args:
         leader: the `dvc` that has started the stage.
     """
-    with suppress(OSError):  # the Tracker tries again, and says what is wrong
-        _waiting.append(start_process(leader))
+    if not _waiting:
+        with suppress(OSError):  # the Tracker tries again, and says what is wrong
+            _waiting.append(start_process(leader))
 
 
 class Tracker:

@@ -110,6 +110,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         with disk_in_a_sentence(), workplace(name) as place:
             inputs = Inputs(stage, key, entry)
             folders = list(_folders(entry, stage, key))
+            start_early(dvc_above())
             with (
                 Tracker(name, inputs.fingerprint, inputs.params, inputs.deps, folders) as tracker,
                 atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
