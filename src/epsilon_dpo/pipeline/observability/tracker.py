@@ -33,7 +33,7 @@ _waiting: "list[subprocess.Popen[str] | Forked]" = []  # the process that start_
 
 
 def start_early(leader: Leader | None = None) -> None:
-    """Start the process of this stage's Tracker now, unless it is there: it imports MLflow while the stage imports its own.
+    """Start the process of this stage's Tracker, unless it is there: it imports MLflow beside what the stage imports.
 
     Args:
         leader: the `dvc` that has started the stage.
