@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json
 from epsilon_dpo.report.figures import captions
@@ -140,3 +141,10 @@ def test_every_kind_of_judge_has_a_name_in_the_captions() -> None:
     """A kind that loading.py knows and the captions do not would stop the pipeline after all its trainings."""
     loading = (Path(captions.__file__).parents[2] / "judging" / "judges" / "loading.py").read_text("utf-8")
     assert set(captions.KINDS) == set(re.findall(r'case "(\w+)":', loading))
+
+
+def test_the_setting_that_a_caption_names_is_one_of_the_method() -> None:
+    rows = [{"metric": "kl_fwd_rb", "n": 4}]
+    said = captions.dynamics_caption(rows, rows, {"kind": "llm", "origin": "x"}, 0.9, 0.95)
+    (setting,) = re.findall(r"\((\w+): (\w+) reproduces it\)", said)
+    method_of("x", {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01} | dict([setting]))
