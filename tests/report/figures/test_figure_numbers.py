@@ -36,6 +36,15 @@ def test_runs_that_differ_by_beta_alone_are_a_family() -> None:
     assert families(runs) == {"a": "dpo", "b": "dpo", "c": soft_label, "d": hard_label, "e": hard_label}
 
 
+def test_a_default_that_is_stated_makes_no_family() -> None:
+    runs = {
+        "a": {"method": "dpo", "beta": 1},
+        "b": {"method": "dpo", "beta": 0.3, "label_smoothing": 0, "smoothing": None, "learning_rate": None},
+        "c": {"method": "dpo", "beta": 0.3, "label_smoothing": 0.1, "smoothing": "robust"},
+    }
+    assert families(runs) == {"a": "dpo", "b": "dpo", "c": "dpo, label_smoothing 0.1, smoothing robust"}
+
+
 def test_wins_and_kl_are_of_the_same_prompts(out: Path) -> None:
     """The records of one come in another order than those of the other, and each holds records for other uses."""
     point = read_point(out, "dpo_01")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 from epsilon_dpo.report.page.tables import OPPONENTS
 from epsilon_dpo.report.page.variance import split_variance
@@ -56,11 +57,15 @@ class Group:
 
 
 def groups(runs: list[RunResult]) -> list[Group]:
-    """In the order of their first runs; a number that is null is one that is not stated."""
+    """In the order of their first runs; what a config means counts, with its method's defaults, not how it is written.
+
+    Raises:
+        UserError: a config that its method refuses.
+    """
     found: dict[str, list[RunResult]] = {}
     for run in runs:
-        config = {k: v for k, v in run.config.items() if k not in NOT_THE_METHOD and v is not None}
-        found.setdefault(repr(sorted(config.items())), []).append(run)
+        config = method_of(run.name, run.config).config
+        found.setdefault(config.model_dump_json(exclude=set(NOT_THE_METHOD)), []).append(run)
     return [Group(members[0].name, members) for members in found.values()]
 
 
