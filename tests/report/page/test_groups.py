@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import sem, t
 
+from epsilon_dpo.analysis.intervals.rates import per_prompt
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
-from epsilon_dpo.report.page.groups import group_rates, groups
+from epsilon_dpo.report.page.groups import balanced, group_rates, groups
 from epsilon_dpo.report.page.methods import method_comparisons, method_statements
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import Results, read_results
@@ -88,7 +89,32 @@ def test_answers_are_told_from_prompts_where_every_prompt_has_as_many(outputs: C
         return group.wins("chosen", "win")
 
     assert wins(list("aabb"), [1.0, 0.0, 0.5, 1.0]).tolist() == [[[1.0, 0.0], [0.5, 1.0]]]
-    assert wins(list("aabbb"), [1.0, 0.0, 0.0, 1.0, 0.5]).tolist() == [[[0.5], [0.5]]]
+    uneven = wins(list("aabbb"), [1.0, 0.0, 0.0, 1.0, 1.0])
+    assert uneven.shape == (1, 2, 1) and uneven.mean() == pytest.approx(3 / 5)  # as the run's own win rate
+
+
+def test_answers_are_told_from_prompts_where_rows_share_some() -> None:
+    """Two answers to each of four rows, two of which have one prompt: 4/3 rows a prompt, and a mean of 1/2."""
+    one, shared, other = [[1.0], [0.0]], [[1.0], [0.5], [0.0], [0.5]], [[0.0], [1.0]]
+    found = balanced([np.array(answers) for answers in (one, shared, other)])
+    by_hand = [[0.75 + 0.125, 0.125], [0.75 - 0.25, 0.75 - 0.25], [0.125, 0.75 + 0.125]]
+    assert found[..., 0].tolist() == [pytest.approx(row) for row in by_hand] and found.mean() == pytest.approx(0.5)
+    assert found.mean(1).ravel().tolist() == pytest.approx(per_prompt([0.5] * 4, [0, 1, 1, 2]))
+    even = np.random.default_rng(0).random((3, 2, 2))
+    assert np.array_equal(balanced(list(even)), even)
+
+
+def test_the_rate_of_several_seeds_is_the_mean_of_theirs(outputs: Callable[..., Path]) -> None:
+    """Half of the answers are to one prompt, which several rows of the data share."""
+    runs = {"dpo": DPO, "dpo_18": DPO | {"seed": 18}}
+    wins = {"dpo": [1.0] * 20 + [0.0, 1.0] * 10, "dpo_18": [1.0] * 20 + [0.0, 0.0, 1.0, 0.0] * 5}
+    out = outputs(truth=False, **wins)
+    for run in runs:
+        file = out / "score" / run / "records.jsonl"
+        prompts = (["shared"] * 20 + [f"p{i}" for i in range(20)]) * 2
+        write_jsonl(file, [r | {"prompt_id": p} for r, p in zip(read_jsonl(file), prompts, strict=True)])
+    (row,) = group_rates(read_results(out, runs))
+    assert row["win_rate/chosen"] == pytest.approx((0.75 + 0.625) / 2)
 
 
 def test_one_training_each_compares_policies(outputs: Callable[..., Path]) -> None:
