@@ -92,6 +92,7 @@ def test_a_policy_is_dominated_where_the_data_say_so(out: Path, view: FiguresVie
             point,
             kl_by_prompt=np.tile(point.kl_by_prompt, 100),
             wins_by_prompt={scorer: np.tile(wins, 100) for scorer, wins in point.wins_by_prompt.items()},
+            answers=np.tile(point.answers, 100),
         )
         for point in points
     ]
