@@ -21,4 +21,4 @@ with run_stage("report") as stage:
     replication = read_replication(Path("study/verdicts.json"))
     write_report(results, params.report.examples, stage.out, certificates, replication)
     stage.tracker.mark_compared(compared_policies(results))
-    stage.summary = f"{len(results.runs)} runs compared on {results.n} prompts: out/report/report.html"
+    stage.summary = f"{len(results.runs)} runs compared on {results.prompts} prompts: out/report/report.html"

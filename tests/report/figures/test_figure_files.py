@@ -10,7 +10,7 @@ import pytest
 from whole_pipeline import BIN, ROOT
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.figures.write import write_figures
@@ -46,6 +46,20 @@ def test_without_snapshots_and_sweeps_there_is_less_to_draw(out: Path, view: Fig
     assert [figure["name"] for figure in figures] == ["pareto", "margins"]
     assert "no frontier to draw" in figures[0]["caption"]
     assert (tmp_path / "figures" / "dynamics.csv").read_text("utf-8").startswith("run,step,epoch,metric,value")
+
+
+def test_policies_that_have_not_moved_have_no_margins(out: Path, view: FiguresView, tmp_path: Path) -> None:
+    """After a first step at a learning rate of 0 a policy is its reference, on whose pairs nothing is decided."""
+    for run in view.runs:
+        file = out / "monotonicity" / run / "records.jsonl"
+        still = {"margin": 0.0, "first_order": 0.0, "step": 0, "group": "neither"}
+        write_jsonl(file, [record | still for record in read_jsonl(file)])
+    (tmp_path / "figures").mkdir()
+    figure = write_figures(out, view, tmp_path / "figures")[-1]
+    assert figure["caption"].startswith("There are no margins to draw") and "6 evaluation pairs" in figure["caption"]
+    assert figure["alt"].endswith("nats: none under any run.")
+    assert (tmp_path / "figures" / "margins.csv").read_text("utf-8").startswith("run,beta,group")
+    assert read_json(tmp_path / "figures" / "pairs.json") == []
 
 
 def test_dvc_plots_finds_every_number_it_draws(out: Path, view: FiguresView, tmp_path: Path) -> None:

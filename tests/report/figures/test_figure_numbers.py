@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json
 from epsilon_dpo.report.figures import captions
@@ -33,6 +34,15 @@ def test_runs_that_differ_by_beta_alone_are_a_family() -> None:
     }
     soft_label, hard_label = "tr_dpo, update soft, alpha 0.6", "tr_dpo, update hard"
     assert families(runs) == {"a": "dpo", "b": "dpo", "c": soft_label, "d": hard_label, "e": hard_label}
+
+
+def test_a_default_that_is_stated_makes_no_family() -> None:
+    runs = {
+        "a": {"method": "dpo", "beta": 1},
+        "b": {"method": "dpo", "beta": 0.3, "label_smoothing": 0, "smoothing": None, "learning_rate": None},
+        "c": {"method": "dpo", "beta": 0.3, "label_smoothing": 0.1, "smoothing": "robust"},
+    }
+    assert families(runs) == {"a": "dpo", "b": "dpo", "c": "dpo, label_smoothing 0.1, smoothing robust"}
 
 
 def test_wins_and_kl_are_of_the_same_prompts(out: Path) -> None:
@@ -82,6 +92,7 @@ def test_a_policy_is_dominated_where_the_data_say_so(out: Path, view: FiguresVie
             point,
             kl_by_prompt=np.tile(point.kl_by_prompt, 100),
             wins_by_prompt={scorer: np.tile(wins, 100) for scorer, wins in point.wins_by_prompt.items()},
+            answers=np.tile(point.answers, 100),
         )
         for point in points
     ]
@@ -140,3 +151,10 @@ def test_every_kind_of_judge_has_a_name_in_the_captions() -> None:
     """A kind that loading.py knows and the captions do not would stop the pipeline after all its trainings."""
     loading = (Path(captions.__file__).parents[2] / "judging" / "judges" / "loading.py").read_text("utf-8")
     assert set(captions.KINDS) == set(re.findall(r'case "(\w+)":', loading))
+
+
+def test_the_setting_that_a_caption_names_is_one_of_the_method() -> None:
+    rows = [{"metric": "kl_fwd_rb", "n": 4}]
+    said = captions.dynamics_caption(rows, rows, {"kind": "llm", "origin": "x"}, 0.9, 0.95)
+    (setting,) = re.findall(r"\((\w+): (\w+) reproduces it\)", said)
+    method_of("x", {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01} | dict([setting]))

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from epsilon_dpo.analysis.intervals.bootstrap import student_t
+from epsilon_dpo.analysis.intervals.rates import per_prompt
 from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.report.figures.frontier import (
     Reference,
+    _weighed,
     attained,
     confidence_of_each,
     frontier,
@@ -50,7 +52,7 @@ def test_a_method_with_its_band():
     kl = generator.gamma(4.0, [[0.25], [0.5], [1.0]], (3, 400))
     wins = (generator.random((3, 400)) < [[0.6], [0.7], [0.8]]).astype(float)
     at = np.linspace(0.0, 5.0, 251)
-    found = frontier(kl, wins, at, Reference(5.0, 0.5), 0.95, 1000, 2)
+    found = frontier(kl, wins, np.ones(400), at, Reference(5.0, 0.5), 0.95, 1000, 2)
     assert np.array_equal(found.win_rate, attained(kl.mean(1), wins.mean(1), at, 0.5))
     assert np.all(found.low <= found.win_rate) and np.all(found.win_rate <= found.high)
     assert found.low[-1] < wins[2].mean() < found.high[-1] and found.win_rate[0] == found.high[0] == 0.5
@@ -64,7 +66,7 @@ def test_a_method_with_its_band():
 
 def test_one_point_of_known_kl_has_the_band_of_its_win_rate():
     wins = np.repeat([[1.0, 0.0]], 50, axis=1)
-    found = frontier(np.ones((1, 100)), wins, [0.9, 1.0], Reference(3.0, 0.25), 0.95, 4000, 0)
+    found = frontier(np.ones((1, 100)), wins, np.ones(100), [0.9, 1.0], Reference(3.0, 0.25), 0.95, 4000, 0)
     assert (found.low[0], found.high[0]) == (0.25, 0.25)
     assert found.high[1] - found.low[1] == pytest.approx(2 * 1.984 * np.sqrt(0.25 / 99), rel=0.06)
     assert found.hypervolume.high == pytest.approx(2.0 * (found.high[1] - 0.25))
@@ -74,7 +76,7 @@ def test_the_ends_are_what_all_bad_and_all_good_ends_attain():
     generator = np.random.default_rng(3)
     kl, wins = generator.gamma(4.0, [[0.25], [0.5]], (2, 50)), (generator.random((2, 50)) < 0.7).astype(float)
     grid, reference = np.array([0.5, 1.0, 1.1, 2.0, 3.0]), Reference(3.0, 0.5)
-    found = frontier(kl, wins, grid, reference, 0.9, 500, 4)
+    found = frontier(kl, wins, np.ones(50), grid, reference, 0.9, 500, 4)
     each = confidence_of_each(np.concatenate([kl, wins]), 0.9, 500, 4)
     reach = student_t(49, each) * kl.std(1, ddof=1) / 50**0.5
     rates = [win_rate(won, range(50), each) for won in wins]
@@ -84,6 +86,20 @@ def test_the_ends_are_what_all_bad_and_all_good_ends_attain():
     assert np.array_equal(found.high, attained(*high, grid, 0.5))
     area = found.hypervolume
     assert (area.low, area.high) == (hypervolume(*low, reference), hypervolume(*high, reference))
+
+
+def test_a_prompt_with_more_answers_counts_for_more():
+    """A step is where the policies' own win rates and KLs are, which are means over answers: 21 to one prompt."""
+    answers = np.array([21] + [1] * 19)
+    kl = np.array([[4.0] + [1.0] * 19, [0.5] + [0.4] * 19])
+    wins = np.array([[1.0] + [0.5] * 19, [0.5] * 20])
+    found = frontier(kl, wins, answers, [2.574, 2.576], Reference(3.0, 0.4), 0.95, 500, 0)
+    assert found.win_rate.tolist() == pytest.approx([0.5, 0.7625])
+    own = win_rate(np.repeat(wins[0], answers), np.repeat(np.arange(20), answers), 0.95)
+    assert found.high[1] >= own.high and found.hypervolume.low <= found.hypervolume.value
+    labels = np.repeat(np.arange(20), answers)
+    over_answers = per_prompt(np.repeat(kl[0], answers).tolist(), labels.tolist())
+    assert _weighed(kl, answers)[0].tolist() == pytest.approx(over_answers)
 
 
 def test_means_that_hold_together_are_stated_the_more_confidently_the_less_they_share():
@@ -98,6 +114,6 @@ def test_means_that_hold_together_are_stated_the_more_confidently_the_less_they_
 
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"\[points, prompts\]"):
-        frontier(np.ones((2, 5)), np.ones((2, 4)), [1.0], Reference(3.0, 0.5), 0.95, 10, 0)
+        frontier(np.ones((2, 5)), np.ones((2, 4)), np.ones(5), [1.0], Reference(3.0, 0.5), 0.95, 10, 0)
     with pytest.raises(ValueError, match="at least two"):
-        frontier(np.ones((2, 1)), np.ones((2, 1)), [1.0], Reference(3.0, 0.5), 0.95, 10, 0)
+        frontier(np.ones((2, 1)), np.ones((2, 1)), np.ones(1), [1.0], Reference(3.0, 0.5), 0.95, 10, 0)

@@ -61,7 +61,10 @@ def simulated(setting: str) -> tuple[Covered, Covered, float]:
     generator, band, volume, width = np.random.default_rng(8), [], [], []
     for seed in range(REPETITIONS):
         kl, wins = policies(generator, cost, gain)
-        both = before(kl, wins, at, reference, seed), frontier(kl, wins, at, reference, 0.95, DRAWS, seed)
+        both = (
+            before(kl, wins, at, reference, seed),
+            frontier(kl, wins, np.ones(kl.shape[1]), at, reference, 0.95, DRAWS, seed),
+        )
         band.append([(one.low <= truth) & (truth <= one.high) for one in both])
         volume.append([one.hypervolume.low <= area <= one.hypervolume.high for one in both])
         width.append([one.hypervolume.high - one.hypervolume.low for one in both])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import sem, t
 
+from epsilon_dpo.analysis.intervals.rates import per_prompt
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
-from epsilon_dpo.report.page.groups import group_rates, groups
+from epsilon_dpo.report.page.groups import balanced, group_rates, groups
 from epsilon_dpo.report.page.methods import method_comparisons, method_statements
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import Results, read_results
@@ -32,10 +33,13 @@ def test_what_makes_another_training_but_not_another_method(outputs: Callable[..
         "c": DPO | {"seed": 18, "learning_rate": None},
         "d": {"snapshot_epochs": 0.5, "beta": 0.1, "seed": 19, "method": "dpo"},
         "e": DPO | {"learning_rate": 0.1},
+        "f": DPO | {"seed": 20, "label_smoothing": 0, "divergence": "reverse_kl"},  # as if they were not stated
+        "g": DPO | {"beta": 1},
+        "h": DPO | {"beta": 1.0, "seed": 18},
     }
     found = groups(read_results(outputs(**{name: [1.0, 0.0] for name in runs}), runs).runs)
-    assert [[run.name for run in group.runs] for group in found] == [["a", "c", "d"], ["b"], ["e"]]
-    assert [group.label for group in found] == ["a, 3 seeds", "b", "e"]
+    assert [[run.name for run in group.runs] for group in found] == [["a", "c", "d", "f"], ["b"], ["e"], ["g", "h"]]
+    assert [group.label for group in found] == ["a, 4 seeds", "b", "e", "g, 2 seeds"]
 
 
 def test_the_mean_over_seeds_has_an_interval_over_seeds_and_prompts(outputs: Callable[..., Path]) -> None:
@@ -85,7 +89,32 @@ def test_answers_are_told_from_prompts_where_every_prompt_has_as_many(outputs: C
         return group.wins("chosen", "win")
 
     assert wins(list("aabb"), [1.0, 0.0, 0.5, 1.0]).tolist() == [[[1.0, 0.0], [0.5, 1.0]]]
-    assert wins(list("aabbb"), [1.0, 0.0, 0.0, 1.0, 0.5]).tolist() == [[[0.5], [0.5]]]
+    uneven = wins(list("aabbb"), [1.0, 0.0, 0.0, 1.0, 1.0])
+    assert uneven.shape == (1, 2, 1) and uneven.mean() == pytest.approx(3 / 5)  # as the run's own win rate
+
+
+def test_answers_are_told_from_prompts_where_rows_share_some() -> None:
+    """Two answers to each of four rows, two of which have one prompt: 4/3 rows a prompt, and a mean of 1/2."""
+    one, shared, other = [[1.0], [0.0]], [[1.0], [0.5], [0.0], [0.5]], [[0.0], [1.0]]
+    found = balanced([np.array(answers) for answers in (one, shared, other)])
+    by_hand = [[0.75 + 0.125, 0.125], [0.75 - 0.25, 0.75 - 0.25], [0.125, 0.75 + 0.125]]
+    assert found[..., 0].tolist() == [pytest.approx(row) for row in by_hand] and found.mean() == pytest.approx(0.5)
+    assert found.mean(1).ravel().tolist() == pytest.approx(per_prompt([0.5] * 4, [0, 1, 1, 2]))
+    even = np.random.default_rng(0).random((3, 2, 2))
+    assert np.array_equal(balanced(list(even)), even)
+
+
+def test_the_rate_of_several_seeds_is_the_mean_of_theirs(outputs: Callable[..., Path]) -> None:
+    """Half of the answers are to one prompt, which several rows of the data share."""
+    runs = {"dpo": DPO, "dpo_18": DPO | {"seed": 18}}
+    wins = {"dpo": [1.0] * 20 + [0.0, 1.0] * 10, "dpo_18": [1.0] * 20 + [0.0, 0.0, 1.0, 0.0] * 5}
+    out = outputs(truth=False, **wins)
+    for run in runs:
+        file = out / "score" / run / "records.jsonl"
+        prompts = (["shared"] * 20 + [f"p{i}" for i in range(20)]) * 2
+        write_jsonl(file, [r | {"prompt_id": p} for r, p in zip(read_jsonl(file), prompts, strict=True)])
+    (row,) = group_rates(read_results(out, runs))
+    assert row["win_rate/chosen"] == pytest.approx((0.75 + 0.625) / 2)
 
 
 def test_one_training_each_compares_policies(outputs: Callable[..., Path]) -> None:
@@ -150,7 +179,8 @@ def test_what_is_said_of_methods_holds_for_all_pairs_together(outputs: Callable[
     two = {"dpo": more, "dpo_18": more, "ipo": fewer, "ipo_18": fewer}
     (row, _) = method_comparisons(read_results(outputs(truth=False, **two), TWO_EACH))
     assert row["outcome"] == "better" and row["low"] == row["low_together"] > 0.0
-    three = TWO_EACH | {"kto": {"method": "kto"}, "kto_18": {"method": "kto", "seed": 18}}
+    kto = {"method": "kto", "beta": 0.1}
+    three = TWO_EACH | {"kto": kto, "kto_18": kto | {"seed": 18}}
     results = read_results(outputs(truth=False, **two, kto=more, kto_18=more), three)
     row = method_comparisons(results)[0]
     assert row["low_together"] < 0.0 < row["low"] and row["outcome"] == "cannot be told apart"

@@ -121,3 +121,13 @@ def test_the_verdict_is_the_corrected_one():
     among = verdicts({"a": a, "b": b, "b2": b}, np.arange(40), 0.9, 0.8, 100, 0)
     assert [verdict.outcome for verdict in among] == ["cannot be told apart"] * 3
     assert among[0].p_adjusted == pytest.approx(3 * 18 / 256)
+
+
+def test_what_it_takes_is_of_the_difference_that_is_stated():
+    """A prompt with 21 answers, all ahead, and 19 with one, a little behind: by answers ahead, by prompts behind."""
+    prompts = np.repeat(np.arange(20), [21] + [1] * 19)
+    ahead = np.where(prompts == 0, 1.0, -0.2)
+    (found,) = verdicts({"a": ahead.clip(0.0), "b": (-ahead).clip(0.0)}, prompts, 0.95, 0.8, 10, 0)
+    of_each = [found.difference.value + (20 / 40) * total for total in (21 * 0.57, *[-0.63] * 19)]
+    assert found.difference.value == pytest.approx(0.43) == np.mean(of_each)
+    assert found.n_needed == n_needed(of_each, 0.95, 0.8) > 29

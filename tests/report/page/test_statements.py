@@ -108,7 +108,7 @@ def test_what_the_judge_alone_tells_apart_is_no_headline(outputs: Callable[..., 
     assert sentences[0] == (
         "Against SFT: by the true reward, dpo and mine cannot be told from it; by the judge, mine won more often than "
         "lost and dpo lost more often than won."
-    ).replace("dpo and mine", "all 2 runs")
+    ).replace("dpo and mine", "both runs")
     truth, judged = sentences[2:]
     assert truth.startswith("dpo and mine cannot be told apart by their true wins")
     assert "mine is ahead of dpo by 95.0 points (" in judged

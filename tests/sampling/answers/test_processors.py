@@ -115,3 +115,14 @@ def test_what_vllm_does_in_another_order_is_refused() -> None:
         assert Sampler(**settings, logits=NEUTRAL | cuts)
     with pytest.raises(ValidationError, match="vLLM applies min_p before"):
         Sampler(**settings, logits=NEUTRAL | {"min_p": 0.1, "top_p": 0.9})
+
+
+def test_a_temperature_that_vllm_would_raise_is_refused() -> None:
+    settings: dict[str, Any] = {"samples_per_prompt": 1, "max_new_tokens": 8, "batch_size": 4, "logits": NEUTRAL}
+    settings |= {"stop": {"tokens": [], "strings": []}}
+    for temperature in (1.0e-9, 0.01, 1.0):
+        assert Sampler(**settings, temperature=temperature, backend="vllm")
+    for temperature in (2.0e-9, 1.0e-3, 0.0099):
+        assert Sampler(**settings, temperature=temperature, backend="transformers")
+        with pytest.raises(ValidationError, match=r"vLLM samples at 0\.01 in place of temperature .*write 1\.0e-09"):
+            Sampler(**settings, temperature=temperature, backend="vllm")

@@ -239,6 +239,7 @@ class LLM:
         from types import SimpleNamespace as Some
 
         for one in wanted:
+            assert one.temperature == TEMPERATURE, vars(one)
             assert 0 <= one.seed < 2**63 and (one.top_p, one.top_k, one.stop_token_ids) == (1.0, 0, [2]), vars(one)
             assert (one.min_p, one.repetition_penalty, one.stop, one.detokenize) == (0.0, 1.0, [], False), vars(one)
         ids = [prompt["prompt_token_ids"][:3] for prompt in prompts]
@@ -258,14 +259,16 @@ def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monk
     with pytest.raises(UserError, match="make vllm"):
         answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")
     (tmp_path / ".venv-vllm/bin").mkdir(parents=True)
-    (tmp_path / "vllm.py").write_text(VLLM, "utf-8")
+    (tmp_path / "vllm.py").write_text(VLLM.replace("TEMPERATURE", "1.0"), "utf-8")
     python = tmp_path / ".venv-vllm/bin/python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n', "utf-8")
     python.chmod(0o755)
     found = answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")
     assert all(one["response_ids"][0] == 1 and one["response_ids"][-1] == 2 for one in found)  # <bos>, <end>
+    (tmp_path / "vllm.py").write_text(VLLM.replace("TEMPERATURE", "0.0"), "utf-8")  # vLLM's own word for greedy
+    assert len(answer(policy, rows(3), params(backend="vllm", temperature=1.0e-9), 5, 1, "policy")) == 3
     lines = VLLM.splitlines(keepends=True)
-    place = next(n for n, line in enumerate(lines) if "assert 0 <=" in line)
+    place = next(n for n, line in enumerate(lines) if "assert one.temperature" in line)
     (tmp_path / "vllm.py").write_text("".join(lines[:place]) + SHAPED, "utf-8")
     logits = {"top_p": 0.9, "top_k": 5, "min_p": None, "repetition_penalty": 1.2}
     shaped = params(backend="vllm", logits=logits, stop={"tokens": ["w7"], "strings": ["w3 w4"]})

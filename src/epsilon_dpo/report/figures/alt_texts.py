@@ -74,6 +74,9 @@ def over_optimisation_alt(rows: list[Row]) -> str:
 
 def margins_alt(rows: list[Row]) -> str:
     """Of `draw_margins`: the mean log-ratio margin of both groups under each run, and how often a sign decides."""
+    title = "Mean log-ratio margin of the pairs by what ε-DPO would decide, nats"
+    if not rows:
+        return f"{title}: none under any run."
     margins = {
         group: {row["run"]: row["margin"] for row in rows if row["group"] == group}
         for group in (DECREASING, INCREASING)
@@ -86,8 +89,6 @@ def margins_alt(rows: list[Row]) -> str:
     both = [run for run in margins[DECREASING] if run in margins[INCREASING]]
     smaller = counted(margins[INCREASING][run] < margins[DECREASING][run] for run in both)
     verdicts = [f"smaller where increasing in {smaller}"] if both else []
-    if rows:
-        right = min(row["first_order_agreement"] for row in rows)
-        verdicts.append(f"the first-order sign is the decision for at least {percent(right)}")
-    title = "Mean log-ratio margin of the pairs by what ε-DPO would decide, nats"
+    right = min(row["first_order_agreement"] for row in rows)
+    verdicts.append(f"the first-order sign is the decision for at least {percent(right)}")
     return fitting(*(f"{title}: {'; '.join(parts + verdicts)}." for parts in (each, most)))

@@ -51,8 +51,8 @@ def dynamics_caption(rows: list[Row], decided: list[Row], judge: Row, smoothing:
         said
         + f"""By step: the shares of a training step's pairs whose β was lowered and raised, moving averages with weight
         {smoothing:g} on the past. In exact arithmetic almost every pair is one or the other, whatever ε is; that the
-        released code decides more often under a larger ε is an effect of rounding to bfloat16 (precision: official_bf16
-        reproduces it)."""
+        released code decides more often under a larger ε is an effect of rounding to bfloat16 (step_precision:
+        official_bf16 reproduces it)."""
     )
 
 
@@ -73,11 +73,16 @@ def over_optimisation_caption(rows: list[Row], judge: Row, confidence: float) ->
     return _flat(said)
 
 
-def margins_caption(rows: list[Row], epsilon: float, confidence: float) -> str:
-    """Of the paper's Figure 4."""
-    n = round(rows[0]["n"] / rows[0]["share"])
+def margins_caption(rows: list[Row], pairs: int, epsilon: float, confidence: float) -> str:
+    """Of the paper's Figure 4; `pairs` is how many evaluation pairs the margins were looked for on."""
+    if not rows:
+        return _flat(
+            f"""There are no margins to draw: under none of the final policies would ε-DPO (ε = {epsilon:g}) decide
+            alike on pairs of two prompts, of the {pairs} evaluation pairs. While a policy is its reference, it decides
+            on no pair."""
+        )
     return _flat(
-        f"""Mean margins of the {n} evaluation pairs under each final policy, by what ε-DPO (ε = {epsilon:g}) would
+        f"""Mean margins of the {pairs} evaluation pairs under each final policy, by what ε-DPO (ε = {epsilon:g}) would
         decide: their log-prob margin falls as β rises (decreasing), or rises with it (increasing). Bars:
         {_level(confidence)} intervals of the mean. β is that of params.yaml. To first order in ε the decision is the
         sign of h − (K(chosen) − K(rejected)), K being the sum of KL(policy ‖ reference) over an answer: that increasing

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from epsilon_dpo.analysis.differences.differences import difference, of_each
+from epsilon_dpo.analysis.differences.differences import difference_of_totals, of_each
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 
 
-def dominated(kl: Sequence[Floats], wins: Sequence[Floats], confidence: float) -> NDArray[np.bool_]:
+def dominated(kl: Sequence[Floats], wins: Sequence[Floats], answers: ArrayLike, confidence: float) -> NDArray[np.bool_]:
     """Which policies [n] lie, on the same prompts, above another one's KL and below its win rate, both outside their
     intervals. With `confidence` no policy is called so that is not.
 
@@ -18,17 +18,17 @@ def dominated(kl: Sequence[Floats], wins: Sequence[Floats], confidence: float) -
     second costs nothing (Berger, Technometrics 24 (1982)).
 
     Args:
-        kl, wins: of each policy its values by prompt, [prompts], in one order of prompts.
+        kl, wins: of each policy its means by prompt, [prompts], in one order of prompts.
+        answers: to each prompt, [prompts]; they weigh equally.
 
     Raises:
         ValueError: fewer than two prompts, where there are two policies or more.
     """
-    pairs, found = list(combinations(range(len(kl)), 2)), np.zeros(len(kl), np.bool_)
+    pairs, found, sizes = list(combinations(range(len(kl)), 2)), np.zeros(len(kl), np.bool_), np.asarray(answers, float)
     each = of_each(confidence, len(pairs))
     for i, j in pairs:
-        prompts = np.arange(len(kl[i]))
-        cost = difference(kl[i] - kl[j], prompts, each, bound=None)
-        gain = difference(wins[i] - wins[j], prompts, each)
+        cost = difference_of_totals((kl[i] - kl[j]) * sizes, sizes, each, bound=None)
+        gain = difference_of_totals((wins[i] - wins[j]) * sizes, sizes, each)
         found[i] |= cost.low > 0.0 and gain.high < 0.0
         found[j] |= cost.high < 0.0 and gain.low > 0.0
     return found

@@ -15,7 +15,7 @@ where policies differ.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t
@@ -84,7 +84,14 @@ def hypervolume(kl: Floats, win_rate: Floats, reference: Reference) -> Floats:
 
 
 def frontier(
-    kl: ArrayLike, wins: ArrayLike, at: ArrayLike, reference: Reference, confidence: float, draws: int, seed: int
+    kl: ArrayLike,
+    wins: ArrayLike,
+    answers: ArrayLike,
+    at: ArrayLike,
+    reference: Reference,
+    confidence: float,
+    draws: int,
+    seed: int,
 ) -> Frontier:
     """A method's staircase and hypervolume, with intervals over prompts.
 
@@ -92,7 +99,8 @@ def frontier(
 
     Args:
         kl: [points, prompts], nats, each prompt's mean.
-        wins: [points, prompts], in the same order of prompts.
+        wins: [points, prompts], in the same order of prompts, likewise.
+        answers: [prompts], of every policy; they weigh equally, as in the policies' own win rates and KLs.
         at: [g], KLs to evaluate the staircase at.
         draws, seed: of `confidence_of_each`.
 
@@ -102,17 +110,27 @@ def frontier(
     costs, gains, grid = np.asarray(kl, float), np.asarray(wins, float), np.asarray(at, float)
     if costs.ndim != 2 or costs.shape != gains.shape or costs.shape[0] == 0:
         raise ValueError(f"kl {costs.shape} and wins {gains.shape} must both be [points, prompts]")
-    m = costs.shape[1]
+    m, sizes = costs.shape[1], np.asarray(answers, int)
+    one_each, of = np.repeat(gains, sizes, axis=1), np.repeat(np.arange(m), sizes)  # a prompt's mean for each answer
+    costs, gains = _weighed(costs, sizes), _weighed(gains, sizes)
     uncertain = costs[np.ptp(costs, axis=1) > 0.0]  # a KL that is the same everywhere, such as 0, is known
     each = confidence_of_each(np.concatenate([uncertain, gains]), confidence, draws, seed)
     cost, gain = costs.mean(1), gains.mean(1)
     reach = student_t(m - 1, each) * costs.std(1, ddof=1) / np.sqrt(m)
-    rates = [win_rate(won, np.arange(m), each) for won in gains]
+    rates = [win_rate(won, of, each) for won in one_each]
     worst = cost + reach, np.array([rate.low for rate in rates])
     best = cost - reach, np.array([rate.high for rate in rates])
     stairs, low, high = (attained(x, y, grid, reference.win_rate) for x, y in ((cost, gain), worst, best))
     area, least, most = (float(hypervolume(x, y, reference)) for x, y in ((cost, gain), worst, best))
     return Frontier(grid, stairs, low, high, Estimate(area, least, most, m))
+
+
+def _weighed(means: Floats, sizes: NDArray[np.int_]) -> Floats:
+    """One number per prompt, [points, prompts], whose mean over prompts is the mean over answers (`per_prompt` of
+    analysis/intervals/rates.py); of equal sizes the means as they are."""
+    share = sizes / sizes.mean()
+    over_answers = (means @ sizes / sizes.sum())[:, None]
+    return means * share + over_answers * (1.0 - share)
 
 
 def confidence_of_each(values: Floats, confidence: float, draws: int, seed: int) -> float:

@@ -67,13 +67,15 @@ def _best_of_n(records: list[Row], confidence: float, seed: int) -> list[Row]:
     answers: dict[str, list[Row]] = {}
     for record in records:
         answers.setdefault(record["prompt_id"], []).append(record)
+    prompts = [record["prompt_id"] for record in records]
     fewest = min(len(of_prompt) for of_prompt in answers.values())
     rows = []
     for n in (2**power for power in range(1, fewest.bit_length()) if 2**power <= fewest):
         bound = log(n) - (n - 1) / n
         for scorer, field in REWARDS.items():
-            above = [_above(of_prompt, field, n) for of_prompt in answers.values()]
-            reward = cluster_bootstrap(above, list(answers), confidence, DRAWS, seed)
+            above = {prompt: _above(of_prompt, field, n) for prompt, of_prompt in answers.items()}
+            weighed = [above[record["prompt_id"]] for record in records]  # by its answers, as the policies' rewards are
+            reward = cluster_bootstrap(weighed, prompts, confidence, DRAWS, seed)
             rows.append(
                 {"family": BEST_OF_N, "run": f"best of {n}", "place": ".", "scorer": scorer}
                 | columns("kl", Estimate(bound, bound, bound, len(answers)))

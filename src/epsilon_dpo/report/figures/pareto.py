@@ -82,7 +82,10 @@ def pareto(
     rows, frontiers, references = [], {}, {}
     for scorer, floor in sft.items():
         pointless = dominated(
-            [point.kl_by_prompt for point in points], [point.wins_by_prompt[scorer] for point in points], confidence
+            [point.kl_by_prompt for point in points],
+            [point.wins_by_prompt[scorer] for point in points],
+            points[0].answers,
+            confidence,
         )
         rows += [
             {"run": point.run, "family": family_of[point.run], "beta": betas[point.run], "scorer": scorer}
@@ -101,6 +104,7 @@ def pareto(
             family: frontier(
                 [point.kl_by_prompt for point in sweep],
                 [point.wins_by_prompt[scorer] for point in sweep],
+                points[0].answers,
                 grid,
                 references[scorer],
                 confidence,

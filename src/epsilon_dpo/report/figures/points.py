@@ -28,6 +28,8 @@ class Point:
         kl_by_prompt: [prompts], its mean over each prompt's answers.
         win_rate: over the chosen answers, by scorer.
         wins_by_prompt: mean win on each prompt by scorer, [prompts], in the same order.
+        answers: to each prompt, [prompts]; `kl` and `win_rate` are means over answers, of which a prompt that several
+            rows of the data share has more than others.
     """
 
     run: str
@@ -36,6 +38,7 @@ class Point:
     kl_by_prompt: Floats
     win_rate: dict[str, Estimate]
     wins_by_prompt: dict[str, Floats]
+    answers: NDArray[np.int_]
 
 
 def read_point(out: Path, run: str, place: str = ".") -> Point:
@@ -47,12 +50,13 @@ def read_point(out: Path, run: str, place: str = ".") -> Point:
     score, kl = out / "score" / run / place, out / "kl" / run / place
     scored, distance = read_json(score / "metrics.json"), read_json(kl / "metrics.json")
     wins = [record for record in read_jsonl(score / "records.jsonl") if record["opponent"] == OPPONENT]
-    prompts, kls = _by_prompt([record for record in read_jsonl(kl / "records.jsonl") if KL in record], KL)
+    prompts, kls, answers = _by_prompt([record for record in read_jsonl(kl / "records.jsonl") if KL in record], KL)
     scorers = {name: names for name, names in SCORERS.items() if f"{names[1]}/{OPPONENT}" in scored}
     by_prompt = {}
     for name, (field, _) in scorers.items():
-        answered, by_prompt[name] = _by_prompt(wins, field)
-        if scored["policy_sha256"] != distance["policy_sha256"] or answered != prompts:
+        answered, by_prompt[name], won = _by_prompt(wins, field)
+        same = answered == prompts and np.array_equal(won, answers)
+        if scored["policy_sha256"] != distance["policy_sha256"] or not same:
             raise UserError(f"{score} and {kl} are of different policies or prompts; run `dvc repro`.")
     return Point(
         run=run,
@@ -61,6 +65,7 @@ def read_point(out: Path, run: str, place: str = ".") -> Point:
         kl_by_prompt=kls,
         win_rate={name: read_estimate(scored, f"{metric}/{OPPONENT}") for name, (_, metric) in scorers.items()},
         wins_by_prompt=by_prompt,
+        answers=answers,
     )
 
 
@@ -74,10 +79,11 @@ def columns(name: str, estimate: Estimate) -> Row:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def _by_prompt(records: list[Row], field: str) -> tuple[list[str], Floats]:
-    """The prompts of `records`, sorted, and the mean of `field` on each."""
+def _by_prompt(records: list[Row], field: str) -> tuple[list[str], Floats, NDArray[np.int_]]:
+    """The prompts of `records`, sorted, the mean of `field` on each, and how many records each has."""
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:
         values[record["prompt_id"]].append(record[field])
     prompts = sorted(values)
-    return prompts, np.array([np.mean(values[prompt]) for prompt in prompts])
+    means = np.array([np.mean(values[prompt]) for prompt in prompts])
+    return prompts, means, np.array([len(values[prompt]) for prompt in prompts])

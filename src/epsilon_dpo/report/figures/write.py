@@ -108,7 +108,7 @@ def _margins(source: Path, params: FiguresView, out: Path) -> Row:
     write_csv(out / "margins.csv", rows, margins.MARGINS)
     draw_margins(out / IMAGES / "margins.png", rows, list(params.runs))
     epsilon = read_json(source / "monotonicity" / shown / "metrics.json")["epsilon"]
-    caption = margins_caption(rows, epsilon, params.confidence)
+    caption = margins_caption(rows, len(records), epsilon, params.confidence)
     title = "Margins by monotonicity (the paper's Figure 4)"
     return _figure("margins", title, caption, margins_alt(rows), "margins")
 

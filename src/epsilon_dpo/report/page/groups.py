@@ -1,11 +1,13 @@
 """Runs that differ by nothing but the seed of their training: what a method does, beyond what one training did."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 from epsilon_dpo.report.page.tables import OPPONENTS
 from epsilon_dpo.report.page.variance import split_variance
@@ -40,27 +42,45 @@ class Group:
         )
 
     def _design(self, opponent: str, values: Any) -> Floats:
-        """[seeds, prompts, answers, judgements], prompts in the order of their ids.
-
-        Where some prompts have more answers than others (several rows of the data share a prompt), a prompt has one
-        number, the mean of its answers.
-        """
+        """[seeds, prompts, answers, judgements], prompts in the order of their ids, as `balanced` makes it."""
         seeds = []
         for run in self.runs:
             by_prompt: dict[str, list[list[float]]] = {}
             for record in run.verdicts(opponent).values():
                 by_prompt.setdefault(record["prompt_id"], []).append(values(record))
-            seeds.append([by_prompt[prompt] for prompt in sorted(by_prompt)])
-        balanced = len({len(answers) for prompts in seeds for answers in prompts}) == 1
-        return np.array(seeds if balanced else [[[np.mean(x, 0)] for x in prompts] for prompts in seeds], float)
+            seeds.append(balanced([np.array(by_prompt[prompt], float) for prompt in sorted(by_prompt)]))
+        return np.stack(seeds)
+
+
+def balanced(prompts: list[Floats]) -> Floats:
+    """[prompts, c, judgements] of answers, of which a prompt that several rows of the data share has more than others.
+
+    c is the largest number that divides how many each prompt has: `samples_per_prompt`, unless all prompts are shared.
+    A prompt's nth number then stands for the nth answer of each of its rows, so that the mean over prompts is that over
+    answers, and the spread between prompts its cluster-robust one: `per_prompt` of analysis/intervals/rates.py, for
+    each n. Where every prompt has c answers, these are the answers.
+
+    Args:
+        prompts: of each [answers, judgements], row by row.
+    """
+    sizes = np.array([len(answers) for answers in prompts], float)
+    c = math.gcd(*map(len, prompts))
+    totals = np.stack([answers.reshape(-1, c, answers.shape[1]).sum(0) for answers in prompts])
+    share = (sizes / sizes.mean())[:, None, None]
+    mean = totals.sum((0, 1)) / sizes.sum()
+    return totals / (sizes.mean() / c) + mean * (1.0 - share)
 
 
 def groups(runs: list[RunResult]) -> list[Group]:
-    """In the order of their first runs; a number that is null is one that is not stated."""
+    """In the order of their first runs; what a config means counts, with its method's defaults, not how it is written.
+
+    Raises:
+        UserError: a config that its method refuses.
+    """
     found: dict[str, list[RunResult]] = {}
     for run in runs:
-        config = {k: v for k, v in run.config.items() if k not in NOT_THE_METHOD and v is not None}
-        found.setdefault(repr(sorted(config.items())), []).append(run)
+        config = method_of(run.name, run.config).config
+        found.setdefault(config.model_dump_json(exclude=set(NOT_THE_METHOD)), []).append(run)
     return [Group(members[0].name, members) for members in found.values()]
 
 

@@ -18,7 +18,7 @@ from scipy.special import ndtri
 
 from epsilon_dpo.analysis.differences.differences import difference, of_each
 from epsilon_dpo.analysis.intervals.bootstrap import BLOCK, totals_by_prompt
-from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.rates import Estimate, per_prompt
 
 Outcome = Literal["better", "worse", "cannot be told apart"]
 ROUNDING = 1e-12  # relative: sums that differ by less are equal
@@ -73,8 +73,7 @@ def verdicts(
         together = difference(differences, prompts, each)
         if adjusted > 1.0 - confidence:
             together = replace(together, low=min(0.0, together.low), high=max(0.0, together.high))
-        totals, sizes = totals_by_prompt(differences, prompts)
-        needed = n_needed(totals / sizes, each, power)
+        needed = n_needed(per_prompt(differences.tolist(), np.asarray(prompts).tolist()), each, power)
         results.append(Verdict(first, second, outcome_of(together), alone, together, p_value, adjusted, needed))
     return results
 

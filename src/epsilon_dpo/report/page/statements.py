@@ -169,7 +169,9 @@ def _verdicts(groups: dict[str, list[str]], total: int) -> str:
 
 
 def _named(runs: list[str], total: int) -> str:
-    return f"all {total} runs" if len(runs) == total > 1 else _listed(runs)
+    if len(runs) < total or total == 1:
+        return _listed(runs)
+    return "both runs" if total == 2 else f"all {total} runs"
 
 
 def _side(score: Row, name: str) -> str:

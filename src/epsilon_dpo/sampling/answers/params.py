@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from epsilon_dpo.pipeline.stage.params import Seed, Strict, Threads
 
+GREEDY = 1.0e-9  # a temperature at which noise decides only between tokens whose logits are equal but for rounding
+VLLM_COLDEST = 0.01  # vLLM raises what lies between 0, its greedy, and this to this
+
 
 class Logits(Strict):
     """What shapes the distribution of the next token beside the temperature, as transformers' `generate` does it.
@@ -35,7 +38,7 @@ class Sampler(Strict):
     """How answers are drawn, here and in `candidates`."""
 
     samples_per_prompt: Annotated[int, Field(ge=1)]  # independent answers; several cut the noise of sampling
-    temperature: Annotated[float, Field(ge=1.0e-9, le=100.0)]  # at the smallest, greedy
+    temperature: Annotated[float, Field(ge=GREEDY, le=100.0)]  # at the smallest, greedy
     logits: Logits
     stop: Stop
     max_new_tokens: Annotated[int, Field(ge=1)]
@@ -49,6 +52,15 @@ class Sampler(Strict):
             raise ValueError(
                 "vLLM applies min_p before top_k and top_p, transformers after them; use min_p without the others, or "
                 "backend: transformers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _both_backends_are_as_cold(self) -> Self:
+        if self.backend == "vllm" and GREEDY < self.temperature < VLLM_COLDEST:
+            raise ValueError(
+                f"vLLM samples at {VLLM_COLDEST:g} in place of temperature {self.temperature:g}; write {GREEDY:.1e}, "
+                f"which is greedy, {VLLM_COLDEST:g} or more, or backend: transformers"
             )
         return self
 

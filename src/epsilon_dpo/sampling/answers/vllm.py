@@ -13,7 +13,7 @@ from typing import Any
 from epsilon_dpo.pipeline.machine.runtime import take_free_gpus
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
-from epsilon_dpo.sampling.answers.params import Sampler
+from epsilon_dpo.sampling.answers.params import GREEDY, Sampler
 from epsilon_dpo.sampling.answers.stops import Stops
 
 ENVIRONMENT = Path(".venv-vllm")
@@ -34,6 +34,8 @@ def sample_with_vllm(
     """
     request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds}
     request |= {"stop_token_ids": stops.tokens, **params.model_dump(include=set(Sampler.model_fields))}
+    if params.temperature == GREEDY:
+        request["temperature"] = 0.0  # greedy; vLLM raises any other below 0.01 to 0.01
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         raise UserError(
