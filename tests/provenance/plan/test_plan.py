@@ -133,16 +133,16 @@ EDITS: dict[str, tuple[Callable[[], Any], set[str], tuple[str, str], set[str], s
     ),
     "comment in a method": (
         lambda: append(DPO, "\n# a comment\n"),
-        {"check", "scorer", "align@dpo", "figures", "report"},
+        {"check", "scorer", "align@dpo"},
         ("align@dpo", f"{DPO} changed in comments, docstrings or layout only"),
         set(),
-        "dvc commit -f check scorer align@dpo figures report",
+        "dvc commit -f check scorer align@dpo",
     ),
     "real change in a method": (
         lambda: append(DPO, "\nLIMIT = 3\n"),
-        {"check", "scorer", "align@dpo", "figures", "report"},
+        {"check", "scorer", "align@dpo"},
         ("align@dpo", f"{DPO} changed"),
-        OF_DPO | {"tournament"},
+        OF_DPO | LAST,
         "",
     ),
     "change that some do not import": (

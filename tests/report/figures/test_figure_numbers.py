@@ -34,15 +34,8 @@ def test_runs_that_differ_by_beta_alone_are_a_family() -> None:
     }
     soft_label, hard_label = "tr_dpo, update soft, alpha 0.6", "tr_dpo, update hard"
     assert families(runs) == {"a": "dpo", "b": "dpo", "c": soft_label, "d": hard_label, "e": hard_label}
-
-
-def test_a_default_that_is_stated_makes_no_family() -> None:
-    runs = {
-        "a": {"method": "dpo", "beta": 1},
-        "b": {"method": "dpo", "beta": 0.3, "label_smoothing": 0, "smoothing": None, "learning_rate": None},
-        "c": {"method": "dpo", "beta": 0.3, "label_smoothing": 0.1, "smoothing": "robust"},
-    }
-    assert families(runs) == {"a": "dpo", "b": "dpo", "c": "dpo, label_smoothing 0.1, smoothing robust"}
+    ones = families(runs | {"f": soft | {"alpha": 1}, "g": soft | {"alpha": 1.0, "beta": 0.5}})
+    assert ones["f"] == ones["g"] == "tr_dpo, update soft, alpha 1"
 
 
 def test_wins_and_kl_are_of_the_same_prompts(out: Path) -> None:

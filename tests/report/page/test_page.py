@@ -129,15 +129,15 @@ def test_runs_too_short_to_log_a_step_are_a_report_too(
 def test_a_runs_config_is_one_cell_however_many_methods_there_are(outputs: Callable[..., Path], tmp_path: Path) -> None:
     three = {
         "dpo": {"method": "dpo", "beta": 0.3},
-        "mine": {"method": "pairwise_cringe", "alpha": 1, "k": 5, "b": 0.0, "tau": 1, "gate_gradient": True},
+        "mine": {"method": "pairwise_cringe", "b": 0.0, "gate_gradient": True, "learning_rate": 5.0e-4},
     }
     page = written(outputs(), three, tmp_path / "report")
     assert "<td>dpo</td><td>beta 0.3</td>" in page
-    assert "<td>pairwise_cringe</td><td>alpha 1, k 5, b 0.0, tau 1, gate_gradient true</td>" in page
+    assert "<td>pairwise_cringe</td><td>b 0.0, gate_gradient true, learning_rate 0.0005</td>" in page
 
 
-def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
-    page = written(outputs(mine=[1.0, 0.0]), {"mine": runs["mine"]}, tmp_path / "report", count=0)
+def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tmp_path: Path) -> None:
+    page = written(outputs(mine=[1.0, 0.0]), {"mine": {"method": "epsilon_dpo"}}, tmp_path / "report", count=0)
     assert "a comparison needs two" in page and "side by side" not in page
 
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from epsilon_dpo.methods.registry import method_of
-
 # What a run may state without becoming another method: where it starts, how it is watched, how it is seeded.
 NOT_THE_METHOD = ("beta", "seed", "snapshot_epochs")
 
@@ -14,19 +12,17 @@ def families(runs: dict[str, Config]) -> dict[str, str]:
     """The family of each run: its method, with the values that tell it from the method's other families.
 
     Args:
-        runs: entries as in params.yaml; a default that is stated is no other value than one that is left out.
+        runs: entries as in params.yaml.
 
     Returns:
         e.g. {"tr_dpo_hard_01": "tr_dpo, update hard"}, in the order of `runs`.
-
-    Raises:
-        UserError: an entry that its method refuses.
     """
-    kept = {
-        run: method_of(run, config).config.model_dump(exclude=set(NOT_THE_METHOD), exclude_defaults=True)
-        for run, config in runs.items()
-    }
-    return {run: _label(own, [x for x in kept.values() if x["method"] == own["method"]]) for run, own in kept.items()}
+    kept = {run: {k: v for k, v in config.items() if k not in NOT_THE_METHOD} for run, config in runs.items()}
+    labels = {}
+    for run, config in kept.items():
+        own = next(one for one in kept.values() if one == config)  # 1 and 1.0 would be two labels
+        labels[run] = _label(own, [one for one in kept.values() if one["method"] == own["method"]])
+    return labels
 
 
 def _label(own: Config, of_the_method: list[Config]) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
-from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 from epsilon_dpo.report.page.tables import OPPONENTS
 from epsilon_dpo.report.page.variance import split_variance
@@ -72,16 +71,16 @@ def balanced(prompts: list[Floats]) -> Floats:
 
 
 def groups(runs: list[RunResult]) -> list[Group]:
-    """In the order of their first runs; what a config means counts, with its method's defaults, not how it is written.
-
-    Raises:
-        UserError: a config that its method refuses.
-    """
-    found: dict[str, list[RunResult]] = {}
+    """In the order of their first runs; a number that is null is one that is not stated, and 1 is 1.0."""
+    found: list[tuple[dict[str, Any], list[RunResult]]] = []
     for run in runs:
-        config = method_of(run.name, run.config).config
-        found.setdefault(config.model_dump_json(exclude=set(NOT_THE_METHOD)), []).append(run)
-    return [Group(members[0].name, members) for members in found.values()]
+        config = {k: v for k, v in run.config.items() if k not in NOT_THE_METHOD and v is not None}
+        alike = next((members for known, members in found if known == config), None)
+        if alike is None:
+            found.append((config, [run]))
+        else:
+            alike.append(run)
+    return [Group(members[0].name, members) for _, members in found]
 
 
 def several_seeds(results: Results) -> list[Group]:
