@@ -15,6 +15,7 @@ import pytest
 from benchmark_files import rows_of
 from benchmark_server import KEY, Judge, goodness, label
 from test_external_judges import export, judges
+from test_external_kept_verdicts import full_disk
 
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -88,6 +89,29 @@ def test_alpaca_eval_without_length_control_and_with_another_judge(real: Any, ju
     )
     assert "lc_win_rate" not in verdict.metrics and verdict.metrics["n"] == 10
     assert {request["model"] for request in judge.asked} == {"local-instruct"}
+
+
+def test_a_disk_that_is_full_costs_no_verdict_of_alpaca_eval(real: Any, judge: Judge, dialogues: Any) -> None:
+    """While the unreadable verdict is taken out of the tool's cache, and while the tool writes the new one into it."""
+    real("alpaca_eval")
+    path = Path("data/alpaca_eval/alpaca_eval_gpt4_baseline.json")
+    path.write_text(path.read_text().replace('"output": "w1"', '"output": "unjudgeable"', 1))
+    run, file = export(dialogues, "alpaca_eval")
+    asked = judges(judge.url, "alpaca_eval", length_controlled=False)
+    verdict_on("mine", run, asked, file)
+    (cache,) = Path("verdicts").rglob("annotations_cache.json")
+    whole = json.loads(cache.read_text())
+    tidied = len(json.dumps(whole))
+    assert len(whole) == 10 and tidied + 200 < cache.stat().st_size
+    for size, kept in ((tidied // 2, whole), (tidied + 100, whole[1:])):
+        with full_disk(size), pytest.raises(UserError, match=r"the tool ended with code 1; .* File too large"):
+            verdict_on("mine", run, asked, file)
+        assert json.loads(cache.read_text()) == kept
+    cache.write_text(cache.read_text()[:-20])
+    with pytest.raises(
+        UserError, match=r"annotations_cache.json is damaged and no JSON .*; mend it by hand, or delete"
+    ):
+        verdict_on("mine", run, asked, file)
 
 
 def test_mt_bench(real: Any, judge: Judge, dialogues: Any) -> None:

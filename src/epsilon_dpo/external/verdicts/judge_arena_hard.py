@@ -12,9 +12,17 @@ from pathlib import Path
 from epsilon_dpo.external.benchmarks.params import ArenaHardJudge
 from epsilon_dpo.external.benchmarks.questions import QUESTION_FILE, read_questions
 from epsilon_dpo.external.benchmarks.schemas import Row
-from epsilon_dpo.external.verdicts.tool import Contest, Verdict, call, copied, environment_python, kept_rows
+from epsilon_dpo.external.verdicts.tool import (
+    Contest,
+    Verdict,
+    call,
+    copied,
+    environment_python,
+    kept_rows,
+    replace_rows,
+)
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import write_json
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 CHECKOUT = "arena-hard-auto"
@@ -47,10 +55,12 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     write_json(contest.work / "endpoint.json", {model: endpoint | {"parallel": contest.judge.parallel}})
     verdicts = bench / "model_judgment" / model / f"{contest.name}.jsonl"
     questions = [question.id for question in read_questions("arena_hard", contest.data)]
-    if len(_complete(verdicts, questions)) < len(questions):  # JSON is YAML too
-        files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]
-        call(python, [str(checkout / "gen_judgment.py"), *files], contest)
     rows = _complete(verdicts, questions)
+    if len(rows) < len(questions):  # the tool skips what it finds in the file, also a question with a failed game
+        replace_rows(verdicts, rows)
+        files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]  # JSON is YAML too
+        call(python, [str(checkout / "gen_judgment.py"), *files], contest)
+        rows = _complete(verdicts, questions)
     if len(rows) < len(questions):
         raise UserError(
             f"the judge failed on {len(questions) - len(rows)} of {len(questions)} questions, as "
@@ -88,18 +98,12 @@ def _won_by_a(label: str | None) -> list[float] | None:
 
 
 def _complete(path: Path, questions: list[str]) -> list[Row]:
-    """The judged questions in their order; those with a game that the judge's endpoint failed on are taken out.
-
-    The tool skips what it finds in the file, so a failed game would otherwise never be asked for again.
-    """
+    """The judged questions in their order; those with a game that the judge's endpoint failed on are left out."""
     found = {}
     for row in kept_rows(path):
         if len(row["games"]) == 2 and None not in row["games"]:
             found[row.get("uid", row.get("question_id"))] = row
-    rows = [found[id_] for id_ in questions if id_ in found]
-    if path.exists():
-        write_jsonl(path, rows)
-    return rows
+    return [found[id_] for id_ in questions if id_ in found]
 
 
 def _commit(checkout: Path) -> str:

@@ -4,7 +4,16 @@ from epsilon_dpo.analysis.intervals.rates import standard_error
 from epsilon_dpo.external.benchmarks.params import MTBenchJudge
 from epsilon_dpo.external.benchmarks.questions import QUESTION_FILE, Question, read_questions
 from epsilon_dpo.external.benchmarks.schemas import Row
-from epsilon_dpo.external.verdicts.tool import Contest, Verdict, call, copied, environment_python, kept_rows, version
+from epsilon_dpo.external.verdicts.tool import (
+    Contest,
+    Verdict,
+    call,
+    copied,
+    environment_python,
+    kept_rows,
+    replace_rows,
+    version,
+)
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 
@@ -26,8 +35,7 @@ def judge_mt_bench(contest: Contest[MTBenchJudge]) -> Verdict:
     rows = _graded(kept_rows(verdicts), questions)
     asked = [question for question in questions if _turns(rows, question) < 2]
     if asked:  # FastChat judges all it is given and appends, so it is given what is missing
-        if verdicts.exists():
-            write_jsonl(verdicts, rows)
+        replace_rows(verdicts, rows)
         write_jsonl(bench / QUESTION_FILE, [question.row for question in asked])
         arguments = ["--model-list", contest.name, "--judge-model", model, "--parallel", str(contest.judge.parallel)]
         call(python, ["-m", "fastchat.llm_judge.gen_judgment", *arguments], contest)

@@ -19,6 +19,7 @@ from urllib.request import Request, urlopen
 from epsilon_dpo.external.benchmarks.params import Judge
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
+from epsilon_dpo.pipeline.stage.files import append_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 KEY = "OPENAI_API_KEY"
@@ -159,9 +160,21 @@ def copied(source: Path, target: Path) -> None:
 def kept_rows(path: Path) -> list[Row]:
     """The JSON lines of `path`, none if there is no such file; a line cut off by a crash is left out."""
     rows = []
-    for line in path.read_text("utf-8").split("\n") if path.exists() else []:  # U+2028 in a text ends no line
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:  # U+2028 in a text ends no line
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(json.loads(line.decode("utf-8")))
+        except ValueError:  # no JSON, or cut within a character
             continue
     return rows
+
+
+def replace_rows(path: Path, rows: list[Row]) -> None:
+    """Let `path`, if there is such a file, hold `rows` alone: a kill or a full disk leaves the one or the other."""
+    if not path.exists():
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        append_jsonl(file, rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
