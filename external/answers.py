@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from epsilon_dpo.external.benchmarks.params import AnswersView
+from epsilon_dpo.external.answers.params import AnswersView
 from epsilon_dpo.external.benchmarks.questions import read_questions
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.tokenisation import prompt_ids
 from epsilon_dpo.external.answers.answering import answer
-from epsilon_dpo.external.benchmarks.params import Decoding, DecodingByCategory
+from epsilon_dpo.external.answers.params import Decoding, DecodingByCategory
 from epsilon_dpo.external.benchmarks.questions import Question, read_questions
 from epsilon_dpo.pipeline.observability.errors import UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.tokenisation import Messages, prompt_ids
-from epsilon_dpo.external.benchmarks.params import Decoding, DecodingByCategory
+from epsilon_dpo.external.answers.params import Decoding, DecodingByCategory
 from epsilon_dpo.external.benchmarks.questions import Question
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.models.policy.folder import load_policy
