@@ -21,7 +21,8 @@ with run_stage("answers", name) as stage:
     set_up(params.seed, params.threads)
     policy = Path("../out") / run.policy / "model"
     questions = read_questions(run.benchmark, run.data)
-    answers = answer(policy, questions, getattr(params.decoding, run.benchmark), params.seed)
+    decoding = getattr(params.decoding, run.benchmark)
+    answers = answer(policy, questions, decoding, params.decoding.stop, params.seed, stage.scratch)
     metrics = summary([turn for row in answers for turn in row["turns"]])
     write_jsonl(stage.out / "answers.jsonl", answers)
     write_json(stage.out / "metrics.json", {**metrics, "policy_sha256": digest(policy)})
