@@ -11,9 +11,10 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Generic, TypeVar
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from epsilon_dpo.external.benchmarks.params import Judge
@@ -82,21 +83,23 @@ def reach(judge: Judge) -> str:
     """Ask the endpoint whether it is there, before a tool retries for an hour; returns the key.
 
     Raises:
-        UserError: no key is set, the endpoint does not answer, or it refuses the key.
+        UserError: no key is set or it cannot be one, the endpoint does not answer, or it refuses the key.
     """
     key = os.environ.get(KEY, "")
     if not key:
         raise UserError(f"{KEY} is not set; export the key of {judge.base_url} (any text where none is asked for).")
-    request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
+    if not (key.isascii() and key.isprintable()):  # urlopen's own refusal would show it
+        raise UserError(f"{KEY} holds a line break or a character that stands in no key; export it anew.")
     try:
+        request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
         urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
     except HTTPError as error:
         if error.code in (401, 403):
             raise UserError(
                 f"{judge.base_url} refuses the key in {KEY} ({error.code}); export the right one."
             ) from None
-    except (URLError, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, HTTPException, ValueError) as error:  # no server, no HTTP, no address
+        reason = getattr(error, "reason", repr(error))
         raise UserError(
             f"The judge at {judge.base_url} does not answer ({reason}); start it, or fix judge.*.base_url in "
             "external/params.yaml."
