@@ -91,6 +91,21 @@ def test_alpaca_eval_without_length_control_and_with_another_judge(real: Any, ju
     assert {request["model"] for request in judge.asked} == {"local-instruct"}
 
 
+def test_alpaca_eval_on_texts_that_are_numbers(real: Any, judge: Judge, dialogues: Any) -> None:
+    """The judge sees 000 and not 0, and the tool, which needs texts when all is paid for, does not fail."""
+    real("alpaca_eval")
+    path = Path("data/alpaca_eval/alpaca_eval_gpt4_baseline.json")
+    references = [row | {"instruction": f"0{place}"} for place, row in enumerate(json.loads(path.read_text()))]
+    path.write_text(json.dumps(references))
+    run, file = export(dialogues, "alpaca_eval")
+    file.write_text(json.dumps([row | {"output": f"00{place}"} for place, row in enumerate(rows_of(file))]))
+    verdict = verdict_on("mine", run, judges(judge.url, "alpaca_eval", length_controlled=False), file)
+    assert [row["instruction"] for row in verdict.rows] == [row["instruction"] for row in references]
+    assert verdict.metrics["n"] == 10 and verdict.metrics["mean_characters"] == 3
+    shown = json.dumps(judge.asked)
+    assert all(json.dumps(f'"""00{place}"""')[1:-1] in shown for place in range(10))
+
+
 def test_a_disk_that_is_full_costs_no_verdict_of_alpaca_eval(real: Any, judge: Judge, dialogues: Any) -> None:
     """While the unreadable verdict is taken out of the tool's cache, and while the tool writes the new one into it."""
     real("alpaca_eval")

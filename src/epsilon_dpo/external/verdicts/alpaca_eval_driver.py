@@ -44,8 +44,8 @@ def main(settings: dict) -> None:
         glm_winrate.hf_hub_download = lambda **_: settings["df_gamed"]
         metric, metric_kwargs = "length_controlled_winrate", {"save_weights_dir": None}
     alpaca_eval.evaluate(
-        model_outputs=settings["model_outputs"],
-        reference_outputs=settings["reference_outputs"],
+        model_outputs=_outputs(settings["model_outputs"]),
+        reference_outputs=_outputs(settings["reference_outputs"]),
         annotators_config=str(annotator(settings["model"], work)),
         name=settings["name"],
         precomputed_leaderboard=None,
@@ -58,6 +58,11 @@ def main(settings: dict) -> None:
         Annotator=Annotator,
         is_return_instead_of_print=True,
     )
+
+
+def _outputs(path: str) -> list[dict]:
+    """As they are: the tool's own reading, by pandas, makes 7 of every "007" where all answers are numbers."""
+    return json.loads(Path(path).read_text("utf-8"))
 
 
 def partial_of(path: Path) -> Path:
