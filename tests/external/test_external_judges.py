@@ -16,6 +16,7 @@ from benchmark_server import KEY, Judge, label
 from epsilon_dpo.external.benchmarks.params import Export, Judges, Run
 from epsilon_dpo.external.export.formats import answer_file, write_answers
 from epsilon_dpo.external.verdicts import judge_alpaca_eval, judge_mt_bench
+from epsilon_dpo.external.verdicts.judge_alpaca_eval import alpaca_eval_files
 from epsilon_dpo.external.verdicts.judge_arena_hard import score
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.external.verdicts.tool import work_folder
@@ -204,7 +205,7 @@ def test_alpaca_eval_results_that_a_crash_cut_off_are_written_anew(
     environment("alpaca_eval")
     run, file = export(dialogues, "alpaca_eval")
     asked = judges("http://127.0.0.1:9/v1")
-    work = work_folder("mine", file, run.data, asked.alpaca_eval)
+    work = work_folder("mine", file, alpaca_eval_files(run.data, asked.alpaca_eval), asked.alpaca_eval)
     (work / "annotations.json").write_text('[{"instruction": "a", "preference": 1.5}, {"instr')
 
     def call(*_: Any) -> None:

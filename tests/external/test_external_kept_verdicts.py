@@ -2,7 +2,7 @@
 
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from benchmark_files import rows_of
 from benchmark_server import KEY, Judge
 from test_external_judges import arena_hard_environment, environment, export, judges
 
-from epsilon_dpo.external.verdicts.judging import judge_of, verdict_on
-from epsilon_dpo.external.verdicts.tool import work_folder
+from epsilon_dpo.external.benchmarks.params import Run
+from epsilon_dpo.external.export.formats import answer_file
+from epsilon_dpo.external.verdicts import judging
+from epsilon_dpo.external.verdicts.judging import verdict_on
+from epsilon_dpo.external.verdicts.tool import Contest
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 
@@ -37,19 +40,57 @@ def test_verdicts_that_were_paid_for_are_asked_for_once(
     assert len(judge.asked) == 12 + 1 + 12
 
 
-def test_verdicts_are_kept_by_what_was_judged_and_by_whom(external: Path, dialogues: Any) -> None:
-    _, file = export(dialogues, "alpaca_eval")
-    data, first = Path("data/alpaca_eval"), judges("http://127.0.0.1:9/v1").alpaca_eval
+@pytest.fixture
+def folder(external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """The folder in which the tool of a benchmark works, with changes of its judge."""
 
-    def folder(**changes: Any) -> Path:
-        return work_folder("mine", file, data, first.model_copy(update=changes))
+    def work(benchmark: Any, **changes: Any) -> Path:
+        found: list[Contest[Any]] = []
+        run = Run(policy="sft", benchmark=benchmark)
+        file = answer_file("mine", run, Path("out/export/mine"))
+        if not file.exists():
+            export(dialogues, benchmark)
+        with monkeypatch.context() as patched:
+            patched.setattr(judging, f"judge_{benchmark}", found.append)
+            verdict_on("mine", run, judges(judge.url, benchmark, **changes), file)
+        return found[0].work
 
-    assert folder(parallel=1, environment="elsewhere") == folder()
-    others = [folder(), folder(model="other"), folder(base_url="http://other/v1"), folder(length_controlled=False)]
+    return work
+
+
+def test_verdicts_are_kept_by_what_was_judged_and_by_whom(folder: Callable[..., Path], judge: Judge) -> None:
+    first = folder("alpaca_eval")
+    assert folder("alpaca_eval", parallel=1, environment="elsewhere") == first
+    assert folder("alpaca_eval", base_url=f"{judge.url}/") == first
+    changes: list[dict[str, Any]] = [{"model": "x"}, {"base_url": "http://other/v1"}, {"length_controlled": False}]
+    others = [folder("alpaca_eval", **change) for change in changes]
+    file = Path("out/export/mine/model_outputs.json")
     file.write_text(file.read_text().replace("good", "bad"))
-    others.append(folder())
-    (data / "df_gamed.csv").write_text("another release")
-    assert len({*others, folder()}) == 6
+    assert len({first, *others, folder("alpaca_eval")}) == 5
+
+
+FILES = {
+    "alpaca_eval": ["alpaca_eval_gpt4_baseline.json", "df_gamed.csv"],
+    "arena_hard": ["question.jsonl", "model_answer/gpt-4-0314.jsonl"],
+    "mt_bench": ["question.jsonl", "judge_prompts.jsonl", "reference_answer/gpt-4.jsonl"],
+}
+
+
+@pytest.mark.parametrize("benchmark", FILES)
+def test_only_what_the_tool_reads_of_the_data_decides_where_verdicts_are_kept(
+    folder: Callable[..., Path], benchmark: str
+) -> None:
+    """Not what a file manager leaves there, and not the reference answers for another judge."""
+    data, first = Path("data") / benchmark, folder(benchmark)
+    (data / ".DS_Store").write_text("x")
+    (data / "reference_answer").mkdir(exist_ok=True)
+    (data / "reference_answer" / "gpt-4-1106-preview.jsonl").write_text("better ones")
+    assert folder(benchmark) == first
+    found = {first}
+    for name in FILES[benchmark]:
+        (data / name).write_text((data / name).read_text() + " ")
+        found.add(folder(benchmark))
+    assert len(found) == 1 + len(FILES[benchmark])
 
 
 def test_a_game_that_the_endpoint_failed_on_is_asked_for_again(external: Path, judge: Judge, dialogues: Any) -> None:
@@ -87,13 +128,15 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("benchmark", ["arena_hard", "mt_bench"])
-def test_a_disk_that_is_full_costs_no_verdict(external: Path, judge: Judge, dialogues: Any, benchmark: Any) -> None:
+def test_a_disk_that_is_full_costs_no_verdict(
+    folder: Callable[..., Path], judge: Judge, dialogues: Any, benchmark: Any
+) -> None:
     """The file from which a failed verdict is taken out is whole before and after; complete ones need no room."""
     arena_hard = benchmark == "arena_hard"
     arena_hard_environment("current") if arena_hard else environment("mt_bench")
+    work = folder(benchmark)
     run, file = export(dialogues, benchmark)
     asked = judges(judge.url)
-    work = work_folder("mine", file, run.data, judge_of(run, asked))
     if arena_hard:
         kept = work / "unknown/data/arena-hard-v0.1/model_judgment/gpt-4-1106-preview/mine.jsonl"
         game = {"score": "A>B", "judgment": "x" * 5000}

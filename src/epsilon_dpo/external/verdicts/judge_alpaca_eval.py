@@ -26,6 +26,11 @@ RATES = {
 }
 
 
+def alpaca_eval_files(data: Path, judge: AlpacaEvalJudge) -> list[Path]:
+    """What the tool reads of `data`."""
+    return [data / ALPACA_EVAL_FILE, *([data / DIFFICULTIES] if judge.length_controlled else [])]
+
+
 def judge_alpaca_eval(contest: Contest[AlpacaEvalJudge]) -> Verdict:
     """Rates in percent; `lc_win_rate` is what papers report."""
     python = environment_python(contest.judge, "alpaca_eval")

@@ -31,6 +31,11 @@ WON_BY_A = {"A>>B": [1.0] * 3, "A>B": [1.0], "A=B": [0.5], "B>A": [0.0], "B>>A":
 SAME_LABEL = {"B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A", "B<A": "A>B", "B<<A": "A>>B"}
 
 
+def arena_hard_files(data: Path, judge: ArenaHardJudge) -> list[Path]:
+    """What the tool reads of `data`; which of the answers are the baseline's is known to the checkout alone."""
+    return [data / QUESTION_FILE, *sorted((data / "model_answer").glob("*.jsonl"))]
+
+
 def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     """`win_rate` in percent, over both games of each question."""
     python = environment_python(contest.judge, "arena_hard")
@@ -44,9 +49,8 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     commit = _commit(checkout)
     contest = replace(contest, work=contest.work / commit)  # other commits have other prompts
     bench = contest.work / "data" / str(settings["bench_name"])
-    copied(contest.data / QUESTION_FILE, bench / QUESTION_FILE)
-    for others in sorted((contest.data / "model_answer").glob("*.jsonl")):  # the baseline's
-        copied(others, bench / "model_answer" / others.name)
+    for file in arena_hard_files(contest.data, contest.judge):
+        copied(file, bench / file.relative_to(contest.data))
     copied(contest.answers, bench / "model_answer" / f"{contest.name}.jsonl")
     model = contest.judge.model
     write_json(contest.work / "settings.json", settings | {"judge_model": model, "model_list": [contest.name]})

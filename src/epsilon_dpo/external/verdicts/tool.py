@@ -55,10 +55,15 @@ class Verdict:
     tool: str
 
 
-def work_folder(name: str, answers: Path, data: Path, judge: Judge) -> Path:
-    """Where the verdicts on these very answers by this judge are kept, whatever environment or speed got them."""
-    asked = judge.model_dump(exclude={"environment", "parallel"})
-    content = json.dumps([digest(answers), digest(data), asked], sort_keys=True)
+def work_folder(name: str, answers: Path, files: list[Path], judge: Judge) -> Path:
+    """Where the verdicts on these very answers by this judge are kept, whatever environment or speed got them.
+
+    Args:
+        files: what the tool reads of the benchmark's own; what else lies beside them changes no verdict.
+    """
+    asked = judge.model_dump(exclude={"environment", "parallel"}) | {"base_url": judge.base_url.rstrip("/")}
+    read = {str(file): digest(file) for file in files if file.is_file()}  # `copied` names one that is missing
+    content = json.dumps([digest(answers), read, asked], sort_keys=True)
     folder = Path("verdicts") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
@@ -114,7 +119,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
         UserError: it failed; the sentence ends with the last line that it printed.
     """
     key = reach(contest.judge)
-    url = contest.judge.base_url
+    url = contest.judge.base_url.rstrip("/")
     # OPENAI_API_BASE: alpaca_eval and openai < 1. OPENAI_BASE_URL: openai >= 1.
     chosen = {KEY: key, "OPENAI_API_BASE": url, "OPENAI_BASE_URL": url, "PYTHONUNBUFFERED": "1"}
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
