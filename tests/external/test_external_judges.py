@@ -125,6 +125,18 @@ def test_arena_hard_points() -> None:
         score([games(None, None)])
 
 
+def test_arena_hard_points_of_2024() -> None:
+    """A lost label drops its game alone, and so does one that the show_result.py of that time does not know.
+
+    Points: 1 and 1; of the second question three times 1 (its second game); of the third 1/2 (its first): 5.5 of 6.
+    """
+    rows = [games("B>A", "A>B"), games(None, "A>>B"), games("A=B", "B=A"), games(None, "A<<B")]
+    found = score([{"question_id": "a"} | row for row in rows])
+    assert found["win_rate"] == pytest.approx(100 * 5.5 / 6)
+    assert (found["n"], found["n_missing"]) == (3, 1)
+    assert score(rows)["win_rate"] == pytest.approx(100 * 3.0 / 4)  # today: questions 1 and 3
+
+
 def test_mt_bench_grades(external: Path, dialogues: Any) -> None:
     """Means over turns, over first turns, over a category; a verdict without a grade is counted and left out."""
     questions, _ = dialogues("mt_bench")

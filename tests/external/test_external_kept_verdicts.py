@@ -100,9 +100,10 @@ def test_a_game_that_the_endpoint_failed_on_is_asked_for_again(external: Path, j
     (kept,) = Path("verdicts").rglob("model_judgment/*/mine.jsonl")
     rows = rows_of(kept)
     rows[2]["games"][1] = None
+    rows[3]["games"][0] = {"score": None, "judgment": "\n$ERROR$\n$ERROR$"}
     kept.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"uid": "id9", "ga')
     assert len(verdict_on("mine", run, judges(judge.url), file).rows) == 6
-    assert len(judge.asked) == 12 + 2
+    assert len(judge.asked) == 12 + 4
 
 
 def test_a_line_cut_off_within_a_character_is_asked_for_again(external: Path, judge: Judge, dialogues: Any) -> None:

@@ -26,6 +26,7 @@ from epsilon_dpo.pipeline.stage.files import write_json
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 CHECKOUT = "arena-hard-auto"
+FAILED = "$ERROR$"  # ends a verdict of the tool of 2024 after 16 failed calls; today's has no game then
 # What assistant A has won by a label; a label with two signs counts three times, as upstream.
 WON_BY_A = {"A>>B": [1.0] * 3, "A>B": [1.0], "A=B": [0.5], "B>A": [0.0], "B>>A": [0.0] * 3}
 SAME_LABEL = {"B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A", "B<A": "A>B", "B<<A": "A>>B"}
@@ -77,14 +78,15 @@ def score(rows: list[Row]) -> dict[str, float]:
     """The share of points won, which upstream's bootstrap is centred at; questions are the units of its error.
 
     Args:
-        rows: per question, `games`: first with the model as assistant B, then as A. A question is left out if one of
-            its labels is missing, as upstream.
+        rows: per question, `games`: first with the model as assistant B, then as A.
+
+    Returns:
+        `win_rate` and `win_rate_se` in percent, `n`, the questions that count, and `n_missing`, the others.
+
+    Raises:
+        UserError: no question counts.
     """
-    points = []
-    for row in rows:
-        first, second = (_won_by_a(game["score"]) for game in row["games"])
-        if first and second:
-            points.append(second + [1.0 - won for won in first])
+    points = [found for row in rows if (found := _points(row))]
     metrics: dict[str, float] = {"n": len(points), "n_missing": len(rows) - len(points)}
     if not points:
         raise UserError(f"none of the judge's verdicts on {len(rows)} questions holds a label such as [[A>B]].")
@@ -97,17 +99,31 @@ def score(rows: list[Row]) -> dict[str, float]:
     return metrics
 
 
-def _won_by_a(label: str | None) -> list[float] | None:
-    return WON_BY_A.get(SAME_LABEL.get(label, label)) if label else None
+def _points(row: Row) -> list[float]:
+    """What the model has won on a question; nothing if it does not count.
+
+    As upstream's show_result.py, a question does not count if one of its labels is missing; that of 2024 (b00effb)
+    leaves out the game alone, and so it does with a label of SAME_LABEL.
+    """
+    of_2024 = "question_id" in row
+    labels = [game["score"] for game in row["games"]]
+    first, second = (WON_BY_A.get(label if of_2024 else SAME_LABEL.get(label, label)) for label in labels)
+    if not of_2024 and (first is None or second is None):
+        return []
+    return (second or []) + [1.0 - won for won in first or []]
 
 
 def _complete(path: Path, questions: list[str]) -> list[Row]:
     """The judged questions in their order; those with a game that the judge's endpoint failed on are left out."""
     found = {}
     for row in kept_rows(path):
-        if len(row["games"]) == 2 and None not in row["games"]:
+        if len(row["games"]) == 2 and not any(map(_failed, row["games"])):
             found[row.get("uid", row.get("question_id"))] = row
     return [found[id_] for id_ in questions if id_ in found]
+
+
+def _failed(game: Row | None) -> bool:
+    return game is None or (game["score"] is None and str(game.get("judgment")).endswith(FAILED))
 
 
 def _commit(checkout: Path) -> str:
