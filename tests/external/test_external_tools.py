@@ -170,6 +170,8 @@ def test_arena_hard(real: Any, judge: Judge, dialogues: Any) -> None:
     run, file = export(dialogues, "arena_hard")
     verdict = verdict_on("mine", run, judges(judge.url), file)
     assert len(judge.asked) == 12 and (verdict.metrics["n"], verdict.metrics["n_missing"]) == (5, 1)
+    asked = {"model": "gpt-4-1106-preview", "temperature": 0.0, "max_tokens": 4096}
+    assert all(request.items() >= asked.items() for request in judge.asked)
     mine, baseline = ["", "good", "good good", "good good good"], ["w1", "good w1"]
     for place, row in enumerate(verdict.rows):
         a, b = mine[place % 4], baseline[place % 2]
