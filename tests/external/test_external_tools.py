@@ -124,7 +124,7 @@ def test_a_disk_that_is_full_costs_no_verdict_of_alpaca_eval(real: Any, judge: J
         assert json.loads(cache.read_text()) == kept
     cache.write_text(cache.read_text()[:-20])
     with pytest.raises(
-        UserError, match=r"annotations_cache.json is damaged and no JSON .*; mend it by hand, or delete"
+        UserError, match=r"annotations_cache.json is damaged and no JSON .*; repair it by hand, or delete"
     ):
         verdict_on("mine", run, asked, file)
 

@@ -81,7 +81,7 @@ def _verdicts(cache: Path) -> list[dict]:
         return json.loads(cache.read_text("utf-8"))
     except ValueError as error:
         sys.exit(
-            f"{cache} is damaged and no JSON ({error}); mend it by hand, or delete it to ask for all verdicts again"
+            f"{cache} is damaged and no JSON ({error}); repair it by hand, or delete it to ask for all verdicts again"
         )
 
 
