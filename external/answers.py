@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from epsilon_dpo.external.benchmarks.params import AnswersView
+from epsilon_dpo.external.answers.params import AnswersView
 from epsilon_dpo.external.benchmarks.questions import read_questions
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
@@ -21,7 +21,8 @@ with run_stage("answers", name) as stage:
     set_up(params.seed, params.threads)
     policy = Path("../out") / run.policy / "model"
     questions = read_questions(run.benchmark, run.data)
-    answers = answer(policy, questions, getattr(params.decoding, run.benchmark), params.seed)
+    decoding = getattr(params.decoding, run.benchmark)
+    answers = answer(policy, questions, decoding, params.decoding.stop, params.seed, stage.scratch)
     metrics = summary([turn for row in answers for turn in row["turns"]])
     write_jsonl(stage.out / "answers.jsonl", answers)
     write_json(stage.out / "metrics.json", {**metrics, "policy_sha256": digest(policy)})

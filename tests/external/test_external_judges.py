@@ -3,7 +3,6 @@
 The real AlpacaEval and FastChat are in test_external_tools.py.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_files import rows_of, write_arena_hard
+from benchmark_files import write_arena_hard
 from benchmark_server import KEY, Judge, label
 
 from epsilon_dpo.external.benchmarks.params import Export, Judges, Run
 from epsilon_dpo.external.export.formats import answer_file, write_answers
 from epsilon_dpo.external.verdicts import judge_alpaca_eval, judge_mt_bench
+from epsilon_dpo.external.verdicts.judge_alpaca_eval import alpaca_eval_files
 from epsilon_dpo.external.verdicts.judge_arena_hard import score
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.external.verdicts.tool import work_folder
@@ -100,52 +100,6 @@ def test_arena_hard_from_the_answers_to_the_score(external: Path, judge: Judge, 
     assert KEY not in "".join(path.read_text() for path in Path("verdicts").rglob("*") if path.is_file())
 
 
-def test_verdicts_that_were_paid_for_are_asked_for_once(
-    external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A judge that fails midway, the stage again, once more without a key, and another judge."""
-    arena_hard_environment("current")
-    run, file = export(dialogues, "arena_hard")
-    judge.broken = "w4 w5 w6 w22"  # the third question of six, which the stand-in asks in the fourth place
-    with pytest.raises(UserError, match=r"ended with code 1; .* its last line is: .*HTTPError.*400"):
-        verdict_on("mine", run, judges(judge.url), file)
-    judge.broken = None
-    first = verdict_on("mine", run, judges(judge.url), file)
-    assert len(judge.asked) == 12 + 1
-    monkeypatch.delenv("OPENAI_API_KEY")
-    assert verdict_on("mine", run, judges(judge.url, parallel=1), file).metrics == first.metrics
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    verdict_on("mine", run, judges(judge.url, model="gpt-4"), file)
-    assert len(judge.asked) == 12 + 1 + 12
-
-
-def test_verdicts_are_kept_by_what_was_judged_and_by_whom(external: Path, dialogues: Any) -> None:
-    _, file = export(dialogues, "alpaca_eval")
-    data, first = Path("data/alpaca_eval"), judges("http://127.0.0.1:9/v1").alpaca_eval
-
-    def folder(**changes: Any) -> Path:
-        return work_folder("mine", file, data, first.model_copy(update=changes))
-
-    assert folder(parallel=1, environment="elsewhere") == folder()
-    others = [folder(), folder(model="other"), folder(base_url="http://other/v1"), folder(length_controlled=False)]
-    file.write_text(file.read_text().replace("good", "bad"))
-    others.append(folder())
-    (data / "df_gamed.csv").write_text("another release")
-    assert len({*others, folder()}) == 6
-
-
-def test_a_game_that_the_endpoint_failed_on_is_asked_for_again(external: Path, judge: Judge, dialogues: Any) -> None:
-    arena_hard_environment("current")
-    run, file = export(dialogues, "arena_hard")
-    verdict_on("mine", run, judges(judge.url), file)
-    (kept,) = Path("verdicts").rglob("model_judgment/*/mine.jsonl")
-    rows = rows_of(kept)
-    rows[2]["games"][1] = None
-    kept.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"uid": "id9", "ga')
-    assert len(verdict_on("mine", run, judges(judge.url), file).rows) == 6
-    assert len(judge.asked) == 12 + 2
-
-
 def games(*labels: str | None) -> dict[str, Any]:
     return {"games": [{"score": label} for label in labels]}
 
@@ -169,6 +123,18 @@ def test_arena_hard_points() -> None:
     assert found["win_rate_se"] == pytest.approx(100 * (sum(x * x for x in residuals) * 3 / 2) ** 0.5 / 8)
     with pytest.raises(UserError, match=r"none of the judge's verdicts on 1 questions"):
         score([games(None, None)])
+
+
+def test_arena_hard_points_of_2024() -> None:
+    """A lost label drops its game alone, and so does one that the show_result.py of that time does not know.
+
+    Points: 1 and 1; of the second question three times 1 (its second game); of the third 1/2 (its first): 5.5 of 6.
+    """
+    rows = [games("B>A", "A>B"), games(None, "A>>B"), games("A=B", "B=A"), games(None, "A<<B")]
+    found = score([{"question_id": "a"} | row for row in rows])
+    assert found["win_rate"] == pytest.approx(100 * 5.5 / 6)
+    assert (found["n"], found["n_missing"]) == (3, 1)
+    assert score(rows)["win_rate"] == pytest.approx(100 * 3.0 / 4)  # today: questions 1 and 3
 
 
 def test_mt_bench_grades(external: Path, dialogues: Any) -> None:
@@ -242,3 +208,21 @@ def test_a_checkout_without_the_settings_is_named(external: Path, judge: Judge, 
 def test_a_judge_that_fastchat_does_not_know_is_refused() -> None:
     with pytest.raises(UserError, match=r"mt_bench.model = 'mine' is refused: input should be 'gpt-3.5-turbo'"):
         judges("http://127.0.0.1:9/v1", "mt_bench", model="mine")
+
+
+def test_alpaca_eval_results_that_a_crash_cut_off_are_written_anew(
+    external: Path, dialogues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tool is called again, which has all verdicts in its cache."""
+    environment("alpaca_eval")
+    run, file = export(dialogues, "alpaca_eval")
+    asked = judges("http://127.0.0.1:9/v1")
+    work = work_folder("mine", file, alpaca_eval_files(run.data, asked.alpaca_eval), asked.alpaca_eval)
+    (work / "annotations.json").write_text('[{"instruction": "a", "preference": 1.5}, {"instr')
+
+    def call(*_: Any) -> None:
+        write_json(work / "annotations.json", [{"instruction": "a", "preference": 1.5}])
+        (work / "leaderboard.csv").write_text("win_rate,avg_length\n50.0,3\n")
+
+    monkeypatch.setattr(judge_alpaca_eval, "call", call)
+    assert verdict_on("mine", run, asked, file).metrics["win_rate"] == 50.0

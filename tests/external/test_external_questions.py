@@ -71,3 +71,9 @@ def test_another_format_is_refused(external: Path, benchmark: Any, text: str, re
     with pytest.raises(UserError, match=reason) as refusal:
         read_questions(benchmark, path.parent)
     assert str(refusal.value).startswith(f"external/{path} ") and str(refusal.value).count("\n") == 0
+
+
+def test_a_file_that_is_no_text_is_refused(external: Path) -> None:
+    Path("data/mt_bench/question.jsonl").write_bytes(b'{"question_id": "\xe5')
+    with pytest.raises(UserError, match=r"^external/data/mt_bench/question.jsonl is not JSON \('utf-8' codec"):
+        read_questions("mt_bench", Path("data/mt_bench"))

@@ -15,6 +15,7 @@ import pytest
 from benchmark_files import rows_of
 from benchmark_server import KEY, Judge, goodness, label
 from test_external_judges import export, judges
+from test_external_kept_verdicts import full_disk
 
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -90,6 +91,44 @@ def test_alpaca_eval_without_length_control_and_with_another_judge(real: Any, ju
     assert {request["model"] for request in judge.asked} == {"local-instruct"}
 
 
+def test_alpaca_eval_on_texts_that_are_numbers(real: Any, judge: Judge, dialogues: Any) -> None:
+    """The judge sees 000 and not 0, and the tool, which needs texts when all is paid for, does not fail."""
+    real("alpaca_eval")
+    path = Path("data/alpaca_eval/alpaca_eval_gpt4_baseline.json")
+    references = [row | {"instruction": f"0{place}"} for place, row in enumerate(json.loads(path.read_text()))]
+    path.write_text(json.dumps(references))
+    run, file = export(dialogues, "alpaca_eval")
+    file.write_text(json.dumps([row | {"output": f"00{place}"} for place, row in enumerate(rows_of(file))]))
+    verdict = verdict_on("mine", run, judges(judge.url, "alpaca_eval", length_controlled=False), file)
+    assert [row["instruction"] for row in verdict.rows] == [row["instruction"] for row in references]
+    assert verdict.metrics["n"] == 10 and verdict.metrics["mean_characters"] == 3
+    shown = json.dumps(judge.asked)
+    assert all(json.dumps(f'"""00{place}"""')[1:-1] in shown for place in range(10))
+
+
+def test_a_disk_that_is_full_costs_no_verdict_of_alpaca_eval(real: Any, judge: Judge, dialogues: Any) -> None:
+    """While the unreadable verdict is taken out of the tool's cache, and while the tool writes the new one into it."""
+    real("alpaca_eval")
+    path = Path("data/alpaca_eval/alpaca_eval_gpt4_baseline.json")
+    path.write_text(path.read_text().replace('"output": "w1"', '"output": "unjudgeable"', 1))
+    run, file = export(dialogues, "alpaca_eval")
+    asked = judges(judge.url, "alpaca_eval", length_controlled=False)
+    verdict_on("mine", run, asked, file)
+    (cache,) = Path("verdicts").rglob("annotations_cache.json")
+    whole = json.loads(cache.read_text())
+    tidied = len(json.dumps(whole))
+    assert len(whole) == 10 and tidied + 200 < cache.stat().st_size
+    for size, kept in ((tidied // 2, whole), (tidied + 100, whole[1:])):
+        with full_disk(size), pytest.raises(UserError, match=r"the tool ended with code 1; .* File too large"):
+            verdict_on("mine", run, asked, file)
+        assert json.loads(cache.read_text()) == kept
+    cache.write_text(cache.read_text()[:-20])
+    with pytest.raises(
+        UserError, match=r"annotations_cache.json is damaged and no JSON .*; repair it by hand, or delete"
+    ):
+        verdict_on("mine", run, asked, file)
+
+
 def test_mt_bench(real: Any, judge: Judge, dialogues: Any) -> None:
     """Grades of both turns, the reference shown where it belongs, and the same means as FastChat's own show_result."""
     folder = real("mt_bench")
@@ -131,6 +170,8 @@ def test_arena_hard(real: Any, judge: Judge, dialogues: Any) -> None:
     run, file = export(dialogues, "arena_hard")
     verdict = verdict_on("mine", run, judges(judge.url), file)
     assert len(judge.asked) == 12 and (verdict.metrics["n"], verdict.metrics["n_missing"]) == (5, 1)
+    asked = {"model": "gpt-4-1106-preview", "temperature": 0.0, "max_tokens": 4096}
+    assert all(request.items() >= asked.items() for request in judge.asked)
     mine, baseline = ["", "good", "good good", "good good good"], ["w1", "good w1"]
     for place, row in enumerate(verdict.rows):
         a, b = mine[place % 4], baseline[place % 2]

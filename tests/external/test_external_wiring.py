@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from epsilon_dpo.external.benchmarks.params import AnswersView, ExportView, ScoreboardView, VerdictsView
-from epsilon_dpo.pipeline.stage.params import load, read_yaml
+from epsilon_dpo.external.answers.params import AnswersView
+from epsilon_dpo.external.benchmarks.params import ExportView, ScoreboardView, VerdictsView
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import load, parse, read_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from closure import ROOT, pins, rooms
@@ -79,6 +81,26 @@ def test_the_shipped_params_are_valid_and_every_key_is_read() -> None:
     for view in VIEWS.values():
         load(view, path)
     assert set(read_yaml(path)) == {key for view in VIEWS.values() for key in view.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seed": -1}, r"seed = -1 is refused: input should be greater than or equal to 0"),
+        ({"threads": 5000}, r"threads = 5000 is refused: input should be less than or equal to 1024"),
+        (
+            {"decoding": {"arena_hard": {"temperature": 200.0, "max_new_tokens": 1, "batch_size": 1}}},
+            r"decoding.arena_hard.temperature = 200.0 is refused: input should be less than or equal to 100",
+        ),
+    ],
+)
+def test_what_no_sampling_takes_is_refused(change: dict[str, Any], sentence: str) -> None:
+    content = {
+        key: value for key, value in read_yaml(EXTERNAL / "params.yaml").items() if key in AnswersView.model_fields
+    }
+    change = {key: content[key] | value if isinstance(value, dict) else value for key, value in change.items()}
+    with pytest.raises(UserError, match=sentence):
+        parse(AnswersView, content | change)
 
 
 def dvc(project: Path, *arguments: str) -> str:

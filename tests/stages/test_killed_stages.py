@@ -43,7 +43,18 @@ monotonicity: {{epsilon: 0.01, batch_size: 3, token_chunk: 64}}
 tournament: {{max_prompts: null}}
 runs: {{a: {{method: dpo}}, b: {{method: dpo}}}}
 """
-SAMPLING = ("reference", "sample", "candidates")
+BENCHMARK = f"""
+seed: 3
+threads: 1
+decoding:
+  stop: {{tokens: [{STOPS}], strings: []}}
+  mt_bench: {{temperature: {{writing: 1.0, math: 0.7, stem: 0.7}}, max_new_tokens: 16, batch_size: 2}}
+  alpaca_eval: &one {{temperature: 1.0, max_new_tokens: 16, batch_size: 2}}
+  arena_hard: *one
+runs: {{a_mt_bench: {{policy: align/a, benchmark: mt_bench}}}}
+"""
+EXTERNAL = "answers"  # of external/dvc.yaml, in whose folder it runs
+SAMPLING = ("reference", "sample", "candidates", EXTERNAL)
 ORDER = (*SAMPLING, "ranking", "score", "controls", "margins", "kl", "monotonicity", "tournament")
 
 
@@ -72,6 +83,7 @@ def project(
     root: Path = finished["root"]
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.syspath_prepend(ROOT / "tests" / "judging")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "external")
     run_untracked(monkeypatch)
     monkeypatch.setattr(kept_state, "EVERY_S", 0.0)
     monkeypatch.setattr(kept_state, "SHARE", float("inf"))
@@ -89,6 +101,7 @@ def project(
 
 
 def make_inputs(root: Path, sft: Path, tiny_gemma: Callable[..., Any]) -> None:
+    import benchmark_files  # of tests/external
     import tiny_pairrm  # of tests/judging
 
     for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
@@ -118,14 +131,29 @@ def make_inputs(root: Path, sft: Path, tiny_gemma: Callable[..., Any]) -> None:
             write_jsonl(out / folder / f"{split}.jsonl", of_split)
     write_json(out / "pairs" / "pairs.json", {"source": "dataset"})
     write_json(out / "validate" / "dataset.json", {"true_reward": False})
+    external = root / "external"
+    (external / "data" / "mt_bench").mkdir(parents=True)
+    benchmark_files.write_mt_bench(external / "data" / "mt_bench")
+    (external / "params.yaml").write_text(BENCHMARK, "utf-8")
+    for name in ("dvc.yaml", "answers.py"):
+        (external / name).symlink_to(ROOT / "external" / name)
+
+
+def folder_of(project: Path, stage: str) -> Path:
+    """Where it runs, and where its out/ and scratch/ lie."""
+    return project / "external" if stage == EXTERNAL else project
 
 
 def runs_of(stage: str) -> tuple[str, ...]:
+    if stage == EXTERNAL:
+        return ("a_mt_bench",)
     return ("a", "b") if stage in ("sample", "score", "kl", "monotonicity") else ("",)
 
 
 def execute(stage: str, run: str, monkeypatch: pytest.MonkeyPatch, kill_at: int | None = None) -> Work:
-    """`python -m stages.<stage> <run>` in this process, killed when so many records are on the disk."""
+    """`python -m stages.<stage> <run>` (`python answers.py <run>`) in this process, killed at so many records on the
+    disk.
+    """
     records, forwards = [0], [0]
 
     def counted(original: Callable[..., Any], counter: list[int], limit: int | None) -> Callable[..., Any]:
@@ -145,8 +173,12 @@ def execute(stage: str, run: str, monkeypatch: pytest.MonkeyPatch, kill_at: int 
         patched.setattr(sys, "argv", [stage, *([run] if run else [])])
         for name in [name for name in sys.modules if name.startswith("stages.")]:
             del sys.modules[name]
+        patched.chdir(folder_of(Path.cwd(), stage))
         try:
-            runpy.run_module(f"stages.{stage}", run_name="__main__")
+            if stage == EXTERNAL:
+                runpy.run_path(f"{stage}.py", run_name="__main__")
+            else:
+                runpy.run_module(f"stages.{stage}", run_name="__main__")
         except Killed:
             assert kill_at is not None
         else:
@@ -163,8 +195,8 @@ def content(folder: Path) -> dict[str, str]:
 def test_it_ends_with_the_same_bytes_and_computes_nothing_twice(
     project: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = runs_of(stage)[-1]
-    out = project / "out" / stage / run
+    run, folder = runs_of(stage)[-1], folder_of(project, stage)
+    out = folder / "out" / stage / run
     expected = content(out)
     assert expected
     whole = execute(stage, run, monkeypatch)
@@ -175,7 +207,7 @@ def test_it_ends_with_the_same_bytes_and_computes_nothing_twice(
         after = execute(stage, run, monkeypatch)
         assert content(out) == expected
         assert before.forwards + after.forwards == whole.forwards
-    assert not [path.name for path in (project / "scratch").iterdir() if path.name.startswith(f"{stage}-")]
+    assert not [path.name for path in (folder / "scratch").iterdir() if path.name.startswith(f"{stage}-")]
 
 
 def test_many_kills_in_a_row(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

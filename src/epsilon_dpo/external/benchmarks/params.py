@@ -1,4 +1,4 @@
-"""external/params.yaml: which policy answers which benchmark, with which settings, judged by whom.
+"""external/params.yaml: which policy answers which benchmark, judged by whom; answers/params.py has how it is sampled.
 
 Everything external runs in the folder external/, so that `params.yaml`, `data/` and `out/` below are those of that
 folder.
@@ -14,7 +14,6 @@ from epsilon_dpo.pipeline.stage.params import Name, Strict
 Benchmark = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 RunName = Name  # no tool's baseline is called so
 PositiveInt = Annotated[int, Field(ge=1)]
-Temperature = Annotated[float, Field(ge=0.0)]  # 0: greedy
 
 
 class Run(Strict):
@@ -30,35 +29,6 @@ class Run(Strict):
 
 
 Runs = dict[RunName, Run]
-
-
-class Decoding(Strict):
-    temperature: Temperature
-    max_new_tokens: PositiveInt
-    batch_size: PositiveInt
-
-
-class DecodingByCategory(Strict):
-    """MT-Bench samples creative categories and decodes the others greedily."""
-
-    temperature: dict[str, Temperature]
-    max_new_tokens: PositiveInt
-    batch_size: PositiveInt
-
-
-class Decodings(Strict):
-    alpaca_eval: Decoding
-    arena_hard: Decoding
-    mt_bench: DecodingByCategory
-
-
-class AnswersView(Strict):
-    """What external/answers.py reads; of `decoding` and `runs`, only the entries of its own run."""
-
-    seed: int
-    threads: PositiveInt
-    decoding: Decodings
-    runs: Runs
 
 
 class Export(Strict):

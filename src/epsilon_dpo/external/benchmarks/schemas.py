@@ -105,11 +105,10 @@ def read_rows(path: Path, *schemas: Schema) -> list[Row]:
     advice = "docs/external.md says where it comes from"
     try:
         text = path.read_text("utf-8")
+        rows = [json.loads(line) for line in text.split("\n") if line] if path.suffix == ".jsonl" else json.loads(text)
     except FileNotFoundError:
         raise UserError(f"external/{path} does not exist; {advice}.") from None
-    try:
-        rows = [json.loads(line) for line in text.split("\n") if line] if path.suffix == ".jsonl" else json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise UserError(f"external/{path} is not JSON ({error}); {advice}.") from None
     problems = [problem(rows, schema) for schema in schemas]
     if None not in problems:

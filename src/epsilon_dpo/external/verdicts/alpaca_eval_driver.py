@@ -7,31 +7,45 @@ written into site-packages.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import alpaca_eval
 import yaml
-from alpaca_eval import constants
+from alpaca_eval import annotators, constants
 from alpaca_eval.metrics import glm_winrate
 
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 AT_ONCE = 32  # verdicts between two writes of the cache, which a failure therefore loses at most
 
 
+class Annotator(annotators.PairwiseAnnotator):
+    """The tool's own, whose cache is whole at every moment: its `save` writes all that was paid for over itself."""
+
+    def save(self, path: str | Path | None = None) -> None:
+        whole = Path(path or self.caching_path)
+        super().save(partial_of(whole))
+        publish(partial_of(whole), whole)
+
+
 def main(settings: dict) -> None:
     work = Path(settings["work"])
     cache = work / "annotations_cache.json"
     if cache.exists():  # verdicts that could not be read are asked for again
-        kept = [row for row in json.loads(cache.read_text()) if row["preference"] not in (None, -1)]
-        cache.write_text(json.dumps(kept)) if kept else cache.unlink()
+        kept = [row for row in _verdicts(cache) if row["preference"] not in (None, -1)]
+        if kept:
+            partial_of(cache).write_text(json.dumps(kept))
+            publish(partial_of(cache), cache)
+        else:
+            cache.unlink()
     metric, metric_kwargs = "win_rate", None
     if settings["df_gamed"] is not None:
         glm_winrate.hf_hub_download = lambda **_: settings["df_gamed"]
         metric, metric_kwargs = "length_controlled_winrate", {"save_weights_dir": None}
     alpaca_eval.evaluate(
-        model_outputs=settings["model_outputs"],
-        reference_outputs=settings["reference_outputs"],
+        model_outputs=_outputs(settings["model_outputs"]),
+        reference_outputs=_outputs(settings["reference_outputs"]),
         annotators_config=str(annotator(settings["model"], work)),
         name=settings["name"],
         precomputed_leaderboard=None,
@@ -41,8 +55,34 @@ def main(settings: dict) -> None:
         sort_by=metric,
         caching_path=cache,
         annotation_kwargs={"chunksize": AT_ONCE},
+        Annotator=Annotator,
         is_return_instead_of_print=True,
     )
+
+
+def _outputs(path: str) -> list[dict]:
+    """As they are: the tool's own reading, by pandas, makes 7 of every "007" where all answers are numbers."""
+    return json.loads(Path(path).read_text("utf-8"))
+
+
+def partial_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Let `partial` become `path` in one step; a kill or a full disk leaves the one or the other."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _verdicts(cache: Path) -> list[dict]:
+    try:
+        return json.loads(cache.read_text("utf-8"))
+    except ValueError as error:
+        sys.exit(
+            f"{cache} is damaged and no JSON ({error}); repair it by hand, or delete it to ask for all verdicts again"
+        )
 
 
 def annotator(model: str, work: Path) -> Path:

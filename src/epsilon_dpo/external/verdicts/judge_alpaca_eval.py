@@ -26,6 +26,11 @@ RATES = {
 }
 
 
+def alpaca_eval_files(data: Path, judge: AlpacaEvalJudge) -> list[Path]:
+    """What the tool reads of `data`."""
+    return [data / ALPACA_EVAL_FILE, *([data / DIFFICULTIES] if judge.length_controlled else [])]
+
+
 def judge_alpaca_eval(contest: Contest[AlpacaEvalJudge]) -> Verdict:
     """Rates in percent; `lc_win_rate` is what papers report."""
     python = environment_python(contest.judge, "alpaca_eval")
@@ -75,9 +80,15 @@ def read_results(work: Path, tool: str) -> Verdict:
 
 
 def _preferences(work: Path) -> list[float | None]:
-    """In [1, 2], 2 for the model's answer and 1 for the reference's; None before the tool ran, and where it failed."""
+    """In [1, 2], 2 for the model's answer and 1 for the reference's; None before the tool ran, and where it failed.
+
+    A file that a crash cut off counts as none: the tool writes it anew from its cache.
+    """
     path = work / RESULTS
-    return [row["preference"] for row in read_json(path)] if path.exists() else [None]
+    try:
+        return [row["preference"] for row in read_json(path)] if path.exists() else [None]
+    except ValueError:
+        return [None]
 
 
 def _refuse_other_instructions(work: Path) -> None:

@@ -12,15 +12,29 @@ from pathlib import Path
 from epsilon_dpo.external.benchmarks.params import ArenaHardJudge
 from epsilon_dpo.external.benchmarks.questions import QUESTION_FILE, read_questions
 from epsilon_dpo.external.benchmarks.schemas import Row
-from epsilon_dpo.external.verdicts.tool import Contest, Verdict, call, copied, environment_python, kept_rows
+from epsilon_dpo.external.verdicts.tool import (
+    Contest,
+    Verdict,
+    call,
+    copied,
+    environment_python,
+    kept_rows,
+    replace_rows,
+)
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import write_json
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 CHECKOUT = "arena-hard-auto"
+FAILED = "$ERROR$"  # ends a verdict of the tool of 2024 after 16 failed calls; today's has no game then
 # What assistant A has won by a label; a label with two signs counts three times, as upstream.
 WON_BY_A = {"A>>B": [1.0] * 3, "A>B": [1.0], "A=B": [0.5], "B>A": [0.0], "B>>A": [0.0] * 3}
 SAME_LABEL = {"B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A", "B<A": "A>B", "B<<A": "A>>B"}
+
+
+def arena_hard_files(data: Path, judge: ArenaHardJudge) -> list[Path]:
+    """What the tool reads of `data`; which of the answers are the baseline's is known to the checkout alone."""
+    return [data / QUESTION_FILE, *sorted((data / "model_answer").glob("*.jsonl"))]
 
 
 def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
@@ -36,9 +50,8 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     commit = _commit(checkout)
     contest = replace(contest, work=contest.work / commit)  # other commits have other prompts
     bench = contest.work / "data" / str(settings["bench_name"])
-    copied(contest.data / QUESTION_FILE, bench / QUESTION_FILE)
-    for others in sorted((contest.data / "model_answer").glob("*.jsonl")):  # the baseline's
-        copied(others, bench / "model_answer" / others.name)
+    for file in arena_hard_files(contest.data, contest.judge):
+        copied(file, bench / file.relative_to(contest.data))
     copied(contest.answers, bench / "model_answer" / f"{contest.name}.jsonl")
     model = contest.judge.model
     write_json(contest.work / "settings.json", settings | {"judge_model": model, "model_list": [contest.name]})
@@ -47,10 +60,12 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     write_json(contest.work / "endpoint.json", {model: endpoint | {"parallel": contest.judge.parallel}})
     verdicts = bench / "model_judgment" / model / f"{contest.name}.jsonl"
     questions = [question.id for question in read_questions("arena_hard", contest.data)]
-    if len(_complete(verdicts, questions)) < len(questions):  # JSON is YAML too
-        files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]
-        call(python, [str(checkout / "gen_judgment.py"), *files], contest)
     rows = _complete(verdicts, questions)
+    if len(rows) < len(questions):  # the tool skips what it finds in the file, also a question with a failed game
+        replace_rows(verdicts, rows)
+        files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]  # JSON is YAML too
+        call(python, [str(checkout / "gen_judgment.py"), *files], contest)
+        rows = _complete(verdicts, questions)
     if len(rows) < len(questions):
         raise UserError(
             f"the judge failed on {len(questions) - len(rows)} of {len(questions)} questions, as "
@@ -63,14 +78,15 @@ def score(rows: list[Row]) -> dict[str, float]:
     """The share of points won, which upstream's bootstrap is centred at; questions are the units of its error.
 
     Args:
-        rows: per question, `games`: first with the model as assistant B, then as A. A question is left out if one of
-            its labels is missing, as upstream.
+        rows: per question, `games`: first with the model as assistant B, then as A.
+
+    Returns:
+        `win_rate` and `win_rate_se` in percent, `n`, the questions that count, and `n_missing`, the others.
+
+    Raises:
+        UserError: no question counts.
     """
-    points = []
-    for row in rows:
-        first, second = (_won_by_a(game["score"]) for game in row["games"])
-        if first and second:
-            points.append(second + [1.0 - won for won in first])
+    points = [found for row in rows if (found := _points(row))]
     metrics: dict[str, float] = {"n": len(points), "n_missing": len(rows) - len(points)}
     if not points:
         raise UserError(f"none of the judge's verdicts on {len(rows)} questions holds a label such as [[A>B]].")
@@ -83,23 +99,31 @@ def score(rows: list[Row]) -> dict[str, float]:
     return metrics
 
 
-def _won_by_a(label: str | None) -> list[float] | None:
-    return WON_BY_A.get(SAME_LABEL.get(label, label)) if label else None
+def _points(row: Row) -> list[float]:
+    """What the model has won on a question; nothing if it does not count.
+
+    As upstream's show_result.py, a question does not count if one of its labels is missing; that of 2024 (b00effb)
+    leaves out the game alone, and so it does with a label of SAME_LABEL.
+    """
+    of_2024 = "question_id" in row
+    labels = [game["score"] for game in row["games"]]
+    first, second = (WON_BY_A.get(label if of_2024 else SAME_LABEL.get(label, label)) for label in labels)
+    if not of_2024 and (first is None or second is None):
+        return []
+    return (second or []) + [1.0 - won for won in first or []]
 
 
 def _complete(path: Path, questions: list[str]) -> list[Row]:
-    """The judged questions in their order; those with a game that the judge's endpoint failed on are taken out.
-
-    The tool skips what it finds in the file, so a failed game would otherwise never be asked for again.
-    """
+    """The judged questions in their order; those with a game that the judge's endpoint failed on are left out."""
     found = {}
     for row in kept_rows(path):
-        if len(row["games"]) == 2 and None not in row["games"]:
+        if len(row["games"]) == 2 and not any(map(_failed, row["games"])):
             found[row.get("uid", row.get("question_id"))] = row
-    rows = [found[id_] for id_ in questions if id_ in found]
-    if path.exists():
-        write_jsonl(path, rows)
-    return rows
+    return [found[id_] for id_ in questions if id_ in found]
+
+
+def _failed(game: Row | None) -> bool:
+    return game is None or (game["score"] is None and str(game.get("judgment")).endswith(FAILED))
 
 
 def _commit(checkout: Path) -> str:

@@ -1,10 +1,21 @@
 """MT-Bench: two-turn dialogues, each turn graded from 1 to 10 (Zheng et al., arXiv 2306.05685)."""
 
+from pathlib import Path
+
 from epsilon_dpo.analysis.intervals.rates import standard_error
 from epsilon_dpo.external.benchmarks.params import MTBenchJudge
 from epsilon_dpo.external.benchmarks.questions import QUESTION_FILE, Question, read_questions
 from epsilon_dpo.external.benchmarks.schemas import Row
-from epsilon_dpo.external.verdicts.tool import Contest, Verdict, call, copied, environment_python, kept_rows, version
+from epsilon_dpo.external.verdicts.tool import (
+    Contest,
+    Verdict,
+    call,
+    copied,
+    environment_python,
+    kept_rows,
+    replace_rows,
+    version,
+)
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 
@@ -13,21 +24,26 @@ FAILED = "$ERROR$"  # FastChat's verdict after 16 failed calls
 UNREADABLE = -1  # and its grade for a verdict without one
 
 
+def mt_bench_files(data: Path, judge: MTBenchJudge) -> list[Path]:
+    """What the tool reads of `data`: of the reference answers, those for this judge."""
+    return [data / QUESTION_FILE, data / JUDGE_PROMPTS, data / "reference_answer" / f"{judge.model}.jsonl"]
+
+
 def judge_mt_bench(contest: Contest[MTBenchJudge]) -> Verdict:
     """`score` is the mean over all graded turns, `score/turn_2` over second turns, `score/math` over a category."""
     python = environment_python(contest.judge, "mt_bench")
     model = contest.judge.model
     bench = contest.work / "data" / "mt_bench"
-    copied(contest.data / JUDGE_PROMPTS, contest.work / "data" / JUDGE_PROMPTS)
-    copied(contest.data / "reference_answer" / f"{model}.jsonl", bench / "reference_answer" / f"{model}.jsonl")
+    _, prompts, references = mt_bench_files(contest.data, contest.judge)
+    copied(prompts, contest.work / "data" / JUDGE_PROMPTS)
+    copied(references, bench / "reference_answer" / references.name)
     copied(contest.answers, bench / "model_answer" / f"{contest.name}.jsonl")
     verdicts = bench / "model_judgment" / f"{model}_single.jsonl"
     questions = read_questions("mt_bench", contest.data)
     rows = _graded(kept_rows(verdicts), questions)
     asked = [question for question in questions if _turns(rows, question) < 2]
     if asked:  # FastChat judges all it is given and appends, so it is given what is missing
-        if verdicts.exists():
-            write_jsonl(verdicts, rows)
+        replace_rows(verdicts, rows)
         write_jsonl(bench / QUESTION_FILE, [question.row for question in asked])
         arguments = ["--model-list", contest.name, "--judge-model", model, "--parallel", str(contest.judge.parallel)]
         call(python, ["-m", "fastchat.llm_judge.gen_judgment", *arguments], contest)

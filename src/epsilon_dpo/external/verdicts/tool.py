@@ -11,14 +11,16 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Generic, TypeVar
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from epsilon_dpo.external.benchmarks.params import Judge
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
+from epsilon_dpo.pipeline.stage.files import append_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 KEY = "OPENAI_API_KEY"
@@ -53,10 +55,15 @@ class Verdict:
     tool: str
 
 
-def work_folder(name: str, answers: Path, data: Path, judge: Judge) -> Path:
-    """Where the verdicts on these very answers by this judge are kept, whatever environment or speed got them."""
-    asked = judge.model_dump(exclude={"environment", "parallel"})
-    content = json.dumps([digest(answers), digest(data), asked], sort_keys=True)
+def work_folder(name: str, answers: Path, files: list[Path], judge: Judge) -> Path:
+    """Where the verdicts on these very answers by this judge are kept, whatever environment or speed got them.
+
+    Args:
+        files: what the tool reads of the benchmark's own; what else lies beside them changes no verdict.
+    """
+    asked = judge.model_dump(exclude={"environment", "parallel"}) | {"base_url": judge.base_url.rstrip("/")}
+    read = {str(file): digest(file) for file in files if file.is_file()}  # `copied` names one that is missing
+    content = json.dumps([digest(answers), read, asked], sort_keys=True)
     folder = Path("verdicts") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
@@ -81,21 +88,23 @@ def reach(judge: Judge) -> str:
     """Ask the endpoint whether it is there, before a tool retries for an hour; returns the key.
 
     Raises:
-        UserError: no key is set, the endpoint does not answer, or it refuses the key.
+        UserError: no key is set or it cannot be one, the endpoint does not answer, or it refuses the key.
     """
     key = os.environ.get(KEY, "")
     if not key:
         raise UserError(f"{KEY} is not set; export the key of {judge.base_url} (any text where none is asked for).")
-    request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
+    if not (key.isascii() and key.isprintable()):  # urlopen's own refusal would show it
+        raise UserError(f"{KEY} holds a line break or a character that stands in no key; export it anew.")
     try:
+        request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
         urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
     except HTTPError as error:
         if error.code in (401, 403):
             raise UserError(
                 f"{judge.base_url} refuses the key in {KEY} ({error.code}); export the right one."
             ) from None
-    except (URLError, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, HTTPException, ValueError) as error:  # no server, no HTTP, no address
+        reason = getattr(error, "reason", repr(error))
         raise UserError(
             f"The judge at {judge.base_url} does not answer ({reason}); start it, or fix judge.*.base_url in "
             "external/params.yaml."
@@ -110,7 +119,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
         UserError: it failed; the sentence ends with the last line that it printed.
     """
     key = reach(contest.judge)
-    url = contest.judge.base_url
+    url = contest.judge.base_url.rstrip("/")
     # OPENAI_API_BASE: alpaca_eval and openai < 1. OPENAI_BASE_URL: openai >= 1.
     chosen = {KEY: key, "OPENAI_API_BASE": url, "OPENAI_BASE_URL": url, "PYTHONUNBUFFERED": "1"}
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
@@ -159,9 +168,21 @@ def copied(source: Path, target: Path) -> None:
 def kept_rows(path: Path) -> list[Row]:
     """The JSON lines of `path`, none if there is no such file; a line cut off by a crash is left out."""
     rows = []
-    for line in path.read_text("utf-8").split("\n") if path.exists() else []:  # U+2028 in a text ends no line
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:  # U+2028 in a text ends no line
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(json.loads(line.decode("utf-8")))
+        except ValueError:  # no JSON, or cut within a character
             continue
     return rows
+
+
+def replace_rows(path: Path, rows: list[Row]) -> None:
+    """Let `path`, if there is such a file, hold `rows` alone: a kill or a full disk leaves the one or the other."""
+    if not path.exists():
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        append_jsonl(file, rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,160 @@
+"""What a judge was paid for is kept: over failures, kills, a full disk, and whatever else changes."""
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_files import rows_of
+from benchmark_server import KEY, Judge
+from test_external_judges import arena_hard_environment, environment, export, judges
+
+from epsilon_dpo.external.benchmarks.params import Run
+from epsilon_dpo.external.export.formats import answer_file
+from epsilon_dpo.external.verdicts import judging
+from epsilon_dpo.external.verdicts.judging import verdict_on
+from epsilon_dpo.external.verdicts.tool import Contest
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_jsonl
+
+
+def test_verdicts_that_were_paid_for_are_asked_for_once(
+    external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge that fails midway, the stage again, once more without a key, and another judge."""
+    arena_hard_environment("current")
+    run, file = export(dialogues, "arena_hard")
+    judge.broken = "w4 w5 w6 w22"  # the third question of six, which the stand-in asks in the fourth place
+    with pytest.raises(UserError, match=r"ended with code 1; .* its last line is: .*HTTPError.*400"):
+        verdict_on("mine", run, judges(judge.url), file)
+    judge.broken = None
+    first = verdict_on("mine", run, judges(judge.url), file)
+    assert len(judge.asked) == 12 + 1
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert verdict_on("mine", run, judges(judge.url, parallel=1), file).metrics == first.metrics
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    verdict_on("mine", run, judges(judge.url, model="gpt-4"), file)
+    assert len(judge.asked) == 12 + 1 + 12
+
+
+@pytest.fixture
+def folder(external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """The folder in which the tool of a benchmark works, with changes of its judge."""
+
+    def work(benchmark: Any, **changes: Any) -> Path:
+        found: list[Contest[Any]] = []
+        run = Run(policy="sft", benchmark=benchmark)
+        file = answer_file("mine", run, Path("out/export/mine"))
+        if not file.exists():
+            export(dialogues, benchmark)
+        with monkeypatch.context() as patched:
+            patched.setattr(judging, f"judge_{benchmark}", found.append)
+            verdict_on("mine", run, judges(judge.url, benchmark, **changes), file)
+        return found[0].work
+
+    return work
+
+
+def test_verdicts_are_kept_by_what_was_judged_and_by_whom(folder: Callable[..., Path], judge: Judge) -> None:
+    first = folder("alpaca_eval")
+    assert folder("alpaca_eval", parallel=1, environment="elsewhere") == first
+    assert folder("alpaca_eval", base_url=f"{judge.url}/") == first
+    changes: list[dict[str, Any]] = [{"model": "x"}, {"base_url": "http://other/v1"}, {"length_controlled": False}]
+    others = [folder("alpaca_eval", **change) for change in changes]
+    file = Path("out/export/mine/model_outputs.json")
+    file.write_text(file.read_text().replace("good", "bad"))
+    assert len({first, *others, folder("alpaca_eval")}) == 5
+
+
+FILES = {
+    "alpaca_eval": ["alpaca_eval_gpt4_baseline.json", "df_gamed.csv"],
+    "arena_hard": ["question.jsonl", "model_answer/gpt-4-0314.jsonl"],
+    "mt_bench": ["question.jsonl", "judge_prompts.jsonl", "reference_answer/gpt-4.jsonl"],
+}
+
+
+@pytest.mark.parametrize("benchmark", FILES)
+def test_only_what_the_tool_reads_of_the_data_decides_where_verdicts_are_kept(
+    folder: Callable[..., Path], benchmark: str
+) -> None:
+    """Not what a file manager leaves there, and not the reference answers for another judge."""
+    data, first = Path("data") / benchmark, folder(benchmark)
+    (data / ".DS_Store").write_text("x")
+    (data / "reference_answer").mkdir(exist_ok=True)
+    (data / "reference_answer" / "gpt-4-1106-preview.jsonl").write_text("better ones")
+    assert folder(benchmark) == first
+    found = {first}
+    for name in FILES[benchmark]:
+        (data / name).write_text((data / name).read_text() + " ")
+        found.add(folder(benchmark))
+    assert len(found) == 1 + len(FILES[benchmark])
+
+
+def test_a_game_that_the_endpoint_failed_on_is_asked_for_again(external: Path, judge: Judge, dialogues: Any) -> None:
+    arena_hard_environment("current")
+    run, file = export(dialogues, "arena_hard")
+    verdict_on("mine", run, judges(judge.url), file)
+    (kept,) = Path("verdicts").rglob("model_judgment/*/mine.jsonl")
+    rows = rows_of(kept)
+    rows[2]["games"][1] = None
+    rows[3]["games"][0] = {"score": None, "judgment": "\n$ERROR$\n$ERROR$"}
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"uid": "id9", "ga')
+    assert len(verdict_on("mine", run, judges(judge.url), file).rows) == 6
+    assert len(judge.asked) == 12 + 4
+
+
+def test_a_line_cut_off_within_a_character_is_asked_for_again(external: Path, judge: Judge, dialogues: Any) -> None:
+    arena_hard_environment("current")
+    run, file = export(dialogues, "arena_hard")
+    verdict_on("mine", run, judges(judge.url), file)
+    (kept,) = Path("verdicts").rglob("model_judgment/*/mine.jsonl")
+    whole = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(b"".join(whole[:-1]) + '{"uid": "id0", "games": [{"judgment": "北'.encode()[:-1])
+    assert len(verdict_on("mine", run, judges(judge.url), file).rows) == 6
+    assert len(judge.asked) == 12 + 2
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file takes more than `size` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("benchmark", ["arena_hard", "mt_bench"])
+def test_a_disk_that_is_full_costs_no_verdict(
+    folder: Callable[..., Path], judge: Judge, dialogues: Any, benchmark: Any
+) -> None:
+    """The file from which a failed verdict is taken out is whole before and after; complete ones need no room."""
+    arena_hard = benchmark == "arena_hard"
+    arena_hard_environment("current") if arena_hard else environment("mt_bench")
+    work = folder(benchmark)
+    run, file = export(dialogues, benchmark)
+    asked = judges(judge.url)
+    if arena_hard:
+        kept = work / "unknown/data/arena-hard-v0.1/model_judgment/gpt-4-1106-preview/mine.jsonl"
+        game = {"score": "A>B", "judgment": "x" * 5000}
+        rows: list[dict[str, Any]] = [{"uid": f"id{place}", "games": [game, game]} for place in range(6)]
+        failed: dict[str, Any] = {"games": [game, None]}
+    else:
+        kept = work / "data/mt_bench/model_judgment/gpt-4_single.jsonl"
+        turns = [{"question_id": id_, "turn": turn} for id_ in (81, 111, 141) for turn in (1, 2)]
+        rows = [turn | {"score": 7, "judgment": "x" * 10000} for turn in turns]
+        failed = {"judgment": "$ERROR$"}
+    kept.parent.mkdir(parents=True)
+    write_jsonl(kept, rows)
+    with full_disk(30000):
+        assert len(verdict_on("mine", run, asked, file).rows) == 6
+    rows[0] |= failed
+    write_jsonl(kept, rows)
+    before = kept.read_bytes()
+    with full_disk(30000), pytest.raises(OSError, match="File too large"):
+        verdict_on("mine", run, asked, file)
+    assert kept.read_bytes() == before and not judge.asked
