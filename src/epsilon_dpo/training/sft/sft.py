@@ -163,5 +163,5 @@ def labelled(
 
 
 def _lists(column: list[np.ndarray]) -> pa.ListArray:
-    ends = np.cumsum([0, *map(len, column)], dtype=np.int32)
+    ends = pa.array(np.cumsum([0, *map(len, column)]), pa.int32())  # an error where they are more than that counts
     return pa.ListArray.from_arrays(ends, np.concatenate([np.empty(0, np.int32), *column]))
