@@ -13,8 +13,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from epsilon_dpo.pipeline.observability.child import NETWORK_LIMITS
 from epsilon_dpo.pipeline.observability.errors import redacted
-from epsilon_dpo.pipeline.observability.tracker import NETWORK_LIMITS, mlruns
+from epsilon_dpo.pipeline.observability.tracker import mlruns
 
 CONNECT_TIMEOUT_S = 3.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of the databases that MLflow writes to by itself
