@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.pipeline.observability.child import NO_TELEMETRY
 from epsilon_dpo.pipeline.observability.errors import UserError, printable
 
 PARAMS = Path("params.yaml")
@@ -277,8 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_publication(commands)
     _add_study(commands)
     asked = parser.parse_args(arguments)
-    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):  # which MLflow reads when it is imported
-        os.environ.setdefault(variable, "true")
+    for variable, value in NO_TELEMETRY.items():
+        os.environ.setdefault(variable, value)
     try:
         print(printable(asked.do(asked)), flush=True)  # it may quote a dataset
     except BrokenPipeError:  # `| head` has read enough; Python would say so once more when it flushes at the end

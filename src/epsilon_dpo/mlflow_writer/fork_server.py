@@ -16,15 +16,14 @@ import psutil
 
 from epsilon_dpo.mlflow_writer.process import be_quiet, import_mlflow, run
 from epsilon_dpo.pipeline.observability.child import PATIENCE_S, is_own
-
-INTERVAL_S = 1.0  # between two looks at whether `dvc` lives
+from epsilon_dpo.pipeline.stage.lifetime import INTERVAL_S, lives
 
 
 def answer(listener: socket.socket, dvc: psutil.Process) -> None:
     """Fork for whoever asks at `listener`, until `dvc` is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends is waited for by the kernel
     listener.settimeout(INTERVAL_S)
-    while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+    while lives(dvc):
         with suppress(OSError, ValueError):  # nobody asked; who asked is gone
             connection, _ = listener.accept()
             with connection:

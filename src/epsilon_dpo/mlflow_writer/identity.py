@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+from epsilon_dpo.pipeline.stage.lifetime import is_dvc
+
 IN_REPORT, RECIPE = "in_report", "recipe"
 NOT_THE_RECIPE = ("seed", "snapshot_epochs")
 
@@ -34,7 +36,7 @@ def made_by(pid: int | None) -> dict[str, str]:
     try:
         parents = psutil.Process(pid).parents() if pid else []
         for parent in parents:  # the nearest: above it may be the worker of a queue, with one child per experiment
-            if any(Path(argument).stem == "dvc" for argument in parent.cmdline()[:3]):
+            if is_dvc(parent):
                 tags["repro"] = f"{parent.create_time():.0f}-{parent.pid}"
                 break
     except psutil.Error:  # it has ended by now, or is another user's

@@ -15,6 +15,7 @@ from types import FrameType
 
 from epsilon_dpo.mlflow_writer.outbox import Outbox
 from epsilon_dpo.mlflow_writer.server import note_outage, server_address
+from epsilon_dpo.pipeline.observability.child import NO_TELEMETRY
 from epsilon_dpo.pipeline.observability.tracker import KEPT
 
 
@@ -52,8 +53,8 @@ def _give_up(_signal: int, _frame: FrameType | None) -> None:
 
 def be_quiet() -> None:
     """Before MLflow is imported: it reports to nobody, and what it says of each migration is not shown."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
+    for variable, value in NO_TELEMETRY.items():
+        os.environ.setdefault(variable, value)
     logging.disable(logging.ERROR)  # also tracebacks of what is said in a line
 
 

@@ -13,7 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from epsilon_dpo.pipeline.observability.child import NETWORK_LIMITS
+from epsilon_dpo.pipeline.observability.child import NETWORK_LIMITS, NO_TELEMETRY
 from epsilon_dpo.pipeline.observability.errors import redacted
 from epsilon_dpo.pipeline.observability.tracker import mlruns
 
@@ -68,7 +68,7 @@ def wait_briefly() -> None:
 
     MLflow's own defaults let one call to a server that went away block for four minutes.
     """
-    for variable, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", **NETWORK_LIMITS}.items():
+    for variable, value in (NO_TELEMETRY | NETWORK_LIMITS).items():
         os.environ.setdefault(variable, value)
 
 

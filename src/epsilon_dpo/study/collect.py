@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from epsilon_dpo.mlflow_writer.process import be_quiet
 from epsilon_dpo.mlflow_writer.server import in_short, say
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
-from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_csv, write_json
+from epsilon_dpo.pipeline.stage.files import Row, atomic_file, read_json, read_jsonl, write_csv, write_json
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
@@ -64,18 +64,13 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
     others = [row for row in read_results(level, study) if int(row["seed"]) != seed]
     folder = results_folder(level, study)
     folder.mkdir(parents=True, exist_ok=True)
-    whole(folder / "replicates.json", write_json, dict(sorted((sources | {str(seed): made}).items())))
-    whole(folder / "policies.csv", write_csv, sorted([*others, *rows], key=lambda row: int(row["seed"])))
+    with atomic_file(folder / "replicates.json") as partial:
+        write_json(partial, dict(sorted((sources | {str(seed): made}).items())))
+    with atomic_file(folder / "policies.csv") as partial:
+        write_csv(partial, sorted([*others, *rows], key=lambda row: int(row["seed"])))
     final = {row["run"]: row["policy_sha256"] for row in rows[1:] if row["place"] == FINAL}
     with chdir(project):
         return len(rows), marked(level, seed, final)
-
-
-def whole(file: Path, write: Callable[[Path, Any], None], content: Any) -> None:
-    """`content` in `file`, or what was there before."""
-    partial = file.with_name(f"{file.name}.partial")
-    write(partial, content)
-    partial.replace(file)
 
 
 def known_replicates(level: str, study: Path = STUDY) -> dict[str, Row]:

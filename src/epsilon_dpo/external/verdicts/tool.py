@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 from epsilon_dpo.external.benchmarks.params import Judge
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
-from epsilon_dpo.pipeline.stage.files import append_jsonl
+from epsilon_dpo.pipeline.stage.files import atomic_file, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 KEY = "OPENAI_API_KEY"
@@ -178,11 +178,6 @@ def kept_rows(path: Path) -> list[Row]:
 
 def replace_rows(path: Path, rows: list[Row]) -> None:
     """Let `path`, if there is such a file, hold `rows` alone: a kill or a full disk leaves the one or the other."""
-    if not path.exists():
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        append_jsonl(file, rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    if path.exists():
+        with atomic_file(path) as partial:
+            write_jsonl(partial, rows)

@@ -17,6 +17,7 @@ from typing import NamedTuple, TextIO
 
 # MLflow's own defaults let one call to a dead server block for 247 s. It is outbox.py that tries again.
 NETWORK_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # read when MLflow is imported
 PATIENCE_S = 5.0  # of both sides with each other, for what takes no time
 CREDENTIALS = 12  # bytes of Linux' struct ucred: pid, uid, gid
 

@@ -106,6 +106,17 @@ def _take_place(partial: Path, target: Path, taken: str) -> None:
         raise
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` if the block ends without an exception: a kill or a full disk leaves what
+    was there before."""
+    partial = path.with_name(f"{path.name}.partial")
+    yield partial
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
 def write_json(path: Path, content: Any) -> None:
     """`content` as sorted, indented JSON; NaN and infinities are refused, since no JSON reader has to accept them."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

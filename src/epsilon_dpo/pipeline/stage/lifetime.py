@@ -39,9 +39,23 @@ def dvc_above() -> Leader | None:
         return None
     top = _up_to_dvc()[-1]
     with suppress(psutil.Error):
-        if any(Path(argument).stem == "dvc" for argument in top.cmdline()[:3]):
+        if is_dvc(top):
             return Leader(top.pid, top.create_time())
     return None
+
+
+def is_dvc(process: psutil.Process) -> bool:
+    """Whether it was started as `dvc`, by its script or `python -m dvc`."""
+    return any(Path(argument).stem == "dvc" for argument in process.cmdline()[:3])
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs: one that has ended and is waited for by nobody yet does not.
+
+    Raises:
+        psutil.NoSuchProcess: it went away in between.
+    """
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def end_with(pid: int) -> None:
@@ -51,7 +65,7 @@ def end_with(pid: int) -> None:
 
 def _follow(leader: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
-        while leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE:
+        while lives(leader):
             time.sleep(INTERVAL_S)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -97,10 +97,7 @@ def _one_sentence(repo: str) -> Iterator[None]:
         raise UserError(
             f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}): check the network."
         ) from None
-    except (
-        RuntimeError,
-        OSError,
-    ) as error:  # of a file; the commit comes after all of them
+    except (RuntimeError, OSError) as error:  # of a file; the commit comes after all of them
         why = error.__cause__ or error
         raise UserError(
             f"{repo} did not get all files ({first_line(error)}: {type(why).__name__}), and nothing of them is visible "

@@ -56,20 +56,14 @@ def share_of(lengths: Sequence[int], most: int, processes: int, rank: int) -> li
     Args:
         most: rows of a micro-batch.
     """
-    size = max(AT_ONCE // (processes * most), 1) * processes * most
-    if len(lengths) <= size:
-        return _share_of_all(lengths, most, processes, rank)
+    at_once = max(AT_ONCE // (processes * most), 1) * processes * most
     order = np.argsort(lengths, kind="stable").tolist()
     found = []
-    for start in range(0, len(order), size):
-        places = order[start : start + size]
-        share = _share_of_all([lengths[place] for place in places], most, processes, rank)
-        found += [sorted(places[place] for place in part) for part in share]
+    for start in range(0, len(order), at_once):
+        places = order[start : start + at_once]
+        each = math.ceil(len(places) / (processes * most))
+        own = [lengths[place] for place in places]
+        cut = cut_by_length(own, min(each * processes, len(own)), min(most, len(own)))
+        cut += [[]] * (each * processes - len(cut))
+        found += [sorted(places[place] for place in part) for part in cut[rank::processes]]
     return found
-
-
-def _share_of_all(lengths: Sequence[int], most: int, processes: int, rank: int) -> list[list[int]]:
-    each = math.ceil(len(lengths) / (processes * most))
-    cut = cut_by_length(lengths, min(each * processes, len(lengths)), min(most, len(lengths)))
-    cut += [[]] * (each * processes - len(cut))
-    return cut[rank::processes]
