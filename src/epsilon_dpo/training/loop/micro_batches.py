@@ -60,10 +60,10 @@ def share_of(lengths: Sequence[int], most: int, processes: int, rank: int) -> li
     order = np.argsort(lengths, kind="stable").tolist()
     found = []
     for start in range(0, len(order), at_once):
-        places = order[start : start + at_once]
+        places = sorted(order[start : start + at_once])
         each = math.ceil(len(places) / (processes * most))
         own = [lengths[place] for place in places]
         cut = cut_by_length(own, min(each * processes, len(own)), min(most, len(own)))
         cut += [[]] * (each * processes - len(cut))
-        found += [sorted(places[place] for place in part) for part in cut[rank::processes]]
+        found += [[places[place] for place in part] for part in cut[rank::processes]]
     return found
