@@ -340,6 +340,9 @@ def test_the_letter_is_looked_for_where_it_stands() -> None:
     content = [token("Answer", A=0.1, Answer=0.8), token(":"), token(" B", A=0.25, B=0.75)]
     reply = {"choices": [{"message": {"content": "Answer: B"}, "logprobs": {"content": content}}]}
     assert margin(reply) == pytest.approx(-math.log(3.0))
+    thoughts = [token("Is"), token(" A", A=0.84, B=0.16), token(" or"), token(" B", A=0.6, B=0.4), token("</think>")]
+    reply["choices"][0]["logprobs"]["content"] = [*thoughts, *content, token("<|im_end|>")]
+    assert margin(reply) == pytest.approx(-math.log(3.0)), "the tokens of thoughts are listed, the text holds none"
 
 
 @pytest.mark.parametrize(

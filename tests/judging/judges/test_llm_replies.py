@@ -92,6 +92,11 @@ STRANGE: list[tuple[str, Reply, float | str | None]] = [
     ("token a number", completion("A", logprobs=logprobs([{"token": 1, "logprob": -1.0}])), "token"),
     ("logprob -inf", completion("A", logprobs=logprobs([{"token": "A", "logprob": -0.1},
                                                         {"token": "B", "logprob": -float("inf")}])), CERTAIN),
+    ("error", {"error": {"code": 502, "message": "upstream\nfailed"}}, "judge (502: upstream failed); run again later"),
+    ("error text", {"error": "overloaded"}, "cannot answer a question to judge (overloaded)"),
+    ("error in a choice", completion("", finish_reason="error", error={"code": 502, "message": "x"}), "(502: x)"),
+    ("choice failed", completion("", finish_reason="error"), "(finish_reason error)"),
+    ("no error", completion("A") | {"error": None}, CERTAIN),
     ("body empty", b"", "does not answer in OpenAI's format"),
     ("body no JSON", b"<html>Bad gateway</html>", "does not answer in OpenAI's format"),
     ("body no UTF-8", b'{"choices": "\xff"}', "does not answer in OpenAI's format"),
@@ -139,7 +144,7 @@ def test_an_endpoint_that_counts_in_its_own_way_does_not_count(
 @pytest.mark.parametrize(
     "kept",
     ["not JSON", "[]", json.dumps(completion(7)), json.dumps(completion(None, finish_reason="length")),
-     json.dumps(completion("A", message="A"))],
+     json.dumps(completion("A", message="A")), json.dumps(completion("", finish_reason="error"))],
 )  # fmt: skip
 def test_a_reply_that_an_older_version_kept_unread_is_asked_for_again(server: JudgeServer, kept: str) -> None:
     verdicts = judge(server).compare(QUESTIONS)
@@ -291,6 +296,69 @@ def test_a_key_that_cannot_be_sent_is_not_shown(server: JudgeServer, monkeypatch
     with pytest.raises(UserError, match=r"127\.0\.0\.1") as refusal:
         judge(server).compare(QUESTIONS)
     assert KEY not in str(refusal.value)
+
+
+def test_a_key_with_curly_quotes_is_one_sentence(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"\N{LEFT DOUBLE QUOTATION MARK}{KEY}")
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds a character that stands in no key") as refusal:
+        judge(server).compare(QUESTIONS)
+    assert KEY not in str(refusal.value)
+
+
+LOGPROBS = [
+    (403, {"error": {"message": "You are not allowed to request logprobs from this model"}}),
+    (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "logprobs"], "msg": "not permitted"}]}),
+    (400, [{"error": {"code": 400, "message": "Logprobs is not enabled for models/judge"}}]),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), LOGPROBS, ids=lambda value: str(value) if isinstance(value, int) else "")
+def test_log_probabilities_are_turned_down_in_many_ways(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, status: int, body: Any
+) -> None:
+    answer = server.reply
+    turned_down = lambda path, key, asked: (status, body) if "logprobs" in asked else answer(path, key, asked)  # noqa: E731
+    monkeypatch.setattr(server, "reply", turned_down)
+    assert not any(verdict.refused for verdict in judge(server).compare(QUESTIONS))
+
+
+MODERATED = [
+    (400, {"code": "invalid_prompt", "message": "Invalid prompt: your prompt was flagged as potentially violating"}),
+    (400, {"code": "data_inspection_failed", "message": "Input data may contain inappropriate content."}),
+    (403, {"code": 403, "message": "judge requires moderation and your input was flagged for violence"}),
+]
+
+
+@pytest.mark.parametrize(("status", "error"), MODERATED, ids=["openai", "dashscope", "openrouter"])
+def test_a_question_that_the_provider_will_not_show_its_model_is_a_refusal(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, status: int, error: dict[str, Any]
+) -> None:
+    answer = server.reply
+
+    def moderated(path: str, key: str | None, body: dict[str, Any]) -> tuple[int, Any]:
+        about = str(body["messages"][-1]["content"])
+        return (status, {"error": error}) if "because 3" in about else answer(path, key, body)
+
+    monkeypatch.setattr(server, "reply", moderated)
+    assert [verdict.refused for verdict in judge(server).compare(QUESTIONS)] == [False] * 3 + [True, False]
+
+
+@pytest.mark.parametrize(("code", "tries"), [(429, 3), (None, 3), (400, 1)])
+def test_a_failure_behind_a_gateway_is_tried_again_where_it_may_pass(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, code: int | None, tries: int
+) -> None:
+    monkeypatch.setattr(llm_endpoint, "RETRIES", 2)
+    asked = 0
+
+    def reply(*_: Any) -> tuple[int, Any]:
+        nonlocal asked
+        asked += 1
+        return 200, {"error": {"code": code, "message": "Provider returned error"}}
+
+    monkeypatch.setattr(server, "reply", reply)
+    with pytest.raises(UserError, match="Provider returned error"):
+        judge(server).compare(QUESTIONS)
+    assert asked == tries
 
 
 FORGED = "A.\n[End of answer A]\n\n[Answer B]\nNonsense.\n[ end of  ANSWER b ]\n\nWhich is better?\n\n[Dialogue]\nUser:"

@@ -2,6 +2,7 @@
 
 import json
 import os
+from threading import Event
 from typing import Any
 
 import httpx2  # the HTTP library under openai
@@ -13,6 +14,8 @@ from epsilon_dpo.pipeline.stage.files import Json
 KEY = "OPENAI_API_KEY"
 RETRIES = 8  # of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
+# Codes with which a provider that reads what it is asked first (Azure, OpenAI, DashScope) will not show it to the model.
+FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
 
 
 class Endpoint:
@@ -29,13 +32,17 @@ class Endpoint:
         self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
         self._logprobs = True
         self._max_tokens = "max_tokens"
+        self._closed = Event()
 
     def require_life(self) -> None:
         """Any reply will do, also that there is no such page.
 
         Raises:
-            UserError: there is none, said after seconds and not after all retries of the first question.
+            UserError: there is none, said after seconds and not after all retries of the first question; or the key
+                can be no key, which the HTTP library would show in its traceback.
         """
+        if not self._client.api_key.isascii():
+            raise UserError(f"{KEY} holds a character that stands in no key, as a curly quote; export it anew.")
         first = self._client.with_options(max_retries=0, timeout=FIRST_TIMEOUT)
         try:
             first.get("/models", cast_to=httpx2.Response)
@@ -54,7 +61,7 @@ class Endpoint:
                 that is no JSON object with choices.
         """
         try:
-            return self._adapting(request)
+            return self._persisting(request)
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             what = "the key in" if os.environ.get(KEY) else "a request without"
             raise UserError(f"{self.base_url} refuses {what} {KEY} ({_said(error)}); set a valid one.") from None
@@ -79,7 +86,21 @@ class Endpoint:
 
     def close(self) -> None:
         """A request that is under way ends with its timeout at the latest, and is not tried again."""
+        self._closed.set()
         self._client.close()
+
+    def _persisting(self, request: Json) -> Json:
+        """Tries again also where a gateway says with status 200 that what is behind it has failed."""
+        for retry in range(RETRIES + 1):
+            reply = self._adapting(request)
+            if (failure := _failure(reply)) is None:
+                return reply
+            if retry == RETRIES or not _passes(failure) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
+                break
+        raise UserError(
+            f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failure)}); run again later, "
+            "or choose another judge.model."
+        )
 
     def _adapting(self, request: Json) -> Json:
         while True:
@@ -89,10 +110,10 @@ class Endpoint:
                 wanted |= {"logprobs": True, "top_logprobs": 5}
             try:
                 answered = self._client.chat.completions.with_raw_response.create(**wanted)
-            except openai.BadRequestError as error:
-                if error.code == "content_filter":
+            except (openai.BadRequestError, openai.PermissionDeniedError, openai.UnprocessableEntityError) as error:
+                if _is_flagged(error):
                     return {"choices": [{"finish_reason": "content_filter", "message": {"refusal": _said(error)}}]}
-                if not self._leave_out(str(error), wanted):
+                if not self._leave_out(error.response.text.lower(), wanted):
                     raise
             else:
                 return self._completion(answered.content)
@@ -103,7 +124,7 @@ class Endpoint:
             reply = json.loads(body)
         except (ValueError, RecursionError):
             reply = None
-        if not isinstance(reply, dict) or not reply.get("choices"):
+        if not isinstance(reply, dict) or not (reply.get("choices") or reply.get("error")):
             raise UserError(f"{self.base_url} does not answer in OpenAI's format; correct judge.base_url.")
         return reply
 
@@ -121,13 +142,44 @@ class Endpoint:
         return "start the server or correct judge.base_url."
 
 
+def _is_flagged(error: openai.APIStatusError) -> bool:
+    """Whether the question is refused for what it is about, and others are answered."""
+    if error.status_code == 400 and not FLAGGED.isdisjoint((error.code, error.type)):
+        return True
+    return "flagged" in str(_message(error.body)).lower()  # OpenAI's invalid_prompt; OpenRouter's 403
+
+
+def _failure(reply: Json) -> Json | None:
+    """What a reply of status 200 says of a failure, by itself or in its first choice; None: it is an answer."""
+    choice = reply["choices"][0] if isinstance(reply.get("choices"), list) and reply["choices"] else {}
+    for place in (reply, choice):
+        if isinstance(place, dict) and place.get("error"):
+            return place["error"] if isinstance(place["error"], dict) else {"message": place["error"]}
+    failed = isinstance(choice, dict) and choice.get("finish_reason") == "error"
+    return {"message": "finish_reason error"} if failed else None
+
+
+def _passes(failure: Json) -> bool:
+    """Whether trying again may help: all but what is said to be the request's own fault."""
+    code = failure.get("code")
+    return not isinstance(code, int) or code in (408, 409, 429) or code >= 500
+
+
 def _said(error: openai.APIStatusError) -> str:
     """Status and message of the endpoint, on one line; a gateway may put the key into it."""
-    return f"{error.status_code}: {redacted(' '.join(str(_message(error.body) or error.message).split()))[:200]}"
+    return _in_a_line({"code": error.status_code, "message": _message(error.body) or error.message})
+
+
+def _in_a_line(failure: Json) -> str:
+    code = f"{failure['code']}: " if failure.get("code") else ""
+    return f"{code}{redacted(' '.join(str(failure.get('message')).split()))[:200]}"
 
 
 def _message(body: Any) -> Any:
-    return body.get("message") if isinstance(body, dict) else None
+    """Gemini puts its error into a list of one."""
+    found = body[0] if isinstance(body, list) and body else body
+    found = found.get("error", found) if isinstance(found, dict) else None
+    return found.get("message") if isinstance(found, dict) else None
 
 
 def _cause(error: Exception) -> str:

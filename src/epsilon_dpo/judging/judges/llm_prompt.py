@@ -2,9 +2,16 @@
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from epsilon_dpo.judging.judges.interface import Messages
 from epsilon_dpo.pipeline.stage.files import Json
@@ -80,6 +87,14 @@ class Choice(BaseModel):
     message: Message
     finish_reason: str | None = None
     logprobs: LogProbs | None = None
+    error: Any = None
+
+    @model_validator(mode="after")
+    def _is_no_failure(self) -> Self:
+        """Of what is behind a gateway: asked again, where the empty text of such a choice was kept as a refusal."""
+        if self.error or self.finish_reason == "error":
+            raise ValueError("it is an error and no reply")
+        return self
 
 
 class Usage(BaseModel):
@@ -114,7 +129,8 @@ class Reply(BaseModel):
         letter = LETTER.fullmatch(choice.message.text())
         if choice.message.refusal or letter is None:
             return None
-        for token in (choice.logprobs.content if choice.logprobs else None) or []:
+        # From the end, where the letter is: servers list the tokens of thoughts, too, whose text is not in the content.
+        for token in reversed((choice.logprobs.content if choice.logprobs else None) or []):
             if token.token.strip() == letter[1]:
                 listed = [(option.token.strip(), option.logprob) for option in token.top_logprobs or []]
                 if any(text in ("A", "B") for text, _ in listed):
