@@ -205,3 +205,35 @@ def test_sharded_weights_are_copied_completely(local: Path, tmp_path: Path) -> N
     logits = [verdict.logit for verdict in bring(local, tmp_path / "judge").compare(QUESTIONS)]
     shutil.rmtree(local)
     assert [verdict.logit for verdict in load_judge(tmp_path / "judge").compare(QUESTIONS)] == logits
+
+
+SYSTEM = [{"role": "system", "content": "gold"}, {"role": "user", "content": "what"}]
+AS_GEMMA = "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("at", "sentence"),
+    [(AS_GEMMA, r"refuses a dialogue with the roles system, user, assistant \(System role not supported\)"),
+     ("{% if m['role'] == 'system' %}{% continue %}{% endif %}", "leaves out a system turn")],
+    ids=["refused", "left out"],
+)  # fmt: skip
+def test_a_template_without_a_system_turn_scores_no_dialogue_that_has_one(
+    local: Path, tmp_path: Path, at: str, sentence: str
+) -> None:
+    judge = bring(local, tmp_path / "judge")
+    start = "{% for m in messages %}"
+    judge.tokenizer.chat_template = TEMPLATE.replace(start, start + at)
+    judge.compare(QUESTIONS)
+    with pytest.raises(UserError, match=sentence):
+        judge.compare([Question(SYSTEM, "gold", "bees")])
+    judge.tokenizer.chat_template = TEMPLATE
+    assert bring(local, tmp_path / "other").compare([Question(SYSTEM, "gold", "bees")])
+
+
+def test_a_score_that_is_no_number_is_refused(local: Path, tmp_path: Path) -> None:
+    """NaN would count as lost."""
+    judge = bring(local, tmp_path / "judge")
+    with torch.no_grad():
+        judge.model.score.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"no finite numbers, .*; set judge\.dtype: float32"):
+        judge.compare(QUESTIONS)

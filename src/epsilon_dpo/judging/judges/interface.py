@@ -1,9 +1,11 @@
 """What a judge is asked and answers: every judge compares two answers to one prompt, whatever it is made of."""
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
 
 
@@ -62,6 +64,20 @@ class Judge(Protocol):
 
     def usage(self) -> dict[str, float]:
         """What the verdicts given so far cost, by metric name; empty for a judge that runs on this machine."""
+
+
+def require_finite(scores: list[float]) -> list[float]:
+    """`scores`, as a model gave them: NaN would count as a lost comparison.
+
+    Raises:
+        UserError: one of them is no finite number.
+    """
+    if not all(map(math.isfinite, scores)):
+        raise UserError(
+            "the judge's model gives scores that are no finite numbers, as an overflow or damaged weights make them; "
+            "set judge.dtype: float32, or choose another judge."
+        )
+    return scores
 
 
 def rank_by_comparison(judge: Judge, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:

@@ -17,7 +17,7 @@ from torch.utils.mkldnn import to_mkldnn
 from tqdm import tqdm
 
 from epsilon_dpo.judging.judges import pairrm_forward
-from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, rank_by_comparison
+from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, rank_by_comparison, require_finite
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.judges.pairrm_folder import load_model, load_tokenizer
@@ -118,7 +118,7 @@ class PairRMJudge:
 
     def _f(self, rows: list[TokenIds]) -> list[float]:
         batch = {name: tensor.to(self._place) for name, tensor in self.layout.pad(rows).items()}
-        return self._forward(**batch).float().tolist()
+        return require_finite(self._forward(**batch).float().tolist())
 
 
 def with_fast_layers(model: PairRM) -> PairRM:

@@ -6,11 +6,12 @@ meets; P(a is better) = sigmoid(r(a) - r(b)), the Bradley-Terry model that such 
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict
+from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, require_finite
 from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.journal import Journal
@@ -34,6 +35,9 @@ FILES = (
     "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja",
 )  # fmt: skip
+
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)  # a template is a program
+OTHER = "choose a reward model whose template takes it"
 
 
 class RewardModel:
@@ -108,9 +112,29 @@ class RewardModel:
 
         The model card strips the template's bos and lets the tokenizer add one; here the template's stays and the
         tokenizer adds none: one bos either way.
+
+        Raises:
+            UserError: the template refuses the dialogue, or leaves out its system turn.
         """
         dialogue = [*prompt, {"role": "assistant", "content": answer.strip()}]
-        return tuple(self.tokenizer.apply_chat_template(dialogue, return_dict=False))
+        if any(message["role"] == "system" for message in prompt) and not self._writes_system_turn:
+            raise UserError(f"the reward model's chat template leaves out a system turn, which the data have; {OTHER}.")
+        try:
+            return tuple(self.tokenizer.apply_chat_template(dialogue, return_dict=False))
+        except TEMPLATE_ERRORS as error:
+            roles, reason = ", ".join(message["role"] for message in dialogue), str(error).rstrip(".")
+            raise UserError(
+                f"the reward model's chat template refuses a dialogue with the roles {roles} ({reason}); {OTHER}."
+            ) from None
+
+    @cached_property
+    def _writes_system_turn(self) -> bool:
+        """Also where it refuses one, in words of its own."""
+        probe = [{"role": "system", "content": "seal 7351"}, {"role": "user", "content": "Who?"}]
+        try:
+            return "seal 7351" in str(self.tokenizer.apply_chat_template(probe, tokenize=False))
+        except TEMPLATE_ERRORS:
+            return True
 
     def _length(self, answer: str) -> int:
         return len(self.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"])
@@ -134,8 +158,8 @@ class RewardModel:
         rows = [torch.tensor(ids, device=place) for ids in batch]
         input_ids = pad_sequence(rows, batch_first=True, padding_value=pad)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        rewards: list[float] = self.model(input_ids=input_ids, attention_mask=mask).logits[:, 0].float().tolist()
-        return rewards
+        logits = self.model(input_ids=input_ids, attention_mask=mask).logits
+        return require_finite(logits[:, 0].float().tolist())
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
