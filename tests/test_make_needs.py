@@ -38,6 +38,18 @@ def test_an_unpacked_archive_is_told_to_become_a_repository(tmp_path: Path) -> N
     assert needs(tmp_path, "FREE_GB=0").returncode == 0
 
 
+def test_somebody_elses_clone_is_no_missing_repository(tmp_path: Path) -> None:
+    """As git says it, where the folder's owner is another."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    git = commands / "git"
+    git.write_text("#!/bin/sh\necho \"fatal: detected dubious ownership in repository at '$PWD'\" >&2\nexit 128\n")
+    git.chmod(0o755)
+    done = needs(tmp_path, "FREE_GB=0", path=f"{commands}:/usr/local/bin:/usr/bin:/bin")
+    assert done.returncode != 0
+    assert "belongs to another user, so git does not read it: git config --global --add safe.dir" in done.stdout
+
+
 def test_too_little_disk(tmp_path: Path) -> None:
     git_init(tmp_path)
     done = needs(tmp_path, "FREE_GB=999999")

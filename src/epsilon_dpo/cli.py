@@ -281,7 +281,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for variable, value in NO_TELEMETRY.items():
         os.environ.setdefault(variable, value)
     try:
-        print(printable(asked.do(asked)), flush=True)  # it may quote a dataset
+        from epsilon_dpo.pipeline.stage.disk import disk_in_a_sentence  # imports pydantic: not for `--help`
+
+        with disk_in_a_sentence():
+            print(printable(asked.do(asked)), flush=True)  # it may quote a dataset
     except BrokenPipeError:  # `| head` has read enough; Python would say so once more when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:  # what ran below it has said so

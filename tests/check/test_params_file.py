@@ -91,6 +91,17 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("dpo: {method: dpo, beta: 0.3}", "d.po: {method: dpo, beta: 0.3}", "params.yaml: 'd.po' is no name of a run"),
         ("dpo: {method: dpo, beta: 0.3}", f"{'d' * 101}: {{method: dpo, beta: 0.3}}", "is no name of a run"),
         ("dpo: {method: dpo, beta: 0.3}", "sft: {method: dpo, beta: 0.3}", "a run cannot be called sft"),
+        ("dpo: {method: dpo, beta: 0.3}", "007: {method: dpo, beta: 0.3}", "runs has the name 7, which is no text in"),
+        (
+            "dpo: {method: dpo, beta: 0.3}",
+            "dpo: {method: dpo, beta: 0.3}\n  again: {method: dpo, beta: 0.3, learning_rate: 1.0e-3}",
+            "runs.dpo and runs.again are the same training",
+        ),
+        (
+            "  lora: null",
+            "  lora: {r: 8}",
+            "'sft.lora.lora_alpha' is missing; add it (docs/howto.md has",
+        ),
         ("seed: 17", "seed: -1", "seed = -1 is refused"),
         ("threads: 1 ", "threads: 0 ", "threads = 0 is refused"),
         (

@@ -128,3 +128,9 @@ def test_an_amount_that_is_none_is_refused(option: str, capsys: pytest.CaptureFi
         with pytest.raises(SystemExit):
             main(["forecast", f"{option}={amount}"])
         assert f"argument {option}: '{amount}' is no " in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_one_sentence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["forecast", "--params", "."])
+    assert str(ended.value) == "ERROR: . cannot be read (Is a directory)."

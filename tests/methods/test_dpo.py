@@ -6,9 +6,11 @@ from importlib import import_module
 import pytest
 import torch
 
+from epsilon_dpo import methods
+from epsilon_dpo.methods import registry
 from epsilon_dpo.methods.interface import Logps, Method, MethodConfig
 from epsilon_dpo.methods.online import OnlineMethod
-from epsilon_dpo.methods.registry import method_names, method_of
+from epsilon_dpo.methods.registry import method_names, method_of, online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 BETA_TENTH = {"method": "dpo", "beta": 0.1}
@@ -251,3 +253,18 @@ def test_every_file_of_the_folder_is_a_method():
     for name in names:
         found = import_module(f"epsilon_dpo.methods.{name}").METHOD
         assert issubclass(found, Method | OnlineMethod) and issubclass(found.Config, MethodConfig), name
+
+
+def test_files_that_are_no_methods_are_passed_over_or_named(tmp_path, monkeypatch):
+    """An editor's lock link, a Mac's copy, a half-written draft: as they come to lie in the folder of methods."""
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "registry.py"))
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    for name in (".#dpo.py", "._dpo.py", "dpo copy.py"):
+        (tmp_path / name).touch()
+    assert method_names() == []
+    (tmp_path / "helpers_of_mine.py").touch()
+    with pytest.raises(UserError, match=r"helpers_of_mine\.py has no METHOD, so it is no method; give it one, or move"):
+        online_method_names()
+    (tmp_path / "a_draft.py").write_text("class Half(\n")
+    with pytest.raises(UserError, match=r"a_draft\.py, line 1: .*; correct it, or move it out"):
+        online_method_names()

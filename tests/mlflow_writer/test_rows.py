@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.environment import environment
 from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.replicates import mark_replicate
 from epsilon_dpo.mlflow_writer.rows import Rows
@@ -251,3 +252,16 @@ def test_a_stage_names_the_training_whose_policy_it_read_also_one_that_was_resto
     unknown = Record("kl@unknown", "f" * 64, {}, {}, at=4)
     unknown.policy_metrics("unknown", "nobody", {"kl_fwd_rb": 2.0}, at=4)
     assert "policy_run" not in rows.client.get_run(unknown.run_id).data.tags
+
+
+def test_a_repository_that_does_not_answer_is_not_said_to_be_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `git status` of a large one on a network drive, which is not waited for."""
+    git = tmp_path / "git"
+    git.write_text('#!/bin/sh\ncase "$*" in *status*) exit "$CODE";; *) echo 0123456789;; esac\n')
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for code, said in (("0", "false"), ("1", "unknown")):
+        monkeypatch.setenv("CODE", code)
+        assert environment(tmp_path)["git.uncommitted_changes"] == said

@@ -210,7 +210,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     command.parent.mkdir()
     command.write_text("#!/bin/sh\ngrep -m1 ^seed params.yaml >> reproduced\ntest ! -e broken\n", "utf-8")
     command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(command.parent), prepend=":")
+    monkeypatch.setattr(replicate.sys, "executable", str(command.parent / "python"))  # of a .venv not activated
     return tmp_path
 
 
@@ -243,6 +243,10 @@ def test_a_level_that_cannot_be_run_says_why(project: Path) -> None:
     Path("params.yaml").write_text("seed: 3\nruns: {mine: {method: dpo, beta: 0.5}}\n", "utf-8")
     with pytest.raises(UserError, match=r"params.yaml is not made from presets/by-hand.yaml: cp presets/"):
         replicate.run_level("controlled")
+    rate = "runs:\n  dpo: {method: dpo, beta: 0.1, learning_rate: 1e-3}\n"  # which YAML 1.1 reads as a text
+    for file in ("presets/by-hand.yaml", "params.yaml"):
+        Path(file).write_text(f"seed: 1\n{rate}", "utf-8")
+    replicate.run_level("controlled")
 
 
 def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:

@@ -162,7 +162,7 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     methods = {name: method_of(name, config) for name, config in params.runs.items()}
     trained: dict[str, str] = {}
     for name, method in methods.items():
-        twin = trained.setdefault(_training(method.config, params.seed), name)
+        twin = trained.setdefault(_training(method.config, params), name)
         if twin != name:
             raise UserError(
                 f"{path}: runs.{twin} and runs.{name} are the same training; give one of them another seed, or remove "
@@ -238,10 +238,12 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
         raise UserError(f"{path}: {fault.format(name=f'the positions of {params.base.path}', remedy=remedy)}.")
 
 
-def _training(config: MethodConfig, seed: int) -> str:
-    """What makes a run's policy: its config, the seed it is trained with among them."""
-    own = seed if config.seed is None else config.seed
-    return config.model_copy(update={"seed": own, "snapshot_epochs": None}).model_dump_json()
+def _training(config: MethodConfig, params: ParamsFile) -> str:
+    """What makes a run's policy: its config, the seed and the learning rate it is trained with among them."""
+    seed = params.seed if config.seed is None else config.seed
+    rate = params.align.learning_rate if config.learning_rate is None else config.learning_rate
+    update = {"seed": seed, "learning_rate": rate, "snapshot_epochs": None}
+    return config.model_copy(update=update).model_dump_json()
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse
 
 NOT_METHODS = {"__init__", "interface", "online", "registry"}
+ELSEWHERE = "move it out of the folder of methods"
 
 
 def method_names() -> list[str]:
-    """Every method of this folder, sorted."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in NOT_METHODS)
+    """Every method of this folder, sorted; an editor's or a system's files beside them have names that are none."""
+    names = (file.stem for file in Path(__file__).parent.glob("*.py"))
+    return sorted(name for name in names if name.isidentifier() and name not in NOT_METHODS)
 
 
 def online_method_names() -> list[str]:
@@ -26,7 +28,17 @@ def online_method_names() -> list[str]:
 
 
 def _class_of(method: str) -> type[AnyMethod]:
-    found: type[AnyMethod] = import_module(f"epsilon_dpo.methods.{method}").METHOD
+    """
+    Raises:
+        UserError: methods/<method>.py is not valid Python, or holds no method.
+    """
+    try:
+        module = import_module(f"epsilon_dpo.methods.{method}")
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}; correct it, or {ELSEWHERE}.") from None
+    found: type[AnyMethod] | None = getattr(module, "METHOD", None)
+    if found is None:
+        raise UserError(f"{module.__file__} has no METHOD, so it is no method; give it one, or {ELSEWHERE}.")
     return found
 
 

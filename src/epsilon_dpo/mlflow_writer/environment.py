@@ -32,8 +32,9 @@ def environment(place: Path) -> dict[str, str]:
         tags[library] = importlib.metadata.version(library)
     commit = output_of(["git", "-C", str(place), "rev-parse", "HEAD"])
     if commit:
-        changed = bool(output_of(["git", "-C", str(place), "status", "--porcelain", "--untracked-files=no"]))
-        tags |= {"mlflow.source.git.commit": commit, "git.uncommitted_changes": str(changed).lower()}
+        changed = said_by(["git", "-C", str(place), "status", "--porcelain", "--untracked-files=no"])
+        known = "unknown" if changed is None else str(bool(changed)).lower()
+        tags |= {"mlflow.source.git.commit": commit, "git.uncommitted_changes": known}
     if shutil.which("nvidia-smi"):
         tags["gpu"] = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).replace("\n", ", ")
     return tags
@@ -59,9 +60,14 @@ def _rounding() -> dict[str, str]:
 
 def output_of(command: list[str]) -> str:
     """What `command` prints, or nothing where it fails."""
+    return said_by(command) or ""
+
+
+def said_by(command: list[str]) -> str | None:
+    """What `command` prints; None where it fails or takes longer than 5 s, as `git status` on a slow drive may."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # `git status` must not write the index of somebody's commit
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
-from epsilon_dpo.mlflow_writer.environment import environment, output_of
+from epsilon_dpo.mlflow_writer.environment import environment, output_of, said_by
 from epsilon_dpo.mlflow_writer.process import be_quiet
 from epsilon_dpo.mlflow_writer.server import in_short, say
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -224,11 +224,11 @@ def made_from(project: Path, params: str) -> Row:
     """What computes a replicate's values again: commit, params without their seed, versions, and who collected it."""
     ours = [":!params.yaml", ":!dvc.lock", ":!study", ":!docs/replication.md"]  # what a study itself writes
     git = ["git", "-C", str(project)]
-    changed = output_of([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *ours])
+    changed = said_by([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *ours])
     pins = read_yaml(project / "pins.yaml")
     return {
         "commit": output_of([*git, "rev-parse", "HEAD"]) or "unknown",
-        "uncommitted_changes": bool(changed),
+        "uncommitted_changes": changed != "",  # also where git does not say
         "params": hashlib.sha256(SEED.sub("seed:", params, count=1).encode()).hexdigest(),
         "collected_on": environment(project)["processor"],
         **{package: pins[package] for package in ("torch", "transformers")},

@@ -1,11 +1,12 @@
 """The replicates of a level: `dvc repro` with one seed after the other, whose results are kept before the next."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
-import yaml
-
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import atomic_file
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of
 from epsilon_dpo.study.collect import MEASURED, SEED, collect, known_replicates, read_results
@@ -26,12 +27,15 @@ def run_level(name: str, study: Path = STUDY) -> str:
     level = level_of(name, study)
     preset = preset_of(name, level)
     refuse_other_runs(preset)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of a .venv not activated
     done = {int(row["seed"]) for row in read_results(name, study)} & set(map(int, known_replicates(name, study)))
     for seed in level.seeds:
         if seed in done:
             continue
-        PARAMS_FILE.write_text(SEED.sub(f"seed: {seed}", PARAMS_FILE.read_text("utf-8"), count=1), "utf-8")
-        if code := subprocess.run(["dvc", "repro", *MEASURED], check=False).returncode:
+        with atomic_file(PARAMS_FILE) as partial:
+            partial.write_text(SEED.sub(f"seed: {seed}", PARAMS_FILE.read_text("utf-8"), count=1), "utf-8")
+        reproduced = subprocess.run(["dvc", "repro", *MEASURED], check=False, env=os.environ | {"PATH": path})
+        if code := reproduced.returncode:
             raise UserError(f"the replicate of seed {seed} stopped (`dvc repro` ended with {code}); run this again.")
         collect(name, Path(), study)
     return f"level {name} has its {len(level.seeds)} replicates: {study / 'results' / name}"
@@ -42,6 +46,6 @@ def refuse_other_runs(preset: Path) -> None:
     Raises:
         UserError: params.yaml has other runs than `preset`, or no seed of its own line.
     """
-    ours = PARAMS_FILE.read_text("utf-8") if PARAMS_FILE.is_file() else ""
-    if not SEED.search(ours) or yaml.safe_load(ours)["runs"] != read_yaml(preset)["runs"]:
+    runs = read_yaml(PARAMS_FILE).get("runs") if PARAMS_FILE.is_file() else None
+    if runs != read_yaml(preset)["runs"] or not SEED.search(PARAMS_FILE.read_text("utf-8")):
         raise UserError(f"{PARAMS_FILE} is not made from {preset}: cp {preset} {PARAMS_FILE}, and set the paths in it.")

@@ -1,5 +1,7 @@
 """Two executions of a stage share nothing, and what a killed one left goes when the next stage starts."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -159,3 +161,14 @@ def test_another_file_system_is_refused_before_the_work(project: Path) -> None:
     finally:
         shutil.rmtree(there)
     assert list((project / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = pytest.raises(UserError, match=r"scratch is on a file system without file locks .*; mount it with them")
+    with said, workplace("demo"):
+        pass

@@ -192,6 +192,11 @@ def test_a_command_that_fails_is_said_in_its_own_words(
     assert "could not convert string to float: 'many'" in stages["train"]["failed"]
 
 
+def test_a_file_of_a_name_that_is_no_utf8_is_copied_as_any(project: Path, verify: Verify) -> None:
+    Path(os.fsdecode(b"caf\xe9.txt")).touch()
+    assert "bit-equal" in verify()
+
+
 def test_a_sample_is_the_same_for_the_same_results(project: Path, verify: Verify) -> None:
     drawn = [line.split()[0] for line in verify("--sample", "1").splitlines()[:-1]]
     assert len(drawn) == 1

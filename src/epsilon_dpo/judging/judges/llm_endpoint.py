@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.stage.files import Json
 KEY = "OPENAI_API_KEY"
 RETRIES = 8  # of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
-# Codes with which a provider that reads what it is asked first (Azure, OpenAI, DashScope) will not show it to the model.
+# Codes of a provider that reads first what it is asked (Azure, OpenAI, DashScope) and does not show it to the model.
 FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
 
 

@@ -71,6 +71,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = copy.deepcopy(_parsed(path.read_bytes()))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run from the project's root, or copy one from presets/.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except YAMLError as error:
         reason = " ".join(str(error).split()).replace("<byte string>", str(path))
         raise UserError(f"{path} is not valid YAML: {reason}") from None
@@ -126,6 +128,9 @@ def _sentence(model: type[Strict], problem: Any, where: str) -> str:
     """One pydantic problem as one sentence with file, dotted key and remedy."""
     location = [str(part) for part in problem["loc"]]
     if location[-1:] == ["[key]"]:  # pydantic's mark for the name itself, which the reason quotes
+        if problem["type"] == "string_type":
+            of = ".".join(location[:-2])
+            return f"{PARAMS_FILE}: {of} has the name {problem['input']!r}, which is no text in YAML; put it in quotes."
         return f"{PARAMS_FILE}: {problem['msg'].removeprefix('Value error, ')}."
     key = ".".join(([where] if where else []) + location)
     if problem["type"] == "extra_forbidden":
@@ -134,7 +139,7 @@ def _sentence(model: type[Strict], problem: Any, where: str) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
         return f"{PARAMS_FILE}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
-        where_to_look = "README.md has the complete block" if ".lora." in key else "presets/ holds complete files"
+        where_to_look = "docs/howto.md has the complete block" if ".lora." in key else "presets/ holds complete files"
         return f"{PARAMS_FILE}: key '{key}' is missing; add it ({where_to_look})."
     reason = problem["msg"].removeprefix("Value error, ")
     if not key:  # two blocks do not go together: the reason names them, and the value is the entire file

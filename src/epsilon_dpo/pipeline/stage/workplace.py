@@ -12,6 +12,7 @@ stage of its name succeeds: then those of other params go with it, unless an exe
 removes its own, since other experiments of that name may still want to resume; `make clean` removes all.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -120,7 +121,7 @@ def _nobody_else_starts() -> Iterator[None]:
     file = scratch_root() / "locks" / "starting"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        _lock(opened, fcntl.LOCK_EX)
         yield
 
 
@@ -128,7 +129,7 @@ def _claim(name: str) -> IO[str] | None:
     """The lock, which is ours until it is closed; None if a process has it."""
     file = _lock_file(name).open("a", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
@@ -138,13 +139,30 @@ def _claim(name: str) -> IO[str] | None:
     return file
 
 
+def _lock(file: IO[str], how: int) -> None:
+    """
+    Raises:
+        BlockingIOError: another process has it, and `how` says not to wait.
+        UserError: the file system has no such locks.
+    """
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        raise UserError(
+            f"{scratch_root()} is on a file system without file locks ({os.strerror(error.errno)}), which keep two "
+            "executions of a stage apart; mount it with them (Lustre: -o flock), or put the project on another."
+        ) from None
+
+
 def _is_locked(name: str) -> bool:
     """Whether a process has this lock; if not, its file is gone after this."""
     if not _lock_file(name).exists():
         return False
     with _lock_file(name).open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         _lock_file(name).unlink()

@@ -154,10 +154,11 @@ class CleanFolder:
     def _project_files(self, root: Path) -> Iterator[Path]:
         """What git tracks or would; without a repository, what DVC sees."""
         command = ["git", "-C", str(root), "ls-files", "-coz", "--exclude-standard"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False)
+        listed = subprocess.run(command, capture_output=True, check=False)
         if listed.returncode:
             yield from self._below(root)
-        yield from (root / name for name in listed.stdout.split("\0") if (root / name).is_file())
+        names = map(os.fsdecode, filter(None, listed.stdout.split(b"\0")))
+        yield from (root / name for name in names if (root / name).is_file())
 
 
 def _copy(file: Path, to: Path) -> None:

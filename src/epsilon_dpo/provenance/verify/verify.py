@@ -180,10 +180,12 @@ def _folder(asked: Path | None) -> Iterator[Path]:
     """An empty folder; one of its own goes when the block ends, and if this process is killed with the next stage.
 
     Raises:
-        UserError: `asked` has something in it; or another verification runs.
+        UserError: `asked` is no folder or has something in it; or another verification runs.
     """
     with workplace(KEPT) as place:
         folder = (asked or place.partial).absolute()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{asked} is no folder; name another one.")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{asked} is not empty, and what is in it might change a result; name another folder.")
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from epsilon_dpo.pipeline.stage.files import Json
 
+CHANGED = {"true": " with uncommitted changes", "unknown": ", perhaps with uncommitted changes"}
+
 WIDTH = 13  # of the names on the left
 PAGE = 120  # characters of a line
 MANY = 6  # places and commits that are listed before they are counted
@@ -70,7 +72,7 @@ def _run(run: Json | None) -> list[str]:
     ran = dict(run["environment"])
     commit, changed = ran.pop("mlflow.source.git.commit", None), ran.pop("git.uncommitted_changes", None)
     if commit:
-        lines += [_row("code", f"commit {commit}" + (" with uncommitted changes" if changed == "true" else ""))]
+        lines += [_row("code", f"commit {commit}" + CHANGED.get(changed, ""))]
     lines += [_row("environment", ", ".join(f"{name} {value}" for name, value in ran.items()))] if ran else []
     return lines
 
