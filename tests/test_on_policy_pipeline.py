@@ -6,15 +6,33 @@ It is also the pipeline in which most stages have something to read, so the data
 import json
 import math
 import os
+import re
 import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from data_deps import DECOY, Alone, contents, run_alone
-from whole_pipeline import ROOT, all_stages, copy_project, metrics_of, repro, with_preset
+from whole_pipeline import (
+    BIN,
+    ROOT,
+    TRACKED,
+    all_stages,
+    copy_project,
+    dvc,
+    environment,
+    metrics_of,
+    repro,
+    with_preset,
+)
 
-from epsilon_dpo.pipeline.stage.files import read_jsonl
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 pytestmark = pytest.mark.slow
@@ -104,6 +122,10 @@ def test_the_policy_learns_these_pairs_and_is_reported(project: Path) -> None:
     assert max(step.get("rewards/accuracies", 0.0) for step in steps) > 0.6
     report = json.loads((project / "out/report/summary.json").read_text("utf-8"))
     assert list(report["runs"]) == [RUN, ONLINE]
+    page = (project / "out/report/report.html").read_text("utf-8")
+    figures = read_json(project / "out/figures/figures.json")
+    assert "pareto" in [figure["name"] for figure in figures]
+    assert all(figure["title"].replace("'", "&#39;") in page for figure in figures)
     assert metrics_of(project, f"score/{RUN}")["win_rate/sft"] > 0.5
 
 
@@ -185,6 +207,67 @@ def test_an_online_run_learns_from_the_scores_of_its_own_answers(project: Path) 
     metrics = metrics_of(project, f"align/metrics/{ONLINE}")
     assert metrics["steps"] == 4 and -3.0 < metrics["eval_reward"] <= 3.0
     assert metrics_of(project, f"kl/{ONLINE}")["kl_rev_rb"] >= 0.0
+
+
+TWICE = (f"kl {RUN}", "sft", "judge", f"align {RUN}")  # the run with snapshots
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.campaign)])
+def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path, rounds: int) -> None:
+    """Sharing a folder, one of six pairs ended in success without the snapshots."""
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    (copy / TRACKED).unlink()
+    for stage in TWICE * rounds:
+        name, *run = stage.split()
+        command = [sys.executable, "-m", f"stages.{name}", *run]
+        settings: dict[str, Any] = {"cwd": copy, "env": environment(copy), "text": True}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        both = [subprocess.Popen(command, **settings, **pipes) for _ in (1, 2)]
+        errors = [process.communicate()[1] for process in both]
+        said = {process.returncode: error for process, error in zip(both, errors, strict=True)}
+        assert sorted(said) == [0, 1], said
+        refused = said[1].strip().splitlines()[-1]
+        assert re.fullmatch(
+            rf"ERROR in stage {'@'.join(stage.split())}: another process, pid (\d+), is running .*: kill \1", refused
+        )
+        assert "Traceback" not in said[1]
+    assert dvc(copy, "status", "-q").returncode == 0, "the outputs are the recorded ones, to the byte"
+    assert not list((copy / "scratch/partial").iterdir())
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.campaign)])
+def test_killing_dvc_leaves_no_stage(project: Path, tmp_path: Path, end: int) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    (copy / "mlruns/mlflow.db").unlink()
+    command = [BIN / "dvc", "repro", "-s", "-f", "sft"]
+    running = subprocess.Popen(command, cwd=copy, env=environment(copy), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((copy / "scratch").glob("sft-*/checkpoint-*")) and not list((copy / "scratch/partial").glob("sft*")):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.1)
+    (stage,) = [
+        process for process in psutil.Process(running.pid).children(recursive=True) if "stages.sft" in process.cmdline()
+    ]
+    running.send_signal(end)
+    assert running.wait(30) == -end
+    gone, _ = psutil.wait_procs([stage], timeout=30)
+    assert gone, "the stage outlives its dvc"
+    while tracked(copy) != [("sft", "KILLED")]:
+        assert time.monotonic() < deadline + 60, tracked(copy)
+        time.sleep(0.2)
+    assert dvc(copy, "repro", "-s", "-f", "sft").returncode == 0
+    assert dvc(copy, "status", "-q").returncode == 0
+    assert not list((copy / "scratch/partial").iterdir()) and not list((copy / "scratch").glob("sft-*"))
+
+
+def tracked(project: Path) -> list[Any]:
+    try:
+        with sqlite3.connect(f"file:{project / 'mlruns/mlflow.db'}?mode=ro", uri=True) as store:
+            return store.execute("select name, status from runs").fetchall()
+    except sqlite3.OperationalError:  # not there yet
+        return []
 
 
 @pytest.mark.campaign  # each stage reads only what it declares (below), and dvc.yaml declares it (test_dag.py)

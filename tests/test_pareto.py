@@ -2,27 +2,21 @@
 
 import csv
 import math
-import re
 import shutil
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from dvc.utils.serialize import dump_yaml
-from whole_pipeline import BIN, TRACKED, all_stages, copy_project, dvc, environment, repro, with_preset
+from whole_pipeline import all_stages, copy_project, repro, with_preset
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.study.collect import collect, known_replicates, read_results
 
-pytestmark = pytest.mark.slow
+# tests/report/figures has the same of made-up policies, test_on_policy_pipeline.py of two runs.
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ("dpo_b01", "dpo_b1", "epsilon_dpo_b03", "epsilon_dpo_b1", "epsilon_dpo_e002")
@@ -86,7 +80,6 @@ def test_the_policies_within_the_epoch_are_followed_for_each_epsilon(project: Pa
     assert {row["run"] for row in table(project, "ratios")} == {"epsilon_dpo_b03", "epsilon_dpo_e002"}
 
 
-@pytest.mark.campaign  # test_dag.py: which stage reads which param
 def test_the_study_collects_a_finished_project_and_no_other(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +140,6 @@ def test_another_figure_judges_nothing_again(project: Path) -> None:
     assert set(repro(project)) <= {"check", "figures", "report"}
 
 
-@pytest.mark.campaign
 def test_another_judge_samples_and_trains_nothing_again(project: Path) -> None:
     with_preset(project, "pareto", {**SMALL, "judge.max_steps": 50, "figures.smoothing": 0.5})
     ran = set(repro(project))
@@ -155,63 +147,3 @@ def test_another_judge_samples_and_trains_nothing_again(project: Path) -> None:
     assert {stage.partition("@")[0] for stage in ran} == {
         *("check", "judge", "ranking", "margins", "scorer", "controls", "score", "tournament", "figures", "report")
     }
-
-
-TWICE = ("kl epsilon_dpo_b03", "sft", "judge", "align epsilon_dpo_b03")  # the run with snapshots
-
-
-@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.campaign)])
-def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path, rounds: int) -> None:
-    """Sharing a folder, one of six pairs ended in success without the snapshots."""
-    copy = tmp_path / "copy"
-    shutil.copytree(project, copy, symlinks=True)
-    for stage in TWICE * rounds:
-        name, *run = stage.split()
-        command = [sys.executable, "-m", f"stages.{name}", *run]
-        settings: dict[str, Any] = {"cwd": copy, "env": environment(copy), "text": True}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        both = [subprocess.Popen(command, **settings, **pipes) for _ in (1, 2)]
-        errors = [process.communicate()[1] for process in both]
-        said = {process.returncode: error for process, error in zip(both, errors, strict=True)}
-        assert sorted(said) == [0, 1], said
-        refused = said[1].strip().splitlines()[-1]
-        assert re.fullmatch(
-            rf"ERROR in stage {'@'.join(stage.split())}: another process, pid (\d+), is running .*: kill \1", refused
-        )
-        assert "Traceback" not in said[1]
-    assert dvc(copy, "status", "-q").returncode == 0, "the outputs are the recorded ones, to the byte"
-    assert not list((copy / "scratch/partial").iterdir())
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.campaign)])
-def test_killing_dvc_leaves_no_stage(project: Path, tmp_path: Path, end: int) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(project, copy, symlinks=True)
-    (copy / TRACKED).touch()
-    command = [BIN / "dvc", "repro", "-s", "-f", "sft"]
-    running = subprocess.Popen(command, cwd=copy, env=environment(copy), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list((copy / "scratch").glob("sft-*/checkpoint-*")) and not list((copy / "scratch/partial").glob("sft*")):
-        assert time.monotonic() < deadline and running.poll() is None
-        time.sleep(0.1)
-    (stage,) = [
-        process for process in psutil.Process(running.pid).children(recursive=True) if "stages.sft" in process.cmdline()
-    ]
-    running.send_signal(end)
-    assert running.wait(30) == -end
-    gone, _ = psutil.wait_procs([stage], timeout=30)
-    assert gone, "the stage outlives its dvc"
-    while rows(copy) != [("sft", "KILLED")]:
-        assert time.monotonic() < deadline + 60, rows(copy)
-        time.sleep(0.2)
-    assert dvc(copy, "repro", "-s", "-f", "sft").returncode == 0
-    assert dvc(copy, "status", "-q").returncode == 0
-    assert not list((copy / "scratch/partial").iterdir()) and not list((copy / "scratch").glob("sft-*"))
-
-
-def rows(project: Path) -> list[Any]:
-    try:
-        with sqlite3.connect(f"file:{project / 'mlruns/mlflow.db'}?mode=ro", uri=True) as store:
-            return store.execute("select name, status from runs").fetchall()
-    except sqlite3.OperationalError:  # not there yet
-        return []

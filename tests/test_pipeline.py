@@ -115,6 +115,7 @@ def test_the_same_commit_gives_the_same_lock_without_a_tracking_store(project: P
     assert (other / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
 
 
+@pytest.mark.campaign  # tests/provenance/plan has what runs again, tests/mlflow_writer/test_rows.py what was restored
 def test_changes_rerun_what_they_affect_and_a_restored_run_is_still_tracked(project: Path, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(project, changed, symlinks=True)

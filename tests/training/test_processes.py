@@ -147,12 +147,14 @@ def nobody_is_left(pids, within_s):
         time.sleep(0.2)
 
 
-VICTIMS = {"ddp": ["1", "launcher", "SIGINT"], "fsdp": ["0", "SIGTERM"]}  # of both kinds: the last two are the stage's
+OTHERS = ["1", "launcher", "SIGINT", "SIGTERM"]  # of both kinds of training: the last two are sent to the stage
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("two", [pytest.param("ddp", marks=pytest.mark.campaign), "fsdp"], indirect=True)
-def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(run, tmp_path, two):
+@pytest.mark.parametrize(
+    ("two", "victims"), [pytest.param("ddp", OTHERS, marks=pytest.mark.campaign), ("fsdp", ["0"])], indirect=["two"]
+)
+def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(run, tmp_path, two, victims):
     run("unused", DPO, count=PAIRS, max_steps=1)  # makes sft and pairs
     whole, root = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, root):
@@ -162,7 +164,7 @@ def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(
     undisturbed = start(whole, "nobody")
     said, errors = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, errors
-    for victim in VICTIMS[two]:
+    for victim in victims:
         of_stage = victim.startswith("SIG")
         stage = start(root, "nobody" if of_stage else victim)
         assert any(line.strip() == "7" for line in stage.stdout), stage.stderr.read()
