@@ -113,6 +113,7 @@ def test_a_comment_in_the_code_runs_no_consumer_again(
     monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
     with Path("src/code.py").open("a") as file:
         file.write("# a comment\n")
+    caplog.set_level("INFO", "dvc")
     caplog.clear()
     dvc("repro")
     ran = re.findall(r"Running stage '([^']+)'", caplog.text)

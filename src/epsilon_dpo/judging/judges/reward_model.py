@@ -129,7 +129,7 @@ class RewardModel:
 
     @cached_property
     def _writes_system_turn(self) -> bool:
-        """Also where it refuses one, in words of its own."""
+        """True also where it refuses one, which says so itself when it does."""
         probe = [{"role": "system", "content": "seal 7351"}, {"role": "user", "content": "Who?"}]
         try:
             return "seal 7351" in str(self.tokenizer.apply_chat_template(probe, tokenize=False))
