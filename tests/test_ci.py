@@ -122,6 +122,21 @@ def test_the_comment_on_a_pull_request(project: Path) -> None:
     assert again.stdout == done.stdout and ran == {"check"}, "all that DVC caches was in the project's cache"
 
 
+@pytest.mark.slow
+def test_the_comment_knows_data_of_ones_own_and_a_cache_elsewhere(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    shutil.rmtree(copy / ".dvc/cache", ignore_errors=True)
+    (copy / "data/mine").mkdir(parents=True)
+    (copy / "data/mine/rows.jsonl").write_text("{}\n")
+    (copy / "stages/report.py").write_text(f"{REPORT}assert Path('data/mine/rows.jsonl').read_text() == '{{}}\\n'\n")
+    git(copy, "commit", "-qam", "reads data of one's own")
+    assert script(copy, "dvc", "cache", "dir", "--local", str(tmp_path / "cache")).returncode == 0
+    done = script(copy, ".ci/pull-request", "HEAD")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "cache/files").rglob("*"))
+    assert not (copy / ".dvc/cache").exists()
+
+
 # As a stage does that depends on a package: it runs with the version that its commit pins, and with no other.
 PINNED = """
 import sys

@@ -57,6 +57,20 @@ def test_too_little_disk(tmp_path: Path) -> None:
     assert "GB of disk are free here, and 999999 are needed" in done.stdout
 
 
+def test_how_much_disk_depends_on_the_build_of_torch(tmp_path: Path) -> None:
+    git_init(tmp_path)
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0\n")
+    df = tmp_path / "df"
+    df.write_text('#!/bin/sh\necho header\necho "/ 1 1 $((5 * 1048576)) 1 /"\n')
+    df.chmod(0o755)
+    path = f"{tmp_path}:/usr/local/bin:/usr/bin:/bin"
+    assert needs(tmp_path, "TORCH=torch==2.13.0 --index-url https://x/whl/cpu", path=path).returncode == 0
+    cuda = needs(tmp_path, path=path)
+    assert (cuda.returncode == 0) == (
+        sys.platform != "linux"
+    ) or "Only 5 GB of disk are free here, and 8" in cuda.stdout
+
+
 def test_no_git(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     commands = tmp_path_factory.mktemp("commands")
     for name in ("sh", "bash", "awk", "df", "grep"):

@@ -196,12 +196,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("presets/by-hand.yaml").write_text("seed: 1\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\n", "utf-8")
     ours = "seed: 3\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\nbase: {path: my/model}\n"
     Path("params.yaml").write_text(ours, "utf-8")
+    Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
 
     def collected(level: str, at: Path, study: Path) -> tuple[int, int]:
         seed = yaml.safe_load((at / "params.yaml").read_text("utf-8"))["seed"]
         folder = results_folder(level, study)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "replicates.json", known_replicates(level, study) | {str(seed): {}})
+        made = made_from(at, (at / "params.yaml").read_text("utf-8"))
+        write_json(folder / "replicates.json", known_replicates(level, study) | {str(seed): made})
         write_csv(folder / "policies.csv", [*read_results(level, study), {"seed": seed, "run": "dpo"}])
         return 1, 0
 
@@ -227,9 +229,28 @@ def test_the_replicates_run_one_after_the_other_and_go_on_where_one_stopped(proj
     assert len(Path("reproduced").read_text("utf-8").splitlines()) == 4, "what has results is not run again"
 
 
+def test_a_replicate_that_would_be_refused_afterwards_does_not_run(project: Path) -> None:
+    """As after a run of one's own was added to a level that has results."""
+    Path("broken").touch()
+    with pytest.raises(UserError, match="the replicate of seed 1 stopped"):
+        replicate.run_level("controlled")
+    replicate.collect("controlled", Path(), Path("study"))
+    for file in ("presets/by-hand.yaml", "params.yaml"):
+        with Path(file).open("a", encoding="utf-8") as text:
+            text.write("  mine: {method: dpo, beta: 0.2}\n" if file != "params.yaml" else "")
+    Path("params.yaml").write_text(Path("presets/by-hand.yaml").read_text("utf-8"), "utf-8")
+    with pytest.raises(UserError, match="differs in more than the seed from that of the replicate of seed 1"):
+        replicate.run_level("controlled")
+    assert Path("reproduced").read_text("utf-8").count("seed") == 1, "nothing ran in vain"
+
+
 def test_ctrl_c_ends_the_study_without_a_traceback(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+    run = subprocess.run
+
+    def interrupted(command: list[str], **options: Any) -> Any:
+        if command[0] == "dvc":
+            raise KeyboardInterrupt
+        return run(command, **options)
 
     monkeypatch.setattr(subprocess, "run", interrupted)
     with pytest.raises(SystemExit) as end:
@@ -251,7 +272,6 @@ def test_a_level_that_cannot_be_run_says_why(project: Path) -> None:
 
 def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
     """Before anything is read of what they made, which is not there."""
-    Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
     with pytest.raises(UserError, match="no level is called controled; there are controlled"):
         collect("controled", project)
     params = Path("params.yaml").read_text("utf-8")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow
 from filelock import FileLock, Timeout
@@ -162,11 +163,16 @@ class Registry:
         self.client.update_model_version(self.name, number, description)
         return number
 
-    def describe(self, champion: Version, description: str) -> None:
-        """Say of a version that has the alias that it was promoted, unless it says so."""
-        if champion.tags.get(STATE) != DONE:
+    def describe(self, champion: Version, description: str, late: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Say of a version that has the alias that it was promoted, unless it says so and nothing has become known.
+
+        Args:
+            late: tags that the version lacks.
+        """
+        if late or champion.tags.get(STATE) != DONE:
             self.client.update_model_version(self.name, champion.number, description)
-            self.client.set_model_version_tag(self.name, champion.number, STATE, DONE)
+            for tag, value in {**late, STATE: DONE}.items():
+                self.client.set_model_version_tag(self.name, champion.number, tag, value)
 
     def _is_still(self, champion: Version | None) -> None:
         now = self.champion()

@@ -9,7 +9,16 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import atomic_file
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of
-from epsilon_dpo.study.collect import MEASURED, SEED, collect, known_replicates, read_results
+from epsilon_dpo.study.collect import (
+    MEASURED,
+    SEED,
+    collect,
+    known_replicates,
+    made_from,
+    read_results,
+    refuse_other_settings,
+    results_folder,
+)
 
 
 def run_level(name: str, study: Path = STUDY) -> str:
@@ -22,7 +31,8 @@ def run_level(name: str, study: Path = STUDY) -> str:
         one sentence: how many replicates there are.
 
     Raises:
-        UserError: the level is not known or has no preset, params.yaml has other runs, or a stage failed.
+        UserError: the level is not known or has no preset, params.yaml has other runs or differs from that of the
+            replicates that are there, or a stage failed.
     """
     level = level_of(name, study)
     preset = preset_of(name, level)
@@ -32,8 +42,11 @@ def run_level(name: str, study: Path = STUDY) -> str:
     for seed in level.seeds:
         if seed in done:
             continue
+        params = SEED.sub(f"seed: {seed}", PARAMS_FILE.read_text("utf-8"), count=1)
+        others, folder = known_replicates(name, study), results_folder(name, study)
+        refuse_other_settings(made_from(Path(), params), seed, others, Path(), folder)  # now, and not hours later
         with atomic_file(PARAMS_FILE) as partial:
-            partial.write_text(SEED.sub(f"seed: {seed}", PARAMS_FILE.read_text("utf-8"), count=1), "utf-8")
+            partial.write_text(params, "utf-8")
         reproduced = subprocess.run(["dvc", "repro", *MEASURED], check=False, env=os.environ | {"PATH": path})
         if code := reproduced.returncode:
             raise UserError(f"the replicate of seed {seed} stopped (`dvc repro` ended with {code}); run this again.")

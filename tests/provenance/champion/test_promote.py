@@ -88,6 +88,22 @@ def test_a_champion_is_replaced_by_what_is_told_from_it_only(
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": "2"}]
 
 
+def test_a_commit_that_came_later_is_named_by_another_promotion(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git("rm", "-q", "--cached", "dvc.lock")
+    git("commit", "-q", "--amend", "-m", "without its results")
+    main(["promote", "plain"])
+    main(["champion"])
+    assert "none recorded it when it was promoted: commit dvc.lock, then promote it again" in capsys.readouterr().out
+    git("add", "dvc.lock")
+    git("commit", "-q", "-m", "results")
+    main(["promote", "plain"])
+    version = store().get_model_version_by_alias(NAME, "champion")
+    assert version.tags["git_commit"] == git("rev-parse", "HEAD").strip()
+    assert f"--rev {version.tags['git_commit']}" in version.description
+
+
 def test_the_alias_leads_to_weights_whose_digest_is_checked(
     project: Path, refused: Asked, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -267,6 +267,11 @@ def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monk
     assert all(one["response_ids"][0] == 1 and one["response_ids"][-1] == 2 for one in found)  # <bos>, <end>
     (tmp_path / "vllm.py").write_text(VLLM.replace("TEMPERATURE", "0.0"), "utf-8")  # vLLM's own word for greedy
     assert len(answer(policy, rows(3), params(backend="vllm", temperature=1.0e-9), 5, 1, "policy")) == 3
+    with monkeypatch.context() as copy:  # of the project, as a job works in one
+        copy.setattr(sys, "prefix", str(tmp_path / ".venv"))
+        (tmp_path / "copy").mkdir()
+        copy.chdir(tmp_path / "copy")
+        assert len(answer(policy, rows(3), params(backend="vllm", temperature=1.0e-9), 5, 1, "policy")) == 3
     lines = VLLM.splitlines(keepends=True)
     place = next(n for n, line in enumerate(lines) if "assert one.temperature" in line)
     (tmp_path / "vllm.py").write_text("".join(lines[:place]) + SHAPED, "utf-8")

@@ -28,7 +28,8 @@ def promote(asked: argparse.Namespace) -> str:
     with opened(asked.name) as registry, registry.decided_alone():
         incumbent = registry.champion()
         if incumbent is not None and incumbent.tags.get("policy_sha256") == policy.sha256:
-            registry.describe(incumbent, _description(incumbent.tags, asked.name))
+            late = {"git_commit": policy.commit} if policy.commit and "git_commit" not in incumbent.tags else {}
+            registry.describe(incumbent, _description(incumbent.tags | late, asked.name), late)
             return f"{asked.run} is the champion already: version {incumbent.number} of {asked.name}."
         decision = decide(summary, asked.run, None if incumbent is None else _run_of(summary, incumbent))
         if not decision.promoted:

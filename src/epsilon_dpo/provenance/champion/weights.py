@@ -59,7 +59,10 @@ def _described(version: Version) -> list[str]:
         *_row("promoted", tags["decision"]),
         *_row("policy", f"sha256 {tags['policy_sha256']}"),
         *_row("DVC", f"{tags['dvc_path']} of {tags['dvc_out']}, md5 {tags['dvc_md5']}"),
-        *_row("commit", tags.get("git_commit", "none records it yet: commit dvc.lock")),
+        *_row(
+            "commit",
+            tags.get("git_commit", "none recorded it when it was promoted: commit dvc.lock, then promote it again"),
+        ),
     ]
 
 

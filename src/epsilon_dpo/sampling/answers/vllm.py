@@ -36,7 +36,7 @@ def sample_with_vllm(
     request |= {"stop_token_ids": stops.tokens, **params.model_dump(include=set(Sampler.model_fields))}
     if params.temperature == GREEDY:
         request["temperature"] = 0.0  # greedy; vLLM raises any other below 0.01 to 0.01
-    python = ENVIRONMENT / "bin" / "python"
+    python = _environment() / "bin" / "python"
     if not python.exists():
         raise UserError(
             f"backend: vllm needs vLLM in an environment of its own, {ENVIRONMENT}, because it pins another torch; "
@@ -57,3 +57,9 @@ def sample_with_vllm(
             "see its output above."
         )
     return {id_: found[id_] for id_ in prompts}
+
+
+def _environment() -> Path:
+    """The project's, or the one beside the environment that runs this: a copy of a project has none of its own."""
+    beside = Path(sys.prefix).with_name(ENVIRONMENT.name)
+    return beside if beside.is_dir() and not ENVIRONMENT.is_dir() else ENVIRONMENT
