@@ -91,16 +91,15 @@ class Endpoint:
 
     def _persisting(self, request: Json) -> Json:
         """Tries again also where a gateway says with status 200 that what is behind it has failed."""
-        for retry in range(RETRIES + 1):
-            reply = self._adapting(request)
-            if (failure := _failure(reply)) is None:
-                return reply
+        retry = 0
+        while (failure := _failure(reply := self._adapting(request))) is not None:
             if retry == RETRIES or not _passes(failure) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
-                break
-        raise UserError(
-            f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failure)}); run again later, "
-            "or choose another judge.model."
-        )
+                raise UserError(
+                    f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failure)}); run again "
+                    "later, or choose another judge.model."
+                )
+            retry += 1
+        return reply
 
     def _adapting(self, request: Json) -> Json:
         while True:
