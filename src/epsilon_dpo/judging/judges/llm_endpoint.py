@@ -95,8 +95,8 @@ class Endpoint:
         while (failure := _failure(reply := self._adapting(request))) is not None:
             if retry == RETRIES or not _passes(failure) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
                 raise UserError(
-                    f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failure)}); run again "
-                    "later, or choose another judge.model."
+                    f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failure)}); run "
+                    "again later, or choose another judge.model."
                 )
             retry += 1
         return reply
