@@ -159,6 +159,7 @@ def test_a_stage_reports_to_the_server_and_strangers_cannot(site: Site, monkeypa
 
 
 @slow
+@pytest.mark.campaign
 @NEEDS_POSTGRES
 def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     file = site.project / "mlruns/mlflow.db"

@@ -178,6 +178,7 @@ def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
 
 
 @pytest.mark.slow
+@pytest.mark.campaign  # test_on_policy_pipeline.py runs every stage twice, and compares the bytes
 def test_two_processes_write_the_same_bytes(project: Path) -> None:
     """With other hash seeds and in another minute: no set order, no time, no random id of Great Expectations."""
     digests = []

@@ -66,6 +66,7 @@ def assert_alike(one, other, tolerance):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("two", [pytest.param("ddp", marks=pytest.mark.campaign), "fsdp"], indirect=True)
 def test_two_processes_train_as_one(run, token_pairs, tmp_path, two):
     """Losses, decisions, betas, evaluation and weights, also where the last step has fewer pairs than processes."""
     of = {name: (entry, {}) for name, entry in ENTRIES.items()}

@@ -84,7 +84,8 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.campaign), "fsdp"])
+@pytest.mark.campaign  # by the launcher and the loop of tests/training/test_processes.py
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(tmp_path: Path, two_processes: Callable[[str], None], kind: str) -> None:
     """Also micro-batches that leave the last step of an epoch with fewer."""
     asked = {"batch_size": 48, "micro_batch_size": 10, "max_steps": None, "num_train_epochs": 1.0}

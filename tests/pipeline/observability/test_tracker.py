@@ -281,6 +281,7 @@ def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
 
 
 @pytest.mark.slow
+@pytest.mark.campaign  # tests/mlflow_writer has the marks, this the command that sets them again
 def test_rows_are_marked_without_a_run_and_known_to_be(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stage("align@again") as tracker:
         tracker.set_tags({"policy_sha256": "again"})

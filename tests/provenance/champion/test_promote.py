@@ -310,6 +310,7 @@ def test_mlflow_itself_hands_out_the_way_to_the_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_a_server_has_the_better_of_two_that_are_promoted_at_once(
     project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

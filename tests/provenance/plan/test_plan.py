@@ -260,6 +260,7 @@ def test_data_of_ones_own(project: Path, said: Said) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_a_value_taken_back_comes_from_the_run_cache_as_dvc_then_does(
     restored: Path, said: Said, caplog: pytest.LogCaptureFixture
 ) -> None:
