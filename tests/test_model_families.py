@@ -87,10 +87,10 @@ def trained(folder: Path, lora: dict[str, Any] | None) -> Path:
     return aligned / "model"
 
 
-@pytest.mark.slow
 USUAL = ("Gemma 2", "Llama 3", "Mistral", "Qwen 3")  # the others differ by their tokenizer or template alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in USUAL else pytest.param(name, marks=pytest.mark.campaign) for name in FAMILIES]
 )
