@@ -61,9 +61,9 @@ needs:
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: apt install python3.11-venv)."; exit 1; }
 	@! ls /dev/nvidia[0-9]* > /dev/null 2>&1 || command -v gcc > /dev/null || command -v cc > /dev/null || { echo "Triton needs a C compiler on a GPU, and none is installed (Debian and Ubuntu: apt install gcc python3.11-dev)."; exit 1; }
 	@command -v git > /dev/null || { echo "git is not installed, and DVC needs it: install git."; exit 1; }
-	@! LC_ALL=C git rev-parse --git-dir 2>&1 | grep -q 'dubious ownership' || { echo "$(CURDIR) belongs to another user, so git does not read it: git config --global --add safe.directory '$(CURDIR)', or make a clone of your own."; exit 1; }
+	@! LC_ALL=C git rev-parse --git-dir 2>&1 | grep -q 'safe\.directory' || { echo "$(CURDIR) belongs to another user, so git does not read it: git config --global --add safe.directory '$(CURDIR)', or make a clone of your own."; exit 1; }
 	@git rev-parse --git-dir > /dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config .dvc/config.local || { echo "$(CURDIR) is not a git repository, and DVC needs one: clone the project, or run \`git init\` here (without git: add a line \"no_scm = true\" to .dvc/config)."; exit 1; }
-	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(FREE_GB) ] || { echo "Only $$free GB of disk are free here, and $(FREE_GB) are needed (4 with the CPU build of torch: docs/howto.md, Installing)."; exit 1; }
+	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(FREE_GB) ] || { echo "Only $$free GB of disk are free here, and $(FREE_GB) are needed$(if $(filter 8,$(FREE_GB)), (4 with the CPU build of torch: docs/howto.md))."; exit 1; }
 
 $(VENV)/bin/python:
 	@$(MAKE) --no-print-directory needs

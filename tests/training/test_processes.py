@@ -148,12 +148,18 @@ def nobody_is_left(pids, within_s):
         time.sleep(0.2)
 
 
-OTHERS = ["1", "launcher", "SIGINT", "SIGTERM"]  # of both kinds of training: the last two are sent to the stage
+OTHERS = ["1", "launcher", "SIGINT", "SIGTERM"]  # the last two are sent to the stage
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("two", "victims"), [pytest.param("ddp", OTHERS, marks=pytest.mark.campaign), ("fsdp", ["0"])], indirect=["two"]
+    ("two", "victims"),
+    [
+        ("fsdp", ["0"]),
+        pytest.param("fsdp", ["SIGTERM"], marks=pytest.mark.campaign),
+        pytest.param("ddp", OTHERS, marks=pytest.mark.campaign),
+    ],
+    indirect=["two"],
 )
 def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(run, tmp_path, two, victims):
     run("unused", DPO, count=PAIRS, max_steps=1)  # makes sft and pairs

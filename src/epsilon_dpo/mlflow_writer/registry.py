@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import mlflow
 from filelock import FileLock, Timeout
@@ -133,7 +132,7 @@ class Registry:
             raise
         self.client.set_registered_model_alias(self.name, CHAMPION, version)
         champion = Version(self.name, version, dict(tags))
-        self.describe(champion, description)
+        self.describe(champion, description, {})
         self._show_on_model(model, version)
         return champion
 
@@ -163,7 +162,7 @@ class Registry:
         self.client.update_model_version(self.name, number, description)
         return number
 
-    def describe(self, champion: Version, description: str, late: Mapping[str, str] = MappingProxyType({})) -> None:
+    def describe(self, champion: Version, description: str, late: Mapping[str, str]) -> None:
         """Say of a version that has the alias that it was promoted, unless it says so and nothing has become known.
 
         Args:

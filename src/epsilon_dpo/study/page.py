@@ -18,7 +18,8 @@ VERDICTS = "verdicts.json"  # below study/, for the report
 NOTES = "notes.md"  # what a person wrote: what surprised, what broke
 INTRODUCTION = """# What is true of ε-DPO
 
-Each claim of the paper (arXiv 2502.13177), what we measured, and a verdict: **{said}**. A claim *holds* where the
+Each claim of the paper (arXiv 2502.13177) and some of our own, what we measured, and a verdict:
+**{said}**. A claim *holds* where the
 {confidence:.0%} interval lies on the side that the claim names, *fails* where it lies on the other, and is *undecided
 at this n* where it reaches to both; *n* counts replicates, each with another seed. The intervals are of each claim by
 itself: of twenty claims about which nothing is true, one will look decided. Two replicates decide

@@ -75,7 +75,7 @@ def require_finite(scores: list[float]) -> list[float]:
     if not all(map(math.isfinite, scores)):
         raise UserError(
             "the judge's model gives scores that are no finite numbers, as an overflow or damaged weights make them; "
-            "set judge.dtype: float32, or choose another judge."
+            "set judge.dtype: float32 where judge.source is reward_model, or choose another judge."
         )
     return scores
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2  # the HTTP library under openai
 import openai
 
+from epsilon_dpo.judging.judges.llm_prompt import failure
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import Json
 
@@ -92,10 +93,10 @@ class Endpoint:
     def _persisting(self, request: Json) -> Json:
         """Tries again also where a gateway says with status 200 that what is behind it has failed."""
         retry = 0
-        while (failure := _failure(reply := self._adapting(request))) is not None:
-            if retry == RETRIES or not _passes(failure) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
+        while (failed := failure(reply := self._adapting(request))) is not None:
+            if retry == RETRIES or not _passes(failed) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
                 raise UserError(
-                    f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failure)}); run "
+                    f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failed)}); run "
                     "again later, or choose another judge.model."
                 )
             retry += 1
@@ -148,19 +149,9 @@ def _is_flagged(error: openai.APIStatusError) -> bool:
     return "flagged" in str(_message(error.body)).lower()  # OpenAI's invalid_prompt; OpenRouter's 403
 
 
-def _failure(reply: Json) -> Json | None:
-    """What a reply of status 200 says of a failure, by itself or in its first choice; None: it is an answer."""
-    choice = reply["choices"][0] if isinstance(reply.get("choices"), list) and reply["choices"] else {}
-    for place in (reply, choice):
-        if isinstance(place, dict) and place.get("error"):
-            return place["error"] if isinstance(place["error"], dict) else {"message": place["error"]}
-    failed = isinstance(choice, dict) and choice.get("finish_reason") == "error"
-    return {"message": "finish_reason error"} if failed else None
-
-
-def _passes(failure: Json) -> bool:
+def _passes(failed: Json) -> bool:
     """Whether trying again may help: all but what is said to be the request's own fault."""
-    code = failure.get("code")
+    code = failed.get("code")
     return not isinstance(code, int) or code in (408, 409, 429) or code >= 500
 
 
@@ -169,9 +160,9 @@ def _said(error: openai.APIStatusError) -> str:
     return _in_a_line({"code": error.status_code, "message": _message(error.body) or error.message})
 
 
-def _in_a_line(failure: Json) -> str:
-    code = f"{failure['code']}: " if failure.get("code") else ""
-    return f"{code}{redacted(' '.join(str(failure.get('message')).split()))[:200]}"
+def _in_a_line(failed: Json) -> str:
+    code = f"{failed['code']}: " if failed.get("code") else ""
+    return f"{code}{redacted(' '.join(str(failed.get('message')).split()))[:200]}"
 
 
 def _message(body: Any) -> Any:

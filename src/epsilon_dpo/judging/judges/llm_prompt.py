@@ -2,16 +2,9 @@
 
 import math
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from epsilon_dpo.judging.judges.interface import Messages
 from epsilon_dpo.pipeline.stage.files import Json
@@ -87,14 +80,6 @@ class Choice(BaseModel):
     message: Message
     finish_reason: str | None = None
     logprobs: LogProbs | None = None
-    error: Any = None
-
-    @model_validator(mode="after")
-    def _is_no_failure(self) -> Self:
-        """Of what is behind a gateway: asked again, where the empty text of such a choice was kept as a refusal."""
-        if self.error or self.finish_reason == "error":
-            raise ValueError("it is an error and no reply")
-        return self
 
 
 class Usage(BaseModel):
@@ -138,14 +123,28 @@ class Reply(BaseModel):
         return CERTAIN if letter[1] == "A" else -CERTAIN
 
 
+def failure(reply: Json) -> Json | None:
+    """What a reply of status 200 says of a failure behind a gateway, by itself or in its first choice: a `message`, and
+    perhaps a `code`. None: it is an answer."""
+    choice = reply["choices"][0] if isinstance(reply.get("choices"), list) and reply["choices"] else {}
+    for place in (reply, choice):
+        if isinstance(place, dict) and place.get("error"):
+            return place["error"] if isinstance(place["error"], dict) else {"message": place["error"]}
+    failed = isinstance(choice, dict) and choice.get("finish_reason") == "error"
+    return {"message": "finish_reason error"} if failed else None
+
+
 def read(reply: Any) -> Reply:
     """A chat completion, of which everything that `margin` and the counting of tokens use can be used.
 
     Raises:
         CutOff: there is no text because the tokens ended.
-        ValidationError: it is no chat completion. Both are ValueErrors.
+        ValidationError: it is no chat completion.
+        ValueError: it is a failure and no reply. The others are ValueErrors, too.
     """
     found = Reply.model_validate(reply)
+    if failure(reply) is not None:
+        raise ValueError("a failure and no reply")
     for choice in (found.choices or [])[:1]:
         if choice.finish_reason == "length" and not choice.message.text().strip() and not choice.message.refusal:
             raise CutOff
