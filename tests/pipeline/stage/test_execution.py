@@ -2,6 +2,7 @@
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -252,3 +253,10 @@ def test_what_dvc_ignores_changes_no_inputs(project: Path) -> None:
     assert digest(project / "data") == before
     (project / "data/more.jsonl").write_text("{}")
     assert digest(project / "data") != before
+
+
+def test_ctrl_c_while_a_stage_imports_is_one_line() -> None:
+    command = [sys.executable, "-c", "import stages; raise KeyboardInterrupt"]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert ended.returncode in (130, -signal.SIGINT)
+    assert ended.stderr == "the stage was interrupted before it began.\n"
