@@ -163,7 +163,9 @@ def test_logits_never_exist_all_at_once(softcap):
     assert largest.size == vocab * width < tokens * vocab / 10
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.campaign])]
+)
 @pytest.mark.parametrize("bounded", [True, False])
 def test_the_compiled_form_is_whole_and_the_same(backend, bounded):
     torch._dynamo.reset()

@@ -35,6 +35,7 @@ def taken(stage: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_each_stage_of_an_experiment_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     two = [start(tmp_path, "3,GPU-7", DVC_EXP_NAME=name) for name in ("a", "b")]
