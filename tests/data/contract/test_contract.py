@@ -437,21 +437,21 @@ def many_rows() -> dict[str, list[Row]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [5, None, pytest.param(1, marks=pytest.mark.campaign)])
 def test_neither_chunks_nor_files_change_what_is_found(
-    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int | None
 ) -> None:
     at_once = validate(many_rows(), make_tokenizer(), TOKENS, contract())
     assert {entry["expectation"] for entry in at_once.dropped} == {name for name, _, _ in BAD_ROWS}
     for split, rows in many_rows().items():
         write_jsonl(tmp_path / f"{split}.jsonl", rows)
     (tmp_path / "out").mkdir()
-    for size in (len(many_rows()["train"]), 5):
-        monkeypatch.setattr("epsilon_dpo.data.contract.contract.CHUNK", size)
-        assert validate(many_rows(), make_tokenizer(), TOKENS, contract()) == at_once
-        files = validate_files(tmp_path, make_tokenizer(), TOKENS, contract(), tmp_path / "out")
-        assert files.result == at_once.result and list(files.dropped) == at_once.dropped
-        assert {split: list(rows) for split, rows in files.pairs.items()} == at_once.pairs
-        assert page(files, {"source": "hh"}) == page(at_once, {"source": "hh"})
+    monkeypatch.setattr("epsilon_dpo.data.contract.contract.CHUNK", size or len(many_rows()["train"]))
+    assert validate(many_rows(), make_tokenizer(), TOKENS, contract()) == at_once
+    files = validate_files(tmp_path, make_tokenizer(), TOKENS, contract(), tmp_path / "out")
+    assert files.result == at_once.result and list(files.dropped) == at_once.dropped
+    assert {split: list(rows) for split, rows in files.pairs.items()} == at_once.pairs
+    assert page(files, {"source": "hh"}) == page(at_once, {"source": "hh"})
     with pytest.raises(UserError) as stop:
         validate(many_rows(), make_tokenizer(), TOKENS, contract(on_failure={"sides_differ": "stop"}))
     monkeypatch.undo()

@@ -89,7 +89,14 @@ def test_pairs_are_compared_with_the_whole_step(run, monkeypatch, entry):
     assert all(values.std() > 1e-3 for values in seen[0][2:])  # the first update is one of learning rate 0
 
 
-@pytest.mark.parametrize("entry", [DPO, EPSILON_DPO, KTO, SOFT, TDPO, RRHF], ids=named)  # each way to the log-probs
+WAYS_TO_LOGPS = [DPO, EPSILON_DPO, KTO, SOFT, TDPO, RRHF]  # the other methods go one of these
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [entry if entry in WAYS_TO_LOGPS else pytest.param(entry, marks=pytest.mark.campaign) for entry in SPLIT_ALIKE],
+    ids=named,
+)
 def test_a_shared_prompt_is_one_that_is_run_twice(run, entry):
     twice, once = (run(f"{share}", entry, share_prompt=share, **TWENTY) for share in (False, True))
     assert_same_training(twice, once, tokens_seen=False)
