@@ -23,3 +23,7 @@ def _one_line(kind: type[BaseException], error: BaseException, traceback: Any) -
 
 
 sys.excepthook = _one_line
+if sys.argv[:1] == ["-m"]:  # a stage is about to be imported, to be run
+    from epsilon_dpo.pipeline.stage.forks import hand_over
+
+    hand_over()

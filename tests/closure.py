@@ -40,6 +40,7 @@ NOT_PINNED = {
     "jsonschema": "refuses rows or hands them on as they are",
     "openai": "sends what we write; the answers are the endpoint's",
     "psutil": "looks whether dvc still runs",
+    "setproctitle": "names a process in what ps shows",
     "pydantic": "refuses values or hands them on as they are",
     "ruamel": "reads params.yaml, whose values DVC compares itself",
     "threadpoolctl": "sets the number of threads, which params.yaml states",

@@ -103,6 +103,7 @@ class Repro:
     """`dvc repro`, in a process group of its own, while it runs."""
 
     def __init__(self, project: Path, *arguments: str, **changes: str) -> None:
+        self.project = project
         self.log = project / ".dvc/tmp" / "campaign.log"
         self.log.parent.mkdir(exist_ok=True)
         env = environment(project, PYTHONUNBUFFERED="1", **changes)
@@ -140,10 +141,9 @@ class Repro:
             os.killpg(self.process.pid, number)
             return who
         with suppress(psutil.Error):
-            for process in psutil.Process(self.process.pid).children(recursive=True) if who == "stage" else ():
-                if any(word.startswith("stages.") for word in process.cmdline()[2:3]):
-                    process.send_signal(number)
-                    return who
+            if who == "stage" and (found := [each for each in living(self.project) if " -m stages." in title(each)]):
+                max(found, key=lambda process: process.create_time()).send_signal(number)  # the fork, not who asked
+                return who
         self.process.send_signal(number)
         return "dvc"
 
@@ -154,15 +154,27 @@ class Repro:
         return self.process.poll() is not None
 
 
+def living(project: Path) -> list[psutil.Process]:
+    """What runs in the project."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and Path(process.cwd()).is_relative_to(project):
+                found.append(process)
+    return found
+
+
+def title(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def still_alive(project: Path) -> list[str]:
     """What runs in the project, and does not end by itself."""
     deadline = time.monotonic() + SECONDS_TO_END
     while True:
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                if process.pid != os.getpid() and Path(process.cwd()).is_relative_to(project):
-                    found.append(" ".join(process.cmdline()))
+        found = [title(process) for process in living(project)]
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.5)

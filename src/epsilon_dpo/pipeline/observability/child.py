@@ -22,6 +22,7 @@ PATIENCE_S = 5.0  # of both sides with each other, for what takes no time
 CREDENTIALS = 12  # bytes of Linux' struct ucred: pid, uid, gid
 
 _servers: "list[subprocess.Popen[bytes]]" = []  # that this process has started
+started_as: int | None = None  # the process in whose place this one is the stage (stage/forks.py); None: none
 
 
 class Leader(NamedTuple):
@@ -84,6 +85,11 @@ class Forked:
         """One that is not forked yet, as its server still imports MLflow, cannot be; it is waited for no longer."""
         if not self._signal(signal.SIGKILL) and self.returncode is None:
             self._end(-signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Of this copy, in a process that was forked from the one whose record it writes."""
+        self.stdin.close()
+        self._connection.close()
 
     def _signal(self, number: signal.Signals) -> bool:
         if self.poll() is not None or b"\n" not in self._said:

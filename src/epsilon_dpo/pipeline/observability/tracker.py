@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from epsilon_dpo.pipeline.observability import child
 from epsilon_dpo.pipeline.observability.child import NETWORK_LIMITS, Forked, Leader, start_process
 from epsilon_dpo.pipeline.observability.errors import redacted
 
@@ -41,6 +42,16 @@ def start_early(leader: Leader | None = None) -> None:
     if not _waiting:
         with suppress(OSError):  # the Tracker tries again, and says what is wrong
             _waiting.append(start_process(leader))
+
+
+def let_go() -> None:
+    """In a fork of a stage that is none: its process for MLflow ends when nobody holds the pipe any more."""
+    while _waiting:
+        process = _waiting.pop()
+        if isinstance(process, Forked):
+            process.let_go()
+        elif process.stdin is not None:
+            process.stdin.close()
 
 
 class Tracker:
@@ -67,7 +78,12 @@ class Tracker:
         self.name = name
         self.folders = folders
         self._opening: dict[str, Any] = {"name": name, "fingerprint": fingerprint, "params": params, "inputs": inputs}
-        self._opening |= {"at": now(), "execution": uuid.uuid4().hex, "pid": os.getpid()}
+        self._opening |= {
+            "at": now(),
+            "execution": uuid.uuid4().hex,
+            "pid": os.getpid(),
+            "started_as": child.started_as or os.getpid(),
+        }
         self._has_run = fingerprint is not None
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | Forked | None = None

@@ -17,6 +17,7 @@ from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
 from epsilon_dpo.pipeline.stage.disk import disk_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import Inputs, stage_entry
+from epsilon_dpo.pipeline.stage.forks import leave_server
 from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.lifetime import dvc_above, end_with_dvc
 from epsilon_dpo.pipeline.stage.manifest import write_manifest
@@ -84,6 +85,7 @@ def heavy_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+    leave_server()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from epsilon_dpo.pipeline.observability import child
 from epsilon_dpo.pipeline.observability.child import Leader
 
 INTERVAL_S = 1.0
@@ -37,9 +38,8 @@ def dvc_above() -> Leader | None:
     """The `dvc` that has started this stage; None where a hand has, or where that `dvc` is gone."""
     if STARTED_BY_DVC not in os.environ:
         return None
-    top = _up_to_dvc()[-1]
     with suppress(psutil.Error):
-        if is_dvc(top):
+        if is_dvc(top := _up_to_dvc()[-1]):
             return Leader(top.pid, top.create_time())
     return None
 
@@ -71,34 +71,34 @@ def _follow(leader: psutil.Process) -> None:
 
 
 def _watch() -> None:
-    chain = _up_to_dvc()
-    while _is_unbroken(chain):
-        time.sleep(INTERVAL_S)
+    which = ""
+    with suppress(psutil.NoSuchProcess):
+        chain = _up_to_dvc()
+        which = f", pid {chain[-1].pid},"
+        while lives(chain[0]) and all(lower.ppid() == upper.pid for lower, upper in pairwise(chain)):
+            time.sleep(INTERVAL_S)
     with suppress(OSError, ValueError):  # a terminal may be gone, too
-        what = f"stage {os.environ[STARTED_BY_DVC]} ends: the dvc that started it, pid {chain[-1].pid}, is gone."
+        what = f"stage {os.environ[STARTED_BY_DVC]} ends: the dvc that started it{which} is gone."
         print(what, file=sys.stderr, flush=True)
-    for child in psutil.Process().children():  # samplers; the tracking process, in its own session, closes the row
+    for below in psutil.Process().children():  # samplers; the tracking process, in its own session, closes the row
         with suppress(psutil.Error, OSError):
-            if os.getsid(child.pid) == os.getsid(0):
-                child.terminate()
+            if os.getsid(below.pid) == os.getsid(0):
+                below.terminate()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _up_to_dvc() -> list[psutil.Process]:
-    """This process, the shells above it, and `dvc`: the first that was not itself started by `dvc`."""
-    chain = [psutil.Process()]
+    """This process (who asked for it, where it is a fork), the shells above, and the first that `dvc` did not start.
+
+    Raises:
+        psutil.NoSuchProcess: who asked is gone.
+    """
+    chain = [psutil.Process(child.started_as)]
     with suppress(psutil.Error, OSError):  # another user's process is no shell of ours; one may end meanwhile
         while (parent := chain[-1].parent()) is not None:
             chain.append(parent)
             if STARTED_BY_DVC not in parent.environ():
                 break
     return chain
-
-
-def _is_unbroken(chain: list[psutil.Process]) -> bool:
-    try:
-        return all(child.ppid() == parent.pid for child, parent in pairwise(chain))
-    except psutil.NoSuchProcess:
-        return False

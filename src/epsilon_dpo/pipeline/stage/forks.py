@@ -1,0 +1,255 @@
+"""Below one `dvc`, a stage is a fork of an earlier one that has imported what takes seconds: torch, transformers, trl.
+
+To import them takes a stage 8 CPU s, more than most of the default's stages compute. So a stage that has imported them
+leaves a fork of itself, the server, that lives as long as `dvc` and computes nothing (`leave_server`). What `python -m
+stages.NAME` starts asks it for a fork (`hand_over`), which imports the project's own modules anew and is the stage; who
+asked hands on signals and ends as the stage does. Where anything about this fails, the stage imports what it needs
+itself; so it does without `dvc`, on other systems than Linux, and where a GPU is, whose driver survives no fork.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import psutil
+from setproctitle import setproctitle
+
+from epsilon_dpo.pipeline.observability.child import CREDENTIALS, PATIENCE_S, Leader, is_own
+from epsilon_dpo.pipeline.stage.lifetime import INTERVAL_S, STARTED_BY_DVC, dvc_above, lives
+
+MANY = 100  # modules that a stage had to import beside those of the server: it is the better server from now on
+OWN = ("epsilon_dpo", "stages")  # packages that each stage imports anew: somebody may have edited them
+GPUS = ("nvidia[0-9]*", "kfd")  # in /dev: of CUDA and ROCm
+HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGCONT)  # to the stage; Ctrl-C and Ctrl-Z are its whole group's
+
+
+class Started:
+    """How this process was started, and the server that it is a fork of."""
+
+    def __init__(self) -> None:
+        self.like = _request()
+        self.libraries: set[str] = set()  # that it had from the beginning
+        self.server: int | None = None  # pid
+        self.listener: socket.socket | None = None
+
+
+class Asked:
+    """A stage that somebody asks the server for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """
+        Raises:
+            OSError, ValueError: who asks is another user's process, or gone.
+        """
+        self.connection = connection
+        connection.settimeout(PATIENCE_S)
+        if not is_own(connection):
+            raise PermissionError("another user's process asks")
+        with connection.makefile("rb") as reading:
+            self.request = json.loads(reading.readline())
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS)
+        self.pid = int.from_bytes(credentials[:4], sys.byteorder)
+
+
+def hand_over() -> None:
+    """From stages/__init__.py: where a server is there, end as the stage that it forks; else return."""
+    if sys.argv[:1] != ["-m"] or (leader := _leader()) is None:
+        return
+    with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(PATIENCE_S)
+        connection.connect(_address(leader))
+        if not is_own(connection):
+            return
+        connection.sendall(json.dumps(_request()).encode() + b"\n")
+        replies = connection.makefile("rb")
+        stage = int(replies.readline())  # ValueError: the server is not as this stage needs it
+        socket.send_fds(connection, [b"\n"], [0, 1, 2])  # only now does it begin: if this process were gone, not at all
+        _follow(stage, connection, replies)
+
+
+def leave_server() -> None:
+    """From the end of heavy_imports: leave a fork of this process to the stages after it, where none is as good.
+
+    In the server's forks it ends as the stage does, by SystemExit.
+    """
+    gpu = any(file for name in GPUS for file in Path("/dev").glob(name))
+    leader = None if gpu else _leader()
+    asked = None
+    if leader is not None and len(_libraries() - _started.libraries) >= MANY:
+        with suppress(OSError):
+            asked = _fork_server(leader)
+    if asked is not None:
+        _be_stage(asked)
+    if _started.listener is not None:
+        _started.listener.close()
+
+
+def _follow(stage: int, connection: socket.socket, replies: IO[bytes]) -> NoReturn:
+    """Hand on signals to `stage`, and end as it does."""
+    for number in HANDED_ON:
+        signal.signal(number, lambda number, _: _send(os.kill, stage, number))
+    signal.signal(signal.SIGINT, lambda number, _: _send(os.killpg, stage, number))
+    signal.signal(signal.SIGTSTP, lambda *_: _pause(stage))
+    status: int = signal.SIGKILL
+    with suppress(OSError, ValueError):  # who would say it is gone
+        connection.settimeout(None)
+        status = int(replies.readline())
+    if os.WIFSIGNALED(status):
+        with suppress(OSError):  # SIGKILL has no handler
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.WEXITSTATUS(status))
+
+
+def _fork_server(leader: Leader) -> Asked | None:
+    """None in this process; what is asked for in a fork of the server."""
+    if _started.listener is None:
+        _started.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _started.listener.bind(_address(leader))  # OSError: a stage of the same dvc, beside this one, has a server
+        _started.listener.listen()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if os.fork() == 0:
+        try:
+            return _serve(_started.listener, psutil.Process(leader.pid))
+        except BaseException:
+            os._exit(1)
+    if _started.server is not None:
+        _send(os.kill, _started.server, signal.SIGTERM)
+    return None
+
+
+def _serve(listener: socket.socket, dvc: psutil.Process) -> Asked:
+    """Fork for whoever asks at `listener` until `dvc` is gone, and end; only forks return."""
+    _let_go()
+    setproctitle(f"epsilon-dpo: forks the stages of dvc {dvc.pid}")
+    _started.libraries, _started.server = _libraries(), os.getpid()
+    listener.settimeout(INTERVAL_S)
+    with suppress(psutil.NoSuchProcess):
+        while lives(dvc):
+            with suppress(OSError, ValueError, KeyError):  # nobody asked; who asked is gone
+                connection, _ = listener.accept()
+                asked = Asked(connection)
+                if _is_like(asked.request) and os.fork() == 0:
+                    _fork_stage(asked)
+                    return asked
+                connection.close()
+    os._exit(0)
+
+
+def _let_go() -> None:
+    """Of all that belongs to the stage: its terminal, its streams, its tracking process, its folder."""
+    tracker = importlib.import_module("epsilon_dpo.pipeline.observability.tracker")  # of the stage, if it is a fork
+    os.setsid()
+    tracker.let_go()
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # whoever reads what `dvc` prints waits for all that hold it
+        os.dup2(null, descriptor)
+    os.close(null)
+    os.chdir("/")
+    for number in (*HANDED_ON, signal.SIGINT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends is waited for by the kernel
+
+
+def _fork_stage(asked: Asked) -> None:
+    """Return in a fork, the stage; this process says which it is and, as its parent can, how it ended."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        stage = os.fork()
+    except BaseException:
+        os._exit(1)
+    if stage == 0:
+        return
+    try:
+        with suppress(OSError):  # who asked is gone, and so the stage ends
+            asked.connection.sendall(f"{stage}\n".encode())
+        _, status = os.waitpid(stage, 0)
+        asked.connection.sendall(f"{status}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def _be_stage(asked: Asked) -> NoReturn:
+    """As `python -m` would run it in the place of who asked."""
+    try:
+        os.setsid()
+        _, streams, _, _ = socket.recv_fds(asked.connection, 1, 3)
+        for descriptor, number in zip(streams, (0, 1, 2), strict=True):  # ValueError: who asked is gone
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        asked.connection.close()
+        setproctitle(f"python -m {asked.request['module']} ({asked.request['environment'][STARTED_BY_DVC]})")
+        os.environ.clear()
+        os.environ.update(asked.request["environment"])
+        os.chdir(asked.request["folder"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for name in list(sys.modules):
+            if name.startswith(tuple(f"{package}." for package in OWN)):
+                del sys.modules[name]
+        vars(importlib.import_module(__name__))["_started"] = _started
+        vars(importlib.import_module("epsilon_dpo.pipeline.observability.child"))["started_as"] = asked.pid
+        sys.argv = [sys.argv[0], *asked.request["arguments"]]
+    except BaseException:
+        os._exit(1)
+    try:
+        runpy.run_module(asked.request["module"], run_name="__main__", alter_sys=True)
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _leader() -> Leader | None:
+    return dvc_above() if sys.platform == "linux" and STARTED_BY_DVC in os.environ else None
+
+
+def _address(leader: Leader) -> str:
+    """No file: nothing is left behind."""
+    return f"\0epsilon-dpo-stages-{os.getuid()}-{leader.pid}-{leader.started}"
+
+
+def _request() -> dict[str, Any]:
+    """What this process was started as."""
+    at = sys.orig_argv.index("-m") if "-m" in sys.orig_argv[:-1] else len(sys.orig_argv)
+    module, arguments = "".join(sys.orig_argv[at + 1 : at + 2]), sys.orig_argv[at + 2 :]
+    python = [sys.executable, *sys.orig_argv[1:at]]
+    where = {"python": python, "folder": os.getcwd(), "environment": dict(os.environ)}
+    return where | {"module": module, "arguments": arguments}
+
+
+def _is_like(request: dict[str, Any]) -> bool:
+    """Whether a process that was started as this one was will do: libraries read the environment on import."""
+    other, own = dict(request["environment"]), dict(_started.like["environment"])
+    other[STARTED_BY_DVC] = own[STARTED_BY_DVC] = ""
+    return other == own and all(request[key] == _started.like[key] for key in ("python", "folder"))
+
+
+def _libraries() -> set[str]:
+    return {name for name in sys.modules if name.partition(".")[0] not in OWN}
+
+
+def _send(how: Any, process: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        how(process, number)
+
+
+def _pause(stage: int) -> None:
+    """Ctrl-Z stops both; a SIGCONT goes on with both."""
+    _send(os.killpg, stage, signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    _send(os.killpg, stage, signal.SIGCONT)
+
+
+_started = Started()
