@@ -19,6 +19,7 @@ from epsilon_dpo.pipeline.stage.forks import GPUS, MANY
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60.0
+ZOMBIE = psutil.STATUS_ZOMBIE
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or any(file for name in GPUS for file in Path("/dev").glob(name)),
     reason="stages are forked on Linux, and where no GPU is",
@@ -70,9 +71,9 @@ if how == "wait":
 class Dvc:
     """The process in dvc's place."""
 
-    def __init__(self) -> None:
+    def __init__(self, *before: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "dvc.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*before, sys.executable, "dvc.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def start(self, *command: str, options: tuple[str, ...] = (), **environment: str) -> int:
@@ -136,7 +137,7 @@ def title(process: psutil.Process) -> str:
 
 def servers(dvc: Dvc) -> list[psutil.Process]:
     name = f"epsilon-dpo: forks the stages of dvc {dvc.process.pid}"
-    return [process for process in psutil.process_iter() if title(process) == name]
+    return [process for process in psutil.process_iter() if title(process) == name and process.status() != ZOMBIE]
 
 
 def test_the_second_stage_has_what_the_first_imported_and_is_otherwise_as_started(dvc: Dvc) -> None:
@@ -151,7 +152,7 @@ def test_the_second_stage_has_what_the_first_imported_and_is_otherwise_as_starte
     [server] = servers(dvc)
     assert server.num_fds() == 4 and server.cwd() == "/"  # three to nothing, and the socket
     assert dvc.run("stages.much")["had"] == 2
-    until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not server.is_running() or server.status() == ZOMBIE)
     assert len(servers(dvc)) == 1, "the stage that imported more has taken its place"
     assert dvc.run("stages.much", "again")["had"] == 2
     dvc.process.kill()
@@ -188,11 +189,25 @@ def test_a_signal_reaches_the_stage(dvc: Dvc, number: int, code: int) -> None:
     os.kill(asked, number)
     if number != signal.SIGKILL:
         assert dvc.end()["code"] == code
-    until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not stage.is_running() or stage.status() == ZOMBIE)
     if number == signal.SIGKILL:  # until then the stage has dvc's pipes, as it had when it was no fork
         ended = dvc.end()
         assert ended["code"] == code and "the dvc that started it" in ended["error"]
     assert dvc.run("stages.little")["had"] == 2
+
+
+def test_what_is_ignored_stays_ignored(dvc: Dvc) -> None:
+    protected = Dvc("nohup")
+    assert [protected.run("stages.little")["had"] for _ in range(2)] == [0, 2]
+    asked = protected.start("stages.little", "wait")
+    until(lambda: Path("waits").exists() and Path("waits").read_text())
+    os.kill(asked, signal.SIGHUP)
+    time.sleep(0.5)
+    stage = psutil.Process(int(Path("waits").read_text()))
+    assert stage.is_running() and stage.status() != ZOMBIE
+    os.kill(asked, signal.SIGTERM)
+    assert protected.end()["code"] == -signal.SIGTERM
+    protected.close()
 
 
 def test_what_libraries_read_when_they_are_imported_must_be_alike(dvc: Dvc) -> None:
@@ -200,6 +215,8 @@ def test_what_libraries_read_when_they_are_imported_must_be_alike(dvc: Dvc) -> N
     assert dvc.run("stages.little", OMP_NUM_THREADS="3")["had"] == 0
     assert dvc.run("stages.little", options=("-O",))["had"] == 0
     assert dvc.run("stages.little")["had"] == 2
+    os.setpriority(os.PRIO_PROCESS, dvc.process.pid, os.getpriority(os.PRIO_PROCESS, 0) + 1)
+    assert dvc.run("stages.little")["had"] == 0, "somebody moved dvc aside, and so the stages after it"
 
 
 def test_a_server_that_does_not_answer_is_done_without(dvc: Dvc) -> None:

@@ -10,6 +10,7 @@ itself; so it does without `dvc`, on other systems than Linux, and where a GPU i
 import importlib
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -27,15 +28,16 @@ from epsilon_dpo.pipeline.stage.lifetime import INTERVAL_S, STARTED_BY_DVC, dvc_
 
 MANY = 100  # modules that a stage had to import beside those of the server: it is the better server from now on
 OWN = ("epsilon_dpo", "stages")  # packages that each stage imports anew: somebody may have edited them
-GPUS = ("nvidia[0-9]*", "kfd")  # in /dev: of CUDA and ROCm
-HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGCONT)  # to the stage; Ctrl-C and Ctrl-Z are its whole group's
+GPUS = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev: of CUDA, ROCm and WSL
+OF_A_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGCONT)  # what a terminal or a shell sends to a whole group
+OF_ONE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Started:
     """How this process was started, and the server that it is a fork of."""
 
     def __init__(self) -> None:
-        self.like = _request()
+        self.like = _request() if _is_below_dvc() else {}
         self.libraries: set[str] = set()  # that it had from the beginning
         self.server: int | None = None  # pid
         self.listener: socket.socket | None = None
@@ -94,10 +96,11 @@ def leave_server() -> None:
 
 def _follow(stage: int, connection: socket.socket, replies: IO[bytes]) -> NoReturn:
     """Hand on signals to `stage`, and end as it does."""
-    for number in HANDED_ON:
-        signal.signal(number, lambda number, _: _send(os.kill, stage, number))
-    signal.signal(signal.SIGINT, lambda number, _: _send(os.killpg, stage, number))
-    signal.signal(signal.SIGTSTP, lambda *_: _pause(stage))
+    for number in OF_ONE:
+        _handle(number, lambda number, _: _send(os.kill, stage, number))
+    for number in OF_A_GROUP:
+        _handle(number, lambda number, _: _send(os.killpg, stage, number))
+    _handle(signal.SIGTSTP, lambda *_: _pause(stage))
     status: int = signal.SIGKILL
     with suppress(OSError, ValueError):  # who would say it is gone
         connection.settimeout(None)
@@ -117,11 +120,14 @@ def _fork_server(leader: Leader) -> Asked | None:
         _started.listener.listen()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    if os.fork() == 0:
+    if (between := os.fork()) == 0:
         try:
+            if os.fork():  # the server is no child of this stage, whose memory it would count as
+                os._exit(0)
             return _serve(_started.listener, psutil.Process(leader.pid))
         except BaseException:
             os._exit(1)
+    os.waitpid(between, 0)
     if _started.server is not None:
         _send(os.kill, _started.server, signal.SIGTERM)
     return None
@@ -137,8 +143,13 @@ def _serve(listener: socket.socket, dvc: psutil.Process) -> Asked:
         while lives(dvc):
             with suppress(OSError, ValueError, KeyError):  # nobody asked; who asked is gone
                 connection, _ = listener.accept()
-                asked = Asked(connection)
-                if _is_like(asked.request) and os.fork() == 0:
+                try:
+                    asked = Asked(connection)
+                    server = not _is_like(asked.request) or os.fork() > 0
+                except BaseException:
+                    connection.close()
+                    raise
+                if not server:
                     _fork_stage(asked)
                     return asked
                 connection.close()
@@ -155,13 +166,13 @@ def _let_go() -> None:
         os.dup2(null, descriptor)
     os.close(null)
     os.chdir("/")
-    for number in (*HANDED_ON, signal.SIGINT, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (*OF_ONE, *OF_A_GROUP, signal.SIGTSTP):
+        _handle(number, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends is waited for by the kernel
 
 
 def _fork_stage(asked: Asked) -> None:
-    """Return in a fork, the stage; this process says which it is and, as its parent can, how it ended."""
+    """Return in a fork, the stage; this process says how it ended, as its parent can."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         stage = os.fork()
@@ -170,8 +181,6 @@ def _fork_stage(asked: Asked) -> None:
     if stage == 0:
         return
     try:
-        with suppress(OSError):  # who asked is gone, and so the stage ends
-            asked.connection.sendall(f"{stage}\n".encode())
         _, status = os.waitpid(stage, 0)
         asked.connection.sendall(f"{status}\n".encode())
     finally:
@@ -182,18 +191,18 @@ def _be_stage(asked: Asked) -> NoReturn:
     """As `python -m` would run it in the place of who asked."""
     try:
         os.setsid()
+        _handle(signal.SIGINT, signal.default_int_handler)
+        asked.connection.sendall(f"{os.getpid()}\n".encode())
         _, streams, _, _ = socket.recv_fds(asked.connection, 1, 3)
         for descriptor, number in zip(streams, (0, 1, 2), strict=True):  # ValueError: who asked is gone
             os.dup2(descriptor, number)
             os.close(descriptor)
         asked.connection.close()
         setproctitle(f"python -m {asked.request['module']} ({asked.request['environment'][STARTED_BY_DVC]})")
-        os.environ.clear()
         os.environ.update(asked.request["environment"])
         os.chdir(asked.request["folder"])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         for name in list(sys.modules):
-            if name.startswith(tuple(f"{package}." for package in OWN)):
+            if name.partition(".")[0] in OWN and name != "stages":  # that is what asks
                 del sys.modules[name]
         vars(importlib.import_module(__name__))["_started"] = _started
         vars(importlib.import_module("epsilon_dpo.pipeline.observability.child"))["started_as"] = asked.pid
@@ -212,7 +221,11 @@ def _be_stage(asked: Asked) -> NoReturn:
 
 
 def _leader() -> Leader | None:
-    return dvc_above() if sys.platform == "linux" and STARTED_BY_DVC in os.environ else None
+    return dvc_above() if _is_below_dvc() else None
+
+
+def _is_below_dvc() -> bool:
+    return sys.platform == "linux" and STARTED_BY_DVC in os.environ
 
 
 def _address(leader: Leader) -> str:
@@ -225,19 +238,33 @@ def _request() -> dict[str, Any]:
     at = sys.orig_argv.index("-m") if "-m" in sys.orig_argv[:-1] else len(sys.orig_argv)
     module, arguments = "".join(sys.orig_argv[at + 1 : at + 2]), sys.orig_argv[at + 2 :]
     python = [sys.executable, *sys.orig_argv[1:at]]
-    where = {"python": python, "folder": os.getcwd(), "environment": dict(os.environ)}
-    return where | {"module": module, "arguments": arguments}
+    installed = {path: os.stat(path).st_mtime_ns for path in sys.path if Path(path).name.endswith("-packages")}
+    limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
+    process = [limits, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0)]
+    alike = {"python": python, "installed": installed, "folder": os.getcwd(), "process": process}
+    return alike | {"environment": dict(os.environ), "module": module, "arguments": arguments}
 
 
 def _is_like(request: dict[str, Any]) -> bool:
-    """Whether a process that was started as this one was will do: libraries read the environment on import."""
-    other, own = dict(request["environment"]), dict(_started.like["environment"])
-    other[STARTED_BY_DVC] = own[STARTED_BY_DVC] = ""
-    return other == own and all(request[key] == _started.like[key] for key in ("python", "folder"))
+    """Whether a process that was started as this one was will do.
+
+    Libraries read the environment on import, and an installation that changed has other libraries; limits, processors
+    and priority are what somebody gave the `dvc` that runs.
+    """
+    other, own = dict(request), json.loads(json.dumps(_started.like))
+    for one in (other, own):
+        one |= {"module": None, "arguments": None, "environment": one["environment"] | {STARTED_BY_DVC: ""}}
+    return other == own
 
 
 def _libraries() -> set[str]:
     return {name for name in sys.modules if name.partition(".")[0] not in OWN}
+
+
+def _handle(number: int, how: Any) -> None:
+    """What is ignored stays so: nohup, and a shell without job control for what it runs in the background."""
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, how)
 
 
 def _send(how: Any, process: int, number: int) -> None:
@@ -246,10 +273,12 @@ def _send(how: Any, process: int, number: int) -> None:
 
 
 def _pause(stage: int) -> None:
-    """Ctrl-Z stops both; a SIGCONT goes on with both."""
+    """Ctrl-Z: stop the stage if this process stops, which the kernel refuses where nobody could let it go on."""
+    before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     _send(os.killpg, stage, signal.SIGSTOP)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGTSTP)
     _send(os.killpg, stage, signal.SIGCONT)
+    signal.signal(signal.SIGTSTP, before)
 
 
 _started = Started()
