@@ -166,7 +166,7 @@ def living(project: Path) -> list[psutil.Process]:
 
 def title(process: psutil.Process) -> str:
     with suppress(psutil.Error):
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).strip()
     return ""
 
 

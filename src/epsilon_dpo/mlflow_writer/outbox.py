@@ -108,7 +108,7 @@ class Outbox:
         """`message` with what is known at this moment only."""
         if message["kind"] == "open":  # as early as it can be: what is kept of this stage needs it, too
             pid = message.pop("pid")
-            message["environment"] = environment(Path.cwd()) | made_by(message.pop("started_as", pid))
+            message["environment"] = environment(Path.cwd()) | made_by(message.pop("started_as", None) or pid)
             self._resources = Resources(pid, message["at"])
             if message["fingerprint"] is not None:
                 message |= {"folder": str(Path.cwd()), "mark": report_mark()}

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from faults import title
 
 from epsilon_dpo.pipeline.stage.forks import GPUS, MANY
 
@@ -126,13 +127,6 @@ def until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()).strip()
-    except psutil.Error:
-        return ""
 
 
 def servers(dvc: Dvc) -> list[psutil.Process]:

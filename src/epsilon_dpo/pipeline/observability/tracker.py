@@ -82,7 +82,7 @@ class Tracker:
             "at": now(),
             "execution": uuid.uuid4().hex,
             "pid": os.getpid(),
-            "started_as": child.started_as or os.getpid(),
+            "started_as": child.started_as,
         }
         self._has_run = fingerprint is not None
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()

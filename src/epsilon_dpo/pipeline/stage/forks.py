@@ -63,7 +63,7 @@ class Asked:
 
 def hand_over() -> None:
     """From stages/__init__.py: where a server is there, end as the stage that it forks; else return."""
-    if sys.argv[:1] != ["-m"] or (leader := _leader()) is None:
+    if (leader := _leader()) is None:
         return
     with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE_S)
@@ -238,7 +238,8 @@ def _request() -> dict[str, Any]:
     at = sys.orig_argv.index("-m") if "-m" in sys.orig_argv[:-1] else len(sys.orig_argv)
     module, arguments = "".join(sys.orig_argv[at + 1 : at + 2]), sys.orig_argv[at + 2 :]
     python = [sys.executable, *sys.orig_argv[1:at]]
-    installed = {path: os.stat(path).st_mtime_ns for path in sys.path if Path(path).name.endswith("-packages")}
+    folders = [path for path in sys.path if path.endswith("-packages") and os.path.isdir(path)]
+    installed = {path: os.stat(path).st_mtime_ns for path in folders}
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     process = [limits, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0)]
     alike = {"python": python, "installed": installed, "folder": os.getcwd(), "process": process}
