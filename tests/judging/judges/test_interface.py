@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from epsilon_dpo.judging.judges.interface import Question, Verdict, competition_ranks, rank_by_comparison
+from epsilon_dpo.judging.judges.interface import Question, Verdict, rank_by_comparison
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json
@@ -40,13 +40,9 @@ def test_rank_scores_are_upstream_s_by_hand() -> None:
     table |= {("second", "x", "y"): -1.0, ("second", "y", "x"): 2.0}
     judge = TableJudge(table)
     scores, others = judge.rank(PROMPTS, [["x", "y", "z"], ["x", "y", "x"]])
-    assert scores == pytest.approx([8.0 / 3, -0.5 / 3, -7.5 / 3]) and competition_ranks(scores) == [1, 2, 3]
-    assert others == [-1.0, 2.0, -1.0] and competition_ranks(others) == [2, 1, 2]
+    assert scores == pytest.approx([8.0 / 3, -0.5 / 3, -7.5 / 3])
+    assert others == [-1.0, 2.0, -1.0]
     assert len(judge.asked) == 3 + 1  # a pair of texts once, equal texts never
-
-
-def test_equal_scores_share_a_rank_and_leave_the_next_free() -> None:
-    assert competition_ranks([0.5, 2.0, 0.5, -1.0]) == [2, 1, 2, 4]
 
 
 @pytest.mark.parametrize("content", [None, {"source": "trained"}, {"kind": "oracle"}], ids=["none", "old", "unknown"])

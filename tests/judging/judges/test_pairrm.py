@@ -11,11 +11,11 @@ import pytest
 import tiny_pairrm
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import rankdata
 from transformers import DebertaV2Config
 from trl_trainers import float32_means_float64
 
 from epsilon_dpo.judging.judges import pairrm_folder
-from epsilon_dpo.judging.judges.interface import competition_ranks
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.judges.pairrm import PairRM
@@ -271,7 +271,8 @@ def test_the_published_weights_give_the_published_values() -> None:
         ["get out!", "hi! I am fine, thanks!", "bye!"],
         ["I love you too!", "I hate you!", "Thanks! You're a good guy!"],
     ]
-    assert [competition_ranks(scores) for scores in judge.rank(prompts, candidates)] == [[3, 1, 2], [1, 3, 2]]
+    ranks = [rankdata([-score for score in scores]).tolist() for scores in judge.rank(prompts, candidates)]
+    assert ranks == [[3, 1, 2], [1, 3, 2]]
 
 
 def other_ranker() -> dict:

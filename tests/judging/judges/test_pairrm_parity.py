@@ -9,10 +9,11 @@ import pytest
 import tiny_pairrm
 import torch
 from pairrm_reference import Reference
+from scipy.stats import rankdata
 from transformers import AutoTokenizer
 
 from epsilon_dpo.judging.judges import pairrm_judge
-from epsilon_dpo.judging.judges.interface import Question, competition_ranks
+from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge
@@ -132,7 +133,7 @@ def test_llm_blender_gives_the_same_ranks(folder: Path) -> None:
     source, candidates = blender.CANDIDATES[0]
     [scores] = judge(folder, 1).rank([[{"role": "user", "content": source}]], [candidates])
     assert scores == pytest.approx(LLM_BLENDER["rank_scores"], abs=1e-5)
-    assert competition_ranks(scores) == LLM_BLENDER["ranks"] == [2, 4, 2, 1]
+    assert rankdata([-score for score in scores], method="min").tolist() == LLM_BLENDER["ranks"] == [2, 4, 2, 1]
     reference = Reference(folder, blender.SOURCE_MAX, blender.CANDIDATE_MAX)
     assert scores == pytest.approx(reference.rank_scores(source, candidates).tolist(), abs=1e-5)
 

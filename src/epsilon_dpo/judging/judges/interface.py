@@ -101,8 +101,3 @@ def rank_by_comparison(judge: Judge, prompts: list[Messages], candidates: list[l
             logits |= {(first, second): logit, (second, first): -logit}
         scores.append([sum(logits.get((text, other), 0.0) for other in texts) / len(texts) for text in texts])
     return scores
-
-
-def competition_ranks(scores: list[float]) -> list[int]:
-    """1 for the highest score; equal scores share a rank and leave the next ones free (1, 2, 2, 4), as upstream's."""
-    return [1 + sum(other > score for other in scores) for score in scores]
