@@ -46,7 +46,11 @@ RUN apt-get update && \
 COPY --from=build /opt/venv /opt/venv
 COPY docker/mlflow_server.py docker/mlflow_migrate.py /opt/server/
 COPY docker/entry.sh /opt/
+# As in an environment where the project is installed; here the sources lie in /workspace, which a volume may replace.
+RUN printf '#!/bin/sh\nexec python -m epsilon_dpo.cli "$@"\n' >/usr/local/bin/epsilon-dpo && chmod 755 /usr/local/bin/epsilon-dpo
+# USER: DVC and MLflow ask for a name, and `--user` may be a number that the image's passwd does not know.
 ENV PATH=/opt/venv/bin:$PATH \
+    USER=app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/workspace/src \

@@ -94,5 +94,6 @@ $(VENV)/.ready-dev: requirements-dev.txt docker/requirements-server.txt $(VENV)/
 	$(PIP) check
 	@touch $@
 
-clean: # what the pipelines computed; what was paid for (cache, external/verdicts) and DVC's cache in .dvc/cache stay
-	rm -rf out scratch external/out
+clean: # what the pipelines computed; what was paid for (cache, external/verdicts, jobs' copies in scratch/jobs) and DVC's cache stay
+	rm -rf out external/out
+	[ ! -d scratch ] || find scratch -mindepth 1 -maxdepth 1 ! -name jobs -exec rm -rf {} +

@@ -4,7 +4,7 @@
 # would lock out the next. (What a stage writes is locked by the stage, in another way.)
 # Only where no other container is at work in this folder: all hold this lock, shared, until their command ends.
 if [ -d .dvc ] && mkdir -p .dvc/tmp && touch .dvc/tmp/containers; then
-  exec 9<.dvc/tmp/containers
+  exec 9<>.dvc/tmp/containers # for writing, too: NFS grants an exclusive lock to nothing else
   if flock -n -x 9; then rm -f .dvc/tmp/rwlock; fi
   flock -s 9
 fi

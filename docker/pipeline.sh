@@ -7,5 +7,6 @@ if [ ! -e dvc.lock ]; then # checkpoints so often that a training of seconds has
 fi
 dvc repro
 dvc status -q
+epsilon-dpo --help >/dev/null
 test -s out/report/report.html
 exec python "$(dirname "$0")/edits.py"

@@ -1,5 +1,6 @@
 """Every params file that is shipped is valid to the last number."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def test_all_files_are_found() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_file_is_valid(file: Path) -> None:
     assert load_file(file).runs
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_pairs_of_runs_are_counted(file: Path) -> None:
+    runs = len(read_yaml(file)["runs"])
+    assert set(re.findall(r"(\d+) pairs of runs", file.read_text("utf-8"))) <= {str(math.comb(runs, 2))}
 
 
 def test_every_method_has_a_run_to_copy() -> None:

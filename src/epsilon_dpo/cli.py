@@ -247,7 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inspect.add_argument("--name", help="the dataset's configuration, where it has several")
     inspect.add_argument("--split", help="the split to train on (default: train, or the only one)")
     inspect.add_argument(
-        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="such as prompt=question chosen=good"
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="after DATA: prompt=question chosen=good, say",
     )
     inspect.add_argument("--pairs", choices=("best_worst", "all"), default="best_worst", help="of n scored answers")
     inspect.add_argument("--rows", type=_positive, default=1000, help="rows held against the contract (default 1000)")

@@ -54,13 +54,13 @@ def comparison(project: Project) -> Json:
             if not item.hash_info:
                 raise UserError(
                     f"dvc.lock does not say what {_path(project, item)} of stage {stage.addressing} was: dvc.yaml has "
-                    "changed since this result; run `dvc repro`, then promote."
+                    "changed since this result; run `dvc repro` first."
                 )
             if there.now(item) != item.hash_info:
                 what = "is not" if item.exists else "is absent, and not"
                 raise UserError(
                     f"{_path(project, item)} {what} what dvc.lock records of stage {stage.addressing}, so that "
-                    "out/report may speak of other policies; run `dvc repro`, then promote."
+                    "out/report may speak of other policies; run `dvc repro` first."
                 )
     summary: Json = read_json(Path(SUMMARY))
     return summary
@@ -73,7 +73,7 @@ def _recorded(project: Project, stage: PipelineStage) -> list[Output]:
         UserError: dvc.lock does not have the stage.
     """
     if project.locked(stage) is None:
-        raise UserError(f"dvc.lock has no result of stage {stage.addressing}; run `dvc repro`, then promote.")
+        raise UserError(f"dvc.lock has no result of stage {stage.addressing}; run `dvc repro` first.")
     read = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
     return [*stage.outs, *(dep for dep in read if _path(project, dep).startswith("out/"))]
 
@@ -105,7 +105,7 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
     folder = Path(out) / "model"
     sha256 = digest(folder)
     if sha256 != summary["runs"][run]["policy_sha256"]:
-        raise UserError(f"{folder} is not the policy whose scores out/report has; run `dvc repro`, then promote.")
+        raise UserError(f"{folder} is not the policy whose scores out/report has; run `dvc repro` first.")
     answer = origin(folder, project.root)
     if not answer["found"]:
         raise UserError(answer["message"])
@@ -113,6 +113,6 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
         raise UserError(f"whence does not find {folder} in dvc.lock: {answer['note']}; run `dvc fetch` and try again.")
     outs = {_path(project, item): item for stage in project.stages for item in stage.outs}
     if out not in outs:
-        raise UserError(f"params.yaml has no run {run!r} any more; run `dvc repro`, then promote one that it has.")
+        raise UserError(f"params.yaml has no run {run!r} any more; run `dvc repro` first, or name one that it has.")
     commits = [place["sha"] for place in answer["recorded_by"] if "sha" in place and not place["experiment"]]
     return Policy(run, sha256, str(folder), out, outs[out].hash_info.value, commits[0] if commits else None, answer)

@@ -1,0 +1,67 @@
+"""What the image, `make clean` and the pages on servers and clusters tell a shell."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
+from whole_pipeline import ROOT
+
+
+def test_a_number_that_no_passwd_knows_has_a_name_in_the_image() -> None:
+    """DVC and MLflow ask getpass, which ends in a KeyError where neither a variable nor passwd has one."""
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() != 0 or setpriv is None:
+        pytest.skip("only root can become another user")
+    user = re.search(r"^ENV .*?(USER=\w+)", (ROOT / "Dockerfile").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert user is not None
+    asked = ["/usr/bin/env", "-i", user[1], setpriv, "--reuid", "12345", sys.executable]
+    done = subprocess.run([*asked, "-c", "import getpass; getpass.getuser()"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_lock_between_containers_is_one_that_nfs_grants(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    entry = ["sh", str(ROOT / "docker/entry.sh")]
+    done = subprocess.run([*entry, "cat", "/proc/self/fdinfo/9"], cwd=tmp_path, capture_output=True, text=True)
+    [flags] = re.findall(r"^flags:\s*(\d+)$", done.stdout, re.MULTILINE)
+    assert int(flags, 8) & os.O_ACCMODE == os.O_RDWR
+
+
+def test_clean_leaves_what_jobs_have_paid_for(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("out/a", "scratch/locks/a", "scratch/jobs/0/cache/judge/answers.sqlite", "cache/judge/answers.sqlite"):
+        (file := tmp_path / name).parent.mkdir(parents=True)
+        file.touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    left = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
+    assert left == ["Makefile", "cache/judge/answers.sqlite", "scratch/jobs/0/cache/judge/answers.sqlite"]
+
+
+def test_a_server_by_hand_answers_its_page_and_its_clients() -> None:
+    page = (ROOT / "docs/server.md").read_text("utf-8")
+    found = re.search(r"export ALLOWED_HOSTS='([^']+)' ALLOWED_ORIGINS=(\S+)", page)
+    assert found is not None
+    hosts, origins = found[1].split(","), found[2].split(",")
+    clients = re.findall(r"http://mlflow\.example\.org[:\d]*", (ROOT / "docs/scale.md").read_text("utf-8"))
+    assert clients
+    for address in [*clients, *origins]:
+        assert is_allowed_host_header(hosts, urlparse(address).netloc)
+    assert not should_block_cors_request(origins[0], "POST", origins)
+    assert should_block_cors_request(origins[0], "POST", None), "the page would need no origin"
+
+
+@pytest.mark.parametrize(("conditions", "code"), [("FailureTarget Failed", 1), ("SuccessCriteriaMet Complete", 0)])
+def test_a_job_of_kubernetes_ends_as_it_ended(tmp_path: Path, conditions: str, code: int) -> None:
+    [job] = re.findall(r"^job\(\) \{.*?^\}", (ROOT / "docs/scale.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    for name, does in {"kubectl": f'[ "$1" != get ] || echo "{conditions}"', "envsubst": "cat", "sleep": ""}.items():
+        (command := tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        command.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", f"{job}\njob shared 1"], cwd=ROOT, env=env, timeout=30, check=False)
+    assert done.returncode == code
