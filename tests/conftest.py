@@ -2,9 +2,12 @@
 
 import gc
 import os
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -14,6 +17,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
 from epsilon_dpo.pipeline.observability import tracker
+from epsilon_dpo.pipeline.observability.child import Leader, start_process
 
 torch.set_num_threads(1)
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # as in `make ui`
@@ -50,6 +54,20 @@ def _no_process_left() -> Iterator[None]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose MLflow store the first test creates; creating one takes seconds."""
     return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def leader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Leader]:
+    """In the place of a `dvc`: MLflow is imported once for all stages that have their process from it, and is now."""
+    with subprocess.Popen(["sleep", "3600"]) as process:
+        found = Leader(process.pid, psutil.Process(process.pid).create_time())
+        with chdir(tmp_path_factory.mktemp("first")):
+            first = start_process(found)
+        assert first.stdin is not None
+        first.stdin.close()
+        first.wait(60)
+        yield found
+        process.kill()
 
 
 @pytest.fixture

@@ -6,9 +6,13 @@ dvc.yaml leaves out of `deps` by name (closure.EXEMPT) is replaced by code that 
 depends on it would differ too.
 """
 
+import json
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +52,46 @@ def watch(event, arguments):
 
 
 sys.addaudithook(watch)
+"""
+
+
+# A process that has imported what takes a stage seconds, and nothing of the project. For each line of its stdin it
+# forks a stage as `python -m` would start it, and answers with the exit code.
+FORKS = """
+import gc, json, os, runpy, sys
+from pathlib import Path
+
+import datasets, pandas, peft, scipy.special, torch
+from transformers import AutoModelForCausalLM, Gemma2ForCausalLM, Trainer
+from trl import RewardTrainer, SFTTrainer
+
+OWN = ("epsilon_dpo", "stages")
+answers = os.fdopen(os.dup(1), "w")
+
+
+def be_stage(module, folder, environment, said):
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    for descriptor, path in enumerate((os.devnull, said, said)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), descriptor)
+    first, *others = environment["PYTHONPATH"].split(os.pathsep)
+    sys.path[:1] = [folder, first, *others]
+    watcher = Path(first, "sitecustomize.py")
+    exec(compile(watcher.read_text(), watcher, "exec"), {"__name__": "sitecustomize"})
+    sys.argv = ["-m"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    code = Path(sys.modules["epsilon_dpo"].__file__)
+    assert code.is_relative_to(Path(folder, "src")), f"the code that ran is {code}"
+    sys.exit(0)
+
+
+gc.freeze()
+for line in sys.stdin:
+    assert not [name for name in sys.modules if name.partition(".")[0] in OWN]
+    if (stage := os.fork()) == 0:
+        be_stage(**json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(stage, 0)[1]), file=answers, flush=True)
 """
 
 
@@ -124,8 +168,21 @@ def contents(project: Path, paths: list[str]) -> dict[str, bytes]:
     return {str(file.relative_to(project)): file.read_bytes() for file in files}
 
 
-def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
+@contextmanager
+def stage_forks() -> Iterator["subprocess.Popen[str]"]:
+    """The process of FORKS, without which each stage would import torch, transformers and trl for itself."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", FORKS], text=True, env=environment, **pipes) as process:
+        yield process
+
+
+def run_alone(forks: "subprocess.Popen[str]", project: Path, folder: Path, stage: str, run: str) -> Alone:
     """Run `stage` (of `run`, if it has one per run) in `folder`, which holds the project's code and its declared data.
+
+    Args:
+        forks: of stage_forks.
 
     Raises:
         AssertionError: the stage failed.
@@ -154,7 +211,7 @@ def run_alone(project: Path, folder: Path, stage: str, run: str) -> Alone:
     with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(whole, file)
     name = f"{stage}@{run}" if "do" in whole["stages"][stage] else stage
-    log = _run(project, folder, entry["cmd"], name)
+    log = _run(forks, project, folder, entry["cmd"], name)
     read = log.read_text("utf-8").splitlines()
     unread = {dep for dep in [*deps, DECOY] if not any(_below(path, of_run(dep)) for path in read)}
     outs = [of_run(out if isinstance(out, str) else next(iter(out))) for out in entry["outs"]]
@@ -174,12 +231,12 @@ def _below(path: str, dep: str) -> bool:
     return path == dep or path.startswith(dep + "/")
 
 
-def _run(project: Path, folder: Path, command: str, stage: str) -> Path:
+def _run(forks: "subprocess.Popen[str]", project: Path, folder: Path, command: str, stage: str) -> Path:
     """Run `command` of `stage` in `folder`; the log of what it read."""
     watcher = folder / "watcher"
     watcher.mkdir()
     (watcher / "sitecustomize.py").write_text(WATCH)
-    log = folder / "read.txt"
+    log, said = folder / "read.txt", folder / "said.txt"
     env = os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": f"{watcher}:{folder / 'src'}",
@@ -189,8 +246,9 @@ def _run(project: Path, folder: Path, command: str, stage: str) -> Path:
         "DVC_ROOT": str(project),  # scratch/ is the project's, as with `dvc exp run --temp`
         "MLFLOW_TRACKING_URI": NOBODY,
     }
-    done = subprocess.run(
-        command, shell=True, cwd=folder, env=env, text=True, errors="replace", capture_output=True, check=False
-    )
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+    python, m, module = command.split()
+    assert (python, m) == ("python", "-m") and forks.stdin is not None and forks.stdout is not None
+    asked = {"module": module, "folder": str(folder), "environment": env, "said": str(said)}
+    print(json.dumps(asked), file=forks.stdin, flush=True)
+    assert forks.stdout.readline() == "0\n", f"{command}:\n{said.read_text('utf-8', 'replace')[-5000:]}"
     return log

@@ -13,12 +13,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from data_deps import DECOY, Alone, contents, run_alone
+from data_deps import DECOY, Alone, contents, run_alone, stage_forks
 from whole_pipeline import (
     BIN,
     ROOT,
@@ -157,15 +158,23 @@ ADAPTERS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
-    """Every stage once more, each with its declared data and no other."""
-    root = tmp_path_factory.mktemp("alone")
-    done = {stage: run_alone(project, root / stage, stage, RUN) for stage in STAGES}
-    return done | {ONLINE: run_alone(project, root / ONLINE, "align", ONLINE)}
+def forks() -> Iterator["subprocess.Popen[str]"]:
+    with stage_forks() as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
-def with_adapters(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
+def alone(forks: "subprocess.Popen[str]", project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
+    """Every stage once more, each with its declared data and no other."""
+    root = tmp_path_factory.mktemp("alone")
+    done = {stage: run_alone(forks, project, root / stage, stage, RUN) for stage in STAGES}
+    return done | {ONLINE: run_alone(forks, project, root / ONLINE, "align", ONLINE)}
+
+
+@pytest.fixture(scope="module")
+def with_adapters(
+    forks: "subprocess.Popen[str]", project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Alone]:
     """The stages that use a policy, where each is an adapter and lies on its base."""
     root = tmp_path_factory.mktemp("adapters")
     for name in ("src", "stages", "presets", "dvc.yaml", "pins.yaml"):
@@ -175,7 +184,7 @@ def with_adapters(project: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     done = {}
     for stage in ("sft", "candidates", "reference", "align", "sample", "kl", "monotonicity"):
         folder = root / f"alone_{stage}"
-        done[stage] = run_alone(root, folder, stage, RUN)
+        done[stage] = run_alone(forks, root, folder, stage, RUN)
         shutil.rmtree(root / "out" / stage)
         (folder / "out" / stage).rename(root / "out" / stage)
     return done

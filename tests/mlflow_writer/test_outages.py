@@ -18,6 +18,7 @@ from tracking_server import PATIENCE_S, Server
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.store import open_store
+from epsilon_dpo.pipeline.observability.child import Leader, start_process
 from epsilon_dpo.pipeline.observability.tracker import Tracker
 
 STEPS = 120
@@ -154,9 +155,13 @@ def test_a_server_that_was_down_when_the_stage_began(server: Server, capfd: pyte
     assert not list(pending.folder().iterdir())
 
 
-def test_a_refused_login_is_no_outage(tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_login_is_no_outage(
+    server: Server, leader: Leader, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The next stage says it again, and nothing is lost."""
     from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.start_process", lambda _: start_process(leader))
 
     class Refusing(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

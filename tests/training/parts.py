@@ -12,7 +12,6 @@ from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
-from epsilon_dpo.training.loop.arguments import require_a_row_each
 from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 from epsilon_dpo.training.sft.params import SFT
 from epsilon_dpo.training.sft.sft import fine_tune
@@ -73,15 +72,9 @@ def refuses(arguments, track):
     torch.distributed.barrier()
 
 
-def looks_for_its_checkpoint(arguments, track):
-    torch.distributed.barrier()
-    return last_sealed_checkpoint(Path(arguments["folder"]))
-
-
-def too_many(arguments, track):
-    require_a_row_each(arguments["batch_size"])
-
-
 def says(arguments, track):
+    """Its rank, how many there are, what it was given, and the checkpoint that all look for at once."""
     track({"rank": float(os.environ["RANK"])}, 1)
-    return [os.environ["RANK"], arguments["x"]]
+    torch.distributed.barrier()
+    checkpoint = last_sealed_checkpoint(Path(arguments["folder"]))
+    return [os.environ["RANK"], os.environ["WORLD_SIZE"], arguments["x"], checkpoint]

@@ -33,6 +33,7 @@ from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
+from epsilon_dpo.training.loop.arguments import require_a_row_each
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHONPATH = f"{ROOT / 'src'}:{Path(__file__).parent}"  # the processes import this folder's parts.py
@@ -68,23 +69,36 @@ def assert_alike(one, other, tolerance):
 @pytest.mark.slow
 @pytest.mark.parametrize("two", [pytest.param("ddp", marks=pytest.mark.campaign), "fsdp"], indirect=True)
 def test_two_processes_train_as_one(run, token_pairs, tmp_path, two):
-    """Losses, decisions, betas, evaluation and weights, also where the last step has fewer pairs than processes."""
+    """Losses, decisions, betas, evaluation and weights, also where the last step has fewer pairs than processes.
+
+    And with bfloat16, which had no effect on SFT under FSDP: accelerate prepares no model that is sharded already.
+    """
     of = {name: (entry, {}) for name, entry in ENTRIES.items()}
     of |= {name: (entry, {"lora": LORA}) for name, entry in WITH_LORA.items()}
     of["checkpointing"] = (EPSILON_DPO, {"gradient_checkpointing": True, "micro_batch_size": 1})
     alone = {name: run(name, entry, count=PAIRS, **changes) for name, (entry, changes) in of.items()}
     sft = sft_inputs(tmp_path, token_pairs)
-    parts.fine_tuned(sft, tmp_path, tmp_path / "alone", tmp_path / "alone-scratch", lambda metrics, step: None)
+    half = sft | {"bf16": True}
+    for name, settings in (("alone", sft), ("bfloat16", half)):
+        (tmp_path / name).mkdir()
+        parts.fine_tuned(settings, tmp_path, tmp_path / name, tmp_path / f"{name}-scratch", lambda metrics, step: None)
     arguments = {
         "root": str(tmp_path),
         "align": {name: [entry, config(**changes).model_dump()] for name, (entry, changes) in of.items()},
-        "sft": {"plain": sft},
+        "sft": {"plain": sft, "bfloat16": half},
     }
     tracked = []
     run_part(parts.trainings, arguments, lambda metrics, step: tracked.append(step))
     for name, folder in {**alone, "plain": tmp_path / "alone"}.items():
         assert_alike(folder, tmp_path / "processes" / name, 2e-4)
     assert len(tracked) > 12 * len(of)
+    rounded = losses(tmp_path / "bfloat16")
+    rounding = (rounded - losses(tmp_path / "alone")).abs().max()
+    assert (losses(tmp_path / "processes" / "bfloat16") - rounded).abs().max() < rounding / 4
+
+
+def losses(folder):
+    return torch.tensor([row["loss"] for row in read_jsonl(folder / "metrics.jsonl")])
 
 
 # BOS, a token for the role, the text, the stop token.
@@ -101,7 +115,6 @@ def sft_inputs(root, token_pairs):
     tokenizer.save_pretrained(root / "base" / "tokenizer")
     AutoModelForCausalLM.from_pretrained(root / "sft").save_pretrained(root / "base" / "model")
     (root / "validated").mkdir()
-    (root / "alone").mkdir()
     said = lambda role, ids: [{"role": role, "content": " ".join(f"w{id_}" for id_ in ids[:4])}]  # noqa: E731
     for split, pairs in (("train", token_pairs(13)), ("eval", token_pairs(16)[13:])):
         rows = [
@@ -127,12 +140,23 @@ except UserError as error:
 """
 
 
+def given(root, victim):
+    """The arguments of parts.one_dies."""
+    settings = config(num_train_epochs=3.0).model_dump()
+    return {"root": str(root), "victim": victim, "entry": SOFT | {"snapshot_epochs": 1.0}, "settings": settings}
+
+
+def undisturbed(root):
+    """The steps that a training by two processes tracks."""
+    steps = []
+    run_part(parts.one_dies, given(root, "nobody"), lambda metrics, step: steps.append(step))
+    return steps
+
+
 def start(root, victim):
     """A process that waits for two others to train, as a stage does."""
     (root / "pid-0").unlink(missing_ok=True)
-    settings = config(num_train_epochs=3.0).model_dump()
-    arguments = {"root": str(root), "victim": victim, "entry": SOFT | {"snapshot_epochs": 1.0}, "settings": settings}
-    command = [sys.executable, "-c", KILLED, json.dumps(arguments)]
+    command = [sys.executable, "-c", KILLED, json.dumps(given(root, victim))]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -166,11 +190,9 @@ def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(
     whole, root = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, root):
         folder.mkdir()
-        for given in ("sft", "pairs"):
-            (folder / given).symlink_to(tmp_path / given)
-    undisturbed = start(whole, "nobody")
-    said, errors = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, errors
+        for made in ("sft", "pairs"):
+            (folder / made).symlink_to(tmp_path / made)
+    steps = undisturbed(whole)
     for victim in victims:
         of_stage = victim.startswith("SIG")
         stage = start(root, "nobody" if of_stage else victim)
@@ -184,48 +206,14 @@ def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(
         assert len(pids) == 2
         nobody_is_left(pids, within_s=30)
         assert not (root / "out" / "metrics.json").exists()
-    resumed = start(root, "nobody")
-    steps, errors = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, errors
-    assert steps == said, "a resumed stage tracks all rows again"
+    assert undisturbed(root) == steps, "a resumed stage tracks all rows again"
     assert content(root / "out") == content(whole / "out")
 
 
 @pytest.mark.slow
-def test_a_part_is_done_by_every_process_and_heard_from_the_first(two_processes, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
-    two_processes("ddp")
-    tracked = []
-    found = run_part(parts.says, {"x": [1, None, "a"]}, lambda metrics, step: tracked.append((metrics, step)))
-    assert found == [["0", [1, None, "a"]], ["1", [1, None, "a"]]] and tracked == [({"rank": 0.0}, 1)]
-
-
-@pytest.mark.slow
-def test_bfloat16_is_the_same_in_two_processes(sft_folder, token_pairs, tmp_path, monkeypatch, two_processes):
-    """Under FSDP it had no effect on SFT: accelerate prepares no model that is sharded already."""
-    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
-    sft_folder().rename(tmp_path / "sft")
-    settings = sft_inputs(tmp_path, token_pairs)
-    found = {}
-    for name, changes in (("float32", {}), ("bfloat16", {"bf16": True})):
-        (tmp_path / name).mkdir()
-        place = tmp_path / name, tmp_path / f"{name}-scratch"
-        parts.fine_tuned(settings | changes, tmp_path, *place, lambda metrics, step: None)
-        found[name] = losses(tmp_path / name)
-    two_processes("fsdp")
-    arguments = {"root": str(tmp_path), "align": {}, "sft": {"shared": settings | {"bf16": True}}}
-    run_part(parts.trainings, arguments, lambda metrics, step: None)
-    rounding = (found["bfloat16"] - found["float32"]).abs().max()
-    assert (losses(tmp_path / "processes" / "shared") - found["bfloat16"]).abs().max() < rounding / 4
-
-
-def losses(folder):
-    return torch.tensor([row["loss"] for row in read_jsonl(folder / "metrics.jsonl")])
-
-
-@pytest.mark.slow
-def test_an_unfinished_checkpoint_is_removed_once_and_all_go_on_from_the_same(two_processes, monkeypatch, tmp_path):
-    """Two processes that both removed it stumbled over each other's deletions; many files, so that they always meet."""
+def test_every_process_does_the_part_and_an_unfinished_checkpoint_is_removed_once(two_processes, monkeypatch, tmp_path):
+    """The first is heard. Two that both removed it stumbled over each other's deletions; many files, so that they
+    always meet."""
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     two_processes("ddp")
     whole = sealed(tmp_path, 4, {"a": "1"})
@@ -234,8 +222,11 @@ def test_an_unfinished_checkpoint_is_removed_once_and_all_go_on_from_the_same(tw
         unfinished.mkdir(parents=True)
         for file in range(50):
             (unfinished / f"{file}").touch()
-    found = run_part(parts.looks_for_its_checkpoint, {"folder": str(tmp_path)}, lambda metrics, step: None)
-    assert found == [str(whole), str(whole)] and list(tmp_path.glob("checkpoint-*")) == [whole]
+    tracked = []
+    arguments = {"x": [1, None, "a"], "folder": str(tmp_path)}
+    found = run_part(parts.says, arguments, lambda metrics, step: tracked.append((metrics, step)))
+    assert found == [[rank, "2", [1, None, "a"], str(whole)] for rank in "01"] and tracked == [({"rank": 0.0}, 1)]
+    assert list(tmp_path.glob("checkpoint-*")) == [whole]
 
 
 @pytest.mark.slow
@@ -245,9 +236,13 @@ def test_what_one_process_refuses_is_said_in_one_sentence(two_processes, monkeyp
     with pytest.raises(UserError, match=r"^rank 1 cannot read its rows; give it some.$"):
         run_part(parts.refuses, {}, lambda metrics, step: None)
     assert "Traceback" not in capfd.readouterr().err
-    settings = config(batch_size=1, micro_batch_size=1).model_dump()
+
+
+def test_more_processes_than_rows_of_a_step_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    require_a_row_each(2)
     with pytest.raises(UserError, match=r"batch_size is 1, and each of the launcher's 2 processes needs a row"):
-        run_part(parts.too_many, settings, lambda metrics, step: None)
+        require_a_row_each(1)
 
 
 @pytest.mark.parametrize(

@@ -16,21 +16,25 @@ import pytest
 from filelock import FileLock
 
 from epsilon_dpo.mlflow_writer.server import is_out, note_outage, note_success
+from epsilon_dpo.pipeline.observability import child
 from epsilon_dpo.pipeline.observability import tracker as tracking
+from epsilon_dpo.pipeline.observability.child import Leader
 from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked
 
 
 @pytest.fixture
-def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(shared, monkeypatch)
+def project(shared: Path, leader: Leader, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(shared, leader, monkeypatch)
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(tmp_path, monkeypatch)
+def fresh(tmp_path: Path, leader: Leader, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(tmp_path, leader, monkeypatch)
 
 
-def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def enter(folder: Path, leader: Leader, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each stage of this process has a fork, as below a `dvc`: to import MLflow for each took most of the time."""
+    monkeypatch.setattr(tracking, "start_process", lambda _: child.start_process(leader))
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -53,7 +57,8 @@ def statuses(project: Path, *names: str) -> list[Any]:
     return select(project, f"select name, status from runs where name in {(*names, '')} order by name")
 
 
-def test_the_process_started_early_is_the_one_that_records(project: Path) -> None:
+def test_the_process_started_early_is_the_one_that_records(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "start_process", child.start_process)  # one of its own
     tracking.start_early()
     (early,) = tracking._waiting
     with stage("align@early") as tracker:
@@ -200,11 +205,11 @@ def test_a_copied_project_does_not_write_into_the_original(
     assert capfd.readouterr().err.count("tracking:") == 1
 
 
-def test_a_folder_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_may_be_called_anything(tmp_path: Path, leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that an address would be decoded from, or end at: all of the store lies in the project."""
     project = tmp_path / "DIR th ε '#%20?x" / "p"
     project.mkdir(parents=True)
-    enter(project, monkeypatch)
+    enter(project, leader, monkeypatch)
     (project / "out" / "sft").mkdir(parents=True)
     (project / "out" / "sft" / "metrics.json").write_text("{}")
     with stage("sft") as tracker:
@@ -273,8 +278,8 @@ def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
 
         threading.Thread(target=answer_once, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 4.0)
-        assert "was not written within 4 s" in said_by_a_stage(capfd)
+        monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 2.0)
+        assert "was not written within 2 s" in said_by_a_stage(capfd)
         monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
         started = time.monotonic()
         assert said_by_a_stage(capfd) == "" and time.monotonic() - started < 40.0
@@ -325,14 +330,14 @@ def test_a_child_that_hangs_is_given_up(
 ) -> None:
     """Whatever it hangs on: here another process holds the lock of the store."""
     (fresh / "mlruns").mkdir()
-    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 10.0)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 3.0)
     with FileLock(fresh / "mlruns/.lock"):
         with stage() as tracker:
             process = tracker._process
         assert process is not None and process.poll() is not None
     said = capfd.readouterr().err
     waits = "and waits in mlruns/pending for a later stage"
-    assert said == f"tracking: the MLflow run of align@dpo was not written within 10 s {waits}; the stage goes on.\n"
+    assert said == f"tracking: the MLflow run of align@dpo was not written within 3 s {waits}; the stage goes on.\n"
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", 60.0)
     with stage("kl@after"):
         pass
@@ -368,7 +373,7 @@ def test_a_store_on_a_full_disk_costs_one_line(fresh: Path, size: str, capfd: py
             for step in range(1000):
                 tracker.log_metrics({f"loss/{step}/{number}": 1.0 for number in range(20)}, step)
     finally:
-        subprocess.run(["umount", str(mlruns)], check=True)
+        subprocess.run(["umount", "--lazy", str(mlruns)], check=True)  # a fork says its end before its files are closed
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("tracking: no MLflow record of align@dpo from here on")
     assert "disk is full" in line or "No space left" in line

@@ -1,15 +1,18 @@
 """The outputs of a finished pipeline, made by hand: small enough to be read, in the form that the stages write."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.analysis.kl.estimators import described
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {"method": "dpo", "beta": 0.1},
     "mine": {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01},
@@ -163,6 +166,13 @@ class Outputs:
     def jsonl(self, name: str, rows: list[Any]) -> None:
         (self.out / name).parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(self.out / name, rows)
+
+
+@pytest.fixture(autouse=True)
+def _one_pixel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of each image, whose rendering takes most of the time of a page that is read for its text."""
+    if not request.node.get_closest_marker("drawings"):
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).write_bytes(PIXEL))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from epsilon_dpo.report.page.results import read_results
 from epsilon_dpo.report.page.tables import policies
 from epsilon_dpo.report.style.plot_style import marks
 
+pytestmark = pytest.mark.drawings
 NAMES = [f"a_name_of_many_{number:02}" for number in range(18)]
 
 

@@ -70,6 +70,7 @@ def test_the_bound_of_best_of_n() -> None:
     assert best_of_n_bound(2) == pytest.approx(0.1931471806) and best_of_n_bound(4) == pytest.approx(math.log(4) - 0.75)
 
 
+@pytest.mark.drawings
 def test_the_page_says_why_no_kl_is_negative(results: Callable[..., Results], tmp_path: Path) -> None:
     write_report(results(kl_fwd_data=7.5), 0, made(tmp_path / "report"))
     page = (tmp_path / "report/report.html").read_text("utf-8")

@@ -43,6 +43,7 @@ def test_each_section_is_linked_and_each_table_and_figure_says_what_it_is(
     assert len(tables) == page.count('<div class="wide"') - page.count("<figure") and all(a == b for a, b in tables)
 
 
+@pytest.mark.drawings
 def test_the_page_needs_nothing_but_itself(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     page = written(outputs(), runs, tmp_path / "report")
     assert page.count('<img src="data:image/png;base64,') == 5 + 2
@@ -141,6 +142,7 @@ def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tm
     assert "a comparison needs two" in page and "side by side" not in page
 
 
+@pytest.mark.drawings
 def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     """In another process with another hash seed and another clock."""
     out = outputs()

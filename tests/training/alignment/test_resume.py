@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from runs import EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content, sealed
 
-from epsilon_dpo.methods.interface import Method
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json
@@ -60,15 +59,19 @@ def killed(run, kill, entry):
     run("resumed", entry, track=track)
 
 
+STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}
+
+
 def resumed_by_itself(name):
     """What a method keeps of its own is resumed by its own code; of the others, DPO stands for all."""
-    keeps = type(method_of(name, RUNS[name])).state_dict is not Method.state_dict
-    return name if keeps or name == "dpo" else pytest.param(name, marks=pytest.mark.campaign)
+    return name if name in STATES or name == "dpo" else pytest.param(name, marks=pytest.mark.campaign)
 
 
 @pytest.mark.parametrize("name", [resumed_by_itself(name) for name in RUNS])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_path, name):
     uninterrupted = run("uninterrupted", RUNS[name])
+    if name in STATES:
+        assert_the_state_moves(name, uninterrupted, tmp_path / "uninterrupted-scratch" / "checkpoint-8")
     scratch = tmp_path / "resumed-scratch"
     for kill, left in KILLS.items():
         child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, RUNS[name]))
@@ -80,6 +83,15 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(run, tmp_pa
     resumed = run("resumed", RUNS[name], track=lambda metrics, step: steps.append(step))
     assert steps == [*range(1, 13), 12]  # the rows before the kill are tracked again, then the evaluation
     assert content(resumed) == content(uninterrupted)
+
+
+def assert_the_state_moves(name, folder, checkpoint):
+    """Or the test above would say nothing of it. metrics.json has the numbers of the state, but no list."""
+    start, end = method_of(name, STATES[name]).state_dict(), read_json(folder / "metrics.json")
+    saved = read_json(checkpoint / method_trainer.METHOD_STATE)
+    lists = {key for key, value in start.items() if isinstance(value, list)}
+    assert all(saved[key] != value for key, value in start.items())
+    assert all(end[key] != start[key] for key in start.keys() - lists) and not end.keys() & lists
 
 
 def test_how_often_is_saved_changes_no_byte_and_may_change_in_between(run, tmp_path):
@@ -138,19 +150,6 @@ def test_an_adapter_survives_kills_too(run, tmp_path, entry):
     assert content(resumed) == uninterrupted
     assert not [name for name in uninterrupted if name.endswith("/model.safetensors")]
     assert len(policy_paths(resumed)) == (5 if entry["method"] == "epsilon_dpo" else 1)
-
-
-STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).state_dict()}
-
-
-@pytest.mark.parametrize("name", STATES)
-def test_the_state_does_move(run, name, tmp_path):
-    """Or the test above would say nothing of it. metrics.json has the numbers of the state, but no list."""
-    start, end = method_of(name, STATES[name]).state_dict(), read_json(run("moved", STATES[name]) / "metrics.json")
-    saved = read_json(tmp_path / "moved-scratch" / "checkpoint-8" / method_trainer.METHOD_STATE)
-    lists = {key for key, value in start.items() if isinstance(value, list)}
-    assert all(saved[key] != value for key, value in start.items())
-    assert all(end[key] != start[key] for key in start.keys() - lists) and not end.keys() & lists
 
 
 def test_only_sealed_checkpoints_count(tmp_path, capfd):
