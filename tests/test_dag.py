@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -195,28 +196,47 @@ HEAVY = {
     "scipy.stats",
 }
 TRAINING = {"torch", "transformers"}
-NEEDED: dict[str, set[str]] = {  # by stages that may import the same
-    "check fetch": set(),
-    "validate": {"great_expectations", "pandas", "transformers", "scipy.stats"},
-    "pairs": {"transformers"},
-    "figures report": {"matplotlib"},
-    "align": TRAINING | {"datasets", "pandas"},  # transformers.Trainer brings them
-    "sample kl score": TRAINING,
-}
+NEEDED: list[dict[str, set[str]]] = [  # by stages that may import the same; each entry also what those before it may
+    {
+        "check fetch": set(),
+        "pairs": {"transformers"},
+        "sample kl score": TRAINING,
+        "align": TRAINING | {"datasets", "pandas"},  # transformers.Trainer brings them
+    },
+    {"validate": {"great_expectations", "pandas", "transformers", "scipy.stats"}},
+    {"figures report": {"matplotlib"}},
+]
+IMPORT = """
+import importlib, sys
+
+for modules in {modules}:
+    for module in modules:
+        importlib.import_module(module)
+    print(*sorted({heavy} & set(sys.modules)))
+"""
 
 
-@pytest.mark.parametrize("stages", NEEDED)
-def test_stages_import_nothing_heavy_that_they_do_not_use(stages: str) -> None:
-    """A stage is a process and pays for what it imports: torch 2 s, great_expectations 3 s, mlflow 2 s."""
-    files = {file for stage in stages.split() for file in closure(ROOT / "stages" / f"{stage}.py")}
-    modules = sorted(
+@pytest.mark.parametrize("needed", NEEDED, ids=" ".join)
+def test_stages_import_nothing_heavy_that_they_do_not_use(needed: dict[str, set[str]]) -> None:
+    """A stage is a process and pays for what it imports: torch 2 s, great_expectations 3 s, mlflow 2 s.
+
+    One process imports for all in turn: what is there after a stage's imports holds all that they would bring alone.
+    """
+    assert all(before <= after for before, after in itertools.pairwise(needed.values()))
+    script = IMPORT.format(modules=[imported(stages.split()) for stages in needed], heavy=HEAVY)
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    for (stages, allowed), line in zip(needed.items(), printed.splitlines(), strict=True):
+        assert set(line.split()) <= allowed, stages
+
+
+def imported(stages: list[str]) -> list[str]:
+    """The package's modules that these stages import."""
+    files = {file for stage in stages for file in closure(ROOT / "stages" / f"{stage}.py")}
+    return sorted(
         ".".join(file.relative_to(ROOT / "src").with_suffix("").parts)
         for file in files
         if file.is_relative_to(ROOT / "src")
     )
-    script = f"import sys, {', '.join(modules)}; print(*sorted({HEAVY!r} & set(sys.modules)))"
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert set(printed.split()) <= NEEDED[stages]
 
 
 def test_only_the_writer_imports_mlflow() -> None:

@@ -218,16 +218,18 @@ def test_an_online_run_learns_from_the_scores_of_its_own_answers(project: Path) 
     assert metrics_of(project, f"kl/{ONLINE}")["kl_rev_rb"] >= 0.0
 
 
-TWICE = (f"kl {RUN}", "sft", "judge", f"align {RUN}")  # the run with snapshots
+TWICE = [f"kl {RUN}", "sft", "judge", f"align {RUN}"]  # the run with snapshots
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.campaign)])
-def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path, rounds: int) -> None:
+@pytest.mark.parametrize(
+    "stages", [TWICE[-1:], pytest.param(TWICE * 5, marks=pytest.mark.campaign)], ids=["snapshots", "again and again"]
+)
+def test_a_stage_twice_at_once_is_one_execution(project: Path, tmp_path: Path, stages: list[str]) -> None:
     """Sharing a folder, one of six pairs ended in success without the snapshots."""
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
     (copy / TRACKED).unlink()
-    for stage in TWICE * rounds:
+    for stage in stages:
         name, *run = stage.split()
         command = [sys.executable, "-m", f"stages.{name}", *run]
         settings: dict[str, Any] = {"cwd": copy, "env": environment(copy), "text": True}

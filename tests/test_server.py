@@ -44,7 +44,7 @@ def script(name: str, *arguments: str, **environment: str) -> subprocess.Complet
 
 
 class Site(NamedTuple):
-    """Where Postgres and the store are, and the project with two finished stages in its own mlruns/."""
+    """Where Postgres and the store are, and a project in which the stage check is done."""
 
     database: str
     s3: str
@@ -55,19 +55,29 @@ class Site(NamedTuple):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     from moto.server import ThreadedMotoServer
 
-    project = copy_project(tmp_path_factory.mktemp("server") / "project", tracked=True)
+    project = copy_project(tmp_path_factory.mktemp("server") / "project")
     with_preset(project, "smoke", {})
-    done = dvc(project, "repro", "fetch")
+    done = dvc(project, "repro", "check")
     assert done.returncode == 0, done.stderr
-    # On a loaded machine such short stages end before their store is made, and leave their records waiting.
-    backlog = [sys.executable, "-m", "epsilon_dpo.mlflow_writer.backlog"]
-    subprocess.run(backlog, cwd=project, env=environment(project), check=True)
     store = ThreadedMotoServer(port=0)
     store.start()
     host, port = store.get_host_and_port()
     with postgres("mlflow", "moved") as address:
         yield Site(address, f"http://{host}:{port}", project)
     store.stop()
+
+
+@pytest.fixture
+def own_store(tmp_path: Path) -> Path:
+    """A project with two finished stages in its own mlruns/."""
+    project = copy_project(tmp_path / "project", tracked=True)
+    with_preset(project, "smoke", {})
+    done = dvc(project, "repro", "fetch")
+    assert done.returncode == 0, done.stderr
+    # On a loaded machine such short stages end before their store is made, and leave their records waiting.
+    backlog = [sys.executable, "-m", "epsilon_dpo.mlflow_writer.backlog"]
+    subprocess.run(backlog, cwd=project, env=environment(project), check=True)
+    return project
 
 
 @contextmanager
@@ -161,15 +171,17 @@ def test_a_stage_reports_to_the_server_and_strangers_cannot(site: Site, monkeypa
 @slow
 @pytest.mark.campaign
 @NEEDS_POSTGRES
-def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = site.project / "mlruns/mlflow.db"
+def test_the_projects_own_store_moves_to_the_server(
+    site: Site, own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = own_store / "mlruns/mlflow.db"
     local = MlflowClient(f"sqlite:///{file}")
     before = runs_of(local)
     assert {name for name, *_ in before.values()} == {"check", "fetch"}
     run = next(iter(before))
     local.log_text(run, "an answer", "answers.txt")
     before = runs_of(local)
-    numbers = local.create_experiment("numbers", artifact_location=str(site.project / "mlruns/numbers"))
+    numbers = local.create_experiment("numbers", artifact_location=str(own_store / "mlruns/numbers"))
     local.log_metric(local.create_run(numbers).info.run_id, "loss", 0.5)
     at = settings(
         MLFLOW_BACKEND_STORE_URI=f"{site.database}/moved",
@@ -178,7 +190,7 @@ def test_the_projects_own_store_moves_to_the_server(site: Site, monkeypatch: pyt
         HOST="127.0.0.1",
         PORT=str(free_port()),
     )
-    (broken := site.project / "mlruns/artifacts/broken").symlink_to("nowhere")
+    (broken := own_store / "mlruns/artifacts/broken").symlink_to("nowhere")
     failed = script("mlflow_migrate.py", str(file), **at)
     broken.unlink()
     assert failed.returncode == 1 and "ERROR: nothing was moved: " in failed.stderr, failed.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from direct_tracker import Direct
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
@@ -24,7 +25,7 @@ from epsilon_dpo.mlflow_writer.delivery import Backlog, write_all
 from epsilon_dpo.mlflow_writer.outbox import Outbox
 from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.store import open_store
-from epsilon_dpo.pipeline.observability.tracker import Tracker, deliver_waiting, now
+from epsilon_dpo.pipeline.observability.tracker import deliver_waiting, now
 
 DEAD = "http://127.0.0.1:9"
 
@@ -130,7 +131,7 @@ def test_a_refused_row_is_lost_and_those_of_its_call_are_not(project: Path, capf
 
 
 def test_a_running_stage_loses_no_more_than_a_refused_row(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with Tracker("kl@running", "f" * 64, {}, {}) as tracker:
+    with Direct("kl@running", "f" * 64, {}, {}) as tracker:
         for step in range(1, 5):
             tracker.log_metrics({"x" * (300 if step == 2 else 3): 1.0}, step)
     assert capfd.readouterr().err.count("tracking: MLflow does not take metrics of kl@running (") == 1

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from tracking_server import PATIENCE_S, Server
 
 from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.outbox import RETRY_S
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.child import Leader, start_process
 from epsilon_dpo.pipeline.observability.tracker import Tracker
@@ -38,10 +39,18 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made.stop()
 
 
-def train(name: str, steps: int = STEPS, pause: float = 0.1, kind: type[Tracker] = Tracker) -> None:
+def train(
+    name: str,
+    steps: int = STEPS,
+    pause: float = 0.1,
+    kind: type[Tracker] = Tracker,
+    before_the_last_ten: Callable[[], None] = lambda: None,
+) -> None:
     out = Path("out") / name.replace("@", "/")
     with kind(name, "f" * 64, {"seed": 1}, {"out/sft": "a" * 64}, [out]) as tracker:
         for step in range(1, steps + 1):
+            if step == steps - 9:
+                before_the_last_ten()
             tracker.log_metrics({"loss": 1.0 / step, "beta": 0.1}, step)
             time.sleep(pause)
         out.mkdir(parents=True)
@@ -84,6 +93,15 @@ def deliver_rest() -> None:
         assert time.monotonic() < deadline, "what waits is not delivered"
         (Path("mlruns") / ".unreachable").unlink(missing_ok=True)  # within OUTAGE_S the server would not be asked
         train(f"judge@{uuid.uuid4().hex}", steps=1)
+
+
+def is_back(server: Server) -> None:
+    """Wait until it answers and a stage that still runs has asked it again."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not server.is_up():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(RETRY_S)
 
 
 MOMENTS = [0, *(pytest.param(seed, marks=pytest.mark.campaign) for seed in range(1, 10))]
@@ -147,9 +165,9 @@ def test_a_server_that_was_down_when_the_stage_began(server: Server, capfd: pyte
     train("sft", steps=3)
     assert "no MLflow record of sft for now" in capfd.readouterr().err
     with beside(threading.Thread(target=server.start)):
-        train("align@dpo", steps=STEPS, pause=0.3)
+        train("align@dpo", steps=40, before_the_last_ten=lambda: is_back(server))
     deliver_rest()
-    assert_whole(server, "align@dpo")
+    assert_whole(server, "align@dpo", 40)
     assert_whole(server, "sft", 3)
     assert "record of sft, which had waited in mlruns/pending, is written" in capfd.readouterr().err
     assert not list(pending.folder().iterdir())

@@ -14,14 +14,13 @@ from epsilon_dpo.pipeline.stage.fingerprint import stage_entry
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 FILES = ("dvc.yaml", "external/dvc.yaml")
+# What a shell would run wherever the name stood: in double quotes, without quotes, on a line, in single quotes.
+EVERYWHERE = ["$(touch pwned)", "; touch pwned;", "x\ntouch pwned\n", "'; touch pwned; '"]
 EVIL = [
-    "$(touch pwned)",
+    *EVERYWHERE,
     "`touch pwned`",
-    "; touch pwned;",
     "x && touch pwned",
     "x | touch pwned",
-    "x\ntouch pwned\n",
-    "'; touch pwned; '",
     '"; touch pwned; "',
     "' && touch pwned && echo \"",
 ]
@@ -53,11 +52,11 @@ def test_no_name_of_a_run_is_executed(tmp_path: Path) -> None:
     with (project / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML().dump({"stages": {"align": stage}}, file)
     (project / "stages" / "align.py").write_text(ALIGN)
-    runs(project, {name: {"method": "dpo", "beta": 0.1} for name in [*EVIL, "fine"]})
+    runs(project, {name: {"method": "dpo", "beta": 0.1} for name in [*EVERYWHERE, "fine"]})
     done = dvc(project, "repro", "-s", "-k", "align")
     assert not list(tmp_path.rglob("pwned"))
     assert done.returncode != 0
-    assert done.stderr.count("is no name of a run") == len(EVIL), done.stdout + done.stderr
+    assert done.stderr.count("is no name of a run") == len(EVERYWHERE), done.stdout + done.stderr
     assert (project / "out" / "align" / "fine" / "run").read_text() == "fine"
     assert sorted(os.listdir(project / "out" / "align")) == ["fine", "metrics"]
 

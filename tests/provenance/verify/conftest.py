@@ -3,6 +3,7 @@
 What a stage computes can be moved through the environment, as a processor or a race would move it.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,10 +68,10 @@ stages:
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of the test, its result recorded."""
-    root = tmp_path / "project"
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after `dvc repro`, made once."""
+    root = tmp_path_factory.mktemp("verify") / "project"
     for name, text in {
         "data.py": DATA,
         "train.py": TRAIN,
@@ -85,11 +86,25 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / name).write_text(text)
     for command in (["git", "init", "-q"], [str(BIN / "dvc"), "init", "-q"]):
         subprocess.run(command, cwd=root, check=True)
-    monkeypatch.chdir(root)
+    with pytest.MonkeyPatch.context() as patch:
+        as_recorded(patch)
+        repro(root)
+    return root
+
+
+def as_recorded(patch: pytest.MonkeyPatch) -> None:
+    """Of the environment, what a stage and its verification meet."""
     for name in ("MLFLOW_TRACKING_URI", "ATEN_CPU_CAPABILITY", "DVC_ROOT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", f"{BIN}:/usr/bin:/bin")
-    repro(root)
+        patch.delenv(name, raising=False)
+    patch.setenv("PATH", f"{BIN}:/usr/bin:/bin")
+
+
+@pytest.fixture
+def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of the test, a copy with its result recorded."""
+    root = shutil.copytree(recorded, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(root)
+    as_recorded(monkeypatch)
     return root
 
 

@@ -214,6 +214,7 @@ def test_two_processes_give_the_samples_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.campaign  # test_decoding.py has the refusal, tests/training/test_processes.py what a process refuses
 def test_what_a_process_refuses_is_said_in_one_sentence(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, two_processes: Callable[[str], None]
 ) -> None:

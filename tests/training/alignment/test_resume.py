@@ -126,6 +126,7 @@ def test_snapshots_survive_kills_too(run, tmp_path):
         child = multiprocessing.get_context("fork").Process(target=killed, args=(run, kill, entry))
         child.start()
         child.join(120)
+        assert child.exitcode == -signal.SIGKILL, kill
     assert content(run("resumed", entry)) == content(uninterrupted)
     snapshot, ended = content(uninterrupted / kept[-1] / "model"), run("ended", EPSILON_DPO)
     assert snapshot.keys() == content(ended / "model").keys()

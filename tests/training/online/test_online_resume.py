@@ -64,7 +64,8 @@ def killed(online, name, kind, number, changes):
     online("resumed", ENTRIES[name], score=score, save_steps=every_second(name), **changes)
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+# Several updates of a generation are PPO's, too.
+@pytest.mark.parametrize("name", ["rloo", pytest.param("rloo_again", marks=pytest.mark.campaign), "ppo"])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(online, tmp_path, name):
     survives(online, tmp_path, name, {})
 
