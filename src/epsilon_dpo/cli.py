@@ -81,7 +81,7 @@ def _add_forecast(commands: Any) -> None:
     forecast.add_argument("--pairs", type=_positive, metavar="N", help="training pairs, before they are fetched")
     forecast.add_argument("--gpus", type=_count, default=1, metavar="N", help="0: the CPU (default 1)")
     forecast.add_argument("--gpu-memory", type=_amount, metavar="GB", help="of one: say whether it fits")
-    forecast.add_argument("--peak-tflops", type=_amount, metavar="T", help="of one GPU (default: an H100's)")
+    forecast.add_argument("--peak-tflops", type=_amount, metavar="T", help="of one GPU in bf16 (default: an H100's)")
     forecast.add_argument("--mfu", type=_share, default=0.35, metavar="F", help="share of the peak (default 0.35)")
     forecast.add_argument(
         "--shard", choices=("fsdp", "none"), default="fsdp", help="several GPUs share out weights, or hold all of them"

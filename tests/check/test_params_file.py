@@ -143,9 +143,10 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
         load_file(edited(tmp_path, old, new))
-    assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 600, "a refusal shows the value that is wrong, not the whole file"
+    said = str(error.value).replace(f"{tmp_path}/", "")
+    assert sentence in said
+    assert "\n" not in said
+    assert len(said) < 600, "a refusal shows the value that is wrong, not the whole file"
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,9 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     Raises:
         UserError: one sentence per problem.
     """
-    params = parse(ParamsFile, read_yaml(path))
+    params = parse(ParamsFile, read_yaml(path), file=path)
     _require_positions(params, path)
-    methods = {name: method_of(name, config) for name, config in params.runs.items()}
+    methods = {name: method_of(name, config, path) for name, config in params.runs.items()}
     trained: dict[str, str] = {}
     for name, method in methods.items():
         twin = trained.setdefault(_training(method.config, params), name)

@@ -25,7 +25,8 @@ class Sizes:
         projections: those of linear layers but the output's: what a token is multiplied with.
         vocabulary, hidden: sides of the output projection.
         layers: that a token passes.
-        attention, keys: width of all heads of queries, and of those of keys, which are as wide as those of values.
+        attention, keys: width of all heads of queries, and of those of keys, which are as wide as those of values; the
+            mean over layers, some of which may have none.
         largest_layer: parameters of the largest decoder layer, which FSDP gathers at once.
         outside_layers: parameters that belong to no layer: embeddings, output projection, last norm.
         largest_projection: parameters of one.
@@ -37,8 +38,8 @@ class Sizes:
     vocabulary: int
     hidden: int
     layers: int
-    attention: int
-    keys: int
+    attention: float
+    keys: float
     largest_layer: int
     outside_layers: int
     largest_projection: int
@@ -53,9 +54,12 @@ def config_of(base: Base, file: Path | None = None, where: str = "base") -> PreT
         where: the block's name in params.yaml.
 
     Raises:
-        UserError: it is not at hand (nothing is fetched from the Hub), or transformers does not know it.
+        UserError: `file` or the model's own is not at hand (nothing is fetched from the Hub), or transformers does not
+            know it.
     """
     if file is not None:
+        if not file.exists():
+            raise UserError(f"{file} does not exist; --model-config takes the config.json of a model.")
         return _read(file)
     if isinstance(base, EmbeddedModel):
         return gemma2_config(base, base.vocab_size)
@@ -118,8 +122,7 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
         module for module in named.values() if isinstance(module, nn.ModuleList) and len(module) == _layers(config)
     )
     layers = [_count(layer) for layer in blocks]
-    attention = config.num_attention_heads * _head_dim(config)
-    keys = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * _head_dim(config)
+    attention, keys = _widths(config, blocks)
     return Sizes(
         parameters=_count(model),
         projections=sum(module.weight.numel() for module in linear),
@@ -144,6 +147,28 @@ def _layers(config: PreTrainedConfig) -> int:
     return found
 
 
-def _head_dim(config: PreTrainedConfig) -> int:
-    found: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _widths(config: PreTrainedConfig, layers: nn.ModuleList) -> tuple[float, float]:
+    """Of the heads of queries and of keys, from the modules: layers may differ in them (Gemma 4), take keys from others
+    (Gemma 4) or have no attention (LFM2, Qwen 3.5)."""
+    found = [module for layer in layers for module in layer.modules() if isinstance(_head_dim(module), int)]
+    if not found:
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return float(config.num_attention_heads * width), float(_key_heads(config) * width)
+    attention = sum(config.num_attention_heads * _head_dim(module) for module in found)
+    own = [
+        child.out_features
+        for module in found
+        for name, child in module.named_children()
+        if name == "k_proj" and isinstance(child, nn.Linear)
+    ]
+    keys = sum(own) if own else sum(_key_heads(config) * _head_dim(module) for module in found)
+    return attention / len(layers), keys / len(layers)
+
+
+def _head_dim(module: nn.Module) -> Any:
+    return getattr(module, "head_dim", None)
+
+
+def _key_heads(config: PreTrainedConfig) -> int:
+    found: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return found

@@ -17,6 +17,8 @@ from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.needs import Needs
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 
 
 def forecast(asked: argparse.Namespace) -> str:
@@ -34,18 +36,27 @@ def forecast(asked: argparse.Namespace) -> str:
         shard=asked.shard,
         threads=params.threads,
     )
-    of, needs = needs_of(params, machine, asked.model_config, asked.pairs)
+    others = asked.model_config is not None or asked.pairs is not None
+    own = asked.params.resolve() == PARAMS_FILE.resolve() and not others
+    try:
+        of, needs = needs_of(params, machine, asked.model_config, asked.pairs, own)
+    except ValueError as error:  # of transformers: a model that runs in no form which a stage would give it
+        raise UserError(f"The model of base cannot be simulated ({first_line(error)}); choose another.") from error
     return as_json(of, needs) if asked.json else table(of, needs)
 
 
 def needs_of(
-    params: ParamsFile, machine: Machine, model_config: Any = None, pairs: int | None = None
+    params: ParamsFile, machine: Machine, model_config: Any = None, pairs: int | None = None, own: bool = False
 ) -> tuple[Given, list[Needs]]:
-    """Of every stage that loads a model; other arguments as of the command."""
+    """Of every stage that loads a model; other arguments as of the command.
+
+    Args:
+        own: whether `params` are the project's, so that out/pairs, if it is there, is made from them.
+    """
     logging.getLogger("transformers").setLevel(logging.ERROR)  # hints for those who would train the model made here
     config = config_of(params.base, model_config)
-    of = given(params, config, machine, lengths_of("train", params.tokens, pairs or _pairs(params)))
-    evaluation = lengths_of("eval", params.tokens, _evaluation_pairs(params))
+    of = given(params, config, machine, lengths_of("train", params.tokens, pairs or _pairs(params), own))
+    evaluation = lengths_of("eval", params.tokens, _evaluation_pairs(params), own)
     sft = of_sft(of)
     found = [*([] if sft is None else [sft]), *of_align(of), of_sample(of, evaluation)]
     return of, [*found, of_kl(of, evaluation), of_monotonicity(of, evaluation), *of_judge(of)]

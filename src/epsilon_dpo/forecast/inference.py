@@ -4,10 +4,12 @@ import torch
 
 from epsilon_dpo.forecast.flops import Products, flops, of_sampling
 from epsilon_dpo.forecast.lengths import Form, Lengths, two_rows
+from epsilon_dpo.forecast.live import ACTIVATIONS
 from epsilon_dpo.forecast.memory import Memory, unsharded
 from epsilon_dpo.forecast.needs import Needs, hours
-from epsilon_dpo.forecast.simulation import Rows, passes
-from epsilon_dpo.forecast.trainings import BYTES, Given, policy_dtype
+from epsilon_dpo.forecast.simulation import Rows, passes, reading
+from epsilon_dpo.forecast.trainings import BYTES, Given, methods_of, policies_of, policy_dtype
+from epsilon_dpo.sampling.answers.decoding import PROMPTS_AT_ONCE
 
 PASS = Products(projections=2, attention=2, head=2)  # of policy and reference
 LOGITS = 3  # tensors of next-token logits at once: the model's, by temperature, with noise
@@ -18,22 +20,27 @@ def of_sample(of: Given, evaluation: Lengths) -> Needs:
     """A cache of keys and values, 2 x layers x width of keys per token, is what grows (Pope et al. 2022, arXiv
     2211.05102, section 3.3); each row has as many columns as the longest."""
     params, sizes, sample = of.params, of.sizes, of.params.sample
-    width = BYTES[policy_dtype(params)]
+    # An aligned adapter is merged in float32 too (models/policy/folder.py).
+    dtype = policy_dtype(params) if params.align.lora is None else torch.float32
+    width = BYTES[dtype]
     prompt = int(evaluation.prompt.max()) if evaluation.measured else params.tokens.max_prompt_length
     columns = prompt + sample.max_new_tokens
     cache = 2.0 * sizes.layers * sizes.keys * width * sample.batch_size * columns
+    prompts = Rows(min(PROMPTS_AT_ONCE, sample.batch_size), prompt, 1)
+    read = reading(of.config, dtype, prompts).peak[ACTIVATIONS]
     memory = Memory(
         weights=sizes.parameters * width,
         gradients=0.0,
         optimizer=0.0,
         reference=0.0,
-        activations=cache + 2 * cache / sizes.layers,  # of one layer at a time a second one is made
+        # Of one layer at a time a second one is made; and new prompts are read beside the answers that go on.
+        activations=cache + max(2 * cache / sizes.layers, read),
         head=LOGITS * 4.0 * sizes.vocabulary * sample.batch_size,
         other=0.0,
     )
     answers = _answers(of, evaluation)
     one = of_sampling(sizes, float(evaluation.prompt.mean()) if evaluation.measured else prompt, sample.max_new_tokens)
-    work = None if answers is None else answers * one * (1 + len(params.runs))
+    work = None if answers is None else answers * one * (1 + policies_of(of, methods_of(of)))
     note = VLLM if sample.backend == "vllm" else ""
     gpus = of.machine.gpus  # each process of a launcher answers its share of the prompts
     # No time: a step of decoding reads all weights for one token of each row, so that FLOPs say little of it.
@@ -41,15 +48,17 @@ def of_sample(of: Given, evaluation: Lengths) -> Needs:
 
 
 def of_kl(of: Given, evaluation: Lengths) -> Needs:
-    """Reference's answers, policy's and chosen ones under both models, in float32 (analysis/kl/records.py)."""
+    """Reference's answers, policies' and all chosen ones under both models, in float32 (analysis/kl/records.py)."""
     block, sample = of.params.kl, of.params.sample
     prompt = int(evaluation.prompt.max()) if evaluation.measured else of.params.tokens.max_prompt_length
-    longest = max(sample.max_new_tokens, int(evaluation.chosen.max()) if evaluation.measured else 0)
-    rows = Rows(block.batch_size, prompt + longest, block.batch_size * longest)
+    longest = max(sample.max_new_tokens, int(evaluation.chosen.max()))
+    columns = max(prompt + sample.max_new_tokens, int((evaluation.prompt + evaluation.chosen).max()))
+    rows = Rows(block.batch_size, columns, block.batch_size * longest)
     memory = unsharded(passes(of.config, torch.float32, rows, block.token_chunk, of.machine.device))
     form = Form(rows.columns, rows.columns, float(rows.columns) ** 2, longest, longest)
-    answers = _answers(of, evaluation)
-    work = None if answers is None else 3 * answers * flops(of.sizes, form, PASS) * len(of.params.runs)
+    answers, pairs, work = _answers(of, evaluation), evaluation.count, None
+    if answers is not None and pairs is not None:
+        work = policies_of(of, methods_of(of)) * (2 * answers + pairs) * flops(of.sizes, form, PASS)
     time = hours(work, of.machine, False, 1)
     return Needs("kl", list(of.params.runs), memory, min(of.machine.gpus, 1), work, time)
 

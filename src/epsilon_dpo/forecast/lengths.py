@@ -20,11 +20,14 @@ class Lengths:
         prompt, chosen, rejected: one number per pair, or one for all where `measured` is false.
         count: pairs; None: not known before they are fetched.
         measured: whether these are the pairs themselves; else no pair can be longer.
+        passed_over: whether out/pairs is there and holds others.
     """
 
-    def __init__(self, rows: Iterable[tuple[int, int, int]], count: int | None, measured: bool) -> None:
+    def __init__(
+        self, rows: Iterable[tuple[int, int, int]], count: int | None, measured: bool, passed_over: bool = False
+    ) -> None:
         self.prompt, self.chosen, self.rejected = np.array(list(rows), dtype=float).T
-        self.count, self.measured = count, measured
+        self.count, self.measured, self.passed_over = count, measured, passed_over
 
     @property
     def answers(self) -> float:
@@ -84,20 +87,21 @@ def chosen_rows(lengths: Lengths, every_token: bool) -> Form:
     )
 
 
-def lengths_of(split: str, tokens: Tokens, count: int | None) -> Lengths:
+def lengths_of(split: str, tokens: Tokens, count: int | None, own: bool) -> Lengths:
     """Of the pairs of a split, `train` or `eval`.
 
     Args:
         count: how many there are where neither out/pairs nor out/validate says it; None: not known.
+        own: whether out/ is what is asked about; another file's pairs, or another tokenizer's, have other lengths.
     """
     file = PAIRS / f"{split}.jsonl"
-    if file.is_file() and (rows := [_lengths(row) for row in JsonlFile(file)]):
+    if own and file.is_file() and (rows := [_lengths(row) for row in JsonlFile(file)]):
         return Lengths(rows, len(rows), measured=True)
     validated = VALIDATED / f"{split}.jsonl"
-    if validated.is_file():
+    if own and validated.is_file():
         count = count_lines(validated)
     longest = tokens.max_length - 1
-    return Lengths([(1, longest, longest)], count, measured=False)
+    return Lengths([(1, longest, longest)], count, measured=False, passed_over=not own and file.is_file())
 
 
 def _lengths(row: dict[str, Any]) -> tuple[int, int, int]:

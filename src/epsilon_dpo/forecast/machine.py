@@ -20,7 +20,7 @@ class Machine:
     """Attributes:
     gpus: 0: the stages run on the CPU.
     memory: bytes of each; None: not asked.
-    peak: FLOP/s of each; None: an H100's, or of `threads` cores.
+    peak: FLOP/s of each, of a GPU in bfloat16; None: an H100's, or of `threads` cores.
     mfu: share of the peak that is reached.
     shard: whether several GPUs share out weights and states (FSDP2), or each holds all (DDP).
     """
@@ -44,13 +44,16 @@ class Machine:
     def shards(self) -> bool:
         return self.shard == "fsdp" and self.gpus > 1
 
+    def peak_in(self, bf16: bool) -> float:
+        """FLOP/s of one process; of a given GPU in float32 the share that an H100 has of its own."""
+        if not self.gpus:
+            return self.peak or CPU_CORE * self.threads
+        peak = self.peak or H100_BF16
+        return peak if bf16 else peak * H100_FP32 / H100_BF16
+
     def speed(self, bf16: bool) -> float:
         """FLOP/s that one process reaches."""
-        if self.peak is not None:
-            return self.mfu * self.peak
-        if not self.gpus:
-            return self.mfu * CPU_CORE * self.threads
-        return self.mfu * (H100_BF16 if bf16 else H100_FP32)
+        return self.mfu * self.peak_in(bf16)
 
 
 @dataclass(frozen=True)

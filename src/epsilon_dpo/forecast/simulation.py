@@ -22,12 +22,13 @@ from epsilon_dpo.models.logps.head import head_of
 from epsilon_dpo.models.logps.kernel import VOCAB_TILE, Reference, token_logps
 from epsilon_dpo.models.logps.shared_prompt import SharedPrompt, shared_prompt_inputs
 from epsilon_dpo.models.logps.tiles import StepPrecision
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
 from epsilon_dpo.training.alignment.reference_model import disable_dropout
 from epsilon_dpo.training.loop.params import LoRA
 
 Device = Literal["cpu", "cuda"]
-References = Literal["none", "separate", "moving", "without adapter"]
+References = Literal["none", "separate", "moving", "without adapter", "moving adapter"]
 
 
 class Rows(NamedTuple):
@@ -36,6 +37,7 @@ class Rows(NamedTuple):
     rows: int
     columns: int
     scored: int  # answer tokens in all rows
+    shared: bool = False  # whether a row is an entire pair (align.share_prompt)
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,16 @@ def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Score
         if not how.gradient_checkpointing:
             recompute_attention(policy)
         live.label = REFERENCE
-        count = {"none": 0, "separate": 1, "moving": 2, "without adapter": 0}[scored.reference]
+        count = {"none": 0, "separate": 1, "moving": 2, "without adapter": 0, "moving adapter": 0}[scored.reference]
         references = [model_of(config, how.dtype).requires_grad_(False).eval() for _ in range(count)]
         for reference in references:
             disable_dropout(reference)
         if scored.reference == "without adapter":
             references = [policy]
+        follower = []
+        if scored.reference == "moving adapter":  # a second adapter follows; the base without any is the start
+            follower = [torch.empty_like(weight) for weight in policy.parameters() if weight.requires_grad]
+            references = [policy, policy]
         live.label = ACTIVATIONS
         labels, tile = torch.zeros(rows.scored, dtype=torch.long), VOCAB_TILE[how.device]
 
@@ -131,7 +137,9 @@ def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Score
             del found, against
             _backward(loss, hidden, live)
 
-        return _simulated(micro_batch, policy, how, live)
+        found = _simulated(micro_batch, policy, how, live)
+        del follower  # alive until here
+        return found
 
 
 def sft_step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
@@ -185,6 +193,16 @@ def passes(config: PreTrainedConfig, dtype: torch.dtype, rows: Rows, token_chunk
         live.label = HEAD
         labels = torch.zeros(rows.scored, dtype=torch.long)
         token_logps(hidden, head_of(policy), labels, token_chunk, against, vocab_tile=VOCAB_TILE[device])
+        return Simulated(live.peak, live.working_peak)
+
+
+def reading(config: PreTrainedConfig, dtype: torch.dtype, rows: Rows) -> Simulated:
+    """One model reads prompts without gradient, as stage sample does before it answers them."""
+    with without_memory() as live, torch.no_grad():
+        model = model_of(config, dtype).eval()
+        live.label = ACTIVATIONS
+        live.forget_peaks()
+        _hidden(model, rows)
         return Simulated(live.peak, live.working_peak)
 
 
@@ -262,13 +280,27 @@ def _frozen(model: PreTrainedModel, rows: Rows) -> Reference:
 def _hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The last hidden states that predict answers, [scored, H].
 
-    The masks are those of a shared prompt, which have the size of any others.
+    Raises:
+        UserError: the architecture does not take a pair as one row.
     """
-    shape = rows.rows, rows.columns
-    ids = torch.zeros(shape, dtype=torch.long)
-    form = SharedPrompt(ids, ids, ids)
-    states: Tensor = model.base_model(input_ids=ids, **shared_prompt_inputs(model, form), use_cache=False)[0]
+    ids = torch.zeros(rows.rows, rows.columns, dtype=torch.long)
+    states = _shared_states(model, ids) if rows.shared else _states(model, ids, attention_mask=torch.ones_like(ids))
     return states.flatten(0, 1).index_select(0, torch.zeros(rows.scored, dtype=torch.long))
+
+
+def _states(model: PreTrainedModel, ids: Tensor, **inputs: Any) -> Tensor:
+    found: Tensor = model.base_model(input_ids=ids, use_cache=False, **inputs)[0]
+    return found
+
+
+def _shared_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    try:
+        return _states(model, ids, **shared_prompt_inputs(model, SharedPrompt(ids, ids, ids)))
+    except Exception as error:  # as pair_logps.check_shared_prompt says: there is no list of what foreign code raises
+        raise UserError(
+            f"align.share_prompt: true is not possible for {type(model).__name__} ({first_line(error)}); set it to "
+            "false in params.yaml."
+        ) from error
 
 
 def _backward(loss: Tensor, hidden: Tensor, live: LiveBytes) -> None:

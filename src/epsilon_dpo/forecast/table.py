@@ -63,10 +63,13 @@ def _assumptions(of: Given, needs: list[Needs]) -> list[str]:
     else:
         pairs = "an unknown number of pairs (--pairs N)" if train.count is None else f"{train.count:,} pairs"
         lengths = f"{pairs}, each as long as tokens.max_length allows: memory, FLOPs and hours are upper bounds"
-    if machine.peak is not None:
-        peak = f"{machine.peak / 1e12:g} TFLOP/s"
+        lengths += f"; {PAIRS} is of the project's own params.yaml and not used" * train.passed_over
+    if machine.gpus:
+        whose = "an H100's peak" if machine.peak is None else "the given peak"
+        bf16, float32 = (machine.peak_in(half) / 1e12 for half in (True, False))
+        peak = f"{whose} ({bf16:g} TFLOP/s in bf16, {float32:.3g} in float32)"
     else:
-        peak = "an H100's peak (989 TFLOP/s in bf16, 67 in float32)" if machine.gpus else "0.1 TFLOP/s a thread"
+        peak = "0.1 TFLOP/s a thread" if machine.peak is None else f"{machine.peak / 1e12:g} TFLOP/s"
     return [
         f"{lengths[0].upper()}{lengths[1:]}.",
         f"Hours: FLOPs at {machine.mfu:g} of {peak}, an assumption; all runs of a line one after the other.",
@@ -93,13 +96,22 @@ def _remedy(of: Given, most: Needs) -> str:
     """The key that helps most, the cheaper ones first."""
     memory, machine = most.memory, of.machine
     block = {"sft": of.params.sft, "align": of.params.align}.get(most.stage)
-    if memory is None or block is None:
-        return f"lower {most.stage}.batch_size"
+    assert memory is not None
     room = (1 - RESERVE) * (machine.memory or 0) - (memory.total - memory.activations - memory.head)
+    if block is None:
+        what = _key_of_batch(of, most.stage)
+        return f"lower {what}" if room > 0 else f"no {what} changes that, take a larger GPU for this stage"
     if room > 0:
         return _smaller_batch(most.stage, block)
     more = f"--gpus {2 * machine.processes}" if machine.shards or machine.gpus <= 1 else "--shard fsdp"
     return f"take more GPUs with FSDP ({more})" + ("" if block.lora else f", or set {most.stage}.lora")
+
+
+def _key_of_batch(of: Given, stage: str) -> str:
+    """The judge's is that of its own block, whichever of the two stages asks it."""
+    if stage not in ("judge", "score"):
+        return f"{stage}.batch_size"
+    return "judge.micro_batch_size" if hasattr(of.params.judge, "micro_batch_size") else "judge.batch_size"
 
 
 def _smaller_batch(stage: str, block: Adaptable) -> str:

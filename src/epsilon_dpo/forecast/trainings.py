@@ -1,7 +1,7 @@
 """The trainings of params.yaml: stage sft, and stage align by what its runs compare the policy with."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,31 +68,39 @@ def of_sft(of: Given) -> Needs | None:
     products = of_training(block.lora is not None, block.gradient_checkpointing, recomputed_attention=False)
     work = _work(of, block, form, products)
     disk = _disk(of, block, step, base_dtype(of.params), policies=1, moving=False)
-    return Needs("sft", [], memory, of.machine.gpus, work, hours(work, of.machine, block.bf16), disk, "")
+    time = hours(work, of.machine, _in_bf16(block, base_dtype(of.params)))
+    return Needs("sft", [], memory, of.machine.gpus, work, time, disk, "")
 
 
 def of_align(of: Given) -> list[Needs]:
     """One for each kind of reference that runs need; FLOPs, time and disk of all of its runs."""
     kinds: dict[References, list[str]] = {}
-    methods = {name: method_of(name, entry) for name, entry in of.params.runs.items()}
+    methods = methods_of(of)
     for name, method in methods.items():
         kinds.setdefault(_reference(method, of.params.align.lora is not None), []).append(name)
     return [_of_kind(of, kind, {name: methods[name] for name in names}) for kind, names in kinds.items()]
 
 
+def methods_of(of: Given) -> dict[str, AnyMethod]:
+    """By run."""
+    return {name: method_of(name, entry) for name, entry in of.params.runs.items()}
+
+
 def _reference(method: AnyMethod, adapter: bool) -> References:
     if not method.needs_reference:
         return "none"
+    moves = isinstance(method, Method) and method.moves_reference
     if adapter:
-        return "without adapter"
-    return "moving" if isinstance(method, Method) and method.moves_reference else "separate"
+        return "moving adapter" if moves else "without adapter"
+    return "moving" if moves else "separate"
 
 
 def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Needs:
     block = of.params.align
     form = (shared_rows if block.share_prompt else two_rows)(of.train)
     batch = batch_of(block)
-    rows = Rows(batch.micro * (1 if block.share_prompt else 2), form.columns, batch.micro * form.most_scored)
+    texts = batch.micro * (1 if block.share_prompt else 2)
+    rows = Rows(texts, form.columns, batch.micro * form.most_scored, block.share_prompt)
     pairwise = [method for method in methods.values() if isinstance(method, Method)]
     scored = Scored(
         kind,
@@ -102,7 +110,8 @@ def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Need
         kl_gradient=any(method.kl_gradient for method in pairwise),
     )
     dtype = policy_dtype(of.params)
-    references = {"none": 0, "separate": 1, "moving": 2, "without adapter": 1}[kind]
+    references = {"none": 0, "separate": 1, "moving": 2, "without adapter": 1, "moving adapter": 2}[kind]
+    moves = kind in ("moving", "moving adapter")
     models = 1 + references if kind in ("separate", "moving") else 1
     memory, step = _memory(of, block, dtype, batch, models, lambda how: alignment_step(of.config, how, rows, scored))
     recomputed = of.sizes.eager and not block.gradient_checkpointing
@@ -113,15 +122,20 @@ def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Need
         if isinstance(method, OnlineMethod):
             return None
         passes = references + further_passes(method, accumulates)
-        return _work(of, block, form, plus_references(own, passes, kind == "moving", scored.kl_gradient))
+        return _work(of, block, form, plus_references(own, passes, moves, scored.kl_gradient))
 
     works = [work_of(method) for method in methods.values()]
     work = None if None in works else math.fsum(works)  # type: ignore[arg-type]  # there is no None in it
-    policies = sum(1 + _snapshots(of, block, method) for method in methods.values())
-    disk = _disk(of, block, step, dtype, policies, kind == "moving")
+    disk = _disk(of, block, step, dtype, policies_of(of, methods), moves)
     note = "" if len(pairwise) == len(methods) else "what rloo and ppo draw is not counted"
-    time = hours(work, of.machine, block.bf16)
+    time = hours(work, of.machine, _in_bf16(block, dtype))
     return Needs("align", list(methods), memory, of.machine.gpus, work, time, disk, note)
+
+
+def _in_bf16(block: Adaptable, dtype: torch.dtype) -> bool:
+    """Whether the products are: under autocast, of weights that are, and of quantised ones (adapters._quantised)."""
+    in_4_bits = block.lora is not None and block.lora.quantise is not None
+    return block.bf16 or dtype is torch.bfloat16 or in_4_bits
 
 
 def _memory(
@@ -167,6 +181,11 @@ def further_passes(method: Method[Any], accumulates: bool) -> int:
     return 2 * int(method.mismatched) + ahead
 
 
+def policies_of(of: Given, methods: Mapping[str, AnyMethod]) -> int:
+    """How many these runs keep."""
+    return sum(1 + _snapshots(of, of.params.align, method) for method in methods.values())
+
+
 def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
     """Policies that a run keeps beside the last one."""
     every = method.config.snapshot_epochs
@@ -176,5 +195,5 @@ def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
 def _disk(of: Given, block: Adaptable, step: Simulated, dtype: torch.dtype, policies: int, moving: bool) -> Disk:
     full = of.sizes.parameters * BYTES[dtype]
     model = full if block.lora is None else 4 * step.trained
-    checkpoint = model + 2 * step.trained_bytes + (full if moving else 0)
+    checkpoint = model + 2 * step.trained_bytes + (model if moving else 0)
     return Disk(out=policies * model, scratch=AT_ONCE * checkpoint)

@@ -42,8 +42,8 @@ def _class_of(method: str) -> type[AnyMethod]:
     return found
 
 
-def method_of(name: str, config: dict[str, Any]) -> AnyMethod:
-    """The method of run `name` at its starting state; `config` is the run's entry in params.yaml.
+def method_of(name: str, config: dict[str, Any], file: Path = PARAMS_FILE) -> AnyMethod:
+    """The method of run `name` at its starting state; `config` is the run's entry in `file`.
 
     Raises:
         UserError: no such method, an unknown or missing key, or a value that the method refuses.
@@ -51,11 +51,11 @@ def method_of(name: str, config: dict[str, Any]) -> AnyMethod:
     where = f"runs.{name}"
     names = method_names()
     if "method" not in config:
-        raise UserError(f"{PARAMS_FILE}: key '{where}.method' is missing; add one of: {', '.join(names)}.")
+        raise UserError(f"{file}: key '{where}.method' is missing; add one of: {', '.join(names)}.")
     method = config["method"]
     if method not in names:
         near = difflib.get_close_matches(str(method), names, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"{PARAMS_FILE}: {where}.method = {method!r} is unknown; {hint}Methods: {', '.join(names)}.")
+        raise UserError(f"{file}: {where}.method = {method!r} is unknown; {hint}Methods: {', '.join(names)}.")
     found = _class_of(method)
-    return found(parse(found.Config, config, where))
+    return found(parse(found.Config, config, where, file))

@@ -91,8 +91,8 @@ def _parsed(content: bytes) -> Any:
     return YAML(typ="safe", pure=True).load(content)
 
 
-def parse(model: type[Model], content: Any, where: str = "") -> Model:
-    """`content` as a `model`; `where` is the dotted key of this content in params.yaml.
+def parse(model: type[Model], content: Any, where: str = "", file: Path = PARAMS_FILE) -> Model:
+    """`content` as a `model`; `where` is the dotted key of this content in `file`.
 
     Raises:
         UserError: one sentence per problem: the file, the dotted key, what is wrong, the nearest valid name.
@@ -100,7 +100,7 @@ def parse(model: type[Model], content: Any, where: str = "") -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(" ".join(_sentence(model, problem, where) for problem in error.errors())) from None
+        raise UserError(" ".join(_sentence(model, problem, where, file) for problem in error.errors())) from None
 
 
 def load(view: type[Model], path: Path = PARAMS_FILE, run: str | None = None) -> Model:
@@ -116,7 +116,7 @@ def load(view: type[Model], path: Path = PARAMS_FILE, run: str | None = None) ->
     part = {key: content[key] for key in _keys(view) if key in content}
     if run is not None and isinstance(part.get("runs"), dict):
         part["runs"] = {name: entry for name, entry in part["runs"].items() if name == run}
-    return parse(view, part)
+    return parse(view, part, file=path)
 
 
 def _keys(model: Any) -> list[str]:
@@ -124,29 +124,29 @@ def _keys(model: Any) -> list[str]:
     return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 
-def _sentence(model: type[Strict], problem: Any, where: str) -> str:
+def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
     """One pydantic problem as one sentence with file, dotted key and remedy."""
     location = [str(part) for part in problem["loc"]]
     if location[-1:] == ["[key]"]:  # pydantic's mark for the name itself, which the reason quotes
         if problem["type"] == "string_type":
             of = ".".join(location[:-2])
-            return f"{PARAMS_FILE}: {of} has the name {problem['input']!r}, which is no text in YAML; put it in quotes."
-        return f"{PARAMS_FILE}: {problem['msg'].removeprefix('Value error, ')}."
+            return f"{file}: {of} has the name {problem['input']!r}, which is no text in YAML; put it in quotes."
+        return f"{file}: {problem['msg'].removeprefix('Value error, ')}."
     key = ".".join(([where] if where else []) + location)
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(model, problem["loc"][:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
-        return f"{PARAMS_FILE}: unknown key '{key}'; {hint}"
+        return f"{file}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
         where_to_look = "docs/howto.md has the complete block" if ".lora." in key else "presets/ holds complete files"
-        return f"{PARAMS_FILE}: key '{key}' is missing; add it ({where_to_look})."
+        return f"{file}: key '{key}' is missing; add it ({where_to_look})."
     reason = problem["msg"].removeprefix("Value error, ")
     if not key:  # two blocks do not go together: the reason names them, and the value is the entire file
-        return f"{PARAMS_FILE}: {reason}."
+        return f"{file}: {reason}."
     if isinstance(problem["input"], dict):  # an entire block: the reason names its keys
-        return f"{PARAMS_FILE}: {key} is refused: {reason[:1].lower() + reason[1:]}."
-    return f"{PARAMS_FILE}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
+        return f"{file}: {key} is refused: {reason[:1].lower() + reason[1:]}."
+    return f"{file}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
 
 
 def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:

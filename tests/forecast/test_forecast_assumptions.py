@@ -1,0 +1,240 @@
+"""What a forecast is made from: whose lengths, which type products are in, how many policies and texts there are."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, BloomConfig, LlamaConfig, PreTrainedConfig
+
+from epsilon_dpo.check.params_file import ParamsFile, load_file
+from epsilon_dpo.cli import main
+from epsilon_dpo.forecast.architecture import Sizes, model_of, sizes_of
+from epsilon_dpo.forecast.flops import flops
+from epsilon_dpo.forecast.inference import PASS, of_kl, of_sample
+from epsilon_dpo.forecast.lengths import Form, Lengths
+from epsilon_dpo.forecast.live import ACTIVATIONS, without_memory
+from epsilon_dpo.forecast.machine import Machine
+from epsilon_dpo.forecast.memory import unsharded
+from epsilon_dpo.forecast.needs import Needs, hours
+from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, passes, reading, sft_step
+from epsilon_dpo.forecast.table import table
+from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
+from epsilon_dpo.models.base.params import PretrainedModel
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.training.loop.params import LoRA
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+LINEAR = {f"linear_{kind}": size for kind, size in (("key_head_dim", 8), ("value_head_dim", 8))}
+LINEAR |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+NO_MASK_OF_PAIRS = {
+    "lfm2": AutoConfig.for_model("lfm2", **SIZES, layer_types=["conv", "full_attention"]),
+    "qwen 3.5": AutoConfig.for_model(
+        "qwen3_5_text", **SIZES, **LINEAR, layer_types=["linear_attention", "full_attention"]
+    ),
+    "bloom": BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2),
+}
+ADAPTER = LoRA(r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj"], quantise=None)
+EVALUATION = Lengths([(4, 9, 3), (6, 5, 5)], 2, measured=True)
+
+
+def default(**blocks: dict) -> ParamsFile:
+    params = load_file(ROOT / "params.yaml")
+    changed = {name: getattr(params, name).model_copy(update=values) for name, values in blocks.items()}
+    return params.model_copy(update=changed)
+
+
+def given_llama(params: ParamsFile, machine: Machine | None = None) -> Given:
+    return given(params, LlamaConfig(**SIZES), machine or Machine(), EVALUATION)
+
+
+def in_bfloat16(params: ParamsFile) -> ParamsFile:
+    base = PretrainedModel.model_construct(source="pretrained", dtype="bfloat16")
+    return params.model_copy(update={"base": base})
+
+
+def how(lora: LoRA | None = None) -> How:
+    return How(torch.float32, False, False, lora, False, "cuda")
+
+
+def sizes(config: PreTrainedConfig) -> Sizes:
+    with without_memory():
+        return sizes_of(model_of(config, torch.float32))
+
+
+def test_pairs_of_another_file_are_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The project has short pairs; what is asked about is another file, another model, or another number of pairs."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    shutil.copy(ROOT / "params.yaml", "other.yaml")
+    Path("out/pairs").mkdir(parents=True)
+    for split in ("train", "eval"):
+        ids = {"prompt_ids": [1] * 6, "chosen_ids": [1] * 4, "rejected_ids": [1] * 2}
+        write_jsonl(Path(f"out/pairs/{split}.jsonl"), [ids] * 100)
+    write_json(Path("config.json"), {"model_type": "llama", **SIZES})
+
+    def said(*options: str) -> str:
+        main(["forecast", *options])
+        return capsys.readouterr().out
+
+    assert "Lengths and the number of pairs are those of out/pairs." in said("--params", str(tmp_path / "params.yaml"))
+    aside = "pairs, each as long as tokens.max_length allows: memory, FLOPs and hours are upper bounds; out/pairs is of"
+    assert f"3,000 {aside}" in said("--params", "other.yaml")
+    assert f"3,000 {aside}" in said("--model-config", "config.json")
+    assert f"7 {aside}" in said("--pairs", "7")
+
+
+@pytest.mark.parametrize("config", NO_MASK_OF_PAIRS.values(), ids=NO_MASK_OF_PAIRS)
+def test_models_that_take_no_pair_as_one_row(config: PreTrainedConfig) -> None:
+    rows = Rows(3, 20, 24)
+    assert alignment_step(config, how(), rows, Scored("none", 512)).peak[ACTIVATIONS] > 0
+    assert sft_step(config, how(), rows).peak[ACTIVATIONS] > 0
+    assert passes(config, torch.float32, rows, 512, "cpu").peak[ACTIVATIONS] > 0
+    with pytest.raises(UserError, match=r"align\.share_prompt: true is not possible for \w+ \(.*\); set it to false"):
+        alignment_step(config, how(), rows._replace(shared=True), Scored("none", 512))
+
+
+def test_align_is_simulated_as_share_prompt_says() -> None:
+    """Bloom, in two rows a pair."""
+    bloom = NO_MASK_OF_PAIRS["bloom"]
+    for share_prompt in (False, True):
+        of = given(default(align={"share_prompt": share_prompt}), bloom, Machine(), EVALUATION)
+        if share_prompt:
+            with pytest.raises(UserError, match="share_prompt"):
+                of_align(of)
+        else:
+            assert len(of_align(of)) == 2
+
+
+def test_widths_that_differ_by_layer() -> None:
+    """Gemma 4: full layers have wider heads, and the last two take their keys from those before them."""
+    layers = ["sliding_attention", "full_attention"] * 2
+    own = {"num_hidden_layers": 4, "layer_types": layers, "global_head_dim": 32, "num_kv_shared_layers": 2}
+    per_layer = {"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8}
+    found = sizes(AutoConfig.for_model("gemma4_text", **{**SIZES, **own, **per_layer}))
+    assert found.attention == (2 * 16 + 2 * 32) * 2 / 4 and found.keys == (16 + 32) / 4
+    hybrid = sizes(NO_MASK_OF_PAIRS["lfm2"])
+    assert (hybrid.attention, hybrid.keys) == (32 / 2, 16 / 2)  # one of two layers has attention
+    fused = sizes(NO_MASK_OF_PAIRS["bloom"])
+    assert (fused.attention, fused.keys) == (32, 32)
+
+
+def test_a_merged_adapter_is_sampled_from_in_float32() -> None:
+    plain, merged = (
+        of_sample(given_llama(in_bfloat16(default(align={"lora": lora}))), EVALUATION).memory
+        for lora in (None, ADAPTER)
+    )
+    assert plain is not None and merged is not None
+    assert merged.weights == 2 * plain.weights == 4 * sizes(LlamaConfig(**SIZES)).parameters
+
+
+def test_sampling_reads_prompts_beside_the_answers_that_go_on() -> None:
+    """Of 8 rows at once."""
+    of = given_llama(default(sample={"batch_size": 8}))
+    memory = of_sample(of, Lengths([(100, 5, 5)], 1, measured=True)).memory
+    cache = 2 * 2 * 16 * 4 * 8 * (100 + 64)
+    read = reading(LlamaConfig(**SIZES), torch.float32, Rows(8, 100, 1)).peak[ACTIVATIONS]
+    assert memory is not None and memory.activations == cache + read > 2 * cache
+
+
+def test_a_given_peak_counts_for_bf16() -> None:
+    """312 TFLOP/s of an A100, which has 19.5 in float32."""
+    a100 = Machine(peak=312e12, mfu=1.0)
+    assert a100.speed(True) == 312e12 and 19e12 < a100.speed(False) < 22e12
+    assert Machine(gpus=0, peak=1e12, mfu=1.0).speed(False) == 1e12
+    of = given_llama(default(), a100)
+    said = table(of, [Needs("kl", [], None, 1, None, None)])
+    assert "of the given peak (312 TFLOP/s in bf16, 21.1 in float32)" in said
+
+
+def test_weights_in_bfloat16_are_computed_with_in_bfloat16() -> None:
+    of = given_llama(in_bfloat16(default()))
+    for needs in (of_sft(of), *of_align(of)):
+        assert needs is not None and needs.hours == hours(needs.flops, of.machine, True)
+    in_float32 = given_llama(default())
+    sft = of_sft(in_float32)
+    assert sft is not None and sft.hours == hours(sft.flops, of.machine, False)
+
+
+def test_policies_and_texts_of_kl() -> None:
+    """A run of three epochs with two snapshots, another without; 50 pairs, of 10 of which the prompts are answered."""
+    params = default(align={"num_train_epochs": 3.0}, sample={"max_prompts": 10, "samples_per_prompt": 2})
+    dpo = params.runs["dpo"]
+    params = params.model_copy(update={"runs": {"kept": {**dpo, "snapshot_epochs": 1.0}, "last": dpo}})
+    of, evaluation = given_llama(params), Lengths([(4, 100, 3)], 50, measured=True)
+    kl, sample = of_kl(of, evaluation), of_sample(of, evaluation)
+    one = flops(of.sizes, Form(104, 104, 104.0**2, 100, 100), PASS)
+    assert kl.flops == pytest.approx(4 * (2 * 20 + 50) * one)
+    fewer = of_sample(given_llama(params.model_copy(update={"runs": {"last": dpo}})), evaluation)
+    assert sample.flops == pytest.approx(5 / 2 * fewer.flops)  # and the reference
+
+
+def test_a_chosen_answer_may_be_longer_than_a_drawn_one() -> None:
+    """Before pairs are made: tokens.max_length 160, prompts of up to 64, and 64 new tokens."""
+    of, evaluation = given_llama(default()), Lengths([(1, 159, 159)], 50, measured=False)
+    expected = unsharded(passes(of.config, torch.float32, Rows(32, 160, 32 * 159), 512, "cuda"))
+    assert of_kl(of, evaluation).memory == expected
+
+
+def test_no_batch_size_helps_where_the_weights_do_not_fit() -> None:
+    of = given_llama(default())
+    kl = of_kl(of, EVALUATION)
+    assert kl.memory is not None
+    weights, total = (kl.memory.weights + kl.memory.reference), kl.memory.total
+
+    def said(memory: float) -> str:
+        return table(replace(of, machine=replace(of.machine, memory=memory)), [kl]).splitlines()[-1]
+
+    assert said((weights + total) / 2 / 0.9).endswith("; lower kl.batch_size.")
+    assert said(weights / 2).endswith("; no kl.batch_size changes that, take a larger GPU for this stage.")
+    score = replace(kl, stage="score")
+    machine = replace(of.machine, memory=total)
+    assert table(replace(of, machine=machine), [score]).endswith("; lower judge.micro_batch_size.")
+
+
+def test_a_moving_reference_beside_an_adapter() -> None:
+    """A second adapter in memory, and a pass of the start beside the follower's."""
+    fixed, moving = (
+        unsharded(alignment_step(LlamaConfig(**SIZES), how(ADAPTER), Rows(3, 20, 36), Scored(reference, 512)))
+        for reference in ("without adapter", "moving adapter")
+    )
+    assert moving.reference - fixed.reference == 4 * 2 * 2 * (32 + 32)  # two layers, rank 2
+    both = of_align(given_llama(default(align={"lora": ADAPTER})))
+    assert [needs.runs for needs in both] == [["dpo", "epsilon_dpo"], ["tr_dpo"]]
+    dpo, tr_dpo = both[0].flops / 2, both[1].flops
+    of = given_llama(default())
+    form = Form(16, 16, (16**2 + 16**2) / 2, 11, 12)
+    passed = flops(of.sizes, form, PASS._replace(projections=1, attention=1, head=2))
+    assert tr_dpo - dpo == pytest.approx(2 * passed)  # of two pairs
+
+
+def test_a_config_that_does_not_exist() -> None:
+    with pytest.raises(SystemExit, match=r"nosuch\.json does not exist; --model-config takes the config\.json of a"):
+        main(["forecast", "--params", str(ROOT / "params.yaml"), "--model-config", "nosuch.json"])
+
+
+def test_an_error_names_the_file_that_was_given(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    text = (ROOT / "params.yaml").read_text("utf-8")
+    for old, new in (
+        ("seed: 17", "sead: 17"),
+        ("method: dpo,", "method: dpoo,"),
+        ("{method: dpo, beta:", "{method: dpo, betta:"),
+    ):
+        file.write_text(text.replace(old, new), "utf-8")
+        with pytest.raises(UserError) as refused:
+            load_file(file)
+        assert str(refused.value).startswith(f"{file}: ") and " params.yaml" not in str(refused.value)
