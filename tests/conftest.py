@@ -71,6 +71,12 @@ def leader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Leader]:
 
 
 @pytest.fixture
+def other_order() -> dict[str, str]:
+    """The environment of a process whose sets are in another order than those of this one."""
+    return os.environ | {"PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
+
+
+@pytest.fixture
 def tiny_gemma() -> Callable[..., Gemma2ForCausalLM]:
     """Make a two-layer Gemma-2 (64 tokens, soft-caps on) from a seed, with logits far enough from uniform to matter."""
 

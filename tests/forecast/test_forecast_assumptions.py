@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forecast_sizes import SIZES
 from transformers import AutoConfig, BloomConfig, LlamaConfig, PreTrainedConfig
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
@@ -27,15 +28,6 @@ from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.training.loop.params import LoRA
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-}
 LINEAR = {f"linear_{kind}": size for kind, size in (("key_head_dim", 8), ("value_head_dim", 8))}
 LINEAR |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
 NO_MASK_OF_PAIRS = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forecast_sizes import SIZES
 
 from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.cli import main
@@ -19,17 +20,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 NOT_AT_HAND = [file for file in PRESETS if read_yaml(file)["base"]["source"] == "pretrained"]
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 500,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 8192,
-}
+LLAMA = {**SIZES, "model_type": "llama", "vocab_size": 500, "max_position_embeddings": 8192}
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from forecast_sizes import SIZES
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import addmm_flop, flop_registry
 from transformers import Gemma2Config, LlamaConfig, PreTrainedConfig
@@ -20,15 +21,6 @@ from epsilon_dpo.forecast.trainings import further_passes
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.training.loop.params import LoRA
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-}
 ADAPTER = LoRA(r=1, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj"], quantise=None)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from forecast_sizes import SIZES
 from transformers import Gemma2Config, LlamaConfig
 
 from epsilon_dpo.forecast.architecture import Sizes, model_of, sizes_of
@@ -12,15 +13,6 @@ from epsilon_dpo.forecast.memory import sharded, unsharded
 from epsilon_dpo.forecast.simulation import How, Rows, Scored, Simulated, alignment_step
 from epsilon_dpo.training.loop.params import LoRA
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-}
 # Queries and output 2 x 32 x 32, keys and values 2 x 32 x 16, three sides of the MLP 32 x 64, four norms.
 PROJECTIONS, NORMS = 3072 + 6144, 4 * 32
 LAYER, EMBEDDINGS = PROJECTIONS + NORMS, 64 * 32
@@ -30,7 +22,7 @@ ADAPTER = LoRA(r=2, lora_alpha=4, lora_dropout=0.0, target_modules="all-linear",
 
 
 def gemma(**changes: int) -> Gemma2Config:
-    return Gemma2Config(**{**TINY, **changes})
+    return Gemma2Config(**{**SIZES, **changes})
 
 
 def how(**changes: object) -> How:
@@ -60,7 +52,7 @@ def test_parameters_of_a_tiny_gemma() -> None:
 
 
 def test_an_output_projection_of_its_own_counts() -> None:
-    found = sizes(LlamaConfig(**TINY, tie_word_embeddings=False))
+    found = sizes(LlamaConfig(**SIZES, tie_word_embeddings=False))
     assert found.parameters == 2 * (PROJECTIONS + 2 * 32) + 2 * EMBEDDINGS + 32
     assert found.projections == 2 * PROJECTIONS and not found.eager
 
