@@ -135,7 +135,7 @@ def cutting(variant: str) -> AbstractContextManager[Any]:
     return nullcontext() if variant.endswith("_cut") else patch.object(micro_batches, "cut_by_length", as_drawn)
 
 
-def as_drawn(lengths: Sequence[int], count: int, most: int) -> list[list[int]]:
+def as_drawn(lengths: Sequence[int], count: int | None, most: int) -> list[list[int]]:
     return [list(range(start, min(start + most, len(lengths)))) for start in range(0, len(lengths), most)]
 
 

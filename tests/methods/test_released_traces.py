@@ -72,7 +72,7 @@ def replayed(config: dict[str, Any], share_prompt: bool, folder: Path, monkeypat
             found["grad_norm"].append(float(logs["grad_norm"]))
         return log(self, logs, *args)
 
-    in_order = lambda lengths, count, most: np.arange(len(lengths)).reshape(count, most).tolist()  # noqa: E731
+    in_order = lambda lengths, _, most: np.arange(len(lengths)).reshape(-1, most).tolist()  # noqa: E731
     monkeypatch.setattr(EpsilonDPO, "loss", recorded_loss)
     monkeypatch.setattr(PreferenceTrainer, "log", recorded_log)
     monkeypatch.setattr(PreferenceTrainer, "_get_train_sampler", lambda self, data: SequentialSampler(data))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from epsilon_dpo.training.loop.micro_batches import AT_ONCE, cut_by_length, share_of
+from epsilon_dpo.training.loop.micro_batches import AT_ONCE, FIXED_COST, cut_by_length, share_of
 
 
 def slots(cut, lengths):
@@ -27,6 +27,28 @@ def test_no_cut_of_the_sorted_pairs_within_memory_is_cheaper(seed):
     cuts = [[order[start:end] for start, end in itertools.pairwise(bound)] for bound in bounds]
     allowed = [one for one in cuts if all(slots([places], lengths) <= most * max(lengths) for places in one)]
     assert slots(cut, lengths) == min(slots(one, lengths) for one in allowed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_processor_alone_takes_as_many_micro_batches_as_are_cheapest(seed):
+    """What a micro-batch costs beside its tokens decides: the cheapest of any number, within the same memory."""
+    draw = np.random.default_rng(seed)
+    n, most = int(draw.integers(1, 9)), int(draw.integers(1, 5))
+    lengths = draw.integers(1, 600, n).tolist()
+    cut = share_of(lengths, most, processes=1, rank=0, fewest=False)
+    assert sorted(itertools.chain(*cut)) == list(range(n)) and all(cut)
+
+    cost = lambda one: slots(one, lengths) + FIXED_COST * len(one)  # noqa: E731
+    order = sorted(range(n), key=lambda place: (lengths[place], place))
+    inner = itertools.chain(*(itertools.combinations(range(1, n), count) for count in range(n)))
+    cuts = [[order[start:end] for start, end in itertools.pairwise((0, *one, n))] for one in inner]
+    allowed = [one for one in cuts if all(slots([part], lengths) <= most * max(lengths) for part in one)]
+    assert cost(cut) == min(cost(one) for one in allowed) and cut in [[sorted(p) for p in one] for one in allowed]
+
+
+def test_pairs_that_fit_into_one_micro_batch_are_cut_where_padding_costs_more():
+    assert share_of([100] * 6 + [500] * 2, most=8, processes=1, rank=0, fewest=False) == [[0, 1, 2, 3, 4, 5], [6, 7]]
+    assert share_of([100] * 7 + [120], most=8, processes=1, rank=0, fewest=False) == [[0, 1, 2, 3, 4, 5, 6, 7]]
 
 
 def test_a_micro_batch_of_short_pairs_holds_more_of_them():

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from transformers import Trainer
 
 from epsilon_dpo.training.loop.micro_batches import share_of
 from epsilon_dpo.training.loop.sharding import allow_processors
+
+LARGE = 1_000_000  # weights of a model whose tokens cost a processor more than the start of a micro-batch
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,19 @@ class WholeSteps(ReadsAll):
     def shared_out(self, rows: Sequence[Any]) -> list[list[int]]:
         """This process's micro-batches of `rows`, as places in them."""
         lengths = [self.row_length(row) for row in rows]
-        most = self.args.per_device_eval_batch_size
-        return share_of(lengths, most, self.accelerator.num_processes, self.accelerator.process_index)
+        most, accelerator = self.args.per_device_eval_batch_size, self.accelerator
+        return share_of(lengths, most, accelerator.num_processes, accelerator.process_index, self._fewest)
+
+    @cached_property
+    def _fewest(self) -> bool:
+        """Whether more micro-batches than must be cost more than less padding saves.
+
+        Processes wait for each other in each of them; a GPU, and a processor with a small model, take longer to start
+        one than to compute its tokens.
+        """
+        assert self.model is not None
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        return self.accelerator.num_processes > 1 or self.args.device.type != "cpu" or weights < LARGE
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Gradients of a step; this process's part of its mean loss, times the number of processes, which the means
