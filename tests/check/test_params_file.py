@@ -68,6 +68,34 @@ def test_what_is_to_be_sampled_counts_too_and_a_hub_model_by_its_cached_config(
         load_file(path)
 
 
+@pytest.mark.parametrize(
+    ("sft", "align", "refused"),
+    [
+        ("lora", "lora", None),
+        ("lora", "all", None),  # what is aligned is merged in float32
+        ("all", "lora", "sft"),
+        (None, "lora", None),
+        (None, "all", "align"),
+    ],
+)
+def test_weights_in_bfloat16_are_not_trained_themselves(
+    tmp_path: Path, sft: str | None, align: str, refused: str | None
+) -> None:
+    """AdamW's steps of 7e-7 leave 99 % of such weights where they are."""
+    path = with_base(tmp_path, path="some/model", revision="a" * 40, dtype="bfloat16")
+    content = read_yaml(path)
+    lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj"], "quantise": None}
+    content["sft"] = None if sft is None else content["sft"] | {"lora": lora if sft == "lora" else None}
+    content["align"]["lora"] = lora if align == "lora" else None
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(content, file)
+    if refused is None:
+        assert load_file(path)
+        return
+    with pytest.raises(UserError, match=rf"base\.dtype: bfloat16 with {refused}\.lora: null .* base\.dtype to float32"):
+        load_file(path)
+
+
 def edited(tmp_path: Path, old: str, new: str) -> Path:
     """params.yaml, its runs but for DPO left out, with one text replaced."""
     blocks, runs = (ROOT / "params.yaml").read_text("utf-8").split("\nruns:\n")

@@ -98,6 +98,20 @@ class ParamsFile(
         return self
 
     @model_validator(mode="after")
+    def _weights_can_take_small_steps(self) -> "ParamsFile":
+        """What is trained whole is held in float32; an adapter is, and so is a policy that one was merged into."""
+        if not isinstance(self.base, PretrainedModel) or self.base.dtype == "float32":
+            return self
+        first = ("align", self.align.lora) if self.sft is None else ("sft", self.sft.lora)
+        if first[1] is None:
+            raise ValueError(
+                f"base.dtype: bfloat16 with {first[0]}.lora: null trains weights that keep two or three digits, so "
+                f"that steps of small learning rates are lost; set base.dtype to float32 ({first[0]}.bf16: true still "
+                f"computes in bfloat16), or give {first[0]}.lora its block"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _on_policy_pairs_need_candidates(self) -> "ParamsFile":
         if isinstance(self.pairs, OnPolicyPairs) != (self.candidates is not None):
             raise ValueError(

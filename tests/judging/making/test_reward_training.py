@@ -116,7 +116,7 @@ def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
 
 
 def test_it_can_start_from_a_pretrained_language_model(tmp_path: Path) -> None:
-    """Its weights but for the language model's head, in its own type; texts longer than max_length lose their start."""
+    """Its weights but for the language model's head, in float32; texts longer than max_length lose their start."""
     texts = [text for pair in pairs(320, 0) for text in pair]
     tokenizer = train_tokenizer([*texts, "user\n", "model\n"], EmbeddedModel(**SIZES))
     config = Gemma2Config(
@@ -127,15 +127,24 @@ def test_it_can_start_from_a_pretrained_language_model(tmp_path: Path) -> None:
     write_model(model, tokenizer, tmp_path)
     tokenizer.save_pretrained(tmp_path / "model")
     source = {
-        "source": "pretrained", "path": str(tmp_path / "model"), "revision": None, "dtype": "bfloat16",
+        "source": "pretrained", "path": str(tmp_path / "model"), "revision": None, "dtype": "float32",
         "chat_template": "own", "stop_token": "<end_of_turn>",
     }  # fmt: skip
     judge = train_into(tmp_path / "judge", model=source, max_steps=1, learning_rate=1e-12, max_length=16)
-    assert judge.model.dtype == torch.bfloat16 and read_json(tmp_path / "judge/out/judge.json")["dtype"] == "bfloat16"
+    assert judge.model.dtype == torch.float32 and read_json(tmp_path / "judge/out/judge.json")["dtype"] == "float32"
     before, after = (part.model.embed_tokens.weight for part in (model, judge.model))
-    assert torch.equal(before, after)
+    assert torch.equal(before.float(), after)
     [verdict] = judge.compare(questions(pairs(1, 0)))
     assert verdict.trunc_source and len(judge.ids(questions(pairs(1, 0))[0].prompt, "yes")) == 16
+
+
+def test_weights_that_keep_two_digits_are_refused() -> None:
+    source = {
+        "source": "pretrained", "path": "m", "revision": None, "dtype": "bfloat16", "chat_template": "own",
+        "stop_token": "</s>",
+    }  # fmt: skip
+    with pytest.raises(ValidationError, match=r"model\.dtype: bfloat16 .* set it to float32"):
+        TrainedRewardJudge(**{**PARAMS, "model": source})
 
 
 def test_more_tokens_than_positions_are_refused() -> None:

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from epsilon_dpo.models.base.params import Base, EmbeddedModel
+from epsilon_dpo.models.base.params import Base, EmbeddedModel, PretrainedModel
 from epsilon_dpo.pipeline.stage.params import Confidence, Seed, Strict, Threads
 from epsilon_dpo.training.loop.params import Accelerated, Training
 
@@ -83,6 +83,15 @@ class TrainedRewardJudge(Accelerated):
             raise ValueError(
                 f"max_length = {self.max_length} exceeds model.max_position_embeddings = "
                 f"{self.model.max_position_embeddings}; lower the one or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _its_weights_can_take_small_steps(self) -> "TrainedRewardJudge":
+        if isinstance(self.model, PretrainedModel) and self.model.dtype != "float32":
+            raise ValueError(
+                f"model.dtype: {self.model.dtype} would train weights that keep two or three digits, so that steps of "
+                "small learning rates are lost; set it to float32 (bf16: true still computes in bfloat16)"
             )
         return self
 
