@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -101,6 +103,29 @@ def test_the_gemma_template_replaces_the_own_one(folder: Path) -> None:
     assert tokenizer.chat_template == TEMPLATE
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (5, 0, model.config.vocab_size)
     assert model.dtype == torch.bfloat16
+
+
+def test_of_a_model_that_also_sees_images_the_text_part_is_taken(folder: Path, tmp_path: Path) -> None:
+    """As Gemma 3 of 4B and more is published: its image tower has no gradient, and projections named as the text's."""
+    text = {
+        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "query_pre_attn_scalar": 8, "sliding_window": 4,
+    }  # fmt: skip
+    images = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    seeing = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=images)).eval()
+    seeing.save_pretrained(folder)
+    model, tokenizer = load_pretrained(params(folder))
+    write_model(model, tokenizer, tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
+    assert type(loaded).__name__ == "Gemma3ForCausalLM" and not any("vision" in x for x, _ in loaded.named_parameters())
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    ids = torch.arange(1, 13)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, seeing(input_ids=ids).logits)
 
 
 def without_template(folder: Path) -> None:

@@ -114,7 +114,34 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
             f"The weights in {folder} have an output projection of their own although config.json ties it to the "
             "embeddings; set tie_word_embeddings to false in the config.json of a local copy."
         )
-    return model
+    return model if model.config.get_text_config() is model.config else _text_part(model, folder)
+
+
+def _text_part(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The language model of one that also sees images (Gemma 3 of 4B and more), its weights and no others.
+
+    A training on texts gives an image tower no gradient, and LoRA would adapt projections of its own there that have
+    the same names.
+
+    Raises:
+        UserError: transformers has no language model of the same layers.
+    """
+    config, decoder, head = model.config.get_text_config(), model.get_decoder(), model.get_output_embeddings()
+    config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    try:
+        with torch.device("meta"):
+            text: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+        fits = type(text.base_model) is type(decoder)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"The model in {folder} sees more than text, and transformers has no {type(decoder).__name__} with a "
+            "language model's head alone; choose a model for text."
+        )
+    setattr(text, text.base_model_prefix, decoder)
+    text.set_output_embeddings(head)
+    return text
 
 
 def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizerBase:
