@@ -1,5 +1,6 @@
 """What a forecast is made from: whose lengths, which type products are in, how many policies and texts there are."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,11 @@ def test_policies_and_texts_of_kl() -> None:
     assert kl.flops == pytest.approx(4 * (2 * 20 + 50) * one)
     fewer = of_sample(given_llama(params.model_copy(update={"runs": {"last": dpo}})), evaluation)
     assert sample.flops == pytest.approx(5 / 2 * fewer.flops)  # and the reference
+    epoch = math.ceil(of.train.count / params.align.batch_size)
+    for steps, kept in ((epoch, 1), (2 * epoch, 2)):  # one of max_steps keeps none after its end
+        align = params.align.model_copy(update={"max_steps": steps})
+        ended = of_sample(given_llama(params.model_copy(update={"align": align})), evaluation)
+        assert ended.flops == pytest.approx((kept + 1 + 1) / 2 * fewer.flops)
 
 
 def test_a_chosen_answer_may_be_longer_than_a_drawn_one() -> None:

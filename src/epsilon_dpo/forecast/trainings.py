@@ -188,8 +188,10 @@ def policies_of(of: Given, methods: Mapping[str, AnyMethod]) -> int:
 
 def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
     """Policies that a run keeps beside the last one."""
-    every = method.config.snapshot_epochs
-    return 0 if every is None else max(math.ceil(block.num_train_epochs / every) - 1, 0)
+    every, epochs = method.config.snapshot_epochs, block.num_train_epochs
+    if block.max_steps is not None and of.train.count is not None:
+        epochs = block.max_steps / math.ceil(of.train.count / batch_of(block).step)
+    return 0 if every is None else max(math.ceil(epochs / every) - 1, 0)
 
 
 def _disk(of: Given, block: Adaptable, step: Simulated, dtype: torch.dtype, policies: int, moving: bool) -> Disk:
