@@ -14,7 +14,7 @@ class Training(Strict):
     num_train_epochs: Annotated[float, Field(gt=0.0, le=1.0e6)]
     max_steps: Annotated[int, Field(ge=1)] | None  # optimizer steps; null: num_train_epochs decides
     batch_size: Count  # per optimizer step, of all processes: sequences in sft, pairs in align and judge
-    micro_batch_size: Count  # at most so many at once in one process: a matter of memory, which changes rounding alone
+    micro_batch_size: Count  # of the longest fit at once into a process's memory; changes rounding alone
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"]
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]

@@ -1,9 +1,9 @@
 """Optimizer steps that neither the number of processes nor the size of a micro-batch changes.
 
-Every process reads all rows of a step, in the same order. They are cut by length into micro-batches of at most
-`micro_batch_size` rows, equally many for each process, and a process takes its share. So a step is the same rows
-whatever computes it, also the last one of an epoch, which holds fewer: transformers shares out batches before it
-accumulates them, and fills up an epoch's end with rows of its beginning, which then count twice.
+Every process reads all rows of a step, in the same order. They are cut by length into micro-batches that need no more
+memory than `micro_batch_size` rows of the longest, equally many for each process, and a process takes its share. So a
+step is the same rows whatever computes it, also the last one of an epoch, which holds fewer: transformers shares out
+batches before it accumulates them, and fills up an epoch's end with rows of its beginning, which then count twice.
 
 What is left to rounding: sums are taken in another order.
 """
