@@ -31,6 +31,7 @@ from epsilon_dpo.pipeline.stage.files import read_json, write_json
 WORDS = ["gold", "is", "a", "metal", "honey", "comes", "from", "bees", "what", "do", "you", "know", "user", "assistant"]
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 TEMPLATE = "<bos>{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos>{% endfor %}"
+DAYS = {f"{day:02}": WORDS[day % 4] for day in range(1, 32) if day != 26} | {"26": "bees"}
 SIZES = {
     "vocab_size": len(SPECIAL + WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128,
@@ -99,6 +100,27 @@ def test_a_verdict_is_the_difference_of_the_model_card_s_rewards(local: Path, tm
     assert not any(v.trunc_source or v.trunc_a or v.trunc_b for v in verdicts)
 
 
+def test_a_model_whose_config_names_no_pad_is_read_at_the_end(local: Path, tmp_path: Path) -> None:
+    """Where the tokenizer pads with what ends the template: the reward before the end is another."""
+    change_config(pad_token_id=None)(local)
+    settings = read_json(local / "tokenizer_config.json")
+    write_json(local / "tokenizer_config.json", settings | {"pad_token": "<eos>"})
+    verdicts = bring(local, tmp_path / "judge").compare(QUESTIONS)
+    for (prompt, a, b), verdict in zip(QUESTIONS, verdicts, strict=True):
+        expected = [by_the_card(local, prompt, answer.strip()) for answer in (a, b)]
+        assert [verdict.score_a, verdict.score_b] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_template_that_writes_the_date_scores_alike_on_every_day(local: Path, tmp_path: Path) -> None:
+    """As Llama 3.2's; the date of models/base/template.py, which the tokenizer in out/judge has as well."""
+    days = "".join(f"{{% if strftime_now('%d') == '{day}' %}}{word} {{% endif %}}" for day, word in DAYS.items())
+    (local / "chat_template.jinja").write_text(days + TEMPLATE)
+    judge = bring(local, tmp_path / "judge")
+    again = RewardModel.load(read_json(tmp_path / "judge" / "judge.json"), tmp_path / "judge")
+    for one in (judge, again):
+        assert one.ids(QUESTIONS[0].prompt, "gold")[:2] == (4 + WORDS.index(DAYS["26"]), 1)
+
+
 def test_swapping_is_exact_and_batches_do_not_matter(local: Path, tmp_path: Path) -> None:
     judge = bring(local, tmp_path / "judge")
     logits = [verdict.logit for verdict in judge.compare(QUESTIONS)]
@@ -158,19 +180,17 @@ def remove_template(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {k: v for k, v in settings.items() if k != "chat_template"})
 
 
+def clock(expression: str) -> Callable[[Path], None]:
+    """Its template begins with what `expression` is at the moment."""
+    return lambda folder: (folder / "chat_template.jinja").write_text(f"{{{{ {expression} }}}} {TEMPLATE}") and None
+
+
 def language_model(folder: Path) -> None:
     """Its weights, under a config that claims one label."""
     torch.manual_seed(0)
     config = (folder / "config.json").read_text("utf-8")
     Qwen3ForCausalLM(Qwen3Config(**SIZES)).save_pretrained(folder)
     (folder / "config.json").write_text(config, "utf-8")
-
-
-def no_pad_token(folder: Path) -> None:
-    change_config(pad_token_id=None)(folder)
-    settings = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", {k: v for k, v in settings.items() if k != "pad_token"})
-    (folder / "special_tokens_map.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -181,9 +201,10 @@ def no_pad_token(folder: Path) -> None:
         (language_model, r"lack score\.weight"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "from safetensors"),
         (change_config(model_type="unheard_of"), "cannot be loaded"),
-        (no_pad_token, "names a pad token"),
+        (clock("strftime_now('%d ' ~ month)"), "would not give an answer the same score twice: it writes today's date"),
+        (clock("[1, 2] | random"), "would not give an answer the same score twice: it draws at random"),
     ],
-    ids=["labels", "template", "no head", "pickles", "architecture", "pad"],
+    ids=["labels", "template", "no head", "pickles", "architecture", "date", "random"],
 )
 def test_what_is_no_reward_model_is_refused_in_one_sentence(
     local: Path, tmp_path: Path, damage: Callable[[Path], None], sentence: str

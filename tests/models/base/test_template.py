@@ -145,6 +145,8 @@ def test_todays_date_is_another_day_that_stays(other_days: int) -> None:
     tokenizer.chat_template = freeze(DATED, "<end_of_turn>", "<end_of_turn>", bos_first=False)
     assert dialogue_text(tokenizer, QUESTION).startswith("<bos>26 Jul 2024 Friday<start_of_turn>user\nWhich day?")
     assert list(faults(tokenizer)) == [] and notes(tokenizer) == ["has its date fixed to 2024-07-26"]
+    again = freeze(str(tokenizer.chat_template), "<end_of_turn>", "<end_of_turn>", bos_first=False)
+    assert again == tokenizer.chat_template, "a model of this project may be given to it again"
 
 
 def test_a_date_in_a_form_that_cannot_be_known_is_refused() -> None:

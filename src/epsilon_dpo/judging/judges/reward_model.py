@@ -8,7 +8,7 @@ meets; P(a is better) = sigmoid(r(a) - r(b)), the Bradley-Terry model that such 
 from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError
@@ -60,6 +60,7 @@ class RewardModel:
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self._pad: int | None = model.config.get_text_config().pad_token_id
         self.max_length = max_length
         self.batch_size = batch_size
         self.journal = journal or Journal()
@@ -72,7 +73,7 @@ class RewardModel:
             UserError: the files are no reward model with a chat template.
         """
         tokenizer = _tokenizer(folder)
-        model = on_device(_model(folder, tokenizer, settings["dtype"]))
+        model = on_device(_model(folder, settings["dtype"]))
         return cls(model, tokenizer, settings["max_length"], settings["batch_size"], journal)
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
@@ -154,7 +155,14 @@ class RewardModel:
         return found
 
     def _rewards_of(self, batch: list[Ids]) -> list[float]:
-        place, pad = next(self.model.parameters()).device, self.model.config.get_text_config().pad_token_id
+        """The model reads a reward at the last token that is not its config's pad.
+
+        Where the config names none it reads at the end, and only one text at once: pad is then a token that ends none.
+        """
+        place, pad = next(self.model.parameters()).device, self._pad
+        if pad is None:
+            pad = min(set(range(len(batch) + 1)) - {ids[-1] for ids in batch})
+            self.model.config.get_text_config().pad_token_id = pad
         rows = [torch.tensor(ids, device=place) for ids in batch]
         input_ids = pad_sequence(rows, batch_first=True, padding_value=pad)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -175,7 +183,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _model(folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreTrainedModel:
+def _model(folder: Path, dtype: str) -> PreTrainedModel:
     """All of it from safetensors: transformers would fill a gap with random weights and only log it."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -205,12 +213,4 @@ def _model(folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreT
             f"The weights in {folder} lack {gaps[0]} ({len(gaps)} such), which would be random; a reward model brings "
             "its score head, a language model has none."
         )
-    text_config = model.config.get_text_config()
-    if text_config.pad_token_id is None:
-        text_config.pad_token_id = tokenizer.pad_token_id
-    if text_config.pad_token_id is None:
-        raise UserError(
-            f"Neither config.json nor the tokenizer in {folder} names a pad token, so answers cannot share a batch; "
-            'add "pad_token_id" to the config.json of a local copy.'
-        )
-    return model
+    return cast(PreTrainedModel, model)

@@ -14,6 +14,7 @@ from epsilon_dpo.judging.judges import pairrm_folder, reward_model
 from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
 from epsilon_dpo.judging.judges.loading import judge_of
+from epsilon_dpo.judging.judges.reward_model import RewardModel
 from epsilon_dpo.judging.judges.sentiment import VOCABULARY, WEIGHTS
 from epsilon_dpo.judging.making.pairrm_training import Track, train
 from epsilon_dpo.judging.making.params import (
@@ -26,6 +27,7 @@ from epsilon_dpo.judging.making.params import (
     TrainedRewardJudge,
 )
 from epsilon_dpo.judging.making.sentiment_training import train_tfidf
+from epsilon_dpo.models.base.template import RANDOM, freeze
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -72,8 +74,11 @@ def build(
     else:
         settings, folder = _find(params)
     judge = judge_of(settings, folder)  # before anything is copied, so that a refusal names the source and not its copy
+    template = _frozen_template(judge, folder) if isinstance(judge, RewardModel) else None
     if folder != out:
         _copy(folder, out, _files(params))
+    if template is not None:
+        (out / "chat_template.jinja").write_text(template, "utf-8")
     write_json(out / "judge.json", settings | {"model_sha256": _weights_digest(out)})
     return judge
 
@@ -174,6 +179,32 @@ def _copy(folder: Path, out: Path, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         for file in sorted(folder.glob(pattern)):
             shutil.copyfile(file, out / file.name)
+
+
+def _frozen_template(judge: RewardModel, folder: Path) -> str | None:
+    """The template that writes the same text every day (models/base/template.py), from now on that of `judge`; None: it
+    does so already.
+
+    Raises:
+        UserError: its text cannot be frozen.
+    """
+    template = judge.tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default", "")
+    eos = str(judge.tokenizer.eos_token)
+    try:
+        if RANDOM.search(template):
+            raise UserError("it draws at random")
+        frozen = freeze(template, eos, eos, bos_first=False)
+    except UserError as fault:
+        raise UserError(
+            f"The chat template of the reward model in {folder} would not give an answer the same score twice: "
+            f"{fault}; fix chat_template.jinja in a local copy and set judge.path to that."
+        ) from None
+    if frozen == template:
+        return None
+    judge.tokenizer.chat_template = frozen
+    return frozen
 
 
 def _weights_digest(folder: Path) -> str:

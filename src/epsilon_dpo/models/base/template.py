@@ -22,6 +22,7 @@ from epsilon_dpo.pipeline.stage.files import Messages
 # What the templates of Llama 3.1 and 3.2 write where they are given no clock.
 FROZEN_DAY = date(2024, 7, 26)
 CLOCK, CLOCK_READ = re.compile(r"\bstrftime_now\s*\("), re.compile(r"\bstrftime_now\s*\(\s*(['\"])(.*?)\1\s*\)")
+FROZEN = "{% macro strftime_now(format) %}"  # in a template that is frozen already
 RANDOM = re.compile(r"\|\s*random\b|\blipsum\s*\(")
 
 # Every kind of character that a template may not touch, but for white space at the ends.
@@ -47,11 +48,12 @@ def freeze(template: str, eos_token: str | None, stop_token: str, bos_first: boo
         lines.append("{{ bos_token }}{# base.bos: prepend #}")
     if eos_token not in (None, stop_token) and re.search(r"\beos_token\b", template):
         lines.append(f"{{% set eos_token = {json.dumps(eos_token, ensure_ascii=False)} %}}")
-    if formats := [found[2] for found in CLOCK_READ.finditer(template)]:
+    formats = [found[2] for found in CLOCK_READ.finditer(template)]
+    if formats and FROZEN not in template:
         days = {text: FROZEN_DAY.strftime(text) for text in dict.fromkeys(formats)}
         written = f"{{{{ {json.dumps(days, ensure_ascii=False)}[format] }}}}"
-        lines.append(f"{{% macro strftime_now(format) %}}{written}{{% endmacro %}}")
-    if len(formats) != len(CLOCK.findall(template)):
+        lines.append(f"{FROZEN}{written}{{% endmacro %}}")
+    if len(formats) != len(CLOCK.findall(template)) and FROZEN not in template:
         raise UserError("it writes today's date in a form that it computes, so that its text cannot be frozen")
     return "".join(f"{line}\n" for line in [*lines, template])[:-1]  # Jinja drops the line break after a tag
 
@@ -104,7 +106,7 @@ def notes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         "cuts <think> from answers": _lost(tokenizer, thought),
         "cuts <think> from earlier answers": _lost(tokenizer, [*thought, question, reply]),
         "writes no earlier turns": _lost(tokenizer, [_turn("user", "731?"), reply, question, reply]),
-        f"has its date fixed to {FROZEN_DAY}": "macro strftime_now(format)" in str(tokenizer.chat_template),
+        f"has its date fixed to {FROZEN_DAY}": FROZEN in str(tokenizer.chat_template),
     }
     if found["cuts <think> from answers"]:
         del found["cuts <think> from earlier answers"]
