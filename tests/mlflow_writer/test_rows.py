@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -254,12 +255,30 @@ def test_a_stage_names_the_training_whose_policy_it_read_also_one_that_was_resto
     assert "policy_run" not in rows.client.get_run(unknown.run_id).data.tags
 
 
+def test_a_new_file_of_code_is_a_change_and_dvcs_own_lock_is_none(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
+
+    git("init", "-q")
+    (tmp_path / "dvc.lock").write_text("a")
+    (tmp_path / ".gitignore").write_text("__pycache__\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    (tmp_path / "dvc.lock").write_text("rewritten by dvc repro")
+    (tmp_path / "src" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "src" / "__pycache__" / "a.pyc").write_text("")
+    (tmp_path / "notes.txt").write_text("")
+    assert environment(tmp_path)["git.uncommitted_changes"] == "false"
+    (tmp_path / "src" / "my_method.py").write_text("")
+    assert environment(tmp_path)["git.uncommitted_changes"] == "true"
+
+
 def test_a_repository_that_does_not_answer_is_not_said_to_be_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `git status` of a large one on a network drive, which is not waited for."""
     git = tmp_path / "git"
-    git.write_text('#!/bin/sh\ncase "$*" in *status*) exit "$CODE";; *) echo 0123456789;; esac\n')
+    git.write_text('#!/bin/sh\ncase "$*" in *status*|*ls-files*) exit "$CODE";; *) echo 0123456789;; esac\n')
     git.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     for code, said in (("0", "false"), ("1", "unknown")):

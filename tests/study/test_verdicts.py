@@ -193,6 +193,9 @@ def of_recipe(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in ("beta", "seed", "snapshot_epochs")}
 
 
+RUNS = "base: {path: its/model, dtype: float32}\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\n"
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a study of three replicates, whose reproduction writes down its seed."""
@@ -201,8 +204,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(folder).mkdir()
     content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
-    Path("presets/by-hand.yaml").write_text("seed: 1\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\n", "utf-8")
-    ours = "seed: 3\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\nbase: {path: my/model}\n"
+    Path("presets/by-hand.yaml").write_text(f"seed: 1\n{RUNS}", "utf-8")
+    ours = f"seed: 3\n{RUNS}".replace("its/model", "my/model")
     Path("params.yaml").write_text(ours, "utf-8")
     Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
 
@@ -252,6 +255,21 @@ def test_a_replicate_that_would_be_refused_afterwards_does_not_run(project: Path
     assert Path("reproduced").read_text("utf-8").count("seed") == 1, "nothing ran in vain"
 
 
+@pytest.mark.parametrize(("ours", "its"), [("float32", "bfloat16"), ("seed: 5", "seed: 6"), ("beta: 0.1", "beta: 1")])
+def test_a_level_is_run_and_collected_with_its_presets_params(project: Path, ours: str, its: str) -> None:
+    """Also where every replicate is there already: what they say is not what params.yaml describes."""
+    replicate.run_level("controlled")
+    text = Path("params.yaml").read_text("utf-8")
+    Path("params.yaml").write_text(text.replace(ours, its), "utf-8")
+    assert ours in text
+    with pytest.raises(
+        UserError, match=r"params.yaml is not made from presets/by-hand.yaml \((base|runs) differs\): cp"
+    ):
+        replicate.run_level("controlled")
+    with pytest.raises(UserError, match=r"(base|runs) of params.yaml is not that of presets/by-hand.yaml"):
+        collect("controlled", project)
+
+
 def test_ctrl_c_ends_the_study_without_a_traceback(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = subprocess.run
 
@@ -270,7 +288,7 @@ def test_a_level_that_cannot_be_run_says_why(project: Path) -> None:
     with pytest.raises(UserError, match="no level is called paper; there are controlled"):
         replicate.run_level("paper")
     Path("params.yaml").write_text("seed: 3\nruns: {mine: {method: dpo, beta: 0.5}}\n", "utf-8")
-    with pytest.raises(UserError, match=r"params.yaml is not made from presets/by-hand.yaml: cp presets/"):
+    with pytest.raises(UserError, match=r"not made from presets/by-hand.yaml \(base differs\): cp presets/"):
         replicate.run_level("controlled")
     rate = "runs:\n  dpo: {method: dpo, beta: 0.1, learning_rate: 1e-3}\n"  # which YAML 1.1 reads as a text
     for file in ("presets/by-hand.yaml", "params.yaml"):
@@ -287,7 +305,7 @@ def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
     with pytest.raises(UserError, match=r"has no replicate of seed 9 \(study/claims.yaml has \[1, 2, 3\]\)"):
         collect("controlled", project)
     Path("params.yaml").write_text(params.replace("beta: 0.1", "beta: 0.2"), "utf-8")
-    with pytest.raises(UserError, match=r"has other runs than presets/by-hand.yaml"):
+    with pytest.raises(UserError, match=r"block runs of params.yaml is not that of presets/by-hand.yaml"):
         collect("controlled", project)
     folder = results_folder("controlled")
     folder.mkdir(parents=True)

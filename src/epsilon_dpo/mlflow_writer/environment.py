@@ -14,6 +14,7 @@ from epsilon_dpo.pipeline.stage.variables import PROCESSOR
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "dvc", "mlflow")
 # How this processor rounds: its name, its vector instructions, and the variables that keep libraries from using them.
 ROUNDING = ("processor", "processor.features", "processor.variables")
+CODE = ("src", "stages", "external", "dvc.yaml")  # where a file that git does not know of may decide what is computed
 VECTORS = ("avx", "fma", "amx", "asimd", "sve")  # the beginnings of their names in /proc/cpuinfo, x86's and ARM's
 
 
@@ -32,8 +33,8 @@ def environment(place: Path) -> dict[str, str]:
         tags[library] = importlib.metadata.version(library)
     commit = output_of(["git", "-C", str(place), "rev-parse", "HEAD"])
     if commit:
-        changed = said_by(["git", "-C", str(place), "status", "--porcelain", "--untracked-files=no"])
-        known = "unknown" if changed is None else str(bool(changed)).lower()
+        changed = uncommitted(place)
+        known = "unknown" if changed is None else str(changed).lower()
         tags |= {"mlflow.source.git.commit": commit, "git.uncommitted_changes": known}
     if shutil.which("nvidia-smi"):
         tags["gpu"] = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).replace("\n", ", ")
@@ -56,6 +57,18 @@ def _rounding() -> dict[str, str]:
         "processor.variables": " ".join(f"{name}={os.environ[name]}" for name in PROCESSOR if name in os.environ)
         or "none",
     }
+
+
+def uncommitted(place: Path, *but: str) -> bool | None:
+    """Whether the project in `place` has changes that no commit has, a new file of code among them; None: git says not.
+
+    Args:
+        but: files and folders of the project that do not count, beside dvc.lock, which a reproduction itself writes.
+    """
+    git, left_out = ["git", "-C", str(place)], [f":!{name}" for name in ("dvc.lock", *but)]
+    changed = said_by([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *left_out])
+    new = said_by([*git, "ls-files", "--others", "--exclude-standard", "--", *CODE])
+    return None if changed is None or new is None else bool(changed or new)
 
 
 def output_of(command: list[str]) -> str:

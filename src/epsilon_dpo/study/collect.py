@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
-from epsilon_dpo.mlflow_writer.environment import environment, output_of, said_by
+from epsilon_dpo.mlflow_writer.environment import environment, output_of, uncommitted
 from epsilon_dpo.mlflow_writer.process import be_quiet
 from epsilon_dpo.mlflow_writer.server import in_short, say
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -24,6 +24,8 @@ from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of
 
+OWN = {"seed", "threads"}  # of a preset's keys those that a user sets for a replicate on his machine
+OWN_IN_BLOCKS = {"path", "revision"}
 SEED = re.compile(r"(?m)^seed: *(\d+)")  # of params.yaml; a run's own stands in its braces
 MEASURED = ("controls", "score", "kl", "monotonicity")  # stages whose outputs are read
 DECIDED = ("eps/lowered", "eps/raised")
@@ -54,7 +56,7 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
     """
     params = read_yaml(project / PARAMS_FILE)
     seed = int(params["seed"])
-    refuse_other_replicates(level, seed, params["runs"], study)
+    refuse_other_replicates(level, seed, params, study)
     sources = known_replicates(level, study)
     made = made_from(project, (project / PARAMS_FILE).read_text("utf-8"))
     refuse_other_settings(made, seed, sources, project, results_folder(level, study))
@@ -79,19 +81,33 @@ def known_replicates(level: str, study: Path = STUDY) -> dict[str, Row]:
     return read_json(file) if file.is_file() else {}
 
 
-def refuse_other_replicates(level: str, seed: int, runs: dict[str, Any], study: Path) -> None:
+def refuse_other_replicates(level: str, seed: int, params: dict[str, Any], study: Path) -> None:
     """
     Raises:
-        UserError: the level is not known, has no such seed, or its preset has other runs.
+        UserError: the level is not known, has no such seed, or `params` are not its preset's.
     """
     known = level_of(level, study)
     if seed not in known.seeds:
         raise UserError(f"level {level} has no replicate of seed {seed} (study/claims.yaml has {known.seeds}).")
-    if read_yaml(preset_of(level, known))["runs"] != runs:
-        raise UserError(f"params.yaml has other runs than {known.preset}, which the claims of level {level} speak of.")
+    if other := different_block(params, read_yaml(preset_of(level, known))):
+        raise UserError(
+            f"block {other} of params.yaml is not that of {known.preset}, which the claims of level {level} speak of."
+        )
 
 
-def refuse_other_settings(made: Row, seed: int, others: dict[str, Row], project: Path, folder: Path) -> None:
+def different_block(params: dict[str, Any], preset: dict[str, Any]) -> str | None:
+    """The first block of `params` that differs from the preset's in more than what is a user's own; None: none."""
+    blocks = sorted((set(params) | set(preset)) - OWN)
+    return next((name for name in blocks if _others(params.get(name)) != _others(preset.get(name))), None)
+
+
+def _others(block: Any) -> Any:
+    if isinstance(block, dict):
+        return {name: _others(value) for name, value in block.items() if name not in OWN_IN_BLOCKS}
+    return block
+
+
+def refuse_other_settings(made: Row, seed: int | None, others: dict[str, Row], project: Path, folder: Path) -> None:
     """
     Raises:
         UserError: another replicate was made with other params: they would be averaged as if they were alike.
@@ -222,13 +238,11 @@ def gap_by_definition(h: Floats, shift: Floats) -> float | None:
 
 def made_from(project: Path, params: str) -> Row:
     """What computes a replicate's values again: commit, params without their seed, versions, and who collected it."""
-    ours = [":!params.yaml", ":!dvc.lock", ":!study", ":!docs/replication.md"]  # what a study itself writes
-    git = ["git", "-C", str(project)]
-    changed = said_by([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *ours])
+    changed = uncommitted(project, "params.yaml", "study", "docs/replication.md")  # what a study itself writes
     pins = read_yaml(project / "pins.yaml")
     return {
-        "commit": output_of([*git, "rev-parse", "HEAD"]) or "unknown",
-        "uncommitted_changes": changed != "",  # also where git does not say
+        "commit": output_of(["git", "-C", str(project), "rev-parse", "HEAD"]) or "unknown",
+        "uncommitted_changes": changed is not False,  # also where git does not say
         "params": hashlib.sha256(SEED.sub("seed:", params, count=1).encode()).hexdigest(),
         "collected_on": environment(project)["processor"],
         **{package: pins[package] for package in ("torch", "transformers")},

@@ -192,7 +192,8 @@ def _sources(results: Mapping[str, Sequence[Row]], folder: Path) -> str:
         file = results_folder(level, folder) / "policies.csv"
         lines += [
             "",
-            f"Level {level}: [policies.csv](../{file}), a row per policy; replicates are alike in params.yaml.",
+            f"Level {level}: [policies.csv](../{file}), a row per policy; replicates are alike in params.yaml"
+            + _versions(level, folder),
             "",
         ]
         lines += ["| seed | commit | torch | transformers | collected on |", "|---|---|---|---|---|"]
@@ -201,3 +202,9 @@ def _sources(results: Mapping[str, Sequence[Row]], folder: Path) -> str:
             cells = (seed, commit, made["torch"], made["transformers"], made["collected_on"])
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if results else ""
+
+
+def _versions(level: str, folder: Path) -> str:
+    """Replicates of several versions of the code also differ by what changed between these."""
+    commits = len({made["commit"] for made in known_replicates(level, folder).values()})
+    return "." if commits == 1 else f", but made by {commits} versions of the code, so that their spread holds both."

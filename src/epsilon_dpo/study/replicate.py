@@ -13,6 +13,7 @@ from epsilon_dpo.study.collect import (
     MEASURED,
     SEED,
     collect,
+    different_block,
     known_replicates,
     made_from,
     read_results,
@@ -35,16 +36,16 @@ def run_level(name: str, study: Path = STUDY) -> str:
             replicates that are there, or a stage failed.
     """
     level = level_of(name, study)
-    preset = preset_of(name, level)
-    refuse_other_runs(preset)
+    preset, folder = preset_of(name, level), results_folder(name, study)
+    refuse_other_params(preset)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of a .venv not activated
-    done = {int(row["seed"]) for row in read_results(name, study)} & set(map(int, known_replicates(name, study)))
+    known = known_replicates(name, study)
+    refuse_other_settings(made_from(Path(), PARAMS_FILE.read_text("utf-8")), None, known, Path(), folder)
+    done = {int(row["seed"]) for row in read_results(name, study)} & set(map(int, known))
     for seed in level.seeds:
         if seed in done:
             continue
         params = SEED.sub(f"seed: {seed}", PARAMS_FILE.read_text("utf-8"), count=1)
-        others, folder = known_replicates(name, study), results_folder(name, study)
-        refuse_other_settings(made_from(Path(), params), seed, others, Path(), folder)  # now, and not hours later
         with atomic_file(PARAMS_FILE) as partial:
             partial.write_text(params, "utf-8")
         reproduced = subprocess.run(["dvc", "repro", *MEASURED], check=False, env=os.environ | {"PATH": path})
@@ -54,11 +55,15 @@ def run_level(name: str, study: Path = STUDY) -> str:
     return f"level {name} has its {len(level.seeds)} replicates: {study / 'results' / name}"
 
 
-def refuse_other_runs(preset: Path) -> None:
+def refuse_other_params(preset: Path) -> None:
     """
     Raises:
-        UserError: params.yaml has other runs than `preset`, or no seed of its own line.
+        UserError: a block of params.yaml is not that of `preset`, or it has no seed of its own line.
     """
-    runs = read_yaml(PARAMS_FILE).get("runs") if PARAMS_FILE.is_file() else None
-    if runs != read_yaml(preset)["runs"] or not SEED.search(PARAMS_FILE.read_text("utf-8")):
-        raise UserError(f"{PARAMS_FILE} is not made from {preset}: cp {preset} {PARAMS_FILE}, and set the paths in it.")
+    text = PARAMS_FILE.read_text("utf-8") if PARAMS_FILE.is_file() else ""
+    other = different_block(read_yaml(PARAMS_FILE), read_yaml(preset)) if text else "all"
+    if other is not None or not SEED.search(text):
+        raise UserError(
+            f"{PARAMS_FILE} is not made from {preset} ({other or 'seed'} differs): cp {preset} {PARAMS_FILE}, and set "
+            "the paths in it."
+        )
