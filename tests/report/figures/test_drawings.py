@@ -94,7 +94,7 @@ def test_an_image_says_itself_that_its_kl_is_none(
 def sweeps(families: tuple[str, ...], scorers: tuple[str, ...], betas: int, fall: float = 0.2) -> Pareto:
     """Policies of great and small KL; the wins of the farthest are few, unless there is no `fall`."""
     rng = np.random.default_rng(0)
-    points, family_of = [], {}
+    points, family_of, beta_of = [], {}, {}
     for family in families:
         for number in range(betas):
             kls = rng.gamma(4.0, 0.1 * 3.0**number, 40)
@@ -102,8 +102,8 @@ def sweeps(families: tuple[str, ...], scorers: tuple[str, ...], betas: int, fall
             rates = {scorer: win_rate(own, range(40), 0.95) for scorer, own in wins.items()}
             kl, answers = mean(kls.tolist(), 0.95), np.ones(40, int)
             points.append(Point(f"{family}/{number}", ".", kl, kls, rates, wins, answers))
-            family_of[points[-1].run] = family
-    return pareto(points, family_of, dict.fromkeys(family_of), dict.fromkeys(scorers, 0.5), 0.95, seed=0)
+            family_of[points[-1].run], beta_of[points[-1].run] = family, 0.1 / 3.0**number
+    return pareto(points, family_of, beta_of, dict.fromkeys(scorers, 0.5), 0.95, seed=0)
 
 
 @pytest.mark.parametrize("families", [1, 5, 8])

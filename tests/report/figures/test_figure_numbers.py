@@ -77,6 +77,27 @@ def test_the_frontier_of_a_family(out: Path, view: FiguresView) -> None:
     assert (stairs[1.15], stairs[3.15]) == (0.375, 0.75)  # each step is at its policy
 
 
+def test_seeds_of_one_beta_are_one_point_of_the_frontier(out: Path, view: FiguresView) -> None:
+    """The policy called mine taken for another seed of dpo_01: KL 3.15 and 4.15, wins .75 and .625. The best of the two
+    is nothing that the method attains, and without another beta there is no frontier."""
+    points = [read_point(out, run) for run in RUNS]
+    again = replace(points[2], run="dpo_01_s18")
+    runs = {run: view.runs[run] for run in RUNS[:2]} | {again.run: view.runs["dpo_01"] | {"seed": 18}}
+    betas = {run: config["beta"] for run, config in runs.items()}
+    found = pareto([*points[:2], again], families(runs), betas, {"judge": 0.25}, 0.95, seed=0)
+    (area,) = found.hypervolumes()
+    assert area["reference_kl"] == pytest.approx(3.65)
+    assert area["hypervolume"] == pytest.approx((3.65 - 1.15) * (0.375 - 0.25))
+    rates = {round(row["kl"], 3): row["win_rate"] for row in found.staircases()}
+    assert (rates[3.15], rates[max(rates)]) == (0.375, 0.6875) and len(found.points) == 3
+    judge = {"kind": "llm", "origin": "x"}
+    assert pareto_caption(found, again, judge, 0.95).endswith(
+        " Seeds of one β are one point of their line, the mean over them."
+    )
+    alone = pareto([points[0], again], families(runs), betas, {"judge": 0.25}, 0.95, seed=0)
+    assert not alone.frontiers and "there is no frontier" in pareto_caption(alone, again, judge, 0.95)
+
+
 def test_a_policy_is_dominated_where_the_data_say_so(out: Path, view: FiguresView) -> None:
     """The same three on a hundred times as many prompts."""
     points = [read_point(out, run) for run in RUNS]

@@ -67,6 +67,14 @@ def test_an_interval_of_rates_ends_at_0_and_1(outputs: Callable[..., Path]) -> N
     assert (row["win_rate/chosen_low"], row["win_rate/chosen_high"]) == (0.0, 1.0)
 
 
+def test_seeds_that_win_everything_are_no_surer_than_one_of_them(outputs: Callable[..., Path]) -> None:
+    """All of 30 prompts won: .025^(1/30) to 1, as a run of one seed has it."""
+    runs = {"dpo": DPO, "dpo_18": DPO | {"seed": 18}, "dpo_19": DPO | {"seed": 19}}
+    (row,) = group_rates(read_results(outputs(**{name: [1.0] * 30 for name in runs}), runs))
+    assert row["win_rate/chosen_low"] == pytest.approx(0.025 ** (1 / 30))
+    assert (row["win_rate/chosen"], row["true_win_rate/chosen_high"]) == (1.0, 1.0)
+
+
 def test_each_order_counts_by_itself(outputs: Callable[..., Path]) -> None:
     """Won in both orders, in the first alone, in none, and tied: 1, 1/2, 0, 1/2."""
     out = outputs(dpo=[1.0, 1.0, 0.0, 0.5])
@@ -136,8 +144,9 @@ def test_methods_are_told_apart_where_all_their_seeds_differ(outputs: Callable[.
     results = read_results(outputs(dpo=many, dpo_18=many, ipo=few, ipo_18=few), TWO_EACH)
     row = method_comparisons(results)[0]
     assert (row["first"], row["second"], row["seeds_first"], row["n"]) == ("dpo", "ipo", 2, 60)
-    half_width = t.ppf(0.975, 59) * sem([0.0] * 15 + [1.0] * 40 + [0.0] * 5)
-    assert (row["low"], row["high"]) == pytest.approx((40 / 60 - half_width, 40 / 60 + half_width))
+    apart = [0.0] * 20 + [1.0] * 40 + [1.0, -1.0]  # the last two imaginary
+    half_width = t.ppf(0.975, 59) * sem(apart, ddof=0)
+    assert (row["low"], row["high"]) == pytest.approx((40 / 62 - half_width, 40 / 62 + half_width))
     assert row["outcome"] == "better" and row["training_share"] == 0.0
     truth, sentence = said(results)
     assert truth.startswith("Method against method, by their true wins over the chosen answers (2 seeds of dpo, ")
@@ -173,8 +182,8 @@ def test_the_page_shows_methods_and_what_they_rest_on(outputs: Callable[..., Pat
 
 
 def test_what_is_said_of_methods_holds_for_all_pairs_together(outputs: Callable[..., Path]) -> None:
-    """Five of 60 prompts differ, all one way: t = 2.3, which decides alone and not as one of three pairs."""
-    more, fewer = [1.0] * 35 + [0.0] * 25, [1.0] * 30 + [0.0] * 30
+    """Seven of 60 prompts differ, all one way: t = 2.4, which decides alone and not as one of three pairs."""
+    more, fewer = [1.0] * 37 + [0.0] * 23, [1.0] * 30 + [0.0] * 30
     two = {"dpo": more, "dpo_18": more, "ipo": fewer, "ipo_18": fewer}
     (row, _) = method_comparisons(read_results(outputs(truth=False, **two), TWO_EACH))
     assert row["outcome"] == "better" and row["low"] == row["low_together"] > 0.0

@@ -48,12 +48,24 @@ def test_what_the_test_tells_apart_is_said_with_its_size(outputs: Callable[..., 
 
 
 def test_wins_and_losses_against_an_opponent_are_not_mixed_up(outputs: Callable[..., Path]) -> None:
-    """Wilson at n = 20: 20 wins lie above one half, none below it, 10 around it."""
+    """Of 20 prompts 20 wins lie above one half, none below it, 10 around it."""
     three = {name: {"method": "dpo"} for name in ("good", "bad", "even")}
     _, sentences = said(outputs(truth=False, good=[1.0] * 20, bad=[0.0] * 20, even=[1.0, 0.0] * 10), three)
     assert sentences[0] == (
         "Against SFT: by the judge, good won more often than lost, bad lost more often than won "
-        "and even cannot be told from it."
+        "and even cannot be told from it (95 % confidence for all runs together)."
+    )
+
+
+def test_what_is_said_against_an_opponent_holds_for_all_runs_together(outputs: Callable[..., Path]) -> None:
+    """15 of 20: P(X >= 15) = .0207, below .025 of one run's low end, above .0083 of each of three."""
+    alone = outputs(truth=False, a=twenty(15))
+    assert said(alone, {"a": {"method": "dpo"}})[1][0] == "Against SFT: by the judge, a won more often than lost."
+    three = {name: {"method": "dpo"} for name in ("a", "b", "c")}
+    _, sentences = said(outputs(truth=False, a=twenty(15), b=twenty(16), c=twenty(5)), three)
+    assert sentences[0] == (
+        "Against SFT: by the judge, b won more often than lost and a and c cannot be told from it "
+        "(95 % confidence for all runs together)."
     )
 
 
@@ -77,7 +89,7 @@ def test_of_many_runs_the_largest_group_is_counted(outputs: Callable[..., Path])
     compared, sentences = said(outputs(truth=False, **wins), {name: {"method": "dpo"} for name in wins})
     assert sentences[0] == (
         "Against SFT: by the judge, bad and worse lost more often than won "
-        "and the other 16 runs won more often than lost."
+        "and the other 16 runs won more often than lost (95 % confidence for all runs together)."
     )
     assert len({(row["first"], row["second"]) for row in compared}) == 153
     assert sentences[-1].startswith("32 of 153 pairs of runs can be told apart")  # each of 2 from each of 16
@@ -107,7 +119,7 @@ def test_what_the_judge_alone_tells_apart_is_no_headline(outputs: Callable[..., 
     _, sentences = said(out, runs)
     assert sentences[0] == (
         "Against SFT: by the true reward, dpo and mine cannot be told from it; by the judge, mine won more often than "
-        "lost and dpo lost more often than won."
+        "lost and dpo lost more often than won (95 % confidence for all runs together)."
     ).replace("dpo and mine", "both runs")
     truth, judged = sentences[2:]
     assert truth.startswith("dpo and mine cannot be told apart by their true wins")

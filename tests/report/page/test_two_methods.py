@@ -6,27 +6,40 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from epsilon_dpo.analysis.differences.differences import difference as of_runs
 from epsilon_dpo.report.page.two_methods import difference
 
 
 def test_seeds_that_differ_and_prompts_that_do_not():
-    """Seeds' means .3, .6, .9 against .5, .5: sd .3 over three seeds, so ± t(2) .3 / sqrt(3), whatever the prompts."""
+    """Seeds' means .3, .6, .9 against .5, .5: sd .3 over three seeds. Prompts that all differ by .1 leave the spread of
+    the two imaginary ones, at 1 and -1."""
     first = np.broadcast_to(np.array([0.3, 0.6, 0.9])[:, None, None], (3, 40, 2))
     found = difference(first, np.full((2, 40, 2), 0.5))
-    half_width = t.ppf(0.975, 2) * 0.3 / math.sqrt(3)
-    assert found.interval(0.95) == pytest.approx((0.1 - half_width, 0.1 + half_width))
-    assert found.training_share == pytest.approx(1.0)
+    centre = 40 * 0.1 / 42
+    rest = ((40 * 0.1**2 + 2) / 42 - centre**2) / 42
+    half_width = math.sqrt(t.ppf(0.975, 2) ** 2 * 0.3**2 / 3 + t.ppf(0.975, 39) ** 2 * rest)
+    assert found.interval(0.95) == pytest.approx((centre - half_width, centre + half_width))
+    assert found.training_share == pytest.approx(0.03 / (0.03 + rest))
 
 
 def test_prompts_that_differ_and_seeds_that_do_not():
-    """Both methods win the same prompts, the first 10 of 40 more: the paired t interval of the differences."""
+    """Both methods win the same prompts, the first 10 of 40 more: the interval that two runs have."""
     wins = np.repeat([1.0, 0.0], [25, 15])
     first = np.broadcast_to(np.repeat([1.0, 0.0], [35, 5])[None, :, None], (3, 40, 1))
     found = difference(first, np.broadcast_to(wins[None, :, None], (2, 40, 1)))
-    apart = np.repeat([0.0, 1.0, 0.0], [25, 10, 5])
-    half_width = t.ppf(0.975, 39) * apart.std(ddof=1) / math.sqrt(40)
-    assert found.interval(0.95) == pytest.approx((0.25 - half_width, 0.25 + half_width))
+    runs = of_runs(np.repeat([0.0, 1.0, 0.0], [25, 10, 5]), range(40), 0.95)
+    assert found.value == 0.25 and found.interval(0.95) == pytest.approx((runs.low, runs.high))
     assert found.training_share == 0.0
+
+
+def test_few_differing_prompts_are_not_taken_for_certain():
+    """Five of 256 that differ, all one way, in every seed: .0625 by the exact test of one seed. Two of two: .5."""
+    fewer, more = np.zeros((2, 256, 1)), np.zeros((2, 256, 1))
+    more[:, :5] = 1.0
+    found = difference(more, fewer)
+    assert found.interval(0.95)[0] < 0.0 and 0.05 < found.p_value < 0.07
+    found = difference(np.ones((2, 2, 1)), np.zeros((2, 2, 1)))
+    assert found.value == 1.0 and found.interval(0.95) == (-1.0, 1.0) and found.p_value > 0.4
 
 
 def test_the_p_value_is_the_level_whose_interval_ends_at_zero():

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import sem, t
 
+from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.report.page.variance import split_variance
 
 
@@ -95,6 +97,32 @@ def test_a_position_bias_is_no_noise():
 def test_equal_wins_have_no_variance():
     split = split_variance(np.ones((2, 3, 2, 2)))
     assert split.standard_error == 0.0 and split.interval(0.95) == (1.0, 1.0)
+
+
+def test_the_interval_reaches_at_least_as_far_as_that_over_prompts():
+    """Each end by itself; what the seeds add comes on top: means .5, .6, .7, a variance of .01 over three."""
+    over_prompts = Estimate(0.6, 0.5, 0.61, 50)
+    equal = split_variance(np.full((3, 50, 1, 1), 0.6))
+    assert equal.interval(0.95, over_prompts) == pytest.approx((0.5, 0.61))
+    apart = split_variance(np.broadcast_to(np.array([0.5, 0.6, 0.7])[:, None, None, None], (3, 50, 1, 1)))
+    seeds = t.ppf(0.975, 2) ** 2 * 0.01 / 3
+    ends = 0.6 - (0.1**2 + seeds) ** 0.5, 0.6 + (0.01**2 + seeds) ** 0.5
+    assert apart.interval(0.95, over_prompts) == pytest.approx(ends)
+    wide = split_variance(np.random.default_rng(0).random((1, 20, 1, 1)))
+    assert wide.interval(0.95, Estimate(wide.win_rate, wide.win_rate, wide.win_rate, 20)) == wide.interval(0.95)
+
+
+@pytest.mark.parametrize("rate", [0.97, 0.99])
+def test_it_covers_where_few_prompts_are_not_won(rate):
+    """Three seeds that half of the time win the same of 60 prompts. Student's t alone covered 81 and 74 %."""
+    generator, n, prompts = np.random.default_rng(0), 150, np.tile(np.arange(60), 3)
+    covered = 0
+    for _ in range(n):
+        shared = generator.random(60) < 0.5
+        wins = np.where(shared, generator.random(60), generator.random((3, 60))) < rate
+        low, high = split_variance(wins[..., None, None]).interval(0.95, win_rate(wins.ravel(), prompts, 0.95))
+        covered += low <= rate <= high
+    assert covered / n >= 0.95
 
 
 def test_an_unbalanced_design_is_refused():

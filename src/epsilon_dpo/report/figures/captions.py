@@ -33,6 +33,7 @@ def pareto_caption(found: Pareto, point: Point, judge: Row, confidence: float) -
         the lines of the others in grey. Hypervolume: the area between a line and SFT's win rate (taken as known), up
         to the KL of {corner.kl:.2f} nats that every family reaches; its interval is of the same kind, for each family
         by itself."""
+        + (" Seeds of one β are one point of their line, the mean over them." if found.averages_seeds else "")
     )
 
 

@@ -1,4 +1,4 @@
-"""Which runs are points of one curve: those that differ by beta alone."""
+"""Which runs are points of one curve: those that differ by beta alone; those of one beta are one point."""
 
 from typing import Any
 

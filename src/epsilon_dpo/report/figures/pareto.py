@@ -32,13 +32,20 @@ class Pareto:
     Attributes:
         points: one row per policy and scorer, of POINTS: KL in nats per answer, n (prompts), dominated (another policy
             wins more at less KL, as far as the data show that: dominance.py).
-        frontiers: per scorer and family of two policies or more.
+        frontiers: per scorer and family of two values of beta or more.
         references: per scorer, the corner of the hypervolume.
     """
 
     points: list[Row]
     frontiers: dict[str, dict[str, Frontier]]
     references: dict[str, Reference]
+
+    @property
+    def averages_seeds(self) -> bool:
+        """Whether a frontier has a point that is the mean of several policies."""
+        swept = {family for found in self.frontiers.values() for family in found}
+        rows = [(row["scorer"], row["family"], row["beta"]) for row in self.points if row["family"] in swept]
+        return len(set(rows)) < len(rows)
 
     def staircases(self) -> list[Row]:
         """One row per scorer, family and KL: what the family attains there."""
@@ -94,16 +101,17 @@ def pareto(
             | {"n": len(point.kl_by_prompt), "dominated": bool(is_dominated)}
             for point, is_dominated in zip(points, pointless, strict=True)
         ]
-        sweeps = _sweeps(points, family_of)
+        sweeps = _sweeps(points, family_of, betas)
         if not sweeps:
             continue
-        spanned = min(max(point.kl.value for point in sweep) for sweep in sweeps.values())
+        spanned = min(max(_kl(seeds) for seeds in sweep) for sweep in sweeps.values())
         references[scorer] = Reference(max(spanned, 0.0), floor)
-        grid = _grid([point.kl.value for point in points])
+        steps = [_kl(seeds) for sweep in sweeps.values() for seeds in sweep]
+        grid = _grid([point.kl.value for point in points] + steps)
         frontiers[scorer] = {
             family: frontier(
-                [point.kl_by_prompt for point in sweep],
-                [point.wins_by_prompt[scorer] for point in sweep],
+                [np.mean([point.kl_by_prompt for point in seeds], 0) for seeds in sweep],
+                [np.mean([point.wins_by_prompt[scorer] for point in seeds], 0) for seeds in sweep],
                 points[0].answers,
                 grid,
                 references[scorer],
@@ -121,9 +129,16 @@ def _grid(kls: list[float]) -> NDArray[np.float64]:
     return np.union1d(1.05 * max(kls) * np.linspace(0.0, 1.0, GRID) ** 2, np.maximum(kls, 0.0))
 
 
-def _sweeps(points: list[Point], family_of: dict[str, str]) -> dict[str, list[Point]]:
-    """The families with at least two policies: of one there is no frontier to speak of."""
-    found: dict[str, list[Point]] = {}
+def _sweeps(
+    points: list[Point], family_of: dict[str, str], betas: dict[str, float | None]
+) -> dict[str, list[list[Point]]]:
+    """The families with at least two values of beta, of each value its policies: of one there is no frontier to speak
+    of. Several seeds of one are no choice that a method offers, and the best of them is luck: they make one point."""
+    found: dict[str, dict[float | None, list[Point]]] = {}
     for point in points:
-        found.setdefault(family_of[point.run], []).append(point)
-    return {family: members for family, members in found.items() if len(members) > 1}
+        found.setdefault(family_of[point.run], {}).setdefault(betas[point.run], []).append(point)
+    return {family: list(members.values()) for family, members in found.items() if len(members) > 1}
+
+
+def _kl(seeds: list[Point]) -> float:
+    return float(np.mean([point.kl.value for point in seeds]))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 from epsilon_dpo.report.page.tables import OPPONENTS
 from epsilon_dpo.report.page.variance import split_variance
@@ -30,6 +32,11 @@ class Group:
     def wins(self, opponent: str, field: str) -> Floats:
         """[seeds, prompts, answers] of a record's `win` or `true_win`."""
         return self._design(opponent, lambda record: [record[field]])[..., 0]
+
+    def over_prompts(self, opponent: str, field: str, confidence: float) -> Estimate:
+        """The mean of a record's `win` or `true_win` over seeds, with its interval over prompts alone."""
+        records = [record for run in self.runs for record in run.verdicts(opponent).values()]
+        return win_rate([record[field] for record in records], [record["prompt_id"] for record in records], confidence)
 
     def judgements(self, opponent: str) -> Floats:
         """[seeds, prompts, answers, 2]: whether the answer wins by the verdict of each order alone, ties a half.
@@ -105,7 +112,7 @@ def _rates(results: Results, group: Group, opponent: str) -> Row:
     for field, rate in RATES.items():
         if field == "win" or results.has_truth:
             split = split_variance(group.wins(opponent, field)[..., None])
-            low, high = split.interval(results.confidence)
+            low, high = split.interval(results.confidence, group.over_prompts(opponent, field, results.confidence))
             name = f"{rate}/{opponent}"
             found |= {name: split.win_rate, f"{name}_low": max(0.0, low), f"{name}_high": min(1.0, high)}
     return found

@@ -1,13 +1,15 @@
 """What the results say, as sentences: which differences lie outside their intervals and which do not.
 
 A pair of runs is compared on the same prompts (report/page/paired.py). What a sentence says and the interval in it hold
-for all pairs of runs that one opponent and one scorer compare, together. Where the true reward is known, what it says
-stands first; then what the judge says, and whether the two agree.
+for all runs, or all pairs of runs, that one opponent and one scorer compare, together. Where the true reward is known,
+what it says stands first; then what the judge says, and whether the two agree.
 """
 
+from epsilon_dpo.analysis.differences.differences import of_each
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.report.page.groups import Group
 from epsilon_dpo.report.page.paired import verdicts
-from epsilon_dpo.report.page.results import Results, Row
+from epsilon_dpo.report.page.results import Results, Row, RunResult
 from epsilon_dpo.report.page.tables import OPPONENTS
 
 NAMES = {CHOSEN: "the chosen answers", SFT: "SFT"}
@@ -142,15 +144,14 @@ def is_decided(row: Row) -> bool:
 def _against(results: Results, opponent: str) -> str:
     """Which runs beat, lose to, or cannot be told from `opponent`, by the truth, where it is known, and the judge."""
     scorers: dict[str, list[str]] = {}
-    for metric, scorer in (("true_win_rate", TRUTH), ("win_rate", JUDGE)):
-        if metric == "true_win_rate" and not results.has_truth:
-            continue
-        groups: dict[str, list[str]] = {}
+    for field in ("true_win", "win") if results.has_truth else ("win",):
+        sides: dict[str, list[str]] = {}
         for run in results.runs:
-            groups.setdefault(_side(run.score, f"{metric}/{opponent}"), []).append(run.name)
-        scorers.setdefault(_verdicts(groups, len(results.runs)), []).append(f"by the {scorer}")
+            sides.setdefault(_side(results, run, opponent, field), []).append(run.name)
+        scorers.setdefault(_verdicts(sides, len(results.runs)), []).append(f"by the {SCORERS[field]}")
     parts = [f"{_listed(who)}, {verdict}" for verdict, who in scorers.items()]
-    return f"Against {NAMES[opponent]}: {'; '.join(parts)}."
+    together = f" ({100 * results.confidence:g} % confidence for all runs together)" if len(results.runs) > 1 else ""
+    return f"Against {NAMES[opponent]}: {'; '.join(parts)}{together}."
 
 
 _PHRASES = {
@@ -174,10 +175,11 @@ def _named(runs: list[str], total: int) -> str:
     return "both runs" if total == 2 else f"all {total} runs"
 
 
-def _side(score: Row, name: str) -> str:
-    if score[f"{name}_low"] > 0.5:
-        return "above"
-    return "below" if score[f"{name}_high"] < 0.5 else "within"
+def _side(results: Results, run: RunResult, opponent: str, field: str) -> str:
+    """On which side of one half the run's win rate is, by an interval that holds for all runs together: of 36 that are
+    as good as SFT, the intervals of each would place at least one above or below in two reports of three."""
+    rate = Group(run.name, [run]).over_prompts(opponent, field, of_each(results.confidence, len(results.runs)))
+    return "above" if rate.low > 0.5 else "below" if rate.high < 0.5 else "within"
 
 
 def ahead(row: Row) -> str:

@@ -7,6 +7,9 @@ is the same for one method). So the methods may differ in how much a training ma
 in place of his joint degrees of freedom is Cochran's choice (Biometrics 20 (1964)): with two to five seeds Welch's
 called up to 12 % of equal methods different in simulations at 5 %. The p-value is the level whose interval ends at 0.
 
+Of the prompts there are two imaginary ones, one that each method wins, as between two runs
+(analysis/differences/differences.py): where few prompts differ, the others do not make these certain.
+
 Seeds are not paired, also where both methods have the same: there are few, and pairs would be fewer. What a seed has in
 common (the order of the data) makes the test stricter.
 
@@ -32,19 +35,22 @@ class Difference:
 
     Attributes:
         value: over seeds and prompts.
+        centre: of the interval: the same with the imaginary prompts, nearer to 0.
         training: variance that the trainings of each method add, and from how many.
         rest: variance that prompts and all else add.
         prompts: their number.
     """
 
     value: float
+    centre: float
     training: tuple[Component, Component]
     rest: float
     prompts: int
 
     def interval(self, confidence: float) -> tuple[float, float]:
         half_width = self._half_width(confidence)
-        return max(-1.0, self.value - half_width), min(1.0, self.value + half_width)
+        low, high = max(-1.0, self.centre - half_width), min(1.0, self.centre + half_width)
+        return min(self.value, low), max(self.value, high)
 
     @property
     def training_share(self) -> float:
@@ -55,12 +61,12 @@ class Difference:
     @property
     def p_value(self) -> float:
         """Two-sided, not below 1e-15: its logarithm by bisection."""
-        if self.value == 0.0:
+        if self.centre == 0.0:
             return 1.0
         low, high = math.log(SMALLEST), 0.0
         for _ in range(60):
             middle = (low + high) / 2.0
-            if self._half_width(1.0 - math.exp(middle)) > abs(self.value):
+            if self._half_width(1.0 - math.exp(middle)) > abs(self.centre):
                 low = middle
             else:
                 high = middle
@@ -88,10 +94,12 @@ def difference(first: ArrayLike, second: ArrayLike) -> Difference:
     if trainings[0] is None or trainings[1] is None:
         raise ValueError("one training says nothing of its method: at least two seeds each")
     one, other = one.mean(2), other.mean(2)
-    between = float((one.mean(0) - other.mean(0)).var(ddof=1)) / one.shape[1]
+    apart = np.append(one.mean(0) - other.mean(0), [1.0, -1.0])
+    between = float(apart.var()) / len(apart)
     within = sum(_interaction(method) / method.size for method in (one, other))
     return Difference(
         value=float(one.mean() - other.mean()),
+        centre=float(apart.mean()),
         training=(trainings[0], trainings[1]),
         rest=max(between, within),
         prompts=one.shape[1],
