@@ -264,8 +264,21 @@ def test_a_bos_that_opens_each_turn_is_no_defect(make_tokenizer: MakeTokenizer) 
     system = sides(SYSTEM + YES, SYSTEM + NO)
     assert validate(dialogues(system), tokenizer, TOKENS, contract()).dropped == []
     bos, rule = tokenizer.bos_token_id, BosRule(tokenizer)
-    assert (rule.per_turn, rule.at_start) == (1, 0)
+    assert (rule.per_exchange, rule.at_start) == (2, 0)
     assert [rule.errors(ids, turns=2) for ids in ([bos, 9, bos, 9], [bos, 9, 9], [9, bos, bos])] == [0, 1, 1]
+
+
+def test_a_bos_that_opens_each_question_is_no_defect(make_tokenizer: MakeTokenizer) -> None:
+    """Llama 2's way; its answers begin with a space and end with the stop token."""
+    llama = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}{{ m.content }}?"
+        "{% else %} {{ m.content }} <end_of_turn>{% endif %}{% endfor %}"
+    )
+    tokenizer = make_tokenizer(chat_template=llama)
+    two = [*turns("A?"), *YES, *turns("B?")]
+    assert validate(dialogues(sides(two + YES, two + NO)), tokenizer, TOKENS, contract()).dropped == []
+    bos, rule = tokenizer.bos_token_id, BosRule(tokenizer)
+    assert [rule.errors(ids, turns=4) for ids in ([bos, 9, bos, 9], [bos, 9, 9], [bos, bos, bos])] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("system", ["", "{% if messages[0].role != 'system' %}{{ bos_token }}s{% endif %}"])

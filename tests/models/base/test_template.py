@@ -88,6 +88,13 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
+# Llama 2's and Mistral's: no generation prompt, and an answer's space is its own, which a policy samples with it.
+SPACED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}<end_of_turn>"
+    "{% else %}{{ bos_token }}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_fault_is_named(name: str) -> None:
     template, sentence = BAD[name]
@@ -101,6 +108,7 @@ def test_a_fault_is_named(name: str) -> None:
         (GOOD, True, []),
         (GOOD.replace("m.content", "m.content|trim"), True, []),
         (TURNS + ASKS, False, ["writes no BOS (<bos>)"]),
+        (SPACED, True, []),
         ("{{ bos_token }}" + TURNS + "{{ '<start_of_turn>assistant\n' }}", True, []),  # Llama 3's first one
         (
             GOOD.replace("{{ m.content", "{{ '[]' * (m.role == 'assistant') }}{{ m.content"),

@@ -80,7 +80,7 @@ def faults(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
         )
         return
     head, tail = text[len(prompt) : place], text[place + len(REPLY) :]
-    if head and prompt == dialogue_text(tokenizer, [question]):
+    if head.strip() and prompt == dialogue_text(tokenizer, [question]):  # a space alone begins Llama 2's answers
         yield f"it has no generation prompt, so that a policy would have to write {head!r} itself"
     stop = str(tokenizer.eos_token)
     if stop not in tail:
@@ -101,7 +101,7 @@ def notes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     thought = [question, _turn("assistant", THOUGHT)]
     found = {
         f"writes no BOS ({tokenizer.bos_token})": BosRule(tokenizer).writes_none,
-        f"begins an answer with {head!r}": bool(head),
+        f"begins an answer with {head!r}": bool(head.strip()),
         "has no system role": not takes_system_turn(tokenizer),
         "cuts <think> from answers": _lost(tokenizer, thought),
         "cuts <think> from earlier answers": _lost(tokenizer, [*thought, question, reply]),
