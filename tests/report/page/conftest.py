@@ -63,6 +63,7 @@ class Outputs:
         outcome = {"splits": splits, "expectations": [broken], "defects": found}
         outcome |= {"length_bias": {"train": {"chosen_longer_share": 0.6125}}}
         self.json("validate/validation.json", outcome)
+        self.json("pairs/pairs.json", {"source": "dataset", "train": 40, "eval": self.n, "left_out": {}})
         for name in ("train", "eval", "dropped"):
             self.jsonl(f"validate/{name}.jsonl", [])
         self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})
