@@ -16,7 +16,8 @@ with heavy_imports():
 with run_stage("report") as stage:
     params = load(ReportView)
     scorer = None if params.scorer is None else params.scorer.source
-    results = read_results(Path("out"), params.runs, params.base_name, scorer)
+    margins = None if params.margins is None else params.margins["source"]
+    results = read_results(Path("out"), params.runs, params.base_name, scorer, margins)
     certificates = read_certificates(Path("certificates"), Path("out"))
     replication = read_replication(Path("study/verdicts.json"))
     write_report(results, params.report.examples, stage.out, certificates, replication)

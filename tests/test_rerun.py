@@ -47,7 +47,7 @@ TABLE = {
     "sft": AFTER_SFT,
     "candidates": {"candidates"},
     "pairs": {"pairs", "margins", "scorer", "tournament", "figures", "report"} | ALIGN,
-    "margins": {"margins"},
+    "margins": {"margins", "report"},
     "scorer": {"scorer", "report"},
     "align": {"tournament", "figures", "report"} | ALIGN,
     "sample": AFTER_REFERENCE | SAMPLED,

@@ -118,7 +118,7 @@ def test_arena_hard_points() -> None:
     ]
     found = score(rows)
     assert found["win_rate"] == pytest.approx(100 * 3.5 / 8)
-    assert (found["n"], found["n_missing"]) == (3, 2)
+    assert (found["n"], found["n_missing"], found["n_asked"]) == (3, 2, 5)
     residuals = [2 - 2 * 3.5 / 8, 0.5 - 2 * 3.5 / 8, 1 - 4 * 3.5 / 8]
     assert found["win_rate_se"] == pytest.approx(100 * (sum(x * x for x in residuals) * 3 / 2) ** 0.5 / 8)
     with pytest.raises(UserError, match=r"none of the judge's verdicts on 1 questions"):

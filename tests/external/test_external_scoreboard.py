@@ -7,18 +7,22 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.external.benchmarks.params import Run, ScoreboardView
+from epsilon_dpo.external.benchmarks.questions import Question
 from epsilon_dpo.external.scoreboard.scoreboard import read_verdicts, write_scoreboard
+from epsilon_dpo.external.verdicts.judge_mt_bench import UNREADABLE, score
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json
 from epsilon_dpo.pipeline.stage.params import parse
 
 FACTS = {"mean_tokens": 200.0, "truncated_share": 0.25, "policy_sha256": "0" * 64, "n_missing": 5}
 ALPACA_EVAL: dict[str, Any] = {"tool": "alpaca-eval 0.6.6", "judge": "gpt-4-1106-preview", "n": 800, **FACTS}
+ALPACA_EVAL |= {"n_asked": 805}
 ALPACA_EVAL |= {"win_rate": 31.25, "win_rate_se": 1.5, "mean_characters": 900.0}
 MT_BENCH: dict[str, Any] = {
     "tool": "fschat 0.2.36",
     "judge": "gpt-4",
     "n": 75,
+    "n_asked": 80,
     **FACTS,
     "score": 6.5,
     "score/turn_1": 7.0,
@@ -58,7 +62,7 @@ NOT_METRICS = {"tool", "judge", "policy_sha256"}
     [
         ({}, []),
         ({"judge": "local"}, ["their judge is gpt-4-1106-preview"]),
-        ({"n": 10, "judge": "local"}, ["their judge is gpt-4-1106-preview", "they are on 805 questions"]),
+        ({"n_asked": 10, "judge": "local"}, ["their judge is gpt-4-1106-preview", "they are on 805 questions"]),
     ],
 )
 def test_what_cannot_be_compared_with_published_numbers_says_so(
@@ -67,6 +71,28 @@ def test_what_cannot_be_compared_with_published_numbers_says_so(
     text = page(tmp_path, alpaca_eval=ALPACA_EVAL | changes)
     assert ("Not comparable with published numbers" in text) is bool(reasons)
     assert all(reason in text for reason in ["alpaca-eval 0.6.6", *reasons])
+
+
+@pytest.mark.parametrize(
+    ("asked", "without", "comparable"),
+    [
+        (80, {(1, 2), (2, 2), (3, 2)}, True),  # every question has a grade, and three turns have none
+        (78, {(1, 1), (1, 2), (2, 2), (3, 2)}, False),  # 77 questions and 4 turns, of too few questions
+        (78, {(1, 2), (2, 2)}, False),  # 78 and 2 are 80, and of no one thing
+    ],
+)
+def test_turns_without_a_grade_are_no_questions(
+    tmp_path: Path, asked: int, without: set[tuple[int, int]], comparable: bool
+) -> None:
+    questions = [Question(str(id_), ["a", "b"], {"question_id": id_, "category": "math"}) for id_ in range(asked)]
+    rows = [
+        {"question_id": id_, "turn": turn, "score": UNREADABLE if (id_, turn) in without else 6}
+        for id_ in range(asked)
+        for turn in (1, 2)
+    ]
+    text = page(tmp_path, mt_bench=MT_BENCH | score(rows, questions))
+    assert ("they are on 80 questions" not in text) is comparable
+    assert "<th>turns without verdict</th>" in text and f"<td>{len(without)}</td>" in text
 
 
 def test_a_page_shows_its_own_runs_in_its_order() -> None:

@@ -16,6 +16,7 @@ from transformers import DebertaV2Config
 from trl_trainers import float32_means_float64
 
 from epsilon_dpo.judging.judges import pairrm_folder
+from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.judges.pairrm import PairRM
@@ -121,6 +122,17 @@ def test_the_budget_that_a_source_leaves(judge: PairRMJudge) -> None:
     assert (encoded.len_a, encoded.len_b) == (len(WORDS) * 3, 1)
     over_long = judge.layout.encode(Pair(LONG, LONG, "gold"))
     assert len(over_long.ab) == SOURCE_MAX + CANDIDATE_MAX + 4 and over_long.trunc_source
+
+
+def test_a_dialogue_s_earlier_answers_are_no_part_of_an_answer_s_length(judge: PairRMJudge) -> None:
+    """Both candidates hold the first turn's 63 tokens, which are cut; answers of 4 and 1 are not of similar length."""
+    turns = (("user", "tell me"), ("assistant", LONG), ("user", "more please"))
+    prompt = [{"role": role, "content": text} for role, text in turns]
+    dialogue, single = judge.compare(
+        [Question(given, " gold is a metal\n", "gold") for given in (prompt, [{"role": "user", "content": "tell me"}])]
+    )
+    assert (dialogue.len_a, dialogue.len_b) == (single.len_a, single.len_b) == (4, 1)
+    assert dialogue.trunc_a and dialogue.trunc_b and not single.trunc_a
 
 
 def test_a_marker_made_by_the_normaliser_is_no_marker(judge: PairRMJudge) -> None:

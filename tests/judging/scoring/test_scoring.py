@@ -86,7 +86,7 @@ def test_a_run_s_records_and_rates_by_hand() -> None:
     assert metrics["position_bias/chosen"] == 0.25
     assert metrics["flip_rate/chosen"] == 0.0 and metrics["flip_rate/chosen_n"] == 3  # the pairs that differ
     assert metrics["tie_share/chosen"] == metrics["identical_share/chosen"] == 0.25
-    assert metrics["consistency/chosen"] == 1.0
+    assert metrics["consistency/chosen"] == 1.0 and metrics["consistency/chosen_n"] == 3
     assert metrics["true_reward/run"] == (2.5 - 1.0 + 1.5 - 1.0) / 4
     assert metrics["true_reward/sft"] == (1.5 * 3 - 1.0) / 4 and metrics["true_reward/chosen"] == 1.5
     assert metrics["empty_share/run"] == 0.25 and metrics["empty_share/sft"] == 0.0
@@ -121,6 +121,20 @@ def test_position_decides_only_what_it_outweighs() -> None:
     assert found["flip_rate"] == 1.0 and found["flip_rate_n"] == 2  # both orders prefer the first place
     assert found["consistency"] == 0.5 and found["position_bias"] == pytest.approx(0.3)
     assert found["truncated_share"] == 0.5 and "true_win_rate" not in found
+
+
+def test_a_judge_that_always_names_the_first_place_is_never_consistent() -> None:
+    """As one that answers by a letter does: each such pair is a tie, so that no pair is decided."""
+
+    class First(LengthJudge):
+        def compare(self, pairs: list[Question]) -> list[Verdict]:
+            return [Verdict(4.0, 4.0, 1, 1, False, False, False, refused=not pair.a) for pair in pairs]
+
+    records = judge_comparisons(First(), run_comparisons(RUN, SFT), None)
+    found = by_opponent(records, INTERVALS)
+    assert found["tie_share/sft"] == 1.0 and found["flip_rate/sft"] == 1.0
+    assert found["consistency/sft"] == 0.0 and found["consistency/sft_n"] == 2  # one pair is identical, one refused
+    assert "consistency/sft" not in by_opponent([record | {"refused": True} for record in records], INTERVALS)
 
 
 @pytest.mark.parametrize(("logit", "expected"), [(2e-6, 1.0), (1e-6, 0.5), (0.0, 0.5), (-1e-6, 0.5), (-2e-6, 0.0)])

@@ -63,10 +63,11 @@ class Outputs:
         outcome = {"splits": splits, "expectations": [broken], "defects": found}
         outcome |= {"length_bias": {"train": {"chosen_longer_share": 0.6125}}}
         self.json("validate/validation.json", outcome)
+        self.json("pairs/pairs.json", {"source": "dataset", "train": 40, "eval": self.n, "left_out": {}})
         for name in ("train", "eval", "dropped"):
             self.jsonl(f"validate/{name}.jsonl", [])
         self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})
-        judged: dict[str, Any] = {**rates("accuracy", [1, 1, 0, 1]), "consistency": 0.9}
+        judged: dict[str, Any] = {**rates("accuracy", [1, 1, 0, 1]), "consistency": 0.9, "consistency_n": 3}
         half = [0.5] * self.n
         controls = {"confidence": 0.95, "n": self.n, **rates("win_rate/sft_vs_chosen", half)}
         controls |= rates("win_rate/chosen_vs_rejected", [1.0] * self.n) | rates("win_rate/chosen_vs_chosen", half)

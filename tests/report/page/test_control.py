@@ -41,6 +41,7 @@ def results(outputs: Callable[..., Path], runs: Runs) -> Callable[..., Results]:
             | {"classifier_accuracy_high": 0.8, "classifier_accuracy_n": 200, "flip_rate": 0.0}
             | {"flip_rate_low": 0.0, "flip_rate_high": 0.1, "flip_rate_n": 40},
             "validate/dataset.json": {"preferences": False},
+            "pairs/pairs.json": {"source": "on_policy", "train": 24},
             "controls/metrics.json": scores("sft", 0.5, 0.45) | scores("best_of_4", 0.7, 0.75),
             "score/dpo/metrics.json": scores("run", 0.9, 0.95),
             "score/mine/metrics.json": scores("run", 0.8, 0.85),
@@ -84,7 +85,11 @@ def test_the_page_says_why_no_kl_is_negative(results: Callable[..., Results], tm
     with (tmp_path / "report/control.csv").open(encoding="utf-8") as file:
         assert [row["policy"] for row in csv.DictReader(file)] == ["sft", "best_of_4", "dpo", "mine"]
     assert (tmp_path / "report/figures/control.png").is_file()
-    assert "40 texts (by hand)" in page and "a sentiment classifier (by hand)" in page
+    assert (
+        "24 on-policy pairs (by hand)" in page
+        and "this very judge" not in page
+        and "a sentiment classifier (by hand)" in page
+    )
 
 
 def test_without_a_negative_value_the_sentence_claims_none(results: Callable[..., Results], tmp_path: Path) -> None:

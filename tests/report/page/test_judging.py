@@ -137,6 +137,7 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
         "–",
         "8",
     ]
+    assert cells["How often do both orders of a pair give the same winner"] == ["90.0 %", "–", "–", "3"]
     assert cells["Is it as sure as it is right"] == ["+25.0<small>+26.0 to +27.0</small> ", "–", "–", "8"]
     summary = read_json(to / "summary.json")
     assert summary["judge"]["label_kappa"] == 0.1 and summary["judge"]["flip_rate"] == 0.22

@@ -137,6 +137,13 @@ def test_a_runs_config_is_one_cell_however_many_methods_there_are(outputs: Calla
     assert "<td>pairwise_cringe</td><td>b 0.0, gate_gradient true, learning_rate 0.0005</td>" in page
 
 
+def test_a_confidence_is_not_rounded(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    out = outputs()
+    write_json(out / "controls/metrics.json", read_json(out / "controls/metrics.json") | {"confidence": 0.975})
+    page = written(out, runs, tmp_path / "report")
+    assert "97.5 % intervals over prompts" in page and "98 %" not in page
+
+
 def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tmp_path: Path) -> None:
     page = written(outputs(mine=[1.0, 0.0]), {"mine": {"method": "epsilon_dpo"}}, tmp_path / "report", count=0)
     assert "a comparison needs two" in page and "side by side" not in page

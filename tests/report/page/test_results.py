@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from epsilon_dpo.methods.registry import method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
-from epsilon_dpo.report.page.results import read_results
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.report.page.page import write_report
+from epsilon_dpo.report.page.results import READ_MARGINS, read_results
 
 Runs = dict[str, dict[str, Any]]
+ONLINE = {"eval_reward": 1.0}  # what the metrics of a run that learns from its own answers have
 
 
 def test_parts_of_different_policies_are_refused(outputs: Callable[..., Path], runs: Runs) -> None:
@@ -34,3 +38,46 @@ def test_answers_to_other_prompts_are_refused(outputs: Callable[..., Path], runs
     write_jsonl(file, list(reversed(read_jsonl(file))))
     with pytest.raises(UserError, match="out/sample/dpo answers other prompts"):
         read_results(out, runs)
+
+
+@pytest.mark.parametrize(
+    ("source", "scorer", "margins", "taught"),
+    [
+        ("dataset", None, None, []),
+        ("on_policy", None, None, ["dpo", "mine"]),
+        ("on_policy", "true_reward", None, ["dpo"]),
+        ("dataset", "judge", None, ["mine"]),
+        ("dataset", None, "judge", ["dpo"]),
+        ("dataset", None, "true_reward", []),
+    ],
+)
+def test_the_page_names_the_pairs_trained_on_and_who_learned_from_the_judge(
+    outputs: Callable[..., Path],
+    tmp_path: Path,
+    source: str,
+    scorer: str | None,
+    margins: str | None,
+    taught: list[str],
+) -> None:
+    """`dpo` learns from pairs, by a method that reads margins where there are any; `mine` from its own answers where
+    there is a scorer. 24 pairs were trained on, of the 40 that the contract kept."""
+    out = outputs()
+    write_json(out / "pairs/pairs.json", {"source": source, "train": 24})
+    if scorer is not None:
+        write_json(out / "align/metrics/mine/metrics.json", read_json(out / "align/metrics/mine/metrics.json") | ONLINE)
+    runs = {"dpo": {"method": "dpo" if margins is None else "madpo"}, "mine": {"method": "epsilon_dpo"}}
+    results = read_results(out, runs, scorer=scorer, margins=margins)
+    assert results.taught_by_the_judge == taught
+    (tmp_path / "report").mkdir()
+    write_report(results, 0, tmp_path / "report")
+    page = " ".join((tmp_path / "report/report.html").read_text("utf-8").split())
+    on_policy = source == "on_policy"
+    assert f"on 24 {'on-policy' if on_policy else 'preference'} pairs (by hand), each answering" in page
+    assert ("on none of these pairs but on 24 on-policy ones" in page) is on_policy
+    named = ", ".join(f"<code>{name}</code>" for name in taught)
+    assert (f"<p>{named}: trained on the scores, the ranks or the margins of this very judge" in page) is bool(taught)
+
+
+def test_the_methods_that_read_margins_are_those_that_say_so() -> None:
+    classes = {name: import_module(f"epsilon_dpo.methods.{name}").METHOD for name in method_names()}
+    assert {name for name, found in classes.items() if getattr(found, "needs_scores", False)} == set(READ_MARGINS)

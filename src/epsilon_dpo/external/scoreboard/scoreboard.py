@@ -10,13 +10,14 @@ from epsilon_dpo.external.benchmarks.params import Runs
 from epsilon_dpo.pipeline.stage.files import read_json
 
 TEMPLATE = "scoreboard.html.jinja"
-# Per benchmark: its title, what its scores mean, its columns, and under which judge and on how many questions published
-# verdicts were made.
+# Per benchmark: its title, what its scores mean, its columns, what counts as missing, and under which judge and on how
+# many questions published verdicts were made.
 BENCHMARKS: dict[str, dict[str, Any]] = {
     "alpaca_eval": {
         "title": "AlpacaEval 2",
         "meaning": "Win rates against GPT-4-turbo's answers, in percent; LC is corrected for length.",
         "columns": {"lc_win_rate": "LC win rate", "win_rate": "win rate", "mean_characters": "characters"},
+        "missing": "without verdict",
         "judge": "gpt-4-1106-preview",
         "questions": 805,
     },
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         "title": "Arena-Hard",
         "meaning": "Win rate against the baseline's answers in both orders, in percent; a clear win counts threefold.",
         "columns": {"win_rate": "win rate"},
+        "missing": "without verdict",
         "judge": "gpt-4-1106-preview",
         "questions": 500,
     },
@@ -31,6 +33,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         "title": "MT-Bench",
         "meaning": "Grades from 1 to 10, averaged over questions and turns.",
         "columns": {"score": "score", "score/turn_1": "first turn", "score/turn_2": "second turn"},
+        "missing": "turns without verdict",
         "judge": "gpt-4",
         "questions": 80,
     },
@@ -79,6 +82,6 @@ def _differences(rows: list[dict[str, Any]], judge: str, questions: int) -> list
     found = []
     if any(row["judge"] != judge for row in rows):
         found.append(f"their judge is {judge}")
-    if any(row["n"] + row["n_missing"] != questions for row in rows):
+    if any(row["n_asked"] != questions for row in rows):
         found.append(f"they are on {questions} questions")
     return found

@@ -75,7 +75,8 @@ def read_results(work: Path, tool: str) -> Verdict:
     with (work / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         (board,) = csv.DictReader(file)
     metrics = {ours: float(board[theirs]) for theirs, ours in RATES.items() if board.get(theirs)}
-    metrics |= {"mean_characters": float(board["avg_length"]), "n": len(rows) - missing, "n_missing": missing}
+    metrics |= {"mean_characters": float(board["avg_length"])}
+    metrics |= {"n": len(rows) - missing, "n_missing": missing, "n_asked": len(rows)}
     return Verdict(metrics, rows, tool)
 
 

@@ -81,13 +81,14 @@ def score(rows: list[Row]) -> dict[str, float]:
         rows: per question, `games`: first with the model as assistant B, then as A.
 
     Returns:
-        `win_rate` and `win_rate_se` in percent, `n`, the questions that count, and `n_missing`, the others.
+        `win_rate` and `win_rate_se` in percent, `n`, the questions that count, `n_missing`, the others, and `n_asked`,
+        all of them.
 
     Raises:
         UserError: no question counts.
     """
     points = [found for row in rows if (found := _points(row))]
-    metrics: dict[str, float] = {"n": len(points), "n_missing": len(rows) - len(points)}
+    metrics: dict[str, float] = {"n": len(points), "n_missing": len(rows) - len(points), "n_asked": len(rows)}
     if not points:
         raise UserError(f"none of the judge's verdicts on {len(rows)} questions holds a label such as [[A>B]].")
     weight = sum(map(len, points))

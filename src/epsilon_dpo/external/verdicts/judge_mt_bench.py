@@ -58,7 +58,10 @@ def judge_mt_bench(contest: Contest[MTBenchJudge]) -> Verdict:
 
 
 def score(rows: list[Row], questions: list[Question]) -> dict[str, float]:
-    """Means of the grades, in [1, 10]; verdicts without a grade are left out, as by FastChat's show_result."""
+    """Means of the grades, in [1, 10]; verdicts without a grade are left out, as by FastChat's show_result.
+
+    `n` counts the questions with a grade and `n_asked` all, `n_missing` the turns without one.
+    """
     category = {question.row["question_id"]: question.row["category"] for question in questions}
     graded = [row for row in rows if row["score"] != UNREADABLE]
     if not graded:
@@ -73,7 +76,7 @@ def score(rows: list[Row], questions: list[Question]) -> dict[str, float]:
     means = [sum(grades) / len(grades) for grades in of_question.values()]
     if len(means) > 1:
         metrics["score_se"] = standard_error(means)
-    return metrics | {"n": len(of_question), "n_missing": len(rows) - len(graded)}
+    return metrics | {"n": len(of_question), "n_missing": len(rows) - len(graded), "n_asked": len(questions)}
 
 
 def _graded(rows: list[Row], questions: list[Question]) -> list[Row]:

@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Token ids of both orders, and what truncation took; lengths are the answers' own tokens, before it."""
+    """Token ids of both orders, and what truncation took; lengths are the two texts' own tokens, before it."""
 
     ab: list[int]
     ba: list[int]
@@ -77,6 +77,10 @@ class Layout:
             )
             encoded.append(row)
         return encoded
+
+    def lengths(self, answers: list[str]) -> dict[str, int]:
+        """The tokens of each answer, as of EncodedPair."""
+        return {text: len(body) for text, body in self._bodies(answers, CANDIDATE1).items()}
 
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """input_ids and attention_mask, [rows, longest row], padded on the right."""

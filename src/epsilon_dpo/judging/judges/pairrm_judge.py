@@ -8,6 +8,7 @@ here (scoring.py), where upstream's `logit > 0` makes it a win of b.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -70,8 +71,16 @@ class PairRMJudge:
         return cls(with_fast_layers(model), layout, settings["batch_size"], settings["budget"], journal)
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
-        """A verdict per question, in the order given; see `compare_texts`, and source_text.py for what is read."""
-        return self.compare_texts([pair_text(*question) for question in questions])
+        """A verdict per question, in the order given; see `compare_texts`, and source_text.py for what is read.
+
+        The lengths are those of the two answers alone, without the earlier turns that a dialogue's candidates share.
+        """
+        verdicts = self.compare_texts([pair_text(*question) for question in questions])
+        length = self.layout.lengths([text.strip() for question in questions for text in (question.a, question.b)])
+        return [
+            replace(verdict, len_a=length[question.a.strip()], len_b=length[question.b.strip()])
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
 
     def rank(self, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
         """Upstream's rank scores: n (n - 1) forwards a prompt."""

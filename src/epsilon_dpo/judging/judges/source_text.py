@@ -12,7 +12,7 @@ def pair_text(prompt: Messages, a: str, b: str) -> Pair:
 
     One user message: its raw text is the source, as the paper's single-turn evaluation has it. More turns: the layout
     of LLM-Blender's `compare_conversations`. It scores all assistant turns together, so the shared earlier answers
-    are in both candidates and count in the lengths of both; a source that is cut loses the *last* user turn, on its
+    are in both candidates, and count where these are cut; a source that is cut loses the *last* user turn, on its
     right. Users and assistants take turns (stage validate's `roles_alternate`), as upstream asserts. A system message
     has no place in PairRM's inputs; it is put before the user's text, with a line break between.
     """

@@ -108,12 +108,13 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
     - `lc_win_rate`: at equal length (length.py, with `length_slope`); `similar_length_win_rate`: of the pairs whose
       lengths differ by at most a fifth; `untruncated_win_rate`: of the answers a that max_new_tokens did not cut, if
       some were cut (b may be cut);
-    - `flip_rate`: how often swapping two different answers makes the other one win;
+    - `flip_rate`: how often swapping two different answers, neither refused, makes the other one win;
     - with a truth `true_win_rate`, and `truth_agreement`, the judge's accuracy (ties half) on the pairs that the truth
       decides; the agreement on all of them corrected for chance, `truth_kappa` and `truth_alpha` (agreement.py).
-    Without: `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of decided pairs whose two orders
-    agree; `position_bias`, the mean of (f_ab + f_ba) / 2, positive if the first place helps; `tie_share`,
-    `identical_share`; `truncated_share` of pairs that the judge did not see entirely; `refused_share`.
+    Without: `soft_win_rate`, the mean of sigmoid(logit / 2); `consistency`, the share of the pairs that `flip_rate`
+    counts whose two orders name the same winner, and their number as its `_n`; `position_bias`, the mean of
+    (f_ab + f_ba) / 2, positive if the first place helps; `tie_share`, `identical_share`; `truncated_share` of pairs
+    that the judge did not see entirely; `refused_share`.
 
     Raises:
         ValueError: there is no record.
@@ -125,10 +126,9 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
     found = intervals.rate(wins, records).named(f"win_rate{at}")
     found |= intervals.rate(both_orders, records).named(f"consistent_win_rate{at}")
     found |= _at_equal_length(records, intervals, at) | _untruncated(records, intervals, at)
-    found |= _flips(records, intervals, at)
+    found |= _both_orders(records, intervals, at)
     found |= {
         f"soft_win_rate{at}": float(expit([record["logit"] / 2.0 for record in records]).mean()),
-        f"consistency{at}": sum(record["consistent"] for record in decided) / len(decided) if decided else 1.0,
         f"position_bias{at}": sum(record["f_ab"] + record["f_ba"] for record in records) / (2 * n),
         f"tie_share{at}": 1.0 - len(decided) / n,
         f"identical_share{at}": sum(record["identical"] for record in records) / n,
@@ -220,13 +220,19 @@ def _untruncated(records: list[Record], intervals: Intervals, at: str) -> dict[s
     return intervals.rate([record["win"] for record in untruncated], untruncated).named(f"untruncated_win_rate{at}")
 
 
-def _flips(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
-    """A judge that prefers the first place (or the second) in both orders has named both answers."""
+def _both_orders(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+    """`flip_rate` and `consistency`; nothing where all pairs are identical or refused.
+
+    A judge that prefers the first place (or the second) in both orders has named both answers: a flip, and for one that
+    answers by a letter alone also a tie, so that among decided pairs no flip of its could be found.
+    """
     judged = [record for record in records if not (record["identical"] or record["refused"])]
     if not judged:
         return {}
     flips = [float(record["f_ab"] * record["f_ba"] > 0.0) for record in judged]
-    return intervals.rate(flips, judged).named(f"flip_rate{at}")
+    same = sum(record["consistent"] for record in judged) / len(judged)
+    found = intervals.rate(flips, judged).named(f"flip_rate{at}")
+    return found | {f"consistency{at}": same, f"consistency{at}_n": len(judged)}
 
 
 def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:

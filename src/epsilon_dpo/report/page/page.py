@@ -206,7 +206,7 @@ def _render(results: Results, **content: Any) -> str:
         sections=SECTIONS,
         contents=[],  # what the headings of the sections add to it
         results=results,
-        level=f"{100 * results.confidence:.0f} %",
+        level=f"{100 * results.confidence:g} %",
         judge_name=JUDGES[results.judge["source"]].format(**results.judge),
         broken=[finding for finding in results.validation["expectations"] if not finding["success"]],
         **content,

@@ -20,6 +20,7 @@ class ReportView(Strict):
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     report: Report
     base: Base
+    margins: dict[str, Any] | None  # its source alone is read, so that the page needs none of the room's code
     scorer: Scorer | None
 
     @property

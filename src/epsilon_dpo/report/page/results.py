@@ -9,6 +9,9 @@ from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, metrics_folder
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
+# Methods that train on out/margins, by name: asking the registry would make the page depend on the code of all methods.
+READ_MARGINS = ("madpo",)
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -54,12 +57,14 @@ class Results:
 
     Attributes:
         dataset: out/validate/dataset.json; validation, dropped: the outcome of the contract.
+        pairs: out/pairs/pairs.json: `source` and number (`train`) of the pairs that policies were trained on.
         digests: sha256 of the validated splits, by file name.
         judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
         base: name of the model that SFT started from; if there was no SFT, it is the reference itself.
         sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
         controls: out/controls/metrics.json.
         scorer: source of the scores that online runs were trained on; None: no run is online.
+        margins: source of out/margins; None: no run reads it.
         paper_figures: out/figures/figures.json, each with its image's bytes as `png`; paper_pairs: pairs.json there.
         ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`;
             tournament_usage: usage.json there, what judging it took.
@@ -67,6 +72,7 @@ class Results:
 
     runs: list[RunResult]
     dataset: Row
+    pairs: Row
     validation: Row
     dropped: list[Row]
     digests: dict[str, str]
@@ -82,6 +88,7 @@ class Results:
     paper_pairs: list[Row]
     base: str
     scorer: str | None = None
+    margins: str | None = None
 
     @property
     def n(self) -> int:
@@ -130,19 +137,35 @@ class Results:
         return {name: final["processes"] for name, final in trained.items() if "processes" in final}
 
     @property
+    def on_policy(self) -> bool:
+        """Whether the pairs trained on are the reference's own answers, ranked by the judge."""
+        return bool(self.pairs["source"] == "on_policy")
+
+    @property
     def taught_by_the_judge(self) -> list[str]:
-        """The runs that were trained on the scores of the judge that judges them here."""
-        return [run.name for run in self.runs if "eval_reward" in run.final and self.scorer == "judge"]
+        """The runs that learned what the judge prefers, which judges them here: from its scores, from pairs that it
+        ranked or from its margins. None in the control setting, whose judge is the truth."""
+        return [] if self.has_classifier else [run.name for run in self.runs if self._is_taught(run)]
+
+    def _is_taught(self, run: RunResult) -> bool:
+        if run.learns_from_own_answers:
+            return self.scorer == "judge"
+        return self.on_policy or (self.margins == "judge" and run.config["method"] in READ_MARGINS)
 
 
 def read_results(
-    out: Path, runs: dict[str, dict[str, Any]], base: str = "the base model", scorer: str | None = None
+    out: Path,
+    runs: dict[str, dict[str, Any]],
+    base: str = "the base model",
+    scorer: str | None = None,
+    margins: str | None = None,
 ) -> Results:
     """The outputs below `out` of the runs named, and of no others.
 
     Args:
         base: name of the base model, as the page shows it.
         scorer: source of the scores that online runs were trained on; None: no run is online.
+        margins: source of the margins that runs were trained with; None: no run reads any.
 
     Raises:
         UserError: the parts of a run speak of different policies, or answer other prompts than the reference; or the
@@ -152,6 +175,7 @@ def read_results(
     results = Results(
         runs=[_run(out, name, config) for name, config in runs.items()],
         dataset=read_json(validate / "dataset.json"),
+        pairs=read_json(out / "pairs" / "pairs.json"),
         validation=read_json(validate / "validation.json"),
         dropped=read_jsonl(validate / "dropped.jsonl"),
         digests={name: digest(validate / name) for name in ("train.jsonl", "eval.jsonl")},
@@ -170,6 +194,7 @@ def read_results(
         paper_pairs=read_json(out / "figures" / "pairs.json"),
         base=base,
         scorer=scorer,
+        margins=margins,
     )
     prompts = [row["id"] for row in results.reference_answers]
     for run in results.runs:
