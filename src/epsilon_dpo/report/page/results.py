@@ -144,8 +144,8 @@ class Results:
     @property
     def taught_by_the_judge(self) -> list[str]:
         """The runs that learned what the judge prefers, which judges them here: from its scores, from pairs that it
-        ranked or from its margins. None in the control setting, whose judge is the truth."""
-        return [] if self.has_classifier else [run.name for run in self.runs if self._is_taught(run)]
+        ranked or from its margins. Also where a classifier's score is called the true one (docs/rlhf.md)."""
+        return [run.name for run in self.runs if self._is_taught(run)]
 
     def _is_taught(self, run: RunResult) -> bool:
         if run.learns_from_own_answers:
