@@ -14,6 +14,9 @@ from epsilon_dpo.pipeline.stage.files import Messages, Row
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 HEADER = re.compile(r"(?:\r?\n){2}(Human|Assistant): ?")
 OPEN_END = re.compile(r"(?:\r?\n){2}Assistant:\s*$")
+EXTRA_ID = re.compile(
+    r"(?:^|\r?\n)<extra_id_1>(User|Assistant)(?:\r?\n|$)"
+)  # HelpSteer2's, between the turns of a prompt
 ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant",
@@ -78,12 +81,30 @@ def _is_empty_system(entry: Any) -> bool:
 
 
 def prompt(value: Any, name: str) -> Messages:
-    """A prompt as messages: text is one user turn, a transcript that ends in "Assistant:" its turns before that."""
+    """A prompt as messages: text is one user turn, a transcript that ends in "Assistant:" its turns before that.
+
+    Raises:
+        Refused: text with HelpSteer2's markers whose turns do not alternate from the user to the user.
+    """
+    if isinstance(value, str) and EXTRA_ID.search(value):
+        return _marked(value, name)
     if isinstance(value, str) and BEGINS_WITH_HEADER.match(value) and OPEN_END.search(value):
         return transcript(value, name)[:-1]
     if isinstance(value, list):
         return messages(value, name)
     return [{"role": "user", "content": text(value, name)}]
+
+
+def _marked(value: str, name: str) -> Messages:
+    """The turns of a prompt as HelpSteer2 writes them: the first has no marker and is the user's."""
+    first, *parts = EXTRA_ID.split(value)
+    turns = [("user", first), *zip(map(str.lower, parts[::2]), parts[1::2], strict=True)]
+    if [role for role, _ in turns] != ["user", *["assistant", "user"] * (len(turns) // 2)]:
+        by = ", ".join(role for role, _ in turns)
+        raise Refused(
+            f"{name} has turns by {by} between its markers <extra_id_1>; they must alternate up to the user's"
+        )
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def answer(value: Any, name: str) -> Messages:
