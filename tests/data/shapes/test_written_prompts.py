@@ -32,5 +32,27 @@ def test_a_prompt_of_helpsteer2_is_its_turns(line_end: str) -> None:
     ],
 )
 def test_markers_of_other_turns_are_refused(prompt: str) -> None:
-    with pytest.raises(UserError, match=r"x, row 1: prompt has turns by user, .* between its markers <extra_id_1>"):
+    with pytest.raises(UserError, match=r"x, row 1: prompt has turns by user, .* between markers <extra_id_1>"):
         read(HELPSTEER2 | {"prompt": prompt})
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\nAssistant:", "\n\nAssistant: "])
+def test_a_transcript_is_its_turns_however_it_ends(end: str) -> None:
+    row = {"prompt": f"Human: hi\n\nAssistant: yo\n\nHuman: q{end}", "chosen": "a", "rejected": "b"}
+    assert read(row).chosen == [user("hi"), bot("yo"), user("q"), bot("a")]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Human: q\nAssistant:",
+        "Human: hi\nAssistant: yo\nHuman: q",
+        "\n\nHuman: hi\n\nAssistant: yo",
+        "\n\nAssistant: yo",
+    ],
+)
+def test_a_transcript_without_a_last_question_is_refused(prompt: str) -> None:
+    with pytest.raises(
+        UserError, match="x, row 1: prompt begins as transcripts do, but ends with an answer or its turns"
+    ):
+        read({"prompt": prompt, "chosen": "a", "rejected": "b"})

@@ -13,10 +13,9 @@ from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 HEADER = re.compile(r"(?:\r?\n){2}(Human|Assistant): ?")
+HEADER_OF_A_LINE = re.compile(r"^[ \t]*(Human|Assistant):", re.MULTILINE)
 OPEN_END = re.compile(r"(?:\r?\n){2}Assistant:\s*$")
-EXTRA_ID = re.compile(
-    r"(?:^|\r?\n)<extra_id_1>(User|Assistant)(?:\r?\n|$)"
-)  # HelpSteer2's, between the turns of a prompt
+EXTRA_ID = re.compile(r"(?:^|\r?\n)<extra_id_1>(User|Assistant)(?:\r?\n|$)")  # between the turns of HelpSteer2
 ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant",
@@ -81,18 +80,30 @@ def _is_empty_system(entry: Any) -> bool:
 
 
 def prompt(value: Any, name: str) -> Messages:
-    """A prompt as messages: text is one user turn, a transcript that ends in "Assistant:" its turns before that.
+    """A prompt as messages: text is one user turn, a transcript its turns, without the empty "Assistant:" at its end.
 
     Raises:
-        Refused: text with HelpSteer2's markers whose turns do not alternate from the user to the user.
+        Refused: a transcript that ends with an answer or has turns in single lines, or text with HelpSteer2's markers
+            whose turns do not alternate from the user to the user.
     """
     if isinstance(value, str) and EXTRA_ID.search(value):
         return _marked(value, name)
-    if isinstance(value, str) and BEGINS_WITH_HEADER.match(value) and OPEN_END.search(value):
-        return transcript(value, name)[:-1]
+    if isinstance(value, str) and BEGINS_WITH_HEADER.match(value):
+        return transcript(value, name)[:-1] if OPEN_END.search(value) else _up_to_human(value, name)
     if isinstance(value, list):
         return messages(value, name)
     return [{"role": "user", "content": text(value, name)}]
+
+
+def _up_to_human(value: str, name: str) -> Messages:
+    """The turns of a transcript that ends with the user's."""
+    turns = transcript(value, name)
+    if turns[-1]["role"] != "user" or any(HEADER_OF_A_LINE.search(turn["content"]) for turn in turns):
+        raise Refused(
+            f"{name} begins as transcripts do, but ends with an answer or its turns have no empty line between them; "
+            "write '\\n\\n' before each Human: and Assistant:, and end with Human's turn or an empty Assistant:"
+        )
+    return turns
 
 
 def _marked(value: str, name: str) -> Messages:
@@ -101,9 +112,7 @@ def _marked(value: str, name: str) -> Messages:
     turns = [("user", first), *zip(map(str.lower, parts[::2]), parts[1::2], strict=True)]
     if [role for role, _ in turns] != ["user", *["assistant", "user"] * (len(turns) // 2)]:
         by = ", ".join(role for role, _ in turns)
-        raise Refused(
-            f"{name} has turns by {by} between its markers <extra_id_1>; they must alternate up to the user's"
-        )
+        raise Refused(f"{name} has turns by {by} between markers <extra_id_1>; they must alternate up to the user's")
     return [{"role": role, "content": content} for role, content in turns]
 
 
