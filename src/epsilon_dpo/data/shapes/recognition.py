@@ -18,6 +18,7 @@ from epsilon_dpo.data.shapes.compared import COMPARED
 from epsilon_dpo.data.shapes.interface import LABEL, Choose, Dropped, Field, Missing, Refused, Result, Shape
 from epsilon_dpo.data.shapes.paired import PAIRED
 from epsilon_dpo.data.shapes.several import SEVERAL
+from epsilon_dpo.data.shapes.turns import UNSUPPORTED, first_with_value
 from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, is_null, kinds_of, may_be_a_prompt
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
@@ -27,7 +28,6 @@ SHAPES = (*PAIRED, *COMPARED, *SEVERAL)
 COLUMNS = frozenset(name for shape in SHAPES for field in shape.fields for name in (field.name, *field.also))
 # Parts of a prompt in some sets; where another column is the prompt, nobody can say whether they belong to it.
 OF_THE_PROMPT = ("history", "context", "input", "system", "system_prompt")
-UNSUPPORTED = ("images", "image", "videos", "video", "audios", "audio", "tools", "functions")
 WHERE_TO_LOOK = "docs/datasets.md has the shapes"
 
 
@@ -58,7 +58,7 @@ class Reading:
         row = {name: value for name, value in row.items() if not is_null(value)}
         names = self.names
         if self.seen is not None:
-            beside = next((name for name in UNSUPPORTED if row.get(name) and row[name] != "[]"), None)
+            beside = first_with_value(row, UNSUPPORTED)
             if beside:
                 raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
             names = names | self._late(row, self.seen, where)

@@ -22,7 +22,16 @@ ROLES = {
     "system": "system",
 }  # fmt: skip
 TOOL_ROLES = {"tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython"}
-BESIDE_CONTENT = ("tool_calls", "function_call", "tool_call_id", "images", "reasoning_content", "thinking")
+UNSUPPORTED = ("images", "image", "videos", "video", "audios", "audio", "tools", "functions")  # of a row or a turn
+BESIDE_CONTENT = (
+    *("tool_calls", "tool_call_id", "function_call", "function_calls", "reasoning_content", "reasoning", "thinking"),
+    *UNSUPPORTED,
+)
+
+
+def first_with_value(row: Row, names: tuple[str, ...]) -> str | None:
+    """The first of `names` that has a value in `row`; null, what is empty and "[]", as csv writes it, are none."""
+    return next((name for name in names if row.get(name) and not is_null(row[name]) and row[name] != "[]"), None)
 
 
 def turn(value: Any, name: str) -> dict[str, str]:
@@ -32,9 +41,9 @@ def turn(value: Any, name: str) -> dict[str, str]:
     keys = next((keys for keys in KEYS if set(keys) <= set(value)), None)
     if keys is None:
         raise Refused(f"{name} has the keys {', '.join(map(str, value))}, expected role and content, or from and value")
-    beside = [key for key in BESIDE_CONTENT if value.get(key) and not is_null(value[key])]
+    beside = first_with_value(value, BESIDE_CONTENT)
     if beside:
-        raise Refused(f"{name} has {beside[0]}: not supported, and without it the dialogue would be another")
+        raise Refused(f"{name} has {beside}: not supported, and without it the dialogue would be another")
     role, content = value[keys[0]], value[keys[1]]
     spelled = role.strip().lower() if isinstance(role, str) else ""
     known = ROLES.get(spelled)
@@ -70,7 +79,7 @@ def messages(value: Any, name: str) -> Messages:
 def _is_empty_system(entry: Any) -> bool:
     """Whether `entry` is a system turn whose content is absent, null or white space."""
     keys = next((keys for keys in KEYS if isinstance(entry, dict) and keys[0] in entry), None)
-    if keys is None or any(entry.get(key) and not is_null(entry[key]) for key in BESIDE_CONTENT):
+    if keys is None or first_with_value(entry, BESIDE_CONTENT):
         return False
     role, content = entry[keys[0]], entry.get(keys[1])
     if isinstance(content, list):
