@@ -60,6 +60,8 @@ for _ in range(5000):
             {"answers": [{"text": "b", "score": 10**400}]},
             "score of answer 0 is inf",
         ),
+        (EXAMPLES["scored_answers"].rows[0], {"answers": [{"answer": "b", "rank": 1}, None]}, "answer 1 is null"),
+        (EXAMPLES["implicit_messages"].rows[0], {"chosen": [user("a"), None]}, "turn 2 of chosen is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": None}, "summaries is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": 2}, 'summaries is number 2, expected a list of {"text": ...}'),
         (EXAMPLES["summaries"].rows[0], {"info": None}, "info is null"),

@@ -7,7 +7,7 @@ nobody here knows.
 import re
 from typing import Any
 
-from epsilon_dpo.data.shapes.interface import Refused
+from epsilon_dpo.data.shapes.interface import Missing, Refused
 from epsilon_dpo.data.shapes.values import BEGINS_WITH_HEADER, KEYS, describe, is_null, list_of, text
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
@@ -36,6 +36,8 @@ def first_with_value(row: Row, names: tuple[str, ...]) -> str | None:
 
 def turn(value: Any, name: str) -> dict[str, str]:
     """One message of ours, whatever the two keys are called and the roles are spelt like."""
+    if is_null(value):
+        raise Missing(f"{name} is null")
     if not isinstance(value, dict):
         raise Refused(f'{name} is {describe(value)}, expected {{"role": text, "content": text}}')
     keys = next((keys for keys in KEYS if set(keys) <= set(value)), None)
