@@ -60,6 +60,8 @@ for _ in range(5000):
             {"answers": [{"text": "b", "score": 10**400}]},
             "score of answer 0 is inf",
         ),
+        (EXAMPLES["scored_answers"].rows[0], {"answers": [{"answer": "b", "rank": 1}, None]}, "answer 1 is null"),
+        (EXAMPLES["implicit_messages"].rows[0], {"chosen": [user("a"), None]}, "turn 2 of chosen is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": None}, "summaries is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": 2}, 'summaries is number 2, expected a list of {"text": ...}'),
         (EXAMPLES["summaries"].rows[0], {"info": None}, "info is null"),
@@ -115,6 +117,28 @@ def test_a_part_of_the_prompt_that_is_not_read_is_refused(row: Row, column: str)
     assert isinstance(read(row | {column: None}, "x", "all")[0], Pair)
     columns = {"verdict" if name == "label" else name: name for name in row if name != column}
     assert isinstance(recognise([row], "x", columns).read(row, "x", "all")[0], Pair)
+
+
+LETTERED: Row = {"prompt": "a b", "response_a": "b", "response_b": "c", "winner": "a"}
+
+
+@pytest.mark.parametrize("row", [PAIRED | {"prompt": "Read:\na b"}, LETTERED, {**ASKED, "prompt": [user("a b")]}])
+@pytest.mark.parametrize("column", ["instruction", "question", "query", "conversations"])
+def test_a_second_prompt_is_refused_unless_the_first_holds_it(row: Row, column: str) -> None:
+    read = recognise([row | {column: "z"}], "x").read
+    for other in ("Translate.", [user("q"), bot("r"), user("a b")]):
+        with pytest.raises(UserError, match=rf"x, row 9: has {column}, .* fetch\.columns: {{prompt: prompt, "):
+            read(row | {column: other}, "x, row 9", "all")
+    for same in ("a  b\n", "", None, [user("a b"), bot("b")]):
+        assert isinstance(read(row | {column: same}, "x", "all")[0], Pair)
+
+
+def test_a_second_prompt_beside_entire_dialogues_is_not_looked_at() -> None:
+    """orpo-dpo-mix has question and prompt; the dialogue counts."""
+    row = EXAMPLES["prompt_beside_dialogues"].rows[0] | {"question": "another"}
+    assert isinstance(recognise([row], "x").read(row, "x", "all")[0], Pair)
+    with pytest.raises(UserError, match="x: has question"):  # as answers alone
+        recognise([row], "x").read(row | {"chosen": [bot("b")], "rejected": [bot("c")]}, "x", "all")
 
 
 def test_two_verdicts_are_refused() -> None:

@@ -181,6 +181,18 @@ def test_nothing_is_flattened_in_silence(change: Row, sentence: str) -> None:
     assert sentence in str(error.value) and str(error.value).startswith("x, row 3: ")
 
 
+@pytest.mark.parametrize(
+    "key", ["reasoning", "function_calls", "functions", "tools", "image", "audio", "video", "videos"]
+)
+def test_what_stands_beside_the_content_of_a_turn_is_refused(key: str) -> None:
+    row = {side: [user("a"), {**bot(side), key: "x"}] for side in ("chosen", "rejected")}
+    with pytest.raises(UserError, match=f"x, row 1: turn 2 of chosen has {key}: not supported"):
+        recognise([row], "x").read(row, "x, row 1", "all")
+    for empty in (None, [], "[]", float("nan")):
+        row = {side: [user("a"), {**bot(side), key: empty}] for side in ("chosen", "rejected")}
+        assert isinstance(recognise([row], "x").read(row, "x, row 1", "all")[0], Pair)
+
+
 def test_one_text_part_is_that_text() -> None:
     row = {"chosen": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, bot("b")], "rejected": [user("a")]}
     (found,) = recognise([row], "x").read(row, "x", "all")

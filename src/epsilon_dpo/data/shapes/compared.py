@@ -194,7 +194,7 @@ COMPARED = (
     ),
     Shape(
         "signed_preference",
-        "{context, response1, response2, overall_preference: -3 ... 3, negative: the first is better}: HelpSteer3",
+        "{context, response1, response2, overall_preference: -3 ... 3, negative: the first is better}: HelpSteer",
         (
             ASKED,
             Field("response_1", ANSWER, ("response1",)),

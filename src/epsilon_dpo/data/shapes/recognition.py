@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from epsilon_dpo.data.shapes.compared import COMPARED
-from epsilon_dpo.data.shapes.interface import LABEL, Choose, Dropped, Field, Missing, Refused, Result, Shape
-from epsilon_dpo.data.shapes.paired import PAIRED
+from epsilon_dpo.data.shapes.interface import LABEL, Choose, Dropped, Field, Missing, Pair, Refused, Result, Shape
+from epsilon_dpo.data.shapes.paired import PAIRED, SIDES
 from epsilon_dpo.data.shapes.several import SEVERAL
+from epsilon_dpo.data.shapes.turns import UNSUPPORTED, first_with_value, messages
 from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, is_null, kinds_of, may_be_a_prompt
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
@@ -27,7 +28,9 @@ SHAPES = (*PAIRED, *COMPARED, *SEVERAL)
 COLUMNS = frozenset(name for shape in SHAPES for field in shape.fields for name in (field.name, *field.also))
 # Parts of a prompt in some sets; where another column is the prompt, nobody can say whether they belong to it.
 OF_THE_PROMPT = ("history", "context", "input", "system", "system_prompt")
-UNSUPPORTED = ("images", "image", "videos", "video", "audios", "audio", "tools", "functions")
+# Usual names of a prompt; beside another that is read, one may hold what the other lacks.
+PROMPT_FIELDS = frozenset({"prompt", "instruction", "conversations"})
+OTHER_PROMPTS = ("instruction", "question", "query", "conversations")
 WHERE_TO_LOOK = "docs/datasets.md has the shapes"
 
 
@@ -58,7 +61,7 @@ class Reading:
         row = {name: value for name, value in row.items() if not is_null(value)}
         names = self.names
         if self.seen is not None:
-            beside = next((name for name in UNSUPPORTED if row.get(name) and row[name] != "[]"), None)
+            beside = first_with_value(row, UNSUPPORTED)
             if beside:
                 raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
             names = names | self._late(row, self.seen, where)
@@ -67,11 +70,16 @@ class Reading:
                 _refuse_another_prompt(self.shape, names, row, where)
         own = {name: row.get(column) for name, column in names.items()}
         try:
-            return self.shape.read(own, choose)
+            results = self.shape.read(own, choose)
         except Refused as error:
             raise UserError(f"{where}: {_as_in_the_file(str(error), names)} (read as {self.shape.name}).") from None
         except Missing as error:
             return [Dropped(error.reason, _as_in_the_file(str(error), names))]
+        if self.seen is not None and PROMPT_FIELDS & names.keys():
+            others = [name for name in OTHER_PROMPTS if row.get(name) and name not in names.values()]
+            if others and not _dialogues_hold_the_prompt(own):
+                self._refuse_another_question({name: row[name] for name in others}, results, where)
+        return results
 
     def _late(self, row: Row, seen: frozenset[str], where: str) -> dict[str, str]:
         """The row's columns for optional fields that had no value in the first rows.
@@ -100,11 +108,47 @@ class Reading:
         """Raises: UserError: the row has a column that other sets keep a part of the prompt in."""
         lost = next((name for name in OF_THE_PROMPT if row.get(name) and name not in read), None)
         if lost:
-            names = ", ".join(f"{name}: {column}" for name, column in self.names.items())
-            raise UserError(
-                f"{where}: has {lost}, which may be a part of the prompt, and {self.shape.name} does not read it; "
-                f"write it into the prompt, or leave it out with fetch.columns: {{{names}}} ({WHERE_TO_LOOK})."
+            raise self._unread(lost, where)
+
+    def _refuse_another_question(self, others: Row, results: Sequence[Result], where: str) -> None:
+        """Raises: UserError: one of the `others`, unread, says what the dialogue that was read does not."""
+        for result in results:
+            if isinstance(result, Dropped):
+                continue
+            before, answers = (
+                (result.chosen[:-1], [result.chosen[-1], *result.rejected])
+                if isinstance(result, Pair)
+                else (result.prompt, result.answer)
             )
+            for name, value in others.items():
+                read = before if isinstance(value, str) else [*before, *answers]  # messages may end with an answer
+                there = [_in_one_line(turn["content"]) for turn in read]
+                if not all(any(one in turn for turn in there) for one in _texts_of(value)):
+                    raise self._unread(name, where)
+
+    def _unread(self, column: str, where: str) -> UserError:
+        names = ", ".join(f"{name}: {own}" for name, own in self.names.items())
+        return UserError(
+            f"{where}: has {column}, which may be a part of the prompt, and {self.shape.name} does not read it; "
+            f"write it into the prompt, or leave it out with fetch.columns: {{{names}}} ({WHERE_TO_LOOK})."
+        )
+
+
+def _dialogues_hold_the_prompt(own: Row) -> bool:
+    """Whether both sides, which were read, have a user turn of their own."""
+    dialogues = [messages(own[side], side) for side in SIDES if isinstance(own.get(side), list)]
+    return len(dialogues) == 2 and all(any(turn["role"] == "user" for turn in one) for one in dialogues)
+
+
+def _texts_of(value: Any) -> list[str]:
+    """The text, or those of messages, in one line each."""
+    entries = value if isinstance(value, list) else [value]
+    texts = [entry.get("content", entry.get("value")) if isinstance(entry, dict) else entry for entry in entries]
+    return [_in_one_line(one) for one in texts if isinstance(one, str)]
+
+
+def _in_one_line(found: str) -> str:
+    return " ".join(found.split())
 
 
 def _as_in_the_file(message: str, names: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from epsilon_dpo.data.shapes.interface import (
     Shape,
 )
 from epsilon_dpo.data.shapes.turns import answer, whole
-from epsilon_dpo.data.shapes.values import describe, flag, gap, list_of, number, weight_of
+from epsilon_dpo.data.shapes.values import describe, flag, gap, is_null, list_of, number, weight_of
 from epsilon_dpo.pipeline.stage.files import Row
 
 TEXTS = ("text", "answer", "response", "completion", "content", "output")
@@ -78,6 +78,8 @@ def _text_of(entry: Any, place: int) -> Any:
 
 
 def _own_score(entry: Any, place: int) -> tuple[str, float]:
+    if is_null(entry):
+        raise Missing(f"answer {place} is null")
     if not isinstance(entry, dict):
         raise Refused(f"answer {place} has no score: add a column scores, a list of one number per answer")
     key = next((key for key in (*SCORES, *RANKS) if key in entry), None)

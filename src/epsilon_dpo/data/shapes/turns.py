@@ -7,32 +7,45 @@ nobody here knows.
 import re
 from typing import Any
 
-from epsilon_dpo.data.shapes.interface import Refused
+from epsilon_dpo.data.shapes.interface import Missing, Refused
 from epsilon_dpo.data.shapes.values import BEGINS_WITH_HEADER, KEYS, describe, is_null, list_of, text
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 HEADER = re.compile(r"(?:\r?\n){2}(Human|Assistant): ?")
+HEADER_OF_A_LINE = re.compile(r"^[ \t]*(Human|Assistant):", re.MULTILINE)
 OPEN_END = re.compile(r"(?:\r?\n){2}Assistant:\s*$")
+EXTRA_ID = re.compile(r"(?:^|\r?\n)<extra_id_1>(User|Assistant)(?:\r?\n|$)")  # between the turns of HelpSteer2
 ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant",
     "system": "system",
 }  # fmt: skip
 TOOL_ROLES = {"tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython"}
-BESIDE_CONTENT = ("tool_calls", "function_call", "tool_call_id", "images", "reasoning_content", "thinking")
+UNSUPPORTED = ("images", "image", "videos", "video", "audios", "audio", "tools", "functions")  # of a row or a turn
+BESIDE_CONTENT = (
+    *("tool_calls", "tool_call_id", "function_call", "function_calls", "reasoning_content", "reasoning", "thinking"),
+    *UNSUPPORTED,
+)
+
+
+def first_with_value(row: Row, names: tuple[str, ...]) -> str | None:
+    """The first of `names` that has a value in `row`; null, what is empty and "[]", as csv writes it, are none."""
+    return next((name for name in names if row.get(name) and not is_null(row[name]) and row[name] != "[]"), None)
 
 
 def turn(value: Any, name: str) -> dict[str, str]:
     """One message of ours, whatever the two keys are called and the roles are spelt like."""
+    if is_null(value):
+        raise Missing(f"{name} is null")
     if not isinstance(value, dict):
         raise Refused(f'{name} is {describe(value)}, expected {{"role": text, "content": text}}')
     keys = next((keys for keys in KEYS if set(keys) <= set(value)), None)
     if keys is None:
         raise Refused(f"{name} has the keys {', '.join(map(str, value))}, expected role and content, or from and value")
-    beside = [key for key in BESIDE_CONTENT if value.get(key) and not is_null(value[key])]
+    beside = first_with_value(value, BESIDE_CONTENT)
     if beside:
-        raise Refused(f"{name} has {beside[0]}: not supported, and without it the dialogue would be another")
+        raise Refused(f"{name} has {beside}: not supported, and without it the dialogue would be another")
     role, content = value[keys[0]], value[keys[1]]
     spelled = role.strip().lower() if isinstance(role, str) else ""
     known = ROLES.get(spelled)
@@ -68,7 +81,7 @@ def messages(value: Any, name: str) -> Messages:
 def _is_empty_system(entry: Any) -> bool:
     """Whether `entry` is a system turn whose content is absent, null or white space."""
     keys = next((keys for keys in KEYS if isinstance(entry, dict) and keys[0] in entry), None)
-    if keys is None or any(entry.get(key) and not is_null(entry[key]) for key in BESIDE_CONTENT):
+    if keys is None or first_with_value(entry, BESIDE_CONTENT):
         return False
     role, content = entry[keys[0]], entry.get(keys[1])
     if isinstance(content, list):
@@ -78,12 +91,40 @@ def _is_empty_system(entry: Any) -> bool:
 
 
 def prompt(value: Any, name: str) -> Messages:
-    """A prompt as messages: text is one user turn, a transcript that ends in "Assistant:" its turns before that."""
-    if isinstance(value, str) and BEGINS_WITH_HEADER.match(value) and OPEN_END.search(value):
-        return transcript(value, name)[:-1]
+    """A prompt as messages: text is one user turn, a transcript its turns, without the empty "Assistant:" at its end.
+
+    Raises:
+        Refused: a transcript that ends with an answer or has turns in single lines, or text with HelpSteer2's markers
+            whose turns do not alternate from the user to the user.
+    """
+    if isinstance(value, str) and EXTRA_ID.search(value):
+        return _marked(value, name)
+    if isinstance(value, str) and BEGINS_WITH_HEADER.match(value):
+        return transcript(value, name)[:-1] if OPEN_END.search(value) else _up_to_human(value, name)
     if isinstance(value, list):
         return messages(value, name)
     return [{"role": "user", "content": text(value, name)}]
+
+
+def _up_to_human(value: str, name: str) -> Messages:
+    """The turns of a transcript that ends with the user's."""
+    turns = transcript(value, name)
+    if turns[-1]["role"] != "user" or any(HEADER_OF_A_LINE.search(turn["content"]) for turn in turns):
+        raise Refused(
+            f"{name} begins as transcripts do, but ends with an answer or its turns have no empty line between them; "
+            "write '\\n\\n' before each Human: and Assistant:, and end with Human's turn or an empty Assistant:"
+        )
+    return turns
+
+
+def _marked(value: str, name: str) -> Messages:
+    """The turns of a prompt as HelpSteer2 writes them: the first has no marker and is the user's."""
+    first, *parts = EXTRA_ID.split(value)
+    turns = [("user", first), *zip(map(str.lower, parts[::2]), parts[1::2], strict=True)]
+    if [role for role, _ in turns] != ["user", *["assistant", "user"] * (len(turns) // 2)]:
+        by = ", ".join(role for role, _ in turns)
+        raise Refused(f"{name} has turns by {by} between markers <extra_id_1>; they must alternate up to the user's")
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def answer(value: Any, name: str) -> Messages:

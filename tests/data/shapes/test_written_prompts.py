@@ -1,0 +1,58 @@
+"""A prompt whose text holds the turns of a dialogue is read as these turns or refused, never as one user turn."""
+
+import pytest
+from shape_rows import Row, bot, user
+
+from epsilon_dpo.data.shapes.interface import Pair
+from epsilon_dpo.data.shapes.recognition import recognise
+from epsilon_dpo.pipeline.observability.errors import UserError
+
+HELPSTEER2: Row = {"split": "train", "response_1": "x", "response_2": "y", "preference_strength": -2}
+MARKED = "Q1\n<extra_id_1>Assistant\nA1\n\nmore\n<extra_id_1>User\nQ2"
+
+
+def read(row: Row) -> Pair:
+    (found,) = recognise([row], "x").read(row, "x, row 1", "all")
+    assert isinstance(found, Pair)
+    return found
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_prompt_of_helpsteer2_is_its_turns(line_end: str) -> None:
+    found = read(HELPSTEER2 | {"prompt": MARKED.replace("\n", line_end)})
+    assert found.chosen == [user("Q1"), bot(f"A1{2 * line_end}more"), user("Q2"), bot("x")] and found.margin == 2.0
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        MARKED + "\n<extra_id_1>Assistant\n",
+        "Q1\n<extra_id_1>Assistant\nA1",
+        "<extra_id_0>System\n\n<extra_id_1>User\nQ",
+    ],
+)
+def test_markers_of_other_turns_are_refused(prompt: str) -> None:
+    with pytest.raises(UserError, match=r"x, row 1: prompt has turns by user, .* between markers <extra_id_1>"):
+        read(HELPSTEER2 | {"prompt": prompt})
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\nAssistant:", "\n\nAssistant: "])
+def test_a_transcript_is_its_turns_however_it_ends(end: str) -> None:
+    row = {"prompt": f"Human: hi\n\nAssistant: yo\n\nHuman: q{end}", "chosen": "a", "rejected": "b"}
+    assert read(row).chosen == [user("hi"), bot("yo"), user("q"), bot("a")]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Human: q\nAssistant:",
+        "Human: hi\nAssistant: yo\nHuman: q",
+        "\n\nHuman: hi\n\nAssistant: yo",
+        "\n\nAssistant: yo",
+    ],
+)
+def test_a_transcript_without_a_last_question_is_refused(prompt: str) -> None:
+    with pytest.raises(
+        UserError, match="x, row 1: prompt begins as transcripts do, but ends with an answer or its turns"
+    ):
+        read({"prompt": prompt, "chosen": "a", "rejected": "b"})
