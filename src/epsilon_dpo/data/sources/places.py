@@ -16,7 +16,7 @@ import yaml
 
 from epsilon_dpo.data.sources.formats import DataFile, count_rows, format_of
 from epsilon_dpo.data.sources.params import DatasetSource
-from epsilon_dpo.data.sources.watched import refuse_outside, refuse_unwatched, refuse_unwatched_within, what_is_there
+from epsilon_dpo.data.sources.watched import refuse_outside, refuse_unwatched_within, what_is_there
 from epsilon_dpo.pipeline.hub.download import hub_file, hub_names
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import read_json
@@ -119,7 +119,7 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
         splits = saved or _splits(path, source, source.path, scratch)
         for name in (name for names in splits.values() for name in names):
             refuse_outside(path / name)
-            refuse_unwatched(path / name)
+            refuse_unwatched_within(path / name)  # a README may name files in a hidden folder
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
     if found:
         return _files(found)
