@@ -67,3 +67,20 @@ def test_a_refusal_is_one_sentence(hub: ThreadingHTTPServer, changes: dict[str, 
     with pytest.raises(UserError) as error:
         read(**{**SETTINGS, **changes})
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_description_beside_the_data_is_no_data(hub: ThreadingHTTPServer) -> None:
+    """Older repositories have a dataset_infos.json, which was seen as empty."""
+    Hub.files["dataset_infos.json"] = b'{"default": {"splits": {}}}'
+    assert len(read(**SETTINGS, eval_split="train_prefs[:1]", eval_share=None).train) == 2
+
+
+def test_of_several_formats_a_local_copy_is_advised(hub: ThreadingHTTPServer) -> None:
+    """fetch.path, which takes a glob of local files, is the repository here."""
+    del Hub.files["README.md"]
+    Hub.files["results.json"] = b"{}"
+    with pytest.raises(UserError) as error:
+        read(**SETTINGS)
+    sentence = str(error.value)
+    assert "holds files of several formats (json, parquet); copy it (`hf download owner/open --repo-type" in sentence
+    assert sentence.endswith("name those to read with fetch.path, such as data/NAME/data/*.parquet.")

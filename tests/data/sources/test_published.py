@@ -108,6 +108,22 @@ def test_a_readme_names_configurations() -> None:
             read(name=name)
 
 
+def test_other_files_beside_the_data_are_no_other_format() -> None:
+    """Nor are those that the README leaves out; without it they may be meant."""
+    write("data/mine/data/train-00000-of-00001.parquet", rows(4))
+    write("data/mine/dataset_infos.json", json.dumps({"default": {"splits": {}}}))
+    assert len(pairs_of(read())) == 4
+    write("data/mine/eval/results.json", "{}")
+    with pytest.raises(UserError, match=r"such as data/mine/data/\*\.parquet\.$"):
+        read()
+    for named in ("data_files: data/train-*", "data_dir: data"):
+        write("data/mine/README.md", f"---\nconfigs:\n- config_name: default\n  {named}\n---\n")
+        assert len(pairs_of(read())) == 4
+    write("data/mine/README.md", "---\nconfigs:\n- config_name: default\n  data_files: [data/*, eval/*]\n---\n")
+    with pytest.raises(UserError, match="several formats"):
+        read()
+
+
 def test_save_to_disk_and_a_glob(tmp_path: Path) -> None:
     table = datasets.Dataset.from_list(rows(6))
     datasets.DatasetDict({"train": table, "test_prefs": table}).save_to_disk("data/saved")

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_data import BLOCK
+from own_data import BLOCK, pairs_of, read
 from ruamel.yaml import YAML
 from whole_pipeline import BIN, ROOT, copy_project, dvc, environment, link_files
 
-from epsilon_dpo.data.sources.params import WATCHED
-from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.data.sources.loading import read_source
+from epsilon_dpo.data.sources.params import WATCHED, HHSource
+from epsilon_dpo.data.sources.watched import refuse_unwatched_within
+from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 
 
 def rows(word: str) -> list[dict[str, str]]:
@@ -49,6 +52,45 @@ def test_data_is_a_dependency_that_dvcignore_does_not_hide() -> None:
     ignore = Repo(str(ROOT)).dvcignore
     assert not ignore.is_ignored_dir(str(ROOT / "data")) and not ignore.is_ignored_file(str(ROOT / "data/mine/a.jsonl"))
     assert ignore.is_ignored_file(str(ROOT / "data/a.jsonl~")), "watched.py says so"
+    assert all(ignore.is_ignored_dir(str(ROOT / "data/mine" / name)) for name in (".git", ".cache"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """data/mine/train.jsonl in a folder of its own, which is the working one."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("data/mine/train.jsonl"), rows("own"))
+    return Path("data/mine")
+
+
+def test_a_folder_of_git_or_hf_is_read_and_its_records_passed_over(own: Path) -> None:
+    write_rows(own / ".cache/huggingface/download/train.jsonl", rows("other"))
+    (own / ".git/annex").mkdir(parents=True)
+    (own / ".git/annex/lost").symlink_to("nowhere")
+    assert len(pairs_of(read())) == 40
+
+
+def test_what_is_read_is_nowhere_hidden_from_dvc(own: Path) -> None:
+    write_rows(own / ".cache/inner/train.jsonl", rows("hidden"))
+    head = "configs:\n- config_name: default\n  data_files: .cache/inner/train.jsonl"
+    (own / "README.md").write_text(f"---\n{head}\n---\n", "utf-8")
+    with pytest.raises(UserError, match=r"data/mine/\.cache has a name that DVC ignores"):
+        read()
+    hh = {"source": "hh", "repo": None, "revision": None, "folder": "data", "subsets": ["mine/.cache"]}
+    limits = {"eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
+    with pytest.raises(UserError, match=r"data/mine/\.cache has a name that DVC ignores"):
+        read_source(parse(HHSource, {**hh, **limits, "train_split": "x", "eval_split": "x"}), 1, Path("scratch"))
+
+
+def test_a_dvc_project_within_is_refused(own: Path) -> None:
+    """DVC passes over all of it."""
+    from dvc.repo import Repo
+
+    (own / ".dvc").mkdir()
+    assert Repo.init(".", no_scm=True).dvcignore.is_ignored_dir(str(own.resolve()))
+    for path in ("data", "data/mine", "data/mine/train.jsonl"):
+        with pytest.raises(UserError, match="data/mine is a DVC project of its own"):
+            refuse_unwatched_within(Path(path))
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ def read_source(source: Source, seed: int, scratch: Path) -> Dataset:
         return read_synthetic(source, seed)
     if isinstance(source, HHSource):
         if source.folder is not None:
-            refuse_unwatched_within(Path(source.folder))
+            for part in ("", *source.subsets):  # the name of a subset may be a hidden one
+                refuse_unwatched_within(Path(source.folder, part))
         return read_hh(source, seed)
     if isinstance(source, DatasetSource):
         return read_dataset(source, seed, scratch)

@@ -16,7 +16,7 @@ import yaml
 
 from epsilon_dpo.data.sources.formats import DataFile, count_rows, format_of
 from epsilon_dpo.data.sources.params import DatasetSource
-from epsilon_dpo.data.sources.watched import refuse_outside, refuse_unwatched, refuse_unwatched_within, what_is_there
+from epsilon_dpo.data.sources.watched import refuse_outside, refuse_unwatched_within, what_is_there
 from epsilon_dpo.pipeline.hub.download import hub_file, hub_names
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import read_json
@@ -116,10 +116,10 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
         return _files([path])
     if path.is_dir():
         saved = _saved_to_disk(path)
-        splits = saved or _splits(path, source.name, source.path, scratch)
+        splits = saved or _splits(path, source, source.path, scratch)
         for name in (name for names in splits.values() for name in names):
             refuse_outside(path / name)
-            refuse_unwatched(path / name)
+            refuse_unwatched_within(path / name)  # a README may name files in a hidden folder
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
     if found:
         return _files(found)
@@ -183,7 +183,7 @@ def _on_the_hub(source: DatasetSource, revision: str, scratch: Path) -> Place:
     folder = scratch / "repository"
     shutil.rmtree(folder, ignore_errors=True)
     for name in names:
-        if format_of(Path(name)) is not None:
+        if _is_data(Path(name)):  # datasets reads dataset_infos.json, and an empty one is no JSON
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).touch()
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,15 +194,15 @@ def _on_the_hub(source: DatasetSource, revision: str, scratch: Path) -> Place:
     def download(name: str) -> DataFile:
         return DataFile(hub_file(source.path, name, revision, "dataset"), f"{source.path}/{name}", name)
 
-    return Place(shown, _splits(folder, source.name, shown, scratch), download)
+    return Place(shown, _splits(folder, source, shown, scratch), download)
 
 
-def _splits(folder: Path, config: str | None, shown: str, scratch: Path) -> dict[str, list[str]]:
+def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> dict[str, list[str]]:
     """The files of each split, relative to `folder`, as `datasets` sees them."""
     there = sorted(
         path
         for path in folder.rglob("*")
-        if format_of(path) and not _is_hidden(path.relative_to(folder)) and path.is_file()
+        if _is_data(path) and not _is_hidden(path.relative_to(folder)) and path.is_file()
     )
     if not there:
         raise UserError(f"{shown} holds no data file; {READABLE} are read.")
@@ -211,23 +211,59 @@ def _splits(folder: Path, config: str | None, shown: str, scratch: Path) -> dict
     datasets.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
-        builder = datasets.load_dataset_builder(str(folder.resolve()), name=config, cache_dir=str(scratch / "datasets"))
+        builder = datasets.load_dataset_builder(
+            str(folder.resolve()), name=source.name, cache_dir=str(scratch / "datasets")
+        )
     except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # the second line names the configurations
         reason = reason.replace(str(folder.resolve()), shown).split(" with any supported extension")[0].rstrip(".:")
         advice = "; see the head of its README.md" if (folder / "README.md").is_file() else ""
-        raise UserError(f"{shown} cannot be read with fetch.name = {config or 'null'}: {reason}{advice}.") from None
-    formats = sorted({str(format_of(path)) for path in there})
-    if len(formats) > 1 and list(builder.builder_configs) in ([], ["default"]):
         raise UserError(
-            f"{shown} holds files of several formats ({', '.join(formats)}); name those to read with fetch.path, such "
-            f"as {shown}/*{there[0].suffix}."
-        )
+            f"{shown} cannot be read with fetch.name = {source.name or 'null'}: {reason}{advice}."
+        ) from None
     found = builder.config.data_files or {}
     files = {str(split): [str(Path(file).relative_to(folder.resolve())) for file in found[split]] for split in found}
     for name in (name for names in files.values() for name in names):
         _refuse_format(Path(name), f"{shown}/{name}")
+    if list(builder.builder_configs) in ([], ["default"]):
+        named = [Path(name) for names in files.values() for name in names]
+        others = [path.relative_to(folder) for path in there]
+        _refuse_formats(named if _says_its_files(folder) else others, source, shown)
     return files
+
+
+def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> None:
+    """Without a README that says which files are meant, `datasets` takes those of one format and drops the others."""
+    formats = sorted({str(format_of(path)) for path in files})
+    if len(formats) > 1:
+        copy, folder = "", shown
+        if source.revision is not None:  # there fetch.path is the repository and no glob
+            folder = "data/NAME"
+            copy = (
+                f"copy it (`hf download {source.path} --repo-type dataset --revision {source.revision} --local-dir "
+                f"{folder}`), set fetch.revision to null and "
+            )
+        raise UserError(
+            f"{shown} holds files of several formats ({', '.join(formats)}); {copy}name those to read with fetch.path, "
+            f"such as {folder}/{files[0].with_name('*' + files[0].suffix)}."
+        )
+
+
+def _says_its_files(folder: Path) -> bool:
+    """Whether the README, which `datasets` has read, says which files make its configuration."""
+    from huggingface_hub import DatasetCard
+
+    if not (folder / "README.md").is_file():
+        return False
+    configs = DatasetCard.load(folder / "README.md").data.get("configs") or []
+    return any({"data_files", "data_dir"} & {*entry} for entry in configs)
+
+
+def _is_data(path: Path) -> bool:
+    """Whether `path` has the name of a data file; `datasets` passes over those that describe a dataset."""
+    from datasets.data_files import FILES_TO_IGNORE
+
+    return format_of(path) is not None and path.name not in FILES_TO_IGNORE
 
 
 def _is_hidden(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Local data lies below data/, the folder that dvc.yaml names: DVC sees a change there, and `dvc repro` reads it anew.
 
 DVC hashes a linked file by its content, but does not look into a linked folder (tried with the pinned version), and
-.dvcignore hides the files of editors.
+.dvcignore hides the files of editors. Nor does it look into a folder that holds .dvc.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def refuse_outside(path: Path) -> None:
 
 
 def refuse_unwatched_within(path: Path) -> None:
-    """`path`, the folders above it and those below.
+    """`path`, the folders above it and those below; not what is hidden below, such as .git, of which nothing is read.
 
     Raises:
         UserError: DVC would not see a change there.
@@ -31,7 +31,9 @@ def refuse_unwatched_within(path: Path) -> None:
     for part in [path, *path.parents[:-1]]:
         refuse_unwatched(part)
     for inner in [path, *path.rglob("*")]:
-        if inner.is_symlink() and not inner.exists() and not inner.name.startswith("."):  # .#x: an editor's lock
+        if any(part.startswith(".") for part in inner.relative_to(path).parts):
+            continue
+        if inner.is_symlink() and not inner.exists():
             raise UserError(
                 f"{inner} is a link to {inner.readlink()}, which does not exist, so its rows would be missing; link "
                 "or copy the file again, or remove the link."
@@ -46,6 +48,11 @@ def refuse_unwatched(path: Path) -> None:
         raise UserError(
             f"{path} is a link to a folder, into which DVC does not look, so that changes would go unseen; copy the "
             f"folder, or link its files: `rm {path} && cp -rs {path.resolve()} {path}`."
+        )
+    if (path / ".dvc").exists():
+        raise UserError(
+            f"{path} is a DVC project of its own, into which DVC does not look, so that changes would go unseen; "
+            f"remove {path}/.dvc, or copy its data files alone."
         )
     if path.name.startswith((".", "#")) or path.name.endswith(("~", ".swp")) or path.name == "__pycache__":
         raise UserError(f"{path} has a name that DVC ignores (.dvcignore), so that changes would go unseen; rename it.")
