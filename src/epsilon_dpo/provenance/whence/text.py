@@ -51,6 +51,8 @@ def _recorded(answer: Json) -> list[str]:
         lines += [_row("data", f"fetch: {flow(data['params'])}"), _row("", f"{data['out']} has md5 {data['md5']}")]
         lines += [_row("", f"{name} has sha256 {sha256}") for name, sha256 in facts.get("files", {}).items()]
     lines += [_row("base model", flow(answer["base"]))] if answer["base"] else []
+    names = {"data": "data", "base": "base model"}
+    lines += [_row(names[name], f"not known: {why}") for name, why in answer["not_known"].items()]
     lines += _run(answer["mlflow"]) + _parents(answer["parents"])
     return lines
 
