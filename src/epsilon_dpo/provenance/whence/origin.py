@@ -107,12 +107,16 @@ def _alone(why: str) -> Json:
 
 
 def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: Difference | None) -> Json:
-    """A model in none of the outputs that can be looked into: the stage that had its params, if its own cannot be."""
-    name = said["stage"] + (f"@{said['run']}" if said["run"] else "")
+    """A model in none of the outputs that can be looked into: the stage that had its params, if its own cannot be.
+
+    Other data can have been behind the same params, so that of it and of the base model only the manifest is believed.
+    """
+    models = _models(said)
+    name = _stage_of(said)
     claimed = [
         Place(lock, name, out)
         for lock in records.locks
-        if name in lock.stages and portable(lock.stages[name].params) == said["params"]
+        if all(_has_its_params(lock, model) for model in models)
         for out in lock.stages[name].outs
         if not out.startswith(NO_MODEL)
     ]
@@ -123,10 +127,40 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
     if not places:
         return _alone("no dvc.lock of this project records it")
     note = (
-        f"its weights have the sha256 that its {MANIFEST} names, and a dvc.lock records that stage with its params; "
+        f"its weights have the sha256 that its {MANIFEST} names, and a dvc.lock records that stage, and those of the "
+        "models that it began as, with its params; "
         f"the list of the files of {places[0].path} is not in DVC's cache, so that nothing else could be checked"
     )
-    return {"found": True, "known_by": "manifest", "note": note} | _from_places(root, records, places)
+    facts = next((model["dataset"] for model in models if model.get("dataset")), None)
+    return (
+        {"found": True, "known_by": "manifest", "note": note}
+        | _from_places(root, records, places)
+        | {
+            "data": facts and {"params": None, "out": None, "md5": None, "dataset": facts},
+            "base": next((model["params"].get("base") for model in models if model["stage"] == "base"), None),
+            "not_known": {},
+        }
+    )
+
+
+def _models(said: Json) -> list[Json]:
+    """A manifest and those in it, of the models that its weights began as."""
+    models: list[Json] = []
+    model: Json | None = said
+    while isinstance(model, dict) and isinstance(model.get("stage"), str):  # a model of another program has none
+        models.append({"params": {}} | model)
+        model = model.get("start")
+    return models
+
+
+def _stage_of(said: Json) -> str:
+    return said["stage"] + (f"@{said['run']}" if said.get("run") else "")
+
+
+def _has_its_params(lock: Lock, said: Json) -> bool:
+    """Whether the stage that `said` names had the params there."""
+    entry = lock.stages.get(_stage_of(said))
+    return entry is not None and portable(entry.params) == said["params"]
 
 
 def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
