@@ -241,15 +241,55 @@ def test_another_stage_that_made_it_in_an_older_commit_is_named(
     assert f"also in      {POLICY} (align@dpo, by dvc.lock of " in capsys.readouterr().out
 
 
-def test_a_parent_that_ran_again_alone_is_named(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+@pytest.fixture
+def interrupted(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy, and the working folder, in which `dvc repro` on other rows was stopped after stage fetch."""
+    copy = Path(shutil.copytree(project, tmp_path / "copy"))
+    monkeypatch.chdir(copy)
     lock = read_yaml(Path("dvc.lock"))
     lock["stages"]["fetch"]["outs"][0]["md5"] = f"{'0' * 32}.dir"
+    lock["stages"]["fetch"]["params"]["params.yaml"]["fetch"]["path"] = "data/other.jsonl"
     write_yaml(Path("dvc.lock"), lock)
+    return copy
+
+
+def test_a_parent_that_ran_again_alone_is_not_its_origin(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(".git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(interrupted.parent))
+    why = "its lock has another out/fetch by now"
+    found = whence(capsys, POLICY)
+    assert (found["data"], found["not_known"]) == (None, {"data": why})
+    assert found["base"]["path"] == "google/gemma-2-2b", "which it still is"
+    assert [parent["stage"] for parent in found["parents"]] == ["align@dpo", "base"]
     main(["whence", POLICY])
-    assert "align@dpo <- out/base, out/fetch; another out/fetch than is recorded now" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"data         not known: {why}\n" in text and "other.jsonl" not in text
+    assert "align@dpo <- out/base, out/fetch; another out/fetch than is recorded now" in text
+
+
+def test_a_commit_that_still_has_its_parents_is_asked_before_a_lock_that_has_not(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = whence(capsys, POLICY)
+    assert found["data"]["params"]["path"] == "data/rows.jsonl" and found["not_known"] == {}
+    assert subjects(found) == ["the second results"]
+    (other,) = found["also"]
+    assert (other["path"], other["elsewhere"], subjects(other)) == (POLICY, True, ["workspace"])
+
+
+def test_of_a_folder_of_several_outputs_the_digests_are_put_together(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures read out/align/metrics, of which a lock has no digest."""
+    lock = read_yaml(Path("dvc.lock"))
+    lock["stages"]["align@dpo"]["outs"][1]["md5"] = lock["stages"]["align@ipo"]["outs"][1]["md5"]
+    write_yaml(Path("dvc.lock"), lock)
+    shutil.rmtree(".git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(interrupted.parent))
+    found = whence(capsys, "out/figures")
+    assert found["parents"][0]["stale"] == ["out/align/metrics", "out/fetch"] and len(found["parents"]) == 1
 
 
 def test_what_is_no_output_is_told_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,35 @@ def test_without_a_cache_the_manifest_leads_to_the_commit(
     )
 
 
+@pytest.mark.parametrize("other", ["start", "data"])
+def test_without_a_cache_no_other_start_is_vouched_for_and_no_data_of_ours_is_given(
+    other: str,
+    away: Path,
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A colleague's policy with the params of ours, of another base model or of other rows."""
+    said = json.loads((away / "manifest.json").read_text("utf-8"))
+    if other == "start":
+        said["start"]["params"]["base"]["path"] = "google/gemma-2-9b"
+    else:
+        said["dataset"]["files"] = {"theirs.jsonl": "cd34"}
+    (away / "manifest.json").write_text(json.dumps(said))
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "clone", ignore=shutil.ignore_patterns("cache", "out")))
+    found = whence(capsys, away)
+    main(["whence", str(away)])
+    text = capsys.readouterr().out
+    assert "it began as  stage base\n" in text and "data/rows.jsonl" not in text
+    if other == "start":
+        assert "stage" not in found and "no dvc.lock of this project records it" in found["note"]
+    else:
+        assert (found["stage"], found["data"]["dataset"]) == ("align@dpo", said["dataset"])
+        assert found["data"]["out"] is None and found["base"] == said["start"]["params"]["base"]
+        assert "dataset: {files: {theirs.jsonl: cd34}, source: dataset}\n" in text
+
+
 def test_without_a_cache_a_policy_is_in_the_output_that_has_models(
     away: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Files by the digests that DVC records, and DVC's cache, which is read and never written."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -44,6 +45,12 @@ class Cache:
                 rows = None if listed is None else json.loads(listed.read_text("utf-8"))
             self._lists[md5] = None if rows is None else {row["relpath"]: row["md5"] for row in rows}
         return self._lists[md5]
+
+
+def folder_md5(members: Members) -> str:
+    """As DVC records it for a folder of these files: the digest of their list as it writes it."""
+    rows = [{"md5": members[name], "relpath": name} for name in sorted(members)]
+    return hashlib.md5(json.dumps(rows).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def members_of(path: Path, ignored: Path | None) -> Members:

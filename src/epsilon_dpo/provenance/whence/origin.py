@@ -11,11 +11,13 @@ from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, dependencies, file_digest, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.manifest import portable, read_manifest, weights_digests
 from epsilon_dpo.provenance.whence.content import Cache, members_of
+from epsilon_dpo.provenance.whence.descent import stale
 from epsilon_dpo.provenance.whence.locks import Lock, all_locks
 from epsilon_dpo.provenance.whence.search import Difference, Place, Records, is_empty
 from epsilon_dpo.provenance.whence.sentences import altered, empty, never_seen, other_than_recorded, other_weights
 
 NO_MODEL = ("out/base/tokenizer", "out/align/metrics")  # outputs beside that of the stage's model
+STAGE_OF = {"data": "fetch", "base": "base"}
 
 
 def origin(path: Path, root: Path | None) -> Json:
@@ -26,8 +28,9 @@ def origin(path: Path, root: Path | None) -> Json:
 
     Returns:
         `file`; `found`, and then `path`, `stage`, `also` (its other places; `elsewhere`: in other locks), `params`,
-        `packages` (versions by name), `recorded_by`, `data`, `base`, `mlflow`, `parents`, `known_by` (content or
-        manifest), `manifest`; or else `message`, a sentence, and `differs` from what.
+        `packages` (versions by name), `recorded_by`, `data`, `base`, `not_known` (why data or base is null, by its
+        name), `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else `message`, a sentence, and
+        `differs` from what.
 
     Raises:
         UserError: there is no such file, or nothing to look in.
@@ -104,12 +107,16 @@ def _alone(why: str) -> Json:
 
 
 def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: Difference | None) -> Json:
-    """A model in none of the outputs that can be looked into: the stage that had its params, if its own cannot be."""
-    name = said["stage"] + (f"@{said['run']}" if said["run"] else "")
+    """A model in none of the outputs that can be looked into: the stage that had its params, if its own cannot be.
+
+    Other data can have been behind the same params, so that of it and of the base model only the manifest is believed.
+    """
+    models = _models(said)
+    name = _stage_of(said)
     claimed = [
         Place(lock, name, out)
         for lock in records.locks
-        if name in lock.stages and portable(lock.stages[name].params) == said["params"]
+        if all(_has_its_params(lock, model) for model in models)
         for out in lock.stages[name].outs
         if not out.startswith(NO_MODEL)
     ]
@@ -120,20 +127,51 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
     if not places:
         return _alone("no dvc.lock of this project records it")
     note = (
-        f"its weights have the sha256 that its {MANIFEST} names, and a dvc.lock records that stage with its params; "
+        f"its weights have the sha256 that its {MANIFEST} names, and a dvc.lock records that stage, and those of the "
+        "models that it began as, with its params; "
         f"the list of the files of {places[0].path} is not in DVC's cache, so that nothing else could be checked"
     )
-    return {"found": True, "known_by": "manifest", "note": note} | _from_places(root, records, places)
+    facts = next((model["dataset"] for model in models if model.get("dataset")), None)
+    return (
+        {"found": True, "known_by": "manifest", "note": note}
+        | _from_places(root, records, places)
+        | {
+            "data": facts and {"params": None, "out": None, "md5": None, "dataset": facts},
+            "base": next((model["params"].get("base") for model in models if model["stage"] == "base"), None),
+            "not_known": {},
+        }
+    )
+
+
+def _models(said: Json) -> list[Json]:
+    """A manifest and those in it, of the models that its weights began as."""
+    models: list[Json] = []
+    model: Json | None = said
+    while isinstance(model, dict) and isinstance(model.get("stage"), str):  # a model of another program has none
+        models.append({"params": {}} | model)
+        model = model.get("start")
+    return models
+
+
+def _stage_of(said: Json) -> str:
+    return said["stage"] + (f"@{said['run']}" if said.get("run") else "")
+
+
+def _has_its_params(lock: Lock, said: Json) -> bool:
+    """Whether the stage that `said` names had the params there."""
+    entry = lock.stages.get(_stage_of(said))
+    return entry is not None and portable(entry.params) == said["params"]
 
 
 def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
-    first = places[0]
+    first = _with_its_past(records, places)
     lock, entry = first.lock, first.lock.stages[first.stage]
+    origins = _origins(records, first)
     found: dict[tuple[str, str], list[Lock]] = {}
+    main: list[Lock] = []
     for place in places:
-        found.setdefault((place.path, place.stage), []).append(place.lock)
-    main = found.pop((first.path, first.stage))
-    ancestors = lock.ancestors(first.stage)
+        same = _made_alike(place, first) and _origins(records, place) == origins
+        (main if same else found.setdefault((place.path, place.stage), [])).append(place.lock)
     return {
         "path": first.path,
         "stage": first.stage,
@@ -144,10 +182,42 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
         "recorded_by": _recorded_by(main),
         "params": entry.params,
         "packages": entry.pins,
-        "data": _data(lock, ancestors, records.cache),
-        "base": lock.stages["base"].params.get("base") if "base" in ancestors else None,
+        **origins,
         "mlflow": _mlflow(root, records, first),
-        "parents": [_parent(lock, name) for name in ancestors],
+        "parents": [_parent(lock, name, records.cache) for name in records.descent(first).stages],
+    }
+
+
+def _with_its_past(records: Records, places: list[Place]) -> Place:
+    """The first place, or the same in a lock that still has all that it was made from, if that of the first has not."""
+    first = places[0]
+    params = first.lock.stages[first.stage].params
+    alike = [
+        place
+        for place in places
+        if (place.path, place.stage) == (first.path, first.stage) and place.lock.stages[place.stage].params == params
+    ]
+    alike.sort(key=lambda place: not _made_alike(place, first))
+    return next((place for place in alike if not records.descent(place).stale), first)
+
+
+def _made_alike(one: Place, other: Place) -> bool:
+    """Whether two places are one path, made by one stage from the same."""
+    return (one.path, one.lock.stages[one.stage]) == (other.path, other.lock.stages[other.stage])
+
+
+def _origins(records: Records, place: Place) -> Json:
+    """`data` and `base` where they are proven, and `not_known`: why one is not, by its name."""
+    lock, past = place.lock, records.descent(place)
+    before = lock.ancestors(place.stage)
+    lost = [name for name, stage in STAGE_OF.items() if stage in before and stage not in past.proven]
+    why = f"its lock has another {', '.join(past.stale)} by now"
+    if not past.stale:
+        why = "the lists of files that lead there are not in DVC's cache"
+    return {
+        "data": _data(lock, records.cache) if "fetch" in past.proven else None,
+        "base": lock.stages["base"].params.get("base") if "base" in past.proven else None,
+        "not_known": dict.fromkeys(lost, why),
     }
 
 
@@ -160,19 +230,15 @@ def _recorded_by(locks: list[Lock]) -> list[Json]:
     return [{"workspace": True}] * any(lock.in_workspace for lock in locks) + list(commits.values())
 
 
-def _parent(lock: Lock, name: str) -> Json:
+def _parent(lock: Lock, name: str, cache: Cache) -> Json:
     """A stage with what it made and read; `stale`: what its lock holds in another version than it read."""
     entry = lock.stages[name]
-    made = {out: md5 for other in lock.stages.values() for out, md5 in other.outs.items()}
-    stale = [path for path in entry.data_deps if made.get(path, entry.deps[path]) != entry.deps[path]]
     read = {path: entry.deps[path] for path in entry.data_deps}
-    return {"stage": name, "outs": entry.outs, "read": read, "stale": stale}
+    return {"stage": name, "outs": entry.outs, "read": read, "stale": stale(lock, name, cache)}
 
 
-def _data(lock: Lock, ancestors: list[str], cache: Cache) -> Json | None:
+def _data(lock: Lock, cache: Cache) -> Json:
     """The block `fetch`, the md5 of what it made, and the dataset's own facts, which have the digest of each file."""
-    if "fetch" not in ancestors:
-        return None
     entry = lock.stages["fetch"]
     out, md5 = next(iter(entry.outs.items()))
     facts = cache.file((cache.members(md5) or {}).get("dataset.json", "-"))

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from epsilon_dpo.pipeline.stage.manifest import file_md5
 from epsilon_dpo.provenance.whence.content import Cache, Members, equal_bytes, first_difference
+from epsilon_dpo.provenance.whence.descent import Descent, descent
 from epsilon_dpo.provenance.whence.locks import Lock
 
 EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # md5 of no bytes
@@ -44,6 +45,14 @@ class Records:
     def __init__(self, locks: list[Lock], cache: Cache) -> None:
         self.locks = locks
         self.cache = cache
+        self._descents: dict[tuple[Lock, str], Descent] = {}
+
+    def descent(self, place: Place) -> Descent:
+        """What the stage of `place` was made from."""
+        key = place.lock, place.stage
+        if key not in self._descents:
+            self._descents[key] = descent(*key, self.cache)
+        return self._descents[key]
 
     def find(self, members: Members, asked: str = "") -> list[Place]:
         """Every place of this content, by lock; in each `asked` first, then that of the stage that made it first.

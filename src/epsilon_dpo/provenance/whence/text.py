@@ -31,7 +31,7 @@ def as_text(answer: Json) -> str:
     if answer["known_by"] == "manifest":
         lines += [_row("checked", answer["note"])]
     if answer["manifest"]:
-        lines += _manifest(answer["manifest"], whole="stage" not in answer)
+        lines += _manifest(answer["manifest"], whole=answer["known_by"] == "manifest")
     return "\n".join(lines)
 
 
@@ -46,11 +46,13 @@ def _recorded(answer: Json) -> list[str]:
     ]
     if packages := answer["packages"]:
         lines += [_row("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))]
-    if data := answer["data"]:
+    if (data := answer["data"]) and data["out"]:  # or else the manifest below has it
         facts = data["dataset"] or {}
         lines += [_row("data", f"fetch: {flow(data['params'])}"), _row("", f"{data['out']} has md5 {data['md5']}")]
         lines += [_row("", f"{name} has sha256 {sha256}") for name, sha256 in facts.get("files", {}).items()]
     lines += [_row("base model", flow(answer["base"]))] if answer["base"] else []
+    names = {"data": "data", "base": "base model"}
+    lines += [_row(names[name], f"not known: {why}") for name, why in answer["not_known"].items()]
     lines += _run(answer["mlflow"]) + _parents(answer["parents"])
     return lines
 
