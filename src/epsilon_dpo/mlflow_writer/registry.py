@@ -166,7 +166,7 @@ class Registry:
         """Say of a version that has the alias that it was promoted, unless it says so and nothing has become known.
 
         Args:
-            late: tags that the version lacks.
+            late: tags that the version lacks, or has otherwise.
         """
         if late or champion.tags.get(STATE) != DONE:
             self.client.update_model_version(self.name, champion.number, description)

@@ -103,6 +103,12 @@ def test_a_commit_that_came_later_is_named_by_another_promotion(
     assert version.tags["git_commit"] == git("rev-parse", "HEAD").strip()
     assert f"--rev {version.tags['git_commit']}" in version.description
 
+    git("commit", "-q", "--amend", "-m", "the commit that was named is on no branch any more")
+    main(["promote", "plain"])
+    version = store().get_model_version_by_alias(NAME, "champion")
+    assert version.tags["git_commit"] == git("rev-parse", "HEAD").strip()
+    assert f"--rev {version.tags['git_commit']}" in version.description
+
 
 def test_the_alias_leads_to_weights_whose_digest_is_checked(
     project: Path, refused: Asked, capsys: pytest.CaptureFixture[str], tmp_path: Path

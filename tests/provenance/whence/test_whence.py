@@ -276,14 +276,16 @@ def test_a_lock_with_merge_marks_is_named(project: Path, tmp_path: Path, capsys:
     assert "dvc.lock of the workspace cannot be read: it may have merge marks" in found["message"]
 
 
+@pytest.mark.parametrize(
+    "ref", ["refs/stash", "refs/exps/celery/stash", "refs/exps/temp/ab", "refs/exps/exec/EXEC_MERGE"]
+)
 def test_a_stash_records_nothing(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ref: str
 ) -> None:
-    """No clone has it, and `git stash drop` takes it away."""
+    """Also one of DVC's queue: no clone has it, and `git stash drop` or `dvc queue remove` takes it away."""
     copy = shutil.copytree(project, tmp_path / "project")
     monkeypatch.chdir(copy)
     lock = copy / "dvc.lock"
     lock.write_text(lock.read_text() + "# of a result that nobody has committed\n")
-    git(copy, "stash", "-q")
-    git(copy, "stash", "apply", "-q")
+    git(copy, "update-ref", ref, git(copy, "stash", "create").strip())
     assert subjects(whence(capsys, POLICY)) == ["workspace", "the second results"]

@@ -19,6 +19,10 @@ from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 LOCK = "dvc.lock"
 MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)\s")
 CODE = ("src", "stages")
+# A stash is somebody's workspace, also one of DVC's queue, which lies in refs/exps beside the experiments: no clone has
+# it, and `git stash drop` or `dvc queue remove` takes it away.
+LASTING = ("--exclude=refs/stash", "--exclude=refs/exps/*", "--all")
+EXPERIMENTS = "refs/exps/[0-9a-f][0-9a-f]/"
 NO_HISTORY = ("not a git repository", "Needed a single revision")  # as git says it
 
 
@@ -165,22 +169,15 @@ def all_locks(root: Path) -> list[Lock]:
 
 def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
     """Each commit that changed a dvc.lock, where that is, and its blob; newest first."""
-    refs = (line.split(" ", 1) for line in _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"))
-    names = {sha: ref.split("/")[-1] for sha, ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/", ref)}
-    form = "--format=commit %H%x09%cs%x09%s"
-    # A stash is somebody's workspace: no clone has it, and `git stash drop` takes it away.
-    how = (
-        "--exclude=refs/stash",
-        "--all",
-        "--full-history",
-        "-m",
-        "--raw",
-        "--no-abbrev",
-        "--no-renames",
-        "--relative",
+    named = (
+        line.split(" ", 1) for line in _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     )
+    names = {sha: ref.split("/")[-1] for sha, ref in named if re.match(f"{EXPERIMENTS}[0-9a-f]{{38}}/", ref)}
+    form = "--format=commit %H%x09%cs%x09%s"
+    refs = (*LASTING, f"--glob={EXPERIMENTS}*")
+    how = ("--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative")
     commit = None
-    for line in _git(root, "log", *how, form, "--", LOCK, f"*/{LOCK}"):
+    for line in _git(root, "log", *refs, *how, form, "--", LOCK, f"*/{LOCK}"):
         if line.startswith("commit "):
             sha, date, subject = line.removeprefix("commit ").split("\t", 2)
             commit = Commit(sha, date, subject, names.get(sha))
