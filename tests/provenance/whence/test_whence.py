@@ -142,6 +142,16 @@ def test_of_an_experiment(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "experiment stronger)" in capsys.readouterr().out
 
 
+def test_an_experiment_that_a_branch_has_is_a_commit(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `dvc exp branch` makes it: of the same commit."""
+    policy = project.parent / "kept" / "experiment" / "model" / "model.safetensors"
+    monkeypatch.chdir(copy := shutil.copytree(project, tmp_path / "project"))
+    git(copy, "branch", "wider", whence(capsys, policy)["recorded_by"][0]["sha"])
+    assert [place["experiment"] for place in whence(capsys, policy)["recorded_by"]] == [None]
+
+
 def test_never_seen(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letter.txt").write_text("Dear all")
     assert whence(capsys, tmp_path / "letter.txt", code=1)["message"] == (

@@ -32,7 +32,7 @@ class Commit:
 
     Attributes:
         date: of the commit, YYYY-MM-DD.
-        experiment: name of the DVC experiment that it is.
+        experiment: name of the DVC experiment that it is, and nothing else: no branch or tag has it.
     """
 
     sha: str
@@ -174,6 +174,9 @@ def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
     )
     names = {sha: ref.split("/")[-1] for sha, ref in named if re.match(f"{EXPERIMENTS}[0-9a-f]{{38}}/", ref)}
     form = "--format=commit %H%x09%cs%x09%s"
+    if names:  # `dvc exp branch` makes a branch of an experiment's very commit
+        for sha in _git(root, "rev-list", *LASTING, "--full-history", "--", LOCK, f"*/{LOCK}"):
+            names.pop(sha, None)
     refs = (*LASTING, f"--glob={EXPERIMENTS}*")
     how = ("--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative")
     commit = None
