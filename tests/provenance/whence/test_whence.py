@@ -228,6 +228,30 @@ def test_git_that_refuses_is_heard_and_none_is_no_error(
     assert subjects(whence(capsys, POLICY)) == ["workspace"]
 
 
+def test_commits_that_a_partial_clone_lacks_are_counted(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied(POLICY, tmp_path / "policy")
+    git(source := shutil.copytree(project, tmp_path / "source"), "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "-q", "--filter=blob:none", f"file://{source}", "clone")
+    source.rename(tmp_path / "away")
+    shutil.copytree(project / ".dvc" / "cache", tmp_path / "clone" / ".dvc" / "cache")
+    monkeypatch.chdir(tmp_path / "clone")
+    main(["whence", "../policy"])
+    said = capsys.readouterr()
+    assert "the second results)" in said.out and "dvc.lock of 1 commit is not in this clone, and git" in said.err
+
+
+def test_a_subject_may_be_in_another_encoding(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copy := shutil.copytree(project, tmp_path / "copy"))
+    (tmp_path / "subject").write_bytes("résultats".encode("latin-1"))
+    Path("dvc.lock").write_text(Path("dvc.lock").read_text("utf-8") + "# again\n")
+    git(copy, "-c", "i18n.commitEncoding=", "commit", "-qaF", str(tmp_path / "subject"))
+    assert subjects(whence(capsys, POLICY))[1] == "r\ufffdsultats"
+
+
 def test_a_lock_that_cannot_be_read_hides_no_other(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
