@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import chdir, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
 from epsilon_dpo.mlflow_writer.identity import flat
 from epsilon_dpo.mlflow_writer.server import reach_server, wait_briefly
-from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address, database_of
+from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address, database_of, refuse_deleted
 from epsilon_dpo.pipeline.stage.files import Json
 
 AT_ONCE = 50  # each brings all its metrics
@@ -56,6 +56,8 @@ def recorded_run(
 ) -> Json | None:
     """The newest finished run of stage `name` (align@dpo) with these params; None: there is none, or no store.
 
+    A row that a report wrote from the outputs, since the training's own was lost, counts where there is no other.
+
     Args:
         root: of the project, whose store is read unless MLFLOW_TRACKING_URI names another.
         params: as the stage declares them, by dotted key.
@@ -63,11 +65,12 @@ def recorded_run(
             then the params alone.
 
     Returns:
-        `id`, `name`, `started` (ms since 1970), `link` behind the address of `mlflow ui`, `environment` (tags) and
-        `known_by`: policy_sha256, fingerprint or params.
+        `id`, `name`, `started` (ms since 1970), `link` behind the address of `mlflow ui`, `environment` (tags),
+        `rebuilt` (`started` is when the row was written from the outputs) and `known_by`: policy_sha256, fingerprint or
+        params.
 
     Raises:
-        as read_only.
+        as read_only, and MlflowException: the experiment is deleted.
     """
     with read_only(root) as client:
         if client is None:
@@ -75,14 +78,15 @@ def recorded_run(
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return None
+        refuse_deleted(experiment)
         for tag, value in (("policy_sha256", policy_sha256), ("fingerprint", fingerprint)):
             if value and (
-                known := next(_runs(client, experiment.experiment_id, name, f"tags.{tag} = '{value}'"), None)
+                known := first_trained(_runs(client, experiment.experiment_id, name, f"tags.{tag} = '{value}'"))
             ):
                 return _facts(known, tag)
         wanted = {key: str(value) for key, value in flat(params)}
         same = (run for run in _runs(client, experiment.experiment_id, name) if run.data.params == wanted)
-        run = next(same, None)
+        run = first_trained(same)
     return _facts(run, "params") if run else None
 
 
@@ -100,6 +104,16 @@ def _runs(client: MlflowClient, experiment: str, name: str, besides: str = "") -
             return
 
 
+def first_trained(runs: Iterable[Run]) -> Run | None:
+    """The first that its training wrote; the first of all where a report wrote them from the outputs."""
+    rebuilt = None
+    for run in runs:
+        if "rebuilt" not in run.data.tags:
+            return run
+        rebuilt = rebuilt or run
+    return rebuilt
+
+
 def _facts(run: Run, known_by: str) -> Json:
     tags: dict[str, Any] = run.data.tags
     return {
@@ -108,5 +122,6 @@ def _facts(run: Run, known_by: str) -> Json:
         "started": run.info.start_time,
         "link": f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
         "environment": {key: tags[key] for key in ENVIRONMENT if key in tags},
+        "rebuilt": "rebuilt" in tags,
         "known_by": known_by,
     }

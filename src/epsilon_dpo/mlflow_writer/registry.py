@@ -17,13 +17,14 @@ from pathlib import Path
 import mlflow
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from sqlalchemy.exc import SQLAlchemyError
 
 from epsilon_dpo.mlflow_writer.models import POLICY, Models
-from epsilon_dpo.mlflow_writer.reading import read_only
+from epsilon_dpo.mlflow_writer.reading import first_trained, read_only
 from epsilon_dpo.mlflow_writer.server import reach_server, wait_briefly
 from epsilon_dpo.mlflow_writer.store import LOCK_S, database_of, open_store, root
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line, redacted
@@ -71,9 +72,23 @@ class Registry:
         models = Models(self.client, self.store.experiment)
         if known := models.find(run, sha256):
             return known
+        row = self._training(run, sha256)
+        return models.ensure(row, run, sha256)[0] if row else None
+
+    def _training(self, run: str, sha256: str) -> str | None:
+        """The id of the row of the training that made this policy, or of one written from the outputs in its place."""
         asked = f"tags.stage = 'align' and tags.run = '{run}' and tags.{POLICY} = '{sha256}'"
-        rows = self.client.search_runs([self.store.experiment], asked, max_results=1)
-        return models.ensure(rows[0].info.run_id, run, sha256)[0] if rows else None
+        found = first_trained(self.client.search_runs([self.store.experiment], asked))
+        return str(found.info.run_id) if found else None
+
+    def _row_of(self, model: LoggedModel) -> str | None:
+        """The id of the row that a version of this model leads to: of its training, unless that is deleted and there is
+        another of the same policy."""
+        row: str | None = model.source_run_id
+        with suppress(MlflowException):  # `mlflow gc` has taken it away
+            if row and self.client.get_run(row).info.lifecycle_stage == LifecycleStage.ACTIVE:
+                return row
+        return self._training(model.tags["run"], model.tags[POLICY]) or row
 
     @contextmanager
     def decided_alone(self) -> Iterator[None]:
@@ -108,10 +123,10 @@ class Registry:
         Raises:
             UserError: another is the champion by now; the version is taken back where the server allows it.
         """
-        made = self.client.get_logged_model(model)
+        row = self._row_of(self.client.get_logged_model(model))
         if self.store.takes_artifacts:
             with tempfile.TemporaryDirectory() as folder:
-                Path(folder, "MLmodel").write_text(STUB.format(model=model, run=made.source_run_id), "utf-8")
+                Path(folder, "MLmodel").write_text(STUB.format(model=model, run=row), "utf-8")
                 Path(folder, WAY).write_text(way, "utf-8")
                 self.client.log_model_artifacts(model, folder)
         try:
@@ -122,7 +137,7 @@ class Registry:
             if error.error_code != THERE:
                 raise
         self._is_still(over)
-        version = self._candidate(model, made.source_run_id, tags, f"{CANDIDATE}\n\n{way}")
+        version = self._candidate(model, row, tags, f"{CANDIDATE}\n\n{way}")
         try:
             self._is_still(over)
         except UserError:
@@ -166,7 +181,7 @@ class Registry:
         """Say of a version that has the alias that it was promoted, unless it says so and nothing has become known.
 
         Args:
-            late: tags that the version lacks.
+            late: tags that the version lacks, or has otherwise.
         """
         if late or champion.tags.get(STATE) != DONE:
             self.client.update_model_version(self.name, champion.number, description)

@@ -113,6 +113,15 @@ def _probe(database: Path) -> None:
         connection.rollback()
 
 
+def refuse_deleted(experiment: Experiment) -> None:
+    """Raises MlflowException, with the way to restore it, if `experiment` is deleted."""
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise MlflowException(
+            f"the experiment {EXPERIMENT} is deleted; `mlflow experiments restore -x {experiment.experiment_id}` "
+            "restores it"
+        )
+
+
 def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
     """The experiment, which another stage may create at the same moment on a server."""
     found = client.get_experiment_by_name(EXPERIMENT)
@@ -122,10 +131,7 @@ def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
         found = client.get_experiment_by_name(EXPERIMENT)
     if not found:
         raise MlflowException(f"the experiment {EXPERIMENT} could not be created")
-    if found.lifecycle_stage != LifecycleStage.ACTIVE:  # which MLflow reports like a call that is never taken
-        raise MlflowException(
-            f"the experiment {EXPERIMENT} is deleted; `mlflow experiments restore -x {found.experiment_id}` restores it"
-        )
+    refuse_deleted(found)  # which MLflow reports like a call that is never taken
     for key, value in experiment_tags().items():
         ours = key.startswith(SHARED_VIEW)  # the note may be somebody's by now, the view is what this version shows
         if key not in found.tags or (ours and found.tags[key] != value):

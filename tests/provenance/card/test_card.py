@@ -46,7 +46,7 @@ def made(tmp_path: Path) -> Any:
             "packages": {"torch": "2.13.0"},
             "parents": [{"stage": "sft"}, {"stage": "align@mine"}],
         }
-        policy = Policy("mine", "a" * 64, str(tmp_path), "out/align/mine", "m.dir", None, origin)
+        policy = Policy("mine", "a" * 64, str(tmp_path), "out/align/mine", "m.dir", [], origin)
         asked = lambda repo, revision, kind: stated.get(kind)  # noqa: E731
         made = card(cast(Project, project), policy, SUMMARY, "owner/new", licence, asked)
         return ModelCard(str(made))  # as whoever downloads it reads it

@@ -22,6 +22,7 @@ from promotion_project import dvc, git, record_trainings, set_runs, store_of
 from tracking_server import Server
 
 from epsilon_dpo.cli import main
+from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.registry import Registry
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
@@ -102,6 +103,23 @@ def test_a_commit_that_came_later_is_named_by_another_promotion(
     version = store().get_model_version_by_alias(NAME, "champion")
     assert version.tags["git_commit"] == git("rev-parse", "HEAD").strip()
     assert f"--rev {version.tags['git_commit']}" in version.description
+
+    git("commit", "-q", "--amend", "-m", "the commit that was named is on no branch any more")
+    main(["promote", "plain"])
+    version = store().get_model_version_by_alias(NAME, "champion")
+    assert version.tags["git_commit"] == git("rev-parse", "HEAD").strip()
+    assert f"--rev {version.tags['git_commit']}" in version.description
+
+
+def test_a_version_leads_to_a_row_that_is_not_deleted(project: Path) -> None:
+    """A report has written the row of the training again; the model still names the one that was deleted."""
+    main(["promote", "plain"])
+    store().delete_run(store().get_model_version_by_alias(NAME, "champion").run_id)
+    row = Record("align@plain", "f" * 64, {"runs.plain": {"method": "dpo"}}, {}, 2000)
+    row.tags({"policy_sha256": digest(Path("out/align/plain/model")), "rebuilt": "true"})
+    row.close("FINISHED")
+    main(["promote", "plain", "--name", "again"])
+    assert store().get_model_version_by_alias("again", "champion").run_id == row.run_id
 
 
 def test_the_alias_leads_to_weights_whose_digest_is_checked(

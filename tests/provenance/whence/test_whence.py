@@ -142,6 +142,16 @@ def test_of_an_experiment(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "experiment stronger)" in capsys.readouterr().out
 
 
+def test_an_experiment_that_a_branch_has_is_a_commit(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `dvc exp branch` makes it: of the same commit."""
+    policy = project.parent / "kept" / "experiment" / "model" / "model.safetensors"
+    monkeypatch.chdir(copy := shutil.copytree(project, tmp_path / "project"))
+    git(copy, "branch", "wider", whence(capsys, policy)["recorded_by"][0]["sha"])
+    assert [place["experiment"] for place in whence(capsys, policy)["recorded_by"]] == [None]
+
+
 def test_never_seen(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letter.txt").write_text("Dear all")
     assert whence(capsys, tmp_path / "letter.txt", code=1)["message"] == (
@@ -216,6 +226,30 @@ def test_git_that_refuses_is_heard_and_none_is_no_error(
     shutil.rmtree(".git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert subjects(whence(capsys, POLICY)) == ["workspace"]
+
+
+def test_commits_that_a_partial_clone_lacks_are_counted(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied(POLICY, tmp_path / "policy")
+    git(source := shutil.copytree(project, tmp_path / "source"), "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "-q", "--filter=blob:none", f"file://{source}", "clone")
+    source.rename(tmp_path / "away")
+    shutil.copytree(project / ".dvc" / "cache", tmp_path / "clone" / ".dvc" / "cache")
+    monkeypatch.chdir(tmp_path / "clone")
+    main(["whence", "../policy"])
+    said = capsys.readouterr()
+    assert "the second results)" in said.out and "dvc.lock of 1 commit is not in this clone, and git" in said.err
+
+
+def test_a_subject_may_be_in_another_encoding(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copy := shutil.copytree(project, tmp_path / "copy"))
+    (tmp_path / "subject").write_bytes("résultats".encode("latin-1"))
+    Path("dvc.lock").write_text(Path("dvc.lock").read_text("utf-8") + "# again\n")
+    git(copy, "-c", "i18n.commitEncoding=", "commit", "-qaF", str(tmp_path / "subject"))
+    assert subjects(whence(capsys, POLICY))[1] == "r\ufffdsultats"
 
 
 def test_a_lock_that_cannot_be_read_hides_no_other(
@@ -316,14 +350,16 @@ def test_a_lock_with_merge_marks_is_named(project: Path, tmp_path: Path, capsys:
     assert "dvc.lock of the workspace cannot be read: it may have merge marks" in found["message"]
 
 
+@pytest.mark.parametrize(
+    "ref", ["refs/stash", "refs/exps/celery/stash", "refs/exps/temp/ab", "refs/exps/exec/EXEC_MERGE"]
+)
 def test_a_stash_records_nothing(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ref: str
 ) -> None:
-    """No clone has it, and `git stash drop` takes it away."""
+    """Also one of DVC's queue: no clone has it, and `git stash drop` or `dvc queue remove` takes it away."""
     copy = shutil.copytree(project, tmp_path / "project")
     monkeypatch.chdir(copy)
     lock = copy / "dvc.lock"
     lock.write_text(lock.read_text() + "# of a result that nobody has committed\n")
-    git(copy, "stash", "-q")
-    git(copy, "stash", "apply", "-q")
+    git(copy, "update-ref", ref, git(copy, "stash", "create").strip())
     assert subjects(whence(capsys, POLICY)) == ["workspace", "the second results"]

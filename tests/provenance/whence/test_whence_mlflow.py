@@ -51,6 +51,23 @@ def test_the_run_is_that_of_the_result(tracked: Path, capsys: pytest.CaptureFixt
     assert "environment  python 3." in text and "\n  packages     torch 2.13.0\n" in text
 
 
+def test_a_row_written_from_the_outputs_says_no_time_of_training(
+    tracked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from epsilon_dpo.mlflow_writer.store import open_store  # imports mlflow
+
+    trained = whence(capsys, POLICY)["mlflow"]
+    record(6000, "align@dpo", "x", policy_sha256=digest(Path("out/align/dpo/model")), rebuilt="true")
+    assert whence(capsys, POLICY)["mlflow"] == trained
+    store = open_store()
+    store.client.delete_run(trained["id"])
+    main(["whence", POLICY])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ", written from the outputs on 1970-01-01 00:00 UTC; when it was trained is not known; known by" in said
+    store.client.delete_experiment(store.experiment)
+    assert "the experiment epsilon-dpo is deleted" in whence(capsys, POLICY)["mlflow"]["failed"]
+
+
 def test_a_store_that_cannot_be_read_costs_a_line(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,9 @@ def promote(asked: argparse.Namespace) -> str:
     with opened(asked.name) as registry, registry.decided_alone():
         incumbent = registry.champion()
         if incumbent is not None and incumbent.tags.get("policy_sha256") == policy.sha256:
-            late = {"git_commit": policy.commit} if policy.commit and "git_commit" not in incumbent.tags else {}
+            # A commit that was named may be gone since, as after a squash or a rebase.
+            is_named = incumbent.tags.get("git_commit") in policy.commits
+            late = {"git_commit": policy.commit} if policy.commit and not is_named else {}
             registry.describe(incumbent, _description(incumbent.tags | late, asked.name), late)
             return f"{asked.run} is the champion already: version {incumbent.number} of {asked.name}."
         decision = decide(summary, asked.run, None if incumbent is None else _run_of(summary, incumbent))

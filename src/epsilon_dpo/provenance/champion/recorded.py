@@ -25,7 +25,7 @@ class Policy:
     Attributes:
         path: of its model folder, from the project's root.
         out, md5: the output that the folder is in, and DVC's digest of that.
-        commit: the newest whose dvc.lock records it; None: the workspace's alone does.
+        commits: whose dvc.lock records it, newest first; those of experiments do not count.
         origin: all that is known of where it comes from, as whence's `origin`.
     """
 
@@ -34,8 +34,13 @@ class Policy:
     path: str
     out: str
     md5: str
-    commit: str | None
+    commits: list[str]
     origin: Json
+
+    @property
+    def commit(self) -> str | None:
+        """The newest of them; None: the workspace's dvc.lock alone records it."""
+        return self.commits[0] if self.commits else None
 
 
 def comparison(project: Project) -> Json:
@@ -115,4 +120,4 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
     if out not in outs:
         raise UserError(f"params.yaml has no run {run!r} any more; run `dvc repro` first, or name one that it has.")
     commits = [place["sha"] for place in answer["recorded_by"] if "sha" in place and not place["experiment"]]
-    return Policy(run, sha256, str(folder), out, outs[out].hash_info.value, commits[0] if commits else None, answer)
+    return Policy(run, sha256, str(folder), out, outs[out].hash_info.value, commits, answer)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,10 @@ from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 LOCK = "dvc.lock"
 MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)\s")
 CODE = ("src", "stages")
+# A stash is somebody's workspace, also one of DVC's queue, which lies in refs/exps beside the experiments: no clone has
+# it, and `git stash drop` or `dvc queue remove` takes it away.
+LASTING = ("--exclude=refs/stash", "--exclude=refs/exps/*", "--all")
+EXPERIMENTS = "refs/exps/[0-9a-f][0-9a-f]/"
 NO_HISTORY = ("not a git repository", "Needed a single revision")  # as git says it
 
 
@@ -28,7 +33,7 @@ class Commit:
 
     Attributes:
         date: of the commit, YYYY-MM-DD.
-        experiment: name of the DVC experiment that it is.
+        experiment: name of the DVC experiment that it is, and nothing else: no branch or tag has it.
     """
 
     sha: str
@@ -142,11 +147,13 @@ def _overlap(dep: str, out: str) -> bool:
 def all_locks(root: Path) -> list[Lock]:
     """That of the workspace first, then those of the commits, newest first; each content once.
 
+    On stderr is said of how many commits it cannot be read.
+
     Args:
         root: of the project, which need not be in a git repository.
 
     Raises:
-        UserError: as _git.
+        UserError: as _git and _blobs.
     """
     locks: dict[tuple[str, PurePosixPath], Lock] = {}
     for path in [root / LOCK, *sorted(root.glob(f"*/{LOCK}"))]:
@@ -156,31 +163,38 @@ def all_locks(root: Path) -> list[Lock]:
             lock.in_workspace = True
     changes = list(_changes(root))
     texts = _blobs(root, list(dict.fromkeys(blob for _, _, blob in changes)))
+    unread = set()
     for commit, folder, blob in changes:
+        if blob not in texts:
+            unread.add(commit.sha)
+            continue
         commits = locks.setdefault((texts[blob], folder), Lock(texts[blob], folder)).commits
         if commit not in commits:
             commits.append(commit)
+    if unread:
+        print(
+            f"dvc.lock of {len(unread)} commit{'s' * (len(unread) > 1)} is not in this clone, and git cannot fetch it, "
+            "so that nothing was looked for there; try again when its remote can be reached.",
+            file=sys.stderr,
+            flush=True,
+        )
     return list(locks.values())
 
 
 def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
     """Each commit that changed a dvc.lock, where that is, and its blob; newest first."""
-    refs = (line.split(" ", 1) for line in _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"))
-    names = {sha: ref.split("/")[-1] for sha, ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/", ref)}
-    form = "--format=commit %H%x09%cs%x09%s"
-    # A stash is somebody's workspace: no clone has it, and `git stash drop` takes it away.
-    how = (
-        "--exclude=refs/stash",
-        "--all",
-        "--full-history",
-        "-m",
-        "--raw",
-        "--no-abbrev",
-        "--no-renames",
-        "--relative",
+    named = (
+        line.split(" ", 1) for line in _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     )
+    names = {sha: ref.split("/")[-1] for sha, ref in named if re.match(f"{EXPERIMENTS}[0-9a-f]{{38}}/", ref)}
+    form = "--format=commit %H%x09%cs%x09%s"
+    if names:  # `dvc exp branch` makes a branch of an experiment's very commit
+        for sha in _git(root, "rev-list", *LASTING, "--full-history", "--", LOCK, f"*/{LOCK}"):
+            names.pop(sha, None)
+    refs = (*LASTING, f"--glob={EXPERIMENTS}*")
+    how = ("--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative")
     commit = None
-    for line in _git(root, "log", *how, form, "--", LOCK, f"*/{LOCK}"):
+    for line in _git(root, "log", *refs, *how, form, "--", LOCK, f"*/{LOCK}"):
         if line.startswith("commit "):
             sha, date, subject = line.removeprefix("commit ").split("\t", 2)
             commit = Commit(sha, date, subject, names.get(sha))
@@ -192,18 +206,41 @@ def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
 
 
 def _blobs(root: Path, names: list[str]) -> dict[str, str]:
-    """The text of each blob."""
+    """The text of each blob but those that git does not have, as where a clone has a filter and its remote is away.
+
+    Raises:
+        UserError: git fails.
+    """
     if not names:
         return {}
-    command = ["git", "-C", str(root), "cat-file", "--batch"]
-    output = subprocess.run(command, input="\n".join(names).encode(), capture_output=True, check=True).stdout
+    done = _cat_file(root, names, "--batch")
+    if done.returncode:  # it ended at the first blob that the remote did not give
+        listed = _cat_file(root, [], "--batch-check=%(objectname)", "--batch-all-objects", "--unordered")
+        there = set(listed.stdout.decode().split())
+        done = _cat_file(root, [name for name in names if name in there], "--batch")
+    if done.returncode:
+        raise _refusal(root, done.stderr.decode(errors="replace"))
     texts, at = {}, 0
-    for name in names:
-        end = output.index(b"\n", at)
-        size = int(output[at:end].split()[2])
-        texts[name] = output[end + 1 : end + 1 + size].decode(errors="replace")
-        at = end + 1 + size + 1
+    while at < len(done.stdout):
+        end = done.stdout.index(b"\n", at)
+        name, *what = done.stdout[at:end].decode().split()  # NAME blob SIZE, or NAME missing
+        at = end + 1
+        if len(what) > 1:
+            size = int(what[1])
+            texts[name] = done.stdout[at : at + size].decode(errors="replace")
+            at += size + 1
     return texts
+
+
+def _cat_file(root: Path, names: list[str], *how: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["git", "-C", str(root), "cat-file", *how]
+    environment = os.environ | {"LC_ALL": "C"}
+    return subprocess.run(command, input="\n".join(names).encode(), capture_output=True, check=False, env=environment)
+
+
+def _refusal(root: Path, said: str) -> UserError:
+    reason = said.strip().partition("\n")[0]
+    return UserError(f"git does not read the history of {root}, where dvc.lock may be recorded: {reason}.")
 
 
 def _git(root: Path, *arguments: str) -> list[str]:
@@ -217,10 +254,12 @@ def _git(root: Path, *arguments: str) -> list[str]:
     command = ["git", "-C", str(root), "--no-optional-locks", "-c", "core.quotePath=false"]
     environment = os.environ | {"LC_ALL": "C"}
     for asked in (["rev-parse", "--verify", "HEAD"], arguments):
-        done = subprocess.run([*command, *asked], capture_output=True, text=True, check=False, env=environment)
+        # A subject may be in any encoding.
+        done = subprocess.run(
+            [*command, *asked], capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment
+        )
         if any(reason in done.stderr for reason in NO_HISTORY):
             return []
         if done.returncode:
-            reason = done.stderr.strip().partition("\n")[0]
-            raise UserError(f"git does not read the history of {root}, where dvc.lock may be recorded: {reason}.")
+            raise _refusal(root, done.stderr)
     return done.stdout.splitlines()

@@ -69,7 +69,10 @@ def _run(run: Json | None) -> list[str]:
         return [_row("MLflow run", f"not looked up: {run['failed']}")]
     started = datetime.fromtimestamp(run["started"] / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
     known = "the newest with these params" if run["known_by"] == "params" else f"known by its {run['known_by']}"
-    lines = [_row("MLflow run", f"{run['name']}, {run['id']}, of {started}; {known}")]
+    when = f"of {started}"
+    if run["rebuilt"]:
+        when = f"written from the outputs on {started}; when it was trained is not known"
+    lines = [_row("MLflow run", f"{run['name']}, {run['id']}, {when}; {known}")]
     lines += [_row("", f"behind the address of `mlflow ui`: {run['link']}")]
     ran = dict(run["environment"])
     commit, changed = ran.pop("mlflow.source.git.commit", None), ran.pop("git.uncommitted_changes", None)
