@@ -85,7 +85,7 @@ WITHOUT_NEED = {
         data/contract/ledger.py data/contract/near.py data/contract/page.py data/contract/params.py
         data/contract/profile.py data/contract/relations.py""",
     "ranking": "sampling/on_policy/params_candidates.py",
-    "report": """judging/scorer/loading.py judging/scorer/writing.py
+    "report": """judging/margins/margins.py judging/scorer/loading.py judging/scorer/writing.py
         models/base/embedded.py models/base/gemma_template.py
         models/base/model_folder.py models/base/pretrained.py models/base/starting_point.py models/base/template.py""",
     "reference": "sampling/answers/draws.py",

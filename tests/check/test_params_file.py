@@ -46,6 +46,12 @@ def test_a_pretrained_models_positions_are_held_where_its_config_is_there(
     assert sentence.format(tmp_path) in str(error.value) and "lower it, or take a model" in str(error.value)
 
 
+def test_every_block_is_held_by_the_stage_that_knows_it_best() -> None:
+    """Of two stages that read a block the one with the narrower type decides."""
+    loose = [name for name, field in ParamsFile.model_fields.items() if "typing.Any" in str(field.annotation)]
+    assert loose == ["runs"], "a run is held by its method"
+
+
 @pytest.mark.parametrize("content", ['{"max_position', "[]", '{"text_config": null}'])
 def test_a_damaged_config_of_a_pretrained_model_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)

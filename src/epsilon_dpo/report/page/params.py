@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from epsilon_dpo.judging.margins.params import Margins
 from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.models.base.params import Base, PretrainedModel
 from epsilon_dpo.pipeline.runs.runs import RunName
@@ -20,7 +21,7 @@ class ReportView(Strict):
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     report: Report
     base: Base
-    margins: dict[str, Any] | None  # its source alone is read, so that the page needs none of the room's code
+    margins: Margins | None
     scorer: Scorer | None
 
     @property
