@@ -1,9 +1,11 @@
 """What a row says beyond its shape's usual columns and values is read as it is meant or refused, never lost."""
 
+from decimal import Decimal
+
 import pytest
 from shape_rows import EXAMPLES, Row, bot, system, user
 
-from epsilon_dpo.data.shapes.interface import Dropped, Pair, Unreadable
+from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair, Unreadable
 from epsilon_dpo.data.shapes.recognition import recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -147,12 +149,26 @@ def test_two_verdicts_are_refused() -> None:
         recognise([row], "x")
 
 
-def test_ratings_of_both_sides_are_scores() -> None:
-    row = PAIRED | {"rating_chosen": 4.0, "rating_rejected": 4.0}
+@pytest.mark.parametrize("name", ["rating_{}", "{}_avg_rating", "{}-avg-rating"])
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_ratings_of_both_sides_are_scores(name: str, number: type) -> None:
+    """Decimals are parquet's."""
+    row = PAIRED | {name.format(side): number("4.0") for side in ("chosen", "rejected")}
     reading = recognise([row], "x")
     assert isinstance(reading.read(row, "x", "all")[0], Dropped)
-    (found,) = reading.read(row | {"rating_rejected": 1.0}, "x", "all")
+    (found,) = reading.read(row | {name.format("rejected"): number("1.0")}, "x", "all")
     assert isinstance(found, Pair) and found.margin == 3.0
+
+
+def test_a_verdict_may_be_a_decimal_and_a_text_may_not() -> None:
+    row = {"prompt": "a", "response_0": "b", "response_1": "c", "label": Decimal("1.00")}
+    (found,) = recognise([row], "x").read(row, "x", "all")
+    assert isinstance(found, Pair) and found.chosen[-1] == bot("c")
+    (dropped,) = recognise([row], "x").read(row | {"response_1": Decimal(1)}, "x", "all")
+    assert isinstance(dropped, Dropped) and dropped.reason == "not_text"
+    half = {"prompt": "a", "completion": "b", "label": Decimal("0.00")}
+    (judged,) = recognise([half], "x").read(half, "x", "all")
+    assert isinstance(judged, Half) and not judged.good
 
 
 @pytest.mark.parametrize("null_first", [False, True])
@@ -352,6 +368,7 @@ def test_transcripts_with_the_line_ends_of_windows_have_their_turns() -> None:
     ("change", "hint"),
     [
         ({"weight": True}, "It would be explicit_text, but for weight, which is flag. "),
+        ({"chosen_rating": [1.0]}, "It would be explicit_text, but for chosen_rating, which is numbers. "),
         ({"margin": [1.0]}, "It would be explicit_text, but for margin, which is numbers. "),
         ({"prompt": 3}, ""),  # it has a column prompt, so none is missing
     ],
