@@ -63,7 +63,6 @@ for _ in range(5000):
             "score of answer 0 is inf",
         ),
         (EXAMPLES["scored_answers"].rows[0], {"answers": [{"answer": "b", "rank": 1}, None]}, "answer 1 is null"),
-        (EXAMPLES["implicit_messages"].rows[0], {"chosen": [user("a"), None]}, "turn 2 of chosen is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": None}, "summaries is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": 2}, 'summaries is number 2, expected a list of {"text": ...}'),
         (EXAMPLES["summaries"].rows[0], {"info": None}, "info is null"),
@@ -255,6 +254,12 @@ def test_nan_is_null_whatever_the_column_holds(column: str, there: object, first
 def test_nan_in_a_column_that_a_pair_needs_drops_the_row_as_null(row: Row, column: str) -> None:
     (found,) = recognise([row | {column: float("nan")}, row], "x").read(row | {column: float("nan")}, "x", "all")
     assert isinstance(found, Dropped) and found.reason == "null" and " is null" in found.detail
+
+
+def test_a_null_turn_drops_its_row() -> None:
+    row = EXAMPLES["implicit_messages"].rows[0]
+    (found,) = recognise([row], "x").read(row | {"chosen": [user("a"), None]}, "x", "all")
+    assert found == Dropped("null", "turn 2 of chosen is null")
 
 
 @pytest.mark.parametrize("column", ["images", "history", "context", "note"])
