@@ -1,9 +1,11 @@
 """What a row says beyond its shape's usual columns and values is read as it is meant or refused, never lost."""
 
+from decimal import Decimal
+
 import pytest
 from shape_rows import EXAMPLES, Row, bot, system, user
 
-from epsilon_dpo.data.shapes.interface import Dropped, Pair, Unreadable
+from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair, Unreadable
 from epsilon_dpo.data.shapes.recognition import recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -61,7 +63,6 @@ for _ in range(5000):
             "score of answer 0 is inf",
         ),
         (EXAMPLES["scored_answers"].rows[0], {"answers": [{"answer": "b", "rank": 1}, None]}, "answer 1 is null"),
-        (EXAMPLES["implicit_messages"].rows[0], {"chosen": [user("a"), None]}, "turn 2 of chosen is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": None}, "summaries is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": 2}, 'summaries is number 2, expected a list of {"text": ...}'),
         (EXAMPLES["summaries"].rows[0], {"info": None}, "info is null"),
@@ -147,12 +148,26 @@ def test_two_verdicts_are_refused() -> None:
         recognise([row], "x")
 
 
-def test_ratings_of_both_sides_are_scores() -> None:
-    row = PAIRED | {"rating_chosen": 4.0, "rating_rejected": 4.0}
+@pytest.mark.parametrize("name", ["rating_{}", "{}_avg_rating", "{}-avg-rating"])
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_ratings_of_both_sides_are_scores(name: str, number: type) -> None:
+    """Decimals are parquet's."""
+    row = PAIRED | {name.format(side): number("4.0") for side in ("chosen", "rejected")}
     reading = recognise([row], "x")
     assert isinstance(reading.read(row, "x", "all")[0], Dropped)
-    (found,) = reading.read(row | {"rating_rejected": 1.0}, "x", "all")
+    (found,) = reading.read(row | {name.format("rejected"): number("1.0")}, "x", "all")
     assert isinstance(found, Pair) and found.margin == 3.0
+
+
+def test_a_verdict_may_be_a_decimal_and_a_text_may_not() -> None:
+    row = {"prompt": "a", "response_0": "b", "response_1": "c", "label": Decimal("1.00")}
+    (found,) = recognise([row], "x").read(row, "x", "all")
+    assert isinstance(found, Pair) and found.chosen[-1] == bot("c")
+    (dropped,) = recognise([row], "x").read(row | {"response_1": Decimal(1)}, "x", "all")
+    assert isinstance(dropped, Dropped) and dropped.reason == "not_text"
+    half = {"prompt": "a", "completion": "b", "label": Decimal("0.00")}
+    (judged,) = recognise([half], "x").read(half, "x", "all")
+    assert isinstance(judged, Half) and not judged.good
 
 
 @pytest.mark.parametrize("null_first", [False, True])
@@ -239,6 +254,12 @@ def test_nan_is_null_whatever_the_column_holds(column: str, there: object, first
 def test_nan_in_a_column_that_a_pair_needs_drops_the_row_as_null(row: Row, column: str) -> None:
     (found,) = recognise([row | {column: float("nan")}, row], "x").read(row | {column: float("nan")}, "x", "all")
     assert isinstance(found, Dropped) and found.reason == "null" and " is null" in found.detail
+
+
+def test_a_null_turn_drops_its_row() -> None:
+    row = EXAMPLES["implicit_messages"].rows[0]
+    (found,) = recognise([row], "x").read(row | {"chosen": [user("a"), None]}, "x", "all")
+    assert found == Dropped("null", "turn 2 of chosen is null")
 
 
 @pytest.mark.parametrize("column", ["images", "history", "context", "note"])
@@ -352,6 +373,7 @@ def test_transcripts_with_the_line_ends_of_windows_have_their_turns() -> None:
     ("change", "hint"),
     [
         ({"weight": True}, "It would be explicit_text, but for weight, which is flag. "),
+        ({"chosen_rating": [1.0]}, "It would be explicit_text, but for chosen_rating, which is numbers. "),
         ({"margin": [1.0]}, "It would be explicit_text, but for margin, which is numbers. "),
         ({"prompt": 3}, ""),  # it has a column prompt, so none is missing
     ],

@@ -110,6 +110,11 @@ class Field:
     also: tuple[str, ...] = ()
     optional: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a file may call it, `name` first."""
+        return (self.name, *self.also)
+
 
 @dataclass(frozen=True)
 class Shape:

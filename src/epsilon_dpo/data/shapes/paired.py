@@ -22,11 +22,9 @@ from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 SIDES = ("chosen", "rejected")
 PROMPTS = ("question", "query")
+RATED = ("{}_score", "{}_rating", "{}-rating", "rating_{}", "{}_avg_rating", "{}-avg-rating")
 SCORES = (
-    *(
-        Field(f"score_{side}", NUMBER, (f"{side}_score", f"{side}_rating", f"{side}-rating", f"rating_{side}"), True)
-        for side in SIDES
-    ),
+    *(Field(f"score_{side}", NUMBER, tuple(name.format(side) for name in RATED), optional=True) for side in SIDES),
     Field("margin", NUMBER, optional=True),
     Field("weight", NUMBER, optional=True),
 )
@@ -189,7 +187,7 @@ PAIRED = (
         "{prompt: text, chosen: [message, ...], rejected: [message, ...]}: SimPO's sets, Orpo's mixes",
         _fields(Field("prompt", TEXT, ("instruction", *PROMPTS)), answers=MESSAGES),
         _read_beside_dialogues,
-        without=tuple(name for score in SCORES[:2] for name in (score.name, *score.also)),
+        without=tuple(name for score in SCORES[:2] for name in score.names),
     ),
     Shape(
         "sharegpt",

@@ -25,7 +25,7 @@ from epsilon_dpo.pipeline.stage.files import Row
 
 SHAPES = (*PAIRED, *COMPARED, *SEVERAL)
 # Every name that `fetch.columns` can map to.
-COLUMNS = frozenset(name for shape in SHAPES for field in shape.fields for name in (field.name, *field.also))
+COLUMNS = frozenset(name for shape in SHAPES for field in shape.fields for name in field.names)
 # Parts of a prompt in some sets; where another column is the prompt, nobody can say whether they belong to it.
 OF_THE_PROMPT = ("history", "context", "input", "system", "system_prompt")
 # Usual names of a prompt; beside another that is read, one may hold what the other lacks.
@@ -90,7 +90,7 @@ class Reading:
         late = [name for name, value in row.items() if name not in seen and value not in (None, "", [])]
         found = {}
         for field in self.shape.fields if late else ():
-            several = [name for name in (field.name, *field.also) if name in late]
+            several = [name for name in field.names if name in late]
             if not several or not field.optional or row.get(self.names.get(field.name, "")) is not None:
                 continue
             if len(several) > 1 and field.name not in several:
@@ -209,7 +209,7 @@ def _closest(kinds: Mapping[str, str]) -> str:
     for shape in SHAPES:
         needed = [field for field in shape.fields if not field.optional]
         absent = [field for field in needed if not _columns(field, kinds)]
-        odd = [name for field in shape.fields for name in (field.name, *field.also) if _is_odd(name, field, kinds)]
+        odd = [name for field in shape.fields for name in field.names if _is_odd(name, field, kinds)]
         there = len(needed) - len(absent)
         if there <= best or any(name in kinds for name in shape.without):
             continue
@@ -232,8 +232,8 @@ def _fit(shape: Shape, kinds: Mapping[str, str], where: str) -> dict[str, str] |
     names = {}
     for field in shape.fields:
         column = _column(field, kinds)
-        if column is None and (not field.optional or kinds.get(field.name, "null") != "null"):
-            return None
+        if column is None and (not field.optional or any(kinds.get(name, "null") != "null" for name in field.names)):
+            return None  # also if an optional one holds something else: it would be lost in silence
         if column is not None:
             names[field.name] = column
     return names
@@ -246,9 +246,9 @@ def _column(field: Field, kinds: Mapping[str, str]) -> str | None:
 
 def _columns(field: Field, kinds: Mapping[str, str]) -> list[str]:
     """An optional one may be null so far."""
-    found = [name for name in (field.name, *field.also) if kinds.get(name) in field.kinds]
+    found = [name for name in field.names if kinds.get(name) in field.kinds]
     if not found and field.optional:
-        found = [name for name in (field.name, *field.also) if kinds.get(name) == "null"][:1]
+        found = [name for name in field.names if kinds.get(name) == "null"][:1]
     return found
 
 

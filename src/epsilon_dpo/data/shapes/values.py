@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from epsilon_dpo.data.shapes.interface import Missing, Refused, Unreadable
@@ -34,7 +35,7 @@ def kind(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "flag"
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):  # parquet has decimals
         return "number"
     if isinstance(value, str):
         return "transcript" if BEGINS_WITH_HEADER.match(value) else "text"
@@ -75,7 +76,7 @@ def may_be_a_prompt(column: str, value: Any) -> bool:
 
 def text(value: Any, name: str) -> str:
     """`value` as it is; a number among texts is none of them, since the data does not say how it was spelt."""
-    if is_null(value) or isinstance(value, bool | int | float):
+    if is_null(value) or isinstance(value, bool | int | float | Decimal):
         raise Missing(f"{name} is {describe(value)}", "null" if is_null(value) else "not_text")
     if not isinstance(value, str):
         raise Refused(f"{name} is {describe(value)}, expected text")
@@ -87,7 +88,7 @@ def number(value: Any, name: str) -> float:
     if value is None or value == "":
         raise Missing(f"{name} is null")
     try:
-        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        found = float(value) if isinstance(value, int | float | Decimal | str) and not isinstance(value, bool) else None
     except ValueError:
         found = None
     except OverflowError:  # an integer of 400 digits, as the text of one gives
@@ -134,7 +135,8 @@ def flag(value: Any, name: str) -> bool:
     """True or false; 1 and 0 count, and both as text."""
     if is_null(value) or value == "":
         raise Missing(f"{name} is null")
-    spelt = "" if isinstance(value, list | dict) else str(value).strip().lower()
+    plain = float(value) if isinstance(value, Decimal) else value  # 1.00 is 1
+    spelt = "" if isinstance(value, list | dict) else str(plain).strip().lower()
     if spelt not in {"true", "false", "1", "0", "1.0", "0.0"}:
         raise Refused(f"{name} is {describe(value)}, expected true or false")
     return spelt in {"true", "1", "1.0"}
@@ -142,6 +144,7 @@ def flag(value: Any, name: str) -> bool:
 
 def spelt(verdict: object) -> str:
     """A verdict as it is compared; empty for one that is no text and no number."""
+    verdict = float(verdict) if isinstance(verdict, Decimal) else verdict  # 1.00 is 1
     return "" if isinstance(verdict, bool | list | dict) else str(verdict).strip().lower().removesuffix(".0")
 
 
