@@ -390,7 +390,8 @@ def test_mlflow_is_not_imported_by_a_stage() -> None:
 def test_nothing_is_marked_before_there_are_results(fresh: Path) -> None:
     (fresh / "dvc.lock").write_text("schema: '2.0'\n")
     base = "{source: pretrained, path: m, revision: null, dtype: float32, chat_template: own, stop_token: x}"
-    params = f"runs: {{dpo: {{method: dpo, beta: 0.1}}}}\nreport: {{examples: 1}}\nscorer: null\nbase: {base}\n"
+    blocks = f"report: {{examples: 1}}\nmargins: null\nscorer: null\nbase: {base}\n"
+    params = f"runs: {{dpo: {{method: dpo, beta: 0.1}}}}\n{blocks}"
     (fresh / "params.yaml").write_text(params)
     done = subprocess.run(
         [sys.executable, "-m", "epsilon_dpo.report.page.tracked"], text=True, capture_output=True, check=True

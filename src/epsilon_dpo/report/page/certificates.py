@@ -15,7 +15,19 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 # The outputs that this page is made from: of these alone it can say whether a certificate's are the same.
 READ = (
-    *("validate", "judge", "sft", "reference", "controls", "align/metrics", "sample", "score", "kl", "tournament"),
+    *(
+        "validate",
+        "judge",
+        "sft",
+        "pairs",
+        "reference",
+        "controls",
+        "align/metrics",
+        "sample",
+        "score",
+        "kl",
+        "tournament",
+    ),
     "figures",
 )
 BIT_EQUAL, WITHIN, DIFFERENT = "bit-equal", "equal within tolerance", "different"
