@@ -51,8 +51,8 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
         the number of its policies, and of those that are marked in MLflow's store.
 
     Raises:
-        UserError: the project is not reproduced, its seed or its runs are not those of the level, or its params are not
-            those of the other replicates.
+        UserError: the project is not reproduced, its seed or its params are not those of the level, or not those of the
+            other replicates.
     """
     params = read_yaml(project / PARAMS_FILE)
     seed = int(params["seed"])

@@ -32,7 +32,7 @@ def run_level(name: str, study: Path = STUDY) -> str:
         one sentence: how many replicates there are.
 
     Raises:
-        UserError: the level is not known or has no preset, params.yaml has other runs or differs from that of the
+        UserError: the level is not known or has no preset, params.yaml is not its preset's or differs from that of the
             replicates that are there, or a stage failed.
     """
     level = level_of(name, study)

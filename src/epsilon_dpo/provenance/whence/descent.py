@@ -7,7 +7,7 @@ what is recorded of a stage's parent is then not what it read. An edge of the gr
 from dataclasses import dataclass
 
 from epsilon_dpo.provenance.whence.content import Cache, Members, folder_md5
-from epsilon_dpo.provenance.whence.locks import Lock, _overlap
+from epsilon_dpo.provenance.whence.locks import Lock, overlap
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def stale(lock: Lock, stage: str, cache: Cache) -> list[str]:
 def _is_what_was_read(lock: Lock, stage: str, parent: str, cache: Cache) -> bool | None:
     """Whether all that `stage` read of `parent` is what `parent` made; None: not known of a part."""
     entry = lock.stages[stage]
-    read = [dep for dep in entry.data_deps if any(_overlap(dep, out) for out in lock.stages[parent].outs)]
+    read = [dep for dep in entry.data_deps if any(overlap(dep, out) for out in lock.stages[parent].outs)]
     recorded = {dep: _recorded(lock, dep, cache) for dep in read}
     if any(md5 not in (None, entry.deps[dep]) for dep, md5 in recorded.items()):
         return False
@@ -59,7 +59,7 @@ def _is_what_was_read(lock: Lock, stage: str, parent: str, cache: Cache) -> bool
 def _recorded(lock: Lock, path: str, cache: Cache) -> str | None:
     """md5 of what the outputs of `lock` have at `path`, which may be in one or hold some; None: none is there, or the
     cache lacks the list of its files."""
-    outs = {out: md5 for entry in lock.stages.values() for out, md5 in entry.outs.items() if _overlap(path, out)}
+    outs = {out: md5 for entry in lock.stages.values() for out, md5 in entry.outs.items() if overlap(path, out)}
     if path in outs or not outs:
         return outs.get(path)
     files: Members = {}

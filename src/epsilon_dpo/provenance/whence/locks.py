@@ -122,7 +122,7 @@ class Lock:
         return [
             other
             for other, entry in self.stages.items()
-            if other != stage and any(_overlap(dep, out) for dep in deps for out in entry.outs)
+            if other != stage and any(overlap(dep, out) for dep in deps for out in entry.outs)
         ]
 
     def ancestors(self, stage: str) -> list[str]:
@@ -140,7 +140,7 @@ class Lock:
         return done[::-1]
 
 
-def _overlap(dep: str, out: str) -> bool:
+def overlap(dep: str, out: str) -> bool:
     return dep == out or dep.startswith(f"{out}/") or out.startswith(f"{dep}/")
 
 
