@@ -242,8 +242,8 @@ def test_summary_by_hand_where_answers_to_one_prompt_count_once() -> None:
     error = math.sqrt(21) / 4
     for name in ("kl_fwd_rb", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb", "kl_rev_mc"):
         assert found[name] == 3.0 and found[f"{name}_se"] == pytest.approx(error)
-        assert found[f"{name}_low"] == pytest.approx(3.0 - 1.959964 * error)
-        assert found[f"{name}_high"] == pytest.approx(3.0 + 1.959964 * error)
+        assert found[f"{name}_low"] == pytest.approx(3.0 - 4.302653 * error)  # t of 2 degrees of freedom
+        assert found[f"{name}_high"] == pytest.approx(3.0 + 4.302653 * error)
         assert (found[f"{name}_n"], found[f"{name}_prompts"], found[f"{name}_truncated_share"]) == (4, 3, 0.25)
     assert len(found) == 7 * len(ESTIMATORS)
     alone = summary(records(("a", 1.0), ("b", 2.0), ("c", 3.0)), 0.95)

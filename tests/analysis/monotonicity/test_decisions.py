@@ -76,7 +76,7 @@ def test_a_summary_by_hand():
     records = [{"group": g, "step": s, "margin": m, "first_order": d} for g, s, m, d in rows]
     found = summary(records, [{"prompt_ids": [n]} for n in range(4)], 0.95)
     assert found["n"] == 4 and found["share/decreasing"] == 0.5 and found["share/increasing"] == 0.25
-    assert found["margin/decreasing"] == 4.0 and found["margin/decreasing_high"] == pytest.approx(4 + 1.959964)
+    assert found["margin/decreasing"] == 4.0 and found["margin/decreasing_high"] == pytest.approx(4 + 12.706205)
     assert "margin/increasing" not in found  # one pair has no interval
     assert found["first_order_agreement"] == pytest.approx(2 / 3)
 

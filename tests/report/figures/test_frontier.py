@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from epsilon_dpo.analysis.intervals.bootstrap import student_t
-from epsilon_dpo.analysis.intervals.rates import per_prompt
+from epsilon_dpo.analysis.intervals.rates import per_prompt, student_t
 from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.report.figures.frontier import (
     Reference,

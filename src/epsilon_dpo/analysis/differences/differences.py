@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t, totals_by_prompt
-from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.bootstrap import Floats, totals_by_prompt
+from epsilon_dpo.analysis.intervals.rates import Estimate, student_t
 
 
 def of_each(confidence: float, intervals: int) -> float:

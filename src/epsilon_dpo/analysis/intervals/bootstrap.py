@@ -17,9 +17,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr
 
-from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.rates import Estimate, student_t
 
 Floats = NDArray[np.float64]
 BLOCK = 2**21  # values in an array of several resamples: 16 MiB
@@ -91,13 +91,6 @@ def ends(resampled: Floats, confidence: float, m: int) -> tuple[Floats, Floats]:
     level = ndtr(-math.sqrt(m / (m - 1)) * student_t(m - 1, confidence))
     low, high = np.quantile(resampled, [level, 1.0 - level], axis=0)
     return low, high
-
-
-def student_t(freedom: float, confidence: float) -> float:
-    """t with P(|T| <= t) = confidence for Student's distribution: 2.26 for 9 degrees of freedom and 0.95."""
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"a confidence of {confidence} is not in (0, 1)")
-    return float(-stdtrit(freedom, (1.0 - confidence) / 2.0))
 
 
 def _refuse_one(m: int) -> None:

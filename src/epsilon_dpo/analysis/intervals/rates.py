@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float], confidence: float) -> Estimate:
-    """The mean of real values, ± z standard errors (the central limit theorem's interval).
+    """The mean of real values, ± t standard errors, t of Student's distribution with n - 1 degrees of freedom.
 
     Raises:
         ValueError: `values` is empty.
@@ -46,7 +46,7 @@ def mean(values: Sequence[float], confidence: float) -> Estimate:
     if len(values) == 0:
         raise ValueError("the mean of an empty list is undefined")
     centre = float(np.mean(values))
-    half_width = _normal_quantile(confidence) * standard_error(values)
+    half_width = student_t(len(values) - 1, confidence) * standard_error(values)
     return Estimate(centre, centre - half_width, centre + half_width, len(values))
 
 
@@ -74,8 +74,8 @@ def mean_over_prompts(values: Sequence[float], prompts: Sequence[Hashable], conf
     return mean(values if alone else per_prompt(values, prompts), confidence)
 
 
-def _normal_quantile(confidence: float) -> float:
-    """z with P(|Z| <= z) = confidence for a standard normal Z: 1.96 for 0.95."""
+def student_t(freedom: float, confidence: float) -> float:
+    """t with P(|T| <= t) = confidence for Student's distribution: 2.26 for 9 degrees of freedom and 0.95."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence of {confidence} is not in (0, 1)")
-    return float(ndtri(0.5 + confidence / 2.0))
+    return float(-stdtrit(freedom, (1.0 - confidence) / 2.0))

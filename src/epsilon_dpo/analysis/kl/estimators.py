@@ -94,8 +94,8 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
     """Per estimator its mean over answers, called by its `name`, and at `name`
 
     `_se`: its standard error, which counts answers to one prompt as one observation; `_low`, `_high`: the ends of the
-    interval, mean ± z standard errors; `_n`: answers; `_prompts`: prompts; `_truncated_share`: the share of answers
-    that were cut before their stop token, whose sums end at the cut.
+    interval, mean ± t standard errors (Student's t of the prompts); `_n`: answers; `_prompts`: prompts;
+    `_truncated_share`: the share of answers that were cut before their stop token, whose sums end at the cut.
 
     Args:
         records: rows of kl_records.kl_records.
@@ -138,7 +138,7 @@ def described(confidence: float, under: str = "") -> Row:
         "log_probs": "of temperature 1 over the whole vocabulary (no top-p), in float32; an estimate on sampled "
         "answers is unbiased only if they were sampled at temperature 1 (sample_temperature)",
         "reference": "the SFT model, also for methods that move their reference during training",
-        "interval": f"{confidence:g}: mean ± z standard errors, which count answers to one prompt as one observation",
+        "interval": f"{confidence:g}: mean ± t standard errors, which count answers to one prompt as one observation",
         "estimators": {
             estimator.name: {
                 "estimates": estimator.estimates,

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t
-from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.analysis.intervals.rates import Estimate, student_t
 from epsilon_dpo.analysis.intervals.win_rates import win_rate
 
 

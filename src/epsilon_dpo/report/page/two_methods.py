@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.analysis.intervals.rates import student_t
 from epsilon_dpo.report.page.variance import Component, split_variance
 
 SMALLEST = 1e-15  # p

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from epsilon_dpo.analysis.intervals.bootstrap import Floats, student_t
-from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.analysis.intervals.rates import Estimate, student_t
 
 
 @dataclass(frozen=True)
