@@ -116,8 +116,16 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
     """KL 2, 4 and 3: mean 3, standard deviation 1, standard error .577, t .975 with 2 degrees of freedom 4.303."""
     tested = {"id": "tested", "measure": None, "expected": None, "level": None, "test": "tests/test_dag.py::test_x"}
     unrun = {"id": "unrun", "measure": None, "expected": None, "level": None, "needs": "a GPU"}
-    claims = [CLAIM | {"unit": "nats"}, CLAIM | tested, CLAIM | unrun, CLAIM | {"id": "b", "level": "moon"}]
+    chosen = {"id": "chosen", "post_hoc": True, "expected": {"is": "above", "than": 0.1}}
+    claims = [
+        CLAIM | {"unit": "nats"},
+        CLAIM | chosen,
+        CLAIM | tested,
+        CLAIM | unrun,
+        CLAIM | {"id": "b", "level": "moon"},
+    ]
     levels: dict[str, Any] = deepcopy(LEVELS) | {"moon": {"title": "Far", "needs": "a rocket"}}
+    levels["controlled"]["note"] = "The judge is a die."
     content = {"confidence": 0.95, "levels": levels, "claims": claims}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     (tmp_path / "notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
@@ -129,7 +137,9 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
     write_json(folder / "replicates.json", {str(seed): made | versions for seed in (1, 2, 3)})
     text = page(tmp_path)
     for cell in (
-        "**1 undecided at this n, 1 by a test, 2 not run**",
+        "**1 undecided at this n, 1 by a test, 2 not run**; of those added after a look at the values: 1 holds.",
+        "| [It spends more KL.](#chosen) | Figure 5; added after a look at the values | +3.000 [+0.516, +5.484] |",
+        "wins over the chosen answers. The judge is a die.",
         "| controlled | By hand | all | 3 of 3 |",
         "| moon | Far |  | not run, needs a rocket |",
         "| [It spends more KL.](#spends_more) | Figure 5 | +3.000 [+0.516, +5.484] nats | 3 | undecided at this n |",
@@ -148,7 +158,7 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
         "3 of 3",
         "not run",
     ]
-    measured, held = told.claims
+    measured, _, held = told.claims
     assert {"value": 3.0, "low": 0.515862, "high": 5.484138, "n": 3, "unit": "nats"}.items() <= measured.items()
     assert (measured["verdict"], held["verdict"], held["n"]) == ("undecided at this n", "by a test", 0)
     content["levels"]["controlled"]["seeds"] = [1, 2, 3, 4]

@@ -21,12 +21,14 @@ class Level(Strict):
 
     Attributes:
         drawn: what is new in each replicate, and so what an interval speaks of.
+        note: what a reader of its table must know of the answers and the judge.
         preset: the params.yaml of one replicate, but for paths of one's own; the others differ in `seed` alone.
         seeds: of the replicates. Empty: nobody has run this level, for what `needs` says.
     """
 
     title: str
     drawn: str | None = None
+    note: str | None = None
     preset: Path | None = None
     seeds: list[int] = []
     needs: str | None = None
@@ -44,6 +46,7 @@ class Claim(Strict):
 
     Attributes:
         place: in the paper, or in the slides.
+        post_hoc: whether it was added after a look at the values, which then chose it.
         definition: what is measured, for a reader; `measure` is the same for the program.
         refuted_by: what would refute it.
         level: where it is measured. None: `test` holds it, or `needs` says why nobody has measured it.
@@ -53,6 +56,7 @@ class Claim(Strict):
     id: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     claim: str
     place: str
+    post_hoc: bool = False
     definition: str
     refuted_by: str
     level: str | None = None

@@ -19,15 +19,18 @@ NOTES = "notes.md"  # what a person wrote: what surprised, what broke
 INTRODUCTION = """# What is true of ε-DPO
 
 Each claim of the paper (arXiv 2502.13177) and some of our own, what we measured, and a verdict:
-**{said}**. A claim *holds* where the
+**{said}**{chosen}. A claim *holds* where the
 {confidence:.0%} interval lies on the side that the claim names, *fails* where it lies on the other, and is *undecided
-at this n* where it reaches to both; *n* counts replicates, each with another seed. The intervals are of each claim by
-itself: of twenty claims about which nothing is true, one will look decided. Two replicates decide
-nothing, and as long as some are lacking, verdicts are preliminary.
+at this n* where it reaches to both; *n* counts replicates, each with another seed and one value, of whose mean the
+interval is Student's. The intervals are of each claim by itself: of twenty claims about which nothing is true, one will
+look decided. Two replicates decide nothing, and as long as some are lacking, verdicts are preliminary.
 
-KL is KL(reference || policy) in nats per answer; the reference is the SFT policy. A *decreasing* pair is one whose
-log-prob margin falls as β rises, so that ε-DPO lowers its β; an *increasing* pair the other way round; both are
-*decided*."""
+KL is KL(reference || policy) in nats per answer, summed over the whole vocabulary at each token of the reference's
+answers (`kl_fwd_rb` of [stage kl](methods.md)); the reference is the SFT policy. Wins are over the chosen answers, ties
+count half; the *true* ones are by [the reward of the generated data](../src/epsilon_dpo/data/generated/truth.py). A
+*decreasing* pair is one whose log-prob margin falls as β rises, so that ε-DPO lowers its β; an *increasing* pair the
+other way round; both are *decided*."""
+POST_HOC = "added after a look at the values"
 
 
 def page(study_folder: Path = STUDY) -> str:
@@ -74,9 +77,16 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _head(study: Study, found: Sequence[Finding]) -> str:
+    """Claims that were chosen by their values say less, and so are counted apart."""
+    said = _counts([finding for finding in found if not finding.claim.post_hoc])
+    chosen = [finding for finding in found if finding.claim.post_hoc]
+    apart = f"; of those {POST_HOC}: {_counts(chosen)}" if chosen else ""
+    return INTRODUCTION.format(said=said, chosen=apart, confidence=study.confidence)
+
+
+def _counts(found: Sequence[Finding]) -> str:
     verdicts = [finding.verdict for finding in found]
-    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in verdicts]
-    return INTRODUCTION.format(said=", ".join(counts), confidence=study.confidence)
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in verdicts)
 
 
 def _levels(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
@@ -101,7 +111,8 @@ def _table(study: Study, found: Sequence[Finding]) -> str:
     for finding in found:
         claim = finding.claim
         n = str(len(finding.by_seed) or "")
-        cells = (f"[{claim.claim}](#{claim.id})", claim.place, _measured(finding), n, _verdict(study, finding))
+        place = f"{claim.place}; {POST_HOC}" if claim.post_hoc else claim.place
+        cells = (f"[{claim.claim}](#{claim.id})", place, _measured(finding), n, _verdict(study, finding))
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -139,10 +150,12 @@ def _note(study: Study, finding: Finding) -> str:
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
     parts = []
     for level, rows in results.items():
+        note = study.levels[level].note
         lines = [
             f"## {study.levels[level].title}",
             "",
-            "Means over replicates ± standard error: KL(reference || policy) in nats, wins over the chosen answers.",
+            "Means over replicates ± standard error: KL(reference || policy) in nats, wins over the chosen answers."
+            + (f" {note}" if note else ""),
             "",
             "| recipe | β | KL | true win rate | judge's win rate |",
             "|---|---|---|---|---|",
