@@ -211,6 +211,7 @@ def test_an_edit_that_runs_more_or_less_ends_the_script(edits: ModuleType) -> No
         edits.expect("an edit", {"check", "sft"}, {"check", "report"}, 0.0)
 
 
+@pytest.mark.slow
 def test_a_stopped_container_waits_for_the_writer_of_mlflows_run(tmp_path: Path) -> None:
     """By a stop of the whole group, as tini makes one; the writer is in a session of its own, as ours is."""
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
@@ -235,6 +236,7 @@ def test_a_stopped_container_waits_for_the_writer_of_mlflows_run(tmp_path: Path)
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_second_container_leaves_the_lock_of_the_first_and_the_next_one_removes_it(tmp_path: Path) -> None:
     lock, go = tmp_path / ".dvc/tmp/rwlock", tmp_path / "go"
     lock.parent.mkdir(parents=True)
@@ -251,5 +253,6 @@ def test_a_second_container_leaves_the_lock_of_the_first_and_the_next_one_remove
     assert script(tmp_path, *entry, "test", "!", "-e", ".dvc/tmp/rwlock").returncode == 0
 
 
+@pytest.mark.slow
 def test_the_entry_point_hands_on_how_its_command_ended(tmp_path: Path) -> None:
     assert script(tmp_path, "sh", str(ROOT / "docker/entry.sh"), "sh", "-c", "exit 7").returncode == 7

@@ -15,6 +15,9 @@ from whole_pipeline import ROOT, copy_project
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
+pytestmark = pytest.mark.slow
+
+
 LEFTOVERS = (
     "draft.py~",
     ".draft.py.swp",

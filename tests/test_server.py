@@ -21,6 +21,9 @@ from whole_pipeline import BIN, ROOT, copy_project, dvc, environment, with_prese
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
+pytestmark = pytest.mark.slow
+
+
 SERVICES = read_yaml(ROOT / "compose.yaml")["services"]
 SECRETS = {"S3_SECRET_KEY": "testing1", "MLFLOW_PASSWORD": "a long password", "MLFLOW_SECRET_KEY": "signs forms"}
 NEEDS_POSTGRES = pytest.mark.skipif(programs() is None, reason=ABSENT)

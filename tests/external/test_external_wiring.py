@@ -111,6 +111,7 @@ def dvc(project: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_dvc_runs_the_two_files_apart(tmp_path: Path) -> None:
     """The root's `dvc repro` runs no external stage; an external stage brings the policy it needs up to date."""
     (tmp_path / "external" / "data" / "mt_bench").mkdir(parents=True)

@@ -66,6 +66,7 @@ def sizes(config: PreTrainedConfig) -> Sizes:
         return sizes_of(model_of(config, torch.float32))
 
 
+@pytest.mark.slow
 def test_pairs_of_another_file_are_left_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from epsilon_dpo.forecast.table import table
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 NOT_AT_HAND = [file for file in PRESETS if read_yaml(file)["base"]["source"] == "pretrained"]
@@ -77,7 +78,6 @@ def test_a_model_that_is_not_at_hand(
     assert "lora" in file.stem or "score: The config of judge." in said or "judge " in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", [file for file in PRESETS if file not in NOT_AT_HAND], ids=lambda file: file.stem)
 def test_presets_with_a_model_of_their_own(project: Path, file: Path, capsys: pytest.CaptureFixture) -> None:
     main(["forecast", "--params", str(file), "--json"])

@@ -27,6 +27,7 @@ from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import deliver_waiting, now
 
+pytestmark = pytest.mark.slow
 DEAD = "http://127.0.0.1:9"
 
 

@@ -16,6 +16,9 @@ import pytest
 from epsilon_dpo.pipeline.observability.child import Leader, start_process
 from epsilon_dpo.pipeline.observability.tracker import Tracker
 
+pytestmark = pytest.mark.slow
+
+
 PATIENCE_S = 60.0
 STAGE = """
 import json, os, sys, time

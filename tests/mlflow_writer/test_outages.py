@@ -22,6 +22,7 @@ from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.child import Leader, start_process
 from epsilon_dpo.pipeline.observability.tracker import Tracker
 
+pytestmark = pytest.mark.slow
 STEPS = 120
 
 
@@ -107,7 +108,6 @@ def is_back(server: Server) -> None:
 MOMENTS = [0, *(pytest.param(seed, marks=pytest.mark.campaign) for seed in range(1, 10))]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", MOMENTS)
 def test_a_server_stopped_at_any_moment_has_the_whole_record(server: Server, seed: int) -> None:
     """For seconds (it hangs, and goes on) and for longer (it is killed, and started again)."""
@@ -135,7 +135,6 @@ def test_a_server_stopped_at_any_moment_has_the_whole_record(server: Server, see
     assert not list(pending.folder().iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.campaign
 def test_a_server_that_is_away_for_minutes_has_the_whole_record(server: Server) -> None:
     """Of a training that goes on for longer, and of stages that begin and end meanwhile."""
@@ -159,7 +158,6 @@ def test_a_server_that_is_away_for_minutes_has_the_whole_record(server: Server) 
     assert not list(pending.folder().iterdir())
 
 
-@pytest.mark.slow
 def test_a_server_that_was_down_when_the_stage_began(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     """It comes back while the stage runs; a stage that ended before is written by the next one."""
     train("sft", steps=3)

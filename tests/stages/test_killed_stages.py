@@ -18,6 +18,7 @@ from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.sampling.answers import decoding, kept_state
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 STOPS = ", ".join(f"w{number}" for number in range(8))  # a model with random weights seldom says its own
 SAMPLER = f"""

@@ -57,6 +57,7 @@ def statuses(project: Path, *names: str) -> list[Any]:
     return select(project, f"select name, status from runs where name in {(*names, '')} order by name")
 
 
+@pytest.mark.slow
 def test_the_process_started_early_is_the_one_that_records(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "start_process", child.start_process)  # one of its own
     tracking.start_early()
@@ -66,6 +67,7 @@ def test_the_process_started_early_is_the_one_that_records(project: Path, monkey
     assert tracking._waiting == [] and statuses(project, "align@early") == [("align@early", "FINISHED")]
 
 
+@pytest.mark.slow
 def test_a_stage_that_dies_on_import_leaves_no_process(project: Path) -> None:
     script = (
         "from epsilon_dpo.pipeline.observability import tracker; tracker.start_early(); "
@@ -161,6 +163,7 @@ def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
     assert select(project, evaluated) == [(3, 0.4)]
 
 
+@pytest.mark.slow
 def test_a_failed_and_a_killed_stage_are_marked(project: Path) -> None:
     with pytest.raises(ZeroDivisionError), stage("align@failed"):
         _ = 1 / 0
@@ -188,6 +191,7 @@ def test_a_failed_and_a_killed_stage_are_marked(project: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_copied_project_does_not_write_into_the_original(
     fresh: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +209,7 @@ def test_a_copied_project_does_not_write_into_the_original(
     assert capfd.readouterr().err.count("tracking:") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_may_be_called_anything(tmp_path: Path, leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that an address would be decoded from, or end at: all of the store lies in the project."""
     project = tmp_path / "DIR th ε '#%20?x" / "p"
@@ -220,6 +225,7 @@ def test_a_folder_may_be_called_anything(tmp_path: Path, leader: Leader, monkeyp
     assert [path.name for path in project.parent.iterdir()] == ["p"]
 
 
+@pytest.mark.slow
 def test_a_closed_port_costs_seconds_and_one_line(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +250,7 @@ def said_by_a_stage(capfd: pytest.CaptureFixture[str]) -> str:
     return capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_server_that_failed_is_left_alone_for_a_while(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +264,7 @@ def test_a_server_that_failed_is_left_alone_for_a_while(
     assert "refused" in said_by_a_stage(capfd), "a repaired server would not be found again"
 
 
+@pytest.mark.slow
 def test_a_server_that_works_again_is_no_longer_marked(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "http://127.0.0.1:9"
     assert note_outage(uri) and is_out(uri) and is_out("http://user:password@127.0.0.1:9/")
@@ -265,6 +273,7 @@ def test_a_server_that_works_again_is_no_longer_marked(fresh: Path, monkeypatch:
     assert not note_outage("sqlite:///mlruns/mlflow.db"), "a slow local store must not stop the records of a pipeline"
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_after_its_hello_costs_one_stage_its_patience(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +320,7 @@ def test_rows_are_marked_without_a_run_and_known_to_be(project: Path, monkeypatc
     assert not are_marked([policy])
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_does_not_block(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -325,6 +335,7 @@ def test_a_server_that_never_answers_does_not_block(
     assert "does not answer within 3 s); the stage goes on, and" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_given_up(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,6 +357,7 @@ def test_a_child_that_hangs_is_given_up(
     assert said == "tracking: the MLflow record of align@dpo, which had waited in mlruns/pending, is written.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["mlruns", "mlruns/mlflow.db"])
 def test_a_store_that_cannot_be_used_costs_one_line(
     fresh: Path, broken: str, capfd: pytest.CaptureFixture[str]
@@ -360,6 +372,7 @@ def test_a_store_that_cannot_be_used_costs_one_line(
     assert capfd.readouterr().err.count("tracking: no MLflow record") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["64k", "1400k"])
 def test_a_store_on_a_full_disk_costs_one_line(fresh: Path, size: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Full when the store is made, and when metrics are written: MLflow logs a traceback beside what it raises."""
@@ -387,6 +400,7 @@ def test_mlflow_is_not_imported_by_a_stage() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
+@pytest.mark.slow
 def test_nothing_is_marked_before_there_are_results(fresh: Path) -> None:
     (fresh / "dvc.lock").write_text("schema: '2.0'\n")
     base = "{source: pretrained, path: m, revision: null, dtype: float32, chat_template: own, stop_token: x}"

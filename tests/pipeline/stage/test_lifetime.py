@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from demo_stage import make_demo, second
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -44,6 +44,7 @@ def runs(project: Path, content: dict[str, Any]) -> None:
         YAML().dump({**read_yaml(ROOT / "params.yaml"), "runs": content}, file)
 
 
+@pytest.mark.slow
 def test_no_name_of_a_run_is_executed(tmp_path: Path) -> None:
     """`dvc repro -s align` runs no stage `check`. The stage is dvc.yaml's, but for what it needs and what it trains."""
     project = copy_project(tmp_path / "project")

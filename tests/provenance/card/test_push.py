@@ -16,6 +16,9 @@ from epsilon_dpo.provenance.card.push import licence_of
 Asked = Callable[..., str]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[WritableHub]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), WritableHub)

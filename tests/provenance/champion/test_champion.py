@@ -21,6 +21,7 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.provenance.champion import weights
 
 Asked = Callable[..., str]
+pytestmark = pytest.mark.slow
 TWICE = "from epsilon_dpo.cli import main; main(['champion']); print('now'); main(['champion', '--out', 'champion'])"
 
 

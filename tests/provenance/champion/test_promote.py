@@ -26,6 +26,7 @@ from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.registry import Registry
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
+pytestmark = pytest.mark.slow
 NAME = "epsilon-dpo-policy"
 Asked = Callable[..., str]
 

@@ -18,6 +18,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.provenance.plan.plan import as_json
 from epsilon_dpo.provenance.plan.steps import planned
 
+pytestmark = pytest.mark.slow
 DPO = "src/epsilon_dpo/methods/dpo.py"
 DRAWS = "src/epsilon_dpo/sampling/answers/draws.py"
 OF_DPO = {"sample@dpo", "score@dpo", "kl@dpo", "monotonicity@dpo"}

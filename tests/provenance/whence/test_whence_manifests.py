@@ -13,6 +13,8 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.manifest import file_md5, read_manifest, weights_digests, write_manifest
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def away(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

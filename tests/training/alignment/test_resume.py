@@ -64,7 +64,9 @@ STATES = {name: entry for name, entry in RUNS.items() if method_of(name, entry).
 
 def resumed_by_itself(name):
     """What a method keeps of its own is resumed by its own code; of the others, DPO stands for all."""
-    return name if name in STATES or name == "dpo" else pytest.param(name, marks=pytest.mark.campaign)
+    if name in ("dpo", "epsilon_dpo"):
+        return name
+    return pytest.param(name, marks=pytest.mark.slow if name in STATES else pytest.mark.campaign)
 
 
 @pytest.mark.parametrize("name", [resumed_by_itself(name) for name in RUNS])
@@ -134,6 +136,7 @@ def test_snapshots_survive_kills_too(run, tmp_path):
     assert policy_paths(ended) == ["."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "entry", [EPSILON_DPO | {"snapshot_epochs": 0.4}, SOFT, TDPO], ids=lambda entry: entry["method"]
 )

@@ -65,7 +65,10 @@ def killed(online, name, kind, number, changes):
 
 
 # Several updates of a generation are PPO's, too.
-@pytest.mark.parametrize("name", ["rloo", pytest.param("rloo_again", marks=pytest.mark.campaign), "ppo"])
+@pytest.mark.parametrize(
+    "name",
+    ["ppo", pytest.param("rloo", marks=pytest.mark.slow), pytest.param("rloo_again", marks=pytest.mark.campaign)],
+)
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(online, tmp_path, name):
     survives(online, tmp_path, name, {})
 
@@ -86,6 +89,7 @@ def survives(online, tmp_path, name, changes):
     assert content(resumed) == uninterrupted
 
 
+@pytest.mark.slow
 def test_an_adapter_and_its_value_head_survive_kills_too(online, tmp_path):
     survives(online, tmp_path, "ppo", {"lora": LoRA(**LORA)})
     checkpoint = tmp_path / "resumed-scratch" / f"checkpoint-{6 * UPDATES['ppo']}"
