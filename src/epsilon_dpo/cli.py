@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.child import NO_TELEMETRY
-from epsilon_dpo.pipeline.observability.errors import UserError, printable
+from epsilon_dpo.pipeline.observability.errors import UserError, printable, redacted
 
 PARAMS = Path("params.yaml")
 REGISTERED = "epsilon-dpo-policy"
@@ -203,15 +203,18 @@ def _add_publication(commands: Any) -> None:
 
 def _study(asked: argparse.Namespace) -> str:
     from epsilon_dpo.study.collect import collect
-    from epsilon_dpo.study.page import write_page
+    from epsilon_dpo.study.page import show, write_page
     from epsilon_dpo.study.replicate import run_level
+    from epsilon_dpo.study.summary import shown
 
     if asked.what == "run":
         return run_level(asked.level)
     if asked.what == "collect":
-        policies, marked = collect(asked.level, asked.project)
-        return f"{policies} policies of {asked.project} are among the results of {asked.level}; {marked} rows in MLflow"
-    return f"the page is written: {write_page()}"
+        policies, marked, address = collect(asked.level, asked.project)
+        added = f"{policies} policies of {asked.project} are among the results of {asked.level}"
+        store = os.environ.get("MLFLOW_TRACKING_URI") or asked.project / "mlruns"
+        return f"{added}; {marked} rows are marked in {redacted(str(store))}{shown(address)}"
+    return f"the page is written: {write_page()}{shown(show())}"
 
 
 def _add_study(commands: Any) -> None:

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from epsilon_dpo.mlflow_writer.replicates import mark_replicate
+from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.replicates import mark_replicate, write_summary
 from epsilon_dpo.mlflow_writer.store import Store, open_store
 from epsilon_dpo.mlflow_writer.view import COLUMNS, SHARED_VIEW, VIEW, experiment_tags
 
@@ -46,8 +48,51 @@ def test_each_level_of_a_study_has_a_view_of_its_own_rows(store: Store) -> None:
     assert mark_replicate("smollm2", 17, {"not_here": "3a"}) == 0
     tags = store.client.get_experiment(store.experiment).tags
     views = {json.loads(value)["name"]: value for key, value in tags.items() if key.startswith(f"{SHARED_VIEW}study-")}
-    assert views.keys() == {"Replication study, controlled", "Replication study, rlhf"}
+    assert views.keys() == {"Replication study, controlled, seeds", "Replication study, rlhf, seeds"}
     for name, shown in (("controlled", {"1a", "1b"}), ("rlhf", {"2a"})):
-        state = json.loads(json.loads(views[f"Replication study, {name}"])["state"])
+        state = json.loads(json.loads(views[f"Replication study, {name}, seeds"])["state"])
         found = store.client.search_runs([store.experiment], state["searchFilter"])
         assert {run.data.tags["policy_sha256"] for run in found} == shown and state["useGroupedValuesInCharts"]
+        drawn = [*state["selectedColumns"], *(card.get("metricKey", "") for card in state["compareRunCharts"])]
+        assert not [name for name in drawn if "_low" in name], "the average over seeds of an interval's end is none"
+        assert {"metrics.`true_win_rate/chosen`", "tags.`study_seed`"} <= {*drawn}
+
+
+def recipe(beta: float | None, method: str = "dpo", **metrics: float) -> dict[str, Any]:
+    params = {"method": method} | ({} if beta is None else {"beta": beta})
+    return {"params": params, "seeds": "1 2 3", "metrics": {"replicates": 3} | metrics}
+
+
+def test_a_study_has_one_row_per_recipe_which_a_repeat_renews(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> dict[str, dict[str, float]]:
+        tags = store.client.get_experiment(store.experiment).tags
+        state = json.loads(json.loads(tags[f"{SHARED_VIEW}study-small"])["state"])
+        columns = {column.split("`")[1] for column in state["selectedColumns"]}
+        found = store.client.search_runs([store.experiment], state["searchFilter"], order_by=["attributes.run_name"])
+        assert {run.info.status for run in found} == {"FINISHED"} and not state["groupBy"]
+        assert all(run.data.metrics.keys() <= columns for run in found)
+        names = [f"{run.info.run_name} of {run.data.tags['project'][0]}" for run in found]
+        return dict(zip(names, (run.data.metrics for run in found), strict=True)) | {"rows": {"": len(found)}}
+
+    monkeypatch.setattr(pending, "project", lambda: "ada")
+    first = [recipe(None, "sft", kl=0.0), recipe(0.1, kl=2.0, kl_low=1.0, kl_high=3.0), recipe(0.3, kl=1.0)]
+    for _ in range(2):
+        address = write_summary("small", first, "95%")
+        assert shown()["rows"] == {"": 3}
+    assert address.startswith(
+        f"http://127.0.0.1:5000/#/experiments/{store.experiment}/runs?viewStateShareKey=study-small&"
+    )
+    (run,) = store.client.search_runs([store.experiment], "tags.recipe = 'dpo, beta 0.1'")
+    assert len(store.client.get_metric_history(run.info.run_id, "study/kl")) == 1
+    assert run.data.tags.items() >= {"study_summary": "small", "method": "dpo", "seeds": "1 2 3"}.items()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.client.tracking_uri)  # shared: another project keeps its rows
+    monkeypatch.setattr(pending, "project", lambda: "bob")
+    write_summary("small", [recipe(0.1, kl=9.0)], "95%")
+    monkeypatch.setattr(pending, "project", lambda: "ada")
+    write_summary("small", [recipe(None, "sft", kl=0.0), recipe(0.1, kl=4.0)], "95%")
+    assert shown() == {
+        "sft of a": {"study/kl": 0.0, "study/replicates": 3.0},
+        "dpo, beta 0.1 of a": {"study/kl": 4.0, "study/replicates": 3.0},  # whose interval is of other replicates
+        "dpo, beta 0.1 of b": {"study/kl": 9.0, "study/replicates": 3.0},
+        "rows": {"": 3},
+    }

@@ -219,16 +219,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("params.yaml").write_text(ours, "utf-8")
     Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
 
-    def collected(level: str, at: Path, study: Path) -> tuple[int, int]:
+    def collected(level: str, at: Path, study: Path) -> tuple[int, int, str]:
         seed = yaml.safe_load((at / "params.yaml").read_text("utf-8"))["seed"]
         folder = results_folder(level, study)
         folder.mkdir(parents=True, exist_ok=True)
         made = made_from(at, (at / "params.yaml").read_text("utf-8"))
         write_json(folder / "replicates.json", known_replicates(level, study) | {str(seed): made})
         write_csv(folder / "policies.csv", [*read_results(level, study), {"seed": seed, "run": "dpo"}])
-        return 1, 0
+        return 1, 0, ""
 
     monkeypatch.setattr(replicate, "collect", collected)
+    monkeypatch.setattr(replicate, "summarise", lambda *_: "")
     command = tmp_path / "bin" / "dvc"
     command.parent.mkdir()
     command.write_text("#!/bin/sh\ngrep -m1 ^seed params.yaml >> reproduced\ntest ! -e broken\n", "utf-8")

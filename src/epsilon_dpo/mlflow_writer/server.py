@@ -17,6 +17,7 @@ from epsilon_dpo.pipeline.observability.child import NETWORK_LIMITS, NO_TELEMETR
 from epsilon_dpo.pipeline.observability.errors import redacted
 from epsilon_dpo.pipeline.observability.tracker import mlruns
 
+UI = "http://127.0.0.1:5000"  # of `make ui`
 CONNECT_TIMEOUT_S = 3.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of the databases that MLflow writes to by itself
 OUTAGE_S = 120.0  # a pipeline with a dead server says so this often

@@ -1,6 +1,7 @@
 """What the MLflow UI shows of the experiment: a note, and saved views of the comparison with their charts."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from epsilon_dpo.mlflow_writer.identity import RECIPE
@@ -16,6 +17,7 @@ CURVE = "1_train/"  # what a training logs per step: the page sorts its groups b
 SHARED_VIEW = "mlflow.sharedViewState."
 FILTER = "tags.in_report = 'true'"
 STUDY, STUDY_SEED = "study", "study_seed"  # tags of a replicate's rows: its level and its seed
+SUMMARY = "study_summary"  # tag of a row that says a recipe's means over replicates: their level
 BY_RECIPE = {"mode": "tag", "groupByData": RECIPE}  # one key: of several the page's list shows the first alone
 # KL stands where a narrow window still shows it; then the truth first, and every rate with its interval: a column of
 # rates alone is read as an order that they do not give.
@@ -30,6 +32,9 @@ COLUMNS = (
     "metrics.`win_rate/sft_high`",
 )
 KL = "kl_fwd_rb"
+RATES = ("true_win_rate", "win_rate")  # of a summary: over the chosen answers, as in docs/replication.md
+OVER_CHOSEN = ("true_win_rate/chosen", "win_rate/chosen")  # the same of a single policy
+RUN_NAME = "attributes.`Run Name`"
 MOST_RUNS = 100  # in one chart
 PAGE = 100  # rows that the page asks for
 BETAS = ("eps/beta", "beta_dpo/beta", "ppo/beta")  # of the methods that change it; a chart without values is hidden
@@ -37,14 +42,15 @@ TRAINED = ("loss", "rewards/accuracies", "rewards/margins", "kl/fwd_data", "entr
 SPEED = ("tokens_per_second", "peak_memory_megabytes", "seconds")
 LINK = "?viewStateShareKey={key}&workflowType=machine_learning"
 NOTE = f"""The policies of the last report, in the menu *Views* above: *{"*, *".join(NAMES.values())}*.
-*Replication study* and a level's name: the replicates of that level which `epsilon-dpo study` has collected here.
+*Replication study* and a level's name: a row per recipe and beta, with mean and interval over the replicates of
+study/results. The same with *seeds*: the single trainings of that level which `epsilon-dpo study` has collected here.
 
 The same by what is put behind `/runs` in the address:
 
 - *{NAMES[POLICIES]}*, `{LINK.format(key=POLICIES)}&compareRunsMode=CHART`: win rate against KL, win rates, curves
 - *{NAMES[SEEDS]}*, `{LINK.format(key=SEEDS)}&compareRunsMode=CHART`: a mark per method and its values, over seeds
 - *{NAMES[ANSWERS]}*, `{LINK.format(key=ANSWERS)}&compareRunsMode=ARTIFACT`: group by `prompt`, compare `answer`
-- *Replication study, LEVEL*, `{LINK.format(key=f"{STUDY}-LEVEL")}&compareRunsMode=CHART`: over replicates
+- *Replication study, LEVEL*, `{LINK.format(key=f"{STUDY}-LEVEL")}`: over replicates
 - the table: `{LINK.format(key=VIEW)}`, or filter by `{FILTER}`
 
 The page takes {PAGE} rows at first, by their names, and counts no others: *Load more* stands below the list.
@@ -73,10 +79,45 @@ def experiment_tags() -> dict[str, str]:
     return tags | {f"{SHARED_VIEW}{key}": _named(NAMES[key], state) for key, state in states.items()}
 
 
-def study_tag(level: str) -> tuple[str, str]:
-    """The tag with the view of a level's replicates, seeds averaged: those of two levels are not of one experiment."""
-    state = _state([BY_RECIPE], averaged=True) | {"searchFilter": f"tags.{STUDY} = '{level}'"}
+def summary_tag(level: str) -> tuple[str, str]:
+    """The tag with the view of a level's summary, a row per recipe and beta: every number with its interval."""
+    shown = [f"{STUDY}/{name}{end}" for name in ("kl", *RATES) for end in ("", "_low", "_high")]
+    columns = {f"metrics.`{name}`": 32 + 6 * len(name) for name in shown}
+    state = _state([]) | _columns(columns | {f"metrics.`{STUDY}/replicates`": 125}, names=390)
+    state |= {"searchFilter": f"tags.{SUMMARY} = '{level}'", "runsHiddenMode": "SHOW_ALL"}
+    state["compareRunSections"] = [
+        _section("frontier", "Win rate over the chosen against KL", height=560),
+        _section(STUDY, STUDY) | {"display": False},  # the page adds bars to it, too many to be read: folded
+    ]
+    state["compareRunCharts"] = [_scatter(rate, "frontier", f"{STUDY}/{rate}", kl=f"{STUDY}/kl") for rate in RATES]
     return f"{SHARED_VIEW}{STUDY}-{level}", _named(f"Replication study, {level}", state)
+
+
+def seeds_tag(level: str, recipes: Iterable[str]) -> tuple[str, str]:
+    """The tag with the view of a level's single trainings, a closed group per recipe: those of two levels are not of
+    one experiment. It has no intervals, which the page would average over seeds, and no bars, too many to be read."""
+    columns = {f"metrics.`{name}`": 190 for name in (KL, *OVER_CHOSEN)} | {f"tags.`{STUDY_SEED}`": 110}
+    state = (
+        _state([BY_RECIPE], averaged=True)
+        | _columns(columns, names=480)
+        | {"searchFilter": f"tags.{STUDY} = '{level}'"}
+    )
+    state["groupsExpanded"] = {f"tag.{RECIPE}.{recipe}": False for recipe in sorted(recipes)}
+    curves = [card for card in state["compareRunCharts"] if card["type"] == "LINE"]
+    sections = zip(("truth", "judged"), OVER_CHOSEN, strict=True)
+    state["compareRunCharts"] = [*(_scatter(rate, section, rate) for section, rate in sections), *curves]
+    return f"{SHARED_VIEW}{STUDY}-{level}-{SEEDS}", _named(f"Replication study, {level}, {SEEDS}", state)
+
+
+def view_of(experiment: str, level: str) -> str:
+    """The address, behind that of the server, of a level's summary."""
+    return f"/#/experiments/{experiment}/runs{LINK.format(key=f'{STUDY}-{level}')}"
+
+
+def _columns(columns: dict[str, int], names: int) -> dict[str, Any]:
+    """Of a view whose names of rows are long: its columns; all widths in pixels."""
+    order = [RUN_NAME, *columns]
+    return {"selectedColumns": [*columns], "columnOrder": order, "columnWidths": {RUN_NAME: names} | columns}
 
 
 def _named(name: str, state: dict[str, Any]) -> str:
@@ -125,17 +166,17 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
     }
 
 
-def _section(key: str, name: str) -> dict[str, Any]:
+def _section(key: str, name: str, height: int = 340) -> dict[str, Any]:
     shown = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-    return {"uuid": key, "name": name, "columns": 2, "cardHeight": 340, **shown}
+    return {"uuid": key, "name": name, "columns": 2, "cardHeight": height, **shown}
 
 
 def _card(key: str, section: str, kind: str, **content: Any) -> dict[str, Any]:
     return {"uuid": key, "metricSectionId": section, "type": kind, "deleted": False, "isGenerated": False, **content}
 
 
-def _scatter(key: str, section: str, rate: str) -> dict[str, Any]:
-    axes = {"xaxis": {"key": KL, "type": "METRIC"}, "yaxis": {"key": rate, "type": "METRIC"}}
+def _scatter(key: str, section: str, rate: str, kl: str = KL) -> dict[str, Any]:
+    axes = {"xaxis": {"key": kl, "type": "METRIC"}, "yaxis": {"key": rate, "type": "METRIC"}}
     return _card(key, section, "SCATTER", runsCountToCompare=MOST_RUNS, **axes)
 
 

@@ -14,15 +14,14 @@ import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.mlflow_writer.environment import environment, output_of, uncommitted
-from epsilon_dpo.mlflow_writer.process import be_quiet
-from epsilon_dpo.mlflow_writer.server import in_short, say
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import Row, atomic_file, read_json, read_jsonl, write_csv, write_json
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
-from epsilon_dpo.study.claims import STUDY, level_of, preset_of
+from epsilon_dpo.study.claims import STUDY, level_of, preset_of, read_study
+from epsilon_dpo.study.summary import in_store, summarise
 
 OWN = {"seed", "threads"}  # of a preset's keys those that a user sets for a replicate on his machine
 OWN_IN_BLOCKS = {"path", "revision"}
@@ -44,11 +43,12 @@ def read_results(level: str, study: Path = STUDY) -> list[Row]:
         return list(csv.DictReader(table))
 
 
-def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
+def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int, str]:
     """Add the replicate that lies in `project` to the results of `level`; rows of the same seed are replaced.
 
     Returns:
-        the number of its policies, and of those that are marked in MLflow's store.
+        the number of its policies, that of their rows that are marked in MLflow's store of `project`, and the address
+        of the level's summary in the store of this folder, empty where that cannot be reached.
 
     Raises:
         UserError: the project is not reproduced, its seed or its params are not those of the level, or not those of the
@@ -72,7 +72,8 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int]:
         write_csv(partial, sorted([*others, *rows], key=lambda row: int(row["seed"])))
     final = {row["run"]: row["policy_sha256"] for row in rows[1:] if row["place"] == FINAL}
     with chdir(project):
-        return len(rows), marked(level, seed, final)
+        found = marked(level, seed, final)
+    return len(rows), found, summarise(level, read_results(level, study), read_study(study).confidence)
 
 
 def known_replicates(level: str, study: Path = STUDY) -> dict[str, Row]:
@@ -122,14 +123,13 @@ def refuse_other_settings(made: Row, seed: int | None, others: dict[str, Row], p
 
 def marked(level: str, seed: int, policies: Mapping[str, str]) -> int:
     """As `mark_replicate`, in the store of the working folder; one that fails costs one line."""
-    be_quiet()
-    try:
+
+    def mark() -> int:
         from epsilon_dpo.mlflow_writer.replicates import mark_replicate  # imports mlflow
 
         return mark_replicate(level, seed, policies)
-    except Exception as error:
-        say(f"the rows of level {level} are not marked in MLflow ({in_short(error)}).")
-        return 0
+
+    return in_store(f"the rows of level {level} are not marked in MLflow", mark, 0)
 
 
 def refuse_unfinished(project: Path) -> None:

@@ -7,10 +7,10 @@ from typing import get_args
 
 import numpy as np
 
-from epsilon_dpo.pipeline.runs.runs import FINAL
 from epsilon_dpo.pipeline.stage.files import Row, write_json
 from epsilon_dpo.study.claims import STUDY, Level, Study, read_study
 from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
+from epsilon_dpo.study.summary import by_recipe, summarise, values_of
 from epsilon_dpo.study.verdicts import Finding, Verdict, findings
 
 PAGE = Path("docs/replication.md")
@@ -46,6 +46,21 @@ def write_page(study_folder: Path = STUDY, file: Path = PAGE) -> Path:
     file.write_text(page(study_folder), "utf-8")
     write_json(study_folder / VERDICTS, verdict_table(study_folder))
     return file
+
+
+def show(study_folder: Path = STUDY) -> str:
+    """Write a summary of each level that has results into MLflow's store (`summarise`).
+
+    Returns:
+        the address of the first level's view; empty where the store cannot be reached, which is tried once.
+    """
+    study, results, _ = _read(study_folder)
+    addresses: list[str] = []
+    for level, rows in results.items():
+        addresses.append(summarise(level, rows, study.confidence))
+        if not addresses[-1]:
+            return ""
+    return next(iter(addresses), "")
 
 
 def verdict_table(study_folder: Path = STUDY) -> Row:
@@ -160,10 +175,7 @@ def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
             "| recipe | β | KL | true win rate | judge's win rate |",
             "|---|---|---|---|---|",
         ]
-        final = [row for row in rows if row["place"] == FINAL]
-        groups = dict.fromkeys((row["recipe"], row["beta"]) for row in final)
-        for recipe, beta in groups:
-            own = [row for row in final if (row["recipe"], row["beta"]) == (recipe, beta)]
+        for (recipe, beta), own in by_recipe(rows).items():
             values = " | ".join(_mean(own, column) for column in ("kl", "win_rate_true", "win_rate_judge"))
             lines.append(f"| {_name(recipe)} | {beta} | {values} |")
         parts.append("\n".join(lines))
@@ -176,7 +188,7 @@ def _name(recipe: str) -> str:
 
 
 def _mean(rows: Sequence[Row], column: str) -> str:
-    values = np.array([float(row[column]) for row in rows if row[column] != ""])
+    values = np.array(values_of(rows, column))
     if not len(values):
         return ""
     error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import atomic_file
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
-from epsilon_dpo.study.claims import STUDY, level_of, preset_of
+from epsilon_dpo.study.claims import STUDY, level_of, preset_of, read_study
 from epsilon_dpo.study.collect import (
     MEASURED,
     SEED,
@@ -20,6 +20,7 @@ from epsilon_dpo.study.collect import (
     refuse_other_settings,
     results_folder,
 )
+from epsilon_dpo.study.summary import shown, summarise
 
 
 def run_level(name: str, study: Path = STUDY) -> str:
@@ -29,7 +30,7 @@ def run_level(name: str, study: Path = STUDY) -> str:
     replicate are a plain `dvc repro` away; with 40 runs they take minutes, and nothing is collected from them.
 
     Returns:
-        one sentence: how many replicates there are.
+        one sentence: how many replicates there are, and where MLflow shows them.
 
     Raises:
         UserError: the level is not known or has no preset, params.yaml is not its preset's or differs from that of the
@@ -52,7 +53,8 @@ def run_level(name: str, study: Path = STUDY) -> str:
         if code := reproduced.returncode:
             raise UserError(f"the replicate of seed {seed} stopped (`dvc repro` ended with {code}); run this again.")
         collect(name, Path(), study)
-    return f"level {name} has its {len(level.seeds)} replicates: {study / 'results' / name}"
+    seen = shown(summarise(name, read_results(name, study), read_study(study).confidence))
+    return f"level {name} has its {len(level.seeds)} replicates: {study / 'results' / name}{seen}"
 
 
 def refuse_other_params(preset: Path) -> None:
