@@ -55,8 +55,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     levels = {"small": {"title": "By hand", "preset": "preset.yaml", "seeds": [1]}, "never": {"title": "Not run"}}
     folder = results_folder("small")
-    for made in (folder, Path("docs")):
-        made.mkdir(parents=True)
+    for new in (folder, Path("docs")):
+        new.mkdir(parents=True)
     Path("study/claims.yaml").write_text(yaml.safe_dump({"confidence": 0.9, "levels": levels, "claims": []}), "utf-8")
     Path("study/notes.md").write_text("", "utf-8")
     Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
