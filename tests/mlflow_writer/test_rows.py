@@ -93,7 +93,7 @@ def test_a_record_is_closed_where_the_row_that_its_server_made_twice_may_not_be_
 ) -> None:
     record = Record("kl@doubled", "f" * 64, {}, {}, at=now(), execution="doubled")
     record.store = dataclasses.replace(record.store, is_local=False)
-    other = record._create("kl@doubled", {"execution": "doubled"}, now())
+    other = record.create("kl@doubled", {"execution": "doubled"}, now())
     monkeypatch.setattr(record.client, "delete_run", refuse)
     record.close("FINISHED")
     assert rows.client.get_run(record.run_id).info.status == "FINISHED"

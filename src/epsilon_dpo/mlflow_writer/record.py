@@ -60,7 +60,7 @@ class Record(Rows):
         if execution:
             tags["execution"] = execution
         known = next(iter(self._executions()), None) if resumed else None
-        self.run_id = known or self._create(name, tags, at)
+        self.run_id = known or self.create(name, tags, at)
         self._log_params(self.run_id, params)
         self._log_inputs(inputs)
         self._stage, self._run = tags["stage"], tags.get("run", "")
@@ -127,7 +127,7 @@ class Record(Rows):
             self.client.delete_tag(self.run_id, ERROR)
         if self.execution and not self.store.is_local:
             for other in self._executions().keys() - {self.run_id}:
-                self._discard(other, "the server made this row twice")
+                self.discard(other, "the server made this row twice")
 
     def _executions(self) -> dict[str, str | None]:
         return self.search(f"tags.execution = '{self.execution}'")

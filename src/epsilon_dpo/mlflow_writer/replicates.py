@@ -71,11 +71,11 @@ def write_summary(level: str, recipes: Iterable[Mapping[str, Any]], confidence: 
         if row := next(fitting, None):
             known.remove(row)
         else:
-            row = rows.client.get_run(rows._create(name, tags, now()))
+            row = rows.client.get_run(rows.create(name, tags, now()))
         _complete(rows, row, tags, metrics)
     for row in known:  # also of recipes that the level has no longer
         rows.client.delete_tag(row.info.run_id, SUMMARY)
-        rows._discard(row.info.run_id, "a later summary has no such row")
+        rows.discard(row.info.run_id, "a later summary has no such row")
     rows.client.set_experiment_tag(rows.store.experiment, *summary_tag(level))
     server = server_address(os.environ.get("MLFLOW_TRACKING_URI", "")) or UI
     return f"{server}{view_of(rows.store.experiment, level)}"

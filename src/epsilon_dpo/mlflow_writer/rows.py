@@ -143,9 +143,9 @@ class Rows:
         elif POLICY in run.data.tags:
             self.client.set_terminated(run_id, "FINISHED")
         else:
-            self._discard(run_id, "this record was cut short, and is made again")
+            self.discard(run_id, "this record was cut short, and is made again")
 
-    def _discard(self, run_id: str, why: str) -> None:
+    def discard(self, run_id: str, why: str) -> None:
         """Delete a row, or end it and say why: on a server with logins only its maker may delete it."""
         try:
             self.client.delete_run(run_id)
@@ -169,7 +169,8 @@ class Rows:
             if not token:
                 return found
 
-    def _create(self, name: str, tags: dict[str, str], at: int) -> str:
+    def create(self, name: str, tags: dict[str, str], at: int) -> str:
+        """A new row, begun `at` (milliseconds since 1970), and running until it is ended: its id."""
         run = self.client.create_run(self.store.experiment, run_name=name, tags=tags, start_time=at)
         return str(run.info.run_id)
 
@@ -207,7 +208,7 @@ class Rows:
         with pending.claimed(execution, REBUILD_S):  # `make ui` may do the same beside a running `make repro`
             if made := self.training(run, sha256):
                 return made
-            run_id = self._create(name, identity(name, policy["params"]) | tags, now())
+            run_id = self.create(name, identity(name, policy["params"]) | tags, now())
             self._log_params(run_id, policy["params"])
             self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
             evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
