@@ -147,4 +147,4 @@ class Record(Rows):
         if datasets:
             self.client.log_inputs(self.run_id, datasets)
         if self.store.takes_artifacts:
-            self.client.log_dict(self.run_id, inputs, "inputs.json")
+            self._log_file(self.run_id, inputs, "inputs.json")
