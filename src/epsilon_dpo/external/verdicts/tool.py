@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -25,6 +26,11 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 KEY = "OPENAI_API_KEY"
 CONNECT_TIMEOUT_S = 10.0
+# What a tool would read beside the key and the address, or in their place: openai 0.28 takes the last three on import.
+OTHERS = (
+    *("PYTHONPATH", "OPENAI_API_KEYS", "OPENAI_CLIENT_CONFIG_PATH", "OPENAI_ORGANIZATION_IDS"),
+    *("OPENAI_API_KEY_PATH", "OPENAI_API_TYPE", "OPENAI_API_VERSION"),
+)
 Settings = TypeVar("Settings", bound=Judge)
 
 
@@ -99,7 +105,7 @@ def reach(judge: Judge) -> str:
         request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
         urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
     except HTTPError as error:
-        if error.code in (401, 403):
+        if error.code in (401, 403) and not _is_restricted(error):
             raise UserError(
                 f"{judge.base_url} refuses the key in {KEY} ({error.code}); export the right one."
             ) from None
@@ -110,6 +116,13 @@ def reach(judge: Judge) -> str:
             "external/params.yaml."
         ) from None
     return key
+
+
+def _is_restricted(error: HTTPError) -> bool:
+    """Whether the key is a right one that may not list models, which says nothing about what else it may do."""
+    with suppress(OSError, HTTPException):
+        return b"missing scopes" in error.read().lower()
+    return False
 
 
 def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None:
@@ -123,8 +136,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
     # OPENAI_API_BASE: alpaca_eval and openai < 1. OPENAI_BASE_URL: openai >= 1.
     chosen = {KEY: key, "OPENAI_API_BASE": url, "OPENAI_BASE_URL": url, "PYTHONUNBUFFERED": "1"}
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
-    others = ("PYTHONPATH", "OPENAI_API_KEYS", "OPENAI_CLIENT_CONFIG_PATH", "OPENAI_ORGANIZATION_IDS")
-    environment = {name: value for name, value in os.environ.items() if name not in others} | chosen
+    environment = {name: value for name, value in os.environ.items() if name not in OTHERS} | chosen
     log = contest.work / "tool.log"
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
