@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from epsilon_dpo.external.benchmarks.params import Judge
+from epsilon_dpo.external.benchmarks.params import ForgivingJudge, Judge
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import atomic_file, write_jsonl
@@ -32,6 +32,7 @@ OTHERS = (
     *("OPENAI_API_KEY_PATH", "OPENAI_API_TYPE", "OPENAI_API_VERSION"),
 )
 Settings = TypeVar("Settings", bound=Judge)
+Forgiving = TypeVar("Forgiving", bound=ForgivingJudge)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def work_folder(name: str, answers: Path, files: list[Path], judge: Judge) -> Pa
     Args:
         files: what the tool reads of the benchmark's own; what else lies beside them changes no verdict.
     """
-    asked = judge.model_dump(exclude={"environment", "parallel"}) | {"base_url": judge.base_url.rstrip("/")}
+    asked = judge.model_dump(exclude={"environment", "parallel", "most_failed"}) | {
+        "base_url": judge.base_url.rstrip("/")
+    }
     read = {str(file): digest(file) for file in files if file.is_file()}  # `copied` names one that is missing
     content = json.dumps([digest(answers), read, asked], sort_keys=True)
     folder = Path("verdicts") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -156,6 +159,16 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
         raise UserError(
             f"the tool ended with code {done.returncode}; all it printed is in {log}, what it has asked is kept, and "
             f"its last line is: {redacted(printed[-1].strip())[:300]}"
+        )
+
+
+def refuse_failed(failed: int, asked: int, contest: Contest[Forgiving]) -> None:
+    """Raises: UserError: the endpoint failed on more than `most_failed` of `asked` questions."""
+    if failed > contest.judge.most_failed:
+        raise UserError(
+            f"the judge failed on {failed} of {asked} questions, as {contest.work}/tool.log tells; run this stage "
+            f"again, which asks for these only, or, if it refuses them for ever, count them as missing with "
+            f"judge.{contest.data.name}.most_failed = {failed} in external/params.yaml."
         )
 
 
