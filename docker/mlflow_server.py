@@ -89,7 +89,10 @@ def make_bucket(destination: str, endpoint: str | None) -> None:
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
-            store.create_bucket(Bucket=bucket)
+            region = store.meta.region_name
+            elsewhere = not endpoint and region not in (None, "aws-global", "us-east-1")  # Amazon's default, unnamed
+            place = {"CreateBucketConfiguration": {"LocationConstraint": region}} if elsewhere else {}
+            store.create_bucket(Bucket=bucket, **place)
     except (BotoCoreError, ClientError, ValueError) as error:  # of an address that is none
         where = f" at {endpoint}" if endpoint else ""
         raise Refused(

@@ -5,7 +5,6 @@ from pathlib import Path
 from epsilon_dpo.external.benchmarks.params import VerdictsView
 from epsilon_dpo.external.export.formats import answer_file
 from epsilon_dpo.external.verdicts.judging import judge_of, verdict_on
-from epsilon_dpo.pipeline.observability.tracker import Tracker
 from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import read_json, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import load
@@ -26,9 +25,8 @@ with run_stage("verdicts", name) as stage:
     write_json(stage.out / "metrics.json", {**metrics, **facts})
     stage.tracker.log_metrics(metrics)
     if run.policy != "sft":  # the scores are on the policy's own row of MLflow too, beside its win rates and its KL
-        with Tracker(f"verdicts@{run.policy.removeprefix('align/')}", None, {}, {}) as policy_row:
-            scores = {f"{run.benchmark}/{key}": value for key, value in verdict.metrics.items()}
-            policy_row.log_to_policy(facts["policy_sha256"], scores)
+        scores = {f"{run.benchmark}/{key}": value for key, value in verdict.metrics.items()}
+        stage.tracker.log_to_policy(facts["policy_sha256"], scores, run.policy.removeprefix("align/"))
     headline = next(key for key in ("lc_win_rate", "win_rate", "score") if key in metrics)
     stage.summary = (
         f"{headline} {metrics[headline]:.2f} on {metrics['n']} questions, {metrics['n_missing']} without verdict"

@@ -275,6 +275,22 @@ def test_a_server_that_cannot_come_up_says_why_and_leaves_no_password(bucket: st
     assert "cannot listen at HOST 127.0.0.1, PORT http" in said(PORT="http")
 
 
+def test_a_bucket_of_amazons_own_is_made_in_the_region_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amazon refuses one that is not named where it is not us-east-1, and us-east-1 where it is named."""
+    import boto3
+    from moto import mock_aws
+
+    monkeypatch.syspath_prepend(ROOT / "docker")
+    from mlflow_server import make_bucket
+
+    for region in ("eu-central-1", "us-east-1"):
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+        with mock_aws():
+            make_bucket("s3://mlflow/artifacts", None)
+            found = boto3.client("s3").get_bucket_location(Bucket="mlflow")["LocationConstraint"]
+        assert found == (None if region == "us-east-1" else region)
+
+
 @NEEDS_POSTGRES
 def test_a_store_that_is_away_is_named(bucket: str, tmp_path: Path) -> None:
     with postgres("mlflow") as address:

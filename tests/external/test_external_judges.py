@@ -96,7 +96,7 @@ def test_arena_hard_from_the_answers_to_the_score(external: Path, judge: Judge, 
     assert (verdict.metrics["n"], verdict.metrics["n_missing"]) == (6, 0)
     assert [row.get("uid", row.get("question_id")) for row in verdict.rows] == [f"id{place}" for place in range(6)]
     assert len(judge.asked) == 12 and {request["model"] for request in judge.asked} == {"gpt-4-1106-preview"}
-    assert verdict.tool == "arena-hard-auto unknown"
+    assert verdict.tool.startswith("arena-hard-auto copy-")
     assert KEY not in "".join(path.read_text() for path in Path("verdicts").rglob("*") if path.is_file())
 
 
@@ -170,6 +170,19 @@ def test_length_control_needs_the_official_instructions(external: Path, judge: J
         verdict_on("mine", run, judges(judge.url), file)
     path.unlink()
     with pytest.raises(UserError, match=r"^external/data/alpaca_eval/df_gamed.csv does not exist; docs/external.md"):
+        verdict_on("mine", run, judges(judge.url), file)
+
+
+@pytest.mark.parametrize(
+    "content", ["version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "<html>\n<p>\n", "index,x\n,1\n"]
+)
+def test_difficulties_that_are_no_table_are_one_sentence(
+    external: Path, judge: Judge, dialogues: Any, content: str
+) -> None:
+    environment("alpaca_eval")
+    Path("data/alpaca_eval/df_gamed.csv").write_text(content)
+    run, file = export(dialogues, "alpaca_eval")
+    with pytest.raises(UserError, match=r"^external/data/alpaca_eval/df_gamed.csv is no table with a column index; do"):
         verdict_on("mine", run, judges(judge.url), file)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import resource
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from test_external_judges import arena_hard_environment, environment, export, ju
 from epsilon_dpo.external.benchmarks.params import Run
 from epsilon_dpo.external.export.formats import answer_file
 from epsilon_dpo.external.verdicts import judging
+from epsilon_dpo.external.verdicts.judge_arena_hard import version_of
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.external.verdicts.tool import Contest
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -61,6 +64,7 @@ def folder(external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.Mon
 def test_verdicts_are_kept_by_what_was_judged_and_by_whom(folder: Callable[..., Path], judge: Judge) -> None:
     first = folder("alpaca_eval")
     assert folder("alpaca_eval", parallel=1, environment="elsewhere") == first
+    assert folder("mt_bench", most_failed=1) == folder("mt_bench")
     assert folder("alpaca_eval", base_url=f"{judge.url}/") == first
     changes: list[dict[str, Any]] = [{"model": "x"}, {"base_url": "http://other/v1"}, {"length_controlled": False}]
     others = [folder("alpaca_eval", **change) for change in changes]
@@ -128,6 +132,73 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def version_of_the_checkout() -> str:
+    return version_of(Path("environments/arena_hard/arena-hard-auto"), "config/arena-hard-v0.1.yaml")
+
+
+def commit_all(folder: Path) -> str:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("config", "core.abbrev", "12")
+    git("add", "-f", ".")
+    git("commit", "-qm", "a", "--allow-empty")
+    return git("rev-parse", "HEAD")
+
+
+def test_the_version_of_a_copy_of_arena_hard_is_not_the_commit_of_the_project_around_it(external: Path) -> None:
+    """A commit of which would be paid for; the copy's own content decides, and a checkout's first seven characters."""
+    arena_hard_environment("current")
+    checkout = Path("environments/arena_hard/arena-hard-auto")
+    first = version_of_the_checkout()
+    commit_all(external)
+    (checkout / "utils").mkdir()
+    (checkout / "utils" / "judge.pyc").write_text("what a call leaves there")
+    assert version_of_the_checkout() == first
+    (checkout / "utils" / "judge.py").write_text("another prompt")
+    assert version_of_the_checkout() != first
+    commit = commit_all(checkout)
+    assert version_of_the_checkout() == commit[:7]
+
+
+@pytest.mark.parametrize("benchmark", ["arena_hard", "mt_bench"])
+def test_so_many_questions_as_declared_may_be_refused_for_ever(
+    external: Path, judge: Judge, dialogues: Any, monkeypatch: pytest.MonkeyPatch, benchmark: Any
+) -> None:
+    """A rerun does not pay for them again, and questions that were never asked are no refused ones."""
+    arena_hard_environment("current") if benchmark == "arena_hard" else environment(benchmark)
+    run, file = export(dialogues, benchmark)
+    calls: list[int] = []
+
+    def call(_python: Path, _arguments: list[str], contest: Contest[Any]) -> None:
+        """The tool, whose endpoint refuses the last question's second turn or game."""
+        calls.append(1)
+        if benchmark == "arena_hard":
+            game = {"score": "A>B", "judgment": "x"}
+            rows: list[Any] = [
+                {"uid": f"id{place}", "games": [game, game if place < 5 else None]} for place in range(6)
+            ]
+            kept = contest.work / "data/arena-hard-v0.1/model_judgment/gpt-4-1106-preview/mine.jsonl"
+        else:
+            turns = [{"question_id": id_, "turn": turn, "score": 7} for id_ in (81, 111, 141) for turn in (1, 2)]
+            rows = [turn | {"judgment": "$ERROR$" if turn == turns[-1] else "x"} for turn in turns]
+            kept = contest.work / "data/mt_bench/model_judgment/gpt-4_single.jsonl"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(kept, rows)
+
+    monkeypatch.setattr(f"epsilon_dpo.external.verdicts.judge_{benchmark}.call", call)
+    with pytest.raises(UserError, match=rf"failed on 1 of \d questions, .* with judge.{benchmark}.most_failed = 1 in"):
+        verdict_on("mine", run, judges(judge.url), file)
+    found = verdict_on("mine", run, judges(judge.url, benchmark, most_failed=1), file)
+    assert len(calls) == 1 and found.metrics["n_missing"] == 1
+    assert found.metrics["n_asked"] == (6 if benchmark == "arena_hard" else 3)
+    shutil.rmtree("verdicts")
+    verdict_on("mine", run, judges(judge.url, benchmark, most_failed=9), file)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("benchmark", ["arena_hard", "mt_bench"])
 def test_a_disk_that_is_full_costs_no_verdict(
     folder: Callable[..., Path], judge: Judge, dialogues: Any, benchmark: Any
@@ -139,7 +210,7 @@ def test_a_disk_that_is_full_costs_no_verdict(
     run, file = export(dialogues, benchmark)
     asked = judges(judge.url)
     if arena_hard:
-        kept = work / "unknown/data/arena-hard-v0.1/model_judgment/gpt-4-1106-preview/mine.jsonl"
+        kept = work / version_of_the_checkout() / "data/arena-hard-v0.1/model_judgment/gpt-4-1106-preview/mine.jsonl"
         game = {"score": "A>B", "judgment": "x" * 5000}
         rows: list[dict[str, Any]] = [{"uid": f"id{place}", "games": [game, game]} for place in range(6)]
         failed: dict[str, Any] = {"games": [game, None]}

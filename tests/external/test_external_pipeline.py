@@ -1,6 +1,7 @@
 """`dvc repro external/dvc.yaml` as a user runs it: a small policy, all three benchmarks, one page."""
 
 import csv
+import json
 import os
 import shutil
 import sqlite3
@@ -74,17 +75,16 @@ def project(tmp_path: Path, sft_folder: Callable[[], Path], judge: Judge) -> Pat
     return project
 
 
-def repro(project: Path) -> list[str]:
-    """The external stages that ran."""
+def repro(project: Path, **changes: str) -> list[str]:
+    """The external stages that ran, with `changes` of the environment."""
     env = os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(project / "src"),
         "OPENAI_API_KEY": KEY,
     }
     env.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(
-        [BIN / "dvc", "repro", "external/dvc.yaml"], cwd=project, env=env, text=True, capture_output=True, check=False
-    )
+    command = [BIN / "dvc", "repro", "external/dvc.yaml"]
+    done = subprocess.run(command, cwd=project, env=env | changes, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ran = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
     return [stage.removeprefix("external/dvc.yaml:") for stage in ran if stage.startswith("external/")]
@@ -125,7 +125,12 @@ def test_answers_to_scoreboard(project: Path, judge: Judge, monkeypatch: pytest.
     assert repro(project) == []
 
     change(project, lambda config: config["judge"]["arena_hard"].update(parallel=2))
-    assert repro(project) == ["verdicts@dpo_arena_hard"]  # the same verdicts, so the page stays
+    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    assert repro(project, **away) == ["verdicts@dpo_arena_hard"]  # the same verdicts, so the page stays
+    (waits,) = (project / "mlruns" / "pending").glob("*.jsonl")
+    on_its_row = {"kind": "policy_metrics", "run": "dpo"}.items()
+    (kept,) = [message for line in waits.open() if on_its_row <= (message := json.loads(line)).items()]
+    assert kept["metrics"]["arena_hard/win_rate"] == scores["dpo_arena_hard", "win_rate"]
     shutil.rmtree(out)
     (project / "external" / "dvc.lock").unlink()
     shutil.rmtree(project / ".dvc" / "cache")

@@ -1,6 +1,8 @@
 """What a person finds on MLflow's page: curves, speed, answers, notes, and what belongs together."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,13 @@ import pytest
 
 from epsilon_dpo.mlflow_writer.answers import TABLE, table
 from epsilon_dpo.mlflow_writer.identity import identity, recipe, report_mark
-from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.notes import EXTERNAL, command, note
 from epsilon_dpo.mlflow_writer.reading import recorded_run
 from epsilon_dpo.mlflow_writer.registry import opened
 from epsilon_dpo.mlflow_writer.resources import TOKENS, Resources
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.mlflow_writer.view import NAMES, SHARED_VIEW, experiment_tags
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 
 def test_the_named_views_have_charts_and_fit_into_a_tag() -> None:
@@ -59,6 +62,20 @@ def test_speed_is_that_of_this_process_and_not_of_what_was_said_before_a_resumpt
     assert stage.of_row({TOKENS: 4700}, at=11_104) == {"2_speed/seconds": 11.104}, "a rate over 0.1 s is noise"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peaks are Linux's")
+def test_a_training_under_a_launcher_has_the_peak_memory_of_its_processes() -> None:
+    """The stage itself only waits for them."""
+    held = "data = b'x' * 200_000_000; print(flush=True); input()"
+    waiting = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {held!r}])"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", waiting], **pipes) as stage:
+        assert stage.stdout is not None
+        stage.stdout.readline()
+        found = Resources(stage.pid, at=0).of_row({}, at=1)
+        stage.communicate(b"\n")
+    assert 200 < found["2_speed/peak_memory_megabytes"] < 400
+
+
 def write(file: Path, *rows: dict) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -97,6 +114,18 @@ def test_a_note_says_what_a_row_is_and_where_its_weights_are(tmp_path: Path, mon
     assert "method dpo, beta 0.1" in said and "`out/align/dpo/model`" in said
     monkeypatch.chdir(tmp_path)
     assert note("fetch", {}).startswith("**fetch**: a stage of the pipeline")
+
+
+def test_the_notes_of_external_stages_name_their_own_files_and_commands() -> None:
+    """They run in external/, by another dvc.yaml."""
+    root = Path(__file__).parents[2]
+    assert set(EXTERNAL) == set(read_yaml(root / "external" / "dvc.yaml")["stages"])
+    said = note("verdicts@mine", {})
+    assert "`external/out/verdicts/mine`" in said and "whence external/out/verdicts/mine`" in said
+    assert "`python verdicts.py mine` in external/" in said
+    assert said.endswith("`dvc repro external/dvc.yaml:verdicts@mine`.")
+    assert command("verdicts@mine") == "python verdicts.py mine" and command("kl@mine") == "python -m stages.kl mine"
+    assert "`out/kl/mine`" in note("kl@mine", {})
 
 
 def test_a_relative_address_is_one_of_the_project_also_in_an_experiments_copy(

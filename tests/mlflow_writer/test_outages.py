@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -199,6 +200,25 @@ def test_a_refused_login_is_no_outage(
     assert len(list(pending.folder().glob("*.jsonl"))) == 2 and not Path("mlruns/.unreachable").exists()
     refusing.shutdown()
     refusing.server_close()
+
+
+def test_a_bucket_that_this_client_cannot_write_costs_the_files_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a server whose clients send files to the bucket themselves; also of a record that waited."""
+    train("sft", steps=3, pause=0.0)  # there is no server yet
+    server.start()
+    MlflowClient(server.uri).create_experiment("epsilon-dpo", artifact_location="s3://bucket/x")
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    Path("mlruns/.unreachable").unlink()
+    capfd.readouterr()
+    train("kl@dpo", steps=3, pause=0.0, kind=Direct)
+    found = runs(server)
+    for name in ("sft", "kl@dpo"):
+        (row,) = found[name]
+        assert row.info.status == "FINISHED" and row.data.metrics["steps"] == 3.0
+    assert capfd.readouterr().err.count("MLflow gets no files from here, inputs.json first (ModuleNotFoundError") == 2
+    assert not list(pending.folder().iterdir())
 
 
 @pytest.fixture

@@ -269,8 +269,13 @@ def test_a_new_file_of_code_is_a_change_and_dvcs_own_lock_is_none(tmp_path: Path
     (tmp_path / "src" / "__pycache__" / "a.pyc").write_text("")
     (tmp_path / "notes.txt").write_text("")
     assert environment(tmp_path)["git.uncommitted_changes"] == "false"
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "external").mkdir()
+    (tmp_path / "external" / "dvc.lock").write_text("")  # new, and DVC's
+    places = (tmp_path, tmp_path / "external")  # where the external stages run
+    assert [environment(place)["git.uncommitted_changes"] for place in places] == ["false", "false"]
     (tmp_path / "src" / "my_method.py").write_text("")
-    assert environment(tmp_path)["git.uncommitted_changes"] == "true"
+    assert [environment(place)["git.uncommitted_changes"] for place in places] == ["true", "true"]
 
 
 def test_a_repository_that_does_not_answer_is_not_said_to_be_clean(

@@ -15,6 +15,7 @@ LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "dvc", "m
 # How this processor rounds: its name, its vector instructions, and the variables that keep libraries from using them.
 ROUNDING = ("processor", "processor.features", "processor.variables")
 CODE = ("src", "stages", "external", "dvc.yaml")  # where a file that git does not know of may decide what is computed
+LOCKS = ("dvc.lock", "external/dvc.lock")  # which a reproduction itself writes
 VECTORS = ("avx", "fma", "amx", "asimd", "sve")  # the beginnings of their names in /proc/cpuinfo, x86's and ARM's
 
 
@@ -22,7 +23,7 @@ def environment(place: Path) -> dict[str, str]:
     """As tags. Versions are read from the packages' metadata, which imports nothing.
 
     Args:
-        place: a folder of the project that the stage runs in, which for an experiment in a copy is the copy.
+        place: the folder that the stage runs in: the project, an experiment's copy of it, or its external/.
     """
     tags = {
         "python": platform.python_version(),
@@ -31,6 +32,7 @@ def environment(place: Path) -> dict[str, str]:
     }
     for library in LIBRARIES:
         tags[library] = importlib.metadata.version(library)
+    place = next((folder for folder in (place, *place.parents) if (folder / ".dvc").is_dir()), place)
     commit = output_of(["git", "-C", str(place), "rev-parse", "HEAD"])
     if commit:
         changed = uncommitted(place)
@@ -63,11 +65,11 @@ def uncommitted(place: Path, *but: str) -> bool | None:
     """Whether the project in `place` has changes that no commit has, a new file of code among them; None: git says not.
 
     Args:
-        but: files and folders of the project that do not count, beside dvc.lock, which a reproduction itself writes.
+        but: files and folders of the project that do not count, beside LOCKS.
     """
-    git, left_out = ["git", "-C", str(place)], [f":!{name}" for name in ("dvc.lock", *but)]
+    git, left_out = ["git", "-C", str(place)], [f":!{name}" for name in (*LOCKS, *but)]
     changed = said_by([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *left_out])
-    new = said_by([*git, "ls-files", "--others", "--exclude-standard", "--", *CODE])
+    new = said_by([*git, "ls-files", "--others", "--exclude-standard", "--", *CODE, *left_out])
     return None if changed is None or new is None else bool(changed or new)
 
 

@@ -5,13 +5,15 @@ from pathlib import Path
 import yaml
 
 DVC_FILE = Path("dvc.yaml")
+EXTERNAL = ("answers", "export", "verdicts", "scoreboard")  # the stages of external/dvc.yaml, which run in external/
 
 
 def note(name: str, params: dict[str, object]) -> str:
     """Markdown. `params`: the declared ones, by dotted key."""
     stage, _, run = name.partition("@")
     own = params.get(f"runs.{run}")
-    folder = f"out/{stage}/{run}".rstrip("/")
+    is_external = stage in EXTERNAL
+    folder = f"{'external/' if is_external else ''}out/{stage}/{run}".rstrip("/")
     lines = [f"**{name}**: {_described(stage)}", ""]
     if isinstance(own, dict):
         lines += ["The run: " + ", ".join(f"{key} {value}" for key, value in own.items()), ""]
@@ -21,8 +23,15 @@ def note(name: str, params: dict[str, object]) -> str:
             f"Weights: `{folder}/model`, whose sha256 is the tag `policy_sha256`. At another commit: "
             f"`dvc get . {folder}/model --rev COMMIT`, where dvc.lock was committed."
         )
-    lines.append(f"Made by `python -m stages.{' '.join(filter(None, (stage, run)))}`; by DVC: `dvc repro {name}`.")
+    place, of_dvc = (" in external/", f"external/dvc.yaml:{name}") if is_external else ("", name)
+    lines.append(f"Made by `{command(name)}`{place}; by DVC: `dvc repro {of_dvc}`.")
     return "\n".join(lines)
+
+
+def command(name: str) -> str:
+    """Which makes the result of the stage `name`."""
+    stage, _, run = name.partition("@")
+    return f"{f'python {stage}.py' if stage in EXTERNAL else f'python -m stages.{stage}'} {run}".rstrip()
 
 
 def _described(stage: str) -> str:

@@ -12,7 +12,7 @@ from epsilon_dpo.mlflow_writer.environment import environment as surroundings
 from epsilon_dpo.mlflow_writer.identity import identity
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, named
 from epsilon_dpo.mlflow_writer.models import DATA, POLICY, of_model
-from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.notes import command, note
 from epsilon_dpo.mlflow_writer.rows import ERROR, GONE, Policy, Rows
 from epsilon_dpo.mlflow_writer.server import say
 
@@ -56,7 +56,7 @@ class Record(Rows):
         tags |= surroundings(Path.cwd()) if environment is None else environment
         self._note = note(name, params)
         tags |= {"mlflow.source.type": "LOCAL", "mlflow.note.content": self._note}
-        tags["mlflow.source.name"] = f"python -m stages.{name.replace('@', ' ')}"
+        tags["mlflow.source.name"] = command(name)
         if execution:
             tags["execution"] = execution
         known = next(iter(self._executions()), None) if resumed else None
@@ -147,4 +147,4 @@ class Record(Rows):
         if datasets:
             self.client.log_inputs(self.run_id, datasets)
         if self.store.takes_artifacts:
-            self.client.log_dict(self.run_id, inputs, "inputs.json")
+            self._log_file(self.run_id, inputs, "inputs.json")

@@ -1,6 +1,7 @@
 """What the process of a stage uses: measured from outside, by the child, so that no stage spends a line on it."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 from epsilon_dpo.mlflow_writer.environment import output_of
 
 SAMPLE_S = 10.0
+PEAK_S = 1.0  # to find the children takes 6 ms, and rows may come a hundred a second
 WINDOW_S = 0.5  # a rate over less is noise
 BURST_S = 0.002  # rows that come faster are those of before a resumption, said again: no step takes so little
 TOKENS = "num_input_tokens_seen"  # transformers' count of all that was read by a step
@@ -27,6 +29,8 @@ class Resources:
         with suppress(psutil.Error):
             self._process = psutil.Process(pid) if pid else None
         self._last: float | None = None  # seconds of the row before
+        self._highest = 0.0  # MB; a child that has ended has used it all the same
+        self._peak_due = float("-inf")
         self._window: tuple[float, float] | None = None  # seconds and tokens where the present rate begins
 
     def of_row(self, metrics: dict[str, Any], at: int) -> dict[str, float]:
@@ -67,14 +71,19 @@ class Resources:
                         yield child
 
     def _peak(self) -> float | None:
-        """MB; of Linux."""
-        if self._process is None:
-            return None
-        with suppress(OSError):
-            for line in Path(f"/proc/{self._process.pid}/status").read_text("utf-8").splitlines():
-                if line.startswith("VmHWM:"):
-                    return float(line.split()[1]) * 1024 / MEGABYTE
-        return None
+        """MB, of the stage and its children together: under a launcher they train, and the stage waits; of Linux."""
+        if time.monotonic() >= self._peak_due:
+            self._highest = max(self._highest, sum(_peak_of(process.pid) for process in self._family()))
+            self._peak_due = time.monotonic() + PEAK_S
+        return self._highest or None
+
+
+def _peak_of(pid: int) -> float:
+    with suppress(OSError):  # it has ended
+        for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024 / MEGABYTE
+    return 0.0
 
 
 def _gpus() -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The rows of other stages: what is measured of a policy, what a report says, rows that are lost or left over."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from epsilon_dpo.mlflow_writer.identity import IN_REPORT, RECIPE, flat, identity
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
-from epsilon_dpo.mlflow_writer.server import say
+from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
@@ -71,8 +72,9 @@ class Rows:
             if RECIPE in own.keys() - row.data.tags.keys():  # a row of an earlier version
                 self.client.set_tag(run_id, RECIPE, own[RECIPE])
             if TABLE_TAG not in row.data.tags and self.takes_files and (answers := table(run, sha256)):
-                self.client.log_dict(run_id, answers, TABLE)
-                self.client.set_tag(run_id, TABLE_TAG, table_tag())
+                self._log_file(run_id, answers, TABLE)
+                if self.takes_files:
+                    self.client.set_tag(run_id, TABLE_TAG, table_tag())
         if self._mark(marked, at):
             note_marked(policies)
         return rows
@@ -183,6 +185,17 @@ class Rows:
         entries = list(metrics)
         for start in range(0, len(entries), METRICS_AT_ONCE):
             self.client.log_batch(run_id, metrics=entries[start : start + METRICS_AT_ONCE])
+
+    def _log_file(self, run_id: str, content: dict[str, Any], name: str) -> None:
+        """A server may leave files to its clients, which then need a bucket's library and its keys, or a folder that is
+        theirs, too. A client without them gives it no file, and everything else."""
+        try:
+            self.client.log_dict(run_id, content, name)
+        except Exception as error:
+            if failure(error, os.environ.get("MLFLOW_TRACKING_URI", "")) is not Failure.CALL:
+                raise
+            self.takes_files = False
+            say(f"MLflow gets no files from here, {name} first ({in_short(error)}); the stage goes on.")
 
     def training(self, run: str, policy_sha256: str) -> Run | None:
         """The latest align run of `run` that made this policy."""

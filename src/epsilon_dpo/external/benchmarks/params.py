@@ -55,11 +55,15 @@ class AlpacaEvalJudge(Judge):
     length_controlled: bool  # needs df_gamed.csv, and the official instructions in their order
 
 
-class ArenaHardJudge(Judge):
+class ForgivingJudge(Judge):
+    most_failed: Annotated[int, Field(ge=0)]  # questions that a filter, say, refuses for ever: they count as missing
+
+
+class ArenaHardJudge(ForgivingJudge):
     setting_file: str  # in the checkout: question set, judge's prompt and its patterns
 
 
-class MTBenchJudge(Judge):
+class MTBenchJudge(ForgivingJudge):
     """FastChat knows OpenAI's models by these names and asks no other; a local server answers to one of them."""
 
     model: Literal[

@@ -40,7 +40,7 @@ def judge_alpaca_eval(contest: Contest[AlpacaEvalJudge]) -> Verdict:
     if contest.judge.length_controlled:
         difficulties = str(contest.work / DIFFICULTIES)
         copied(contest.data / DIFFICULTIES, contest.work / DIFFICULTIES)
-        _refuse_other_instructions(contest.work)
+        _refuse_other_instructions(contest.work, contest.data)
     settings = {
         "name": contest.name,
         "model": contest.judge.model,
@@ -92,10 +92,16 @@ def _preferences(work: Path) -> list[float | None]:
         return [None]
 
 
-def _refuse_other_instructions(work: Path) -> None:
+def _refuse_other_instructions(work: Path, data: Path) -> None:
     """The difficulties of df_gamed.csv belong to the official instructions by their place; nothing else checks that."""
     with (work / DIFFICULTIES).open(encoding="utf-8", newline="") as file:
-        places = {int(row["index"]) for row in csv.DictReader(file)}
+        try:
+            places = {int(row["index"]) for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError, csv.Error):  # a page of the Hub's, a pointer of Git LFS
+            raise UserError(
+                f"external/{data / DIFFICULTIES} is no table with a column index; download the file itself, as "
+                "docs/external.md says, or set judge.alpaca_eval.length_controlled to false."
+            ) from None
     instructions = len(read_json(work / "reference_outputs.json"))
     if places != set(range(instructions)):
         raise UserError(

@@ -4,6 +4,8 @@ The settings are the checkout's own file with the judge and the model replaced, 
 its patterns, and with them the tool's version, are the user's choice: a checkout of 2024 works as one of today does.
 """
 
+import hashlib
+import json
 import math
 import subprocess
 from dataclasses import replace
@@ -19,10 +21,12 @@ from epsilon_dpo.external.verdicts.tool import (
     copied,
     environment_python,
     kept_rows,
+    refuse_failed,
     replace_rows,
 )
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json
+from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 CHECKOUT = "arena-hard-auto"
@@ -47,8 +51,8 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
             "judge.arena_hard.setting_file in external/params.yaml."
         )
     settings = read_yaml(checkout / contest.judge.setting_file)
-    commit = _commit(checkout)
-    contest = replace(contest, work=contest.work / commit)  # other commits have other prompts
+    version = version_of(checkout, contest.judge.setting_file)
+    contest = replace(contest, work=contest.work / version)  # other commits have other prompts
     bench = contest.work / "data" / str(settings["bench_name"])
     for file in arena_hard_files(contest.data, contest.judge):
         copied(file, bench / file.relative_to(contest.data))
@@ -61,24 +65,23 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     verdicts = bench / "model_judgment" / model / f"{contest.name}.jsonl"
     questions = [question.id for question in read_questions("arena_hard", contest.data)]
     rows = _complete(verdicts, questions)
-    if len(rows) < len(questions):  # the tool skips what it finds in the file, also a question with a failed game
-        replace_rows(verdicts, rows)
+    failed = len(questions) - len(rows)
+    if not _asked(verdicts).issuperset(questions) or failed > contest.judge.most_failed:
+        replace_rows(verdicts, rows)  # the tool skips what it finds in the file, also a question with a failed game
         files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]  # JSON is YAML too
         call(python, [str(checkout / "gen_judgment.py"), *files], contest)
         rows = _complete(verdicts, questions)
-    if len(rows) < len(questions):
-        raise UserError(
-            f"the judge failed on {len(questions) - len(rows)} of {len(questions)} questions, as "
-            f"{contest.work}/tool.log tells; run this stage again, which asks for these only."
-        )
-    return Verdict(score(rows), rows, f"{CHECKOUT} {commit}")
+        failed = len(questions) - len(rows)
+    refuse_failed(failed, len(questions), contest)
+    return Verdict(score(rows, failed), rows, f"{CHECKOUT} {version}")
 
 
-def score(rows: list[Row]) -> dict[str, float]:
+def score(rows: list[Row], failed: int = 0) -> dict[str, float]:
     """The share of points won, which upstream's bootstrap is centred at; questions are the units of its error.
 
     Args:
         rows: per question, `games`: first with the model as assistant B, then as A.
+        failed: questions beside them that the endpoint failed on.
 
     Returns:
         `win_rate` and `win_rate_se` in percent, `n`, the questions that count, `n_missing`, the others, and `n_asked`,
@@ -88,7 +91,8 @@ def score(rows: list[Row]) -> dict[str, float]:
         UserError: no question counts.
     """
     points = [found for row in rows if (found := _points(row))]
-    metrics: dict[str, float] = {"n": len(points), "n_missing": len(rows) - len(points), "n_asked": len(rows)}
+    asked = len(rows) + failed
+    metrics: dict[str, float] = {"n": len(points), "n_missing": asked - len(points), "n_asked": asked}
     if not points:
         raise UserError(f"none of the judge's verdicts on {len(rows)} questions holds a label such as [[A>B]].")
     weight = sum(map(len, points))
@@ -119,14 +123,32 @@ def _complete(path: Path, questions: list[str]) -> list[Row]:
     found = {}
     for row in kept_rows(path):
         if len(row["games"]) == 2 and not any(map(_failed, row["games"])):
-            found[row.get("uid", row.get("question_id"))] = row
+            found[_id(row)] = row
     return [found[id_] for id_ in questions if id_ in found]
+
+
+def _asked(path: Path) -> set[str]:
+    """The questions that the judge was asked, also those that its endpoint failed on."""
+    return {_id(row) for row in kept_rows(path)}
+
+
+def _id(row: Row) -> str:
+    return str(row.get("uid", row.get("question_id")))
 
 
 def _failed(game: Row | None) -> bool:
     return game is None or (game["score"] is None and str(game.get("judgment")).endswith(FAILED))
 
 
-def _commit(checkout: Path) -> str:
-    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+def version_of(checkout: Path, setting_file: str) -> str:
+    """The first seven characters of the checkout's commit, or of its content's hash: another version has other prompts.
+
+    Within another repository, the project's say, a copy without a .git of its own has the commit of that one.
+    """
+    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
+    said = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    if len(said) == 2 and Path(said[0]).resolve() == checkout.resolve():
+        return said[1][:7]
+    files = [*sorted(checkout.glob("*.py")), *sorted(checkout.glob("utils/*.py")), checkout / setting_file]
+    content = json.dumps([[str(file.relative_to(checkout)), digest(file)] for file in files])
+    return f"copy-{hashlib.sha256(content.encode()).hexdigest()[:7]}"

@@ -13,6 +13,7 @@ from epsilon_dpo.external.verdicts.tool import (
     copied,
     environment_python,
     kept_rows,
+    refuse_failed,
     replace_rows,
     version,
 )
@@ -40,20 +41,17 @@ def judge_mt_bench(contest: Contest[MTBenchJudge]) -> Verdict:
     copied(contest.answers, bench / "model_answer" / f"{contest.name}.jsonl")
     verdicts = bench / "model_judgment" / f"{model}_single.jsonl"
     questions = read_questions("mt_bench", contest.data)
+    tried = {(row["question_id"], row["turn"]) for row in kept_rows(verdicts)}
     rows = _graded(kept_rows(verdicts), questions)
-    asked = [question for question in questions if _turns(rows, question) < 2]
-    if asked:  # FastChat judges all it is given and appends, so it is given what is missing
-        replace_rows(verdicts, rows)
-        write_jsonl(bench / QUESTION_FILE, [question.row for question in asked])
+    missing = [question for question in questions if _turns(rows, question) < 2]
+    if len(tried) < 2 * len(questions) or len(missing) > contest.judge.most_failed:
+        replace_rows(verdicts, rows)  # FastChat judges all it is given and appends, so it is given what is missing
+        write_jsonl(bench / QUESTION_FILE, [question.row for question in missing])
         arguments = ["--model-list", contest.name, "--judge-model", model, "--parallel", str(contest.judge.parallel)]
         call(python, ["-m", "fastchat.llm_judge.gen_judgment", *arguments], contest)
         rows = _graded(kept_rows(verdicts), questions)
-        asked = [question for question in questions if _turns(rows, question) < 2]
-    if asked:
-        raise UserError(
-            f"the judge failed on {len(asked)} of {len(questions)} questions, as {contest.work}/tool.log tells; run "
-            "this stage again, which asks for these only."
-        )
+        missing = [question for question in questions if _turns(rows, question) < 2]
+    refuse_failed(len(missing), len(questions), contest)
     return Verdict(score(rows, questions), rows, version(python, "fschat"))
 
 
@@ -76,7 +74,7 @@ def score(rows: list[Row], questions: list[Question]) -> dict[str, float]:
     means = [sum(grades) / len(grades) for grades in of_question.values()]
     if len(means) > 1:
         metrics["score_se"] = standard_error(means)
-    return metrics | {"n": len(of_question), "n_missing": len(rows) - len(graded), "n_asked": len(questions)}
+    return metrics | {"n": len(of_question), "n_missing": 2 * len(questions) - len(graded), "n_asked": len(questions)}
 
 
 def _graded(rows: list[Row], questions: list[Question]) -> list[Row]:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Generic, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from epsilon_dpo.external.benchmarks.params import Judge
+from epsilon_dpo.external.benchmarks.params import ForgivingJudge, Judge
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import atomic_file, write_jsonl
@@ -25,7 +26,13 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 KEY = "OPENAI_API_KEY"
 CONNECT_TIMEOUT_S = 10.0
+# What a tool would read beside the key and the address, or in their place: openai 0.28 takes the last three on import.
+OTHERS = (
+    *("PYTHONPATH", "OPENAI_API_KEYS", "OPENAI_CLIENT_CONFIG_PATH", "OPENAI_ORGANIZATION_IDS"),
+    *("OPENAI_API_KEY_PATH", "OPENAI_API_TYPE", "OPENAI_API_VERSION"),
+)
 Settings = TypeVar("Settings", bound=Judge)
+Forgiving = TypeVar("Forgiving", bound=ForgivingJudge)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,9 @@ def work_folder(name: str, answers: Path, files: list[Path], judge: Judge) -> Pa
     Args:
         files: what the tool reads of the benchmark's own; what else lies beside them changes no verdict.
     """
-    asked = judge.model_dump(exclude={"environment", "parallel"}) | {"base_url": judge.base_url.rstrip("/")}
+    asked = judge.model_dump(exclude={"environment", "parallel", "most_failed"}) | {
+        "base_url": judge.base_url.rstrip("/")
+    }
     read = {str(file): digest(file) for file in files if file.is_file()}  # `copied` names one that is missing
     content = json.dumps([digest(answers), read, asked], sort_keys=True)
     folder = Path("verdicts") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -99,7 +108,7 @@ def reach(judge: Judge) -> str:
         request = Request(f"{judge.base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
         urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
     except HTTPError as error:
-        if error.code in (401, 403):
+        if error.code in (401, 403) and not _is_restricted(error):
             raise UserError(
                 f"{judge.base_url} refuses the key in {KEY} ({error.code}); export the right one."
             ) from None
@@ -110,6 +119,13 @@ def reach(judge: Judge) -> str:
             "external/params.yaml."
         ) from None
     return key
+
+
+def _is_restricted(error: HTTPError) -> bool:
+    """Whether the key is a right one that may not list models, which says nothing about what else it may do."""
+    with suppress(OSError, HTTPException):
+        return b"missing scopes" in error.read().lower()
+    return False
 
 
 def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None:
@@ -123,8 +139,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
     # OPENAI_API_BASE: alpaca_eval and openai < 1. OPENAI_BASE_URL: openai >= 1.
     chosen = {KEY: key, "OPENAI_API_BASE": url, "OPENAI_BASE_URL": url, "PYTHONUNBUFFERED": "1"}
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
-    others = ("PYTHONPATH", "OPENAI_API_KEYS", "OPENAI_CLIENT_CONFIG_PATH", "OPENAI_ORGANIZATION_IDS")
-    environment = {name: value for name, value in os.environ.items() if name not in others} | chosen
+    environment = {name: value for name, value in os.environ.items() if name not in OTHERS} | chosen
     log = contest.work / "tool.log"
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
@@ -144,6 +159,16 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
         raise UserError(
             f"the tool ended with code {done.returncode}; all it printed is in {log}, what it has asked is kept, and "
             f"its last line is: {redacted(printed[-1].strip())[:300]}"
+        )
+
+
+def refuse_failed(failed: int, asked: int, contest: Contest[Forgiving]) -> None:
+    """Raises: UserError: the endpoint failed on more than `most_failed` of `asked` questions."""
+    if failed > contest.judge.most_failed:
+        raise UserError(
+            f"the judge failed on {failed} of {asked} questions, as {contest.work}/tool.log tells; run this stage "
+            f"again, which asks for these only, or, if it refuses them for ever, count them as missing with "
+            f"judge.{contest.data.name}.most_failed = {failed} in external/params.yaml."
         )
 
 

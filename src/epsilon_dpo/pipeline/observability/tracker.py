@@ -69,8 +69,8 @@ class Tracker:
         Args:
             name: that of the stage and its run, e.g. align@dpo; also the name of the MLflow run.
             fingerprint: hash of what the stage's result is made from (fingerprint.py). None: no run is opened, and only
-                `log_to_policy` and `mark_compared` may be used, which write on the runs of others; as nothing is kept
-                of them for a later stage, the end waits until they are written.
+                `mark_compared` may be used, which writes on the runs of others; as nothing is kept of it for a later
+                stage, the end waits until it is written.
             params: the declared params, by dotted key.
             inputs: sha256 of each declared dependency, by path.
             folders: the outputs, whose small files become artifacts after success.
@@ -133,9 +133,9 @@ class Tracker:
         """Text by which runs are found and filtered."""
         self._send("tags", tags=tags)
 
-    def log_to_policy(self, policy_sha256: str, metrics: dict[str, float]) -> None:
-        """Metrics of this run's policy, written also on the row of the align run that made it."""
-        run = self.name.partition("@")[2]
+    def log_to_policy(self, policy_sha256: str, metrics: dict[str, float], run: str | None = None) -> None:
+        """Metrics of a policy, written also on the row of the align run that made it: `run`, or the stage's own."""
+        run = run or self.name.partition("@")[2]
         self._send("policy_metrics", run=run, policy_sha256=policy_sha256, metrics=metrics, at=now())
 
     def mark_compared(self, policies: list[dict[str, Any]]) -> None:
