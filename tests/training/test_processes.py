@@ -1,5 +1,6 @@
 """Trainings in two processes that a launcher starts, as copies (DDP) and sharing out the weights (FSDP2, on gloo)."""
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -49,7 +50,7 @@ PAIRS = 21  # 4 a step: the last of an epoch has one pair, fewer than there are 
 @pytest.fixture(params=["ddp", "fsdp"])
 def two(request, two_processes, monkeypatch):
     two_processes(request.param)
-    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH, prepend=":")
     return request.param
 
 
@@ -76,6 +77,9 @@ def test_two_processes_train_as_one(run, token_pairs, tmp_path, two):
     of = {name: (entry, {}) for name, entry in ENTRIES.items()}
     of |= {name: (entry, {"lora": LORA}) for name, entry in WITH_LORA.items()}
     of["checkpointing"] = (EPSILON_DPO, {"gradient_checkpointing": True, "micro_batch_size": 1})
+    of |= {"half": (EPSILON_DPO, {"bf16": True}), "half_lora": (SOFT, {"bf16": True, "lora": LORA})}
+    if two == "ddp" and importlib.util.find_spec("bitsandbytes"):
+        of["qlora"] = (EPSILON_DPO, {"lora": LORA | {"quantise": "nf4"}})
     alone = {name: run(name, entry, count=PAIRS, **changes) for name, (entry, changes) in of.items()}
     sft = sft_inputs(tmp_path, token_pairs)
     half = sft | {"bf16": True}

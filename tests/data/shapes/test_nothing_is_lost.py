@@ -65,9 +65,11 @@ for _ in range(5000):
         (EXAMPLES["scored_answers"].rows[0], {"answers": [{"answer": "b", "rank": 1}, None]}, "answer 1 is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": None}, "summaries is null"),
         (EXAMPLES["summaries"].rows[0], {"summaries": 2}, 'summaries is number 2, expected a list of {"text": ...}'),
+        (EXAMPLES["summaries"].rows[0], {"summaries": [{"text": "b"}, None]}, "a summary is null"),
         (EXAMPLES["summaries"].rows[0], {"info": None}, "info is null"),
         (EXAMPLES["summaries"].rows[0], {"info": "Tea"}, "info is text 'Tea', expected a mapping"),
         (EXAMPLES["alpaca"].rows[0], {"history": 5}, "history is number 5, expected a list of [question, answer]"),
+        (EXAMPLES["alpaca"].rows[0], {"history": [["q", "r"], None]}, "an exchange of history is null"),
         (ASKED, {"prompt": []}, "prompt holds no message"),
         (PAIRED, {"chosen": DEEP}, "turn 1 of chosen is list of lists within lists, expected"),
         (
@@ -184,6 +186,7 @@ def test_an_optional_column_that_comes_late_is_read(null_first: bool) -> None:
     late = {"system_prompt": "s", "rating_chosen": 3.0, "rating_rejected": 1.0, "weight": 0.5}
     assert read(PAIRED, late) == Pair(*([system("s"), user("a"), bot(answer)] for answer in "bc"), 2.0, 0.5)
     alpaca = {"instruction": "a", "chosen": "b", "rejected": "c"}
+    assert read(alpaca, {"history": float("nan")}) == read(alpaca, {"history": []})  # pandas' null
     found = read(alpaca, {"input": "x", "history": [["q", "r"]]})
     assert found.chosen == [user("q"), bot("r"), user("a\nx"), bot("b")]
 

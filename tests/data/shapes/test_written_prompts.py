@@ -37,6 +37,24 @@ def test_markers_of_other_turns_are_refused(prompt: str) -> None:
         read(HELPSTEER2 | {"prompt": prompt})
 
 
+@pytest.mark.parametrize("stop", ["", "<|endoftext|>", "</s>"])
+@pytest.mark.parametrize("end", ["", "<|assistant|>", "<|assistant|>\n"])
+def test_a_prompt_of_open_assistant_is_its_turns(stop: str, end: str) -> None:
+    written = f"<|prompter|>Q1{stop}<|assistant|>A1{stop}<|prompter|>Q2\nmore{stop}{end}"
+    assert read({"prompt": written, "chosen": "x", "rejected": "y"}).chosen == [
+        user("Q1"),
+        bot("A1"),
+        user("Q2\nmore"),
+        bot("x"),
+    ]
+
+
+@pytest.mark.parametrize("written", ["<|prompter|>Q<|assistant|>A", "<|prompter|>Q<|prompter|>R"])
+def test_turns_of_open_assistant_that_end_with_an_answer_are_refused(written: str) -> None:
+    with pytest.raises(UserError, match=r"x, row 1: prompt has turns by user, .* between markers <\|prompter\|>"):
+        read({"prompt": written, "chosen": "x", "rejected": "y"})
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\n\nAssistant:", "\n\nAssistant: "])
 def test_a_transcript_is_its_turns_however_it_ends(end: str) -> None:
     row = {"prompt": f"Human: hi\n\nAssistant: yo\n\nHuman: q{end}", "chosen": "a", "rejected": "b"}

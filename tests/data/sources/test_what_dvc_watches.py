@@ -82,6 +82,19 @@ def test_what_is_read_is_nowhere_hidden_from_dvc(own: Path) -> None:
         read_source(parse(HHSource, {**hh, **limits, "train_split": "x", "eval_split": "x"}), 1, Path("scratch"))
 
 
+@pytest.mark.parametrize("folder", ["data", "data/mine", "data/mine/deeper"])
+def test_rules_of_what_dvc_ignores_are_refused_within(own: Path, folder: str) -> None:
+    from dvc.repo import Repo
+
+    (own / "deeper").mkdir()
+    Path(folder, ".dvcignore").write_text("*.jsonl\n", "utf-8")
+    hidden = Path(folder, "train.jsonl")
+    hidden.touch()
+    assert Repo.init(".", no_scm=True).dvcignore.is_ignored_file(str(hidden.resolve()))
+    with pytest.raises(UserError, match=f"^{folder}/.dvcignore may hide files from DVC"):
+        refuse_unwatched_within(own)
+
+
 def test_a_dvc_project_within_is_refused(own: Path) -> None:
     """DVC passes over all of it."""
     from dvc.repo import Repo

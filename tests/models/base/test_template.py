@@ -77,10 +77,6 @@ BAD: dict[str, tuple[str, str]] = {
         GOOD.replace("m.content", "m.content.split()|join(' ')"),
         "it changes or leaves out the text of an assistant turn",
     ),
-    "at random": (
-        GOOD.replace("{{ bos_token }}", "{{ bos_token }}{{ ['Hi', 'Ho']|random }}"),
-        "it draws at random, so that a row's text would not be the same twice",
-    ),
     "a key that no row has": (GOOD.replace("m.content", "m.text.strip()"), RAISES),
     "a slip of its author": (GOOD.replace("m.content", "m.content + 1"), RAISES),
     "a tag left open": (GOOD + "{% if", RAISES),
@@ -160,6 +156,12 @@ def test_todays_date_is_another_day_that_stays(other_days: int) -> None:
 def test_a_date_in_a_form_that_cannot_be_known_is_refused() -> None:
     with pytest.raises(UserError, match="it writes today's date in a form that it computes"):
         freeze(DATED.replace("'%d %b %Y'", "'%d ' + form"), None, "<end_of_turn>", False)
+
+
+@pytest.mark.parametrize("call", ["['Hi', 'Ho']|random", "lipsum(1)"])
+def test_a_template_that_draws_at_random_is_refused(call: str) -> None:
+    with pytest.raises(UserError, match="it draws at random, so that its text would not be the same twice"):
+        freeze(GOOD.replace("{{ bos_token }}", f"{{{{ bos_token }}}}{{{{ {call} }}}}"), None, "<end_of_turn>", False)
 
 
 def test_what_the_template_writes_for_eos_stays_when_another_token_stops() -> None:

@@ -25,6 +25,7 @@ from epsilon_dpo.data.shapes.turns import after_system, answer, messages, prompt
 from epsilon_dpo.data.shapes.values import (
     describe,
     gap,
+    is_null,
     list_of,
     mapping,
     named,
@@ -153,6 +154,8 @@ def _read_arena(row: Row, choose: Choose) -> list[Result]:
 def _read_summaries(row: Row, choose: Choose) -> list[Result]:
     lead = named(row["choice"], ({"0"}, {"1"}), set(), "choice")
     summaries = list_of(row["summaries"], "summaries", '{"text": ...}')
+    if any(is_null(one) for one in summaries):
+        raise Missing("a summary is null")
     if len(summaries) != 2 or not all(isinstance(one, dict) for one in summaries):
         raise Refused(f'summaries is {describe(summaries)}, expected two of {{"text": ...}}')
     before = [{"role": "user", "content": _to_summarise(mapping(row["info"], "info"))}]

@@ -11,13 +11,14 @@ from epsilon_dpo.data.shapes.interface import (
     Choose,
     Dropped,
     Field,
+    Missing,
     Pair,
     Refused,
     Result,
     Shape,
 )
 from epsilon_dpo.data.shapes.turns import after_system, answer, messages, prompt, system_turn, transcript, whole
-from epsilon_dpo.data.shapes.values import gap, kind, list_of, optional_number, text, weight_of
+from epsilon_dpo.data.shapes.values import gap, is_null, kind, list_of, optional_number, text, weight_of
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 SIDES = ("chosen", "rejected")
@@ -73,7 +74,10 @@ def _read_sharegpt(row: Row, choose: Choose) -> list[Result]:
 
 def _read_alpaca(row: Row, choose: Choose) -> list[Result]:
     turns = system_turn(row)
-    for exchange in list_of(row.get("history") or [], "history", "[question, answer]"):
+    history = row.get("history")
+    for exchange in [] if is_null(history) or history == "" else list_of(history, "history", "[question, answer]"):
+        if is_null(exchange):
+            raise Missing("an exchange of history is null")
         if not isinstance(exchange, list) or len(exchange) != 2:
             raise Refused("history is no list of [question, answer]")
         for role, content in zip(("user", "assistant"), exchange, strict=True):

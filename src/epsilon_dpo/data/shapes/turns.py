@@ -16,6 +16,7 @@ HEADER = re.compile(r"(?:\r?\n){2}(Human|Assistant): ?")
 HEADER_OF_A_LINE = re.compile(r"^[ \t]*(Human|Assistant):", re.MULTILINE)
 OPEN_END = re.compile(r"(?:\r?\n){2}Assistant:\s*$")
 EXTRA_ID = re.compile(r"(?:^|\r?\n)<extra_id_1>(User|Assistant)(?:\r?\n|$)")  # between the turns of HelpSteer2
+OASST = re.compile(r"(?:<\|endoftext\|>|</s>)?\s*<\|(prompter|assistant)\|>")  # before the turns of Open-Assistant's
 ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant",
@@ -94,11 +95,16 @@ def prompt(value: Any, name: str) -> Messages:
     """A prompt as messages: text is one user turn, a transcript its turns, without the empty "Assistant:" at its end.
 
     Raises:
-        Refused: a transcript that ends with an answer or has turns in single lines, or text with HelpSteer2's markers
-            whose turns do not alternate from the user to the user.
+        Refused: a transcript that ends with an answer or has turns in single lines, or text with the markers of
+            HelpSteer2 or Open-Assistant whose turns do not alternate from the user to the user.
     """
     if isinstance(value, str) and EXTRA_ID.search(value):
-        return _marked(value, name)
+        first, *parts = EXTRA_ID.split(value)  # the first has no marker and is the user's
+        return _marked(["User", first, *parts], name, "<extra_id_1>")
+    if isinstance(value, str) and value.lstrip().startswith("<|prompter|>"):
+        parts = OASST.split(value.rstrip().removesuffix("<|endoftext|>").removesuffix("</s>"))[1:]
+        is_open = parts[-2] == "assistant" and not parts[-1].strip()
+        return _marked(parts[:-2] if is_open else parts, name, "<|prompter|>")
     if isinstance(value, str) and BEGINS_WITH_HEADER.match(value):
         return transcript(value, name)[:-1] if OPEN_END.search(value) else _up_to_human(value, name)
     if isinstance(value, list):
@@ -117,13 +123,12 @@ def _up_to_human(value: str, name: str) -> Messages:
     return turns
 
 
-def _marked(value: str, name: str) -> Messages:
-    """The turns of a prompt as HelpSteer2 writes them: the first has no marker and is the user's."""
-    first, *parts = EXTRA_ID.split(value)
-    turns = [("user", first), *zip(map(str.lower, parts[::2]), parts[1::2], strict=True)]
+def _marked(parts: list[str], name: str, marker: str) -> Messages:
+    """The turns of a prompt that is written with markers: `parts` are role, content, role, content ..."""
+    turns = [(ROLES[role.lower()], content) for role, content in zip(parts[::2], parts[1::2], strict=True)]
     if [role for role, _ in turns] != ["user", *["assistant", "user"] * (len(turns) // 2)]:
         by = ", ".join(role for role, _ in turns)
-        raise Refused(f"{name} has turns by {by} between markers <extra_id_1>; they must alternate up to the user's")
+        raise Refused(f"{name} has turns by {by} between markers {marker}; they must alternate up to the user's")
     return [{"role": role, "content": content} for role, content in turns]
 
 

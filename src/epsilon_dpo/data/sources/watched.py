@@ -54,6 +54,11 @@ def refuse_unwatched(path: Path) -> None:
             f"{path} is a DVC project of its own, into which DVC does not look, so that changes would go unseen; "
             f"remove {path}/.dvc, or copy its data files alone."
         )
+    if (path / ".dvcignore").exists():
+        raise UserError(
+            f"{path}/.dvcignore may hide files from DVC, so that changes would go unseen; remove it and put "
+            "what is no data elsewhere."
+        )
     if path.name.startswith((".", "#")) or path.name.endswith(("~", ".swp")) or path.name == "__pycache__":
         raise UserError(f"{path} has a name that DVC ignores (.dvcignore), so that changes would go unseen; rename it.")
 

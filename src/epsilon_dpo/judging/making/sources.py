@@ -27,7 +27,7 @@ from epsilon_dpo.judging.making.params import (
     TrainedRewardJudge,
 )
 from epsilon_dpo.judging.making.sentiment_training import train_tfidf
-from epsilon_dpo.models.base.template import RANDOM, freeze
+from epsilon_dpo.models.base.template import freeze
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -193,8 +193,6 @@ def _frozen_template(judge: RewardModel, folder: Path) -> str | None:
         template = template.get("default", "")
     eos = str(judge.tokenizer.eos_token)
     try:
-        if RANDOM.search(template):
-            raise UserError("it draws at random")
         frozen = freeze(template, eos, eos, bos_first=False)
     except UserError as fault:
         raise UserError(

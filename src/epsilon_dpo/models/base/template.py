@@ -41,8 +41,10 @@ def freeze(template: str, eos_token: str | None, stop_token: str, bos_first: boo
         bos_first: begin with BOS.
 
     Raises:
-        UserError: the template formats the date by a text that is not in it.
+        UserError: "it ...": the template draws at random, or formats the date by a text that is not in it.
     """
+    if RANDOM.search(template):
+        raise UserError("it draws at random, so that its text would not be the same twice")
     lines = []
     if bos_first:
         lines.append("{{ bos_token }}{# base.bos: prepend #}")
@@ -60,9 +62,6 @@ def freeze(template: str, eos_token: str | None, stop_token: str, bos_first: boo
 
 def faults(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """What is wrong with the frozen template of `tokenizer`, whose eos token is the stop token: "it ..." each."""
-    if RANDOM.search(str(tokenizer.chat_template)):
-        yield "it draws at random, so that a row's text would not be the same twice"
-        return
     question, reply = _turn("user", QUESTION), _turn("assistant", REPLY)
     try:
         prompt, text = prompt_text(tokenizer, [question]), dialogue_text(tokenizer, [question, reply])
