@@ -6,7 +6,6 @@ has a message of its own for a misspelt `runs` or `method`.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import model_validator
 

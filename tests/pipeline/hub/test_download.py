@@ -66,7 +66,7 @@ def test_the_names_that_hf_download_has_kept_need_no_network(
     huggingface_hub.snapshot_download("owner/open", repo_type="dataset", revision=REVISION)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert hub_names("owner/open", REVISION, "dataset") == sorted(FILES)
-    with pytest.raises(UserError, match="^the list of the files of owner/open at .* HF_HUB_OFFLINE forbids"):
+    with pytest.raises(UserError, match=r"^the list of the files of owner/open at .* HF_HUB_OFFLINE forbids"):
         hub_names("owner/open", "f" * 40, "dataset")
 
 

@@ -158,15 +158,15 @@ def _one_sentence(repo: str, revision: str, repo_type: RepoType, what: str = "")
         ) from None
     except OfflineModeIsEnabled:
         raise _Unreachable(
-            f"{what}{_place(repo, revision)} is not in the local cache and HF_HUB_OFFLINE forbids the download: unset it, "
-            "or set a local folder in params.yaml."
+            f"{what}{_place(repo, revision)} is not in the local cache and HF_HUB_OFFLINE forbids the download: "
+            "unset it, or set a local folder in params.yaml."
         ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == TOO_MANY_REQUESTS or status >= OWN_FAULT:
             raise _Unreachable(
-                f"{what}{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} answers with status "
-                f"{status}: try again later, or set a local folder in params.yaml."
+                f"{what}{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} answers with "
+                f"status {status}: try again later, or set a local folder in params.yaml."
             ) from None
         raise UserError(
             f"The Hub refused {what}{_place(repo, revision)} with status {status}; try again later, "
