@@ -261,6 +261,7 @@ def _training(config: MethodConfig, params: ParamsFile) -> str:
 
 if __name__ == "__main__":
     try:
-        remove_leftovers(list(load_file().runs))
+        if removed := remove_leftovers(list(load_file().runs)):
+            print(f"removed what is left of {', '.join(removed)}")
     except UserError as error:
         sys.exit(f"ERROR: {error}")
