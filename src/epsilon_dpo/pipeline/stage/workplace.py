@@ -2,8 +2,8 @@
 
 All of it lies in scratch/, which must be on the file system of out/:
 
-    locks/      one file per execution that runs, which holds its pid and is locked by it (flock): the kernel lets go
-                when the process dies, however it dies
+    locks/      one file per execution that runs, which holds its pid and host and is locked by it (flock): the kernel
+                lets go when the process dies, however it dies
     partial/    the output of each execution that runs, until it is complete and becomes the one in out/
     NAME-HASH/  what survives a crash, a training's checkpoints, by the fingerprint of the result
 
@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,8 +45,11 @@ class Workplace:
             place = _place(name)
             lock = _claim(place)
             if lock is None:
-                pid = _lock_file(place).read_text("utf-8")
-                raise UserError(f"another process, pid {pid}, is running {name}; wait for it or stop it: kill {pid}")
+                pid, host = _holder(place)
+                on, there = (f" on {host}", " there") if host else ("", "")
+                raise UserError(
+                    f"another process, pid {pid}{on}, is running {name}; wait for it or stop it{there}: kill {pid}"
+                )
             locks.enter_context(lock)
         self.partial = scratch_root() / "partial" / f"{place}.{os.getpid()}"
 
@@ -134,9 +138,15 @@ def _claim(name: str) -> IO[str] | None:
         file.close()
         return None
     file.truncate(0)
-    file.write(str(os.getpid()))
+    file.write(f"{os.getpid()} {socket.gethostname()}")
     file.flush()
     return file
+
+
+def _holder(name: str) -> tuple[str, str | None]:
+    """The pid of who has this lock, and its machine where that is another one, which shares the file system."""
+    pid, _, host = _lock_file(name).read_text("utf-8").partition(" ")
+    return pid, host if host not in ("", socket.gethostname()) else None
 
 
 def _lock(file: IO[str], how: int) -> None:
