@@ -19,10 +19,11 @@ import os
 import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import count
+from itertools import count as counted
 from pathlib import Path
 from typing import IO
 
@@ -58,7 +59,7 @@ class Workplace:
         then each has a folder of its own."""
         with _nobody_else_starts():
             first = scratch_folder(self.name, fingerprint)
-            for number in count(1):
+            for number in counted(1):
                 folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
                 if lock := _claim(folder.name):
                     self._locks.enter_context(lock)
@@ -94,17 +95,22 @@ _held: list[IO[str]] = []  # by this process, until it ends
 def hold_some(names: list[str], count: int) -> list[str]:
     """The first `count` of `names` that no other process of this project holds; this one holds them until it ends.
 
-    Waits for as long as fewer are free.
+    Waits for as long as fewer are free, which it says once on stderr.
     """
-    while True:
+    for attempt in counted():
         with _nobody_else_starts():
             claimed = [(name, lock) for name in names if (lock := _claim(name))]
+            holders = {name: _holder(name) for name in names if name not in dict(claimed)}
             for _, lock in claimed[count:] if len(claimed) >= count else claimed:
                 lock.close()
         if len(claimed) >= count:
             _held.extend(lock for _, lock in claimed[:count])
             return [name for name, _ in claimed[:count]]
+        if attempt == 0:
+            held = (f"{name} by pid {pid}{f' on {host}' if host else ''}" for name, (pid, host) in holders.items())
+            print(f"waits until {count} of {len(names)} are free; held: {', '.join(held)}", file=sys.stderr, flush=True)
         time.sleep(1)
+    raise AssertionError("not reached")
 
 
 def _place(name: str) -> str:
