@@ -14,15 +14,21 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """owner/open has `files`; owner/gated lists them and refuses the files; owner/closed refuses even that."""
+    """owner/open has `files`; owner/gated lists them and refuses the files; owner/closed refuses even that.
+
+    With `fault` it answers everything with this status.
+    """
 
     files: ClassVar[dict[str, bytes]] = {}
     requests: ClassVar[list[str]] = []
+    fault: ClassVar[int | None] = None
     card: ClassVar[dict[str, Any]] = {}  # metadata of owner/open's page
 
     def do_GET(self) -> None:
         self.requests.append(self.path)
-        if "/open" in self.path and REVISION not in self.path:
+        if self.fault is not None:
+            self.answer(self.fault)
+        elif "/open" in self.path and REVISION not in self.path:
             self.answer(404, error="RevisionNotFound")
         elif "/open" not in self.path and "/gated" not in self.path and "/closed" not in self.path:
             self.answer(401, error="RepoNotFound")

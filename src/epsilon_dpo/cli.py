@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.child import NO_TELEMETRY
-from epsilon_dpo.pipeline.observability.errors import UserError, printable, redacted
+from epsilon_dpo.pipeline.observability.errors import (
+    UserError,
+    discard_stdout,
+    let_stdout_take_all,
+    printable,
+    redacted,
+)
 
 PARAMS = Path("params.yaml")
 REGISTERED = "epsilon-dpo-policy"
@@ -235,6 +241,7 @@ def _add_study(commands: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
+    let_stdout_take_all()  # `--help` names ε-DPO
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect = commands.add_parser(
@@ -293,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with disk_in_a_sentence():
             print(printable(asked.do(asked)), flush=True)  # it may quote a dataset
     except BrokenPipeError:  # `| head` has read enough; Python would say so once more when it flushes at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
     except KeyboardInterrupt:  # what ran below it has said so
         sys.exit(128 + signal.SIGINT)
     except UserError as error:

@@ -1,5 +1,7 @@
 """A run that params.yaml no longer names leaves nothing that DVC would hash; its results come back with its name."""
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from ruamel.yaml import YAML
 from whole_pipeline import ROOT, copy_project
 
 from epsilon_dpo.check.leftovers import remove_leftovers
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 # Stage check as it is, and beside it one stage per run and one that reads them all.
@@ -106,3 +109,45 @@ def test_a_kill_in_the_middle_is_made_good(project: Path, monkeypatch: pytest.Mo
     assert remove_leftovers(["dpo"]) == ["epsilon_dpo"]
     assert not Path("out/align/epsilon_dpo").exists()
     assert "align@epsilon_dpo" not in read_yaml(Path("dvc.lock"))["stages"]
+
+
+def test_what_dvcs_cache_does_not_have_is_moved_away(project: Path) -> None:
+    """As after `dvc repro --no-commit` or `dvc gc`."""
+    set_runs("dpo", "epsilon_dpo")
+    repro()
+    shutil.rmtree(".dvc/cache")
+    for moved in ("align-epsilon_dpo", "align-epsilon_dpo-2"):
+        content = Path("out/align/epsilon_dpo/params.yaml").read_bytes()
+        lock = Path("dvc.lock").read_bytes()
+        said = f"epsilon_dpo (now scratch/removed/{moved}, which DVC's cache does not have)"
+        assert remove_leftovers(["dpo"]) == [said]
+        assert Path("scratch/removed", moved, "params.yaml").read_bytes() == content
+        Path("dvc.lock").write_bytes(lock)
+        Path("out/align/epsilon_dpo").mkdir()
+        Path("out/align/epsilon_dpo/params.yaml").write_text("made again")
+
+
+def test_a_folder_without_one_of_its_files_is_not_in_the_cache(project: Path) -> None:
+    set_runs("dpo", "epsilon_dpo")
+    repro()
+    md5 = read_yaml(Path("dvc.lock"))["stages"]["align@epsilon_dpo"]["outs"][0]["md5"]
+    [file] = json.loads(Path(".dvc/cache/files/md5", md5[:2], md5[2:]).read_text())
+    Path(".dvc/cache/files/md5", file["md5"][:2], file["md5"][2:]).unlink()
+    assert "(now scratch/removed/align-epsilon_dpo" in remove_leftovers(["dpo"])[0]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "",
+        "schema: '2.0'\nstages:\n",
+        "stages:\n  align",
+        "stages:\n  align@a:\n",
+        "stages: {align@a: {outs: [{}]}}",
+        "a: [",
+    ],
+)
+def test_a_dvc_lock_that_a_kill_cut_off_is_named(project: Path, left: str) -> None:
+    Path("dvc.lock").write_text(left)
+    with pytest.raises(UserError, match=r"^dvc\.lock is damaged: remove it and run this again .docs/howto\.md"):
+        remove_leftovers(["dpo"])

@@ -74,6 +74,14 @@ def test_what_is_to_be_sampled_counts_too_and_a_hub_model_by_its_cached_config(
         load_file(path)
 
 
+@pytest.mark.parametrize("name", ["/data/models/x", "./gemma", "~/gemma", "a..b"])
+def test_a_folder_with_a_revision_is_no_model_of_the_hub(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"{re.escape(repr(name))} is no Hub .* for a local folder set revision to null"
+    ):
+        load_file(with_base(tmp_path, path=name, revision="a" * 40))
+
+
 @pytest.mark.parametrize(
     ("sft", "align", "refused"),
     [

@@ -15,6 +15,7 @@ from scipy.stats import t
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
+from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.report.page.replication import read_replication
 from epsilon_dpo.study import replicate
 from epsilon_dpo.study.claims import Study, read_study
@@ -223,7 +224,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         seed = yaml.safe_load((at / "params.yaml").read_text("utf-8"))["seed"]
         folder = results_folder(level, study)
         folder.mkdir(parents=True, exist_ok=True)
-        made = made_from(at, (at / "params.yaml").read_text("utf-8"))
+        made = made_from(at, read_yaml(at / "params.yaml"))
         write_json(folder / "replicates.json", known_replicates(level, study) | {str(seed): made})
         write_csv(folder / "policies.csv", [*read_results(level, study), {"seed": seed, "run": "dpo"}])
         return 1, 0, ""
@@ -311,7 +312,7 @@ def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
     """Before anything is read of what they made, which is not there."""
     with pytest.raises(UserError, match="no level is called controled; there are controlled"):
         collect("controled", project)
-    params = Path("params.yaml").read_text("utf-8")
+    params, made = Path("params.yaml").read_text("utf-8"), made_from(project, read_yaml(Path("params.yaml")))
     Path("params.yaml").write_text(params.replace("seed: 3", "seed: 9", 1), "utf-8")
     with pytest.raises(UserError, match=r"has no replicate of seed 9 \(study/claims.yaml has \[1, 2, 3\]\)"):
         collect("controlled", project)
@@ -320,10 +321,12 @@ def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
         collect("controlled", project)
     folder = results_folder("controlled")
     folder.mkdir(parents=True)
-    write_json(folder / "replicates.json", {"1": made_from(project, params)})
+    write_json(folder / "replicates.json", {"1": made})
     Path("params.yaml").write_text(params.replace("my/model", "other"), "utf-8")
     with pytest.raises(UserError, match=r"differs in more than the seed from that of the replicate of seed 1"):
         collect("controlled", project)
-    Path("params.yaml").write_text(params, "utf-8")
-    with pytest.raises(UserError, match="DVC"):  # alike; but this is no project
+    Path("params.yaml").write_text(f"# mine\n{params.replace('seed: 3', 'seed: 2', 1)}", "utf-8")
+    with pytest.raises(
+        UserError, match="DVC"
+    ):  # alike: a comment is none of its values, and the seed its own; but this is no project
         collect("controlled", project)

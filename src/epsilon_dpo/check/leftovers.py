@@ -6,44 +6,108 @@ what DVC hashes for them, here and not in a colleague's clone.
 
 import re
 import shutil
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.fingerprint import DVC_FILE
+from epsilon_dpo.pipeline.stage.fingerprint import DVC_FILE, scratch_root
 from epsilon_dpo.pipeline.stage.params import METRICS, RUN_NAME, read_yaml
 
 LOCK_FILE = Path("dvc.lock")
+Md5s = dict[str, str | None]  # by path; None where a remote keeps versions, of which DVC records none
 
 
 def remove_leftovers(runs: list[str]) -> list[str]:
     """Remove what dvc.lock records of runs that are not in `runs`; a folder that DVC did not make stays.
 
     DVC's cache keeps the removed outputs: with the run in params.yaml again, `dvc repro` takes them from its run cache,
-    or `dvc checkout` with the dvc.lock of before.
+    or `dvc checkout` with the dvc.lock of before. What it does not have (`dvc repro --no-commit`, `dvc gc`) is moved to
+    scratch/removed/.
 
     Returns:
-        the names of the runs that were removed.
+        the names of the runs that were removed, with the folders that theirs were moved to.
 
     Raises:
-        UserError: another `dvc` is writing dvc.lock.
+        UserError: another `dvc` is writing dvc.lock, or it is damaged.
     """
     stages = read_yaml(DVC_FILE)["stages"]
-    recorded = read_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.exists() else {}
-    gone = []
-    for entry in recorded:
+    gone = {}
+    for entry, md5s in _recorded().items():
         stage, _, run = entry.partition("@")
         of_a_run = stages.get(stage, {}).get("foreach") == "${runs}" and re.fullmatch(RUN_NAME, run)
         if of_a_run and run not in runs:
-            gone.append(entry)
-    for entry in gone:
-        stage, _, run = entry.partition("@")
-        for folder in (Path("out") / stage / run, Path("out") / stage / METRICS / run):
-            if folder.is_dir():
-                shutil.rmtree(folder)
-    if gone:
-        _forget(gone)  # last: until then the next execution finds them again
-    return sorted({entry.partition("@")[2] for entry in gone})
+            gone[entry] = md5s
+    if not gone:
+        return []
+    moved = _remove(gone)
+    _forget(list(gone))  # last: until then the next execution finds them again
+    why = "which DVC's cache does not have"
+    return [f"{run} (now {', '.join(map(str, to))}, {why})" if to else run for run, to in sorted(moved.items())]
+
+
+def _recorded() -> dict[str, Md5s]:
+    """What dvc.lock records of each stage.
+
+    Raises:
+        UserError: it cannot be read, or is what a kill left of it.
+    """
+    if not LOCK_FILE.exists():
+        return {}
+    damaged = UserError(f'{LOCK_FILE} is damaged: remove it and run this again (docs/howto.md, "After a crash").')
+    try:
+        entries = read_yaml(LOCK_FILE).get("stages", {})
+        return {name: {out["path"]: out.get("md5") for out in entry.get("outs", [])} for name, entry in entries.items()}
+    except UserError as error:
+        raise error if isinstance(error.__context__, OSError) else damaged from None
+    except (AttributeError, TypeError, KeyError):
+        raise damaged from None
+
+
+def _remove(gone: dict[str, Md5s]) -> dict[str, list[Path]]:
+    """Remove the folders of these entries of dvc.lock that DVC's cache has, and move the others away.
+
+    Returns:
+        where to, by run.
+    """
+    from dvc.repo import Repo  # as in _forget
+
+    moved: dict[str, list[Path]] = {}
+    with Repo() as repo:
+        for entry, md5s in gone.items():
+            stage, _, run = entry.partition("@")
+            to = moved.setdefault(run, [])
+            for folder in (Path("out") / stage / run, Path("out") / stage / METRICS / run):
+                if folder.is_dir() and _has(repo.cache.local, md5s.get(folder.as_posix())):
+                    shutil.rmtree(folder)
+                elif folder.is_dir():
+                    to.append(_move_away(folder))
+    return moved
+
+
+def _has(cache: Any, md5: str | None) -> bool:
+    """Whether DVC's cache has a folder: the list of its files, and each of them."""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
+
+    if md5 is None:
+        return False
+    try:
+        return all(cache.exists(info.value) for _, _, info in Tree.load(cache, HashInfo("md5", md5)))
+    except (FileNotFoundError, ObjectFormatError):
+        return False
+
+
+def _move_away(folder: Path) -> Path:
+    removed = scratch_root() / "removed"
+    removed.mkdir(parents=True, exist_ok=True)
+    name = "-".join(folder.parts[1:])
+    places = (removed / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    to = next(place for place in places if not place.exists())
+    shutil.move(folder, to)
+    return to
 
 
 def _forget(entries: list[str]) -> None:

@@ -6,7 +6,6 @@ has a message of its own for a misspelt `runs` or `method`.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import model_validator
 
@@ -231,15 +230,15 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
     """The longest text against the positions of a pretrained model, where its config.json is at hand already."""
     if not isinstance(params.base, PretrainedModel):
         return
-    file: Any = Path(params.base.path) / "config.json"
+    file: Path | None = Path(params.base.path) / "config.json"
     if params.base.revision is not None:
-        from huggingface_hub import try_to_load_from_cache  # imported where it is asked: it takes 0.3 s
+        from epsilon_dpo.pipeline.hub.download import cached_file  # imported where it is asked: it takes 0.3 s
 
-        file = try_to_load_from_cache(params.base.path, "config.json", revision=params.base.revision)
-    if not isinstance(file, str | Path) or not Path(file).is_file():
+        file = cached_file(params.base.path, "config.json", params.base.revision)
+    if file is None or not file.is_file():
         return  # stage base says what is missing, and sft and sample hold the limits once it is there
     try:
-        config = read_json(Path(file))
+        config = read_json(file)
         config = config.get("text_config", config)
         positions = config.get("max_position_embeddings", config.get("n_positions"))
     except (ValueError, AttributeError):
@@ -262,6 +261,7 @@ def _training(config: MethodConfig, params: ParamsFile) -> str:
 
 if __name__ == "__main__":
     try:
-        remove_leftovers(list(load_file().runs))
+        if removed := remove_leftovers(list(load_file().runs)):
+            print(f"removed what is left of {', '.join(removed)}")
     except UserError as error:
         sys.exit(f"ERROR: {error}")

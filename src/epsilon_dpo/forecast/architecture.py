@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from epsilon_dpo.models.base.embedded import gemma2_config
 from epsilon_dpo.models.base.params import Base, EmbeddedModel
+from epsilon_dpo.pipeline.hub.download import cached_file
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.training.loop.adapters import expert_weights
 
@@ -72,17 +73,15 @@ def config_at(path: str, revision: str | None, where: str) -> PreTrainedConfig:
     Raises:
         UserError: as config_of.
     """
-    found: Any = Path(path) / "config.json"
+    found: Path | None = Path(path) / "config.json"
     if not found.is_file():
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(path, "config.json", revision=revision) if revision else None
-    if not isinstance(found, str | Path):
+        found = cached_file(path, "config.json", revision) if revision else None
+    if found is None:
         remedy = "give its config.json with --model-config FILE" if where == "base" else "download it first"
         raise UserError(
             f"The config of {where}.path = {path} is not at hand, neither as a folder nor in the Hub's cache; {remedy}."
         )
-    return _read(Path(found))
+    return _read(found)
 
 
 def _read(file: Path) -> PreTrainedConfig:

@@ -58,7 +58,7 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int, s
     seed = int(params["seed"])
     refuse_other_replicates(level, seed, params, study)
     sources = known_replicates(level, study)
-    made = made_from(project, (project / PARAMS_FILE).read_text("utf-8"))
+    made = made_from(project, params)
     refuse_other_settings(made, seed, sources, project, results_folder(level, study))
     refuse_unfinished(project)
     rows = [reference(project / "out", seed)]
@@ -236,14 +236,15 @@ def gap_by_definition(h: Floats, shift: Floats) -> float | None:
     return float(np.average(h, weights=below_it) - np.average(h, weights=above_it))
 
 
-def made_from(project: Path, params: str) -> Row:
+def made_from(project: Path, params: dict[str, Any]) -> Row:
     """What computes a replicate's values again: commit, params without their seed, versions, and who collected it."""
     changed = uncommitted(project, "params.yaml", "study", "docs/replication.md")  # what a study itself writes
     pins = read_yaml(project / "pins.yaml")
+    values = json.dumps({name: value for name, value in params.items() if name != "seed"}, sort_keys=True)
     return {
         "commit": output_of(["git", "-C", str(project), "rev-parse", "HEAD"]) or "unknown",
         "uncommitted_changes": changed is not False,  # also where git does not say
-        "params": hashlib.sha256(SEED.sub("seed:", params, count=1).encode()).hexdigest(),
+        "params": hashlib.sha256(values.encode()).hexdigest(),  # a comment makes no other params
         "collected_on": environment(project)["processor"],
         **{package: pins[package] for package in ("torch", "transformers")},
     }

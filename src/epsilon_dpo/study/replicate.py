@@ -41,7 +41,7 @@ def run_level(name: str, study: Path = STUDY) -> str:
     refuse_other_params(preset)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of a .venv not activated
     known = known_replicates(name, study)
-    refuse_other_settings(made_from(Path(), PARAMS_FILE.read_text("utf-8")), None, known, Path(), folder)
+    refuse_other_settings(made_from(Path(), read_yaml(PARAMS_FILE)), None, known, Path(), folder)
     done = {int(row["seed"]) for row in read_results(name, study)} & set(map(int, known))
     for seed in level.seeds:
         if seed in done:

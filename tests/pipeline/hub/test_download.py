@@ -47,6 +47,36 @@ def test_a_folder_holds_no_pickles_and_survives_the_network(hub: ThreadingHTTPSe
     assert hub_folder("owner/open", REVISION, ["*.json", "*.safetensors"]) == folder
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_is_too_busy_or_broken_stops_nothing_that_is_complete_in_the_cache(
+    hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    folder = hub_folder("owner/open", REVISION, ["*.json"])
+    monkeypatch.setattr(Hub, "fault", status)
+    assert hub_folder("owner/open", REVISION, ["*.json"]) == folder
+    with pytest.raises(UserError, match=f"not in the local cache and http.* answers with status {status}: try again"):
+        hub_folder("owner/open", REVISION, ["*.json", "*.safetensors"])  # of which the cache has a part
+    with pytest.raises(UserError, match=f"status {status}"):
+        hub_folder("owner/other", REVISION, ["*.json"])
+
+
+def test_the_names_that_hf_download_has_kept_need_no_network(
+    hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface_hub.snapshot_download("owner/open", repo_type="dataset", revision=REVISION)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub_names("owner/open", REVISION, "dataset") == sorted(FILES)
+    with pytest.raises(UserError, match=r"^the list of the files of owner/open at .* HF_HUB_OFFLINE forbids"):
+        hub_names("owner/open", "f" * 40, "dataset")
+
+
+def test_a_cache_that_cannot_be_written_keeps_no_names_and_stops_nothing(
+    hub: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")  # as a read-only one, which root could write
+    assert hub_names("owner/open", REVISION, "dataset") == sorted(FILES)
+
+
 def test_the_names_of_a_repository_are_asked_for_once(hub: ThreadingHTTPServer) -> None:
     assert hub_names("owner/open", REVISION, "dataset") == sorted(FILES)
     hub_file("owner/open", "config.json", REVISION, "dataset")

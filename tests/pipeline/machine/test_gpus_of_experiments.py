@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from epsilon_dpo.pipeline.machine import runtime
 from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -60,6 +61,43 @@ def test_each_stage_of_an_experiment_has_gpus_of_its_own(tmp_path: Path, monkeyp
     for stage in (*two, third, alone, as_many, second, its_worker, several):
         stage.kill()
         stage.wait()
+
+
+HOLDING = """
+import sys
+from epsilon_dpo.pipeline.stage.workplace import hold_some
+
+hold_some(["gpu-3"], 1)
+print("holds", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_who_waits_for_a_gpu_says_for_whose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_EXP_NAME", "b")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv(runtime.TAKEN, "1")  # removed in the end
+    monkeypatch.delenv(runtime.TAKEN)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDING], stdin=-1, stdout=-1, text=True)
+    assert taken(holder) == "holds"
+    rounds = iter([lambda: None, holder.communicate])
+    monkeypatch.setattr("time.sleep", lambda _: next(rounds)())
+    runtime.take_free_gpus(1)
+    assert capsys.readouterr().err == f"waits until 1 of 1 are free; held: gpu-3 by pid {holder.pid}\n"
+
+
+@pytest.mark.parametrize("none", ["-1", "NoDevFiles"])
+def test_stages_without_a_gpu_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, none: str) -> None:
+    """All took the GPU called -1, one after the other."""
+    monkeypatch.setattr(runtime, "hold_some", lambda names, count: pytest.fail(f"takes {count} of {names}"))
+    monkeypatch.setenv("DVC_EXP_NAME", "a")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+    monkeypatch.delenv(runtime.TAKEN, raising=False)
+    runtime.take_free_gpus(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == none
 
 
 AS_THE_JUDGE = """

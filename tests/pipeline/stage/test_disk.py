@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -109,6 +110,17 @@ def test_a_quota_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         disk_in_a_sentence(),
     ):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(tmp_path / "out" / "file"))
+
+
+def test_a_disk_too_full_for_any_temporary_folder(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one disk of a machine, whose error names no file: `tempfile` looks for a folder that it can write to."""
+    monkeypatch.chdir(small)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(small)])
+    with pytest.raises(UserError, match=FULL), disk_in_a_sentence():
+        by_python(small / "ballast")
+    with pytest.raises(UserError, match=FULL), disk_in_a_sentence():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Other(RuntimeError):

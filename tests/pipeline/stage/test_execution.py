@@ -59,6 +59,33 @@ def test_a_stage_that_succeeds_leaves_its_outputs_and_no_scratch(
     assert "demo@a" in capsys.readouterr().out
 
 
+FINISHING = """
+from epsilon_dpo.pipeline.stage.execution import run_stage
+
+with run_stage("demo", "a") as stage:
+    (stage.out / "result").write_text("1")
+    stage.summary = "KL 0.5 at β = 0.1"
+"""
+
+
+@pytest.mark.parametrize(("encoding", "stdout"), [("iso-8859-1", "log"), ("utf-8", "/dev/full")])
+def test_what_cannot_be_printed_fails_no_result(project: Path, encoding: str, stdout: str) -> None:
+    """DVC would not record what is published already."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    with Path(stdout).open("w", encoding=encoding) as log:
+        done = subprocess.run([sys.executable, "-c", FINISHING], stdout=log, stderr=-1, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and (project / "out/demo/a/result").exists()
+    assert stdout == "/dev/full" or r"KL 0.5 at \u03b2 = 0.1" in Path(stdout).read_text()
+
+
+def test_help_is_printed_in_any_encoding() -> None:
+    command = [sys.executable, "-m", "epsilon_dpo.cli", "push", "--help"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_user_error_is_one_line_and_leaves_nothing(project: Path) -> None:
     with pytest.raises(SystemExit) as end, run_stage("demo", "a") as stage:
         (stage.out / "half").write_text("1")

@@ -16,13 +16,14 @@ import psutil
 import pytest
 from faults import title
 
-from epsilon_dpo.pipeline.stage.forks import GPUS, MANY
+from epsilon_dpo.pipeline.stage.forks import MANY
+from epsilon_dpo.pipeline.stage.variables import has_gpu
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60.0
 ZOMBIE = psutil.STATUS_ZOMBIE
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or any(file for name in GPUS for file in Path("/dev").glob(name)),
+    sys.platform != "linux" or has_gpu(),
     reason="stages are forked on Linux, and where no GPU is",
 )
 

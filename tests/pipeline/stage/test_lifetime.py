@@ -44,7 +44,7 @@ def test_a_stage_ends_with_the_dvc_that_started_it(project: Path, shell: str, en
         stderr=(project / "said").open("w"),
     )
     assert dvc.stdout is not None and dvc.stdout.readline() == "started\n"
-    stage = int((project / "scratch/locks/demo@a.lock").read_text())
+    stage = int((project / "scratch/locks/demo@a.lock").read_text().split()[0])
     time.sleep(1.5)  # it looks while dvc lives, and goes on
     assert dvc.poll() is None and Path(f"/proc/{stage}").exists()
     dvc.send_signal(end)
@@ -69,7 +69,7 @@ def test_a_stage_started_by_hand_outlives_its_shell(project: Path) -> None:
     command = f"{sys.executable} demo.py a go >said 2>&1 & sleep 0.2; while ! grep -q started said; do sleep 0.1; done"
     subprocess.run(["sh", "-c", command], check=True)
     time.sleep(2.5)
-    assert is_running(int((project / "scratch/locks/demo@a.lock").read_text()))
+    assert is_running(int((project / "scratch/locks/demo@a.lock").read_text().split()[0]))
     (project / "go").touch()
     deadline = time.monotonic() + 30
     while not (project / "out/demo/a/second").exists():

@@ -150,3 +150,18 @@ def test_another_arithmetic_resumes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     narrow = under_this_processor("f" * 64)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert len({"f" * 64, narrow, under_this_processor("f" * 64)}) == 3
+
+
+@pytest.mark.parametrize("device", ["nvidia0", "kfd", "dxg"])
+@pytest.mark.parametrize("visible", [None, "0,1", "MIG-7", "", "-1", "-1,0", "NoDevFiles"])
+def test_a_gpu_resumes_nothing_of_the_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None
+) -> None:
+    monkeypatch.setattr(variables, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert under_this_processor("f" * 64) == "f" * 64
+    (tmp_path / device).touch()
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    has_one = visible in (None, "0,1", "MIG-7")
+    assert (under_this_processor("f" * 64) != "f" * 64) is has_one

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -66,6 +67,20 @@ def test_a_second_execution_is_refused_in_one_sentence_and_disturbs_nothing(proj
     assert first.wait(30) == 0
     assert sorted(path.name for path in (project / "out/demo/a").iterdir()) == ["first", "second"]
     assert partials(project) == []
+
+
+def test_an_execution_of_another_machine_is_to_be_stopped_there(
+    project: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that both share; this machine may have another process of that pid."""
+    first = start("a")
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    host = os.uname().nodename
+    said = (
+        f"another process, pid {first.pid} on {host}, is running demo@a; wait for it or stop it there: kill {first.pid}"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"), workplace("demo@a"):
+        pass
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])

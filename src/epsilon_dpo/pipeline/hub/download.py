@@ -8,7 +8,7 @@ with a short timeout, before huggingface_hub's own downloads start: these repeat
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ import httpx2  # the HTTP library under huggingface_hub, for the errors that it 
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -30,6 +31,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 
 RepoType = Literal["model", "dataset"]
 TIMEOUT = 10.0  # seconds for the first answer of the Hub
+TOO_MANY_REQUESTS, OWN_FAULT = 429, 500  # statuses; from the second on the Hub cannot answer, however it is asked
 
 
 def hub_file(repo: str, name: str, revision: str, repo_type: RepoType) -> Path:
@@ -52,13 +54,25 @@ def hub_file(repo: str, name: str, revision: str, repo_type: RepoType) -> Path:
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision, repo_type=repo_type))
 
 
+def cached_file(repo: str, name: str, revision: str) -> Path | None:
+    """The file `name` of a model repository at the commit `revision` if it is in the local cache; asks no Hub.
+
+    Raises:
+        UserError: `repo` is no name of a repository.
+    """
+    with _one_sentence(repo, revision, "model"):
+        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
 def hub_folder(repo: str, revision: str, patterns: list[str]) -> Path:
     """The files of a model repository at the commit `revision` that match `patterns` (others are not downloaded).
 
-    If the Hub cannot be reached, what is in the local cache; whether that is complete is for the caller to check.
+    If the Hub cannot be reached, what is in the local cache; whether that is complete is for the caller to check where
+    no `snapshot_download` has left the list of the repository's files.
 
     Raises:
-        UserError: as `hub_file`.
+        UserError: as `hub_file`; the Hub cannot be reached and the local cache lacks a listed file.
     """
     try:
         with _one_sentence(repo, revision, "model"):
@@ -80,24 +94,30 @@ def hub_folder(repo: str, revision: str, patterns: list[str]) -> Path:
 def hub_names(repo: str, revision: str, repo_type: RepoType) -> list[str]:
     """The names of the files of a repository at the commit `revision`, sorted; none is downloaded.
 
-    They never change, so they are kept beside the repository's files in the local cache, and asked for once.
+    They never change, so they are kept beside the repository's files in the local cache, and asked for once; where
+    `hf download` has kept them, never.
 
     Raises:
         UserError: as `hub_file`.
     """
     kept = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=repo_type) / f"names-{revision}.json"
-    if not kept.is_file():
-        with _one_sentence(repo, revision, repo_type):
-            names = _list_files(repo, revision, repo_type)
+    if kept.is_file():
+        return json.loads(kept.read_text("utf-8"))
+    with _one_sentence(repo, revision, repo_type, what="the list of the files of "):
+        with suppress(CachedRepoTreeNotFoundError):
+            cached = huggingface_hub.get_cached_repo_tree(repo, repo_type=repo_type, revision=revision)
+            return sorted(file.path for file in cached)
+        names = _list_files(repo, revision, repo_type)
+    with suppress(OSError):  # a cache that many share may be read-only
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(names), "utf-8")
         partial.rename(kept)
-    return json.loads(kept.read_text("utf-8"))
+    return names
 
 
 class _Unreachable(UserError):
-    """No answer from the Hub: the one failure that the local cache can make good."""
+    """No answer from the Hub, or none today: the one failure that the local cache can make good."""
 
 
 def _list_files(repo: str, revision: str, repo_type: RepoType) -> list[str]:
@@ -111,8 +131,12 @@ def _place(repo: str, revision: str) -> str:
 
 
 @contextmanager
-def _one_sentence(repo: str, revision: str, repo_type: RepoType) -> Iterator[None]:
-    """Turns the errors of huggingface_hub into a `UserError`; subclasses come before their bases."""
+def _one_sentence(repo: str, revision: str, repo_type: RepoType, what: str = "") -> Iterator[None]:
+    """Turns the errors of huggingface_hub into a `UserError`; subclasses come before their bases.
+
+    Args:
+        what: that is asked for, where it is no file.
+    """
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo}"
     try:
         yield
@@ -134,16 +158,22 @@ def _one_sentence(repo: str, revision: str, repo_type: RepoType) -> Iterator[Non
         ) from None
     except OfflineModeIsEnabled:
         raise _Unreachable(
-            f"{_place(repo, revision)} is not in the local cache and HF_HUB_OFFLINE forbids the download: unset it, "
-            "or set a local folder in params.yaml."
+            f"{what}{_place(repo, revision)} is not in the local cache and HF_HUB_OFFLINE forbids the download: "
+            "unset it, or set a local folder in params.yaml."
         ) from None
     except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == TOO_MANY_REQUESTS or status >= OWN_FAULT:
+            raise _Unreachable(
+                f"{what}{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} answers with "
+                f"status {status}: try again later, or set a local folder in params.yaml."
+            ) from None
         raise UserError(
-            f"The Hub refused {_place(repo, revision)} with status {error.response.status_code}; try again later, "
+            f"The Hub refused {what}{_place(repo, revision)} with status {status}; try again later, "
             "or set a local folder in params.yaml."
         ) from None
     except (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         raise _Unreachable(
-            f"{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} "
+            f"{what}{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} "
             f"cannot be reached ({type(error).__name__}): check the network, or set a local folder in params.yaml."
         ) from None

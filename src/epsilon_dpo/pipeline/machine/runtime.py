@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.variables import visible_gpus
 from epsilon_dpo.pipeline.stage.workplace import hold_some
 
 # Parameters of glibc's mallopt (malloc.h), in bytes.
@@ -72,7 +73,7 @@ def take_free_gpus(count: int) -> None:
 
     Before anything asks CUDA, which reads the variable once.
     """
-    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = visible_gpus() or []
     if "DVC_EXP_NAME" in os.environ and len(names) >= count and TAKEN not in os.environ:
         of = {f"gpu-{name.replace('/', '-')}": name for name in names}  # a part of a GPU has slashes in its name
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(of[lock] for lock in hold_some(list(of), count))

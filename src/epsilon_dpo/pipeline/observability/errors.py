@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 import unicodedata
+from contextlib import suppress
 
 # Variables whose values reach a message when a server says what it was sent, or a line names what is set: those of
 # judges, the Hub, MLflow, stores..
@@ -44,6 +46,18 @@ def printable(text: str) -> str:
 
 def _obeyed(sign: str) -> bool:
     return sign not in "\n\t" and (unicodedata.category(sign) in CONTROLS or unicodedata.bidirectional(sign) in TURNS)
+
+
+def let_stdout_take_all() -> None:
+    """Spell out what the terminal's encoding has no place for (β in Latin-1), as Python does on stderr: what is printed
+    about a result must not fail it. A stdout that is closed, or no file, stays as it is."""
+    with suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def discard_stdout() -> None:
+    """After an error of stdout: what waits to be written goes nowhere, else Python fails with it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def first_line(error: Exception) -> str:

@@ -86,7 +86,10 @@ def _folder_of(error: BaseException) -> Path | None:
 
 def _ours() -> list[Path]:
     """Where stages write."""
-    return [path for path in (Path("out"), scratch_root(), Path(), Path(tempfile.gettempdir())) if path.is_dir()]
+    folders = [Path("out"), scratch_root(), Path()]
+    with suppress(FileNotFoundError):  # it tries to write, and this disk may be the full one
+        folders.append(Path(tempfile.gettempdir()))
+    return [path for path in folders if path.is_dir()]
 
 
 def _free(folder: Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import epsilon_dpo
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, discard_stdout, let_stdout_take_all
 from epsilon_dpo.pipeline.observability.tracker import Tracker, start_early
 from epsilon_dpo.pipeline.stage.disk import disk_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
@@ -99,6 +99,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     A `UserError`, and a disk that takes no more, becomes one line on stderr and exit code 1, Ctrl-C one and exit code
     130; any other exception keeps its traceback.
     """
+    let_stdout_take_all()
     let_params_decide()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     name = stage if key is None else f"{stage}@{key}"
@@ -132,7 +133,10 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         sys.exit(f"ERROR in stage {name}: {missing}")
     except KeyboardInterrupt:
         _end_interrupted(name)
-    print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
+    try:
+        print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
+    except OSError:  # `| head` has read enough, or the disk of a log is full: the result stands, and DVC must record it
+        discard_stdout()
 
 
 def _folders(entry: Json, stage: str, key: str | None) -> Iterator[Path]:

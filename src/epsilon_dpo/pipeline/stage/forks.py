@@ -17,7 +17,6 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import psutil
@@ -25,10 +24,10 @@ from setproctitle import setproctitle
 
 from epsilon_dpo.pipeline.observability.child import CREDENTIALS, PATIENCE_S, Leader, is_own
 from epsilon_dpo.pipeline.stage.lifetime import INTERVAL_S, STARTED_BY_DVC, dvc_above, lives
+from epsilon_dpo.pipeline.stage.variables import has_gpu
 
 MANY = 100  # modules that a stage had to import beside those of the server: it is the better server from now on
 OWN = ("epsilon_dpo", "stages")  # packages that each stage imports anew: somebody may have edited them
-GPUS = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev: of CUDA, ROCm and WSL
 OF_A_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGCONT)  # what a terminal or a shell sends to a whole group
 OF_ONE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -82,8 +81,7 @@ def leave_server() -> None:
 
     In the server's forks it ends as the stage does, by SystemExit.
     """
-    gpu = any(file for name in GPUS for file in Path("/dev").glob(name))
-    leader = None if gpu else _leader()
+    leader = None if has_gpu() else _leader()
     asked = None
     if leader is not None and len(_libraries() - _started.libraries) >= MANY:
         with suppress(OSError):

@@ -10,7 +10,9 @@ where a training is set up (training/loop/arguments.py): without it something el
 
 import hashlib
 import os
+import re
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from epsilon_dpo.pipeline.observability.errors import redacted
@@ -69,6 +71,8 @@ PROCESSOR = (
     "NPY_DISABLE_CPU_FEATURES",
     "GLIBC_TUNABLES",
 )
+DEVICES = Path("/dev")
+GPUS = ("nvidia[0-9]*", "kfd", "dxg")  # in DEVICES: of CUDA, ROCm and WSL
 
 _said: set[str] = set()  # of PROCESSOR, which stay
 
@@ -91,9 +95,23 @@ def under_this_processor(fingerprint: str) -> str:
     """`fingerprint`, or one of its own where a GPU or a variable of PROCESSOR rounds otherwise: what a killed execution
     had finished must not be mixed with what another arithmetic makes of the rest."""
     rounding = {name: os.environ[name] for name in PROCESSOR if name in os.environ}
-    if list(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+    if has_gpu() and visible_gpus() != []:
         rounding["gpu"] = "1"
     return hashlib.sha256(f"{fingerprint} {sorted(rounding.items())}".encode()).hexdigest() if rounding else fingerprint
+
+
+def has_gpu() -> bool:
+    """Whether this machine has one; CUDA is not asked, which would start it."""
+    return any(file for name in GPUS for file in DEVICES.glob(name))
+
+
+def visible_gpus() -> list[str] | None:
+    """Those that CUDA_VISIBLE_DEVICES lets CUDA see, which reads up to the first that is none, such as the usual -1;
+    None where the variable is not set."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return None
+    return list(takewhile(re.compile(r"\d|GPU-|MIG-").match, map(str.strip, named.split(","))))
 
 
 def _named(variables: dict[str, str]) -> str:

@@ -2,8 +2,8 @@
 
 All of it lies in scratch/, which must be on the file system of out/:
 
-    locks/      one file per execution that runs, which holds its pid and is locked by it (flock): the kernel lets go
-                when the process dies, however it dies
+    locks/      one file per execution that runs, which holds its pid and host and is locked by it (flock): the kernel
+                lets go when the process dies, however it dies
     partial/    the output of each execution that runs, until it is complete and becomes the one in out/
     NAME-HASH/  what survives a crash, a training's checkpoints, by the fingerprint of the result
 
@@ -18,10 +18,12 @@ import hashlib
 import os
 import re
 import shutil
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import count
+from itertools import count as counted
 from pathlib import Path
 from typing import IO
 
@@ -44,8 +46,11 @@ class Workplace:
             place = _place(name)
             lock = _claim(place)
             if lock is None:
-                pid = _lock_file(place).read_text("utf-8")
-                raise UserError(f"another process, pid {pid}, is running {name}; wait for it or stop it: kill {pid}")
+                pid, host = _holder(place)
+                on, there = (f" on {host}", " there") if host else ("", "")
+                raise UserError(
+                    f"another process, pid {pid}{on}, is running {name}; wait for it or stop it{there}: kill {pid}"
+                )
             locks.enter_context(lock)
         self.partial = scratch_root() / "partial" / f"{place}.{os.getpid()}"
 
@@ -54,7 +59,7 @@ class Workplace:
         then each has a folder of its own."""
         with _nobody_else_starts():
             first = scratch_folder(self.name, fingerprint)
-            for number in count(1):
+            for number in counted(1):
                 folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
                 if lock := _claim(folder.name):
                     self._locks.enter_context(lock)
@@ -90,17 +95,22 @@ _held: list[IO[str]] = []  # by this process, until it ends
 def hold_some(names: list[str], count: int) -> list[str]:
     """The first `count` of `names` that no other process of this project holds; this one holds them until it ends.
 
-    Waits for as long as fewer are free.
+    Waits for as long as fewer are free, which it says once on stderr.
     """
-    while True:
+    for attempt in counted():
         with _nobody_else_starts():
             claimed = [(name, lock) for name in names if (lock := _claim(name))]
+            holders = {name: _holder(name) for name in names if name not in dict(claimed)}
             for _, lock in claimed[count:] if len(claimed) >= count else claimed:
                 lock.close()
         if len(claimed) >= count:
             _held.extend(lock for _, lock in claimed[:count])
             return [name for name, _ in claimed[:count]]
+        if attempt == 0:
+            held = (f"{name} by pid {pid}{f' on {host}' if host else ''}" for name, (pid, host) in holders.items())
+            print(f"waits until {count} of {len(names)} are free; held: {', '.join(held)}", file=sys.stderr, flush=True)
         time.sleep(1)
+    raise AssertionError("not reached")
 
 
 def _place(name: str) -> str:
@@ -134,9 +144,15 @@ def _claim(name: str) -> IO[str] | None:
         file.close()
         return None
     file.truncate(0)
-    file.write(str(os.getpid()))
+    file.write(f"{os.getpid()} {socket.gethostname()}")
     file.flush()
     return file
+
+
+def _holder(name: str) -> tuple[str, str | None]:
+    """The pid of who has this lock, and its machine where that is another one, which shares the file system."""
+    pid, _, host = _lock_file(name).read_text("utf-8").partition(" ")
+    return pid, host if host not in ("", socket.gethostname()) else None
 
 
 def _lock(file: IO[str], how: int) -> None:
