@@ -10,6 +10,7 @@ import yaml
 from epsilon_dpo import cli
 from epsilon_dpo.mlflow_writer import replicates
 from epsilon_dpo.pipeline.stage.files import write_csv
+from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.study import collect, replicate
 from epsilon_dpo.study.claims import read_study
 from epsilon_dpo.study.collect import read_results, results_folder
@@ -63,7 +64,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for file in ("preset.yaml", "params.yaml"):
         Path(file).write_text("seed: 1\nruns: {dpo: {method: dpo, beta: 0.1}}\n", "utf-8")
     write_csv(folder / "policies.csv", [policy(1, 2.0)])
-    made = collect.made_from(Path(), Path("params.yaml").read_text("utf-8"))
+    made = collect.made_from(Path(), read_yaml(Path("params.yaml")))
     (folder / "replicates.json").write_text(json.dumps({"1": made}), "utf-8")
     levels_told: list[str] = []
 

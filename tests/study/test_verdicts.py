@@ -321,12 +321,21 @@ def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
         collect("controlled", project)
     folder = results_folder("controlled")
     folder.mkdir(parents=True)
-    write_json(folder / "replicates.json", {"1": made})
-    Path("params.yaml").write_text(params.replace("my/model", "other"), "utf-8")
-    with pytest.raises(UserError, match=r"differs in more than the seed from that of the replicate of seed 1"):
+
+    def collect_among(known: dict[str, Any]) -> None:
+        write_json(folder / "replicates.json", known)
         collect("controlled", project)
-    Path("params.yaml").write_text(f"# mine\n{params.replace('seed: 3', 'seed: 2', 1)}", "utf-8")
+
+    Path("params.yaml").write_text(params, "utf-8")
+    with pytest.raises(UserError, match=r"differs in more than the seed from that of the replicate of seed 1"):
+        collect_among({"1": made | {"params": "others"}})
+    lock = {"stages": {"base": {"outs": [{"path": "out/base/model", "md5": "ours"}]}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock), "utf-8")
+    with pytest.raises(UserError, match=r"model at base.path of .* is another than that of the replicate of seed 1"):
+        collect_among({"1": made | {"model": "theirs"}})
+    alike = params.replace("seed: 3", "seed: 2", 1).replace("my/model", "elsewhere")
+    Path("params.yaml").write_text(f"# mine\n{alike}", "utf-8")
     with pytest.raises(
         UserError, match="DVC"
-    ):  # alike: a comment is none of its values, and the seed its own; but this is no project
-        collect("controlled", project)
+    ):  # a comment is no value, seed and path are its own; but it is no project
+        collect_among({"1": made | {"model": "ours"}})

@@ -73,10 +73,9 @@ def config_at(path: str, revision: str | None, where: str) -> PreTrainedConfig:
     Raises:
         UserError: as config_of.
     """
-    found: Path | None = Path(path) / "config.json"
-    if not found.is_file():
-        found = cached_file(path, "config.json", revision) if revision else None
-    if found is None:
+    local = Path(path) / "config.json"
+    cached = cached_file(path, "config.json", revision) if revision and not local.is_file() else None
+    if not (found := cached or local).is_file():
         remedy = "give its config.json with --model-config FILE" if where == "base" else "download it first"
         raise UserError(
             f"The config of {where}.path = {path} is not at hand, neither as a folder nor in the Hub's cache; {remedy}."

@@ -111,14 +111,22 @@ def _others(block: Any) -> Any:
 def refuse_other_settings(made: Row, seed: int | None, others: dict[str, Row], project: Path, folder: Path) -> None:
     """
     Raises:
-        UserError: another replicate was made with other params: they would be averaged as if they were alike.
+        UserError: another replicate was made with other params or from another model: they would be averaged as if they
+            were alike.
     """
-    different = [other for other, known in others.items() if known["params"] != made["params"] and other != str(seed)]
-    if different:
-        raise UserError(
-            f"{project}/params.yaml differs in more than the seed from that of the replicate of seed {different[0]}, "
-            f"so the two are not replicates of one another; move {folder} away to begin anew."
-        )
+    for other, known in others.items():
+        if other == str(seed):
+            continue  # it is made anew
+        if known["params"] != made["params"]:
+            raise UserError(
+                f"{project}/params.yaml differs in more than the seed from that of the replicate of seed {other}, "
+                f"so the two are not replicates of one another; move {folder} away to begin anew."
+            )
+        if made["model"] and known.get("model", made["model"]) != made["model"]:
+            raise UserError(
+                f"the model at base.path of {project}/params.yaml is another than that of the replicate of seed "
+                f"{other}, so the two are not replicates of one another; set its path, or move {folder} away."
+            )
 
 
 def marked(level: str, seed: int, policies: Mapping[str, str]) -> int:
@@ -237,14 +245,23 @@ def gap_by_definition(h: Floats, shift: Floats) -> float | None:
 
 
 def made_from(project: Path, params: dict[str, Any]) -> Row:
-    """What computes a replicate's values again: commit, params without their seed, versions, and who collected it."""
+    """What computes a replicate's values again: commit, params, a pretrained model, versions, and who collected it."""
     changed = uncommitted(project, "params.yaml", "study", "docs/replication.md")  # what a study itself writes
     pins = read_yaml(project / "pins.yaml")
-    values = json.dumps({name: value for name, value in params.items() if name != "seed"}, sort_keys=True)
+    values = json.dumps({name: _others(block) for name, block in params.items() if name not in OWN}, sort_keys=True)
     return {
         "commit": output_of(["git", "-C", str(project), "rev-parse", "HEAD"]) or "unknown",
         "uncommitted_changes": changed is not False,  # also where git does not say
-        "params": hashlib.sha256(values.encode()).hexdigest(),  # a comment makes no other params
+        "params": hashlib.sha256(values.encode()).hexdigest(),  # of values: a comment makes no other params
+        "model": _pretrained(project, params),
         "collected_on": environment(project)["processor"],
         **{package: pins[package] for package in ("torch", "transformers")},
     }
+
+
+def _pretrained(project: Path, params: dict[str, Any]) -> str | None:
+    """The md5 that dvc.lock has of a model that is not made from the seed, wherever it lies; None: it has none yet."""
+    if "path" not in params.get("base", {}) or not (project / "dvc.lock").is_file():
+        return None
+    made = read_yaml(project / "dvc.lock").get("stages", {}).get("base", {}).get("outs", [])
+    return next((out.get("md5") for out in made if out["path"] == "out/base/model"), None)
