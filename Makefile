@@ -94,6 +94,6 @@ $(VENV)/.ready-dev: requirements-dev.txt docker/requirements-server.txt $(VENV)/
 	$(PIP) check
 	@touch $@
 
-clean: # what the pipelines computed; what was paid for (cache, external/verdicts, jobs' copies in scratch/jobs) and DVC's cache stay
+clean: # what the pipelines computed; what was paid for (cache, external/verdicts, jobs' copies in scratch/jobs), what no cache has (scratch/removed) and DVC's cache stay
 	rm -rf out external/out
-	[ ! -d scratch ] || find scratch -mindepth 1 -maxdepth 1 ! -name jobs -exec rm -rf {} +
+	[ ! -d scratch ] || find scratch -mindepth 1 -maxdepth 1 ! -name jobs ! -name removed -exec rm -rf {} +

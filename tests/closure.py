@@ -25,7 +25,7 @@ REGISTRY = PACKAGE / "methods" / "registry.py"
 # In every closure, yet no output depends on it (tests/data_deps.py): a comment there must not retrain a policy.
 EXEMPT = {
     "src/epsilon_dpo/pipeline/observability/child.py": "starts the process that writes to MLflow",
-    "src/epsilon_dpo/pipeline/observability/errors.py": "the errors that end a stage, which then leaves no output",
+    "src/epsilon_dpo/pipeline/observability/errors.py": "errors, after which there is no output, and what is printed",
     "src/epsilon_dpo/pipeline/observability/progress.py": "draws progress bars",
     "src/epsilon_dpo/pipeline/observability/tracker.py": "copies results to MLflow, where nothing is read",
 }

@@ -33,14 +33,15 @@ def test_the_lock_between_containers_is_one_that_nfs_grants(tmp_path: Path) -> N
     assert int(flags, 8) & os.O_ACCMODE == os.O_RDWR
 
 
-def test_clean_leaves_what_jobs_have_paid_for(tmp_path: Path) -> None:
+def test_clean_leaves_what_jobs_have_paid_for_and_what_no_cache_has(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("out/a", "scratch/locks/a", "scratch/jobs/0/cache/judge/answers.sqlite", "cache/judge/answers.sqlite"):
+    stay = ["cache/judge/answers.sqlite", "scratch/jobs/0/cache/judge/answers.sqlite", "scratch/removed/align-dpo/a"]
+    for name in ("out/a", "scratch/locks/a", *stay):
         (file := tmp_path / name).parent.mkdir(parents=True)
         file.touch()
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
     left = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
-    assert left == ["Makefile", "cache/judge/answers.sqlite", "scratch/jobs/0/cache/judge/answers.sqlite"]
+    assert left == ["Makefile", *stay]
 
 
 def test_a_server_by_hand_answers_its_page_and_its_clients() -> None:

@@ -241,7 +241,7 @@ def _add_study(commands: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do as `arguments` say (None: those of the process); a `UserError` is one line, and exit code 1."""
-    let_stdout_take_all()  # `--help` names ε-DPO
+    let_stdout_take_all()  # a help text, too, has more than ASCII
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect = commands.add_parser(

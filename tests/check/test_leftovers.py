@@ -127,6 +127,16 @@ def test_what_dvcs_cache_does_not_have_is_moved_away(project: Path) -> None:
         Path("out/align/epsilon_dpo/params.yaml").write_text("made again")
 
 
+def test_what_was_made_again_without_dvc_is_moved_away(project: Path) -> None:
+    """By hand, or by a `dvc` that was killed before it wrote its lock: the cache has what the lock names, not this."""
+    set_runs("dpo", "epsilon_dpo")
+    repro()
+    (made := Path("out/align/epsilon_dpo/params.yaml")).unlink()
+    made.write_text("made again")
+    assert "(now scratch/removed/align-epsilon_dpo" in remove_leftovers(["dpo"])[0]
+    assert Path("scratch/removed/align-epsilon_dpo/params.yaml").read_text() == "made again"
+
+
 def test_a_folder_without_one_of_its_files_is_not_in_the_cache(project: Path) -> None:
     set_runs("dpo", "epsilon_dpo")
     repro()

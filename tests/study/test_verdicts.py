@@ -244,6 +244,11 @@ def test_the_replicates_run_one_after_the_other_and_go_on_where_one_stopped(proj
     with pytest.raises(UserError, match=r"the replicate of seed 1 stopped \(`dvc repro` ended with 1\)"):
         replicate.run_level("controlled")
     Path("broken").unlink()
+    of_other_params = {"stages": {"base": {"outs": [{"path": "out/base/model", "md5": "another"}]}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(of_other_params), "utf-8")
+    ours = made_from(Path(), read_yaml(Path("params.yaml"))) | {"model": "ours"}
+    results_folder("controlled").mkdir(parents=True)
+    write_json(results_folder("controlled") / "replicates.json", {"1": ours})
     assert replicate.run_level("controlled") == "level controlled has its 3 replicates: study/results/controlled"
     assert Path("reproduced").read_text("utf-8").split() == ["seed:", "1", "seed:", "1", "seed:", "2", "seed:", "3"]
     left = Path("params.yaml").read_text("utf-8")
@@ -339,3 +344,14 @@ def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
         UserError, match="DVC"
     ):  # a comment is no value, seed and path are its own; but it is no project
         collect_among({"1": made | {"model": "ours"}})
+
+
+def test_the_same_model_may_lie_elsewhere_and_no_other_model_may(project: Path) -> None:
+    """The judge of level smollm2 starts from base's model, too."""
+
+    def params(base: str, judge: str) -> str:
+        model = {"path": judge, "revision": "a" * 40}
+        blocks = {"seed": 1, "base": {"path": base, "revision": "a" * 40}, "judge": {"model": model}}
+        return str(made_from(project, blocks)["params"])
+
+    assert params("ours", "ours") == params("elsewhere", "elsewhere") != params("ours", "another")

@@ -79,25 +79,23 @@ def _remove(gone: dict[str, Md5s]) -> dict[str, list[Path]]:
             stage, _, run = entry.partition("@")
             to = moved.setdefault(run, [])
             for folder in (Path("out") / stage / run, Path("out") / stage / METRICS / run):
-                if folder.is_dir() and _has(repo.cache.local, md5s.get(folder.as_posix())):
+                if folder.is_dir() and _is_in(repo.cache.local, folder, md5s.get(folder.as_posix())):
                     shutil.rmtree(folder)
                 elif folder.is_dir():
                     to.append(_move_away(folder))
     return moved
 
 
-def _has(cache: Any, md5: str | None) -> bool:
-    """Whether DVC's cache has a folder: the list of its files, and each of them."""
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.tree import Tree
-    from dvc_objects.errors import ObjectFormatError
+def _is_in(cache: Any, folder: Path, md5: str | None) -> bool:
+    """Whether DVC's cache has what lies in the folder now: the list of its files, which is `md5`, and each of them."""
+    from dvc.fs import localfs
+    from dvc_data.hashfile.build import build
 
     if md5 is None:
         return False
-    try:
-        return all(cache.exists(info.value) for _, _, info in Tree.load(cache, HashInfo("md5", md5)))
-    except (FileNotFoundError, ObjectFormatError):
-        return False
+    _, _, lies_there = build(cache, str(folder), localfs, "md5", dry_run=True)
+    of_files = [info.value for _, _, info in lies_there]
+    return lies_there.hash_info.value == md5 and all(map(cache.exists, [md5, *of_files]))
 
 
 def _move_away(folder: Path) -> Path:

@@ -75,6 +75,8 @@ class Resources:
         if time.monotonic() >= self._peak_due:
             self._highest = max(self._highest, sum(_peak_of(process.pid) for process in self._family()))
             self._peak_due = time.monotonic() + PEAK_S
+        alone = _peak_of(self._process.pid) if self._process is not None else 0.0  # one file: read for every row
+        self._highest = max(self._highest, alone)
         return self._highest or None
 
 

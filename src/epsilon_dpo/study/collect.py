@@ -248,7 +248,8 @@ def made_from(project: Path, params: dict[str, Any]) -> Row:
     """What computes a replicate's values again: commit, params, a pretrained model, versions, and who collected it."""
     changed = uncommitted(project, "params.yaml", "study", "docs/replication.md")  # what a study itself writes
     pins = read_yaml(project / "pins.yaml")
-    values = json.dumps({name: _others(block) for name, block in params.items() if name not in OWN}, sort_keys=True)
+    own = {name: block for name, block in params.items() if name not in OWN}
+    values = json.dumps(_from_base(own, params.get("base", {}).get("path")), sort_keys=True)
     return {
         "commit": output_of(["git", "-C", str(project), "rev-parse", "HEAD"]) or "unknown",
         "uncommitted_changes": changed is not False,  # also where git does not say
@@ -257,6 +258,14 @@ def made_from(project: Path, params: dict[str, Any]) -> Row:
         "collected_on": environment(project)["processor"],
         **{package: pins[package] for package in ("torch", "transformers")},
     }
+
+
+def _from_base(block: Any, path: str | None) -> Any:
+    """`block` without path and revision of the model that base starts from, which `_pretrained` knows by content."""
+    if not isinstance(block, dict):
+        return block
+    left_out = OWN_IN_BLOCKS if path is not None and block.get("path") == path else set()
+    return {name: _from_base(value, path) for name, value in block.items() if name not in left_out}
 
 
 def _pretrained(project: Path, params: dict[str, Any]) -> str | None:

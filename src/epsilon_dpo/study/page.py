@@ -54,12 +54,12 @@ def show(study_folder: Path = STUDY) -> str:
     Returns:
         the address of the first level's view; empty where the store cannot be reached, which is tried once.
     """
-    study, results, _ = _read(study_folder)
-    addresses: list[str] = []
-    for level, rows in results.items():
-        addresses.append(summarise(level, rows, study.confidence))
-        if not addresses[-1]:
-            return ""
+    study, addresses = read_study(study_folder), []
+    for level in study.levels:
+        if rows := read_results(level, study_folder):
+            addresses.append(summarise(level, rows, study.confidence))
+            if not addresses[-1]:
+                return ""
     return next(iter(addresses), "")
 
 

@@ -41,7 +41,8 @@ def run_level(name: str, study: Path = STUDY) -> str:
     refuse_other_params(preset)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of a .venv not activated
     known = known_replicates(name, study)
-    refuse_other_settings(made_from(Path(), read_yaml(PARAMS_FILE)), None, known, Path(), folder)
+    made = made_from(Path(), read_yaml(PARAMS_FILE)) | {"model": None}  # what lies here may be of other params
+    refuse_other_settings(made, None, known, Path(), folder)
     done = {int(row["seed"]) for row in read_results(name, study)} & set(map(int, known))
     for seed in level.seeds:
         if seed in done:

@@ -49,6 +49,11 @@ def test_a_prompt_of_open_assistant_is_its_turns(stop: str, end: str) -> None:
     ]
 
 
+def test_html_in_a_prompt_of_open_assistant_stays() -> None:
+    written = "<|prompter|>Is this right: <s>old</s><|endoftext|><|assistant|>"
+    assert read({"prompt": written, "chosen": "x", "rejected": "y"}).chosen[0] == user("Is this right: <s>old</s>")
+
+
 @pytest.mark.parametrize("written", ["<|prompter|>Q<|assistant|>A", "<|prompter|>Q<|prompter|>R"])
 def test_turns_of_open_assistant_that_end_with_an_answer_are_refused(written: str) -> None:
     with pytest.raises(UserError, match=r"x, row 1: prompt has turns by user, .* between markers <\|prompter\|>"):

@@ -86,7 +86,7 @@ def test_who_waits_for_a_gpu_says_for_whose(
     rounds = iter([lambda: None, holder.communicate])
     monkeypatch.setattr("time.sleep", lambda _: next(rounds)())
     runtime.take_free_gpus(1)
-    assert capsys.readouterr().err == f"waits until 1 of 1 are free; held: gpu-3 by pid {holder.pid}\n"
+    assert capsys.readouterr().err == f"waits for 1 of 1 GPUs; held: gpu-3 by pid {holder.pid}\n"
 
 
 @pytest.mark.parametrize("none", ["-1", "NoDevFiles"])

@@ -92,6 +92,7 @@ def test_four_stages_may_use_a_fresh_store_first(project: Path) -> None:
     assert statuses(project, *(f"kl@run{i}" for i in range(4))) == [(f"kl@run{i}", "FINISHED") for i in range(4)]
 
 
+@pytest.mark.slow
 def test_a_run_has_what_makes_it_traceable(project: Path) -> None:
     output = project / "out/align/traced"
     (output / "model").mkdir(parents=True)

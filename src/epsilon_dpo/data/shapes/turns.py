@@ -16,7 +16,6 @@ HEADER = re.compile(r"(?:\r?\n){2}(Human|Assistant): ?")
 HEADER_OF_A_LINE = re.compile(r"^[ \t]*(Human|Assistant):", re.MULTILINE)
 OPEN_END = re.compile(r"(?:\r?\n){2}Assistant:\s*$")
 EXTRA_ID = re.compile(r"(?:^|\r?\n)<extra_id_1>(User|Assistant)(?:\r?\n|$)")  # between the turns of HelpSteer2
-OASST = re.compile(r"(?:<\|endoftext\|>|</s>)?\s*<\|(prompter|assistant)\|>")  # before the turns of Open-Assistant's
 ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant",
@@ -102,7 +101,9 @@ def prompt(value: Any, name: str) -> Messages:
         first, *parts = EXTRA_ID.split(value)  # the first has no marker and is the user's
         return _marked(["User", first, *parts], name, "<extra_id_1>")
     if isinstance(value, str) and value.lstrip().startswith("<|prompter|>"):
-        parts = OASST.split(value.rstrip().removesuffix("<|endoftext|>").removesuffix("</s>"))[1:]
+        stop = r"<\|endoftext\|>" + ("" if "<s>" in value else "|</s>")  # which HTML closes a line through text with
+        ended = re.sub(rf"(?:{stop})\s*$", "", value)
+        parts = re.split(rf"(?:{stop})?\s*<\|(prompter|assistant)\|>", ended)[1:]
         is_open = parts[-2] == "assistant" and not parts[-1].strip()
         return _marked(parts[:-2] if is_open else parts, name, "<|prompter|>")
     if isinstance(value, str) and BEGINS_WITH_HEADER.match(value):

@@ -1,4 +1,4 @@
-"""The one exception whose message is written for the user, and what no message may contain."""
+"""The one exception whose message is written for the user, what none may contain, and a stdout that fails nobody."""
 
 import os
 import re

@@ -5,11 +5,13 @@ All of it lies in scratch/, which must be on the file system of out/:
     locks/      one file per execution that runs, which holds its pid and host and is locked by it (flock): the kernel
                 lets go when the process dies, however it dies
     partial/    the output of each execution that runs, until it is complete and becomes the one in out/
+    removed/    what lay in out/ of a run that params.yaml no longer names, and DVC's cache does not have
     NAME-HASH/  what survives a crash, a training's checkpoints, by the fingerprint of the result
 
 What an execution that no longer runs left in partial/ is removed when any stage starts. A checkpoint is kept until a
 stage of its name succeeds: then those of other params go with it, unless an execution uses them. `dvc exp run` only
-removes its own, since other experiments of that name may still want to resume; `make clean` removes all.
+removes its own, since other experiments of that name may still want to resume; `make clean` leaves removed/ and
+the jobs of launchers/ alone.
 """
 
 import errno
@@ -108,7 +110,7 @@ def hold_some(names: list[str], count: int) -> list[str]:
             return [name for name, _ in claimed[:count]]
         if attempt == 0:
             held = (f"{name} by pid {pid}{f' on {host}' if host else ''}" for name, (pid, host) in holders.items())
-            print(f"waits until {count} of {len(names)} are free; held: {', '.join(held)}", file=sys.stderr, flush=True)
+            print(f"waits for {count} of {len(names)} GPUs; held: {', '.join(held)}", file=sys.stderr, flush=True)
         time.sleep(1)
     raise AssertionError("not reached")
 
