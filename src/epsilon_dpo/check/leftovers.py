@@ -90,10 +90,12 @@ def _is_in(cache: Any, folder: Path, md5: str | None) -> bool:
     """Whether DVC's cache has what lies in the folder now: the list of its files, which is `md5`, and each of them."""
     from dvc.fs import localfs
     from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.tree import Tree
 
     if md5 is None:
         return False
     _, _, lies_there = build(cache, str(folder), localfs, "md5", dry_run=True)
+    assert isinstance(lies_there, Tree)  # of a folder
     of_files = [info.value for _, _, info in lies_there]
     return lies_there.hash_info.value == md5 and all(map(cache.exists, [md5, *of_files]))
 
