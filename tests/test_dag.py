@@ -216,6 +216,7 @@ for modules in {modules}:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("needed", NEEDED, ids=" ".join)
 def test_stages_import_nothing_heavy_that_they_do_not_use(needed: dict[str, set[str]]) -> None:
     """A stage is a process and pays for what it imports: torch 2 s, great_expectations 3 s, mlflow 2 s.

@@ -76,6 +76,7 @@ def test_states_of_an_adapter() -> None:
     assert bf16.weights == pytest.approx(2 * PARAMETERS + 4 * own, abs=200)  # the adapter stays float32
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_one_hidden_state_a_layer() -> None:
     """Korthikanti et al. 2022, section 5: s b h values a layer, here of 4 bytes."""
     settings, scored = how(gradient_checkpointing=True), Scored("none", 512)
@@ -89,6 +90,7 @@ def test_checkpointing_keeps_one_hidden_state_a_layer() -> None:
     assert plain.working_peak[ACTIVATIONS] > 2 * kept(5)
 
 
+@pytest.mark.slow
 def test_the_head_holds_tiles_and_not_logits() -> None:
     """Twice the vocabulary adds its gradient, 4 bytes a weight, and less than a tile."""
 

@@ -109,6 +109,7 @@ def a_tokenizer() -> str:
     return hashlib.sha256(small_tokenizer(texts, 400).backend_tokenizer.to_str().encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_the_same_in_every_process(other_order: dict[str, str]) -> None:
     """Also where sets are in another order."""
     program = f"{inspect.getsource(a_tokenizer)}\nprint(a_tokenizer())"

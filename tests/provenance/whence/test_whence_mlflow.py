@@ -34,6 +34,7 @@ def tracked(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Path.cwd()
 
 
+@pytest.mark.slow
 def test_the_run_is_that_of_the_result(tracked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {str(file): file.stat().st_mtime_ns for file in tracked.rglob("*")}
     policy = whence(capsys, POLICY)["mlflow"]
@@ -51,6 +52,7 @@ def test_the_run_is_that_of_the_result(tracked: Path, capsys: pytest.CaptureFixt
     assert "environment  python 3." in text and "\n  packages     torch 2.13.0\n" in text
 
 
+@pytest.mark.slow
 def test_a_row_written_from_the_outputs_says_no_time_of_training(
     tracked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_row_written_from_the_outputs_says_no_time_of_training(
     assert "the experiment epsilon-dpo is deleted" in whence(capsys, POLICY)["mlflow"]["failed"]
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_read_costs_a_line(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +82,7 @@ def test_a_store_that_cannot_be_read_costs_a_line(
     assert "made by      stage align@dpo\n" in text and "MLflow run   not looked up: " in text
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_not_waited_for(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

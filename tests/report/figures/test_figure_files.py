@@ -62,6 +62,7 @@ def test_policies_that_have_not_moved_have_no_margins(out: Path, view: FiguresVi
     assert read_json(tmp_path / "figures" / "pairs.json") == []
 
 
+@pytest.mark.slow
 def test_dvc_plots_finds_every_number_it_draws(out: Path, view: FiguresView, tmp_path: Path) -> None:
     """With the project's own dvc.yaml and templates, whose fields must be columns of the tables."""
     (out / "figures").mkdir()

@@ -111,6 +111,7 @@ def test_how_often_is_saved_changes_no_byte_and_may_change_in_between(run, tmp_p
     assert content(resumed) == content(uninterrupted)
 
 
+@pytest.mark.slow
 def test_snapshots_survive_kills_too(run, tmp_path):
     """2 epochs of 6 steps: every 0.4 of an epoch, at the first step that reaches the mark; not the final policy."""
     entry = EPSILON_DPO | {"snapshot_epochs": 0.4}
