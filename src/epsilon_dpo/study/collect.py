@@ -102,10 +102,12 @@ def different_block(params: dict[str, Any], preset: dict[str, Any]) -> str | Non
     return next((name for name in blocks if _others(params.get(name)) != _others(preset.get(name))), None)
 
 
-def _others(block: Any) -> Any:
-    if isinstance(block, dict):
-        return {name: _others(value) for name, value in block.items() if name not in OWN_IN_BLOCKS}
-    return block
+def _others(block: Any, of: str | None = None) -> Any:
+    """`block` without paths and revisions, a user's own; where `of` is given, without those of that path alone."""
+    if not isinstance(block, dict):
+        return block
+    left_out = OWN_IN_BLOCKS if of is None or block.get("path") == of else set()
+    return {name: _others(value, of) for name, value in block.items() if name not in left_out}
 
 
 def refuse_other_settings(made: Row, seed: int | None, others: dict[str, Row], project: Path, folder: Path) -> None:
@@ -249,7 +251,8 @@ def made_from(project: Path, params: dict[str, Any]) -> Row:
     changed = uncommitted(project, "params.yaml", "study", "docs/replication.md")  # what a study itself writes
     pins = read_yaml(project / "pins.yaml")
     own = {name: block for name, block in params.items() if name not in OWN}
-    values = json.dumps(_from_base(own, params.get("base", {}).get("path")), sort_keys=True)
+    path = params.get("base", {}).get("path")  # of a model that `_pretrained` knows by its content
+    values = json.dumps(own if path is None else _others(own, path), sort_keys=True)
     return {
         "commit": output_of(["git", "-C", str(project), "rev-parse", "HEAD"]) or "unknown",
         "uncommitted_changes": changed is not False,  # also where git does not say
@@ -258,14 +261,6 @@ def made_from(project: Path, params: dict[str, Any]) -> Row:
         "collected_on": environment(project)["processor"],
         **{package: pins[package] for package in ("torch", "transformers")},
     }
-
-
-def _from_base(block: Any, path: str | None) -> Any:
-    """`block` without path and revision of the model that base starts from, which `_pretrained` knows by content."""
-    if not isinstance(block, dict):
-        return block
-    left_out = OWN_IN_BLOCKS if path is not None and block.get("path") == path else set()
-    return {name: _from_base(value, path) for name, value in block.items() if name not in left_out}
 
 
 def _pretrained(project: Path, params: dict[str, Any]) -> str | None:
