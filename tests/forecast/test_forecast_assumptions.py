@@ -14,7 +14,8 @@ from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.cli import main
 from epsilon_dpo.forecast.architecture import Sizes, model_of, sizes_of
 from epsilon_dpo.forecast.flops import flops
-from epsilon_dpo.forecast.inference import PASS, of_kl, of_sample
+from epsilon_dpo.forecast.forecast import needs_of
+from epsilon_dpo.forecast.inference import PASS, of_candidates, of_kl, of_sample
 from epsilon_dpo.forecast.lengths import Form, Lengths
 from epsilon_dpo.forecast.live import ACTIVATIONS, without_memory
 from epsilon_dpo.forecast.machine import Machine
@@ -179,6 +180,39 @@ def test_policies_and_texts_of_kl() -> None:
         align = params.align.model_copy(update={"max_steps": steps})
         ended = of_sample(given_llama(params.model_copy(update={"align": align})), evaluation)
         assert ended.flops == pytest.approx((kept + 1 + 1) / 2 * fewer.flops)
+
+
+def test_candidates_are_sampled_from_the_reference_and_align_learns_from_their_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 answers to a prompt make 6 pairs at most; SFT learns from the dataset's 1,000, whatever out/pairs holds."""
+    params = load_file(ROOT / "presets/on-policy.yaml")
+    assert params.candidates is not None
+    monkeypatch.chdir(tmp_path)
+    of, needs = needs_of(params, Machine(), pairs=1000)
+    by_stage = {one.stage: one for one in reversed(needs)}
+    assert list(one.stage for one in needs)[:3] == ["sft", "candidates", "align"]
+    assert of.train.count == 6 * 1000
+    longer = params.candidates.model_copy(update={"batch_size": 2 * params.candidates.batch_size, "max_prompts": 500})
+    _, more = needs_of(params.model_copy(update={"candidates": longer}), Machine(), pairs=1000)
+    changed = {one.stage: one for one in reversed(more)}
+    one, other = by_stage["candidates"], changed["candidates"]
+    assert one.memory is not None and other.memory is not None and one.flops is not None
+    assert other.memory.total > 1.5 * one.memory.total and other.flops == pytest.approx(one.flops / 2)
+    assert changed["sft"] == by_stage["sft"] and changed["sample"] == by_stage["sample"]
+
+    (tmp_path / "out/pairs").mkdir(parents=True)
+    for split in ("train", "eval"):
+        write_jsonl(
+            tmp_path / f"out/pairs/{split}.jsonl", [{"prompt_ids": [1], "chosen_ids": [1], "rejected_ids": [1]}]
+        )
+    of, made = needs_of(params, Machine(), pairs=1000, own=True)
+    assert of.train.count == 1 and {one.stage: one for one in made}["sft"] == by_stage["sft"]
+    assert "dataset's, of sft and candidates" in table(of, made)
+
+
+def test_no_candidates_are_no_line() -> None:
+    assert of_candidates(given_llama(default())) is None
 
 
 def test_a_chosen_answer_may_be_longer_than_a_drawn_one() -> None:

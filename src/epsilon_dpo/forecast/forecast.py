@@ -3,16 +3,18 @@
 import argparse
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
+from epsilon_dpo.data.pairs.pairs import most_pairs
+from epsilon_dpo.data.pairs.params import DatasetPairs
 from epsilon_dpo.data.sources.generated import split_prompts
 from epsilon_dpo.data.sources.params import SyntheticSource
 from epsilon_dpo.forecast.architecture import config_of
-from epsilon_dpo.forecast.inference import of_kl, of_monotonicity, of_sample
+from epsilon_dpo.forecast.inference import of_candidates, of_kl, of_monotonicity, of_sample
 from epsilon_dpo.forecast.judges import of_judge
-from epsilon_dpo.forecast.lengths import lengths_of
+from epsilon_dpo.forecast.lengths import Lengths, at_most, lengths_of, of_dataset
 from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.needs import Needs
 from epsilon_dpo.forecast.table import table
@@ -55,11 +57,23 @@ def needs_of(
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)  # hints for those who would train the model made here
     config = config_of(params.base, model_config)
-    of = given(params, config, machine, lengths_of("train", params.tokens, pairs or _pairs(params), own))
-    evaluation = lengths_of("eval", params.tokens, _evaluation_pairs(params), own)
-    sft = of_sft(of)
-    found = [*([] if sft is None else [sft]), *of_align(of), of_sample(of, evaluation)]
+    dataset, aligned = _training_pairs(params, of_dataset("train", pairs or _pairs(params), own), own)
+    evaluation = lengths_of("eval", params.tokens, of_dataset("eval", _evaluation_pairs(params), own), own)
+    of = given(params, config, machine, aligned)
+    before = replace(of, train=dataset)
+    first = [one for one in (of_sft(before), of_candidates(before)) if one is not None]
+    found = [*first, *of_align(of), of_sample(of, evaluation)]
     return of, [*found, of_kl(of, evaluation), of_monotonicity(of, evaluation), *of_judge(of)]
+
+
+def _training_pairs(params: ParamsFile, count: int | None, own: bool) -> tuple[Lengths, Lengths]:
+    """Of the `count` pairs of the dataset, which sft and candidates read, and of those that align learns from."""
+    if isinstance(params.pairs, DatasetPairs) or params.candidates is None:
+        found = lengths_of("train", params.tokens, count, own)
+        return found, found
+    prompts = [most for most in (count, params.candidates.max_prompts) if most is not None]
+    most = min(prompts) * most_pairs(params.candidates.samples_per_prompt, params.pairs.choose) if prompts else None
+    return at_most(params.tokens, count), lengths_of("train", params.tokens, most, own)
 
 
 def _pairs(params: ParamsFile) -> int | None:

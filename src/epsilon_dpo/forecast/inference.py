@@ -1,4 +1,7 @@
-"""The stages that run models without training one: sample, kl, monotonicity. Each process holds its models entirely."""
+"""The stages that run models without training one: candidates, sample, kl, monotonicity.
+
+Each process holds its models entirely.
+"""
 
 import torch
 
@@ -10,23 +13,49 @@ from epsilon_dpo.forecast.needs import Needs, hours
 from epsilon_dpo.forecast.simulation import Rows, passes, reading
 from epsilon_dpo.forecast.trainings import BYTES, Given, methods_of, policies_of, policy_dtype
 from epsilon_dpo.sampling.answers.decoding import PROMPTS_AT_ONCE
+from epsilon_dpo.sampling.answers.params import Sample
+from epsilon_dpo.sampling.on_policy.params_candidates import Candidates
 
 PASS = Products(projections=2, attention=2, head=2)  # of policy and reference
 LOGITS = 3  # tensors of next-token logits at once: the model's, by temperature, with noise
 VLLM = "vLLM takes 0.9 of the GPU, whatever it needs"
 
 
+def of_candidates(of: Given) -> Needs | None:
+    """The reference's own answers to the training prompts. None: `candidates: null`."""
+    block = of.params.candidates
+    if block is None:
+        return None
+    answers = _answers(block, of.train)  # at most: a prompt of several pairs is answered once
+    return _sampling(of, block, of.train, policy_dtype(of.params), "candidates", [], answers)
+
+
 def of_sample(of: Given, evaluation: Lengths) -> Needs:
+    """Of the reference and every policy."""
+    block = of.params.sample
+    # An aligned adapter is merged in float32 too (models/policy/folder.py).
+    dtype = policy_dtype(of.params) if of.params.align.lora is None else torch.float32
+    answers = _answers(block, evaluation)
+    answers = None if answers is None else answers * (1 + policies_of(of, methods_of(of)))
+    return _sampling(of, block, evaluation, dtype, "sample", list(of.params.runs), answers)
+
+
+def _sampling(
+    of: Given,
+    block: Sample | Candidates,
+    lengths: Lengths,
+    dtype: torch.dtype,
+    stage: str,
+    runs: list[str],
+    answers: int | None,
+) -> Needs:
     """A cache of keys and values, 2 x layers x width of keys per token, is what grows (Pope et al. 2022, arXiv
     2211.05102, section 3.3); each row has as many columns as the longest."""
-    params, sizes, sample = of.params, of.sizes, of.params.sample
-    # An aligned adapter is merged in float32 too (models/policy/folder.py).
-    dtype = policy_dtype(params) if params.align.lora is None else torch.float32
-    width = BYTES[dtype]
-    prompt = int(evaluation.prompt.max()) if evaluation.measured else params.tokens.max_prompt_length
-    columns = prompt + sample.max_new_tokens
-    cache = 2.0 * sizes.layers * sizes.keys * width * sample.batch_size * columns
-    prompts = Rows(min(PROMPTS_AT_ONCE, sample.batch_size), prompt, 1)
+    sizes, width = of.sizes, BYTES[dtype]
+    prompt = int(lengths.prompt.max()) if lengths.measured else of.params.tokens.max_prompt_length
+    columns = prompt + block.max_new_tokens
+    cache = 2.0 * sizes.layers * sizes.keys * width * block.batch_size * columns
+    prompts = Rows(min(PROMPTS_AT_ONCE, block.batch_size), prompt, 1)
     read = reading(of.config, dtype, prompts).peak[ACTIVATIONS]
     memory = Memory(
         weights=sizes.parameters * width,
@@ -35,16 +64,15 @@ def of_sample(of: Given, evaluation: Lengths) -> Needs:
         reference=0.0,
         # Of one layer at a time a second one is made; and new prompts are read beside the answers that go on.
         activations=cache + max(2 * cache / sizes.layers, read),
-        head=LOGITS * 4.0 * sizes.vocabulary * sample.batch_size,
+        head=LOGITS * 4.0 * sizes.vocabulary * block.batch_size,
         other=0.0,
     )
-    answers = _answers(of, evaluation)
-    one = of_sampling(sizes, float(evaluation.prompt.mean()) if evaluation.measured else prompt, sample.max_new_tokens)
-    work = None if answers is None else answers * one * (1 + policies_of(of, methods_of(of)))
-    note = VLLM if sample.backend == "vllm" else ""
+    one = of_sampling(sizes, float(lengths.prompt.mean()) if lengths.measured else prompt, block.max_new_tokens)
+    work = None if answers is None else answers * one
+    note = VLLM if block.backend == "vllm" else ""
     gpus = of.machine.gpus  # each process of a launcher answers its share of the prompts
     # No time: a step of decoding reads all weights for one token of each row, so that FLOPs say little of it.
-    return Needs("sample", list(params.runs), None if note else memory, gpus, work, None, note=note)
+    return Needs(stage, runs, None if note else memory, gpus, work, None, note=note)
 
 
 def of_kl(of: Given, evaluation: Lengths) -> Needs:
@@ -56,7 +84,7 @@ def of_kl(of: Given, evaluation: Lengths) -> Needs:
     rows = Rows(block.batch_size, columns, block.batch_size * longest)
     memory = unsharded(passes(of.config, torch.float32, rows, block.token_chunk, of.machine.device))
     form = Form(rows.columns, rows.columns, float(rows.columns) ** 2, longest, longest)
-    answers, pairs, work = _answers(of, evaluation), evaluation.count, None
+    answers, pairs, work = _answers(sample, evaluation), evaluation.count, None
     if answers is not None and pairs is not None:
         work = policies_of(of, methods_of(of)) * (2 * answers + pairs) * flops(of.sizes, form, PASS)
     time = hours(work, of.machine, False, 1)
@@ -74,8 +102,7 @@ def of_monotonicity(of: Given, evaluation: Lengths) -> Needs:
     return Needs("monotonicity", list(of.params.runs), memory, min(of.machine.gpus, 1), work, time)
 
 
-def _answers(of: Given, evaluation: Lengths) -> int | None:
+def _answers(block: Sample | Candidates, lengths: Lengths) -> int | None:
     """How many a policy is sampled for; None: it is not known how many prompts there are."""
-    sample = of.params.sample
-    counts = [count for count in (evaluation.count, sample.max_prompts) if count is not None]
-    return min(counts) * sample.samples_per_prompt if counts else None
+    counts = [count for count in (lengths.count, block.max_prompts) if count is not None]
+    return min(counts) * block.samples_per_prompt if counts else None

@@ -88,20 +88,28 @@ def chosen_rows(lengths: Lengths, every_token: bool) -> Form:
 
 
 def lengths_of(split: str, tokens: Tokens, count: int | None, own: bool) -> Lengths:
-    """Of the pairs of a split, `train` or `eval`.
+    """Of the pairs of a split, `train` or `eval`: those of out/pairs, else as many and as long as can be.
 
     Args:
-        count: how many there are where neither out/pairs nor out/validate says it; None: not known.
+        count: how many there are at most; None: not known.
         own: whether out/ is what is asked about; another file's pairs, or another tokenizer's, have other lengths.
     """
     file = PAIRS / f"{split}.jsonl"
     if own and file.is_file() and (rows := [_lengths(row) for row in JsonlFile(file)]):
         return Lengths(rows, len(rows), measured=True)
-    validated = VALIDATED / f"{split}.jsonl"
-    if own and validated.is_file():
-        count = count_lines(validated)
+    return at_most(tokens, count, passed_over=not own and file.is_file())
+
+
+def at_most(tokens: Tokens, count: int | None, passed_over: bool = False) -> Lengths:
+    """`count` pairs of which none can be longer."""
     longest = tokens.max_length - 1
-    return Lengths([(1, longest, longest)], count, measured=False, passed_over=not own and file.is_file())
+    return Lengths([(1, longest, longest)], count, measured=False, passed_over=passed_over)
+
+
+def of_dataset(split: str, fetched: int | None, own: bool) -> int | None:
+    """Pairs of the dataset: those of out/validate, else those that are fetched."""
+    validated = VALIDATED / f"{split}.jsonl"
+    return count_lines(validated) if own and validated.is_file() else fetched
 
 
 def _lengths(row: dict[str, Any]) -> tuple[int, int, int]:

@@ -60,6 +60,8 @@ def _assumptions(of: Given, needs: list[Needs]) -> list[str]:
     machine, train = of.machine, of.train
     if train.measured:
         lengths = f"Lengths and the number of pairs are those of {PAIRS}"
+        if of.params.candidates is not None:
+            lengths += "; the dataset's, of sft and candidates, are taken to be as long as tokens.max_length allows"
     else:
         pairs = "an unknown number of pairs (--pairs N)" if train.count is None else f"{train.count:,} pairs"
         lengths = f"{pairs}, each as long as tokens.max_length allows: memory, FLOPs and hours are upper bounds"

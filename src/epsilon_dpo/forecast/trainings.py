@@ -29,7 +29,7 @@ AT_ONCE = 3  # checkpoints in scratch/: save_total_limit 2, and the one that is 
 
 @dataclass(frozen=True)
 class Given:
-    """What every forecast is made from."""
+    """What every forecast is made from; `train`: of the pairs that the stage learns from, or answers the prompts of."""
 
     params: ParamsFile
     config: PreTrainedConfig

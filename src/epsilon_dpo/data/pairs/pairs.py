@@ -122,3 +122,8 @@ def _chosen_pairs(scores: list[float], choose: Choice) -> Iterator[tuple[int, in
         yield from ((order[0], other) for other in order[1:])
     else:
         yield from combinations(order, 2)
+
+
+def most_pairs(answers: int, choose: Choice) -> int:
+    """Of so many answers to a prompt, as `preference_pairs` chooses them."""
+    return sum(1 for _ in _chosen_pairs([0.0] * answers, choose))
