@@ -39,7 +39,7 @@ def made(tmp_path: Path) -> Any:
     stages = [SimpleNamespace(addressing=name) for name in LOCKED]
     project = SimpleNamespace(stages=stages, locked=lambda s: {"params": {"params.yaml": LOCKED[s.addressing]}})
 
-    def make(licence: str | None = None, fetch: Any = None, **stated: str) -> ModelCard:
+    def make(licence: str | None = None, fetch: Any = None, under: str = "", **stated: str) -> ModelCard:
         origin = {
             "base": {"source": "pretrained", "path": "owner/base", "revision": BASE},
             "data": {"params": fetch or {"source": "hh", "repo": "owner/data", "revision": REVISION}},
@@ -48,7 +48,8 @@ def made(tmp_path: Path) -> Any:
         }
         policy = Policy("mine", "a" * 64, str(tmp_path), "out/align/mine", "m.dir", [], origin)
         asked = lambda repo, revision, kind: stated.get(kind)  # noqa: E731
-        made = card(cast(Project, project), policy, SUMMARY, "owner/new", licence, asked)
+        summary = SUMMARY | ({"sampled_under": under} if under else {})
+        made = card(cast(Project, project), policy, summary, "owner/new", licence, asked)
         return ModelCard(str(made))  # as whoever downloads it reads it
 
     return make
@@ -80,6 +81,14 @@ def test_the_page_has_recipe_data_versions_and_licences(made: Any) -> None:
     assert "- Data owner/data: mit\n" in text and "- Base model owner/base: gemma\n" in text
     assert "torch 2.13.0." in text and "a" * 64 in text and "- No two of the 2 runs can be told apart." in text
     assert 'AutoModelForCausalLM.from_pretrained("owner/new")' in text
+
+
+def test_what_is_no_kl_is_not_published_as_one(made: Any) -> None:
+    """Neither for people nor for the Hub, which has no room to say under what the answers were drawn."""
+    found = made(under="temperature 0.7, top_p 0.95")
+    assert "kl_divergence" not in [result.metric_type for result in found.data.eval_results] and "KL(" not in found.text
+    assert "drawn under temperature 0.7, top_p 0.95, which the policy is not: no KL" in " ".join(found.text.split())
+    assert len(found.data.eval_results) == 2 and "drawn under" not in made().text
 
 
 def test_no_licence_is_made_up(made: Any) -> None:

@@ -262,6 +262,8 @@ def test_a_kl_under_top_p_is_called_none_wherever_it_is_shown(
     results = read_results(out, runs)
     rows = [row["metrics"] for row in compared_policies(replace(results, runs=results.runs[:1]))]
     columns = read_json(tmp_path / "shaped/metrics.json").values()
+    assert read_json(tmp_path / "shaped/summary.json")["sampled_under"] == "top_p 0.95"  # for a policy's card
+    assert "sampled_under" not in read_json(tmp_path / "plain/summary.json")
     kls = ("kl_fwd_rb", "kl_fwd_mc", "kl_rev_rb", "kl_rev_mc")
     assert not [name for row in (*rows, *columns) for name in row if name.startswith(kls)]
     assert "kl_fwd_data" in rows[0] and "kl_fwd_rb" in read_json(tmp_path / "plain/metrics.json")["dpo"]

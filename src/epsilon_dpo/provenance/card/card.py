@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, readable
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.manifest import portable
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
@@ -34,7 +34,8 @@ def card(
         licence: that of the policy, as the Hub names it; None: nobody gave one.
         licence_of: what the Hub says of the base model and of datasets.
     """
-    run, found = summary["runs"][policy.run], policy.origin
+    under, found = summary.get("sampled_under", ""), policy.origin
+    run = readable(summary["runs"][policy.run], under)
     base, fetch = found["base"] or {}, (found["data"] or {}).get("params") or {}
     adapter = (Path(policy.path) / "adapter_config.json").exists()
     sources = [*hub_datasets(fetch)]
@@ -58,6 +59,7 @@ def card(
         usage=_usage(repo or "REPOSITORY", adapter),
         n=run["n"],
         level=f"{100 * summary['confidence']:g} %",
+        under=under,
         judge=_judge(summary),
         results=list(_rows(run)),
         runs=", ".join(summary["runs"]),

@@ -66,6 +66,7 @@ def summary(results: Results, comparisons: list[Row], methods: list[Row], statem
             | {"beta_decisions": beta_decisions(run)}
             for run in results.runs
         },
+        **({"sampled_under": results.sampled_under} if results.sampled_under else {}),
         "comparisons": comparisons,
         "method_comparisons": methods,
         "statements": statements,
