@@ -128,3 +128,17 @@ def test_attention_that_ignores_the_mask_or_the_positions_is_refused(monkeypatch
     monkeypatch.setattr(logps, "shared_prompt_inputs", part)
     with pytest.raises(UserError, match=r"LlamaForCausalLM with sdpa attention: .* differ by \d"):
         check_shared_prompt(made(*CONFIGS["llama-sdpa"]), PAIRS[2])
+
+
+def test_what_autocast_rounds_is_no_difference(monkeypatch):
+    """Under FSDP with align.bf16 the forward pass is in bfloat16 from the start, though the weights are float32."""
+    model = made(*CONFIGS["llama-sdpa"])
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    with pytest.raises(UserError, match=r"differ by 0\.\d"):
+        check_shared_prompt(model, PAIRS[2])
+    check_shared_prompt(model, PAIRS[2], autocast=True)
+    whole = logps.shared_prompt_inputs
+    part = lambda *args: {key: x for key, x in whole(*args).items() if key != "position_ids"}  # noqa: E731
+    monkeypatch.setattr(logps, "shared_prompt_inputs", part)
+    with pytest.raises(UserError, match=r"differ by \d"):
+        check_shared_prompt(model, PAIRS[2], autocast=True)

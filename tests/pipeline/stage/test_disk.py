@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dist_cp
 from demo_stage import make_demo
 from safetensors.torch import save_file
 
@@ -76,6 +77,11 @@ def by_sqlite(path: Path) -> None:
         rows.execute("INSERT INTO t VALUES (?)", (bytes(10**6),))
 
 
+def by_checkpoint(path: Path) -> None:
+    """Of weights that processes share out: its error is no Exception, lest somebody catch it."""
+    dist_cp.save({"x": torch.zeros(10**6)}, storage_writer=dist_cp.FileSystemWriter(path), no_dist=True)
+
+
 def by_another_error(path: Path) -> None:
     """Of a library that wraps the error in one of its own."""
     try:
@@ -84,7 +90,7 @@ def by_another_error(path: Path) -> None:
         raise RuntimeError("the model cannot be saved") from error
 
 
-WRITERS = [by_python, by_json, by_safetensors, by_torch, by_torch_small, by_sqlite, by_another_error]
+WRITERS = [by_python, by_json, by_safetensors, by_torch, by_torch_small, by_sqlite, by_checkpoint, by_another_error]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -135,9 +141,11 @@ class Other(RuntimeError):
         PermissionError(errno.EACCES, "Permission denied", sys.executable),  # its folder can be written by its owner
         RuntimeError("PytorchStreamReader failed reading zip archive"),
         TypeError("forward() received unexpected position_ids"),
+        KeyboardInterrupt(),
+        SystemExit("No space left on device"),
     ],
 )
-def test_every_other_error_passes_unchanged(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_other_error_passes_unchanged(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: True)
     with pytest.raises(type(error)) as raised, disk_in_a_sentence():
         raise error

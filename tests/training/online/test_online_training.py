@@ -10,6 +10,7 @@ from online_runs import PPO, RLOO
 from runs import LORA, config, content, weights
 from safetensors.torch import load_file
 
+from epsilon_dpo.models.logps import head as logps
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import policy_paths
@@ -179,3 +180,13 @@ def test_two_processes_train_as_one(online, tmp_path, two_processes, monkeypatch
         assert files
         for file in files:
             torch.testing.assert_close(load_file(one / file), load_file(two / file), rtol=0, atol=2e-4)
+
+
+def test_a_model_whose_pairs_cannot_share_a_row_is_refused_before_it_trains(online, monkeypatch):
+    """Its evaluation would be of other log-probs, or end in a traceback after the last step."""
+    whole, steps = logps.shared_prompt_inputs, []
+    part = lambda *args: {name: x for name, x in whole(*args).items() if name != "position_ids"}  # noqa: E731
+    monkeypatch.setattr(logps, "shared_prompt_inputs", part)
+    with pytest.raises(UserError, match=r"align\.share_prompt: true is not exact"):
+        online("wrong", RLOO | {"steps": 1}, track=lambda metrics, step: steps.append(step))
+    assert not steps

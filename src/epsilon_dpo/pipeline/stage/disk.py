@@ -34,16 +34,16 @@ def disk_in_a_sentence() -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # torch.distributed.checkpoint's error of a process's disk is no Exception
         sentence = _sentence(error)
         if sentence is None:
             raise
         raise UserError(sentence) from error
 
 
-def _sentence(error: Exception) -> str | None:
+def _sentence(error: BaseException) -> str | None:
     """None: the error is of another kind."""
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None

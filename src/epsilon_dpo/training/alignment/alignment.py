@@ -24,6 +24,7 @@ from epsilon_dpo.training.loop.arguments import require_a_row_each, training_arg
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
 from epsilon_dpo.training.loop.result import write_result
+from epsilon_dpo.training.loop.sharding import is_sharded
 
 
 def align(
@@ -73,7 +74,9 @@ def align(
         share_prompt=config.share_prompt,
     )
     if config.share_prompt:
-        check_shared_prompt(begun.model, max(train.rows, key=trainer.collate.length))
+        # A sharded model has its autocast from the start (sharding.shard), another one gets it when it is trained.
+        autocast = config.bf16 and is_sharded(begun.model)
+        check_shared_prompt(begun.model, max(train.rows, key=trainer.collate.length), autocast)
     return finish(trainer, begun.tokenizer, out, scratch, track)
 
 

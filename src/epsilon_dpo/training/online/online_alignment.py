@@ -16,6 +16,7 @@ from epsilon_dpo.methods.online import OnlineMethod
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import finish, start
 from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.pair_logps import check_shared_prompt
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
@@ -55,7 +56,7 @@ def align_online(
 
     Raises:
         UserError: the launcher shares out the weights; there are fewer prompts than a step needs, or one is too long;
-            the scorer gives no finite number.
+            the scorer gives no finite number; the evaluation's pairs cannot share their prompt's row.
     """
     if asked_for():
         raise UserError(
@@ -91,6 +92,8 @@ def align_online(
         callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
         share_prompt=config.share_prompt,
     )
+    if config.share_prompt:
+        check_shared_prompt(begun.model, max(evaluation.rows, key=trainer.collate.length))
     return finish(trainer, begun.tokenizer, out, scratch, track)
 
 
