@@ -52,6 +52,7 @@ def set_up(seed: int, threads: int) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)  # of every device
     torch.use_deterministic_algorithms(True, warn_only=True)
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # torch's docs: else products on a GPU may add in another order
     # Determinism does not need that torch.empty() is filled with NaN, which takes a tenth of the time of sampling.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property
     logging.set_verbosity_error()
