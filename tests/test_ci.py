@@ -94,6 +94,12 @@ def test_every_target_of_ci_run_is_in_a_workflow_and_every_workflow_on_the_page(
     assert all(f"| `{file.name}` |" in PAGE for file in WORKFLOWS)
 
 
+def test_what_contributing_says_of_ci_run() -> None:
+    said = re.search(r"`\.ci/run` runs (.*?)\.\n", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.DOTALL)
+    targets = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE)
+    assert said is not None and sorted(re.findall(r"`make ([\w-]+)`", said[1])) == sorted(targets)
+
+
 def test_an_exception_of_the_audit_needs_a_reason(copy: Path) -> None:
     with (copy / ".ci/audit-exceptions.txt").open("a") as file:
         file.write("PYSEC-2026-1\n")
