@@ -165,10 +165,10 @@ def test_too_many_dropped_rows_are_told_by_promise_and_example(make_tokenizer: M
 
 
 def test_what_the_page_says_of_few_rows_of_ones_own() -> None:
-    """docs/howto.md names each limit of a split, and quotes what 500 rows are told under those of params.yaml."""
+    """docs/howto.md names each limit of a split, and quotes what 500 rows are told under the default's."""
     page = (ROOT / "docs/howto.md").read_text("utf-8").split("\n## Your own data\n")[1].split("\n## ")[0]
     assert all(f"`{name}`" in page for name in Validate.model_fields if name != "on_failure")
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(ROOT / "presets/smoke.yaml")  # the limits of the default, which are yours to edit
     ledger = Ledger(Tokens(**params["tokens"]), Validate(**params["validate"]), lambda split, rows: None)
     for split, rows in (("train", 450), ("eval", 50)):
         ledger.judge_split(split, np.zeros(rows), np.zeros(rows), 160)
