@@ -103,3 +103,9 @@ def test_skypilot_is_given_every_secret_of_its_task() -> None:
 def test_a_copy_with_rows_that_no_server_has_is_not_called_superfluous() -> None:
     page = re.sub(r"\s+", " ", (ROOT / "docs/scale.md").read_text("utf-8"))
     assert "`rm -rf scratch/jobs` is safe, unless `scratch/jobs/*/mlruns/pending` holds rows" in page
+
+
+def test_the_page_on_servers_names_each_variable_of_compose() -> None:
+    read = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text("utf-8")))
+    page = (ROOT / "docs/server.md").read_text("utf-8")
+    assert "MLFLOW_USER" in read and all(re.search(rf"\b{name}\b", page) for name in read)
