@@ -4,10 +4,14 @@ import re
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.check.params_file import ParamsFile
+from epsilon_dpo.data.pairs.params import Choice
+from epsilon_dpo.pipeline.runs.runs import RESERVED
+from epsilon_dpo.pipeline.stage.params import METRICS, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -177,3 +181,26 @@ def test_a_section_that_takes_a_preset_names_what_is_to_be_set_in_it(page: str) 
         for preset in re.findall(r"cp presets/([\w.-]+) params\.yaml", section):
             named = all(f"`{key}`" in section for key in keys_to_set(preset)) or "`SET THIS`" in section
             assert named, (section.partition("\n")[0], preset)
+
+
+def test_every_block_of_params_yaml_stands_on_the_page_with_where_its_keys_are() -> None:
+    """A file that it links holds the block, or the type of a value that is none."""
+    whole = (ROOT / "docs/howto.md").read_text("utf-8")
+    page = whole.split("\n## The blocks of params.yaml\n")[1].split("\n## ")[0]
+    named = []
+    for names, _, keys in re.findall(r"^\| (`.*?) \| (.*) \| (.*) \|$", page, re.MULTILINE):
+        files = [(ROOT / "docs" / path).read_text("utf-8") for path in re.findall(r"\]\(([\w./-]+\.py)\)", keys)]
+        for block in re.findall(r"`(\w+)`", names):
+            holds = rf'^    {block}: |alias="{block}"|^(class )?{block[:3].title()}\w*( = |\()'
+            assert any(re.search(holds, text, re.MULTILINE) for text in files), block
+            named.append(block)
+    known = {field.alias or name for name, field in ParamsFile.model_fields.items()}
+    assert sorted(named) == sorted(known - set(re.findall(r"^\+(\w+): \{", whole, re.MULTILINE)))  # of a recipe
+    for name in ("turns", "max_prompts", "samples_per_prompt"):
+        assert f"`sample.{name}" in page
+    assert all(f"`{choice}`" in page for choice in get_args(Choice)) and "`pairs.min_margin`" in page
+
+
+def test_names_that_a_run_cannot_have_stand_on_the_page() -> None:
+    section = (ROOT / "docs/howto.md").read_text("utf-8").split("\n## A run\n")[1].split("\n## ")[0]
+    assert all(f"`{name}`" in section for name in (*RESERVED, METRICS))
