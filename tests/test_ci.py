@@ -17,6 +17,7 @@ from whole_pipeline import BIN, ROOT, copy_project
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
+PAGE = (ROOT / "docs/ci.md").read_text("utf-8")
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 # The report of a pipeline whose stages only make files: its one metric follows one of its params.
 REPORT = """
@@ -77,6 +78,26 @@ def test_a_workflow_holds_no_logic_of_its_own() -> None:
             commands = [step["run"] for step in job["steps"] if "run" in step]
             assert all(not re.search(r"\n|&&|;|\$\{\{", command) for command in commands), file.name
             assert all((ROOT / command.split()[0]).exists() for command in commands if command.startswith(".ci/"))
+
+
+def test_every_target_of_ci_run_is_in_a_workflow_and_every_workflow_on_the_page() -> None:
+    targets = set(re.findall(r"^make ([\w-]+)$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
+    run: set[str] = set()
+    for file in WORKFLOWS:
+        for job in read_yaml(file)["jobs"].values():
+            for step in job["steps"]:
+                if (command := step.get("run", "")) == 'make "$TARGET"':
+                    run |= set(job["strategy"]["matrix"]["target"])
+                elif command.startswith("make "):
+                    run.add(command.removeprefix("make "))
+    assert len(targets) > 4 and targets <= run
+    assert all(f"| `{file.name}` |" in PAGE for file in WORKFLOWS)
+
+
+def test_what_contributing_says_of_ci_run() -> None:
+    said = re.search(r"`\.ci/run` runs (.*?)\.\n", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.DOTALL)
+    targets = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE)
+    assert said is not None and sorted(re.findall(r"`make ([\w-]+)`", said[1])) == sorted(targets)
 
 
 def test_an_exception_of_the_audit_needs_a_reason(copy: Path) -> None:

@@ -9,8 +9,13 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from mlflow.environment_variables import MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_USERNAME
 from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 from whole_pipeline import ROOT
+
+from epsilon_dpo.pipeline.stage.params import read_yaml
+
+LOGIN = (MLFLOW_TRACKING_USERNAME.name, MLFLOW_TRACKING_PASSWORD.name)
 
 
 def test_a_number_that_no_passwd_knows_has_a_name_in_the_image() -> None:
@@ -66,3 +71,41 @@ def test_a_job_of_kubernetes_ends_as_it_ended(tmp_path: Path, conditions: str, c
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["sh", "-c", f"{job}\njob shared 1"], cwd=ROOT, env=env, timeout=30, check=False)
     assert done.returncode == code
+
+
+def recipe(section: str) -> str:
+    """The commands of a section of docs/scale.md."""
+    text = (ROOT / "docs/scale.md").read_text("utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return "".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.parametrize("section", ["Slurm", "Kubernetes", "Spot GPUs with SkyPilot"])
+def test_jobs_are_given_the_login_that_the_server_demands(section: str) -> None:
+    assert all(f"{name}=…" in recipe(section) for name in LOGIN)
+
+
+def test_a_recipe_for_kubernetes_may_be_said_twice(tmp_path: Path) -> None:
+    """`kubectl create` refuses what is there, and the pods would go on with the params of before."""
+    setup = recipe("Kubernetes").split("\njob()")[0].partition("\n")[2]  # without the image
+    does = 'case "$1 $*" in "create "*--dry-run=client*) echo "$3" ;; "apply "*) cat >>applied ;; *) exit 1 ;; esac'
+    (command := tmp_path / "kubectl").write_text(f"#!/bin/sh\n{does}\n")
+    command.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-euc", setup], cwd=tmp_path, env=env, timeout=30, check=True)
+    assert (tmp_path / "applied").read_text().split() == ["epsilon-dpo-params", "generic"]
+
+
+def test_skypilot_is_given_every_secret_of_its_task() -> None:
+    given = set(re.findall(r"--secret (\w+)", recipe("Spot GPUs with SkyPilot")))
+    assert given == set(read_yaml(ROOT / "launchers/skypilot/run.yaml")["secrets"]) >= set(LOGIN)
+
+
+def test_a_copy_with_rows_that_no_server_has_is_not_called_superfluous() -> None:
+    page = re.sub(r"\s+", " ", (ROOT / "docs/scale.md").read_text("utf-8"))
+    assert "`rm -rf scratch/jobs` is safe, unless `scratch/jobs/*/mlruns/pending` holds rows" in page
+
+
+def test_the_page_on_servers_names_each_variable_of_compose() -> None:
+    read = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text("utf-8")))
+    page = (ROOT / "docs/server.md").read_text("utf-8")
+    assert "MLFLOW_USER" in read and all(re.search(rf"\b{name}\b", page) for name in read)

@@ -4,15 +4,18 @@ import re
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.check.params_file import ParamsFile
+from epsilon_dpo.data.pairs.params import Choice
+from epsilon_dpo.pipeline.runs.runs import RESERVED
+from epsilon_dpo.pipeline.stage.params import METRICS, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-DOCS = ("howto", "datasets", "models", "methods", "rlhf", "performance", "scale", "statistics", "external")
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 STAGES = {name: entry.get("do", entry) for name, entry in read_yaml(ROOT / "dvc.yaml")["stages"].items()}
 PACKAGE = "src/epsilon_dpo/"
 
@@ -142,9 +145,10 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of the headings, as GitHub makes them."""
+    """Of the headings, as GitHub makes them, and those that a page sets itself."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    own = set(re.findall(r'<a id="([^"]+)">', prose(page)))
+    return own | {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -155,3 +159,48 @@ def test_links_and_pictures_exist(page: str) -> None:
         file = (ROOT / page).parent / path if path else ROOT / page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def keys_to_set(preset: str) -> set[str]:
+    """`block.key` of each value that a preset leaves to the user: SET THIS beside it, or in a comment above."""
+    found, block, waiting = set(), "", False
+    for line in (ROOT / "presets" / preset).read_text("utf-8").splitlines():
+        if name := re.match(r"(\w+):", line):
+            block = name[1]
+        marked, key = "SET THIS" in line, re.match(r"\s+(\w+):", line)
+        if key and (marked or waiting):
+            found.add(f"{block}.{key[1]}")
+        waiting = (marked or waiting) and not key
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_section_that_takes_a_preset_names_what_is_to_be_set_in_it(page: str) -> None:
+    assert keys_to_set("hh-local.yaml") == {"fetch.folder"}
+    for section in re.split(r"^#+ ", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE):
+        for preset in re.findall(r"cp presets/([\w.-]+) params\.yaml", section):
+            named = all(f"`{key}`" in section for key in keys_to_set(preset)) or "`SET THIS`" in section
+            assert named, (section.partition("\n")[0], preset)
+
+
+def test_every_block_of_params_yaml_stands_on_the_page_with_where_its_keys_are() -> None:
+    """A file that it links holds the block, or the type of a value that is none."""
+    whole = (ROOT / "docs/howto.md").read_text("utf-8")
+    page = whole.split("\n## The blocks of params.yaml\n")[1].split("\n## ")[0]
+    named = []
+    for names, _, keys in re.findall(r"^\| (`.*?) \| (.*) \| (.*) \|$", page, re.MULTILINE):
+        files = [(ROOT / "docs" / path).read_text("utf-8") for path in re.findall(r"\]\(([\w./-]+\.py)\)", keys)]
+        for block in re.findall(r"`(\w+)`", names):
+            holds = rf'^    {block}: |alias="{block}"|^(class )?{block[:3].title()}\w*( = |\()'
+            assert any(re.search(holds, text, re.MULTILINE) for text in files), block
+            named.append(block)
+    known = {field.alias or name for name, field in ParamsFile.model_fields.items()}
+    assert sorted(named) == sorted(known - set(re.findall(r"^\+(\w+): \{", whole, re.MULTILINE)))  # of a recipe
+    for name in ("turns", "max_prompts", "samples_per_prompt"):
+        assert f"`sample.{name}" in page
+    assert all(f"`{choice}`" in page for choice in get_args(Choice)) and "`pairs.min_margin`" in page
+
+
+def test_names_that_a_run_cannot_have_stand_on_the_page() -> None:
+    section = (ROOT / "docs/howto.md").read_text("utf-8").split("\n## A run\n")[1].split("\n## ")[0]
+    assert all(f"`{name}`" in section for name in (*RESERVED, METRICS))

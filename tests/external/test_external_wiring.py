@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def test_one_name_in_every_place() -> None:
         assert entry(stage)["cmd"].split()[:2] == ["python", f"{stage}.py"]
         for out in entry(stage)["outs"]:
             assert out.split("/")[:2] == ["out", stage]
+
+
+def test_the_page_says_which_scores_are_on_no_policys_row() -> None:
+    said = re.search(r"on the policy's own row (.*?)\. ", (ROOT / "docs/external.md").read_text("utf-8"), re.DOTALL)
+    script = (ROOT / "external/verdicts.py").read_text("utf-8")
+    assert said and re.findall(r'if run\.policy != "(\w+)"', script) == re.findall(r"`(\w+)`", said[1]) == ["sft"]
 
 
 def test_no_stage_has_the_name_of_one_of_the_root() -> None:

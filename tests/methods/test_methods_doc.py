@@ -144,6 +144,13 @@ def test_the_row_of_an_online_method_is_the_code(name: str) -> None:
     assert f"arXiv {paper}" in SECTIONS[name][1].replace("arXiv\n", "arXiv ")
 
 
+def test_the_launchers_of_online_methods_are_those_that_the_code_takes() -> None:
+    chapter = PAGE.split("\n## Online methods\n")[1].split("\n## ")[0]
+    refusal = (ROOT / "src/epsilon_dpo/training/online/online_alignment.py").read_text("utf-8")
+    taken = set(re.findall(r"launchers/\w+\.yaml", refusal))
+    assert taken and taken == set(re.findall(r"launchers/\w+\.yaml", chapter)) and "(FSDP) is refused" in chapter
+
+
 def test_what_is_logged_of_own_answers_is_named() -> None:
     """Of the answers by the one table, of a step and the state by the section of the method."""
     one = torch.tensor([[-1.0, -2.0], [-1.5, -0.5]], dtype=torch.float64)

@@ -114,6 +114,7 @@ def _levels(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
         if level.preset:
             commands.append(f"cp {level.preset} params.yaml && epsilon-dpo study run {name}")
     block = ["```", *commands, "epsilon-dpo study page   # this page, from study/", "```"]
+    block += ["", "What a preset leaves to you, such as where a model lies, is marked `SET THIS` in it."]
     return "\n".join([*lines, "", *block])
 
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract, dialogues, good, row, sides, turns
 
@@ -15,15 +16,18 @@ from epsilon_dpo.data.contract.defects import defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
 from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens
 from epsilon_dpo.data.contract.gx import evaluate
+from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.page import page
-from epsilon_dpo.data.contract.params import RowExpectations
+from epsilon_dpo.data.contract.params import RowExpectations, Validate
 from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_jsonl
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
+ROOT = Path(__file__).resolve().parents[3]
 REAL_HH = os.environ.get("EPSILON_DPO_HH_FOLDER")  # a copy of Anthropic/hh-rlhf
 REAL_MODELS = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
 # Without anything between the turns, a token can span the border of prompt and answer.
@@ -158,6 +162,19 @@ def test_too_many_dropped_rows_are_told_by_promise_and_example(make_tokenizer: M
     )
     with pytest.raises(UserError, match=r"keeps 4 rows, fewer than 5; fetch .* 3 break prompt_fits \(the first, long"):
         validate(dialogues(*long), make_tokenizer(), TOKENS, contract(min_train_pairs=5))
+
+
+def test_what_the_page_says_of_few_rows_of_ones_own() -> None:
+    """docs/howto.md names each limit of a split, and quotes what 500 rows are told under the default's."""
+    page = (ROOT / "docs/howto.md").read_text("utf-8").split("\n## Your own data\n")[1].split("\n## ")[0]
+    assert all(f"`{name}`" in page for name in Validate.model_fields if name != "on_failure")
+    params = read_yaml(ROOT / "presets/smoke.yaml")  # the limits of the default, which are yours to edit
+    ledger = Ledger(Tokens(**params["tokens"]), Validate(**params["validate"]), lambda split, rows: None)
+    for split, rows in (("train", 450), ("eval", 50)):
+        ledger.judge_split(split, np.zeros(rows), np.zeros(rows), 160)
+    with pytest.raises(UserError) as stop:
+        ledger.stop_if_broken()
+    assert f"ERROR in stage validate: {stop.value}" in re.sub(r"\s+", " ", page)
 
 
 def test_the_length_that_is_advised_cuts_few_enough_answers(make_tokenizer: MakeTokenizer) -> None:

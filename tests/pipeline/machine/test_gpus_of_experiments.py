@@ -136,3 +136,11 @@ def test_as_many_gpus_as_processes(monkeypatch: pytest.MonkeyPatch, gpus: int, p
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     with pytest.raises(UserError, match=sentence):
         set_up(0, 1)
+
+
+def test_the_page_says_how_a_stage_is_shown_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError) as refused:
+        set_up(0, 1)
+    page = (Path(__file__).parents[3] / "docs/howto.md").read_text("utf-8").split("\n## GPUs\n")[1].split("\n## ")[0]
+    assert "CUDA_VISIBLE_DEVICES" in str(refused.value) and "`CUDA_VISIBLE_DEVICES=0 dvc repro`" in page

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.provenance.plan.amounts import seconds_of_stages, size_text, time_text
 from epsilon_dpo.provenance.plan.causes import Cause
 from epsilon_dpo.provenance.plan.steps import FROM_CACHE, MAY_RUN, RUN, UP_TO_DATE, Step
 from epsilon_dpo.provenance.plan.table import names, table
 
+ROOT = Path(__file__).resolve().parents[3]
 BETA = Cause("param", "runs.a.beta", "runs.a.beta: 0.3 → 0.2")
 COMMENT = Cause("file", "src/x.py", "src/x.py changed in comments, docstrings or layout only", harmless=True)
 
@@ -136,3 +138,19 @@ def test_nobody_knows_without_a_store(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "mlruns").mkdir()
     (tmp_path / "mlruns/mlflow.db").write_text("no database")
     assert seconds_of_stages(tmp_path) == {}
+
+
+def test_the_plan_of_a_comment_on_the_page_is_that_of_dvc_yaml() -> None:
+    """Which stages depend on a method's file; what they took last time is as the page has it."""
+    file = "src/epsilon_dpo/methods/epsilon_dpo.py"
+    comment = Cause("file", file, f"{file} changed in comments, docstrings or layout only", harmless=True)
+    steps: list[Step] = []
+    for stage, entry in read_yaml(ROOT / "dvc.yaml")["stages"].items():
+        for run in ("dpo", "epsilon_dpo", "tr_dpo") if "foreach" in entry else ("",):  # the default's, by their methods
+            deps = [dep.replace("${item.method}", run) for dep in entry.get("do", entry)["deps"]]
+            reads = any(dep == file or f"{dep}/" == file[: len(dep) + 1] for dep in deps)
+            cost = (20.0, 1_050_000) if stage == "check" else (0.0, 0)
+            action, causes = (RUN, (comment,)) if reads else (UP_TO_DATE, ())
+            steps.append(Step(f"{stage}@{run}" if run else stage, action, causes, (), False, *cost, ""))
+    printed = table(steps).replace(f"of {len(steps)} stages", "of 31 stages")  # a stage of your own may be one more
+    assert printed in (ROOT / "docs/howto.md").read_text("utf-8")

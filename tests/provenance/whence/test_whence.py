@@ -1,5 +1,6 @@
 """`epsilon-dpo whence` on files of a project with real DVC: in place, copied, altered, of older commits, never seen."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from asking import POLICY, altered, copied, git, subjects, whence, write_yaml
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.provenance.whence.text import as_text
 
 
 def test_an_output_by_its_path(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,3 +365,19 @@ def test_a_stash_records_nothing(
     lock.write_text(lock.read_text() + "# of a result that nobody has committed\n")
     git(copy, "update-ref", ref, git(copy, "stash", "create").strip())
     assert subjects(whence(capsys, POLICY)) == ["workspace", "the second results"]
+
+
+def test_the_answer_on_the_page_has_the_rows_that_are_printed() -> None:
+    ran = {"mlflow.source.git.commit": "c", "python": "3"}
+    mlflow = {"name": "", "id": "", "started": 0, "known_by": "", "rebuilt": False, "link": "", "environment": ran}
+    answer = {
+        **{"file": "f", "found": True, "path": "out/align/dpo/model", "stage": "align@dpo", "also": []},
+        **{"recorded_by": [{"workspace": True}], "params": {"seed": 17}, "packages": {"torch": "2"}},
+        **{"data": {"out": "out/fetch", "dataset": None, "params": {}, "md5": "m"}, "base": {"source": "embedded"}},
+        **{"not_known": {}, "mlflow": mlflow, "parents": [{"stage": "fetch", "read": ["data"], "stale": []}]},
+        **{"known_by": "content", "manifest": {"stage": "align"}},
+    }
+    page = (Path(__file__).parents[3] / "docs/howto.md").read_text("utf-8")
+    shown = page.split("$ epsilon-dpo whence ~/Downloads/best-policy\n")[1].split("```")[0]
+    label = re.compile(r"^  (\S[\w ]*?)  ", re.MULTILINE)
+    assert label.findall(shown) == label.findall(as_text(answer))

