@@ -13,6 +13,7 @@ from epsilon_dpo.mlflow_writer.identity import IN_REPORT, RECIPE, flat, identity
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.reading import all_runs
 from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
@@ -162,14 +163,8 @@ class Rows:
 
     def _found(self, query: str) -> dict[str, dict[str, str]]:
         """All runs that `query` finds, with their tags."""
-        found: dict[str, dict[str, str]] = {}
-        token = None
-        while True:
-            page = self.client.search_runs([self.store.experiment], query, max_results=RUNS_AT_ONCE, page_token=token)
-            found |= {run.info.run_id: run.data.tags for run in page}
-            token = page.token
-            if not token:
-                return found
+        found = all_runs(self.client, self.store.experiment, query, RUNS_AT_ONCE)
+        return {run.info.run_id: run.data.tags for run in found}
 
     def create(self, name: str, tags: dict[str, str], at: int) -> str:
         """A new row, begun `at` (milliseconds since 1970), and running until it is ended: its id."""
