@@ -35,9 +35,7 @@ class Line:
     width: float
 
 
-def draw_dynamics(
-    path: Path, trajectories: list[Row], decided: list[Row], labels: dict[str, str], under: str = ""
-) -> None:
+def draw_dynamics(path: Path, trajectories: list[Row], decided: list[Row], labels: dict[str, str], under: str) -> None:
     """KL and win rates by epoch, the last against KL; shares of lowered and raised beta by step, if any are logged.
 
     `under` as in `labelled_kl`.

@@ -97,7 +97,7 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark],
         legend(figure, [handle(policy["run"], marks[policy["run"]]) for policy in policies])
 
 
-def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under: str = "") -> None:
+def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under: str) -> None:
     """KL from the reference (x) against the mean P(positive) (y), intervals both ways; hollow where only the largest KL
     is known.
 
