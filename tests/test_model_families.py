@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract_of_lists import validate
 from model_families import FAMILIES, OWNERS, REAL, Family
 from transformers import PreTrainedTokenizerFast
 
-from epsilon_dpo.data.contract.contract import validate
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.pairs.pairs import write_pairs
 from epsilon_dpo.data.pairs.params import DatasetPairs

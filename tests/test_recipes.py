@@ -167,10 +167,13 @@ def test_the_source_is_read_and_keeps_the_contract(copy: Path, chosen) -> None:
     chosen(SOURCE)
     write_texts(copy / "data")
     script = """
+import sys
 from pathlib import Path
 
+sys.path.insert(0, "tests")
+from contract_of_lists import validate
+
 from epsilon_dpo.check.params_file import load_file
-from epsilon_dpo.data.contract.contract import validate
 from epsilon_dpo.data.sources.loading import read_source
 from epsilon_dpo.models.base.embedded import texts_of, train_tokenizer
 

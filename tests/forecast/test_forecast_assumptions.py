@@ -12,6 +12,7 @@ from transformers import AutoConfig, BloomConfig, LlamaConfig, PreTrainedConfig
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.cli import main
+from epsilon_dpo.forecast import judges
 from epsilon_dpo.forecast.architecture import Sizes, model_of, sizes_of
 from epsilon_dpo.forecast.flops import flops
 from epsilon_dpo.forecast.forecast import needs_of
@@ -24,6 +25,7 @@ from epsilon_dpo.forecast.needs import Needs, hours
 from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, passes, reading, sft_step
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
+from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenizer
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
@@ -271,3 +273,14 @@ def test_an_error_names_the_file_that_was_given(tmp_path: Path) -> None:
         with pytest.raises(UserError) as refused:
             load_file(file)
         assert str(refused.value).startswith(f"{file}: ") and " params.yaml" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_small_pairrm_is_the_one_that_stage_judge_makes(dropout: float) -> None:
+    """Of training texts that fill its vocabulary; the markers' ids, which need the tokenizer, change no shape."""
+    judge = default(judge={"vocab_size": 40, "dropout": dropout}).judge
+    tokenizer = small_tokenizer(["the whale ate the cod that ate the whelk by the wharf, while the whale waited"], 40)
+    forecast, made = judges._config(judge)[0].to_dict(), small_config(judge, tokenizer).to_dict()
+    ids = {"source_prefix_id", "cand1_prefix_id", "cand2_prefix_id", "cand_prefix_id"}
+    assert {name for name in made | forecast if made.get(name) != forecast.get(name)} == ids
+    assert made["hidden_dropout_prob"] == made["attention_probs_dropout_prob"] == dropout

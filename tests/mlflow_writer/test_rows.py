@@ -158,10 +158,6 @@ def test_marks_that_waited_do_not_undo_those_of_a_later_report(rows: Rows) -> No
     rows.compared(older, at=later + 1)
     assert marked() == {"align@earlier", "align@later"}
     assert rows.client.get_run(kept).data.metrics["place_last"] == 2.0
-    record = Record("report", "f" * 64, {}, {}, at=later - 1000)
-    record.compared([policy("earlier")])  # of an earlier version, which does not say when
-    assert marked() == {"align@earlier", "align@later"}
-    record.close("FINISHED")
 
 
 def test_a_copied_project_does_not_end_the_rows_of_the_original(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

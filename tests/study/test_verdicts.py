@@ -41,6 +41,15 @@ def study(**changes: Any) -> Study:
     return Study.model_validate({"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM | changes]})
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with one for a study and one for its page."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("study", "docs"):
+        Path(folder).mkdir()
+    return tmp_path
+
+
 def rows(*kls: float | str) -> list[dict[str, Any]]:
     name = json.dumps({"method": "dpo"})
     alike = {"run": "dpo", "recipe": name, "beta": "0.1", "place": ".", "win_rate_true": "0.5", "win_rate_judge": ""}
@@ -100,11 +109,11 @@ def test_a_replicate_that_lacks_a_policy_of_the_others_is_not_averaged_with_them
         ({"refuted_by": None}, "refuted_by"),
     ],
 )
-def test_a_claim_that_cannot_be_decided_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_a_claim_that_cannot_be_decided_is_refused(here: Path, changes: dict[str, Any], says: str) -> None:
     content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM | changes]}
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     with pytest.raises(UserError, match=says):
-        read_study(tmp_path)
+        read_study()
 
 
 def test_the_page_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +122,7 @@ def test_the_page_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPa
     assert read_json(Path("study/verdicts.json")) == verdict_table(), "`epsilon-dpo study page` writes it anew"
 
 
-def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
+def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     """KL 2, 4 and 3: mean 3, standard deviation 1, standard error .577, t .975 with 2 degrees of freedom 4.303."""
     tested = {"id": "tested", "measure": None, "expected": None, "level": None, "test": "tests/test_dag.py::test_x"}
     unrun = {"id": "unrun", "measure": None, "expected": None, "level": None, "needs": "a GPU"}
@@ -128,15 +137,15 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
     levels: dict[str, Any] = deepcopy(LEVELS) | {"moon": {"title": "Far", "needs": "a rocket"}}
     levels["controlled"]["note"] = "The judge is a die."
     content = {"confidence": 0.95, "levels": levels, "claims": claims}
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
-    (tmp_path / "notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
-    folder = results_folder("controlled", tmp_path)
+    Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    Path("study/notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
+    folder = results_folder("controlled")
     folder.mkdir(parents=True)
     write_csv(folder / "policies.csv", rows(2.0, 4.0, 3.0))
     made = {"commit": "c" * 40, "uncommitted_changes": False, "params": "p", "collected_on": "a CPU"}
     versions = {"torch": "2.13.0", "transformers": "5.0"}
     write_json(folder / "replicates.json", {str(seed): made | versions for seed in (1, 2, 3)})
-    text = page(tmp_path)
+    text = page()
     for cell in (
         "**1 undecided at this n, 1 by a test, 2 not run**; of those added after a look at the values: 1 holds.",
         "| [It spends more KL.](#chosen) | Figure 5; added after a look at the values | +3.000 [+0.516, +5.484] |",
@@ -152,8 +161,8 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
         "| 2 | cccccccccc | 2.13.0 | 5.0 | a CPU |",
     ):
         assert cell in text, cell
-    write_page(tmp_path, tmp_path / "page.md")
-    told = read_replication(tmp_path / "verdicts.json")
+    assert write_page().read_text("utf-8") == text
+    told = read_replication(Path("study/verdicts.json"))
     assert [told.not_run, told.levels["controlled"]["replicates"], told.levels["moon"]["replicates"]] == [
         2,
         "3 of 3",
@@ -163,9 +172,9 @@ def test_every_cell_of_a_page_by_hand(tmp_path: Path) -> None:
     assert {"value": 3.0, "low": 0.515862, "high": 5.484138, "n": 3, "unit": "nats"}.items() <= measured.items()
     assert (measured["verdict"], held["verdict"], held["n"]) == ("undecided at this n", "by a test", 0)
     content["levels"]["controlled"]["seeds"] = [1, 2, 3, 4]
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     write_csv(folder / "policies.csv", rows(2.0, 2.1, 2.2))
-    assert "| **holds**, preliminary: 1 of 4 replicates lacking |" in page(tmp_path)
+    assert "| **holds**, preliminary: 1 of 4 replicates lacking |" in page()
 
 
 @pytest.mark.slow
@@ -208,11 +217,9 @@ RUNS = "base: {path: its/model, dtype: float32}\nruns:\n  dpo: {method: dpo, bet
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a study of three replicates, whose reproduction writes down its seed."""
-    monkeypatch.chdir(tmp_path)
-    for folder in ("study", "presets"):
-        Path(folder).mkdir()
+    Path("presets").mkdir()
     content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     Path("presets/by-hand.yaml").write_text(f"seed: 1\n{RUNS}", "utf-8")
@@ -220,23 +227,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("params.yaml").write_text(ours, "utf-8")
     Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
 
-    def collected(level: str, at: Path, study: Path) -> tuple[int, int, str]:
+    def collected(level: str, at: Path) -> tuple[int, int, str]:
         seed = yaml.safe_load((at / "params.yaml").read_text("utf-8"))["seed"]
-        folder = results_folder(level, study)
+        folder = results_folder(level)
         folder.mkdir(parents=True, exist_ok=True)
         made = made_from(at, read_yaml(at / "params.yaml"))
-        write_json(folder / "replicates.json", known_replicates(level, study) | {str(seed): made})
-        write_csv(folder / "policies.csv", [*read_results(level, study), {"seed": seed, "run": "dpo"}])
+        write_json(folder / "replicates.json", known_replicates(level) | {str(seed): made})
+        write_csv(folder / "policies.csv", [*read_results(level), {"seed": seed, "run": "dpo"}])
         return 1, 0, ""
 
     monkeypatch.setattr(replicate, "collect", collected)
     monkeypatch.setattr(replicate, "summarise", lambda *_: "")
-    command = tmp_path / "bin" / "dvc"
+    command = here / "bin" / "dvc"
     command.parent.mkdir()
     command.write_text("#!/bin/sh\ngrep -m1 ^seed params.yaml >> reproduced\ntest ! -e broken\n", "utf-8")
     command.chmod(0o755)
     monkeypatch.setattr(replicate.sys, "executable", str(command.parent / "python"))  # of a .venv not activated
-    return tmp_path
+    return here
 
 
 def test_the_replicates_run_one_after_the_other_and_go_on_where_one_stopped(project: Path) -> None:
@@ -262,7 +269,7 @@ def test_a_replicate_that_would_be_refused_afterwards_does_not_run(project: Path
     Path("broken").touch()
     with pytest.raises(UserError, match="the replicate of seed 1 stopped"):
         replicate.run_level("controlled")
-    replicate.collect("controlled", Path(), Path("study"))
+    replicate.collect("controlled", Path())
     for file in ("presets/by-hand.yaml", "params.yaml"):
         with Path(file).open("a", encoding="utf-8") as text:
             text.write("  mine: {method: dpo, beta: 0.2}\n" if file != "params.yaml" else "")

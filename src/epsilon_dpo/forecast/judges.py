@@ -1,7 +1,5 @@
 """The judge: what its training needs, and what asking it needs in stage score and wherever else it is asked."""
 
-from typing import Any
-
 import torch
 from transformers import AutoModel, DebertaV2Config, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -13,7 +11,6 @@ from epsilon_dpo.forecast.memory import unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs
 from epsilon_dpo.forecast.simulation import How, Rows, Simulated, body_pass, body_step
 from epsilon_dpo.forecast.trainings import AT_ONCE, Given
-from epsilon_dpo.judging.judges.pairrm import SEGMENTS
 from epsilon_dpo.judging.making.params import (
     AnyJudge,
     PretrainedJudge,
@@ -21,10 +18,9 @@ from epsilon_dpo.judging.making.params import (
     TrainedJudge,
     TrainedRewardJudge,
 )
+from epsilon_dpo.judging.making.small_pairrm import ON_TOP, architecture
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
-
-MARKERS = 5  # [MASK] and the four markers come on top of the vocabulary (judging/making/small_pairrm.py)
 
 
 def of_judge(of: Given) -> list[Needs]:
@@ -64,7 +60,7 @@ def of_judge(of: Given) -> list[Needs]:
 def _config(judge: AnyJudge) -> tuple[PreTrainedConfig, torch.dtype]:
     """Of the judge's model, and the type of its weights; a PairRM's are float32."""
     if isinstance(judge, TrainedJudge):
-        return _small_pairrm(judge), torch.float32
+        return DebertaV2Config(**architecture(judge, judge.vocab_size + len(ON_TOP))), torch.float32
     if isinstance(judge, TrainedRewardJudge):
         dtype = getattr(torch, judge.model.dtype) if isinstance(judge.model, PretrainedModel) else torch.float32
         return config_of(judge.model, where="judge.model"), dtype
@@ -79,27 +75,6 @@ def _columns(judge: AnyJudge) -> int:
         return judge.source_max_length + 2 * judge.candidate_max_length
     assert isinstance(judge, TrainedRewardJudge | RewardModelJudge)
     return judge.max_length
-
-
-def _small_pairrm(judge: TrainedJudge) -> PreTrainedConfig:
-    """As judging/making/small_pairrm.py makes it, without a tokenizer."""
-    fields: dict[str, Any] = {
-        "vocab_size": judge.vocab_size + MARKERS,
-        "hidden_size": judge.hidden_size,
-        "num_hidden_layers": judge.num_hidden_layers,
-        "num_attention_heads": judge.num_attention_heads,
-        "intermediate_size": judge.intermediate_size,
-        "type_vocab_size": SEGMENTS,
-        "max_position_embeddings": _columns(judge),
-        "position_buckets": judge.position_buckets,
-        "relative_attention": True,
-        "max_relative_positions": -1,
-        "pos_att_type": ["p2c", "c2p"],
-        "share_att_key": True,
-        "norm_rel_ebd": "layer_norm",
-        "position_biased_input": False,
-    }
-    return DebertaV2Config(**fields)
 
 
 def _model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

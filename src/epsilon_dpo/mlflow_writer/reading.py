@@ -95,9 +95,17 @@ def _runs(client: MlflowClient, experiment: str, name: str, besides: str = "") -
     stage, _, run = name.partition("@")
     asked = [f"tags.stage = '{stage}'", "attributes.status = 'FINISHED'"]
     asked += [f"tags.run = '{run}'"] * bool(run) + [besides] * bool(besides)
-    token, query = None, " and ".join(asked)
+    return all_runs(client, experiment, " and ".join(asked), AT_ONCE, ["attributes.start_time DESC"])
+
+
+def all_runs(
+    client: MlflowClient, experiment: str, query: str, at_once: int, order: list[str] | None = None
+) -> Iterator[Run]:
+    """Every run that `query` finds. The next `at_once` are searched for when they are asked for: who changes what the
+    query looks at must have read all of them."""
+    token = None
     while True:
-        page = client.search_runs([experiment], query, 1, AT_ONCE, ["attributes.start_time DESC"], token)
+        page = client.search_runs([experiment], query, max_results=at_once, order_by=order, page_token=token)
         yield from page
         token = page.token
         if not token:

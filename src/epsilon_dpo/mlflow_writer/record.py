@@ -51,7 +51,6 @@ class Record(Rows):
         self.mark = mark or self.mark
         self.takes_files &= folder is None or folder == str(Path.cwd())
         self.execution = execution
-        self._opened = at
         tags = identity(name, params) | {"fingerprint": fingerprint, "project": pending.project()}
         tags |= surroundings(Path.cwd()) if environment is None else environment
         self._note = note(name, params)
@@ -76,7 +75,7 @@ class Record(Rows):
 
     def compared(self, policies: list[Policy], at: int | None = None) -> dict[str, Policy]:
         """As of Rows; this run's description links to the rows."""
-        rows = super().compared(policies, at or self._opened)  # an earlier version's message has no time
+        rows = super().compared(policies, at)
         link = f"#/experiments/{self.store.experiment}/runs/"
         links = ", ".join(f"[align@{policy['run']}]({link}{row})" for row, policy in rows.items())
         self.client.set_tag(self.run_id, "mlflow.note.content", f"{self._note}\n\nIt compares {links}.")

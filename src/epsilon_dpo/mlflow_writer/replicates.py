@@ -18,7 +18,7 @@ NOTE = """Means over the replicates of level {level} with seeds {seeds}, made by
 `_low` and `_high` are the ends of Student's {confidence} interval over replicates; fewer than three have none."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b8a800", "#4d4d4d")  # one per method
 MOST_ROWS = 1000  # of a level's summary
-BY = f"{STUDY}.by"  # the project that marked a row; None: an earlier version did
+BY = f"{STUDY}.by"  # the project that marked a row
 
 
 def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
@@ -33,7 +33,7 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
     """
     rows = Rows()
     for run_id, by in rows.search(f"tags.{STUDY} = '{level}' and tags.{STUDY_SEED} = '{seed}'", BY).items():
-        if by is None or pending.is_ours(by):  # on a shared server another project has a study of its own
+        if pending.is_ours(by):  # on a shared server another project has a study of its own
             rows.client.delete_tag(run_id, STUDY)
     found = [row for run, sha256 in policies.items() if (row := rows.training(run, sha256))]
     for row in found:
@@ -41,7 +41,7 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
         rows.client.set_tag(row.info.run_id, BY, pending.project())
         rows.client.set_tag(row.info.run_id, STUDY, level)
     if found:
-        recipes = {row.data.tags[RECIPE] for row in found if RECIPE in row.data.tags}
+        recipes = {row.data.tags[RECIPE] for row in found}
         rows.client.set_experiment_tag(rows.store.experiment, *seeds_tag(level, recipes))
     return len(found)
 

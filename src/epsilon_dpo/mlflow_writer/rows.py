@@ -9,10 +9,11 @@ from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
-from epsilon_dpo.mlflow_writer.identity import IN_REPORT, RECIPE, flat, identity, report_mark
+from epsilon_dpo.mlflow_writer.identity import IN_REPORT, flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
+from epsilon_dpo.mlflow_writer.reading import all_runs
 from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
@@ -68,9 +69,6 @@ class Rows:
             if self._is_in_another_report(row):
                 unknown = []
             self._log(run_id, of_model(unknown, model if is_new else None, None))
-            own = identity(f"align@{run}", policy["params"])
-            if RECIPE in own.keys() - row.data.tags.keys():  # a row of an earlier version
-                self.client.set_tag(run_id, RECIPE, own[RECIPE])
             if TABLE_TAG not in row.data.tags and self.takes_files and (answers := table(run, sha256)):
                 self._log_file(run_id, answers, TABLE)
                 if self.takes_files:
@@ -97,7 +95,8 @@ class Rows:
         for run_id, tags in self._found(others).items():
             said_by = {key for key in tags if key.rpartition(".")[0] == f"{self.mark}.by"}
             ours = {key for key in said_by if pending.is_ours(key.rpartition(".")[2])}
-            if ours or (not said_by and pending.is_ours(tags.get("project"))):  # an earlier version does not say who
+            # None: two projects took theirs back at the same time.
+            if ours or (not said_by and pending.is_ours(tags.get("project"))):
                 if ours == said_by:
                     self.client.set_tag(run_id, self.mark, "false")
                 for key in ours:
@@ -162,14 +161,8 @@ class Rows:
 
     def _found(self, query: str) -> dict[str, dict[str, str]]:
         """All runs that `query` finds, with their tags."""
-        found: dict[str, dict[str, str]] = {}
-        token = None
-        while True:
-            page = self.client.search_runs([self.store.experiment], query, max_results=RUNS_AT_ONCE, page_token=token)
-            found |= {run.info.run_id: run.data.tags for run in page}
-            token = page.token
-            if not token:
-                return found
+        found = all_runs(self.client, self.store.experiment, query, RUNS_AT_ONCE)
+        return {run.info.run_id: run.data.tags for run in found}
 
     def create(self, name: str, tags: dict[str, str], at: int) -> str:
         """A new row, begun `at` (milliseconds since 1970), and running until it is ended: its id."""

@@ -96,13 +96,13 @@ class Study(Strict):
         return self
 
 
-def read_study(folder: Path = STUDY) -> Study:
-    """The claims of `folder`/claims.yaml.
+def read_study() -> Study:
+    """The claims of study/claims.yaml.
 
     Raises:
         UserError: there is no such file, or a claim in it is not one.
     """
-    file = folder / "claims.yaml"
+    file = STUDY / "claims.yaml"
     try:
         return Study.model_validate(yaml.safe_load(file.read_text("utf-8")))
     except OSError as error:
@@ -111,12 +111,12 @@ def read_study(folder: Path = STUDY) -> Study:
         raise UserError(f"{file} is not a list of claims: {error}") from error
 
 
-def level_of(name: str, study: Path = STUDY) -> Level:
+def level_of(name: str) -> Level:
     """
     Raises:
         UserError: there is none of this name.
     """
-    levels = read_study(study).levels
+    levels = read_study().levels
     if name not in levels:
         raise UserError(f"no level is called {name}; there are {', '.join(levels)} (study/claims.yaml).")
     return levels[name]

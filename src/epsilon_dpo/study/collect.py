@@ -30,20 +30,20 @@ MEASURED = ("controls", "score", "kl", "monotonicity")  # stages whose outputs a
 DECIDED = ("eps/lowered", "eps/raised")
 
 
-def results_folder(level: str, study: Path = STUDY) -> Path:
-    return study / "results" / level
+def results_folder(level: str) -> Path:
+    return STUDY / "results" / level
 
 
-def read_results(level: str, study: Path = STUDY) -> list[Row]:
+def read_results(level: str) -> list[Row]:
     """The rows of a level, or none where nobody has run it; numbers are text, as written."""
-    file = results_folder(level, study) / "policies.csv"
+    file = results_folder(level) / "policies.csv"
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as table:
         return list(csv.DictReader(table))
 
 
-def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int, str]:
+def collect(level: str, project: Path) -> tuple[int, int, str]:
     """Add the replicate that lies in `project` to the results of `level`; rows of the same seed are replaced.
 
     Returns:
@@ -56,15 +56,15 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int, s
     """
     params = read_yaml(project / PARAMS_FILE)
     seed = int(params["seed"])
-    refuse_other_replicates(level, seed, params, study)
-    sources = known_replicates(level, study)
+    refuse_other_replicates(level, seed, params)
+    sources = known_replicates(level)
     made = made_from(project, params)
-    refuse_other_settings(made, seed, sources, project, results_folder(level, study))
+    refuse_other_settings(made, seed, sources, project, results_folder(level))
     refuse_unfinished(project)
     rows = [reference(project / "out", seed)]
     rows += [row for run, entry in params["runs"].items() for row in policies(project / "out", seed, run, entry)]
-    others = [row for row in read_results(level, study) if int(row["seed"]) != seed]
-    folder = results_folder(level, study)
+    others = [row for row in read_results(level) if int(row["seed"]) != seed]
+    folder = results_folder(level)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "replicates.json") as partial:
         write_json(partial, dict(sorted((sources | {str(seed): made}).items())))
@@ -73,21 +73,21 @@ def collect(level: str, project: Path, study: Path = STUDY) -> tuple[int, int, s
     final = {row["run"]: row["policy_sha256"] for row in rows[1:] if row["place"] == FINAL}
     with chdir(project):
         found = marked(level, seed, final)
-    return len(rows), found, summarise(level, read_results(level, study), read_study(study).confidence)
+    return len(rows), found, summarise(level, read_results(level), read_study().confidence)
 
 
-def known_replicates(level: str, study: Path = STUDY) -> dict[str, Row]:
+def known_replicates(level: str) -> dict[str, Row]:
     """What each collected replicate of a level was made from, by seed."""
-    file = results_folder(level, study) / "replicates.json"
+    file = results_folder(level) / "replicates.json"
     return read_json(file) if file.is_file() else {}
 
 
-def refuse_other_replicates(level: str, seed: int, params: dict[str, Any], study: Path) -> None:
+def refuse_other_replicates(level: str, seed: int, params: dict[str, Any]) -> None:
     """
     Raises:
         UserError: the level is not known, has no such seed, or `params` are not its preset's.
     """
-    known = level_of(level, study)
+    known = level_of(level)
     if seed not in known.seeds:
         raise UserError(f"level {level} has no replicate of seed {seed} (study/claims.yaml has {known.seeds}).")
     if other := different_block(params, read_yaml(preset_of(level, known))):

@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 
+from epsilon_dpo.mlflow_writer.identity import recipe
 from epsilon_dpo.pipeline.stage.files import Row, write_json
 from epsilon_dpo.study.claims import STUDY, Level, Study, read_study
 from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
@@ -33,39 +34,39 @@ other way round; both are *decided*."""
 POST_HOC = "added after a look at the values"
 
 
-def page(study_folder: Path = STUDY) -> str:
+def page() -> str:
     """The page as Markdown."""
-    study, results, found = _read(study_folder)
+    study, results, found = _read()
     parts = [_head(study, found), _levels(study, results), _table(study, found), _curves(study, results)]
-    parts += [_definitions(found), (study_folder / NOTES).read_text("utf-8").strip(), _sources(results, study_folder)]
+    parts += [_definitions(found), (STUDY / NOTES).read_text("utf-8").strip(), _sources(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write_page(study_folder: Path = STUDY, file: Path = PAGE) -> Path:
-    """The page in `file`, which is returned, and its table in `study_folder`/verdicts.json."""
-    file.write_text(page(study_folder), "utf-8")
-    write_json(study_folder / VERDICTS, verdict_table(study_folder))
-    return file
+def write_page() -> Path:
+    """The page, whose path is returned, and its table in study/verdicts.json."""
+    PAGE.write_text(page(), "utf-8")
+    write_json(STUDY / VERDICTS, verdict_table())
+    return PAGE
 
 
-def show(study_folder: Path = STUDY) -> str:
+def show() -> str:
     """Write a summary of each level that has results into MLflow's store (`summarise`).
 
     Returns:
         the address of the first level's view; empty where the store cannot be reached, which is tried once.
     """
-    study, addresses = read_study(study_folder), []
+    study, addresses = read_study(), []
     for level in study.levels:
-        if rows := read_results(level, study_folder):
+        if rows := read_results(level):
             addresses.append(summarise(level, rows, study.confidence))
             if not addresses[-1]:
                 return ""
     return next(iter(addresses), "")
 
 
-def verdict_table(study_folder: Path = STUDY) -> Row:
+def verdict_table() -> Row:
     """The table of the page for a program: `confidence`, `levels` by name, and a row per claim in `claims`."""
-    study, results, found = _read(study_folder)
+    study, results, found = _read()
     levels = {
         name: {"title": level.title, "replicates": _replicates(level, results.get(name, []))}
         for name, level in study.levels.items()
@@ -80,9 +81,9 @@ def verdict_table(study_folder: Path = STUDY) -> Row:
     return {"confidence": study.confidence, "levels": levels, "claims": claims}
 
 
-def _read(study_folder: Path) -> tuple[Study, dict[str, list[Row]], list[Finding]]:
-    study = read_study(study_folder)
-    results = {level: rows for level in study.levels if (rows := read_results(level, study_folder))}
+def _read() -> tuple[Study, dict[str, list[Row]], list[Finding]]:
+    study = read_study()
+    results = {level: rows for level in study.levels if (rows := read_results(level))}
     return study, results, findings(study, results)
 
 
@@ -176,16 +177,11 @@ def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
             "| recipe | β | KL | true win rate | judge's win rate |",
             "|---|---|---|---|---|",
         ]
-        for (recipe, beta), own in by_recipe(rows).items():
+        for (entry, beta), own in by_recipe(rows).items():
             values = " | ".join(_mean(own, column) for column in ("kl", "win_rate_true", "win_rate_judge"))
-            lines.append(f"| {_name(recipe)} | {beta} | {values} |")
+            lines.append(f"| {recipe(json.loads(entry))} | {beta} | {values} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
-
-
-def _name(recipe: str) -> str:
-    entry = json.loads(recipe)
-    return ", ".join([entry.pop("method"), *(f"{key} {value}" for key, value in entry.items())])
 
 
 def _mean(rows: Sequence[Row], column: str) -> str:
@@ -212,25 +208,25 @@ def _definitions(found: Sequence[Finding]) -> str:
     return "\n\n".join(parts)
 
 
-def _sources(results: Mapping[str, Sequence[Row]], folder: Path) -> str:
+def _sources(results: Mapping[str, Sequence[Row]]) -> str:
     lines = ["## Where the numbers come from"]
     for level in results:
-        file = results_folder(level, folder) / "policies.csv"
+        file = results_folder(level) / "policies.csv"
         lines += [
             "",
             f"Level {level}: [policies.csv](../{file}), a row per policy; replicates are alike in params.yaml"
-            + _versions(level, folder),
+            + _versions(level),
             "",
         ]
         lines += ["| seed | commit | torch | transformers | collected on |", "|---|---|---|---|---|"]
-        for seed, made in known_replicates(level, folder).items():
+        for seed, made in known_replicates(level).items():
             commit = made["commit"][:10] + " with changes" * made["uncommitted_changes"]
             cells = (seed, commit, made["torch"], made["transformers"], made["collected_on"])
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if results else ""
 
 
-def _versions(level: str, folder: Path) -> str:
+def _versions(level: str) -> str:
     """Replicates of several versions of the code also differ by what changed between these."""
-    commits = len({made["commit"] for made in known_replicates(level, folder).values()})
+    commits = len({made["commit"] for made in known_replicates(level).values()})
     return "." if commits == 1 else f", but made by {commits} versions of the code, so that their spread holds both."

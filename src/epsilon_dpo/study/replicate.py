@@ -8,7 +8,7 @@ from pathlib import Path
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import atomic_file
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
-from epsilon_dpo.study.claims import STUDY, level_of, preset_of, read_study
+from epsilon_dpo.study.claims import level_of, preset_of, read_study
 from epsilon_dpo.study.collect import (
     MEASURED,
     SEED,
@@ -23,7 +23,7 @@ from epsilon_dpo.study.collect import (
 from epsilon_dpo.study.summary import shown, summarise
 
 
-def run_level(name: str, study: Path = STUDY) -> str:
+def run_level(name: str) -> str:
     """Run every replicate of a level that has no results yet; one that was killed goes on where it stood.
 
     Of params.yaml the seed alone is changed: paths of one's own stay. Tournament, figures and report of the last
@@ -36,14 +36,14 @@ def run_level(name: str, study: Path = STUDY) -> str:
         UserError: the level is not known or has no preset, params.yaml is not its preset's or differs from that of the
             replicates that are there, or a stage failed.
     """
-    level = level_of(name, study)
-    preset, folder = preset_of(name, level), results_folder(name, study)
+    level = level_of(name)
+    preset, folder = preset_of(name, level), results_folder(name)
     refuse_other_params(preset)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of a .venv not activated
-    known = known_replicates(name, study)
+    known = known_replicates(name)
     made = made_from(Path(), read_yaml(PARAMS_FILE)) | {"model": None}  # what lies here may be of other params
     refuse_other_settings(made, None, known, Path(), folder)
-    done = {int(row["seed"]) for row in read_results(name, study)} & set(map(int, known))
+    done = {int(row["seed"]) for row in read_results(name)} & set(map(int, known))
     for seed in level.seeds:
         if seed in done:
             continue
@@ -53,9 +53,9 @@ def run_level(name: str, study: Path = STUDY) -> str:
         reproduced = subprocess.run(["dvc", "repro", *MEASURED], check=False, env=os.environ | {"PATH": path})
         if code := reproduced.returncode:
             raise UserError(f"the replicate of seed {seed} stopped (`dvc repro` ended with {code}); run this again.")
-        collect(name, Path(), study)
-    seen = shown(summarise(name, read_results(name, study), read_study(study).confidence))
-    return f"level {name} has its {len(level.seeds)} replicates: {study / 'results' / name}{seen}"
+        collect(name, Path())
+    seen = shown(summarise(name, read_results(name), read_study().confidence))
+    return f"level {name} has its {len(level.seeds)} replicates: {folder}{seen}"
 
 
 def refuse_other_params(preset: Path) -> None:

@@ -173,22 +173,19 @@ def test_bradley_terry_intervals_cover():
 
 
 @pytest.mark.parametrize(("seeds", "training"), [(3, 0.03), (3, 0.15), (5, 0.05)])
-def test_components_are_unbiased_and_the_interval_covers(seeds, training):
+def test_trainings_component_is_unbiased_and_the_interval_covers(seeds, training):
     generator, n, (b, c, o) = np.random.default_rng(6), 4000, (60, 2, 2)
-    truth = {"training": training**2, "prompt": 0.3**2, "interaction": 0.15**2, "sampling": 0.3**2, "judging": 0.2**2}
-    raw, squared, covered = {name: [] for name in truth}, [], 0
-    rates = []
+    variances = [training**2, 0.3**2, 0.15**2, 0.3**2, 0.2**2]
+    shapes = [(seeds, 1, 1, 1), (1, b, 1, 1), (seeds, b, 1, 1), (seeds, b, c, 1), (seeds, b, c, o)]
+    raw, squared, rates, covered = [], [], [], 0
     for _ in range(n):
-        shapes = [(seeds, 1, 1, 1), (1, b, 1, 1), (seeds, b, 1, 1), (seeds, b, c, 1), (seeds, b, c, o)]
-        effects = [generator.normal(0.0, math.sqrt(v), s) for v, s in zip(truth.values(), shapes, strict=True)]
+        effects = [generator.normal(0.0, math.sqrt(v), s) for v, s in zip(variances, shapes, strict=True)]
         split = split_variance(0.6 + sum(effects) + np.array([0.05, -0.05]))
-        for name, found in raw.items():
-            found.append(getattr(split, name).raw)
+        raw.append(split.training.raw)
         squared.append(split.standard_error**2)
         rates.append(split.win_rate)
         covered += covers(0.6, *split.interval(CONFIDENCE))
-    for name, found in raw.items():
-        assert np.mean(found) == pytest.approx(truth[name], abs=3 * np.std(found) / math.sqrt(n)), name
+    assert np.mean(raw) == pytest.approx(training**2, abs=3 * np.std(raw) / math.sqrt(n))
     assert np.mean(squared) == pytest.approx(np.var(rates), rel=0.1)
     assert covered / n == pytest.approx(CONFIDENCE, abs=margin(CONFIDENCE, n) + 0.005)  # an approximation
 

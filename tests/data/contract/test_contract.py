@@ -9,22 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contract_of_lists import validate, write_rows
 from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract, dialogues, good, row, sides, turns
 
-from epsilon_dpo.data.contract.contract import metrics, validate, validate_files
-from epsilon_dpo.data.contract.defects import defects
+from epsilon_dpo.data.contract.contract import metrics, validate_files
+from epsilon_dpo.data.contract.defects import Defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
 from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens
 from epsilon_dpo.data.contract.gx import evaluate
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
+from epsilon_dpo.data.contract.relations import Relations
 from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import write_jsonl
+from epsilon_dpo.pipeline.stage.files import JsonlFile
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -254,20 +256,13 @@ def many_rows() -> dict[str, list[Row]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [5, None, pytest.param(1, marks=pytest.mark.campaign)])
-def test_neither_chunks_nor_files_change_what_is_found(
-    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int | None
+def test_chunks_do_not_change_what_is_found(
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
     at_once = validate(many_rows(), make_tokenizer(), TOKENS, contract())
     assert {entry["expectation"] for entry in at_once.dropped} == {name for name, _, _ in BAD_ROWS}
-    for split, rows in many_rows().items():
-        write_jsonl(tmp_path / f"{split}.jsonl", rows)
-    (tmp_path / "out").mkdir()
     monkeypatch.setattr("epsilon_dpo.data.contract.contract.CHUNK", size or len(many_rows()["train"]))
     assert validate(many_rows(), make_tokenizer(), TOKENS, contract()) == at_once
-    files = validate_files(tmp_path, make_tokenizer(), TOKENS, contract(), tmp_path / "out")
-    assert files.result == at_once.result and list(files.dropped) == at_once.dropped
-    assert {split: list(rows) for split, rows in files.pairs.items()} == at_once.pairs
-    assert page(files, {"source": "hh"}) == page(at_once, {"source": "hh"})
     with pytest.raises(UserError) as stop:
         validate(many_rows(), make_tokenizer(), TOKENS, contract(on_failure={"sides_differ": "stop"}))
     monkeypatch.undo()
@@ -290,22 +285,24 @@ class Watched(dict[str, Any]):
         Watched.alive -= 1
 
 
-class Source:
-    """Rows that come into being as they are read."""
-
-    def __init__(self, split: str, rows: int) -> None:
-        self.split, self.rows = split, rows
+class WatchedFile(JsonlFile):
+    """A file whose rows are counted as they are read."""
 
     def __iter__(self) -> Iterator[Row]:
-        return (Watched(good(self.split, number)) for number in range(self.rows))
+        return (Watched(one) for one in super().__iter__())
 
 
 def test_no_more_than_a_chunk_of_rows_is_in_memory(
-    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("epsilon_dpo.data.contract.contract.CHUNK", 10)
-    outcome = validate({"train": Source("train", 95), "eval": Source("eval", 25)}, make_tokenizer(), TOKENS, contract())
-    assert len(outcome.pairs["train"]) == 95 and Watched.alive == 0
+    monkeypatch.setattr("epsilon_dpo.data.contract.contract.JsonlFile", WatchedFile)
+    write_rows(
+        tmp_path, {split: [good(split, n) for n in range(rows)] for split, rows in (("train", 95), ("eval", 25))}
+    )
+    (tmp_path / "out").mkdir()
+    outcome = validate_files(tmp_path, make_tokenizer(), TOKENS, contract(), tmp_path / "out")
+    assert outcome.result["splits"]["train"]["kept"] == 95 and Watched.alive == 0
     assert 10 <= Watched.most <= 20, "the chunk that is read replaces the one before it"
 
 
@@ -369,7 +366,12 @@ def test_the_known_defects_of_harmless_base_are_found() -> None:
     """The test split at its published revision; the first number of each kind is the one usually quoted."""
     rows = real_hh()
     assert len(rows["train"]) + len(rows["eval"]) == 2312
-    found = defects(rows)
+    defects, relations = Defects(), Relations()
+    for split, part in rows.items():
+        defects.add(split, part)
+        relations.add(split, 1, part)
+    relations.finish()
+    found = defects.entries(relations)
     assert {entry["name"]: entry["count"] for entry in found} == {
         "empty_chosen_single_turn": 3,
         "empty_chosen": 4,

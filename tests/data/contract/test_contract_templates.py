@@ -1,11 +1,11 @@
 """What chat templates do to BOS, the stop token, system turns and texts, as the data contract finds it."""
 
 import pytest
+from contract_of_lists import validate
 from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract, dialogues, good, row, sides, turns
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from epsilon_dpo.data.contract.contract import validate
 from epsilon_dpo.data.contract.facts import split_prompt
 from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
 from epsilon_dpo.data.templates.bos import BosRule

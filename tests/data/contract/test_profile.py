@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contract_of_lists import validate
 
-from epsilon_dpo.data.contract.contract import metrics, validate
+from epsilon_dpo.data.contract.contract import metrics
 from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
 from epsilon_dpo.data.contract.profile import EXAMPLES, SHOWN_CHARS, Lengths, Scripts, main_script

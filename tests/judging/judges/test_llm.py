@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from epsilon_dpo.judging.judges import llm_endpoint
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.llm import LLM
-from epsilon_dpo.judging.judges.llm_prompt import CERTAIN, margin
+from epsilon_dpo.judging.judges.llm_prompt import CERTAIN, read
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.making.params import LLMJudge
 from epsilon_dpo.judging.making.sources import build
@@ -326,7 +326,7 @@ def completion(content: str | None, top: dict[str, float] | None = None, **messa
     ids=str,
 )
 def test_how_a_reply_is_read(reply: dict[str, Any], expected: float | None) -> None:
-    found = margin(reply)
+    found = read(reply).margin()
     assert (found is None) == (expected is None)
     if expected is not None:
         assert found == pytest.approx(expected, abs=1e-9)
@@ -339,10 +339,10 @@ def test_the_letter_is_looked_for_where_it_stands() -> None:
 
     content = [token("Answer", A=0.1, Answer=0.8), token(":"), token(" B", A=0.25, B=0.75)]
     reply = {"choices": [{"message": {"content": "Answer: B"}, "logprobs": {"content": content}}]}
-    assert margin(reply) == pytest.approx(-math.log(3.0))
+    assert read(reply).margin() == pytest.approx(-math.log(3.0))
     thoughts = [token("Is"), token(" A", A=0.84, B=0.16), token(" or"), token(" B", A=0.6, B=0.4), token("</think>")]
     reply["choices"][0]["logprobs"]["content"] = [*thoughts, *content, token("<|im_end|>")]
-    assert margin(reply) == pytest.approx(-math.log(3.0)), "the tokens of thoughts are listed, the text holds none"
+    assert read(reply).margin() == pytest.approx(-math.log(3.0)), "thoughts' tokens are listed, the text holds none"
 
 
 @pytest.mark.parametrize(

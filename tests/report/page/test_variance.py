@@ -1,4 +1,4 @@
-"""Components of variance against arithmetic by hand, one-way formulas, and the design's own symmetries."""
+"""The variance of a win rate against arithmetic by hand, one-way formulas, and the design's own symmetries."""
 
 import numpy as np
 import pytest
@@ -18,30 +18,29 @@ def test_two_seeds_two_prompts_by_hand():
     split = split_variance(np.array([[1.0, 0.0], [1.0, 1.0]])[..., None, None])
     assert split.win_rate == 0.75
     assert split.training is not None and split.training.raw == 0.0 and split.training.levels == 2
-    assert split.prompt is not None and split.prompt.raw == 0.0
-    assert (split.interaction, split.sampling, split.judging) == (None, None, None)
     assert split.standard_error == 0.25 and split.prompts == 2
 
 
-def test_all_five_components_by_hand():
+def test_effects_of_all_five_sources_by_hand():
     """Effects whose squares add up over 16 numbers: seeds ±1, prompts ±2, interaction ±.5, answers ±.25, judgements
     ±.125; and an order's ±3, which is none of them."""
     sign = np.array([-1.0, 1.0])
     s, p, c, o = (sign.reshape(shape) for shape in [(2, 1, 1, 1), (1, 2, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2)])
     y = 10 + s + 2 * p + 0.5 * s * p + 0.25 * c + 0.125 * s * c * o + 3 * o
     split = split_variance(y)
-    judging = 16 * 0.125**2 / 7  # eight answers, two orders: seven degrees of freedom
-    sampling = 16 * 0.25**2 / 4  # four cells of two answers
-    interaction, training, prompt = 16 * 0.5**2, 16 * 1.0**2, 16 * 2.0**2
-    assert split.judging is not None and split.judging.raw == pytest.approx(judging)
-    assert split.sampling is not None and split.sampling.raw == pytest.approx((sampling - judging) / 2)
-    assert split.interaction is not None and split.interaction.raw == pytest.approx((interaction - sampling) / 4)
+    interaction, training, prompt = 16 * 0.5**2, 16 * 1.0**2, 16 * 2.0**2  # one degree of freedom each
+    assert split.win_rate == 10.0
     assert split.training is not None and split.training.raw == pytest.approx((training - interaction) / 8)
-    assert split.prompt is not None and split.prompt.raw == pytest.approx((prompt - interaction) / 8)
-    parts = [split.training, split.prompt, split.interaction, split.sampling, split.judging]
-    assert [part.levels for part in parts] == [2, 2, 4, 8, 16]
-    assert split.standard_error**2 == pytest.approx(sum(part.of_win_rate for part in parts))
+    assert split.training.levels == 2 and split.training.of_win_rate == pytest.approx((training - interaction) / 16)
     assert split.standard_error**2 == pytest.approx((training + prompt - interaction) / 16)
+
+
+def test_neither_mean_square_is_taken_below_the_interaction():
+    """Seeds ±.5, prompts ±.25, interaction ±1 over 16 numbers: the interaction's own mean square is left."""
+    s, p = np.array([-1.0, 1.0]).reshape(2, 1, 1, 1), np.array([-1.0, 1.0]).reshape(1, 2, 1, 1)
+    split = split_variance(np.broadcast_to(0.5 * s + 0.25 * p + s * p, (2, 2, 2, 2)))
+    assert split.training is not None and split.training.raw == (16 * 0.25 - 16) / 8
+    assert split.standard_error == 1.0
 
 
 def test_a_negative_component_is_reported_as_0_with_its_raw_value():
@@ -55,28 +54,15 @@ def test_one_seed_is_the_standard_error_of_prompt_means():
     wins = np.random.default_rng(0).choice([0.0, 0.5, 1.0], (1, 30, 4, 2))
     split = split_variance(wins)
     means = wins.mean((0, 2, 3))
-    assert split.training is None and split.interaction is None
+    assert split.training is None
     assert split.standard_error == pytest.approx(sem(means))
     assert split.interval(0.95) == pytest.approx(t.interval(0.95, 29, means.mean(), sem(means)))
-    one_way = (means.var(ddof=1) * 4 - wins.mean(3).var(axis=2, ddof=1).mean()) / 4
-    assert split.prompt is not None and split.prompt.raw == pytest.approx(one_way)
 
 
-@pytest.mark.parametrize(
-    ("shape", "unknown"),
-    [
-        ((3, 5, 2, 2), set()),
-        ((1, 5, 2, 2), {"training", "interaction"}),
-        ((3, 5, 1, 2), {"interaction", "sampling"}),
-        ((3, 5, 2, 1), {"judging"}),
-        ((1, 5, 1, 2), {"training", "prompt", "interaction", "sampling"}),
-        ((1, 5, 1, 1), {"training", "prompt", "interaction", "sampling", "judging"}),
-    ],
-)
-def test_what_the_design_cannot_know_is_none(shape, unknown):
+@pytest.mark.parametrize("shape", [(3, 5, 2, 2), (3, 5, 1, 1), (1, 5, 2, 2), (1, 5, 1, 1)])
+def test_one_seed_says_nothing_of_training(shape):
     split = split_variance(np.random.default_rng(1).normal(size=shape))
-    names = ("training", "prompt", "interaction", "sampling", "judging")
-    assert {name for name in names if getattr(split, name) is None} == unknown
+    assert (split.training is None) == (shape[0] == 1)
     assert split.standard_error > 0.0
 
 
@@ -91,7 +77,7 @@ def test_a_position_bias_is_no_noise():
     wins = np.random.default_rng(2).normal(size=(2, 6, 3, 2))
     biased = split_variance(wins + np.array([0.4, -0.4]))
     assert biased.standard_error == pytest.approx(split_variance(wins).standard_error)
-    assert biased.judging.raw == pytest.approx(split_variance(wins).judging.raw)
+    assert biased.training.raw == pytest.approx(split_variance(wins).training.raw)
 
 
 def test_equal_wins_have_no_variance():

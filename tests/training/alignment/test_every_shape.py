@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from contract_of_lists import validate
 from own_data import read, write
 from runs import DPO
 from shape_rows import EXAMPLES, pair, user
 
-from epsilon_dpo.data.contract.contract import validate
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_pair

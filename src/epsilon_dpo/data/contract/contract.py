@@ -56,45 +56,24 @@ class Outcome:
         result: the content of validation.json.
     """
 
-    pairs: Mapping[str, Any]
-    dropped: Any
+    pairs: Mapping[str, Iterable[Row]]
+    dropped: Iterable[Row]
     result: dict[str, Any]
-
-
-def validate(
-    dialogues: Mapping[str, Iterable[Row]], tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate
-) -> Outcome:
-    """Hold the rows of out/fetch/{train,eval}.jsonl against the contract, with lists as the outcome.
-
-    Args:
-        dialogues: rows per split, "train" and "eval"; read twice.
-        tokenizer: the one that the model will be trained with, its chat template in force.
-
-    Raises:
-        UserError: rows break a promise that is set to `stop`, or a split breaks one of its limits: one sentence each,
-            with the number of rows and the first ids.
-    """
-    kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    dropped: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    validation = _Validation(
-        dialogues,
-        tokens,
-        contract,
-        lambda split, rows: kept[split].extend(rows),
-        lambda split, rows: dropped[split].extend(rows),
-    )
-    result = validation.run(tokenizer)
-    return Outcome(kept, [entry for split in SPLITS for entry in dropped[split]], result)
 
 
 def validate_files(
     fetched: Path, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate, out: Path
 ) -> Outcome:
-    """`validate` from files to files, with a memory that does not depend on their length.
+    """Hold the rows of out/fetch against the contract, with a memory that does not depend on how many there are.
 
     Args:
-        fetched: folder of train.jsonl and eval.jsonl.
+        fetched: folder of train.jsonl and eval.jsonl, which are read twice.
+        tokenizer: the one that the model will be trained with, its chat template in force.
         out: folder for train.jsonl, eval.jsonl and dropped.jsonl, which the outcome reads when it is asked.
+
+    Raises:
+        UserError: rows break a promise that is set to `stop`, or a split breaks one of its limits: one sentence each,
+            with the number of rows and the first ids.
     """
     with ExitStack() as files:
         kept = {split: files.enter_context((out / f"{split}.jsonl").open("w", encoding="utf-8")) for split in SPLITS}

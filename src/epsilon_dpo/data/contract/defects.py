@@ -104,15 +104,5 @@ class Defects:
         return entries
 
 
-def defects(splits: dict[str, list[Row]]) -> list[dict[str, Any]]:
-    """`Defects.entries` of splits in memory."""
-    found, relations = Defects(), Relations()
-    for split, rows in splits.items():
-        found.add(split, rows)
-        relations.add(split, 1, rows)
-    relations.finish()
-    return found.entries(relations)
-
-
 def _entry(name: str, meaning: str, kind: Kind) -> dict[str, Any]:
     return {"name": name, "meaning": meaning, "count": kind.count, "rows": kind.rows, "ids": kind.ids}

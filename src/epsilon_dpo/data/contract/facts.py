@@ -47,7 +47,7 @@ class _Row(BaseModel, strict=True):
 _FORM = TypeAdapter(_Row)
 
 
-def check_form(rows: Iterable[Row], where: str, first: int = 1) -> None:
+def check_form(rows: Iterable[Row], where: str, first: int) -> None:
     """Only the form, without which nothing can be measured: an id and two lists of turns.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.pipeline.stage.files import Row
+from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class RowsOnDisk(Collection[Row]):
 
     def __contains__(self, row: object) -> bool:
         return any(row == other for other in self)
+
+
+def dialogue(prompt: str, answer: str) -> Messages:
+    """Of one turn each."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
 
 def sample(rows: Iterable[Any], there: int, wanted: int, seed: str) -> Iterator[Any]:

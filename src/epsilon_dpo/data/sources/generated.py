@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from epsilon_dpo.data.generated.truth import CLOSERS, POLITE, PROMPTS, QUESTIONS, RUDE, TOPICS, VAGUE, true_reward
-from epsilon_dpo.data.sources.dataset import Dataset, Row
+from epsilon_dpo.data.sources.dataset import Dataset, Row, dialogue
 from epsilon_dpo.data.sources.noise import is_noisy, mean_flip_rate, with_noise
 from epsilon_dpo.data.sources.params import SyntheticSource
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -94,7 +94,7 @@ def _choice(rng: random.Random, prompt: str, count: int, temperature: float) -> 
     drawn = rng.random()
     best = next((place for place, end in enumerate(accumulate(chances)) if drawn < end), count - 1)
     return [
-        {"chosen": _dialogue(prompt, answers[best]), "rejected": _dialogue(prompt, other)}
+        {"chosen": dialogue(prompt, answers[best]), "rejected": dialogue(prompt, other)}
         for place, other in enumerate(answers)
         if place != best
     ]
@@ -123,10 +123,6 @@ def _answer(rng: random.Random, topic: str) -> str:
 
 def _draw(rng: random.Random, shares: dict[str, float]) -> str:
     return rng.choices(list(shares), weights=list(shares.values()))[0]
-
-
-def _dialogue(prompt: str, answer: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
 
 def _reward(dialogue: list[dict[str, str]]) -> float:

@@ -18,12 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.data.sources.dataset import Dataset, sample
+from epsilon_dpo.data.sources.dataset import Dataset, dialogue, sample
 from epsilon_dpo.data.sources.formats import DataFile, format_of, rows_of
 from epsilon_dpo.data.sources.params import ReviewsSource
 from epsilon_dpo.data.sources.watched import refuse_unwatched_within, sha256
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import Messages, Row
+from epsilon_dpo.pipeline.stage.files import Row
 
 COLUMNS = ("text", "label", "source")
 CLASSIFIER, LANGUAGE_MODEL, PROMPTS = PARTS = ("classifier", "language_model", "prompts")
@@ -149,7 +149,7 @@ def _dialogues(rows: list[Row], source: ReviewsSource, draw: str, lost: list[Row
     random.Random(draw).shuffle(order)
     after = {place: order[(number + 1) % len(order)] for number, place in enumerate(order)}
     return [
-        {"id": name, "chosen": _dialogue(prompt, answer), "rejected": _dialogue(prompt, halves[after[place]][2])}
+        {"id": name, "chosen": dialogue(prompt, answer), "rejected": dialogue(prompt, halves[after[place]][2])}
         for place, (name, prompt, answer) in enumerate(halves)
     ]
 
@@ -168,7 +168,3 @@ def _new_prompts(rows: list[Row], known: set[str], lost: list[Row]) -> list[Row]
 
 def _prompt(row: Row) -> str:
     return str(row["chosen"][0]["content"])
-
-
-def _dialogue(prompt: str, answer: str) -> Messages:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]

@@ -75,7 +75,7 @@ def tokenise_sides(tokenizer: "PreTrainedTokenizerBase", prompt: Messages, answe
     ]
 
 
-def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
+def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], tokens: Tokens) -> dict[str, list[int]]:
     """A row of out/validate/*.jsonl as ids.
 
     Args:
@@ -83,8 +83,7 @@ def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], to
         tokens: prompt and answer together hold at most `max_length` ids; the answer is cut on the right.
 
     Returns:
-        `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int; an answer's ids end with the stop token unless cut),
-        `chosen_truncated`, `rejected_truncated` (bool).
+        `prompt_ids`, `chosen_ids`, `rejected_ids`; an answer's ids end with the stop token unless cut.
 
     Raises:
         UserError: the prompt exceeds `max_prompt_length`, or an answer's ids do not continue the prompt's or do not end
@@ -98,8 +97,6 @@ def tokenise_pair(tokenizer: "PreTrainedTokenizerBase", pair: dict[str, Any], to
         "prompt_ids": chosen.ids[: chosen.prompt_length],
         "chosen_ids": chosen.completion_ids[:room],
         "rejected_ids": rejected.completion_ids[:room],
-        "chosen_truncated": len(chosen.completion_ids) > room,
-        "rejected_truncated": len(rejected.completion_ids) > room,
     }
 
 

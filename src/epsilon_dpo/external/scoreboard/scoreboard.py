@@ -1,13 +1,12 @@
 """The verdicts on several runs on one page and as a tidy table."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from epsilon_dpo.external.benchmarks.params import Runs
-from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.files import read_json, write_csv
 
 TEMPLATE = "scoreboard.html.jinja"
 # Per benchmark: its title, what its scores mean, its columns, what counts as missing, and under which judge and on how
@@ -50,12 +49,13 @@ def read_verdicts(folder: Path, runs: Runs) -> list[dict[str, Any]]:
 def write_scoreboard(verdicts: list[dict[str, Any]], out: Path) -> None:
     """scoreboard.html, and scores.csv with one line per run and number."""
     facts = ("run", "policy", "benchmark", "judge", "tool")
-    with (out / "scores.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*facts, "score", "value"])
-        for verdict in verdicts:
-            values = {name: value for name, value in verdict.items() if isinstance(value, int | float)}
-            writer.writerows([*(verdict[fact] for fact in facts), name, value] for name, value in values.items())
+    scores = (
+        {fact: verdict[fact] for fact in facts} | {"score": name, "value": value}
+        for verdict in verdicts
+        for name, value in verdict.items()
+        if isinstance(value, int | float)
+    )
+    write_csv(out / "scores.csv", scores, [*facts, "score", "value"])
     (out / "scoreboard.html").write_text(_page(verdicts), "utf-8")
 
 

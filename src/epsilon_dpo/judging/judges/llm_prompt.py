@@ -107,7 +107,12 @@ class Reply(BaseModel):
         return any(choice.finish_reason == "length" for choice in (self.choices or [])[:1])
 
     def margin(self) -> float | None:
-        """See `margin`."""
+        """Nats by which the first answer is better; None if it was refused or is no letter.
+
+        log P(A) - log P(B) at the letter's token, if the endpoint gives log-probabilities; a letter that is not in its
+        list has at most the list's smallest probability, and at most what the list leaves. Otherwise the letter counts
+        as CERTAIN.
+        """
         if not self.choices:
             return None
         choice = self.choices[0]
@@ -135,7 +140,7 @@ def failure(reply: Json) -> Json | None:
 
 
 def read(reply: Any) -> Reply:
-    """A chat completion, of which everything that `margin` and the counting of tokens use can be used.
+    """A chat completion, of which everything that `Reply.margin` and the counting of tokens use can be used.
 
     Raises:
         CutOff: there is no text because the tokens ended.
@@ -149,19 +154,6 @@ def read(reply: Any) -> Reply:
         if choice.finish_reason == "length" and not choice.message.text().strip() and not choice.message.refusal:
             raise CutOff
     return found
-
-
-def margin(reply: Json) -> float | None:
-    """Nats by which the first answer is better, from a chat completion; None if it was refused or is no letter.
-
-    log P(A) - log P(B) at the letter's token, if the endpoint gives log-probabilities; a letter that is
-    not in its list has at most the list's smallest probability, and at most what the list leaves. Otherwise the letter
-    counts as CERTAIN.
-
-    Raises:
-        ValueError: as `read`.
-    """
-    return read(reply).margin()
 
 
 def _log_odds(listed: list[tuple[str, float]]) -> float:

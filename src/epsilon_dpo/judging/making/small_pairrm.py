@@ -15,6 +15,7 @@ from epsilon_dpo.judging.judges.pairrm import SEGMENTS, PairRM
 from epsilon_dpo.judging.making.params import TrainedJudge
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]  # ids 0 to 3, as in deberta-v3
+ON_TOP = ["[MASK]", *MARKERS]  # the last ids, whatever the vocabulary's size
 # Sizes at first, in those of every other weight.
 TOKEN_SIZE, SEGMENT_SIZE, QUERY_SIZE = 0.4, 0.16, 1.3
 
@@ -28,8 +29,7 @@ def small_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     Args:
         texts: corpus that the pieces are learned from.
-        vocab_size: pieces with the special tokens; [MASK] and the four markers come on top. Few texts give fewer
-            pieces.
+        vocab_size: pieces with the special tokens; `ON_TOP` comes on top. Few texts give fewer pieces.
     """
     tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
@@ -57,16 +57,20 @@ def small_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def small_config(sizes: TrainedJudge, tokenizer: PreTrainedTokenizerFast) -> DebertaV2Config:
+def architecture(sizes: TrainedJudge, vocab_size: int) -> dict[str, Any]:
     """PairRM-hf's config.json with the sizes of params.yaml; every other field is PairRM's own but `type_vocab_size`.
+
+    The ids of tokens are left to `small_config`.
 
     PairRM has no embeddings of source, first and second candidate: one of its 24 layers can find out from the markers
     which token is where. With two layers there is none to spare.
+
+    Args:
+        vocab_size: with the tokens that are `ON_TOP`.
     """
-    source, first, second, candidate = (tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS)
-    fields: dict[str, Any] = {
+    return {
         "architectures": ["DebertaV2PairRM"],
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocab_size,
         "hidden_size": sizes.hidden_size,
         "num_hidden_layers": sizes.num_hidden_layers,
         "num_attention_heads": sizes.num_attention_heads,
@@ -86,15 +90,22 @@ def small_config(sizes: TrainedJudge, tokenizer: PreTrainedTokenizerFast) -> Deb
         "share_att_key": True,
         "norm_rel_ebd": "layer_norm",
         "position_biased_input": False,
-        "pad_token_id": tokenizer.pad_token_id,
         "n_tasks": 1,
         "drop_out": sizes.dropout,
+    }
+
+
+def small_config(sizes: TrainedJudge, tokenizer: PreTrainedTokenizerFast) -> DebertaV2Config:
+    """The architecture with the ids of `tokenizer`."""
+    source, first, second, candidate = (tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS)
+    ids: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
         "source_prefix_id": source,
         "cand1_prefix_id": first,
         "cand2_prefix_id": second,
         "cand_prefix_id": candidate,
     }
-    return DebertaV2Config(**fields)
+    return DebertaV2Config(**architecture(sizes, len(tokenizer)), **ids)
 
 
 def look_for_equal_tokens(model: PairRM) -> PairRM:

@@ -102,23 +102,17 @@ def wins_by_prompt(
     return [str(name) for name in names], games
 
 
-def strengths(wins: Floats, virtual_ties: float = 1.0) -> Floats:
-    """theta of the greatest likelihood, [..., k], mean 0.
+def strengths(wins: Floats) -> Floats:
+    """theta of the greatest likelihood, [..., k], mean 0, the virtual game that each run ties among its games.
 
     By Newton, whose steps are cut to a difference of one logit: then each raises the likelihood (from the bounds of
     Bach 2010, arXiv 0910.4627).
 
     Args:
         wins: [..., k, k], how often row beat column; the diagonal is 0.
-        virtual_ties: games that each run ties; 0 is the plain maximum.
-
-    Raises:
-        ValueError: without virtual ties, some runs won (or lost) all their games against the others.
     """
     k = wins.shape[-1]
-    wins = wins + virtual_ties / (2.0 * (k - 1)) * (1.0 - np.eye(k))
-    if virtual_ties == 0.0 and np.any(np.linalg.matrix_power((wins > 0.0) + np.eye(k), k) == 0.0):
-        raise ValueError("some runs won all their games against the others: their strength has no finite estimate")
+    wins = wins + 1.0 / (2.0 * (k - 1)) * (1.0 - np.eye(k))
     games = wins + np.swapaxes(wins, -1, -2)
     theta = np.zeros(wins.shape[:-1])
     for _ in range(STEPS):

@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 from epsilon_dpo.provenance.champion.recorded import Policy
 from epsilon_dpo.provenance.graph.project import Project
 from epsilon_dpo.provenance.whence.text import flow
-from epsilon_dpo.report.style.signs import fixed
+from epsilon_dpo.report.style.signs import fixed, percent
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 OPPONENTS = {CHOSEN: "the chosen answers", SFT: "the reference's answers"}
@@ -101,7 +101,7 @@ def _with_interval(run: Json, name: str) -> tuple[float, float, float]:
 
 def _rows(run: Json) -> Iterator[dict[str, str]]:
     for metric, name, values in _values(run):
-        value, low, high = (fixed(x, 2) if metric == "kl_divergence" else f"{100 * x:.1f} %" for x in values)
+        value, low, high = (fixed(x, 2) if metric == "kl_divergence" else percent(x) for x in values)
         yield {"name": name, "value": value, "low": low, "high": high}
 
 

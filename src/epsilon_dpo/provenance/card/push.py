@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2  # the HTTP library under huggingface_hub, for the errors that it lets through
-import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -68,7 +67,7 @@ def licence_of(repo: str, revision: str, kind: str) -> str | None:
     try:
         asked = api.dataset_info if kind == "dataset" else api.model_info
         stated = asked(repo, revision=revision, timeout=TIMEOUT).card_data
-    except (huggingface_hub.errors.HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError, OSError):
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError, OSError):
         return None
     licence = stated.get("license") if stated else None
     return ", ".join(licence) if isinstance(licence, list) else licence

@@ -6,13 +6,13 @@ together. So it makes no difference how many runs were tried in this report befo
 a policy has to beat the reference that it started from: the interval of its win rate against SFT lies above one half.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.report.page.statements import APART, JUDGE, TRUTH, WINS
-from epsilon_dpo.report.style.signs import fixed
+from epsilon_dpo.report.style.signs import fixed, percent
 
 SUMMARY = "out/report/summary.json"
 
@@ -29,7 +29,7 @@ class Decision:
 
     promoted: bool
     sentence: str
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str]
 
 
 def name_of(summary: Json, sha256: str) -> str | None:
@@ -86,8 +86,8 @@ def _against_sft(summary: Json, run: str, scorer: str) -> Decision:
     value, low, high = (summary["runs"][run][f"{metric}{end}"] for end in ("", "_low", "_high"))
     verdict = "beats" if low > 0.5 else "loses to" if high < 0.5 else "cannot be told from"
     sentence = (
-        f"{run} {verdict} SFT, which the first champion has to beat: it won {_percent(value)} ({_percent(low)} to "
-        f"{_percent(high)}) by the {scorer}, {_basis(summary)}, {summary['runs'][run]['n']} answers"
+        f"{run} {verdict} SFT, which the first champion has to beat: it won {percent(value)} ({percent(low)} to "
+        f"{percent(high)}) by the {scorer}, {_basis(summary)}, {summary['runs'][run]['n']} answers"
     )
     facts = {"win_rate": f"{value:.6g}", "opponent": SFT, "n": str(summary["runs"][run]["n"])}
     return Decision(low > 0.5, sentence, facts | _facts(summary, scorer, SFT, low, high))
@@ -104,7 +104,3 @@ def _basis(summary: Json) -> str:
 
 def _points(difference: float, plus: bool = False) -> str:
     return fixed(100 * difference, 1, plus)
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %"

@@ -55,12 +55,8 @@ class Versions:
 
 def differences(changed: Mapping[str, Versions]) -> list[FileDifference]:
     """How each of the files whose md5 differs does so, by name; a training's curve and weights come first."""
-    found = []
-    for name in sorted(changed, key=_order):
-        difference = _difference(changed[name])
-        if difference is not None:
-            found.append(difference)
-    return found
+    found = (_difference(changed[name]) for name in sorted(changed, key=_order))
+    return [difference for difference in found if difference is not None]
 
 
 def verdict(found: list[FileDifference], steps: int) -> str:

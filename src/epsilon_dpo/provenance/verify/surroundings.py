@@ -1,11 +1,9 @@
 """What a result was computed with: packages, processor, GPU. MLflow has it of a recorded result, by its fingerprint."""
 
-import os
 from contextlib import chdir
 from pathlib import Path
 
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING, environment
-from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, fingerprint, stage_entry
 from epsilon_dpo.pipeline.stage.variables import PROCESSOR
 
@@ -44,8 +42,6 @@ def recorded(root: Path, clean: Path, name: str) -> dict[str, str] | None:
         clean: a folder that holds exactly the recorded dependencies, by whose digests the run is known.
     """
     stage, _, run = name.partition("@")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
     try:
         with chdir(clean):
             entry = stage_entry(stage, run or None)
@@ -53,9 +49,7 @@ def recorded(root: Path, clean: Path, name: str) -> dict[str, str] | None:
         from epsilon_dpo.mlflow_writer.reading import recorded_run  # imports mlflow: only where a result differs
 
         found = recorded_run(root, name, params, fingerprint=made_from)
-    except (KeyError, UserError):  # a stage of somebody's own
-        return None
-    except Exception:  # whatever a store and its server raise; the verdict does not depend on it
+    except Exception:  # a stage of somebody's own; whatever a store and its server raise: the verdict goes without
         return None
     if found is None or found["known_by"] != "fingerprint":
         return None

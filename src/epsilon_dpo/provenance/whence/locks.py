@@ -1,6 +1,7 @@
 """Every dvc.lock that a project has had: in the workspace, and in the commits of branches, tags and experiments."""
 
 import os
+import posixpath
 import re
 import shutil
 import subprocess
@@ -105,16 +106,7 @@ class Lock:
         return Entry(name, self._digests(stage.get("outs", [])), self._digests(stage.get("deps", [])), params, pins)
 
     def _digests(self, rows: list[dict[str, Any]]) -> dict[str, str]:
-        return {self._from_root(row["path"]): row["md5"] for row in rows if "md5" in row}
-
-    def _from_root(self, path: str) -> str:
-        parts: list[str] = []
-        for part in (self.folder / path).parts:
-            if part == ".." and parts:
-                parts.pop()
-            else:
-                parts.append(part)
-        return "/".join(parts)
+        return {posixpath.normpath(self.folder / row["path"]): row["md5"] for row in rows if "md5" in row}
 
     def parents(self, stage: str) -> list[str]:
         """The stages whose outputs `stage` read, in the order of its dependencies."""

@@ -1,6 +1,5 @@
 """What is known of a file's origin, as one JSON object: from the locks, the cache, the manifest and MLflow's store."""
 
-import os
 from contextlib import chdir, suppress
 from dataclasses import asdict
 from hashlib import sha256
@@ -247,8 +246,6 @@ def _data(lock: Lock, cache: Cache) -> Json:
 
 def _mlflow(root: Path, records: Records, place: Place) -> Json | None:
     """The MLflow run of the stage; `failed`: why the store could not be read."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
     entry = place.lock.stages[place.stage]
     policy = _policy_sha256(records, place) if place.stage.startswith("align@") else None
     made_from = _fingerprint(root, place.stage) if place.lock.in_workspace and policy is None else None

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 
 from epsilon_dpo.report.figures.margins import DECREASING, INCREASING
 from epsilon_dpo.report.figures.points import KL, Row
-from epsilon_dpo.report.figures.printed import below, handle, printed, reach
-from epsilon_dpo.report.style.plot_style import COLOURS, INK, Mark, labelled_kl, marks, percent
+from epsilon_dpo.report.figures.printed import below, printed
+from epsilon_dpo.report.style.plot_style import COLOURS, INK, Mark, handle, labelled_kl, marks, percent, reach
 
 RATIO_TITLES = {"eps/lowered": "Pairs with β lowered", "eps/raised": "Pairs with β raised"}
 GROUP_MARKS = {DECREASING: Mark(COLOURS[0], "o"), INCREASING: Mark(COLOURS[1], "s")}
@@ -35,9 +35,7 @@ class Line:
     width: float
 
 
-def draw_dynamics(
-    path: Path, trajectories: list[Row], decided: list[Row], labels: dict[str, str], under: str = ""
-) -> None:
+def draw_dynamics(path: Path, trajectories: list[Row], decided: list[Row], labels: dict[str, str], under: str) -> None:
     """KL and win rates by epoch, the last against KL; shares of lowered and raised beta by step, if any are logged.
 
     `under` as in `labelled_kl`.

@@ -19,7 +19,7 @@ LOOK = dict(zip(REWARDS, (Mark(COLOURS[1], "s"), Mark(COLOURS[0], "o")), strict=
 LABELS = {"judge": "by the judge", "true reward": "by the true reward"}
 
 
-def draw_over_optimisation(path: Path, rows: list[Row], under: str = "") -> None:
+def draw_over_optimisation(path: Path, rows: list[Row], under: str) -> None:
     """Rewards above the reference's over KL(policy ‖ reference); `under` as in `labelled_kl`."""
     families = list(dict.fromkeys(row["family"] for row in rows))
     columns = min(COLUMNS, len(families))

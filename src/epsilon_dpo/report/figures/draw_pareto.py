@@ -12,9 +12,9 @@ from matplotlib.patches import Patch
 from epsilon_dpo.pipeline.runs.runs import SFT
 from epsilon_dpo.report.figures.pareto import Pareto
 from epsilon_dpo.report.figures.points import Row
-from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, error_point, handle, printed, reach
+from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, error_point, printed
 from epsilon_dpo.report.figures.root_axis import root_axis
-from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, labelled_kl, marks, percent
+from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, handle, labelled_kl, marks, percent, reach
 
 COLUMNS = 5  # at most
 ROOM = 85  # characters of tick labels, over all columns

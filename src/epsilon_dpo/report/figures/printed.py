@@ -1,4 +1,4 @@
-"""What the drawings of the paper's figures share: letters that can still be read when printed, axes, legends."""
+"""What the drawings of the paper's figures share: letters that can still be read when printed, points, legends."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +8,9 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from epsilon_dpo.report.figures.points import Row
-from epsilon_dpo.report.style.plot_style import Mark, drawing
+from epsilon_dpo.report.style.plot_style import Mark, drawing, legend_columns, reach
 
 WIDTH = 10.2  # inches, of every figure
 LETTERS = 11.5  # points: 7 of them remain when WIDTH is printed 16 cm wide
@@ -35,13 +34,7 @@ def below(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def _columns(labels: Sequence[str]) -> int:
-    longest = max(len(label) for label in labels)
-    return min(len(labels), max(1, int(WIDTH * CHARACTERS_PER_INCH / (longest + LEGEND_MARK))))
-
-
-def handle(label: str, mark: Mark, hollow: bool = False) -> Line2D:
-    face = "white" if hollow else mark.colour
-    return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=face, linestyle="", label=label)
+    return legend_columns(WIDTH, labels, CHARACTERS_PER_INCH, LEGEND_MARK)
 
 
 def error_point(panel: Axes, row: Row, x: str, y: str, mark: Mark, size: float, hollow: bool = False) -> None:
@@ -58,8 +51,3 @@ def error_point(panel: Axes, row: Row, x: str, y: str, mark: Mark, size: float, 
         elinewidth=1.2,
         zorder=3,
     )
-
-
-def reach(row: Row, name: str) -> list[list[float]]:
-    """Of an error bar: how far the interval of `name` reaches below and above its value."""
-    return [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]

@@ -9,8 +9,8 @@ from typing import Any
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.pipeline.stage.files import Row, new_folder, write_csv
-from epsilon_dpo.report.figures.printed import below, handle, printed, reach
-from epsilon_dpo.report.style.plot_style import marks, percent
+from epsilon_dpo.report.figures.printed import below, printed
+from epsilon_dpo.report.style.plot_style import handle, marks, percent, reach
 
 RATE = f"true_win_rate/{CHOSEN}"  # over answers that are the same at every level; SFT is another policy at each
 SPREAD = 0.5  # of the distance between two levels (a quarter of the axis at most) that the policies of one level take

@@ -14,10 +14,12 @@ from epsilon_dpo.report.style.plot_style import (
     LEGEND_LINE,
     Mark,
     drawing,
+    handle,
     labelled_kl,
     legend,
     legend_columns,
     percent,
+    reach,
 )
 
 TITLES = {CHOSEN: "against the chosen answers", SFT: "against SFT"}
@@ -39,8 +41,8 @@ def win_rates(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
         panels[0].set_yticks(range(len(policies)), [policy["run"] for policy in policies])
         panels[0].set_ylim(len(policies) - 0.5, -0.5)
         if _known("true_win_rate", policies):
-            handles = [_plain_handle("judge", INK), _plain_handle("true reward", "white")]
-            legend(figure, handles)
+            plain = Mark(INK, "o")
+            legend(figure, [handle("judge", plain), handle("true reward", plain, hollow=True)])
 
 
 def _rate_line(panel: Axes, policy: Row, opponent: str, position: int, mark: Mark) -> None:
@@ -51,7 +53,7 @@ def _rate_line(panel: Axes, policy: Row, opponent: str, position: int, mark: Mar
         panel.errorbar(
             policy[name],
             y,
-            xerr=_reach(policy, name),
+            xerr=reach(policy, name),
             fmt=mark.marker,
             color=mark.colour,
             markerfacecolor=mark.colour if number == 0 else "white",
@@ -79,8 +81,8 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark],
                 panel.errorbar(
                     policy["kl_fwd_rb"],
                     policy[name],
-                    xerr=_reach(policy, "kl_fwd_rb"),
-                    yerr=_reach(policy, name),
+                    xerr=reach(policy, "kl_fwd_rb"),
+                    yerr=reach(policy, name),
                     fmt=mark.marker,
                     color=mark.colour,
                     markersize=9 if mark.marker == "*" else 6.5,
@@ -92,10 +94,10 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark],
             panel.set_xlabel(labelled_kl("KL(reference ‖ policy), nats per answer", under, 50))
             percent(panel, "y")
         panels[0].set_ylabel("win rate against the chosen answers")
-        legend(figure, [_handle(policy["run"], marks[policy["run"]]) for policy in policies])
+        legend(figure, [handle(policy["run"], marks[policy["run"]]) for policy in policies])
 
 
-def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under: str = "") -> None:
+def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under: str) -> None:
     """KL from the reference (x) against the mean P(positive) (y), intervals both ways; hollow where only the largest KL
     is known.
 
@@ -119,8 +121,8 @@ def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under:
             panel.errorbar(
                 row["kl_bound" if bound else "kl_rev_rb"],
                 row["positive_probability"],
-                xerr=None if bound else _reach(row, "kl_rev_rb"),
-                yerr=_reach(row, "positive_probability"),
+                xerr=None if bound else reach(row, "kl_rev_rb"),
+                yerr=reach(row, "positive_probability"),
                 capsize=2.5,
                 elinewidth=1.2,
                 **look,
@@ -129,19 +131,6 @@ def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under:
         panel.set_xlabel(labelled_kl("KL(policy ‖ reference), nats per answer", under, 50))
         panel.set_ylabel("mean P(positive)")
         legend(figure, handles)
-
-
-def _handle(name: str, mark: Mark) -> Line2D:
-    return Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="", label=name)
-
-
-def _plain_handle(label: str, face: str) -> Line2D:
-    return Line2D([], [], color=INK, marker="o", markerfacecolor=face, linestyle="", label=label)
-
-
-def _reach(policy: Row, name: str) -> list[list[float]]:
-    """How far the interval reaches below and above the value, in matplotlib's form."""
-    return [[policy[name] - policy[f"{name}_low"]], [policy[f"{name}_high"] - policy[name]]]
 
 
 def _known(scorer: str, policies: list[Row]) -> bool:

@@ -7,6 +7,7 @@ at the right value, 1 where a coin would do as well, more where a coin would do 
 from typing import Any
 
 from epsilon_dpo.report.page.results import Results, Row
+from epsilon_dpo.report.style.signs import percent
 
 COIN = 0.5
 
@@ -40,20 +41,20 @@ def _of_labels(judged: dict[str, Any], of_pairs: bool) -> list[Row]:
     found = []
     if "classifier_accuracy" in judged:
         rate = judged["classifier_accuracy"]
-        found += _control("texts", rate, 1.0, f"it finds the label of {_percent(rate)} of the held-out texts")
+        found += _control("texts", rate, 1.0, f"it finds the label of {percent(rate)} of the held-out texts")
     if "accuracy" in judged and of_pairs:
         limit = judged.get("true_win_rate", 1.0)
-        says = f"it agrees with the labels of {_percent(judged['accuracy'])} of the evaluation pairs"
+        says = f"it agrees with the labels of {percent(judged['accuracy'])} of the evaluation pairs"
         if "true_win_rate" in judged:
-            says += f", the true reward of {_percent(limit)}"
+            says += f", the true reward of {percent(limit)}"
         found += _control("labels", judged["accuracy"], max(limit, judged["accuracy"]), says)
     if "truth_agreement" in judged:
         rate = judged["truth_agreement"]
-        says = f"it agrees with the true reward on {_percent(rate)} of the evaluation pairs that this decides"
+        says = f"it agrees with the true reward on {percent(rate)} of the evaluation pairs that this decides"
         found += _control("truth", rate, 1.0, says)
     if "flip_rate" in judged:
         rate = judged["flip_rate"]
-        found += _control("order", rate, 0.0, f"swapping the two answers flips {_percent(rate)} of its verdicts")
+        found += _control("order", rate, 0.0, f"swapping the two answers flips {percent(rate)} of its verdicts")
     return found
 
 
@@ -62,14 +63,14 @@ def _of_policies(judged: dict[str, Any]) -> list[Row]:
     found = []
     if "truth_agreement/sft_vs_chosen" in judged:
         rate = judged["truth_agreement/sft_vs_chosen"]
-        says = f"it agrees with the true reward on {_percent(rate)} of SFT's answers against the chosen ones"
+        says = f"it agrees with the true reward on {percent(rate)} of SFT's answers against the chosen ones"
         found += _control("truth of answers", rate, 1.0, says)
     if "win_rate/shuffled_vs_chosen" in judged:
         rate = judged["win_rate/shuffled_vs_chosen"]
-        says = f"answers to other prompts win {_percent(rate)} of its verdicts against the chosen ones"
+        says = f"answers to other prompts win {percent(rate)} of its verdicts against the chosen ones"
         right = judged.get("true_win_rate/shuffled_vs_chosen", 0.0)
         if "true_win_rate/shuffled_vs_chosen" in judged:
-            says += f", by the true reward {_percent(right)}"
+            says += f", by the true reward {percent(right)}"
         found += _control("other prompts", rate, right, says)
     return found
 
@@ -79,7 +80,3 @@ def _control(name: str, rate: float, right: float, says: str) -> list[Row]:
         return []
     failure = max(0.0, (rate - right) / (COIN - right))
     return [{"control": name, "rate": rate, "right": right, "failure": failure, "says": says}]
-
-
-def _percent(rate: float) -> str:
-    return f"{100.0 * rate:.1f} %"

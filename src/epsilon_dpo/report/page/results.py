@@ -87,8 +87,8 @@ class Results:
     paper_figures: list[Row]
     paper_pairs: list[Row]
     base: str
-    scorer: str | None = None
-    margins: str | None = None
+    scorer: str | None
+    margins: str | None
 
     @property
     def n(self) -> int:

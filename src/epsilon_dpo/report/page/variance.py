@@ -1,4 +1,4 @@
-"""Where the uncertainty of a win rate comes from: training, prompts, sampling, judging.
+"""What the uncertainty of a win rate is, and what of it is training's.
 
 The design is nested: a policies trained from different seeds answer the same b prompts, c times each, and every answer
 is judged o times (in both orders, say):
@@ -6,8 +6,9 @@ is judged o times (in both orders, say):
     y = mean + training_s + prompt_p + interaction_sp + sampling_spc + order_o + judging_spco
 
 All but the mean and the order are random. The order's effect, the judge's position bias, is the same everywhere and no
-noise: it is taken out. Components follow from equating mean squares with their expectations (Searle, Casella and
-McCulloch, Variance Components (1992), chapter 4): unbiased for any distribution, and so at times below 0.
+noise: it moves the mean only. Training's component follows from equating mean squares with their expectations (Searle,
+Casella and McCulloch, Variance Components (1992), chapter 4): unbiased for any distribution, and so at times below 0.
+What the other sources add, of which seeds may share some, is told apart in report/page/uncertainty.py.
 """
 
 import math
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.analysis.intervals.rates import Estimate, student_t
 
 
@@ -25,7 +25,7 @@ class Component:
     """One source of variance.
 
     Attributes:
-        raw: its unbiased estimate per level (one training, one prompt, ...); a small one can come out below 0.
+        raw: its unbiased estimate per level (one training); a small one can come out below 0.
         levels: number of levels that the win rate averages over.
     """
 
@@ -45,27 +45,16 @@ class Component:
 
 @dataclass(frozen=True)
 class VarianceSplit:
-    """A win rate and what its variance consists of. A component is None where the design cannot know it.
+    """A win rate, its standard error, and what of that is training's.
 
     Attributes:
         training: component between seeds. None with one seed: then everything here is about that one policy.
-        prompt: between prompts, for the average policy (with one seed, for that policy). None with one seed and one
-            answer each, where it cannot be separated from sampling.
-        interaction: prompts on which one seed does better than another. None with one seed or one answer each.
-        sampling: between answers of one policy to one prompt. With one judgement each it includes the judge's noise.
-            None with one answer each.
-        judging: between judgements of one answer, position bias excluded. None with one judgement each.
-        standard_error: that of the win rate, for other seeds (unless there is one) and other prompts. Its square is the
-            sum of what the components add, if all are known and none came out below 0.
+        standard_error: that of the win rate, for other seeds (unless there is one) and other prompts.
         prompts: their number.
     """
 
     win_rate: float
     training: Component | None
-    prompt: Component | None
-    interaction: Component | None
-    sampling: Component | None
-    judging: Component | None
     standard_error: float
     prompts: int
 
@@ -93,7 +82,12 @@ class VarianceSplit:
 
 
 def split_variance(wins: ArrayLike) -> VarianceSplit:
-    """The components of a balanced design.
+    """Of a balanced design.
+
+    With J, S, I, P, T the components of judging, sampling, interaction, prompts and training, the mean square of the
+    interaction is expected to be J + o S + c o I; of training that + b c o T; of prompts that + a c o P (with one seed
+    J + o S + c o (I + P): its prompts' spread). In that of the win rate itself neither training's nor prompts' is
+    taken below the interaction's.
 
     Args:
         wins: [seeds, prompts, answers, judgements], each in [0, 1] or any real score; one level is allowed anywhere but
@@ -108,60 +102,13 @@ def split_variance(wins: ArrayLike) -> VarianceSplit:
     if not np.isfinite(y).all():
         raise ValueError("the design has empty cells: every seed answers every prompt equally often")
     a, b, c, o = y.shape
-    squares = _mean_squares(y)
-    return VarianceSplit(
-        win_rate=float(y.mean()),
-        training=_component(squares.training, squares.interaction, b * c * o, a),
-        prompt=_component(squares.prompt, squares.sampling if a == 1 else squares.interaction, a * c * o, b),
-        interaction=_component(squares.interaction, squares.sampling, c * o, a * b),
-        sampling=_component(squares.sampling, 0.0 if o == 1 else squares.judging, o, a * b * c),
-        judging=_component(squares.judging, 0.0, 1, y.size),
-        standard_error=math.sqrt(_of_the_mean(squares) / y.size),
-        prompts=b,
-    )
-
-
-@dataclass(frozen=True)
-class _MeanSquares:
-    """Sums of squares over their degrees of freedom, which are a - 1, b - 1, ...; None where there are none.
-
-    Expected: judging J; sampling J + o S; interaction J + o S + c o I; training that + b c o T; prompt that + a c o P
-    (with one seed J + o S + c o (I + P): its prompts' spread).
-    """
-
-    training: float | None
-    prompt: float
-    interaction: float | None
-    sampling: float | None
-    judging: float | None
-
-
-def _mean_squares(y: Floats) -> _MeanSquares:
-    a, b, c, o = y.shape
-    answer = y.mean(3)
-    cell = answer.mean(2)
+    cell = y.mean(3).mean(2)
     seed, prompt, mean = cell.mean(1), cell.mean(0), y.mean()
-    judged = y - answer[..., None] - y.mean((0, 1, 2)) + mean
-    return _MeanSquares(
-        training=_mean_square(seed - mean, b * c * o, a - 1),
-        prompt=float(np.sum((prompt - mean) ** 2) * a * c * o / (b - 1)),
-        interaction=_mean_square(cell - seed[:, None] - prompt + mean, c * o, (a - 1) * (b - 1)),
-        sampling=_mean_square(answer - cell[..., None], o, a * b * (c - 1)),
-        judging=_mean_square(judged, 1, (a * b * c - 1) * (o - 1)),
-    )
-
-
-def _mean_square(deviations: Floats, repeated: int, freedom: int) -> float | None:
-    return float(np.sum(deviations**2) * repeated / freedom) if freedom else None
-
-
-def _component(square: float | None, error: float | None, repeated: int, levels: int) -> Component | None:
-    return None if square is None or error is None else Component((square - error) / repeated, levels)
-
-
-def _of_the_mean(squares: _MeanSquares) -> float:
-    """The mean square of the win rate itself, training and prompts not below the interaction."""
-    if squares.training is None or squares.interaction is None:
-        return squares.prompt
-    error = squares.interaction
-    return max(squares.training, error) + max(squares.prompt, error) - error
+    of_prompts = float(np.sum((prompt - mean) ** 2) * a * c * o / (b - 1))
+    training, of_mean = None, of_prompts
+    if a > 1:
+        of_seeds = float(np.sum((seed - mean) ** 2) * (b * c * o) / (a - 1))
+        interaction = float(np.sum((cell - seed[:, None] - prompt + mean) ** 2) * (c * o) / ((a - 1) * (b - 1)))
+        training = Component((of_seeds - interaction) / (b * c * o), a)
+        of_mean = max(of_seeds, interaction) + max(of_prompts, interaction) - interaction
+    return VarianceSplit(win_rate=float(mean), training=training, standard_error=math.sqrt(of_mean / y.size), prompts=b)

@@ -5,7 +5,7 @@ the same values give the same bytes.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +74,28 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def legend_columns(width: float, labels: list[str]) -> int:
-    """Columns of a legend in a figure `width` inches wide: as many as the longest label leaves room for."""
+def legend_columns(
+    width: float, labels: Sequence[str], per_inch: int = CHARACTERS_PER_INCH, mark: int = LEGEND_MARK
+) -> int:
+    """Columns of a legend in a figure `width` inches wide: as many as the longest label leaves room for.
+
+    Args:
+        per_inch: characters.
+        mark: as many characters is a mark wide.
+    """
     longest = max(len(label) for label in labels)
-    return min(len(labels), max(1, int(width * CHARACTERS_PER_INCH / (longest + LEGEND_MARK))))
+    return min(len(labels), max(1, int(width * per_inch / (longest + mark))))
+
+
+def handle(label: str, mark: Mark, hollow: bool = False) -> Line2D:
+    """Of a legend."""
+    face = "white" if hollow else mark.colour
+    return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=face, linestyle="", label=label)
+
+
+def reach(row: dict[str, Any], name: str) -> list[list[float]]:
+    """Of an error bar: how far the interval of `name` reaches below and above its value."""
+    return [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
 
 
 def legend(figure: Figure, handles: list[Line2D]) -> None:
