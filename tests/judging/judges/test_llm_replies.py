@@ -1,5 +1,6 @@
 """Replies of an endpoint that are not what OpenAI's are: read, a refusal, or one sentence, and never kept unread."""
 
+import json
 import re
 import sqlite3
 import time
@@ -138,6 +139,20 @@ def test_an_endpoint_that_counts_in_its_own_way_does_not_count(
     asked.compare(QUESTIONS[:1])
     counted = {"judge_questions": 2.0, "judge_uncounted_questions": 2.0, "judge_input_tokens": 0.0}
     assert asked.usage() == counted | {"judge_output_tokens": 0.0, "judge_cost_usd": 0.0}
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["not JSON", "[]", json.dumps(completion(7)), json.dumps(completion(None, finish_reason="length")),
+     json.dumps(completion("A", message="A")), json.dumps(completion("", finish_reason="error"))],
+)  # fmt: skip
+def test_a_reply_that_an_older_version_kept_unread_is_asked_for_again(server: JudgeServer, kept: str) -> None:
+    verdicts = judge(server).compare(QUESTIONS)
+    with sqlite3.connect(CACHE) as opened:
+        opened.execute("UPDATE answers SET reply = ? WHERE rowid = 1", (kept,))
+    tries = server.tries
+    assert judge(server).compare(QUESTIONS) == verdicts
+    assert server.tries == tries + 1 and kept not in replies()
 
 
 def test_a_judge_that_never_answers_is_no_judge(server: JudgeServer) -> None:

@@ -45,10 +45,16 @@ class AnswerCache:
             self._rows.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, reply TEXT)")
 
     def get(self, key: str, read: Callable[[Any], Read]) -> Read | None:
-        """What `read` makes of the reply, which was kept because it could be read; None: there is none."""
+        """What `read` makes of the reply; one on which it raises ValueError (older versions kept such) is forgotten."""
         with self._usable():
             row = self._rows.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if row is None else read(json.loads(row[0]))
+            if row is None:
+                return None
+            try:
+                return read(json.loads(row[0]))
+            except ValueError:
+                self._rows.execute("DELETE FROM answers WHERE key = ? AND reply = ?", (key, row[0]))
+                return None
 
     def put(self, key: str, request: Json, reply: Json) -> None:
         """Keep `reply`; an earlier reply to the same request stays."""

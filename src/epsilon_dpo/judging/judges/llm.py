@@ -131,12 +131,15 @@ class LLM:
 
     def _is_letter(self, key: str, request: Json, reply: str) -> bool:
         """Of a row of the cache: a letter from this endpoint, asked by this template under no more tokens."""
-        return (
-            request["messages"][0]["content"] == SYSTEM
-            and request["max_tokens"] <= self.settings["max_tokens"]
-            and key_of(self.endpoint.base_url, request) == key
-            and read(json.loads(reply)).margin() is not None
-        )
+        try:
+            return (
+                request["messages"][0]["content"] == SYSTEM
+                and request["max_tokens"] <= self.settings["max_tokens"]
+                and key_of(self.endpoint.base_url, request) == key
+                and read(json.loads(reply)).margin() is not None
+            )
+        except ValueError:  # kept unread by an older version
+            return False
 
     def _ask(self, requests: dict[str, Json]) -> None:
         """Fill the cache. When one question fails, those under way are waited for and kept, no more are asked.
