@@ -18,13 +18,16 @@ from epsilon_dpo.forecast.flops import flops
 from epsilon_dpo.forecast.forecast import needs_of
 from epsilon_dpo.forecast.inference import PASS, of_candidates, of_kl, of_sample
 from epsilon_dpo.forecast.lengths import Form, Lengths
-from epsilon_dpo.forecast.live import ACTIVATIONS, without_memory
+from epsilon_dpo.forecast.live import ACTIVATIONS, LiveBytes, without_memory
 from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.memory import unsharded
 from epsilon_dpo.forecast.needs import Needs, hours
 from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, passes, reading, sft_step
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
+from epsilon_dpo.judging.judges import pairrm_forward
+from epsilon_dpo.judging.judges.pairrm import PairRM
+from epsilon_dpo.judging.making.params import TrainedJudge
 from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenizer
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -284,3 +287,28 @@ def test_a_small_pairrm_is_the_one_that_stage_judge_makes(dropout: float) -> Non
     ids = {"source_prefix_id", "cand1_prefix_id", "cand2_prefix_id", "cand_prefix_id"}
     assert {name for name in made | forecast if made.get(name) != forecast.get(name)} == ids
     assert made["hidden_dropout_prob"] == made["attention_probs_dropout_prob"] == dropout
+
+
+@pytest.mark.parametrize(("device", "pairs"), [("cuda", 3), ("cpu", 1)])
+def test_a_pairrm_judges_both_orders_at_once_in_its_own_form(device: str, pairs: int) -> None:
+    """Against what lives in a real forward pass; on a CPU a batch holds fewer of such long pairs."""
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+    settings = {"source_max_length": 300, "candidate_max_length": 150, "micro_batch_size": 3, "vocab_size": 100}
+    params = default(judge=settings | sizes)
+    judge = params.judge
+    assert isinstance(judge, TrainedJudge)
+    score = judges.of_judge(given_llama(params, Machine(gpus=int(device == "cuda"))))[-1]
+    model = PairRM(judges._config(judge)[0], (4, 5, 6)).eval()
+    ids = torch.full((2 * pairs, 600), 9)
+    ids[:, 0], ids[:, 300], ids[:, 450] = 4, 5, 6
+    with LiveBytes() as live:
+        live.label = ACTIVATIONS
+        pairrm_forward.forward(model, ids, torch.ones_like(ids))
+    assert score.memory is not None and score.memory.activations == pytest.approx(live.peak[ACTIVATIONS], rel=0.1)
+
+
+def test_vllm_is_one_process_whatever_the_launcher_has() -> None:
+    params = load_file(ROOT / "presets/ultrafeedback-llama-3-8b-on-policy.yaml")
+    of = given_llama(params, Machine(gpus=8))
+    assert [one.gpus for one in (of_candidates(of), of_sample(of, EVALUATION)) if one] == [1, 1]
+    assert of_sample(given_llama(default(), Machine(gpus=8)), EVALUATION).gpus == 8

@@ -70,7 +70,8 @@ def _sampling(
     one = of_sampling(sizes, float(lengths.prompt.mean()) if lengths.measured else prompt, block.max_new_tokens)
     work = None if answers is None else answers * one
     note = VLLM if block.backend == "vllm" else ""
-    gpus = of.machine.gpus  # each process of a launcher answers its share of the prompts
+    # Each process of a launcher answers its share of the prompts; vLLM is one.
+    gpus = min(of.machine.gpus, 1) if note else of.machine.gpus
     # No time: a step of decoding reads all weights for one token of each row, so that FLOPs say little of it.
     return Needs(stage, runs, None if note else memory, gpus, work, None, note=note)
 

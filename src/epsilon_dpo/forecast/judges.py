@@ -1,5 +1,7 @@
 """The judge: what its training needs, and what asking it needs in stage score and wherever else it is asked."""
 
+from dataclasses import replace
+
 import torch
 from transformers import AutoModel, DebertaV2Config, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -11,6 +13,8 @@ from epsilon_dpo.forecast.memory import unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs
 from epsilon_dpo.forecast.simulation import How, Rows, Simulated, body_pass, body_step
 from epsilon_dpo.forecast.trainings import AT_ONCE, Given
+from epsilon_dpo.judging.judges import pairrm_forward
+from epsilon_dpo.judging.judges.pairrm_judge import CPU_TOKENS
 from epsilon_dpo.judging.making.params import (
     AnyJudge,
     PretrainedJudge,
@@ -50,11 +54,28 @@ def of_judge(of: Given) -> list[Needs]:
     trained = isinstance(judge, TrainedJudge | TrainedRewardJudge)
     at_once = judge.micro_batch_size if trained else judge.batch_size  # type: ignore[union-attr]  # others left above
     rows = Rows(at_once, _columns(judge), 1)
+    if isinstance(judge, TrainedJudge | PretrainedJudge):
+        rows = _of_pairs(rows, of.machine.device)
     with without_memory() as live:
         model = _model(config, dtype).eval()
         live.label = ACTIVATIONS
         memory = unsharded(body_pass(model, live, rows))
+    if pairrm_forward.has_its_attention(config):
+        memory = replace(memory, activations=_of_its_attention(config, rows))
     return [*found, Needs("score", list(of.params.runs), memory, gpus, None, None)]
+
+
+def _of_pairs(rows: Rows, device: str) -> Rows:
+    """A PairRM's batch counts pairs, both orders of which are judged at once; on a CPU fewer where they are long."""
+    pairs = min(rows.rows, max(CPU_TOKENS // (2 * rows.columns), 1)) if device == "cpu" else rows.rows
+    return rows._replace(rows=2 * pairs)
+
+
+def _of_its_attention(config: PreTrainedConfig, rows: Rows) -> float:
+    """Bytes in pairrm_forward: of a layer the terms of the positions, [heads, rows, L, L], beside one that is being
+    added, [heads, rows, L, 2 L - 1], with the layer's states, queries, keys and values, [rows, L, hidden] each."""
+    tokens = rows.rows * rows.columns
+    return 4.0 * tokens * (config.num_attention_heads * (3 * rows.columns - 1) + 4 * config.hidden_size)
 
 
 def _config(judge: AnyJudge) -> tuple[PreTrainedConfig, torch.dtype]:

@@ -88,11 +88,11 @@ def load_twin(model: PairRM) -> PairRM:
 
 
 def test_another_deberta_has_the_model_s_own_forward(folder: Path, layout: Layout, model: PairRM) -> None:
-    assert pairrm_forward.is_pairrms(model)
+    assert pairrm_forward.has_its_attention(model.pretrained_model.config)
     fields = {**architecture(folder), "pos_att_type": ["c2p"]}
     other = PairRM(DebertaV2Config(**fields), layout.marker_ids).eval()
     other.load_state_dict(model.state_dict())
-    assert not pairrm_forward.is_pairrms(other)
+    assert not pairrm_forward.has_its_attention(other.pretrained_model.config)
     [verdict] = PairRMJudge(other, layout, 4).compare_texts(PAIRS[1:2])
     with torch.inference_mode():
         expected = other(**layout.pad([layout.encode(PAIRS[1]).ab])).item()

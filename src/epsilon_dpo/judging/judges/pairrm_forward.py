@@ -12,24 +12,24 @@ Training keeps transformers' form (pairrm.py): it needs every state's gradient a
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Layer, DisentangledSelfAttention
 
 from epsilon_dpo.judging.judges.pairrm import PairRM
 
 
-def is_pairrms(model: PairRM) -> bool:
-    """Whether the backbone has the attention that is computed here: that of DeBERTa-v3, and so of the published PairRM.
+def has_its_attention(config: PreTrainedConfig) -> bool:
+    """Whether a backbone has the attention that is computed here: that of DeBERTa-v3, and so of the published PairRM.
 
     Another config.json may describe another DeBERTa-v2; `PairRM.forward` serves it.
     """
-    config = model.pretrained_model.config
-    both = config.relative_attention and set(config.pos_att_type or []) == {"c2p", "p2c"}
+    both = getattr(config, "relative_attention", False) and set(config.pos_att_type or []) == {"c2p", "p2c"}
     return bool(both and config.share_att_key and not getattr(config, "conv_kernel_size", 0))
 
 
 @torch.inference_mode()
 def forward(model: PairRM, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """`PairRM.forward`, for a model in evaluation mode that `is_pairrms`: f of each row, [rows].
+    """`PairRM.forward`, for a model in evaluation mode that `has_its_attention`: f of each row, [rows].
 
     Args:
         input_ids, attention_mask: [rows, tokens], padded on the right; each marker once a row.
@@ -71,11 +71,15 @@ def _all_positions(
     query = query * _scale(attention)
     distances = torch.cat([buckets[:, 0].flip(0), buckets[0, 1:]])  # of j - i = -(L - 1) .. L - 1
     position_key, position_query = _positions(attention, embeddings, distances, -distances)
-    of_query, of_key = (  # one product a head for all rows
-        (states.flatten(1, 2) @ positions.mT).unflatten(1, states.shape[1:3])
-        for states, positions in ((query, position_key), (key, position_query * _scale(attention)))
-    )
-    return _attend(query, key, value, _skewed(of_query) + _skewed(of_key).mT, padding)
+    # One after the other: each product is larger than all the scores, and this is where a batch needs most memory.
+    bias = _skewed(_by_distance(query, position_key)).contiguous()
+    bias += _skewed(_by_distance(key, position_query * _scale(attention))).mT
+    return _attend(query, key, value, bias, padding)
+
+
+def _by_distance(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """[heads, rows, L, 2 L - 1] of `states` [heads, rows, L, d]: one product a head for all rows."""
+    return (states.flatten(1, 2) @ positions.mT).unflatten(1, states.shape[1:3])
 
 
 def _some_positions(

@@ -51,7 +51,8 @@ class PairRMJudge:
         journal: Journal | None = None,
     ) -> None:
         self.model = model.eval()
-        self._forward = partial(pairrm_forward.forward, model) if pairrm_forward.is_pairrms(model) else model
+        ours = pairrm_forward.has_its_attention(model.pretrained_model.config)
+        self._forward = partial(pairrm_forward.forward, model) if ours else model
         self._place = next(model.parameters()).device
         self.layout = layout
         self.batch_size = batch_size

@@ -4,6 +4,8 @@ Its process gets everything in request.json and leaves completions as JSON lines
 the same seeds vLLM draws other values than sampling.py.
 """
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,7 @@ from typing import Any
 
 from epsilon_dpo.pipeline.machine.runtime import take_free_gpus
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
+from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.sampling.answers.params import GREEDY, Sampler
 from epsilon_dpo.sampling.answers.stops import Stops
 
@@ -33,7 +35,11 @@ def sample_with_vllm(
         UserError: vLLM's environment does not exist, or its process failed (its own messages went to stderr).
     """
     request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds}
-    request |= {"stop_token_ids": stops.tokens, **params.model_dump(include=set(Sampler.model_fields))}
+    request |= {
+        "stage": os.getpid(),
+        "stop_token_ids": stops.tokens,
+        **params.model_dump(include=set(Sampler.model_fields)),
+    }
     if params.temperature == GREEDY:
         request["temperature"] = 0.0  # greedy; vLLM raises any other below 0.01 to 0.01
     python = _environment() / "bin" / "python"
@@ -47,7 +53,7 @@ def sample_with_vllm(
     take_free_gpus(1)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        write_json(work / REQUEST, request)
+        (work / REQUEST).write_text(json.dumps(request), "utf-8")  # no indentation: it may hold 10^8 token ids
         done = subprocess.run([*command, str(work)], stdout=sys.stderr, check=False)
         rows = read_jsonl(work / COMPLETIONS) if (work / COMPLETIONS).exists() else []
     found = {row["id"]: row["ids"] for row in rows}

@@ -6,30 +6,39 @@ generation_config is not read. The weights keep the type they were saved in.
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else which prompts share a batch depends on the scheduler's timing
 
 
+def end_with(stage: int) -> None:
+    """Kill this process once its parent `stage` is gone: nobody would read the answers, and the GPU is free for others.
+
+    A stage that is killed takes nothing along.
+    """
+
+    def follow() -> None:
+        while os.getppid() == stage:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def main(folder: Path) -> None:
     """Answer all prompts of `folder`/request.json."""
+    request = json.loads((folder / "request.json").read_text("utf-8"))
+    end_with(request["stage"])
     from vllm import LLM, SamplingParams
 
-    request = json.loads((folder / "request.json").read_text("utf-8"))
     config = json.loads((Path(request["model"]) / "config.json").read_text("utf-8"))
     prompts: dict[str, list[int]] = request["prompts"]
     strings: list[str] = request["stop"]["strings"]
-    model = LLM(
-        model=request["model"],
-        trust_remote_code=False,
-        dtype=config.get("dtype") or config.get("torch_dtype") or "auto",
-        generation_config="vllm",
-        max_model_len=max(map(len, prompts.values())) + request["max_new_tokens"],
-        max_num_seqs=request["batch_size"],
-        seed=0,
-    )
-    wanted = [
+    wanted = [  # before the weights: what vLLM refuses of it costs seconds
         SamplingParams(
             temperature=request["temperature"],
             top_p=request["logits"]["top_p"],
@@ -45,6 +54,15 @@ def main(folder: Path) -> None:
         )
         for id_ in prompts
     ]
+    model = LLM(
+        model=request["model"],
+        trust_remote_code=False,
+        dtype=config.get("dtype") or config.get("torch_dtype") or "auto",
+        generation_config="vllm",
+        max_model_len=max(map(len, prompts.values())) + request["max_new_tokens"],
+        max_num_seqs=request["batch_size"],
+        seed=0,
+    )
     answers = model.generate([{"prompt_token_ids": ids} for ids in prompts.values()], wanted)
     with (folder / "completions.jsonl").open("w", encoding="utf-8") as file:
         for id_, answer in zip(prompts, answers, strict=True):
