@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from whole_pipeline import ROOT, all_stages, copy_project, dvc, metrics_of, repro
 
+from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,21 @@ def test_the_readme_states_these_results(project: Path) -> None:
         rates = [score[f"{name}/sft{end}"] for name in ("true_win_rate", "win_rate") for end in ("", "_low", "_high")]
         assert list(map(float, stated[:6])) == pytest.approx(rates, abs=0.03)
         assert list(map(float, stated[6:])) == pytest.approx([kl["kl_fwd_rb"], kl["kl_fwd_rb_se"]], rel=0.1)
+
+
+def test_the_readme_states_what_these_results_say(project: Path) -> None:
+    """Beside the table: the runs among each other by the true reward, and the judge beside it."""
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert "By the true reward the three are **statistically indistinguishable**" in readme
+    statements = read_json(project / "out/report/summary.json")["statements"]
+    alike = "No two of the 3 runs can be told apart by their true wins over the chosen answers ("
+    assert [said for said in statements if said.startswith(alike)], statements
+    stated = re.search(r"agrees with the truth in (\d+) %.* beat the chosen ones in (\d+) % \(judge: (\d+) %\)", readme)
+    assert stated
+    controls = metrics_of(project, "controls")
+    found = [metrics_of(project, "judge")["truth_agreement"]]
+    found += [controls[f"{name}/shuffled_vs_chosen"] for name in ("true_win_rate", "win_rate")]
+    assert [int(share) / 100 for share in stated.groups()] == pytest.approx(found, abs=0.03)
 
 
 def test_sft_learns_the_task(project: Path) -> None:
