@@ -4,6 +4,7 @@ import ast
 import io
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -120,17 +121,16 @@ def test_code_of_a_model_is_refused_and_not_run(folder: Path, load: Callable[[Pa
 
 
 @pytest.mark.parametrize(
-    ("code", "load"),
-    [(own_tokenizer, as_base), (own_tokenizer, as_reward_model), (own_tokenizer, load_tokenizer),
-     (own_generation, as_base), (own_generation, as_policy)],
+    ("code", "load", "refused"),
+    [(own_tokenizer, as_base, None), (own_tokenizer, load_tokenizer, None),
+     (own_tokenizer, as_reward_model, "describes 2 labels"),  # once its tokenizer is loaded
+     (own_generation, as_base, None), (own_generation, as_policy, None)],
 )  # fmt: skip
 def test_code_that_is_not_needed_is_not_run(
-    folder: Path, code: Callable[[Path], None], load: Callable[[Path], object]
+    folder: Path, code: Callable[[Path], None], load: Callable[[Path], object], refused: str | None
 ) -> None:
     """tokenizer.json is enough, and answers are sampled by code of this project."""
     code(folder)
-    try:
+    with nullcontext() if refused is None else pytest.raises(UserError, match=f"^[^\n]*{refused}[^\n]*$"):
         load(folder)
-    except UserError as refusal:
-        assert "\n" not in str(refusal)
     assert not Path("pwned").exists()

@@ -119,13 +119,17 @@ def test_what_it_says_of_the_loss_is_in_the_files_that_it_links() -> None:
     section = README.split("## ε-DPO in 12 lines")[1].split("\n## ")[0]
     linked = dict(re.findall(r"\[([\w/]+\.py)\]\(([^)]+)\)", section))
     texts = {name: (ROOT / path).read_text("utf-8") for name, path in linked.items()}
-    assert "def loss(" in texts["methods/epsilon_dpo.py"] and "def after_step(" in texts["methods/epsilon_dpo.py"]
+    method, kernel = texts["methods/epsilon_dpo.py"], texts["models/logps/kernel.py"]
+    assert "epsilon_loss(" in method.split("def loss(")[1].split("\n    def ")[0] and "def after_step(" in method
     trainer = texts["training/alignment/trainer.py"]
     assert "method.after_step(" in trainer.split("def finish_step(")[1].split("\n    def ")[0]
-    for name in re.findall(r"`(logps_\w+)`", section):
-        assert name in texts["models/logps/kernel.py"], name
-    for metric in re.findall(r"`(eps/\w+)`", section):
-        assert f'"{metric}"' in texts["methods/epsilon_dpo.py"], metric
+    assert "def _sweep(" in kernel and "delta_minus" in kernel and "delta_plus" in kernel
+    named, metrics = re.findall(r"`(\w+)`", section), re.findall(r"`(eps/\w+)`", section)
+    assert named and metrics
+    for name in named:
+        assert re.search(rf"\b{name}\b", "\n".join(texts.values())), name
+    for metric in metrics:
+        assert f'"{metric}"' in method, metric
     assert "Mixture" in texts["tiles.py"]
 
 

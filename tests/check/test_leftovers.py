@@ -46,15 +46,39 @@ def repro() -> int:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    project = copy_project(tmp_path / "project")
+    return enter(made(tmp_path / "project"), monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both runs, after `dvc repro`."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = enter(made(tmp_path_factory.mktemp("leftovers") / "project"), patch)
+        set_runs("dpo", "epsilon_dpo")
+        repro()
+    return folder
+
+
+@pytest.fixture
+def reproduced(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    return enter(shutil.copytree(results, tmp_path / "project", symlinks=True), monkeypatch)
+
+
+def made(project: Path) -> Path:
+    copy_project(project)
     (project / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())  # else DVC writes its own into out/align
+    check = {"stages": {"check": read_yaml(ROOT / "dvc.yaml")["stages"]["check"]}}
+    with (project / "dvc.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(check, file)
+        file.write(STAGES)
+    return project
+
+
+def enter(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(project)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    check = {"stages": {"check": read_yaml(ROOT / "dvc.yaml")["stages"]["check"]}}
-    with Path("dvc.yaml").open("w", encoding="utf-8") as file:
-        YAML().dump(check, file)
-        file.write(STAGES)
     return project
 
 
@@ -91,18 +115,14 @@ def test_only_outputs_of_runs_are_removed(project: Path) -> None:
     assert (project.parent / "precious").is_dir()
 
 
-def test_before_dvc_runs(project: Path) -> None:
+def test_before_dvc_runs(reproduced: Path) -> None:
     """`make repro` does it first."""
-    set_runs("dpo", "epsilon_dpo")
-    repro()
     set_runs("dpo")
     subprocess.run(["python", "-m", "epsilon_dpo.check.params_file"], check=True)
     assert [path.name for path in Path("out/align").iterdir()] == ["dpo"]
 
 
-def test_a_kill_in_the_middle_is_made_good(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_runs("dpo", "epsilon_dpo")
-    repro()
+def test_a_kill_in_the_middle_is_made_good(reproduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr("epsilon_dpo.check.leftovers._forget", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         remove_leftovers(["dpo"])
@@ -111,10 +131,8 @@ def test_a_kill_in_the_middle_is_made_good(project: Path, monkeypatch: pytest.Mo
     assert "align@epsilon_dpo" not in read_yaml(Path("dvc.lock"))["stages"]
 
 
-def test_what_dvcs_cache_does_not_have_is_moved_away(project: Path) -> None:
+def test_what_dvcs_cache_does_not_have_is_moved_away(reproduced: Path) -> None:
     """As after `dvc repro --no-commit` or `dvc gc`."""
-    set_runs("dpo", "epsilon_dpo")
-    repro()
     shutil.rmtree(".dvc/cache")
     for moved in ("align-epsilon_dpo", "align-epsilon_dpo-2"):
         content = Path("out/align/epsilon_dpo/params.yaml").read_bytes()
@@ -127,19 +145,15 @@ def test_what_dvcs_cache_does_not_have_is_moved_away(project: Path) -> None:
         Path("out/align/epsilon_dpo/params.yaml").write_text("made again")
 
 
-def test_what_was_made_again_without_dvc_is_moved_away(project: Path) -> None:
+def test_what_was_made_again_without_dvc_is_moved_away(reproduced: Path) -> None:
     """By hand, or by a `dvc` that was killed before it wrote its lock: the cache has what the lock names, not this."""
-    set_runs("dpo", "epsilon_dpo")
-    repro()
     (made := Path("out/align/epsilon_dpo/params.yaml")).unlink()
     made.write_text("made again")
     assert "(now scratch/removed/align-epsilon_dpo" in remove_leftovers(["dpo"])[0]
     assert Path("scratch/removed/align-epsilon_dpo/params.yaml").read_text() == "made again"
 
 
-def test_a_folder_without_one_of_its_files_is_not_in_the_cache(project: Path) -> None:
-    set_runs("dpo", "epsilon_dpo")
-    repro()
+def test_a_folder_without_one_of_its_files_is_not_in_the_cache(reproduced: Path) -> None:
     md5 = read_yaml(Path("dvc.lock"))["stages"]["align@epsilon_dpo"]["outs"][0]["md5"]
     [file] = json.loads(Path(".dvc/cache/files/md5", md5[:2], md5[2:]).read_text())
     Path(".dvc/cache/files/md5", file["md5"][:2], file["md5"][2:]).unlink()

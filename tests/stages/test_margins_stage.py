@@ -1,9 +1,6 @@
 """The stage margins on files: empty by default, for which nothing is loaded, and scores where they are asked for."""
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -75,14 +72,3 @@ def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_left(project: Path
     with pytest.raises(SystemExit, match=r"margins\.source: true_reward needs data whose reward is known"):
         run(project, "{source: true_reward, temperature: null}")
     assert not (project / "out" / "margins").exists()
-
-
-def test_empty_margins_load_nothing_heavy(project: Path) -> None:
-    """The default runs this stage each time that the judge changes."""
-    (project / "params.yaml").write_text("threads: 1\nmargins: null\n", "utf-8")
-    heavy = "{'torch', 'transformers', 'scipy', 'numpy'} & set(sys.modules)"
-    script = f"import sys, runpy; runpy.run_module('stages.margins', run_name='__main__'); print(sorted({heavy}))"
-    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=env, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "[]"

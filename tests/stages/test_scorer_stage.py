@@ -144,11 +144,12 @@ def test_data_without_a_true_reward_are_refused(project: Path) -> None:
         run(project, "{source: true_reward}")
 
 
-def test_no_scorer_loads_nothing_heavy(project: Path) -> None:
-    """The default runs this stage each time that the judge changes."""
-    (project / "params.yaml").write_text("scorer: null\n", "utf-8")
+def test_without_scorer_and_margins_nothing_heavy_is_loaded(project: Path) -> None:
+    """The default runs both stages each time that the judge changes."""
+    (project / "params.yaml").write_text("threads: 1\nscorer: null\nmargins: null\n", "utf-8")
     heavy = "{'torch', 'transformers', 'scipy', 'numpy'} & set(sys.modules)"
-    script = f"import sys, runpy; runpy.run_module('stages.scorer', run_name='__main__'); print(sorted({heavy}))"
+    runs = "".join(f"runpy.run_module('stages.{stage}', run_name='__main__'); " for stage in ("scorer", "margins"))
+    script = f"import sys, runpy; {runs}print(sorted({heavy}))"
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     done = subprocess.run([sys.executable, "-c", script], cwd=project, env=env, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]

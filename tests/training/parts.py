@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.methods.registry import method_of
@@ -41,9 +42,9 @@ def fine_tuned(settings, root, *place):
 
 
 def one_dies(arguments, track):
-    """A training of which a rank, or the launcher, is killed at a step; once killed it goes on undisturbed."""
+    """A training of which a rank, or the launcher, is killed at a step; how many steps it computed, where none is."""
     root, victim = Path(arguments["root"]), arguments["victim"]
-    rank = os.environ["RANK"]
+    rank = os.environ.get("RANK", "0")
     out = root / "out"
     out.mkdir(parents=True, exist_ok=True)
     (root / f"pid-{rank}").write_text(str(os.getpid()), "utf-8")
@@ -55,7 +56,13 @@ def one_dies(arguments, track):
 
     torch.set_num_threads(1)
     data = (root / "sft", root / "pairs", out, root / "scratch", tracked)
-    align(method_of("x", arguments["entry"]), Align(**arguments["settings"]), 5, *data, save_steps=3)
+    computed = []
+    counting = register_optimizer_step_post_hook(lambda *_: computed.append(1))
+    try:
+        align(method_of("x", arguments["entry"]), Align(**arguments["settings"]), 5, *data, save_steps=3)
+    finally:
+        counting.remove()  # without a launcher this is the tests' own process
+    return len(computed)
 
 
 def _kill(root, victim):

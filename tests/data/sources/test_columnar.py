@@ -133,6 +133,6 @@ def test_texts_of_every_type_are_texts(kind: str) -> None:
             for column in TABLE.column_names
         }
         save(pa.table(columns), name)
-        assert [row["chosen"][0]["content"] for row in pairs_of(read(path=f"data/{name}"))] == TABLE[
-            "prompt"
-        ].to_pylist()
+        pairs = pairs_of(read(path=f"data/{name}"))
+        turns = [[turn["content"] for turn in (*pair["chosen"], *pair["rejected"])] for pair in pairs]
+        assert turns == [[row["prompt"], row["chosen"], row["prompt"], row["rejected"]] for row in ROWS]

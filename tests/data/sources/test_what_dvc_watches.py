@@ -117,13 +117,18 @@ def test_a_changed_file_is_fetched_again_and_never_served_from_the_cache(project
     write_rows(tmp_path / "elsewhere/train.jsonl", rows("new"))
     assert "modified:           data" in dvc(project, "status", "fetch").stdout
     # As in the report: a forced run of fetch is ended before it is done, and the next one is an ordinary one.
+    recorded = read_yaml(project / "dvc.lock")["stages"]["fetch"]
     command = [str(BIN / "dvc"), "repro", "-f", "fetch"]
     forced = subprocess.Popen(
         command, cwd=project, env=environment(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    time.sleep(2.5)
+    deadline = time.monotonic() + 60
+    while not list((project / "scratch/partial").glob("fetch*")):
+        assert time.monotonic() < deadline and forced.poll() is None
+        time.sleep(0.01)
     forced.send_signal(signal.SIGTERM)
-    forced.wait(30)
+    assert forced.wait(30) == -signal.SIGTERM
+    assert read_yaml(project / "dvc.lock")["stages"]["fetch"] == recorded, "it was done"
     done = dvc(project, "repro", "fetch")
     assert done.returncode == 0, done.stdout + done.stderr
     assert first_prompt(project).startswith("new")

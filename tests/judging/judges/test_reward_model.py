@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from epsilon_dpo.judging.making.params import RewardModelJudge
 from epsilon_dpo.judging.making.sources import build
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
+from epsilon_dpo.pipeline.stage.journal import Journal
 
 WORDS = ["gold", "is", "a", "metal", "honey", "comes", "from", "bees", "what", "do", "you", "know", "user", "assistant"]
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
@@ -136,6 +138,32 @@ def test_each_text_is_scored_once(local: Path, tmp_path: Path) -> None:
     judge.model.register_forward_pre_hook(lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True)
     judge.compare([*QUESTIONS, QUESTIONS[0]])
     assert sum(rows) == 6 and max(rows) == 2  # of ten: gold twice more, honey twice more, bees once more
+
+
+def test_whoever_goes_on_after_a_kill_scores_the_missing_batches_alone(local: Path, tmp_path: Path) -> None:
+    """To the same bits; six texts are three batches of two."""
+    bring(local, tmp_path / "judge", batch_size=2)
+    settings = read_json(tmp_path / "judge/judge.json")
+
+    def judge(scratch: str, kill_at: int | None = None) -> tuple[RewardModel, list[Any]]:
+        """Of an execution; and the batches that its model scores, until it is killed at one of them."""
+        found = RewardModel.load(settings, tmp_path / "judge", Journal(tmp_path / scratch))
+        batches: list[Any] = []
+
+        def see(_: object, __: object, inputs: dict[str, torch.Tensor]) -> None:
+            if len(batches) == kill_at:
+                raise KeyboardInterrupt
+            batches.append(inputs["input_ids"].tolist())
+
+        found.model.register_forward_pre_hook(see, with_kwargs=True)
+        return found, batches
+
+    (whole, all_batches), (killed, before), (resumed, after) = judge("whole"), judge("killed", 1), judge("killed")
+    expected = [verdict.logit for verdict in whole.compare(QUESTIONS)]
+    with pytest.raises(KeyboardInterrupt):
+        killed.compare(QUESTIONS)
+    assert [verdict.logit for verdict in resumed.compare(QUESTIONS)] == expected
+    assert before + after == all_batches and (len(before), len(after)) == (1, 2)
 
 
 def test_ranks_are_the_rewards(local: Path, tmp_path: Path) -> None:

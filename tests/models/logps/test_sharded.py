@@ -29,27 +29,30 @@ def loss_of(policy, reference, rank):
     return (chosen - rejected).sum()
 
 
-def compare(rank: int, folder: Path) -> None:
-    """Gradients of a sharded policy on two ranks' rows against those of an unsharded one on all rows."""
+def compare(rank: int, folders: list[Path]) -> None:
+    """Gradients of each folder's policy, sharded, on two ranks' rows, against those of it unsharded on all rows."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    unsharded, sharded, reference = (Gemma2ForCausalLM.from_pretrained(folder / name) for name in ("0", "0", "1"))
-    for model in (unsharded, sharded, reference):
-        add_logps_head(model)
-    for part in (*sharded.model.layers, sharded):
-        fully_shard(part, reshard_after_forward=True)
-    (sum(loss_of(unsharded, reference, each) for each in (0, 1)) / 2).backward()
-    loss_of(sharded, reference, rank).backward()
-    for parameter, expected in zip(sharded.parameters(), unsharded.parameters(), strict=True):
-        tolerance = 1e-6 * expected.grad.abs().max().item()
-        torch.testing.assert_close(parameter.grad.full_tensor(), expected.grad, rtol=0, atol=tolerance)
+    dist.init_process_group("gloo", init_method=f"file://{folders[0]}/meet", rank=rank, world_size=2)
+    for folder in folders:
+        unsharded, sharded, reference = (Gemma2ForCausalLM.from_pretrained(folder / name) for name in ("0", "0", "1"))
+        for model in (unsharded, sharded, reference):
+            add_logps_head(model)
+        for part in (*sharded.model.layers, sharded):
+            fully_shard(part, reshard_after_forward=True)
+        (sum(loss_of(unsharded, reference, each) for each in (0, 1)) / 2).backward()
+        loss_of(sharded, reference, rank).backward()
+        for (name, parameter), expected in zip(sharded.named_parameters(), unsharded.parameters(), strict=True):
+            tolerance = 1e-6 * expected.grad.abs().max().item()
+            found, said = parameter.grad.full_tensor(), f"{folder.name}, {name}: {{}}".format
+            torch.testing.assert_close(found, expected.grad, rtol=0, atol=tolerance, msg=said)
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tied", [True, False])
-def test_sharded_weights_get_the_gradients_of_unsharded_ones(tiny_gemma, tmp_path, tied):
+def test_sharded_weights_get_the_gradients_of_unsharded_ones(tiny_gemma, tmp_path):
     """Also where the head's weights are given away after the forward pass and gathered again for the backward pass."""
-    for seed in (0, 1):
-        tiny_gemma(seed, tie_word_embeddings=tied).save_pretrained(tmp_path / str(seed))
-    spawn(compare, args=(tmp_path,), nprocs=2)
+    folders = [tmp_path / name for name in ("tied", "untied")]
+    for folder in folders:
+        for seed in (0, 1):
+            tiny_gemma(seed, tie_word_embeddings=folder.name == "tied").save_pretrained(folder / str(seed))
+    spawn(compare, args=(folders,), nprocs=2)

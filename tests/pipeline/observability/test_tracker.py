@@ -82,14 +82,14 @@ def test_a_stage_that_dies_on_import_leaves_no_process(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_stages_may_use_a_fresh_store_first(project: Path) -> None:
+def test_four_stages_may_use_a_fresh_store_first(fresh: Path) -> None:
     """Without a lock around its creation, concurrent first use leaves a half-migrated store that nobody can open."""
     trackers = [stage(f"kl@run{i}") for i in range(4)]
     for tracker in trackers:
         tracker.__enter__()
     for tracker in trackers:
         tracker.__exit__(None, None, None)
-    assert statuses(project, *(f"kl@run{i}" for i in range(4))) == [(f"kl@run{i}", "FINISHED") for i in range(4)]
+    assert statuses(fresh, *(f"kl@run{i}" for i in range(4))) == [(f"kl@run{i}", "FINISHED") for i in range(4)]
 
 
 @pytest.mark.slow

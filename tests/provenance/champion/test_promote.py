@@ -328,7 +328,6 @@ def test_mlflow_itself_hands_out_the_way_to_the_weights(
     assert "epsilon-dpo champion --name downloaded --out DIR" in (folder / "WEIGHTS.md").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.campaign
 def test_a_server_has_the_better_of_two_that_are_promoted_at_once(
     project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -100,7 +100,6 @@ def append(file: str, text: str) -> None:
         opened.write(text)
 
 
-ESSENTIAL = {"param of one run", "comment in a method", "real change in a method"}
 # The edit; which stages have causes of their own (beside check, which reads all of params.yaml and of the code, if it
 # has one); one of them with what is said of it; which may run after them; which dvc commit would accept.
 EDITS: dict[str, tuple[Callable[[], Any], set[str], tuple[str, str], set[str], str]] = {
@@ -191,9 +190,7 @@ EDITS: dict[str, tuple[Callable[[], Any], set[str], tuple[str, str], set[str], s
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind in ESSENTIAL else pytest.param(kind, marks=pytest.mark.slow) for kind in EDITS]
-)
+@pytest.mark.parametrize("kind", list(EDITS))
 def test_an_edit_names_its_cause(project: Path, kind: str) -> None:
     edit, own, (stage, why), after, accept = EDITS[kind]
     edit()
@@ -220,7 +217,6 @@ def test_the_seed_of_all(project: Path, said: Said) -> None:
     assert len(rows) <= 12
 
 
-@pytest.mark.slow
 def test_outputs_that_are_gone_or_changed_by_hand_come_from_the_cache(restored: Path, said: Said) -> None:
     """And what reads them does not follow: DVC puts back the bytes that it has read."""
     append("out/align/dpo/file", "by hand")
@@ -232,14 +228,12 @@ def test_outputs_that_are_gone_or_changed_by_hand_come_from_the_cache(restored: 
     assert plan.why("fetch") == ["its output is missing"]
 
 
-@pytest.mark.slow
 def test_without_any_output_only_check_runs(restored: Path, said: Said) -> None:
     shutil.rmtree("out")
     plan = Plan(said("--json"))
     assert plan.that("run") == {"check"} and len(plan.that("from cache")) == 25
 
 
-@pytest.mark.slow
 def test_an_output_that_dvc_no_longer_has_is_made_again(project: Path, said: Said) -> None:
     lock = read_yaml(Path("dvc.lock"))["stages"]["tournament"]["outs"][0]["md5"]
     entry = Path(".dvc/cache/files/md5", lock[:2], lock[2:])
@@ -252,7 +246,6 @@ def test_an_output_that_dvc_no_longer_has_is_made_again(project: Path, said: Sai
         entry.write_bytes(content)
 
 
-@pytest.mark.slow
 def test_data_of_ones_own(project: Path, said: Said) -> None:
     append("data/mine.jsonl", "{}\n")
     plan = Plan(said("--json"))
@@ -260,7 +253,6 @@ def test_data_of_ones_own(project: Path, said: Said) -> None:
     assert len(plan.that("may run")) == 24  # all others but check
 
 
-@pytest.mark.slow
 @pytest.mark.campaign
 def test_a_value_taken_back_comes_from_the_run_cache_as_dvc_then_does(
     restored: Path, said: Said, caplog: pytest.LogCaptureFixture
@@ -287,7 +279,6 @@ def test_a_value_taken_back_comes_from_the_run_cache_as_dvc_then_does(
     assert set(re.findall(r"Stage '(.+)' is cached - skipping run", done)) == ran - {"check"}
 
 
-@pytest.mark.slow
 def test_edits_that_were_not_committed_when_the_stage_ran(project: Path, said: Said) -> None:
     """The folder was run with one file edited; the next edit is still found, and an edit of the first is not."""
     estimators, records = (f"src/epsilon_dpo/analysis/kl/{name}.py" for name in ("estimators", "records"))
@@ -300,7 +291,6 @@ def test_edits_that_were_not_committed_when_the_stage_ran(project: Path, said: S
     assert re.fullmatch(r"src/epsilon_dpo/analysis/kl: 4 files of .+B → 4 files of .+B \(git .+\)", why)
 
 
-@pytest.mark.slow
 def test_what_can_be_accepted_is_accepted_by_what_is_printed(project: Path, said: Said) -> None:
     append("src/epsilon_dpo/analysis/kl/fresh.py", "LIMIT = 3\n")
     assert "\n  dvc commit -f check kl\n" in said()
@@ -321,7 +311,6 @@ def test_only_what_ci_allows(project: Path, said: Said) -> None:
     said("judge", "--assert-only", "check")  # of a target, what lies before it
 
 
-@pytest.mark.slow
 def test_a_dependency_is_hashed_once_however_many_stages_read_it(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +328,6 @@ def test_a_dependency_is_hashed_once_however_many_stages_read_it(
     assert str(project / "src/epsilon_dpo/pipeline/stage") in hashed and set(hashed.values()) == {1}
 
 
-@pytest.mark.slow
 def test_asking_changes_no_file(project: Path, said: Said) -> None:
     edit_params("seed", 18)
     append(DPO, "\n# a comment\n")
@@ -349,7 +337,6 @@ def test_asking_changes_no_file(project: Path, said: Said) -> None:
     assert contents(project) == before
 
 
-@pytest.mark.slow
 def test_while_dvc_is_at_work(project: Path, said: Said) -> None:
     """It needs no lock; DVC's own file names who writes."""
     repo = Repo(".")

@@ -227,7 +227,7 @@ def test_without_figures_of_the_paper_there_is_no_section(
     out = outputs()
     for name in ("figures", "pairs"):
         (out / "figures" / f"{name}.json").write_text("[]", "utf-8")
-    assert "The paper's figures" not in written(out, runs, tmp_path / "report")
+    assert "The paper&#39;s figures" not in written(out, runs, tmp_path / "report")
 
 
 def test_a_reference_that_was_not_trained_is_called_by_its_name(

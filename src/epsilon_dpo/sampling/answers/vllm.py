@@ -34,12 +34,9 @@ def sample_with_vllm(
     Raises:
         UserError: vLLM's environment does not exist, or its process failed (its own messages went to stderr).
     """
-    request: dict[str, Any] = {"model": str(folder.absolute()), "prompts": prompts, "seeds": seeds}
-    request |= {
-        "stage": os.getpid(),
-        "stop_token_ids": stops.tokens,
-        **params.model_dump(include=set(Sampler.model_fields)),
-    }
+    request: dict[str, Any] = {"stage": os.getpid(), "model": str(folder.absolute())}
+    request |= {"prompts": prompts, "seeds": seeds, "stop_token_ids": stops.tokens}
+    request |= params.model_dump(include=set(Sampler.model_fields))
     if params.temperature == GREEDY:
         request["temperature"] = 0.0  # greedy; vLLM raises any other below 0.01 to 0.01
     python = _environment() / "bin" / "python"
