@@ -19,7 +19,10 @@ from epsilon_dpo.training.sft.sft import fine_tune
 
 
 def trainings(arguments, track):
-    """Each of `align` by name, [entry of a run, block align], and each of `sft`, [block sft], one after the other."""
+    """Each of `align` by name, [entry of a run, block align], and each of `sft`, [block sft], one after the other.
+
+    `models` has the folders of policies other than `sft`, by name.
+    """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     root = Path(arguments["root"])
@@ -30,7 +33,7 @@ def trainings(arguments, track):
         return out, root / "processes" / f"{name}-scratch", track
 
     for name, (entry, settings) in arguments["align"].items():
-        data = (root / "sft", root / "pairs", *place(name), root / "margins")
+        data = (root / arguments["models"].get(name, "sft"), root / "pairs", *place(name), root / "margins")
         align(method_of(name, entry), Align(**settings), 5, *data, save_steps=4)
     for name, settings in arguments["sft"].items():
         fine_tuned(settings, root, *place(name))

@@ -29,7 +29,7 @@ from runs import (
     sealed,
 )
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from epsilon_dpo.pipeline.launch.launcher import launcher
 from epsilon_dpo.pipeline.launch.processes import run_part
@@ -74,7 +74,8 @@ def assert_alike(one, other, tolerance):
 def test_two_processes_train_as_one(run, token_pairs, tmp_path, two):
     """Losses, decisions, betas, evaluation and weights, also where the last step has fewer pairs than processes.
 
-    And with bfloat16, which had no effect on SFT under FSDP: accelerate prepares no model that is sharded already.
+    And with bfloat16, which had no effect on SFT under FSDP: accelerate prepares no model that is sharded already. The
+    model `sharp` has logits large enough that its rounding was taken for a pair that cannot share its prompt.
     """
     of = {name: (entry, {}) for name, entry in ENTRIES.items()}
     of |= {name: (entry, {"lora": LORA}) for name, entry in WITH_LORA.items()}
@@ -92,15 +93,27 @@ def test_two_processes_train_as_one(run, token_pairs, tmp_path, two):
         "root": str(tmp_path),
         "align": {name: [entry, config(**changes).model_dump()] for name, (entry, changes) in of.items()},
         "sft": {"plain": sft, "bfloat16": half},
+        "models": {"sharp": "sharp_model"},
     }
+    arguments["align"]["sharp"] = [DPO, config(bf16=True).model_dump()]
+    save_sharp_model(tmp_path)
     tracked = []
     run_part(parts.trainings, arguments, lambda metrics, step: tracked.append(step))
     for name, folder in {**alone, "plain": tmp_path / "alone"}.items():
         assert_alike(folder, tmp_path / "processes" / name, 2e-4)
-    assert len(tracked) > 12 * len(of)
+    assert len(tracked) > 12 * len(of) and (tmp_path / "processes" / "sharp" / "metrics.json").is_file()
     rounded = losses(tmp_path / "bfloat16")
     rounding = (rounded - losses(tmp_path / "alone")).abs().max()
     assert (losses(tmp_path / "processes" / "bfloat16") - rounded).abs().max() < rounding / 4
+
+
+def save_sharp_model(root):
+    torch.manual_seed(0)
+    vocab_size = read_json(root / "sft" / "config.json")["vocab_size"]
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    llama = LlamaConfig(**sizes, vocab_size=vocab_size, initializer_range=0.3, pad_token_id=0, eos_token_id=2)
+    AutoModelForCausalLM.from_config(llama).save_pretrained(root / "sharp_model")
+    AutoTokenizer.from_pretrained(root / "sft").save_pretrained(root / "sharp_model")
 
 
 def losses(folder):
