@@ -23,7 +23,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig, Logi
 
 from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.sampling.answers.decoding import decode
-from epsilon_dpo.sampling.answers.sampling import GumbelNoise
+from epsilon_dpo.sampling.answers.noise import GumbelNoise
 
 STOP = 2
 

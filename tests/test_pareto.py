@@ -87,10 +87,12 @@ def test_the_study_collects_a_finished_project_and_no_other(
     preset = shutil.copy(project / "params.yaml", tmp_path / "preset.yaml")
     level = {"title": "Small", "preset": str(preset), "seeds": [17, 18]}
     content = {"confidence": 0.95, "levels": {"small": level}, "claims": []}
-    dump_yaml(str(tmp_path / "claims.yaml"), content)
+    (tmp_path / "study").mkdir()
+    dump_yaml(str(tmp_path / "study/claims.yaml"), content)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(project))
-    number, marked = collect("small", project, tmp_path)
-    rows = read_results("small", tmp_path)
+    number, marked, _ = collect("small", project)
+    rows = read_results("small")
     assert (number, marked) == (len(rows), len(RUNS))
     final = {row["run"]: row for row in rows if row["place"] == "."}
     followed = {row["run"] for row in rows if row["place"] != "."}
@@ -102,16 +104,16 @@ def test_the_study_collects_a_finished_project_and_no_other(
     assert float(reference["win_rate_judge"]) == judged["win_rate/sft_vs_chosen"]
     for run, row in final.items():
         assert_a_row_is_what_the_stages_wrote(project / "out", run, row)
-    file = tmp_path / "results/small/policies.csv"
+    file = tmp_path / "study/results/small/policies.csv"
     before = file.read_bytes()
-    collect("small", project, tmp_path)
+    collect("small", project)
     assert file.read_bytes() == before, "a replicate that is collected again changes nothing"
-    (made,) = known_replicates("small", tmp_path).values()
+    (made,) = known_replicates("small").values()
     assert len(made["params"]) == 64 and made["torch"] == "2.13.0"
     params = (project / "params.yaml").read_text("utf-8")
     (project / "params.yaml").write_text(params.replace("seed: 17", "seed: 18", 1), "utf-8")
     with pytest.raises(UserError, match=r"is not reproduced: \S+ and \d+ more would run"):
-        collect("small", project, tmp_path)
+        collect("small", project)
     (project / "params.yaml").write_text(params, "utf-8")
 
 

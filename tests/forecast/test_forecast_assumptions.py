@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from forecast_sizes import SIZES
-from transformers import AutoConfig, BloomConfig, LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, BloomConfig, DebertaV2Config, LlamaConfig, PreTrainedConfig
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.cli import main
@@ -22,12 +22,12 @@ from epsilon_dpo.forecast.live import ACTIVATIONS, LiveBytes, without_memory
 from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.memory import unsharded
 from epsilon_dpo.forecast.needs import Needs, hours
-from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, passes, reading, sft_step
+from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, body_pass, passes, reading, sft_step
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
 from epsilon_dpo.judging.judges import pairrm_forward
 from epsilon_dpo.judging.judges.pairrm import PairRM
-from epsilon_dpo.judging.making.params import TrainedJudge
+from epsilon_dpo.judging.making.params import RewardModelJudge, TrainedJudge
 from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenizer
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -312,3 +312,20 @@ def test_vllm_is_one_process_whatever_the_launcher_has() -> None:
     of = given_llama(params, Machine(gpus=8))
     assert [one.gpus for one in (of_candidates(of), of_sample(of, EVALUATION)) if one] == [1, 1]
     assert of_sample(given_llama(default(), Machine(gpus=8)), EVALUATION).gpus == 8
+
+
+@pytest.mark.parametrize("shared", [{"share_att_key": True}, {}], ids=["version 3", "version 2"])
+def test_a_reward_model_on_deberta_is_counted_as_transformers_computes_it(tmp_path: Path, shared: dict) -> None:
+    """It is judged by its own forward pass, and a version 2 says nothing of share_att_key."""
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+    attention = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 256}
+    config = DebertaV2Config(**sizes, **attention, **shared, vocab_size=100, max_relative_positions=-1)
+    config.save_pretrained(tmp_path)
+    settings = {"source": "reward_model", "path": str(tmp_path), "revision": None, "dtype": "float32"}
+    judge = RewardModelJudge(**settings, max_length=128, batch_size=2)
+    [score] = judges.of_judge(given_llama(default().model_copy(update={"judge": judge})))
+    with without_memory() as live:
+        model = judges._model(config, torch.float32).eval()
+        live.label = ACTIVATIONS
+        simulated = unsharded(body_pass(model, live, Rows(2, 128, 1)))
+    assert score.memory == simulated

@@ -54,13 +54,14 @@ def of_judge(of: Given) -> list[Needs]:
     trained = isinstance(judge, TrainedJudge | TrainedRewardJudge)
     at_once = judge.micro_batch_size if trained else judge.batch_size  # type: ignore[union-attr]  # others left above
     rows = Rows(at_once, _columns(judge), 1)
-    if isinstance(judge, TrainedJudge | PretrainedJudge):
+    pairrm = isinstance(judge, TrainedJudge | PretrainedJudge)
+    if pairrm:
         rows = _of_pairs(rows, of.machine.device)
     with without_memory() as live:
         model = _model(config, dtype).eval()
         live.label = ACTIVATIONS
         memory = unsharded(body_pass(model, live, rows))
-    if pairrm_forward.has_its_attention(config):
+    if pairrm and pairrm_forward.has_its_attention(config):
         memory = replace(memory, activations=_of_its_attention(config, rows))
     return [*found, Needs("score", list(of.params.runs), memory, gpus, None, None)]
 

@@ -42,7 +42,15 @@ def test_it_ends_with_the_stage_that_asked_it(tmp_path: Path) -> None:
         pid = int((tmp_path / "pid").read_text())
         assert psutil.Process(pid).ppid() == shell.pid
         shell.kill()
-    until(lambda: not psutil.pid_exists(pid))
+    until(lambda: not lives(pid))
+
+
+def lives(pid: int) -> bool:
+    """Not so of one that has ended and that nobody has asked about yet."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(done: Callable[[], bool]) -> None:

@@ -24,7 +24,7 @@ def has_its_attention(config: PreTrainedConfig) -> bool:
     Another config.json may describe another DeBERTa-v2; `PairRM.forward` serves it.
     """
     both = getattr(config, "relative_attention", False) and set(config.pos_att_type or []) == {"c2p", "p2c"}
-    return bool(both and config.share_att_key and not getattr(config, "conv_kernel_size", 0))
+    return bool(both and getattr(config, "share_att_key", False) and not getattr(config, "conv_kernel_size", 0))
 
 
 @torch.inference_mode()
