@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = copy_project(tmp_path_factory.mktemp("pareto"))
+    project = copy_project(tmp_path_factory.mktemp("pareto"), tracked=True)
     with_preset(project, "pareto", SMALL)
     assert set(repro(project)) == all_stages(project)
     return project
@@ -118,7 +118,8 @@ def test_the_study_collects_a_finished_project_and_no_other(
 
 
 def assert_a_row_is_what_the_stages_wrote(out: Path, run: str, row: dict[str, str]) -> None:
-    distances = [record["kl_fwd_rb"] for record in read_jsonl(out / "kl" / run / "records.jsonl")]
+    of_reference = [one for one in read_jsonl(out / "kl" / run / "records.jsonl") if one["answers"] == "reference"]
+    distances = [record["kl_fwd_rb"] for record in of_reference]
     scored = [record for record in read_jsonl(out / "score" / run / "records.jsonl") if record["opponent"] == "chosen"]
     assert float(row["kl"]) == pytest.approx(sum(distances) / len(distances))
     for column, field in (("win_rate_true", "true_win"), ("win_rate_judge", "win")):
