@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from processes_of_tests import until_gone
 
 from epsilon_dpo.pipeline.observability.child import Leader, start_process
 from epsilon_dpo.pipeline.observability.tracker import Tracker
@@ -66,20 +67,6 @@ def forks() -> list[dict[str, int]]:
     return [json.loads(line) for line in Path("forks.jsonl").read_text().splitlines()]
 
 
-def until_gone(*pids: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while left := [pid for pid in pids if lives(pid)]:
-        assert time.monotonic() < deadline, f"a process is left: {left}"
-        time.sleep(0.1)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)  # of this process, which waits for none
-    except psutil.NoSuchProcess:
-        return False
-
-
 def select(query: str) -> list[Any]:
     with sqlite3.connect("mlruns/mlflow.db") as store:
         return store.execute(query).fetchall()
@@ -92,7 +79,8 @@ def test_stages_of_one_dvc_share_the_import_and_leave_no_process(project: Path) 
     assert "tracking:" not in done.stderr
     seen = forks()
     assert len({each["server"] for each in seen}) == 1 and len({each["fork"] for each in seen}) == 4
-    until_gone(*(pid for each in seen for pid in each.values()))  # the killed stage's fork had its record to end
+    pids = [pid for each in seen for pid in each.values()]
+    until_gone(*pids, within_s=PATIENCE_S)  # the killed stage's fork had its record to end
     found = "select name, status from runs order by name"
     assert select(found) == [
         ("failed", "FAILED"),
@@ -135,7 +123,7 @@ def test_a_fork_is_given_up_and_its_server_outlives_no_leader(
     with Tracker("judge", "f" * 64, {}, {}):
         pass
     assert "the MLflow run of judge was not written within 0 s; the stage goes on." in capfd.readouterr().err
-    until_gone(fork)
+    until_gone(fork, within_s=PATIENCE_S)
     leader.kill()
     leader.wait()
-    until_gone(server)
+    until_gone(server, within_s=PATIENCE_S)

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import parts
-import psutil
 import pytest
 import torch
+from processes_of_tests import until_gone
 from runs import (
     BETA_DPO,
     DPO,
@@ -184,13 +184,6 @@ def ranks(root):
     return [int(file.read_text("utf-8")) for file in files if file.exists()]
 
 
-def nobody_is_left(pids, within_s):
-    gone = time.monotonic() + within_s
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-        assert time.monotonic() < gone, "a process outlives its stage"
-        time.sleep(0.2)
-
-
 def in_one_process(two, monkeypatch):
     """What goes on from here: shared out in a launcher's only process where it began so, else in this one."""
     if two == "ddp":
@@ -237,7 +230,7 @@ def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(
         assert stage.returncode != 0 and time.monotonic() - began < 30
         pids = ranks(root)
         assert len(pids) == 2
-        nobody_is_left(pids, within_s=30)
+        until_gone(*pids, within_s=30.0)
         assert not (root / "out" / "metrics.json").exists()
     fewer = shutil.copytree(root, tmp_path / "fewer", symlinks=True)
     again, computed = undisturbed(root)

@@ -12,7 +12,7 @@ from epsilon_dpo.data.pairs.params import DatasetPairs
 from epsilon_dpo.data.sources.generated import split_prompts
 from epsilon_dpo.data.sources.params import SyntheticSource
 from epsilon_dpo.forecast.architecture import config_of
-from epsilon_dpo.forecast.inference import of_candidates, of_kl, of_monotonicity, of_sample
+from epsilon_dpo.forecast.inference import of_candidates, of_kl, of_monotonicity, of_sample, prompts_of
 from epsilon_dpo.forecast.judges import of_judge
 from epsilon_dpo.forecast.lengths import Lengths, at_most, lengths_of, of_dataset
 from epsilon_dpo.forecast.machine import Machine
@@ -71,8 +71,9 @@ def _training_pairs(params: ParamsFile, count: int | None, own: bool) -> tuple[L
     if isinstance(params.pairs, DatasetPairs) or params.candidates is None:
         found = lengths_of("train", params.tokens, count, own)
         return found, found
-    prompts = [most for most in (count, params.candidates.max_prompts) if most is not None]
-    most = min(prompts) * most_pairs(params.candidates.samples_per_prompt, params.pairs.choose) if prompts else None
+    prompts = prompts_of(params.candidates, count)
+    of_each = most_pairs(params.candidates.samples_per_prompt, params.pairs.choose)
+    most = None if prompts is None else prompts * of_each
     return at_most(params.tokens, count), lengths_of("train", params.tokens, most, own)
 
 

@@ -103,7 +103,13 @@ def of_monotonicity(of: Given, evaluation: Lengths) -> Needs:
     return Needs("monotonicity", list(of.params.runs), memory, min(of.machine.gpus, 1), work, time)
 
 
+def prompts_of(block: Sample | Candidates, count: int | None) -> int | None:
+    """Prompts that are answered, of so many at most; None: it is not known how many."""
+    counts = [most for most in (count, block.max_prompts) if most is not None]
+    return min(counts) if counts else None
+
+
 def _answers(block: Sample | Candidates, lengths: Lengths) -> int | None:
     """How many a policy is sampled for; None: it is not known how many prompts there are."""
-    counts = [count for count in (lengths.count, block.max_prompts) if count is not None]
-    return min(counts) * block.samples_per_prompt if counts else None
+    prompts = prompts_of(block, lengths.count)
+    return None if prompts is None else prompts * block.samples_per_prompt

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from faults import title
+from processes_of_tests import until
 
 from epsilon_dpo.pipeline.stage.forks import MANY
 from epsilon_dpo.pipeline.stage.variables import has_gpu
@@ -123,13 +124,6 @@ def dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dvc]:
     started.close()
 
 
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def servers(dvc: Dvc) -> list[psutil.Process]:
     name = f"epsilon-dpo: forks the stages of dvc {dvc.process.pid}"
     return [process for process in psutil.process_iter() if title(process) == name and process.status() != ZOMBIE]
@@ -144,15 +138,16 @@ def test_the_second_stage_has_what_the_first_imported_and_is_otherwise_as_starte
     assert (second["arguments"], second["stage"]) == (["d"], "little@d")
     alike = ("open", "dvc", "folder", "name", "spec", "typed", "code", "error")
     assert {key: second[key] for key in alike} == {key: first[key] for key in alike}
+    until(lambda: len(servers(dvc)) == 1, PATIENCE_S)  # a fork has the title until it takes its own
     [server] = servers(dvc)
     assert server.num_fds() == 4 and server.cwd() == "/"  # three to nothing, and the socket
     assert dvc.run("stages.much")["had"] == 2
-    until(lambda: not server.is_running() or server.status() == ZOMBIE)
+    until(lambda: not server.is_running() or server.status() == ZOMBIE, PATIENCE_S)
     assert len(servers(dvc)) == 1, "the stage that imported more has taken its place"
     assert dvc.run("stages.much", "again")["had"] == 2
     dvc.process.kill()
     dvc.process.wait()
-    until(lambda: not servers(dvc))
+    until(lambda: not servers(dvc), PATIENCE_S)
 
 
 def test_a_stage_ends_as_one_that_was_not_forked(dvc: Dvc) -> None:
@@ -178,13 +173,13 @@ def test_a_signal_reaches_the_stage(dvc: Dvc, number: int, code: int) -> None:
     """That of SIGKILL is one to who asked for the stage, who cannot hand it on."""
     dvc.run("stages.little")
     asked = dvc.start("stages.little", "wait")
-    until(lambda: Path("waits").exists() and Path("waits").read_text())
+    until(lambda: Path("waits").exists() and Path("waits").read_text(), PATIENCE_S)
     stage = psutil.Process(int(Path("waits").read_text()))
     assert stage.pid != asked and title(stage) == "python -m stages.little (little@wait)"
     os.kill(asked, number)
     if number != signal.SIGKILL:
         assert dvc.end()["code"] == code
-    until(lambda: not stage.is_running() or stage.status() == ZOMBIE)
+    until(lambda: not stage.is_running() or stage.status() == ZOMBIE, PATIENCE_S)
     if number == signal.SIGKILL:  # until then the stage has dvc's pipes, as it had when it was no fork
         ended = dvc.end()
         assert ended["code"] == code and "the dvc that started it" in ended["error"]
@@ -195,7 +190,7 @@ def test_what_is_ignored_stays_ignored(dvc: Dvc) -> None:
     protected = Dvc("nohup")
     assert [protected.run("stages.little")["had"] for _ in range(2)] == [0, 2]
     asked = protected.start("stages.little", "wait")
-    until(lambda: Path("waits").exists() and Path("waits").read_text())
+    until(lambda: Path("waits").exists() and Path("waits").read_text(), PATIENCE_S)
     os.kill(asked, signal.SIGHUP)
     time.sleep(0.5)
     stage = psutil.Process(int(Path("waits").read_text()))

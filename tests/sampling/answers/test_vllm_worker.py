@@ -4,11 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from processes_of_tests import until, until_gone
 
 WORKER = Path(__file__).resolve().parents[3] / "src/epsilon_dpo/sampling/answers/vllm_worker.py"
 # In vLLM's place: it says who it is, and takes longer than a test.
@@ -38,24 +37,8 @@ def test_it_ends_with_the_stage_that_asked_it(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = ["sh", "-c", stage, sys.executable, str(WORKER)]
     with subprocess.Popen(command, env=environment, cwd=tmp_path) as shell:
-        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), within_s=10.0)
         pid = int((tmp_path / "pid").read_text())
         assert psutil.Process(pid).ppid() == shell.pid
         shell.kill()
-    until(lambda: not lives(pid))
-
-
-def lives(pid: int) -> bool:
-    """Not so of one that has ended and that nobody has asked about yet."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def until(done: Callable[[], bool]) -> None:
-    for _ in range(100):
-        if done():
-            return
-        time.sleep(0.1)
-    raise AssertionError("in vain for 10 s")
+    until_gone(pid, within_s=10.0)

@@ -125,8 +125,8 @@ def _draw(rng: random.Random, shares: dict[str, float]) -> str:
     return rng.choices(list(shares), weights=list(shares.values()))[0]
 
 
-def _reward(dialogue: list[dict[str, str]]) -> float:
-    return true_reward(dialogue[0]["content"], dialogue[1]["content"])
+def _reward(turns: list[dict[str, str]]) -> float:
+    return true_reward(turns[0]["content"], turns[1]["content"])
 
 
 def _numbered(choices: list[list[Row]], split: str) -> list[Row]:

@@ -73,11 +73,7 @@ def align(
         callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
         share_prompt=config.share_prompt,
     )
-    if config.share_prompt:
-        # A sharded model has its autocast from the start (sharding.shard), another one gets it when it is trained.
-        autocast = config.bf16 and is_sharded(begun.model)
-        check_shared_prompt(begun.model, max(train.rows, key=trainer.collate.length), autocast)
-    return finish(trainer, begun.tokenizer, out, scratch, track)
+    return finish(trainer, begun.tokenizer, train, out, scratch, track)
 
 
 class Start(NamedTuple):
@@ -115,13 +111,25 @@ def start(method: AnyMethod, config: Align, seed: int, sft_model: Path, scratch:
 def finish(
     trainer: MethodTrainer,
     tokenizer: PreTrainedTokenizerFast,
+    pairs: PairData,
     out: Path,
     scratch: Path,
     track: Callable[[dict[str, float], int], None],
 ) -> dict[str, float]:
-    """Train, from the last checkpoint if there is one, evaluate and write; the content of metrics.json."""
-    method, evaluation = trainer.method, trainer.eval_dataset
-    assert isinstance(evaluation, PairData)
+    """Train, from the last checkpoint if there is one, evaluate and write; the content of metrics.json.
+
+    Args:
+        pairs: whose longest one must be the same in one row, if pairs are to share their prompt's.
+
+    Raises:
+        UserError: it is not.
+    """
+    method, model, evaluation = trainer.method, trainer.model, trainer.eval_dataset
+    assert isinstance(evaluation, PairData) and isinstance(model, PreTrainedModel)
+    if trainer.collate.share_prompt:
+        # A sharded model has its autocast from the start (sharding.shard), another one gets it when it is trained.
+        autocast = trainer.args.bf16 and is_sharded(model)
+        check_shared_prompt(model, max(pairs.rows, key=trainer.collate.length), autocast)
     evaluation.rows.sort(key=trainer.collate.length)  # for less padding: these are averaged in any order
     if method.config.snapshot_epochs is not None:
         trainer.add_callback(KeepSnapshots(method.config.snapshot_epochs, tokenizer, scratch))

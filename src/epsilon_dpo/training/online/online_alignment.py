@@ -16,7 +16,6 @@ from epsilon_dpo.methods.online import OnlineMethod
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import finish, start
 from epsilon_dpo.training.alignment.pair_data import PairData
-from epsilon_dpo.training.alignment.pair_logps import check_shared_prompt
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream
@@ -92,9 +91,7 @@ def align_online(
         callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
         share_prompt=config.share_prompt,
     )
-    if config.share_prompt:
-        check_shared_prompt(begun.model, max(evaluation.rows, key=trainer.collate.length))
-    return finish(trainer, begun.tokenizer, out, scratch, track)
+    return finish(trainer, begun.tokenizer, evaluation, out, scratch, track)
 
 
 def _refuse_what_does_not_fit(model: PreTrainedModel, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
