@@ -6,7 +6,7 @@
 Measured is the highest resident size (VmHWM of /proc/self/status) minus that after a training of a tiny model, so that
 libraries do not count and weights do.
 One thread, float32, two optimizer steps. Once every tensor is mapped by itself, so that nothing but tensors counts, and
-once under the stages' settings (pipeline/machine/runtime.py), whose heap has gaps.
+once under the stages' settings (pipeline/stage/runtime.py), whose heap has gaps.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def forecast(case: Case) -> float:
 
 def measure(case: Case, apart: bool) -> dict[str, float]:
     """MB before the training and at its peak; called in a process of its own."""
-    from epsilon_dpo.pipeline.machine.runtime import M_MMAP_THRESHOLD, set_up
+    from epsilon_dpo.pipeline.stage.runtime import M_MMAP_THRESHOLD, set_up
 
     set_up(0, 1)
     if apart:

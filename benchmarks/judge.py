@@ -34,7 +34,7 @@ from epsilon_dpo.judging.judges.pairrm_folder import DEBERTA_V3_LARGE
 from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge, with_fast_layers
 from epsilon_dpo.judging.judges.source_text import pair_text
 from epsilon_dpo.judging.making.small_pairrm import small_tokenizer
-from epsilon_dpo.pipeline.machine.device import on_device
+from epsilon_dpo.pipeline.stage.runtime import on_device
 
 SOURCE_MAX, CANDIDATE_MAX = 1224, 412  # PairRM's
 VARIANTS = ("loop", "batches", "model_card", "ours")

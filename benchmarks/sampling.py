@@ -21,9 +21,9 @@ from pair_lengths import FIRST_WORD, like_hh
 from shapes import PRESETS
 from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from epsilon_dpo.pipeline.machine.runtime import set_up
-from epsilon_dpo.sampling.answers.decoding import decode
-from epsilon_dpo.sampling.answers.noise import GumbelNoise
+from epsilon_dpo.pipeline.stage.runtime import set_up
+from epsilon_dpo.sampling.decoding.decoding import decode
+from epsilon_dpo.sampling.decoding.noise import GumbelNoise
 
 STOP = 2
 

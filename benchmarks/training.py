@@ -24,7 +24,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.pipeline.machine.runtime import set_up
+from epsilon_dpo.pipeline.stage.runtime import set_up
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.pair_metrics import pair_metrics
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer

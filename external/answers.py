@@ -11,7 +11,7 @@ from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
     from epsilon_dpo.external.answers.answering import answer
-    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.pipeline.stage.runtime import set_up
     from epsilon_dpo.sampling.answers.sampling import summary
 
 name = run_argument()

@@ -7,17 +7,17 @@ from typing import Any
 
 from epsilon_dpo.methods.online import OnlineMethod
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.pipeline.runs.runs import FACTS, FOLDER
 from epsilon_dpo.pipeline.stage.execution import Stage, heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load, parse
+from epsilon_dpo.pipeline.stage.runs import FACTS, FOLDER
 from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.loop.params import save_steps
 
 with heavy_imports():
     from epsilon_dpo.pipeline.launch.processes import Track, run_part
-    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.pipeline.stage.runtime import set_up
     from epsilon_dpo.training.alignment.alignment import align
     from epsilon_dpo.training.alignment.snapshots import part_metrics
     from epsilon_dpo.training.loop.result import without_evaluation
@@ -25,10 +25,10 @@ with heavy_imports():
 
 def online(method: OnlineMethod[Any]) -> Callable[..., dict[str, float]]:
     """`align_online` with the sampler and the scorer, which no other method imports."""
-    from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+    from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
     from epsilon_dpo.judging.scorer.loading import load_scorer
     from epsilon_dpo.judging.scorer.writing import prompt_file
-    from epsilon_dpo.sampling.answers.draws import Draw
+    from epsilon_dpo.sampling.decoding.draws import Draw
     from epsilon_dpo.training.online.online_alignment import align_online
 
     folder, config = Path("out/scorer") / method.config.method, method.config

@@ -15,7 +15,7 @@ with heavy_imports():
     from epsilon_dpo.judging.making.sources import build, training_file
     from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
     from epsilon_dpo.pipeline.launch.processes import take_gpus_of_launcher
-    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.pipeline.stage.runtime import set_up
 
 with run_stage("judge") as stage:
     params = load(JudgeView)

@@ -8,8 +8,8 @@ from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
     from epsilon_dpo.analysis.kl.records import kl_run
-    from epsilon_dpo.pipeline.machine.runtime import set_up
-    from epsilon_dpo.pipeline.runs.runs import readable
+    from epsilon_dpo.pipeline.stage.runs import readable
+    from epsilon_dpo.pipeline.stage.runtime import set_up
 
 run = run_argument()
 with run_stage("kl", run) as stage:

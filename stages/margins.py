@@ -16,7 +16,7 @@ with run_stage("margins") as stage:
     else:
         from epsilon_dpo.judging.judges.loading import load_judge  # nothing heavy is loaded for nothing
         from epsilon_dpo.judging.margins.margins import judged_scores, pair_questions, scaled_scores, true_scores
-        from epsilon_dpo.pipeline.machine.runtime import set_up
+        from epsilon_dpo.pipeline.stage.runtime import set_up
 
         validated = Path("out/validate")
         asked = pair_questions(Path("out/pairs"), validated)

@@ -10,7 +10,7 @@ from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
     from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
-    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.pipeline.stage.runtime import set_up
 
 run = run_argument()
 with run_stage("monotonicity", run) as stage:

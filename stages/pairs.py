@@ -8,7 +8,7 @@ from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
     from epsilon_dpo.data.pairs.pairs import write_pairs
-    from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+    from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 
 with run_stage("pairs") as stage:
     params = load(PairsView)

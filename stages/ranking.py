@@ -14,7 +14,7 @@ with run_stage("ranking") as stage:
     metrics = {f"left_out/{what}": float(count) for what, count in left_out.items()}
     if rows:
         from epsilon_dpo.judging.judges.loading import load_judge  # torch is not loaded for nothing
-        from epsilon_dpo.pipeline.machine.runtime import set_up
+        from epsilon_dpo.pipeline.stage.runtime import set_up
 
         set_up(0, params.threads)  # nothing is drawn here
         judge = load_judge(Path("out/judge"), stage.journal)

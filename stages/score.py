@@ -10,7 +10,7 @@ with heavy_imports():
     from epsilon_dpo.judging.judges.loading import load_judge
     from epsilon_dpo.judging.scoring.score_answers import score_run
     from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
-    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.pipeline.stage.runtime import set_up
 
 run = run_argument()
 with run_stage("score", run) as stage:

@@ -10,7 +10,7 @@ from epsilon_dpo.training.sft.params import SFTView
 
 with heavy_imports():
     from epsilon_dpo.pipeline.launch.processes import Track, run_part
-    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.pipeline.stage.runtime import set_up
     from epsilon_dpo.training.loop.result import without_evaluation
     from epsilon_dpo.training.sft.given import take_given
     from epsilon_dpo.training.sft.sft import fine_tune

@@ -11,7 +11,7 @@ with heavy_imports():
     from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
     from epsilon_dpo.judging.tournament.places import chain
     from epsilon_dpo.judging.tournament.tournament import metrics, play
-    from epsilon_dpo.pipeline.machine.runtime import set_up
+    from epsilon_dpo.pipeline.stage.runtime import set_up
 
 with run_stage("tournament") as stage:
     params = load(TournamentView)

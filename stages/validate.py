@@ -11,7 +11,7 @@ from epsilon_dpo.pipeline.stage.params import load
 with heavy_imports():
     from epsilon_dpo.data.contract.contract import metrics, validate_files
     from epsilon_dpo.data.contract.page import page
-    from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+    from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 
 with run_stage("validate") as stage:
     params = load(ValidateView)

@@ -15,9 +15,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
-from epsilon_dpo.pipeline.machine.runtime import LAUNCHER
 from epsilon_dpo.pipeline.observability import tracker
 from epsilon_dpo.pipeline.observability.child import Leader, start_process
+from epsilon_dpo.pipeline.stage.runtime import LAUNCHER
 
 torch.set_num_threads(1)
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # as in `make ui`

@@ -75,26 +75,31 @@ def test_every_import_is_covered_and_every_dep_is_used(stage: str) -> None:
 # By hand: files that a stage's folders cover although the stage never imports them. Their change re-runs it without
 # need; most of their changes re-run a stage before it anyway.
 WITHOUT_NEED = {
-    "align": """sampling/answers/drawing.py sampling/answers/processors.py sampling/answers/sample_answers.py
-        sampling/answers/sampling.py sampling/answers/shares.py sampling/answers/vllm.py
-        sampling/answers/vllm_worker.py""",
-    "candidates": "sampling/answers/draws.py sampling/answers/sample_answers.py sampling/on_policy/params_ranking.py",
-    "judge": """judging/scoring/params.py judging/scoring/score_answers.py
-        models/base/starting_point.py training/loop/adapters.py training/loop/result.py""",
-    "kl": "analysis/intervals/bootstrap.py analysis/intervals/win_rates.py models/policy/positions.py",
-    "monotonicity": "analysis/intervals/bootstrap.py analysis/intervals/win_rates.py models/policy/positions.py",
-    "pairs": """data/contract/contract.py data/contract/defects.py data/contract/expectations.py data/contract/gx.py
-        data/contract/ledger.py data/contract/near.py data/contract/page.py data/contract/params.py
-        data/contract/profile.py data/contract/relations.py""",
-    "ranking": "sampling/on_policy/params_candidates.py",
-    "report": """judging/margins/margins.py judging/scorer/loading.py judging/scorer/writing.py
-        models/base/embedded.py models/base/gemma_template.py
-        models/base/model_folder.py models/base/pretrained.py models/base/starting_point.py models/base/template.py""",
-    "reference": "sampling/answers/draws.py",
-    "sample": "sampling/answers/draws.py",
-    "scorer": "judging/scorer/loading.py",
-    "sft": "pipeline/machine/device.py",
+    "align": "data/tokens/params.py data/tokens/tokenisation.py",
+    "base": "data/facts/rows.py data/tokens/tokenizer.py pipeline/stage/runs.py pipeline/stage/runtime.py",
+    "candidates": """pipeline/stage/runs.py sampling/answers/sample_answers.py sampling/decoding/draws.py
+        sampling/on_policy/params_ranking.py""",
+    "controls": "analysis/intervals/differences.py",
+    "fetch": "pipeline/stage/runs.py pipeline/stage/runtime.py",
+    "figures": "pipeline/stage/runtime.py",
+    "judge": """analysis/intervals/differences.py data/facts/rows.py data/tokens/tokenizer.py judging/scoring/params.py
+        judging/scoring/score_answers.py models/base/starting_point.py training/loop/adapters.py
+        training/loop/result.py""",
+    "kl": """analysis/intervals/bootstrap.py analysis/intervals/differences.py analysis/intervals/win_rates.py
+        data/tokens/params.py data/tokens/tokenisation.py models/policy/positions.py""",
+    "margins": "pipeline/stage/runs.py",
+    "monotonicity": """analysis/intervals/bootstrap.py analysis/intervals/differences.py analysis/intervals/win_rates.py
+        data/tokens/params.py data/tokens/tokenisation.py models/policy/positions.py pipeline/stage/runs.py""",
+    "pairs": "pipeline/stage/runs.py pipeline/stage/runtime.py",
+    "ranking": "pipeline/stage/runs.py sampling/on_policy/params_candidates.py",
+    "reference": "sampling/decoding/draws.py",
+    "report": "pipeline/stage/runtime.py",
+    "sample": "sampling/decoding/draws.py",
+    "score": "analysis/intervals/differences.py",
+    "scorer": "judging/scorer/loading.py pipeline/stage/runs.py pipeline/stage/runtime.py",
+    "sft": "pipeline/stage/runs.py",
     "tournament": "judging/scoring/params.py judging/scoring/score_answers.py",
+    "validate": "pipeline/stage/runs.py pipeline/stage/runtime.py",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import Gemma2ForCausalLM
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.judging.judges.reward_model import RewardModel
 from epsilon_dpo.models.base.embedded import train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel, PretrainedModel

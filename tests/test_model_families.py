@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.pairs.pairs import write_pairs
 from epsilon_dpo.data.pairs.params import DatasetPairs
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_sides
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import PretrainedModel
@@ -24,9 +24,9 @@ from epsilon_dpo.models.policy.folder import is_adapter, load_policy
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.sampling.answers import sampling
-from epsilon_dpo.sampling.answers.params import Sampler, Stop
 from epsilon_dpo.sampling.answers.sampling import answer
-from epsilon_dpo.sampling.answers.stops import Stops
+from epsilon_dpo.sampling.decoding.params import Sampler, Stop
+from epsilon_dpo.sampling.decoding.stops import Stops
 from epsilon_dpo.training.alignment import alignment
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align

@@ -10,8 +10,8 @@ import pytest
 
 from epsilon_dpo.check.params_file import ParamsFile
 from epsilon_dpo.data.pairs.params import Choice
-from epsilon_dpo.pipeline.runs.runs import RESERVED
 from epsilon_dpo.pipeline.stage.params import METRICS, read_yaml
+from epsilon_dpo.pipeline.stage.runs import RESERVED
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

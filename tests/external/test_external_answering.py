@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.tokenisation import prompt_ids
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.external.answers import answering
 from epsilon_dpo.external.answers.answering import answer
 from epsilon_dpo.external.answers.params import Decoding, DecodingByCategory
 from epsilon_dpo.external.benchmarks.questions import Question, read_questions
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.sampling.answers.params import Stop
+from epsilon_dpo.sampling.decoding.params import Stop
 
 GREEDY = Decoding(temperature=0.0, max_new_tokens=6, batch_size=3)
 WARM = Decoding(temperature=1.0, max_new_tokens=6, batch_size=3)

@@ -90,7 +90,7 @@ def project(
     monkeypatch.syspath_prepend(ROOT)
     run_untracked(monkeypatch, Recorder)
     # it would outlive the test
-    monkeypatch.setattr("epsilon_dpo.pipeline.machine.runtime.set_up", lambda seed, threads: None)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.runtime.set_up", lambda seed, threads: None)
     return tmp_path
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
-from epsilon_dpo.data.contract.facts import prompt_key
 from epsilon_dpo.data.contract.profile import LENGTHS
+from epsilon_dpo.data.facts.rows import prompt_key
 from epsilon_dpo.data.shapes.recognition import Reading, recognise
 from epsilon_dpo.data.sources.dataset import Dataset, RowsOnDisk
 from epsilon_dpo.data.sources.formats import rows_of

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION
-from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens, split_prompt, token_facts
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.contract.profile import LENGTHS
-from epsilon_dpo.data.templates.bos import BosRule
-from epsilon_dpo.data.templates.survival import takes_system_turn
+from epsilon_dpo.data.facts.bos import BosRule
+from epsilon_dpo.data.facts.rows import dialogue_facts, special_tokens, split_prompt, token_facts
+from epsilon_dpo.data.facts.survival import takes_system_turn
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.stage.files import Row
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric, Run
 
-from epsilon_dpo.pipeline.runs.runs import FINAL
+from epsilon_dpo.pipeline.stage.runs import FINAL
 
 POLICY = "policy_sha256"  # tag of a row and of a model; on the row of a training also POLICY/<place> of each snapshot
 DATA = ("out/validate", "out/pairs")  # on what policies are measured: the first of them that a stage reads

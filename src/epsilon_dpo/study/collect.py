@@ -15,9 +15,9 @@ import numpy as np
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.mlflow_writer.environment import environment, output_of, uncommitted
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import Row, atomic_file, read_json, read_jsonl, write_csv, write_json
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
 from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of, read_study

@@ -13,8 +13,8 @@ import numpy as np
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import FINAL, SFT
 from epsilon_dpo.pipeline.stage.files import Row
+from epsilon_dpo.pipeline.stage.runs import FINAL, SFT
 
 Recipe = dict[str, Any]
 BUDGETS = 256  # at which two curves are compared, evenly from 0 to the largest

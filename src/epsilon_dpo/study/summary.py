@@ -10,8 +10,8 @@ import numpy as np
 from epsilon_dpo.analysis.intervals.rates import mean
 from epsilon_dpo.mlflow_writer.process import be_quiet
 from epsilon_dpo.mlflow_writer.server import UI, in_short, reach_server, say, wait_briefly
-from epsilon_dpo.pipeline.runs.runs import FINAL
 from epsilon_dpo.pipeline.stage.files import Row
+from epsilon_dpo.pipeline.stage.runs import FINAL
 from epsilon_dpo.study.verdicts import FEWEST
 
 COLUMNS = {"kl": "kl", "win_rate_true": "true_win_rate", "win_rate_judge": "win_rate"}  # of policies.csv, in MLflow

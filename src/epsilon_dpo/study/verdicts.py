@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from epsilon_dpo.analysis.differences.differences import difference
+from epsilon_dpo.analysis.intervals.differences import difference
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import FINAL
 from epsilon_dpo.pipeline.stage.files import Row
+from epsilon_dpo.pipeline.stage.runs import FINAL
 from epsilon_dpo.study.claims import Claim, Study
 from epsilon_dpo.study.measures import MEASURES
 

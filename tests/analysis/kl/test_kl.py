@@ -24,12 +24,12 @@ from epsilon_dpo.analysis.kl.params import KL
 from epsilon_dpo.analysis.kl.records import answer_sums, kl_records
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import readable
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import read_yaml
-from epsilon_dpo.sampling.answers.params import Sample
+from epsilon_dpo.pipeline.stage.runs import readable
 from epsilon_dpo.sampling.answers.sampling import answer
+from epsilon_dpo.sampling.decoding.params import Sample
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
 
@@ -333,7 +333,7 @@ def project(
     monkeypatch.syspath_prepend(ROOT)
     run_untracked(monkeypatch, Recorder)
     # it would outlive the test
-    monkeypatch.setattr("epsilon_dpo.pipeline.machine.runtime.set_up", lambda seed, threads: None)
+    monkeypatch.setattr("epsilon_dpo.pipeline.stage.runtime.set_up", lambda seed, threads: None)
     monkeypatch.setattr(sys, "argv", ["stages.kl", "tr"])
     return tmp_path
 

@@ -15,16 +15,16 @@ from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract,
 from epsilon_dpo.data.contract.contract import metrics, validate_files
 from epsilon_dpo.data.contract.defects import Defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
-from epsilon_dpo.data.contract.facts import dialogue_facts, special_tokens
 from epsilon_dpo.data.contract.gx import evaluate
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
 from epsilon_dpo.data.contract.relations import Relations
+from epsilon_dpo.data.facts.rows import dialogue_facts, special_tokens
 from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.params import HHSource
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import JsonlFile
 from epsilon_dpo.pipeline.stage.params import read_yaml

@@ -6,9 +6,9 @@ from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract,
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from epsilon_dpo.data.contract.facts import split_prompt
+from epsilon_dpo.data.facts.bos import BosRule
+from epsilon_dpo.data.facts.rows import split_prompt
 from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
-from epsilon_dpo.data.templates.bos import BosRule
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from epsilon_dpo.data.contract.facts import digest
 from epsilon_dpo.data.contract.relations import LISTED, Kind, Relations, SharedAnswer, place
+from epsilon_dpo.data.facts.rows import digest
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 Row = dict[str, Any]

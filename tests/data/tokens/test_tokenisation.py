@@ -11,9 +11,9 @@ import pytest
 from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import prompt_ids, tokenise_chosen, tokenise_pair
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
@@ -104,7 +104,7 @@ def test_a_first_word_has_its_space_only_where_the_joint_text_has_it(make_tokeni
 def test_neither_transformers_nor_torch_is_imported_without_need() -> None:
     code = (
         "import sys, epsilon_dpo.data.tokens.tokenisation; assert 'transformers' not in sys.modules;"
-        "import epsilon_dpo.data.tokenizer.folder; assert 'torch' not in sys.modules"
+        "import epsilon_dpo.data.tokens.tokenizer; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -113,7 +113,7 @@ def test_a_tokenizer_is_saved_as_the_same_bytes_offline(make_tokenizer: MakeToke
     """transformers writes down whether it was offline, and a policy's sha256 covers its tokenizer."""
     make_tokenizer().save_pretrained(tmp_path / "base")
     code = (
-        "import sys; from pathlib import Path; from epsilon_dpo.data.tokenizer.folder import load_tokenizer;"
+        "import sys; from pathlib import Path; from epsilon_dpo.data.tokens.tokenizer import load_tokenizer;"
         "load_tokenizer(Path(sys.argv[1]) / 'base').save_pretrained(Path(sys.argv[1]) / sys.argv[2])"
     )
     for name, offline in (("online", "0"), ("offline", "1")):

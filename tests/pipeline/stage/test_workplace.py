@@ -15,9 +15,9 @@ import pytest
 from demo_stage import make_demo, second
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import make_place
 from epsilon_dpo.pipeline.stage.execution import run_stage
 from epsilon_dpo.pipeline.stage.files import atomic_folder
+from epsilon_dpo.pipeline.stage.runs import make_place
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -20,7 +20,7 @@ from epsilon_dpo.provenance.plan.steps import planned
 
 pytestmark = pytest.mark.slow
 DPO = "src/epsilon_dpo/methods/dpo.py"
-DRAWS = "src/epsilon_dpo/sampling/answers/draws.py"
+DRAWS = "src/epsilon_dpo/sampling/decoding/draws.py"
 OF_DPO = {"sample@dpo", "score@dpo", "kl@dpo", "monotonicity@dpo"}
 LAST = {"tournament", "figures", "report"}
 

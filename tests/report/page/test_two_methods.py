@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from epsilon_dpo.analysis.differences.differences import difference as of_runs
+from epsilon_dpo.analysis.intervals.differences import difference as of_runs
 from epsilon_dpo.report.page.two_methods import difference
 
 

@@ -11,8 +11,8 @@ import pytest
 from runs import EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content, sealed
 
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.pipeline.runs.runs import FACTS, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.runs import FACTS, policy_paths
 from epsilon_dpo.training.alignment import method_trainer
 from epsilon_dpo.training.alignment import trainer as trainer_module
 from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint

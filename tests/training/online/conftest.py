@@ -9,10 +9,10 @@ import torch
 from online_runs import worth
 from runs import config
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import write_jsonl
-from epsilon_dpo.sampling.answers.draws import Draw
+from epsilon_dpo.sampling.decoding.draws import Draw
 from epsilon_dpo.training.online.online_alignment import align_online
 
 

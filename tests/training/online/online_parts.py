@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from online_runs import worth
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.launch.worker import Track
-from epsilon_dpo.sampling.answers.draws import Draw
+from epsilon_dpo.sampling.decoding.draws import Draw
 from epsilon_dpo.training.alignment.params import Align
 from epsilon_dpo.training.online.online_alignment import align_online
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from epsilon_dpo.models.logps import head as logps
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.runs import policy_paths
 from epsilon_dpo.training.loop.params import LoRA
 from epsilon_dpo.training.online import online_alignment
 

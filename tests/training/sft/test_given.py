@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from epsilon_dpo.check.params_file import ParamsFile
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.observability.errors import UserError

@@ -25,16 +25,16 @@ from epsilon_dpo.analysis.kl.estimators import (
     summary,
 )
 from epsilon_dpo.analysis.kl.params import KL
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.models.logps.head import completion_logps
 from epsilon_dpo.models.logps.padding import pad_right
 from epsilon_dpo.models.policy.folder import load_policy
-from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.journal import Journal
+from epsilon_dpo.pipeline.stage.runs import FINAL, make_place, policy_paths
+from epsilon_dpo.pipeline.stage.runtime import on_device
 
 Ids = list[int]
 

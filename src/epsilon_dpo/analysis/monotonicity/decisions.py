@@ -23,9 +23,9 @@ from epsilon_dpo.methods.epsilon_dpo import epsilon_steps
 from epsilon_dpo.models.logps.head import completion_logps
 from epsilon_dpo.models.logps.padding import pad_right
 from epsilon_dpo.models.policy.folder import load_policy
-from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.journal import Journal
+from epsilon_dpo.pipeline.stage.runtime import on_device
 
 GROUPS = {1: "decreasing", -1: "increasing", 0: "neither"}  # by s, as beta increases
 

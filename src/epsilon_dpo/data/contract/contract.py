@@ -19,7 +19,12 @@ from tqdm import tqdm
 
 from epsilon_dpo.data.contract.defects import RELATIONS, Defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION
-from epsilon_dpo.data.contract.facts import (
+from epsilon_dpo.data.contract.ledger import Ledger
+from epsilon_dpo.data.contract.near import NearPrompts
+from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.contract.profile import Lengths, Scripts, SharedAnswers, margins
+from epsilon_dpo.data.contract.relations import Relations
+from epsilon_dpo.data.facts.rows import (
     SPLITS,
     BosRule,
     Row,
@@ -30,12 +35,7 @@ from epsilon_dpo.data.contract.facts import (
     split_prompt,
     token_facts,
 )
-from epsilon_dpo.data.contract.ledger import Ledger
-from epsilon_dpo.data.contract.near import NearPrompts
-from epsilon_dpo.data.contract.params import Validate
-from epsilon_dpo.data.contract.profile import Lengths, Scripts, SharedAnswers, margins
-from epsilon_dpo.data.contract.relations import Relations
-from epsilon_dpo.data.templates.survival import takes_system_turn
+from epsilon_dpo.data.facts.survival import takes_system_turn
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.stage.files import JsonlFile, append_jsonl
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from epsilon_dpo.data.contract.facts import SIDES, SPLITS, Row
 from epsilon_dpo.data.contract.relations import LISTED, Kind, Relations
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row
 
 
 def _empty_answer(row: Row, side: str) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 import great_expectations.expectations as gxe
 
-from epsilon_dpo.data.contract.facts import NO_SYSTEM
 from epsilon_dpo.data.contract.near import NEAR
 from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.facts.rows import NO_SYSTEM
 from epsilon_dpo.data.tokens.params import Tokens
 
 Facts = dict[str, Any]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.data.contract.expectations import REPORTED, RowExpectation, split_expectations
-from epsilon_dpo.data.contract.facts import SPLITS, Row
 from epsilon_dpo.data.contract.gx import FIRST_IDS, Finding, evaluate, evaluate_column
 from epsilon_dpo.data.contract.params import Validate
+from epsilon_dpo.data.facts.rows import SPLITS, Row
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.pipeline.observability.errors import UserError
 

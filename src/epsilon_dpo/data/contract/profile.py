@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from epsilon_dpo.data.contract.facts import SIDES, SPLITS, Row, digest
 from epsilon_dpo.data.contract.relations import Relations, SharedAnswer, place
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, digest
 
 LENGTHS = ("prompt_tokens", "chosen_tokens", "rejected_tokens")
 POINTS = {"min": 0, "p10": 10, "median": 50, "p90": 90, "p99": 99, "max": 100}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epsilon_dpo.data.contract.facts import SIDES, SPLITS, Row, digest, prompt_key
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, digest, prompt_key
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 LISTED = 20  # ids per kind

@@ -7,7 +7,7 @@ equal answers. Such pairs are named by the promise they break, as in out/validat
 
 from typing import TYPE_CHECKING
 
-from epsilon_dpo.data.contract.facts import BosRule, Row, special_tokens, token_facts
+from epsilon_dpo.data.facts.rows import BosRule, Row, special_tokens, token_facts
 from epsilon_dpo.data.tokens.params import Tokens
 
 if TYPE_CHECKING:

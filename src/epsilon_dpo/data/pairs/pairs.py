@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from epsilon_dpo.data.contract.facts import BESIDE
+from epsilon_dpo.data.facts.rows import BESIDE
 from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
 from epsilon_dpo.data.pairs.params import Choice, DatasetPairs, OnPolicyPairs
 from epsilon_dpo.data.tokens.params import Tokens

@@ -8,18 +8,18 @@ its turn, so neither batch size nor order changes an answer, and nothing but the
 from collections.abc import Callable
 from pathlib import Path
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.tokenisation import Messages, prompt_ids
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.external.answers.params import Decoding, DecodingByCategory
 from epsilon_dpo.external.benchmarks.questions import Question
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.models.policy.folder import load_policy, policy_config
 from epsilon_dpo.models.policy.positions import Positions, positions_of
-from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.runtime import on_device
 from epsilon_dpo.sampling.answers.drawing import sample, seed_of
-from epsilon_dpo.sampling.answers.params import Logits, Sampler, Stop
-from epsilon_dpo.sampling.answers.stops import Stops
+from epsilon_dpo.sampling.decoding.params import Logits, Sampler, Stop
+from epsilon_dpo.sampling.decoding.stops import Stops
 
 # In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
 GREEDY = 1e-9

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from epsilon_dpo.external.benchmarks.params import PositiveInt, Runs
 from epsilon_dpo.pipeline.stage.params import Seed, Strict, Threads
-from epsilon_dpo.sampling.answers.params import Stop
+from epsilon_dpo.sampling.decoding.params import Stop
 
 Temperature = Annotated[float, Field(ge=0.0, le=100.0)]  # 0: greedy; at most what `sample.temperature` may be
 

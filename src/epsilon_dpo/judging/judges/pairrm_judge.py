@@ -23,8 +23,8 @@ from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.judges.pairrm_folder import load_model, load_tokenizer
 from epsilon_dpo.judging.judges.source_text import pair_text
-from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.stage.journal import Journal
+from epsilon_dpo.pipeline.stage.runtime import on_device
 
 TokenIds = tuple[int, ...]
 ONEDNN_FROM = 256  # hidden size; in narrower layers its calls cost more than they save

@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, require_finite
-from epsilon_dpo.pipeline.machine.device import on_device
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.journal import Journal
+from epsilon_dpo.pipeline.stage.runtime import on_device
 
 Ids = tuple[int, ...]
 

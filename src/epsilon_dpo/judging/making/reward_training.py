@@ -28,11 +28,11 @@ from epsilon_dpo.models.base.embedded import build_model, texts_of, train_tokeni
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.pretrained import load_pretrained
-from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.execution import PART
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.params import parse
+from epsilon_dpo.pipeline.stage.runtime import set_up
 from epsilon_dpo.training.loop.arguments import require_a_row_each, training_arguments
 from epsilon_dpo.training.loop.checkpoints import SealedCheckpoints, last_sealed_checkpoint
 from epsilon_dpo.training.loop.metrics_jsonl import MetricStream

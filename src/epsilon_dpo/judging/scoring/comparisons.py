@@ -6,8 +6,8 @@ from pathlib import Path
 from epsilon_dpo.data.prompts.prompt_ids import partners
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, REJECTED, RUN, SFT, SHUFFLED
 from epsilon_dpo.pipeline.stage.files import Row, read_jsonl
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, REJECTED, RUN, SFT, SHUFFLED
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from epsilon_dpo.judging.scoring.scoring import (
     judge_comparisons,
     refuse_preference_among_equals,
 )
-from epsilon_dpo.pipeline.runs.runs import FINAL, make_place, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.runs import FINAL, make_place, policy_paths
 
 Facts = dict[str, Any]
 

@@ -23,8 +23,8 @@ from epsilon_dpo.judging.scoring.calibration import calibration
 from epsilon_dpo.judging.scoring.comparisons import Comparison
 from epsilon_dpo.judging.scoring.length import length_controlled
 from epsilon_dpo.judging.scoring.single_answers import answers, best_of
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, REJECTED, RUN, SFT
 from epsilon_dpo.pipeline.stage.files import read_json
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, REJECTED, RUN, SFT
 
 TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
 DRAWS = 10_000  # resamples of an interval: its ends then move by less than a tenth of their width between two seeds

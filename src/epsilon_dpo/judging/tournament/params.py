@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from epsilon_dpo.pipeline.runs.runs import RunName
 from epsilon_dpo.pipeline.stage.params import Confidence, Seed, Strict, Threads
+from epsilon_dpo.pipeline.stage.runs import RunName
 
 
 class Tournament(Strict):

@@ -14,8 +14,8 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from epsilon_dpo.analysis.differences.differences import difference_of_totals, of_each
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.analysis.intervals.differences import difference_of_totals, of_each
 
 
 @dataclass(frozen=True)

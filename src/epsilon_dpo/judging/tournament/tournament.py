@@ -13,8 +13,8 @@ from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.scoring.comparisons import Comparison, read_same_prompts
 from epsilon_dpo.judging.scoring.scoring import DRAWS, Intervals, Record, Truth, judge_comparisons
 from epsilon_dpo.judging.tournament.ranking import ranking
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, RUN, SFT
 from epsilon_dpo.pipeline.stage.files import Row, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, RUN, SFT
 
 
 def play(

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from epsilon_dpo.data.templates.bos import BosRule
-from epsilon_dpo.data.templates.survival import lost_turn, takes_system_turn
+from epsilon_dpo.data.facts.bos import BosRule
+from epsilon_dpo.data.facts.survival import lost_turn, takes_system_turn
 from epsilon_dpo.data.tokens.tokenisation import dialogue_text, prompt_text, tokenise_sides
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import Messages

@@ -7,10 +7,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, readable
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.manifest import portable
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, readable
 from epsilon_dpo.provenance.champion.recorded import Policy
 from epsilon_dpo.provenance.graph.project import Project
 from epsilon_dpo.provenance.whence.text import flow

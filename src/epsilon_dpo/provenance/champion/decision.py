@@ -9,8 +9,8 @@ a policy has to beat the reference that it started from: the interval of its win
 from dataclasses import dataclass
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.pipeline.stage.files import Json
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.statements import APART, JUDGE, TRUTH, WINS
 from epsilon_dpo.report.style.signs import fixed, percent
 

@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from epsilon_dpo.analysis.differences.differences import difference_of_totals, of_each
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
+from epsilon_dpo.analysis.intervals.differences import difference_of_totals, of_each
 
 
 def dominated(kl: Sequence[Floats], wins: Sequence[Floats], answers: ArrayLike, confidence: float) -> NDArray[np.bool_]:

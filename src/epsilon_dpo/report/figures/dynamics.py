@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from epsilon_dpo.pipeline.runs.runs import FACTS, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.runs import FACTS, metrics_folder, policy_paths
 from epsilon_dpo.report.figures.points import KL, Row, read_point
 
 TRAJECTORY = ("run", "step", "epoch", "metric", "value", "low", "high", "n")

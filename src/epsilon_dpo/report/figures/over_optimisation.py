@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
 from epsilon_dpo.analysis.intervals.rates import Estimate
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, metrics_folder, policy_paths
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, metrics_folder, policy_paths
 from epsilon_dpo.report.figures.points import columns, read_estimate
 
 KL = "kl_rev_rb"  # KL(policy || reference), the penalty of the objective

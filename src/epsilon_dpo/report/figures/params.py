@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.pipeline.runs.runs import RunName
 from epsilon_dpo.pipeline.stage.params import Confidence, Seed, Strict
+from epsilon_dpo.pipeline.stage.runs import RunName
 
 
 class Figures(Strict):

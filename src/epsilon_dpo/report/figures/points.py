@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import CHOSEN
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.runs import CHOSEN
 
 Floats = NDArray[np.float64]
 KL = "kl_fwd_rb"  # KL(reference || policy), Rao-Blackwellised: the estimator of least variance (kl.py)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
 from epsilon_dpo.pipeline.stage.files import Row, new_folder, write_csv
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
 from epsilon_dpo.report.figures.printed import below, printed
 from epsilon_dpo.report.style.plot_style import handle, marks, percent, reach
 

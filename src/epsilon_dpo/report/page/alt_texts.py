@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.charts import SCORERS, TITLES
 from epsilon_dpo.report.page.charts_training import ACCURACY, CURVES, LOSS, adapted_beta, firm, logs, series
 from epsilon_dpo.report.page.control import SCORE

@@ -8,7 +8,7 @@ score of the experiment.
 import math
 import re
 
-from epsilon_dpo.pipeline.runs.runs import SFT
+from epsilon_dpo.pipeline.stage.runs import SFT
 from epsilon_dpo.report.page.results import Results, Row
 
 SCORE, SHARE = "positive_probability", "positive_share"

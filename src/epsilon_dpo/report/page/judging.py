@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.results import Results, Row
 from epsilon_dpo.report.page.tables import OPPONENTS
 

@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from epsilon_dpo.analysis.differences.differences import of_each
+from epsilon_dpo.analysis.intervals.differences import of_each
 from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.report.page.groups import Group, groups, several_seeds
 from epsilon_dpo.report.page.paired import holm, outcome_of

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from epsilon_dpo.pipeline.runs.runs import CHOSEN
 from epsilon_dpo.pipeline.stage.files import write_csv, write_json
+from epsilon_dpo.pipeline.stage.runs import CHOSEN
 from epsilon_dpo.report.page.alt_texts import (
     beta_alt,
     beta_decisions_alt,

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from epsilon_dpo.analysis.differences.differences import difference, of_each
 from epsilon_dpo.analysis.intervals.bootstrap import BLOCK, totals_by_prompt
+from epsilon_dpo.analysis.intervals.differences import difference, of_each
 from epsilon_dpo.analysis.intervals.rates import Estimate, per_prompt
 
 Outcome = Literal["better", "worse", "cannot be told apart"]

@@ -4,11 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from epsilon_dpo.judging.margins.params import Margins
-from epsilon_dpo.judging.scorer.params import Scorer
-from epsilon_dpo.models.base.params import Base, PretrainedModel
-from epsilon_dpo.pipeline.runs.runs import RunName
 from epsilon_dpo.pipeline.stage.params import Strict
+from epsilon_dpo.pipeline.stage.runs import RunName
 
 
 class Report(Strict):
@@ -16,17 +13,22 @@ class Report(Strict):
 
 
 class ReportView(Strict):
-    """What stages/report.py reads: the runs named here, and no others, are in the report."""
+    """What stages/report.py reads: the runs named here, and no others, are in the report.
+
+    Other stages' blocks are only named on the page, so they stand here as params.yaml has them: their rooms would be
+    dependencies for nothing else, and stage check has validated them.
+    """
 
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
     report: Report
-    base: Base
-    margins: Margins | None
-    scorer: Scorer | None
+    base: dict[str, Any]
+    margins: dict[str, Any] | None
+    scorer: dict[str, Any] | None
 
     @property
     def base_name(self) -> str:
         """The model that SFT started from, or that is the reference itself."""
-        if not isinstance(self.base, PretrainedModel):
+        if self.base["source"] != "pretrained":
             return "the embedded model"
-        return f"{self.base.path} at {self.base.revision[:8]}" if self.base.revision else self.base.path
+        path, revision = self.base["path"], self.base["revision"]
+        return f"{path} at {revision[:8]}" if revision else path

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, metrics_folder
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, metrics_folder
 
 # Methods that train on out/margins, by name: asking the registry would make the page depend on the code of all methods.
 READ_MARGINS = ("madpo",)

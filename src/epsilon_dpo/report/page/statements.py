@@ -5,8 +5,8 @@ for all runs, or all pairs of runs, that one opponent and one scorer compare, to
 what it says stands first; then what the judge says, and whether the two agree.
 """
 
-from epsilon_dpo.analysis.differences.differences import of_each
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT
+from epsilon_dpo.analysis.intervals.differences import of_each
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.groups import Group
 from epsilon_dpo.report.page.paired import verdicts
 from epsilon_dpo.report.page.results import Results, Row, RunResult

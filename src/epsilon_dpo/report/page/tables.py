@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from epsilon_dpo.pipeline.runs.runs import CHOSEN, SFT, readable
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, readable
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 
 INTERVAL = ("", "_low", "_high")

@@ -11,9 +11,9 @@ from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.observability.tracker import Tracker, are_marked, deliver_waiting
-from epsilon_dpo.pipeline.runs.runs import readable
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, stage_entry
 from epsilon_dpo.pipeline.stage.params import load, read_yaml
+from epsilon_dpo.pipeline.stage.runs import readable
 from epsilon_dpo.report.page.params import ReportView
 from epsilon_dpo.report.page.results import Results, read_results
 

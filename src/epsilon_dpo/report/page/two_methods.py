@@ -8,7 +8,7 @@ in place of his joint degrees of freedom is Cochran's choice (Biometrics 20 (196
 called up to 12 % of equal methods different in simulations at 5 %. The p-value is the level whose interval ends at 0.
 
 Of the prompts there are two imaginary ones, one that each method wins, as between two runs
-(analysis/differences/differences.py): where few prompts differ, the others do not make these certain.
+(analysis/intervals/differences.py): where few prompts differ, the others do not make these certain.
 
 Seeds are not paired, also where both methods have the same: there are few, and pairs would be fewer. What a seed has in
 common (the order of the data) makes the test stricter.

@@ -17,8 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from epsilon_dpo.sampling.answers.noise import GumbelNoise
-from epsilon_dpo.sampling.answers.params import Logits
+from epsilon_dpo.sampling.decoding.noise import GumbelNoise
+from epsilon_dpo.sampling.decoding.params import Logits
 
 
 class ProcessedNoise:

@@ -13,18 +13,18 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
 from epsilon_dpo.data.tokens.tokenisation import prompt_ids
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.models.policy.folder import merged_policy, policy_config
 from epsilon_dpo.models.policy.positions import positions_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.drawing import Stream, seed_of
-from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.shares import sample_in_shares
-from epsilon_dpo.sampling.answers.stops import Stops
 from epsilon_dpo.sampling.answers.vllm import sample_with_vllm
+from epsilon_dpo.sampling.decoding.params import Sampler
+from epsilon_dpo.sampling.decoding.stops import Stops
 
 
 def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:

@@ -6,15 +6,14 @@ A prompt's random numbers are its own, so in how many processes they are drawn c
 import os
 from pathlib import Path
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.launch.processes import Track, run_part
-from epsilon_dpo.pipeline.machine.device import on_device
-from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.params import parse
+from epsilon_dpo.pipeline.stage.runtime import on_device, set_up
 from epsilon_dpo.sampling.answers.drawing import sample
-from epsilon_dpo.sampling.answers.params import Sampler
+from epsilon_dpo.sampling.decoding.params import Sampler
 
 
 def sample_in_shares(

@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.pipeline.machine.runtime import take_free_gpus
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_jsonl
-from epsilon_dpo.sampling.answers.params import GREEDY, Sampler
-from epsilon_dpo.sampling.answers.stops import Stops
+from epsilon_dpo.pipeline.stage.runtime import take_free_gpus
+from epsilon_dpo.sampling.decoding.params import GREEDY, Sampler
+from epsilon_dpo.sampling.decoding.stops import Stops
 
 ENVIRONMENT = Path(".venv-vllm")
 REQUEST, COMPLETIONS = "request.json", "completions.jsonl"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
-from epsilon_dpo.data.tokenizer.folder import load_tokenizer
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.methods.interface import Method
 from epsilon_dpo.methods.online import AnyMethod
 from epsilon_dpo.models.logps.head import check_head

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.pipeline.runs.runs import RunName
 from epsilon_dpo.pipeline.stage.params import Seed, Strict, Threads
+from epsilon_dpo.pipeline.stage.runs import RunName
 from epsilon_dpo.training.loop.params import Adaptable
 
 

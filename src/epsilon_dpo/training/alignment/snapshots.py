@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from epsilon_dpo.models.policy.folder import save_policy
-from epsilon_dpo.pipeline.runs.runs import FACTS, FOLDER
 from epsilon_dpo.pipeline.stage.files import atomic_folder, write_json
+from epsilon_dpo.pipeline.stage.runs import FACTS, FOLDER
 from epsilon_dpo.training.loop.sharding import gathered_weights
 
 

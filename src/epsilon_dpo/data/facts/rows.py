@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
-from epsilon_dpo.data.templates.bos import BosRule
-from epsilon_dpo.data.templates.survival import lost_turn
-from epsilon_dpo.data.tokenizer.folder import special_tokens_by_id
+from epsilon_dpo.data.facts.bos import BosRule
+from epsilon_dpo.data.facts.survival import lost_turn
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import Messages, Side, tokenise_sides
+from epsilon_dpo.data.tokens.tokenizer import special_tokens_by_id
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from epsilon_dpo.analysis.differences.differences import difference, of_each
+from epsilon_dpo.analysis.intervals.differences import difference, of_each
 
 
 def test_it_is_the_adjusted_wald_interval_of_paired_proportions():

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from epsilon_dpo.pipeline.machine import runtime
-from epsilon_dpo.pipeline.machine.runtime import set_up
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage import runtime
+from epsilon_dpo.pipeline.stage.runtime import set_up
 
 STAGE = """
 import os, sys
-from epsilon_dpo.pipeline.machine.runtime import set_up, take_free_gpus
+from epsilon_dpo.pipeline.stage.runtime import set_up, take_free_gpus
 
 take_free_gpus(int(sys.argv[1]))
 set_up(0, 1)
@@ -103,7 +103,7 @@ def test_stages_without_a_gpu_run_side_by_side(tmp_path: Path, monkeypatch: pyte
 AS_THE_JUDGE = """
 import os
 from epsilon_dpo.pipeline.launch.processes import take_gpus_of_launcher
-from epsilon_dpo.pipeline.machine.runtime import environment_of_all_gpus, set_up
+from epsilon_dpo.pipeline.stage.runtime import environment_of_all_gpus, set_up
 
 take_gpus_of_launcher()
 set_up(0, 1)

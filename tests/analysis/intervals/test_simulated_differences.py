@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from epsilon_dpo.analysis.differences.differences import difference
 from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
+from epsilon_dpo.analysis.intervals.differences import difference
 from epsilon_dpo.judging.scoring.agreement import agreement, disagreement
 from epsilon_dpo.judging.tournament.places import places
 from epsilon_dpo.report.page.paired import verdicts

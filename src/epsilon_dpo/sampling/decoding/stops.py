@@ -2,9 +2,9 @@
 
 from transformers import PreTrainedTokenizerFast
 
-from epsilon_dpo.data.tokenizer.folder import answer_head, special_tokens_by_id
+from epsilon_dpo.data.tokens.tokenizer import answer_head, special_tokens_by_id
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.sampling.answers.params import Stop
+from epsilon_dpo.sampling.decoding.params import Stop
 
 
 class Stops:

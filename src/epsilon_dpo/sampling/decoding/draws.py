@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from epsilon_dpo.sampling.answers.decoding import decode
-from epsilon_dpo.sampling.answers.noise import GumbelNoise
-from epsilon_dpo.sampling.answers.params import Stop
-from epsilon_dpo.sampling.answers.stops import Stops
+from epsilon_dpo.sampling.decoding.decoding import decode
+from epsilon_dpo.sampling.decoding.noise import GumbelNoise
+from epsilon_dpo.sampling.decoding.params import Stop
+from epsilon_dpo.sampling.decoding.stops import Stops
 
 
 class Drawn(NamedTuple):

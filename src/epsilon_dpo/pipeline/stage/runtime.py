@@ -1,16 +1,20 @@
-"""Seeds, threads and memory of a process that computes with torch."""
+"""Seeds, threads, memory and device of a process that computes with torch."""
 
 import ctypes
 import os
 import random
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.variables import visible_gpus
 from epsilon_dpo.pipeline.stage.workplace import hold_some
+
+Module = TypeVar("Module", bound=nn.Module)
 
 # Parameters of glibc's mallopt (malloc.h), in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -91,3 +95,10 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter, value in KEEP.items():
             mallopt(parameter, value)
+
+
+def on_device(model: Module) -> Module:
+    """`model` itself, in evaluation mode and where sampling, judging and KL compute: the CUDA GPU if there is one, else
+    the CPU."""
+    nn.Module.to(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.eval()

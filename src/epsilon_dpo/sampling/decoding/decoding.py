@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.sampling.answers.kept_state import KeptState, State
+from epsilon_dpo.sampling.decoding.kept_state import KeptState, State
 
 PROMPTS_AT_ONCE = 8  # are read together: of like length, they need little padding, and attention takes its square
 

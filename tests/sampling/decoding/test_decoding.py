@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.sampling.answers.decoding import decode
-from epsilon_dpo.sampling.answers.noise import GumbelNoise
+from epsilon_dpo.sampling.decoding.decoding import decode
+from epsilon_dpo.sampling.decoding.noise import GumbelNoise
 
 pytestmark = pytest.mark.numeric
 
