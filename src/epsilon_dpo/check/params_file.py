@@ -28,7 +28,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse, read_yaml
 from epsilon_dpo.report.figures.params import FiguresView
-from epsilon_dpo.report.page.params import ReportView
+from epsilon_dpo.report.page.params import ReportBlock
 from epsilon_dpo.sampling.decoding.params import SampleView
 from epsilon_dpo.sampling.on_policy.params_candidates import CandidatesView
 from epsilon_dpo.training.alignment.params import AlignView
@@ -37,7 +37,7 @@ from epsilon_dpo.training.sft.params import SFTView
 
 
 class ParamsFile(
-    ReportView,
+    ReportBlock,
     FiguresView,
     TournamentView,
     MonotonicityView,

@@ -12,7 +12,13 @@ class Report(Strict):
     examples: Annotated[int, Field(ge=0)]  # prompts whose answers are shown side by side
 
 
-class ReportView(Strict):
+class ReportBlock(Strict):
+    """The block of its own."""
+
+    report: Report
+
+
+class ReportView(ReportBlock):
     """What stages/report.py reads: the runs named here, and no others, are in the report.
 
     Other stages' blocks are only named on the page, so they stand here as params.yaml has them: their rooms would be
@@ -20,7 +26,6 @@ class ReportView(Strict):
     """
 
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
-    report: Report
     base: dict[str, Any]
     margins: dict[str, Any] | None
     scorer: dict[str, Any] | None
