@@ -83,8 +83,8 @@ WITHOUT_NEED = {
     "fetch": "pipeline/stage/runs.py pipeline/stage/runtime.py",
     "figures": "pipeline/stage/runtime.py",
     "judge": """analysis/intervals/differences.py data/facts/rows.py data/tokens/tokenizer.py judging/scoring/params.py
-        judging/scoring/score_answers.py models/base/starting_point.py training/loop/adapters.py
-        training/loop/result.py""",
+        judging/scoring/score_answers.py models/base/starting_point.py models/policy/folder.py
+        training/loop/adapters.py training/loop/result.py""",
     "kl": """analysis/intervals/bootstrap.py analysis/intervals/differences.py analysis/intervals/win_rates.py
         data/tokens/params.py data/tokens/tokenisation.py models/policy/positions.py""",
     "margins": "pipeline/stage/runs.py",

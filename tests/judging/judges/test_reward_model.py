@@ -194,6 +194,12 @@ def test_an_over_long_dialogue_loses_its_beginning(local: Path, tmp_path: Path) 
     assert cut.trunc_source and cut.trunc_a and not cut.trunc_b
 
 
+def test_more_tokens_than_positions_are_refused(local: Path, tmp_path: Path) -> None:
+    """A rotary model gives a number for any length, and what it gives beyond them was never trained."""
+    with pytest.raises(UserError, match=r"judge\.max_length = 129 exceeds the 128 positions of the model"):
+        bring(local, tmp_path / "judge", max_length=129)
+
+
 def test_what_is_copied_is_enough_and_has_no_path(local: Path, tmp_path: Path) -> None:
     logits = [verdict.logit for verdict in bring(local, tmp_path / "judge").compare(QUESTIONS)]
     shutil.rmtree(local)

@@ -17,6 +17,7 @@ from epsilon_dpo.judging.making.sources import build
 from epsilon_dpo.models.base.embedded import train_tokenizer
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import EmbeddedModel
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
@@ -130,6 +131,8 @@ def test_it_can_start_from_a_pretrained_language_model(tmp_path: Path) -> None:
         "source": "pretrained", "path": str(tmp_path / "model"), "revision": None, "dtype": "float32",
         "chat_template": "own", "stop_token": "<end_of_turn>",
     }  # fmt: skip
+    with pytest.raises(UserError, match=r"judge\.max_length = 65 exceeds the 64 positions of the model; lower it"):
+        train_into(tmp_path / "long", model=source, max_steps=1, max_length=65)
     judge = train_into(tmp_path / "judge", model=source, max_steps=1, learning_rate=1e-12, max_length=16)
     assert judge.model.dtype == torch.float32 and read_json(tmp_path / "judge/out/judge.json")["dtype"] == "float32"
     before, after = (part.model.embed_tokens.weight for part in (model, judge.model))

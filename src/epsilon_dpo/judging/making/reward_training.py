@@ -28,6 +28,7 @@ from epsilon_dpo.models.base.embedded import build_model, texts_of, train_tokeni
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.pretrained import load_pretrained
+from epsilon_dpo.models.policy.positions import require_positions
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.execution import PART
 from epsilon_dpo.pipeline.stage.files import Json
@@ -63,12 +64,13 @@ def train_reward(
         the model, and its weights where they are spread over processes (sharding.gathered_weights).
 
     Raises:
-        UserError: the pretrained model or its tokenizer cannot be used (models/base/pretrained.py), or a step has fewer
-            rows than there are processes.
+        UserError: the pretrained model or its tokenizer cannot be used (models/base/pretrained.py), it has fewer
+            positions than `max_length`, or a step has fewer rows than there are processes.
         ValueError: the tokenizer has no token to pad with.
     """
     require_a_row_each(params.batch_size)
     model, tokenizer = _start(pairs, params, seed, scratch / "start")
+    require_positions(model.config, "judge.max_length", params.max_length)
     judge = RewardModel(model, tokenizer, params.max_length, params.micro_batch_size)
     hyperparameters = Accelerated(**params.model_dump(include=set(Accelerated.model_fields)))
     trainer = _Trainer(

@@ -28,6 +28,7 @@ from epsilon_dpo.judging.making.params import (
 )
 from epsilon_dpo.judging.making.sentiment_training import train_tfidf
 from epsilon_dpo.models.base.template import freeze
+from epsilon_dpo.models.policy.positions import require_positions
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -57,7 +58,8 @@ def build(
         labelled: rows of out/validate/labelled.jsonl, for a classifier that is trained on them.
 
     Raises:
-        UserError: the weights' source is unreachable, missing, pickled or not such a judge; or as `train_tfidf`.
+        UserError: the weights' source is unreachable, missing, pickled or not such a judge, or a reward model has fewer
+            positions than `max_length`; or as `train_tfidf`.
     """
     if isinstance(params, LLMJudge):
         settings = _address(params)
@@ -74,7 +76,10 @@ def build(
     else:
         settings, folder = _find(params)
     judge = judge_of(settings, folder)  # before anything is copied, so that a refusal names the source and not its copy
-    template = _frozen_template(judge, folder) if isinstance(judge, RewardModel) else None
+    template = None
+    if isinstance(judge, RewardModel):
+        require_positions(judge.model.config, "judge.max_length", judge.max_length)
+        template = _frozen_template(judge, folder)
     if folder != out:
         _copy(folder, out, _files(params))
     if template is not None:

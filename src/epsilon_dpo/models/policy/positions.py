@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from epsilon_dpo.pipeline.observability.errors import UserError
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -34,3 +36,20 @@ def positions_of(config: PreTrainedConfig) -> Positions | None:
         return Positions(rope["original_max_position_embeddings"], "up to which its LongRoPE turns all rows alike")
     count = getattr(text, "max_position_embeddings", None)
     return None if count is None else Positions(count, "of the model")
+
+
+def require_positions(config: PreTrainedConfig, name: str, length: int) -> None:
+    """Before a model is trained or asked, since stage `check` may not know a model on the Hub. GPT-2's positions are a
+    table: what lies beyond has no row.
+
+    Args:
+        name: the value of params.yaml that lets a text have `length` tokens.
+
+    Raises:
+        UserError: the model has fewer positions.
+    """
+    positions = positions_of(config)
+    if positions is not None and length > positions.count:
+        raise UserError(
+            f"{name} = {length} exceeds {positions}; lower it in params.yaml, or take a model with more positions."
+        )

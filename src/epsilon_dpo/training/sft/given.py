@@ -11,8 +11,8 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.models.policy.positions import require_positions
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
-from epsilon_dpo.training.sft.positions import require_positions
 
 
 def take_given(base: Path, tokens: Tokens, out: Path) -> dict[str, float]:
@@ -24,7 +24,9 @@ def take_given(base: Path, tokens: Tokens, out: Path) -> dict[str, float]:
     Raises:
         UserError: the model has fewer positions than `tokens.max_length`.
     """
-    require_positions(AutoConfig.from_pretrained(base / "model", trust_remote_code=False), tokens)
+    require_positions(
+        AutoConfig.from_pretrained(base / "model", trust_remote_code=False), "tokens.max_length", tokens.max_length
+    )
     (out / "model").mkdir()
     for part in ("model", "tokenizer"):
         for file in sorted((base / part).iterdir()):

@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_chosen
 from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
+from epsilon_dpo.models.policy.positions import require_positions
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.files import JsonlFile
 from epsilon_dpo.training.loop.adapters import ResumesAdapter, in_float32, start_from
@@ -29,7 +30,6 @@ from epsilon_dpo.training.loop.result import write_result
 from epsilon_dpo.training.loop.sharding import shard
 from epsilon_dpo.training.loop.whole_steps import WholeSteps
 from epsilon_dpo.training.sft.params import SFT
-from epsilon_dpo.training.sft.positions import require_positions
 
 
 def fine_tune(
@@ -63,7 +63,7 @@ def fine_tune(
     tokenizer = load_tokenizer(base / "tokenizer")
     model = start_from(base / "model", config.lora, seed)
     text = model.config.get_text_config()
-    require_positions(text, tokens)
+    require_positions(text, "tokens.max_length", tokens.max_length)
     coef = getattr(text, "router_aux_loss_coef", None)
     settings = SFTConfig(
         **training_arguments(config, seed, scratch, save_steps),
