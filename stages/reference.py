@@ -5,7 +5,7 @@ from pathlib import Path
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.sampling.decoding.params import SampleView
+from epsilon_dpo.sampling.answers.params import SampleView
 
 with heavy_imports():
     from epsilon_dpo.sampling.answers.sample_answers import sample_policy

@@ -15,8 +15,8 @@ with heavy_imports():
 
 with run_stage("report") as stage:
     params = load(ReportView)
-    scorer = None if params.scorer is None else params.scorer["source"]
-    margins = None if params.margins is None else params.margins["source"]
+    scorer = None if params.scorer is None else params.scorer.source
+    margins = None if params.margins is None else params.margins.source
     results = read_results(Path("out"), params.runs, params.base_name, scorer, margins)
     certificates = read_certificates(Path("certificates"), Path("out"))
     replication = read_replication(Path("study/verdicts.json"))

@@ -6,7 +6,7 @@ from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, ru
 from epsilon_dpo.pipeline.stage.files import read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.sampling.decoding.params import SampleView
+from epsilon_dpo.sampling.answers.params import SampleView
 
 with heavy_imports():
     from epsilon_dpo.sampling.answers.sample_answers import sample_run

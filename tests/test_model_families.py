@@ -24,8 +24,9 @@ from epsilon_dpo.models.policy.folder import is_adapter, load_policy
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.sampling.answers import sampling
+from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.sampling import answer
-from epsilon_dpo.sampling.decoding.params import Sampler, Stop
+from epsilon_dpo.sampling.decoding.params import Stop
 from epsilon_dpo.sampling.decoding.stops import Stops
 from epsilon_dpo.training.alignment import alignment
 from epsilon_dpo.training.alignment.alignment import align

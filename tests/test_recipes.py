@@ -37,6 +37,7 @@ CHANGED = {
     STAGE: {
         "dvc.yaml",
         "params.yaml",
+        "pyproject.toml",
         "src/epsilon_dpo/check/params_file.py",
         "tests/test_rerun.py",
         "tests/test_dag.py",
@@ -124,11 +125,12 @@ def test_every_block_is_applied() -> None:
 
 @pytest.mark.slow
 def test_the_repository_accepts_them(copy: Path) -> None:
-    """ruff, their own tests, and those that hold one name in every place, the `deps`, the presets and the README."""
+    """ruff, import-linter, their own tests, those that hold one name in every place, `deps`, presets, README."""
     files = [file for heading in TESTS for file in new_files(heading)]
     changed = sorted(path for paths in CHANGED.values() for path in paths if path.endswith(".py"))
     python(copy, "-m", "ruff", "check", *files, *changed)
     python(copy, "-m", "ruff", "format", "--check", *files, *changed)
+    python(copy, "-c", "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])")
     chosen = "jsonl or longer or quantiles or lengths or one_name or init_files or test_presets or test_readme"
     holding = ("tests/test_presets.py", "tests/test_readme.py", "tests/test_dag.py")
     printed = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", chosen, *TESTS.values(), *holding)

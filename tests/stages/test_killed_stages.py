@@ -16,7 +16,7 @@ from untracked import run_untracked
 
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.journal import Journal
-from epsilon_dpo.sampling.answers import decoding, kept_state
+from epsilon_dpo.sampling.decoding import decoding, kept_state
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,7 +29,7 @@ from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse, read_yaml
 from epsilon_dpo.report.figures.params import FiguresView
 from epsilon_dpo.report.page.params import ReportBlock
-from epsilon_dpo.sampling.decoding.params import SampleView
+from epsilon_dpo.sampling.answers.params import SampleView
 from epsilon_dpo.sampling.on_policy.params_candidates import CandidatesView
 from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.loop.params import CheckpointsView

@@ -12,8 +12,8 @@ from epsilon_dpo.forecast.memory import Memory, unsharded
 from epsilon_dpo.forecast.needs import Needs, hours
 from epsilon_dpo.forecast.simulation import Rows, passes, reading
 from epsilon_dpo.forecast.trainings import BYTES, Given, methods_of, policies_of, policy_dtype
+from epsilon_dpo.sampling.answers.params import Sample
 from epsilon_dpo.sampling.decoding.decoding import PROMPTS_AT_ONCE
-from epsilon_dpo.sampling.decoding.params import Sample
 from epsilon_dpo.sampling.on_policy.params_candidates import Candidates
 
 PASS = Products(projections=2, attention=2, head=2)  # of policy and reference

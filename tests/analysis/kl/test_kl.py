@@ -28,8 +28,8 @@ from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, 
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.pipeline.stage.runs import readable
+from epsilon_dpo.sampling.answers.params import Sample
 from epsilon_dpo.sampling.answers.sampling import answer
-from epsilon_dpo.sampling.decoding.params import Sample
 from epsilon_dpo.training.alignment.alignment import align
 from epsilon_dpo.training.alignment.params import Align
 

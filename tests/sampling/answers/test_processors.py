@@ -9,10 +9,10 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig
 
+from epsilon_dpo.sampling.answers.params import Logits, Sampler
 from epsilon_dpo.sampling.answers.processors import ProcessedNoise
 from epsilon_dpo.sampling.decoding.decoding import decode
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
-from epsilon_dpo.sampling.decoding.params import Logits, Sampler
 
 pytestmark = pytest.mark.numeric
 

@@ -19,9 +19,9 @@ from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTra
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.drawing import sample, seed_of
+from epsilon_dpo.sampling.answers.params import Sample
 from epsilon_dpo.sampling.answers.sampling import answer, select, summary
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
-from epsilon_dpo.sampling.decoding.params import Sample
 
 TEMPLATE = (
     "<bos>{% for m in messages %} {{ m['role'] }} {{ m['content'] }} <end>{% endfor %}"

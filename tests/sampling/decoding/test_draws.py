@@ -4,8 +4,9 @@ from transformers import AutoModelForCausalLM
 
 from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.sampling.answers.drawing import sample
+from epsilon_dpo.sampling.answers.params import Logits, Sampler
 from epsilon_dpo.sampling.decoding.draws import Draw
-from epsilon_dpo.sampling.decoding.params import Logits, Sampler, Stop
+from epsilon_dpo.sampling.decoding.params import Stop
 
 PROMPTS = [[1, 5, 9], [1, 7], [1, 20, 21, 22], [1, 5, 9], [1, 30]] * 8
 SEEDS = [100 + number for number in range(len(PROMPTS))]

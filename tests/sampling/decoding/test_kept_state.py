@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from epsilon_dpo.sampling.answers import kept_state
+from epsilon_dpo.sampling.answers.params import Logits
 from epsilon_dpo.sampling.answers.processors import ProcessedNoise
+from epsilon_dpo.sampling.decoding import kept_state
 from epsilon_dpo.sampling.decoding.decoding import decode
 from epsilon_dpo.sampling.decoding.kept_state import KeptState
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
-from epsilon_dpo.sampling.decoding.params import Logits
 
 STOP, LONGEST, PROMPTS = 2, 24, 40
 SHAPED = Logits(top_p=0.95, top_k=40, min_p=None, repetition_penalty=1.3)  # whose noise also remembers the tokens

@@ -12,8 +12,9 @@ from epsilon_dpo.analysis.kl.params import KL
 from epsilon_dpo.analysis.kl.records import kl_records
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.sampling.answers.params import Sample
 from epsilon_dpo.sampling.answers.sampling import answer
-from epsilon_dpo.sampling.decoding.params import Sample, Stop
+from epsilon_dpo.sampling.decoding.params import Stop
 from epsilon_dpo.sampling.decoding.stops import Stops
 
 PARAMS = read_yaml(Path(__file__).resolve().parents[3] / "params.yaml")["sample"] | {"max_new_tokens": 20}

@@ -2,5 +2,5 @@
 the cluster bootstrap.
 
 In: wins in {0, 1/2, 1} or real values, each with the prompt it belongs to. Out: value, low end, high end, n.
-It does not say which runs are compared (report/page does).
+It does not say which runs are compared.
 """

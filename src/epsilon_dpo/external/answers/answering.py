@@ -1,7 +1,7 @@
 """A policy's answers to a benchmark's questions, turn by turn: a later turn sees the policy's own earlier answers.
 
-They are sampled and ended as everywhere in this project (sampling.py): the random numbers belong to the question and
-its turn, so neither batch size nor order changes an answer, and nothing but the temperature shapes the distribution
+They are sampled and ended as everywhere in this project (sampling/answers/): the random numbers belong to the question
+and its turn, so neither batch size nor order changes an answer, and nothing but the temperature shapes the distribution
 (top-p 1).
 """
 
@@ -18,7 +18,8 @@ from epsilon_dpo.models.policy.positions import Positions, positions_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.runtime import on_device
 from epsilon_dpo.sampling.answers.drawing import sample, seed_of
-from epsilon_dpo.sampling.decoding.params import Logits, Sampler, Stop
+from epsilon_dpo.sampling.answers.params import Logits, Sampler
+from epsilon_dpo.sampling.decoding.params import Stop
 from epsilon_dpo.sampling.decoding.stops import Stops
 
 # In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
@@ -45,7 +46,8 @@ def answer(
 
     Raises:
         UserError: a category has no temperature, a dialogue and `max_new_tokens` exceed the model's context (before
-            anything is sampled, where the questions alone do), or `stop` names what is no stop (stops.py).
+            anything is sampled, where the questions alone do), or `stop` names what is no stop
+            (sampling/decoding/stops.py).
     """
     temperature = _temperatures(questions, decoding)
     tokenizer = load_tokenizer(policy)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from epsilon_dpo.pipeline.stage.params import Strict
 from epsilon_dpo.pipeline.stage.runs import RunName
@@ -18,22 +18,25 @@ class ReportBlock(Strict):
     report: Report
 
 
-class ReportView(ReportBlock):
-    """What stages/report.py reads: the runs named here, and no others, are in the report.
+class Named(BaseModel):
+    """What the page says of another stage's block; the rest is that stage's, whose room is no dependency here."""
 
-    Other stages' blocks are only named on the page, so they stand here as params.yaml has them: their rooms would be
-    dependencies for nothing else, and stage check has validated them.
-    """
+    source: str
+    path: str = ""
+    revision: str | None = None
+
+
+class ReportView(ReportBlock):
+    """What stages/report.py reads: the runs named here, and no others, are in the report."""
 
     runs: Annotated[dict[RunName, dict[str, Any]], Field(min_length=1)]
-    base: dict[str, Any]
-    margins: dict[str, Any] | None
-    scorer: dict[str, Any] | None
+    base: Named
+    margins: Named | None
+    scorer: Named | None
 
     @property
     def base_name(self) -> str:
         """The model that SFT started from, or that is the reference itself."""
-        if self.base["source"] != "pretrained":
+        if self.base.source != "pretrained":
             return "the embedded model"
-        path, revision = self.base["path"], self.base["revision"]
-        return f"{path} at {revision[:8]}" if revision else path
+        return f"{self.base.path} at {self.base.revision[:8]}" if self.base.revision else self.base.path

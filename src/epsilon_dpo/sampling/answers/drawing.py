@@ -8,11 +8,11 @@ from typing import Literal
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.processors import ProcessedNoise
 from epsilon_dpo.sampling.decoding.decoding import decode
 from epsilon_dpo.sampling.decoding.kept_state import KeptState
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
-from epsilon_dpo.sampling.decoding.params import Sampler
 from epsilon_dpo.sampling.decoding.stops import Stops
 
 # The reference's noise is not the runs': a win rate against the reference compares independent answers. The runs share

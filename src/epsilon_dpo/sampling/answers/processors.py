@@ -1,7 +1,7 @@
 """Draws from a distribution that more than the temperature shapes: top-p, top-k, min-p, a repetition penalty.
 
 The processors are transformers' own, in the order in which its `generate` applies them: the penalty, the temperature,
-top_k, top_p, min_p. What they leave is drawn from as ever (noise.py), with the same random numbers.
+top_k, top_p, min_p. What they leave is drawn from as ever (decoding/noise.py), with the same random numbers.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from epsilon_dpo.sampling.answers.params import Logits
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
-from epsilon_dpo.sampling.decoding.params import Logits
 
 
 class ProcessedNoise:

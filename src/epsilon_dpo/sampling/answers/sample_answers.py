@@ -6,8 +6,8 @@ from epsilon_dpo.pipeline.stage.files import Row, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.runs import FINAL, make_place, policy_paths
 from epsilon_dpo.sampling.answers.drawing import Stream
+from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.sampling import answer, summary
-from epsilon_dpo.sampling.decoding.params import Sampler
 
 
 def sample_policy(

@@ -21,9 +21,9 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.drawing import Stream, seed_of
+from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.shares import sample_in_shares
 from epsilon_dpo.sampling.answers.vllm import sample_with_vllm
-from epsilon_dpo.sampling.decoding.params import Sampler
 from epsilon_dpo.sampling.decoding.stops import Stops
 
 
@@ -72,7 +72,7 @@ def answer(
 
     Raises:
         UserError: a process failed (shares.py, vllm.py), a prompt and `max_new_tokens` exceed the model's context, or
-            `stop` names what is no stop (stops.py).
+            `stop` names what is no stop (decoding/stops.py).
     """
     tokenizer = load_tokenizer(folder)
     stops = Stops(tokenizer, params.stop)

@@ -13,7 +13,7 @@ from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.params import parse
 from epsilon_dpo.pipeline.stage.runtime import on_device, set_up
 from epsilon_dpo.sampling.answers.drawing import sample
-from epsilon_dpo.sampling.decoding.params import Sampler
+from epsilon_dpo.sampling.answers.params import Sampler
 
 
 def sample_in_shares(

@@ -21,7 +21,7 @@ class Drawn(NamedTuple):
 
 
 class Draw:
-    """Draws answers; the random numbers of each are its own (sampling.py), so that the batch changes none."""
+    """Draws answers; the random numbers of each are its own (noise.py), so that the batch changes none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_new_tokens: int, batch_size: int) -> None:
         self.stops = Stops(tokenizer, Stop(tokens=[], strings=[]))

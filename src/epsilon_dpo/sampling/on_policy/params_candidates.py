@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from epsilon_dpo.pipeline.stage.params import Seed, Strict, Threads
-from epsilon_dpo.sampling.decoding.params import Sampler
+from epsilon_dpo.sampling.answers.params import Sampler
 
 
 class Candidates(Sampler):

@@ -1,4 +1,4 @@
-"""Keeping a policy at several points of its training (see runs.py for what is kept)."""
+"""Keeping a policy at several points of its training (see pipeline/stage/runs.py for what is kept)."""
 
 import math
 import os
