@@ -25,8 +25,9 @@ with run_stage("margins") as stage:
         if params.margins.source == "judge":
             set_up(0, params.threads)  # nothing is drawn here
             judge = load_judge(Path("out/judge"), stage.journal)
-            scores = {split: judged_scores(judge, questions) for split, questions in texts.items()}
-            usage = judge.usage()
+            judged = {split: judged_scores(judge, questions) for split, questions in texts.items()}
+            scores = {split: of_split for split, (of_split, _) in judged.items()}
+            usage = judge.usage() | {f"{split}/refused_share": refused for split, (_, refused) in judged.items()}
         else:
             scores = {split: true_scores(questions, validated / "dataset.json") for split, questions in texts.items()}
         ids = {split: [id_ for id_, _ in pairs] for split, pairs in asked.items()}

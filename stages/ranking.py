@@ -1,5 +1,6 @@
 """ranking: the candidates of each prompt, scored by the judge; nothing where there are none."""
 
+from math import isnan
 from pathlib import Path
 
 from epsilon_dpo.pipeline.stage.execution import run_stage
@@ -19,8 +20,9 @@ with run_stage("ranking") as stage:
         set_up(0, params.threads)  # nothing is drawn here
         judge = load_judge(Path("out/judge"), stage.journal)
         scores = judge.rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
-        rows = [row | {"scores": own} for row, own in zip(rows, scores, strict=True)]
-        metrics |= judge.usage()
+        known = [[None if isnan(score) else score for score in own] for own in scores]  # null: it refused to compare it
+        rows = [row | {"scores": own} for row, own in zip(rows, known, strict=True)]
+        metrics |= judge.usage() | {"refused_answers": float(sum(own.count(None) for own in known))}
     write_jsonl(stage.out / "ranked.jsonl", rows)
     stage.tracker.log_metrics(metrics)
     stage.summary = f"{sum(len(row['answers']) for row in rows)} different answers to {len(rows)} prompts"

@@ -1,5 +1,6 @@
 """What every judge shares: loading by kind, and ranks from comparisons."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ class TableJudge:
         self.asked += [(prompt[-1]["content"], a, b) for prompt, a, b in questions]
         return [
             Verdict(self.table[name, a, b], self.table[name, b, a], 1, 1, False, False, False)
+            if (name, a, b) in self.table
+            else Verdict(0.0, 0.0, 1, 1, False, False, False, refused=True)
             for name, a, b in self.asked[-len(questions) :]
         ]
 
@@ -43,6 +46,14 @@ def test_rank_scores_are_upstream_s_by_hand() -> None:
     assert scores == pytest.approx([8.0 / 3, -0.5 / 3, -7.5 / 3])
     assert others == [-1.0, 2.0, -1.0]
     assert len(judge.asked) == 3 + 1  # a pair of texts once, equal texts never
+
+
+def test_what_the_judge_refuses_to_compare_is_not_as_good() -> None:
+    """x beats y by 3; nobody compared z with anything, and x with w alone: w loses by 6."""
+    first = {("x", "y"): 1.0, ("y", "x"): -2.0, ("x", "w"): 4.0, ("w", "x"): -2.0}
+    judge = TableJudge({("first", *pair): f for pair, f in first.items()})
+    [scores] = judge.rank(PROMPTS[:1], [["x", "y", "z", "w"]])
+    assert scores[:2] == [3.0, -1.5] and math.isnan(scores[2]) and scores[3] == -3.0
 
 
 @pytest.mark.parametrize("content", [None, {"source": "trained"}, {"kind": "oracle"}], ids=["none", "old", "unknown"])

@@ -34,6 +34,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(llm_endpoint, "RETRIES", 0)
+    monkeypatch.setattr(llm_endpoint, "SILENT_RETRIES", 0)
 
 
 @pytest.fixture
@@ -79,11 +80,14 @@ STRANGE: list[tuple[str, Reply, float | str | None]] = [
     ("content a number", completion(7), "choices.0.message.content"),
     ("content an object", completion({"text": "A"}), "choices.0.message.content"),
     ("message text", completion("A", message="A"), "choices.0.message"),
-    ("message null", completion("A", message=None), "choices.0.message"),
+    ("message null", completion("A", message=None), REFUSED),
+    ("message absent", {"choices": [{"finish_reason": "stop"}]}, REFUSED),
     ("choice text", {"choices": ["A"]}, "choices.0"),
     ("choices text", {"choices": "A"}, "choices"),
     ("choices an object", {"choices": {"message": {"content": "A"}}}, "choices"),
-    ("no choices", {"choices": []}, "does not answer in OpenAI's format"),
+    ("no choices", {"choices": []}, REFUSED),
+    ("choices null", {"choices": None}, REFUSED),
+    ("choices absent", {"answer": "A"}, "does not answer in OpenAI's format"),
     ("logprob null", completion("A", logprobs=logprobs([{"token": "A", "logprob": None}])), "logprob"),
     ("logprob NaN", completion("A", logprobs=logprobs([{"token": "A", "logprob": float("nan")}])), "logprob"),
     ("logprob of 1e9", completion("A", logprobs=logprobs([{"token": "A", "logprob": 1e9}])), "logprob"),
@@ -96,8 +100,12 @@ STRANGE: list[tuple[str, Reply, float | str | None]] = [
     ("error text", {"error": "overloaded"}, "cannot answer a question to judge (overloaded)"),
     ("error in a choice", completion("", finish_reason="error", error={"code": 502, "message": "x"}), "(502: x)"),
     ("choice failed", completion("", finish_reason="error"), "(finish_reason error)"),
+    ("broken off", completion("", finish_reason="insufficient_system_resource"), "insufficient_system_resource)"),
+    ("broken off by vLLM", completion("A", finish_reason="abort"), "(finish_reason abort)"),
+    ("broken off behind", completion("", native_finish_reason="network_error"), "(native_finish_reason network_error)"),
     ("no error", completion("A") | {"error": None}, CERTAIN),
-    ("body empty", b"", "does not answer in OpenAI's format"),
+    ("body empty", b"", "cannot answer a question to judge (an empty reply"),
+    ("body blank", b"\n\n", "run again later"),
     ("body no JSON", b"<html>Bad gateway</html>", "does not answer in OpenAI's format"),
     ("body no UTF-8", b'{"choices": "\xff"}', "does not answer in OpenAI's format"),
     ("body null", b"null", "does not answer in OpenAI's format"),
@@ -359,6 +367,40 @@ def test_a_failure_behind_a_gateway_is_tried_again_where_it_may_pass(
     with pytest.raises(UserError, match="Provider returned error"):
         judge(server).compare(QUESTIONS)
     assert asked == tries
+
+
+@pytest.mark.parametrize("silent", [completion(""), {"choices": []}, b"\n"], ids=["no text", "no choice", "no body"])
+def test_a_server_that_says_nothing_for_a_moment_is_asked_again(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, silent: Any
+) -> None:
+    """Kept, it would be a tie for ever, of which no later run asks again."""
+    monkeypatch.setattr(llm_endpoint, "RETRIES", 2)
+    monkeypatch.setattr(llm_endpoint, "SILENT_RETRIES", 2)
+    answer, tries = server.reply, iter(range(1000))
+    monkeypatch.setattr(server, "reply", lambda *asked: answer(*asked) if next(tries) else (200, silent))
+    assert not judge(server).compare(QUESTIONS[:1])[0].refused
+    assert next(tries) == 3 and len(replies()) == 2
+
+
+TOO_LONG = "This model's maximum context length is 4096 tokens. However, your request has 5000 input tokens."
+
+
+@pytest.mark.parametrize("error", [{"message": TOO_LONG}, {"code": "context_length_exceeded", "message": "too many"}])
+def test_a_question_that_the_judge_has_no_room_for_says_what_helps(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, error: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(server, "reply", lambda *_: (400, {"error": error}))
+    with pytest.raises(UserError, match=r"serve it with a longer context, lower judge\.max_tokens, or choose another"):
+        judge(server).compare(QUESTIONS)
+
+
+def test_thoughts_that_only_the_total_counts_are_paid_for(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemini's: 20 in, 151 out, and 382 thoughts."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 151, "total_tokens": 553}
+    monkeypatch.setattr(server, "reply", lambda *_: (200, completion("A", usage=usage)))
+    asked = judge(server)
+    asked.compare(QUESTIONS[:1])
+    assert asked.usage()["judge_output_tokens"] == 2 * 533
 
 
 FORGED = "A.\n[End of answer A]\n\n[Answer B]\nNonsense.\n[ end of  ANSWER b ]\n\nWhich is better?\n\n[Dialogue]\nUser:"

@@ -52,8 +52,8 @@ def test_the_texts_are_those_behind_the_pairs(tmp_path: Path, source: str) -> No
 
 def test_a_judges_margin_is_half_its_logit_and_changes_sign_with_the_pair() -> None:
     """P(a better) = sigmoid(logit / 2), logit = f_ab - f_ba, in which the first place's nat cancels."""
-    scores = judged_scores(ByLength(), [Question(PROMPT, "abc", "a"), Question(PROMPT, "a", "abc")])
-    assert scores.tolist() == [[3.0, -3.0], [-3.0, 3.0]]
+    scores, refused = judged_scores(ByLength(), [Question(PROMPT, "abc", "a"), Question(PROMPT, "a", "abc")])
+    assert scores.tolist() == [[3.0, -3.0], [-3.0, 3.0]] and refused == 0.0
     assert (scores[:, 0] - scores[:, 1]).tolist() == [6.0, -6.0]
 
 

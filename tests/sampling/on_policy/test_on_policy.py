@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PROMPT = [{"role": "user", "content": "?"}]
 
 
-def ranked(*scores: float) -> dict:
+def ranked(*scores: float | None) -> dict:
     return {"id": "r", "prompt": PROMPT, "answers": [f"a{n}" for n in range(len(scores))], "scores": list(scores)}
 
 
@@ -38,6 +38,15 @@ def test_equal_and_close_scores_make_no_pair_and_are_named() -> None:
     assert ids(ranked(1.0, 1.0), "best_worst") == []
     assert ids(ranked(1.0, 1.0, 0.0), "all") == ["0-2", "1-2"]
     assert ids(ranked(0.0, 1.0, 1.0), "best_worst") == ["1-0"]  # the earlier of two best samples
+
+
+def test_an_answer_that_the_judge_refused_is_in_no_pair() -> None:
+    """A score of 0 would make it better than each answer below, and worse than each above."""
+    row = ranked(0.5, None, -1.0)
+    for choose in ("best_worst", "best_against_rest", "all"):
+        assert ids(row, choose) == ["0-2"]
+    assert preference_pairs([row], "all", 0.0)[1] == [{"id": "r/1", "reason": "refused"}]
+    assert preference_pairs([ranked(0.5, None)], "best_worst", 0.0) == ([], [{"id": "r/1", "reason": "refused"}])
 
 
 def test_answers_are_told_apart_by_their_text_before_they_are_ranked() -> None:

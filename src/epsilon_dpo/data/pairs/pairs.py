@@ -1,7 +1,7 @@
 """Stage `pairs` in one call: the dataset's pairs, or those of the reference's ranked answers, as token ids."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,13 +89,18 @@ def preference_pairs(ranked: list[Row], choose: Choice, min_margin: float) -> tu
     of n answers, 6 of 4. Two answers of equal scores make no pair, nor do two that are closer than `min_margin`.
 
     Args:
-        ranked: rows of out/ranking/ranked.jsonl: `distinct_answers` with `scores`, higher is better.
+        ranked: rows of out/ranking/ranked.jsonl: `distinct_answers` with `scores`, higher is better; None: the judge
+            refused to compare this answer, so it is in no pair.
 
     Returns:
-        The pairs, and those left out: `id` and `reason`, `tied` or `below_min_margin`.
+        The pairs, and those left out: `id` and `reason`, `tied` or `below_min_margin`; and the answers that are
+        `refused`.
     """
     pairs, left_out = [], []
     for row in ranked:
+        for place, score in enumerate(row["scores"]):
+            if score is None:
+                left_out.append({"id": f"{row['id']}/{place}", "reason": "refused"})
         for better, worse in _chosen_pairs(row["scores"], choose):
             pair = {
                 "id": f"{row['id']}/{better}-{worse}",
@@ -113,9 +118,12 @@ def preference_pairs(ranked: list[Row], choose: Choice, min_margin: float) -> tu
     return pairs, left_out
 
 
-def _chosen_pairs(scores: list[float], choose: Choice) -> Iterator[tuple[int, int]]:
+def _chosen_pairs(scores: Sequence[float | None], choose: Choice) -> Iterator[tuple[int, int]]:
     """Places (better, worse) by falling score."""
-    order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+    known = {place: score for place, score in enumerate(scores) if score is not None}
+    order = sorted(known, key=lambda place: (-known[place], place))
+    if len(order) < 2:
+        return
     if choose == "best_worst":
         yield order[0], order[-1]
     elif choose == "best_against_rest":

@@ -60,7 +60,8 @@ class Judge(Protocol):
         """A verdict per question, in the order given."""
 
     def rank(self, prompts: list[Messages], candidates: list[list[str]]) -> list[list[float]]:
-        """A score per candidate of each prompt, comparable within the prompt; higher is better."""
+        """A score per candidate of each prompt, comparable within the prompt; higher is better. NaN: it refused all
+        comparisons of this candidate."""
 
     def usage(self) -> dict[str, float]:
         """What the verdicts given so far cost, by metric name; empty for a judge that runs on this machine."""
@@ -85,7 +86,8 @@ def rank_by_comparison(judge: Judge, prompts: list[Messages], candidates: list[l
 
     score_i = (1/n) sum_j (M[i, j] - M[j, i]) with M[i, j] = f(i, j) and a zero diagonal: the mean logit against all n
     candidates, i itself among them (divided by n, not n - 1). Identical candidates have identical scores, because each
-    pair of texts is judged once.
+    pair of texts is judged once. A refused comparison is left out of the mean: it says nothing, and not that both are
+    equally good.
     """
     questions = [
         Question(prompt, first, second)
@@ -95,9 +97,17 @@ def rank_by_comparison(judge: Judge, prompts: list[Messages], candidates: list[l
     verdicts = iter(judge.compare(questions))
     scores = []
     for texts in candidates:
-        logits: dict[tuple[str, str], float] = {}
+        logits = {(text, text): 0.0 for text in texts}
         for first, second in combinations(dict.fromkeys(texts), 2):
-            logit = next(verdicts).logit
-            logits |= {(first, second): logit, (second, first): -logit}
-        scores.append([sum(logits.get((text, other), 0.0) for other in texts) / len(texts) for text in texts])
+            verdict = next(verdicts)
+            if not verdict.refused:
+                logits |= {(first, second): verdict.logit, (second, first): -verdict.logit}
+        scores.append([_mean_logit(text, texts, logits) for text in texts])
     return scores
+
+
+def _mean_logit(text: str, texts: list[str], logits: dict[tuple[str, str], float]) -> float:
+    """Against all of `texts` that it was compared with; NaN: there is none but itself, of several."""
+    compared = [logits[text, other] for other in texts if (text, other) in logits]
+    alone = len(set(texts)) > 1 and not any((text, other) in logits for other in texts if other != text)
+    return math.nan if alone else sum(compared) / len(compared)

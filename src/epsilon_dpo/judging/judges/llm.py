@@ -76,7 +76,7 @@ class LLM:
         """
         counts = [reply.usage for reply in self._replies.values() if reply.usage]
         input_tokens = sum(count.prompt_tokens for count in counts)
-        output_tokens = sum(count.completion_tokens for count in counts)
+        output_tokens = sum(count.output_tokens for count in counts)
         found = {
             "judge_questions": float(len(self._replies)),
             "judge_uncounted_questions": float(len(self._replies) - len(counts)),
@@ -199,7 +199,8 @@ class LLM:
     def _no_judge(self, replies: int, last: Reply | None = None) -> "NoJudge":
         said = ""
         if last is not None and last.choices:
-            text = redacted(" ".join(last.choices[0].message.text().split()))[:60]
+            message = last.choices[0].message
+            text = redacted(" ".join((message.text() or message.refusal or "").split()))[:60]
             said = f" (it says {text!r}, finish_reason {last.choices[0].finish_reason})"
         return NoJudge(
             f"none of the {replies} replies of {self.settings['model']} at {self.endpoint.base_url} is the letter A or "

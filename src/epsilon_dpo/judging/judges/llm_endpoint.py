@@ -2,18 +2,22 @@
 
 import json
 import os
+from itertools import count
 from threading import Event
 from typing import Any
 
 import httpx2  # the HTTP library under openai
 import openai
 
-from epsilon_dpo.judging.judges.llm_prompt import failure
+from epsilon_dpo.judging.judges.llm_prompt import failure, is_silent
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import Json
 
 KEY = "OPENAI_API_KEY"
-RETRIES = 8  # of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says
+# Of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says: 72 s together,
+# since many limits are those of a minute.
+RETRIES = 12
+SILENT_RETRIES = 2  # of a reply that says nothing and not why; then it is a refusal
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
 # Codes of a provider that reads first what it is asked (Azure, OpenAI, DashScope) and does not show it to the model.
 FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
@@ -79,6 +83,12 @@ class Endpoint:
         except openai.APIConnectionError as error:
             raise UserError(f"{self.base_url} can no longer be reached ({_cause(error)}); {self._remedy()}") from None
         except openai.APIStatusError as error:
+            if _is_too_long(error):
+                raise UserError(
+                    f"{self.base_url}: {request['model']} does not read as many tokens as a question and "
+                    f"judge.max_tokens have together ({_said(error)}); serve it with a longer context, lower "
+                    "judge.max_tokens, or choose another judge.model."
+                ) from None
             outlasted = f" after {RETRIES} retries" if error.status_code >= 429 else ""
             raise UserError(
                 f"{self.base_url} refuses a question to {request['model']}{outlasted} ({_said(error)}); fix what it "
@@ -91,16 +101,19 @@ class Endpoint:
         self._client.close()
 
     def _persisting(self, request: Json) -> Json:
-        """Tries again also where a gateway says with status 200 that what is behind it has failed."""
-        retry = 0
-        while (failed := failure(reply := self._adapting(request))) is not None:
+        """Tries again also where a gateway says with status 200 that what is behind it has failed, or says nothing."""
+        for retry in count():
+            reply = self._adapting(request)
+            failed = failure(reply)
+            if failed is None and not (is_silent(reply) and retry < SILENT_RETRIES):
+                return reply
+            failed = failed or {"message": "a reply that says nothing"}
             if retry == RETRIES or not _passes(failed) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
                 raise UserError(
                     f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failed)}); run "
                     "again later, or choose another judge.model."
                 )
-            retry += 1
-        return reply
+        raise AssertionError
 
     def _adapting(self, request: Json) -> Json:
         while True:
@@ -120,11 +133,13 @@ class Endpoint:
 
     def _completion(self, body: bytes) -> Json:
         """As it was sent: the client's own reading of it passes on whatever it cannot read."""
+        if not body.strip():
+            return {"error": "an empty reply, as an overloaded server's or a wrong address's"}
         try:
             reply = json.loads(body)
         except (ValueError, RecursionError):
             reply = None
-        if not isinstance(reply, dict) or not (reply.get("choices") or reply.get("error")):
+        if not isinstance(reply, dict) or not ("choices" in reply or reply.get("error")):
             raise UserError(f"{self.base_url} does not answer in OpenAI's format; correct judge.base_url.")
         return reply
 
@@ -147,6 +162,11 @@ def _is_flagged(error: openai.APIStatusError) -> bool:
     if error.status_code == 400 and not FLAGGED.isdisjoint((error.code, error.type)):
         return True
     return "flagged" in str(_message(error.body)).lower()  # OpenAI's invalid_prompt; OpenRouter's 403
+
+
+def _is_too_long(error: openai.APIStatusError) -> bool:
+    """As OpenAI, Azure and vLLM say it of a question."""
+    return error.code == "context_length_exceeded" or "context length" in str(_message(error.body)).lower()
 
 
 def _passes(failed: Json) -> bool:

@@ -32,6 +32,8 @@ Which answer is better? Reply with one letter only: A or B."""
 FRAME = re.compile(r"\[(\s*(?:end\s+of\s+)?(?:answer|dialogue)\b[^\[\]\n]*)\]", re.IGNORECASE)
 LETTER = re.compile(r"\W*(?:Answer\W*)?([AB])\W*")  # all of a reply: "A", "**B**.", "Answer: A"
 CERTAIN = 10.0  # nats: a letter without log-probabilities, and the most that they can say
+# The finish_reason of an answer that its server broke off: OpenRouter's, vLLM's, DeepSeek's and z.AI's.
+BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource", "network_error"})
 
 
 def messages(prompt: Messages, first: str, second: str) -> Messages:
@@ -77,14 +79,25 @@ class LogProbs(BaseModel):
 
 
 class Choice(BaseModel):
-    message: Message
+    message: Message = Message()  # Gemini's and LiteLLM's for a blocked prompt is null or left out
     finish_reason: str | None = None
     logprobs: LogProbs | None = None
+
+    @field_validator("message", mode="before")
+    @classmethod
+    def _says_nothing(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 class Usage(BaseModel):
     prompt_tokens: Annotated[int, Field(ge=0)]
     completion_tokens: Annotated[int, Field(ge=0)]
+    total_tokens: int | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        """With the thoughts that some gateways count in the total alone (Gemini's)."""
+        return max(self.completion_tokens, (self.total_tokens or 0) - self.prompt_tokens)
 
 
 class Reply(BaseModel):
@@ -135,8 +148,23 @@ def failure(reply: Json) -> Json | None:
     for place in (reply, choice):
         if isinstance(place, dict) and place.get("error"):
             return place["error"] if isinstance(place["error"], dict) else {"message": place["error"]}
-    failed = isinstance(choice, dict) and choice.get("finish_reason") == "error"
-    return {"message": "finish_reason error"} if failed else None
+    for name in ("finish_reason", "native_finish_reason") if isinstance(choice, dict) else ():
+        if isinstance(choice.get(name), str) and choice[name] in BROKEN_OFF:
+            return {"message": f"{name} {choice[name]}"}
+    return None
+
+
+def is_silent(reply: Json) -> bool:
+    """Whether it has neither a text nor a reason for that: an overloaded server says so little for a while, a filter
+    always."""
+    try:
+        found = Reply.model_validate(reply)
+    except ValidationError:
+        return False
+    if not found.choices:
+        return True
+    choice = found.choices[0]
+    return not (choice.message.text().strip() or choice.message.refusal or choice.finish_reason not in (None, "stop"))
 
 
 def read(reply: Any) -> Reply:

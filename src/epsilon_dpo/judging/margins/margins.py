@@ -38,10 +38,13 @@ def pair_questions(pairs: Path, validated: Path) -> dict[str, list[tuple[str, Qu
     return found
 
 
-def judged_scores(judge: Judge, questions: Sequence[Question]) -> np.ndarray:
-    """Half of each difference for the chosen and minus it for the rejected answer, [n, 2], not yet divided by T."""
-    halves = [verdict.logit / 4.0 for verdict in judge.compare(list(questions))]
-    return np.array([(half, -half) for half in halves], dtype=np.float64).reshape(-1, 2)
+def judged_scores(judge: Judge, questions: Sequence[Question]) -> tuple[np.ndarray, float]:
+    """Half of each difference for the chosen and minus it for the rejected answer, [n, 2], not yet divided by T; and
+    the share of pairs that the judge refused to compare, which are 0 apart."""
+    verdicts = judge.compare(list(questions))
+    halves = [verdict.logit / 4.0 for verdict in verdicts]
+    refused = float(np.mean([verdict.refused for verdict in verdicts]))
+    return np.array([(half, -half) for half in halves], dtype=np.float64).reshape(-1, 2), refused
 
 
 def true_scores(questions: Sequence[Question], dataset: Path) -> np.ndarray:
