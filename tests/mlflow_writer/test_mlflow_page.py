@@ -152,3 +152,5 @@ def test_a_queued_experiments_report_marks_its_own(tmp_path: Path, monkeypatch: 
     assert report_mark() == "in_report"  # `dvc exp run` in the workspace itself
     monkeypatch.chdir(copy)
     assert report_mark() == "in_report.tidy-lynx"
+    monkeypatch.setenv("DVC_EXP_NAME", "eps=0.02,seed@2")
+    assert report_mark() == "in_report.eps_0.02_seed_2", "MLflow refuses = and the like in a tag's name"

@@ -11,6 +11,7 @@ import psutil
 from epsilon_dpo.pipeline.stage.lifetime import is_dvc
 
 IN_REPORT, RECIPE = "in_report", "recipe"
+NOT_IN_A_NAME = re.compile(r"[^\w.:/ -]")  # of a tag of MLflow's
 NOT_THE_RECIPE = ("seed", "snapshot_epochs")
 
 
@@ -47,12 +48,13 @@ def made_by(pid: int | None) -> dict[str, str]:
 def report_mark() -> str:
     """The tag of the rows in the last report: `in_report`, or `in_report.NAME` in an experiment's copy of the project.
 
-    Experiments of a queue run side by side, and each has a report of its own.
+    Experiments of a queue run side by side, and each has a report of its own. What MLflow takes in no tag's name, such
+    as the = of an experiment `eps=0.02`, is an underscore here.
     """
     name = os.environ.get("DVC_EXP_NAME")
     workspace = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     apart = (workspace / ".dvc" / "tmp") in Path.cwd().resolve().parents
-    return f"{IN_REPORT}.{name}" if name and apart else IN_REPORT
+    return f"{IN_REPORT}.{NOT_IN_A_NAME.sub('_', name)}" if name and apart else IN_REPORT
 
 
 def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

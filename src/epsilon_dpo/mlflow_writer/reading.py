@@ -1,19 +1,27 @@
 """Reading MLflow's store, without making one or changing it; and finding the MLflow run of a stage's result again."""
 
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import chdir, closing, contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer.environment import LIBRARIES, ROUNDING
 from epsilon_dpo.mlflow_writer.identity import flat
 from epsilon_dpo.mlflow_writer.server import reach_server, wait_briefly
-from epsilon_dpo.mlflow_writer.store import EXPERIMENT, SQLITE, address, database_of, refuse_deleted
+from epsilon_dpo.mlflow_writer.store import (
+    EXPERIMENT,
+    SQLITE,
+    address,
+    database_of,
+    own_schema,
+    refuse_deleted,
+    schema_of,
+)
 from epsilon_dpo.pipeline.stage.files import Json
 
 AT_ONCE = 50  # each brings all its metrics
@@ -34,21 +42,17 @@ def read_only(root: Path) -> Iterator[MlflowClient | None]:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     local = not uri or uri.startswith(SQLITE)
     database = database_of(uri, root)
-    if local and not _is_store(database):
-        yield None
-        return
+    if local:
+        schema = schema_of(database) if database.is_file() else None
+        if schema is None:
+            yield None
+            return
+        if schema != own_schema():  # which MLflow would change
+            raise MlflowException(f"{database} is of another MLflow; the next stage brings an older one up to date")
     wait_briefly()
     reach_server(uri)
     with chdir(root):  # MLflow's own default for artifacts is a folder of the working one
         yield MlflowClient(address(database) if local else uri)
-
-
-def _is_store(database: Path) -> bool:
-    """Whether MLflow has made its tables there; it would make them in an empty file."""
-    if not database.is_file():
-        return False
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone())
 
 
 def recorded_run(

@@ -31,19 +31,24 @@ LOCKED = {
     "align@mine": {"seed": 17, "runs.mine": {"method": "epsilon_dpo", "beta": 0.3}, "base.path": "/home/me/model"},
     "align@dpo": {"runs.dpo": {"method": "dpo"}},
 }
+PINS = {
+    "sft": {"trl": "1.16.0", "torch": "2.13.0"},
+    "align@mine": {"torch": "2.13.0", "Jinja2": "3.1.6"},
+    "align@dpo": {"peft": "0.21.2"},
+}
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Any:
     """The card with what the Hub's page of a repository says of its licence."""
     stages = [SimpleNamespace(addressing=name) for name in LOCKED]
-    project = SimpleNamespace(stages=stages, locked=lambda s: {"params": {"params.yaml": LOCKED[s.addressing]}})
+    locked = lambda s: {"params": {"params.yaml": LOCKED[s.addressing], "pins.yaml": PINS[s.addressing]}}  # noqa: E731
+    project = SimpleNamespace(stages=stages, locked=locked)
 
     def make(licence: str | None = None, fetch: Any = None, under: str = "", **stated: str) -> ModelCard:
         origin = {
             "base": {"source": "pretrained", "path": "owner/base", "revision": BASE},
             "data": {"params": fetch or {"source": "hh", "repo": "owner/data", "revision": REVISION}},
-            "packages": {"torch": "2.13.0"},
             "parents": [{"stage": "sft"}, {"stage": "align@mine"}],
         }
         policy = Policy("mine", "a" * 64, str(tmp_path), "out/align/mine", "m.dir", [], origin)
@@ -79,7 +84,8 @@ def test_the_page_has_recipe_data_versions_and_licences(made: Any) -> None:
     assert f"[owner/data](https://huggingface.co/datasets/owner/data) at revision `{REVISION}`" in text
     assert f"- `train.jsonl.gz`, sha256 `{'f' * 64}`" in text and f"sha256 `{'e' * 64}`" in text
     assert "- Data owner/data: mit\n" in text and "- Base model owner/base: gemma\n" in text
-    assert "torch 2.13.0." in text and "a" * 64 in text and "- No two of the 2 runs can be told apart." in text
+    assert "Jinja2 3.1.6, torch 2.13.0, trl 1.16.0." in text, "also of what trained the reference"
+    assert "a" * 64 in text and "- No two of the 2 runs can be told apart." in text
     assert "# transformers 5 or newer" in text and 'AutoModelForCausalLM.from_pretrained("owner/new")' in text
 
 
@@ -99,10 +105,13 @@ def test_no_licence_is_made_up(made: Any) -> None:
     assert "- Data: not recorded\n" in made(fetch={"source": "dataset", "path": "data/x", "revision": None}).text
 
 
-def test_an_adapter_is_loaded_as_one(made: Any, tmp_path: Path) -> None:
+def test_an_adapter_is_published_merged(made: Any, tmp_path: Path) -> None:
+    """Its base is the reference, on no Hub: put on the base model it would be a policy that nobody measured."""
+    assert "merged" not in made().text and "`manifest.json`\nbeside" in made().text
     (tmp_path / "adapter_config.json").write_text("{}")
     found = made()
-    assert found.data.library_name == "peft" and "AutoPeftModelForCausalLM.from_pretrained" in found.text
+    assert found.data.library_name == "transformers" and "AutoModelForCausalLM.from_pretrained" in found.text
+    assert "is merged into the weights of the reference" in found.text and "manifest.json" not in found.text
 
 
 def test_the_datasets_of_a_mixture_are_named_each() -> None:

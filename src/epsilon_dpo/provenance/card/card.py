@@ -21,6 +21,7 @@ OPPONENTS = {CHOSEN: "the chosen answers", SFT: "the reference's answers"}
 RATES = {"true_win_rate": "true wins over", "win_rate": "judged wins over"}
 KL = "kl_fwd_rb"
 PIPELINE = "epsilon-dpo"
+PINS_FILE = "pins.yaml"  # as dvc.lock names it
 Licence = Callable[[str, str, str], str | None]  # of a repository on the Hub at a revision, of its kind
 
 
@@ -37,13 +38,12 @@ def card(
     under, found = summary.get("sampled_under", ""), policy.origin
     run = readable(summary["runs"][policy.run], under)
     base, fetch = found["base"] or {}, (found["data"] or {}).get("params") or {}
-    adapter = (Path(policy.path) / "adapter_config.json").exists()
     sources = [*hub_datasets(fetch)]
     metadata = ModelCardData(
         base_model=base.get("path") if base.get("revision") else None,
         datasets=[repository for repository, _ in sources] or None,
         eval_results=list(_eval_results(run, summary, sources, fetch)),
-        library_name="peft" if adapter else "transformers",
+        library_name="transformers",
         license=licence,
         model_name=policy.run,
         pipeline_tag="text-generation",
@@ -56,7 +56,8 @@ def card(
         title=name,
         policy=policy.run,
         summary=_summary(policy, run, base),
-        usage=_usage(repo or "REPOSITORY", adapter),
+        usage=_usage(repo or "REPOSITORY"),
+        merged=is_adapter(Path(policy.path)),
         n=run["n"],
         level=f"{100 * summary['confidence']:g} %",
         under=under,
@@ -67,7 +68,7 @@ def card(
         recipe="\n".join(_recipe(project, policy)),
         data=list(_data(found, summary, sources)),
         licences=list(_licences(base, sources, fetch, licence, licence_of)),
-        versions=", ".join(f"{package} {version}" for package, version in found["packages"].items()) + ".",
+        versions=", ".join(f"{package} {version}" for package, version in _packages(project, policy)) + ".",
         sha256=policy.sha256,
         recorded=f"recorded by `dvc.lock` of commit `{policy.commit}`"
         if policy.commit
@@ -132,15 +133,19 @@ def _summary(policy: Policy, run: Json, base: Json) -> str:
     )
 
 
-def _usage(repo: str, adapter: bool) -> str:
-    kind = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
-    imports = "from peft import AutoPeftModelForCausalLM\nfrom transformers import " if adapter else (
-        "from transformers import AutoModelForCausalLM, "
-    )  # fmt: skip
-    loaded = f'model = {kind}.from_pretrained("{repo}")\ntokenizer = AutoTokenizer.from_pretrained("{repo}")'
+def is_adapter(folder: Path) -> bool:
+    """Whether the policy in `folder` is one (models/policy/folder.py, which loads torch)."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def _usage(repo: str) -> str:
+    loaded = "\n".join(
+        f'{name} = Auto{kind}.from_pretrained("{repo}")'
+        for name, kind in (("model", "ModelForCausalLM"), ("tokenizer", "Tokenizer"))
+    )
     # Its configs have names that older versions do not know: the tokenizer's class, or rope_parameters, which they
     # pass over in silence.
-    return f"# transformers 5 or newer\n{imports}AutoTokenizer\n\n{loaded}"
+    return f"# transformers 5 or newer\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n{loaded}"
 
 
 def _judge(summary: Json) -> str:
@@ -151,14 +156,24 @@ def _judge(summary: Json) -> str:
 
 def _recipe(project: Project, policy: Policy) -> Iterator[str]:
     """The params of the stages that the policy was made by, each once; those of the data are said of the data."""
+    for name, value in portable(_locked(project, policy, PARAMS_FILE.name)).items():
+        if name != "fetch":
+            yield f"{name}: {flow(value)}"
+
+
+def _packages(project: Project, policy: Policy) -> list[tuple[str, str]]:
+    """Those that the policy was made by, and all that it was made from, with their versions."""
+    return sorted(_locked(project, policy, PINS_FILE).items(), key=lambda pin: pin[0].lower())
+
+
+def _locked(project: Project, policy: Policy, file: str) -> Json:
+    """What the stages that the policy was made by have of a file of params, as dvc.lock records it."""
     made_by = {parent["stage"] for parent in policy.origin["parents"]}
     params: Json = {}
     for stage in project.stages:
         if stage.addressing in made_by:
-            params |= (project.locked(stage) or {}).get("params", {}).get(PARAMS_FILE.name, {})
-    for name, value in portable(params).items():
-        if name != "fetch":
-            yield f"{name}: {flow(value)}"
+            params |= (project.locked(stage) or {}).get("params", {}).get(file, {})
+    return params
 
 
 def _data(found: Json, summary: Json, sources: list[tuple[str, str]]) -> Iterator[str]:

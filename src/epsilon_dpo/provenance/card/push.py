@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import httpx2  # the HTTP library under huggingface_hub, for the errors that it lets through
@@ -10,7 +10,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
-from epsilon_dpo.provenance.card.card import card
+from epsilon_dpo.pipeline.stage.ignored import seen_files
+from epsilon_dpo.provenance.card.card import card, is_adapter
 from epsilon_dpo.provenance.champion.recorded import compared, policy_of
 
 CARD = "README.md"  # as the Hub calls it
@@ -35,6 +36,8 @@ def show_card(asked: argparse.Namespace) -> str:
 def push(asked: argparse.Namespace) -> str:
     """Make a repository of the Hub hold a run's policy with its card and nothing else, in one commit; returns where.
 
+    An adapter is sent merged: its base is the reference, which is on no Hub.
+
     Args:
         asked: run, repo (owner/name), licence (None: nobody stated one) and public (whether a repository that is made
             is for everybody).
@@ -45,10 +48,9 @@ def push(asked: argparse.Namespace) -> str:
     project, summary = compared()
     policy = policy_of(project, summary, asked.run)
     readme = str(card(project, policy, summary, asked.repo, asked.licence, licence_of))
-    folder = Path(policy.path)
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / CARD)
     api = HfApi(endpoint=constants.ENDPOINT)
-    with _one_sentence(asked.repo):
+    with _whole(Path(policy.path)) as folder, _one_sentence(asked.repo):
+        files = [file for file in seen_files(folder) if file != folder / CARD]
         api.create_repo(asked.repo, private=not asked.public, exist_ok=True)
         sent = {CARD: readme.encode()} | {str(file.relative_to(folder)): str(file) for file in files}
         made = api.create_commit(
@@ -59,6 +61,15 @@ def push(asked: argparse.Namespace) -> str:
             commit_message=f"The policy of run {asked.run}, sha256 {policy.sha256}",
         )
     return f"{asked.run} with its card and {len(files)} files: {made.commit_url}"
+
+
+def _whole(folder: Path) -> AbstractContextManager[Path]:
+    """The policy in `folder`; an adapter merged into the reference, which nobody has but this project."""
+    if not is_adapter(folder):
+        return nullcontext(folder)
+    from epsilon_dpo.models.policy.folder import merged_policy  # torch is not loaded for nothing
+
+    return merged_policy(folder)
 
 
 def licence_of(repo: str, revision: str, kind: str) -> str | None:

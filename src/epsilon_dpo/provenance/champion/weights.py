@@ -11,6 +11,7 @@ from epsilon_dpo.mlflow_writer.registry import Version, champion_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import new_folder
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.ignored import seen_files
 from epsilon_dpo.provenance.champion.remote import fetch
 from epsilon_dpo.provenance.whence.asked import project_of
 from epsilon_dpo.provenance.whence.content import Cache
@@ -105,7 +106,7 @@ def _files(tags: Mapping[str, str]) -> tuple[dict[str, Path], str]:
     """The files of the policy by name, and where they were found: in out/, in DVC's cache or its remote."""
     if _is_here(tags):
         folder = Path(tags["dvc_path"])
-        return {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}, str(folder)
+        return {str(file.relative_to(folder)): file for file in seen_files(folder)}, str(folder)
     if found := _cached(tags):
         return found, "DVC's cache"
     fetch(Path.cwd(), tags["dvc_md5"])
