@@ -10,6 +10,7 @@ from online_runs import PPO, RLOO
 from runs import LORA, config, content, weights
 from safetensors.torch import load_file
 
+from epsilon_dpo.methods.rloo import METHOD
 from epsilon_dpo.models.logps import head as logps
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -17,6 +18,7 @@ from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.runs import policy_paths
 from epsilon_dpo.training.loop.params import LoRA
 from epsilon_dpo.training.online import online_alignment
+from epsilon_dpo.training.online.rollouts import Rollouts
 
 STEPS = 20
 ENTRIES = {"rloo": RLOO, "rloo_again": RLOO | {"iterations": 2}, "ppo": PPO}
@@ -107,6 +109,22 @@ def test_half_precision_and_recomputed_layers_stay_finite(online, entry):
     rows = read_jsonl(folder / "metrics.jsonl")
     assert len(rows) == 3 and all(math.isfinite(value) for row in rows for value in row.values())
     assert rows[0]["kl/rev_k1"] == 0.0 < rows[2]["kl/rev"]
+
+
+def test_the_policy_that_drew_is_the_one_that_is_updated(online, monkeypatch):
+    """To the last bit, however the answers are cut: in bfloat16 the ratio of a whole answer was clipped for rounding,
+    where several processes cut the answers otherwise than when they drew them."""
+    ratios = []
+
+    def loss(self, update):
+        ratios.append(((update.policy - update.old_policy) * update.mask).sum(1).exp())
+        return of_method(self, update)
+
+    of_method = METHOD.loss
+    monkeypatch.setattr(METHOD, "loss", loss)
+    monkeypatch.setattr(Rollouts, "cut", lambda self, rows: [[place] for place in range(len(rows))])
+    online("cut otherwise", RLOO | {"steps": 2}, micro_batch_size=12)
+    assert ratios and all(torch.equal(ratio, torch.ones_like(ratio)) for ratio in ratios)
 
 
 def test_snapshots_are_kept_by_passes_over_the_prompts(online):

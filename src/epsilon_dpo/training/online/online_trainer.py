@@ -173,7 +173,9 @@ class OnlineTrainer(MethodTrainer):
 
         update = Update(
             policy=now.policy,
-            old_policy=of(answers.policy),
+            # With one update the weights are those that drew. In bfloat16, and cut otherwise by several processes, the
+            # sum over an answer's tokens would differ enough by rounding to be clipped.
+            old_policy=now.policy.detach() if self.method.updates == 1 else of(answers.policy),
             mask=now.mask,
             advantages=of(targets.advantages),
             values=now.values,
