@@ -236,6 +236,7 @@ def test_alpaca_eval_results_that_a_crash_cut_off_are_written_anew(
     def call(*_: Any) -> None:
         write_json(work / "annotations.json", [{"instruction": "a", "preference": 1.5}])
         (work / "leaderboard.csv").write_text("win_rate,avg_length\n50.0,3\n")
+        write_json(work / "failed.json", [])
 
     monkeypatch.setattr(judge_alpaca_eval, "call", call)
     assert verdict_on("mine", run, asked, file).metrics["win_rate"] == 50.0

@@ -91,6 +91,24 @@ def test_alpaca_eval_without_length_control_and_with_another_judge(real: Any, ju
     assert {request["model"] for request in judge.asked} == {"local-instruct"}
 
 
+def test_a_question_that_the_endpoint_refuses_costs_alpaca_eval_its_own_verdict(
+    real: Any, judge: Judge, dialogues: Any
+) -> None:
+    """The tool itself ends at the first, and loses what it asked beside it."""
+    real("alpaca_eval")
+    references = json.loads(Path("data/alpaca_eval/alpaca_eval_gpt4_baseline.json").read_text())
+    run, file = export(dialogues, "alpaca_eval")
+    judge.broken = references[2]["instruction"]
+    with pytest.raises(UserError, match=r"the judge failed on 1 of 10 questions.*judge\.alpaca_eval\.most_failed = 1"):
+        verdict_on("mine", run, judges(judge.url), file)
+    assert len(judge.asked) == 10
+    verdict = verdict_on("mine", run, judges(judge.url, "alpaca_eval", most_failed=1), file)
+    assert len(judge.asked) == 11 and verdict.rows[2]["preference"] is None
+    assert (verdict.metrics["n"], verdict.metrics["n_missing"]) == (9, 1)
+    judge.broken = None
+    assert verdict_on("mine", run, judges(judge.url), file).metrics["n"] == 10 and len(judge.asked) == 12
+
+
 def test_alpaca_eval_on_texts_that_are_numbers(real: Any, judge: Judge, dialogues: Any) -> None:
     """The judge sees 000 and not 0, and the tool, which needs texts when all is paid for, does not fail."""
     real("alpaca_eval")

@@ -49,21 +49,18 @@ class Judge(Strict):
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     model: str
     parallel: PositiveInt  # questions under way at once
+    most_failed: Annotated[int, Field(ge=0)]  # questions that a filter, say, refuses for ever: they count as missing
 
 
 class AlpacaEvalJudge(Judge):
     length_controlled: bool  # needs df_gamed.csv, and the official instructions in their order
 
 
-class ForgivingJudge(Judge):
-    most_failed: Annotated[int, Field(ge=0)]  # questions that a filter, say, refuses for ever: they count as missing
-
-
-class ArenaHardJudge(ForgivingJudge):
+class ArenaHardJudge(Judge):
     setting_file: str  # in the checkout: question set, judge's prompt and its patterns
 
 
-class MTBenchJudge(ForgivingJudge):
+class MTBenchJudge(Judge):
     """FastChat knows OpenAI's models by these names and asks no other; a local server answers to one of them."""
 
     model: Literal[

@@ -9,11 +9,15 @@ written into site-packages.
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import alpaca_eval
+import openai
 import yaml
 from alpaca_eval import annotators, constants
+from alpaca_eval.decoders import openai as decoder
 from alpaca_eval.metrics import glm_winrate
 
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
@@ -39,6 +43,8 @@ def main(settings: dict) -> None:
             publish(partial_of(cache), cache)
         else:
             cache.unlink()
+    failed: list[str] = []
+    decoder._openai_completion_helper = forgiving(decoder._openai_completion_helper, failed)
     metric, metric_kwargs = "win_rate", None
     if settings["df_gamed"] is not None:
         glm_winrate.hf_hub_download = lambda **_: settings["df_gamed"]
@@ -58,6 +64,28 @@ def main(settings: dict) -> None:
         Annotator=Annotator,
         is_return_instead_of_print=True,
     )
+    (work / "failed.json").write_text(json.dumps(failed))
+
+
+def forgiving(ask: Callable[..., list[dict]], failed: list[str]) -> Callable[..., list[dict]]:
+    """The tool's call. At one question that the endpoint refuses (a filter, a context that is too short) its exception
+    would end all; that question has no verdict then, as the tool has it after ten tries that met a limit of rate.
+
+    Args:
+        failed: takes why, for each question without an answer.
+    """
+
+    @wraps(ask)
+    def asked(batch: tuple, **settings: object) -> list[dict]:
+        try:
+            answers = ask(batch, **settings)
+        except openai.BadRequestError as error:
+            print(f"the endpoint refuses a question: {error}", file=sys.stderr)
+            answers = [{"text": "", "total_tokens": 0}] * len(batch[0])
+        failed.extend("refused, or ten tries met a limit" for answer in answers if not answer["total_tokens"])
+        return answers
+
+    return asked
 
 
 def _outputs(path: str) -> list[dict]:

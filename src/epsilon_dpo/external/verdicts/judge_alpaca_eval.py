@@ -9,12 +9,21 @@ from pathlib import Path
 
 from epsilon_dpo.external.benchmarks.params import AlpacaEvalJudge
 from epsilon_dpo.external.benchmarks.questions import ALPACA_EVAL_FILE
-from epsilon_dpo.external.verdicts.tool import Contest, Verdict, call, copied, environment_python, version
+from epsilon_dpo.external.verdicts.tool import (
+    Contest,
+    Verdict,
+    call,
+    copied,
+    environment_python,
+    refuse_failed,
+    version,
+)
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
 
 DRIVER = Path(__file__).with_name("alpaca_eval_driver.py")
 DIFFICULTIES = "df_gamed.csv"
+FAILED = "failed.json"  # of the last run of the tool, which asks anew for all that have no verdict
 RESULTS = "annotations.json"  # written last but for the leaderboard, when all is judged
 # Columns of the tool's leaderboard.csv, in percent, and what they are called here.
 RATES = {
@@ -52,6 +61,7 @@ def judge_alpaca_eval(contest: Contest[AlpacaEvalJudge]) -> Verdict:
     write_json(contest.work / "settings.json", settings)
     if None in _preferences(contest.work):
         call(python, [str(DRIVER), "settings.json"], contest)
+        refuse_failed(len(read_json(contest.work / FAILED)), len(_preferences(contest.work)), contest)
     return read_results(contest.work, version(python, "alpaca-eval"))
 
 

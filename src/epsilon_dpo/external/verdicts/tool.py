@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from epsilon_dpo.external.benchmarks.params import ForgivingJudge, Judge
+from epsilon_dpo.external.benchmarks.params import Judge
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import atomic_file, write_jsonl
@@ -32,7 +32,6 @@ OTHERS = (
     *("OPENAI_API_KEY_PATH", "OPENAI_API_TYPE", "OPENAI_API_VERSION"),
 )
 Settings = TypeVar("Settings", bound=Judge)
-Forgiving = TypeVar("Forgiving", bound=ForgivingJudge)
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
         )
 
 
-def refuse_failed(failed: int, asked: int, contest: Contest[Forgiving]) -> None:
+def refuse_failed(failed: int, asked: int, contest: Contest[Settings]) -> None:
     """Raises: UserError: the endpoint failed on more than `most_failed` of `asked` questions."""
     if failed > contest.judge.most_failed:
         raise UserError(
