@@ -94,6 +94,23 @@ def test_a_readme_that_cannot_be_followed_is_one_sentence(head: str) -> None:
     assert sentence.endswith("; see the head of its README.md.") and len(sentence) < 200
 
 
+@pytest.mark.parametrize(
+    "named", ["http://127.0.0.1:9/x.jsonl", "sftp://host/x.jsonl", "/etc/hosts.jsonl", "hf://datasets/a/b/x.jsonl"]
+)
+def test_a_readme_that_names_what_lies_elsewhere_is_not_followed(named: str) -> None:
+    """`datasets` would ask the address."""
+    write("data/mine/train.jsonl", ROWS)
+    write("data/mine/README.md", HEAD.format(f"configs:\n- config_name: a\n  data_files: [{named}]"))
+    assert said() == f"data/mine cannot be read: the head of its README.md names {named}, which is not in it."
+
+
+def test_a_loading_script_beside_the_data_is_one_sentence() -> None:
+    """Old repositories of the Hub have one, named like themselves."""
+    write("data/mine/train.jsonl", ROWS)
+    write("data/mine/mine.py", b"raise SystemExit")
+    assert "data/mine cannot be read with fetch.name = null: Dataset scripts are no longer supported" in said()
+
+
 @pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff", b'{"_data_files": null}', b'{"splits": "train"}'])
 def test_a_damaged_save_to_disk_is_one_sentence(name: str, content: bytes) -> None:

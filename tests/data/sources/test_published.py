@@ -228,6 +228,25 @@ def test_a_bad_file_is_one_sentence(name: str, content: bytes | str | list[Row],
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("between", ["", "\n"], ids=["one line", "many lines"])
+def test_a_cell_without_end_is_not_read_to_its_end(
+    between: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quote that is never closed, in 0.3 MB of gzip."""
+    monkeypatch.setattr(formats, "ROW_LIMIT", 1 << 20)
+    path = tmp_path / "x.csv.gz"
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.write('prompt,chosen\na,b\na,"')
+        file.writelines(("b" * 1023 + between) for _ in range(100 << 10))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"x\.csv\.gz, (line 3 is longer than|row 2 cannot be read \(field larger)"):
+            list(formats.rows_of(formats.DataFile(path, path.name, path.name)))
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(("before", "after"), [("", "\n"), ("[", "]")])
 def test_a_row_without_end_is_not_read_to_its_end(
     before: str, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

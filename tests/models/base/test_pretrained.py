@@ -230,6 +230,13 @@ def test_a_wrong_folder_is_one_sentence(folder: Path, spoil: Any, changes: dict[
     assert "\n" not in str(error.value)
 
 
+def test_an_adapter_beside_the_weights_is_refused(folder: Path) -> None:
+    """transformers would apply it, and no longer say which weights are absent."""
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds an adapter_config\.json: transformers would put that adapter on"):
+        load_pretrained(params(folder))
+
+
 def test_a_forgotten_bos_is_written_where_that_is_asked(folder: Path, tmp_path: Path) -> None:
     forgets_bos(folder)
     write_model(*load_pretrained(params(folder, bos="prepend")), tmp_path / "out")

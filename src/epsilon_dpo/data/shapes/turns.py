@@ -140,9 +140,11 @@ def prompt(value: Any, name: str) -> Messages:
         first, *parts = EXTRA_ID.split(value)  # the first has no marker and is the user's
         return _marked(["User", first, *parts], name, "<extra_id_1>")
     if isinstance(value, str) and value.lstrip().startswith("<|prompter|>"):
-        stop = r"<\|endoftext\|>" + ("" if "<s>" in value else "|</s>")  # which HTML closes a line through text with
-        ended = re.sub(rf"(?:{stop})\s*$", "", value)
-        parts = re.split(rf"(?:{stop})?\s*<\|(prompter|assistant)\|>", ended)[1:]
+        stops = ("<|endoftext|>",) if "<s>" in value else ("<|endoftext|>", "</s>")  # HTML's end of text struck through
+        _, *parts = re.split(r"<\|(prompter|assistant)\|>", value)
+        parts[1:-1:2] = [_before(stops, content.rstrip()) for content in parts[1:-1:2]]
+        if parts[-1].rstrip().endswith(stops):
+            parts[-1] = _before(stops, parts[-1].rstrip())
         is_open = parts[-2] == "assistant" and not parts[-1].strip()
         return _marked(parts[:-2] if is_open else parts, name, "<|prompter|>")
     if isinstance(value, str) and BEGINS_WITH_HEADER.match(value):
@@ -186,6 +188,11 @@ def _up_to_human(value: str, name: str) -> Messages:
             "write '\\n\\n' before each Human: and Assistant:, and end with Human's turn or an empty Assistant:"
         )
     return turns
+
+
+def _before(stops: tuple[str, ...], content: str) -> str:
+    """`content` without the one of `stops` that ends it."""
+    return content.removesuffix(next((stop for stop in stops if content.endswith(stop)), ""))
 
 
 def _marked(parts: list[str], name: str, marker: str) -> Messages:

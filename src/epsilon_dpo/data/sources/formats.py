@@ -6,9 +6,9 @@ Memory: one row of text, or one batch of a row group, whatever the file's size.
 """
 
 import csv
+import itertools
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", 
 FORMATS |= {".arrow": "arrow"}
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond reading; remove it."
-ROW_LIMIT = 64 << 20  # characters of a JSON row; a decompressed file may hold a thousand times its size
+ROW_LIMIT = 64 << 20  # characters of a JSON row or of a cell; a decompressed file may hold a thousand times its size
 TOO_LONG = "is longer than {} million characters, as no dialogue is; remove it."
 SPACE = re.compile(r"\s*")
 UNFINISHED = 16  # characters before the end of what was read, within which a literal, number or escape may go on
@@ -194,10 +194,20 @@ def _after_space(buffer: str, place: int) -> int:
     return SPACE.match(buffer, place).end()  # type: ignore[union-attr]
 
 
+def _bounded_lines(text: IO[str], shown: str) -> Iterator[str]:
+    for number in itertools.count(1):
+        line = text.readline(ROW_LIMIT)
+        if not line:
+            return
+        if len(line) == ROW_LIMIT and not line.endswith("\n"):
+            raise UserError(f"{shown}, line {number} {TOO_LONG.format(ROW_LIMIT >> 20)}")
+        yield line
+
+
 def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, Row]]:
     """Every value is text, "" where a cell is empty."""
-    csv.field_size_limit(sys.maxsize)
-    table = csv.reader(text, delimiter=separator, strict=True)
+    csv.field_size_limit(ROW_LIMIT)
+    table = csv.reader(_bounded_lines(text, shown), delimiter=separator, strict=True)
     number = 0
     try:
         names = next(table, [])

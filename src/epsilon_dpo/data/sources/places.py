@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 
@@ -23,7 +24,8 @@ from epsilon_dpo.pipeline.stage.files import read_json
 
 READABLE = "json, jsonl, csv, tsv (also .gz, .bz2, .xz, .zst), parquet and arrow"
 
-UNREADABLE = (ValueError, OSError, TypeError, AttributeError, LookupError, yaml.YAMLError)  # by a README's head
+# By a README's head; RuntimeError: a loading script lies beside the data, which `datasets` no longer runs.
+UNREADABLE = (ValueError, OSError, TypeError, AttributeError, LookupError, RuntimeError, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,7 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
 
     datasets.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
+    _refuse_elsewhere(folder, shown)
     try:
         builder = datasets.load_dataset_builder(
             str(folder.resolve()), name=source.name, cache_dir=str(scratch / "datasets")
@@ -230,6 +233,30 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
         others = [path.relative_to(folder) for path in there]
         _refuse_formats(named if _says_its_files(folder) else others, source, shown)
     return files
+
+
+def _refuse_elsewhere(folder: Path, shown: str) -> None:
+    """What the README calls its files must be files of the folder: `datasets` would ask any address for them."""
+    if not (folder / "README.md").is_file():
+        return
+    from huggingface_hub import DatasetCard
+
+    try:
+        configs = DatasetCard.load(folder / "README.md").data.get("configs") or []
+    except UNREADABLE:
+        return  # the library says what is wrong with it
+    for named in _texts(configs):
+        if "://" in named or PurePosixPath(named).is_absolute():
+            raise UserError(f"{shown} cannot be read: the head of its README.md names {named}, which is not in it.")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a value of YAML."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> None:

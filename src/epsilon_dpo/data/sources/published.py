@@ -23,7 +23,7 @@ from epsilon_dpo.data.sources.params import DatasetSource
 from epsilon_dpo.data.sources.places import Place, locate
 from epsilon_dpo.data.sources.unpaired import Halves
 from epsilon_dpo.data.sources.watched import sha256
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, printable
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 FIRST_ROWS = 20  # by which a file's shape is recognised
@@ -153,7 +153,7 @@ class _Writer:
             return
         reading = self._recognise(file, [row for _, row in head])
         stem = file.stem if self._stems.setdefault(file.stem, file.name) == file.name else file.name
-        for number, row in tqdm(itertools.chain(head, rows), desc=f"read {file.name}", unit="row"):
+        for number, row in tqdm(itertools.chain(head, rows), desc=f"read {printable(file.name)}", unit="row"):
             self.read += 1
             where = f"{file.shown}, row {number}"
             for result in reading.read(row, where, self.source.pairs):

@@ -29,7 +29,9 @@ USER = """[Dialogue]
 Which answer is better? Reply with one letter only: A or B."""
 
 # Of the frame above, however a text writes it: in a text it gets round brackets, so that no answer can end itself.
-FRAME = re.compile(r"\[(\s*(?:end\s+of\s+)?(?:answer|dialogue)\b[^\[\]\n]*)\]", re.IGNORECASE)
+FRAME = re.compile(
+    r"[\[［【]([\W_]*(?:end[\W_]+of[\W_]+)?(?:answer|dialogue)\b[^\[\]［］【】]{0,80})([\]］】]?)", re.IGNORECASE
+)
 LETTER = re.compile(r"\W*(?:Answer\W*)?([AB])\W*")  # all of a reply: "A", "**B**.", "Answer: A"
 CERTAIN = 10.0  # nats: a letter without log-probabilities, and the most that they can say
 # The finish_reason of an answer that its server broke off: OpenRouter's, vLLM's, DeepSeek's and z.AI's.
@@ -40,8 +42,12 @@ def messages(prompt: Messages, first: str, second: str) -> Messages:
     """The question whether `first`, shown as A, or `second`, shown as B, is the better answer to `prompt`."""
     dialogue = "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in prompt)
     texts = {"dialogue": dialogue, "first": first.strip(), "second": second.strip()}
-    asked = USER.format(**{name: FRAME.sub(r"(\1)", text) for name, text in texts.items()})
+    asked = USER.format(**{name: FRAME.sub(_in_round_brackets, text) for name, text in texts.items()})
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
+
+
+def _in_round_brackets(mark: re.Match[str]) -> str:
+    return f"({mark[1]}{')' if mark[2] else ''}"
 
 
 class CutOff(ValueError):

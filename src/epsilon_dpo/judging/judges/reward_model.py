@@ -5,6 +5,7 @@ Any sequence classifier with one label and a chat template, such as Skywork-Rewa
 meets; P(a is better) = sigmoid(r(a) - r(b)), the Bradley-Terry model that such rewards are trained under.
 """
 
+import re
 from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
@@ -113,12 +114,16 @@ class RewardModel:
         """The dialogue in the tokenizer's chat template, which writes every special token itself.
 
         The model card strips the template's bos and lets the tokenizer add one; here the template's stays and the
-        tokenizer adds none: one bos either way.
+        tokenizer adds none: one bos either way. What is a special token's text in a dialogue becomes a space, as for
+        PairRM: an answer could else end its turn, and write the next one just where the reward is read.
 
         Raises:
             UserError: the template refuses the dialogue, or leaves out its system turn.
         """
-        dialogue = [*prompt, {"role": "assistant", "content": answer.strip()}]
+        dialogue = [
+            turn | {"content": self._special.sub(" ", turn["content"])}
+            for turn in [*prompt, {"role": "assistant", "content": answer.strip()}]
+        ]
         if any(message["role"] == "system" for message in prompt) and not self._writes_system_turn:
             raise UserError(f"the reward model's chat template leaves out a system turn, which the data have; {OTHER}.")
         try:
@@ -137,6 +142,13 @@ class RewardModel:
             return "seal 7351" in str(self.tokenizer.apply_chat_template(probe, tokenize=False))
         except TEMPLATE_ERRORS:
             return True
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Matches the text of each special token."""
+        flagged = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        texts = {*flagged, *map(str, self.tokenizer.all_special_tokens)} - {""}
+        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
 
     def _length(self, answer: str) -> int:
         return len(self.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"])
@@ -191,6 +203,11 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _model(folder: Path, dtype: str) -> PreTrainedModel:
     """All of it from safetensors: transformers would fill a gap with random weights and only log it."""
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder} holds an adapter_config.json: transformers would put that adapter on the weights, and no longer "
+            "see what they lack; merge it (peft's merge_and_unload), or remove the file from a local copy."
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if config.num_labels != 1:

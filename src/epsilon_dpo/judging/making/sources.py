@@ -180,9 +180,17 @@ def _address(params: LLMJudge) -> dict[str, Any]:
 
 
 def _copy(folder: Path, out: Path, patterns: tuple[str, ...]) -> None:
-    """Copies, so that scoring needs out/judge and nothing else."""
+    """Copies, so that scoring needs out/judge and nothing else.
+
+    Raises:
+        UserError: a file is a link out of `folder` (and not into the blobs of a Hub cache): whoever made the folder
+            would say what of this machine is copied, and sent along by `dvc push`.
+    """
+    inside = (folder.resolve(), folder.resolve().parent.parent / "blobs")
     for pattern in patterns:
         for file in sorted(folder.glob(pattern)):
+            if not any(file.resolve().is_relative_to(place) for place in inside):
+                raise UserError(f"{file} is a link out of {folder}, to {file.resolve()}; copy the file itself there.")
             shutil.copyfile(file, out / file.name)
 
 

@@ -25,6 +25,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
@@ -38,8 +39,8 @@ def load_pretrained(params: PretrainedModel) -> tuple[PreTrainedModel, PreTraine
 
     Raises:
         UserError: folder or files missing, Hub failures (hub/download.py), an architecture that transformers does not
-            know, quantised weights, no chat template or one with a fault (template.py), no pad token, a stop or pad
-            token that is not one token, tokens without embeddings.
+            know, quantised weights, an adapter, no chat template or one with a fault (template.py), no pad token, a
+            stop or pad token that is not one token, tokens without embeddings.
     """
     folder = _folder(params)
     tokenizer = load_tokenizer(folder, params)
@@ -77,6 +78,11 @@ def _config(folder: Path) -> Json:
 
 def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
     """The model, all of it from the files: transformers would fill a gap with random weights and only log it."""
+    if (folder / ADAPTER).exists():
+        raise UserError(
+            f"{folder} holds an {ADAPTER}: transformers would put that adapter on the weights, and no longer see what "
+            "they lack; merge it (peft's merge_and_unload), or remove the file from a local copy."
+        )
     if quantised := _config(folder).get("quantization_config"):
         method = quantised.get("quant_method", "an unknown method") if isinstance(quantised, dict) else quantised
         raise UserError(

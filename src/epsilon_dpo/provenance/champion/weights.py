@@ -121,6 +121,8 @@ def _files(tags: Mapping[str, str]) -> tuple[dict[str, Path], str]:
 def _cached(tags: Mapping[str, str]) -> dict[str, Path]:
     """All files of the policy in DVC's cache; none if one is absent."""
     cache = Cache(Path.cwd())
+    if not Path(tags["dvc_path"]).is_relative_to(tags["dvc_out"]):
+        return {}
     inside = f"{Path(tags['dvc_path']).relative_to(tags['dvc_out'])}/"
     members = {name: md5 for name, md5 in (cache.members(tags["dvc_md5"]) or {}).items() if name.startswith(inside)}
     files = {name.removeprefix(inside): cache.file(md5) for name, md5 in members.items()}

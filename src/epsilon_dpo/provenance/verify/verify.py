@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dvc.stage import PipelineStage
 
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, printable
 from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
 from epsilon_dpo.pipeline.stage.workplace import workplace
 from epsilon_dpo.provenance.graph.project import Project, at_work, open_project
@@ -204,7 +204,8 @@ def _keep(folder: Path) -> Path:
 
 
 def _say(outcome: Outcome) -> None:
-    print(f"{outcome.name:<24} {outcome.verdict:<22} {outcome.seconds:6.1f} s   {outcome.why}".rstrip(), flush=True)
+    said = f"{outcome.name:<24} {outcome.verdict:<22} {outcome.seconds:6.1f} s   {printable(outcome.why)}"
+    print(said.rstrip(), flush=True)
     for difference in outcome.found[:SHOWN_FILES]:
         print(f"    {difference}", flush=True)
     if len(outcome.found) > SHOWN_FILES:

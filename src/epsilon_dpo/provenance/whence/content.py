@@ -43,7 +43,10 @@ class Cache:
             rows = None
             with suppress(ValueError):  # a list that was cut off is as good as none
                 rows = None if listed is None else json.loads(listed.read_text("utf-8"))
-            self._lists[md5] = None if rows is None else {row["relpath"]: row["md5"] for row in rows}
+            found = None if rows is None else {row["relpath"]: row["md5"] for row in rows}
+            # Nor does DVC write such names: they are those of a remote that would have a copy written elsewhere.
+            leaves = any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in found or ())
+            self._lists[md5] = None if leaves else found
         return self._lists[md5]
 
 
