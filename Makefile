@@ -12,7 +12,7 @@ UV ?= uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # An environment's programs name the interpreter by its path; where a folder was moved or renamed it is no longer there.
 ifneq ($(wildcard $(BIN)/dvc),)
-ifeq ($(wildcard $(shell sed -n '1s/^..//p' $(BIN)/dvc)),)
+ifneq ($(shell test -x "$$(sed -n '1s/^..//p' $(BIN)/dvc)" || echo gone),)
 $(error The environment $(CURDIR)/$(VENV) was made in another folder, which is gone: rm -rf $(VENV), and make makes it anew)
 endif
 endif
@@ -69,7 +69,7 @@ needs:
 	@! ls /dev/nvidia[0-9]* > /dev/null 2>&1 || command -v gcc > /dev/null || command -v cc > /dev/null || { echo "Triton needs a C compiler on a GPU, and none is installed (Debian and Ubuntu: apt install gcc python3.11-dev)."; exit 1; }
 	@command -v git > /dev/null || { echo "git is not installed, and DVC needs it: install git."; exit 1; }
 	@! LC_ALL=C git rev-parse --git-dir 2>&1 | grep -q 'safe\.directory' || { echo "$(CURDIR) belongs to another user, so git does not read it: git config --global --add safe.directory '$(CURDIR)', or make a clone of your own."; exit 1; }
-	@git rev-parse --git-dir > /dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config .dvc/config.local || { echo "$(CURDIR) is not a git repository, and DVC needs one: clone the project, or run \`git init\` here (without git: add a line \"no_scm = true\" to .dvc/config)."; exit 1; }
+	@git rev-parse --git-dir > /dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config .dvc/config.local || { echo "$(CURDIR) is not a git repository, and DVC needs one: clone the project, or run \`git init && git add -A\` here (without git: add a line \"no_scm = true\" to .dvc/config)."; exit 1; }
 	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(FREE_GB) ] || { echo "Only $$free GB of disk are free here, and $(FREE_GB) are needed$(if $(filter 8,$(FREE_GB)), (4 with the CPU build of torch: docs/howto.md))."; exit 1; }
 
 $(VENV)/bin/python:
@@ -78,20 +78,20 @@ $(VENV)/bin/python:
 
 # torch goes first and by pip, so that a local CPU build satisfies the pin before anything can ask the index for the CUDA
 # one; uv, which does not read pip's settings, never hears of torch. The pins are complete: nothing is left to resolve.
-PIP := python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Some systems' pip.conf says --user, which an environment refuses. (A comment behind the 0 would add a space to it.)
 export PIP_USER := 0
 define install
 	@echo "Installing the pins of $(1) ($$(grep -c == $(1)) packages)"
 	@grep -v -e '^torch==' -e '^-r ' $(1) > $(VENV)/pins.txt
-	@index="$${PIP_INDEX_URL:-$$(python -m pip config get global.index-url 2> /dev/null)}"; \
+	@index="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2> /dev/null)}"; \
 	{ [ -n "$(UV)" ] && $(PIP) install $(UV) && \
 	uv pip install --quiet --python $(BIN)/python --no-deps $${index:+--index-url "$$index"} -r $(VENV)/pins.txt; } || \
 	{ echo "uv cannot be used here: pip installs them, in minutes"; $(PIP) install --no-deps -r $(VENV)/pins.txt; }
 endef
 
 $(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
-	python -m pip install --disable-pip-version-check --progress-bar on $(TORCH)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(TORCH)
 	$(call install,requirements.txt)
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) check

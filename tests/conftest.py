@@ -20,6 +20,7 @@ from epsilon_dpo.pipeline.observability.child import Leader, start_process
 from epsilon_dpo.pipeline.stage.runtime import LAUNCHER
 
 torch.set_num_threads(1)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # where the tests' own servers are
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # as in `make ui`
 
 

@@ -47,12 +47,20 @@ def test_a_project_that_was_moved_is_told_so(tmp_path: Path) -> None:
     assert done.returncode != 0 and "was made in another folder, which is gone: rm -rf .venv" in done.stderr
     program.write_text(f"#!{sys.executable}\n")
     assert needs(tmp_path, "FREE_GB=0").returncode == 0
+    odd = tmp_path / "[uni]"
+    odd.mkdir()
+    git_init(odd)
+    python = odd / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (odd / ".venv/bin/dvc").write_text(f"#!{python}\n")
+    assert needs(odd, "FREE_GB=0").returncode == 0, "a name that make reads as a pattern"
 
 
 def test_an_unpacked_archive_is_told_to_become_a_repository(tmp_path: Path) -> None:
     done = needs(tmp_path)
     assert done.returncode != 0
-    assert f"{tmp_path} is not a git repository, and DVC needs one: clone the project, or run `git init`" in done.stdout
+    assert f"{tmp_path} is not a git repository, and DVC needs one: clone the project, or run `git init" in done.stdout
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
     assert needs(tmp_path, "FREE_GB=0").returncode == 0

@@ -195,6 +195,14 @@ def test_a_key_that_becomes_bad_loses_no_verdict_already_paid_for(
     assert set(server.asked.values()) == {1} and len(server.asked) == DISTINCT
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9/"])
+def test_a_proxy_that_cannot_be_used_is_one_sentence(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNOME exports the second; the client is not made, whatever is asked."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UserError, match=r"cannot be asked through the proxy .*: unset all_proxy"):
+        judge("http://127.0.0.1:9/v1")
+
+
 def sentence(url: str, **changes: Any) -> str:
     with pytest.raises(UserError) as refusal:
         judge(url, **changes).compare(QUESTIONS)

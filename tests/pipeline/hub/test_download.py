@@ -41,6 +41,16 @@ def test_a_file_is_downloaded_once(hub: ThreadingHTTPServer) -> None:
     assert asked == 0, "a pinned file in the cache needs no network"
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9/"])
+def test_a_proxy_that_cannot_be_used_is_one_sentence(
+    hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    huggingface_hub.close_session()
+    with pytest.raises(UserError, match=r"cannot be asked through the proxy .*: unset all_proxy"):
+        hub_file("owner/open", "config.json", REVISION, "dataset")
+
+
 def test_a_folder_holds_no_pickles_and_survives_the_network(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     folder = hub_folder("owner/open", REVISION, ["*.json", "*.safetensors"])
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage import runtime
+from epsilon_dpo.pipeline.stage import runtime, variables
 from epsilon_dpo.pipeline.stage.runtime import set_up
 
 STAGE = """
@@ -144,3 +145,27 @@ def test_the_page_says_how_a_stage_is_shown_one_of_several_gpus(monkeypatch: pyt
         set_up(0, 1)
     page = (Path(__file__).parents[3] / "docs/howto.md").read_text("utf-8").split("\n## GPUs\n")[1].split("\n## ")[0]
     assert "CUDA_VISIBLE_DEVICES" in str(refused.value) and "`CUDA_VISIBLE_DEVICES=0 dvc repro`" in page
+
+
+def test_a_gpu_that_is_too_old_for_this_torch_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its driver answers, and the first kernel would end in a traceback."""
+    found = {"is_available": True, "device_count": 1, "get_device_capability": (6, 1), "get_device_name": "GTX 1060"}
+    found |= {"get_arch_list": ["sm_75", "sm_80", "compute_120"]}
+    for name, value in found.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    with pytest.raises(UserError, match=r"GTX 1060 is a GPU of compute capability 6\.1, .* from 7\.5 on; CUDA_VISIBLE"):
+        set_up(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "device", "usable"),
+    [("2.13.0", "nvidia0", True), ("2.13.0", "dxg", True), ("2.13.0", "kfd", False), ("2.13.0+cpu", "nvidia0", False),
+     ("2.13.0+rocm7.0", "kfd", True), ("2.13.0+cu130", "nvidiactl", False)],
+)  # fmt: skip
+def test_a_gpu_is_one_that_the_installed_torch_can_use(
+    build: str, device: str, usable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / device).touch()
+    monkeypatch.setattr(variables, "DEVICES", tmp_path)
+    monkeypatch.setattr(variables, "version", lambda name: build)
+    assert variables.has_gpu() == usable

@@ -34,7 +34,13 @@ class Endpoint:
         self.base_url = base_url
         self.timeout = timeout
         key = os.environ.get(KEY, "").strip() or "none"  # local servers ask for none, the client insists on one
-        self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
+        try:
+            self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
+        except (ImportError, ValueError) as error:  # of a SOCKS proxy, for which the HTTP library lacks a package
+            raise UserError(
+                f"{base_url} cannot be asked through the proxy that the environment names ({_cause(error)}): unset "
+                "all_proxy, or let http_proxy and https_proxy name one of HTTP."
+            ) from None
         self._logprobs = True
         self._max_tokens = "max_tokens"
         self._closed = Event()

@@ -186,3 +186,11 @@ def _one_sentence(repo: str, revision: str, repo_type: RepoType, what: str = "")
             f"{what}{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} "
             f"cannot be reached ({type(error).__name__}): check the network, or set a local folder in params.yaml."
         ) from None
+    except (ImportError, ValueError) as error:  # of a SOCKS proxy, for which the library lacks a package
+        if "proxy" not in str(error).lower():
+            raise
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"{constants.ENDPOINT} cannot be asked through the proxy that the environment names ({said}): unset "
+            "all_proxy, or let http_proxy and https_proxy name one of HTTP."
+        ) from None

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import random
+import re
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +21,8 @@ Module = TypeVar("Module", bound=nn.Module)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LAUNCHER = "EPSILON_DPO_LAUNCHER"  # names the config file of launch/
 TAKEN = "EPSILON_DPO_GPUS_TAKEN"  # said to the processes that a stage starts: these GPUs are its own
-KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
+# The largest that glibc takes: 2.34 and older refuse an M_MMAP_THRESHOLD above 32 MB.
+KEEP = {M_TRIM_THRESHOLD: (2**31 - 1,), M_MMAP_THRESHOLD: (2**30, 2**25)}
 
 
 def set_up(seed: int, threads: int) -> None:
@@ -31,7 +33,8 @@ def set_up(seed: int, threads: int) -> None:
 
     Raises:
         UserError: several GPUs are visible to a stage that is one process, and no launcher says that the others are
-            meant for other stages; or a launcher's processes see fewer or more than they are.
+            meant for other stages; a launcher's processes see fewer or more than they are; or this torch has no code
+            for a GPU as old as the one here.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher
     take_free_gpus(processes)
@@ -51,6 +54,7 @@ def set_up(seed: int, threads: int) -> None:
             f"the launcher has {processes} processes here and they see {gpus} GPUs; {verb} its "
             f"num_processes, or let CUDA_VISIBLE_DEVICES name {processes}."
         )
+    _refuse_older_gpu()
     torch.set_num_threads(threads)
     random.seed(seed)  # transformers.set_seed does this too, and loads its Trainer
     np.random.seed(seed)
@@ -62,6 +66,20 @@ def set_up(seed: int, threads: int) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading and writing shards; training, sampling and scoring show their own
     _keep_freed_memory()
+
+
+def _refuse_older_gpu() -> None:
+    """Its driver may well answer, and the first kernel would end in a traceback: CUDA 13 has none before Turing."""
+    if not torch.cuda.is_available():
+        return
+    major, minor = torch.cuda.get_device_capability()
+    known = re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list()))  # none in ROCm's list
+    oldest = min(map(int, known), default=0)
+    if 10 * major + minor < oldest:
+        raise UserError(
+            f"{torch.cuda.get_device_name()} is a GPU of compute capability {major}.{minor}, and this torch has code "
+            f"from {oldest / 10:.1f} on; CUDA_VISIBLE_DEVICES=-1 lets the processor compute."
+        )
 
 
 _before: dict[str, dict[str, str]] = {}
@@ -93,8 +111,8 @@ def _keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for parameter, value in KEEP.items():
-            mallopt(parameter, value)
+        for parameter, values in KEEP.items():
+            any(mallopt(parameter, value) for value in values)  # until one is taken: 1
 
 
 def on_device(model: Module) -> Module:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import sys
+from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 
@@ -72,7 +73,7 @@ PROCESSOR = (
     "GLIBC_TUNABLES",
 )
 DEVICES = Path("/dev")
-GPUS = ("nvidia[0-9]*", "kfd", "dxg")  # in DEVICES: of CUDA, ROCm and WSL
+CUDA, ROCM = ("nvidia[0-9]*", "dxg"), ("kfd",)  # in DEVICES; dxg is WSL's for any GPU
 
 _said: set[str] = set()  # of PROCESSOR, which stay
 
@@ -101,8 +102,13 @@ def under_this_processor(fingerprint: str) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether this machine has one; CUDA is not asked, which would start it."""
-    return any(file for name in GPUS for file in DEVICES.glob(name))
+    """Whether this machine has one that the installed torch can use; CUDA is not asked, which would start it.
+
+    A laptop with AMD's or Intel's graphics has a device, too, and torch's build for processors uses none.
+    """
+    build = version("torch")
+    names = () if "+cpu" in build else ROCM if "+rocm" in build else CUDA
+    return any(file for name in names for file in DEVICES.glob(name))
 
 
 def visible_gpus() -> list[str] | None:

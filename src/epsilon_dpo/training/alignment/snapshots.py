@@ -75,4 +75,12 @@ def part_metrics(out: Path, metrics: Path) -> None:
 def publish_snapshots(scratch: Path, out: Path) -> None:
     """What was kept in `scratch`, also in `out`: linked and not moved, since a kill may still come before the end."""
     if (scratch / FOLDER).is_dir():
-        shutil.copytree(scratch / FOLDER, out / FOLDER, copy_function=os.link)
+        shutil.copytree(scratch / FOLDER, out / FOLDER, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    """Or a copy, on a file system that has no links between folders (BeeGFS, AFS)."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
