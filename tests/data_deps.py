@@ -114,6 +114,9 @@ class UserError(Exception):
 def redacted(text):
     return text
 
+def printable(text):
+    return text
+
 def first_line(error):
     return str(error)
 
