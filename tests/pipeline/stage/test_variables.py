@@ -152,12 +152,13 @@ def test_another_arithmetic_resumes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert len({"f" * 64, narrow, under_this_processor("f" * 64)}) == 3
 
 
-@pytest.mark.parametrize("device", ["nvidia0", "kfd", "dxg"])
+@pytest.mark.parametrize(("build", "device"), [("2.13.0", "nvidia0"), ("2.13.0+rocm7.0", "kfd"), ("2.13.0", "dxg")])
 @pytest.mark.parametrize("visible", [None, "0,1", "MIG-7", "", "-1", "-1,0", "NoDevFiles"])
 def test_a_gpu_resumes_nothing_of_the_processors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str, device: str, visible: str | None
 ) -> None:
     monkeypatch.setattr(variables, "DEVICES", tmp_path)
+    monkeypatch.setattr(variables, "version", lambda name: build)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert under_this_processor("f" * 64) == "f" * 64
     (tmp_path / device).touch()
@@ -165,3 +166,21 @@ def test_a_gpu_resumes_nothing_of_the_processors(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     has_one = visible in (None, "0,1", "MIG-7")
     assert (under_this_processor("f" * 64) != "f" * 64) is has_one
+
+
+def test_numpy_and_scipy_add_up_in_one_thread(tmp_path: Path) -> None:
+    """Loaded before a stage begins, or after; torch's threads stay those of params.yaml."""
+    code = """
+import numpy
+from epsilon_dpo.pipeline.stage.variables import add_up_in_one_thread
+add_up_in_one_thread()
+import scipy.linalg
+import torch
+from threadpoolctl import threadpool_info
+torch.set_num_threads(2)
+found = [one for one in threadpool_info() if "numpy.libs" in one["filepath"] or "scipy.libs" in one["filepath"]]
+assert len(found) == 2 and all(one["num_threads"] == 1 for one in found), found
+assert torch.get_num_threads() == 2
+"""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

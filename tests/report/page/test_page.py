@@ -151,7 +151,7 @@ def test_one_run_and_no_example_is_a_report_too(outputs: Callable[..., Path], tm
 
 @pytest.mark.drawings
 def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
-    """In another process with another hash seed and another clock."""
+    """In another process with another hash seed, another clock and a user's own style of drawing."""
     out = outputs()
     written(out, runs, tmp_path / "here")
     code = (
@@ -161,6 +161,8 @@ def test_the_same_outputs_give_the_same_bytes(outputs: Callable[..., Path], runs
     )
     (tmp_path / "there").mkdir()
     environment = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
+    (tmp_path / "matplotlibrc").write_text("figure.facecolor: black\nsavefig.bbox: tight\nlines.markersize: 9\n")
+    environment |= {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     subprocess.run([sys.executable, "-c", code, out, tmp_path / "there"], check=True, env=environment)
     files = [path.relative_to(tmp_path / "here") for path in sorted((tmp_path / "here").rglob("*")) if path.is_file()]
     assert len(files) == 14

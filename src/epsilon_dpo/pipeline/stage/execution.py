@@ -23,7 +23,7 @@ from epsilon_dpo.pipeline.stage.lifetime import dvc_above, end_with_dvc
 from epsilon_dpo.pipeline.stage.manifest import write_manifest
 from epsilon_dpo.pipeline.stage.params import METRICS
 from epsilon_dpo.pipeline.stage.pins import require_pins
-from epsilon_dpo.pipeline.stage.variables import let_params_decide, under_this_processor
+from epsilon_dpo.pipeline.stage.variables import add_up_in_one_thread, let_params_decide, under_this_processor
 from epsilon_dpo.pipeline.stage.workplace import workplace
 
 PART = "EPSILON_DPO_PART"  # said to the processes of a launcher: they do a part of a stage
@@ -101,6 +101,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
     """
     let_stdout_take_all()
     let_params_decide()
+    add_up_in_one_thread()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     name = stage if key is None else f"{stage}@{key}"
     started = time.monotonic()

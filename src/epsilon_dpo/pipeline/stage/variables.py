@@ -92,6 +92,22 @@ def let_params_decide() -> None:
         _say(f"sums are rounded as another processor might: {_named(rounding)}")
 
 
+def add_up_in_one_thread() -> None:
+    """numpy's and scipy's products would be cut into as many parts as there are processors, and rounded accordingly: an
+    end of an interval differed in its last bits. torch's threads are params.yaml's.
+
+    Those of a library that is loaded already, and of one that will be.
+    """
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if "numpy" not in sys.modules:
+        return
+    from threadpoolctl import ThreadpoolController
+
+    for library in ThreadpoolController().lib_controllers:
+        if {"numpy.libs", "scipy.libs"} & {*Path(library.filepath).parts}:
+            library.set_num_threads(1)
+
+
 def under_this_processor(fingerprint: str) -> str:
     """`fingerprint`, or one of its own where a GPU or a variable of PROCESSOR rounds otherwise: what a killed execution
     had finished must not be mixed with what another arithmetic makes of the rest."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from epsilon_dpo.pipeline.stage.manifest import portable
 from epsilon_dpo.pipeline.stage.params import Strict
 from epsilon_dpo.pipeline.stage.runs import RunName
 
@@ -39,4 +40,4 @@ class ReportView(ReportBlock):
         """The model that SFT started from, or that is the reference itself."""
         if self.base.source != "pretrained":
             return "the embedded model"
-        return f"{self.base.path} at {self.base.revision[:8]}" if self.base.revision else self.base.path
+        return f"{self.base.path} at {self.base.revision[:8]}" if self.base.revision else str(portable(self.base.path))

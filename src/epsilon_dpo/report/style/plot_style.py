@@ -67,7 +67,9 @@ def marks(runs: list[str]) -> dict[str, Mark]:
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of `width` x `height` inches, written to `path` as PNG when the block ends."""
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # without what a matplotlibrc of the user's says
+        matplotlib.rcParams.update(SETTINGS)
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

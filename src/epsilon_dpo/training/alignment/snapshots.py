@@ -18,6 +18,7 @@ from transformers import (
 from epsilon_dpo.models.policy.folder import save_policy
 from epsilon_dpo.pipeline.stage.files import atomic_folder, write_json
 from epsilon_dpo.pipeline.stage.runs import FACTS, FOLDER
+from epsilon_dpo.training.loop.checkpoints import to_disk
 from epsilon_dpo.training.loop.sharding import gathered_weights
 
 
@@ -56,6 +57,7 @@ class KeepSnapshots(TrainerCallback):
             with atomic_folder(self.scratch / FOLDER / f"{state.global_step:06d}") as folder:
                 save_policy(model, self.tokenizer, folder / "model", weights)
                 write_json(folder / FACTS, {"step": state.global_step, "epoch": state.epoch})
+                to_disk(*folder.rglob("*"))  # a later checkpoint is, and a resumption from it does not write this again
 
     def _marks(self, state: TrainerState) -> int:
         """How many multiples of `every` have been reached; epochs are sums of fractions, hence the 1e-6."""

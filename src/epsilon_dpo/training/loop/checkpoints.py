@@ -96,7 +96,7 @@ def _date_by_step(checkpoint: Path) -> None:
     os.utime(checkpoint, (_step(checkpoint), _step(checkpoint)))
 
 
-def _to_disk(*paths: Path) -> None:
+def to_disk(*paths: Path) -> None:
     """Wait until the content of files, or the names in folders, would outlast a power loss."""
     for path in paths:
         opened = os.open(path, os.O_RDONLY)
@@ -132,10 +132,10 @@ class SealedCheckpoints(TrainerCallback):
         if state.is_world_process_zero:
             checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             partial = checkpoint / f"{LIST_OF_FILES}.partial"
-            _to_disk(*checkpoint.rglob("*"), checkpoint, checkpoint.parent)
+            to_disk(*checkpoint.rglob("*"), checkpoint, checkpoint.parent)
             write_json(partial, _digests(checkpoint))
-            _to_disk(partial)
+            to_disk(partial)
             partial.rename(checkpoint / LIST_OF_FILES)
             _date_by_step(checkpoint)
-            _to_disk(checkpoint)
+            to_disk(checkpoint)
         return control
