@@ -11,6 +11,7 @@ from epsilon_dpo.mlflow_writer.identity import RECIPE, recipe
 from epsilon_dpo.mlflow_writer.metrics import as_metrics
 from epsilon_dpo.mlflow_writer.rows import Rows
 from epsilon_dpo.mlflow_writer.server import UI, server_address
+from epsilon_dpo.mlflow_writer.store import set_view
 from epsilon_dpo.mlflow_writer.view import STUDY, STUDY_SEED, SUMMARY, seeds_tag, summary_tag, view_of
 from epsilon_dpo.pipeline.observability.tracker import now
 
@@ -42,7 +43,7 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
         rows.client.set_tag(row.info.run_id, STUDY, level)
     if found:
         recipes = {row.data.tags[RECIPE] for row in found}
-        rows.client.set_experiment_tag(rows.store.experiment, *seeds_tag(level, recipes))
+        set_view(rows.client, rows.store.experiment, *seeds_tag(level, recipes))
     return len(found)
 
 
@@ -76,7 +77,7 @@ def write_summary(level: str, recipes: Iterable[Mapping[str, Any]], confidence: 
     for row in known:  # also of recipes that the level has no longer
         rows.client.delete_tag(row.info.run_id, SUMMARY)
         rows.discard(row.info.run_id, "a later summary has no such row")
-    rows.client.set_experiment_tag(rows.store.experiment, *summary_tag(level))
+    set_view(rows.client, rows.store.experiment, *summary_tag(level))
     server = server_address(os.environ.get("MLFLOW_TRACKING_URI", "")) or UI
     return f"{server}{view_of(rows.store.experiment, level)}"
 

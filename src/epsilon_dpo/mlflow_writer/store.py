@@ -141,7 +141,8 @@ def _bring_up_to_date(database: Path) -> None:
     from sqlalchemy import create_engine
 
     partial, before = (database.with_suffix(f".{end}") for end in ("partial", f"before-{found}"))
-    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+    roomy = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 * database.stat().st_size
+    with tempfile.TemporaryDirectory(dir=MEMORY if roomy else database.parent) as folder:
         copy = Path(folder) / database.name
         shutil.copyfile(database, copy)
         try:
@@ -171,6 +172,22 @@ def refuse_deleted(experiment: Experiment) -> None:
         )
 
 
+_refused: set[str] = set()  # by a server, of which it is said once
+
+
+def set_view(client: MlflowClient, experiment: str, key: str, view: str) -> None:
+    """A saved view, as a tag of the experiment. Older servers take 5,000 characters, and a view has more: they show the
+    rows without it."""
+    try:
+        client.set_experiment_tag(experiment, key, view)
+    except MlflowException as error:
+        if error.error_code != INVALID:
+            raise
+        if not _refused:
+            print("tracking: this server is older and takes no saved views; all else is recorded.", file=sys.stderr)
+        _refused.add(key)
+
+
 def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
     """The experiment, which another stage may create at the same moment on a server."""
     found = client.get_experiment_by_name(EXPERIMENT)
@@ -184,10 +201,8 @@ def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:
     for key, value in experiment_tags().items():
         ours = key.startswith(SHARED_VIEW)  # the note may be somebody's by now, the view is what this version shows
         if key not in found.tags or (ours and found.tags[key] != value):
-            try:
+            if ours:
+                set_view(client, found.experiment_id, key, value)
+            else:
                 client.set_experiment_tag(found.experiment_id, key, value)
-            except MlflowException as error:  # older servers take 5,000 characters, and a view has more
-                if not ours or error.error_code != INVALID:
-                    raise
-                print(f"tracking: {key.removeprefix(SHARED_VIEW)} is no view of this older server.", file=sys.stderr)
     return found

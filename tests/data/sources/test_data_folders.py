@@ -101,14 +101,29 @@ def test_a_readme_that_names_what_lies_elsewhere_is_not_followed(named: str) -> 
     """`datasets` would ask the address."""
     write("data/mine/train.jsonl", ROWS)
     write("data/mine/README.md", HEAD.format(f"configs:\n- config_name: a\n  data_files: [{named}]"))
-    assert said() == f"data/mine cannot be read: the head of its README.md names {named}, which is not in it."
+    sentence = f"data/mine cannot be read: its README.md (or .huggingface.yaml) names {named}, not in it."
+    assert said() == sentence
+    Path("data/mine/README.md").rename("data/mine/.huggingface.yaml")
+    Path("data/mine/.huggingface.yaml").write_text(f"configs:\n- config_name: a\n  data_files: [{named}]\n")
+    assert said() == sentence
 
 
 def test_a_loading_script_beside_the_data_is_one_sentence() -> None:
     """Old repositories of the Hub have one, named like themselves."""
     write("data/mine/train.jsonl", ROWS)
     write("data/mine/mine.py", b"raise SystemExit")
-    assert "data/mine cannot be read with fetch.name = null: Dataset scripts are no longer supported" in said()
+    write("data/mine/README.md", "Pairs.")
+    sentence = said()
+    assert "data/mine cannot be read with fetch.name = null: Dataset scripts are no longer supported" in sentence
+    assert sentence.endswith("; remove the script, or name the data files with fetch.path.")
+
+
+def test_addresses_in_a_readme_that_are_no_files_are_no_fault() -> None:
+    write("data/mine/train.jsonl", ROWS)
+    described = "configs:\n- config_name: a\n  description: Of https://example.org\n  data_files: train.jsonl"
+    other = "\n- config_name: b\n  data_files: http://127.0.0.1:9/x.jsonl"
+    write("data/mine/README.md", HEAD.format(described + other))
+    assert len(pairs_of(read(name="a"))) == 8
 
 
 @pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])

@@ -87,7 +87,8 @@ STRANGE: list[tuple[str, Reply, float | str | None]] = [
     ("choices an object", {"choices": {"message": {"content": "A"}}}, "choices"),
     ("no choices", {"choices": []}, REFUSED),
     ("choices null", {"choices": None}, REFUSED),
-    ("choices absent", {"answer": "A"}, "does not answer in OpenAI's format"),
+    ("choices absent, as Gemini blocks", {"object": "chat.completion", "usage": USAGE}, REFUSED),
+    ("another format", {"answer": "A"}, "does not answer in OpenAI's format"),
     ("logprob null", completion("A", logprobs=logprobs([{"token": "A", "logprob": None}])), "logprob"),
     ("logprob NaN", completion("A", logprobs=logprobs([{"token": "A", "logprob": float("nan")}])), "logprob"),
     ("logprob of 1e9", completion("A", logprobs=logprobs([{"token": "A", "logprob": 1e9}])), "logprob"),
@@ -423,5 +424,12 @@ def test_no_text_can_end_its_frame() -> None:
     ):
         asked = messages([{"role": "user", "content": "Why?"}], f"Good.\n{mark}\n\nNonsense.", "Bad.")[-1]["content"]
         assert f"Good.\n({mark[1:4]}" in asked
-    plain = messages([{"role": "user", "content": "x[0]"}], "a [list] of [answers](url)", "b")[-1]["content"]
-    assert "User: x[0]\n" in plain and "a [list] of [answers](url)\n" in plain
+    for text in (
+        "x[0]",
+        "a [list] of [answers](url)",
+        'row["answer"]',
+        '[{"answer": 1}, {"answer": 2}]',
+        "[ ]" * 20_000,
+    ):
+        asked = messages([{"role": "user", "content": text}], text, text)[-1]["content"]
+        assert asked.count(text) == 3, "no code and no JSON is judged as something else"

@@ -57,6 +57,15 @@ def test_a_judges_margin_is_half_its_logit_and_changes_sign_with_the_pair() -> N
     assert (scores[:, 0] - scores[:, 1]).tolist() == [6.0, -6.0]
 
 
+def test_pairs_that_the_judge_refuses_are_counted() -> None:
+    class Silent(ByLength):
+        def compare(self, questions: list[Question]) -> list[Verdict]:
+            return [*super().compare(questions[:3]), Verdict(0.0, 0.0, 0, 0, False, False, False, refused=True)]
+
+    scores, refused = judged_scores(Silent(), [Question(PROMPT, "abc", "a")] * 4)
+    assert refused == 0.25 and scores[3].tolist() == [0.0, 0.0] != scores[2].tolist()
+
+
 def test_true_scores_are_the_rewards_of_generated_data_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "dataset.json", {"true_reward": True})
     assert true_scores([Question(PROMPT, FACT, FALSE)], tmp_path / "dataset.json").tolist() == [[1.5, -1.0]]

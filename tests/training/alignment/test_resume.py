@@ -15,6 +15,7 @@ from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.runs import FACTS, policy_paths
 from epsilon_dpo.training.alignment import method_trainer
 from epsilon_dpo.training.alignment import trainer as trainer_module
+from epsilon_dpo.training.alignment.snapshots import publish_snapshots
 from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
 from epsilon_dpo.training.loop.params import LoRA
 
@@ -115,6 +116,20 @@ def test_how_often_is_saved_changes_no_byte_and_may_change_in_between(run, tmp_p
 
 
 @pytest.mark.slow
+def test_snapshots_are_copied_where_nothing_can_be_linked(tmp_path, monkeypatch):
+    """BeeGFS and AFS have no links between folders: the end of a training would be a traceback, each time again."""
+    (tmp_path / "scratch/snapshots/000004/model").mkdir(parents=True)
+    (tmp_path / "scratch/snapshots/000004/model/config.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+
+    def link(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", link)
+    publish_snapshots(tmp_path / "scratch", tmp_path / "out")
+    assert (tmp_path / "out/snapshots/000004/model/config.json").read_text() == "{}"
+
+
 def test_snapshots_survive_kills_too(run, tmp_path):
     """2 epochs of 6 steps: every 0.4 of an epoch, at the first step that reaches the mark; not the final policy."""
     entry = EPSILON_DPO | {"snapshot_epochs": 0.4}

@@ -212,7 +212,7 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
 
     datasets.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
-    _refuse_elsewhere(folder, shown)
+    _refuse_elsewhere(folder, source.name, shown)
     try:
         builder = datasets.load_dataset_builder(
             str(folder.resolve()), name=source.name, cache_dir=str(scratch / "datasets")
@@ -221,6 +221,8 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
         reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # the second line names the configurations
         reason = reason.replace(str(folder.resolve()), shown).split(" with any supported extension")[0].rstrip(".:")
         advice = "; see the head of its README.md" if (folder / "README.md").is_file() else ""
+        if isinstance(error, RuntimeError):
+            advice = "; remove the script, or name the data files with fetch.path"
         raise UserError(
             f"{shown} cannot be read with fetch.name = {source.name or 'null'}: {reason}{advice}."
         ) from None
@@ -235,28 +237,28 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
     return files
 
 
-def _refuse_elsewhere(folder: Path, shown: str) -> None:
-    """What the README calls its files must be files of the folder: `datasets` would ask any address for them."""
-    if not (folder / "README.md").is_file():
-        return
+def _refuse_elsewhere(folder: Path, name: str | None, shown: str) -> None:
+    """What the folder's configuration calls its files must be files of the folder: `datasets` would ask any address for
+    those of the first configuration, and of the one that is read."""
+    from datasets.config import REPOYAML_FILENAME
+    from datasets.data_files import sanitize_patterns
     from huggingface_hub import DatasetCard
 
+    head: dict[str, Any] = {}
     try:
-        configs = DatasetCard.load(folder / "README.md").data.get("configs") or []
+        if (folder / "README.md").is_file():
+            head = DatasetCard.load(folder / "README.md").data.to_dict()
+        if (folder / REPOYAML_FILENAME).is_file():  # which comes over the README's
+            head |= yaml.safe_load((folder / REPOYAML_FILENAME).read_text("utf-8")) or {}
+        configs = [entry for entry in head.get("configs") or [] if "data_files" in entry]
+        read = [entry for entry in configs if entry.get("config_name") == (name or "default") or entry.get("default")]
+        patterns = [sanitize_patterns(entry["data_files"]) for entry in configs[:1] + read]
+        named = [str(file) for of_splits in patterns for files in of_splits.values() for file in files]
     except UNREADABLE:
         return  # the library says what is wrong with it
-    for named in _texts(configs):
-        if "://" in named or PurePosixPath(named).is_absolute():
-            raise UserError(f"{shown} cannot be read: the head of its README.md names {named}, which is not in it.")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts of a value of YAML."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+    for file in named:
+        if "://" in file or PurePosixPath(file).is_absolute():
+            raise UserError(f"{shown} cannot be read: its README.md (or {REPOYAML_FILENAME}) names {file}, not in it.")
 
 
 def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> None:

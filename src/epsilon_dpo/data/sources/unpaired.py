@@ -53,7 +53,6 @@ class Halves:
                 before = json.loads(prompt)
                 yield f"{first}+{second}", Pair(before + json.loads(chosen), before + json.loads(rejected))
             pairs = min(len(good), len(bad))
-            left = {id(row) for row in good[pairs:] + bad[pairs:]}
-            for row in (row for row in entire if id(row) in left):
+            for row in good[pairs:] + bad[pairs:]:  # one of which is empty
                 other = "bad" if row[1] else "good"
                 yield row[2], Dropped("unpaired", f"no {other} answer to its prompt is left to pair it with")

@@ -21,6 +21,7 @@ from alpaca_eval.decoders import openai as decoder
 from alpaca_eval.metrics import glm_winrate
 
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
+SOME = 10  # refused questions, with none answered: it is not what they are about
 AT_ONCE = 32  # verdicts between two writes of the cache, which a failure therefore loses at most
 
 
@@ -71,18 +72,25 @@ def forgiving(ask: Callable[..., list[dict]], failed: list[str]) -> Callable[...
     """The tool's call. At one question that the endpoint refuses (a filter, a context that is too short) its exception
     would end all; that question has no verdict then, as the tool has it after ten tries that met a limit of rate.
 
+    Where it refuses the first ten, it is the settings that it refuses, and its exception ends all.
+
     Args:
         failed: takes why, for each question without an answer.
     """
+    answered: list[dict] = []
 
     @wraps(ask)
     def asked(batch: tuple, **settings: object) -> list[dict]:
         try:
             answers = ask(batch, **settings)
-        except openai.BadRequestError as error:
-            print(f"the endpoint refuses a question: {error}", file=sys.stderr)
-            answers = [{"text": "", "total_tokens": 0}] * len(batch[0])
-        failed.extend("refused, or ten tries met a limit" for answer in answers if not answer["total_tokens"])
+        except (openai.BadRequestError, openai.PermissionDeniedError) as error:
+            moderated = isinstance(error, openai.BadRequestError) or "flagged" in str(error).lower()
+            failed.append(str(error))
+            if not moderated or (not answered and len(failed) >= SOME):
+                raise
+            return [{"text": "", "total_tokens": 0}] * len(batch[0])
+        failed.extend("ten tries met a limit of rate" for answer in answers if answer["text"] == "")
+        answered.extend(answer for answer in answers if answer["text"] != "")
         return answers
 
     return asked

@@ -2,7 +2,6 @@
 
 import json
 import os
-from itertools import count
 from threading import Event
 from typing import Any
 
@@ -14,10 +13,10 @@ from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import Json
 
 KEY = "OPENAI_API_KEY"
-# Of 408, 409, 429, 5xx and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says: 72 s together,
-# since many limits are those of a minute.
+# Of 408, 409, 429, 5xx, timeouts and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says: about
+# a minute together, since many limits are those of a minute.
 RETRIES = 12
-SILENT_RETRIES = 2  # of a reply that says nothing and not why; then it is a refusal
+SILENT_RETRIES = 5  # of a reply that says nothing and not why, over some 15 s; then it is a refusal
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
 # Codes of a provider that reads first what it is asked (Azure, OpenAI, DashScope) and does not show it to the model.
 FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
@@ -37,6 +36,8 @@ class Endpoint:
         try:
             self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
         except (ImportError, ValueError) as error:  # of a SOCKS proxy, for which the HTTP library lacks a package
+            if "proxy" not in str(error).lower():
+                raise
             raise UserError(
                 f"{base_url} cannot be asked through the proxy that the environment names ({_cause(error)}): unset "
                 "all_proxy, or let http_proxy and https_proxy name one of HTTP."
@@ -108,18 +109,19 @@ class Endpoint:
 
     def _persisting(self, request: Json) -> Json:
         """Tries again also where a gateway says with status 200 that what is behind it has failed, or says nothing."""
-        for retry in count():
+        said: Json = {}
+        for retry in range(RETRIES + 1):
             reply = self._adapting(request)
             failed = failure(reply)
             if failed is None and not (is_silent(reply) and retry < SILENT_RETRIES):
                 return reply
-            failed = failed or {"message": "a reply that says nothing"}
-            if retry == RETRIES or not _passes(failed) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
-                raise UserError(
-                    f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(failed)}); run "
-                    "again later, or choose another judge.model."
-                )
-        raise AssertionError
+            said = failed or {"message": "a reply that says nothing"}
+            if retry == RETRIES or not _passes(said) or self._closed.wait(min(0.5 * 2.0**retry, 8.0)):
+                break
+        raise UserError(
+            f"{self.base_url} cannot answer a question to {request['model']} ({_in_a_line(said)}); run again later, or "
+            "choose another judge.model."
+        )
 
     def _adapting(self, request: Json) -> Json:
         while True:
@@ -145,7 +147,8 @@ class Endpoint:
             reply = json.loads(body)
         except (ValueError, RecursionError):
             reply = None
-        if not isinstance(reply, dict) or not ("choices" in reply or reply.get("error")):
+        known = isinstance(reply, dict) and ("choices" in reply or reply.get("object") == "chat.completion")
+        if not isinstance(reply, dict) or not (known or reply.get("error")):
             raise UserError(f"{self.base_url} does not answer in OpenAI's format; correct judge.base_url.")
         return reply
 

@@ -30,7 +30,9 @@ Which answer is better? Reply with one letter only: A or B."""
 
 # Of the frame above, however a text writes it: in a text it gets round brackets, so that no answer can end itself.
 FRAME = re.compile(
-    r"[\[［【]([\W_]*(?:end[\W_]+of[\W_]+)?(?:answer|dialogue)\b[^\[\]［］【】]{0,80})([\]］】]?)", re.IGNORECASE
+    r"[\[［【]([\s*_#>~-]{0,8}(?:end[\W_]{1,8}of[\W_]{1,8}(?:answer|dialogue)\b|answer[\W_]{1,8}[AB]\b"
+    r"|dialogue(?=[\W_]{0,8}(?:[\]］】]|$)))[^\[\]［］【】]{0,80})([\]］】]?)",
+    re.IGNORECASE | re.MULTILINE,
 )
 LETTER = re.compile(r"\W*(?:Answer\W*)?([AB])\W*")  # all of a reply: "A", "**B**.", "Answer: A"
 CERTAIN = 10.0  # nats: a letter without log-probabilities, and the most that they can say

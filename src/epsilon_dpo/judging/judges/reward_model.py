@@ -28,6 +28,7 @@ from transformers import (
 from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, require_finite
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.journal import Journal
+from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 from epsilon_dpo.pipeline.stage.runtime import on_device
 
 Ids = tuple[int, ...]
@@ -120,10 +121,8 @@ class RewardModel:
         Raises:
             UserError: the template refuses the dialogue, or leaves out its system turn.
         """
-        dialogue = [
-            turn | {"content": self._special.sub(" ", turn["content"])}
-            for turn in [*prompt, {"role": "assistant", "content": answer.strip()}]
-        ]
+        dialogue = [turn | {"content": self._special.sub(" ", turn["content"])} for turn in prompt]
+        dialogue.append({"role": "assistant", "content": self._special.sub(" ", answer).strip()})
         if any(message["role"] == "system" for message in prompt) and not self._writes_system_turn:
             raise UserError(f"the reward model's chat template leaves out a system turn, which the data have; {OTHER}.")
         try:
@@ -203,11 +202,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _model(folder: Path, dtype: str) -> PreTrainedModel:
     """All of it from safetensors: transformers would fill a gap with random weights and only log it."""
-    if (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{folder} holds an adapter_config.json: transformers would put that adapter on the weights, and no longer "
-            "see what they lack; merge it (peft's merge_and_unload), or remove the file from a local copy."
-        )
+    refuse_adapter_beside(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if config.num_labels != 1:

@@ -23,9 +23,9 @@ from epsilon_dpo.models.base.template import faults, freeze
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import Json, read_json
+from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 
 WEIGHTS = "model.safetensors"
-ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
@@ -78,11 +78,7 @@ def _config(folder: Path) -> Json:
 
 def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
     """The model, all of it from the files: transformers would fill a gap with random weights and only log it."""
-    if (folder / ADAPTER).exists():
-        raise UserError(
-            f"{folder} holds an {ADAPTER}: transformers would put that adapter on the weights, and no longer see what "
-            "they lack; merge it (peft's merge_and_unload), or remove the file from a local copy."
-        )
+    refuse_adapter_beside(folder)
     if quantised := _config(folder).get("quantization_config"):
         method = quantised.get("quant_method", "an unknown method") if isinstance(quantised, dict) else quantised
         raise UserError(

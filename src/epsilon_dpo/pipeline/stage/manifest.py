@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, file_digest
 
@@ -93,6 +94,15 @@ def file_md5(path: Path) -> str:
     """As DVC records it for a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def refuse_adapter_beside(folder: Path) -> None:
+    """Raises: UserError: the weights in `folder` have an adapter beside them."""
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder} holds an adapter_config.json: transformers would put that adapter on the weights, and no longer "
+            "see what they lack; merge it (peft's merge_and_unload), or remove the file from a local copy."
+        )
 
 
 def portable(value: Any) -> Any:

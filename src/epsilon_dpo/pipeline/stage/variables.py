@@ -73,7 +73,7 @@ PROCESSOR = (
     "GLIBC_TUNABLES",
 )
 DEVICES = Path("/dev")
-CUDA, ROCM = ("nvidia[0-9]*", "dxg"), ("kfd",)  # in DEVICES; dxg is WSL's for any GPU
+CUDA, ROCM = ("nvidia[0-9]*", "dxg"), ("kfd", "dxg")  # in DEVICES; dxg is WSL's for any GPU
 
 _said: set[str] = set()  # of PROCESSOR, which stay
 

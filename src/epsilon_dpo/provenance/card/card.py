@@ -139,9 +139,8 @@ def is_adapter(folder: Path) -> bool:
 
 
 def _usage(repo: str) -> str:
-    loaded = "\n".join(
-        f'{name} = Auto{kind}.from_pretrained("{repo}")'
-        for name, kind in (("model", "ModelForCausalLM"), ("tokenizer", "Tokenizer"))
+    loaded = (
+        f'model = AutoModelForCausalLM.from_pretrained("{repo}")\ntokenizer = AutoTokenizer.from_pretrained("{repo}")'
     )
     # Its configs have names that older versions do not know: the tokenizer's class, or rope_parameters, which they
     # pass over in silence.

@@ -49,7 +49,7 @@ def push(asked: argparse.Namespace) -> str:
     policy = policy_of(project, summary, asked.run)
     readme = str(card(project, policy, summary, asked.repo, asked.licence, licence_of))
     api = HfApi(endpoint=constants.ENDPOINT)
-    with _whole(Path(policy.path)) as folder, _one_sentence(asked.repo):
+    with whole_policy(Path(policy.path)) as folder, _one_sentence(asked.repo):
         files = [file for file in seen_files(folder) if file != folder / CARD]
         api.create_repo(asked.repo, private=not asked.public, exist_ok=True)
         sent = {CARD: readme.encode()} | {str(file.relative_to(folder)): str(file) for file in files}
@@ -63,7 +63,7 @@ def push(asked: argparse.Namespace) -> str:
     return f"{asked.run} with its card and {len(files)} files: {made.commit_url}"
 
 
-def _whole(folder: Path) -> AbstractContextManager[Path]:
+def whole_policy(folder: Path) -> AbstractContextManager[Path]:
     """The policy in `folder`; an adapter merged into the reference, which nobody has but this project."""
     if not is_adapter(folder):
         return nullcontext(folder)

@@ -57,7 +57,8 @@ class KeepSnapshots(TrainerCallback):
             with atomic_folder(self.scratch / FOLDER / f"{state.global_step:06d}") as folder:
                 save_policy(model, self.tokenizer, folder / "model", weights)
                 write_json(folder / FACTS, {"step": state.global_step, "epoch": state.epoch})
-                to_disk(*folder.rglob("*"))  # a later checkpoint is, and a resumption from it does not write this again
+                to_disk(*folder.rglob("*"), folder)
+            to_disk(self.scratch / FOLDER)  # as a later checkpoint will be, from which nothing writes this again
 
     def _marks(self, state: TrainerState) -> int:
         """How many multiples of `every` have been reached; epochs are sums of fractions, hence the 1e-6."""
