@@ -4,7 +4,13 @@ import itertools
 
 import pytest
 import torch
-from transformers import CohereForCausalLM, GraniteForCausalLM
+from transformers import (
+    CohereForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    GraniteForCausalLM,
+    HyperCLOVAXForCausalLM,
+)
 from trl_trainers import float32_means_float64
 
 from epsilon_dpo.models.logps.head import Scoring, add_logps_head, check_head, completion_logps, head_of
@@ -186,7 +192,12 @@ def test_bfloat16_autocast_ties_with_an_equal_reference(tiny_gemma):
 
 
 @pytest.mark.parametrize(
-    ("kind", "scale"), [(CohereForCausalLM, {"logit_scale": 0.3}), (GraniteForCausalLM, {"logits_scaling": 3.0})]
+    ("kind", "scale"),
+    [
+        (CohereForCausalLM, {"logit_scale": 0.3}),
+        (GraniteForCausalLM, {"logits_scaling": 3.0}),
+        (HyperCLOVAXForCausalLM, {"logits_scaling": 0.25}),
+    ],
 )
 def test_logits_that_the_configuration_scales(kind, scale):
     sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
@@ -199,6 +210,14 @@ def test_logits_that_the_configuration_scales(kind, scale):
     log_pi = model(inputs["input_ids"], inputs["attention_mask"]).logits[:, :-1].log_softmax(-1)
     expected = log_pi.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0] * inputs["completion_mask"][:, 1:]
     torch.testing.assert_close(found.policy, expected.detach(), rtol=0, atol=1e-12)
+
+
+def test_a_hybrid_whose_head_is_scaled_is_known():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "mamba_n_heads": 4, "mamba_d_head": 8}
+    mamba = {"mamba_d_ssm": 32, "mamba_d_state": 8, "lm_head_multiplier": 0.3}
+    check_head(FalconH1ForCausalLM(FalconH1Config(**sizes, **heads, **mamba, pad_token_id=0)))
 
 
 def test_a_head_that_scales_its_logits_in_its_own_way_is_refused(tiny_gemma):

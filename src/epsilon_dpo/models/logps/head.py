@@ -12,6 +12,7 @@ Limits: the logits must be softcap(scale * hidden @ weight.T + bias), which `che
 """
 
 import functools
+import math
 import types
 from dataclasses import dataclass
 from typing import Any
@@ -165,11 +166,13 @@ def _last_hidden(model: PreTrainedModel, input_ids: Tensor, inputs: dict[str, An
 
 
 def _logit_scale(model: PreTrainedModel) -> float:
-    """What the logits are multiplied by, under the names that Cohere's and Granite's configurations have for it."""
+    """What the logits are multiplied by, under the names that configurations have for it: Cohere's, Falcon-H1's, Muse
+    Glimmer's; and Granite's, by which it divides and HyperCLOVA X multiplies."""
     config = model.config.get_text_config()
-    multiplied: float = getattr(config, "logit_scale", None) or 1.0
-    divided: float = getattr(config, "logits_scaling", None) or 1.0
-    return multiplied / divided
+    names = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+    scale: float = math.prod(getattr(config, name, None) or 1.0 for name in names)
+    granites: float = getattr(config, "logits_scaling", None) or 1.0
+    return scale * granites if config.model_type == "hyperclovax" else scale / granites
 
 
 def _scored(
