@@ -179,6 +179,24 @@ EXAMPLES = {
         {"history": [["a", "b", "c"]]},
         "history is no list of [question, answer]",
     ),
+    "query_with_rejected": Example(
+        [
+            {
+                "system": "s",
+                "query": "Sum?",
+                "response": "4",
+                "rejected_response": "5",
+                "history": [["a", "b"]],
+            },
+            {"system": "", "query": "Sing.", "response": "La", "rejected_response": "Moo", "history": []},
+        ],
+        [
+            pair(system("s"), user("a"), bot("b"), user("Sum?"), good="4", bad="5"),
+            pair(user("Sing."), good="La", bad="Moo"),
+        ],
+        {"history": [["a"]]},
+        "history is no list of [question, answer]",
+    ),
     "system_beside": Example(
         [
             {"system": "Be brief.", "question": "a", "chosen": "b", "rejected": "c", "margin": 1.0},

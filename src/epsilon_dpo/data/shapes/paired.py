@@ -251,6 +251,20 @@ PAIRED = (
         without=("prompt", "conversations"),
     ),
     Shape(
+        "query_with_rejected",
+        "{query, response, rejected_response, system, history}, texts, history [[question, answer]]: ms-swift 1 and 2",
+        (
+            Field("instruction", TEXT, ("query",)),
+            Field("chosen", PLAIN, ("response",)),
+            Field("rejected", PLAIN, ("rejected_response",)),
+            Field("system", TEXT, ("system_prompt",), optional=True),
+            Field("history", frozenset({"list"}), optional=True),
+            *SCORES,
+        ),
+        _read_alpaca,
+        without=("instruction", "prompt", "question", "conversations", "messages", "chosen", "rejected"),
+    ),
+    Shape(
         "dialogue_with_rejected",
         "{messages: [message, ..., chosen answer], rejected_response | rejected_messages}: ms-swift",
         (
