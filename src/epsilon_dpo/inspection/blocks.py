@@ -12,7 +12,7 @@ from epsilon_dpo.check.params_file import ParamsFile
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.models.base.params import EmbeddedModel
 
-EVAL_PAIRS = 256  # keep a 95 % interval of a win rate below ±6 points
+EVAL_PAIRS = 256  # keep a 95 % interval of a win rate at ±6.3 points or less
 STEP = 16  # limits are rounded up to its multiples: a sample and the whole differ a little
 
 
