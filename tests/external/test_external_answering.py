@@ -119,3 +119,13 @@ def test_a_second_question_that_cannot_fit_is_refused_before_anything_is_sampled
     long = Question("200", ["w1", " ".join(["w2"] * 60)], two_turns[0].row)
     with pytest.raises(UserError, match="The dialogue of question 200 has"):
         answer(policy, [*two_turns, long], GREEDY, NO_STOP, 0)
+
+
+def test_a_template_that_refuses_an_empty_turn_is_asked_all_the_same(two_turns: list[Question], policy: Path) -> None:
+    """Mistral's since v7: also where only the length of the shortest dialogue is wanted, and after an empty answer."""
+    tokenizer = load_tokenizer(policy)
+    refusal = "{% for m in messages %}{% if m['content'] == '' %}{{ raise_exception('empty') }}{% endif %}{% endfor %}"
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    tokenizer.save_pretrained(policy)
+    rows = answer(policy, two_turns[:1], GREEDY, Stop(tokens=[], strings=["w"]), 0)
+    assert [turn["response"] for turn in rows[0]["turns"]] == ["", ""]

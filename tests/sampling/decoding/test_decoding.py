@@ -1,5 +1,6 @@
 """Rows that come and go must draw what transformers' own loop draws for each."""
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.sampling.decoding import decoding
 from epsilon_dpo.sampling.decoding.decoding import decode
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
 
@@ -100,3 +102,21 @@ def test_a_model_with_another_past_is_refused() -> None:
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2)).eval()
     with pytest.raises(UserError, match=r"MambaForCausalLM keeps a .* choose a model with attention alone"):
         ours(model, drawn_prompts(3), 2)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_logits_that_are_no_numbers_end_the_sampling(
+    tiny_gemma: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """argmax takes NaN for the highest: the rest of the answer would be token 0, judged and scored."""
+    of_model, calls = decoding._logits, iter(range(100))
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        logits = of_model(*arguments)
+        if next(calls) >= after:
+            logits[-1, 7] = math.nan
+        return logits
+
+    monkeypatch.setattr(decoding, "_logits", broken)
+    with pytest.raises(UserError, match="the policy's logits are no finite numbers"):
+        ours(tiny_gemma(initializer_range=0.15), drawn_prompts(4), 4)

@@ -24,6 +24,7 @@ from epsilon_dpo.sampling.decoding.stops import Stops
 
 # In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
 GREEDY = 1e-9
+NOTHING = " "  # for an answer of no text, which Mistral's later templates refuse as a turn; most trim it away
 
 
 def answer(
@@ -99,7 +100,8 @@ def _messages(question: Question, held: list[Row]) -> Messages:
     """The dialogue up to the next answer."""
     messages = []
     for turn in held:
-        messages += [{"role": "user", "content": turn["prompt"]}, {"role": "assistant", "content": turn["response"]}]
+        said = turn["response"] or NOTHING
+        messages += [{"role": "user", "content": turn["prompt"]}, {"role": "assistant", "content": said}]
     return [*messages, {"role": "user", "content": question.turns[len(held)]}]
 
 

@@ -60,6 +60,8 @@ def set_up(seed: int, threads: int) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)  # of every device
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # cuDNN's attention has NaN for gradients where a row attends to little (torch 2.13: pytorch #196678, trl #7181).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # torch's docs: else products on a GPU may add in another order
     # Determinism does not need that torch.empty() is filled with NaN, which takes a tenth of the time of sampling.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property

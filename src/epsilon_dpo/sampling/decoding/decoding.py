@@ -68,7 +68,7 @@ def decode(
         kept: takes the state now and then, with the noise of `choose`; a state that is there is gone on from.
 
     Raises:
-        UserError: the model keeps something else than keys and values of its past.
+        UserError: the model keeps something else than keys and values of its past, or its logits are no numbers.
     """
     waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     completions: list[list[int]] = [[] for _ in prompts]
@@ -118,7 +118,7 @@ def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choo
             )
     mask = _mask(lengths, longest, model.device)
     logits = _logits(model, tokens, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
-    return _Rows(of, lengths, choose(logits, of).argmax(1), cache)
+    return _Rows(of, lengths, _highest(choose(logits, of)), cache)
 
 
 def _next(model: PreTrainedModel, rows: _Rows, choose: Choose) -> None:
@@ -127,7 +127,18 @@ def _next(model: PreTrainedModel, rows: _Rows, choose: Choose) -> None:
     rows.lengths = [length + 1 for length in rows.lengths]
     mask = _mask(rows.lengths, max(rows.lengths), model.device)
     logits = _logits(model, rows.newest[:, None], mask, positions, rows.cache)
-    rows.newest = choose(logits, rows.of).argmax(1)
+    rows.newest = _highest(choose(logits, rows.of))
+
+
+def _highest(scores: Tensor) -> Tensor:
+    """The token of each row. A NaN, which argmax takes for the highest, would be token 0 up to the answer's end."""
+    found = scores.argmax(1)
+    if not scores.gather(1, found[:, None]).isfinite().all():
+        raise UserError(
+            "the policy's logits are no finite numbers: its training diverged, or half precision overflows; lower its "
+            "learning rate, or set base.dtype to float32 in params.yaml."
+        )
+    return found
 
 
 def _logits(model: PreTrainedModel, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
