@@ -54,6 +54,15 @@ def test_a_pretrained_models_positions_are_held_where_its_config_is_there(
     assert sentence.format(tmp_path) in str(error.value) and "lower it, or take a model" in str(error.value)
 
 
+def test_snapshots_that_no_training_reaches_are_refused(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text("utf-8")
+    assert "{method: dpo, beta: 0.3}" in text
+    file = tmp_path / "params.yaml"
+    file.write_text(text.replace("{method: dpo, beta: 0.3}", "{method: dpo, beta: 0.3, snapshot_epochs: 5.0}"), "utf-8")
+    with pytest.raises(UserError, match=r"runs\.dpo\.snapshot_epochs = 5 keeps no snapshot, since .* is 1; lower it"):
+        load_file(file)
+
+
 def test_every_block_is_held_by_the_stage_that_knows_it_best() -> None:
     """Of two stages that read a block the one with the narrower type decides."""
     loose = [name for name, field in ParamsFile.model_fields.items() if "typing.Any" in str(field.annotation)]

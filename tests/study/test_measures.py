@@ -56,6 +56,10 @@ def test_differences_at_equal_beta_and_early() -> None:
     rows = [policy(DPO, "0.1", 4.0, 0.9), policy(DPO, "1.0", 0.0, 0.5)]
     rows += [policy(OURS, "0.1", 6.0, 0.9), policy(OURS, "1.0", 2.0, 0.8)]
     assert difference_at_equal_beta(rows, OURS, DPO, "kl") == pytest.approx(((6.0 - 4.0) + (2.0 - 0.0)) / 2)
+    written = [row | {"beta": "1"} if row["beta"] == "1.0" else row for row in rows[:2]] + rows[2:]
+    assert difference_at_equal_beta(written, OURS, DPO, "kl") == 2.0, "1 and 1.0 are one beta"
+    with pytest.raises(UserError, match="policies have no column win_rate_ture; there are"):
+        mean_of(rows, DPO, "win_rate_ture")
     early = [policy(DPO, "0.1", 1.0, 0.7, 0.2), policy(DPO, "0.1", 1.0, 0.1, 0.4)]
     early += [policy(OURS, "0.1", 1.0, 0.3, 0.2), policy(OURS, "0.1", 1.0, 0.9, 0.4)]
     assert early_difference(rows + early, OURS, DPO, "win_rate_true") == pytest.approx(0.3 - 0.7), "the first alone"

@@ -41,6 +41,18 @@ def study(**changes: Any) -> Study:
     return Study.model_validate({"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM | changes]})
 
 
+@pytest.mark.parametrize(
+    ("measure", "sentence"),
+    [({"frist": {}}, "got an unexpected keyword argument 'frist'"), ({"name": ["a"]}, r"no measure is called \['a'\]"),
+     ({"column": None, "name": "curve"}, "no measure is called curve")],
+)  # fmt: skip
+def test_a_measure_that_cannot_be_called_is_refused_before_anything_is_trained(
+    measure: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        study(measure=CLAIM["measure"] | measure)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with one for a study and one for its page."""

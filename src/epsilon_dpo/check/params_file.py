@@ -199,6 +199,12 @@ def _require_what_runs_read(params: ParamsFile, methods: dict[str, AnyMethod], p
                 )
             continue
         scored = scored or method.needs_scores
+        kept, epochs = method.config.snapshot_epochs, params.align.num_train_epochs
+        if kept is not None and params.align.max_steps is None and kept >= epochs:
+            raise UserError(
+                f"{path}: runs.{name}.snapshot_epochs = {kept:g} keeps no snapshot, since align.num_train_epochs is "
+                f"{epochs:g}; lower it, or remove it."
+            )
         if method.needs_scores and params.margins is None:
             raise UserError(
                 f"{path}: runs.{name} of method {method.config.method} needs margins; set margins: {{source: judge, "

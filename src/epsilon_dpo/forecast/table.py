@@ -63,7 +63,9 @@ def _assumptions(of: Given, needs: list[Needs]) -> list[str]:
         if of.params.candidates is not None:
             lengths += "; the dataset's, of sft and candidates, are taken to be as long as tokens.max_length allows"
     else:
-        pairs = "an unknown number of pairs (--pairs N)" if train.count is None else f"{train.count:,} pairs"
+        pairs = "an unknown number of pairs (--pairs N)"
+        if train.count is not None:
+            pairs = "1 pair" if train.count == 1 else f"{train.count:,} pairs"
         lengths = f"{pairs}, each as long as tokens.max_length allows: memory, FLOPs and hours are upper bounds"
         lengths += f"; {PAIRS} is of the project's own params.yaml and not used" * train.passed_over
     if machine.gpus:

@@ -36,8 +36,10 @@ def _class_of(method: str) -> type[AnyMethod]:
         module = import_module(f"epsilon_dpo.methods.{method}")
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}; correct it, or {ELSEWHERE}.") from None
+    except ImportError as error:
+        raise UserError(f"methods/{method}.py cannot be imported ({error}); correct it, or {ELSEWHERE}.") from None
     found: type[AnyMethod] | None = getattr(module, "METHOD", None)
-    if found is None:
+    if not isinstance(found, type):
         raise UserError(f"{module.__file__} has no METHOD, so it is no method; give it one, or {ELSEWHERE}.")
     return found
 

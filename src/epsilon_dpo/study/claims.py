@@ -1,12 +1,13 @@
 """study/claims.yaml: what the paper says, where, what we measure of it, and what would refute it."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.study.measures import MEASURES
 
 STUDY = Path("study")
@@ -74,8 +75,14 @@ class Claim(Strict):
         if self.measure is not None:
             if self.level is None or self.expected is None:
                 raise ValueError("a measured claim has a level and says what is expected")
-            if self.measure.get("name") not in MEASURES:
-                raise ValueError(f"no measure is called {self.measure.get('name')}: there are {', '.join(MEASURES)}")
+            name = self.measure.get("name")
+            if not isinstance(name, str) or name not in MEASURES:
+                raise ValueError(f"no measure is called {name}: there are {', '.join(MEASURES)}")
+            given = {key: value for key, value in self.measure.items() if key != "name"}
+            try:
+                signature(MEASURES[name]).bind([], **given)
+            except TypeError as error:
+                raise ValueError(f"measure {name}: {error}") from None
         return self
 
 
@@ -103,11 +110,11 @@ def read_study() -> Study:
         UserError: there is no such file, or a claim in it is not one.
     """
     file = STUDY / "claims.yaml"
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; run this in the repository's folder.")
     try:
-        return Study.model_validate(yaml.safe_load(file.read_text("utf-8")))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); run this in the repository's folder.") from error
-    except (ValidationError, yaml.YAMLError) as error:
+        return Study.model_validate(read_yaml(file))
+    except ValidationError as error:
         raise UserError(f"{file} is not a list of claims: {error}") from error
 
 

@@ -55,7 +55,9 @@ def collect(level: str, project: Path) -> tuple[int, int, str]:
             other replicates.
     """
     params = read_yaml(project / PARAMS_FILE)
-    seed = int(params["seed"])
+    seed = params.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f"{project / PARAMS_FILE}: seed = {seed!r} is no integer, so this is no replicate.")
     refuse_other_replicates(level, seed, params)
     sources = known_replicates(level)
     made = made_from(project, params)
@@ -199,7 +201,7 @@ def moves(curve: Sequence[Row], beta: float | None) -> Row:
         lowered_share, raised_share: of the pairs of a step, those whose beta was lowered, raised; means over steps.
         beta_change: |log(last beta / first beta)|.
     """
-    steps = [row for row in curve if DECIDED[0] in row]
+    steps = [row for row in curve if all(name in row for name in (*DECIDED, "eps/beta_next"))]
     if not steps or beta is None:
         return {}
     lowered, raised = (float(np.mean([row[name] for row in steps])) for name in DECIDED)

@@ -79,7 +79,7 @@ def difference_at_equal_beta(rows: Sequence[Row], first: Recipe, second: Recipe,
     Raises:
         UserError: the two were not trained at the same beta.
     """
-    ours, theirs = ({row["beta"]: number(row, column) for row in of_recipe(rows, one)} for one in (first, second))
+    ours, theirs = ({beta_of(row): number(row, column) for row in of_recipe(rows, one)} for one in (first, second))
     if ours.keys() != theirs.keys():
         raise UserError(f"beta {', '.join(map(str, ours))} of the one, {', '.join(map(str, theirs))} of the other")
     return float(np.mean([ours[beta] - theirs[beta] for beta in ours]))
@@ -93,7 +93,7 @@ def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column:
     """
     ours, theirs = (
         {
-            (float(row["epoch"]), row["beta"]): number(row, column)
+            (float(row["epoch"]), beta_of(row)): number(row, column)
             for row in of_recipe(rows, one, final=False)
             if row["place"] != FINAL
         }
@@ -102,7 +102,8 @@ def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column:
     if not (both := ours.keys() & theirs.keys()):
         raise UserError("no snapshots of the same steps")
     earliest = min(epoch for epoch, _ in both)
-    return float(np.mean([ours[key] - theirs[key] for key in sorted(both) if key[0] == earliest]))
+    then = sorted((key for key in both if key[0] == earliest), key=lambda key: key[1] or 0.0)
+    return float(np.mean([ours[key] - theirs[key] for key in then]))
 
 
 def mean_of(rows: Sequence[Row], recipe: Recipe, column: str) -> float:
@@ -110,11 +111,19 @@ def mean_of(rows: Sequence[Row], recipe: Recipe, column: str) -> float:
     return float(np.mean([number(row, column) for row in of_recipe(rows, recipe)]))
 
 
+def beta_of(row: Row) -> float | None:
+    """As a number: 1 and 1.0 are one beta."""
+    return float(row["beta"]) if row["beta"] not in ("", None) else None
+
+
 def number(row: Row, column: str) -> float:
     """
     Raises:
-        UserError: this policy has no such value: no true reward, or no pair in one of the groups.
+        UserError: this policy has no such value: no true reward, or no pair in one of the groups; or there is no such
+            column.
     """
+    if column not in row:
+        raise UserError(f"policies have no column {column}; there are {', '.join(row)}")
     if row[column] in ("", None) or not math.isfinite(float(row[column])):
         raise UserError(f"{row['run']} has no {column}")
     return float(row[column])

@@ -63,8 +63,9 @@ def refuse_other_params(preset: Path) -> None:
     Raises:
         UserError: a block of params.yaml is not that of `preset`, or it has no seed of its own line.
     """
-    text = PARAMS_FILE.read_text("utf-8") if PARAMS_FILE.is_file() else ""
-    other = different_block(read_yaml(PARAMS_FILE), read_yaml(preset)) if text else "all"
+    there = PARAMS_FILE.is_file()
+    other = different_block(read_yaml(PARAMS_FILE), read_yaml(preset)) if there else "all"
+    text = PARAMS_FILE.read_text("utf-8") if there else ""
     if other is not None or not SEED.search(text):
         raise UserError(
             f"{PARAMS_FILE} is not made from {preset} ({other or 'seed'} differs): cp {preset} {PARAMS_FILE}, and set "

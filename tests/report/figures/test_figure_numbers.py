@@ -34,6 +34,9 @@ def test_runs_that_differ_by_beta_alone_are_a_family() -> None:
     }
     soft_label, hard_label = "tr_dpo, update soft, alpha 0.6", "tr_dpo, update hard"
     assert families(runs) == {"a": "dpo", "b": "dpo", "c": soft_label, "d": hard_label, "e": hard_label}
+    null = families({"a": {"method": "m", "beta": 1.0}, "b": {"method": "m", "beta": 2.0, "learning_rate": None},
+                     "c": {"method": "m", "learning_rate": 1e-4}})  # fmt: skip
+    assert null["a"] == null["b"] == "m"
     ones = families(runs | {"f": soft | {"alpha": 1}, "g": soft | {"alpha": 1.0, "beta": 0.5}})
     assert ones["f"] == ones["g"] == "tr_dpo, update soft, alpha 1"
 

@@ -75,6 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except YAMLError as error:
         reason = " ".join(str(error).split()).replace("<byte string>", str(path))
+        reason = re.sub(r"(found duplicate key \"[^\"]*\").*? (in \")", r"\1 \2", reason.split(" To suppress")[0])
         raise UserError(f"{path} is not valid YAML: {reason}") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply; no block of it has more than a few levels.") from None

@@ -17,7 +17,10 @@ def families(runs: dict[str, Config]) -> dict[str, str]:
     Returns:
         e.g. {"tr_dpo_hard_01": "tr_dpo, update hard"}, in the order of `runs`.
     """
-    kept = {run: {k: v for k, v in config.items() if k not in NOT_THE_METHOD} for run, config in runs.items()}
+    kept = {
+        run: {k: v for k, v in config.items() if k not in NOT_THE_METHOD and v is not None}  # null is not stated
+        for run, config in runs.items()
+    }
     labels = {}
     for run, config in kept.items():
         own = next(one for one in kept.values() if one == config)  # 1 and 1.0 would be two labels

@@ -44,10 +44,11 @@ def curves(results: Results) -> list[Row]:
 
 def beta_decisions(run: RunResult) -> dict[str, float] | None:
     """Mean shares of pairs whose beta was lowered, raised and kept, over the steps; None: no such decisions."""
-    rows = [row for row in run.curve if "eps/lowered" in row]
+    names = ("lowered", "raised", "kept")
+    rows = [row for row in run.curve if all(f"eps/{name}" in row for name in names)]
     if not rows:
         return None
-    return {name: sum(row[f"eps/{name}"] for row in rows) / len(rows) for name in ("lowered", "raised", "kept")}
+    return {name: sum(row[f"eps/{name}"] for row in rows) / len(rows) for name in names}
 
 
 def summary(results: Results, comparisons: list[Row], methods: list[Row], statements: list[str]) -> Row:
