@@ -30,6 +30,7 @@ def online(
         score: Callable[..., list[float]] = worth,
         dtype: torch.dtype = torch.float32,
         save_steps: int = 4,
+        drawn_at_once: int = 6,
         **changes: Any,
     ) -> Path:
         if not made:
@@ -48,12 +49,13 @@ def online(
         torch.set_num_threads(1)
         method = method_of(name, entry)
         settings = {"batch_size": 32, "micro_batch_size": 4, "learning_rate": 1e-2} | changes
-        return align_run(method, config(**settings), made, score, out, tmp_path / f"{name}-scratch", track, save_steps)
+        scratch = tmp_path / f"{name}-scratch"
+        return align_run(method, config(**settings), made, score, out, scratch, track, save_steps, drawn_at_once)
 
     return call
 
 
-def align_run(method, settings, made, score, out, scratch, track, save_steps):  # type: ignore[no-untyped-def]
+def align_run(method, settings, made, score, out, scratch, track, save_steps, drawn_at_once=6):  # type: ignore[no-untyped-def]
     align_online(
         method,
         settings,
@@ -61,7 +63,7 @@ def align_run(method, settings, made, score, out, scratch, track, save_steps):  
         made["model"],
         made["pairs"],
         {split: made["pairs"] / f"{split}_prompts.jsonl" for split in ("train", "eval")},
-        Draw(load_tokenizer(made["model"]), method.config.max_new_tokens, 6),
+        Draw(load_tokenizer(made["model"]), method.config.max_new_tokens, drawn_at_once),
         score,
         out,
         scratch,

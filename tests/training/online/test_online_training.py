@@ -64,10 +64,10 @@ def test_the_same_run_has_the_same_bytes_and_another_seed_has_others(online, ent
 @pytest.mark.parametrize("entry", [RLOO, RLOO | {"iterations": 2}, PPO], ids=["rloo", "rloo_again", "ppo"])
 def test_the_micro_batch_changes_rounding_alone(online, entry):
     """Of the 12 answers of a generation, 5 at once or all; what is drawn is the same to the token. In float64, but
-    Gemma-2's norms and softmax are float32 in any case."""
-    some, all_ = (
-        online(f"{size}", entry | {"steps": 6}, dtype=torch.float64, micro_batch_size=size) for size in (5, 12)
-    )
+    Gemma-2's norms and softmax are float32 in any case: the mask of float64 is -inf there, and the padding of a prompt
+    would see nothing, so each is drawn alone."""
+    once = {"dtype": torch.float64, "drawn_at_once": 1}
+    some, all_ = (online(f"{size}", entry | {"steps": 6}, micro_batch_size=size, **once) for size in (5, 12))
     for row, same in zip(read_jsonl(some / "metrics.jsonl"), read_jsonl(all_ / "metrics.jsonl"), strict=True):
         assert row["reward"] == same["reward"] and row["tokens/answer"] == same["tokens/answer"]
         del row["clip_share"], same["clip_share"]  # of an answer whose advantage is 0 it is decided by rounding
