@@ -114,6 +114,9 @@ class UserError(Exception):
 def redacted(text):
     return text
 
+def fault_of_proxy(address, error):
+    return None
+
 def printable(text):
     return text
 

@@ -20,8 +20,9 @@ from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.pretrained import load_pretrained
 from epsilon_dpo.models.base.template import notes
-from epsilon_dpo.models.policy.folder import is_adapter, load_policy
+from epsilon_dpo.models.policy.folder import load_policy
 from epsilon_dpo.pipeline.stage.files import write_jsonl
+from epsilon_dpo.pipeline.stage.manifest import is_adapter
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.sampling.answers import sampling
 from epsilon_dpo.sampling.answers.params import Sampler

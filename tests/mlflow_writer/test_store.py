@@ -74,7 +74,7 @@ def test_a_server_that_takes_no_views_takes_the_rest(
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(store, "_refused", set())
+    store._say_that_views_are_refused.cache_clear()
     monkeypatch.setattr("mlflow.utils.validation.MAX_EXPERIMENT_TAG_VAL_LENGTH", 5000)
     opened = store.open_store()
     found = opened.client.get_experiment(opened.experiment)

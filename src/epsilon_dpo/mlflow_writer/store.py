@@ -7,6 +7,7 @@ import sys
 import tempfile
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -172,7 +173,10 @@ def refuse_deleted(experiment: Experiment) -> None:
         )
 
 
-_refused: set[str] = set()  # by a server, of which it is said once
+@cache
+def _say_that_views_are_refused() -> None:
+    """Once."""
+    print("tracking: this server is older and takes no saved views; all else is recorded.", file=sys.stderr)
 
 
 def set_view(client: MlflowClient, experiment: str, key: str, view: str) -> None:
@@ -183,9 +187,7 @@ def set_view(client: MlflowClient, experiment: str, key: str, view: str) -> None
     except MlflowException as error:
         if error.error_code != INVALID:
             raise
-        if not _refused:
-            print("tracking: this server is older and takes no saved views; all else is recorded.", file=sys.stderr)
-        _refused.add(key)
+        _say_that_views_are_refused()
 
 
 def _experiment(client: MlflowClient, artifacts: str | None) -> Experiment:

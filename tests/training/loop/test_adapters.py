@@ -15,11 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Mix
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.methods.tr_dpo import move_reference
 from epsilon_dpo.models.logps.head import Scoring, add_logps_head, head_of
-from epsilon_dpo.models.policy.folder import load_policy
+from epsilon_dpo.models.policy.folder import load_policy, merged_policy
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
-from epsilon_dpo.provenance.card.push import whole_policy
 from epsilon_dpo.training.alignment.pair_data import PairCollator
 from epsilon_dpo.training.alignment.reference_model import PolicyWithoutAdapter
 from epsilon_dpo.training.loop import adapters
@@ -226,7 +225,7 @@ def test_both_stages_with_an_adapter_each(both_stages, tmp_path, monkeypatch, to
     policy, metrics = load_policy(out / "model").eval(), read_json(out / "metrics.json")
     evaluated = metrics["eval_logps/chosen"]
     assert mean_logp(policy, token_pairs(27)[22:], "chosen_ids") == pytest.approx(evaluated, abs=1e-4)
-    with whole_policy(out / "model") as folder:  # as it is pushed
+    with merged_policy(out / "model") as folder:  # as it is pushed
         assert not (folder / "adapter_config.json").exists()
         plain = AutoModelForCausalLM.from_pretrained(folder).eval()
         AutoTokenizer.from_pretrained(folder)

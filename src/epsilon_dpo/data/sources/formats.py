@@ -195,6 +195,7 @@ def _after_space(buffer: str, place: int) -> int:
 
 
 def _bounded_lines(text: IO[str], shown: str) -> Iterator[str]:
+    """Raises: UserError: a line has more characters than a row may have, of which no part is handed on."""
     for number in itertools.count(1):
         line = text.readline(ROW_LIMIT)
         if not line:

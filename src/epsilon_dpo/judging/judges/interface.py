@@ -108,6 +108,7 @@ def rank_by_comparison(judge: Judge, prompts: list[Messages], candidates: list[l
 
 def _mean_logit(text: str, texts: list[str], logits: dict[tuple[str, str], float]) -> float:
     """Against all of `texts` that it was compared with; NaN: there is none but itself, of several."""
-    compared = [logits[text, other] for other in texts if (text, other) in logits]
-    alone = len(set(texts)) > 1 and not any((text, other) in logits for other in texts if other != text)
-    return math.nan if alone else sum(compared) / len(compared)
+    compared = [other for other in texts if (text, other) in logits]
+    if {*compared} == {text} != {*texts}:
+        return math.nan
+    return sum(logits[text, other] for other in compared) / len(compared)

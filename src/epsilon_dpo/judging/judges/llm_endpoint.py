@@ -9,7 +9,7 @@ import httpx2  # the HTTP library under openai
 import openai
 
 from epsilon_dpo.judging.judges.llm_prompt import failure, is_silent
-from epsilon_dpo.pipeline.observability.errors import UserError, redacted
+from epsilon_dpo.pipeline.observability.errors import UserError, fault_of_proxy, redacted
 from epsilon_dpo.pipeline.stage.files import Json
 
 KEY = "OPENAI_API_KEY"
@@ -36,12 +36,9 @@ class Endpoint:
         try:
             self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
         except (ImportError, ValueError) as error:  # of a SOCKS proxy, for which the HTTP library lacks a package
-            if "proxy" not in str(error).lower():
+            if (fault := fault_of_proxy(base_url, error)) is None:
                 raise
-            raise UserError(
-                f"{base_url} cannot be asked through the proxy that the environment names ({_cause(error)}): unset "
-                "all_proxy, or let http_proxy and https_proxy name one of HTTP."
-            ) from None
+            raise fault from None
         self._logprobs = True
         self._max_tokens = "max_tokens"
         self._closed = Event()
@@ -147,10 +144,10 @@ class Endpoint:
             reply = json.loads(body)
         except (ValueError, RecursionError):
             reply = None
-        known = isinstance(reply, dict) and ("choices" in reply or reply.get("object") == "chat.completion")
-        if not isinstance(reply, dict) or not (known or reply.get("error")):
+        said: Json = reply if isinstance(reply, dict) else {}
+        if not ("choices" in said or said.get("object") == "chat.completion" or said.get("error")):
             raise UserError(f"{self.base_url} does not answer in OpenAI's format; correct judge.base_url.")
-        return reply
+        return said
 
     def _leave_out(self, complaint: str, wanted: Json) -> bool:
         """Whether asking differently may help."""

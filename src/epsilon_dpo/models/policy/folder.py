@@ -30,8 +30,9 @@ from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.manifest import ADAPTER_CONFIG, is_adapter
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+WEIGHTS = "adapter_model.safetensors"  # peft's name
 ADAPTER = "default"  # the one that is trained, as peft calls it
 
 
@@ -92,11 +93,6 @@ def policy_config(folder: Path) -> PreTrainedConfig:
     return found
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether the policy in `folder` needs a base."""
-    return (folder / CONFIG).is_file()
-
-
 @contextmanager
 def merged_policy(folder: Path) -> Iterator[Path]:
     """A folder with the merged policy, for a program that cannot merge: `folder`, or a merged copy for the time."""
@@ -152,13 +148,15 @@ def _save_adapter(model: PreTrainedModel, folder: Path, weights: dict[str, Tenso
     lora: Any = model.peft_config[ADAPTER]
     config = lora.to_dict()
     config |= {name: sorted(value) for name, value in config.items() if isinstance(value, set)}
-    write_json(folder / CONFIG, config | {"base_model_name_or_path": model.name_or_path, "inference_mode": True})
+    write_json(
+        folder / ADAPTER_CONFIG, config | {"base_model_name_or_path": model.name_or_path, "inference_mode": True}
+    )
 
 
 def _base_of(folder: Path) -> Path:
     """The base of the adapter in `folder`, looked for from the adapter's folder upwards: stages run at the project's
     root, those of external/ below it."""
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / ADAPTER_CONFIG)
     name, sha256 = config["base_model_name_or_path"], config["revision"]
     found = next((parent / name for parent in folder.absolute().parents if (parent / name).is_dir()), None)
     if found is None:

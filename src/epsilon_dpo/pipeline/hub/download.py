@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, fault_of_proxy
 
 RepoType = Literal["model", "dataset"]
 TIMEOUT = 10.0  # seconds for the first answer of the Hub
@@ -187,10 +187,6 @@ def _one_sentence(repo: str, revision: str, repo_type: RepoType, what: str = "")
             f"cannot be reached ({type(error).__name__}): check the network, or set a local folder in params.yaml."
         ) from None
     except (ImportError, ValueError) as error:  # of a SOCKS proxy, for which the library lacks a package
-        if "proxy" not in str(error).lower():
+        if (fault := fault_of_proxy(constants.ENDPOINT, error)) is None:
             raise
-        said = " ".join(str(error).split())
-        raise UserError(
-            f"{constants.ENDPOINT} cannot be asked through the proxy that the environment names ({said}): unset "
-            "all_proxy, or let http_proxy and https_proxy name one of HTTP."
-        ) from None
+        raise fault from None

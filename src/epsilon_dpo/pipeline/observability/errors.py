@@ -36,6 +36,17 @@ def redacted(text: str) -> str:
     return LOGIN.sub("***@", text)
 
 
+def fault_of_proxy(address: str, error: Exception) -> UserError | None:
+    """What an HTTP library raises where the environment names a proxy that it cannot use; None: something else."""
+    said = redacted(" ".join(str(error).split()))
+    if "proxy" not in said.lower():
+        return None
+    return UserError(
+        f"{address} cannot be asked through the proxy that the environment names ({said}): unset all_proxy, or let "
+        "http_proxy and https_proxy name one of HTTP."
+    )
+
+
 def printable(text: str) -> str:
     """`text` with \\u001b and the like for each character that a terminal obeys (CONTROLS, TURNS).
 

@@ -22,6 +22,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, file_digest
 
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 WEIGHTS = "*.safetensors"
 NOT_IN_THE_WEIGHTS = {"save_steps"}  # when something is kept
 
@@ -96,11 +97,16 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether the model in `folder` needs a base; said without torch."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
 def refuse_adapter_beside(folder: Path) -> None:
     """Raises: UserError: the weights in `folder` have an adapter beside them."""
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER_CONFIG).exists():
         raise UserError(
-            f"{folder} holds an adapter_config.json: transformers would put that adapter on the weights, and no longer "
+            f"{folder} holds an {ADAPTER_CONFIG}: transformers would put that adapter on the weights, and no longer "
             "see what they lack; merge it (peft's merge_and_unload), or remove the file from a local copy."
         )
 

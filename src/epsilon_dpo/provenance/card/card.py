@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from epsilon_dpo.pipeline.stage.files import Json
-from epsilon_dpo.pipeline.stage.manifest import portable
+from epsilon_dpo.pipeline.stage.manifest import is_adapter, portable
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, readable
 from epsilon_dpo.provenance.champion.recorded import Policy
@@ -131,11 +131,6 @@ def _summary(policy: Policy, run: Json, base: Json) -> str:
         f"reference that began as {start}{at}. Made by {PIPELINE}, a DVC pipeline that trains, samples, judges and "
         "compares."
     )
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether the policy in `folder` is one (models/policy/folder.py, which loads torch)."""
-    return (folder / "adapter_config.json").is_file()
 
 
 def _usage(repo: str) -> str:

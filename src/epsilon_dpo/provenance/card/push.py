@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2  # the HTTP library under huggingface_hub, for the errors that it lets through
@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.ignored import seen_files
-from epsilon_dpo.provenance.card.card import card, is_adapter
+from epsilon_dpo.provenance.card.card import card
 from epsilon_dpo.provenance.champion.recorded import compared, policy_of
 
 CARD = "README.md"  # as the Hub calls it
@@ -45,11 +45,13 @@ def push(asked: argparse.Namespace) -> str:
     Raises:
         UserError: as compared and policy_of; the Hub cannot be reached, or refuses the repository or the card.
     """
+    from epsilon_dpo.models.policy.folder import merged_policy  # here, because `card` needs no torch
+
     project, summary = compared()
     policy = policy_of(project, summary, asked.run)
     readme = str(card(project, policy, summary, asked.repo, asked.licence, licence_of))
     api = HfApi(endpoint=constants.ENDPOINT)
-    with whole_policy(Path(policy.path)) as folder, _one_sentence(asked.repo):
+    with merged_policy(Path(policy.path)) as folder, _one_sentence(asked.repo):
         files = [file for file in seen_files(folder) if file != folder / CARD]
         api.create_repo(asked.repo, private=not asked.public, exist_ok=True)
         sent = {CARD: readme.encode()} | {str(file.relative_to(folder)): str(file) for file in files}
@@ -61,15 +63,6 @@ def push(asked: argparse.Namespace) -> str:
             commit_message=f"The policy of run {asked.run}, sha256 {policy.sha256}",
         )
     return f"{asked.run} with its card and {len(files)} files: {made.commit_url}"
-
-
-def whole_policy(folder: Path) -> AbstractContextManager[Path]:
-    """The policy in `folder`; an adapter merged into the reference, which nobody has but this project."""
-    if not is_adapter(folder):
-        return nullcontext(folder)
-    from epsilon_dpo.models.policy.folder import merged_policy  # torch is not loaded for nothing
-
-    return merged_policy(folder)
 
 
 def licence_of(repo: str, revision: str, kind: str) -> str | None:
