@@ -258,8 +258,12 @@ def test_killing_dvc_leaves_no_stage(project: Path, tmp_path: Path, end: int) ->
     while not list((copy / "scratch").glob("sft-*/checkpoint-*")) and not list((copy / "scratch/partial").glob("sft*")):
         assert time.monotonic() < deadline and running.poll() is None
         time.sleep(0.1)
+    # `attrs` gives None for a child that ended meanwhile, where `cmdline()` raises.
+    below = {child.pid for child in psutil.Process(running.pid).children(recursive=True)}
     (stage,) = [
-        process for process in psutil.Process(running.pid).children(recursive=True) if "stages.sft" in process.cmdline()
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid in below and "stages.sft" in (process.info["cmdline"] or ())
     ]
     running.send_signal(end)
     assert running.wait(30) == -end

@@ -15,14 +15,13 @@ from typing import Any
 import psutil
 import pytest
 from faults import title
-from processes_of_tests import until
+from processes_of_tests import lives, until, until_gone
 
 from epsilon_dpo.pipeline.stage.forks import MANY
 from epsilon_dpo.pipeline.stage.variables import has_gpu
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 60.0
-ZOMBIE = psutil.STATUS_ZOMBIE
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or has_gpu(),
     reason="stages are forked on Linux, and where no GPU is",
@@ -126,7 +125,7 @@ def dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dvc]:
 
 def servers(dvc: Dvc) -> list[psutil.Process]:
     name = f"epsilon-dpo: forks the stages of dvc {dvc.process.pid}"
-    return [process for process in psutil.process_iter() if title(process) == name and process.status() != ZOMBIE]
+    return [process for process in psutil.process_iter() if title(process) == name and lives(process.pid)]
 
 
 def test_the_second_stage_has_what_the_first_imported_and_is_otherwise_as_started(dvc: Dvc) -> None:
@@ -142,7 +141,7 @@ def test_the_second_stage_has_what_the_first_imported_and_is_otherwise_as_starte
     [server] = servers(dvc)
     assert server.num_fds() == 4 and server.cwd() == "/"  # three to nothing, and the socket
     assert dvc.run("stages.much")["had"] == 2
-    until(lambda: not server.is_running() or server.status() == ZOMBIE, PATIENCE_S)
+    until_gone(server.pid, within_s=PATIENCE_S)
     until(lambda: len(servers(dvc)) == 1, PATIENCE_S)  # the stage that imported more has taken its place
     assert dvc.run("stages.much", "again")["had"] == 2
     dvc.process.kill()
@@ -179,7 +178,7 @@ def test_a_signal_reaches_the_stage(dvc: Dvc, number: int, code: int) -> None:
     os.kill(asked, number)
     if number != signal.SIGKILL:
         assert dvc.end()["code"] == code
-    until(lambda: not stage.is_running() or stage.status() == ZOMBIE, PATIENCE_S)
+    until_gone(stage.pid, within_s=PATIENCE_S)
     if number == signal.SIGKILL:  # until then the stage has dvc's pipes, as it had when it was no fork
         ended = dvc.end()
         assert ended["code"] == code and "the dvc that started it" in ended["error"]
@@ -194,7 +193,7 @@ def test_what_is_ignored_stays_ignored(dvc: Dvc) -> None:
     os.kill(asked, signal.SIGHUP)
     time.sleep(0.5)
     stage = psutil.Process(int(Path("waits").read_text()))
-    assert stage.is_running() and stage.status() != ZOMBIE
+    assert lives(stage.pid)
     os.kill(asked, signal.SIGTERM)
     assert protected.end()["code"] == -signal.SIGTERM
     protected.close()
