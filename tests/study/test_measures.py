@@ -9,6 +9,9 @@ import pytest
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.study.collect import decisions, gap_by_definition, moves
 from epsilon_dpo.study.measures import (
+    BEHIND,
+    BOTH_HAVE,
+    ONE_HAS_NONE,
     difference_at_equal_beta,
     early_difference,
     hull,
@@ -22,7 +25,7 @@ DPO, OURS = {"method": "dpo"}, {"method": "epsilon_dpo", "epsilon": 0.01}
 def policy(recipe: dict[str, Any], beta: str, kl: float, true: float, epoch: float = 1.0) -> dict[str, Any]:
     name, place = json.dumps(recipe, sort_keys=True), "." if epoch == 1.0 else f"snapshots/{epoch}"
     row = {"run": "x", "recipe": name, "beta": beta, "place": place, "epoch": epoch}
-    return row | {"kl": str(kl), "win_rate_true": str(true), "win_rate_judge": ""}
+    return row | {"kl": str(kl), "win_rate_true": str(true), "win_rate_judge": "", "prompts": "100"}
 
 
 SFT = policy({"method": "sft"}, "", 0.0, 0.5)
@@ -40,8 +43,9 @@ def test_win_rates_are_compared_up_to_the_kl_that_both_spend() -> None:
     """DPO rises from .5 to .7 at KL 2 and .9 at 4; ours to .9 at 2, then falls."""
     rows = [SFT, policy(DPO, "1.0", 2.0, 0.7), policy(DPO, "0.1", 4.0, 0.9)]
     rows += [policy(OURS, "1.0", 2.0, 0.9), policy(OURS, "0.1", 8.0, 0.4), policy(OURS, "0.1", 1.0, 1.0, epoch=0.2)]
-    assert win_rate_at_equal_kl(rows, OURS, DPO, "true") == pytest.approx(0.1, abs=1e-3)  # a triangle of .2 over [0, 4]
-    assert win_rate_at_equal_kl(rows, DPO, OURS, "true") == pytest.approx(-0.1, abs=1e-3)
+    ahead = win_rate_at_equal_kl(rows, OURS, DPO, "true").value
+    assert ahead == pytest.approx(0.1, abs=1e-3)  # a triangle of .2 over [0, 4]
+    assert win_rate_at_equal_kl(rows, DPO, OURS, "true").value == pytest.approx(-0.1, abs=1e-3)
     with pytest.raises(UserError, match="has no win_rate_judge"):
         win_rate_at_equal_kl(rows, OURS, DPO, "judge")
 
@@ -49,21 +53,42 @@ def test_win_rates_are_compared_up_to_the_kl_that_both_spend() -> None:
 def test_what_nobody_has_to_spend_separates_no_curves() -> None:
     same = [SFT, policy(DPO, "1.0", 1.0, 0.6), policy(DPO, "0.3", 3.0, 0.8), policy(DPO, "0.1", 6.0, 0.5)]
     same += [policy(OURS, "1.0", 1.0, 0.6), policy(OURS, "0.3", 3.0, 0.8), policy(OURS, "0.1", 6.0, 0.8)]
-    assert win_rate_at_equal_kl(same, OURS, DPO, "true") == 0.0
+    assert win_rate_at_equal_kl(same, OURS, DPO, "true").value == 0.0
+
+
+def test_budgets_are_of_three_kinds_whose_means_make_the_whole() -> None:
+    """DPO has policies at KL 1 and 4, ours at 2 and 6, the best of DPO at 4 and of ours at 2; budgets reach to 5."""
+    rows = [SFT, policy(DPO, "1.0", 1.0, 0.6), policy(DPO, "0.1", 4.0, 0.9), policy(DPO, "0.03", 5.0, 0.7)]
+    rows += [policy(OURS, "1.0", 2.0, 0.9), policy(OURS, "0.1", 6.0, 0.8)]
+    found = win_rate_at_equal_kl(rows, OURS, DPO, "true")
+    assert {name: part.share for name, part in found.parts.items()} == pytest.approx(
+        {ONE_HAS_NONE: 2 / 5, BOTH_HAVE: 2 / 5, BEHIND: 1 / 5}, abs=1e-2
+    )
+    # Ours is .5 + .2 KL up to 2, then .9; DPO .5 + .1 KL up to 4, then .9: ahead by .1 KL, then by .4 - .1 KL, then 0.
+    assert [part.value for part in found.parts.values()] == pytest.approx([0.1, 0.1, 0.0], abs=1e-2)
+    assert found.value == pytest.approx(sum(part.share * part.value for part in found.parts.values()))
+    assert found.grain == 0.5 / 100
+    no_policy_is_better = [SFT, policy(DPO, "1.0", 1.0, 0.4), policy(OURS, "1.0", 2.0, 0.3)]
+    assert list(win_rate_at_equal_kl(no_policy_is_better, OURS, DPO, "true").parts) == [BEHIND], "SFT is the best"
 
 
 def test_differences_at_equal_beta_and_early() -> None:
     rows = [policy(DPO, "0.1", 4.0, 0.9), policy(DPO, "1.0", 0.0, 0.5)]
     rows += [policy(OURS, "0.1", 6.0, 0.9), policy(OURS, "1.0", 2.0, 0.8)]
-    assert difference_at_equal_beta(rows, OURS, DPO, "kl") == pytest.approx(((6.0 - 4.0) + (2.0 - 0.0)) / 2)
+    found = difference_at_equal_beta(rows, OURS, DPO, "win_rate_true")
+    assert found.value == pytest.approx((0.0 + 0.3) / 2) and found.grain == 0.5 / 100
+    assert found.parts == {"at β 0.1": (0.5, 0.0), "at β 1.0": (0.5, pytest.approx(0.3))}
+    found = difference_at_equal_beta(rows, OURS, DPO, "kl")
+    assert found.value == pytest.approx(((6.0 - 4.0) + (2.0 - 0.0)) / 2) and found.grain == 0.0
     written = [row | {"beta": "1"} if row["beta"] == "1.0" else row for row in rows[:2]] + rows[2:]
-    assert difference_at_equal_beta(written, OURS, DPO, "kl") == 2.0, "1 and 1.0 are one beta"
+    assert difference_at_equal_beta(written, OURS, DPO, "kl").value == 2.0, "1 and 1.0 are one beta"
     with pytest.raises(UserError, match="policies have no column win_rate_ture; there are"):
         mean_of(rows, DPO, "win_rate_ture")
     early = [policy(DPO, "0.1", 1.0, 0.7, 0.2), policy(DPO, "0.1", 1.0, 0.1, 0.4)]
     early += [policy(OURS, "0.1", 1.0, 0.3, 0.2), policy(OURS, "0.1", 1.0, 0.9, 0.4)]
-    assert early_difference(rows + early, OURS, DPO, "win_rate_true") == pytest.approx(0.3 - 0.7), "the first alone"
-    assert mean_of(rows, DPO, "kl") == pytest.approx(2.0)
+    first = early_difference(rows + early, OURS, DPO, "win_rate_true")
+    assert first.value == pytest.approx(0.3 - 0.7) and list(first.parts) == ["at β 0.1"], "the first alone"
+    assert mean_of(rows, DPO, "kl").value == pytest.approx(2.0)
     with pytest.raises(UserError, match=r"beta 0\.1, 1\.0 of the one, 0\.1 of the other"):
         difference_at_equal_beta([*rows[:2], rows[2]], DPO, OURS, "kl")
     with pytest.raises(UserError, match="no policy of"):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 def policy(seed: int, kl: float, beta: str = "0.1", method: str = "dpo", place: str = ".") -> dict[str, Any]:
     row = {"seed": str(seed), "run": method, "recipe": json.dumps({"method": method, "a": 1}), "beta": beta}
-    return row | {"place": place, "kl": str(kl), "win_rate_true": "0.5", "win_rate_judge": ""}
+    return row | {"place": place, "kl": str(kl), "win_rate_true": "0.5", "win_rate_judge": "", "prompts": "7"}
 
 
 def test_a_summary_has_an_interval_of_three_replicates_that_differ() -> None:

@@ -15,11 +15,19 @@ from scipy.stats import t
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
+from epsilon_dpo.pipeline.stage.manifest import weights_digests, write_manifest
 from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.report.page.replication import read_replication
 from epsilon_dpo.study import replicate
 from epsilon_dpo.study.claims import Study, read_study
-from epsilon_dpo.study.collect import collect, known_replicates, made_from, read_results, results_folder
+from epsilon_dpo.study.collect import (
+    collect,
+    known_replicates,
+    made_from,
+    read_results,
+    refuse_other_settings,
+    results_folder,
+)
 from epsilon_dpo.study.page import page, verdict_table, write_page
 from epsilon_dpo.study.verdicts import findings
 
@@ -64,7 +72,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def rows(*kls: float | str) -> list[dict[str, Any]]:
     name = json.dumps({"method": "dpo"})
-    alike = {"run": "dpo", "recipe": name, "beta": "0.1", "place": ".", "win_rate_true": "0.5", "win_rate_judge": ""}
+    alike = {"run": "dpo", "recipe": name, "beta": "0.1", "place": ".", "prompts": "7"}
+    alike |= {"win_rate_true": "0.5", "win_rate_judge": ""}
     return [{"seed": str(seed), "kl": str(kl)} | alike for seed, kl in enumerate(kls, start=1)]
 
 
@@ -111,6 +120,34 @@ def test_a_replicate_that_lacks_a_policy_of_the_others_is_not_averaged_with_them
     assert found.verdict == "holds" and found.value == pytest.approx(3.5)
 
 
+def at(beta: str, *kls: float) -> list[dict[str, Any]]:
+    return [row | {"run": f"dpo_{beta}", "beta": beta} for row in rows(*kls)]
+
+
+def test_a_claim_that_holds_at_one_beta_and_fails_at_another_is_mixed() -> None:
+    """Whatever the mean over both says: 2.3 is above 1."""
+    above, below = at("0.1", 4.0, 4.1, 4.2), at("0.3", 0.5, 0.6, 0.4)
+    (found,) = findings(study(), {"controlled": above + below})
+    assert found.low is not None and found.low > 1.0
+    assert found.verdict == "mixed" and [part.verdict for part in found.parts.values()] == ["holds", "fails"]
+    assert found.parts["at β 0.3"].value == pytest.approx(0.5) and found.parts["at β 0.3"].share == 0.5
+    (found,) = findings(study(), {"controlled": above + at("0.3", 0.5, 2.6, 0.4)})
+    assert found.verdict == "holds" and found.parts["at β 0.3"].verdict == "undecided at this n"
+    (found,) = findings(study(), {"controlled": above})
+    assert found.verdict == "holds" and not found.parts, "one β is the whole"
+
+
+def test_less_than_half_a_prompt_decides_nothing() -> None:
+    """.503 with hardly a spread is more than a half, but of 83 prompts half a one is .006."""
+    claim = {"measure": {"name": "mean_of", "recipe": {"method": "dpo"}, "column": "win_rate_true"}}
+    for wins, prompts, said in ((0.503, "83", "undecided at this n"), (0.503, "256", "holds"), (0.52, "83", "holds")):
+        three = [
+            row | {"win_rate_true": str(wins + n / 1e6), "prompts": prompts} for n, row in enumerate(rows(1, 1, 1))
+        ]
+        (found,) = findings(study(**claim, expected={"is": "above", "than": 0.5}), {"controlled": three})
+        assert found.verdict == said, (wins, prompts)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -144,9 +181,11 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
         CLAIM | chosen,
         CLAIM | tested,
         CLAIM | unrun,
-        CLAIM | {"id": "b", "level": "moon"},
+        CLAIM | {"id": "b", "level": "mars"},
+        CLAIM | {"id": "both", "level": "moon", "ours": True, "place": "nowhere"},
     ]
-    levels: dict[str, Any] = deepcopy(LEVELS) | {"moon": {"title": "Far", "needs": "a rocket"}}
+    levels: dict[str, Any] = deepcopy(LEVELS) | {"mars": {"title": "Far", "needs": "a rocket"}}
+    levels["moon"] = LEVELS["controlled"] | {"title": "Two β"}
     levels["controlled"]["note"] = "The judge is a die."
     content = {"confidence": 0.95, "levels": levels, "claims": claims}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
@@ -157,17 +196,24 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     made = {"commit": "c" * 40, "uncommitted_changes": False, "params": "p", "collected_on": "a CPU"}
     versions = {"torch": "2.13.0", "transformers": "5.0"}
     write_json(folder / "replicates.json", {str(seed): made | versions for seed in (1, 2, 3)})
+    results_folder("moon").mkdir(parents=True)
+    write_csv(results_folder("moon") / "policies.csv", at("0.1", 6.0, 6.1, 5.9) + at("0.3", 0.2, 0.3, 0.1))
+    write_json(results_folder("moon") / "replicates.json", {})
     text = page()
     for cell in (
-        "**1 undecided at this n, 1 by a test, 2 not run**; of those added after a look at the values: 1 holds.",
-        "| [It spends more KL.](#chosen) | Figure 5; added after a look at the values | +3.000 [+0.516, +5.484] |",
-        "wins over the chosen answers. The judge is a die.",
+        "- of the paper and the slides: 1 undecided at this n, 1 by a test, 2 not run\n- our own: 1 mixed\n"
+        "- added after a look at the values: 1 holds\n",
+        "| [It spends more KL.](#chosen) | Figure 5; added after a look at the values | controlled | +3.000 [+0.516, ",
+        "| [It spends more KL.](#both) | nowhere | moon | +3.100 [+2.852, +3.348] | 3 | "
+        "**mixed**: holds at β 0.1; fails at β 0.3 |",
+        "- At β 0.3: +0.200 [-0.048, +0.448], fails.",
+        "wins over the chosen answers. The judge is a die. Prompts of a replicate: 7.",
         "| controlled | By hand | all | 3 of 3 |",
-        "| moon | Far |  | not run, needs a rocket |",
-        "| [It spends more KL.](#spends_more) | Figure 5 | +3.000 [+0.516, +5.484] nats | 3 | undecided at this n |",
-        "| [It spends more KL.](#tested) | Figure 5 |  |  | holds by [a test](../tests/test_dag.py) |",
-        "| [It spends more KL.](#unrun) | Figure 5 |  |  | not run: needs a GPU |",
-        "| [It spends more KL.](#b) | Figure 5 |  |  | not run: needs a rocket |",
+        "| mars | Far |  | not run, needs a rocket |",
+        "| [It spends more KL.](#spends_more) | Figure 5 | controlled | +3.000 [+0.516, +5.484] nats | 3 | undecided",
+        "| [It spends more KL.](#tested) | Figure 5 |  |  |  | holds by [a test](../tests/test_dag.py) |",
+        "| [It spends more KL.](#unrun) | Figure 5 |  |  |  | not run: needs a GPU |",
+        "| [It spends more KL.](#b) | Figure 5 | mars |  |  | not run: needs a rocket |",
         "| dpo | 0.1 | 3.000 ± 0.577 | 0.500 ± 0.000 |  |",
         "- By seed: 1: +2.0000, 2: +4.0000, 3: +3.0000.",
         "| 2 | cccccccccc | 2.13.0 | 5.0 | a CPU |",
@@ -175,12 +221,14 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
         assert cell in text, cell
     assert write_page().read_text("utf-8") == text
     told = read_replication(Path("study/verdicts.json"))
-    assert [told.not_run, told.levels["controlled"]["replicates"], told.levels["moon"]["replicates"]] == [
+    assert [told.not_run, told.levels["controlled"]["replicates"], told.levels["mars"]["replicates"]] == [
         2,
         "3 of 3",
         "not run",
     ]
-    measured, _, held = told.claims
+    measured, chosen_later, held, mixed = told.claims
+    assert (measured["post_hoc"], chosen_later["post_hoc"]) == (False, True)
+    assert (mixed["verdict"], mixed["note"]) == ("mixed", "holds at β 0.1; fails at β 0.3")
     assert {"value": 3.0, "low": 0.515862, "high": 5.484138, "n": 3, "unit": "nats"}.items() <= measured.items()
     assert (measured["verdict"], held["verdict"], held["n"]) == ("undecided at this n", "by a test", 0)
     content["levels"]["controlled"]["seeds"] = [1, 2, 3, 4]
@@ -263,9 +311,8 @@ def test_the_replicates_run_one_after_the_other_and_go_on_where_one_stopped(proj
     with pytest.raises(UserError, match=r"the replicate of seed 1 stopped \(`dvc repro` ended with 1\)"):
         replicate.run_level("controlled")
     Path("broken").unlink()
-    of_other_params = {"stages": {"base": {"outs": [{"path": "out/base/model", "md5": "another"}]}}}
-    Path("dvc.lock").write_text(yaml.safe_dump(of_other_params), "utf-8")
-    ours = made_from(Path(), read_yaml(Path("params.yaml"))) | {"model": "ours"}
+    pretrained(seed=3, weights=b"of other params")
+    ours = made_from(Path(), read_yaml(Path("params.yaml"))) | {"model": {"model.safetensors": "ours"}}
     results_folder("controlled").mkdir(parents=True)
     write_json(results_folder("controlled") / "replicates.json", {"1": ours})
     assert replicate.run_level("controlled") == "level controlled has its 3 replicates: study/results/controlled"
@@ -353,16 +400,37 @@ def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
     Path("params.yaml").write_text(params, "utf-8")
     with pytest.raises(UserError, match=r"differs in more than the seed from that of the replicate of seed 1"):
         collect_among({"1": made | {"params": "others"}})
-    lock = {"stages": {"base": {"outs": [{"path": "out/base/model", "md5": "ours"}]}}}
-    Path("dvc.lock").write_text(yaml.safe_dump(lock), "utf-8")
+    ours = pretrained(seed=3, weights=b"ours")
     with pytest.raises(UserError, match=r"model at base.path of .* is another than that of the replicate of seed 1"):
-        collect_among({"1": made | {"model": "theirs"}})
+        collect_among({"1": made | {"model": {"model.safetensors": "theirs"}}})
     alike = params.replace("seed: 3", "seed: 2", 1).replace("my/model", "elsewhere")
     Path("params.yaml").write_text(f"# mine\n{alike}", "utf-8")
     with pytest.raises(
         UserError, match="DVC"
     ):  # a comment is no value, seed and path are its own; but it is no project
-        collect_among({"1": made | {"model": "ours"}})
+        collect_among({"1": made | {"model": ours}})
+
+
+def pretrained(seed: int, weights: bytes) -> dict[str, str]:
+    """What stage base leaves of a pretrained model, whose manifest has the seed; the sha256 of its weights."""
+    folder = Path("out/base/model")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    write_manifest(folder, "base", {"seed": seed})
+    return weights_digests(folder, remember=False)
+
+
+def test_replicates_of_one_pretrained_model_differ_in_the_seed_of_its_manifest(project: Path) -> None:
+    """By which the folder's md5 differs: the second replicate of level smollm2 was refused for another model."""
+    params = read_yaml(Path("params.yaml"))
+    made = []
+    for seed, weights in ((1, b"ours"), (2, b"ours"), (3, b"another's")):
+        pretrained(seed, weights)
+        made.append(made_from(project, params | {"seed": seed}))
+    assert made[0]["model"]
+    refuse_other_settings(made[1], 2, {"1": made[0]}, project, Path("study"))
+    with pytest.raises(UserError, match="is another than that of the replicate of seed 1"):
+        refuse_other_settings(made[2], 3, {"1": made[0]}, project, Path("study"))
 
 
 def test_the_same_model_may_lie_elsewhere_and_no_other_model_may(project: Path) -> None:

@@ -47,6 +47,7 @@ class Claim(Strict):
 
     Attributes:
         place: in the paper, or in the slides.
+        ours: whether neither of them says it.
         post_hoc: whether it was added after a look at the values, which then chose it.
         definition: what is measured, for a reader; `measure` is the same for the program.
         refuted_by: what would refute it.
@@ -57,6 +58,7 @@ class Claim(Strict):
     id: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     claim: str
     place: str
+    ours: bool = False
     post_hoc: bool = False
     definition: str
     refuted_by: str

@@ -16,6 +16,7 @@ from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.mlflow_writer.environment import environment, output_of, uncommitted
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row, atomic_file, read_json, read_jsonl, write_csv, write_json
+from epsilon_dpo.pipeline.stage.manifest import read_manifest
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
 from epsilon_dpo.report.figures.families import NOT_THE_METHOD
@@ -265,9 +266,12 @@ def made_from(project: Path, params: dict[str, Any]) -> Row:
     }
 
 
-def _pretrained(project: Path, params: dict[str, Any]) -> str | None:
-    """The md5 that dvc.lock has of a model that is not made from the seed, wherever it lies; None: it has none yet."""
-    if "path" not in params.get("base", {}) or not (project / "dvc.lock").is_file():
+def _pretrained(project: Path, params: dict[str, Any]) -> dict[str, str] | None:
+    """sha256 of the weights, by file, of a model that is not made from the seed, wherever it lies; None: not there yet.
+
+    Not the md5 that dvc.lock has of the folder: its manifest has the seed.
+    """
+    if "path" not in params.get("base", {}):
         return None
-    made = read_yaml(project / "dvc.lock").get("stages", {}).get("base", {}).get("outs", [])
-    return next((out.get("md5") for out in made if out["path"] == "out/base/model"), None)
+    made = read_manifest(project / "out" / "base" / "model")
+    return made["weights_sha256"] if made else None

@@ -6,8 +6,9 @@ policies at several beta make a curve of win rate against KL.
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,30 @@ from epsilon_dpo.pipeline.stage.runs import FINAL, SFT
 
 Recipe = dict[str, Any]
 BUDGETS = 256  # at which two curves are compared, evenly from 0 to the largest
+ONE_HAS_NONE = "where one has no policy"  # below the least KL of one of the two: there mixtures with the reference
+BOTH_HAVE = "where both have policies"
+BEHIND = "behind the best policies of both"  # there their best win rates, whatever the budget
+
+
+class Part(NamedTuple):
+    """One beta, or the budgets of one kind: `value` is the mean over them, `share` their share of the whole mean."""
+
+    share: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number of one replicate.
+
+    Attributes:
+        parts: what `value` is the mean of, by name; the sum of share times value is `value`.
+        grain: a value nearer to the claim's border than this says nothing: half a prompt, for win rates.
+    """
+
+    value: float
+    parts: Mapping[str, Part]
+    grain: float = 0.0
 
 
 def of_recipe(rows: Sequence[Row], recipe: Recipe, final: bool = True) -> list[Row]:
@@ -35,18 +60,32 @@ def of_recipe(rows: Sequence[Row], recipe: Recipe, final: bool = True) -> list[R
     return found
 
 
-def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, scorer: str) -> float:
+def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, scorer: str) -> Measured:
     """By how much `first` wins more than `second` at the same KL budget, on average over budgets.
 
     What a recipe wins at a budget is the best that its policies and the reference allow with at most that KL, mixtures
     included: answering each prompt with the one or the other at random has that mixture's win rate, and its KL is at
     most that mixture's, because KL is convex. So a curve is the upper concave hull of its points, flat behind its best
     one: nobody has to spend a KL. The budgets go from 0 to the smaller one of the two largest KLs.
+
+    The parts are three kinds of budgets: those below the least KL of one of the two, whose curve is a mixture with the
+    reference there; those at which both have policies; and those behind both best policies, where all budgets have the
+    same difference, that of these two.
     """
-    curves = [curve(rows, recipe, scorer) for recipe in (first, second)]
+    recipes = (first, second)
+    curves = [curve(rows, recipe, scorer) for recipe in recipes]
     budgets = np.linspace(0.0, min(kl[-1] for kl, _ in curves), BUDGETS)
     ours, theirs = (hull(kl, wins, budgets) for kl, wins in curves)
-    return float(np.mean(ours - theirs))
+    gaps = ours - theirs
+    behind = budgets >= max(kl[wins.argmax()] for kl, wins in curves)
+    least = max(min(number(row, "kl") for row in of_recipe(rows, recipe)) for recipe in recipes)
+    kinds = {
+        ONE_HAS_NONE: ~behind & (budgets < least),
+        BOTH_HAVE: ~behind & (budgets >= least),
+        BEHIND: behind,
+    }
+    parts = {name: Part(float(of.mean()), float(gaps[of].mean())) for name, of in kinds.items() if of.any()}
+    return Measured(float(gaps.mean()), parts, half_a_prompt(rows, first))
 
 
 def curve(rows: Sequence[Row], recipe: Recipe, scorer: str) -> tuple[Floats, Floats]:
@@ -73,7 +112,7 @@ def _below(left: tuple[float, float], middle: tuple[float, float], right: tuple[
     return (middle[1] - left[1]) * (right[0] - left[0]) <= (right[1] - left[1]) * (middle[0] - left[0])
 
 
-def difference_at_equal_beta(rows: Sequence[Row], first: Recipe, second: Recipe, column: str) -> float:
+def difference_at_equal_beta(rows: Sequence[Row], first: Recipe, second: Recipe, column: str) -> Measured:
     """Mean over the beta of `first` minus `second` in `column`.
 
     Raises:
@@ -82,10 +121,10 @@ def difference_at_equal_beta(rows: Sequence[Row], first: Recipe, second: Recipe,
     ours, theirs = ({beta_of(row): number(row, column) for row in of_recipe(rows, one)} for one in (first, second))
     if ours.keys() != theirs.keys():
         raise UserError(f"beta {', '.join(map(str, ours))} of the one, {', '.join(map(str, theirs))} of the other")
-    return float(np.mean([ours[beta] - theirs[beta] for beta in ours]))
+    return _over_betas({beta: ours[beta] - theirs[beta] for beta in ours}, grain(rows, first, column))
 
 
-def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column: str) -> float:
+def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column: str) -> Measured:
     """`first` minus `second` in `column` at the first snapshot that both kept, the mean over the beta that did.
 
     Raises:
@@ -102,13 +141,30 @@ def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column:
     if not (both := ours.keys() & theirs.keys()):
         raise UserError("no snapshots of the same steps")
     earliest = min(epoch for epoch, _ in both)
-    then = sorted((key for key in both if key[0] == earliest), key=lambda key: key[1] or 0.0)
-    return float(np.mean([ours[key] - theirs[key] for key in then]))
+    gaps = {beta: ours[epoch, beta] - theirs[epoch, beta] for epoch, beta in both if epoch == earliest}
+    return _over_betas(gaps, grain(rows, first, column))
 
 
-def mean_of(rows: Sequence[Row], recipe: Recipe, column: str) -> float:
+def mean_of(rows: Sequence[Row], recipe: Recipe, column: str) -> Measured:
     """The mean of `column` over the beta of a recipe."""
-    return float(np.mean([number(row, column) for row in of_recipe(rows, recipe)]))
+    values = {beta_of(row): number(row, column) for row in of_recipe(rows, recipe)}
+    return _over_betas(values, grain(rows, recipe, column))
+
+
+def _over_betas(values: Mapping[float | None, float], smallest: float) -> Measured:
+    ordered = sorted(values.items(), key=lambda item: item[0] or 0.0)
+    parts = {f"at β {beta}": Part(1 / len(ordered), value) for beta, value in ordered}
+    return Measured(float(np.mean([value for _, value in ordered])), parts, smallest)
+
+
+def grain(rows: Sequence[Row], recipe: Recipe, column: str) -> float:
+    """Of Measured, for a value of `column`."""
+    return half_a_prompt(rows, recipe) if column.startswith("win_rate") else 0.0
+
+
+def half_a_prompt(rows: Sequence[Row], recipe: Recipe) -> float:
+    """By how much one tie more or less changes a win rate."""
+    return 0.5 / min(number(row, "prompts") for row in of_recipe(rows, recipe))
 
 
 def beta_of(row: Row) -> float | None:
@@ -129,6 +185,6 @@ def number(row: Row, column: str) -> float:
     return float(row[column])
 
 
-MEASURES: dict[str, Callable[..., float]] = {
+MEASURES: dict[str, Callable[..., Measured]] = {
     measure.__name__: measure for measure in (win_rate_at_equal_kl, difference_at_equal_beta, early_difference, mean_of)
 }

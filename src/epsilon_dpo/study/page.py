@@ -7,30 +7,37 @@ from typing import get_args
 
 import numpy as np
 
+from epsilon_dpo.analysis.intervals.rates import standard_error
 from epsilon_dpo.mlflow_writer.identity import recipe
 from epsilon_dpo.pipeline.stage.files import Row, write_json
 from epsilon_dpo.study.claims import STUDY, Level, Study, read_study
 from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
 from epsilon_dpo.study.summary import by_recipe, summarise, values_of
-from epsilon_dpo.study.verdicts import Finding, Verdict, findings
+from epsilon_dpo.study.verdicts import Answer, Finding, Verdict, findings
 
 PAGE = Path("docs/replication.md")
 VERDICTS = "verdicts.json"  # below study/, for the report
 NOTES = "notes.md"  # what a person wrote: what surprised, what broke
 INTRODUCTION = """# What is true of ε-DPO
 
-Each claim of the paper (arXiv 2502.13177) and some of our own, what we measured, and a verdict:
-**{said}**{chosen}. A claim *holds* where the
-{confidence:.0%} interval lies on the side that the claim names, *fails* where it lies on the other, and is *undecided
-at this n* where it reaches to both; *n* counts replicates, each with another seed and one value, of whose mean the
-interval is Student's. The intervals are of each claim by itself: of twenty claims about which nothing is true, one will
-look decided. Two replicates decide nothing, and as long as some are lacking, verdicts are preliminary.
+Claims of the paper (arXiv 2502.13177), of the slides on DPO and of our own, what we measured, and a verdict:
+
+{counts}
+
+A claim *holds* where the {confidence:.0%} interval lies on the side that the claim names, *fails* where it lies on the
+other, and is *undecided at this n* where it reaches to both. It is *mixed* where by the same rule it holds in one part
+of what is averaged, such as at one β, and fails in another: then the mean says as much of the choice of β as of the
+methods, and further replicates decide nothing. *n* counts replicates, each with another seed and one value, of whose
+mean the interval is Student's. The intervals are of each claim by itself: of twenty claims about which nothing is true,
+one will look decided. Two replicates decide nothing, nor does a difference of win rates smaller than half a prompt, and
+as long as replicates are lacking, verdicts are preliminary.
 
 KL is KL(reference || policy) in nats per answer, summed over the whole vocabulary at each token of the reference's
 answers (`kl_fwd_rb` of [stage kl](methods.md)); the reference is the SFT policy. Wins are over the chosen answers, ties
 count half; the *true* ones are by [the reward of the generated data](../src/epsilon_dpo/data/generated/truth.py). A
 *decreasing* pair is one whose log-prob margin falls as β rises, so that ε-DPO lowers its β; an *increasing* pair the
 other way round; both are *decided*."""
+DECIDED = ("holds", "fails")
 POST_HOC = "added after a look at the values"
 
 
@@ -73,6 +80,7 @@ def verdict_table() -> Row:
     }
     claims = [
         {"claim": finding.claim.claim, "level": finding.claim.level, "unit": finding.claim.unit}
+        | {"post_hoc": finding.claim.post_hoc}
         | {name: _rounded(getattr(finding, name)) for name in ("value", "low", "high")}
         | {"n": len(finding.by_seed)}
         | {"verdict": finding.verdict, "note": _note(study, finding)}
@@ -93,11 +101,14 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _head(study: Study, found: Sequence[Finding]) -> str:
-    """Claims that were chosen by their values say less, and so are counted apart."""
-    said = _counts([finding for finding in found if not finding.claim.post_hoc])
-    chosen = [finding for finding in found if finding.claim.post_hoc]
-    apart = f"; of those {POST_HOC}: {_counts(chosen)}" if chosen else ""
-    return INTRODUCTION.format(said=said, chosen=apart, confidence=study.confidence)
+    """Claims that were chosen by their values say less, and our own say nothing of the paper: each is counted apart."""
+    groups = {
+        "of the paper and the slides": [one for one in found if not one.claim.post_hoc and not one.claim.ours],
+        "our own": [one for one in found if not one.claim.post_hoc and one.claim.ours],
+        POST_HOC: [one for one in found if one.claim.post_hoc],
+    }
+    counts = "\n".join(f"- {name}: {_counts(own)}" for name, own in groups.items() if own)
+    return INTRODUCTION.format(counts=counts, confidence=study.confidence)
 
 
 def _counts(found: Sequence[Finding]) -> str:
@@ -124,36 +135,42 @@ def _replicates(level: Level, rows: Sequence[Row]) -> str:
 
 
 def _table(study: Study, found: Sequence[Finding]) -> str:
-    rows = ["## The claims", "", "| claim | where | measured [interval] | n | verdict |", "|---|---|---|---|---|"]
+    rows = ["## The claims", "", "| claim | where | level | measured [interval] | n | verdict |"]
+    rows.append("|---|---|---|---|---|---|")
     for finding in found:
         claim = finding.claim
         n = str(len(finding.by_seed) or "")
         place = f"{claim.place}; {POST_HOC}" if claim.post_hoc else claim.place
-        cells = (f"[{claim.claim}](#{claim.id})", place, _measured(finding), n, _verdict(study, finding))
+        name, level = f"[{claim.claim}](#{claim.id})", claim.level or ""
+        cells = (name, place, level, _measured(finding, claim.unit), n, _verdict(study, finding))
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _measured(finding: Finding) -> str:
-    if finding.value is None:
+def _measured(found: Answer, unit: str) -> str:
+    """Value, interval and unit, as far as there are any."""
+    if found.value is None:
         return ""
-    interval = "" if finding.low is None else f" [{finding.low:+.3f}, {finding.high:+.3f}]"
-    return f"{finding.value:+.3f}{interval} {finding.claim.unit}".strip()
+    interval = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{found.value:+.3f}{interval} {unit}".strip()
 
 
 def _verdict(study: Study, finding: Finding) -> str:
     if finding.claim.test is not None:
         return f"holds by [a test](../{finding.claim.test.partition('::')[0]})"
     verdict, level = finding.verdict, study.levels.get(finding.claim.level or "")
+    said = f"**{verdict}**" if verdict in (*DECIDED, "mixed") else verdict
     if note := _note(study, finding):
-        return f"{verdict}: {note}"
-    said = f"**{verdict}**" if verdict in ("holds", "fails") else verdict
+        return f"{said}: {note}"
     lacking = len(level.seeds) - len(finding.by_seed) if level else 0
     return f"{said}, preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking else said
 
 
 def _note(study: Study, finding: Finding) -> str:
-    """Why there is no verdict; empty: there is one."""
+    """Why there is no verdict, or what a mixed one is of; else empty."""
+    if finding.verdict == "mixed":
+        named = {said: [name for name, part in finding.parts.items() if part.verdict == said] for said in DECIDED}
+        return "; ".join(f"{said} {', '.join(names)}" for said, names in named.items())
     level = study.levels.get(finding.claim.level or "")
     if finding.verdict == "not run":
         needs = finding.claim.needs or (level and level.needs)
@@ -168,11 +185,13 @@ def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
     parts = []
     for level, rows in results.items():
         note = study.levels[level].note
+        prompts = sorted({int(row["prompts"]) for row in rows if row["prompts"]})
         lines = [
             f"## {study.levels[level].title}",
             "",
             "Means over replicates ± standard error: KL(reference || policy) in nats, wins over the chosen answers."
-            + (f" {note}" if note else ""),
+            + (f" {note}" if note else "")
+            + f" Prompts of a replicate: {' to '.join(map(str, prompts[:1] + prompts[1:][-1:]))}.",
             "",
             "| recipe | β | KL | true win rate | judge's win rate |",
             "|---|---|---|---|---|",
@@ -185,11 +204,11 @@ def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _mean(rows: Sequence[Row], column: str) -> str:
-    values = np.array(values_of(rows, column))
-    if not len(values):
+    values = values_of(rows, column)
+    if not values:
         return ""
-    error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else ""
-    return f"{values.mean():.3f}{error}"
+    error = f" ± {standard_error(values):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{error}"
 
 
 def _definitions(found: Sequence[Finding]) -> str:
@@ -201,11 +220,26 @@ def _definitions(found: Sequence[Finding]) -> str:
         if finding.by_seed:
             values = ", ".join(f"{seed}: {value:+.4f}" for seed, value in finding.by_seed.items())
             lines.append(f"- By seed: {values}.")
+        lines += _parts(finding)
         lines += [f"- Seed {seed} has no value: {why}." for seed, why in finding.missing.items()]
         if claim.test:
             lines.append(f"- Held by `{claim.test}`.")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _parts(finding: Finding) -> list[str]:
+    """A line for each; all β count alike, the kinds of budgets do not."""
+    alike = len({part.share for part in finding.parts.values()}) == 1
+    lines = []
+    for name, part in finding.parts.items():
+        of = [] if alike else [f"{part.share:.0%} of the budgets"]
+        if part.n < len(finding.by_seed):
+            of.append(f"in {part.n} of {len(finding.by_seed)} replicates")
+        where = name.capitalize() + (f" ({', '.join(of)})" if of else "")
+        said = f", {part.verdict}" if part.verdict in DECIDED else ""
+        lines.append(f"- {where}: {_measured(part, '')}{said}.")
+    return lines
 
 
 def _sources(results: Mapping[str, Sequence[Row]]) -> str:

@@ -4,37 +4,55 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from epsilon_dpo.analysis.intervals.differences import difference
+from epsilon_dpo.analysis.intervals.rates import mean
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.runs import FINAL
 from epsilon_dpo.study.claims import Claim, Study
-from epsilon_dpo.study.measures import MEASURES
+from epsilon_dpo.study.measures import MEASURES, Measured
 
 FEWEST = 3  # replicates that decide: two of them can agree by chance, since win rates move in steps of half a prompt
-Verdict = Literal["holds", "fails", "undecided at this n", "not measurable", "by a test", "not run"]
+Verdict = Literal["holds", "fails", "mixed", "undecided at this n", "not measurable", "by a test", "not run"]
+UNDECIDED: Verdict = "undecided at this n"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Answer:
+    """What values of several replicates say of a claim.
+
+    Attributes:
+        value, low, high: their mean and its interval; None with less than two replicates.
+    """
+
+    verdict: Verdict
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class PartAnswer(Answer):
+    """The same of a part of what is averaged: `share` is that of it, and `n` replicates have it."""
+
+    share: float = 0.0
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Finding(Answer):
     """What the study says of a claim.
 
     Attributes:
         by_seed: the measured value of each replicate.
         missing: why a replicate has none; then there is no interval, which would be of those that happen to have one.
-        value, low, high: their mean and its interval; None with less than two replicates. Fewer than three decide
-            nothing, and neither do values that are all the same, whose interval has no width.
+        parts: of what is averaged, by name. Where the claim holds in one and fails in another, the mean is as much a
+            choice of what was averaged as a result, and the verdict is `mixed`.
     """
 
-    claim: Claim
-    verdict: Verdict
+    claim: Claim = field(kw_only=True)
     by_seed: dict[int, float] = field(default_factory=dict)
     missing: dict[int, str] = field(default_factory=dict)
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    parts: dict[str, PartAnswer] = field(default_factory=dict)
 
 
 def findings(study: Study, results: Mapping[str, Sequence[Row]]) -> list[Finding]:
@@ -50,25 +68,50 @@ def findings(study: Study, results: Mapping[str, Sequence[Row]]) -> list[Finding
 
 def _finding(claim: Claim, rows: Sequence[Row], confidence: float) -> Finding:
     if claim.test is not None:
-        return Finding(claim, "by a test")
+        return Finding("by a test", claim=claim)
     if claim.measure is None or not rows:
-        return Finding(claim, "not run")
-    by_seed, missing = _measured(claim, rows)
+        return Finding("not run", claim=claim)
+    measured, missing = _measured(claim, rows)
+    by_seed = {seed: found.value for seed, found in measured.items()}
     if missing:
-        return Finding(claim, "not measurable", by_seed, missing)
-    values = list(by_seed.values())
+        return Finding("not measurable", claim=claim, by_seed=by_seed, missing=missing)
+    grain = max(found.grain for found in measured.values())
+    whole = _answer(claim, list(by_seed.values()), grain, confidence)
+    parts = _parts(claim, list(measured.values()), grain, confidence)
+    said = "mixed" if {"holds", "fails"} <= {part.verdict for part in parts.values()} else whole.verdict
+    return Finding(said, whole.value, whole.low, whole.high, claim=claim, by_seed=by_seed, parts=parts)
+
+
+def _answer(claim: Claim, values: Sequence[float], grain: float, confidence: float) -> Answer:
+    """Nothing is decided by fewer than three replicates, by values that are all the same, whose interval has no width,
+    or by a mean that is nearer to the border than `grain`."""
     if len(values) < 2:
-        return Finding(claim, "undecided at this n", by_seed, value=values[0])
-    found = difference(values, np.arange(len(values)), confidence, bound=None)
-    decided = len(values) >= FEWEST and min(values) < max(values)
-    said = verdict(claim, found.low, found.high) if decided else "undecided at this n"
-    return Finding(claim, said, by_seed, {}, found.value, found.low, found.high)
+        return Answer(UNDECIDED, value=values[0])
+    found = mean(values, confidence)
+    than = claim.expected.than if claim.expected else 0.0
+    decided = len(values) >= FEWEST and min(values) < max(values) and abs(found.value - than) >= grain
+    said = verdict(claim, found.low, found.high) if decided else UNDECIDED
+    return Answer(said, found.value, found.low, found.high)
 
 
-def _measured(claim: Claim, rows: Sequence[Row]) -> tuple[dict[int, float], dict[int, str]]:
+def _parts(claim: Claim, measured: Sequence[Measured], grain: float, confidence: float) -> dict[str, PartAnswer]:
+    """None of a value that is the mean of one thing. A part that a replicate lacks decides nothing: those that have it
+    would have been chosen by their values."""
+    names = dict.fromkeys(name for found in measured for name in found.parts)
+    answers = {}
+    for name in names if len(names) > 1 else ():
+        own = [found.parts[name] for found in measured if name in found.parts]
+        answer = _answer(claim, [part.value for part in own], grain, confidence)
+        said = answer.verdict if len(own) == len(measured) else UNDECIDED
+        share = sum(part.share for part in own) / len(measured)
+        answers[name] = PartAnswer(said, answer.value, answer.low, answer.high, share, len(own))
+    return answers
+
+
+def _measured(claim: Claim, rows: Sequence[Row]) -> tuple[dict[int, Measured], dict[int, str]]:
     asked = dict(claim.measure or {})
     measure = MEASURES[asked.pop("name")]
-    found: dict[int, float] = {}
+    found: dict[int, Measured] = {}
     missing: dict[int, str] = {}
     for seed in sorted({int(row["seed"]) for row in rows}):
         own = [row for row in rows if int(row["seed"]) == seed]
@@ -100,4 +143,4 @@ def verdict(claim: Claim, low: float, high: float) -> Verdict:
         return "holds" if above else "fails"
     if high < than:
         return "fails" if above else "holds"
-    return "undecided at this n"
+    return UNDECIDED
