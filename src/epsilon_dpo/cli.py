@@ -114,7 +114,7 @@ def _add_plan(commands: Any) -> None:
         "--assert-only",
         nargs="+",
         metavar="GLOB",
-        help="end with code 1 if a stage would run, or may, that matches none",
+        help="exit with 1 if a stage that matches none would or may run",
     )
     plan.add_argument("--json", action="store_true", help="all stages, for machines")
     plan.set_defaults(do=_plan)
@@ -158,7 +158,7 @@ def _champion(asked: argparse.Namespace) -> str:
 def _add_promotion(commands: Any) -> None:
     promote = commands.add_parser(
         "promote",
-        help="make the policy of a run the champion in MLflow's registry, if the report tells it from the one before",
+        help="make the policy of a run the champion in MLflow's registry, if it beats the last one in the report",
         description="Decides by the comparison in out/report, which must be what dvc.lock records: wins over the "
         "chosen answers, by the true reward where it is known, on the same prompts, with the interval for all pairs of "
         "runs together. The first champion has to beat SFT. Code 1: not promoted, and why.",
@@ -227,7 +227,7 @@ def _add_study(commands: Any) -> None:
     study = commands.add_parser(
         "study",
         help="replicate the paper: run a level of study/claims.yaml, collect its results, write docs/replication.md",
-        description="A level's replicates are its preset under several seeds, which params.yaml must be a copy of.",
+        description="A level's replicates are its preset under several seeds; params.yaml must be a copy of it.",
     )
     whats = study.add_subparsers(dest="what", required=True, metavar="WHAT")
     run = whats.add_parser("run", help="run the replicates of LEVEL that have no results yet, one after the other")
