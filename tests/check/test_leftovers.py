@@ -173,5 +173,16 @@ def test_a_folder_without_one_of_its_files_is_not_in_the_cache(reproduced: Path)
 )
 def test_a_dvc_lock_that_a_kill_cut_off_is_named(project: Path, left: str) -> None:
     Path("dvc.lock").write_text(left)
-    with pytest.raises(UserError, match=r"^dvc\.lock is damaged: remove it and run this again .docs/howto\.md"):
+    with pytest.raises(
+        UserError, match=r"^dvc\.lock is damaged: take it back from git .* run this again .docs/howto\.md"
+    ):
+        remove_leftovers(["dpo"])
+
+
+def test_a_dvc_lock_that_a_merge_left_is_not_to_be_removed(project: Path) -> None:
+    """What the other branch made, and this clone pulled, is found by it alone."""
+    Path("dvc.lock").write_text(
+        "schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\nstages: {}\n>>>>>>> other\n", "utf-8"
+    )
+    with pytest.raises(UserError, match=r'^dvc\.lock has the marks of a merge: take either side of it .*"Merging"'):
         remove_leftovers(["dpo"])

@@ -51,18 +51,24 @@ def _recorded() -> dict[str, Md5s]:
     """What dvc.lock records of each stage.
 
     Raises:
-        UserError: it cannot be read, or is what a kill left of it.
+        UserError: it cannot be read, has the marks of a merge, or is what a kill left of it.
     """
     if not LOCK_FILE.exists():
         return {}
-    damaged = UserError(f'{LOCK_FILE} is damaged: remove it and run this again (docs/howto.md, "After a crash").')
     try:
         entries = read_yaml(LOCK_FILE).get("stages", {})
         return {name: {out["path"]: out.get("md5") for out in entry.get("outs", [])} for name, entry in entries.items()}
     except UserError as error:
-        raise error if isinstance(error.__context__, OSError) else damaged from None
+        if isinstance(error.__context__, OSError):
+            raise
     except (AttributeError, TypeError, KeyError):
-        raise damaged from None
+        pass
+    if b"\n<<<<<<< " in b"\n" + LOCK_FILE.read_bytes():
+        raise UserError(f'{LOCK_FILE} has the marks of a merge: take either side of it (docs/dvc.md, "Merging").')
+    raise UserError(
+        f"{LOCK_FILE} is damaged: take it back from git (git checkout {LOCK_FILE}), or remove it if git has none; then "
+        'run this again (docs/howto.md, "After a crash").'
+    )
 
 
 def _remove(gone: dict[str, Md5s]) -> dict[str, list[Path]]:
