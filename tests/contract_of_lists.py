@@ -9,19 +9,21 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from epsilon_dpo.data.contract.contract import Outcome, validate_files
+from epsilon_dpo.data.contract.contract import validate_files
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.pipeline.stage.files import read_jsonl
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Lists(Outcome):
-    """An outcome whose files have been read."""
+class Lists:
+    """What a dataset that passes leaves behind: the kept rows per split, the dropped ones, validation.json."""
 
     pairs: dict[str, list[Row]]
     dropped: list[Row]
+    result: dict[str, Any]
 
 
 def write_rows(folder: Path, dialogues: Mapping[str, Iterable[Any]]) -> None:
@@ -38,6 +40,6 @@ def validate(
         fetched, out = Path(name) / "fetch", Path(name) / "validate"
         fetched.mkdir(), out.mkdir()
         write_rows(fetched, dialogues)
-        found = validate_files(fetched, tokenizer, tokens, contract, out)
-        pairs = {split: list(rows) for split, rows in found.pairs.items()}
-        return Lists(pairs=pairs, dropped=list(found.dropped), result=found.result)
+        result = validate_files(fetched, tokenizer, tokens, contract, out)
+        pairs = {split: read_jsonl(out / f"{split}.jsonl") for split in dialogues}
+        return Lists(pairs, read_jsonl(out / "dropped.jsonl"), result)

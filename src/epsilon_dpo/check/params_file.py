@@ -6,6 +6,7 @@ has a message of its own for a misspelt `runs` or `method`.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import model_validator
 
@@ -20,7 +21,7 @@ from epsilon_dpo.judging.margins.params import MarginsView
 from epsilon_dpo.judging.scorer.params import PAIRWISE_JUDGES, ScorerView
 from epsilon_dpo.judging.scoring.params import ScoreView
 from epsilon_dpo.judging.tournament.params import TournamentView
-from epsilon_dpo.methods.interface import MethodConfig
+from epsilon_dpo.methods.interface import Method, MethodConfig
 from epsilon_dpo.methods.online import AnyMethod, OnlineMethod
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.params import BaseView, EmbeddedModel, PretrainedModel
@@ -186,44 +187,46 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
 
 
 def _require_what_runs_read(params: ParamsFile, methods: dict[str, AnyMethod], path: Path) -> None:
-    """Scores, a scorer and enough pairs for each run that needs them, and none of the former for nobody."""
-    pairs = params.align.batch_size
-    scored = online = False
+    """Scores, a scorer and whatever else a run needs; and neither of the two for nobody."""
     for name, method in methods.items():
-        if isinstance(method, OnlineMethod):
-            online = True
-            if params.scorer is None:
-                raise UserError(
-                    f"{path}: runs.{name} of method {method.config.method} learns from scores of its own answers; set "
-                    "scorer: {source: true_reward} for generated data or {source: judge}, or remove the run."
-                )
-            continue
-        scored = scored or method.needs_scores
-        kept, epochs = method.config.snapshot_epochs, params.align.num_train_epochs
-        if kept is not None and params.align.max_steps is None and kept >= epochs:
+        if not isinstance(method, OnlineMethod):
+            _require_for_pairs(params, name, method, path)
+        elif params.scorer is None:
             raise UserError(
-                f"{path}: runs.{name}.snapshot_epochs = {kept:g} keeps no snapshot, since align.num_train_epochs is "
-                f"{epochs:g}; lower it, or remove it."
+                f"{path}: runs.{name} of method {method.config.method} learns from scores of its own answers; set "
+                "scorer: {source: true_reward} for generated data or {source: judge}, or remove the run."
             )
-        if method.needs_scores and params.margins is None:
-            raise UserError(
-                f"{path}: runs.{name} of method {method.config.method} needs margins; set margins: {{source: judge, "
-                "temperature: null}, or remove the run."
-            )
-        if method.needs_flip_rates and not _flip_rates_are_known(params):
-            raise UserError(
-                f"{path}: runs.{name}.flip_by needs pairs whose annotators are known, and only generated ones' are; "
-                "set fetch.annotators with pairs.source: dataset, or state the run's label_smoothing instead."
-            )
-        if pairs < method.min_pairs:
-            raise UserError(
-                f"{path}: runs.{name} needs at least {method.min_pairs} pairs in an optimizer step, but "
-                f"align.batch_size is {pairs}; raise it."
-            )
+    online = any(isinstance(method, OnlineMethod) for method in methods.values())
+    scored = any(method.needs_scores for method in methods.values() if not isinstance(method, OnlineMethod))
     if params.margins is not None and not scored:
         raise UserError(f"{path}: no run reads margins, which every training would depend on; set margins: null.")
     if params.scorer is not None and not online:
         raise UserError(f"{path}: no run learns from a scorer; set scorer: null, or add a run of rloo or ppo.")
+
+
+def _require_for_pairs(params: ParamsFile, name: str, method: Method[Any], path: Path) -> None:
+    """What a run that learns from pairs needs: scores, flip rates, pairs in a step, epochs for its snapshots."""
+    kept, epochs = method.config.snapshot_epochs, params.align.num_train_epochs
+    if kept is not None and params.align.max_steps is None and kept >= epochs:
+        raise UserError(
+            f"{path}: runs.{name}.snapshot_epochs = {kept:g} keeps no snapshot, since align.num_train_epochs is "
+            f"{epochs:g}; lower it, or remove it."
+        )
+    if method.needs_scores and params.margins is None:
+        raise UserError(
+            f"{path}: runs.{name} of method {method.config.method} needs margins; set margins: {{source: judge, "
+            "temperature: null}, or remove the run."
+        )
+    if method.needs_flip_rates and not _flip_rates_are_known(params):
+        raise UserError(
+            f"{path}: runs.{name}.flip_by needs pairs whose annotators are known, and only generated ones' are; "
+            "set fetch.annotators with pairs.source: dataset, or state the run's label_smoothing instead."
+        )
+    if params.align.batch_size < method.min_pairs:
+        raise UserError(
+            f"{path}: runs.{name} needs at least {method.min_pairs} pairs in an optimizer step, but "
+            f"align.batch_size is {params.align.batch_size}; raise it."
+        )
 
 
 def _flip_rates_are_known(params: ParamsFile) -> bool:

@@ -72,9 +72,8 @@ def as_yaml(content: dict[str, Any]) -> str:
         type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
     )
     text = io.StringIO()
-    for name, block in content.items():
-        written = CommentedMap({name: _flow_below(block, flat=name == "tokens")})
-        yaml.dump(written, text)
+    written = {name: _flow_below(block, flat=name == "tokens") for name, block in content.items()}
+    yaml.dump(CommentedMap(written), text)
     return text.getvalue()
 
 

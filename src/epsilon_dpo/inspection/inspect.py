@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ from epsilon_dpo.data.sources.params import DatasetSource
 from epsilon_dpo.data.sources.places import Place, locate, split_names
 from epsilon_dpo.data.sources.published import FIRST_ROWS, read_any
 from epsilon_dpo.inspection.blocks import as_yaml, blocks, eval_share, fitting_tokens
-from epsilon_dpo.inspection.measured import Measured, measure, percentiles
+from epsilon_dpo.inspection.measured import Measured, measure
 from epsilon_dpo.inspection.seen import READ, TRAINED, as_the_model_sees
 from epsilon_dpo.models.base.embedded import texts_of, train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel
@@ -126,7 +127,7 @@ def _described(place: Place, reading: Reading, unread: list[str], dataset: Datas
 
 
 def _some(rows: Collection[Row], wanted: int) -> Collection[Row]:
-    assert isinstance(rows, RowsOnDisk)  # read_dataset gives no other
+    assert isinstance(rows, RowsOnDisk)  # read_any gives no other
     return RowsOnDisk(rows.path, rows.there, wanted, "inspect")
 
 
@@ -202,8 +203,8 @@ def _lengths(found: Measured, params: ParamsFile) -> str:
     tokens = params.tokens
     lines = ["Lengths in tokens         p50     p90     p99     max"]
     for name in LENGTHS:
-        points = percentiles([row[name] for row in found.lengths])
-        lines.append(f"  {name.removesuffix('_tokens'):<18}" + "".join(f"{value:>8,}" for value in points.values()))
+        points = np.percentile([row[name] for row in found.lengths], [50, 90, 99, 100], method="higher")
+        lines.append(f"  {name.removesuffix('_tokens'):<18}" + "".join(f"{value:>8,}" for value in points))
     prompts = [row["prompt_tokens"] > tokens.max_prompt_length for row in found.lengths]
     answers = [
         row["prompt_tokens"] + row[side] > tokens.max_length

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.params import Validate
@@ -24,8 +22,8 @@ class Measured:
     """What was found on a sample.
 
     Attributes:
-        broken: per promise that some row breaks: `expectation`, `promise`, `rows` (how many), `first` (the id of the
-            first) and `reason` (why that one does).
+        broken: per promise that some row breaks: `expectation`, `rows` (how many), `first` (the id of the first) and
+            `reason` (why that one does).
         pairs: rows that can be rendered, prompt explicit, too long ones included.
         lengths: of each of `pairs`, LENGTHS, in tokens; answers with their stop token, not cut.
     """
@@ -57,18 +55,11 @@ def measure(rows: list[Row], tokenizer: "PreTrainedTokenizerBase", tokens: Token
     return Measured(_broken(ledger, dropped), pairs, [{name: row[name] for name in LENGTHS} for row in facts])
 
 
-def percentiles(values: list[int]) -> dict[str, int]:
-    """p50, p90, p99 and max of lengths in tokens; each is a length that occurs."""
-    points = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
-    return {name: int(np.percentile(values, at, method="higher")) for name, at in points.items()}
-
-
 def _broken(ledger: Ledger, dropped: list[Row]) -> list[dict[str, Any]]:
     reasons = {entry["expectation"]: entry["reason"] for entry in reversed(dropped)}
     return [
         {
             "expectation": finding["expectation"],
-            "promise": finding["promise"],
             "rows": finding["unexpected"],
             "first": finding["first_ids"][0],
             "reason": reasons[finding["expectation"]],

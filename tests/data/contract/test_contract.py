@@ -14,7 +14,7 @@ from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract,
 
 from epsilon_dpo.data.contract.contract import metrics, validate_files
 from epsilon_dpo.data.contract.defects import Defects
-from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, REPORTED
+from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION
 from epsilon_dpo.data.contract.gx import evaluate
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.page import page
@@ -239,7 +239,7 @@ def test_identical_and_contradicting_rows_are_counted_and_listed(make_tokenizer:
     assert outcome.dropped == [] and len(outcome.pairs["train"]) == 140, "counted, never dropped for it"
     logged = metrics(outcome.result)
     assert (logged["identical_rows"], logged["contradicting_rows"], logged["train/rows"]) == (40.0, 20.0, 140.0)
-    html = page(outcome, {"source": "hh"})
+    html = page(outcome.result, outcome.dropped, {"source": "hh"})
     assert "rows that repeat an earlier row" in html and "again/0, again/1" in html
     assert html.index("again/0, again/1") < html.index("Looked for and not found: ")  # what is there comes first
     assert not re.search(r"<th(?! scope=)[ >]|<h2>", html)
@@ -301,8 +301,8 @@ def test_no_more_than_a_chunk_of_rows_is_in_memory(
         tmp_path, {split: [good(split, n) for n in range(rows)] for split, rows in (("train", 95), ("eval", 25))}
     )
     (tmp_path / "out").mkdir()
-    outcome = validate_files(tmp_path, make_tokenizer(), TOKENS, contract(), tmp_path / "out")
-    assert outcome.result["splits"]["train"]["kept"] == 95 and Watched.alive == 0
+    result = validate_files(tmp_path, make_tokenizer(), TOKENS, contract(), tmp_path / "out")
+    assert result["splits"]["train"]["kept"] == 95 and Watched.alive == 0
     assert 10 <= Watched.most <= 20, "the chunk that is read replaces the one before it"
 
 
@@ -331,7 +331,7 @@ def test_every_expectation_of_the_params_is_evaluated_on_both_splits(make_tokeni
     for split, rows in (("train", 4), ("eval", 3)):
         found = {f["expectation"]: f["evaluated"] for f in outcome.result["expectations"] if f["split"] == split}
         whole = {f"min_{split}_pairs", "max_dropped_share", "max_truncated_share"}
-        assert found == dict.fromkeys([*names, *(e.name for e in REPORTED), *whole], rows)
+        assert found == dict.fromkeys([*names, "prompts_unique", *whole], rows)
 
 
 def test_a_table_that_cannot_be_judged_is_no_success() -> None:
@@ -346,7 +346,8 @@ def test_a_table_that_cannot_be_judged_is_no_success() -> None:
 def test_the_page_stands_alone_and_escapes_what_it_shows(make_tokenizer: MakeTokenizer) -> None:
     bad = row("What?", "", "No.") | {"id": "<script>alert(1)</script>"}
     outcome = validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
-    html = page(outcome, {"source": "hh", "files": {"a": "b"}, "subsets": ["harmless-base", "helpful-base"]})
+    dataset = {"source": "hh", "files": {"a": "b"}, "subsets": ["harmless-base", "helpful-base"]}
+    html = page(outcome.result, outcome.dropped, dataset)
     assert "&lt;script&gt;alert(1)" in html and "<script" not in html
     assert "no text in chosen turn 2 (assistant)" in html and "harmless-base, helpful-base" in html
     for foreign in ("http:", "https:", "src=", "@import"):

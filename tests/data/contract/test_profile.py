@@ -115,6 +115,6 @@ def test_margins_that_contradict_their_label_are_counted(outcome: Any) -> None:
 
 
 def test_the_page_says_it_all(outcome: Any) -> None:
-    html = page(outcome, {"source": "hh"})
+    html = page(outcome.result, outcome.dropped, {"source": "hh"})
     for said in ("I cannot help with &lt;that&gt;", "1 (25.00 %)", "50.0 %", "latin 8", "0 chosen, 0 rejected"):
         assert said in html, said

@@ -109,7 +109,7 @@ def test_a_readme_names_configurations() -> None:
 
 
 def test_other_files_beside_the_data_are_no_other_format() -> None:
-    """Nor are those that the README leaves out; without it they may be meant."""
+    """Nor are those that the README, or .huggingface.yaml, leaves out; without it they may be meant."""
     write("data/mine/data/train-00000-of-00001.parquet", rows(4))
     write("data/mine/dataset_infos.json", json.dumps({"default": {"splits": {}}}))
     assert len(pairs_of(read())) == 4
@@ -122,6 +122,9 @@ def test_other_files_beside_the_data_are_no_other_format() -> None:
     write("data/mine/README.md", "---\nconfigs:\n- config_name: default\n  data_files: [data/*, eval/*]\n---\n")
     with pytest.raises(UserError, match="several formats"):
         read()
+    Path("data/mine/README.md").unlink()
+    write("data/mine/.huggingface.yaml", "configs:\n- config_name: default\n  data_files: data/train-*\n")
+    assert len(pairs_of(read())) == 4
 
 
 def test_save_to_disk_and_a_glob(tmp_path: Path) -> None:

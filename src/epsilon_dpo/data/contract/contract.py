@@ -9,8 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,30 +45,20 @@ CHUNK = 10_000  # rows in memory; Great Expectations takes 0.1 s per table, what
 Take = Callable[[str, list[Row]], None]  # a split and some of its rows
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a dataset that passes leaves behind.
-
-    Attributes:
-        pairs: kept rows per split, prompt explicit: {"id", "prompt", "chosen", "rejected"}.
-        dropped: {"split", "id", "expectation", "reason"}, one per row and broken promise.
-        result: the content of validation.json.
-    """
-
-    pairs: Mapping[str, Iterable[Row]]
-    dropped: Iterable[Row]
-    result: dict[str, Any]
-
-
 def validate_files(
     fetched: Path, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate, out: Path
-) -> Outcome:
+) -> dict[str, Any]:
     """Hold the rows of out/fetch against the contract, with a memory that does not depend on how many there are.
 
     Args:
         fetched: folder of train.jsonl and eval.jsonl, which are read twice.
         tokenizer: the one that the model will be trained with, its chat template in force.
-        out: folder for train.jsonl, eval.jsonl and dropped.jsonl, which the outcome reads when it is asked.
+        out: folder for train.jsonl and eval.jsonl, the kept rows as `split_prompt` writes them ({"id", "prompt",
+            "chosen", "rejected"}, ...), and for dropped.jsonl, {"split", "id", "expectation", "reason"} per row and
+            broken promise.
+
+    Returns:
+        the content of validation.json.
 
     Raises:
         UserError: rows break a promise that is set to `stop`, or a split breaks one of its limits: one sentence each,
@@ -90,9 +79,7 @@ def validate_files(
             for part in dropped.values():
                 part.seek(0)
                 shutil.copyfileobj(part, file)
-    return Outcome(
-        {split: JsonlFile(out / f"{split}.jsonl") for split in SPLITS}, JsonlFile(out / "dropped.jsonl"), result
-    )
+    return result
 
 
 class _Validation:
@@ -182,7 +169,7 @@ class _Validation:
 
 
 def metrics(result: dict[str, Any]) -> dict[str, float]:
-    """What MLflow shows of `Outcome.result`: the counts of rows, and one number per kind of doubt."""
+    """What MLflow shows of validation.json: the counts of rows, and one number per kind of doubt."""
     found = {f"{split}/{name}": count for split, counts in result["splits"].items() for name, count in counts.items()}
     found |= {f"{split}/chosen_longer": bias["chosen_longer_share"] for split, bias in result["length_bias"].items()}
     found |= {f"{split}/negative_margins": margin["negative_share"] for split, margin in result["margins"].items()}
@@ -206,11 +193,10 @@ _PROBE: Row = {
 
 def _chunks(rows: Iterable[Row]) -> Iterator[tuple[int, list[Row]]]:
     """CHUNK rows at a time with the number of the first, from 1; one empty chunk if there is no row."""
-    first, waiting = 1, iter(rows)
-    chunk = list(islice(waiting, CHUNK))
-    yield first, chunk
-    while len(chunk) == CHUNK:
-        first += CHUNK
+    waiting = iter(rows)
+    for first in count(1, CHUNK):
         chunk = list(islice(waiting, CHUNK))
-        if chunk:
+        if chunk or first == 1:
             yield first, chunk
+        if len(chunk) < CHUNK:
+            return

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import great_expectations.expectations as gxe
 import numpy as np
 
-from epsilon_dpo.data.contract.expectations import REPORTED, RowExpectation, split_expectations
+from epsilon_dpo.data.contract.expectations import RowExpectation, split_expectations
 from epsilon_dpo.data.contract.gx import FIRST_IDS, Finding, evaluate, evaluate_column
 from epsilon_dpo.data.contract.params import Validate
 from epsilon_dpo.data.facts.rows import SPLITS, Row
@@ -79,12 +80,17 @@ class Ledger:
         return set(lost)
 
     def note_repeated_prompts(self, split: str, prompts: np.ndarray, id_of: Callable[[str, int], str]) -> None:
-        """The promises that are only reported, on one value per row; `id_of`: split and row number, from 1."""
-        for expectation in REPORTED:
-            finding = evaluate_column("chosen_prompt", prompts, expectation.build(self.tokens))
-            record = self._record(split, expectation.name, expectation.promise, "report")
-            record.add(finding)
-            record.first_ids = [id_of(split, place + 1) for place in finding.ids]
+        """Report prompts that occur in two rows: legitimate, but worth knowing; never a reason to drop or to stop.
+
+        Args:
+            prompts: of each row a value that stands for its prompt.
+            id_of: the id of a row, by split and number from 1.
+        """
+        column = "chosen_prompt"
+        finding = evaluate_column(column, prompts, gxe.ExpectColumnValuesToBeUnique(column=column))
+        record = self._record(split, "prompts_unique", "no prompt occurs in two rows of a split", "report")
+        record.add(finding)
+        record.first_ids = [id_of(split, place + 1) for place in finding.ids]
 
     def judge_split(self, split: str, dropped: np.ndarray, truncated_share: np.ndarray, length: int) -> None:
         """The promises about the entire split: of each row whether it is dropped, of each kept one what is cut, and the

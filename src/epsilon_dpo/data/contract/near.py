@@ -18,6 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from heapq import merge
+from itertools import groupby
 
 from epsilon_dpo.pipeline.stage.files import Messages
 
@@ -61,11 +62,8 @@ class NearPrompts:
         trigrams = _trigrams(turns)
         if trigrams in self._names:
             return self._names[trigrams], 1.0
-        last = -1
-        for place in merge(*self._candidates(trigrams)):
-            if place == last:
-                continue
-            last, found = place, self._sets[place]
+        for place, _ in groupby(merge(*self._candidates(trigrams))):
+            found = self._sets[place]
             common = len(trigrams & found)
             index = common / (len(trigrams) + len(found) - common)
             if index >= NEAR:

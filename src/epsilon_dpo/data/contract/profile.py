@@ -132,13 +132,13 @@ class SharedAnswers:
             "on_both_sides": relations.answers_on_both_sides(EXAMPLES),
             "of_several_prompts": relations.answers_of_several_prompts(EXAMPLES),
         }
-        self._wanted = {answer.place: answer for _, answers in self._kinds.values() for answer in answers}
+        self._places = {answer.place for _, answers in self._kinds.values() for answer in answers}
         self._texts: dict[int, str] = {}
 
     def add(self, split: str, first: int, rows: list[Row]) -> None:
         """Rows of the split, the first of them row `first`."""
         start = place(split, first)
-        for at in [at for at in self._wanted if start <= at < start + len(rows)]:
+        for at in [at for at in self._places if start <= at < start + len(rows)]:
             for side in SIDES:
                 turns = rows[at - start][side]
                 text = turns[-1]["content"].strip() if turns else ""

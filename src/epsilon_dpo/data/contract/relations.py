@@ -13,7 +13,7 @@ from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, digest, prompt_key
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 LISTED = 20  # ids per kind
-_SPLIT_BITS = 40  # a row's place is its split and its number; one that no file will outgrow
+_SPLIT_BITS = 40  # bits for a row's number in its place: no split has 2^40 rows
 
 _TABLE = """
 CREATE TABLE rows (place INTEGER PRIMARY KEY, split TEXT, id TEXT, prompt INTEGER, chosen INTEGER, rejected INTEGER,
@@ -101,11 +101,11 @@ class Relations:
     def rows(self, split: str) -> int:
         return int(self._one("SELECT COUNT(*) FROM rows WHERE split = ?", split))
 
-    def prompts(self, split: str) -> "np.ndarray":
+    def prompts(self, split: str) -> np.ndarray:
         """Digest of each row's prompt, in the order of the rows, int64 [rows]."""
         return self._column("SELECT prompt FROM rows WHERE split = ? ORDER BY place", split, np.int64)
 
-    def margins(self, split: str) -> "np.ndarray":
+    def margins(self, split: str) -> np.ndarray:
         """The margins of the rows that have one, float64."""
         return self._column("SELECT margin FROM rows WHERE split = ? AND margin IS NOT NULL", split, np.float64)
 
@@ -138,7 +138,7 @@ class Relations:
         found: int | str = self._db.execute(query, values).fetchone()[0]
         return found
 
-    def _column(self, query: str, split: str, dtype: type) -> "np.ndarray":
+    def _column(self, query: str, split: str, dtype: type) -> np.ndarray:
         return np.fromiter((value for (value,) in self._db.execute(query, (split,))), dtype)
 
     def _kind(self, count: str, where: str, group: str) -> Kind:

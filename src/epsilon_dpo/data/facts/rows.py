@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from epsilon_dpo.data.facts.bos import BosRule
 from epsilon_dpo.data.facts.survival import lost_turn
@@ -44,9 +44,6 @@ class _Row(BaseModel, strict=True):
     flip_rate: Annotated[FiniteFloat, Field(ge=0.0, lt=0.5)] | None = None
 
 
-_FORM = TypeAdapter(_Row)
-
-
 def check_form(rows: Iterable[Row], where: str, first: int) -> None:
     """Only the form, without which nothing can be measured: an id and two lists of turns.
 
@@ -59,7 +56,7 @@ def check_form(rows: Iterable[Row], where: str, first: int) -> None:
     """
     for number, row in enumerate(rows, start=first):
         try:
-            _FORM.validate_python(row)
+            _Row.model_validate(row)
         except ValidationError as error:
             problem = error.errors()[0]
             key = ".".join(str(part) for part in problem["loc"])
@@ -70,7 +67,7 @@ def check_form(rows: Iterable[Row], where: str, first: int) -> None:
 
 
 def digest(text: str) -> int:
-    """64 bits of `text`, signed as SQLite's integers are: two of a million texts are taken for one by 3e-8."""
+    """64 bits of `text`, signed as SQLite's integers are: among a million texts two collide with probability 3e-8."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -130,7 +127,6 @@ def dialogue_facts(
         "near_eval_prompt": near_prompt,
         "near_eval_share": near_share,
         "chosen_chars": len(answers[0]),
-        "rejected_chars": len(answers[1]),
     }
 
 
@@ -165,7 +161,6 @@ def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, t
     # An over-long prompt breaks one promise, not two: its answers get the room that the longest allowed prompt leaves.
     room = tokens.max_length - min(chosen.prompt_length, tokens.max_prompt_length)
     answers = [chosen.completion_ids, rejected.completion_ids]
-    cut = [len(ids) > room for ids in answers]
     stop = tokenizer.eos_token_id
     turns, system = len(pair["prompt"]) + 1, pair["prompt"][0]["role"] == "system"
     return {
@@ -179,6 +174,5 @@ def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, t
         "continues_prompt": chosen.continues_prompt and rejected.continues_prompt,
         "ends_with_stop": all(ids[-1:] == [stop] and ids.count(stop) == 1 for ids in answers),
         "same_answer_ids": answers[0][:room] == answers[1][:room],
-        "cut_answers": sum(cut),
-        "truncated_share": sum(cut) / 2,
+        "cut_answers": sum(len(ids) > room for ids in answers),
     }

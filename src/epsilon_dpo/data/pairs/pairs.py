@@ -19,8 +19,6 @@ from epsilon_dpo.pipeline.stage.files import JsonlFile, Row, count_lines, read_j
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-
 
 def write_pairs(
     config: DatasetPairs | OnPolicyPairs,
@@ -59,9 +57,8 @@ def write_pairs(
 
 
 def _tokenised(row: Row, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens) -> Row:
-    ids = tokenise_pair(tokenizer, row, tokens)
     beside = {name: row[name] for name in BESIDE if name in row}
-    return {"id": row["id"], **{name: ids[name] for name in IDS}, **beside}
+    return {"id": row["id"], **tokenise_pair(tokenizer, row, tokens), **beside}
 
 
 def _on_policy(

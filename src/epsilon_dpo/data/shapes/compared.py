@@ -23,7 +23,7 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.paired import PROMPTS
+from epsilon_dpo.data.shapes.paired import PROMPTS, SYSTEM, WEIGHT
 from epsilon_dpo.data.shapes.turns import after_system, answer, messages, prompt, whole
 from epsilon_dpo.data.shapes.values import (
     describe,
@@ -46,8 +46,6 @@ VERDICTS = ("better_response_id", "preferred", "preference", "label", "winner", 
 OTHER_VERDICTS = tuple(Field(f"verdict_{n}", LABEL, (f"annotator{n}",), optional=True) for n in (2, 3))
 ASKED = Field("prompt", PROMPT, (*PROMPTS, "instruction", "context", "history"))
 INPUT = Field("input", TEXT, optional=True)
-SYSTEM = Field("system", TEXT, ("system_prompt",), optional=True)
-WEIGHT = Field("weight", NUMBER, optional=True)
 TIED = Dropped("tied", "the verdict is a tie")
 
 

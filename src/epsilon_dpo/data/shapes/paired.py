@@ -35,10 +35,12 @@ from epsilon_dpo.pipeline.stage.files import Messages, Row
 SIDES = ("chosen", "rejected")
 PROMPTS = ("question", "query")
 RATED = ("{}_score", "{}_rating", "{}-rating", "rating_{}", "{}_avg_rating", "{}-avg-rating")
+SYSTEM = Field("system", TEXT, ("system_prompt",), optional=True)
+WEIGHT = Field("weight", NUMBER, optional=True)
 SCORES = (
     *(Field(f"score_{side}", NUMBER, tuple(name.format(side) for name in RATED), optional=True) for side in SIDES),
     Field("margin", NUMBER, optional=True),
-    Field("weight", NUMBER, optional=True),
+    WEIGHT,
 )
 NO_PROMPT = ("prompt", "instruction", "conversations", *PROMPTS)
 
@@ -163,8 +165,7 @@ def _read_openai(row: Row, choose: Choose) -> list[Result]:
 
 
 def _fields(*own: Field, answers: frozenset[str], system: bool = True, also: tuple[str, ...] = ()) -> tuple[Field, ...]:
-    beside = (Field("system", TEXT, ("system_prompt",), optional=True),) if system else ()
-    return (*own, *sides(answers, also), *beside, *SCORES)
+    return (*own, *sides(answers, also), *((SYSTEM,) if system else ()), *SCORES)
 
 
 PAIRED = (
@@ -217,7 +218,7 @@ PAIRED = (
         (
             Field("prompt", TEXT, ("instruction", *PROMPTS)),
             *sides(MESSAGES),
-            Field("system", TEXT, ("system_prompt",), optional=True),
+            SYSTEM,
             *(Field(score.name, NUMBER | NULL, score.also) for score in SCORES[:2]),
             *SCORES[2:],
         ),
@@ -257,7 +258,7 @@ PAIRED = (
             Field("instruction", TEXT, ("query",)),
             Field("chosen", PLAIN, ("response",)),
             Field("rejected", PLAIN, ("rejected_response",)),
-            Field("system", TEXT, ("system_prompt",), optional=True),
+            SYSTEM,
             Field("history", frozenset({"list"}), optional=True),
             *SCORES,
         ),
@@ -270,7 +271,7 @@ PAIRED = (
         (
             Field("dialogue", MESSAGES, ("messages", "conversations")),
             Field("rejected", ANSWER, (*REJECTED, "rejected_messages", "rejected_message")),
-            Field("system", TEXT, ("system_prompt",), optional=True),
+            SYSTEM,
             *SCORES,
         ),
         _read_with_rejected,

@@ -186,39 +186,39 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     fitting = [(shape, names) for shape in SHAPES if (names := _fit(shape, kinds, where)) is not None]
     if any(not shape.no_prompt_column for shape, _ in fitting):  # what stands in a prompt's column is the prompt
         fitting = [(shape, names) for shape, names in fitting if not shape.no_prompt_column]
-    if len(fitting) == 1:
-        shape, names = fitting[0]
-        _only_one_column_each(shape, kinds, where)
-        unread = next((name for name in columns or () if name not in names.values()), None)
-        if unread:
-            raise UserError(f"{where} reads as {shape.name}, which has no {unread}; leave it out of fetch.columns.")
-        seen_there = frozenset(name for name, found in kinds.items() if found != "null")
-        of_shape, names = names, {name: columns[own] if columns else own for name, own in names.items()}
-        if columns is None and shape.no_prompt_column:
-            for row in rows:
-                _refuse_another_prompt(shape, names, row, where)
-        for name, column in names.items():
-            values = [row.get(column) for row in rows]
-            _refuse_written_messages(values, column, where)
-            if name in ASKED_IN or (name == "chosen" and shape.name == "implicit_text"):
-                _refuse_written_dialogues(values, column, where)
-        if shape.read_file is not None:
-            first = [{name: row.get(column) for name, column in names.items()} for row in rows]
-            shape = replace(shape, read=shape.read_file(first, Names(names, of_shape)))
-        return Reading(shape, names, None if columns else seen_there)
-    if fitting:
+    if not fitting:
+        mapped = f" (as fetch.columns names them: {', '.join(kinds)})" if columns else ""
+        raise UserError(
+            f"{where} has no shape of preference data that is known here; it has {seen}{mapped}. {_closest(kinds)}"
+            "Expected are chosen and rejected, two answers with a verdict, several with scores, or one with a label, "
+            "and a prompt; name them with fetch.columns, such as {prompt: question, chosen: good, rejected: bad}, and "
+            f"with them whatever else belongs to the prompt, such as system or history ({WHERE_TO_LOOK})."
+        )
+    if len(fitting) > 1:
         several = " and ".join(shape.name for shape, _ in fitting)
         raise UserError(
             f"{where} has columns of several shapes ({several}): {seen}; say which to read with fetch.columns, such as "
             f"{{{', '.join(f'{name}: {column}' for name, column in fitting[0][1].items())}}} ({WHERE_TO_LOOK})."
         )
-    mapped = f" (as fetch.columns names them: {', '.join(kinds)})" if columns else ""
-    raise UserError(
-        f"{where} has no shape of preference data that is known here; it has {seen}{mapped}. {_closest(kinds)}Expected "
-        "are chosen and rejected, two answers with a verdict, several with scores, or one with a label, and a prompt; "
-        "name them with fetch.columns, such as {prompt: question, chosen: good, rejected: bad}, and with them whatever "
-        f"else belongs to the prompt, such as system or history ({WHERE_TO_LOOK})."
-    )
+    shape, of_shape = fitting[0]
+    _only_one_column_each(shape, kinds, where)
+    unread = next((name for name in columns or () if name not in of_shape.values()), None)
+    if unread:
+        raise UserError(f"{where} reads as {shape.name}, which has no {unread}; leave it out of fetch.columns.")
+    of_file = {name: columns[own] if columns else own for name, own in of_shape.items()}
+    if columns is None and shape.no_prompt_column:
+        for row in rows:
+            _refuse_another_prompt(shape, of_file, row, where)
+    for name, column in of_file.items():
+        values = [row.get(column) for row in rows]
+        _refuse_written_messages(values, column, where)
+        if name in ASKED_IN or (name == "chosen" and shape.name == "implicit_text"):
+            _refuse_written_dialogues(values, column, where)
+    if shape.read_file is not None:
+        first = [{name: row.get(column) for name, column in of_file.items()} for row in rows]
+        shape = replace(shape, read=shape.read_file(first, Names(of_file, of_shape)))
+    with_a_value = frozenset(name for name, found in kinds.items() if found != "null")
+    return Reading(shape, of_file, None if columns else with_a_value)
 
 
 def _closest(kinds: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from epsilon_dpo.data.shapes.compared import ASKED, INPUT, SYSTEM, WEIGHT, asked
+from epsilon_dpo.data.shapes.compared import ASKED, INPUT, asked
 from epsilon_dpo.data.shapes.interface import (
     ANSWER,
     LABEL,
@@ -22,7 +22,7 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.paired import sides
+from epsilon_dpo.data.shapes.paired import SYSTEM, WEIGHT, sides
 from epsilon_dpo.data.shapes.turns import after_system, answer, answered, messages, whole
 from epsilon_dpo.data.shapes.values import describe, flag, gap, is_null, kind, list_of, number, weight_of
 from epsilon_dpo.pipeline.stage.files import Row

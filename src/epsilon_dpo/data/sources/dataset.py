@@ -34,7 +34,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class RowsOnDisk(Collection[Row]):
-    """Rows of a file of JSON lines, read anew by each iteration: no more of them is in memory than one.
+    """Rows of a file of JSON lines, read anew by each iteration: one at a time is in memory.
 
     Attributes:
         there: rows in the file.
@@ -58,7 +58,7 @@ class RowsOnDisk(Collection[Row]):
 
 
 def dialogue(prompt: str, answer: str) -> Messages:
-    """Of one turn each."""
+    """One user turn and one assistant turn."""
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
 

@@ -44,18 +44,15 @@ class DataFile:
 
     def __post_init__(self) -> None:
         """Raises: UserError: the name, with which ids begin, is no Unicode, as one from a disk of another encoding."""
-        if not utf8(self.name):
-            raise UserError(f"{self.shown!r} has a name that is not UTF-8; rename the file.")
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{self.shown!r} has a name that is not UTF-8; rename the file.") from None
 
     @property
     def stem(self) -> str:
         """`name` without the suffixes of compression and format."""
         return str(Path(self.name).with_name(uncompressed(Path(self.name)).stem))
-
-
-def utf8(text: str) -> bool:
-    """Whether `text` is Unicode, without half characters."""
-    return text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
 
 
 def uncompressed(path: Path) -> Path:

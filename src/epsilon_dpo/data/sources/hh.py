@@ -6,12 +6,9 @@ and the turns become messages. Defects (an empty last answer, a role twice in a 
 stage `validate` finds them. What is not a transcript at all stops here.
 """
 
-import gzip
 import hashlib
-import io
 import json
 import random
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,13 @@ from epsilon_dpo.data.shapes.turns import parse_transcript
 from epsilon_dpo.data.sources.dataset import Dataset, Row
 from epsilon_dpo.data.sources.formats import TOO_MUCH
 from epsilon_dpo.data.sources.params import HHSource
-from epsilon_dpo.data.sources.raw import refuse_what_is_no_data, refuse_what_is_something_else
+from epsilon_dpo.data.sources.raw import text_of
+from epsilon_dpo.data.sources.watched import sha256
 from epsilon_dpo.pipeline.hub.download import hub_file
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Messages
 
-LARGEST = 512 << 20  # bytes of a file without its compression; the largest published has about 0.1 GB
+LARGEST = 512 << 20  # characters of a file without its compression; the largest published has about 0.1 GB
 SUFFIX = ".jsonl.gz"
 
 
@@ -91,10 +89,8 @@ def _read_split(source: HHSource, split: str, files: dict[str, str]) -> list[Row
     for subset in source.subsets:
         name = f"{subset}/{split}{SUFFIX}"
         path = _local_file(Path(source.folder), subset, split) if source.folder else _remote_file(source, name)
-        refuse_what_is_no_data(path, str(path))
-        raw = path.read_bytes()
-        files[name] = hashlib.sha256(raw).hexdigest()
-        rows += _parse_file(_unzip(raw, path), path, f"{subset}/{split}")
+        files[name] = sha256(path)
+        rows += _parse_file(_text(path), path, f"{subset}/{split}")
     return rows
 
 
@@ -123,22 +119,15 @@ def _local_file(folder: Path, subset: str, split: str) -> Path:
     return path
 
 
-def _unzip(raw: bytes, path: Path) -> str:
-    try:
-        content = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise UserError(
-                f"{path} holds more than {LARGEST >> 20} MB when it is decompressed, as no file of Anthropic-HH does; "
-                "download it again."
-            )
-        refuse_what_is_something_else(content[:256], str(path))
-        return content.decode("utf-8-sig")  # some editors write a byte order mark
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+def _text(path: Path) -> str:
+    with text_of(path, str(path)) as text:
+        content = text.read(LARGEST + 1)
+    if len(content) > LARGEST:
         raise UserError(
-            f"{path} is cut off or damaged (its gzip stream does not end well); download it again."
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text inside; this is not a file of Anthropic-HH.") from None
+            f"{path} holds more than {LARGEST >> 20} MB when it is decompressed, as no file of Anthropic-HH does; "
+            "download it again."
+        )
+    return content
 
 
 def _parse_file(text: str, path: Path, name: str) -> list[Row]:

@@ -13,7 +13,7 @@ from epsilon_dpo.data.sources.watched import refuse_unwatched_within
 
 
 def read_source(source: Source, seed: int, scratch: Path) -> Dataset:
-    """The pairs that `source` describes; see the functions below for what they raise.
+    """The pairs that `source` describes; each source's own function says what it raises.
 
     Args:
         scratch: a folder of the caller's own, made if need be; the rows may lie there, so it must outlive them.

@@ -108,9 +108,7 @@ class DatasetSource(Strict):
     train_split: str  # `train`, or with the syntax of `datasets`: train_prefs[:5%], a+b; of single files always `train`
     eval_split: str | None  # null: eval_share of the prompts of train_split are set aside
     eval_share: Share | None
-    columns: (
-        Annotated[dict[str, str], Field(min_length=1)] | None
-    )  # null: the shape is recognised; else {prompt: question, chosen: good, ...}
+    columns: Annotated[dict[str, str], Field(min_length=1)] | None  # null: recognised; else {prompt: question, ...}
     pairs: Choose  # of n scored answers: the best and the worst, or all that differ in score
     min_margin: Annotated[float, Field(ge=0.0)] | None  # of scores, in the data's unit; pairs below it are dropped
     max_train_pairs: Limit  # a sample drawn with the seed; null: all

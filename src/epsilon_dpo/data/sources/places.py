@@ -5,11 +5,12 @@ the same is asked of a folder of empty files with its names, so that only the fi
 """
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -87,8 +88,7 @@ class Place:
             found = ReadInstruction.from_spec(spec).to_absolute(rows)
         except (ValueError, AssertionError) as error:
             raise UserError(f"params.yaml: {key} = {spec!r} is no split: {first_line(error)}.") from None
-        ends = (rows[part.splitname] if part.to is None else part.to for part in found)
-        return [(part.splitname, part.from_ or 0, end) for part, end in zip(found, ends, strict=True)]
+        return [(part.splitname, part.from_, part.to) for part in found]
 
 
 def split_names(spec: str) -> list[str]:
@@ -135,14 +135,9 @@ def _files(paths: list[Path]) -> Place:
     for path in paths:
         refuse_unwatched_within(path)
         _refuse_format(path, str(path))
-    common = Path(*_common([path.parent.parts for path in paths]))
+    common = os.path.commonpath([path.parent for path in paths])
     names = {str(path.relative_to(common)): path for path in paths}
     return Place(shown, {"train": list(names)}, lambda name: DataFile(names[name], str(names[name]), name))
-
-
-def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
-    same = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
-    return paths[0][: len(same)]
 
 
 def _refuse_format(path: Path, shown: str) -> None:
@@ -228,12 +223,12 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
         ) from None
     found = builder.config.data_files or {}
     files = {str(split): [str(Path(file).relative_to(folder.resolve())) for file in found[split]] for split in found}
-    for name in (name for names in files.values() for name in names):
-        _refuse_format(Path(name), f"{shown}/{name}")
+    named = [Path(name) for names in files.values() for name in names]
+    for name in named:
+        _refuse_format(name, f"{shown}/{name}")
     if list(builder.builder_configs) in ([], ["default"]):
-        named = [Path(name) for names in files.values() for name in names]
-        others = [path.relative_to(folder) for path in there]
-        _refuse_formats(named if _says_its_files(folder) else others, source, shown)
+        says_its_files = any({"data_files", "data_dir"} & {*entry} for entry in _configs(folder))
+        _refuse_formats(named if says_its_files else [path.relative_to(folder) for path in there], source, shown)
     return files
 
 
@@ -242,15 +237,9 @@ def _refuse_elsewhere(folder: Path, name: str | None, shown: str) -> None:
     those of the first configuration, and of the one that is read."""
     from datasets.config import REPOYAML_FILENAME
     from datasets.data_files import sanitize_patterns
-    from huggingface_hub import DatasetCard
 
-    head: dict[str, Any] = {}
     try:
-        if (folder / "README.md").is_file():
-            head = DatasetCard.load(folder / "README.md").data.to_dict()
-        if (folder / REPOYAML_FILENAME).is_file():  # which comes over the README's
-            head |= yaml.safe_load((folder / REPOYAML_FILENAME).read_text("utf-8")) or {}
-        configs = [entry for entry in head.get("configs") or [] if "data_files" in entry]
+        configs = [entry for entry in _configs(folder) if "data_files" in entry]
         read = [entry for entry in configs if entry.get("config_name") == (name or "default") or entry.get("default")]
         patterns = [sanitize_patterns(entry["data_files"]) for entry in configs[:1] + read]
         named = [str(file) for of_splits in patterns for files in of_splits.values() for file in files]
@@ -259,6 +248,19 @@ def _refuse_elsewhere(folder: Path, name: str | None, shown: str) -> None:
     for file in named:
         if "://" in file or PurePosixPath(file).is_absolute():
             raise UserError(f"{shown} cannot be read: its README.md (or {REPOYAML_FILENAME}) names {file}, not in it.")
+
+
+def _configs(folder: Path) -> list[Any]:
+    """The configurations of the folder: those of its README.md's head, or of .huggingface.yaml, which comes over it."""
+    from datasets.config import REPOYAML_FILENAME
+    from huggingface_hub import DatasetCard
+
+    head: dict[str, Any] = {}
+    if (folder / "README.md").is_file():
+        head = DatasetCard.load(folder / "README.md").data.to_dict()
+    if (folder / REPOYAML_FILENAME).is_file():
+        head |= yaml.safe_load((folder / REPOYAML_FILENAME).read_text("utf-8")) or {}
+    return list(head.get("configs") or [])
 
 
 def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> None:
@@ -276,16 +278,6 @@ def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> Non
             f"{shown} holds files of several formats ({', '.join(formats)}); {copy}name those to read with fetch.path, "
             f"such as {folder}/{files[0].with_name('*' + files[0].suffix)}."
         )
-
-
-def _says_its_files(folder: Path) -> bool:
-    """Whether the README, which `datasets` has read, says which files make its configuration."""
-    from huggingface_hub import DatasetCard
-
-    if not (folder / "README.md").is_file():
-        return False
-    configs = DatasetCard.load(folder / "README.md").data.get("configs") or []
-    return any({"data_files", "data_dir"} & {*entry} for entry in configs)
 
 
 def _is_data(path: Path) -> bool:

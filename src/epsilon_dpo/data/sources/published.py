@@ -171,40 +171,41 @@ class _Writer:
         self.shape, self._first = reading.shape.name, self._first or file.shown
         return reading
 
-    def _take(self, identity: str, result: Result, where: str, spec: str, split: str | None) -> None:
+    def _take(self, identity: str, result: Pair | Dropped, where: str, spec: str, split: str | None) -> None:
         """Write a pair to its split, or the row to dropped.jsonl."""
-        if isinstance(result, Pair):
-            result = self._far_enough(result, where)
-        if isinstance(result, Pair):
-            row: Row = {"id": identity, "chosen": result.chosen, "rejected": result.rejected}
-            row |= {
-                name: value
-                for name, value in (("margin", result.margin), ("weight", result.weight))
-                if value is not None
-            }
-            try:
-                line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-            except UnicodeEncodeError as error:
-                result = Dropped("not_unicode", f"a text holds half a character ({error.object[error.start]!r})")
-            else:
-                into = split or self._split_of(result)
-                self._open[into].write(line)
-                self.rows[into] += 1
-                return
-        assert isinstance(result, Dropped)
-        self.dropped[result.reason] += 1
-        entry = {"id": identity, "split": spec, "reason": result.reason, "detail": result.detail}
+        dropped = self._written(identity, result, where, split) if isinstance(result, Pair) else result
+        if dropped is None:
+            return
+        self.dropped[dropped.reason] += 1
+        entry = {"id": identity, "split": spec, "reason": dropped.reason, "detail": dropped.detail}
         self._open["dropped"].write(json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
-    def _far_enough(self, pair: Pair, where: str) -> Pair | Dropped:
+    def _written(self, identity: str, pair: Pair, where: str, split: str | None) -> Dropped | None:
+        """Write the pair to its split; else why it is dropped."""
+        if too_close := self._too_close(pair, where):
+            return too_close
+        row: Row = {"id": identity, "chosen": pair.chosen, "rejected": pair.rejected}
+        beside = {"margin": pair.margin, "weight": pair.weight}
+        row |= {name: value for name, value in beside.items() if value is not None}
+        try:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        except UnicodeEncodeError as error:
+            return Dropped("not_unicode", f"a text holds half a character ({error.object[error.start]!r})")
+        into = split or self._split_of(pair)
+        self._open[into].write(line)
+        self.rows[into] += 1
+        return None
+
+    def _too_close(self, pair: Pair, where: str) -> Dropped | None:
+        """Why the pair is dropped for its margin; None if it is not."""
         least = self.source.min_margin
         if least is None:
-            return pair
+            return None
         if pair.margin is None:
             raise UserError(f"{where} has no scores, but fetch.min_margin = {least} asks for them; set it to null.")
         if pair.margin < least:
             return Dropped("below_min_margin", f"its margin is {pair.margin:g}, fetch.min_margin is {least:g}")
-        return pair
+        return None
 
     def _split_of(self, pair: Pair) -> str:
         assert self.source.eval_share is not None  # DatasetSource demands it

@@ -19,11 +19,11 @@ def _zstandard(path: Path) -> IO[bytes]:
     return cast(IO[bytes], pa.input_stream(path, compression="zstd"))
 
 
-OPEN: dict[str, tuple[Callable[[Path], Any], bytes]] = {  # suffix -> how to open, first bytes
-    ".gz": (gzip.open, b"\x1f\x8b"),
-    ".bz2": (bz2.open, b"BZh"),
-    ".xz": (lzma.open, b"\xfd7zXZ\x00"),
-    ".zst": (_zstandard, b"\x28\xb5\x2f\xfd"),
+OPEN: dict[str, tuple[Callable[[Path], Any], bytes, str]] = {  # suffix -> how to open, first bytes, program
+    ".gz": (gzip.open, b"\x1f\x8b", "gzip"),
+    ".bz2": (bz2.open, b"BZh", "bzip2"),
+    ".xz": (lzma.open, b"\xfd7zXZ\x00", "xz"),
+    ".zst": (_zstandard, b"\x28\xb5\x2f\xfd", "zstd"),
 }
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PAGE = (b"<!doctype html", b"<html")
@@ -42,9 +42,9 @@ def refuse_what_is_no_data(path: Path, shown: str) -> None:
         raise UserError(f"{shown} is empty; download or write it again.")
     refuse_what_is_something_else(head, shown)
     suffix = path.suffix.lower()
-    really = next((name for name, (_, magic) in OPEN.items() if head.startswith(magic)), "")
+    really = next((name for name, (_, magic, _) in OPEN.items() if head.startswith(magic)), "")
     if suffix in OPEN and really != suffix:
-        tool = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}[suffix]
+        tool = OPEN[suffix][2]
         what = f"not a {tool} file" if not really else f"compressed as {really} and not as its name says"
         raise UserError(f"{shown} is {what}; compress it with `{tool}`, rename it, or download it again.")
     if really and suffix not in OPEN:

@@ -42,11 +42,10 @@ def read_reviews(source: ReviewsSource, seed: int) -> Dataset:
             1; no text is of this `part`; or too few are left for a part of the three.
     """
     path = Path(source.file)
-    found, facts = _texts(source, path)
+    found, lost, facts = _texts(source, path)
     parts: dict[str, list[Row]] = {part: [] for part in PARTS}
     for row in found:
         parts[_place(row["text"], source, seed)].append(row)
-    lost: list[Row] = facts.pop("lost")
     train = _dialogues(parts[LANGUAGE_MODEL], source, f"{seed}/train", lost)
     held_out = _dialogues(parts[PROMPTS], source, f"{seed}/eval", lost)
     held_out = _new_prompts(held_out, {_prompt(row) for row in train}, lost)
@@ -67,8 +66,8 @@ def read_reviews(source: ReviewsSource, seed: int) -> Dataset:
     return Dataset(kept[0], kept[1], facts, lost, labelled)
 
 
-def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """`id`, `text` and `label` of each different text of `source.part`, and the facts of their origin."""
+def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    """`id`, `text` and `label` of each different text of `source.part`, what was dropped, the facts of their origin."""
     _refuse_no_table(path)
     lost: list[Row] = []
     seen: dict[str, str] = {}
@@ -98,14 +97,17 @@ def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], dict[str, Any]
     if not found:
         there = ", ".join(sorted(others)) or "none"
         raise UserError(f"{source.file} has no text of {source.part} (fetch.part); its column source has: {there}.")
-    facts: dict[str, Any] = {
+    facts = {
         "source": "reviews",
         "file": source.file,
         "part": source.part,
         "files": {path.name: sha256(path)},
+        "rows_read": read,
+        "rows_with_markup": markup,
+        "true_reward": False,
+        "preferences": False,
     }
-    facts |= {"rows_read": read, "rows_with_markup": markup, "true_reward": False, "preferences": False}
-    return found, facts | {"lost": lost}
+    return found, lost, facts
 
 
 def _refuse_no_table(path: Path) -> None:
@@ -147,7 +149,7 @@ def _dialogues(rows: list[Row], source: ReviewsSource, draw: str, lost: list[Row
             lost.append({"id": row["id"], "reason": SHORT, "detail": "nothing is left after its prompt"})
     order = list(range(len(halves)))
     random.Random(draw).shuffle(order)
-    after = {place: order[(number + 1) % len(order)] for number, place in enumerate(order)}
+    after = dict(zip(order, order[1:] + order[:1], strict=True))
     return [
         {"id": name, "chosen": dialogue(prompt, answer), "rejected": dialogue(prompt, halves[after[place]][2])}
         for place, (name, prompt, answer) in enumerate(halves)

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair, Result
+from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair
 
 IN_ORDER = """
 SELECT first, good, id, prompt, answer FROM
@@ -42,7 +42,7 @@ class Halves:
         row = (hashlib.sha256(prompt.encode()).digest(), half.good, identity, prompt, answer)
         self._base.execute("INSERT INTO halves (key, good, id, prompt, answer) VALUES (?, ?, ?, ?, ?)", row)
 
-    def paired(self) -> Iterator[tuple[str, Result]]:
+    def paired(self) -> Iterator[tuple[str, Pair | Dropped]]:
         """(id, pair) of the n-th good and the n-th bad answer to each prompt, prompt by prompt; the rest as dropped."""
         if self._base is None:
             return
