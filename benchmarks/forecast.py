@@ -108,7 +108,7 @@ def forecast(case: Case) -> float:
         return unsharded(sft_step(case.config(), how, rows)).total / 1e6
     method: Any = method_of("x", case.method)
     reference = "none" if not method.needs_reference else "moving" if method.moves_reference else "separate"
-    scored = Scored("without adapter" if case.lora else reference, 512, method.eps_c, method.step_precision)
+    scored = Scored("without adapter" if case.lora else reference, 512, method.eps_c)
     rows = Rows(case.micro_batch, case.prompt + 2 * case.answer, 2 * case.micro_batch * case.answer, shared=True)
     return unsharded(alignment_step(case.config(), how, rows, scored)).total / 1e6
 

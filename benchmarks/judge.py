@@ -23,11 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hh import hh_rows
 from lockstep import Turns, alternate, machine
 from transformers import DebertaV2Config
 
-from epsilon_dpo.data.sources.hh import SUFFIX, read_hh
-from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.judges.pairrm_folder import DEBERTA_V3_LARGE
@@ -133,12 +132,12 @@ def plain(model: PairRM, layout: Layout, pairs: list[Pair], width: int | None = 
     return list(zip(*found, strict=True))
 
 
-def like_hh_single(count: int, seed: int = 0) -> list[Pair]:
+def like_hh_single(count: int) -> list[Pair]:
     """Random words, log-normal in number as the tokens of HH harmless-base/test's 662 single-turn pairs.
 
     Those have 14 in the prompt, 29 in the chosen and 37 in the rejected answer on average, 89 with the special ones.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     words = np.array([f"{first}{second}" for first in "bdfgklmnprst" for second in ("a", "en", "ir", "o", "ust")])
     sizes = (
         np.exp(random.normal([2.48, 2.93, 3.18], [0.55, 0.97, 0.97], size=(count, 3))).clip(1, 400).round().astype(int)
@@ -148,13 +147,7 @@ def like_hh_single(count: int, seed: int = 0) -> list[Pair]:
 
 def of_hh(args: argparse.Namespace) -> list[Pair]:
     """The first pairs of HH's test files: chosen against rejected."""
-    subsets = sorted(file.parent.name for file in args.hh.glob(f"*/test{SUFFIX}"))
-    if not subsets:
-        raise SystemExit(f"{args.hh} has no */test{SUFFIX}; --hh must name the folder of HH's subsets")
-    config = {"repo": None, "revision": None, "eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
-    files = {"folder": str(args.hh), "subsets": subsets, "train_split": "test", "eval_split": "test"}
-    data = read_hh(HHSource(source="hh", **files, **config), seed=0)
-    rows = [row for row in [*data.train, *data.eval] if args.turns == "all" or len(row["chosen"]) == 2]
+    rows = [row for row in hh_rows(args.hh, "test") if args.turns == "all" or len(row["chosen"]) == 2]
     same = [row for row in rows if row["chosen"][:-1] == row["rejected"][:-1]]
     return [
         pair_text(row["chosen"][:-1], row["chosen"][-1]["content"], row["rejected"][-1]["content"])

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,20 @@ class Turns:
         if sys.stdin.readline().strip() != "go":
             os._exit(0)
         self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+
+def taking_turns(turns: Turns) -> Any:
+    """A callback by which a trainer pauses when it has loaded, and again after each step."""
+    from transformers import TrainerCallback  # which the parent has no use for
+
+    class TakesTurns(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            turns.pause()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            turns.pause()
+
+    return TakesTurns()
 
 
 def alternate(commands: Mapping[str, Sequence[str]], rounds: int, warm_up: int) -> dict[str, Measured]:

@@ -27,13 +27,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from lockstep import Turns, alternate, machine, table
+from hh import hh_rows
+from lockstep import Turns, alternate, machine, table, taking_turns
 from pair_lengths import Lengths, like_hh, of_folder, pairs_of
 from shapes import PRESETS, Shape
-from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
-from epsilon_dpo.data.sources.hh import SUFFIX, read_hh
-from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import tokenise_pair
 from epsilon_dpo.methods.registry import method_of
@@ -101,14 +100,8 @@ def lengths_of(args: argparse.Namespace) -> Lengths:
         raise SystemExit(f"{folder} holds no train.jsonl; for HH's files, --tokenizer must name a tokenizer's folder")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.tokenizer, trust_remote_code=False, eos_token=END_OF_TURN)
     tokenizer.chat_template = TEMPLATE
-    subsets = sorted(file.parent.name for file in folder.glob(f"*/{args.split}{SUFFIX}"))
-    if not subsets:
-        raise SystemExit(f"{folder} holds neither train.jsonl nor a subset of HH with {args.split}{SUFFIX}")
-    config = {"repo": None, "revision": None, "eval_share": 0.5, "max_train_pairs": None, "max_eval_pairs": None}
-    files = {"folder": str(folder), "subsets": subsets, "train_split": args.split, "eval_split": args.split}
-    data = read_hh(HHSource(source="hh", **files, **config), seed=0)
     found = []
-    for row in [*data.train, *data.eval]:
+    for row in hh_rows(folder, args.split):
         sides = {"prompt": row["chosen"][:-1], "chosen": row["chosen"][-1:], "rejected": row["rejected"][-1:]}
         try:
             pair = tokenise_pair(tokenizer, sides, LIMITS)
@@ -139,22 +132,11 @@ def as_drawn(lengths: Sequence[int], count: int | None, most: int) -> list[list[
     return [list(range(start, min(start + most, len(lengths)))) for start in range(0, len(lengths), most)]
 
 
-class _TakeTurns(TrainerCallback):
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.turns.pause()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.turns.pause()
-
-
 def take_steps(variant: str, lengths: Lengths, size: int, count: int) -> None:
     turns = Turns()
     with tempfile.TemporaryDirectory() as scratch, cutting(variant):
         trainer = trainer_of(variant, TIMED, lengths, size, count, scratch)
-        trainer.add_callback(_TakeTurns(turns))
+        trainer.add_callback(taking_turns(turns))
         trainer.train()
 
 
@@ -163,7 +145,7 @@ def trainer_of(variant: str, shape: Shape, lengths: Lengths, size: int, count: i
     torch.manual_seed(0)
     config = Gemma2Config(**shape.config(), attn_implementation="eager")
     data = PairData(pairs_of(lengths, shape.vocab_size))
-    trainer = PreferenceTrainer(
+    return PreferenceTrainer(
         Gemma2ForCausalLM(config),
         Gemma2ForCausalLM(config),
         method_of("x", {"method": "dpo", "beta": 0.1}),
@@ -187,7 +169,6 @@ def trainer_of(variant: str, shape: Shape, lengths: Lengths, size: int, count: i
         callbacks=[],
         share_prompt=variant.startswith("one_row"),
     )
-    return trainer
 
 
 if __name__ == "__main__":

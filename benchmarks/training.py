@@ -6,20 +6,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from lockstep import Turns
+from lockstep import Turns, taking_turns
 from pair_lengths import Lengths, pairs_of
 from shapes import Shape
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from epsilon_dpo.methods.interface import Logps
@@ -39,19 +32,8 @@ def train(variant: str, shape: Shape, lengths: Lengths, args: Namespace) -> None
         set_up(0, args.threads)
     turns = Turns()
     trainer = _trainer(variant, shape, pairs_of(lengths, shape.vocab_size), args)
-    trainer.add_callback(_TakeTurns(turns))  # the last callback: what the trainer does after a step is part of it
+    trainer.add_callback(taking_turns(turns))  # the last callback: what the trainer does after a step is part of it
     trainer.train()
-
-
-class _TakeTurns(TrainerCallback):
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.turns.pause()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.turns.pause()
 
 
 def _trainer(variant: str, shape: Shape, pairs: list[dict[str, Any]], args: Namespace) -> Trainer:
@@ -153,15 +135,13 @@ class _Naive(PreferenceTrainer):
         f = model(**rows, use_cache=False).logits[:, :-1]
         with torch.no_grad():
             g = self.reference.model(**rows, use_cache=False).logits[:, :-1]
-        config = {
+        logits = {
             "policy": f,
             "reference": g,
             "logps_beta_minus": (1 + EPSILON) * f - EPSILON * g,
             "logps_beta_plus": (1 - EPSILON) * f + EPSILON * g,
         }
-        sums = {
-            name: (logits.log_softmax(-1).gather(2, labels)[..., 0] * mask).sum(-1) for name, logits in config.items()
-        }
+        sums = {name: (x.log_softmax(-1).gather(2, labels)[..., 0] * mask).sum(-1) for name, x in logits.items()}
         perturbed = ("logps_beta_minus", "logps_beta_plus")
         sums |= {name: sums[name].detach() for name in perturbed}  # only once they are computed
         sums |= {"tokens": mask.sum(-1), "kl_policy_ref": torch.zeros(len(mask))}

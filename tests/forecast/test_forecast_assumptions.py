@@ -259,6 +259,12 @@ def test_a_moving_reference_beside_an_adapter() -> None:
     assert tr_dpo - dpo == pytest.approx(2 * passed)  # of two pairs
 
 
+def test_an_adapter_of_modules_that_are_not_there() -> None:
+    lora = ADAPTER.model_copy(update={"target_modules": ["query_key_value"]})
+    with pytest.raises(UserError, match=r"lora\.target_modules: LlamaForCausalLM has no query_key_value"):
+        alignment_step(LlamaConfig(**SIZES), how(lora), Rows(3, 20, 36), Scored("without adapter", 512))
+
+
 def test_a_config_that_does_not_exist() -> None:
     with pytest.raises(SystemExit, match=r"nosuch\.json does not exist; --model-config takes the config\.json of a"):
         main(["forecast", "--params", str(ROOT / "params.yaml"), "--model-config", "nosuch.json"])

@@ -114,11 +114,9 @@ def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 def sizes_of(model: PreTrainedModel) -> Sizes:
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
-    named = dict(model.named_modules())
-    linear = [module for module in named.values() if isinstance(module, nn.Linear | Conv1D) and module is not head]
-    blocks = next(
-        module for module in named.values() if isinstance(module, nn.ModuleList) and len(module) == _layers(config)
-    )
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head]
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    blocks = next(modules for modules in lists if len(modules) == config.num_hidden_layers)
     layers = [_count(layer) for layer in blocks]
     attention, keys = _widths(config, blocks)
     return Sizes(
@@ -138,11 +136,6 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _layers(config: PreTrainedConfig) -> int:
-    found: int = config.num_hidden_layers
-    return found
 
 
 def _widths(config: PreTrainedConfig, layers: nn.ModuleList) -> tuple[float, float]:

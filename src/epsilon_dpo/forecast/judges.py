@@ -8,7 +8,7 @@ from transformers.initialization import no_init_weights
 
 from epsilon_dpo.forecast.architecture import config_at, config_of
 from epsilon_dpo.forecast.live import ACTIVATIONS, without_memory
-from epsilon_dpo.forecast.machine import batch_of
+from epsilon_dpo.forecast.machine import accumulates
 from epsilon_dpo.forecast.memory import unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs
 from epsilon_dpo.forecast.simulation import How, Rows, Simulated, body_pass, body_step
@@ -38,14 +38,14 @@ def of_judge(of: Given) -> list[Needs]:
         return [Needs("score", [], None, 0, None, None, note=str(error))]
     found, gpus = [], min(of.machine.gpus, 1)
     if isinstance(judge, TrainedJudge | TrainedRewardJudge):
-        batch, reward = batch_of(judge), isinstance(judge, TrainedRewardJudge)
-        rows = Rows(batch.micro * (2 if reward else 1), _columns(judge), 1)
+        reward = isinstance(judge, TrainedRewardJudge)
+        rows = Rows(judge.micro_batch_size * (2 if reward else 1), _columns(judge), 1)
         how = How(
             dtype,
             isinstance(judge, TrainedRewardJudge) and judge.bf16,
             isinstance(judge, TrainedRewardJudge) and judge.gradient_checkpointing,
             None,
-            batch.accumulates(1),
+            accumulates(judge, processes=1),
             of.machine.device,
         )
         step = _step(config, how, rows)

@@ -29,11 +29,6 @@ class Lengths:
         self.prompt, self.chosen, self.rejected = np.array(list(rows), dtype=float).T
         self.count, self.measured, self.passed_over = count, measured, passed_over
 
-    @property
-    def answers(self) -> float:
-        """Tokens of both answers, the mean."""
-        return float((self.chosen + self.rejected).mean())
-
 
 @dataclass(frozen=True)
 class Form:
@@ -57,33 +52,30 @@ class Form:
 def shared_rows(lengths: Lengths) -> Form:
     """A pair is one row [prompt, chosen, rejected] (align.share_prompt)."""
     answers = lengths.chosen + lengths.rejected
-    rows = lengths.prompt + answers
-    longest = int(rows.argmax())
-    return Form(
-        float(rows.mean()), int(rows[longest]), float((rows**2).mean()), float(answers.mean()), int(answers[longest])
-    )
+    return _form([lengths.prompt + answers], answers)
 
 
 def two_rows(lengths: Lengths) -> Form:
     """A pair is a row for each of its answers."""
-    rows = np.stack([lengths.prompt + lengths.chosen, lengths.prompt + lengths.rejected])
-    longest = int(rows.max(0).argmax())
-    return Form(
-        float(rows.sum(0).mean()),
-        int(rows.max()),
-        float((rows**2).sum(0).mean()),
-        lengths.answers,
-        int((lengths.chosen + lengths.rejected)[longest]),
-    )
+    rows = [lengths.prompt + lengths.chosen, lengths.prompt + lengths.rejected]
+    return _form(rows, lengths.chosen + lengths.rejected)
 
 
 def chosen_rows(lengths: Lengths, every_token: bool) -> Form:
     """The prompt with the chosen answer, of which SFT scores the answer or every token."""
-    rows = lengths.prompt + lengths.chosen
-    scored = rows if every_token else lengths.chosen
-    longest = int(rows.argmax())
+    row = lengths.prompt + lengths.chosen
+    return _form([row], row if every_token else lengths.chosen)
+
+
+def _form(rows: list[np.ndarray], scored: np.ndarray) -> Form:
+    """Of n texts, from the lengths of each one's first row, second row, ... and how much of it is scored, [n] each."""
+    stacked = np.stack(rows)
     return Form(
-        float(rows.mean()), int(rows[longest]), float((rows**2).mean()), float(scored.mean()), int(scored[longest])
+        tokens=float(stacked.sum(0).mean()),
+        columns=int(stacked.max()),
+        squares=float((stacked**2).sum(0).mean()),
+        scored=float(scored.mean()),
+        most_scored=int(scored[stacked.max(0).argmax()]),
     )
 
 

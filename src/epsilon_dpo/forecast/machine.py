@@ -17,12 +17,14 @@ RESERVE = 0.1
 
 @dataclass(frozen=True)
 class Machine:
-    """Attributes:
-    gpus: 0: the stages run on the CPU.
-    memory: bytes of each; None: not asked.
-    peak: FLOP/s of each, of a GPU in bfloat16; None: an H100's, or of `threads` cores.
-    mfu: share of the peak that is reached.
-    shard: whether several GPUs share out weights and states (FSDP2), or each holds all (DDP).
+    """What the stages run on.
+
+    Attributes:
+        gpus: 0: the stages run on the CPU.
+        memory: bytes of each; None: not asked.
+        peak: FLOP/s of each, of a GPU in bfloat16; None: an H100's, or of `threads` cores.
+        mfu: share of the peak that is reached.
+        shard: whether several GPUs share out weights and states (FSDP2), or each holds all (DDP).
     """
 
     gpus: int = 1
@@ -56,17 +58,6 @@ class Machine:
         return self.mfu * self.peak_in(bf16)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Texts (sequences or pairs) of a forward pass of one process, and of an optimizer step of all of them."""
-
-    micro: int
-    step: int
-
-    def accumulates(self, processes: int) -> bool:
-        """Whether a step has several micro-batches, the later of which find gradients."""
-        return self.step > self.micro * processes
-
-
-def batch_of(block: Training) -> Batch:
-    return Batch(block.micro_batch_size, block.batch_size)
+def accumulates(block: Training, processes: int) -> bool:
+    """Whether a step has several micro-batches, the later of which find gradients."""
+    return block.batch_size > block.micro_batch_size * processes

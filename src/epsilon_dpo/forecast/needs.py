@@ -16,13 +16,15 @@ class Disk:
 
 @dataclass(frozen=True)
 class Needs:
-    """Attributes:
-    stage: by its name in dvc.yaml.
-    runs: of params.yaml, if it runs once for each.
-    memory: on each GPU, of one run; None: not known.
-    gpus: that one run uses.
-    flops, hours: of all runs, one after the other; None: not known.
-    note: what is not counted, or why nothing is known.
+    """A line of the table.
+
+    Attributes:
+        stage: by its name in dvc.yaml.
+        runs: of params.yaml, if it runs once for each.
+        memory: on each GPU, of one run; None: not known.
+        gpus: that one run uses.
+        flops, hours: of all runs, one after the other; None: not known.
+        note: what is not counted, or why nothing is known.
     """
 
     stage: str

@@ -14,17 +14,16 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from epsilon_dpo.forecast.architecture import model_of
 from epsilon_dpo.forecast.live import ACTIVATIONS, GRADIENTS, HEAD, REFERENCE, LiveBytes, without_memory
 from epsilon_dpo.models.logps.head import head_of
 from epsilon_dpo.models.logps.kernel import VOCAB_TILE, Reference, token_logps
 from epsilon_dpo.models.logps.shared_prompt import SharedPrompt, shared_prompt_inputs
-from epsilon_dpo.models.logps.tiles import StepPrecision
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
 from epsilon_dpo.training.alignment.reference_model import disable_dropout
+from epsilon_dpo.training.loop.adapters import target_modules
 from epsilon_dpo.training.loop.params import LoRA
 
 Device = Literal["cpu", "cuda"]
@@ -68,7 +67,6 @@ class Scored:
     reference: References
     token_chunk: int
     eps_c: float | None = None
-    step_precision: StepPrecision = "exact"
     sum_sq_probs: bool = False
     kl_gradient: bool = False
 
@@ -123,7 +121,6 @@ def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Score
                     scored.token_chunk,
                     against[0] if against else None,
                     scored.eps_c,
-                    scored.step_precision,
                     vocab_tile=tile,
                     sum_sq_probs=scored.sum_sq_probs,
                     kl_gradient=scored.kl_gradient,
@@ -151,9 +148,8 @@ def sft_step(config: PreTrainedConfig, how: How, rows: Rows) -> Simulated:
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
     gpu = how.device == "cuda"
-    in_place = (lambda *args, **kwargs: None) if gpu else None
-    folds = [patch(f"trl.kernels.chunked_logprob.{name}", in_place) for name in ("_forward_tile", "_backward_tile")]
-    with without_memory() as live, folds[0] if gpu else nullcontext(), folds[1] if gpu else nullcontext():
+    folds = patch.multiple("trl.kernels.chunked_logprob", _forward_tile=_in_place, _backward_tile=_in_place)
+    with without_memory() as live, folds if gpu else nullcontext():
         policy = _policy(config, how, live)
         scored = rows if gpu else rows._replace(scored=rows.rows * (rows.columns - 1))
         live.label = ACTIVATIONS
@@ -226,6 +222,10 @@ def body_pass(model: PreTrainedModel, live: LiveBytes, rows: Rows) -> Simulated:
     return Simulated(live.peak, live.working_peak)
 
 
+def _in_place(*args: Any, **kwargs: Any) -> None:
+    """Stands for a Triton kernel, which needs no memory of its own."""
+
+
 def _policy(config: PreTrainedConfig, how: How, live: LiveBytes) -> PreTrainedModel:
     """The model to be trained, with its adapter, if it has one, in float32 (training/loop/adapters.py)."""
     model = model_of(config, how.dtype)
@@ -239,13 +239,10 @@ def _policy(config: PreTrainedConfig, how: How, live: LiveBytes) -> PreTrainedMo
 def _add_adapter(model: PreTrainedModel, lora: LoRA) -> None:
     from peft import LoraConfig
 
-    head = model.get_output_embeddings()
-    named = (module for module in model.named_modules() if isinstance(module[1], nn.Linear | Conv1D))
-    linear = {name.rsplit(".", 1)[-1] for name, module in named if module is not head}
-    targets = linear if lora.target_modules == "all-linear" else linear & set(lora.target_modules)
+    targets = target_modules(model, lora.target_modules)
     # peft moves its weights to the device where they are, and torch refuses to move what has no memory.
     with patch.object(nn.Module, "to", lambda module, *args, **kwargs: module):
-        model.add_adapter(LoraConfig(r=lora.r, target_modules=sorted(targets), task_type="CAUSAL_LM"))
+        model.add_adapter(LoraConfig(r=lora.r, target_modules=targets, task_type="CAUSAL_LM"))
 
 
 def _simulated(micro_batch: Callable[[], None], policy: PreTrainedModel, how: How, live: LiveBytes) -> Simulated:

@@ -1,7 +1,9 @@
 """The forecast as a person reads it: a line per stage, what was assumed, and whether it fits."""
 
+from dataclasses import astuple
+
 from epsilon_dpo.forecast.lengths import PAIRS
-from epsilon_dpo.forecast.machine import RESERVE, batch_of
+from epsilon_dpo.forecast.machine import RESERVE
 from epsilon_dpo.forecast.needs import Needs
 from epsilon_dpo.forecast.trainings import Given
 from epsilon_dpo.training.loop.params import Adaptable
@@ -15,7 +17,7 @@ def table(of: Given, needs: list[Needs]) -> str:
     lines += [f"  {one.stage}: {one.note.removesuffix('.')}." for one in needs if one.note]
     lines += ["", *_assumptions(of, needs)]
     if of.machine.memory is not None:
-        lines += ["", _fits(of, needs)]
+        lines += ["", _fits(of, needs, of.machine.memory)]
     return "\n".join(lines)
 
 
@@ -32,12 +34,9 @@ def _model(of: Given) -> str:
 
 def _row(one: Needs) -> tuple[str, ...]:
     name = one.stage if not one.runs or one.stage != "align" else f"align@{_few(one.runs)}"
-    if one.memory is None:
-        memory = ["–"] * len(MEMORY)
-    else:
-        split = one.memory
-        parts = (split.weights, split.gradients, split.optimizer, split.reference, split.activations, split.head)
-        memory = [_gb(split.total), *(_gb(part) for part in (*parts, split.other))]
+    memory = ["–"] * len(MEMORY)
+    if one.memory is not None:
+        memory = [_gb(size) for size in (one.memory.total, *astuple(one.memory))]  # in the order of MEMORY
     work = "–" if one.flops is None else f"{one.flops:.2g}"
     time = "–" if one.hours is None else f"{one.hours:.2g}"
     return name, *memory, work, time, _gb(one.disk.out), _gb(one.disk.scratch)
@@ -82,33 +81,34 @@ def _assumptions(of: Given, needs: list[Needs]) -> list[str]:
     ]
 
 
-def _fits(of: Given, needs: list[Needs]) -> str:
-    """Of the stage that needs most."""
-    machine = of.machine
-    assert machine.memory is not None
-    most = max((one for one in needs if one.memory is not None), key=lambda one: one.memory.total if one.memory else 0)
-    assert most.memory is not None
-    usable, needed = (1 - RESERVE) * machine.memory, most.memory.total
-    size = f"{needed / 1e9:.3g} GB of {machine.memory / 1e9:g} GB per GPU"
+def _fits(of: Given, needs: list[Needs], memory: float) -> str:
+    """Of the stage that needs most, on GPUs of `memory` bytes."""
+    known = ((one, one.memory) for one in needs if one.memory is not None)
+    most, needed = max(known, key=lambda both: both[1].total)
+    usable = (1 - RESERVE) * memory
+    size = f"{needed.total / 1e9:.3g} GB of {memory / 1e9:g} GB per GPU"
     said = f"{_row(most)[0]} needs {size}, a tenth of which is left free"
-    if needed <= usable:
+    if needed.total <= usable:
         return f"It fits: {said}."
-    return f"It does not fit: {said}; {_remedy(of, most)}."
+    room = usable - (needed.total - needed.activations - needed.head)
+    return f"It does not fit: {said}; {_remedy(of, most.stage, room)}."
 
 
-def _remedy(of: Given, most: Needs) -> str:
-    """The key that helps most, the cheaper ones first."""
-    memory, machine = most.memory, of.machine
-    block = {"sft": of.params.sft, "align": of.params.align}.get(most.stage)
-    assert memory is not None
-    room = (1 - RESERVE) * (machine.memory or 0) - (memory.total - memory.activations - memory.head)
+def _remedy(of: Given, stage: str, room: float) -> str:
+    """The key that helps most, the cheaper ones first.
+
+    Args:
+        room: bytes that what grows with the batch may have.
+    """
+    machine = of.machine
+    block = {"sft": of.params.sft, "align": of.params.align}.get(stage)
     if block is None:
-        what = _key_of_batch(of, most.stage)
+        what = _key_of_batch(of, stage)
         return f"lower {what}" if room > 0 else f"no {what} changes that, take a larger GPU for this stage"
     if room > 0:
-        return _smaller_batch(most.stage, block)
+        return _smaller_batch(stage, block)
     more = f"--gpus {2 * machine.processes}" if machine.shards or machine.gpus <= 1 else "--shard fsdp"
-    return f"take more GPUs with FSDP ({more})" + ("" if block.lora else f", or set {most.stage}.lora")
+    return f"take more GPUs with FSDP ({more})" + ("" if block.lora else f", or set {stage}.lora")
 
 
 def _key_of_batch(of: Given, stage: str) -> str:
@@ -123,6 +123,6 @@ def _smaller_batch(stage: str, block: Adaptable) -> str:
         return f"set {stage}.gradient_checkpointing to true, or lower the micro-batch"
     if not block.bf16:
         return f"set {stage}.bf16 to true, or lower the micro-batch"
-    if batch_of(block).micro > 1:
+    if block.micro_batch_size > 1:
         return f"lower {stage}.micro_batch_size"
     return "lower tokens.max_length"

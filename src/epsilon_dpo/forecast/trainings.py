@@ -13,7 +13,7 @@ from epsilon_dpo.forecast.architecture import Sizes, model_of, sizes_of
 from epsilon_dpo.forecast.flops import Products, flops, of_training, plus_references
 from epsilon_dpo.forecast.lengths import Form, Lengths, chosen_rows, shared_rows, two_rows
 from epsilon_dpo.forecast.live import without_memory
-from epsilon_dpo.forecast.machine import Batch, Machine, batch_of
+from epsilon_dpo.forecast.machine import Machine, accumulates
 from epsilon_dpo.forecast.memory import Memory, quantised, sharded, unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs, hours
 from epsilon_dpo.forecast.simulation import How, References, Rows, Scored, Simulated, alignment_step, sft_step
@@ -29,7 +29,11 @@ AT_ONCE = 3  # checkpoints in scratch/: save_total_limit 2, and the one that is 
 
 @dataclass(frozen=True)
 class Given:
-    """What every forecast is made from; `train`: of the pairs that the stage learns from, or answers the prompts of."""
+    """What every forecast is made from.
+
+    Attributes:
+        train: of the pairs that the stage learns from, or whose prompts it answers.
+    """
 
     params: ParamsFile
     config: PreTrainedConfig
@@ -62,9 +66,9 @@ def of_sft(of: Given) -> Needs | None:
     if block is None:
         return None
     every_token = not block.completion_only_loss or of.machine.device == "cpu"  # where TRL scores every position
-    form, batch = chosen_rows(of.train, every_token), batch_of(block)
-    rows = Rows(batch.micro, form.columns, batch.micro * form.most_scored)
-    memory, step = _memory(of, block, base_dtype(of.params), batch, 1, lambda how: sft_step(of.config, how, rows))
+    form, micro = chosen_rows(of.train, every_token), block.micro_batch_size
+    rows = Rows(micro, form.columns, micro * form.most_scored)
+    memory, step = _memory(of, block, base_dtype(of.params), 1, lambda how: sft_step(of.config, how, rows))
     products = of_training(block.lora is not None, block.gradient_checkpointing, recomputed_attention=False)
     work = _work(of, block, form, products)
     disk = _disk(of, block, step, base_dtype(of.params), policies=1, moving=False)
@@ -98,9 +102,9 @@ def _reference(method: AnyMethod, adapter: bool) -> References:
 def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Needs:
     block = of.params.align
     form = (shared_rows if block.share_prompt else two_rows)(of.train)
-    batch = batch_of(block)
-    texts = batch.micro * (1 if block.share_prompt else 2)
-    rows = Rows(texts, form.columns, batch.micro * form.most_scored, block.share_prompt)
+    micro = block.micro_batch_size
+    texts = micro * (1 if block.share_prompt else 2)
+    rows = Rows(texts, form.columns, micro * form.most_scored, block.share_prompt)
     pairwise = [method for method in methods.values() if isinstance(method, Method)]
     scored = Scored(
         kind,
@@ -113,21 +117,21 @@ def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Need
     references = {"none": 0, "separate": 1, "moving": 2, "without adapter": 1, "moving adapter": 2}[kind]
     moves = kind in ("moving", "moving adapter")
     models = 1 + references if kind in ("separate", "moving") else 1
-    memory, step = _memory(of, block, dtype, batch, models, lambda how: alignment_step(of.config, how, rows, scored))
+    memory, step = _memory(of, block, dtype, models, lambda how: alignment_step(of.config, how, rows, scored))
     recomputed = of.sizes.eager and not block.gradient_checkpointing
     own = of_training(block.lora is not None, block.gradient_checkpointing, recomputed)
-    accumulates = batch.accumulates(of.machine.processes)
+    several = accumulates(block, of.machine.processes)
 
     def work_of(method: AnyMethod) -> float | None:
         if isinstance(method, OnlineMethod):
             return None
-        passes = references + further_passes(method, accumulates)
+        passes = references + further_passes(method, several)
         return _work(of, block, form, plus_references(own, passes, moves, scored.kl_gradient))
 
     works = [work_of(method) for method in methods.values()]
     work = None if None in works else math.fsum(works)  # type: ignore[arg-type]  # there is no None in it
     disk = _disk(of, block, step, dtype, policies_of(of, methods), moves)
-    note = "" if len(pairwise) == len(methods) else "what rloo and ppo draw is not counted"
+    note = "" if len(pairwise) == len(methods) else "what online runs draw is not counted"
     time = hours(work, of.machine, _in_bf16(block, dtype))
     return Needs("align", list(methods), memory, of.machine.gpus, work, time, disk, note)
 
@@ -142,7 +146,6 @@ def _memory(
     of: Given,
     block: Adaptable,
     dtype: torch.dtype,
-    batch: Batch,
     models: int,
     simulate: Callable[[How], Simulated],
 ) -> tuple[Memory, Simulated]:
@@ -150,8 +153,8 @@ def _memory(
     machine, lora, in_4_bits = of.machine, block.lora, block.lora is not None and block.lora.quantise is not None
     shards = machine.shards and not in_4_bits
     computed = torch.float32 if in_4_bits else dtype
-    accumulates = batch.accumulates(machine.processes)
-    how = How(computed, block.bf16, block.gradient_checkpointing, lora, accumulates, machine.device, shards)
+    several = accumulates(block, machine.processes)
+    how = How(computed, block.bf16, block.gradient_checkpointing, lora, several, machine.device, shards)
     step = simulate(how)
     if shards:
         frozen = 0 if lora is None else of.sizes.parameters * BYTES[dtype]
@@ -169,7 +172,7 @@ def _master(block: Adaptable, dtype: torch.dtype) -> int:
 def _work(of: Given, block: Adaptable, form: Form, products: Products) -> float | None:
     """FLOPs of the training; None where it is not known how many pairs there are."""
     if block.max_steps is not None:
-        return block.max_steps * batch_of(block).step * flops(of.sizes, form, products)
+        return block.max_steps * block.batch_size * flops(of.sizes, form, products)
     if of.train.count is None:
         return None
     return block.num_train_epochs * of.train.count * flops(of.sizes, form, products)
@@ -190,7 +193,7 @@ def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
     """Policies that a run keeps beside the last one."""
     every, epochs = method.config.snapshot_epochs, block.num_train_epochs
     if block.max_steps is not None and of.train.count is not None:
-        epochs = block.max_steps / math.ceil(of.train.count / batch_of(block).step)
+        epochs = block.max_steps / math.ceil(of.train.count / block.batch_size)
     return 0 if every is None else max(math.ceil(epochs / every) - 1, 0)
 
 

@@ -70,16 +70,17 @@ class AMaPO(Method[AMaPOConfig]):
     def before_step(self, values: "Tensor", generator: "torch.Generator") -> "Tensor":
         sd = values.std().item() if len(values) > 1 else 0.0
         self.of_step = Statistics(values.mean().item(), sd)
-        exponents, active = self._exponents(values, self.of_step)
+        exponents, active = self._exponents(values)
         largest = exponents[active].max().item() if active.any() else 0.0
         self._seen = {"mu": self.of_step.mu, "sd": sd, "max_exponent": largest}
         return values.new_ones(len(values))
 
-    def _exponents(self, values: "Tensor", of_step: Statistics) -> tuple["Tensor", "Tensor"]:
-        """Exponent of each pair's margin, [B], and whether it has one."""
-        mu = of_step.mu
-        if of_step.sd < MIN_SD:
+    def _exponents(self, values: "Tensor") -> tuple["Tensor", "Tensor"]:
+        """Exponent of each pair's margin, [B], and whether it has one; outside of a step none has."""
+        of_step = self.of_step
+        if of_step is None or of_step.sd < MIN_SD:
             return values.new_zeros(len(values)), values.new_zeros(len(values)).bool()
+        mu = of_step.mu
         scale = self.config.beta * mu if self.config.exponent == "paper" else mu
         if self.config.when_negative == "none":
             exponents, active = (mu - values) / of_step.sd * max(scale, 0.0), values < mu
@@ -90,9 +91,7 @@ class AMaPO(Method[AMaPOConfig]):
 
     def margins(self, values: "Tensor") -> tuple["Tensor", "Tensor"]:
         """m, [B], and whether it is above 0; all 0 outside of a step. `values` is d without gradient."""
-        if self.of_step is None:
-            return values.new_zeros(len(values)), values.new_zeros(len(values)).bool()
-        exponents, active = self._exponents(values, self.of_step)
+        exponents, active = self._exponents(values)
         # Where no margin is due the exponent may overflow, and infinity times 0 is NaN.
         return self.config.beta * exponents.exp().where(active, values.new_zeros(())), active
 

@@ -131,14 +131,12 @@ class EpsilonDPO(Method[EpsilonDPOConfig]):
 
     def _margin(self, chosen: Logps, rejected: Logps, name: str) -> "Tensor":
         """Chosen minus rejected of the log-probs `name`, [B]."""
-        sums = (self._rounded(required(getattr(side, name), name)) for side in (chosen, rejected))
-        return self._rounded(next(sums) - next(sums))
+        of_chosen, of_rejected = (self._rounded(required(getattr(side, name), name)) for side in (chosen, rejected))
+        return self._rounded(of_chosen - of_rejected)
 
     def _rounded(self, x: "Tensor") -> "Tensor":
         """`x` as the step's precision holds it, in its own dtype; so is its gradient."""
-        import torch
-
-        return x.to(torch.bfloat16).to(x.dtype) if self.step_precision == "official_bf16" else x
+        return x.bfloat16().to(x.dtype) if self.step_precision == "official_bf16" else x
 
     def state_dict(self) -> dict[str, Any]:
         return {"beta": self.beta}

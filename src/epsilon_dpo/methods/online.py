@@ -123,11 +123,7 @@ class OnlineMethod(ABC, Generic[O]):
 
     def __init__(self, config: O) -> None:
         self.config = config
-
-    @property
-    def beta(self) -> float:
-        """The present KL penalty."""
-        return float(self.config.beta)
+        self.beta = float(config.beta)  # the present KL penalty
 
     @property
     @abstractmethod
@@ -195,8 +191,6 @@ class OnPairs(Method[OnlineConfig]):
     """An online policy on given pairs. Under a KL penalty beta the reward that a policy is optimal for is
     beta * log-ratio plus a constant per prompt: so these are its implicit rewards, those of DPO at the present beta of
     `online`, and the loss is DPO's, which nobody minimised here."""
-
-    Config = OnlineConfig
 
     def __init__(self, online: "OnlineMethod[Any]") -> None:
         super().__init__(online.config)

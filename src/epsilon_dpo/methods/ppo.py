@@ -89,14 +89,6 @@ class PPO(OnlineMethod[PPOConfig]):
     Config = PPOConfig
     needs_values = True
 
-    def __init__(self, config: PPOConfig) -> None:
-        super().__init__(config)
-        self._beta = config.beta
-
-    @property
-    def beta(self) -> float:
-        return self._beta
-
     @property
     def passes(self) -> int:
         return self.config.epochs
@@ -134,7 +126,7 @@ class PPO(OnlineMethod[PPOConfig]):
         if self.config.adaptive_kl is None:
             return {}
         used = self.beta
-        self._beta = adapted(used, means["kl/rev"], self.config.adaptive_kl)
+        self.beta = adapted(used, means["kl/rev"], self.config.adaptive_kl)
         return {"ppo/beta": used}
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,7 +136,7 @@ class PPO(OnlineMethod[PPOConfig]):
         if self.config.adaptive_kl is None:
             super().load_state_dict(state)
         else:
-            self._beta = state["beta"]
+            self.beta = state["beta"]
 
 
 METHOD = PPO

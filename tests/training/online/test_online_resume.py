@@ -56,7 +56,7 @@ def killed(online, name, kind, number, changes):
         # 3 micro-batches of 4 answers a pass of RLOO's 12, one in each of two minibatches of PPO's 8
         per_update = {"rloo": 3, "rloo_again": 3, "ppo": 1}[name]
         done = 2 * UPDATES[name] * per_update  # generations 3 and 4, which this process starts with
-        trainer.compute_loss = die_at(done + 1 + per_update * (UPDATES[name] - 1), trainer.compute_loss)
+        trainer._loss_of = die_at(done + 1 + per_update * (UPDATES[name] - 1), trainer._loss_of)
     else:
         write = method_trainer.write_json
         where = f"checkpoint-{number * UPDATES[name]}"

@@ -100,9 +100,8 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
     except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
         raise UserError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from None
     model, found = loaded
-    if (
-        model.config.get_text_config().num_hidden_layers < 1
-    ):  # the layers of the file would be left out, and only logged
+    text = model.config.get_text_config()
+    if text.num_hidden_layers < 1:  # the layers of the file would be left out, and only logged
         raise UserError(f"{folder / 'config.json'} describes a model without layers; copy the model again.")
     gaps = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     if gaps:
@@ -111,12 +110,12 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
             "copy the model again."
         )
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    if model.config.get_text_config().tie_word_embeddings and not tied:  # programs differ in which of both they believe
+    if text.tie_word_embeddings and not tied:  # programs differ in which of both they believe
         raise UserError(
             f"The weights in {folder} have an output projection of their own although config.json ties it to the "
             "embeddings; set tie_word_embeddings to false in the config.json of a local copy."
         )
-    return model if model.config.get_text_config() is model.config else _text_part(model, folder)
+    return model if text is model.config else _text_part(model, folder)
 
 
 def _text_part(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

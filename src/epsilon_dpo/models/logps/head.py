@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from epsilon_dpo.models.logps.kernel import Alternatives, Head, Reference, TokenLogps, token_logps
@@ -35,7 +35,7 @@ class Scoring:
 
     Attributes:
         token_chunk: completion tokens whose logits exist at once.
-        reference: hidden states and head of the reference at the same positions; None: policy log-probs only.
+        reference: hidden states and head of the reference at the same positions; None: nothing that compares with one.
         eps_c: size of the perturbation, needs a reference; None: no perturbed log-probs.
         step_precision, alternatives: see kernel.token_logps.
         initial: the initial reference, if `reference` has moved away from it; both KLs are then of this one.
@@ -176,10 +176,9 @@ def _logit_scale(model: PreTrainedModel) -> float:
 
 
 def _scored(
-    model: nn.Module, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring
+    model: PreTrainedModel, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor, scoring: Scoring
 ) -> TokenLogps:
     """Project `hidden` [N, H] and put the per-token values back into rows."""
-    assert isinstance(model, PreTrainedModel)
     positions = completion_mask[:, 1:].bool()
     labels = input_ids.repeat(len(completion_mask) // len(input_ids), 1)[:, 1:][positions]
     head, chunk = head_of(model), scoring.token_chunk

@@ -113,7 +113,7 @@ def token_logps(
         head: the policy's projection; gradients reach its weight and bias.
         labels: the tokens that followed, [N].
         token_chunk: rows whose logits exist at once.
-        reference: hidden states and head of the reference; None: only `policy` is computed.
+        reference: hidden states and head of the reference; None: nothing that compares with one is computed.
         eps_c: ε below, the size of the perturbation; None: no perturbed log-probs. The logits f and g are mixed after
             the soft-cap, as f ∓ ε (g - f), so that equal logits give exactly equal log-probs.
         step_precision: `exact` gives `delta_minus` and `delta_plus`, without a subtraction of log-probs (tiles.py), in

@@ -37,7 +37,7 @@ ADAPTER = "default"  # the one that is trained, as peft calls it
 
 
 def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> PreTrainedModel:
-    """The policy in `folder`, as a plain model: an adapter is merged into its base, which may be one again.
+    """The policy in `folder`, as a plain model: an adapter is merged into its base, which may be an adapter itself.
 
     Args:
         dtype: type of a full model's weights, `auto` as stored; merged ones are float32.

@@ -174,7 +174,7 @@ def _kept(rows: _Rows, stays: list[int]) -> _Rows:
 
 
 def _joined(parts: list[_Rows]) -> _Rows:
-    """The rows of both, if there are two, in one cache."""
+    """All rows in one cache."""
     first, *others = parts
     for other in others:
         columns = max(*first.lengths, *other.lengths)

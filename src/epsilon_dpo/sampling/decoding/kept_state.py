@@ -18,7 +18,7 @@ from typing import Protocol
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-EVERY_S = 5.0  # at most; a kill costs this time
+EVERY_S = 5.0  # between two states, at least; what a kill costs where writing is quick
 SHARE = 0.02  # of the time goes into writing, at most
 BYTES_PER_S = 5e8  # of a disk, until the first state has been written
 OF_FREE = 0.25  # of what is free on the disk, for all processes together; a larger state is not kept

@@ -43,10 +43,9 @@ class MethodTrainer(ReadsAll, ResumesAdapter):
         model: the policy, at its starting weights.
         reference: the frozen copy it is compared with, or `model` itself if that has an adapter (adapters.py); None
             exactly if the method needs none.
-        method: whose state follows the steps.
-        on_pairs: what evaluates the policy on pairs; `method` itself if that learns from pairs.
+        method: whose state follows the steps. Given pairs are evaluated by it, or by `on_pairs()` of an online one.
         token_chunk: completion tokens whose logits exist at once.
-        train_dataset: what a step trains on; `data_collator` is the list of it.
+        train_dataset: the pairs of steps; an online method, which draws its own, counts its steps by it.
         pad_token_id: fills rows on the right.
         callbacks: observers, e.g. loop.checkpoints.SealedCheckpoints and loop.metrics_jsonl.MetricStream.
         share_prompt: a pair is one row, see shared_prompt.py.
@@ -57,7 +56,6 @@ class MethodTrainer(ReadsAll, ResumesAdapter):
         model: PreTrainedModel,
         reference: PreTrainedModel | None,
         method: AnyMethod,
-        on_pairs: Method[Any],
         token_chunk: int,
         args: TrainingArguments,
         train_dataset: Any,
@@ -75,18 +73,18 @@ class MethodTrainer(ReadsAll, ResumesAdapter):
         super().__init__(
             model=model,
             args=args,
-            data_collator=list,  # of the evaluation's; a step's are cut by length first
+            data_collator=list,  # rows as they are: `collate` makes batches, of a step's once they are cut by length
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=[_AfterStep(self), *callbacks],
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by what the step holds itself
         self.method = method
-        self.on_pairs = on_pairs
+        self.on_pairs: Method[Any] = method if isinstance(method, Method) else method.on_pairs()
         self.collate = PairCollator(pad_token_id, share_prompt)
-        self.reference, initial = references(model, reference, on_pairs.moves_reference, self.accelerator)
+        self.reference, initial = references(model, reference, self.on_pairs.moves_reference, self.accelerator)
         shard(model, self.accelerator)  # with all its adapters
-        self.scorer = PairLogps(on_pairs, self.reference, initial, token_chunk, self.accelerator)
+        self.scorer = PairLogps(self.on_pairs, self.reference, initial, token_chunk, self.accelerator)
         self._step, self._window = Totals(), Totals()
         self._state_metrics: dict[str, float] = {}
 

@@ -67,11 +67,6 @@ class Totals:
         if other.sums is not None:
             self._merge(other.names, other.sums)
 
-    @property
-    def pairs(self) -> int:
-        """How many pairs were added."""
-        return 0 if self.sums is None else int(self.sums[-1].item())
-
     def means(self) -> dict[str, float]:
         """Mean per pair by name; empty if nothing was added."""
         if self.sums is None:

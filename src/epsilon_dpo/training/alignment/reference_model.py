@@ -31,7 +31,7 @@ class SeparateModel:
         disable_dropout(model)
         add_logps_head(model)
         model.requires_grad_(False).eval()
-        self.weights: nn.Module = model
+        self.weights = model
         if accelerator.is_fsdp2:
             shard(model, accelerator, keep_head=True)  # it is read after the forward pass
             self.model: nn.Module = model
@@ -40,7 +40,6 @@ class SeparateModel:
 
     @torch.no_grad()
     def __call__(self, rows: Batch) -> Reference:
-        assert isinstance(self.weights, PreTrainedModel)
         return Reference(self.model(**rows), head_of(self.weights))
 
 

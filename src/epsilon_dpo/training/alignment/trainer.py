@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from epsilon_dpo.methods.interface import Method
 from epsilon_dpo.training.alignment.method_trainer import MethodTrainer
-from epsilon_dpo.training.alignment.pair_data import ANSWERS, PairData
+from epsilon_dpo.training.alignment.pair_data import ANSWERS
 from epsilon_dpo.training.alignment.pair_metrics import Totals, pair_metrics
 from epsilon_dpo.training.alignment.reference_model import followed_weights
 from epsilon_dpo.training.loop.sharding import let_go
@@ -29,37 +28,11 @@ class PreferenceTrainer(WholeSteps, MethodTrainer):
     """Trains `model` on preference pairs; arguments as of MethodTrainer."""
 
     method: Method[Any]
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        reference: PreTrainedModel | None,
-        method: Method[Any],
-        token_chunk: int,
-        args: TrainingArguments,
-        train_dataset: PairData,
-        eval_dataset: PairData,
-        pad_token_id: int,
-        callbacks: list[TrainerCallback],
-        share_prompt: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            reference,
-            method,
-            method,
-            token_chunk,
-            args,
-            train_dataset,
-            eval_dataset,
-            pad_token_id,
-            callbacks,
-            share_prompt,
-        )
-        self._known: dict[str, float] = {}
-        self._step_now: Step | None = None
-        self._micro_batch = 0  # of the present step
-        self._weights: list[Tensor] = []  # of the micro-batches to come, if the method looks ahead
+    # Of the present step, from get_batch_samples on.
+    _step_now: Step
+    _known: dict[str, float]
+    _micro_batch: int
+    _weights: list[Tensor]  # of the micro-batches to come, if the method looks ahead
 
     def row_length(self, row: dict[str, Any]) -> int:
         return self.collate.length(row)
@@ -77,7 +50,7 @@ class PreferenceTrainer(WholeSteps, MethodTrainer):
         known = Totals()
         for places, batch in zip(step.own, step.batches, strict=True):
             known.add(_of_first(self.scorer.known_before(policy, batch), len(places)))
-        self._known, self._micro_batch = known.take_over_ranks(self.accelerator).means(), 0
+        self._known, self._micro_batch, self._weights = known.take_over_ranks(self.accelerator).means(), 0, []
         self._step_now = step
         # With one micro-batch what is looked at comes with its loss.
         if self.method.looks_ahead and len(step.batches) > 1:
@@ -116,7 +89,6 @@ class PreferenceTrainer(WholeSteps, MethodTrainer):
         It sees them in the order drawn, those of all processes.
         """
         step = self._step_now
-        assert step is not None
         of_all = torch.zeros(len(step.rows), dtype=torch.float64, device=values[0].device)
         for places, own in zip(step.own, values, strict=True):
             of_all[places] = own[: len(places)]

@@ -50,7 +50,7 @@ def start_from(folder: Path, lora: LoRA | None, seed: int) -> PreTrainedModel:
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=_targets(model, lora.target_modules),
+        target_modules=target_modules(model, lora.target_modules),
         task_type="CAUSAL_LM",
         revision=digest(folder),
     )
@@ -67,11 +67,15 @@ def _add(model: PreTrainedModel, config: Any, name: str, seed: int) -> None:
     in_float32(model, name)
 
 
-def _targets(model: PreTrainedModel, wanted: list[str] | str) -> list[str]:
-    """The names of the modules to adapt, sorted; `all-linear` is every projection but the output's."""
+def target_modules(model: PreTrainedModel, wanted: list[str] | str) -> list[str]:
+    """The names of the modules to adapt, sorted; `all-linear` is every projection but the output's.
+
+    Raises:
+        UserError: there is none of a name, or `all-linear` would leave out experts.
+    """
     head = model.get_output_embeddings()
-    layers = (module for module in model.named_modules() if isinstance(module[1], nn.Linear | Conv1D))
-    available = sorted({name.rsplit(".", 1)[-1] for name, module in layers if module is not head})
+    named = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+    available = sorted({name.rsplit(".", 1)[-1] for name, module in named if module is not head})
     if wanted == "all-linear":
         _refuse_experts(model, available)
         return available

@@ -91,8 +91,8 @@ def _step(checkpoint: Path) -> int:
 
 
 def _date_by_step(checkpoint: Path) -> None:
-    """Before every checkpoint to come, and in order: transformers takes the one with the oldest time for the oldest,
-    and after the clock was set back it deleted the one that it was writing."""
+    """Give it a time before that of every checkpoint to come, in the order of steps: transformers takes the one with
+    the oldest time for the oldest, and after the clock was set back it deleted the one that it was writing."""
     os.utime(checkpoint, (_step(checkpoint), _step(checkpoint)))
 
 

@@ -1,4 +1,4 @@
-"""The hyperparameters that every training stage has, but for the two batch sizes under transformers' names."""
+"""The hyperparameters that every training stage has, under transformers' names but for the two batch sizes."""
 
 from typing import Annotated, Any, Literal, Self
 

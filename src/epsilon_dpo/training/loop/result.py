@@ -12,12 +12,7 @@ from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.training.loop.metrics_jsonl import training_rows
 from epsilon_dpo.training.loop.sharding import gathered_weights
 
-NOT_REPRODUCIBLE_SUFFIXES = (
-    "_runtime",
-    "_per_second",
-    "_epoch",
-    "_num_tokens",
-)  # clock times, TRL's count
+NOT_REPRODUCIBLE_SUFFIXES = ("_runtime", "_per_second")  # clock times
 
 
 def write_result(

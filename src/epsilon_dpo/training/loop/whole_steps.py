@@ -128,14 +128,14 @@ class WholeSteps(ReadsAll):
 
 class _Batches(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
-        """The Trainer calls this where it skips what a checkpoint has passed already."""
+        """Another order in each epoch. The Trainer calls this where it skips what a checkpoint has passed already."""
         if isinstance(self.sampler, SeedableRandomSampler):
             self.sampler.set_epoch(epoch)
 
 
 class _Loader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
-        """And this where it does not."""
+        """The same; the Trainer calls this where it skips nothing."""
         batches = self.batch_sampler
         assert isinstance(batches, _Batches)
         batches.set_epoch(epoch)

@@ -68,7 +68,6 @@ class OnlineTrainer(MethodTrainer):
             model,
             reference,
             method,
-            method.on_pairs(),
             token_chunk,
             args,
             updates,
@@ -92,14 +91,11 @@ class OnlineTrainer(MethodTrainer):
         self._cut: list[list[int]] = []  # this process's micro-batches of them; an empty one adds nothing
         self._drawn, self._drawn_window = Totals(), Totals()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # a range
-
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], int]:
         """The answers of an optimizer step as one batch; with the first of a generation, that generation is drawn."""
-        next(epoch_iterator)
+        next(epoch_iterator)  # whichever: what is drawn follows from the number of the step
         generation, update = divmod(self.state.global_step, self.method.updates)
         if update == 0 or self._generation is None:
             self._draw(generation)
@@ -108,7 +104,8 @@ class OnlineTrainer(MethodTrainer):
         places = self._share(generation, update, len(rows))
         own = [rows[place] for place in places]
         self._updated = places
-        self._cut = [[places[row] for row in part] for part in self.rollouts.shared_out(own)]
+        cut = self.rollouts.cut(own, self.accelerator.num_processes, self.accelerator.process_index)
+        self._cut = [[places[row] for row in part] for part in cut]
         return [pad_right(own, self.collate.pad_token_id)], len(own)
 
     def _draw(self, step: int) -> None:
@@ -143,24 +140,18 @@ class OnlineTrainer(MethodTrainer):
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         for number, places in enumerate(self._cut):
             with self.exchange(model, number == len(self._cut) - 1):
-                loss = self.compute_loss(model, {"places": places or self._updated[:1], "count": bool(places)})
+                loss = self._loss_of(model, places or self._updated[:1], counts=bool(places))
                 self.accelerator.backward(loss)
             total += loss.detach()
         for value in () if self.values is None else self.values.parameters():  # no copy of them exchanges gradients
             value.grad = self.accelerator.reduce(value.grad, "mean")
         return total
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """The part of the answers at `inputs["places"]` in the step's mean loss, times the number of processes, whose
-        gradients are averaged; their metrics are added to the step's. Without `inputs["count"]` they add nothing."""
+    def _loss_of(self, model: nn.Module, places: list[int], counts: bool) -> Tensor:
+        """The part of the answers at `places` in the step's mean loss, times the number of processes, whose gradients
+        are averaged; their metrics are added to the step's. Without `counts` they add nothing."""
         assert self._generation is not None and self._targets is not None
-        answers, targets, places = self._generation.answers, self._targets, inputs["places"]
+        answers, targets = self._generation.answers, self._targets
         now = self.logps(model, [self._generation.rows[place] for place in places])
         width = now.mask.shape[1]
 
@@ -184,9 +175,9 @@ class OnlineTrainer(MethodTrainer):
         )
         found = self.method.loss(update)
         metrics = {"loss": found.losses.detach(), **found.metrics}
-        self._step.add(metrics if inputs["count"] else {name: values[:0] for name, values in metrics.items()})
+        self._step.add(metrics if counts else {name: values[:0] for name, values in metrics.items()})
         units = self.method.units(answers.mask[self._updated].sum(1)).sum().item()
-        return found.losses.sum() * (self.accelerator.num_processes * inputs["count"] / units)
+        return found.losses.sum() * (self.accelerator.num_processes * counts / units)
 
     @torch.no_grad()
     def finish_step(self) -> None:

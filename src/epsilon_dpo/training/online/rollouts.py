@@ -88,7 +88,7 @@ class Rollouts:
         order = torch.tensor([place for part_places, _ in parts for place in part_places]).argsort()
         tokens = _joined([part.tokens for _, part in parts], order)
         assert tokens.reference is not None
-        drawn = [(*answer,) for _, part in parts for answer in zip(part.rows, part.scores, part.ended, strict=True)]
+        drawn = [answer for _, part in parts for answer in zip(part.rows, part.scores, part.ended, strict=True)]
         rows, scores, ended = zip(*(drawn[int(place)] for place in order), strict=True)
         answers = Answers(
             scores=torch.tensor(scores, dtype=torch.float64),
@@ -110,16 +110,10 @@ class Rollouts:
         rows = [(prompt.ids, answer.ids) for prompt, answer in zip(asked, drawn, strict=True)]
         return _Share(rows, list(scores), [answer.ended for answer in drawn], self._tokens(model, rows))
 
-    def cut(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Micro-batches of `rows`, as places in them, neighbours in length."""
+    def cut(self, rows: Sequence[Row], processes: int = 1, rank: int = 0) -> list[list[int]]:
+        """Micro-batches of `rows`, as places in them, neighbours in length; those of one process if several share."""
         lengths = [len(prompt) + len(answer) for prompt, answer in rows]
-        return share_of(lengths, self.micro_batch, processes=1, rank=0)
-
-    def shared_out(self, rows: Sequence[Row]) -> list[list[int]]:
-        """This process's micro-batches of `rows`, as WholeSteps.shared_out."""
-        accelerator = self.logps.accelerator
-        lengths = [len(prompt) + len(answer) for prompt, answer in rows]
-        return share_of(lengths, self.micro_batch, accelerator.num_processes, accelerator.process_index)
+        return share_of(lengths, self.micro_batch, processes, rank)
 
     def _tokens(self, model: PreTrainedModel, rows: Sequence[Row]) -> AnswerTokens:
         """Of all answers of the generation, on the CPU."""
