@@ -4,7 +4,7 @@ from pathlib import Path
 
 from epsilon_dpo.external.benchmarks.params import VerdictsView
 from epsilon_dpo.external.export.formats import answer_file
-from epsilon_dpo.external.verdicts.judging import judge_of, verdict_on
+from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.pipeline.stage.execution import run_argument, run_stage
 from epsilon_dpo.pipeline.stage.files import read_json, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.params import load
@@ -17,7 +17,7 @@ with run_stage("verdicts", name) as stage:
     answered = read_json(Path("out/answers") / name / "metrics.json")
     metrics = {**verdict.metrics, **{key: answered[key] for key in ("mean_tokens", "truncated_share")}}
     facts = {
-        "judge": judge_of(run, params.judge).model,
+        "judge": getattr(params.judge, run.benchmark).model,
         "tool": verdict.tool,
         "policy_sha256": answered["policy_sha256"],
     }

@@ -13,7 +13,8 @@ with heavy_imports():
     from epsilon_dpo.judging.judges.sentiment import Sentiment
     from epsilon_dpo.judging.making.sentiment_training import held_out_accuracy
     from epsilon_dpo.judging.making.sources import build, training_file
-    from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons, known_truth, label_accuracy
+    from epsilon_dpo.judging.scoring.intervals import Intervals
+    from epsilon_dpo.judging.scoring.scoring import judge_comparisons, known_truth, label_accuracy
     from epsilon_dpo.pipeline.launch.processes import take_gpus_of_launcher
     from epsilon_dpo.pipeline.stage.runtime import set_up
 

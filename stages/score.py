@@ -8,8 +8,9 @@ from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
     from epsilon_dpo.judging.judges.loading import load_judge
+    from epsilon_dpo.judging.scoring.intervals import Intervals
     from epsilon_dpo.judging.scoring.score_answers import score_run
-    from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
+    from epsilon_dpo.judging.scoring.scoring import known_truth
     from epsilon_dpo.pipeline.stage.runtime import set_up
 
 run = run_argument()

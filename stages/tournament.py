@@ -8,7 +8,8 @@ from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
     from epsilon_dpo.judging.judges.loading import load_judge
-    from epsilon_dpo.judging.scoring.scoring import Intervals, known_truth
+    from epsilon_dpo.judging.scoring.intervals import Intervals
+    from epsilon_dpo.judging.scoring.scoring import known_truth
     from epsilon_dpo.judging.tournament.places import chain
     from epsilon_dpo.judging.tournament.tournament import metrics, play
     from epsilon_dpo.pipeline.stage.runtime import set_up

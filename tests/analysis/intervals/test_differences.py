@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from epsilon_dpo.analysis.intervals.differences import difference, of_each
+from epsilon_dpo.analysis.intervals.differences import difference, difference_of_totals, of_each
 
 
 def test_it_is_the_adjusted_wald_interval_of_paired_proportions():
@@ -42,10 +42,10 @@ def test_several_answers_to_a_prompt_are_one_prompt():
 
 def test_without_a_bound_it_is_students_interval():
     values = np.random.default_rng(0).gamma(2.0, 1.0, 30)
-    found = difference(values, range(30), 0.9, bound=None)
+    found = difference_of_totals(values, np.ones(30), 0.9, bound=None)
     expected = t.interval(0.9, 29, values.mean(), values.std(ddof=1) / math.sqrt(30))
     assert (found.low, found.high) == pytest.approx(expected)
-    assert difference(np.ones(5), range(5), 0.9, bound=None).low == 1.0
+    assert difference_of_totals(np.ones(5), np.ones(5), 0.9, bound=None).low == 1.0
 
 
 def test_many_intervals_are_each_of_a_higher_confidence():

@@ -23,9 +23,9 @@ class TableJudge:
     def compare(self, questions: list[Question]) -> list[Verdict]:
         self.asked += [(prompt[-1]["content"], a, b) for prompt, a, b in questions]
         return [
-            Verdict(self.table[name, a, b], self.table[name, b, a], 1, 1, False, False, False)
+            Verdict(self.table[name, a, b], self.table[name, b, a], 1, 1)
             if (name, a, b) in self.table
-            else Verdict(0.0, 0.0, 1, 1, False, False, False, refused=True)
+            else Verdict(0.0, 0.0, 1, 1, refused=True)
             for name, a, b in self.asked[-len(questions) :]
         ]
 

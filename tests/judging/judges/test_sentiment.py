@@ -13,7 +13,8 @@ from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.judges.sentiment import Sentiment, whole_text
 from epsilon_dpo.judging.scoring.comparisons import run_comparisons
-from epsilon_dpo.judging.scoring.scoring import Intervals, by_opponent, judge_comparisons
+from epsilon_dpo.judging.scoring.intervals import Intervals
+from epsilon_dpo.judging.scoring.scoring import by_opponent, judge_comparisons
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json
 

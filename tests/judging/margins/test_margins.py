@@ -30,7 +30,7 @@ class ByLength(Judge):
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
         logits = [3.0 * (len(a) - len(b)) for _, a, b in questions]
-        return [Verdict(1.0 + logit, 1.0 - logit, 0, 0, False, False, False) for logit in logits]
+        return [Verdict(1.0 + logit, 1.0 - logit, 0, 0) for logit in logits]
 
 
 def row(id_: str, chosen: str, rejected: str) -> dict[str, object]:
@@ -60,7 +60,7 @@ def test_a_judges_margin_is_half_its_logit_and_changes_sign_with_the_pair() -> N
 def test_pairs_that_the_judge_refuses_are_counted() -> None:
     class Silent(ByLength):
         def compare(self, questions: list[Question]) -> list[Verdict]:
-            return [*super().compare(questions[:3]), Verdict(0.0, 0.0, 0, 0, False, False, False, refused=True)]
+            return [*super().compare(questions[:3]), Verdict(0.0, 0.0, 0, 0, refused=True)]
 
     scores, refused = judged_scores(Silent(), [Question(PROMPT, "abc", "a")] * 4)
     assert refused == 0.25 and scores[3].tolist() == [0.0, 0.0] != scores[2].tolist()

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from epsilon_dpo.judging.scoring.calibration import calibration
+from epsilon_dpo.judging.scoring.intervals import Intervals
 
-LEVEL, DRAWS, SEED = 0.95, 200, 0
+INTERVALS = Intervals(0.95, 0)
 
 
 def record(prompt: int, logit: float) -> dict:
@@ -17,7 +18,7 @@ def test_certainty_minus_right_verdicts_and_the_likelihood_of_the_labels() -> No
     """P of 3/4 is a logit of 2 log 3: right three times, wrong once, is as sure as right; a tie is sure of nothing."""
     sure = 2.0 * math.log(3.0)
     records = [record(prompt, logit) for prompt, logit in enumerate([sure, sure, sure, -sure, 0.0])]
-    found = calibration(records, LEVEL, DRAWS, SEED)
+    found = calibration(records, INTERVALS)
     assert found["overconfidence"] == pytest.approx(0.0, abs=1e-12)
     assert found["label_nll"] == pytest.approx(-(3 * math.log(0.75) + math.log(0.25) + math.log(0.5)) / 5)
     assert found["overconfidence_n"] == 5 and found["overconfidence_low"] < 0.0 < found["overconfidence_high"]
@@ -25,6 +26,6 @@ def test_certainty_minus_right_verdicts_and_the_likelihood_of_the_labels() -> No
 
 def test_a_judge_that_is_surer_than_right_has_a_positive_one() -> None:
     records = [record(prompt, 20.0 if prompt % 2 else -20.0) for prompt in range(40)]
-    found = calibration(records, LEVEL, DRAWS, SEED)
+    found = calibration(records, INTERVALS)
     assert found["overconfidence"] == pytest.approx(0.5, abs=1e-4) and found["overconfidence_low"] > 0.2
     assert found["label_nll"] == pytest.approx(5.0, abs=1e-3)

@@ -7,8 +7,8 @@ import pytest
 
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Question, Verdict
+from epsilon_dpo.judging.scoring.intervals import Intervals
 from epsilon_dpo.judging.scoring.score_answers import score_controls, score_run
-from epsilon_dpo.judging.scoring.scoring import Intervals
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 
@@ -24,7 +24,7 @@ class CountingJudge:
     def compare(self, questions: list[Question]) -> list[Verdict]:
         self.asked += len(questions)
         margins = [float(len(question.a) - len(question.b)) for question in questions]
-        return [Verdict(margin, -margin, 1, 1, False, False, False) for margin in margins]
+        return [Verdict(margin, -margin, 1, 1) for margin in margins]
 
     def usage(self) -> dict[str, float]:
         return {"questions": float(self.asked)}

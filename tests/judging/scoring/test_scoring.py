@@ -14,8 +14,8 @@ from epsilon_dpo.judging.scoring.comparisons import (
     read_same_prompts,
     run_comparisons,
 )
+from epsilon_dpo.judging.scoring.intervals import Intervals
 from epsilon_dpo.judging.scoring.scoring import (
-    Intervals,
     by_opponent,
     judge_comparisons,
     known_truth,
@@ -36,7 +36,7 @@ class LengthJudge:
     def compare(self, pairs: list[Question]) -> list[Verdict]:
         margins = [len(pair.a) - len(pair.b) for pair in pairs]
         return [
-            Verdict(margin + 0.25, -margin + 0.25, len(pair.a.split()), len(pair.b.split()), False, False, False)
+            Verdict(margin + 0.25, -margin + 0.25, len(pair.a.split()), len(pair.b.split()))
             for pair, margin in zip(pairs, margins, strict=True)
         ]
 
@@ -99,7 +99,7 @@ def test_a_judge_of_single_answers_gives_each_policy_a_mean_score() -> None:
     class Scores(LengthJudge):
         def compare(self, pairs: list[Question]) -> list[Verdict]:
             return [
-                Verdict(a - b, b - a, 1, 1, False, False, False, score_a=a, score_b=b)
+                Verdict(a - b, b - a, 1, 1, score_a=a, score_b=b)
                 for a, b in ((float(len(pair.a)), float(len(pair.b))) for pair in pairs)
             ]
 
@@ -128,7 +128,7 @@ def test_a_judge_that_always_names_the_first_place_is_never_consistent() -> None
 
     class First(LengthJudge):
         def compare(self, pairs: list[Question]) -> list[Verdict]:
-            return [Verdict(4.0, 4.0, 1, 1, False, False, False, refused=not pair.a) for pair in pairs]
+            return [Verdict(4.0, 4.0, 1, 1, refused=not pair.a) for pair in pairs]
 
     records = judge_comparisons(First(), run_comparisons(RUN, SFT), None)
     found = by_opponent(records, INTERVALS)

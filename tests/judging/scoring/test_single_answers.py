@@ -6,7 +6,8 @@ import pytest
 
 from epsilon_dpo.judging.judges.interface import Question, Verdict
 from epsilon_dpo.judging.scoring.comparisons import control_comparisons, run_comparisons
-from epsilon_dpo.judging.scoring.scoring import Intervals, by_opponent, judge_comparisons
+from epsilon_dpo.judging.scoring.intervals import Intervals
+from epsilon_dpo.judging.scoring.scoring import by_opponent, judge_comparisons
 from epsilon_dpo.judging.scoring.single_answers import best_of
 
 INTERVALS = Intervals(0.95, 17)
@@ -18,7 +19,7 @@ class Classifier:
     def compare(self, pairs: list[Question]) -> list[Verdict]:
         return [
             Verdict(
-                SCORE[a] - SCORE[b], SCORE[b] - SCORE[a], 1, 1, False, False, False,
+                SCORE[a] - SCORE[b], SCORE[b] - SCORE[a], 1, 1,
                 score_a=SCORE[a], score_b=SCORE[b], probability_a=P[a], probability_b=P[b],
             )
             for _, a, b in pairs

@@ -7,7 +7,8 @@ import pytest
 
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Question, Verdict
-from epsilon_dpo.judging.scoring.scoring import Intervals, judge_comparisons
+from epsilon_dpo.judging.scoring.intervals import Intervals
+from epsilon_dpo.judging.scoring.scoring import judge_comparisons
 from epsilon_dpo.judging.tournament.tournament import (
     first_prompts,
     games_of,
@@ -25,7 +26,7 @@ class LengthJudge:
 
     def compare(self, questions: list[Question]) -> list[Verdict]:
         margins = [len(question.a) - len(question.b) for question in questions]
-        return [Verdict(float(margin), -float(margin), 1, 1, False, False, False) for margin in margins]
+        return [Verdict(float(margin), -float(margin), 1, 1) for margin in margins]
 
 
 def samples(lengths: list[int]) -> list[dict[str, Any]]:

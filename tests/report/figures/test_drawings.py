@@ -101,7 +101,7 @@ def sweeps(families: tuple[str, ...], scorers: tuple[str, ...], betas: int, fall
             wins = {scorer: (rng.random(40) < 0.8 - fall * number).astype(float) for scorer in scorers}
             rates = {scorer: win_rate(own, range(40), 0.95) for scorer, own in wins.items()}
             kl, answers = mean(kls.tolist(), 0.95), np.ones(40, int)
-            points.append(Point(f"{family}/{number}", ".", kl, kls, rates, wins, answers))
+            points.append(Point(f"{family}/{number}", kl, kls, rates, wins, answers))
             family_of[points[-1].run], beta_of[points[-1].run] = family, 0.1 / 3.0**number
     return pareto(points, family_of, beta_of, dict.fromkeys(scorers, 0.5), 0.95, seed=0)
 

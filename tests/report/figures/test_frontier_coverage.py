@@ -43,9 +43,10 @@ def before(kl: np.ndarray, wins: np.ndarray, at: np.ndarray, reference: Referenc
     """Quantiles over resampled prompts, each KL and the area for itself."""
     (counts,) = prompt_counts(PROMPTS, DRAWS, seed)
     cost, gain = counts @ kl.T / PROMPTS, counts @ wins.T / PROMPTS
-    low, high = ends(attained(cost, gain, at, reference.win_rate), 0.95, PROMPTS)
-    least, most = ends(hypervolume(cost, gain, reference), 0.95, PROMPTS)
-    area = float(hypervolume(kl.mean(1), wins.mean(1), reference))
+    drawn = list(zip(cost, gain, strict=True))
+    low, high = ends(np.array([attained(x, y, at, reference.win_rate) for x, y in drawn]), 0.95, PROMPTS)
+    least, most = ends(np.array([hypervolume(x, y, reference) for x, y in drawn]), 0.95, PROMPTS)
+    area = hypervolume(kl.mean(1), wins.mean(1), reference)
     return Frontier(
         at, attained(kl.mean(1), wins.mean(1), at, reference.win_rate), low, high, Estimate(area, least, most, PROMPTS)
     )

@@ -118,6 +118,6 @@ def test_what_is_no_summary_and_a_folder_that_exists_are_refused(tmp_path: Path)
         main(["noise", str(tmp_path / "out"), str(good)])
     kept = tmp_path / "kept"
     kept.mkdir()
-    with pytest.raises(SystemExit, match="kept exists already"):
+    with pytest.raises(SystemExit, match="kept exists; name a folder to make"):
         main(["noise", str(kept), str(good), str(summary(tmp_path, 0.1))])
     assert kept.is_dir()

@@ -64,7 +64,7 @@ class Outputs:
         outcome |= {"length_bias": {"train": {"chosen_longer_share": 0.6125}}}
         self.json("validate/validation.json", outcome)
         self.json("pairs/pairs.json", {"source": "dataset", "train": 40, "eval": self.n, "left_out": {}})
-        for name in ("train", "eval", "dropped"):
+        for name in ("train", "eval"):
             self.jsonl(f"validate/{name}.jsonl", [])
         self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})
         judged: dict[str, Any] = {**rates("accuracy", [1, 1, 0, 1]), "consistency": 0.9, "consistency_n": 3}

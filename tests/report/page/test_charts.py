@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from epsilon_dpo.report.page.charts import kl_against_win_rate, win_rates
-from epsilon_dpo.report.page.charts_training import beta_decisions, beta_over_time, moving_average, training_curves
+from epsilon_dpo.report.page.charts_training import beta_over_time, draw_beta_decisions, moving_average, training_curves
 from epsilon_dpo.report.page.results import read_results
 from epsilon_dpo.report.page.tables import policies
 from epsilon_dpo.report.style.plot_style import marks
@@ -144,7 +144,7 @@ def test_nothing_covers_anything(outputs: Callable[..., Path], drawn: list[Figur
     kl_against_win_rate(path, table, look)
     training_curves(path, results.runs, look)
     beta_over_time(path, results.runs, look)
-    beta_decisions(path, results.runs)
+    draw_beta_decisions(path, results.runs)
     assert len(drawn) == 5
     for number, figure in enumerate(drawn):
         figure.draw_without_rendering()

@@ -21,23 +21,30 @@ def of_each(confidence: float, intervals: int) -> float:
     return 1.0 - (1.0 - confidence) / max(1, intervals)
 
 
-def difference(differences: ArrayLike, prompts: ArrayLike, confidence: float, bound: float | None = 1.0) -> Estimate:
+def difference(differences: ArrayLike, prompts: ArrayLike, confidence: float) -> Estimate:
     """The mean over records, and its interval over prompts.
 
     Args:
-        differences: [n], first - second, one per record.
+        differences: [n], first - second, one per record, of wins: none is larger than 1.
         prompts: [n], each record's prompt.
-        bound: the largest difference that there can be, 1 for wins; the ends stay within it. None: there is none (KL),
-            and no imaginary prompts.
 
     Raises:
         ValueError: fewer than two prompts, the lengths differ, or the differences are not all finite.
     """
-    return difference_of_totals(*totals_by_prompt(differences, prompts), confidence, bound)
+    return difference_of_totals(*totals_by_prompt(differences, prompts), confidence)
 
 
 def difference_of_totals(totals: Floats, sizes: Floats, confidence: float, bound: float | None = 1.0) -> Estimate:
-    """`difference` of records that are added up: of each prompt their sum and their number, [m] each."""
+    """`difference` of records that are added up.
+
+    Args:
+        totals, sizes: of each prompt its records' sum and their number, [m] each.
+        bound: the largest difference that there can be, 1 for wins; the ends stay within it. None: there is none (KL),
+            and no imaginary prompts.
+
+    Raises:
+        ValueError: fewer than two prompts.
+    """
     m = len(sizes)
     if m < 2:
         raise ValueError("one prompt says nothing about others: an interval needs at least two")

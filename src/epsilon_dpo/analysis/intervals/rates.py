@@ -21,9 +21,13 @@ class Estimate:
     high: float
     n: int
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Of a table: `name`, `name_low`, `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def named(self, name: str) -> dict[str, float]:
-        """As metrics: `name`, `name_low`, `name_high`, `name_n`."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high, f"{name}_n": self.n}
+        """As metrics: `columns` and `name_n`."""
+        return self.columns(name) | {f"{name}_n": self.n}
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -49,7 +49,8 @@ def win_rate(wins: ArrayLike, prompts: ArrayLike, confidence: float) -> Estimate
         raise ValueError(f"a confidence of {confidence} is not in (0, 1)")
     value, level = float(totals.sum() / sizes.sum()), (1.0 - confidence) / 2.0
     low, high = _low_end(totals, sizes, level), 1.0 - _low_end(sizes - totals, sizes, level)
-    return Estimate(value, min(low, value), max(high, value), len(sizes))  # they differ at confidences below 0.3 only
+    # An end lies on the wrong side of the value only at confidences below 0.3.
+    return Estimate(value, min(low, value), max(high, value), len(sizes))
 
 
 def _low_end(totals: Floats, sizes: Floats, level: float) -> float:

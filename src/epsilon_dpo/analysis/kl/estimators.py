@@ -98,7 +98,7 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
     `_truncated_share`: the share of answers that were cut before their stop token, whose sums end at the cut.
 
     Args:
-        records: rows of kl_records.kl_records.
+        records: rows of records.kl_records.
 
     Raises:
         UserError: a number is not finite (the policy is broken), or there are fewer than two prompts.
@@ -168,11 +168,8 @@ def _estimate(estimator: Estimator, rows: list[Row], confidence: float) -> dict[
     estimate = mean(values, confidence)
     if estimator.never_negative and estimate.value < -ROUNDING:
         raise RuntimeError(f"{name}, a mean full-vocabulary KL, is {estimate.value:.4g} nats: the estimator is wrong")
-    return {
-        name: estimate.value,
+    return estimate.columns(name) | {
         f"{name}_se": standard_error(values),
-        f"{name}_low": estimate.low,
-        f"{name}_high": estimate.high,
         f"{name}_n": len(rows),
         f"{name}_prompts": len(values),
         f"{name}_truncated_share": sum(row["truncated"] for row in rows) / len(rows),

@@ -58,20 +58,20 @@ def kl_records(
         journal: takes the batches of answers that are done, under `of_policy`, which tells this policy apart.
 
     Returns:
-        `answers` (whose: kl.REFERENCE, POLICY or CHOSEN), `id` of the row, `prompt_id` (the row's own, or else the id
-        of the first row with the same prompt), the values of the estimators on these answers, `tokens`, `truncated`
-        (no stop token at the end).
+        `answers` (whose: estimators.REFERENCE, POLICY or CHOSEN), `id` of the row, `prompt_id` (the row's own, or else
+        the id of the first row with the same prompt), the values of the estimators on these answers, `tokens`,
+        `truncated` (no stop token at the end).
     """
     tokenizer = load_tokenizer(reference)
     models = [on_device(load_policy(folder, torch.float32)) for folder in (policy, reference)]
-    sampled = lambda rows: [(row["prompt_ids"], row["response_ids"]) for row in rows]  # noqa: E731
     sets = {
-        REFERENCE: (reference_samples, sampled(reference_samples)),
-        POLICY: (policy_samples, sampled(policy_samples)),
-        CHOSEN: (pairs, [(row["prompt_ids"], row["chosen_ids"]) for row in pairs]),
+        REFERENCE: (reference_samples, "response_ids"),
+        POLICY: (policy_samples, "response_ids"),
+        CHOSEN: (pairs, "chosen_ids"),
     }
     records = []
-    for whose, (rows, answers) in sets.items():
+    for whose, (rows, field) in sets.items():
+        answers = [(row["prompt_ids"], row[field]) for row in rows]
         sums = answer_sums(
             models[0],
             models[1],
@@ -116,7 +116,7 @@ def kl_run(
         answers are not the policies' own, `sampled_under`. Its metrics.json holds both.
 
     Raises:
-        UserError: `sampled` holds answers of another policy, or as kl.summary.
+        UserError: `sampled` holds answers of another policy, or as estimators.summary.
     """
     found = {}
     for place in policy_paths(aligned):
@@ -167,7 +167,7 @@ def answer_sums(
         journal: takes the batches that are done, under `name`, which tells these answers and models apart.
     """
     journal = journal or Journal()
-    by_length = sorted(range(len(answers)), key=lambda i: (-len(answers[i][0]) - len(answers[i][1]), i))
+    by_length = sorted(range(len(answers)), key=lambda i: -len(answers[i][0]) - len(answers[i][1]))
     found: dict[int, Sums] = {}
     with tqdm(total=len(answers), desc=title, unit="answer") as bar:
         for start in range(0, len(answers), batch_size):

@@ -47,8 +47,7 @@ def decisions(
     """
     journal = journal or Journal()
     models = [on_device(load_policy(path, torch.float32)) for path in (policy, reference)]
-    longest = lambda pair: len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))  # noqa: E731
-    order = sorted(range(len(pairs)), key=lambda i: (-longest(pairs[i]), i))
+    order = sorted(range(len(pairs)), key=lambda i: -_length(pairs[i]))
     found: dict[int, Row] = {}
     with tqdm(total=len(pairs), desc="monotonicity", unit="pair") as bar:
         for start in range(0, len(order), params.batch_size):
@@ -85,6 +84,11 @@ def summary(records: list[Row], pairs: list[Row], confidence: float) -> dict[str
         agreeing = sum((record["first_order"] > 0) == (record["step"] > 0) for record in moved)
         found["first_order_agreement"] = agreeing / len(moved)
     return found
+
+
+def _length(pair: Row) -> int:
+    """Tokens of the prompt with the longer answer."""
+    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
 
 
 def _columns(models: list[PreTrainedModel], pairs: list[Row], params: Monotonicity) -> dict[str, list[float]]:

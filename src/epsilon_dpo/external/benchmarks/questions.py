@@ -38,19 +38,17 @@ def read_questions(benchmark: Benchmark, data: Path) -> list[Question]:
     Raises:
         UserError: the file is absent or is not in the benchmark's format, or an id occurs twice.
     """
+    path = data / (ALPACA_EVAL_FILE if benchmark == "alpaca_eval" else QUESTION_FILE)
     if benchmark == "alpaca_eval":
-        path, rows = data / ALPACA_EVAL_FILE, read_rows(data / ALPACA_EVAL_FILE, ALPACA_EVAL_REFERENCE)
+        rows = read_rows(path, ALPACA_EVAL_REFERENCE)
         questions = [Question(str(number), [row["instruction"]], row) for number, row in enumerate(rows)]
     elif benchmark == "arena_hard":
-        path, rows = (
-            data / QUESTION_FILE,
-            read_rows(data / QUESTION_FILE, ARENA_HARD_QUESTION, ARENA_HARD_QUESTION_2024),
-        )
+        rows = read_rows(path, ARENA_HARD_QUESTION, ARENA_HARD_QUESTION_2024)
         questions = [Question(row["uid"], [row["prompt"]], row) for row in rows if "uid" in row] or [
             Question(row["question_id"], [row["turns"][0]["content"]], row) for row in rows
         ]
     else:
-        path, rows = data / QUESTION_FILE, read_rows(data / QUESTION_FILE, MT_BENCH_QUESTION)
+        rows = read_rows(path, MT_BENCH_QUESTION)
         questions = [Question(str(row["question_id"]), row["turns"], row) for row in rows]
     id_, count = Counter(question.id for question in questions).most_common(1)[0]
     if count > 1:

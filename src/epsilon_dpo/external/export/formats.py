@@ -1,7 +1,6 @@
 """A policy's answers as the files that each tool reads. Times are 0.0, ids are hashes: equal answers, equal bytes."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from epsilon_dpo.external.benchmarks.schemas import (
     ARENA_HARD_ANSWER_2024,
     MT_BENCH_ANSWER,
     Row,
-    Schema,
     problem,
 )
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
@@ -45,7 +43,10 @@ def write_answers(
         schema, row_of = ARENA_HARD_ANSWER, _arena_hard
     else:
         schema, row_of = ARENA_HARD_ANSWER_2024, _arena_hard_2024
-    rows = _rows(name, questions, answers, row_of, schema)
+    answered = {answer["id"]: answer["turns"] for answer in answers}
+    rows = [row_of(name, question, answered[question.id]) for question in questions]
+    if wrong := problem(rows, schema):
+        raise ValueError(f"the answers of {name} are not in the tool's format, {wrong}")
     path = answer_file(name, run, out)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
@@ -58,21 +59,6 @@ def write_answers(
 def answer_file(name: str, run: Run, out: Path) -> Path:
     """Where `write_answers` puts them."""
     return out / ("model_outputs.json" if run.benchmark == "alpaca_eval" else f"model_answer/{name}.jsonl")
-
-
-def _rows(
-    name: str,
-    questions: list[Question],
-    answers: list[Row],
-    row_of: Callable[[str, Question, list[Row]], Row],
-    schema: Schema,
-) -> list[Row]:
-    answered = {answer["id"]: answer["turns"] for answer in answers}
-    rows = [row_of(name, question, answered[question.id]) for question in questions]
-    wrong = problem(rows, schema)
-    if wrong:
-        raise ValueError(f"the answers of {name} are not in the tool's format, {wrong}")
-    return rows
 
 
 def _alpaca_eval(name: str, question: Question, turns: list[Row]) -> Row:

@@ -3,17 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from epsilon_dpo.external.benchmarks.params import Judge, Judges, Run
+from epsilon_dpo.external.benchmarks.params import Judges, Run
 from epsilon_dpo.external.verdicts.judge_alpaca_eval import alpaca_eval_files, judge_alpaca_eval
 from epsilon_dpo.external.verdicts.judge_arena_hard import arena_hard_files, judge_arena_hard
 from epsilon_dpo.external.verdicts.judge_mt_bench import judge_mt_bench, mt_bench_files
 from epsilon_dpo.external.verdicts.tool import Contest, Settings, Verdict, work_folder
-
-
-def judge_of(run: Run, judges: Judges) -> Judge:
-    """The entry of the run's benchmark."""
-    found: Judge = getattr(judges, run.benchmark)
-    return found
 
 
 def verdict_on(name: str, run: Run, judges: Judges, answers: Path) -> Verdict:

@@ -38,9 +38,9 @@ class Verdict:
     f_ba: float
     len_a: int
     len_b: int
-    trunc_source: bool
-    trunc_a: bool
-    trunc_b: bool
+    trunc_source: bool = False
+    trunc_a: bool = False
+    trunc_b: bool = False
     refused: bool = False
     score_a: float | None = None
     score_b: float | None = None

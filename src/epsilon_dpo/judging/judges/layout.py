@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -84,13 +85,11 @@ class Layout:
 
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """input_ids and attention_mask, [rows, longest row], padded on the right."""
-        longest = max(map(len, rows))
-        input_ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for i, row in enumerate(rows):
-            input_ids[i, : len(row)] = torch.tensor(row)
-            attention_mask[i, : len(row)] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+        ids = [torch.tensor(row) for row in rows]
+        return {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        }
 
     def _id(self, marker: str) -> int:
         id_ = self.tokenizer.convert_tokens_to_ids(marker)

@@ -198,10 +198,10 @@ class LLM:
 
     def _no_judge(self, replies: int, last: Reply | None = None) -> "NoJudge":
         said = ""
-        if last is not None and last.choices:
-            message = last.choices[0].message
+        if last is not None and last.first is not None:
+            message = last.first.message
             text = redacted(" ".join((message.text() or message.refusal or "").split()))[:60]
-            said = f" (it says {text!r}, finish_reason {last.choices[0].finish_reason})"
+            said = f" (it says {text!r}, finish_reason {last.first.finish_reason})"
         return NoJudge(
             f"none of the {replies} replies of {self.settings['model']} at {self.endpoint.base_url} is the letter A or "
             f"B; raise judge.max_tokens if it begins with something else, or choose another judge.model{said}."
@@ -226,7 +226,7 @@ class LLM:
 
 
 def _verdict(question: Question, f_ab: float | None, f_ba: float | None) -> Verdict:
-    refused = f_ab is None or f_ba is None
+    lengths = len(question.a.strip()), len(question.b.strip())
     if f_ab is None or f_ba is None:
-        f_ab = f_ba = 0.0
-    return Verdict(f_ab, f_ba, len(question.a.strip()), len(question.b.strip()), False, False, False, refused)
+        return Verdict(0.0, 0.0, *lengths, refused=True)
+    return Verdict(f_ab, f_ba, *lengths)

@@ -18,6 +18,7 @@ KEY = "OPENAI_API_KEY"
 RETRIES = 12
 SILENT_RETRIES = 5  # of a reply that says nothing and not why, over some 15 s; then it is a refusal
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
+REMEDY = "start the server or correct judge.base_url."
 # Codes of a provider that reads first what it is asked (Azure, OpenAI, DashScope) and does not show it to the model.
 FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
 
@@ -56,7 +57,7 @@ class Endpoint:
         try:
             first.get("/models", cast_to=httpx2.Response)
         except openai.APIConnectionError as error:
-            raise UserError(f"{self.base_url} cannot be reached ({_cause(error)}); {self._remedy()}") from None
+            raise UserError(f"{self.base_url} cannot be reached ({_cause(error)}); {REMEDY}") from None
         except openai.APIError:
             pass
 
@@ -85,7 +86,7 @@ class Endpoint:
                 "raise it, or run again later."
             ) from None
         except openai.APIConnectionError as error:
-            raise UserError(f"{self.base_url} can no longer be reached ({_cause(error)}); {self._remedy()}") from None
+            raise UserError(f"{self.base_url} can no longer be reached ({_cause(error)}); {REMEDY}") from None
         except openai.APIStatusError as error:
             if _is_too_long(error):
                 raise UserError(
@@ -158,9 +159,6 @@ class Endpoint:
         else:
             return False
         return True
-
-    def _remedy(self) -> str:
-        return "start the server or correct judge.base_url."
 
 
 def _is_flagged(error: openai.APIStatusError) -> bool:

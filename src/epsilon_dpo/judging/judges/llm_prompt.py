@@ -123,9 +123,14 @@ class Reply(BaseModel):
         except ValidationError:
             return None
 
+    @property
+    def first(self) -> Choice | None:
+        """The first choice, if there is any: one is asked for."""
+        return self.choices[0] if self.choices else None
+
     def cut_off(self) -> bool:
         """Whether it may go on under a larger max_tokens."""
-        return any(choice.finish_reason == "length" for choice in (self.choices or [])[:1])
+        return self.first is not None and self.first.finish_reason == "length"
 
     def margin(self) -> float | None:
         """Nats by which the first answer is better; None if it was refused or is no letter.
@@ -134,9 +139,9 @@ class Reply(BaseModel):
         list has at most the list's smallest probability, and at most what the list leaves. Otherwise the letter counts
         as CERTAIN.
         """
-        if not self.choices:
+        choice = self.first
+        if choice is None:
             return None
-        choice = self.choices[0]
         letter = LETTER.fullmatch(choice.message.text())
         if choice.message.refusal or letter is None:
             return None
@@ -169,9 +174,9 @@ def is_silent(reply: Json) -> bool:
         found = Reply.model_validate(reply)
     except ValidationError:
         return False
-    if not found.choices:
+    choice = found.first
+    if choice is None:
         return True
-    choice = found.choices[0]
     return not (choice.message.text().strip() or choice.message.refusal or choice.finish_reason not in (None, "stop"))
 
 
@@ -186,9 +191,9 @@ def read(reply: Any) -> Reply:
     found = Reply.model_validate(reply)
     if failure(reply) is not None:
         raise ValueError("a failure and no reply")
-    for choice in (found.choices or [])[:1]:
-        if choice.finish_reason == "length" and not choice.message.text().strip() and not choice.message.refusal:
-            raise CutOff
+    choice = found.first
+    if choice and choice.finish_reason == "length" and not (choice.message.text().strip() or choice.message.refusal):
+        raise CutOff
     return found
 
 

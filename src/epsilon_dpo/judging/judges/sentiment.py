@@ -8,8 +8,9 @@ making/sentiment_training.py fitted it. `vader` (Hutto and Gilbert 2014): a lexi
 texts, so a second opinion that is not gamed in the same way; its `compound` c, in [-1, 1], is read as P = (1 + c) / 2.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,7 @@ from epsilon_dpo.pipeline.stage.files import read_json
 
 VOCABULARY, WEIGHTS = "vocabulary.json", "model.safetensors"
 VECTORISER: dict[str, Any] = {"ngram_range": (1, 2), "sublinear_tf": True}
-
-
-class Classifier(Protocol):
-    """Texts in, the logit of P(positive) of each out, [n]."""
-
-    def __call__(self, texts: list[str]) -> NDArray[np.float64]: ...
+Classifier = Callable[[list[str]], NDArray[np.float64]]  # texts in, the logit of P(positive) of each out, [n]
 
 
 class Sentiment:
@@ -82,9 +78,6 @@ class Sentiment:
             f_ba=score_b - score_a,
             len_a=len(question.a.strip()),
             len_b=len(question.b.strip()),
-            trunc_source=False,
-            trunc_a=False,
-            trunc_b=False,
             score_a=score_a,
             score_b=score_b,
             probability_a=float(expit(a)),

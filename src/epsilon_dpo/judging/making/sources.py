@@ -36,7 +36,7 @@ from epsilon_dpo.pipeline.stage.files import Row, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 # What a judge on local weights reads of its params when it is loaded again.
-LENGTHS = {"source", "batch_size", "budget", "source_max_length", "candidate_max_length", "max_length", "dtype"}
+KEPT = {"source", "batch_size", "budget", "source_max_length", "candidate_max_length", "max_length", "dtype"}
 
 
 def build(
@@ -61,12 +61,8 @@ def build(
         UserError: the weights' source is unreachable, missing, pickled or not such a judge, or a reward model has fewer
             positions than `max_length`; or as `train_tfidf`.
     """
-    if isinstance(params, LLMJudge):
-        settings = _address(params)
-        write_json(out / "judge.json", settings)
-        return judge_of(settings, out)
-    if isinstance(params, SentimentJudge):
-        settings = _sentiment_into(out, params, labelled or [])
+    if isinstance(params, LLMJudge | SentimentJudge):
+        settings = _address(params) if isinstance(params, LLMJudge) else _sentiment_into(out, params, labelled or [])
         write_json(out / "judge.json", settings)
         return judge_of(settings, out)
     if isinstance(params, TrainedJudge):
@@ -104,7 +100,7 @@ def _train_into(
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user
     layout.tokenizer.save_pretrained(out)
     facts = {"kind": "pairrm", "budget": "example", "origin": f"trained on {len(pairs)} pairs"}
-    return params.model_dump(include=LENGTHS) | facts | {"batch_size": params.micro_batch_size}
+    return params.model_dump(include=KEPT) | facts | {"batch_size": params.micro_batch_size}
 
 
 def _train_reward_into(
@@ -129,7 +125,7 @@ def _train_reward_into(
     }
     facts = {"kind": "reward_model", "origin": f"trained on {len(pairs)} pairs"}
     dtype = run_part(reward_part, arguments, track)[0]
-    return params.model_dump(include=LENGTHS) | facts | {"dtype": dtype, "batch_size": params.micro_batch_size}
+    return params.model_dump(include=KEPT) | facts | {"dtype": dtype, "batch_size": params.micro_batch_size}
 
 
 def _sentiment_into(out: Path, params: SentimentJudge, labelled: list[Row]) -> dict[str, Any]:
@@ -160,7 +156,7 @@ def _find(params: PretrainedJudge | RewardModelJudge) -> tuple[dict[str, Any], P
                 "a Hub repository such as llm-blender/PairRM-hf."
             )
     kind = "pairrm" if isinstance(params, PretrainedJudge) else "reward_model"
-    return params.model_dump(include=LENGTHS) | {"kind": kind, "origin": origin}, folder
+    return params.model_dump(include=KEPT) | {"kind": kind, "origin": origin}, folder
 
 
 def _files(params: AnyJudge) -> tuple[str, ...]:

@@ -5,17 +5,15 @@ the share of right verdicts does not see.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.special import expit, log_expit
 
-from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
+from epsilon_dpo.judging.scoring.intervals import Intervals
+from epsilon_dpo.pipeline.stage.files import Row
 
-Record = dict[str, Any]
 
-
-def calibration(records: Sequence[Record], confidence: float, draws: int, seed: int) -> dict[str, float]:
+def calibration(records: Sequence[Row], intervals: Intervals) -> dict[str, float]:
     """Of records whose answer a is the labelled one; with an interval over prompts each:
 
     - `overconfidence`: the mean of max(P, 1 - P) minus the share of right verdicts (ties a half). 0 is calibrated on
@@ -25,9 +23,8 @@ def calibration(records: Sequence[Record], confidence: float, draws: int, seed: 
     """
     half = np.array([record["logit"] for record in records], dtype=np.float64) / 2.0
     right = np.array([record["win"] for record in records], dtype=np.float64)
-    prompts = [record["prompt_id"] for record in records]
     values = {"overconfidence": expit(np.abs(half)) - right, "label_nll": -log_expit(half)}
     found: dict[str, float] = {}
     for name, value in values.items():
-        found |= cluster_bootstrap(value.tolist(), prompts, confidence, draws, seed).named(name)
+        found |= intervals.mean(value.tolist(), records).named(name)
     return found

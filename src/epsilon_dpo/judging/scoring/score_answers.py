@@ -5,8 +5,8 @@ from typing import Any
 
 from epsilon_dpo.judging.judges.interface import Judge
 from epsilon_dpo.judging.scoring.comparisons import control_comparisons, read_same_prompts, run_comparisons
+from epsilon_dpo.judging.scoring.intervals import Intervals
 from epsilon_dpo.judging.scoring.scoring import (
-    Intervals,
     Truth,
     by_opponent,
     judge_comparisons,

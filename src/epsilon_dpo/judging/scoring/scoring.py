@@ -5,33 +5,26 @@ Every pair is judged in both orders (judging/judges/interface.py). A logit above
 data's true reward is known, the same pairs are also decided by it, so that the judge itself can be judged.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from scipy.special import expit
 
-from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
-from epsilon_dpo.analysis.intervals.rates import Estimate
-from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.data.generated.truth import true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Judge, Verdict
-from epsilon_dpo.judging.scoring.agreement import agreement
 from epsilon_dpo.judging.scoring.calibration import calibration
 from epsilon_dpo.judging.scoring.comparisons import Comparison
+from epsilon_dpo.judging.scoring.intervals import Intervals
 from epsilon_dpo.judging.scoring.length import length_controlled
 from epsilon_dpo.judging.scoring.single_answers import answers, best_of
-from epsilon_dpo.pipeline.stage.files import read_json
-from epsilon_dpo.pipeline.stage.runs import CHOSEN, REJECTED, RUN, SFT
+from epsilon_dpo.pipeline.stage.files import Row, read_json
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, RUN, SFT
 
 TIE = 1e-6  # |logit| up to which two answers are equal: above padding's rounding, below any preference
-DRAWS = 10_000  # resamples of an interval: its ends then move by less than a tenth of their width between two seeds
 OF_SINGLE_ANSWERS = ("score_a", "score_b", "probability_a", "probability_b")  # from judges that have them
 TRUNCATIONS = ("trunc_source", "trunc_a", "trunc_b")
 
-Record = dict[str, Any]
 Truth = Callable[[list[dict[str, str]], str], float]
 
 
@@ -42,7 +35,7 @@ def known_truth(dataset: Path) -> Truth | None:
     return lambda prompt, answer: true_reward(prompt[-1]["content"], answer)
 
 
-def judge_comparisons(judge: Judge, comparisons: list[Comparison], truth: Truth | None) -> list[Record]:
+def judge_comparisons(judge: Judge, comparisons: list[Comparison], truth: Truth | None) -> list[Row]:
     """One record per comparison, in the order given: the keys of `_record` and, with a truth, of `_true_record`."""
     verdicts = judge.compare([comparison.question for comparison in comparisons])
     return [
@@ -51,7 +44,7 @@ def judge_comparisons(judge: Judge, comparisons: list[Comparison], truth: Truth 
     ]
 
 
-def refuse_preference_among_equals(records: list[Record]) -> None:
+def refuse_preference_among_equals(records: list[Row]) -> None:
     """The control that needs no truth: two identical answers tie.
 
     Raises:
@@ -69,38 +62,7 @@ def win(logit: float) -> float:
     return 0.5 if abs(logit) <= TIE else float(logit > 0.0)
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """How every interval here is made: over prompts, which may have several records each.
-
-    Attributes:
-        confidence: coverage, in (0, 1).
-        seed: RNG seed of the resampling, where there is any.
-    """
-
-    confidence: float
-    seed: int
-
-    def rate(self, wins: Sequence[float], records: Sequence[Record]) -> Estimate:
-        """The mean of `wins`, one of each record."""
-        prompts = [record["prompt_id"] for record in records]
-        return win_rate(wins, prompts, self.confidence)
-
-    def agreement(self, rater: str, other: Sequence[float], records: Sequence[Record], at: str) -> dict[str, float]:
-        """How far the judge agrees with `rater`, whose verdicts are `other`, one of each record; nothing where there is
-        nothing to agree on. Which answer is `rejected` is the label's verdict and no party of its own."""
-        prompts, wins = [record["prompt_id"] for record in records], [record["win"] for record in records]
-        labels = any(record.get("opponent") == REJECTED for record in records)
-        found = agreement(wins, other, prompts, self.confidence, DRAWS, self.seed, sides_are_arbitrary=labels)
-        return {} if found is None else found.named(rater, at)
-
-    def mean(self, values: Sequence[float], records: Sequence[Record]) -> Estimate:
-        """The mean of real values, one of each record."""
-        prompts = [record["prompt_id"] for record in records]
-        return cluster_bootstrap(values, prompts, self.confidence, DRAWS, self.seed)
-
-
-def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[str, float]:
+def summary(records: list[Row], intervals: Intervals, at: str = "") -> dict[str, float]:
     """The metrics of one opponent's records; `at` is appended to each name, before `_low`, `_high` and `_n`.
 
     With an interval each:
@@ -138,17 +100,17 @@ def summary(records: list[Record], intervals: Intervals, at: str = "") -> dict[s
     return found | (_true_summary(records, intervals, at) if "true_win" in records[0] else {})
 
 
-def label_accuracy(records: list[Record], intervals: Intervals) -> dict[str, float]:
+def label_accuracy(records: list[Row], intervals: Intervals) -> dict[str, float]:
     """`summary` of chosen against rejected, where the judge's win is a right answer: its rates are accuracies.
 
     And `label_kappa`, `label_alpha`, its agreement with the labels beyond chance, and its `calibration` by them.
     """
     found = summary(records, intervals) | intervals.agreement("label", [1.0] * len(records), records, "")
     found = {name if name.startswith("true") else name.replace("win_rate", "accuracy"): x for name, x in found.items()}
-    return found | calibration(records, intervals.confidence, DRAWS, intervals.seed)
+    return found | calibration(records, intervals)
 
 
-def by_opponent(records: list[Record], intervals: Intervals) -> dict[str, float]:
+def by_opponent(records: list[Row], intervals: Intervals) -> dict[str, float]:
     """`summary` of each opponent's records, at `/<opponent>` for a run and `/<answer>_vs_<opponent>` for a control.
 
     And `answers` of both sides, and `best_of` the reference's.
@@ -163,7 +125,7 @@ def by_opponent(records: list[Record], intervals: Intervals) -> dict[str, float]
     return found
 
 
-def _record(comparison: Comparison, verdict: Verdict) -> Record:
+def _record(comparison: Comparison, verdict: Verdict) -> Row:
     prompt, a, b = comparison.question
     of_single = {name: getattr(verdict, name) for name in OF_SINGLE_ANSWERS if getattr(verdict, name) is not None}
     return of_single | {
@@ -191,13 +153,13 @@ def _record(comparison: Comparison, verdict: Verdict) -> Record:
     }
 
 
-def _true_record(comparison: Comparison, truth: Truth) -> Record:
+def _true_record(comparison: Comparison, truth: Truth) -> Row:
     prompt, *texts = comparison.question
     a, b = (truth(prompt, text) for text in texts)
     return {"true_a": a, "true_b": b, "true_win": win(a - b)}
 
 
-def _at_equal_length(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+def _at_equal_length(records: list[Row], intervals: Intervals, at: str) -> dict[str, float]:
     """Nothing where the records are too few, or all lengths differ alike: then length has no effect of its own."""
     try:
         found = length_controlled(
@@ -213,14 +175,14 @@ def _at_equal_length(records: list[Record], intervals: Intervals, at: str) -> di
     return found.win_rate.named(f"lc_win_rate{at}") | {f"length_slope{at}": found.slope} | similar
 
 
-def _untruncated(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+def _untruncated(records: list[Row], intervals: Intervals, at: str) -> dict[str, float]:
     untruncated = [record for record in records if record["finish_reason"] != "length"]
     if not untruncated or len(untruncated) == len(records):
         return {}
     return intervals.rate([record["win"] for record in untruncated], untruncated).named(f"untruncated_win_rate{at}")
 
 
-def _both_orders(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+def _both_orders(records: list[Row], intervals: Intervals, at: str) -> dict[str, float]:
     """`flip_rate` and `consistency`; nothing where all pairs are identical or refused.
 
     A judge that prefers the first place (or the second) in both orders has named both answers: a flip, and for one that
@@ -235,7 +197,7 @@ def _both_orders(records: list[Record], intervals: Intervals, at: str) -> dict[s
     return found | {f"consistency{at}": same, f"consistency{at}_n": len(judged)}
 
 
-def _true_summary(records: list[Record], intervals: Intervals, at: str) -> dict[str, float]:
+def _true_summary(records: list[Row], intervals: Intervals, at: str) -> dict[str, float]:
     truth = [record["true_win"] for record in records]
     found = intervals.rate(truth, records).named(f"true_win_rate{at}") | intervals.agreement(
         "truth", truth, records, at

@@ -1,16 +1,15 @@
 """What single answers are worth: means over a policy's answers, and over the best of several of the reference's."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from epsilon_dpo.judging.scoring.scoring import Intervals
+from epsilon_dpo.analysis.intervals.rates import Estimate
+from epsilon_dpo.judging.scoring.intervals import Intervals
+from epsilon_dpo.pipeline.stage.files import Row
 
-Record = dict[str, Any]
 POSITIVE = 0.5  # a probability above it is a positive answer
 
 
-def answers(records: Sequence[Record], side: str, name: str, intervals: "Intervals") -> dict[str, float]:
+def answers(records: Sequence[Row], side: str, name: str, intervals: Intervals) -> dict[str, float]:
     """Of one side's answers: `mean_chars/<name>`, `mean_judge_tokens/<name>` (characters where the judge has no
     tokenizer), `empty_share/<name>`; with its interval what `values` has of them."""
     means = {"mean_chars": "chars", "mean_judge_tokens": "tokens", "empty_share": "empty"}
@@ -20,7 +19,7 @@ def answers(records: Sequence[Record], side: str, name: str, intervals: "Interva
     return found | values(records, side, name, intervals)
 
 
-def values(records: Sequence[Record], side: str, name: str, intervals: "Intervals") -> dict[str, float]:
+def values(records: Sequence[Row], side: str, name: str, intervals: Intervals) -> dict[str, float]:
     """With their intervals over prompts: `judge_score/<name>` by a judge of single answers, by a classifier also
     `positive_probability/<name>` (the mean) and `positive_share/<name>` (of answers above 1/2), and, with a truth,
     `true_reward/<name>`."""
@@ -36,7 +35,7 @@ def values(records: Sequence[Record], side: str, name: str, intervals: "Interval
     return found
 
 
-def best_of(records: Sequence[Record], intervals: "Intervals") -> dict[str, float]:
+def best_of(records: Sequence[Row], intervals: Intervals) -> dict[str, float]:
     """`values` at `<name> = best_of_<n>`: of each prompt's n answers the one that the judge scores highest (the first
     of equals): what the judge reaches by choosing, without any training.
 
@@ -44,7 +43,7 @@ def best_of(records: Sequence[Record], intervals: "Intervals") -> dict[str, floa
     """
     if "score_a" not in records[0]:
         return {}
-    by_prompt: dict[str, list[Record]] = {}
+    by_prompt: dict[str, list[Row]] = {}
     for record in records:
         by_prompt.setdefault(record["prompt_id"], []).append(record)
     counts = {len(own) for own in by_prompt.values()}
@@ -54,5 +53,5 @@ def best_of(records: Sequence[Record], intervals: "Intervals") -> dict[str, floa
     return values(best, "a", f"best_of_{counts.pop()}", intervals)
 
 
-def _mean(records: Sequence[Record], key: str, intervals: "Intervals") -> Any:
+def _mean(records: Sequence[Row], key: str, intervals: Intervals) -> Estimate:
     return intervals.mean([record[key] for record in records], records)

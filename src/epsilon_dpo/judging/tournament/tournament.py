@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.scoring.comparisons import Comparison, read_same_prompts
-from epsilon_dpo.judging.scoring.scoring import DRAWS, Intervals, Record, Truth, judge_comparisons
+from epsilon_dpo.judging.scoring.intervals import DRAWS, Intervals
+from epsilon_dpo.judging.scoring.scoring import Truth, judge_comparisons
 from epsilon_dpo.judging.tournament.ranking import ranking
 from epsilon_dpo.pipeline.stage.files import Row, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, RUN, SFT
@@ -72,12 +72,12 @@ def run_against_run(samples: dict[str, list[Row]], prompts: frozenset[str]) -> l
     ]
 
 
-def named(records: list[Record], run: str) -> list[Record]:
+def named(records: list[Row], run: str) -> list[Row]:
     """Records of stage score, whose answers are called `run` there, under the run's name."""
     return [record | {"answer": run} for record in records if record["answer"] == RUN]
 
 
-def games_of(records: list[Record], prompts: frozenset[str], names: set[str]) -> list[Record]:
+def games_of(records: list[Row], prompts: frozenset[str], names: set[str]) -> list[Row]:
     """The records that are games: between two of `names`, the SFT policy and the chosen answers, on these prompts."""
     players = names | {SFT, CHOSEN}
     return [
@@ -89,7 +89,7 @@ def games_of(records: list[Record], prompts: frozenset[str], names: set[str]) ->
     ]
 
 
-def table(games: list[Record], field: str, confidence: float, seed: int) -> list[Row]:
+def table(games: list[Row], field: str, confidence: float, seed: int) -> list[Row]:
     """The players from the strongest to the weakest by `field` (`win` or `true_win`), rows for a CSV file.
 
     `place_first` to `place_last` are the places that the data leave open, `group` tells apart what they separate
@@ -109,9 +109,9 @@ def table(games: list[Record], field: str, confidence: float, seed: int) -> list
     return [
         {"policy": one.name, "n": one.strength.n}
         | {"place_first": one.place.first, "place_last": one.place.last, "group": one.place.group}
-        | _columns("strength", one.strength)
-        | _columns("elo", one.elo)
-        | _columns("win_rate", one.win_rate)
+        | one.strength.columns("strength")
+        | one.elo.columns("elo")
+        | one.win_rate.columns("win_rate")
         for one in found
     ]
 
@@ -125,7 +125,3 @@ def metrics(tables: dict[str, list[Row]]) -> dict[str, float]:
         for row in rows
         for name in names
     }
-
-
-def _columns(name: str, estimate: Estimate) -> Row:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

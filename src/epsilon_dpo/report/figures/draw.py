@@ -47,7 +47,7 @@ def draw_dynamics(path: Path, trajectories: list[Row], decided: list[Row], label
         for number, run in enumerate(labels)
     }
     metrics = list(dict.fromkeys(row["metric"] for row in trajectories))
-    titles = {metric: title for metric, title in RATIO_TITLES.items() if decided}
+    titles = RATIO_TITLES if decided else {}
     count = len(metrics) + 1 + len(titles)
     with printed(path, 3.1 * -(-count // PANELS), list(labels.values())) as figure:
         panels = list(figure.subplots(-(-count // PANELS), PANELS, squeeze=False).flat)

@@ -37,7 +37,10 @@ def draw_over_optimisation(path: Path, rows: list[Row], under: str) -> None:
                 _curve(panel, [row for row in rows if (row["family"], row["scorer"]) == (family, scorer)], LOOK[scorer])
         for panel in list(grid.flat)[len(families) :]:
             panel.remove()
-        below(figure, [_handle(scorer) for scorer in LOOK])
+        handles = [
+            Line2D([], [], color=look.colour, marker=look.marker, label=LABELS[name]) for name, look in LOOK.items()
+        ]
+        below(figure, handles)
 
 
 def _curve(panel: Axes, rows: list[Row], mark: Mark) -> None:
@@ -47,8 +50,3 @@ def _curve(panel: Axes, rows: list[Row], mark: Mark) -> None:
     panel.plot(x, y, color=mark.colour, linewidth=1.4)
     for row in ordered:
         error_point(panel, row, "kl", "reward", mark, 5.5)
-
-
-def _handle(scorer: str) -> Line2D:
-    mark = LOOK[scorer]
-    return Line2D([], [], color=mark.colour, marker=mark.marker, label=LABELS[scorer])

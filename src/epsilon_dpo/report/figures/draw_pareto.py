@@ -37,7 +37,7 @@ def draw_pareto(path: Path, found: Pareto, sft: dict[str, float], under: str = "
     columns = -(-len(panels) // blocks)
     turned = len(panels) == 1  # then there is room for the scorers side by side
     rows = 1 if turned else blocks * len(sft)
-    heights = [0.7 * blocks + (3.2 if turned else 2.3) * rows, 1.0 + 0.34 * len(swept)][: 1 + bool(swept)]
+    heights = [0.7 * blocks + (3.2 if turned else 2.3) * rows, *([1.0 + 0.34 * len(swept)] if swept else [])]
     with printed(path, sum(heights), [str(entry.get_label()) for entry in handles]) as figure:
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         grid = parts[0].subplots(rows, len(sft) if turned else columns, squeeze=False)

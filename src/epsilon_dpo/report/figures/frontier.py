@@ -54,33 +54,26 @@ class Frontier:
 
 
 def attained(kl: Floats, win_rate: Floats, at: Floats, floor: float) -> Floats:
-    """The best win rate, at least `floor`, among points with at most this KL.
+    """The best win rate, at least `floor`, among points with at most this KL, [g].
 
     Args:
-        kl, win_rate: [..., n].
+        kl, win_rate: [n].
         at: [g], nats.
-
-    Returns:
-        [..., g].
     """
-    best = np.full((*kl.shape[:-1], len(at)), floor)
-    for point in range(kl.shape[-1]):
-        affordable = kl[..., point, None] <= at
-        np.maximum(best, np.where(affordable, win_rate[..., point, None], floor), out=best)
-    return best
+    return np.where(kl[:, None] <= at, win_rate[:, None], floor).max(0, initial=floor)
 
 
-def hypervolume(kl: Floats, win_rate: Floats, reference: Reference) -> Floats:
-    """Area between the staircase and the reference point, from KL 0 to the reference's, [...].
+def hypervolume(kl: Floats, win_rate: Floats, reference: Reference) -> float:
+    """Area between the staircase and the reference point, from KL 0 to the reference's.
 
     Args:
-        kl, win_rate: [..., n]; a KL below 0, which an estimate can be, counts as 0.
+        kl, win_rate: [n]; a KL below 0, which an estimate can be, counts as 0.
     """
-    order = np.argsort(kl, axis=-1)
-    cost = np.clip(np.take_along_axis(kl, order, -1), 0.0, reference.kl)
-    height = np.maximum.accumulate(np.take_along_axis(win_rate, order, -1), -1) - reference.win_rate
-    width = np.diff(cost, axis=-1, append=reference.kl)
-    return np.sum(np.maximum(0.0, height) * width, axis=-1)
+    order = np.argsort(kl)
+    cost = np.clip(kl[order], 0.0, reference.kl)
+    height = np.maximum.accumulate(win_rate[order]) - reference.win_rate
+    width = np.diff(cost, append=reference.kl)
+    return float(np.sum(np.maximum(0.0, height) * width))
 
 
 def frontier(
@@ -121,7 +114,7 @@ def frontier(
     worst = cost + reach, np.array([rate.low for rate in rates])
     best = cost - reach, np.array([rate.high for rate in rates])
     stairs, low, high = (attained(x, y, grid, reference.win_rate) for x, y in ((cost, gain), worst, best))
-    area, least, most = (float(hypervolume(x, y, reference)) for x, y in ((cost, gain), worst, best))
+    area, least, most = (hypervolume(x, y, reference) for x, y in ((cost, gain), worst, best))
     return Frontier(grid, stairs, low, high, Estimate(area, least, most, m))
 
 

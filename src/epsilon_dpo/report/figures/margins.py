@@ -46,10 +46,9 @@ def margins(run: str, beta: float | None, records: list[Row], pairs: list[Row], 
         h = mean_over_prompts([record["margin"] for record in members], of, confidence)
         n = len(members)
         row: dict[str, Any] = {"run": run, "beta": beta, "group": group, "n": n, "share": n / len(records)}
-        for end, value in (("", h.value), ("_low", h.low), ("_high", h.high)):
-            row[f"margin{end}"] = value
-            if beta is not None:
-                row[f"implicit_margin{end}"] = beta * value
+        row |= h.columns("margin")
+        if beta is not None:
+            row |= {f"implicit_{name}": beta * value for name, value in h.columns("margin").items()}
         for name, said in (("first_order_agreement", "first_order"), ("sign_of_h_agreement", "margin")):
             row[name] = sum(record[said] * step > 0 for record in members) / len(members)
         rows.append(row)

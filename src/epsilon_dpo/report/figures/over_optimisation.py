@@ -14,18 +14,16 @@ from math import comb, log
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from epsilon_dpo.analysis.intervals.bootstrap import cluster_bootstrap
+from epsilon_dpo.analysis.intervals.bootstrap import Floats, cluster_bootstrap
 from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, metrics_folder, policy_paths
-from epsilon_dpo.report.figures.points import columns, read_estimate
+from epsilon_dpo.report.figures.points import ENDS, read_estimate
 
 KL = "kl_rev_rb"  # KL(policy || reference), the penalty of the objective
 BEST_OF_N = "best of n"
 REWARDS = {"judge": "score", "true reward": "true"}  # fields of a record, with _a and _b
-ENDS = ("", "_low", "_high")
 COLUMNS = (
     *("family", "run", "place", "scorer"),
     *(f"kl{end}" for end in ENDS),
@@ -33,8 +31,6 @@ COLUMNS = (
     "n",
 )
 DRAWS = 10_000
-
-Floats = NDArray[np.float64]
 
 
 def over_optimisation(out: Path, family_of: dict[str, str], confidence: float, seed: int) -> list[Row]:
@@ -58,7 +54,7 @@ def over_optimisation(out: Path, family_of: dict[str, str], confidence: float, s
             for scorer, field in REWARDS.items():
                 above = [record[f"{field}_a"] - record[f"{field}_b"] for record in against]
                 reward = cluster_bootstrap(above, prompts, confidence, DRAWS, seed)
-                rows.append(name | {"scorer": scorer} | columns("kl", kl) | columns("reward", reward) | {"n": reward.n})
+                rows.append(name | {"scorer": scorer} | kl.columns("kl") | reward.columns("reward") | {"n": reward.n})
     return rows + _best_of_n(own, confidence, seed)
 
 
@@ -78,8 +74,8 @@ def _best_of_n(records: list[Row], confidence: float, seed: int) -> list[Row]:
             reward = cluster_bootstrap(weighed, prompts, confidence, DRAWS, seed)
             rows.append(
                 {"family": BEST_OF_N, "run": f"best of {n}", "place": ".", "scorer": scorer}
-                | columns("kl", Estimate(bound, bound, bound, len(answers)))
-                | columns("reward", reward)
+                | Estimate(bound, bound, bound, len(answers)).columns("kl")
+                | reward.columns("reward")
                 | {"n": len(answers)}
             )
     return rows

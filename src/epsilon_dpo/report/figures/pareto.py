@@ -7,17 +7,16 @@ from numpy.typing import NDArray
 
 from epsilon_dpo.report.figures.dominance import dominated
 from epsilon_dpo.report.figures.frontier import Frontier, Reference, frontier
-from epsilon_dpo.report.figures.points import Point, Row, columns
+from epsilon_dpo.report.figures.points import ENDS, Point, Row
 
-ESTIMATE = ("", "_low", "_high")
-KL_COLUMNS = tuple(f"kl{end}" for end in ESTIMATE)
-RATE_COLUMNS = tuple(f"win_rate{end}" for end in ESTIMATE)
+KL_COLUMNS = tuple(f"kl{end}" for end in ENDS)
+RATE_COLUMNS = tuple(f"win_rate{end}" for end in ENDS)
 POINTS = ("run", "family", "beta", "scorer", *KL_COLUMNS, *RATE_COLUMNS, "n", "dominated")
 STAIRCASES = ("scorer", "family", "kl", *RATE_COLUMNS)
 HYPERVOLUMES = (
     "scorer",
     "family",
-    *(f"hypervolume{end}" for end in ESTIMATE),
+    *(f"hypervolume{end}" for end in ENDS),
     "reference_kl",
     "reference_win_rate",
 )
@@ -62,7 +61,7 @@ class Pareto:
         """One row per scorer and family, in nats times win rate, with the corner it is measured from."""
         return [
             {"scorer": scorer, "family": family}
-            | columns("hypervolume", one.hypervolume)
+            | one.hypervolume.columns("hypervolume")
             | {"reference_kl": self.references[scorer].kl, "reference_win_rate": self.references[scorer].win_rate}
             for scorer, found in self.frontiers.items()
             for family, one in found.items()
@@ -96,8 +95,8 @@ def pareto(
         )
         rows += [
             {"run": point.run, "family": family_of[point.run], "beta": betas[point.run], "scorer": scorer}
-            | columns("kl", point.kl)
-            | columns("win_rate", point.win_rate[scorer])
+            | point.kl.columns("kl")
+            | point.win_rate[scorer].columns("win_rate")
             | {"n": len(point.kl_by_prompt), "dominated": bool(is_dominated)}
             for point, is_dominated in zip(points, pointless, strict=True)
         ]

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.runs import CHOSEN
 
-Floats = NDArray[np.float64]
-KL = "kl_fwd_rb"  # KL(reference || policy), Rao-Blackwellised: the estimator of least variance (kl.py)
+KL = "kl_fwd_rb"  # KL(reference || policy), Rao-Blackwellised: of least variance (analysis/kl/estimators.py)
+ENDS = ("", "_low", "_high")  # of the columns of an estimate
 OPPONENT = CHOSEN  # as in the paper: wins over the dataset's chosen answers
 SCORERS = {"judge": ("win", "win_rate"), "true reward": ("true_win", "true_win_rate")}  # field of records, metric
 
@@ -23,7 +24,6 @@ class Point:
     """A policy of a run: its final one, or a snapshot from within its training.
 
     Attributes:
-        place: below out/<stage>/<run>; "." is the final policy.
         kl: KL(reference || policy), nats per answer.
         kl_by_prompt: [prompts], its mean over each prompt's answers.
         win_rate: over the chosen answers, by scorer.
@@ -33,7 +33,6 @@ class Point:
     """
 
     run: str
-    place: str
     kl: Estimate
     kl_by_prompt: Floats
     win_rate: dict[str, Estimate]
@@ -42,7 +41,7 @@ class Point:
 
 
 def read_point(out: Path, run: str, place: str = ".") -> Point:
-    """The policy at `place` of `run`, from out/score and out/kl.
+    """The policy of `run` at `place` below out/<stage>/<run>, from out/score and out/kl; "." is the final one.
 
     Raises:
         UserError: the two speak of different policies or prompts.
@@ -60,7 +59,6 @@ def read_point(out: Path, run: str, place: str = ".") -> Point:
             raise UserError(f"{score} and {kl} are of different policies or prompts; run `dvc repro`.")
     return Point(
         run=run,
-        place=place,
         kl=read_estimate(distance, KL),
         kl_by_prompt=kls,
         win_rate={name: read_estimate(scored, f"{metric}/{OPPONENT}") for name, (_, metric) in scorers.items()},
@@ -72,11 +70,6 @@ def read_point(out: Path, run: str, place: str = ".") -> Point:
 def read_estimate(metrics: Row, name: str) -> Estimate:
     """`name` of a metrics.json, with its interval."""
     return Estimate(metrics[name], metrics[f"{name}_low"], metrics[f"{name}_high"], metrics[f"{name}_n"])
-
-
-def columns(name: str, estimate: Estimate) -> Row:
-    """`name`, `name`_low and `name`_high of a table."""
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _by_prompt(records: list[Row], field: str) -> tuple[list[str], Floats, NDArray[np.int_]]:

@@ -25,10 +25,8 @@ def write_levels(paths: Sequence[Path], out: Path) -> list[Row]:
     Raises:
         UserError: `out` exists, or the files are no summaries of one comparison at different levels.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already; name a new folder, or remove it.")
-    rows = levels(paths)
     with new_folder(out) as folder:
+        rows = levels(paths)
         write_csv(folder / "noise.csv", rows)
         draw_levels(folder / "noise.png", rows)
     return rows

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
-from epsilon_dpo.report.page.charts import SCORERS, TITLES
+from epsilon_dpo.report.page.charts import SCORERS, TITLES, known_scorers
 from epsilon_dpo.report.page.charts_training import ACCURACY, CURVES, LOSS, adapted_beta, firm, logs, series
 from epsilon_dpo.report.page.control import SCORE
 from epsilon_dpo.report.page.results import Row, RunResult
 from epsilon_dpo.report.page.tables import beta_decisions
 from epsilon_dpo.report.style.alt_text import against_half, ends, fitting, movement, nats, span
 from epsilon_dpo.report.style.signs import fixed, interval, percent
-
-TRUTH_FIRST = tuple(reversed(SCORERS))
 
 
 def win_rates_alt(policies: list[Row]) -> str:
@@ -23,7 +21,7 @@ def win_rates_alt(policies: list[Row]) -> str:
     def most(runs: list[Row], name: str) -> str:
         return f"{len(runs)} runs {span({run['run']: run[name] for run in runs}, percent)}"
 
-    def said(list_rates: Callable[[list[Row], str], str], scorers: tuple[str, ...]) -> str:
+    def said(list_rates: Callable[[list[Row], str], str], scorers: list[str]) -> str:
         sentences = []
         for opponent, title in TITLES.items():
             parts = []
@@ -36,13 +34,13 @@ def win_rates_alt(policies: list[Row]) -> str:
             sentences.append(f"{title[0].upper()}{title[1:]}: {'; '.join(parts)}.")
         return " ".join(["Win rates.", *sentences])
 
-    scorers = _known(policies)
+    scorers = _truth_first(policies)
     return fitting(said(each, scorers), said(most, scorers), said(most, scorers[:1]))
 
 
 def kl_alt(policies: list[Row], under: str = "") -> str:
     """Of `charts.kl_against_win_rate`: each policy's place; `under` as there."""
-    scorers, runs = _known(policies), [row for row in policies if row["run"] != SFT]
+    scorers, runs = _truth_first(policies), [row for row in policies if row["run"] != SFT]
 
     def rates(row: Row) -> str:
         return " and ".join(f"{percent(row[f'{scorer}/{CHOSEN}'])} by the {SCORERS[scorer]}" for scorer in scorers)
@@ -99,7 +97,7 @@ def beta_alt(runs: list[RunResult]) -> str:
 
 
 def beta_decisions_alt(runs: list[RunResult]) -> str:
-    """Of `charts_training.beta_decisions`: the mean shares, which the table below it has."""
+    """Of `charts_training.draw_beta_decisions`: the mean shares, which the table below it has."""
     shares = {run.name: found for run in runs if (found := beta_decisions(run))}
     kinds = ("lowered", "kept", "raised")
     each = [f"{run} {', '.join(f'{percent(own[kind])} {kind}' for kind in kinds)}" for run, own in shares.items()]
@@ -108,8 +106,8 @@ def beta_decisions_alt(runs: list[RunResult]) -> str:
     return fitting(f"{title}: {'; '.join(each)}.", f"{title} of {len(runs)} runs: {'; '.join(most)}.")
 
 
-def _known(policies: list[Row]) -> tuple[str, ...]:
-    return tuple(scorer for scorer in TRUTH_FIRST if all(f"{scorer}/{CHOSEN}" in policy for policy in policies))
+def _truth_first(policies: list[Row]) -> list[str]:
+    return known_scorers(policies)[::-1]
 
 
 def _rate(row: Row, name: str) -> str:

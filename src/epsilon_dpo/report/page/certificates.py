@@ -15,21 +15,9 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 # The outputs that this page is made from: of these alone it can say whether a certificate's are the same.
 READ = (
-    *(
-        "validate",
-        "judge",
-        "sft",
-        "pairs",
-        "reference",
-        "controls",
-        "align/metrics",
-        "sample",
-        "score",
-        "kl",
-        "tournament",
-    ),
-    "figures",
-)
+    "validate", "judge", "sft", "pairs", "reference", "controls", "align/metrics", "sample", "score", "kl",
+    "tournament", "figures",
+)  # fmt: skip
 BIT_EQUAL, WITHIN, DIFFERENT = "bit-equal", "equal within tolerance", "different"
 
 
@@ -69,7 +57,7 @@ def _row(name: str, certificate: dict[str, Any], out: Path, known: dict[str, str
     same = 0
     for stage in certificate["stages"].values():
         for path, digests in stage["outs"].items():
-            if digests["sha256"] is None or not any(f"{path}/".startswith(f"out/{name}/") for name in READ):
+            if digests["sha256"] is None or not any(f"{path}/".startswith(f"out/{folder}/") for folder in READ):
                 continue
             here = out.joinpath(*Path(path).parts[1:])
             if path not in known:
@@ -81,7 +69,7 @@ def _row(name: str, certificate: dict[str, Any], out: Path, known: dict[str, str
         return None
     counts = Counter(stage["verdict"] for stage in certificate["stages"].values())
     first = next((stage for stage in certificate["stages"].items() if "differs" in stage[1]), None)
-    failed = [f"{name} ({stage['failed']})" for name, stage in certificate["stages"].items() if "failed" in stage]
+    failed = [f"{stage} ({found['failed']})" for stage, found in certificate["stages"].items() if "failed" in found]
     return {
         "name": name,
         "stages": len(certificate["stages"]),

@@ -40,7 +40,7 @@ def win_rates(path: Path, policies: list[Row], marks: dict[str, Mark]) -> None:
             percent(panel, "x")
         panels[0].set_yticks(range(len(policies)), [policy["run"] for policy in policies])
         panels[0].set_ylim(len(policies) - 0.5, -0.5)
-        if _known("true_win_rate", policies):
+        if "true_win_rate" in known_scorers(policies):
             plain = Mark(INK, "o")
             legend(figure, [handle("judge", plain), handle("true reward", plain, hollow=True)])
 
@@ -69,7 +69,7 @@ def kl_against_win_rate(path: Path, policies: list[Row], marks: dict[str, Mark],
     Args:
         under: as in `labelled_kl`.
     """
-    scorers = [scorer for scorer in SCORERS if _known(scorer, policies)]
+    scorers = known_scorers(policies)
     width = 4.5 * len(scorers) + 0.6
     lines = math.ceil(len(policies) / legend_columns(width, [policy["run"] for policy in policies]))
     with drawing(path, width, 3.7 + LEGEND_LINE * lines) as figure:  # the panels' height is that of any number of runs
@@ -133,5 +133,6 @@ def score_against_kl(path: Path, rows: list[Row], marks: dict[str, Mark], under:
         legend(figure, handles)
 
 
-def _known(scorer: str, policies: list[Row]) -> bool:
-    return all(f"{scorer}/chosen" in policy for policy in policies)
+def known_scorers(policies: list[Row]) -> list[str]:
+    """The scorers by which every policy has a win rate over the chosen answers."""
+    return [scorer for scorer in SCORERS if all(f"{scorer}/{CHOSEN}" in policy for policy in policies)]

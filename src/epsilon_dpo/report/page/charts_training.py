@@ -118,8 +118,7 @@ def series(run: RunResult, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 def moving_average(values: np.ndarray) -> np.ndarray:
     """Centred mean over a tenth of the rows, [rows]; near the ends over the rows there are."""
-    window = max(1, len(values) // 10) | 1
-    half = window // 2
+    half = len(values) // 20
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
@@ -147,7 +146,7 @@ def beta_over_time(path: Path, runs: list[RunResult], marks: dict[str, Mark]) ->
         figure.supylabel("β", rotation=0, fontsize=10)
 
 
-def beta_decisions(path: Path, runs: list[RunResult]) -> None:
+def draw_beta_decisions(path: Path, runs: list[RunResult]) -> None:
     """Per run that decides beta pair by pair: the shares of its pairs over time, one panel each."""
     with drawing(path, 9.0, 0.4 + 2.4 * _rows(len(runs))) as figure:
         for panel, run in zip(_grid(figure, len(runs), sharey=True), runs, strict=True):

@@ -5,7 +5,7 @@ from itertools import combinations
 from epsilon_dpo.analysis.intervals.differences import of_each
 from epsilon_dpo.analysis.intervals.rates import Estimate
 from epsilon_dpo.report.page.groups import Group, groups, several_seeds
-from epsilon_dpo.report.page.paired import holm, outcome_of
+from epsilon_dpo.report.page.paired import holm, measured
 from epsilon_dpo.report.page.results import Results, Row
 from epsilon_dpo.report.page.statements import (
     APART,
@@ -40,8 +40,9 @@ def _compared(results: Results, pairs: list[tuple[Group, Group]], opponent: str,
     adjusted = holm([one.p_value for one in found])
     each, rows = of_each(results.confidence, len(pairs)), []
     for (one, other), apart, p_holm in zip(pairs, found, adjusted, strict=True):
-        low, high = apart.interval(results.confidence)
-        low_together, high_together = apart.interval(each)
+        alone, together = (
+            Estimate(apart.value, *apart.interval(level), apart.prompts) for level in (results.confidence, each)
+        )
         rows.append(
             {
                 "first": one.name,
@@ -50,15 +51,7 @@ def _compared(results: Results, pairs: list[tuple[Group, Group]], opponent: str,
                 "seeds_second": len(other.runs),
                 "opponent": opponent,
                 "scorer": SCORERS[field],
-                "difference": apart.value,
-                "low_together": low_together,
-                "high_together": high_together,
-                "low": low,
-                "high": high,
-                "n": apart.prompts,
-                "p": apart.p_value,
-                "p_holm": p_holm,
-                "outcome": outcome_of(Estimate(apart.value, low_together, high_together, apart.prompts)),
+                **measured(alone, together, apart.p_value, p_holm),
                 "training_share": apart.training_share,
             }
         )

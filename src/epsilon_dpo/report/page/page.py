@@ -22,9 +22,9 @@ from epsilon_dpo.report.page.certificates import NONE, Certificates
 from epsilon_dpo.report.page.charts import kl_against_win_rate, score_against_kl, win_rates
 from epsilon_dpo.report.page.charts_training import (
     adapted_beta,
-    beta_decisions,
     beta_over_time,
     decides,
+    draw_beta_decisions,
     training_curves,
 )
 from epsilon_dpo.report.page.control import SLIDES, control, furthest_below_zero
@@ -37,15 +37,14 @@ from epsilon_dpo.report.page.replication import NONE as NO_REPLICATION
 from epsilon_dpo.report.page.replication import Replication
 from epsilon_dpo.report.page.results import Results
 from epsilon_dpo.report.page.statements import comparisons, is_decided, statements
-from epsilon_dpo.report.page.tables import ESTIMATORS, curves, dvc_metrics, policies, summary
-from epsilon_dpo.report.page.tables import beta_decisions as decision_shares
+from epsilon_dpo.report.page.tables import ESTIMATORS, beta_decisions, curves, dvc_metrics, policies, summary
 from epsilon_dpo.report.page.tournament import places, ranking, side_by_side
 from epsilon_dpo.report.page.uncertainty import splits, variance
 from epsilon_dpo.report.style.plot_style import marks
 from epsilon_dpo.report.style.signs import fixed, percent
 
 TEMPLATE, MACROS, STYLE = "report.html.jinja", "macros.html.jinja", "report.css"
-# Of report/sections/, in the page's order.
+# Of sections/ beside this file, in the page's order.
 SECTIONS = (
     "headline.html.jinja",
     "win_rates.html.jinja",
@@ -126,7 +125,7 @@ def write_report(
         judging=judged,
         judged_by=columns(judged),
         judge_cost=cost(results),
-        decisions={run.name: decision_shares(run) for run in results.runs},
+        decisions={run.name: beta_decisions(run) for run in results.runs},
         certificates=certificates,
         replication=replication,
         files=["summary.json", *sorted(file.name for file in out.glob("*.csv"))],
@@ -167,7 +166,7 @@ def _draw(
         beta_over_time(folder / "beta.png", adapting, look)
         alts["beta"] = beta_alt(adapting)
     if deciding:
-        beta_decisions(folder / "beta_decisions.png", deciding)
+        draw_beta_decisions(folder / "beta_decisions.png", deciding)
         alts["beta_decisions"] = beta_decisions_alt(deciding)
     return {name: Drawn(data_uri((folder / f"{name}.png").read_bytes()), alt) for name, alt in alts.items()}
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from epsilon_dpo.analysis.intervals.bootstrap import BLOCK, totals_by_prompt
+from epsilon_dpo.analysis.intervals.bootstrap import totals_by_prompt
 from epsilon_dpo.analysis.intervals.differences import difference, of_each
 from epsilon_dpo.analysis.intervals.rates import Estimate, per_prompt
+from epsilon_dpo.pipeline.stage.files import Row
 
 Outcome = Literal["better", "worse", "cannot be told apart"]
 ROUNDING = 1e-12  # relative: sums that differ by less are equal
@@ -29,12 +30,11 @@ class Verdict:
     """What the records say of `first` against `second`.
 
     Attributes:
-        outcome: decided where `together` leaves out 0, for which interval and exact test must both decide: among all
-            pairs judged together, a false one has at most chance 1 - confidence.
         difference: that of mean wins, first - second, over `difference.n` prompts. Its interval is of this pair alone,
             and may leave out 0 where the outcome is open.
         together: the same difference; the intervals of all pairs judged together hold at once. It reaches to 0 where
-            the adjusted p, which is exact, does not decide.
+            the adjusted p, which is exact, does not decide, so that interval and exact test must both decide for an
+            outcome: among all pairs judged together, a false one has at most chance 1 - confidence.
         p_value, p_adjusted: result of `sign_flip`, before and after Holm's correction for the pairs judged together.
         n_needed: prompts that a difference of this size takes to be decided among as many pairs, at the level that Holm
             gives the clearest of them; None where there was no difference.
@@ -42,7 +42,6 @@ class Verdict:
 
     first: str
     second: str
-    outcome: Outcome
     difference: Estimate
     together: Estimate
     p_value: float
@@ -50,9 +49,7 @@ class Verdict:
     n_needed: int | None
 
 
-def verdicts(
-    wins: Mapping[str, ArrayLike], prompts: ArrayLike, confidence: float, power: float, draws: int, seed: int
-) -> list[Verdict]:
+def verdicts(wins: Mapping[str, ArrayLike], prompts: ArrayLike, confidence: float, power: float) -> list[Verdict]:
     """Every two runs, in the order given, corrected for each other.
 
     Args:
@@ -61,11 +58,11 @@ def verdicts(
         power: chance of a verdict on a pair that `n_needed` prompts give, at the least.
 
     Raises:
-        ValueError: the lengths differ, or there are fewer than two prompts.
+        ValueError: the lengths differ, there are fewer than two prompts, or a difference is no multiple of a half.
     """
     pairs = list(combinations(wins, 2))
     found = [np.asarray(wins[first], float) - np.asarray(wins[second], float) for first, second in pairs]
-    p_values = [sign_flip(differences, prompts, draws, seed) for differences in found]
+    p_values = [sign_flip(differences, prompts) for differences in found]
     each = of_each(confidence, len(pairs))
     results = []
     for (first, second), differences, p_value, adjusted in zip(pairs, found, p_values, holm(p_values), strict=True):
@@ -74,7 +71,7 @@ def verdicts(
         if adjusted > 1.0 - confidence:
             together = replace(together, low=min(0.0, together.low), high=max(0.0, together.high))
         needed = n_needed(per_prompt(differences.tolist(), np.asarray(prompts).tolist()), each, power)
-        results.append(Verdict(first, second, outcome_of(together), alone, together, p_value, adjusted, needed))
+        results.append(Verdict(first, second, alone, together, p_value, adjusted, needed))
     return results
 
 
@@ -85,38 +82,41 @@ def outcome_of(together: Estimate) -> Outcome:
     return "better" if together.low > 0.0 else "worse"
 
 
-def sign_flip(differences: ArrayLike, prompts: ArrayLike, draws: int, seed: int) -> float:
+def measured(alone: Estimate, together: Estimate, p: float, p_holm: float) -> Row:
+    """Columns of a table of comparisons: a difference with the interval for this pair alone and for all pairs together,
+    its p before and after Holm's correction, and the outcome."""
+    return {
+        "difference": alone.value,
+        "low_together": together.low,
+        "high_together": together.high,
+        "low": alone.low,
+        "high": alone.high,
+        "n": alone.n,
+        "p": p,
+        "p_holm": p_holm,
+        "outcome": outcome_of(together),
+    }
+
+
+def sign_flip(differences: ArrayLike, prompts: ArrayLike) -> float:
     """Two-sided p of a mean difference as far from 0 as this one, under random signs of the prompts' differences.
 
-    Exact where the differences are multiples of a half, as wins are, by the null distribution's recursion (Pagano and
-    Tritchler, JASA 78 (1983)); with one decided record per prompt that is McNemar's exact test. Exact by enumeration
-    where there are no more sign patterns than `draws`. Else by that many random ones, (hits + 1) / (draws + 1) (Phipson
-    and Smyth 2010, arXiv 1603.05766). Never 0.
+    Exact, by the null distribution's recursion (Pagano and Tritchler, JASA 78 (1983)); with one decided record per
+    prompt that is McNemar's exact test. Never 0.
 
     Args:
-        differences: [n], first - second, one per record.
+        differences: [n], first - second, one per record: multiples of a half, as differences of wins are.
         prompts: [n], each record's prompt.
 
     Raises:
-        ValueError: the lengths differ, or the differences are not all finite.
+        ValueError: the lengths differ, or a prompt's differences do not add up to a multiple of a half.
     """
     totals, _ = totals_by_prompt(differences, prompts)
-    sizes = np.abs(totals[totals != 0.0])
-    seen = abs(totals.sum())
-    if seen == 0.0:
-        return 1.0
-    if np.all(2.0 * sizes == np.round(2.0 * sizes)):
-        return _lattice_p((2.0 * sizes).astype(int), round(2.0 * seen))
-    at_least = seen - ROUNDING * sizes.sum()
-    if len(sizes) < 63 and 2 ** len(sizes) <= draws:
-        signs = 1.0 - 2.0 * (np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes)) & 1)
-        return float(np.mean(np.abs(signs @ sizes) >= at_least))
-    generator, hits = np.random.default_rng(seed), 0
-    rows = max(1, BLOCK // len(sizes))
-    for start in range(0, draws, rows):
-        drawn = generator.integers(2, size=(min(rows, draws - start), len(sizes)), dtype=np.int8)
-        hits += int(np.sum(np.abs((1.0 - 2.0 * drawn) @ sizes) >= at_least))
-    return (hits + 1) / (draws + 1)
+    doubled = 2.0 * totals
+    if np.any(doubled != np.round(doubled)):
+        raise ValueError("the differences of wins are multiples of a half")
+    seen = abs(doubled.sum())
+    return 1.0 if seen == 0.0 else _lattice_p(np.abs(doubled[doubled != 0.0]).astype(int), int(seen))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

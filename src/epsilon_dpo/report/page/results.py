@@ -47,7 +47,7 @@ class RunResult:
         return "eval_reward" in self.final
 
     def verdicts(self, opponent: str) -> dict[str, Row]:
-        """The records against `opponent` (chosen, sft), by prompt id."""
+        """The records against `opponent` (chosen, sft), by the answer's `id`."""
         return {record["id"]: record for record in self.records if record["opponent"] == opponent}
 
 
@@ -56,7 +56,7 @@ class Results:
     """What all runs share, and the runs in the order of params.yaml.
 
     Attributes:
-        dataset: out/validate/dataset.json; validation, dropped: the outcome of the contract.
+        dataset: out/validate/dataset.json; validation: the outcome of the contract.
         pairs: out/pairs/pairs.json: `source` and number (`train`) of the pairs that policies were trained on.
         digests: sha256 of the validated splits, by file name.
         judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
@@ -74,7 +74,6 @@ class Results:
     dataset: Row
     pairs: Row
     validation: Row
-    dropped: list[Row]
     digests: dict[str, str]
     judge: Row
     judged: Row
@@ -177,7 +176,6 @@ def read_results(
         dataset=read_json(validate / "dataset.json"),
         pairs=read_json(out / "pairs" / "pairs.json"),
         validation=read_json(validate / "validation.json"),
-        dropped=read_jsonl(validate / "dropped.jsonl"),
         digests={name: digest(validate / name) for name in ("train.jsonl", "eval.jsonl")},
         judge=read_json(judge / "judge.json"),
         judged=read_json(judge / "metrics.json"),

@@ -8,7 +8,7 @@ what it says stands first; then what the judge says, and whether the two agree.
 from epsilon_dpo.analysis.intervals.differences import of_each
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
 from epsilon_dpo.report.page.groups import Group
-from epsilon_dpo.report.page.paired import verdicts
+from epsilon_dpo.report.page.paired import measured, verdicts
 from epsilon_dpo.report.page.results import Results, Row, RunResult
 from epsilon_dpo.report.page.tables import OPPONENTS
 
@@ -18,8 +18,6 @@ SCORERS = {"win": JUDGE, "true_win": TRUTH}
 WINS = {JUDGE: "judged wins", TRUTH: "true wins"}
 APART = "cannot be told apart"
 POWER = 0.8  # of the test at the stated number of prompts needed
-DRAWS = 2_000  # resamples of a difference's interval: hundreds of pairs have one
-SEED = 0  # of the resampling; nothing here is drawn that should differ between reports
 LISTED = 3  # pairs of runs in one sentence, and runs where they could be counted instead
 
 
@@ -50,18 +48,10 @@ def _compared(results: Results, opponent: str, field: str) -> list[Row]:
             "second": found.second,
             "opponent": opponent,
             "scorer": SCORERS[field],
-            "difference": found.difference.value,
-            "low_together": found.together.low,
-            "high_together": found.together.high,
-            "low": found.difference.low,
-            "high": found.difference.high,
-            "n": found.difference.n,
-            "p": found.p_value,
-            "p_holm": found.p_adjusted,
-            "outcome": found.outcome,
+            **measured(found.difference, found.together, found.p_value, found.p_adjusted),
             "n_needed": found.n_needed,
         }
-        for found in verdicts(wins, prompts, results.confidence, POWER, DRAWS, SEED)
+        for found in verdicts(wins, prompts, results.confidence, POWER)
     ]
 
 

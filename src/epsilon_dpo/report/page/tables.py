@@ -1,5 +1,6 @@
 """The values behind the page: tidy CSV tables, summary.json and metrics.json."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, readable
@@ -9,7 +10,7 @@ INTERVAL = ("", "_low", "_high")
 OPPONENTS = (CHOSEN, SFT)
 ESTIMATORS = ("kl_fwd_rb", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb", "kl_rev_mc")  # out/kl/RUN/estimators.json
 KL = tuple(name + end for name in ESTIMATORS for end in ("", "_se", "_low", "_high", "_truncated_share"))
-FINAL = (  # of the training; the log-ratio margin and the KL exist for methods with a reference
+AFTER_TRAINING = (  # names of metrics; the log-ratio margin and the KL exist for methods with a reference
     "steps",
     "eval_loss",
     "eval_rewards/accuracies",
@@ -18,8 +19,7 @@ FINAL = (  # of the training; the log-ratio margin and the KL exist for methods 
     "eval_logps/chosen",
     "eval_kl/fwd_data",
 )
-
-
+OF_ANSWERS = ("mean_tokens", "truncated_share", "empty_share")
 DVC_METRICS = (*(f"win_rate/{CHOSEN}{end}" for end in INTERVAL), f"true_win_rate/{CHOSEN}", ESTIMATORS[0])
 
 
@@ -78,7 +78,7 @@ def dvc_metrics(table: list[Row], under: str) -> Row:
     """The content of metrics.json, of which `dvc metrics` and `dvc exp show` make a column for each number: the few by
     which policies are compared, by policy. `table` is what `policies` returns, `under` that of
     `Results.sampled_under`."""
-    return {row["run"]: readable(_taken(row, {name: name for name in DVC_METRICS}), under) for row in table}
+    return {row["run"]: readable(_kept(row, DVC_METRICS), under) for row in table}
 
 
 def _sft_row(results: Results) -> Row:
@@ -88,7 +88,7 @@ def _sft_row(results: Results) -> Row:
         found |= _taken(results.controls, {f"{name}/sft_vs_chosen{end}": f"{name}/chosen{end}" for end in INTERVAL})
     found |= _taken(results.controls, {f"true_reward/sft{end}": f"true_reward{end}" for end in INTERVAL})
     found |= dict.fromkeys([name for name in KL if not name.endswith("_share")], 0.0)
-    found |= _taken(results.reference, {name: name for name in ("mean_tokens", "truncated_share", "empty_share")})
+    found |= _kept(results.reference, OF_ANSWERS)
     return found
 
 
@@ -98,11 +98,16 @@ def _run_row(run: RunResult) -> Row:
         for opponent in OPPONENTS:
             found |= _taken(run.score, {f"{name}/{opponent}{end}": f"{name}/{opponent}{end}" for end in INTERVAL})
     found |= _taken(run.score, {f"true_reward/run{end}": f"true_reward{end}" for end in INTERVAL})
-    found |= _taken(run.kl, {name: name for name in KL})
-    found |= _taken(run.sampled, {name: name for name in ("mean_tokens", "truncated_share", "empty_share")})
-    return found | _taken(run.final, {name: name for name in FINAL})
+    found |= _kept(run.kl, KL)
+    found |= _kept(run.sampled, OF_ANSWERS)
+    return found | _kept(run.final, AFTER_TRAINING)
 
 
 def _taken(source: dict[str, Any], names: dict[str, str]) -> Row:
     """The values of `source` that exist, under their new names."""
     return {new: source[old] for old, new in names.items() if old in source}
+
+
+def _kept(source: dict[str, Any], names: Iterable[str]) -> Row:
+    """The same, under the names that they have."""
+    return _taken(source, {name: name for name in names})

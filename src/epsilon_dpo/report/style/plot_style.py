@@ -46,7 +46,6 @@ SETTINGS: dict[Any, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
-    "path.simplify": True,
 }
 
 
