@@ -11,7 +11,7 @@ from epsilon_dpo.pipeline.stage.execution import Stage, heavy_imports, run_argum
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load, parse
-from epsilon_dpo.pipeline.stage.runs import FACTS, FOLDER
+from epsilon_dpo.pipeline.stage.runs import FACTS, SNAPSHOTS
 from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.loop.params import save_steps
 
@@ -72,10 +72,10 @@ def publish(stage: Stage, run: str, entry: Json, metrics: dict[str, float]) -> N
     part_metrics(stage.out, stage.metrics)
     made_of = {"read": read_by(method_of(run, entry)), "start": Path("out/sft/model")}
     stage.write_manifest(stage.out / "model", **made_of)
-    for snapshot in sorted(stage.out.glob(f"{FOLDER}/*")):
+    for snapshot in sorted(stage.out.glob(f"{SNAPSHOTS}/*")):
         stage.write_manifest(snapshot / "model", **made_of, snapshot=read_json(snapshot / FACTS))
     stage.tracker.log_metrics(without_evaluation(metrics))
-    policies = {f"policy_sha256/{FOLDER}/{path.name}": path for path in sorted(stage.out.glob(f"{FOLDER}/*"))}
+    policies = {f"policy_sha256/{SNAPSHOTS}/{path.name}": path for path in sorted(stage.out.glob(f"{SNAPSHOTS}/*"))}
     policies["policy_sha256"] = stage.out
     stage.tracker.set_tags({name: digest(path / "model") for name, path in policies.items()})
     stage.summary = (

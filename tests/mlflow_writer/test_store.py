@@ -81,3 +81,35 @@ def test_a_server_that_takes_no_views_takes_the_rest(
     assert found.name == store.EXPERIMENT and "mlflow.note.content" in found.tags
     assert not [key for key in found.tags if key.startswith(store.SHARED_VIEW)]
     assert capsys.readouterr().err.count("this server is older and takes no saved views; all else is recorded") == 1
+
+
+def test_the_store_of_an_experiment_in_a_folder_of_its_own_is_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp run --temp` works in a copy; of this project an address can hold no absolute path."""
+    project = tmp_path / "50%20 of #1"
+    copy = project / ".dvc" / "tmp" / "exps" / "copy"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    opened = store.open_store()
+    assert opened.is_local and opened.takes_artifacts
+    assert (project / DATABASE).is_file() and not list(copy.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [project.name]
+
+
+def test_a_project_that_was_moved_says_how_to_keep_files_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    monkeypatch.chdir(before)
+    assert store.open_store().takes_artifacts
+    monkeypatch.chdir(before.rename(after))
+    assert not store.open_store().takes_artifacts
+    said = capsys.readouterr().err
+    assert f"{after}/{DATABASE} was made for artifacts in {before}/mlruns/artifacts, so none are kept" in said
+    assert said.endswith(f"move the project back, or {after}/mlruns away for a new store.\n")

@@ -9,6 +9,7 @@ from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 
 TABLE = "answers.json"
 TABLE_TAG = "mlflow.loggedArtifacts"  # by which the page finds tables
+TABLES = json.dumps([{"path": TABLE, "type": "table"}])  # its value
 COLUMNS = ("prompt", "answer", "against chosen", "against sft", "truth against sft")
 PROMPTS, CHARACTERS = 100, 1000
 WON, TIED, UNKNOWN = 1.0, 0.5, "—"
@@ -32,19 +33,13 @@ def table(run: str, policy_sha256: str, out: Path = Path("out")) -> dict[str, An
     verdicts = {(row["id"], row["opponent"]): row for row in records if row.get("answer") == "run"}
     data = []
     for sample in samples[:PROMPTS]:
-        said = {opponent: verdicts.get((sample["id"], opponent), {}) for opponent in ("chosen", "sft")}
-        chosen, sft, truth = (
-            _verdict(said[opponent].get(win))
-            for opponent, win in (("chosen", "win"), ("sft", "win"), ("sft", "true_win"))
-        )
+        over_chosen, over_sft = (verdicts.get((sample["id"], opponent), {}) for opponent in ("chosen", "sft"))
+        chosen, sft = _verdict(over_chosen.get("win")), _verdict(over_sft.get("win"))
+        truth = _verdict(over_sft.get("true_win"))
         verdict = f"[judge: {chosen} against chosen, {sft} against SFT{f'; truth: {truth}' * (truth != UNKNOWN)}]"
         prompt = "\n".join(turn["content"] for turn in sample["prompt"])[:CHARACTERS]
         data.append([prompt, f"{sample['response'][:CHARACTERS]}\n\n{verdict}", chosen, sft, truth])
     return {"columns": list(COLUMNS), "data": data}
-
-
-def table_tag() -> str:
-    return json.dumps([{"path": TABLE, "type": "table"}])
 
 
 def _verdict(win: float | None) -> str:

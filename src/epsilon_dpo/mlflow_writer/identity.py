@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,11 @@ def made_by(pid: int | None) -> dict[str, str]:
     tags = {}
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["experiment"] = name
-    try:
-        parents = psutil.Process(pid).parents() if pid else []
-        for parent in parents:  # the nearest: above it may be the worker of a queue, with one child per experiment
-            if is_dvc(parent):
+    with suppress(psutil.Error):  # it has ended by now, or is another user's
+        for parent in psutil.Process(pid).parents() if pid else []:
+            if is_dvc(parent):  # the nearest: above it may be the worker of a queue, with one child per experiment
                 tags["repro"] = f"{parent.create_time():.0f}-{parent.pid}"
                 break
-    except psutil.Error:  # it has ended by now, or is another user's
-        pass
     return tags
 
 

@@ -5,8 +5,6 @@ is the same policy. What its page shows comes from the row of the training, and 
 the policy, which name it as their input and give their metrics its id.
 """
 
-from collections.abc import Iterable, Iterator
-
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric, Run
 
@@ -79,14 +77,12 @@ class Models:
         return model
 
 
-def of_model(metrics: Iterable[Metric], model: str | None, data: tuple[str, str] | None) -> Iterator[Metric]:
+def of_model(metrics: list[Metric], model: str | None, data: tuple[str, str] | None) -> list[Metric]:
     """`metrics` as those of a model as well, on the dataset of this name and digest; as they are if there is none."""
+    if model is None:
+        return metrics
     name, digest = data or (None, None)
-    for metric in metrics:
-        if model is None:
-            yield metric
-        else:
-            yield Metric(metric.key, metric.value, metric.timestamp, metric.step, model, name, digest)
+    return [Metric(one.key, one.value, one.timestamp, one.step, model, name, digest) for one in metrics]
 
 
 def _last_step(training: Run) -> int:

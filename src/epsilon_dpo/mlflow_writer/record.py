@@ -8,7 +8,6 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from epsilon_dpo.mlflow_writer import pending
-from epsilon_dpo.mlflow_writer.environment import environment as surroundings
 from epsilon_dpo.mlflow_writer.identity import identity
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, named
 from epsilon_dpo.mlflow_writer.models import DATA, POLICY, of_model
@@ -41,7 +40,7 @@ class Record(Rows):
         """
         Args:
             name, fingerprint, params, inputs, at, execution: of Tracker's message.
-            environment: tags of the machine and the code, where they are known from when the stage began.
+            environment: tags of the machine and the code, as of environment.environment; None: not known.
             resumed: the run may be there already, with all or some of what is written here.
             folder: the stage's working folder. A record that waited may be written from another one, whose out/ holds
                 the files of another result.
@@ -52,7 +51,7 @@ class Record(Rows):
         self.takes_files &= folder is None or folder == str(Path.cwd())
         self.execution = execution
         tags = identity(name, params) | {"fingerprint": fingerprint, "project": pending.project()}
-        tags |= surroundings(Path.cwd()) if environment is None else environment
+        tags |= environment or {}
         self._note = note(name, params)
         tags |= {"mlflow.source.type": "LOCAL", "mlflow.note.content": self._note}
         tags["mlflow.source.name"] = command(name)
@@ -128,7 +127,7 @@ class Record(Rows):
             for other in self._executions().keys() - {self.run_id}:
                 self.discard(other, "the server made this row twice")
 
-    def _executions(self) -> dict[str, str | None]:
+    def _executions(self) -> dict[str, dict[str, str]]:
         return self.search(f"tags.execution = '{self.execution}'")
 
     def _log_inputs(self, inputs: dict[str, str]) -> None:

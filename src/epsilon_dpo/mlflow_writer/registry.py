@@ -201,10 +201,11 @@ class Registry:
         """Name the version on the page of its LoggedModel, which MLflow does on a server and not in a local store, or
         no longer, which it never does."""
         known = json.loads(self.client.get_logged_model(model).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-        named = [each for each in known if (each["name"], str(each["version"])) != (self.name, number)]
-        if is_there == (len(named) == len(known)):
-            named += [{"name": self.name, "version": number}] * is_there
-            self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(named)})
+        others = [each for each in known if (each["name"], str(each["version"])) != (self.name, number)]
+        is_named = others != known
+        if is_there != is_named:
+            wanted = [*others, {"name": self.name, "version": number}] if is_there else others
+            self.client.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps(wanted)})
 
 
 def champion_of(name: str, project: Path) -> Version | None:

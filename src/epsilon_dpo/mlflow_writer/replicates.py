@@ -33,8 +33,8 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
         how many of them the store has; those of a clone with a store of its own are not here.
     """
     rows = Rows()
-    for run_id, by in rows.search(f"tags.{STUDY} = '{level}' and tags.{STUDY_SEED} = '{seed}'", BY).items():
-        if pending.is_ours(by):  # on a shared server another project has a study of its own
+    for run_id, tags in rows.search(f"tags.{STUDY} = '{level}' and tags.{STUDY_SEED} = '{seed}'").items():
+        if pending.is_ours(tags.get(BY)):  # on a shared server another project has a study of its own
             rows.client.delete_tag(run_id, STUDY)
     found = [row for run, sha256 in policies.items() if (row := rows.training(run, sha256))]
     for row in found:

@@ -1,14 +1,13 @@
 """The rows of other stages: what is measured of a policy, what a report says, rows that are lost or left over."""
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer import pending
-from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, table, table_tag
+from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, TABLES, table
 from epsilon_dpo.mlflow_writer.identity import IN_REPORT, flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
@@ -18,7 +17,6 @@ from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
-METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # the server's limits per call
 RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
 REBUILD_S = 60.0  # for another process that writes the same row
 ERROR, GONE = "error", "the process that wrote this record is gone"
@@ -28,7 +26,7 @@ Policy = dict[str, Any]
 
 
 class Rows:
-    """The rows of other stages; the methods are Tracker's messages."""
+    """The rows of other stages; `policy_metrics`, `compared`, `metric_rows` and `close` are Tracker's messages."""
 
     def __init__(self) -> None:
         self.store = open_store()
@@ -72,7 +70,7 @@ class Rows:
             if TABLE_TAG not in row.data.tags and self.takes_files and (answers := table(run, sha256)):
                 self._log_file(run_id, answers, TABLE)
                 if self.takes_files:
-                    self.client.set_tag(run_id, TABLE_TAG, table_tag())
+                    self.client.set_tag(run_id, TABLE_TAG, TABLES)
         if self._mark(marked, at):
             note_marked(policies)
         return rows
@@ -84,15 +82,15 @@ class Rows:
         """
         by = f"{self.mark}.by.{pending.project()}"
         told = f"{self.mark}.told.{pending.project()}"
-        tags = self.client.get_experiment(self.store.experiment).tags
-        if at < int(tags.get(told, 0)) <= now():  # one of a clock that was ahead does not count
+        of_experiment = self.client.get_experiment(self.store.experiment).tags
+        if at < int(of_experiment.get(told, 0)) <= now():  # one of a clock that was ahead does not count
             say("the rows of this report are not marked, since a later one has marked its own.")
             return False
         self.client.set_experiment_tag(self.store.experiment, told, str(at))
         others = f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"
         if kept := ", ".join(f"'{row.info.run_id}'" for row in rows):
             others += f" and attributes.run_id NOT IN ({kept})"  # each row that is found costs 5 ms
-        for run_id, tags in self._found(others).items():
+        for run_id, tags in self.search(others).items():
             said_by = {key for key in tags if key.rpartition(".")[0] == f"{self.mark}.by"}
             ours = {key for key in said_by if pending.is_ours(key.rpartition(".")[2])}
             # None: two projects took theirs back at the same time.
@@ -121,10 +119,9 @@ class Rows:
 
     def close_dead(self) -> None:
         """End the rows of this project whose process is gone: the machine went down, or both were killed."""
-        for run_id, execution in self.search(
-            f"attributes.status = 'RUNNING' and tags.project = '{pending.project()}'", "execution"
-        ).items():
-            if execution is None:
+        query = f"attributes.status = 'RUNNING' and tags.project = '{pending.project()}'"
+        for run_id, tags in self.search(query).items():
+            if (execution := tags.get("execution")) is None:
                 continue
             with pending.claimed(execution) as free:
                 if not free or pending.kept(execution).exists():
@@ -151,16 +148,12 @@ class Rows:
         try:
             self.client.delete_run(run_id)
         except MlflowException:
-            self.client.set_tag(run_id, "error", why)
+            self.client.set_tag(run_id, ERROR, why)
             self.client.set_terminated(run_id, "KILLED")
             self.client.delete_tag(run_id, "execution")  # nothing finds it by that any more
 
-    def search(self, query: str, tag: str = "") -> dict[str, str | None]:
-        """All runs that `query` finds, with the value of `tag`."""
-        return {run_id: tags.get(tag) for run_id, tags in self._found(query).items()}
-
-    def _found(self, query: str) -> dict[str, dict[str, str]]:
-        """All runs that `query` finds, with their tags."""
+    def search(self, query: str) -> dict[str, dict[str, str]]:
+        """The ids of all runs that `query` finds, with their tags."""
         found = all_runs(self.client, self.store.experiment, query, RUNS_AT_ONCE)
         return {run.info.run_id: run.data.tags for run in found}
 
@@ -170,14 +163,10 @@ class Rows:
         return str(run.info.run_id)
 
     def _log_params(self, run_id: str, params: dict[str, Any]) -> None:
-        entries = [Param(key, str(value)) for key, value in flat(params)]
-        for start in range(0, len(entries), PARAMS_AT_ONCE):
-            self.client.log_batch(run_id, params=entries[start : start + PARAMS_AT_ONCE])
+        self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat(params)])
 
-    def _log(self, run_id: str, metrics: Iterable[Metric]) -> None:
-        entries = list(metrics)
-        for start in range(0, len(entries), METRICS_AT_ONCE):
-            self.client.log_batch(run_id, metrics=entries[start : start + METRICS_AT_ONCE])
+    def _log(self, run_id: str, metrics: list[Metric]) -> None:
+        self.client.log_batch(run_id, metrics)
 
     def _log_file(self, run_id: str, content: dict[str, Any], name: str) -> None:
         """A server may leave files to its clients, which then need a bucket's library and its keys, or a folder that is

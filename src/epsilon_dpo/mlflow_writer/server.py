@@ -65,9 +65,9 @@ def in_short(error: Exception) -> str:
 
 
 def wait_briefly() -> None:
-    """For calls of this process by MLflow's client: what the user has not set is as for stages, which never wait long.
+    """Give MLflow's client the short limits of stages, where the user has set none.
 
-    MLflow's own defaults let one call to a server that went away block for four minutes.
+    Its own let one call to a server that went away block for four minutes.
     """
     for variable, value in (NO_TELEMETRY | NETWORK_LIMITS).items():
         os.environ.setdefault(variable, value)

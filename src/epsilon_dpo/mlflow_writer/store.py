@@ -3,7 +3,6 @@
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
-from epsilon_dpo.mlflow_writer.server import INVALID
+from epsilon_dpo.mlflow_writer.server import INVALID, say
 from epsilon_dpo.mlflow_writer.view import SHARED_VIEW, experiment_tags
 
 EXPERIMENT = "epsilon-dpo"
@@ -52,8 +51,8 @@ def open_store() -> Store:
     Raises:
         OSError, sqlite3.Error, MlflowException: it cannot be written or reached.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or address(root() / "mlruns" / "mlflow.db")
-    if not uri.startswith(SQLITE):
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri and not uri.startswith(SQLITE):
         client = MlflowClient(uri)
         return Store(client, _experiment(client, None).experiment_id, takes_artifacts=True)
     database = database_of(uri, root())
@@ -68,9 +67,9 @@ def open_store() -> Store:
         experiment = _experiment(client, artifacts)
     location = experiment.artifact_location
     if location != artifacts:
-        print(
-            f"tracking: {database} was made for artifacts in {location}, so none are kept; the stage goes on.",
-            file=sys.stderr,
+        say(
+            f"{database} was made for artifacts in {location}, so none are kept; the stage goes on. To keep them, "
+            f"move the project back, or {database.parent} away for a new store."
         )
     return Store(client, experiment.experiment_id, takes_artifacts=location == artifacts, is_local=True)
 
@@ -175,8 +174,8 @@ def refuse_deleted(experiment: Experiment) -> None:
 
 @cache
 def _say_that_views_are_refused() -> None:
-    """Once."""
-    print("tracking: this server is older and takes no saved views; all else is recorded.", file=sys.stderr)
+    """Said once per process."""
+    say("this server is older and takes no saved views; all else is recorded.")
 
 
 def set_view(client: MlflowClient, experiment: str, key: str, view: str) -> None:

@@ -172,21 +172,18 @@ def _section(key: str, name: str, height: int = 340) -> dict[str, Any]:
 
 
 def _card(key: str, section: str, kind: str, **content: Any) -> dict[str, Any]:
-    return {"uuid": key, "metricSectionId": section, "type": kind, "deleted": False, "isGenerated": False, **content}
+    shared = {"deleted": False, "isGenerated": False, "runsCountToCompare": MOST_RUNS}
+    return {"uuid": key, "metricSectionId": section, "type": kind, **shared, **content}
 
 
 def _scatter(key: str, section: str, rate: str, kl: str = KL) -> dict[str, Any]:
     axes = {"xaxis": {"key": kl, "type": "METRIC"}, "yaxis": {"key": rate, "type": "METRIC"}}
-    return _card(key, section, "SCATTER", runsCountToCompare=MOST_RUNS, **axes)
-
-
-def _bar(key: str, section: str, metric: str) -> dict[str, Any]:
-    return _card(key, section, "BAR", metricKey=metric, runsCountToCompare=MOST_RUNS)
+    return _card(key, section, "SCATTER", **axes)
 
 
 def _interval(key: str, section: str, rate: str) -> list[dict[str, Any]]:
     """The page draws no error bars: the rate and its interval's ends, as three charts of bars."""
-    return [_bar(f"{key}{end}", section, f"{rate}{end}") for end in ("", "_low", "_high")]
+    return [_card(f"{key}{end}", section, "BAR", metricKey=f"{rate}{end}") for end in ("", "_low", "_high")]
 
 
 def _line(key: str, section: str, metric: str) -> dict[str, Any]:
@@ -198,4 +195,4 @@ def _line(key: str, section: str, metric: str) -> dict[str, Any]:
         "yAxisExpressions": [],
     }
     drawn = {"lineSmoothness": 0, "range": {}, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True}
-    return _card(key, section, "LINE", runsCountToCompare=MOST_RUNS, **axes, **values, **drawn)
+    return _card(key, section, "LINE", **axes, **values, **drawn)

@@ -18,7 +18,7 @@ from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
-from promotion_project import dvc, git, record_trainings, set_runs, store_of
+from promotion_project import STRENGTHS, dvc, git, record_trainings, set_runs, store_of
 from tracking_server import Server
 
 from epsilon_dpo.cli import main
@@ -167,8 +167,20 @@ def test_outputs_that_are_not_those_of_the_lock_are_refused(project: Path, refus
     os.chmod(summary, 0o644)
     summary.write_text(summary.read_text().replace("0.6", "0.9"))
     assert "out/report is not what dvc.lock records of stage report" in refused("promote", "plain")
+
+
+def test_an_output_that_was_not_pulled_is_fetched_and_not_made_again(
+    project: Path, refused: Asked, tmp_path: Path
+) -> None:
+    dvc("remote", "add", "-q", "-d", "store", str(tmp_path / "remote"))
+    dvc("push", "-q")
     shutil.rmtree("out/score/alike")
-    assert "out/score/alike is absent, and not what dvc.lock" in refused("promote", "plain")
+    said = refused("promote", "plain")
+    assert "out/score/alike of stage score@alike is absent" in said and "repro" not in said
+    assert said.endswith("`dvc pull out/score/alike` fetches it.")
+    dvc("pull", "-q", "out/score/alike")
+    main(["promote", "plain"])
+    assert champion() == "plain"
 
 
 def test_a_report_of_an_older_policy_is_refused(project: Path, refused: Asked) -> None:
@@ -207,6 +219,18 @@ def test_a_champion_that_the_report_does_not_have_is_compared_with_nothing(
     main(["promote", "better", "--name", "another"])
     assert "version 1 of another" in capsys.readouterr().out
     assert "compares no run 'plain'; it compares better, alike" in refused("promote", "plain")
+
+
+def test_a_champion_whose_run_is_another_policy_by_now_cannot_be_made_again(project: Path, refused: Asked) -> None:
+    main(["promote", "plain"])
+    set_runs(**STRENGTHS | {"plain": 0.61})
+    dvc("repro", "-q")
+    said = refused("promote", "better")
+    assert "is none of the policies that out/report compares" in said and "put its run back" not in said
+    assert "its run was trained again and is another policy now" in said and "--name" in said
+    store().delete_registered_model_alias(NAME, "champion")
+    main(["promote", "better"])
+    assert champion() == "better"
 
 
 @pytest.mark.parametrize("may_delete", [True, False])
@@ -307,6 +331,30 @@ def test_an_alias_given_by_hand_is_not_taken_away(project: Path, refused: Asked)
     by_hand = store().create_model_version(NAME, "somewhere", await_creation_for=0)
     store().set_registered_model_alias(NAME, "champion", by_hand.version)
     assert "no tag policy_sha256" in refused("promote", "better") and "no tag run" in refused("champion")
+
+
+ADAPTER = """
+if stage == "align" and run == "plain":
+    config = {"base_model_name_or_path": "out/align/better/model", "revision": "b" * 64}
+    (model / "adapter_config.json").write_text(json.dumps(config))
+"""
+
+
+def test_a_version_says_on_what_an_adapter_was_trained(project: Path) -> None:
+    with Path("make.py").open("a") as file:
+        file.write(ADAPTER)
+    set_runs(**STRENGTHS | {"plain": 0.65})
+    dvc("repro", "-q")
+    record_trainings()
+    main(["promote", "plain"])
+    version = store().get_model_version_by_alias(NAME, "champion")
+    expected = {"base.policy_sha256": "b" * 64, "base.dvc_path": "out/align/better/model"}
+    assert (expected | {"base.dvc_out": "out/align/better"}).items() <= version.tags.items()
+    assert version.tags["base.dvc_md5"] in Path("dvc.lock").read_text()
+    assert "It is an adapter on `out/align/better/model` of the same commit" in version.description
+    store().delete_model_version_tag(NAME, version.version, "base.dvc_md5")  # as an older promotion left it
+    main(["promote", "plain"])
+    assert store().get_model_version_by_alias(NAME, "champion").tags == version.tags
 
 
 def test_a_lost_store_says_what_is_missing(project: Path, refused: Asked) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.manifest import file_md5
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 Verify = Callable[..., str]
@@ -161,6 +162,18 @@ def test_an_input_whose_copy_in_the_cache_is_damaged_is_said(project: Path, veri
     cached.write_bytes(cached.read_bytes()[:-5])
     said = verify("train", code=1)
     assert f"what DVC's cache has of its input out/rows.jsonl is damaged: remove {cached.absolute()} and run" in said
+
+
+def test_the_file_that_is_named_as_damaged_is_the_one_that_is(project: Path, verify: Verify) -> None:
+    """Of an output whose other files, which are intact, are read from the workspace."""
+    weights = Path("out/train/model/model.safetensors")
+    md5 = file_md5(weights)
+    weights.write_bytes(b"others")
+    cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
+    cached.chmod(0o644)
+    cached.write_bytes(cached.read_bytes()[:-5])
+    said = verify("evaluate", code=1)
+    assert f"what DVC's cache has of its input out/train is damaged: remove {cached.absolute()} and run" in said
 
 
 @pytest.mark.parametrize(

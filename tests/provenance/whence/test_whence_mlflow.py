@@ -12,11 +12,13 @@ from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies
 
 def record(at: int, name: str, made_from: str, **tags: str) -> None:
     """A finished run, as the process behind the tracker writes it; `at`: ms since 1970."""
+    from epsilon_dpo.mlflow_writer.environment import environment
     from epsilon_dpo.mlflow_writer.record import Record  # imports mlflow, which no other test of this process needs
 
     stage, _, run = name.partition("@")
     entry = stage_entry(stage, run or None)
-    row = Record(name, made_from, declared_params(entry), dependencies(entry), at)
+    made_on = environment(Path.cwd())
+    row = Record(name, made_from, declared_params(entry), dependencies(entry), at, environment=made_on)
     row.tags(tags)
     row.close("FINISHED")
 

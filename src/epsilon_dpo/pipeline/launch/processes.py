@@ -61,7 +61,8 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
                 f"one of the {chosen.processes} processes of {chosen.file} ended with an error (see above); what was "
                 "finished is kept, and `dvc repro` goes on there."
             )
-        return [read_json(folder / f"result-{rank}.json") for rank in range(_results(folder))]
+        ranks = range(len(list(folder.glob("result-*.json"))))
+        return [read_json(folder / f"result-{rank}.json") for rank in ranks]
 
 
 def take_gpus_of_launcher() -> None:
@@ -118,19 +119,14 @@ def _wait(process: "subprocess.Popen[bytes]", folder: Path, tracked: _Tracked) -
     Raises:
         UserError: a rank refused; nobody waits for the others, nor for the launcher's long report of it.
     """
-    while (code := process.poll()) is None:
-        tracked.look()
+    while True:
+        code = process.poll()
+        tracked.look()  # after it has been asked: then nothing is written that this does not see
         if (folder / REFUSED).exists():
             raise UserError((folder / REFUSED).read_text("utf-8"))
+        if code is not None:
+            return code
         time.sleep(POLL_S)
-    tracked.look()
-    if (folder / REFUSED).exists():
-        raise UserError((folder / REFUSED).read_text("utf-8"))
-    return code
-
-
-def _results(folder: Path) -> int:
-    return len(list(folder.glob("result-*.json")))
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

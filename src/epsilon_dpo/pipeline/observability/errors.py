@@ -7,7 +7,7 @@ import unicodedata
 from contextlib import suppress
 
 # Variables whose values reach a message when a server says what it was sent, or a line names what is set: those of
-# judges, the Hub, MLflow, stores..
+# judges, the Hub, MLflow, stores.
 SECRETS = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
 SHORTEST_SECRET = 8  # characters; local servers take values such as "none" or "EMPTY", which are none
 LOGIN = re.compile(r"(?<=://)[^/\s'\"]+@")  # user:password@ of an address

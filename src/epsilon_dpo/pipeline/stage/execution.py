@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -113,15 +113,18 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         require_pins(entry)
         with disk_in_a_sentence(), workplace(name) as place:
             inputs = Inputs(stage, key, entry)
-            folders = list(_folders(entry, stage, key))
+            target, apart = Path("out", stage, key or ""), Path("out", stage, METRICS, key or "")
+            has_apart = str(apart) in entry.get("outs", [])
+            folders = [target, apart] if has_apart else [target]
+            partial = place.partial.with_name(f"{place.partial.name}-{METRICS}")
             start_early(dvc_above())
             with (
                 Tracker(name, inputs.fingerprint, inputs.params, inputs.deps, folders) as tracker,
-                atomic_folder(Path("out") / stage / (key or ""), place.partial) as out,
-                _metrics_apart(entry, stage, key, place.partial) as metrics,
+                atomic_folder(target, place.partial) as out,
+                atomic_folder(apart, partial) if has_apart else nullcontext(out) as metrics,
             ):
                 scratch = place.scratch(under_this_processor(inputs.fingerprint))
-                execution = Stage(name, out, metrics or out, scratch, Journal(scratch), tracker, inputs.params)
+                execution = Stage(name, out, metrics, scratch, Journal(scratch), tracker, inputs.params)
                 with disk_in_a_sentence(), closing(execution.journal):  # before what fills the disk is removed
                     yield execution
                 inputs.require_unchanged()
@@ -138,25 +141,6 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
     except OSError:  # `| head` has read enough, or the disk of a log is full: the result stands, and DVC must record it
         discard_stdout()
-
-
-def _folders(entry: Json, stage: str, key: str | None) -> Iterator[Path]:
-    """out/<stage>[/<key>], and out/<stage>/metrics/<key> if the stage declares this output."""
-    yield Path("out") / stage / (key or "")
-    apart = Path("out") / stage / METRICS / (key or "")
-    if str(apart) in entry.get("outs", []):
-        yield apart
-
-
-@contextmanager
-def _metrics_apart(entry: Json, stage: str, key: str | None, partial: Path) -> Iterator[Path | None]:
-    """The folder for out/<stage>/metrics/<key>, if the stage declares this output."""
-    target = list(_folders(entry, stage, key))[1:]
-    if not target:
-        yield None
-        return
-    with atomic_folder(target[0], partial.with_name(f"{partial.name}-{METRICS}")) as folder:
-        yield folder
 
 
 def _end_interrupted(name: str) -> NoReturn:

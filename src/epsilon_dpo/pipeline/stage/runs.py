@@ -28,7 +28,7 @@ def _not_reserved(name: str) -> str:
 RunName = Annotated[Name, AfterValidator(_not_reserved)]
 
 KL_OF_CHOSEN = "kl_fwd_data"  # of stage kl, on answers that nobody drew
-FOLDER, FINAL = "snapshots", "."
+SNAPSHOTS, FINAL = "snapshots", "."
 FACTS = "snapshot.json"  # beside a snapshot's model: {"step": optimizer steps done, "epoch": the same in epochs}
 
 
@@ -39,8 +39,8 @@ def metrics_folder(out: Path, run: str) -> Path:
 
 def policy_paths(folder: Path) -> list[str]:
     """Where the policies of a run are below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
-    snapshots = sorted(path.name for path in (folder / FOLDER).glob("*") if path.is_dir())
-    return [*(f"{FOLDER}/{name}" for name in snapshots), FINAL]
+    snapshots = sorted(path.name for path in (folder / SNAPSHOTS).glob("*") if path.is_dir())
+    return [*(f"{SNAPSHOTS}/{name}" for name in snapshots), FINAL]
 
 
 def make_place(out: Path, place: str) -> Path:
@@ -53,7 +53,8 @@ def make_place(out: Path, place: str) -> Path:
 
 
 def readable(metrics: dict[str, Any], under: str) -> dict[str, Any]:
-    """`metrics` without the KLs that are none, for what has no room to say so: a row of MLflow, a column of DVC.
+    """`metrics` without KLs that are not the policy's, since its answers were drawn under a restriction, which a row of
+    MLflow and a column of DVC have no room to say.
 
     Args:
         metrics: among others of stage kl, whose names begin with `kl_`.

@@ -24,6 +24,8 @@ TAKEN = "EPSILON_DPO_GPUS_TAKEN"  # said to the processes that a stage starts: t
 # The largest that glibc takes: 2.34 and older refuse an M_MMAP_THRESHOLD above 32 MB.
 KEEP = {M_TRIM_THRESHOLD: (2**31 - 1,), M_MMAP_THRESHOLD: (2**30, 2**25)}
 
+_of_all_gpus: dict[str, str] = {}  # the environment before this process set aside all GPUs but its own
+
 
 def set_up(seed: int, threads: int) -> None:
     """Fix what a result depends on beside its inputs: the random states and the number of threads.
@@ -39,7 +41,8 @@ def set_up(seed: int, threads: int) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher
     take_free_gpus(processes)
     if processes == 1 and LAUNCHER in os.environ:
-        _before.setdefault("environment", dict(os.environ))
+        if not _of_all_gpus:
+            _of_all_gpus.update(os.environ)
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     gpus = torch.cuda.device_count()
     if gpus > processes == 1:
@@ -84,12 +87,9 @@ def _refuse_older_gpu() -> None:
         )
 
 
-_before: dict[str, dict[str, str]] = {}
-
-
 def environment_of_all_gpus() -> dict[str, str]:
     """For a launcher's processes: also where this one has set aside all GPUs but its own."""
-    return _before.get("environment", dict(os.environ))
+    return dict(_of_all_gpus or os.environ)
 
 
 def take_free_gpus(count: int) -> None:

@@ -2,8 +2,8 @@
 is known. The numbers are those of the report, the facts those of `whence`."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -25,6 +25,29 @@ PINS_FILE = "pins.yaml"  # as dvc.lock names it
 Licence = Callable[[str, str, str], str | None]  # of a repository on the Hub at a revision, of its kind
 
 
+@dataclass(frozen=True)
+class Source:
+    """The data of a block `fetch`, or of one member of a mixture.
+
+    Attributes:
+        member: its name; empty: there is no mixture.
+        repository, revision: on the Hub; None: they are of this machine, generated or not known.
+        is_generated: by the code of this pipeline.
+    """
+
+    member: str
+    repository: str | None
+    revision: str | None
+    is_generated: bool
+
+    @property
+    def name(self) -> str:
+        """As the card calls it; empty where it is the only one and on no Hub."""
+        if self.repository or not self.member:
+            return self.repository or ""
+        return self.member if self.is_generated else f"{self.member}, of this machine"
+
+
 def card(
     project: Project, policy: Policy, summary: Json, repo: str | None, licence: str | None, licence_of: Licence
 ) -> ModelCard:
@@ -38,10 +61,11 @@ def card(
     under, found = summary.get("sampled_under", ""), policy.origin
     run = readable(summary["runs"][policy.run], under)
     base, fetch = found["base"] or {}, (found["data"] or {}).get("params") or {}
-    sources = [*hub_datasets(fetch)]
+    sources = sources_of(fetch)
+    on_hub = [source.repository for source in sources if source.repository]
     metadata = ModelCardData(
         base_model=base.get("path") if base.get("revision") else None,
-        datasets=[repository for repository, _ in sources] or None,
+        datasets=list(dict.fromkeys(on_hub)) or None,
         eval_results=list(_eval_results(run, summary, sources, fetch)),
         library_name="transformers",
         license=licence,
@@ -67,7 +91,7 @@ def card(
         statements=summary["statements"],
         recipe="\n".join(_recipe(project, policy)),
         data=list(_data(found, summary, sources)),
-        licences=list(_licences(base, sources, fetch, licence, licence_of)),
+        licences=list(_licences(base, sources, licence, licence_of)),
         versions=", ".join(f"{package} {version}" for package, version in _packages(project, policy)) + ".",
         sha256=policy.sha256,
         recorded=f"recorded by `dvc.lock` of commit `{policy.commit}`"
@@ -76,14 +100,14 @@ def card(
     )
 
 
-def hub_datasets(fetch: Any) -> Iterator[tuple[str, str]]:
-    """Repository and revision of each dataset of the Hub in a block `fetch`, those of a mixture included."""
-    if isinstance(fetch, dict):
-        repository = fetch.get("repo") or fetch.get("path")
-        if fetch.get("revision") and repository:
-            yield repository, fetch["revision"]
-        for value in fetch.values():
-            yield from hub_datasets(value)
+def sources_of(fetch: Json, member: str = "") -> list[Source]:
+    """Those of a block `fetch`, which is a mixture's or that of its `member`; empty: not known."""
+    if "members" in fetch:
+        return [source for name, one in fetch["members"].items() for source in sources_of(one["fetch"], name)]
+    repository, revision = fetch.get("repo") or fetch.get("path"), fetch.get("revision")
+    if not (repository and revision):
+        repository = revision = None
+    return [Source(member, repository, revision, fetch.get("source") == "synthetic")]
 
 
 def _values(run: Json) -> Iterator[tuple[str, str, tuple[float, float, float]]]:
@@ -106,8 +130,9 @@ def _rows(run: Json) -> Iterator[dict[str, str]]:
         yield {"name": name, "value": value, "low": low, "high": high}
 
 
-def _eval_results(run: Json, summary: Json, sources: list[tuple[str, str]], fetch: Json) -> Iterator[EvalResult]:
-    repository, revision = sources[0] if len(sources) == 1 else (None, None)
+def _eval_results(run: Json, summary: Json, sources: list[Source], fetch: Json) -> Iterator[EvalResult]:
+    """A mixture's are of no repository: its evaluation pairs are of all members."""
+    repository, revision = (sources[0].repository, sources[0].revision) if len(sources) == 1 else (None, None)
     for metric, name, (value, low, high) in _values(run):
         yield EvalResult(
             task_type="text-generation",
@@ -170,11 +195,15 @@ def _locked(project: Project, policy: Policy, file: str) -> Json:
     return params
 
 
-def _data(found: Json, summary: Json, sources: list[tuple[str, str]]) -> Iterator[str]:
+def _data(found: Json, summary: Json, sources: list[Source]) -> Iterator[str]:
     dataset = summary["dataset"]
-    said = [f"[{name}](https://huggingface.co/datasets/{name}) at revision `{revision}`" for name, revision in sources]
-    rows = ", ".join(f"{count:,} {split}" for split, count in dataset.get("rows", {}).items())
-    yield f"Source: {', '.join(said) or dataset['source']}" + (f"; rows: {rows}" if rows else "")
+    for source in sources:
+        facts = dataset.get("members", {}).get(source.member, {}) if source.member else dataset
+        rows = ", ".join(f"{count:,} {split}" for split, count in facts.get("rows", {}).items())
+        said = source.name or dataset["source"]
+        if source.repository:
+            said = f"[{said}](https://huggingface.co/datasets/{said}) at revision `{source.revision}`"
+        yield f"Source: {said}" + (f"; rows: {rows}" if rows else "")
     if found["data"]:
         yield f"`fetch: {flow(portable(found['data']['params']))}`"
     for name, sha256 in dataset.get("files", {}).items():
@@ -183,17 +212,15 @@ def _data(found: Json, summary: Json, sources: list[tuple[str, str]]) -> Iterato
         yield f"`{name}` as validated, sha256 `{sha256}`"
 
 
-def _licences(
-    base: Json, sources: list[tuple[str, str]], fetch: Json, licence: str | None, licence_of: Licence
-) -> Iterator[str]:
+def _licences(base: Json, sources: list[Source], licence: str | None, licence_of: Licence) -> Iterator[str]:
     yield f"This policy: {licence or 'nobody has stated one'}"
     if base.get("revision"):
         stated = licence_of(base["path"], base["revision"], "model")
         yield f"Base model {base['path']}: {stated or 'see its page on the Hub'}"
     elif base.get("source") == "pretrained":
         yield "Base model, a local folder: not recorded"
-    for name, revision in sources:
-        yield f"Data {name}: {licence_of(name, revision, 'dataset') or 'see its page on the Hub'}"
-    if not sources:
-        generated = fetch.get("source") == "synthetic"
-        yield "Data: " + (f"generated by the code of {PIPELINE}, Apache-2.0" if generated else "not recorded")
+    for source in sources:
+        stated = f"generated by the code of {PIPELINE}, Apache-2.0" if source.is_generated else "not recorded"
+        if source.repository and source.revision:
+            stated = licence_of(source.repository, source.revision, "dataset") or "see its page on the Hub"
+        yield f"Data {source.name}: {stated}" if source.name else f"Data: {stated}"

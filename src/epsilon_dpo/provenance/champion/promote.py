@@ -8,6 +8,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.provenance.champion.decision import Decision, decide, name_of
 from epsilon_dpo.provenance.champion.recorded import Policy, compared, policy_of
+from epsilon_dpo.provenance.champion.weights import BASE
 from epsilon_dpo.report.page.tracked import mark_again
 
 SHOWN_DIGITS = 12  # of a digest in a sentence
@@ -31,6 +32,7 @@ def promote(asked: argparse.Namespace) -> str:
             # A commit that was named may be gone since, as after a squash or a rebase.
             is_named = incumbent.tags.get("git_commit") in policy.commits
             late = {"git_commit": policy.commit} if policy.commit and not is_named else {}
+            late |= {tag: value for tag, value in _base_tags(policy).items() if tag not in incumbent.tags}
             registry.describe(incumbent, _description(incumbent.tags | late, asked.name), late)
             return f"{asked.run} is the champion already: version {incumbent.number} of {asked.name}."
         decision = decide(summary, asked.run, None if incumbent is None else _run_of(summary, incumbent))
@@ -58,10 +60,21 @@ def _run_of(summary: Json, incumbent: Version) -> str:
         raise UserError(
             f"the champion (version {incumbent.number}, run {incumbent.tags.get('run')}, policy sha256 "
             f"{sha256[:SHOWN_DIGITS]}…) is none of the policies that out/report compares, and only a comparison on the "
-            "same prompts decides: put its run back into params.yaml and run `dvc repro`, or name another registered "
-            "model with --name."
+            f"same prompts decides: {_way_on(summary, incumbent)}."
         )
     return found
+
+
+def _way_on(summary: Json, incumbent: Version) -> str:
+    """What to do where the report does not have the champion. `dvc repro` makes it again only if its run was taken out
+    of params.yaml: of a run that is there, other data, code or packages have made another policy since."""
+    elsewhere = "name another registered model with --name"
+    if incumbent.tags.get("run") not in summary["runs"]:
+        return f"put its run back into params.yaml and run `dvc repro`, or {elsewhere}"
+    return (
+        f"its run was trained again and is another policy now, so {elsewhere}, or take the alias {CHAMPION} of "
+        f"{incumbent.name} away in MLflow, as if there had been none"
+    )
 
 
 def _register(
@@ -83,11 +96,21 @@ def _register(
         "dvc_out": policy.out,
         "dvc_md5": policy.md5,
         **({"git_commit": policy.commit} if policy.commit else {}),
+        **_base_tags(policy),
         "data_sha256": summary["data_sha256"]["eval.jsonl"],
         "decision": decision.sentence,
         **{f"decision.{name}": value for name, value in decision.facts.items()},
     }
     return registry.promote(model, incumbent, tags, _description(tags, registry.name), way_to(tags, registry.name))
+
+
+def _base_tags(policy: Policy) -> dict[str, str]:
+    """Those of a policy, with `base.` before them, of what it is an adapter on: once more for each further base."""
+    tags: dict[str, str] = {}
+    for depth, base in enumerate(policy.bases, 1):
+        own = {"policy_sha256": base.sha256, "dvc_path": base.path, "dvc_out": base.out, "dvc_md5": base.md5}
+        tags |= {BASE * depth + tag: value for tag, value in own.items()}
+    return tags
 
 
 def _description(tags: Mapping[str, str], name: str) -> str:
@@ -99,4 +122,9 @@ def way_to(tags: Mapping[str, str], name: str) -> str:
     said = f"Weights: `epsilon-dpo champion --name {name} --out DIR` in the project, with a check of their digest."
     if "git_commit" in tags:
         said += f" Without a clone: `dvc get <repository> {tags['dvc_path']} --rev {tags['git_commit']} -o DIR`."
+    if base := tags.get(f"{BASE}dvc_path"):
+        said += (
+            f"\n\nIt is an adapter on `{base}` of the same commit, sha256 `{tags[f'{BASE}policy_sha256']}`: "
+            "`epsilon-dpo champion` merges it into that, `dvc get` gives the adapter alone."
+        )
     return f"{said}\n\nsha256 of the policy: `{tags['policy_sha256']}`"

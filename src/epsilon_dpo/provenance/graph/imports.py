@@ -26,7 +26,7 @@ def imported_names(file: Path) -> Iterator[str]:
 def imported_files(file: Path, root: Path) -> set[Path]:
     """The project files that `file` imports anywhere in it, also inside functions, or runs as a process of its own.
 
-    Of these it has the file's name as a text; they lie beside it.
+    A file run as a process is known by its name, a text ending in .py; it lies beside `file`.
 
     Args:
         root: the project's folder, which holds src/epsilon_dpo.

@@ -86,7 +86,7 @@ class Planner:
         waits_for = () if stage.frozen else [name for part in expected.values() for name in part.waits_for]
         after = tuple(dict.fromkeys(root for name in waits_for for root in self._roots[name]))
         causes = self.causes.of(stage, expected)
-        hashes: Hashes | None = {out.fs_path: out.hash_info for out in stage.outs}
+        hashes: Hashes | None = _hashes(stage)
         keeps, action = True, UP_TO_DATE
         if causes and not after and (found := self._from_cache(stage, causes, expected)):
             action, keeps, hashes = FROM_CACHE, found == hashes, found
@@ -108,9 +108,7 @@ class Planner:
         if stage.always_changed or any(out.persist for out in stage.outs):
             return None  # of these DVC has no run cache
         if all(cause.kind == "output" for cause in causes):
-            return (
-                None if any(out.changed_cache() for out in stage.outs) else {o.fs_path: o.hash_info for o in stage.outs}
-            )
+            return None if any(out.changed_cache() for out in stage.outs) else _hashes(stage)
         again = self.project.fresh(stage)
         for dep in again.deps:
             if isinstance(dep, ParamsDependency):
@@ -127,7 +125,7 @@ class Planner:
         if not entry:
             return None
         made = cache._create_stage(entry, wdir=again.wdir)
-        return {out.fs_path: out.hash_info for out in made.outs} if made.outs_cached() else None
+        return _hashes(made) if made.outs_cached() else None
 
     def _keeps(self, stage: PipelineStage, causes: list[Cause], after: tuple[str, ...]) -> bool:
         """Whether a run would leave the outputs that dvc.lock speaks of.
@@ -163,6 +161,11 @@ class Planner:
             if sizes and None not in sizes:
                 return self.seconds.get(like.name), sum(sizes), "" if like is stage else like.addressing
         return self.seconds.get(stage.name), None, ""
+
+
+def _hashes(stage: PipelineStage) -> Hashes:
+    """Those that DVC has of its outputs."""
+    return {out.fs_path: out.hash_info for out in stage.outs}
 
 
 def _as_it_will_be(dep: Output, hash_info: HashInfo | None, meta: Meta) -> None:

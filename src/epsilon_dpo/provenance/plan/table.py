@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from epsilon_dpo.provenance.plan.amounts import size_text, time_text
 from epsilon_dpo.provenance.plan.steps import FROM_CACHE, MAY_RUN, RUN, UP_TO_DATE, Step
@@ -105,18 +106,11 @@ def _rows(steps: Sequence[Step]) -> list[str]:
         about = "~" if any(step.like for step in group) else ""
         around = WIDTH - len(_line("", "", "", "", "", timed))
         reasons = [line for reason in why for line in textwrap.wrap(reason, around, subsequent_indent="  ")]
-        for number in range(max(len(cells), len(reasons))):
-            first = number == 0
-            lines.append(
-                _line(
-                    action if first else "",
-                    cells[number] if number < len(cells) else "",
-                    about + time_text(seconds) if first and _timed(group) and action != FROM_CACHE else "",
-                    about + size_text(size) if first and any(step.size is not None for step in group) else "",
-                    reasons[number] if number < len(reasons) else "",
-                    timed,
-                ).rstrip()
-            )
+        took = about + time_text(seconds) if _timed(group) and action != FROM_CACHE else ""
+        disk = about + size_text(size) if any(step.size is not None for step in group) else ""
+        for cell, reason in zip_longest(cells, reasons, fillvalue=""):
+            lines.append(_line(action, cell, took, disk, reason, timed).rstrip())
+            action = took = disk = ""  # they stand in the first line alone
     return lines
 
 

@@ -15,9 +15,9 @@ from epsilon_dpo.provenance.verify.surroundings import (
 
 PROCESSOR = "processor features"
 COUNTERS = re.compile(r"\b(num_input_tokens_seen|num_tokens|tokens/\w+)$")  # of the data alone, in a training's curve
-# Runs the stage once more: "recorded", "first" or "other" bytes, or how it FAILED.
+# Runs the stage once more: "recorded", "first" or "other" bytes, or SECOND_FAILED and how.
 Trial = Callable[[Mapping[str, str | None]], str]
-FAILED = "the second run failed: "  # which proves nothing
+SECOND_FAILED = "the second run failed: "  # which proves nothing
 
 
 def likely_cause(
@@ -45,9 +45,9 @@ def likely_cause(
         once_more = trial({})
         if once_more == "other":
             return "not deterministic here: two runs with the same inputs on this machine differ from one another"
-        second = once_more if once_more.startswith(FAILED) else second
+        second = once_more if once_more.startswith(SECOND_FAILED) else second
     said = _untried(found, before, now, steps, proved, f", and {second}" if second else "")
-    return f"{said}; {second}" if second.startswith(FAILED) and second not in said else said
+    return f"{said}; {second}" if second.startswith(SECOND_FAILED) and second not in said else said
 
 
 def _untried(

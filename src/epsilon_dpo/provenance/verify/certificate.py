@@ -72,7 +72,7 @@ def _entry(root: Path, clean: Path, records: Records, outcome: Outcome) -> Json:
         recorded = records.recorded(out)
         # The folder that holds the recorded bytes: this one if it has them, else the workspace if it still has.
         there = next(
-            (folder for folder in (clean, root) if recorded and _md5(records, folder / out) == recorded.md5), None
+            (folder for folder in (clean, root) if recorded and records.hashed(folder / out) == recorded), None
         )
         outs[out] = {
             "md5": None if recorded is None else recorded.md5,
@@ -87,17 +87,12 @@ def _entry(root: Path, clean: Path, records: Records, outcome: Outcome) -> Json:
     return entry
 
 
-def _md5(records: Records, path: Path) -> str | None:
-    content = records.hashed(path)
-    return content.md5 if content else None
-
-
 def _made_from_certificates(records: Records) -> set[str]:
     """The stages that read certificates/, and all that is made from theirs."""
     found: set[str] = set()
     for stage in records.project.stages:  # in the order of `dvc repro`
         if any(records.path(dep) == str(FOLDER) for dep in records.sources(stage)) or any(
-            records.made_by[out].addressing in found
+            records.outs[out].stage.addressing in found
             for dep in records.inputs(stage)
             for out in records.makers(records.path(dep))
         ):

@@ -19,10 +19,11 @@ from dvc_objects.fs.generic import transfer
 from dvc_objects.fs.local import localfs
 
 from epsilon_dpo.pipeline.observability.errors import redacted
+from epsilon_dpo.pipeline.stage.manifest import file_md5
 from epsilon_dpo.provenance.verify.recorded import Content, Records
 
 PAID = Path("cache")  # a judge's replies: asked again, they would cost again and might be others
-DIFFERENT = "different"  # in the folder: outputs that are not as recorded, whose places the recorded ones take
+DIFFERENT_OUTPUTS = "different"  # in the folder: those that are not as recorded, whose places the recorded ones take
 LOCK = "dvc.lock"  # stage check would tidy it
 
 
@@ -77,10 +78,10 @@ class CleanFolder:
                     _copy(file, self.folder / name)
             here = records.hashed(self.folder / path)
             if here is None or here.md5 != dep.hash_info.value:
-                recorded = records.recorded(path) if path in records.made_by else None
+                recorded = records.recorded(path) if path in records.outs else None
                 if recorded and recorded.md5 == dep.hash_info.value:
-                    files = (records.bytes_of(path, name) for name in recorded.files)
-                    bad = next((file for file in files if file and records.damaged(file)), path)
+                    sources = ((records.bytes_of(path, name), md5) for name, md5 in recorded.files.items())
+                    bad = next((file for file, md5 in sources if file and file_md5(file) != md5), path)
                     return f"what DVC's cache has of its input {path} is damaged: remove {bad} and run `dvc fetch`"
                 return f"dvc.lock records another {path} as its input than as its output; run `dvc repro`"
         return None
@@ -117,13 +118,13 @@ class CleanFolder:
         return {out: self.records.hashed(self.folder / out) for out in self._outs(stage)}
 
     def keep(self, stage: PipelineStage, bit_equal: bool) -> None:
-        """Let what follows read the outputs of `stage`; those that are not bit-equal go to DIFFERENT instead."""
+        """Let what follows read the outputs of `stage`; those that are not bit-equal go to DIFFERENT_OUTPUTS."""
         for out in self._outs(stage):
             if bit_equal:
                 self._as_recorded.add(out)
             elif (self.folder / out).exists():
-                (self.folder / DIFFERENT / out).parent.mkdir(parents=True, exist_ok=True)
-                (self.folder / out).rename(self.folder / DIFFERENT / out)
+                (self.folder / DIFFERENT_OUTPUTS / out).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / out).rename(self.folder / DIFFERENT_OUTPUTS / out)
 
     def _restore(self, out: str) -> bool:
         """Have the recorded bytes of `out` here; False if they are nowhere."""

@@ -33,7 +33,7 @@ class Records:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.repo: Repo = project.repo
-        self.made_by = {self.path(out): stage for stage in project.stages for out in stage.outs}
+        self.outs: dict[str, Output] = {self.path(out): out for stage in project.stages for out in stage.outs}
         self._there: dict[str, Content | None] = {}
 
     def path(self, item: Output) -> str:
@@ -50,12 +50,11 @@ class Records:
     def makers(self, path: str) -> list[str]:
         """The outputs that `path` is, is in, or holds."""
         asked = Path(path)
-        return [out for out in self.made_by if asked.is_relative_to(out) or Path(out).is_relative_to(path)]
+        return [out for out in self.outs if asked.is_relative_to(out) or Path(out).is_relative_to(path)]
 
     def recorded(self, out: str) -> Content | None:
         """What dvc.lock says of an output; None if it says nothing, or the list of a folder's files is nowhere."""
-        (item,) = (item for item in self.made_by[out].outs if self.path(item) == out)
-        info = item.hash_info
+        info = self.outs[out].hash_info
         if not info:
             return None
         if not info.isdir:
@@ -91,11 +90,6 @@ class Records:
         cache = self.repo.cache.local
         _, _, found = build(cache, str(path), self.repo.fs, "md5", ignore=ignored, dry_run=True)
         return _content(found)
-
-    def damaged(self, cached: Path) -> bool:
-        """Whether a file of DVC's cache does not hold the bytes by whose md5 it is called."""
-        found = self.hashed(cached)
-        return found is None or found.md5 != cached.parent.name + cached.name
 
     def _in_workspace(self, out: str) -> Content | None:
         if out not in self._there:

@@ -6,12 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json, read_json, read_jsonl
 from epsilon_dpo.provenance.verify.findings import NUMBER, ORDER, Place, relative, text_place
+from epsilon_dpo.provenance.whence.content import first_difference
 
 ABSENT = "nothing"
 
@@ -70,19 +72,16 @@ def text_places(recorded: Path, remade: Path) -> Iterator[Place]:
     except UnicodeDecodeError:
         yield from byte_places(recorded, remade)
         return
-    for n in range(max(map(len, lines))):
-        a, b = (side[n] if n < len(side) else ABSENT for side in lines)
+    for n, (a, b) in enumerate(zip_longest(*lines, fillvalue=ABSENT), 1):
         if a != b:
-            yield text_place(f"line {n + 1}", a, b)
+            yield text_place(f"line {n}", a, b)
 
 
 def byte_places(recorded: Path, remade: Path) -> Iterator[Place]:
     """The first byte that differs."""
-    before, after = recorded.read_bytes(), remade.read_bytes()
-    if before != after:
-        both = zip(before, after, strict=False)
-        byte = next((n for n, (a, b) in enumerate(both) if a != b), min(len(before), len(after)))
-        yield text_place(f"byte {byte:,}", f"of {len(before):,}", f"of {len(after):,}")
+    byte = first_difference(recorded, remade)
+    if byte is not None:
+        yield text_place(f"byte {byte:,}", *(f"of {path.stat().st_size:,}" for path in (recorded, remade)))
 
 
 def readable(places: Any, recorded: Path, remade: Path) -> Iterator[Place]:

@@ -14,11 +14,9 @@ from epsilon_dpo.pipeline.observability.errors import UserError, printable
 from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
 from epsilon_dpo.pipeline.stage.workplace import workplace
 from epsilon_dpo.provenance.graph.project import Project, at_work, open_project
-from epsilon_dpo.provenance.verify.causes import FAILED as SECOND_FAILED
-from epsilon_dpo.provenance.verify.causes import is_proved, likely_cause
+from epsilon_dpo.provenance.verify.causes import SECOND_FAILED, is_proved, likely_cause
 from epsilon_dpo.provenance.verify.certificate import FOLDER, SHOWN_FILES, Outcome, write_certificate
-from epsilon_dpo.provenance.verify.clean import DIFFERENT as DIFFERENT_OUTPUTS
-from epsilon_dpo.provenance.verify.clean import CleanFolder
+from epsilon_dpo.provenance.verify.clean import DIFFERENT_OUTPUTS, CleanFolder
 from epsilon_dpo.provenance.verify.compare import Versions, differences, steps_behind, verdict
 from epsilon_dpo.provenance.verify.findings import BIT_EQUAL, DIFFERENT, FAILED, WITHIN, tolerance
 from epsilon_dpo.provenance.verify.recorded import Content, Records
@@ -54,9 +52,12 @@ def verify(asked: argparse.Namespace) -> str:
         good = all(outcome.verdict in (BIT_EQUAL, WITHIN) or outcome.is_behind for outcome in verification.outcomes)
         where = asked.folder or (None if good else _keep(folder))
     said = _summary(verification.outcomes)
-    said += f"; the certificate is {certificate.relative_to(project.root)}" if certificate else ""
-    differs = where / DIFFERENT_OUTPUTS if where and any(outcome.found for outcome in verification.outcomes) else None
-    said += f"; what differs is in {differs}" if differs else f"; what was made again is in {where}" if where else ""
+    if certificate:
+        said += f"; the certificate is {certificate.relative_to(project.root)}"
+    if where and any(outcome.found for outcome in verification.outcomes):
+        said += f"; what differs is in {where / DIFFERENT_OUTPUTS}"
+    elif where:
+        said += f"; what was made again is in {where}"
     if not good:
         raise UserError(f"{said}.")
     return f"{said}."
@@ -149,10 +150,8 @@ class Verification:
     def _equal(self, remade: dict[str, Content | None]) -> bool:
         """Whether every output is what dvc.lock records."""
         return all(
-            (out.hash_info.value if out.hash_info else None) == (content.md5 if content else None)
+            self.records.outs[path].hash_info.value == (content.md5 if content else None)
             for path, content in remade.items()
-            for out in self.records.made_by[path].outs
-            if self.records.path(out) == path
         )
 
     def _files(self, remade: dict[str, Content | None]) -> Iterator[tuple[str, str]]:

@@ -35,8 +35,10 @@ def descent(lock: Lock, stage: str, cache: Cache) -> Descent:
         stages.append(name)
         for parent in lock.parents(name):
             same = _is_what_was_read(lock, name, parent, cache)
-            reached |= set() if same is False else {parent}
-            proven |= {parent} if same and name in proven else set()
+            if same is not False:
+                reached.add(parent)
+            if same and name in proven:
+                proven.add(parent)
     return Descent(stages, proven, sorted({path for name in stages for path in stale(lock, name, cache)}))
 
 

@@ -139,7 +139,7 @@ def overlap(dep: str, out: str) -> bool:
 def all_locks(root: Path) -> list[Lock]:
     """That of the workspace first, then those of the commits, newest first; each content once.
 
-    On stderr is said of how many commits it cannot be read.
+    Says on stderr for how many commits it could not be read.
 
     Args:
         root: of the project, which need not be in a git repository.

@@ -48,7 +48,7 @@ def origin(path: Path, root: Path | None) -> Json:
                 f"have made it; only a model folder with its {MANIFEST} says something by itself."
             )
         if wrong:
-            return known | {"found": False, "message": other_weights(path, wrong)}
+            return known | _unknown(other_weights(path, wrong))
         return known | _alone("there is no DVC project here")
     records = Records(all_locks(root), Cache(root))
     if not records.locks and said is None:
@@ -56,8 +56,7 @@ def origin(path: Path, root: Path | None) -> Json:
     places = records.find(members, inside := _inside(path, root))
     if places and is_empty(members) and places[0].path != inside:
         nearest = records.nearest(path, members)
-        differs = {"differs": _differs(nearest)} if nearest and nearest.byte is not None else {}
-        return known | {"found": False, "message": empty(path, places)} | differs
+        return known | _unknown(empty(path, places), nearest if nearest and nearest.byte is not None else None)
     if places:
         known["manifest"] = None if wrong else said
         return known | {"found": True, "known_by": "content"} | _from_places(root, records, places)
@@ -90,19 +89,23 @@ def _not_found(
     path: Path, root: Path, records: Records, nearest: Difference | None, said: Json | None, wrong: list[str]
 ) -> Json:
     if wrong:
-        refused = {"found": False, "message": other_weights(path, wrong)}
-        return refused | ({"differs": _differs(nearest)} if nearest else {})
+        return _unknown(other_weights(path, wrong), nearest)
     same_weights = nearest is not None and said is not None and not set(nearest.changed) & set(said["weights_sha256"])
-    if said is not None and (nearest is None or not same_weights or path.is_file()):
+    if said is not None and (not same_weights or path.is_file()):
         return _by_manifest(path, root, records, said, nearest)
     if nearest is None:
-        return {"found": False, "message": never_seen(path, records, _inside(path, root))}
-    return {"found": False, "message": altered(path, nearest, records), "differs": _differs(nearest)}
+        return _unknown(never_seen(path, records, _inside(path, root)))
+    return _unknown(altered(path, nearest, records), nearest)
+
+
+def _unknown(message: str, nearest: Difference | None = None) -> Json:
+    """The answer where no record has the content: `message`, and how it differs from what is nearest to it."""
+    return {"found": False, "message": message} | ({"differs": _differs(nearest)} if nearest else {})
 
 
 def _alone(why: str) -> Json:
-    return {"found": True, "known_by": "manifest", "note": f"its weights have the sha256 that it names; {why}, so that "
-            "nothing else could be checked"}  # fmt: skip
+    note = f"its weights have the sha256 that it names; {why}, so that nothing else could be checked"
+    return {"found": True, "known_by": "manifest", "note": note}
 
 
 def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: Difference | None) -> Json:
@@ -121,8 +124,7 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
     ]
     places = [place for place in claimed if records.cache.members(place.lock.stages[name].outs[place.path]) is None]
     if claimed and not places:
-        refused = {"found": False, "message": other_than_recorded(path, name)}
-        return refused | ({"differs": _differs(nearest)} if nearest else {})
+        return _unknown(other_than_recorded(path, name), nearest)
     if not places:
         return _alone("no dvc.lock of this project records it")
     note = (
@@ -175,7 +177,12 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
         "path": first.path,
         "stage": first.stage,
         "also": [
-            {"path": path, "stage": stage, "recorded_by": _recorded_by(locks), "elsewhere": not _share(locks, main)}
+            {
+                "path": path,
+                "stage": stage,
+                "recorded_by": _recorded_by(locks),
+                "elsewhere": not any(lock in main for lock in locks),
+            }
             for (path, stage), locks in found.items()
         ],
         "recorded_by": _recorded_by(main),
@@ -218,10 +225,6 @@ def _origins(records: Records, place: Place) -> Json:
         "base": lock.stages["base"].params.get("base") if "base" in past.proven else None,
         "not_known": dict.fromkeys(lost, why),
     }
-
-
-def _share(some: list[Lock], others: list[Lock]) -> bool:
-    return any(lock in others for lock in some)
 
 
 def _recorded_by(locks: list[Lock]) -> list[Json]:

@@ -17,7 +17,7 @@ from transformers import (
 
 from epsilon_dpo.models.policy.folder import save_policy
 from epsilon_dpo.pipeline.stage.files import atomic_folder, write_json
-from epsilon_dpo.pipeline.stage.runs import FACTS, FOLDER
+from epsilon_dpo.pipeline.stage.runs import FACTS, SNAPSHOTS
 from epsilon_dpo.training.loop.checkpoints import to_disk
 from epsilon_dpo.training.loop.sharding import gathered_weights
 
@@ -54,11 +54,11 @@ class KeepSnapshots(TrainerCallback):
             return
         weights = gathered_weights(model)
         if state.is_world_process_zero:
-            with atomic_folder(self.scratch / FOLDER / f"{state.global_step:06d}") as folder:
+            with atomic_folder(self.scratch / SNAPSHOTS / f"{state.global_step:06d}") as folder:
                 save_policy(model, self.tokenizer, folder / "model", weights)
                 write_json(folder / FACTS, {"step": state.global_step, "epoch": state.epoch})
                 to_disk(*folder.rglob("*"), folder)
-            to_disk(self.scratch / FOLDER)  # as a later checkpoint will be, from which nothing writes this again
+            to_disk(self.scratch / SNAPSHOTS)  # as a later checkpoint will be, from which nothing writes this again
 
     def _marks(self, state: TrainerState) -> int:
         """How many multiples of `every` have been reached; epochs are sums of fractions, hence the 1e-6."""
@@ -70,15 +70,15 @@ def part_metrics(out: Path, metrics: Path) -> None:
     without the weights."""
     for name in ("metrics.json", "metrics.jsonl"):
         (out / name).rename(metrics / name)
-    for facts in sorted((out / FOLDER).glob(f"*/{FACTS}")):
+    for facts in sorted((out / SNAPSHOTS).glob(f"*/{FACTS}")):
         (metrics / facts.parent.relative_to(out)).mkdir(parents=True)
         shutil.copyfile(facts, metrics / facts.relative_to(out))
 
 
 def publish_snapshots(scratch: Path, out: Path) -> None:
     """What was kept in `scratch`, also in `out`: linked and not moved, since a kill may still come before the end."""
-    if (scratch / FOLDER).is_dir():
-        shutil.copytree(scratch / FOLDER, out / FOLDER, copy_function=_link)
+    if (scratch / SNAPSHOTS).is_dir():
+        shutil.copytree(scratch / SNAPSHOTS, out / SNAPSHOTS, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
