@@ -57,6 +57,7 @@ def train(
             time.sleep(pause)
         out.mkdir(parents=True)
         (out / "metrics.json").write_text("{}")
+        (out / "samples.jsonl").write_text("{}\n")
         tracker.log_metrics({"steps": float(steps)})
         tracker.set_tags({"policy_sha256": name})
 
@@ -78,7 +79,7 @@ def assert_whole(server: Server, name: str, steps: int = STEPS) -> None:
     points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "1_train/loss")]
     assert sorted(points) == [(step, 1.0 / step) for step in range(1, steps + 1)]
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"inputs.json", "metrics.json"} <= artifacts
+    assert {"inputs.json", "metrics.json"} <= artifacts and "samples.jsonl" not in artifacts
 
 
 @contextmanager

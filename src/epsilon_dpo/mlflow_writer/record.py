@@ -16,7 +16,7 @@ from epsilon_dpo.mlflow_writer.rows import ERROR, GONE, Policy, Rows
 from epsilon_dpo.mlflow_writer.server import say
 
 DIGEST_CHARACTERS = 32  # the store holds 36; all 64 are in inputs.json
-SMALL_FILES = {".json", ".jsonl", ".html", ".csv", ".png"}
+SMALL_FILES = {".json", ".html", ".csv", ".png"}  # no .jsonl: rows are data
 MAX_ARTIFACT_BYTES = 2_000_000
 MTIME_MS = 2000  # file systems round
 
@@ -98,7 +98,7 @@ class Record(Rows):
             self._model = self.models.read(self.run_id, self._run, tags[POLICY])
 
     def artifacts(self, folder: str, at: int) -> None:
-        """The small files of the stage's output; weights and data stay with DVC.
+        """The small files of the stage's output; weights and rows of data stay with DVC.
 
         Args:
             at: when the stage had written them, in ms since 1970; newer ones are another execution's.
