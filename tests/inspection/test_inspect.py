@@ -53,8 +53,8 @@ def test_what_is_said_and_what_is_pasted(project: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "data/mine.jsonl: 200 rows read, 200 pairs" in said
     assert "columns  prompt = question, chosen = good, rejected = bad" in said
-    assert "sides_differ: 1 rows break it, dropped; the first is mine/8 (both answers are the same text" in said
-    assert "sides_not_empty: 1 rows break it, dropped; the first is mine/10 (no text in chosen turn 2" in said
+    assert "sides_differ: 1 rows fail it, dropped; the first is mine/8 (both answers are the same text" in said
+    assert "sides_not_empty: 1 rows fail it, dropped; the first is mine/10 (no text in chosen turn 2" in said
     assert "prompt_fits: " in said and "more than tokens.max_prompt_length = 64: would be dropped" in said
     assert "    │ <bos><start_of_turn>user\n    │ Number " in said
     assert ".<end_of_turn>\n" in said.partition("  chosen, ")[2] and "    ▌ It is " in said
@@ -128,7 +128,7 @@ def test_prompts_that_the_splits_share_are_said(project: Path, capsys: pytest.Ca
     for split, some in (("train", rows(40)), ("test", rows(10))):
         (project / f"data/mine/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), "utf-8")
     main(["inspect", "data/mine", *COLUMNS])
-    assert "splits_share_no_prompt: 10 training rows break it, the pipeline stops" in capsys.readouterr().out
+    assert "splits_share_no_prompt: 10 training rows fail it, the pipeline stops" in capsys.readouterr().out
 
 
 def test_one_row_is_enough_to_look_at(project: Path, capsys: pytest.CaptureFixture) -> None:

@@ -174,11 +174,11 @@ def _tokenizer(params: ParamsFile, sample: list[Row]) -> tuple[PreTrainedTokeniz
 
 
 def _shared_prompts(dataset: Dataset, params: ParamsFile) -> str:
-    """The one promise that only both splits together can break."""
+    """The one expectation that only both splits together can fail."""
     held_out = {prompt_key(row["chosen"]) for row in dataset.eval}
     shared = sum(prompt_key(row["chosen"]) in held_out for row in dataset.train)
     action = ACTIONS[params.contract.on_failure.splits_share_no_prompt]
-    return f"\n  splits_share_no_prompt: {shared:,} training rows break it, {action}" if shared else ""
+    return f"\n  splits_share_no_prompt: {shared:,} training rows fail it, {action}" if shared else ""
 
 
 def _shortest_median_longest(found: Measured) -> list[Row]:
@@ -190,13 +190,13 @@ def _shortest_median_longest(found: Measured) -> list[Row]:
 def _verdict(found: Measured, rows: int, params: ParamsFile) -> str:
     lines = [f"The contract of `validate` on {rows:,} rows"]
     actions = params.contract.on_failure.model_dump()
-    for promise in found.broken:
-        action = ACTIONS[actions[promise["expectation"]]]
+    for broken in found.broken:
+        action = ACTIONS[actions[broken["expectation"]]]
         lines.append(
-            f"  {promise['expectation']}: {promise['rows']:,} rows break it, {action}; the first is "
-            f"{promise['first']} ({promise['reason']})"
+            f"  {broken['expectation']}: {broken['rows']:,} rows fail it, {action}; the first is "
+            f"{broken['first']} ({broken['reason']})"
         )
-    return "\n".join(lines if len(lines) > 1 else [*lines, "  every row keeps every promise about a row"])
+    return "\n".join(lines if len(lines) > 1 else [*lines, "  every row meets every expectation about a row"])
 
 
 def _lengths(found: Measured, params: ParamsFile) -> str:

@@ -22,7 +22,7 @@ class Measured:
     """What was found on a sample.
 
     Attributes:
-        broken: per promise that some row breaks: `expectation`, `rows` (how many), `first` (the id of the first) and
+        broken: per expectation that some row fails: `expectation`, `rows` (how many), `first` (the id of the first) and
             `reason` (why that one does).
         pairs: rows that can be rendered, prompt explicit, too long ones included.
         lengths: of each of `pairs`, LENGTHS, in tokens; answers with their stop token, not cut.

@@ -1,4 +1,4 @@
-"""The data contract: a crafted row for each promise, and what `drop` and `stop` do with it."""
+"""The data contract: a crafted row for each expectation, and what `drop` and `stop` do with it."""
 
 import os
 import re
@@ -39,7 +39,7 @@ NO_BORDER = (
 )
 LONG = "the whale " * 40
 TWO_USERS = [{"role": "user", "content": "What?"}, *turns("Whale?")]
-# (the promise it breaks, the row, what the reason must say)
+# (the expectation it fails, the row, what the reason must say)
 BAD_ROWS: list[tuple[str, Row, str]] = [
     ("sides_not_empty", row("What?", chosen=" \n"), "no text in chosen turn 2 (assistant)"),
     ("sides_not_empty", row("What?", rejected=""), "no text in rejected turn 2 (assistant)"),
@@ -246,7 +246,7 @@ def test_identical_and_contradicting_rows_are_counted_and_listed(make_tokenizer:
 
 
 def many_rows() -> dict[str, list[Row]]:
-    """A row for each promise among good ones: what is broken stands in several chunks of five."""
+    """A row for each expectation among good ones: what is broken stands in several chunks of five."""
     bad = [row_ | {"id": f"bad/{n}"} for n, (_, row_, _) in enumerate(BAD_ROWS)]
     rows = [good("train", n % 30) | {"id": f"train/{n}"} for n in range(60)]
     for place, one in enumerate(bad):

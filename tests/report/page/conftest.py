@@ -50,7 +50,7 @@ class Outputs:
         }
         broken = {
             "expectation": "sides_not_empty",
-            "promise": "both answers hold text",
+            "meaning": "both answers hold text",
             "split": "eval",
             "on_failure": "drop",
             "success": False,

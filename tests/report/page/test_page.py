@@ -81,7 +81,7 @@ def test_the_tables_hold_the_stages_values(outputs: Callable[..., Path], runs: R
 def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     page = written(outputs(truth=False), runs, tmp_path / "report")
     assert "true win rate" not in page and "true reward" not in page
-    assert "4 of 12 rows break “both answers hold text”" in page
+    assert "4 of 12 rows do not meet “both answers hold text”" in page
     assert "11 rows repeat an earlier one and 13 pairs" in page and "longer one in 61.3 %" in " ".join(page.split())
 
 

@@ -2,7 +2,7 @@
 
 Two passes over the splits, in chunks, so that memory does not grow with the rows. First the dialogues as text; rows
 that fail there are not tokenised (a chat template may refuse them). Then the rows that are left, as the model will see
-them. Last, each split's aggregates. A row that breaks several promises of one pass is listed once for each.
+them. Last, each split's aggregates. A row that fails several expectations of one pass is listed once for each.
 """
 
 import shutil
@@ -55,13 +55,13 @@ def validate_files(
         tokenizer: the one that the model will be trained with, its chat template in force.
         out: folder for train.jsonl and eval.jsonl, the kept rows as `split_prompt` writes them ({"id", "prompt",
             "chosen", "rejected"}, ...), and for dropped.jsonl, {"split", "id", "expectation", "reason"} per row and
-            broken promise.
+            failed expectation.
 
     Returns:
         the content of validation.json.
 
     Raises:
-        UserError: rows break a promise that is set to `stop`, or a split breaks one of its limits: one sentence each,
+        UserError: rows fail an expectation set to `stop`, or a split breaks one of its limits: one sentence each,
             with the number of rows and the first ids.
     """
     with ExitStack() as files:

@@ -16,18 +16,18 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class RowExpectation:
-    """One promise about a row.
+    """One expectation about a row.
 
     Attributes:
         name: its key in params.yaml, `validate.on_failure`.
-        promise: text of what holds for a good row, for the page and for messages.
+        meaning: text of what holds for a good row, for the page and for messages.
         build: the Great Expectations object that decides.
         reason: why a row with these facts fails, for dropped.jsonl.
         remedy: what else than dropping the rows helps.
     """
 
     name: str
-    promise: str
+    meaning: str
     build: Callable[[Tokens], gxe.Expectation]
     reason: Callable[[Facts, Tokens], str]
     remedy: str = "fix the data"
@@ -160,7 +160,7 @@ AFTER_TOKENISATION = [
 
 @dataclass(frozen=True)
 class SplitExpectation:
-    """One promise about an entire split; breaking it always stops.
+    """One expectation about an entire split; failing it always stops.
 
     Attributes:
         name: its key in params.yaml below `validate`.
@@ -170,7 +170,7 @@ class SplitExpectation:
     """
 
     name: str
-    promise: str
+    meaning: str
     column: str
     build: gxe.Expectation
     sentence: Callable[[float], str]
@@ -178,7 +178,7 @@ class SplitExpectation:
 
 
 def split_expectations(split: str, contract: Validate, length: int) -> list[SplitExpectation]:
-    """The promises about the split "train" or "eval" under the limits of `contract`.
+    """The expectations about the split "train" or "eval" under the limits of `contract`.
 
     Args:
         length: the tokens.max_length that would cut few enough answers.

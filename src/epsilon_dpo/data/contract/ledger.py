@@ -21,9 +21,9 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 
 @dataclass
 class _Record:
-    """One promise on one split, over all chunks so far."""
+    """One expectation on one split, over all chunks so far."""
 
-    promise: str
+    meaning: str
     action: str
     kind: str = ""
     success: bool = True
@@ -46,11 +46,11 @@ class Ledger:
     """One validation in the making.
 
     Attributes:
-        stops: one sentence per broken promise about an entire split.
+        stops: one sentence per failed expectation about an entire split.
     """
 
     def __init__(self, tokens: Tokens, contract: Validate, drop: Callable[[str, list[Row]], None]) -> None:
-        """`drop` takes a split and entries {"split", "id", "expectation", "reason"}, one per row and broken promise."""
+        """`drop` takes a split and entries {"split", "id", "expectation", "reason"}, one per row and failure."""
         self.tokens = tokens
         self.contract = contract
         self.on_failure = contract.on_failure.model_dump()
@@ -61,13 +61,13 @@ class Ledger:
     def judge_rows(
         self, split: str, rows: list[Row], expectations: list[RowExpectation], columns: list[str]
     ) -> set[str]:
-        """The ids of `rows` (facts of a chunk) that are dropped; promises that end the pipeline are remembered."""
+        """The ids of `rows` (facts of a chunk) that are dropped; expectations that end the pipeline are remembered."""
         found = evaluate(rows, columns, {e.name: e.build(self.tokens) for e in expectations})
         facts = {row["id"]: row for row in rows}
         lost: dict[str, list[Row]] = {}
         for expectation in expectations:
             finding, action = found[expectation.name], self.on_failure[expectation.name]
-            record = self._record(split, expectation.name, expectation.promise, action)
+            record = self._record(split, expectation.name, expectation.meaning, action)
             if finding.ids and not record.first_reason:
                 record.first_reason = expectation.reason(facts[finding.ids[0]], self.tokens)
                 record.remedy = expectation.remedy
@@ -93,14 +93,14 @@ class Ledger:
         record.first_ids = [id_of(split, place + 1) for place in finding.ids]
 
     def judge_split(self, split: str, dropped: np.ndarray, truncated_share: np.ndarray, length: int) -> None:
-        """The promises about the entire split: of each row whether it is dropped, of each kept one what is cut, and the
+        """Those about the entire split: of each row whether it is dropped, of each kept one what is cut, and the
         tokens.max_length at which few enough are."""
         columns = {"dropped": dropped, "truncated_share": truncated_share}
         few = False
         for expectation in split_expectations(split, self.contract, length):
             values = columns[expectation.column]
             finding = evaluate_column(expectation.column, values, expectation.build)
-            self._record(split, expectation.name, expectation.promise, "stop").add(finding)
+            self._record(split, expectation.name, expectation.meaning, "stop").add(finding)
             empty = len(values) == 0 and expectation.name.startswith("max_")  # there is no share of nothing
             if not finding.success and not empty:
                 assert finding.observed is not None
@@ -111,7 +111,7 @@ class Ledger:
             self.stops.append(self._why_dropped(split, len(dropped)))
 
     def _why_dropped(self, split: str, rows: int) -> str:
-        """Which promises the dropped rows of `split` break, the most frequent first, which is explained by example."""
+        """Which expectations the dropped rows of `split` fail, the most frequent first, explained by example."""
         found = [(name, r) for (of, name), r in self._in_order() if of == split and r.action == "drop" and r.failing]
         (most, record), *others = sorted(found, key=lambda item: -item[1].failing)
         broken = f"{record.failing:,} break {most} (the first, {record.first_ids[0]}: {record.first_reason})"
@@ -119,7 +119,7 @@ class Ledger:
         return f"Of the {rows:,} rows of the split {split} {broken}; for {most}, {record.remedy}."
 
     def stop_if_broken(self) -> None:
-        """Raises: UserError: one sentence per broken promise, when one of them is set to `stop`."""
+        """Raises: UserError: one sentence per failed expectation, when one of them is set to `stop`."""
         rows = [
             stop_sentence(split, name, record)
             for (split, name), record in self._in_order()
@@ -129,20 +129,20 @@ class Ledger:
             raise UserError(" ".join(rows + self.stops))
 
     def findings(self) -> list[dict[str, Any]]:
-        """One entry per promise and split, for validation.json."""
+        """One entry per expectation and split, for validation.json."""
         return [_entry(split, name, record) for (split, name), record in self._in_order()]
 
     def _in_order(self) -> list[tuple[tuple[str, str], _Record]]:
         return sorted(self._records.items(), key=lambda item: SPLITS.index(item[0][0]))
 
-    def _record(self, split: str, name: str, promise: str, action: str) -> _Record:
-        return self._records.setdefault((split, name), _Record(promise, action))
+    def _record(self, split: str, name: str, meaning: str, action: str) -> _Record:
+        return self._records.setdefault((split, name), _Record(meaning, action))
 
 
 def _entry(split: str, name: str, record: _Record) -> dict[str, Any]:
     entry = {
         "expectation": name,
-        "promise": record.promise,
+        "meaning": record.meaning,
         "kind": record.kind,
         "split": split,
         "on_failure": record.action,
@@ -162,6 +162,6 @@ def stop_sentence(split: str, name: str, record: _Record) -> str:
     first = ", ".join(record.first_ids) + (", ..." if record.failing > FIRST_IDS else "")
     return (
         f"{record.failing} of {record.evaluated} rows of the split {split} break {name} "
-        f"({record.promise}): {first}; in the first, {record.first_reason}; "
+        f"({record.meaning}): {first}; in the first, {record.first_reason}; "
         f"{record.remedy}, or set validate.on_failure.{name}: drop in params.yaml."
     )

@@ -158,7 +158,7 @@ def lost_text(pair: Row, chosen: Side, rejected: Side) -> str:
 def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, tokens: Tokens) -> Row:
     """A pair, prompt explicit, as the model will see it; lengths in tokens, answers with their stop token, not cut."""
     chosen, rejected = tokenise_sides(tokenizer, pair["prompt"], [pair[side] for side in SIDES])
-    # An over-long prompt breaks one promise, not two: its answers get the room that the longest allowed prompt leaves.
+    # An over-long prompt fails one expectation, not two: its answers get the room that the longest allowed one leaves.
     room = tokens.max_length - min(chosen.prompt_length, tokens.max_prompt_length)
     answers = [chosen.completion_ids, rejected.completion_ids]
     stop = tokenizer.eos_token_id

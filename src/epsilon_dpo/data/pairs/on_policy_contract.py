@@ -2,7 +2,7 @@
 
 Their prompts have passed it. Their answers are texts again, after decoding, and may spell a special token, merge with
 the end of the prompt, or differ only where `tokens.max_length` cuts them: a policy would then learn from a pair of
-equal answers. Such pairs are named by the promise they break, as in out/validate/dropped.jsonl.
+equal answers. Such pairs are named by the expectation they fail, as in out/validate/dropped.jsonl.
 """
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def fit_to_train_on(
     tokenizer: "PreTrainedTokenizerBase", pairs: list[Row], tokens: Tokens
 ) -> tuple[list[Row], list[Row]]:
-    """The pairs that keep the contract, and the others: `id` and `reason`, the first promise broken."""
+    """The pairs that keep the contract, and the others: `id` and `reason`, the first expectation failed."""
     specials, bos = special_tokens(tokenizer), BosRule(tokenizer)
     fit, left_out = [], []
     for pair in pairs:
@@ -30,7 +30,7 @@ def fit_to_train_on(
 
 
 def _broken(pair: Row, specials: list[str], facts: Row) -> str:
-    """The name of a promise of data/contract/expectations.py that is broken, empty if all are kept."""
+    """The name of an expectation of data/contract/expectations.py that fails, empty if none does."""
     kept = {
         "no_special_tokens_in_text": not any(
             special in pair[side][0]["content"] for special in specials for side in ("chosen", "rejected")
