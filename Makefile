@@ -63,10 +63,11 @@ docker-smoke:
 
 # What is missing is said before minutes of installing, not after. The CPU build of torch makes .venv 2.2 GB, CUDA's 8.
 FREE_GB := $(if $(findstring cpu,$(TORCH))$(filter-out Linux,$(shell uname)),4,8)
+GPUS := $(wildcard /dev/nvidia[0-9]*)
 needs:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed (the pins are for it), $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: apt install python3.11-venv)."; exit 1; }
-	@! ls /dev/nvidia[0-9]* > /dev/null 2>&1 || command -v gcc > /dev/null || command -v cc > /dev/null || { echo "Triton needs a C compiler on a GPU, and none is installed (Debian and Ubuntu: apt install gcc python3.11-dev)."; exit 1; }
+	@if [ -n "$(GPUS)" ]; then { command -v gcc || command -v cc; } > /dev/null && $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "On a GPU Triton needs a C compiler and the headers of $(PYTHON), and one of them is not installed (Debian and Ubuntu: apt install gcc python3.11-dev)."; exit 1; }; fi
 	@command -v git > /dev/null || { echo "git is not installed, and DVC needs it: install git."; exit 1; }
 	@! LC_ALL=C git rev-parse --git-dir 2>&1 | grep -q 'safe\.directory' || { echo "$(CURDIR) belongs to another user, so git does not read it: git config --global --add safe.directory '$(CURDIR)', or make a clone of your own."; exit 1; }
 	@git rev-parse --git-dir > /dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config .dvc/config.local || { echo "$(CURDIR) is not a git repository, and DVC needs one: clone the project, or run \`git init && git add -A\` here (without git: add a line \"no_scm = true\" to .dvc/config)."; exit 1; }

@@ -144,7 +144,7 @@ class _Naive(PreferenceTrainer):
         sums = {name: (x.log_softmax(-1).gather(2, labels)[..., 0] * mask).sum(-1) for name, x in logits.items()}
         perturbed = ("logps_beta_minus", "logps_beta_plus")
         sums |= {name: sums[name].detach() for name in perturbed}  # only once they are computed
-        sums |= {"tokens": mask.sum(-1), "kl_policy_ref": torch.zeros(len(mask))}
+        sums |= {"tokens": mask.sum(-1), "kl_policy_ref": torch.zeros(len(mask), device=mask.device)}
         half = len(mask) // 2
         chosen, rejected = (Logps(**{name: x[part] for name, x in sums.items()}) for part in _halves(half))
         loss = self.method.loss(chosen, rejected)

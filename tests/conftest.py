@@ -17,7 +17,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from epsilon_dpo.pipeline.observability import tracker
 from epsilon_dpo.pipeline.observability.child import Leader, start_process
-from epsilon_dpo.pipeline.stage.runtime import LAUNCHER
+from epsilon_dpo.pipeline.stage.gpus import LAUNCHER
 
 torch.set_num_threads(1)
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # where the tests' own servers are

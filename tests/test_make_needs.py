@@ -101,6 +101,17 @@ def test_how_much_disk_depends_on_the_build_of_torch(tmp_path: Path) -> None:
         assert cuda.returncode == 0
 
 
+def test_a_gpu_needs_the_headers_of_python(tmp_path: Path) -> None:
+    """Triton compiles against them at the first step; a compiler alone is not enough."""
+    git_init(tmp_path)
+    without = tmp_path / "python"
+    without.write_text(f'#!/bin/sh\ncase "$2" in *Python.h*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    without.chmod(0o755)
+    assert needs(tmp_path, "FREE_GB=0", "GPUS=", f"PYTHON={without}").returncode == 0
+    done = needs(tmp_path, "FREE_GB=0", "GPUS=/dev/nvidia0", f"PYTHON={without}")
+    assert done.returncode != 0 and "On a GPU Triton needs a C compiler and the headers of" in done.stdout
+
+
 def test_no_git(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     commands = tmp_path_factory.mktemp("commands")
     for name in ("sh", "bash", "awk", "df", "grep"):

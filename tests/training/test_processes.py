@@ -35,7 +35,7 @@ from epsilon_dpo.pipeline.launch.launcher import launcher
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
-from epsilon_dpo.pipeline.stage.runtime import LAUNCHER
+from epsilon_dpo.pipeline.stage.gpus import LAUNCHER
 from epsilon_dpo.training.loop.arguments import require_a_row_each
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -150,7 +150,7 @@ import json, sys
 from pathlib import Path
 import parts
 from epsilon_dpo.pipeline.launch.processes import run_part
-from epsilon_dpo.pipeline.stage.runtime import LAUNCHER
+from epsilon_dpo.pipeline.stage.gpus import LAUNCHER
 from epsilon_dpo.pipeline.observability.errors import UserError
 try:
     print(run_part(parts.one_dies, json.loads(sys.argv[1]), lambda metrics, step: print(step, flush=True)))

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage import runtime, variables
+from epsilon_dpo.pipeline.stage import execution, gpus, variables
 from epsilon_dpo.pipeline.stage.runtime import set_up
 
 STAGE = """
 import os, sys
-from epsilon_dpo.pipeline.stage.runtime import set_up, take_free_gpus
+from epsilon_dpo.pipeline.stage.gpus import take_free_gpus
+from epsilon_dpo.pipeline.stage.runtime import set_up
 
 take_free_gpus(int(sys.argv[1]))
 set_up(0, 1)
@@ -80,31 +81,59 @@ def test_who_waits_for_a_gpu_says_for_whose(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("DVC_EXP_NAME", "b")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    monkeypatch.setenv(runtime.TAKEN, "1")  # removed in the end
-    monkeypatch.delenv(runtime.TAKEN)
+    monkeypatch.setenv(gpus.TAKEN, "1")  # removed in the end
+    monkeypatch.delenv(gpus.TAKEN)
     holder = subprocess.Popen([sys.executable, "-c", HOLDING], stdin=-1, stdout=-1, text=True)
     assert taken(holder) == "holds"
     rounds = iter([lambda: None, holder.communicate])
     monkeypatch.setattr("time.sleep", lambda _: next(rounds)())
-    runtime.take_free_gpus(1)
+    gpus.take_free_gpus(1)
     assert capsys.readouterr().err == f"waits for 1 of 1 GPUs; held: gpu-3 by pid {holder.pid}\n"
 
 
 @pytest.mark.parametrize("none", ["-1", "NoDevFiles"])
 def test_stages_without_a_gpu_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, none: str) -> None:
     """All took the GPU called -1, one after the other."""
-    monkeypatch.setattr(runtime, "hold_some", lambda names, count: pytest.fail(f"takes {count} of {names}"))
+    monkeypatch.setattr(gpus, "hold_some", lambda names, count: pytest.fail(f"takes {count} of {names}"))
     monkeypatch.setenv("DVC_EXP_NAME", "a")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
-    monkeypatch.delenv(runtime.TAKEN, raising=False)
-    runtime.take_free_gpus(1)
+    monkeypatch.delenv(gpus.TAKEN, raising=False)
+    gpus.take_free_gpus(1)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == none
+
+
+@pytest.mark.parametrize(
+    ("launcher", "experiment", "sees", "launched"),
+    [("launchers/ddp.yaml", None, "3", "3,5"), (None, "a", "3", "3"), (None, None, "3,5", "3,5")],
+)
+def test_a_stage_sees_its_gpu_before_a_library_asks_cuda(
+    launcher: str | None,
+    experiment: str | None,
+    sees: str,
+    launched: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As bitsandbytes does on import: then all of them were counted, and the stage was refused."""
+    monkeypatch.setattr(gpus, "has_gpu", lambda: True)
+    monkeypatch.setattr(gpus, "find_spec", lambda name: name)
+    monkeypatch.setattr(gpus, "_before", [])
+    monkeypatch.setattr(execution, "start_early", lambda dvc: None)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv(gpus.VISIBLE, "3,5")
+    monkeypatch.setenv(gpus.TAKEN, "1")  # removed in the end
+    for name, value in ((gpus.TAKEN, None), (gpus.LAUNCHER, launcher), ("DVC_EXP_NAME", experiment)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    with execution.heavy_imports():
+        assert os.environ[gpus.VISIBLE] == sees
+    assert gpus.environment_of_all_gpus()[gpus.VISIBLE] == launched
 
 
 AS_THE_JUDGE = """
 import os
 from epsilon_dpo.pipeline.launch.processes import take_gpus_of_launcher
-from epsilon_dpo.pipeline.stage.runtime import environment_of_all_gpus, set_up
+from epsilon_dpo.pipeline.stage.gpus import environment_of_all_gpus
+from epsilon_dpo.pipeline.stage.runtime import set_up
 
 take_gpus_of_launcher()
 set_up(0, 1)
@@ -145,6 +174,16 @@ def test_the_page_says_how_a_stage_is_shown_one_of_several_gpus(monkeypatch: pyt
         set_up(0, 1)
     page = (Path(__file__).parents[3] / "docs/howto.md").read_text("utf-8").split("\n## GPUs\n")[1].split("\n## ")[0]
     assert "CUDA_VISIBLE_DEVICES" in str(refused.value) and "`CUDA_VISIBLE_DEVICES=0 dvc repro`" in page
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_gpus_that_this_torch_cannot_use_are_not_passed_over(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """As under a driver that is too old, which counts them; the processor computed for hours, after one warning."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: processes)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    with pytest.raises(UserError, match=rf"^{processes} GPUs are here, and this torch .* needs a newer driver"):
+        set_up(0, 1)
 
 
 def test_a_gpu_that_is_too_old_for_this_torch_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

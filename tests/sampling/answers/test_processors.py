@@ -117,7 +117,7 @@ def test_what_vllm_does_in_another_order_is_refused() -> None:
         Sampler(**settings, logits=NEUTRAL | {"min_p": 0.1, "top_p": 0.9})
 
 
-def test_a_temperature_that_vllm_would_raise_is_refused() -> None:
+def test_a_temperature_that_vllm_would_change_is_refused() -> None:
     settings: dict[str, Any] = {"samples_per_prompt": 1, "max_new_tokens": 8, "batch_size": 4, "logits": NEUTRAL}
     settings |= {"stop": {"tokens": [], "strings": []}}
     for temperature in (1.0e-9, 0.01, 1.0):
@@ -126,3 +126,6 @@ def test_a_temperature_that_vllm_would_raise_is_refused() -> None:
         assert Sampler(**settings, temperature=temperature, backend="transformers")
         with pytest.raises(ValidationError, match=r"vLLM samples at 0\.01 in place of temperature .*write 1\.0e-09"):
             Sampler(**settings, temperature=temperature, backend="vllm")
+    assert Sampler(**settings, temperature=2.5, backend="transformers")
+    with pytest.raises(ValidationError, match="vLLM takes no temperature above 2; lower it, or backend: transformers"):
+        Sampler(**settings, temperature=2.5, backend="vllm")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.gpus import LAUNCHER
 from epsilon_dpo.pipeline.stage.params import read_yaml
-from epsilon_dpo.pipeline.stage.runtime import LAUNCHER
 
 KINDS = {"NO": "one process", "MULTI_GPU": "copies of the weights (DDP)", "FSDP": "shared out weights (FSDP2)"}
 # Of accelerate's keys those that leave the arithmetic to params.yaml; the others have to be off.

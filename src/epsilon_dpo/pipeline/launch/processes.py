@@ -25,7 +25,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.execution import PART
 from epsilon_dpo.pipeline.stage.files import Json, read_json, write_json
 from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
-from epsilon_dpo.pipeline.stage.runtime import environment_of_all_gpus, take_free_gpus
+from epsilon_dpo.pipeline.stage.gpus import environment_of_all_gpus, take_free_gpus
 
 PREFIX = "EPSILON_DPO_LAUNCH_PREFIX"  # of `accelerate launch`: what starts it on all machines, such as srun
 POLL_S = 0.1

@@ -18,6 +18,7 @@ from epsilon_dpo.pipeline.stage.disk import disk_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, atomic_folder
 from epsilon_dpo.pipeline.stage.fingerprint import Inputs, stage_entry
 from epsilon_dpo.pipeline.stage.forks import leave_server
+from epsilon_dpo.pipeline.stage.gpus import choose_before_imports
 from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.lifetime import dvc_above, end_with_dvc
 from epsilon_dpo.pipeline.stage.manifest import write_manifest
@@ -75,6 +76,7 @@ def heavy_imports() -> Iterator[None]:
         yield
         return
     let_params_decide()  # libraries read some of it when they are imported
+    choose_before_imports()
     start_early(dvc_above())
     end_with_dvc()
     gc.disable()

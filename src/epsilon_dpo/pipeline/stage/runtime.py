@@ -12,19 +12,14 @@ from torch import nn
 from transformers.utils import logging
 
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.variables import visible_gpus
-from epsilon_dpo.pipeline.stage.workplace import hold_some
+from epsilon_dpo.pipeline.stage.gpus import LAUNCHER, see_one, take_free_gpus
 
 Module = TypeVar("Module", bound=nn.Module)
 
 # Parameters of glibc's mallopt (malloc.h), in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LAUNCHER = "EPSILON_DPO_LAUNCHER"  # names the config file of launch/
-TAKEN = "EPSILON_DPO_GPUS_TAKEN"  # said to the processes that a stage starts: these GPUs are its own
 # The largest that glibc takes: 2.34 and older refuse an M_MMAP_THRESHOLD above 32 MB.
 KEEP = {M_TRIM_THRESHOLD: (2**31 - 1,), M_MMAP_THRESHOLD: (2**30, 2**25)}
-
-_of_all_gpus: dict[str, str] = {}  # the environment before this process set aside all GPUs but its own
 
 
 def set_up(seed: int, threads: int) -> None:
@@ -35,15 +30,13 @@ def set_up(seed: int, threads: int) -> None:
 
     Raises:
         UserError: several GPUs are visible to a stage that is one process, and no launcher says that the others are
-            meant for other stages; a launcher's processes see fewer or more than they are; or this torch has no code
-            for a GPU as old as the one here.
+            meant for other stages; a launcher's processes see fewer or more than they are; or this torch cannot use
+            the GPUs here, or has no code for one so old.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher
     take_free_gpus(processes)
     if processes == 1 and LAUNCHER in os.environ:
-        if not _of_all_gpus:
-            _of_all_gpus.update(os.environ)
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        see_one()
     gpus = torch.cuda.device_count()
     if gpus > processes == 1:
         raise UserError(
@@ -57,7 +50,8 @@ def set_up(seed: int, threads: int) -> None:
             f"the launcher has {processes} processes here and they see {gpus} GPUs; {verb} its "
             f"num_processes, or let CUDA_VISIBLE_DEVICES name {processes}."
         )
-    _refuse_older_gpu()
+    if gpus:
+        _refuse_unusable_gpu(gpus)
     torch.set_num_threads(threads)
     random.seed(seed)  # transformers.set_seed does this too, and loads its Trainer
     np.random.seed(seed)
@@ -73,10 +67,16 @@ def set_up(seed: int, threads: int) -> None:
     _keep_freed_memory()
 
 
-def _refuse_older_gpu() -> None:
-    """Its driver may well answer, and the first kernel would end in a traceback: CUDA 13 has none before Turing."""
+def _refuse_unusable_gpu(gpus: int) -> None:
+    """One that is counted, which asks the driver alone, and that CUDA cannot start on would leave all to the processor
+    without a word but a warning. Of one too old the driver may well answer, and the first kernel would end in a
+    traceback: CUDA 13 has none before Turing."""
     if not torch.cuda.is_available():
-        return
+        raise UserError(
+            f"{gpus} GPUs are here, and this torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use them, "
+            "which most often needs a newer driver (nvidia-smi names the CUDA that it has); update it, or install a "
+            "torch for it (TORCH= of make); CUDA_VISIBLE_DEVICES=-1 lets the processor compute."
+        )
     major, minor = torch.cuda.get_device_capability()
     known = re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list()))  # none in ROCm's list
     oldest = min(map(int, known), default=0)
@@ -85,24 +85,6 @@ def _refuse_older_gpu() -> None:
             f"{torch.cuda.get_device_name()} is a GPU of compute capability {major}.{minor}, and this torch has code "
             f"from {oldest / 10:.1f} on; CUDA_VISIBLE_DEVICES=-1 lets the processor compute."
         )
-
-
-def environment_of_all_gpus() -> dict[str, str]:
-    """For a launcher's processes: also where this one has set aside all GPUs but its own."""
-    return dict(_of_all_gpus or os.environ)
-
-
-def take_free_gpus(count: int) -> None:
-    """Experiments that run side by side (`dvc queue start -j 4`) share one environment: each of their stages takes
-    `count` of the GPUs that CUDA_VISIBLE_DEVICES names and no other stage has, and waits while there are fewer.
-
-    Before anything asks CUDA, which reads the variable once.
-    """
-    names = visible_gpus() or []
-    if "DVC_EXP_NAME" in os.environ and len(names) >= count and TAKEN not in os.environ:
-        of = {f"gpu-{name.replace('/', '-')}": name for name in names}  # a part of a GPU has slashes in its name
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(of[lock] for lock in hold_some(list(of), count))
-        os.environ[TAKEN] = "1"
 
 
 def _keep_freed_memory() -> None:

@@ -9,6 +9,7 @@ from epsilon_dpo.sampling.decoding.params import Stop
 
 GREEDY = 1.0e-9  # a temperature at which noise decides only between tokens whose logits are equal but for rounding
 VLLM_COLDEST = 0.01  # vLLM raises what lies between 0, its greedy, and this to this
+VLLM_HOTTEST = 2.0  # vLLM refuses more since 0.24 (its #44965)
 
 
 class Logits(Strict):
@@ -50,11 +51,15 @@ class Sampler(Strict):
         return self
 
     @model_validator(mode="after")
-    def _both_backends_are_as_cold(self) -> Self:
+    def _both_backends_are_as_cold_and_as_hot(self) -> Self:
         if self.backend == "vllm" and GREEDY < self.temperature < VLLM_COLDEST:
             raise ValueError(
                 f"vLLM samples at {VLLM_COLDEST:g} in place of temperature {self.temperature:g}; write {GREEDY:.1e}, "
                 f"which is greedy, {VLLM_COLDEST:g} or more, or backend: transformers"
+            )
+        if self.backend == "vllm" and self.temperature > VLLM_HOTTEST:
+            raise ValueError(
+                f"vLLM takes no temperature above {VLLM_HOTTEST:g}; lower it, or use backend: transformers"
             )
         return self
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_jsonl
-from epsilon_dpo.pipeline.stage.runtime import take_free_gpus
+from epsilon_dpo.pipeline.stage.gpus import take_free_gpus
 from epsilon_dpo.sampling.answers.params import GREEDY, Sampler
 from epsilon_dpo.sampling.decoding.stops import Stops
 
