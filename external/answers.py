@@ -9,7 +9,7 @@ from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.external.answers.answering import answer
     from epsilon_dpo.pipeline.stage.runtime import set_up
     from epsilon_dpo.sampling.answers.sampling import summary

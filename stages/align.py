@@ -15,7 +15,7 @@ from epsilon_dpo.pipeline.stage.runs import FACTS, SNAPSHOTS
 from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.loop.params import save_steps
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.pipeline.launch.processes import Track, run_part
     from epsilon_dpo.pipeline.stage.runtime import set_up
     from epsilon_dpo.training.alignment.alignment import align

@@ -6,7 +6,7 @@ from epsilon_dpo.judging.scoring.params import ScoreView
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.judging.judges.loading import load_judge
     from epsilon_dpo.judging.scoring.intervals import Intervals
     from epsilon_dpo.judging.scoring.score_answers import score_controls

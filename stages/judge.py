@@ -9,7 +9,7 @@ from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
 from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.training.loop.params import save_steps
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.judging.judges.sentiment import Sentiment
     from epsilon_dpo.judging.making.sentiment_training import held_out_accuracy
     from epsilon_dpo.judging.making.sources import build, training_file

@@ -6,7 +6,7 @@ from epsilon_dpo.analysis.kl.params import KLView
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_argument, run_stage
 from epsilon_dpo.pipeline.stage.params import load
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.analysis.kl.records import kl_run
     from epsilon_dpo.pipeline.stage.runs import readable
     from epsilon_dpo.pipeline.stage.runtime import set_up

@@ -8,7 +8,7 @@ from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
     from epsilon_dpo.pipeline.stage.runtime import set_up
 

@@ -8,7 +8,7 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.sampling.answers.params import SampleView
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.sampling.answers.sample_answers import sample_run
     from epsilon_dpo.sampling.answers.sampling import select
 

@@ -8,7 +8,7 @@ from epsilon_dpo.pipeline.stage.params import load, parse
 from epsilon_dpo.training.loop.params import save_steps
 from epsilon_dpo.training.sft.params import SFTView
 
-with heavy_imports():
+with heavy_imports(computes=True):
     from epsilon_dpo.pipeline.launch.processes import Track, run_part
     from epsilon_dpo.pipeline.stage.runtime import set_up
     from epsilon_dpo.training.loop.result import without_evaluation

@@ -95,7 +95,7 @@ def test_kills(project: Path, tmp_path: Path, part: int) -> None:
             refused += 1
             if torn := torn_by_dvc(said):
                 start_anew(copy, torn)
-                also[f"{torn} that a kill of dvc had torn, removed as docs/howto.md says"] += 1
+                also[f"{torn} that a kill of dvc had torn, removed"] += 1
                 running = Repro(copy)
                 continue
             assert refused < 5, f"it does not get on: {said[-3000:]}"

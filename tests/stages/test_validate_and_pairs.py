@@ -119,7 +119,7 @@ def test_a_bad_dataset_stops_in_one_sentence_and_leaves_nothing(project: Path) -
         run("validate")
     sentence = end.value.code
     assert isinstance(sentence, str), "python turns a text into exit code 1"
-    assert sentence.startswith("ERROR in stage validate: 1 of 6 rows of the split train break splits_share_no_prompt")
+    assert sentence.startswith("ERROR in stage validate: 1 of 6 rows of the split train fail splits_share_no_prompt")
     assert "set/train/9" in sentence and "\n" not in sentence
     assert not (project / "out" / "validate").exists() and not list((project / "out").glob(".*.partial"))
 

@@ -181,7 +181,7 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
         CLAIM | chosen,
         CLAIM | tested,
         CLAIM | unrun,
-        CLAIM | {"id": "b", "level": "mars"},
+        CLAIM | {"id": "b", "level": "mars", "place": "KL(a || b)"},
         CLAIM | {"id": "both", "level": "moon", "ours": True, "place": "nowhere"},
     ]
     levels: dict[str, Any] = deepcopy(LEVELS) | {"mars": {"title": "Far", "needs": "a rocket"}}
@@ -213,7 +213,7 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
         "| [It spends more KL.](#spends_more) | Figure 5 | controlled | +3.000 [+0.516, +5.484] nats | 3 | undecided",
         "| [It spends more KL.](#tested) | Figure 5 |  |  |  | holds by [a test](../tests/test_dag.py) |",
         "| [It spends more KL.](#unrun) | Figure 5 |  |  |  | not run: needs a GPU |",
-        "| [It spends more KL.](#b) | Figure 5 | mars |  |  | not run: needs a rocket |",
+        "| [It spends more KL.](#b) | KL(a \\|\\| b) | mars |  |  | not run: needs a rocket |",
         "| dpo | 0.1 | 3.000 ± 0.577 | 0.500 ± 0.000 |  |",
         "- By seed: 1: +2.0000, 2: +4.0000, 3: +3.0000.",
         "| 2 | cccccccccc | 2.13.0 | 5.0 | a CPU |",

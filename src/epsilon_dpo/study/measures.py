@@ -163,7 +163,7 @@ def grain(rows: Sequence[Row], recipe: Recipe, column: str) -> float:
 
 
 def half_a_prompt(rows: Sequence[Row], recipe: Recipe) -> float:
-    """By how much one tie more or less changes a win rate."""
+    """What a win rate changes by where one prompt's answer ties that won or lost, if each prompt has one answer."""
     return 0.5 / min(number(row, "prompts") for row in of_recipe(rows, recipe))
 
 

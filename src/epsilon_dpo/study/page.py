@@ -143,7 +143,7 @@ def _table(study: Study, found: Sequence[Finding]) -> str:
         place = f"{claim.place}; {POST_HOC}" if claim.post_hoc else claim.place
         name, level = f"[{claim.claim}](#{claim.id})", claim.level or ""
         cells = (name, place, level, _measured(finding, claim.unit), n, _verdict(study, finding))
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(rows)
 
 
@@ -159,11 +159,11 @@ def _verdict(study: Study, finding: Finding) -> str:
     if finding.claim.test is not None:
         return f"holds by [a test](../{finding.claim.test.partition('::')[0]})"
     verdict, level = finding.verdict, study.levels.get(finding.claim.level or "")
-    said = f"**{verdict}**" if verdict in (*DECIDED, "mixed") else verdict
-    if note := _note(study, finding):
-        return f"{said}: {note}"
-    lacking = len(level.seeds) - len(finding.by_seed) if level else 0
-    return f"{said}, preliminary: {lacking} of {len(level.seeds)} replicates lacking" if level and lacking else said
+    said, note = f"**{verdict}**" if verdict in (*DECIDED, "mixed") else verdict, _note(study, finding)
+    lacking = len(level.seeds) - len(finding.by_seed) if level and finding.value is not None else 0
+    if level and lacking:
+        said += f", preliminary: {lacking} of {len(level.seeds)} replicates lacking"
+    return f"{said}: {note}" if note else said
 
 
 def _note(study: Study, finding: Finding) -> str:

@@ -12,6 +12,7 @@ from epsilon_dpo.study.claims import Claim, Study
 from epsilon_dpo.study.measures import MEASURES, Measured
 
 FEWEST = 3  # replicates that decide: two of them can agree by chance, since win rates move in steps of half a prompt
+SMALLEST_PART = 0.05  # of a mean, that can make it mixed
 Verdict = Literal["holds", "fails", "mixed", "undecided at this n", "not measurable", "by a test", "not run"]
 UNDECIDED: Verdict = "undecided at this n"
 
@@ -78,7 +79,8 @@ def _finding(claim: Claim, rows: Sequence[Row], confidence: float) -> Finding:
     grain = max(found.grain for found in measured.values())
     whole = _answer(claim, list(by_seed.values()), grain, confidence)
     parts = _parts(claim, list(measured.values()), grain, confidence)
-    said = "mixed" if {"holds", "fails"} <= {part.verdict for part in parts.values()} else whole.verdict
+    decided = {part.verdict for part in parts.values() if part.share >= SMALLEST_PART}
+    said = "mixed" if {"holds", "fails"} <= decided else whole.verdict
     return Finding(said, whole.value, whole.low, whole.high, claim=claim, by_seed=by_seed, parts=parts)
 
 

@@ -96,7 +96,7 @@ def test_a_bad_row_stops_where_that_is_asked(make_tokenizer: MakeTokenizer, name
     with pytest.raises(UserError) as stop:
         validate(dialogues(bad), make_tokenizer(), TOKENS, contract(on_failure={name: "stop"}))
     sentence = str(stop.value)
-    assert sentence.startswith(f"1 of 5 rows of the split train break {name} (") and ": bad; " in sentence
+    assert sentence.startswith(f"1 of 5 rows of the split train fail {name} (") and ": bad; " in sentence
     assert reason in sentence and f"set validate.on_failure.{name}: drop in params.yaml" in sentence
 
 
@@ -113,7 +113,7 @@ def test_a_row_with_a_token_across_the_border_is_dropped(make_tokenizer: MakeTok
     assert [(entry["id"], entry["expectation"]) for entry in outcome.dropped] == [("bad", "prompt_ids_are_prefix")]
 
 
-def test_a_row_that_breaks_several_promises_lists_them_all(make_tokenizer: MakeTokenizer) -> None:
+def test_a_row_that_fails_several_expectations_lists_them_all(make_tokenizer: MakeTokenizer) -> None:
     bad = sides(turns("What?", ""), turns("Why <bos>?", "") + turns(""))
     outcome = validate(dialogues(bad), make_tokenizer(), TOKENS, contract())
     names = [entry["expectation"] for entry in outcome.dropped if entry["id"] == "bad"]
@@ -148,7 +148,7 @@ def test_a_split_outside_its_limits_stops(make_tokenizer: MakeTokenizer, limits:
         validate(rows, make_tokenizer(), TOKENS, contract(**limits))
 
 
-def test_too_many_dropped_rows_are_told_by_promise_and_example(make_tokenizer: MakeTokenizer) -> None:
+def test_too_many_dropped_rows_are_told_by_expectation_and_example(make_tokenizer: MakeTokenizer) -> None:
     """Nothing is left of the rows then, so the sentence must say which they were and why."""
     long = [row("What is a whale? " * 20) | {"id": f"long/{n}"} for n in range(3)]
     rows = dialogues(row("What?", "No.", "No."), *long)
@@ -157,12 +157,12 @@ def test_too_many_dropped_rows_are_told_by_promise_and_example(make_tokenizer: M
     assert re.fullmatch(
         r"validate\.max_dropped_share is broken by the split train: 50\.00% of its rows are dropped, more than "
         r"10\.00%; fix the most frequent cause, or raise validate\.max_dropped_share in params\.yaml\. Of the 8 rows "
-        r"of the split train 3 break prompt_fits \(the first, long/0: the prompt has \d+ tokens, "
-        r"tokens\.max_prompt_length is 40\), 1 break sides_differ \(the first: bad\); for prompt_fits, raise "
+        r"of the split train 3 fail prompt_fits \(the first, long/0: the prompt has \d+ tokens, "
+        r"tokens\.max_prompt_length is 40\), 1 fail sides_differ \(the first: bad\); for prompt_fits, raise "
         r"tokens\.max_prompt_length\.",
         str(stop.value),
     )
-    with pytest.raises(UserError, match=r"keeps 4 rows, fewer than 5; fetch .* 3 break prompt_fits \(the first, long"):
+    with pytest.raises(UserError, match=r"keeps 4 rows, fewer than 5; fetch .* 3 fail prompt_fits \(the first, long"):
         validate(dialogues(*long), make_tokenizer(), TOKENS, contract(min_train_pairs=5))
 
 

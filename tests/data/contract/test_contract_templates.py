@@ -22,7 +22,7 @@ def gemma_with(make_tokenizer: MakeTokenizer, old: str, new: str) -> PreTrainedT
 def test_a_template_that_writes_bos_never_or_twice_stops(make_tokenizer: MakeTokenizer, bos: str) -> None:
     tokenizer = gemma_with(make_tokenizer, "{{- bos_token -}}", bos)
     with pytest.raises(
-        UserError, match=r"^4 of 4 rows of the split train break one_bos .* 3 of 3 rows of the split eval"
+        UserError, match=r"^4 of 4 rows of the split train fail one_bos .* 3 of 3 rows of the split eval"
     ):
         validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"one_bos": "stop"}))
 
@@ -95,7 +95,7 @@ def test_a_text_that_the_template_cuts_is_found(
     outcome = validate(dialogues(bad), tokenizer, TOKENS, contract())
     assert [(entry["id"], entry["expectation"]) for entry in outcome.dropped] == [("bad", "text_survives_template")]
     assert reason in outcome.dropped[0]["reason"]
-    with pytest.raises(UserError, match=r"break text_survives_template .*; use a chat template that fits the data"):
+    with pytest.raises(UserError, match=r"fail text_survives_template .*; use a chat template that fits the data"):
         validate(dialogues(bad), tokenizer, TOKENS, contract(on_failure={"text_survives_template": "stop"}))
 
 
@@ -186,5 +186,5 @@ def test_a_template_without_the_stop_token_or_with_two_stops(make_tokenizer: Mak
     never = make_tokenizer(eos_token="<eos>")
     twice = gemma_with(make_tokenizer, "<end_of_turn>", "<end_of_turn><end_of_turn>")
     for tokenizer in (never, twice):
-        with pytest.raises(UserError, match=r"^4 of 4 rows of the split train break stop_token_ends_answer"):
+        with pytest.raises(UserError, match=r"^4 of 4 rows of the split train fail stop_token_ends_answer"):
             validate(dialogues(), tokenizer, TOKENS, contract(on_failure={"stop_token_ends_answer": "stop"}))

@@ -125,6 +125,8 @@ def test_a_stage_sees_its_gpu_before_a_library_asks_cuda(
     for name, value in ((gpus.TAKEN, None), (gpus.LAUNCHER, launcher), ("DVC_EXP_NAME", experiment)):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     with execution.heavy_imports():
+        assert os.environ[gpus.VISIBLE] == "3,5", "a stage that computes nothing leaves them to others"
+    with execution.heavy_imports(computes=True):
         assert os.environ[gpus.VISIBLE] == sees
     assert gpus.environment_of_all_gpus()[gpus.VISIBLE] == launched
 

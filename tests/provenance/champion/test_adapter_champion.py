@@ -68,8 +68,8 @@ def test_an_adapter_is_merged_into_what_it_was_trained_on(
     shutil.copytree("out/align/mine/model", "out/sft/model")  # of another training, say
     assert "--out DIR" in champion(monkeypatch, tags, None), "its base is not there any more"
     said = champion(monkeypatch, tags, "weights")
-    assert "weights, from out/align/mine/model and DVC's cache; their sha256 is that of the registry" in said
-    assert said.endswith(", and the adapter is merged into its base")
+    assert "weights, merged from out/align/mine/model and DVC's cache; the sha256 of its parts are those of the" in said
+    assert Path("weights").stat().st_mode == Path("out").stat().st_mode, "others may read it as what a user makes"
     found = load_policy(Path("weights")).state_dict()
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert load_tokenizer(Path("weights")).eos_token_id == 2
@@ -85,4 +85,7 @@ def test_an_adapter_on_an_unknown_base_is_not_handed_out_as_the_policy(
         champion(monkeypatch, own, "weights")
     with pytest.raises(UserError, match=r"\.\./sft/model is no place in a project"):
         champion(monkeypatch, tags | {"base.dvc_path": "out/../sft/model"}, "weights")
+    half = {tag: value for tag, value in tags.items() if tag != "base.dvc_path"}
+    with pytest.raises(UserError, match="no tag dvc_path of what the policy is an adapter on; `epsilon-dpo promote"):
+        champion(monkeypatch, half, None)
     assert not Path("weights").exists()

@@ -1,6 +1,6 @@
 """What a validation has found so far, and what follows from it: a row dropped by name, a reason to stop, or a note.
 
-Rows come in chunks. Of what they break a count, the first ids and the first reason are kept, so that the ledger does
+Rows come in chunks. Of what they fail a count, the first ids and the first reason are kept, so that the ledger does
 not grow with them; a dropped row is handed on at once.
 """
 
@@ -93,8 +93,12 @@ class Ledger:
         record.first_ids = [id_of(split, place + 1) for place in finding.ids]
 
     def judge_split(self, split: str, dropped: np.ndarray, truncated_share: np.ndarray, length: int) -> None:
-        """Those about the entire split: of each row whether it is dropped, of each kept one what is cut, and the
-        tokens.max_length at which few enough are."""
+        """The expectations about the entire split.
+
+        Args:
+            dropped, truncated_share: of each row whether it is dropped; of each kept one the share that is cut.
+            length: the tokens.max_length at which few enough are cut.
+        """
         columns = {"dropped": dropped, "truncated_share": truncated_share}
         few = False
         for expectation in split_expectations(split, self.contract, length):
@@ -114,8 +118,8 @@ class Ledger:
         """Which expectations the dropped rows of `split` fail, the most frequent first, explained by example."""
         found = [(name, r) for (of, name), r in self._in_order() if of == split and r.action == "drop" and r.failing]
         (most, record), *others = sorted(found, key=lambda item: -item[1].failing)
-        broken = f"{record.failing:,} break {most} (the first, {record.first_ids[0]}: {record.first_reason})"
-        broken += "".join(f", {r.failing:,} break {name} (the first: {r.first_ids[0]})" for name, r in others)
+        broken = f"{record.failing:,} fail {most} (the first, {record.first_ids[0]}: {record.first_reason})"
+        broken += "".join(f", {r.failing:,} fail {name} (the first: {r.first_ids[0]})" for name, r in others)
         return f"Of the {rows:,} rows of the split {split} {broken}; for {most}, {record.remedy}."
 
     def stop_if_broken(self) -> None:
@@ -161,7 +165,7 @@ def _entry(split: str, name: str, record: _Record) -> dict[str, Any]:
 def stop_sentence(split: str, name: str, record: _Record) -> str:
     first = ", ".join(record.first_ids) + (", ..." if record.failing > FIRST_IDS else "")
     return (
-        f"{record.failing} of {record.evaluated} rows of the split {split} break {name} "
+        f"{record.failing} of {record.evaluated} rows of the split {split} fail {name} "
         f"({record.meaning}): {first}; in the first, {record.first_reason}; "
         f"{record.remedy}, or set validate.on_failure.{name}: drop in params.yaml."
     )

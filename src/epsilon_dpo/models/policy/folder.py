@@ -36,11 +36,12 @@ WEIGHTS = "adapter_model.safetensors"  # peft's name
 ADAPTER = "default"  # the one that is trained, as peft calls it
 
 
-def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> PreTrainedModel:
+def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto", remember: bool = True) -> PreTrainedModel:
     """The policy in `folder`, as a plain model: an adapter is merged into its base, which may be an adapter itself.
 
     Args:
         dtype: type of a full model's weights, `auto` as stored; merged ones are float32.
+        remember: as of fingerprint.digest, of an adapter's base.
 
     Raises:
         UserError: the adapter's base is absent or is not the one that the adapter was trained on; weights are absent;
@@ -50,7 +51,7 @@ def load_policy(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto") -> 
         return _load_full(folder, dtype)
     from peft import PeftModel  # imported where an adapter is: it takes half a second
 
-    base = load_policy(_base_of(folder), torch.float32)
+    base = load_policy(_base_of(folder, remember), torch.float32, remember)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft's use of an old name in transformers
         model: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
@@ -100,9 +101,14 @@ def merged_policy(folder: Path) -> Iterator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory() as merged:
-        load_policy(folder).save_pretrained(merged)
-        load_tokenizer(folder).save_pretrained(merged)
+        write_merged(folder, Path(merged))
         yield Path(merged)
+
+
+def write_merged(folder: Path, to: Path, remember: bool = True) -> None:
+    """Write the policy in `folder` to `to` as a full model; `remember` as of load_policy."""
+    load_policy(folder, remember=remember).save_pretrained(to)
+    load_tokenizer(folder).save_pretrained(to)
 
 
 def save_policy(
@@ -153,7 +159,7 @@ def _save_adapter(model: PreTrainedModel, folder: Path, weights: dict[str, Tenso
     )
 
 
-def _base_of(folder: Path) -> Path:
+def _base_of(folder: Path, remember: bool = True) -> Path:
     """The base of the adapter in `folder`, looked for from the adapter's folder upwards: stages run at the project's
     root, those of external/ below it."""
     config = read_json(folder / ADAPTER_CONFIG)
@@ -161,7 +167,7 @@ def _base_of(folder: Path) -> Path:
     found = next((parent / name for parent in folder.absolute().parents if (parent / name).is_dir()), None)
     if found is None:
         raise UserError(f"{folder} is an adapter on {name}, which does not exist; `dvc repro` makes it.")
-    if digest(found) != sha256:
+    if digest(found, remember) != sha256:
         raise UserError(
             f"{folder} is an adapter on {name} as it was (sha256 {sha256[:12]}...), and that has changed since; "
             "`dvc repro` trains it again."

@@ -64,19 +64,23 @@ class Stage:
 
 
 @contextmanager
-def heavy_imports() -> Iterator[None]:
+def heavy_imports(computes: bool = False) -> Iterator[None]:
     """Around the imports of a stage that take seconds: MLflow is imported beside them, and the garbage collector rests.
 
     What a library makes on import stays to the end, so walking over it again and again, at the end once more, is in
     vain: it took 3 of the 8 CPU s of a stage that imports torch and transformers.
 
     In a launcher's process, which imports the stage for a part of it, the stage itself has done the rest.
+
+    Args:
+        computes: it calls set_up, and so may need a GPU, which must be chosen before a library asks CUDA.
     """
     if PART in os.environ:
         yield
         return
     let_params_decide()  # libraries read some of it when they are imported
-    choose_before_imports()
+    if computes:
+        choose_before_imports()
     start_early(dvc_above())
     end_with_dvc()
     gc.disable()

@@ -53,8 +53,8 @@ def make_place(out: Path, place: str) -> Path:
 
 
 def readable(metrics: dict[str, Any], under: str) -> dict[str, Any]:
-    """`metrics` without KLs that are not the policy's, since its answers were drawn under a restriction, which a row of
-    MLflow and a column of DVC have no room to say.
+    """`metrics` without KLs where answers were drawn under a restriction: they are not the policy's, and a row of
+    MLflow or a column of DVC has no room to say so.
 
     Args:
         metrics: among others of stage kl, whose names begin with `kl_`.

@@ -68,8 +68,8 @@ def set_up(seed: int, threads: int) -> None:
 
 
 def _refuse_unusable_gpu(gpus: int) -> None:
-    """One that is counted, which asks the driver alone, and that CUDA cannot start on would leave all to the processor
-    without a word but a warning. Of one too old the driver may well answer, and the first kernel would end in a
+    """One that is counted, which asks the driver alone, and that CUDA cannot start on would leave all to the processor,
+    with nothing but a warning. Of one too old the driver may well answer, and the first kernel would end in a
     traceback: CUDA 13 has none before Turing."""
     if not torch.cuda.is_available():
         raise UserError(

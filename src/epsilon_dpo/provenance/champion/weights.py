@@ -18,7 +18,8 @@ from epsilon_dpo.provenance.champion.remote import fetch
 from epsilon_dpo.provenance.whence.asked import project_of
 from epsilon_dpo.provenance.whence.content import Cache
 
-NEEDED = ("run", "policy_sha256", "dvc_path", "dvc_out", "dvc_md5", "decision")
+OF_WEIGHTS = ("policy_sha256", "dvc_path", "dvc_out", "dvc_md5")
+NEEDED = ("run", *OF_WEIGHTS, "decision")
 BASE = "base."  # before a tag: of what the policy is an adapter on
 
 
@@ -51,11 +52,18 @@ def _answer(name: str, target: Path | None, shown: Path | None) -> str:
             f"version {version.number} of {name} has the alias champion and no tag {missing[0]}: it was given by "
             "hand, so nothing is known of its weights."
         )
+    for base in _bases(version.tags):
+        if missing := [tag for tag in OF_WEIGHTS if tag not in base]:
+            raise UserError(
+                f"version {version.number} of {name} has no tag {missing[0]} of what the policy is an adapter on; "
+                f"`epsilon-dpo promote {version.tags['run']}` adds it."
+            )
     if target is None:
         said = _nearest(version.tags, name)
+    elif f"{BASE}dvc_path" in version.tags:
+        said = f"{shown}, merged from {_copy(version.tags, target)}; the sha256 of its parts are those of the registry"
     else:
-        merged = ", and the adapter is merged into its base" if f"{BASE}dvc_path" in version.tags else ""
-        said = f"{shown}, from {_copy(version.tags, target)}; their sha256 is that of the registry{merged}"
+        said = f"{shown}, from {_copy(version.tags, target)}; their sha256 is that of the registry"
     return "\n".join([*_described(version), _row("weights", said)])
 
 
@@ -117,13 +125,12 @@ def _merge(tags: Mapping[str, str], folder: Path) -> str:
     An adapter names its base by its place in the project, where another may lie by now: so each is put into such a
     place of a folder of its own.
     """
-    from epsilon_dpo.models.policy.folder import merged_policy  # here, because other champions need no torch
+    from epsilon_dpo.models.policy.folder import write_merged  # here, because other champions need no torch
 
     with TemporaryDirectory(dir=folder) as name:
         project = Path(name)
         sources = [_put(each, _inside(project, each)) for each in (tags, *_bases(tags))]
-        with merged_policy(project / tags["dvc_path"]) as merged:
-            shutil.copytree(merged, folder, dirs_exist_ok=True)
+        write_merged(project / tags["dvc_path"], folder, remember=False)
     return " and ".join(dict.fromkeys(sources))
 
 
@@ -143,8 +150,8 @@ def _put(tags: Mapping[str, str], folder: Path) -> str:
     found = digest(folder, remember=False)
     if found != tags["policy_sha256"]:
         raise UserError(
-            f"the weights in {source} have the sha256 {found} and the champion {tags['policy_sha256']}: they are "
-            "not the policy that was promoted, and are not copied."
+            f"the weights in {source} have the sha256 {found}, and {tags['dvc_path']} had {tags['policy_sha256']} when "
+            "it was promoted: they are others, and are not copied."
         )
     return source
 
