@@ -79,18 +79,18 @@ def _add_forecast(commands: Any) -> None:
     forecast = commands.add_parser(
         "forecast",
         help="say what a run needs before it runs: memory per GPU, FLOPs, time and disk of each stage",
-        description="From params.yaml and the model's config.json alone, no weights: a step of each training is run on "
-        "tensors without memory. Lengths are those of out/pairs where they are made already.",
+        description="Reads params.yaml and the model's config.json, no weights: a step of each training runs on fake "
+        "tensors, which take no memory. Lengths are those of out/pairs if it exists, else the largest allowed.",
     )
     forecast.add_argument("--params", type=Path, default=PARAMS, metavar="FILE", help="such as presets/NAME.yaml")
-    forecast.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of a model not at hand")
-    forecast.add_argument("--pairs", type=_positive, metavar="N", help="training pairs, before they are fetched")
+    forecast.add_argument("--model-config", type=Path, metavar="FILE", help="config.json, if the model is not here")
+    forecast.add_argument("--pairs", type=_positive, metavar="N", help="training pairs, if not fetched yet")
     forecast.add_argument("--gpus", type=_count, default=1, metavar="N", help="0: the CPU (default 1)")
-    forecast.add_argument("--gpu-memory", type=_amount, metavar="GB", help="of one: say whether it fits")
+    forecast.add_argument("--gpu-memory", type=_amount, metavar="GB", help="of one GPU: say whether the run fits")
     forecast.add_argument("--peak-tflops", type=_amount, metavar="T", help="of one GPU in bf16 (default: an H100's)")
     forecast.add_argument("--mfu", type=_share, default=0.35, metavar="F", help="share of the peak (default 0.35)")
     forecast.add_argument(
-        "--shard", choices=("fsdp", "none"), default="fsdp", help="several GPUs share out weights, or hold all of them"
+        "--shard", choices=("fsdp", "none"), default="fsdp", help="several GPUs shard the weights, or each holds all"
     )
     forecast.add_argument("--json", action="store_true", help="bytes, FLOPs and hours, for machines")
     forecast.set_defaults(do=_forecast)
@@ -106,8 +106,8 @@ def _add_plan(commands: Any) -> None:
     plan = commands.add_parser(
         "plan",
         help="say which stages `dvc repro` would run, why, and what that costs",
-        description="Compares the project with dvc.lock and changes nothing. `run` has causes of its own, `may run` "
-        "follows stages that run, `from cache` has a result of an earlier run in DVC's cache.",
+        description="Compares the project with dvc.lock and changes nothing. `run`: it has a cause of its own; "
+        "`may run`: it follows a stage that runs; `from cache`: DVC's cache holds the result of an earlier run.",
     )
     plan.add_argument("targets", nargs="*", metavar="TARGET", help="as of `dvc repro` (default: all of dvc.yaml)")
     plan.add_argument(
@@ -132,7 +132,7 @@ def _add_verify(commands: Any) -> None:
         help="run stages again in a clean folder and compare with what dvc.lock records",
         description="Each stage runs from the inputs that dvc.lock records, without DVC's run cache, and each file "
         "that it makes is compared: bit-equal, equal within tolerance or different, with the first step, tensor or row "
-        "and the likely cause. Writes certificates/ID.json, which the report shows. Code 1: not all came out again.",
+        "and the likely cause. Writes certificates/ID.json, which the report shows. Exit code 1: not all reproduced.",
     )
     verify.add_argument("stages", nargs="*", metavar="STAGE", help="such as sft align@dpo, or align (default: all)")
     verify.add_argument("--sample", type=_positive, metavar="N", help="draw N of them, by the content of dvc.lock")
@@ -191,20 +191,20 @@ def _add_publication(commands: Any) -> None:
     card = commands.add_parser(
         "card",
         help="print a run's model card in the Hub's format: recipe, data, versions, results with intervals",
-        description="Of what is in out/report, which must be what dvc.lock records. Asks the Hub for the licences of a "
-        "base model and of data that came from there.",
+        description="Describes what is in out/report, which must be what dvc.lock records. Asks the Hub for the "
+        "licences of a base model and of data that came from there.",
     )
     push = commands.add_parser(
         "push",
         help="send a run's policy with its model card to the Hub",
-        description="In one commit. A repository that does not exist yet is made, private unless --public says other.",
+        description="In one commit. Creates the repository if there is none yet, private unless --public is given.",
     )
     for command, do in ((card, _card), (push, _push)):
         command.add_argument("run", metavar="RUN", help="a run of params.yaml")
         command.add_argument("--licence", metavar="ID", help="of the policy, as the Hub names it: apache-2.0, gemma …")
         command.set_defaults(do=do)
     push.add_argument("repo", metavar="REPO", help="owner/name")
-    push.add_argument("--public", action="store_true", help="a repository that is made is for everybody")
+    push.add_argument("--public", action="store_true", help="make a new repository public")
 
 
 def _study(asked: argparse.Namespace) -> str:
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     inspect.add_argument("--pairs", choices=("best_worst", "all"), default="best_worst", help="of n scored answers")
     inspect.add_argument("--rows", type=_positive, default=1000, help="rows held against the contract (default 1000)")
-    inspect.add_argument("--params", type=Path, default=PARAMS, help="the file whose base and limits count")
+    inspect.add_argument("--params", type=Path, default=PARAMS, help="the file whose base and limits are used")
     inspect.set_defaults(do=_inspect)
     noise = commands.add_parser(
         "noise",

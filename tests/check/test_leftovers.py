@@ -184,5 +184,5 @@ def test_a_dvc_lock_that_a_merge_left_is_not_to_be_removed(project: Path) -> Non
     Path("dvc.lock").write_text(
         "schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\nstages: {}\n>>>>>>> other\n", "utf-8"
     )
-    with pytest.raises(UserError, match=r'^dvc\.lock has the marks of a merge: take either side of it .*"Merging"'):
+    with pytest.raises(UserError, match=r'^dvc\.lock has conflict markers of a merge: keep either side .*"Merging"'):
         remove_leftovers(["dpo"])

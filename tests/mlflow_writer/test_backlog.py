@@ -200,7 +200,7 @@ def test_a_record_at_which_the_server_always_fails_waits_and_others_do_not(
         fail_at("kl@poison", while_it_fails)
         write_backlog(uri)
     assert capfd.readouterr().err == (
-        "tracking: mlruns/pending: 1 written, 1 still waiting (1 at which a store fails that takes others: "
+        "tracking: mlruns/pending: 1 written, 1 still waiting (1 that a store fails to write, unlike others: "
         "kl@poison (MlflowException: boom)).\n"
     )
     assert [file.name for file in pending.folder().glob("*.jsonl")] == ["of_kl@poison.jsonl"]

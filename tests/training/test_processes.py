@@ -1,4 +1,4 @@
-"""Trainings in two processes that a launcher starts, as copies (DDP) and sharing out the weights (FSDP2, on gloo)."""
+"""Trainings in two processes that a launcher starts, as copies (DDP) and sharding the weights (FSDP2, on gloo)."""
 
 import importlib.util
 import json
@@ -185,7 +185,7 @@ def ranks(root):
 
 
 def in_one_process(two, monkeypatch):
-    """What goes on from here: shared out in a launcher's only process where it began so, else in this one."""
+    """What goes on from here: sharded in a launcher's only process where it began so, else in this one."""
     if two == "ddp":
         monkeypatch.delenv(LAUNCHER)
     else:

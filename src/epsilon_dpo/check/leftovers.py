@@ -1,4 +1,4 @@
-"""What runs that params.yaml no longer names left behind: their folders of out/ and their entries of dvc.lock.
+"""Leftovers of runs that params.yaml no longer names: their folders in out/ and their entries in dvc.lock.
 
 Stages that compare all runs depend on folders such as out/score, so a folder of a run that is gone would enter
 what DVC hashes for them, here and not in a colleague's clone.
@@ -64,7 +64,7 @@ def _recorded() -> dict[str, Md5s]:
     except (AttributeError, TypeError, KeyError):
         pass
     if b"\n<<<<<<< " in b"\n" + LOCK_FILE.read_bytes():
-        raise UserError(f'{LOCK_FILE} has the marks of a merge: take either side of it (docs/dvc.md, "Merging").')
+        raise UserError(f'{LOCK_FILE} has conflict markers of a merge: keep either side (docs/dvc.md, "Merging").')
     raise UserError(
         f"{LOCK_FILE} is damaged: take it back from git (git checkout {LOCK_FILE}), or remove it if git has none; then "
         'run this again (docs/howto.md, "After a crash").'

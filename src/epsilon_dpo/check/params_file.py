@@ -92,8 +92,8 @@ class ParamsFile(
     def _a_reference_is_trained(self) -> "ParamsFile":
         if self.sft is None and isinstance(self.base, EmbeddedModel):
             raise ValueError(
-                "sft: null takes the base model as the reference, and that of base.source: embedded has random "
-                "weights; set base to a trained model (base.source: pretrained), or give sft its block"
+                "sft: null makes the base model the reference, and a model of base.source: embedded has random "
+                "weights; set base to a trained model (base.source: pretrained), or write an sft block"
             )
         return self
 
@@ -115,8 +115,8 @@ class ParamsFile(
     def _on_policy_pairs_need_candidates(self) -> "ParamsFile":
         if isinstance(self.pairs, OnPolicyPairs) != (self.candidates is not None):
             raise ValueError(
-                "pairs.source: on_policy is made of candidates, and nothing else is: set both, or "
-                "candidates: null with pairs.source: dataset"
+                "pairs.source: on_policy needs candidates, and nothing else reads them; set both, or set "
+                "candidates: null and pairs.source: dataset"
             )
         return self
 
@@ -125,8 +125,8 @@ class ParamsFile(
         for name, block in (("margins", self.margins), ("scorer", self.scorer)):
             if block is not None and block.source == "true_reward" and not isinstance(self.fetch, SyntheticSource):
                 raise ValueError(
-                    f"{name}.source: true_reward needs generated data (fetch.source: synthetic), whose reward alone is "
-                    "known; set it to judge"
+                    f"{name}.source: true_reward needs generated data (fetch.source: synthetic), the only data whose "
+                    "reward is known; set it to judge"
                 )
         return self
 

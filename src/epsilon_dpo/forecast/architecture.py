@@ -105,8 +105,8 @@ def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     model.tie_weights()  # which is left out together with drawing them
     if expert_weights(model):
         raise UserError(
-            f"{type(config).__name__} is a mixture of experts, which is not forecast: which weights a token meets "
-            "depends on it."
+            f"{type(config).__name__} is a mixture of experts, which is not forecast: which experts compute "
+            "depends on the token."
         )
     return model
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_iter
 WEIGHTS, REFERENCE, GRADIENTS = "weights", "reference", "gradients"
 COPIES = "copies"  # of weights, in the type that autocast computes in
 ACTIVATIONS, HEAD = "activations", "head"
-KEPT = (WEIGHTS, REFERENCE, GRADIENTS)  # what FSDP shares out; all else lives on every GPU
+KEPT = (WEIGHTS, REFERENCE, GRADIENTS)  # what FSDP shards; all else lives on every GPU
 
 
 class LiveBytes(TorchDispatchMode):

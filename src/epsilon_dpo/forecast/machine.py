@@ -24,7 +24,7 @@ class Machine:
         memory: bytes of each; None: not asked.
         peak: FLOP/s of each, of a GPU in bfloat16; None: an H100's, or of `threads` cores.
         mfu: share of the peak that is reached.
-        shard: whether several GPUs share out weights and states (FSDP2), or each holds all (DDP).
+        shard: whether several GPUs shard weights and states (FSDP2), or each holds all (DDP).
     """
 
     gpus: int = 1

@@ -1,4 +1,4 @@
-"""From a simulated step to the memory of one GPU: what AdamW keeps, and what several GPUs share out.
+"""From a simulated step to the memory of one GPU: what AdamW keeps, and what several GPUs shard.
 
 AdamW keeps two values per trained parameter in the parameter's own type, 8 bytes in float32 (Rajbhandari et al. 2020,
 "ZeRO", arXiv 1910.02054, section 3.1); the fused form that the stages use has no temporaries.
@@ -63,8 +63,8 @@ def sharded(
     """FSDP2 (Zhao et al. 2023, arXiv 2304.11277): weights, gradients, AdamW and reference are divided by `processes`.
 
     A layer is gathered while it is computed and the next one meanwhile, and in the backward pass both have gradients
-    that are not yet shared out. What belongs to no layer (embeddings, output projection) stays gathered. Gradients are
-    shared out after every micro-batch (training/loop/whole_steps.py).
+    that are not yet sharded. What belongs to no layer (embeddings, output projection) stays gathered. Gradients are
+    sharded after every micro-batch (training/loop/whole_steps.py).
 
     Args:
         step: simulated with autocast that keeps no copies.

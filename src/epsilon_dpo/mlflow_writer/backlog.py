@@ -1,4 +1,4 @@
-"""`python -m epsilon_dpo.mlflow_writer.backlog` writes what waits in mlruns/pending, for which a stage's end is short.
+"""`python -m epsilon_dpo.mlflow_writer.backlog` writes all of mlruns/pending, for which a stage has too little time.
 
 It takes as long as it takes, and ends with one line: how much was written, how much still waits and why.
 """
@@ -49,7 +49,7 @@ def _result(backlog: Backlog, why: str) -> str:
     if backlog.held:
         reasons.append(f"{backlog.held} held by another process")
     if backlog.stuck:
-        reasons.append(f"{len(backlog.stuck)} at which a store fails that takes others: {first_of(backlog.stuck)}")
+        reasons.append(f"{len(backlog.stuck)} that a store fails to write, unlike others: {first_of(backlog.stuck)}")
     line = f"mlruns/pending: {len(backlog.written)} written, {waiting} still waiting"
     return line + (f" ({'; '.join([*reasons, *filter(None, [why])])})." if waiting else ".")
 

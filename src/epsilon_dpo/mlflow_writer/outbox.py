@@ -174,7 +174,7 @@ class Outbox:
         if self._failed_at > float("-inf"):
             note_success(self.uri)
             if Failure.OUTAGE in self._said:
-                say(f"the MLflow record of {self.opening['name']} goes on.")
+                say(f"the MLflow record of {self.opening['name']} resumes.")
                 self._said.discard(Failure.OUTAGE)
             self._failed_at = float("-inf")
             self._known_out = False
@@ -234,7 +234,7 @@ class Outbox:
         self._said.add(kind)
         waits = "what is missing waits in mlruns/pending for a stage that reaches the server"
         if kind is Failure.OUTAGE:
-            noted = f"; the next {OUTAGE_S / 60:.0f} min say no more of it" if note_outage(self.uri) else ""
+            noted = f"; this is not said again for {OUTAGE_S / 60:.0f} min" if note_outage(self.uri) else ""
             end = f", and {waits}{noted}" if self._has_run() else f", which is not repeated{noted}"
             say(f"no MLflow record of {name} for now ({in_short(error)}); the stage goes on{end}.")
         elif kind is Failure.LOGIN:

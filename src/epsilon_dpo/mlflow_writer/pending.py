@@ -1,4 +1,4 @@
-"""mlruns/pending: what a store did not take before its stage ended, until a later stage finds the store again.
+"""mlruns/pending: what a store did not take before the stage ended, kept until a later stage reaches the store.
 
 Every call is one that may be repeated: a number keeps its time and step, a run is found by its `execution`.
 """

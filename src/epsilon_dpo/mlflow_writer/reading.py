@@ -48,7 +48,7 @@ def read_only(root: Path) -> Iterator[MlflowClient | None]:
             yield None
             return
         if schema != own_schema():  # which MLflow would change
-            raise MlflowException(f"{database} is of another MLflow; the next stage brings an older one up to date")
+            raise MlflowException(f"{database} is of another MLflow version; the next stage upgrades an older one")
     wait_briefly()
     reach_server(uri)
     with chdir(root):  # MLflow's own default for artifacts is a folder of the working one

@@ -1,4 +1,4 @@
-"""One MLflow run, written as a stage goes."""
+"""One MLflow run, written while its stage runs."""
 
 import json
 from pathlib import Path

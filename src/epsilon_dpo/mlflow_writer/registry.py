@@ -34,8 +34,8 @@ STUB = "flavors: {{}}\nmodel_id: {model}\nrun_id: {run}\nmetadata:\n  mlflow.mod
 WAY = "WEIGHTS.md"
 STATE, BEGUN, DONE = "promotion", "begun", "done"  # a tag of each version
 CANDIDATE = (
-    "A candidate, not the champion: its promotion was begun and did not end. `epsilon-dpo promote RUN` ends it where "
-    "its run is still found better."
+    "A candidate, not the champion: its promotion was begun and not finished. `epsilon-dpo promote RUN` finishes it "
+    "if the run is still better."
 )
 ABSENT, THERE = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
 
@@ -193,8 +193,8 @@ class Registry:
         if (now and now.number) != (champion and champion.number):
             found = f"version {now.number} is its champion by now" if now else "it has no champion any more"
             raise UserError(
-                f"nothing is promoted: {self.name} was changed while this was decided, {found}, with which nothing was "
-                "compared; run `epsilon-dpo promote` again."
+                f"nothing is promoted: {self.name} was changed during the comparison: {found}; "
+                "run `epsilon-dpo promote` again."
             )
 
     def _show_on_model(self, model: str, number: str, is_there: bool = True) -> None:

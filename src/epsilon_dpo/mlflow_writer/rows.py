@@ -84,7 +84,7 @@ class Rows:
         told = f"{self.mark}.told.{pending.project()}"
         of_experiment = self.client.get_experiment(self.store.experiment).tags
         if at < int(of_experiment.get(told, 0)) <= now():  # one of a clock that was ahead does not count
-            say("the rows of this report are not marked, since a later one has marked its own.")
+            say("the rows of this report are not marked: a later report has marked its rows.")
             return False
         self.client.set_experiment_tag(self.store.experiment, told, str(at))
         others = f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"

@@ -156,7 +156,7 @@ def refuse_unfinished(project: Path) -> None:
         stale = [step.name for step in planned(MEASURED)[1] if step.action != UP_TO_DATE]
     if stale:
         what = f"{stale[0]}{f' and {len(stale) - 1} more' * (len(stale) > 1)}"
-        raise UserError(f"{project} is not reproduced: {what} would run; `dvc repro {' '.join(MEASURED)}` there.")
+        raise UserError(f"{project} is not reproduced: {what} would run; run `dvc repro {' '.join(MEASURED)}` there.")
 
 
 def reference(out: Path, seed: int) -> Row:

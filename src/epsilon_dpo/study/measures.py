@@ -120,7 +120,7 @@ def difference_at_equal_beta(rows: Sequence[Row], first: Recipe, second: Recipe,
     """
     ours, theirs = ({beta_of(row): number(row, column) for row in of_recipe(rows, one)} for one in (first, second))
     if ours.keys() != theirs.keys():
-        raise UserError(f"beta {', '.join(map(str, ours))} of the one, {', '.join(map(str, theirs))} of the other")
+        raise UserError(f"the betas differ: {', '.join(map(str, ours))} and {', '.join(map(str, theirs))}")
     return _over_betas({beta: ours[beta] - theirs[beta] for beta in ours}, grain(rows, first, column))
 
 

@@ -91,7 +91,7 @@ def test_a_mixture_without_members_that_drop_rows_lists_none() -> None:
             "member b of the mixture: data/no does not exist",
         ),
         ({"a": (0.5, WORLD), "b": (0.5, {**OWN, "pats": 1})}, "unknown key"),
-        ({"a": (0.999, {**HH}), "b": (0.001, OWN)}, "is none for member b"),
+        ({"a": (0.999, {**HH}), "b": (0.001, OWN)}, "leaves none for member b"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_one_sentence(members: dict[str, tuple[float, Row]], sentence: str) -> None:

@@ -238,7 +238,7 @@ def test_a_closed_port_costs_seconds_and_one_line(
     assert said.startswith("tracking: no MLflow record of align@dpo for now (ConnectionError: http://127.0.0.1:9: ")
     assert said.endswith(
         "refused); the stage goes on, and what is missing waits in mlruns/pending for a stage that reaches the server; "
-        "the next 2 min say no more of it.\n"
+        "this is not said again for 2 min.\n"
     )
     (waiting,) = (fresh / "mlruns/pending").glob("*.jsonl")
     assert len(waiting.read_text().splitlines()) == 1 + 5000 + 2  # open; artifacts and close

@@ -78,7 +78,7 @@ def by_sqlite(path: Path) -> None:
 
 
 def by_checkpoint(path: Path) -> None:
-    """Of weights that processes share out: its error is no Exception, lest somebody catch it."""
+    """Of sharded weights: its error is no Exception, lest somebody catch it."""
     dist_cp.save({"x": torch.zeros(10**6)}, storage_writer=dist_cp.FileSystemWriter(path), no_dist=True)
 
 

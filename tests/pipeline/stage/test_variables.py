@@ -82,7 +82,7 @@ def test_another_processor_is_named_once(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     let_params_decide()
     let_params_decide()
-    said = "environment: sums are rounded as another processor might: ATEN_CPU_CAPABILITY=default\n"
+    said = "environment: this makes sums round as on another processor: ATEN_CPU_CAPABILITY=default\n"
     assert capsys.readouterr().err == said and os.environ["ATEN_CPU_CAPABILITY"] == "default"
 
 

@@ -96,7 +96,7 @@ def test_what_is_no_kl_is_not_published_as_one(made: Any) -> None:
     """Neither for people nor for the Hub, which has no room to say under what the answers were drawn."""
     found = made(under="temperature 0.7, top_p 0.95")
     assert "kl_divergence" not in [result.metric_type for result in found.data.eval_results] and "KL(" not in found.text
-    assert "drawn under temperature 0.7, top_p 0.95, which the policy is not: no KL" in " ".join(found.text.split())
+    assert "drawn under temperature 0.7, top_p 0.95, not from the policy itself: no KL" in " ".join(found.text.split())
     assert len(found.data.eval_results) == 2 and "drawn under" not in made().text
 
 

@@ -43,8 +43,8 @@ def test_weights_that_the_manifest_does_not_name_are_refused(away: Path, capsys:
     altered(away / "model.safetensors", away / "model.safetensors", byte=7)
     for path in (away, away / "model.safetensors"):
         assert whence(capsys, path, code=1)["message"] == (
-            f"{away}/model.safetensors is not the file of weights that {away}/manifest.json names: its sha256 is "
-            "another, so that nothing the manifest says holds for it."
+            f"{away}/model.safetensors is not the file of weights that {away}/manifest.json names: its sha256 "
+            "differs, so nothing that the manifest says applies to it."
         )
 
 
@@ -185,7 +185,7 @@ def test_weights_and_manifest_changed_together_are_seen_where_the_original_is(
     monkeypatch.chdir(project)
     for path in (away, away / "model.safetensors"):
         assert (
-            f"{path} is by its manifest.json of stage align@dpo, with params that a dvc.lock records, but the"
+            f"By its manifest.json, {path} is of stage align@dpo, with params that a dvc.lock records, but the"
             in (whence(capsys, path, code=1)["message"])
         )
 

@@ -71,7 +71,7 @@ def test_a_certificate_of_other_outputs_is_counted_and_not_shown(out: Path, runs
     write_json(tmp_path / "certificates/no-part-of-the-page.json", certificate(out))
     (out / "align/metrics/dpo/metrics.jsonl").write_text("", "utf-8")
     shown = page(out, runs, tmp_path)
-    assert "abc123" not in shown and "Had again" not in shown
+    assert "abc123" not in shown and "Reproduced" not in shown
     assert "2 more in <code>certificates/</code> are of other results" in shown
 
 

@@ -12,7 +12,7 @@ from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import Results, read_results
 
 Runs = dict[str, dict[str, Any]]
-BEGINS = "Every judged rate is to be read with the judge's worst control, where a coin would score 50 %: "
+BEGINS = "Read every judged rate with the judge's worst control in mind (a coin would score 50 %): "
 
 
 @pytest.fixture

@@ -269,7 +269,7 @@ def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch, tmp_path):
     start_from(tmp_path, lora(target_modules=["q_proj"]), seed=0)
     with (
         monkeypatch.context() as shared_out,
-        pytest.raises(UserError, match=r"cannot share out \(FSDP\); take launchers/ddp"),
+        pytest.raises(UserError, match=r"cannot shard \(FSDP\); take launchers/ddp"),
     ):
         shared_out.setattr(adapters, "asked_for", lambda: True)
         start_from(folder, lora(quantise="nf4"), seed=0)

@@ -1,4 +1,4 @@
-"""What every comparison of this project is stated in: a value with its interval, and means of independent values.
+"""An estimate, the value with its interval that every comparison states, and means of independent values.
 
 `mean` treats its values as independent; where several belong to one prompt, `mean_over_prompts`, bootstrap.py and
 win_rates.py take prompts for what is sampled.

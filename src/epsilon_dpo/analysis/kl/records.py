@@ -1,4 +1,4 @@
-"""What the estimates (estimators.py) are means of: the sums over each answer's tokens under policy and reference.
+"""The terms whose means are the estimates (estimators.py): sums over an answer's tokens under policy and reference.
 
 Tokens: the answer's with its stop token, no padding; an answer that was cut (at sample.max_new_tokens or
 tokens.max_length) keeps its partial sum. Log-probs are of temperature 1 in float32, over the whole vocabulary. Answers

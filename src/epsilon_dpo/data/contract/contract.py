@@ -1,4 +1,4 @@
-"""The data contract: Great Expectations before and after tokenisation, each failing row dropped by name or the end.
+"""The data contract: Great Expectations before and after tokenisation; a failing row is dropped or stops the stage.
 
 Two passes over the splits, in chunks, so that memory does not grow with the rows. First the dialogues as text; rows
 that fail there are not tokenised (a chat template may refuse them). Then the rows that are left, as the model will see

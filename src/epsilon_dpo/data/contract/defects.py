@@ -46,7 +46,7 @@ ROW_DEFECTS: list[tuple[str, str, Callable[[Row], bool]]] = [
     ),
     (
         "prompts_differ",
-        "rows whose turns before the answer differ between the sides (the line above, or rejected has more turns)",
+        "rows whose turns before the answer differ between the sides, in text, role or number",
         _prompts_differ,
     ),
     (

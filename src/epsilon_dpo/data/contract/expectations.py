@@ -100,7 +100,7 @@ BEFORE_TOKENISATION = [
     ),
     RowExpectation(
         "splits_share_no_near_prompt",
-        f"no training prompt shares {NEAR:.0%} of its trigrams with another, evaluation prompt",
+        f"no training prompt shares {NEAR:.0%} of its trigrams with a different evaluation prompt",
         _is("near_eval_prompt", ""),
         lambda facts, tokens: (
             f"its prompt shares {facts['near_eval_share']:.0%} of the trigrams with that of {facts['near_eval_prompt']}"

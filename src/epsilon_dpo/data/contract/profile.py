@@ -1,4 +1,4 @@
-"""What a reader of the dataset should know and no expectation is about: lengths, their bias, scripts, margins, answers.
+"""Facts of a dataset that no expectation covers: lengths, their bias, scripts, margins, answers.
 
 Everything is counted chunk by chunk and does not grow with the rows, except the margins: 8 bytes each while they are
 read.

@@ -1,4 +1,4 @@
-"""What is found out before anything is judged: about a chat template, and about a row.
+"""Facts measured before the contract is checked: about a chat template, and about each row.
 
 In: a tokenizer with its template; rows of out/fetch, and on-policy pairs. Out: by rendering probes, how many BOS the
 template writes and what is wrong with that, which turn's text it leaves out, whether it takes a system turn; per row

@@ -1,4 +1,4 @@
-"""What is measured on a row before anything is judged: one flat record per pair, no nulls, plain Python values.
+"""Facts of a row, measured before the contract is checked: one flat record per pair, no nulls, plain Python values.
 
 Great Expectations skips nulls, so a missing value would pass every expectation: absent things are 0, "" or False here.
 """

@@ -72,7 +72,7 @@ def _on_policy(
     left_out = Counter(pair["reason"] for pair in too_close + unfit)
     if not fit:
         raise UserError(
-            f"Of {len(ranked)} prompts with two different answers of the reference none gives a pair (left out: "
+            f"None of {len(ranked)} prompts with two different answers of the reference gives a pair (left out: "
             f"{dict(left_out)}); lower pairs.min_margin = {config.min_margin}, or raise candidates.temperature."
         )
     return left_out

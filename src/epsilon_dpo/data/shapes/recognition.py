@@ -190,7 +190,7 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
         mapped = f" (as fetch.columns names them: {', '.join(kinds)})" if columns else ""
         raise UserError(
             f"{where} has no shape of preference data that is known here; it has {seen}{mapped}. {_closest(kinds)}"
-            "Expected are chosen and rejected, two answers with a verdict, several with scores, or one with a label, "
+            "It must have chosen and rejected, two answers with a verdict, several with scores, or one with a label, "
             "and a prompt; name them with fetch.columns, such as {prompt: question, chosen: good, rejected: bad}, and "
             f"with them whatever else belongs to the prompt, such as system or history ({WHERE_TO_LOOK})."
         )
@@ -310,7 +310,7 @@ def _refuse_another_prompt(shape: Shape, names: Mapping[str, str], row: Row, whe
             mapped = ", ".join(f"{name}: {own}" for name, own in names.items())
             there = names.get("dialogue", "chosen and rejected")
             remedy = (
-                f"write it into {there} if it is, and say {{{mapped}}} with fetch.columns if not"
+                f"write it into {there} if it is, or set fetch.columns to {{{mapped}}} if not"
                 if "dialogue" in names
                 else f"say with fetch.columns: {{prompt: {column}, {mapped}}} if it is, {{{mapped}}} if not"
             )

@@ -55,7 +55,7 @@ def turn(value: Any, name: str) -> dict[str, str]:
         raise Refused(f"{name} has the keys {', '.join(map(str, value))}, expected role and content, or from and value")
     beside = first_with_value(value, BESIDE_CONTENT)
     if beside:
-        raise Refused(f"{name} has {beside}: not supported, and without it the dialogue would be another")
+        raise Refused(f"{name} has {beside}: not supported, and the dialogue would change without it")
     role, content = value[keys[0]], value[keys[1]]
     spelled = role.strip().lower() if isinstance(role, str) else ""
     known = ROLES.get(spelled)
@@ -173,7 +173,7 @@ def one_turn(value: Any, name: str) -> str:
 def written_dialogue(found: str) -> str | None:
     """What a text begins with that is a dialogue in a chat template's tokens, or between User: and Assistant:."""
     if rendered := RENDERED.match(found):
-        return f"begins with {rendered[1]}, so a chat template has written it, and would be written around it once more"
+        return f"begins with {rendered[1]}, so a chat template has written it already, and another would be put on top"
     if FLATTENED.match(found):
         return "begins with User: and has a line that begins with Assistant:, which would be one user turn"
     return None

@@ -22,7 +22,7 @@ from epsilon_dpo.pipeline.stage.files import Row
 FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 FORMATS |= {".arrow": "arrow"}
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
-TOO_MUCH = "has a number of thousands of digits, or lists within lists beyond reading; remove it."
+TOO_MUCH = "has a number of thousands of digits, or lists within lists too deep to be read; remove it."
 ROW_LIMIT = 64 << 20  # characters of a JSON row or of a cell; a decompressed file may hold a thousand times its size
 TOO_LONG = "is longer than {} million characters, as no dialogue is; remove it."
 SPACE = re.compile(r"\s*")

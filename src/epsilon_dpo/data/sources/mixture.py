@@ -83,8 +83,8 @@ def _mixed(source: MixtureSource, members: dict[str, Dataset], split: str, seed:
         taken = min(int(total * member.share + 1e-6), len(rows[name]))
         if taken == 0:
             raise UserError(
-                f"a share of {member.share:g} of {total:.0f} {split} pairs is none for member {name}; raise its share, "
-                "or give the smallest member more pairs."
+                f"a share of {member.share:g} of {total:.0f} {split} pairs leaves none for member {name}; raise its "
+                "share, or give the smallest member more pairs."
             )
         parts.append(_Part(name, rows[name], taken, f"{seed}/{name}/{split}"))
     return _Mixed(parts)

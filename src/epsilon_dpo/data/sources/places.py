@@ -67,7 +67,7 @@ class Place:
         slices = self._slices(spec, key)
         for (name, _, end), (after, start, _) in pairwise(sorted(slices)):
             if name == after and start < end:
-                raise UserError(f"params.yaml: {key} = {spec!r} reads rows of the split {name} twice; part the slices.")
+                raise UserError(f"params.yaml: {key} = {spec!r} reads rows of the split {name} twice; avoid overlap.")
         for name, first, last in slices:
             before = 0
             for file in map(self.file, self.splits[name]):

@@ -52,7 +52,7 @@ def read_reviews(source: ReviewsSource, seed: int) -> Dataset:
     for rows, name in ((train, LANGUAGE_MODEL), (held_out, PROMPTS), (parts[CLASSIFIER], CLASSIFIER)):
         if not rows:
             raise UserError(
-                f"{source.file} leaves no text of {source.part} for the part {name} of the three; give more texts, or "
+                f"{source.file} leaves no text of {source.part} for the part {name}, one of three; give more texts, or "
                 "change fetch.classifier_share and fetch.prompts_share."
             )
     facts |= {

@@ -89,7 +89,7 @@ def forgiving(ask: Callable[..., list[dict]], failed: list[str]) -> Callable[...
             if not moderated or (not answered and len(failed) >= SOME):
                 raise
             return [{"text": "", "total_tokens": 0}] * len(batch[0])
-        failed.extend("ten tries met a limit of rate" for answer in answers if answer["text"] == "")
+        failed.extend("ten tries hit the rate limit" for answer in answers if answer["text"] == "")
         answered.extend(answer for answer in answers if answer["text"] != "")
         return answers
 

@@ -90,8 +90,8 @@ class Endpoint:
         except openai.APIStatusError as error:
             if _is_too_long(error):
                 raise UserError(
-                    f"{self.base_url}: {request['model']} does not read as many tokens as a question and "
-                    f"judge.max_tokens have together ({_said(error)}); serve it with a longer context, lower "
+                    f"{self.base_url}: the context of {request['model']} is too short for a question and "
+                    f"judge.max_tokens together ({_said(error)}); serve it with a longer context, lower "
                     "judge.max_tokens, or choose another judge.model."
                 ) from None
             outlasted = f" after {RETRIES} retries" if error.status_code >= 429 else ""

@@ -137,8 +137,8 @@ def _text_part(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         fits = False
     if not fits:
         raise UserError(
-            f"The model in {folder} sees more than text, and transformers has no {type(decoder).__name__} with a "
-            "language model's head alone; choose a model for text."
+            f"The model in {folder} is multimodal, and transformers has no causal language model of its text part "
+            f"alone ({type(decoder).__name__}); choose a text-only model."
         )
     setattr(text, text.base_model_prefix, decoder)
     text.set_output_embeddings(head)

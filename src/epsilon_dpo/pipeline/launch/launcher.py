@@ -1,4 +1,4 @@
-"""In how many processes this machine trains and samples, and whether they share out the weights.
+"""In how many processes this machine trains and samples, and whether they shard the weights.
 
 A launcher is a config file of accelerate, named by EPSILON_DPO_LAUNCHER; launchers/ holds some. It belongs to the
 machine and not to the experiment: DVC does not see it, and the rows of an optimizer step, their order and their mean
@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.gpus import LAUNCHER
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
-KINDS = {"NO": "one process", "MULTI_GPU": "copies of the weights (DDP)", "FSDP": "shared out weights (FSDP2)"}
+KINDS = {"NO": "one process", "MULTI_GPU": "copies of the weights (DDP)", "FSDP": "sharded weights (FSDP2)"}
 # Of accelerate's keys those that leave the arithmetic to params.yaml; the others have to be off.
 OFF: dict[str, tuple[Any, ...]] = {
     "mixed_precision": ("no",),

@@ -59,7 +59,7 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
         if code:
             raise UserError(
                 f"one of the {chosen.processes} processes of {chosen.file} ended with an error (see above); what was "
-                "finished is kept, and `dvc repro` goes on there."
+                "finished is kept, and `dvc repro` resumes from it."
             )
         ranks = range(len(list(folder.glob("result-*.json"))))
         return [read_json(folder / f"result-{rank}.json") for rank in ranks]

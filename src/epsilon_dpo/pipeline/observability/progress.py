@@ -1,4 +1,4 @@
-"""The progress bar of a training: one line with the present loss, and not one more line for every row of metrics."""
+"""The progress bar of a training: one line with the current loss, and no further line for each row of metrics."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A disk that takes no more: whatever library met it first, and however it says so, the user reads one sentence."""
+"""A full or read-only disk: one sentence for the user, whichever library met it first and whatever it said."""
 
 import errno
 import os

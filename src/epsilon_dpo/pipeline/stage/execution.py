@@ -150,7 +150,7 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
 
 
 def _end_interrupted(name: str) -> NoReturn:
-    print(f"stage {name} was interrupted; what it had finished is kept, and a rerun goes on there.", file=sys.stderr)
+    print(f"stage {name} was interrupted; what it finished is kept, and a rerun resumes from it.", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
 
 

@@ -39,9 +39,7 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
         names = ", ".join(map(str, items))
         raise UserError(f"stage {stage} works on one run, one of {names}: `python -m stages.{stage} RUN`.")
     if not re.fullmatch(RUN_NAME, key):
-        raise UserError(
-            f"{PARAMS_FILE}: {key!r} is no name of a run, which has a-z, 0-9 and _ only, 100 at most; rename it."
-        )
+        raise UserError(f"{PARAMS_FILE}: {key!r} is no name of a run; use a-z, 0-9 and _ only, at most 100 of them.")
     item = items[key]
     text = json.dumps(entry["do"]).replace("${key}", key)
     for name, value in item.items():
@@ -198,8 +196,8 @@ class Inputs:
                 return
             what = f"{', '.join(changed)} changed while the stage ran"
         raise UserError(
-            f"{what}. DVC would record that as what made the result, so nothing is published. Undo the edit and run "
-            "this again: it goes on from what is kept. Or run it again with the edit, from its start (docs/dvc.md, "
+            f"{what}. DVC would record the edit as what made the result, so nothing is published. Undo it and run "
+            "this again: it resumes from what is kept. Or run it again with the edit, from its start (docs/dvc.md, "
             '"Beside a running dvc repro").'
         )
 

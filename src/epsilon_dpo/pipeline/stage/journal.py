@@ -1,4 +1,4 @@
-"""What an execution has computed so far, for the one that goes on after a kill: its finished batches, a line each.
+"""What an execution has computed so far, for the one that resumes after a kill: its finished batches, a line each.
 
 The unit is a batch and not a row, because what shares a batch changes a row's floats by their rounding: whoever goes on
 forms the same batches, takes the finished ones from here and computes the others, to the same bytes. The file lies in

@@ -27,7 +27,7 @@ RUN_NAME = r"[a-z0-9_]{1,100}"
 
 def _named_as_a_run(name: str) -> str:
     if not re.fullmatch(RUN_NAME, name):
-        raise ValueError(f"{name!r} is no name of a run, which has a-z, 0-9 and _ only, 100 at most; rename it")
+        raise ValueError(f"{name!r} is no name of a run; use a-z, 0-9 and _ only, at most 100 of them")
     return name
 
 
@@ -47,9 +47,9 @@ class Strict(BaseModel):
     def _has_a_size_that_can_be_meant(cls, value: Any) -> Any:
         """A zero too many makes 10 times as much, an exponent too many an overflow hours later."""
         if isinstance(value, int) and abs(value) > LARGEST_INT:
-            raise ValueError(f"no integer here is larger than {LARGEST_INT}")
+            raise ValueError(f"an integer must not exceed {LARGEST_INT} in size")
         if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-            raise ValueError(f"no number here but 0 is smaller than {SMALLEST:g} or larger than {LARGEST:g}")
+            raise ValueError(f"a number must be 0 or from {SMALLEST:g} to {LARGEST:g} in size")
         return value
 
 

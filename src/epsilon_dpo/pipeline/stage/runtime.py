@@ -82,8 +82,8 @@ def _refuse_unusable_gpu(gpus: int) -> None:
     oldest = min(map(int, known), default=0)
     if 10 * major + minor < oldest:
         raise UserError(
-            f"{torch.cuda.get_device_name()} is a GPU of compute capability {major}.{minor}, and this torch has code "
-            f"from {oldest / 10:.1f} on; CUDA_VISIBLE_DEVICES=-1 lets the processor compute."
+            f"{torch.cuda.get_device_name()} is a GPU of compute capability {major}.{minor}, and this torch supports "
+            f"those from {oldest / 10:.1f} on; CUDA_VISIBLE_DEVICES=-1 uses the CPU."
         )
 
 

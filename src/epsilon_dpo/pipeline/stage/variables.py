@@ -1,4 +1,4 @@
-"""params.yaml decides: what libraries read from the environment, and what would change a result by it, is set aside.
+"""params.yaml alone decides: environment variables that libraries read and that would change a result are set aside.
 
 accelerate, for one, takes its precision from ACCELERATE_MIXED_PRECISION: weights trained under it would stand in
 dvc.lock as those of `bf16: false`. Such variables are removed before the libraries are imported, and named in a line.
@@ -89,7 +89,7 @@ def let_params_decide() -> None:
     rounding = {name: os.environ[name] for name in PROCESSOR if name in os.environ and name not in _said}
     _said.update(rounding)
     if rounding:
-        _say(f"sums are rounded as another processor might: {_named(rounding)}")
+        _say(f"this makes sums round as on another processor: {_named(rounding)}")
 
 
 def add_up_in_one_thread() -> None:

@@ -85,7 +85,7 @@ def _one_sentence(repo: str) -> Iterator[None]:
     except HFValidationError:
         raise UserError(f"{repo!r} is no Hub repository name; write owner/name.") from None
     except OfflineModeIsEnabled:
-        raise UserError(f"HF_HUB_OFFLINE forbids to send {repo}; unset it.") from None
+        raise UserError(f"HF_HUB_OFFLINE forbids sending {repo}; unset it.") from None
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise UserError(

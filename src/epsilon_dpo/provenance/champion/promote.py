@@ -72,8 +72,8 @@ def _way_on(summary: Json, incumbent: Version) -> str:
     if incumbent.tags.get("run") not in summary["runs"]:
         return f"put its run back into params.yaml and run `dvc repro`, or {elsewhere}"
     return (
-        f"its run was trained again and is another policy now, so {elsewhere}, or take the alias {CHAMPION} of "
-        f"{incumbent.name} away in MLflow, as if there had been none"
+        f"its run was trained again and is another policy now, so {elsewhere}, or remove the alias {CHAMPION} from "
+        f"{incumbent.name} in MLflow, after which there is no champion to beat"
     )
 
 
@@ -86,8 +86,8 @@ def _register(
         model = registry.policy(policy.run, policy.sha256)
     if model is None:
         raise UserError(
-            f"MLflow's store has no row of align@{policy.run} with this policy, which a version has to lead to; "
-            "`python -m epsilon_dpo.report.page.tracked` writes it from out/, where params.yaml is that of the results."
+            f"MLflow's store has no row of align@{policy.run} with this policy, to which a version must link; "
+            "`python -m epsilon_dpo.report.page.tracked` writes it from out/, if params.yaml is that of the results."
         )
     tags = {
         "run": policy.run,

@@ -1,4 +1,4 @@
-"""Whether what stands in out/ is what dvc.lock records, so that a comparison there is of the policies that it names."""
+"""Whether out/ holds what dvc.lock records, so that the comparison in out/report is of the policies that it names."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -114,7 +114,7 @@ def _copy(tags: Mapping[str, str], target: Path) -> str:
         if is_adapter(folder):
             raise UserError(
                 f"the policy is an adapter, and its version does not say on what: `epsilon-dpo promote {tags['run']}`, "
-                "where out/ has both, adds that."
+                "run where out/ has both, adds that."
             )
         return source
 

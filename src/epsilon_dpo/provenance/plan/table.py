@@ -29,7 +29,7 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
     if any(step.action == MAY_RUN for step in steps):
         parts.append(f"{MAY_RUN}: DVC skips it if what it reads keeps its bytes, or takes it from its run cache.")
     elif any(step.after for step in steps):
-        parts.append("What waits for a stage that runs may still come from DVC's run cache, which is asked then.")
+        parts.append("A stage behind one that runs may still come from DVC's run cache, which is asked only then.")
     if any(step.action == FROM_CACHE for step in steps):
         parts.append(
             f"{FROM_CACHE}: DVC restores what dvc.lock names, or the result of an earlier run with the same inputs."

@@ -81,10 +81,10 @@ def is_proved(cause: str) -> bool:
 def _data_order(found: list[FileDifference]) -> str | None:
     for difference in found:
         if ORDER in difference.kinds:
-            return f"data order: {difference.file} has the same rows, and another one at {difference.first.where}"
+            return f"data order: {difference.file} has the same rows in another order from {difference.first.where} on"
         counted = [where for where in difference.beside if COUNTERS.search(where)]
         if PurePosixPath(difference.file).name == CURVE and counted:
-            return f"data order: at {counted[0]} the batches had been others"
+            return f"data order: at {counted[0]} the batches differ"
     return None
 
 

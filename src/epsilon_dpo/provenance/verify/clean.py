@@ -83,7 +83,7 @@ class CleanFolder:
                     sources = ((records.bytes_of(path, name), md5) for name, md5 in recorded.files.items())
                     bad = next((file for file, md5 in sources if file and file_md5(file) != md5), path)
                     return f"what DVC's cache has of its input {path} is damaged: remove {bad} and run `dvc fetch`"
-                return f"dvc.lock records another {path} as its input than as its output; run `dvc repro`"
+                return f"dvc.lock records {path} with another hash as an input than as an output; run `dvc repro`"
         return None
 
     def run(self, stage: PipelineStage, variables: Mapping[str, str | None]) -> Ran:

@@ -84,14 +84,14 @@ def other_weights(path: Path, wrong: list[str]) -> str:
     """That the weights `wrong` are not those of the manifest beside them."""
     folder = path if path.is_dir() else path.parent
     return (
-        f"{folder / wrong[0]} is not the file of weights that {folder / MANIFEST} names: its sha256 is another, so "
-        "that nothing the manifest says holds for it."
+        f"{folder / wrong[0]} is not the file of weights that {folder / MANIFEST} names: its sha256 differs, so "
+        "nothing that the manifest says applies to it."
     )
 
 
 def other_than_recorded(path: Path, stage: str) -> str:
     """That the manifest fits the weights, and neither what the project has of that stage."""
     return (
-        f"{path} is by its {MANIFEST} of stage {stage}, with params that a dvc.lock records, but the outputs recorded "
-        "there are others: another machine made it, or somebody changed it and its manifest."
+        f"By its {MANIFEST}, {path} is of stage {stage}, with params that a dvc.lock records, but the outputs recorded "
+        "there differ: another machine made it, or somebody changed it and its manifest."
     )

@@ -64,8 +64,8 @@ def over_optimisation_caption(rows: list[Row], judge: Row, confidence: float) ->
         evaluation split, {_judged_by(judge)} and by the true reward that generated the data, against KL(policy ‖
         reference) (kl_rev_rb), with {_level(confidence)} intervals over prompts. A reward
         model learns the truth's scale from labels that were drawn at temperature 1 and without noise; where its line
-        then lies above the truth's, it promises what is not there. With other labels only the courses of the two lines
-        compare. Lines join the policies of
+        then lies above the truth's, it promises what is not there. With other labels only the shapes of the two lines
+        can be compared. Lines join the policies of
         a family in the order of their KL. What a policy was trained on stands in params.yaml: online runs on
         `scorer`, the others on the pairs' labels."""
     if best:

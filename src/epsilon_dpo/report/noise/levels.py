@@ -80,8 +80,8 @@ def _summary(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no summary.json of stage report; copy out/report/summary.json after each run.")
     if not {"flip_rate", "labels_flipped"} <= set(content["dataset"] or {}):
         raise UserError(
-            f"{path} is of data whose noise is not known; set fetch.annotators, for no noise with one annotator of "
-            "flip: 0.0, as presets/noise.yaml does."
+            f"{path} is of data whose noise is not known; set fetch.annotators as presets/noise.yaml does (no noise: "
+            "one annotator with flip: 0.0)."
         )
     return content
 
@@ -129,7 +129,7 @@ def draw_levels(path: Path, rows: Sequence[Row]) -> None:
                 label=policy,
             )
         panel.set_xticks(rates, [f"{round(100 * rate, 4):g}%" for rate in rates])
-        panel.set_xlabel("training labels that were to be turned over (noise.csv: that were)")
+        panel.set_xlabel("expected share of flipped training labels (actual: noise.csv)")
         panel.set_ylabel("true win rate over the chosen answers")
         panel.grid(axis="x", visible=False)
         percent(panel, "y")

@@ -28,7 +28,7 @@ def controls(results: Results) -> list[Row]:
 
 def qualification(results: Results) -> list[str]:
     """The sentence that stands in the headline; none where nothing was controlled."""
-    said = "Every judged rate is to be read with the judge's worst control, where a coin would score 50 %: {says}."
+    said = "Read every judged rate with the judge's worst control in mind (a coin would score 50 %): {says}."
     return [said.format(**row) for row in controls(results)[:1]]
 
 

@@ -1,4 +1,4 @@
-"""What the uncertainty of a win rate is, and what of it is training's.
+"""The variance of a win rate, and how much of it comes from training.
 
 The design is nested: a policies trained from different seeds answer the same b prompts, c times each, and every answer
 is judged o times (in both orders, say):

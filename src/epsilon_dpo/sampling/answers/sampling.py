@@ -43,7 +43,7 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
     distinct = {prompt_id(row["prompt"]) for row in kept}
     if len(distinct) < 2:
         raise UserError(
-            f"Different prompts among the evaluation rows for sample.turns = {turns}: only {len(distinct)}; set it to "
+            f"Only {len(distinct)} different prompts among the evaluation rows fit sample.turns = {turns}; set it to "
             "all, or fetch other data."
         )
     chosen = frozenset(sorted(distinct)[:max_prompts])

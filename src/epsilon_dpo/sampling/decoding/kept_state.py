@@ -1,4 +1,4 @@
-"""How far a sampling has come, on the disk: after a kill it goes on with the same rows, caches and random numbers.
+"""The state of a sampling on disk: after a kill it resumes with the same rows, caches and random numbers.
 
 What shares a batch changes a row's logits by their rounding, and prompts join as others leave. So no answer is kept by
 itself: the whole state is written, the rows under way with what the model keeps of their past, and what is drawn from
@@ -63,7 +63,7 @@ class KeptState:
         if not self._said:
             print(
                 f"sample: {self._folder} has {free / 1e9:.1f} GB free, too little to keep a state of "
-                f"{needed / 1e9:.1f} GB; a kill costs what was sampled since the last one.",
+                f"{needed / 1e9:.1f} GB; a kill loses what was sampled since the last state.",
                 file=sys.stderr,
                 flush=True,
             )

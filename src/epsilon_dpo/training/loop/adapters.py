@@ -108,7 +108,7 @@ def _quantised(folder: Path) -> PreTrainedModel:
     """The policy in `folder` with its projections in 4 bits, its other weights in float32."""
     if asked_for():
         raise UserError(
-            "lora.quantise: nf4 holds weights of a type that this launcher cannot share out (FSDP); take "
+            "lora.quantise: nf4 holds weights of a type that this launcher cannot shard (FSDP); take "
             "launchers/ddp.yaml, whose processes hold all of them, or set quantise to null in params.yaml."
         )
     if importlib.util.find_spec("bitsandbytes") is None:

@@ -56,7 +56,7 @@ def last_sealed_checkpoint(folder: Path) -> str | None:
     it found.
 
     Raises:
-        UserError: its weights are shared out and those of this training are not, or the other way round.
+        UserError: its weights are sharded and those of this training are not, or the other way round.
     """
     # Two that remove the same folder stumble over each other, and one that looks later may find another newest.
     found = [_last_sealed(folder) if PartialState().is_main_process else None]
@@ -78,10 +78,10 @@ def _last_sealed(folder: Path) -> str | None:
         _date_by_step(checkpoint)
     last = max(sealed, key=_step)
     if (last / SHARED_OUT).is_dir() != asked_for():
-        was, use = ("shared out", "launchers/fsdp.yaml") if not asked_for() else ("whole", "none of FSDP")
+        was, use = ("sharded", "launchers/fsdp.yaml") if not asked_for() else ("not sharded", "one without FSDP")
         raise UserError(
-            f"{last} holds weights that are {was}, and this launcher keeps them otherwise; go on with the one that "
-            f"it began with ({use}), or remove {folder} to train from the start."
+            f"{last} holds weights that are {was}, unlike those of this launcher; resume with the launcher that the "
+            f"training began with ({use}), or remove {folder} to train from the start."
         )
     return str(last)
 

@@ -1,4 +1,4 @@
-"""Weights that no process holds alone: torch's FSDP2 (`fully_shard`), under an accelerate that was launched with it.
+"""Sharded weights: torch's FSDP2 (`fully_shard`), under an accelerate that was launched with it.
 
 Each process keeps its part of every weight, gradient and optimizer state; a layer's weights are gathered for as long as
 it runs. The head's are gathered with the root's own, and not in a group with the last norm as accelerate would:
@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 
 def asked_for() -> bool:
-    """Whether the launcher shares out the weights (pipeline/launch/launcher.py)."""
+    """Whether the launcher shards the weights (pipeline/launch/launcher.py)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and os.environ.get("FSDP_VERSION") == "2"
 
 

@@ -55,13 +55,13 @@ def align_online(
         the content of metrics.json, as alignment.align, with eval_reward, eval_kl/rev and the like of own answers.
 
     Raises:
-        UserError: the launcher shares out the weights; there are fewer prompts than a step needs, or one is too long;
+        UserError: the launcher shards the weights; there are fewer prompts than a step needs, or one is too long;
             the scorer gives no finite number; the evaluation's pairs cannot share their prompt's row.
     """
     if asked_for():
         raise UserError(
             f"runs of method {method.config.method} draw answers with all weights in each process, and this "
-            "launcher shares out the weights (FSDP); take launchers/ddp.yaml for them, or no launcher."
+            "launcher shards the weights (FSDP); take launchers/ddp.yaml for them, or no launcher."
         )
     begun = start(method, config, seed, sft_model, scratch, save_steps)
     own = {

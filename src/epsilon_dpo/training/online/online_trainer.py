@@ -6,7 +6,7 @@ of the generation and the weights, so that a checkpoint holds no random state an
 
 The loss is the mean over all units (answers or tokens, as the method says) of an optimizer step, however they are cut
 into micro-batches and processes. Each process has all weights: it draws answers by itself, so that weights
-that are shared out (FSDP) are refused (online_alignment.py).
+that are sharded (FSDP) are refused (online_alignment.py).
 """
 
 from collections.abc import Iterator
