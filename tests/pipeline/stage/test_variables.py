@@ -133,7 +133,7 @@ def test_no_stage_imports_torch_before_it() -> None:
     assert len(STAGES) > 20
     sources = {stage: (ROOT / stage).read_text("utf-8") for stage in STAGES}
     before = {
-        stage: source.split("with heavy_imports()")[0].split("with run_stage(")[0].replace("run = run_argument()", "")
+        stage: source.split("with heavy_imports(")[0].split("with run_stage(")[0].replace("run = run_argument()", "")
         for stage, source in sources.items()
     }
     command = [sys.executable, "-c", FIRST_WITH_TORCH, json.dumps(before)]

@@ -120,9 +120,12 @@ def test_the_policy_that_drew_is_the_one_that_is_updated(online, monkeypatch):
         ratios.append(((update.policy - update.old_policy) * update.mask).sum(1).exp())
         return of_method(self, update)
 
-    of_method = METHOD.loss
+    def drawn_alone(self, rows, *of_update):
+        return cut(self, rows, *of_update) if of_update else [[place] for place in range(len(rows))]
+
+    of_method, cut = METHOD.loss, Rollouts.cut
     monkeypatch.setattr(METHOD, "loss", loss)
-    monkeypatch.setattr(Rollouts, "cut", lambda self, rows: [[place] for place in range(len(rows))])
+    monkeypatch.setattr(Rollouts, "cut", drawn_alone)
     online("cut otherwise", RLOO | {"steps": 2}, micro_batch_size=12)
     assert ratios and all(torch.equal(ratio, torch.ones_like(ratio)) for ratio in ratios)
 

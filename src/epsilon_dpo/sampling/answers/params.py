@@ -58,9 +58,7 @@ class Sampler(Strict):
                 f"which is greedy, {VLLM_COLDEST:g} or more, or backend: transformers"
             )
         if self.backend == "vllm" and self.temperature > VLLM_HOTTEST:
-            raise ValueError(
-                f"vLLM takes no temperature above {VLLM_HOTTEST:g}; lower it, or use backend: transformers"
-            )
+            raise ValueError(f"vLLM takes no temperature above {VLLM_HOTTEST:g}; lower it, or backend: transformers")
         return self
 
 
