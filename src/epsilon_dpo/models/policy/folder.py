@@ -167,7 +167,7 @@ def _base_of(folder: Path, remember: bool = True) -> Path:
     found = next((parent / name for parent in folder.absolute().parents if (parent / name).is_dir()), None)
     if found is None:
         raise UserError(f"{folder} is an adapter on {name}, which does not exist; `dvc repro` makes it.")
-    if digest(found, remember) != sha256:
+    if digest(found, remember=remember) != sha256:
         raise UserError(
             f"{folder} is an adapter on {name} as it was (sha256 {sha256[:12]}...), and that has changed since; "
             "`dvc repro` trains it again."

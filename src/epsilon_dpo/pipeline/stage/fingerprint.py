@@ -47,7 +47,7 @@ def stage_entry(stage: str, key: str | None) -> dict[str, Any]:
     return json.loads(text)
 
 
-def digest(path: Path, whole: bool = False, remember: bool = True) -> str:
+def digest(path: Path, *, whole: bool = False, remember: bool = True) -> str:
     """sha256 of a file, or of the relative paths and contents of what DVC sees in a folder.
 
     Args:
