@@ -143,8 +143,14 @@ def _table(study: Study, found: Sequence[Finding]) -> str:
         place = f"{claim.place}; {POST_HOC}" if claim.post_hoc else claim.place
         name, level = f"[{claim.claim}](#{claim.id})", claim.level or ""
         cells = (name, place, level, _measured(finding, claim.unit), n, _verdict(study, finding))
-        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        rows.append(_row(cells))
     return "\n".join(rows)
+
+
+def _row(cells: Sequence[str]) -> str:
+    """Of a table; GitHub ends a cell at every bar, such as that of KL(a || b)."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _measured(found: Answer, unit: str) -> str:
@@ -256,7 +262,7 @@ def _sources(results: Mapping[str, Sequence[Row]]) -> str:
         for seed, made in known_replicates(level).items():
             commit = made["commit"][:10] + " with changes" * made["uncommitted_changes"]
             cells = (seed, commit, made["torch"], made["transformers"], made["collected_on"])
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(_row(cells))
     return "\n".join(lines) if results else ""
 
 

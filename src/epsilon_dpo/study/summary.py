@@ -12,7 +12,7 @@ from epsilon_dpo.mlflow_writer.process import be_quiet
 from epsilon_dpo.mlflow_writer.server import UI, in_short, reach_server, say, wait_briefly
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.runs import FINAL
-from epsilon_dpo.study.verdicts import FEWEST
+from epsilon_dpo.study.verdicts import have_an_interval
 
 COLUMNS = {"kl": "kl", "win_rate_true": "true_win_rate", "win_rate_judge": "win_rate"}  # of policies.csv, in MLflow
 DECIMALS = 3  # as on the page
@@ -47,7 +47,7 @@ def summary(rows: Sequence[Row], confidence: float) -> list[dict[str, Any]]:
         metrics: dict[str, float] = {"replicates": len(own)}
         for column, name in COLUMNS.items():
             values = values_of(own, column)
-            if len(values) >= FEWEST and min(values) < max(values):
+            if have_an_interval(values):
                 estimate = mean(values, confidence)
                 ends = {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             else:

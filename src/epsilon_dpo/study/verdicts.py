@@ -90,10 +90,15 @@ def _answer(claim: Claim, values: Sequence[float], grain: float, confidence: flo
     if len(values) < 2:
         return Answer(UNDECIDED, value=values[0])
     found = mean(values, confidence)
-    than = claim.expected.than if claim.expected else 0.0
-    decided = len(values) >= FEWEST and min(values) < max(values) and abs(found.value - than) >= grain
+    assert claim.expected is not None
+    decided = have_an_interval(values) and abs(found.value - claim.expected.than) >= grain
     said = verdict(claim, found.low, found.high) if decided else UNDECIDED
     return Answer(said, found.value, found.low, found.high)
+
+
+def have_an_interval(values: Sequence[float]) -> bool:
+    """Whether that of their mean says something: they are enough, and not all the same."""
+    return len(values) >= FEWEST and min(values) < max(values)
 
 
 def _parts(claim: Claim, measured: Sequence[Measured], grain: float, confidence: float) -> dict[str, PartAnswer]:
