@@ -27,6 +27,7 @@ def test_all_files_are_found() -> None:
         "pareto.yaml",
         "rlhf.yaml",
         "smoke.yaml",
+        "study-bfloat16.yaml",
         "study-controlled.yaml",
         "study-smollm2.yaml",
     ]
@@ -66,6 +67,15 @@ def test_all_methods_is_the_default_with_other_runs() -> None:
     }
     runs = [sorted(run.items()) for run in preset["runs"].values()]
     assert len(runs) == 32 and all(run not in runs[:number] for number, run in enumerate(runs))
+
+
+def test_the_level_in_bfloat16_is_the_controlled_one_with_other_runs() -> None:
+    """So a replicate has the data, the reference and the judge of the other level at the same seed."""
+    ours, other = (read_yaml(ROOT / "presets" / f"study-{name}.yaml") for name in ("bfloat16", "controlled"))
+    assert {key for key in ours if ours[key] != other[key]} == {"tournament", "figures", "runs"}
+    runs = ours.pop("runs").values()
+    assert all(run.pop("step_precision") == "official_bf16" for run in runs)
+    assert all(run in other["runs"].values() for run in runs), "the same β, ε and snapshots as with exact decisions"
 
 
 def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:
