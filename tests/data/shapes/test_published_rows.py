@@ -267,9 +267,6 @@ def test_a_single_written_dialogue_among_prompts_is_dropped_by_name() -> None:
             assert isinstance(dropped, Dropped) and dropped.reason == "written_dialogue"
 
 
-def test_ktos_tag_names_no_class_and_nemos_marks_are_no_instruction() -> None:
+def test_ktos_tag_names_no_class() -> None:
     row = {"conversations": [user("a"), bot("b")], "kto_tag": 1}
     assert recognise([row], "x").read(row, "x", "all") == [Half([user("a")], [bot("b")], True)]
-    written = {"instruction": "<extra_id_0>System\n\n" + ONE, "input": "", **SIDES}
-    (dropped,) = recognise([written], "x").read(written, "x", "all")
-    assert isinstance(dropped, Dropped) and dropped.reason == "written_dialogue"

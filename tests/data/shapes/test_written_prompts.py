@@ -72,6 +72,9 @@ def test_a_transcript_is_its_turns_however_it_ends(end: str) -> None:
         "Human: hi\nAssistant: yo\nHuman: q",
         "\n\nHuman: hi\n\nAssistant: yo",
         "\n\nAssistant: yo",
+        "\n\nAssistant:",
+        "Human: hi\nAssistant: yo\nHuman: q\n\nAssistant:",
+        "Human: hi\n\nAssistant: yo\n\nAssistant:",
     ],
 )
 def test_a_transcript_without_a_last_question_is_refused(prompt: str) -> None:
@@ -79,3 +82,30 @@ def test_a_transcript_without_a_last_question_is_refused(prompt: str) -> None:
         UserError, match="x, row 1: prompt begins as transcripts do, but ends with an answer or its turns"
     ):
         read({"prompt": prompt, "chosen": "a", "rejected": "b"})
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Human: Q1\n\nAssistant: A1\n\nHuman: Q2\n\nAssistant:",
+        "<|prompter|>Q1<|endoftext|><|assistant|>A1<|endoftext|><|prompter|>Q2<|endoftext|><|assistant|>",
+        "Q1\n<extra_id_1>Assistant\nA1\n<extra_id_1>User\nQ2",
+        "<extra_id_0>System\n\n<extra_id_1>User\nQ1\n<extra_id_1>Assistant\nA1\n<extra_id_1>User\nQ2",
+    ],
+)
+def test_so_is_an_instruction(written: str) -> None:
+    """Of Alpaca's and of ms-swift's rows; an input belongs to the last question."""
+    alpaca: Row = {"instruction": written, "input": "", "chosen": "x", "rejected": "y"}
+    swift = {"query": written, "response": "x", "rejected_response": "y"}
+    for row in (alpaca, swift):
+        assert read(row).chosen == [user("Q1"), bot("A1"), user("Q2"), bot("x")]
+    found = read(alpaca | {"input": "it", "system": "s"}).chosen
+    assert found == [{"role": "system", "content": "s"}, user("Q1"), bot("A1"), user("Q2\nit"), bot("x")]
+    with pytest.raises(UserError, match="instruction holds turns of its own, and so does history"):
+        read(swift | {"history": [["Q0", "A0"]]})
+
+
+@pytest.mark.parametrize("written", ["<|prompter|>Q1<|assistant|>A1<|prompter|>Q2\n", MARKED + "\n"])
+def test_where_no_column_is_the_prompt_none_is_made_of_them(written: str) -> None:
+    with pytest.raises(UserError, match=r"chosen is written in turns between <.*>, which are read in a prompt"):
+        read({"chosen": f"{written}x", "rejected": f"{written}y"})

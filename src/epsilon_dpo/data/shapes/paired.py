@@ -25,7 +25,6 @@ from epsilon_dpo.data.shapes.turns import (
     messages,
     one_turn,
     prompt,
-    system_turn,
     transcript,
     whole,
 )
@@ -77,15 +76,18 @@ def scored(row: Row, chosen: Messages, rejected: Messages) -> list[Result]:
     return [Pair(chosen, rejected, margin, weight)]
 
 
-def instruction(row: Row) -> str:
+def instruction(row: Row) -> Messages:
     """Instruction, newline, input: how Alpaca's rows become a prompt."""
-    asked, beside = one_turn(row["instruction"], "instruction"), row.get("input")
-    return f"{asked}\n{text(beside, 'input')}" if beside else asked
+    turns, beside = prompt(row["instruction"], "instruction"), row.get("input")
+    if beside:
+        turns[-1]["content"] += f"\n{text(beside, 'input')}"
+    return turns
 
 
 def _beside(row: Row, before: Messages) -> list[Result]:
     """Answers to a prompt that stands in columns of its own."""
-    chosen, rejected = (whole(before, answer(row[side], side, row.get("prompt")), side) for side in SIDES)
+    asked = row.get("prompt", row.get("instruction"))
+    chosen, rejected = (whole(before, answer(row[side], side, asked), side) for side in SIDES)
     return scored(row, chosen, rejected)
 
 
@@ -98,7 +100,7 @@ def _read_sharegpt(row: Row, choose: Choose) -> list[Result]:
 
 
 def _read_alpaca(row: Row, choose: Choose) -> list[Result]:
-    turns = system_turn(row)
+    turns: Messages = []
     history = row.get("history")
     for exchange in [] if is_null(history) or history == "" else list_of(history, "history", "[question, answer]"):
         if is_null(exchange):
@@ -107,7 +109,10 @@ def _read_alpaca(row: Row, choose: Choose) -> list[Result]:
             raise Refused("history is no list of [question, answer]")
         for role, content in zip(("user", "assistant"), exchange, strict=True):
             turns.append({"role": role, "content": text(content, "history")})
-    return _beside(row, [*turns, {"role": "user", "content": instruction(row)}])
+    asked = instruction(row)
+    if turns and len(asked) > 1:
+        raise Refused("instruction holds turns of its own, and so does history; put all of them into one")
+    return _beside(row, after_system(row, [*turns, *asked], "instruction"))
 
 
 def _read_transcripts(row: Row, choose: Choose) -> list[Result]:

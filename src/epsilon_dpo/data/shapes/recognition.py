@@ -10,7 +10,7 @@ shapes' columns to names of the file's. With it only the mapped columns are look
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from epsilon_dpo.data.shapes.interface import (
 )
 from epsilon_dpo.data.shapes.paired import PAIRED, SIDES
 from epsilon_dpo.data.shapes.several import SEVERAL
-from epsilon_dpo.data.shapes.turns import UNSUPPORTED, first_with_value, messages, written_dialogue
+from epsilon_dpo.data.shapes.turns import UNSUPPORTED, first_with_value, messages, not_one_turn, written_dialogue
 from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, is_null, is_written_texts, kinds_of, may_be_a_prompt
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
@@ -212,8 +212,10 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     for name, column in of_file.items():
         values = [row.get(column) for row in rows]
         _refuse_written_messages(values, column, where)
-        if name in ASKED_IN or (name == "chosen" and shape.name == "implicit_text"):
-            _refuse_written_dialogues(values, column, where)
+        if name in ASKED_IN:
+            _refuse_written_dialogues(values, column, where, written_dialogue)
+        elif name == "chosen" and shape.name == "implicit_text":
+            _refuse_written_dialogues(values, column, where, not_one_turn)
     if shape.read_file is not None:
         first = [{name: row.get(column) for name, column in of_file.items()} for row in rows]
         shape = replace(shape, read=shape.read_file(first, Names(of_file, of_shape)))
@@ -288,14 +290,16 @@ def _refuse_written_messages(values: list[Any], column: str, where: str) -> None
         )
 
 
-def _refuse_written_dialogues(values: list[Any], column: str, where: str) -> None:
+def _refuse_written_dialogues(
+    values: list[Any], column: str, where: str, is_dialogue: Callable[[str], str | None]
+) -> None:
     """Raises: UserError: most prompts are dialogues, of which a single one is dropped by name, or all are lists."""
     texts = [value for value in values if isinstance(value, str)]
     if texts and all(map(is_written_texts, texts)):
         raise UserError(
             f"{where}: {column} holds lists written as text; save them as messages, in JSON lines or parquet."
         )
-    found = [why for why in map(written_dialogue, texts) if why]
+    found = [why for why in map(is_dialogue, texts) if why]
     if len(found) > len(texts) / 2:
         raise UserError(
             f"{where}: {column} {found[0]}; give its turns as messages, "

@@ -20,6 +20,7 @@ PART_KEYS = ("text", "value")  # of the text in a part of a content; LLaMA-Facto
 EXTRA_ID = re.compile(r"(?:^|\r?\n|(?<=\n))<extra_id_1>(User|Assistant)(?:\r?\n|$)")
 NEMO_SYSTEM = re.compile(r"\s*<extra_id_0>System(?:\r?\n|$)")
 NEMO_END = re.compile(r"(?:^|\r?\n)<extra_id_1>\s*$")
+PROMPTER = "<|prompter|>"  # with which Open-Assistant's template begins
 # What chat templates write first; only at the beginning, since texts about such tokens are data.
 RENDERED = re.compile(
     r"\s*(<\|im_start\|>|<\|start_header_id\|>|<\|begin_of_text\|>|(?:<s>\s*)?\[INST\]|(?:<bos>\s*)?<start_of_turn>)"
@@ -139,16 +140,16 @@ def prompt(value: Any, name: str) -> Messages:
     if isinstance(value, str) and EXTRA_ID.search(value):
         first, *parts = EXTRA_ID.split(value)  # the first has no marker and is the user's
         return _marked(["User", first, *parts], name, "<extra_id_1>")
-    if isinstance(value, str) and value.lstrip().startswith("<|prompter|>"):
+    if isinstance(value, str) and value.lstrip().startswith(PROMPTER):
         stops = ("<|endoftext|>",) if "<s>" in value else ("<|endoftext|>", "</s>")  # HTML's end of text struck through
         _, *parts = re.split(r"<\|(prompter|assistant)\|>", value)
         parts[1:-1:2] = [_before(stops, content.rstrip()) for content in parts[1:-1:2]]
         if parts[-1].rstrip().endswith(stops):
             parts[-1] = _before(stops, parts[-1].rstrip())
         is_open = parts[-2] == "assistant" and not parts[-1].strip()
-        return _marked(parts[:-2] if is_open else parts, name, "<|prompter|>")
+        return _marked(parts[:-2] if is_open else parts, name, PROMPTER)
     if isinstance(value, str) and BEGINS_WITH_HEADER.match(value):
-        return transcript(value, name)[:-1] if OPEN_END.search(value) else _up_to_human(value, name)
+        return _up_to_human(value, name)
     if isinstance(value, list):
         return messages(value, name)
     return [{"role": "user", "content": one_turn(value, name)}]
@@ -161,12 +162,8 @@ def one_turn(value: Any, name: str) -> str:
         Missing: it is a dialogue (`written_dialogue`). Where most first rows hold one, `recognise` refuses the file.
     """
     found = text(value, name)
-    if why := written_dialogue(found):
+    if why := not_one_turn(found):
         raise Missing(f"{name} {why}", "written_dialogue")
-    if NEMO_SYSTEM.match(found):
-        raise Missing(
-            f"{name} is written in turns between <extra_id_1>, which are read in a prompt", "written_dialogue"
-        )
     return found
 
 
@@ -179,10 +176,21 @@ def written_dialogue(found: str) -> str | None:
     return None
 
 
+def not_one_turn(found: str) -> str | None:
+    """As `written_dialogue`, or the marks between turns that `prompt` reads."""
+    if why := written_dialogue(found):
+        return why
+    marked = NEMO_SYSTEM.match(found) or EXTRA_ID.search(found)
+    mark = "<extra_id_1>" if marked else PROMPTER if found.lstrip().startswith(PROMPTER) else None
+    return mark and f"is written in turns between {mark}, which are read in a prompt"
+
+
 def _up_to_human(value: str, name: str) -> Messages:
-    """The turns of a transcript that ends with the user's."""
+    """The turns of a transcript that ends with the user's, or with an empty one of the assistant, which goes."""
     turns = transcript(value, name)
-    if turns[-1]["role"] != "user" or any(HEADER_OF_A_LINE.search(turn["content"]) for turn in turns):
+    if OPEN_END.search(value):
+        turns = turns[:-1]
+    if not turns or turns[-1]["role"] != "user" or any(HEADER_OF_A_LINE.search(turn["content"]) for turn in turns):
         raise Refused(
             f"{name} begins as transcripts do, but ends with an answer or its turns have no empty line between them; "
             "write '\\n\\n' before each Human: and Assistant:, and end with Human's turn or an empty Assistant:"
