@@ -11,7 +11,7 @@ from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.cli import main
 from epsilon_dpo.data.sources.published import read_dataset
 from epsilon_dpo.data.tokens.params import Tokens
-from epsilon_dpo.inspection.blocks import eval_share, fitting_tokens
+from epsilon_dpo.inspection.blocks import eval_share, fitting_tokens, raised
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["moss", "fern", "pine", "birch", "stone", "brook", "cloud", "ember", "frost", "grain"]
@@ -60,7 +60,8 @@ def test_what_is_said_and_what_is_pasted(project: Path, capsys: pytest.CaptureFi
     assert ".<end_of_turn>\n" in said.partition("  chosen, ")[2] and "    ▌ It is " in said
 
     blocks = pasted(said)
-    assert set(blocks) == {"fetch", "tokens", "base", "validate"}
+    assert "The judge, trained on these pairs, cuts 8" in said and "and 0.0% of the answers" in said
+    assert set(blocks) == {"fetch", "tokens", "base", "validate", "judge"}
     yaml = YAML()
     params = yaml.load((project / "params.yaml").read_text("utf-8"))
     params.update(blocks)
@@ -70,7 +71,7 @@ def test_what_is_said_and_what_is_pasted(project: Path, capsys: pytest.CaptureFi
     dataset = read_dataset(read.fetch, read.seed, project / "scratch")
     assert len(dataset.train) + len(dataset.eval) == 200
     assert len(dataset.eval) >= read.contract.min_eval_pairs
-    assert read.tokens.max_prompt_length > 64
+    assert read.tokens.max_prompt_length > 64 and read.judge.source_max_length > 200
     main(["inspect", "data/mine.jsonl", *COLUMNS])
     again = capsys.readouterr().out
     assert "prompt_fits" not in again and set(pasted(again)) == {"fetch"}, "pasted once, nothing is left to change"
@@ -163,6 +164,25 @@ def test_limits_are_raised_only_as_far_as_the_lengths_ask() -> None:
     # 99 of 100 prompts have at most 99 tokens: 112 is the next multiple of 16, and 119 tokens need 128.
     assert fitting_tokens(lengths, Tokens(max_prompt_length=50, max_length=60), 0.01) == Tokens(
         max_prompt_length=112, max_length=128
+    )
+
+
+def test_answers_may_be_as_long_as_nineteen_of_twenty() -> None:
+    assert [raised(limit, range(1, 101)) for limit in (94, 95, 96)] == [96, 95, 96]
+    assert raised(64, []) == 64
+
+
+def test_dialogues_longer_than_the_defaults_are_sampled_and_judged_to_their_end(
+    project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Answers of 100 tokens and more, of which the default draws 64 and its judge reads 61."""
+    content = [row | {"good": row["question"] + " Yes.", "bad": row["question"] + " No."} for row in rows(60)]
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+    main(["inspect", "data/mine.jsonl", *COLUMNS])
+    blocks = pasted(capsys.readouterr().out)
+    assert blocks["sample"]["max_new_tokens"] > 100 and blocks["judge"]["candidate_max_length"] > 100
+    assert blocks["base"]["max_position_embeddings"] >= sum(
+        (blocks["tokens"]["max_prompt_length"], blocks["sample"]["max_new_tokens"])
     )
 
 

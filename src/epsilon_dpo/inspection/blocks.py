@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ from ruamel.yaml.comments import CommentedMap
 
 from epsilon_dpo.check.params_file import ParamsFile
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.inspection.judged import Judged
 from epsilon_dpo.models.base.params import EmbeddedModel
 
 EVAL_PAIRS = 256  # keep a 95 % interval of a win rate at ±6.3 points or less
+# Per cent: so many of the dataset's answers a sampled one may match in length, so many texts a judge reads to the end.
+SEEN = 95
 STEP = 16  # limits are rounded up to its multiples: a sample and the whole differ a little
 
 
@@ -40,18 +44,36 @@ def fitting_tokens(lengths: list[dict[str, int]], tokens: Tokens, max_truncated_
     return Tokens(max_prompt_length=prompt, max_length=max(length, prompt + STEP))
 
 
-def blocks(fetch: dict[str, Any], params: ParamsFile, tokens: Tokens, pairs: tuple[int, int]) -> dict[str, Any]:
-    """`fetch`, and of `tokens`, `base` and `validate` those that must change for it.
+def raised(limit: int, lengths: Sequence[int]) -> int:
+    """`limit`, raised where it is below more than one of twenty `lengths`."""
+    if not lengths:
+        return limit
+    fits = int(np.percentile(lengths, SEEN, method="inverted_cdf"))
+    return limit if fits <= limit else _rounded_up(fits)
+
+
+def blocks(
+    fetch: dict[str, Any],
+    params: ParamsFile,
+    tokens: Tokens,
+    pairs: tuple[int, int],
+    answers: Sequence[int],
+    judged: Judged | None,
+) -> dict[str, Any]:
+    """`fetch`, and of `tokens`, `base`, `validate`, `judge` and `sample` those that must change for it.
 
     Args:
         fetch: the block that reads the dataset.
         tokens: limits that fit its lengths.
         pairs: how many training and evaluation pairs there will be, about.
+        answers: tokens of the chosen ones.
+        judged: what a judge that is trained here reads; None: the judge is another.
     """
     found: dict[str, Any] = {"fetch": fetch}
     if tokens != params.tokens:
         found["tokens"] = tokens.model_dump()
-    needed = max(tokens.max_length, tokens.max_prompt_length + params.sample.max_new_tokens)
+    longest = raised(params.sample.max_new_tokens, answers)
+    needed = max(tokens.max_length, tokens.max_prompt_length + longest)
     if isinstance(params.base, EmbeddedModel) and needed > params.base.max_position_embeddings:
         found["base"] = params.base.model_dump() | {"max_position_embeddings": _rounded_up(needed)}
     contract = params.contract
@@ -61,6 +83,16 @@ def blocks(fetch: dict[str, Any], params: ParamsFile, tokens: Tokens, pairs: tup
     }
     if any(getattr(contract, name) != value for name, value in least.items()):
         found["validate"] = contract.model_dump() | least
+    if judged is not None:
+        judge = params.judge.model_dump()
+        limits = {
+            "source_max_length": raised(judge["source_max_length"], judged.sources),
+            "candidate_max_length": raised(judge["candidate_max_length"], judged.candidates),
+        }
+        if judge | limits != judge:
+            found["judge"] = {"source": judge["source"]} | judge | limits
+    if longest != params.sample.max_new_tokens:
+        found["sample"] = params.sample.model_dump() | {"max_new_tokens": longest}
     return found
 
 

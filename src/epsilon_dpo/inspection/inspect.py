@@ -22,8 +22,10 @@ from epsilon_dpo.data.sources.params import DatasetSource
 from epsilon_dpo.data.sources.places import Place, locate, split_names
 from epsilon_dpo.data.sources.published import FIRST_ROWS, read_any
 from epsilon_dpo.inspection.blocks import as_yaml, blocks, eval_share, fitting_tokens
+from epsilon_dpo.inspection.judged import Judged, judged
 from epsilon_dpo.inspection.measured import Measured, measure
 from epsilon_dpo.inspection.seen import READ, TRAINED, as_the_model_sees
+from epsilon_dpo.judging.making.params import TrainedJudge
 from epsilon_dpo.models.base.embedded import texts_of, train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel
 from epsilon_dpo.models.base.pretrained import load_tokenizer_alone
@@ -161,8 +163,12 @@ def _sample(
     yield _verdict(found, len(sample), params) + _shared_prompts(dataset, params)
     if found.lengths:
         yield _lengths(found, params)
+    read_by_judge = judged(found.pairs, params.judge) if isinstance(params.judge, TrainedJudge) else None
+    if read_by_judge and found.pairs:
+        yield _read_by_judge(read_by_judge, params)
     tokens = fitting_tokens(found.lengths, params.tokens, params.contract.max_truncated_share)
-    change = blocks(fetch, params, tokens, pairs)
+    answers = [row["chosen_tokens"] for row in found.lengths]
+    change = blocks(fetch, params, tokens, pairs, answers, read_by_judge)
     where = ", ".join(change)
     yield f"Paste into params.yaml, in place of its {where}:\n\n{as_yaml(change)}".rstrip()
 
@@ -211,9 +217,26 @@ def _lengths(found: Measured, params: ParamsFile) -> str:
         for row in found.lengths
         for side in ("chosen_tokens", "rejected_tokens")
     ]
-    too_long, cut = (sum(values) / len(values) for values in (prompts, answers))
+    longer = [row["chosen_tokens"] > params.sample.max_new_tokens for row in found.lengths]
+    too_long, cut, not_sampled = (sum(values) / len(values) for values in (prompts, answers, longer))
     lines.append(
         f"  max_prompt_length: {tokens.max_prompt_length}, max_length: {tokens.max_length}: "
         f"{too_long:.1%} of the prompts do not fit, {cut:.1%} of the answers are cut"
     )
+    lines.append(
+        f"  sample.max_new_tokens: {params.sample.max_new_tokens}: "
+        f"{not_sampled:.1%} of the chosen answers are longer than a policy's may be"
+    )
     return "\n".join(lines)
+
+
+def _read_by_judge(lengths: Judged, params: ParamsFile) -> str:
+    judge = params.judge
+    assert isinstance(judge, TrainedJudge)
+    limits = (judge.source_max_length, judge.candidate_max_length)
+    cut = (np.mean(np.array(own) > limit) for own, limit in zip(lengths, limits, strict=True))
+    prompts, answers = (f"{share:.1%}" for share in cut)
+    return (
+        f"The judge, trained on these pairs, cuts {prompts} of the prompts and {answers} of the answers\n"
+        f"  (judge.source_max_length: {limits[0]}, candidate_max_length: {limits[1]}, in tokens of its own)"
+    )
