@@ -8,8 +8,8 @@
 # DVC's remote and run cache: whoever says `dvc repro --pull` later finds them there and computes nothing.
 set -eu
 case $1 in
-shared) targets="controls margins scorer" ;;
-report) targets=dvc.yaml ;;
+shared) targets="judge sft candidates ranking reference controls margins scorer" ;;
+report) targets="tournament figures report dvc.yaml" ;;
 *[!0-9]*) targets=$1 ;;
 *)
   run=$(dvc stage list --name-only | sed -n 's/^align@//p' | sed -n "$(($1 + 1))p")

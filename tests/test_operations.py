@@ -54,7 +54,7 @@ def test_a_server_by_hand_answers_its_page_and_its_clients() -> None:
     found = re.search(r"export ALLOWED_HOSTS='([^']+)' ALLOWED_ORIGINS=(\S+)", page)
     assert found is not None
     hosts, origins = found[1].split(","), found[2].split(",")
-    clients = re.findall(r"http://mlflow\.example\.org[:\d]*", (ROOT / "docs/scale.md").read_text("utf-8"))
+    clients = re.findall(r"https?://mlflow\.example\.org[:\d]*", (ROOT / "docs/scale.md").read_text("utf-8"))
     assert clients
     for address in [*clients, *origins]:
         assert is_allowed_host_header(hosts, urlparse(address).netloc)
