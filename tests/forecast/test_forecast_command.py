@@ -73,6 +73,7 @@ def test_lengths_of_pairs_that_are_there(project: Path, capsys: pytest.CaptureFi
     parts = [value for name, value in sft["memory"].items() if name != "total"]
     assert sft["memory"]["total"] == sum(parts)
     assert sft["disk"]["out"] == 4 * printed["model"]["parameters"]
+    assert stages(printed["stages"])["base"]["disk"] == {"out": sft["disk"]["out"], "scratch": 0.0}
 
 
 @pytest.mark.parametrize("file", NOT_AT_HAND, ids=lambda file: file.stem)
@@ -86,6 +87,9 @@ def test_a_model_that_is_not_at_hand(
     main(["forecast", "--params", str(file), "--model-config", "config.json", "--gpus", "4", "--pairs", "1000"])
     said = capsys.readouterr().out
     assert "on 4 GPUs with FSDP2" in said and "1,000 pairs" in said
+    copies = re.findall(r"^(base|sft)(?: +–){10} +(\S+)", said, re.MULTILINE)  # a model's own bytes, and no memory
+    assert [stage for stage, _ in copies] == ["base", *["sft"] * (read_yaml(file)["sft"] is None)]
+    assert len({size for _, size in copies}) == 1
     assert re.search(f"^{JUDGES[file.stem]}", said, re.MULTILINE)
 
 

@@ -18,7 +18,7 @@ from epsilon_dpo.forecast.lengths import Lengths, at_most, lengths_of, of_datase
 from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.needs import Needs
 from epsilon_dpo.forecast.table import table
-from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
+from epsilon_dpo.forecast.trainings import Given, given, of_align, of_copies, of_sft
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 
@@ -50,7 +50,7 @@ def forecast(asked: argparse.Namespace) -> str:
 def needs_of(
     params: ParamsFile, machine: Machine, model_config: Any = None, pairs: int | None = None, own: bool = False
 ) -> tuple[Given, list[Needs]]:
-    """Of every stage that loads a model; other arguments as of the command.
+    """Of every stage with a model; other arguments as of the command.
 
     Args:
         own: whether `params` are the project's, so that out/pairs, if it is there, is made from them.
@@ -62,7 +62,7 @@ def needs_of(
     of = given(params, config, machine, aligned)
     before = replace(of, train=dataset)
     first = [one for one in (of_sft(before), of_candidates(before)) if one is not None]
-    found = [*first, *of_align(of), of_sample(of, evaluation)]
+    found = [*of_copies(of), *first, *of_align(of), of_sample(of, evaluation)]
     return of, [*found, of_kl(of, evaluation), of_monotonicity(of, evaluation), *of_judge(of)]
 
 

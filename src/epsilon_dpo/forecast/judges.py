@@ -28,7 +28,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError
 
 
 def of_judge(of: Given) -> list[Needs]:
-    """A line for its training, if it is trained here, and one for asking it; FLOPs of neither are forecast."""
+    """A line for its training or its copy, and one for asking it; FLOPs of neither are forecast."""
     judge = of.params.judge
     if judge.source in ("sentiment", "llm"):
         return [Needs("score", [], None, 0, None, None, note=f"judge.source: {judge.source} needs no GPU")]
@@ -61,6 +61,8 @@ def of_judge(of: Given) -> list[Needs]:
         model = _model(config, dtype).eval()
         live.label = ACTIVATIONS
         memory = unsharded(body_pass(model, live, rows))
+    if not trained:  # it is copied
+        found.append(Needs("judge", [], None, 0, None, None, Disk(out=sum(one.nbytes for one in model.parameters()))))
     if pairrm and pairrm_forward.has_its_attention(config):
         memory = replace(memory, activations=_of_its_attention(config, rows))
     return [*found, Needs("score", list(of.params.runs), memory, gpus, None, None)]

@@ -76,6 +76,13 @@ def of_sft(of: Given) -> Needs | None:
     return Needs("sft", [], memory, of.machine.gpus, work, time, disk, "")
 
 
+def of_copies(of: Given) -> list[Needs]:
+    """The copy of the model that stage base makes, and the second one of `sft: null`."""
+    disk = Disk(out=of.sizes.parameters * BYTES[base_dtype(of.params)])
+    stages = ("base",) if of.params.sft is not None else ("base", "sft")
+    return [Needs(stage, [], None, 0, None, None, disk) for stage in stages]
+
+
 def of_align(of: Given) -> list[Needs]:
     """One for each kind of reference that runs need; FLOPs, time and disk of all of its runs."""
     kinds: dict[References, list[str]] = {}
