@@ -10,6 +10,7 @@ TORCH ?= $(shell grep '^torch==' requirements.txt)
 # Installs the other pins in seconds where pip takes minutes. UV= (empty) leaves all of it to pip.
 UV ?= uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Recipes still name what they run by its path: the make of macOS, 3.81, looks up what needs no shell in the PATH of before.
 # An environment's programs name the interpreter by its path; where a folder was moved or renamed it is no longer there.
 ifneq ($(wildcard $(BIN)/dvc),)
 ifneq ($(shell test -x "$$(sed -n '1s/^..//p' $(BIN)/dvc)" || echo gone),)
@@ -20,9 +21,9 @@ endif
 .PHONY: needs repro test test-numeric test-slow campaign check ui vllm docker-smoke clean
 
 repro: $(VENV)/.ready
-	@python -m epsilon_dpo.check.params_file
-	dvc repro
-	@python -m epsilon_dpo.report.page.tracked # marks the report's rows also when DVC restored it from its cache
+	@$(BIN)/python -m epsilon_dpo.check.params_file
+	$(BIN)/dvc repro
+	@$(BIN)/python -m epsilon_dpo.report.page.tracked # marks the report's rows also when DVC restored it from its cache
 	@echo
 	@echo "Report:   out/report/report.html (open it in a browser)"
 	@echo "Compare:  make ui  (MLflow on http://127.0.0.1:5000, experiment epsilon-dpo)"
@@ -44,14 +45,14 @@ campaign: $(VENV)/.ready-dev # what takes longest and breaks least: by hand, onc
 	python -m pytest -m campaign -rP $(WORKERS)
 
 check: $(VENV)/.ready-dev
-	ruff check .
-	ruff format --check .
-	mypy
-	lint-imports --no-cache
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	.ci/lint
 
 ui: $(VENV)/.ready # without MLflow's background jobs, which score traces of language models: eight more processes, 1.4 GB
-	@python -m epsilon_dpo.report.page.tracked
+	@$(BIN)/python -m epsilon_dpo.report.page.tracked
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1
 
 vllm: # for `backend: vllm` in params.yaml: an environment of its own, because vLLM pins another torch
@@ -66,11 +67,12 @@ FREE_GB := $(if $(findstring cpu,$(TORCH))$(filter-out Linux,$(shell uname)),4,8
 GPUS := $(wildcard /dev/nvidia[0-9]*)
 needs:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed (the pins are for it), $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import platform, sys; sys.exit("On a Mac torch needs Apple silicon, and a Python for arm64." if (sys.platform, platform.machine()) == ("darwin", "x86_64") else 0)'
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: apt install python3.11-venv)."; exit 1; }
 	@if [ -n "$(GPUS)" ]; then { command -v gcc || command -v cc; } > /dev/null && $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "On a GPU Triton needs a C compiler and the headers of $(PYTHON), and one of them is not installed (Debian and Ubuntu: apt install gcc python3.11-dev)."; exit 1; }; fi
 	@command -v git > /dev/null || { echo "git is not installed, and DVC needs it: install git."; exit 1; }
 	@! LC_ALL=C git rev-parse --git-dir 2>&1 | grep -q 'safe\.directory' || { echo "$(CURDIR) belongs to another user, so git does not read it: git config --global --add safe.directory '$(CURDIR)', or make a clone of your own."; exit 1; }
-	@git rev-parse --git-dir > /dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config .dvc/config.local || { echo "$(CURDIR) is not a git repository, and DVC needs one: clone the project, or run \`git init && git add -A\` here (without git: add a line \"no_scm = true\" to .dvc/config)."; exit 1; }
+	@git rev-parse --git-dir > /dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config .dvc/config.local || { echo "$(CURDIR) is not a git repository, and DVC needs one: clone the project, or run \`git init && git add -A && git commit -m start\` here (without git: add a line \"no_scm = true\" to .dvc/config)."; exit 1; }
 	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(FREE_GB) ] || { echo "Only $$free GB of disk are free here, and $(FREE_GB) are needed$(if $(filter 8,$(FREE_GB)), (4 with the CPU build of torch: docs/howto.md))."; exit 1; }
 
 $(VENV)/bin/python:

@@ -31,8 +31,9 @@ def test_a_clone_with_all_that_is_needed_passes(tmp_path: Path) -> None:
 
 def test_a_pip_conf_with_user_true_does_not_reach_the_environment(tmp_path: Path) -> None:
     """As Manjaro's /etc/pip.conf has it; an environment refuses such an installation."""
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    command = ["make", "--no-print-directory", "--eval", 'shown: ; @echo "($$PIP_USER)"', "shown"]
+    rule = 'shown: ; @echo "($$PIP_USER)"'
+    (tmp_path / "Makefile").write_text(f"{(ROOT / 'Makefile').read_text('utf-8')}\n{rule}\n", "utf-8")
+    command = ["make", "--no-print-directory", "shown"]
     shown = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True)
     assert shown.stdout == "(0)\n"
 

@@ -33,7 +33,7 @@ def test_it_ends_with_the_stage_that_asked_it(tmp_path: Path) -> None:
     (tmp_path / "vllm.py").write_text(VLLM, "utf-8")
     request = SETTINGS | {"model": str(tmp_path), "prompts": {"a": [1]}, "seeds": {"a": 5}, "stage": "STAGE"}
     (tmp_path / "request.json").write_text(json.dumps(request), "utf-8")
-    stage = 'sed -i "s/\\"STAGE\\"/$$/" request.json; "$0" -P "$1" . & wait'
+    stage = 'sed "s/\\"STAGE\\"/$$/" request.json > r && mv r request.json; "$0" -P "$1" . & wait'
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = ["sh", "-c", stage, sys.executable, str(WORKER)]
     with subprocess.Popen(command, env=environment, cwd=tmp_path) as shell:

@@ -1,9 +1,9 @@
 """A stage does not outlive the `dvc` that started it: nobody would record what it makes.
 
 A signal to `dvc` reaches neither the shell that it starts nor the stage below it. So a thread looks every second
-whether each process from the stage up to `dvc` still has the parent that it had, on Linux as on macOS. (Linux' own
-signal at a parent's death, PR_SET_PDEATHSIG, says nothing of a shell in between, and comes also when just the thread
-of `dvc` ends that started the stage.)
+whether each process from the stage up to `dvc` still has the parent that it had; on macOS only up to a shell that stays
+in between, whose variables nobody may read. (Linux' own signal at a parent's death, PR_SET_PDEATHSIG, says nothing of a
+shell in between, and comes also when just the thread of `dvc` ends that started the stage.)
 """
 
 import os

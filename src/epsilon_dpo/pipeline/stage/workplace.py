@@ -166,7 +166,7 @@ def _lock(file: IO[str], how: int) -> None:
     try:
         fcntl.flock(file, how)
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
             raise
         raise UserError(
             f"{scratch_root()} is on a file system without file locks ({os.strerror(error.errno)}), which keep two "
