@@ -36,7 +36,7 @@ from faults import (
     tiny_project,
     torn_by_dvc,
 )
-from whole_pipeline import TRACKED, all_stages, dvc, repro
+from whole_pipeline import ROOT, TRACKED, all_stages, dvc, repro
 
 pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
@@ -168,19 +168,22 @@ def test_mlflows_store_on_a_full_disk(project: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_in_dvcs_cache(project: Path, tmp_path: Path) -> None:
-    """As docs/howto.md says: DVC believes it, until it may be written."""
+    """As docs/howto.md says: DVC believes it until its time is another, which a failing disk does not change."""
     copy, truth = copy_of(project, tmp_path / "copy"), lock(project)
     weights = copy / "out/sft/model/model.safetensors"
     good = weights.read_bytes()
     name = hashlib.md5(good).hexdigest()
     cached = copy / ".dvc/cache/files/md5" / name[:2] / name[2:]
+    before = cached.stat()
     cached.chmod(0o644)
     cached.write_bytes(flipped(good))
     cached.chmod(0o444)
+    os.utime(cached, ns=(before.st_atime_ns, before.st_mtime_ns))
     shutil.rmtree(copy / "out/sft")
     assert dvc(copy, "repro").returncode == 0
     assert weights.read_bytes() == flipped(good) and lock(copy) == truth
-    subprocess.run(["chmod", "-R", "u+w", ".dvc/cache"], cwd=copy, check=True)
+    [remedy] = re.findall(r"`(find \.dvc/cache/files .*?)`", (ROOT / "docs/howto.md").read_text("utf-8"))
+    subprocess.run(remedy, shell=True, cwd=copy, check=True)
     ends_well(copy, truth)
     assert weights.read_bytes() == good
 

@@ -6,9 +6,10 @@ With R the reward model's margin of the pair in nats, weight w and target c R,
     w = sigma(c R) / sigma(R) where R > -tau, else 1                    L = -w log sigma(beta h)
 
 c is 1 at |R| = tau, above it for closer pairs and below it for pairs further apart. Where labels are drawn with
-probability sigma(R), the expected loss of both labels is smallest at beta h = c R: close pairs get a stretched target,
-far ones a shrunk one. w is a constant of the data: at most 1.21 for c_max 2, and near 0 for a label that the reward
-model contradicts, so that in practice the method is above all a filter of these. A pair with R <= -tau counts fully.
+probability sigma(R) and |R| < tau, the expected loss of both labels is smallest at beta h = c R: close pairs get a
+stretched target. Further ones get no shrunk one: there the label against the margin counts fully (R <= -tau), and the
+loss is smallest at log sigma(c R) - log sigma(-R), nearly R. w is a constant of the data: at most 1.21 for c_max 2, and
+near 0 for a label that the reward model contradicts by less than tau; above all the method is a filter of these.
 
 Differences from the released code:
 - R comes from stage `margins`, once for all runs, in nats by a temperature fitted on held-out labels; there a reward

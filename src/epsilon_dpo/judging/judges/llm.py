@@ -3,7 +3,7 @@
 What it replied is kept (answer_cache.py), so a re-run asks nothing twice and gives the same verdicts; under a larger
 max_tokens it asks what a smaller one cut off. Identical answers tie, and swapping a and b flips the sign exactly. DVC
 watches the endpoint's address and the model's name, not which model the endpoint serves: when that changes, remove
-cache/judge and run `dvc repro -f judge`.
+cache/judge and run `dvc repro -f -s judge`.
 
 A reply without a letter is a refusal, and kept, once the judge has given a letter at all, now or in a reply that is
 kept. One that gives none in its first replies is stopped then: it is no judge, and it leaves no verdicts.
