@@ -80,7 +80,8 @@ def _add_forecast(commands: Any) -> None:
         "forecast",
         help="say what a run needs before it runs: memory per GPU, FLOPs, time and disk of each stage",
         description="Reads params.yaml and the model's config.json, no weights: a step of each training runs on fake "
-        "tensors, which take no memory. Lengths are those of out/pairs if it exists, else the largest allowed.",
+        "tensors, which take no memory. Lengths are those of out/pairs if it exists and params.yaml "
+        "alone is asked about, else the largest allowed.",
     )
     forecast.add_argument("--params", type=Path, default=PARAMS, metavar="FILE", help="such as presets/NAME.yaml")
     forecast.add_argument("--model-config", type=Path, metavar="FILE", help="config.json, if the model is not here")
@@ -197,7 +198,8 @@ def _add_publication(commands: Any) -> None:
     push = commands.add_parser(
         "push",
         help="send a run's policy with its model card to the Hub",
-        description="In one commit. Creates the repository if there is none yet, private unless --public is given.",
+        description="In one commit, in which every other file of REPO is deleted. Creates the repository if there is "
+        "none yet, private unless --public is given.",
     )
     for command, do in ((card, _card), (push, _push)):
         command.add_argument("run", metavar="RUN", help="a run of params.yaml")
@@ -280,7 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "whence",
         help="say where a file or folder comes from: stage, commit, params, data, environment, parents",
         description="Looks for the content of FILE, whatever it is called by now, in dvc.lock of the workspace and of "
-        "all commits, branches, tags and experiments. Exit code 1: it is in none of them. It changes no file.",
+        "all commits, branches, tags and experiments. Exit code 1: it is in none of them, and no manifest beside "
+        "its weights names them. It changes no file.",
     )
     whence.add_argument("file", type=Path, metavar="FILE", help="a model folder, or any file or folder of out/")
     whence.add_argument("--json", action="store_true", help="all that is known, as JSON")

@@ -236,7 +236,7 @@ def test_an_empty_answer_and_equal_models_give_log_two():
         ({**BETA_TENTH, "smoothing": "robust"}, "smoothing does nothing without label_smoothing above 0"),
         ({**BETA_TENTH, "flip_by": "annotator"}, "flip_by needs smoothing: conservative"),
         ({**NOISY, "smoothing": "forward", "flip_by": "annotator"}, "label_smoothing would not be read"),
-        ({**NOISY, "smoothing": "forward", "divergence": "forward_kl"}, "remove one of the two"),
+        ({**NOISY, "smoothing": "forward", "divergence": "forward_kl"}, "remove divergence, or smoothing with"),
         ({**BETA_TENTH, "divergence": "js"}, r"runs\.x\.divergence = 'js' is refused"),
         ({**NOISY, "label_smoothing": 0.5}, r"runs\.x\.label_smoothing = 0.5 is refused"),
         ({**NOISY, "smoothing": "rubust"}, r"runs\.x\.smoothing = 'rubust' is refused"),

@@ -49,7 +49,7 @@ class DPOConfig(MethodConfig):
         if self.smoothing is not None and self.divergence == "forward_kl":
             raise ValueError(
                 "smoothing keeps pulling at some pairs whose margin is large, where the scores of divergence: "
-                "forward_kl have no bound; remove one of the two"
+                "forward_kl have no bound; remove divergence, or smoothing with label_smoothing and flip_by"
             )
         return self
 

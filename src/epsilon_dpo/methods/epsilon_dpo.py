@@ -74,7 +74,7 @@ class EpsilonDPOConfig(MethodConfig):
         if value:
             raise ValueError(
                 "ε-DPO has no label smoothing (in the released code both of its terms carry the same sign, so that it "
-                "does nothing); remove it, or use method dpo"
+                "does nothing); remove it, or use method dpo with smoothing"
             )
         return value
 

@@ -233,12 +233,12 @@ class Outbox:
             return
         self._said.add(kind)
         waits = "what is missing waits in mlruns/pending for a stage that reaches the server"
+        end = f", and {waits}" if self._has_run() else ", which is not repeated"
         if kind is Failure.OUTAGE:
             noted = f"; this is not said again for {OUTAGE_S / 60:.0f} min" if note_outage(self.uri) else ""
-            end = f", and {waits}{noted}" if self._has_run() else f", which is not repeated{noted}"
-            say(f"no MLflow record of {name} for now ({in_short(error)}); the stage goes on{end}.")
+            say(f"no MLflow record of {name} for now ({in_short(error)}); the stage goes on{end}{noted}.")
         elif kind is Failure.LOGIN:
-            say(f"the MLflow server refuses {name} ({in_short(error)}): {LOGIN}; the stage goes on, and {waits}.")
+            say(f"the MLflow server refuses {name} ({in_short(error)}): {LOGIN}; the stage goes on{end}.")
         else:
             self.waiting.clear()
             self.opening["fingerprint"] = None  # nothing is kept

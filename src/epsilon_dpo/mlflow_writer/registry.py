@@ -28,6 +28,7 @@ from epsilon_dpo.mlflow_writer.reading import first_trained, read_only
 from epsilon_dpo.mlflow_writer.server import reach_server, wait_briefly
 from epsilon_dpo.mlflow_writer.store import LOCK_S, database_of, open_store, root
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line, redacted
+from epsilon_dpo.pipeline.stage.disk import FULL, REFUSED
 
 CHAMPION = "champion"  # the alias
 STUB = "flavors: {{}}\nmodel_id: {model}\nrun_id: {run}\nmetadata:\n  mlflow.model.isExternal: true\n"
@@ -261,6 +262,8 @@ def _in_a_sentence() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno in (*FULL, *REFUSED):
+            raise  # pipeline/stage/disk.py has the sentence
         uri = redacted(os.environ.get("MLFLOW_TRACKING_URI", ""))  # an ImportError is that of a database's driver
         raise UserError(
             f"MLflow's registry{uri and f' at {uri}'} does not answer as needed: {first_line(error)}."

@@ -263,7 +263,7 @@ def test_a_negative_mean_over_the_vocabulary_is_a_bug_and_rounding_is_none(name:
 @pytest.mark.parametrize("name", [estimator.name for estimator in ESTIMATORS])
 def test_a_diverged_policy_is_one_sentence(name: str) -> None:
     for broken in (math.nan, math.inf):
-        with pytest.raises(UserError, match=r"not finite on the .*: its training diverged; lower align\.learning_rate"):
+        with pytest.raises(UserError, match=r"not finite on the .*: its training diverged; lower its learning_rate"):
             summary(records(("a", 1.0), ("b", 2.0), **{name: [1.0, broken]}), 0.95)
 
 

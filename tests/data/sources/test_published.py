@@ -293,12 +293,12 @@ def test_a_row_without_end_is_not_read_to_its_end(
         ({"path": "/etc/passwd"}, "fetch.path = /etc/passwd is not below data/"),
         ({"path": "data/../x"}, "is not below data/"),
         ({"path": "org/name"}, "of a dataset on the Hub set its revision, a commit"),
-        ({"columns": {}}, "fetch.dataset.columns"),
+        ({"columns": {}}, "fetch.columns is refused"),
         ({"columns": {"chosen": "a", "rejected": "a"}}, "columns maps to the column 'a' twice; a column is one thing"),
         ({"columns": {"promt": "a"}}, "columns maps to 'promt', which no shape reads"),
         ({"eval_split": "test"}, "set either eval_split or eval_share"),
         ({"eval_split": "train", "eval_share": None}, "are the same rows"),
-        ({"revision": "main", "path": "org/name"}, "fetch.dataset.revision = 'main' is refused"),
+        ({"revision": "main", "path": "org/name"}, "fetch.revision = 'main' is refused"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_one_sentence(changes: Row, sentence: str) -> None:

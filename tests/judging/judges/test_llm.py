@@ -372,7 +372,7 @@ def test_a_damaged_cache_is_one_sentence() -> None:
     cache = Path("cache/judge/answers.sqlite")
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"no database" * 100)
-    with pytest.raises(UserError, match=r"answers\.sqlite cannot be used .*move it away"):
+    with pytest.raises(UserError, match=r"answers\.sqlite is damaged .*move it away"):
         judge("http://127.0.0.1:9/v1")
 
 
@@ -385,12 +385,25 @@ def test_a_cache_damaged_past_its_first_pages_is_one_sentence(server: JudgeServe
         size = opened.execute("PRAGMA page_size").fetchone()[0]
     whole = cache.read_bytes()
     cache.write_bytes(whole[:size] + b"\xff" * (len(whole) - size))
-    with pytest.raises(UserError, match=r"answers\.sqlite cannot be used .*malformed.*move it away") as refusal:
+    with pytest.raises(UserError, match=r"answers\.sqlite is damaged .*malformed.*move it away") as refusal:
         if use == "read":
             judge(server.url).compare(many)
         else:
             judge(server.url).cache.put("key", {}, {})
     assert "are kept" not in str(refusal.value)
+
+
+def test_a_cache_that_is_locked_or_may_not_be_opened_is_not_called_damaged(server: JudgeServer) -> None:
+    """Whoever moves it away pays for all of its replies again."""
+    judge(server.url).compare(QUESTIONS[:1])
+    cache = judge(server.url).cache
+    with sqlite3.connect("cache/judge/answers.sqlite") as other:
+        cache._rows.execute("PRAGMA busy_timeout = 10")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(UserError, match=r"cannot be used for now \(database is locked\).* is intact"):
+            cache.put("key", {}, {})
+        other.rollback()
+    cache.put("key", {}, {})
 
 
 def test_an_endpoint_that_counts_no_tokens_is_said_so(server: JudgeServer) -> None:

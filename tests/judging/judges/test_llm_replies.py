@@ -126,6 +126,15 @@ def test_no_sentence_holds_the_key(server: JudgeServer, monkeypatch: pytest.Monk
     assert KEY[:9] not in str(refusal.value) and "other-password" not in str(refusal.value)
 
 
+def test_a_valid_key_that_may_not_ask_this_model_is_not_called_invalid(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = {"code": "model_not_found", "message": "Project `p` does not have access to model `judge`"}
+    monkeypatch.setattr(server, "reply", lambda *_: (403, {"error": error}))
+    with pytest.raises(UserError, match=r"permits no question to 'judge' \(403: Project .*; set judge\.model to one"):
+        judge(server).compare(QUESTIONS)
+
+
 def test_no_refusal_that_is_kept_holds_the_key(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "reply", echo("400 filtered for {key}"))
     assert judge(server).compare(QUESTIONS[:1])[0].refused

@@ -155,8 +155,8 @@ def _estimate(estimator: Estimator, rows: list[Row], confidence: float) -> dict[
     name = estimator.name
     if not all(math.isfinite(row[name]) for row in rows):
         raise UserError(
-            f"The policy's log-probs are not finite on {WHOSE[estimator.answers]}: its training diverged; lower "
-            "align.learning_rate and run again."
+            f"The policy's log-probs are not finite on {WHOSE[estimator.answers]}: its training diverged; lower its "
+            "learning_rate, in its run or in block align (of all runs), and run again."
         )
     prompts = [row["prompt_id"] for row in rows]
     if len(set(prompts)) < 2:

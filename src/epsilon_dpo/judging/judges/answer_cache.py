@@ -27,13 +27,13 @@ def cache_folder() -> Path:
 
 
 class DamagedCache(UserError):
-    """SQLite cannot read the file, or not write to it."""
+    """The file is no SQLite database, or one that is damaged."""
 
 
 class AnswerCache:
     """A SQLite file with one row per reply, each written when it arrives; threads and processes may share it.
 
-    Each use of it raises DamagedCache where SQLite cannot.
+    Each use of it raises UserError where SQLite cannot, DamagedCache if it never will.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,9 +83,14 @@ class AnswerCache:
             try:
                 yield
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what SQLite adds to it
+                if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
                     raise  # pipeline/stage/disk.py has the sentence
-                raise DamagedCache(
-                    f"{self.path} cannot be used ({error}); move it away, and what it holds is asked and paid for "
-                    "again."
+                if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise DamagedCache(
+                        f"{self.path} is damaged ({error}); move it away, and all that it held is asked and paid for."
+                    ) from None
+                raise UserError(
+                    f"{self.path} cannot be used for now ({error}); end what else holds it, or let its folder be read "
+                    "and written: what it holds is intact."
                 ) from None

@@ -204,7 +204,7 @@ class LLM:
             said = f" (it says {text!r}, finish_reason {last.first.finish_reason})"
         return NoJudge(
             f"none of the {replies} replies of {self.settings['model']} at {self.endpoint.base_url} is the letter A or "
-            f"B; raise judge.max_tokens if the letter comes later in a reply, or choose another judge.model{said}."
+            f"B; raise judge.max_tokens if one such as 'Answer: A' is cut off, or choose another judge.model{said}."
         )
 
     def _readable(self, reply: Json) -> Reply:

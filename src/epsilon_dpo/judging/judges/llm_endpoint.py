@@ -72,9 +72,14 @@ class Endpoint:
         """
         try:
             return self._persisting(request)
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        except openai.AuthenticationError as error:
             what = "the key in" if os.environ.get(KEY) else "a request without"
             raise UserError(f"{self.base_url} refuses {what} {KEY} ({_said(error)}); set a valid one.") from None
+        except openai.PermissionDeniedError as error:
+            raise UserError(
+                f"{self.base_url} permits no question to {request['model']!r} ({_said(error)}); set judge.model to one "
+                f"that you may ask, or {KEY} to a key that may."
+            ) from None
         except openai.NotFoundError as error:
             raise UserError(
                 f"{self.base_url} has no model {request['model']!r}, or is no OpenAI-compatible address "
@@ -86,7 +91,10 @@ class Endpoint:
                 "raise it, or run again later."
             ) from None
         except openai.APIConnectionError as error:
-            raise UserError(f"{self.base_url} can no longer be reached ({_cause(error)}); {REMEDY}") from None
+            raise UserError(
+                f"{self.base_url} can no longer be reached ({_cause(error)}); start the server again at this address, "
+                "under which its replies are kept."
+            ) from None
         except openai.APIStatusError as error:
             if _is_too_long(error):
                 raise UserError(

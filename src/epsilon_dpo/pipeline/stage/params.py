@@ -133,7 +133,7 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
             of = ".".join(location[:-2])
             return f"{file}: {of} has the name {problem['input']!r}, which is no text in YAML; put it in quotes."
         return f"{file}: {problem['msg'].removeprefix('Value error, ')}."
-    key = ".".join(([where] if where else []) + location)
+    key = ".".join(([where] if where else []) + _keys_of(model, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(model, problem["loc"][:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1)
@@ -151,15 +151,29 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
 
 
 def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys allowed at `location` below `model`; union tags in a location are looked up by their Literal."""
-    candidates = [model]
+    """The keys allowed at `location` below `model`."""
+    return [key for candidate in _walk(model, location)[1] for key in _keys(candidate)]
+
+
+def _keys_of(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """`location` as it is written in params.yaml: pydantic puts the tag of a union into it, which is no key."""
+    return _walk(model, location)[0]
+
+
+def _walk(model: Any, location: tuple[Any, ...]) -> tuple[list[str], list[Any]]:
+    """The keys of `location` below `model`, without the tags of unions, and the models that stand there."""
+    keys, candidates = [], [model]
     for part in location:
-        found = []
-        for candidate in candidates:
-            field = next((f for n, f in getattr(candidate, "model_fields", {}).items() if part in (n, f.alias)), None)
-            found += _models_in(field.annotation) if field else []
-        candidates = found or [c for c in candidates if _is_tagged(c, part)] or candidates
-    return [key for candidate in candidates for key in _keys(candidate)]
+        fields = [
+            next((f for n, f in getattr(candidate, "model_fields", {}).items() if part in (n, f.alias)), None)
+            for candidate in candidates
+        ]
+        tagged = [] if any(fields) else [candidate for candidate in candidates if _is_tagged(candidate, part)]
+        if not tagged:
+            keys.append(str(part))
+        below = [found for field in fields if field for found in _models_in(field.annotation)]
+        candidates = below or tagged or candidates
+    return keys, candidates
 
 
 def _is_tagged(model: Any, tag: Any) -> bool:

@@ -58,7 +58,10 @@ def _require(remote: Remote, md5: str) -> None:
     Raises:
         UserError: the remote cannot be read, or does not have it.
     """
-    missing = f"{WANTED}: {md5} is not in {_name(remote)}; where the champion was promoted, `dvc push` sends it there."
+    missing = (
+        f"{WANTED}: {md5} is not in {_name(remote)}; where the champion was promoted, `dvc push --all-commits` "
+        "sends it there, if a commit's dvc.lock and DVC's cache still have it."
+    )
     try:
         if remote.fs.protocol == "local" and not Path(remote.path).is_dir():
             raise NotADirectoryError(f"{remote.path} is no folder on this machine; mount or name the right one")

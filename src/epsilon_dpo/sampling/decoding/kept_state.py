@@ -62,8 +62,8 @@ class KeptState:
         self._last = time.monotonic()
         if not self._said:
             print(
-                f"sample: {self._folder} has {free / 1e9:.1f} GB free, too little to keep a state of "
-                f"{needed / 1e9:.1f} GB; a kill loses what was sampled since the last state.",
+                f"{self._folder} has {free / 1e9:.1f} GB free, of which a quarter at most is used: too little to "
+                f"keep a state of {needed / 1e9:.1f} GB; a kill loses what was sampled since the last state.",
                 file=sys.stderr,
                 flush=True,
             )

@@ -147,6 +147,8 @@ def check_shared_prompt(model: PreTrainedModel, pair: dict[str, Any], autocast: 
     model.eval()
     try:
         one, two = (_answers_logps(model, PairCollator(0, share_prompt)([pair])) for share_prompt in (True, False))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # foreign code gets a mask that it may not expect: there is no list of what it raises
         raise UserError(f"{what} ({error}); set it to false in params.yaml.") from error
     finally:

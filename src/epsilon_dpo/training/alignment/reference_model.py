@@ -117,5 +117,6 @@ def refuse_noise(model: PreTrainedModel) -> None:
     if not torch.equal(first, second):
         raise UserError(
             f"{type(model).__name__} draws at random in training, and policy and reference would differ by that: set "
-            "the dropout in the model's config.json to 0.0, or choose another model in params.yaml: base."
+            "the dropout to 0.0 in the config.json of a local copy at base.path and run `dvc repro -f -s base && dvc "
+            "repro`, or choose another model."
         )

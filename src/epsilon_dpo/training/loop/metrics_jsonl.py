@@ -41,8 +41,8 @@ class MetricStream(TrainerCallback):
             broken = [name for name, value in row.items() if not math.isfinite(value)]
             if broken:
                 raise UserError(
-                    f"{broken[0]} became {row[broken[0]]} at step {row['step']}; lower this stage's learning_rate or "
-                    "max_grad_norm in params.yaml."
+                    f"{broken[0]} became {row[broken[0]]} at step {row['step']}; lower its learning_rate (a run's "
+                    "own, if it has one) or max_grad_norm in params.yaml."
                 )
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")

@@ -38,8 +38,8 @@ def write_result(
     broken = [name for name, value in evaluation.items() if not math.isfinite(value)]
     if broken:
         raise UserError(
-            f"{broken[0]} is {evaluation[broken[0]]} after the last step: the training diverged; lower this stage's "
-            "learning_rate or max_grad_norm in params.yaml."
+            f"{broken[0]} is {evaluation[broken[0]]} after the last step: the training diverged; lower its "
+            "learning_rate (a run's own, if it has one) or max_grad_norm in params.yaml."
         )
     rows = training_rows(trainer.state)
     last = {f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
