@@ -7,14 +7,15 @@
 # Each works in a copy of the project of its own, since no two may write one dvc.lock. Results travel by content, through
 # DVC's remote and run cache: whoever says `dvc repro --pull` later finds them there and computes nothing.
 set -eu
+stages=$(dvc stage list --name-only)
 case $1 in
 shared) targets="judge sft candidates ranking reference controls margins scorer" ;;
 report) targets="tournament figures report dvc.yaml" ;;
 *[!0-9]*) targets=$1 ;;
 *)
-  run=$(dvc stage list --name-only | sed -n 's/^align@//p' | sed -n "$(($1 + 1))p")
+  run=$(echo "$stages" | sed -n 's/^align@//p' | sed -n "$(($1 + 1))p")
   [ -n "$run" ] || { echo "params.yaml has no run number $1, counted from 0" >&2; exit 1; }
-  targets=$(dvc stage list --name-only | grep "@$run\$")
+  targets=$(echo "$stages" | grep "@$run\$")
   ;;
 esac
 # It names processes by number, and after a requeue those of another machine say nothing here; nobody else works in this copy.

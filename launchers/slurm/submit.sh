@@ -5,6 +5,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 say() { echo "$*" >&2; exit 1; }
+command -v dvc >/dev/null || say "The environment is not active: . .venv/bin/activate"
 [ -n "${MLFLOW_TRACKING_URI:-}" ] || say "The jobs report to one server: export MLFLOW_TRACKING_URI=http://HOST:PORT (docs/server.md)."
 dvc remote list | grep -q '(default)' || say "The jobs share results: dvc remote add -d store /a/shared/folder (docs/dvc.md)."
 [ -z "$(git status --porcelain -- . ':!dvc.lock')" ] || say "The jobs run a commit: commit what \`git status\` names first."

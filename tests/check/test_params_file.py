@@ -415,3 +415,22 @@ def test_a_classifier_that_is_trained_needs_texts_with_labels(classifier: str, f
         return
     with pytest.raises(UserError, match=r"judge\.classifier: tfidf is trained on texts with labels"):
         parse(ParamsFile, content)
+
+
+def test_a_margin_in_nats_is_not_fitted_to_pairs_that_nobody_compared() -> None:
+    content = read_yaml(ROOT / "presets" / "control.yaml")
+    content["margins"] = {"source": "judge", "temperature": None}
+    with pytest.raises(UserError, match=r"margins\.temperature: null would be fitted to them; state a number"):
+        parse(ParamsFile, content)
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_dataset_that_is_cut_to_less_than_the_contract_asks_is_refused(split: str) -> None:
+    """Before it is downloaded."""
+    content = read_yaml(ROOT / "presets" / "ultrafeedback-smollm2.yaml")
+    least = content["validate"][f"min_{split}_pairs"]
+    content["fetch"][f"max_{split}_pairs"] = least
+    assert parse(ParamsFile, content)
+    content["fetch"][f"max_{split}_pairs"] = least - 1
+    with pytest.raises(UserError, match=rf"fetch\.max_{split}_pairs = {least - 1} is below validate\.min_{split}_pairs"):
+        parse(ParamsFile, content)

@@ -282,7 +282,7 @@ def test_more_processes_than_rows_of_a_step_are_refused(monkeypatch):
     ("change", "sentence"),
     [
         (("distributed_type: FSDP", "distributed_type: DEEPSPEED"), "distributed_type is DEEPSPEED; it must be one of"),
-        (('mixed_precision: "no"', "mixed_precision: bf16"), "mixed_precision is bf16, and params.yaml decides that"),
+        (('mixed_precision: "no"', "mixed_precision: bf16"), "mixed_precision is bf16, which no launcher may decide"),
         (("num_processes: 4", "num_processes: 0"), "num_processes is 0"),
         (("num_machines: 1", "num_machines: 3"), "equally many on each"),
         (("fsdp_version: 2", "fsdp_version: 1"), "fsdp_config.fsdp_version is 1 and must be 2"),

@@ -131,6 +131,17 @@ class ParamsFile(
         return self
 
     @model_validator(mode="after")
+    def _the_contract_can_be_met(self) -> "ParamsFile":
+        for name in ("train_pairs", "eval_pairs"):
+            most, least = getattr(self.fetch, f"max_{name}", None), getattr(self.contract, f"min_{name}")
+            if most is not None and most < least:
+                raise ValueError(
+                    f"fetch.max_{name} = {most} is below validate.min_{name} = {least}, so that no dataset would pass; "
+                    "raise the one or lower the other"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _what_learns_preferences_has_some(self) -> "ParamsFile":
         """The pairs of labelled texts were compared by nobody (data/sources/reviews.py)."""
         if not isinstance(self.fetch, ReviewsSource):
@@ -141,6 +152,8 @@ class ParamsFile(
                 f"{said}, and judge.source: {self.judge.source} would learn from them; set it to sentiment, or to a "
                 "judge that is trained already"
             )
+        if self.margins is not None and self.margins.temperature is None:
+            raise ValueError(f"{said}, and margins.temperature: null would be fitted to them; state a number")
         if not isinstance(self.pairs, OnPolicyPairs):
             raise ValueError(f"{said} to train on; set pairs.source: on_policy, and candidates")
         return self
@@ -254,6 +267,10 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
         if "longrope" in (config.get("rope_parameters") or config.get("rope_scaling") or {}).values():
             positions = config.get("original_max_position_embeddings")  # models/policy/positions.py says why
             which = "positions before LongRoPE's change"
+    except OSError as error:
+        raise UserError(
+            f"{path}: {file} cannot be read ({error.strerror}); change its permissions, or copy the model."
+        ) from None
     except (ValueError, AttributeError):
         raise UserError(
             f"{path}: {file}, the config of base.path, is no model's config.json: it is damaged or was copied in part; "

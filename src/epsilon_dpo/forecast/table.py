@@ -107,6 +107,8 @@ def _remedy(of: Given, stage: str, room: float) -> str:
         return f"lower {what}" if room > 0 else f"no {what} changes that, take a larger GPU for this stage"
     if room > 0:
         return _smaller_batch(stage, block)
+    if block.lora is not None and block.lora.quantise is not None:
+        return "take a larger GPU, since FSDP shards no quantised weights"
     more = f"--gpus {2 * machine.processes}" if machine.shards or machine.gpus <= 1 else "--shard fsdp"
     return f"take more GPUs with FSDP ({more})" + ("" if block.lora else f", or set {stage}.lora")
 

@@ -80,7 +80,7 @@ def test_a_mixture_without_members_that_drop_rows_lists_none() -> None:
     ("members", "sentence"),
     [
         ({"a": (0.5, WORLD), "b": (0.4, OWN)}, "the shares of members sum to 0.9, not to 1"),
-        ({"a": (1.0, WORLD)}, "fetch.mixture.members"),
+        ({"a": (1.0, WORLD)}, "fetch.members is refused"),
         ({"a-b": (0.5, WORLD), "b": (0.5, OWN)}, "a-b"),
         (
             {"a": (0.5, WORLD), "b": (0.5, {**OWN, "path": "x/y"})},

@@ -121,7 +121,7 @@ def test_outliers_alone_have_no_annotator() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"annotators": []}, r"fetch\.synthetic\.annotators"),
+        ({"annotators": []}, r"fetch\.annotators"),
         ({"annotators": [{"share": 0.5, "flip": 0.1}]}, "the shares of annotators sum to 0.5, not to 1"),
         (flipping(0.5), "should be less than 0.5"),
         ({"annotators": [{"share": 1.0, "accuracy": 0.9}]}, "unknown key"),

@@ -284,7 +284,7 @@ def test_a_row_without_end_is_not_read_to_its_end(
         ({"eval_split": "val", "eval_share": None}, "has no split 'val' (fetch.eval_split)"),
         ({"train_split": "train[:x%]"}, "fetch.train_split = 'train[:x%]' is no split"),
         ({"path": "data/none"}, "data/none holds no data file; json, jsonl"),
-        ({"path": "data/mixed"}, "data/mixed holds files of several formats (csv, json); name those to read"),
+        ({"path": "data/mixed"}, "data/mixed holds files of several formats (csv, json); move the others away"),
         (
             {"columns": {"prompt": "frage"}},
             "train.jsonl has no column 'frage' (fetch.columns); it has prompt (text)",

@@ -108,6 +108,10 @@ def test_limits_keep_a_sample(tmp_path: Path) -> None:
             "has no text of rotten_tomatoes (fetch.part); its column source has: imdb",
         ),
         ("text,label,source\na b c d,1,rotten_tomatoes\n", "leaves no text of rotten_tomatoes for the part"),
+        (
+            "text,label,source\n" + "".join(f"{n},1,rotten_tomatoes\n" for n in range(60)),
+            "leaves no row of the part language_model, since all of its ",
+        ),
         ("text,label,source\n", "holds a header and no row"),
         ("", "is empty"),
     ],

@@ -188,7 +188,7 @@ def stop_without_embedding(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), {}, "holds no config.json"),
         (lambda folder: (folder / "tokenizer.json").unlink(), {}, "holds no tokenizer"),
         (only_a_pickle, {}, "holds no model.safetensors; only safetensors are read"),
-        (a_shard_short, {}, "holds no model-00002-of-00002.safetensors"),
+        (a_shard_short, {}, "holds no model-00002-of-00002.safetensors; copy the model again"),
         (cut_off, {}, "cannot be loaded"),
         (lambda folder: edit(folder / "config.json", num_hidden_layers=2), {}, "model.layers.1"),
         (lambda folder: edit(folder / "config.json", intermediate_size=64), {}, "mlp"),
@@ -362,3 +362,10 @@ def test_a_wrong_number_in_the_configuration_is_one_sentence(folder: Path, key: 
     with pytest.raises(UserError) as refused:
         load_pretrained(params(folder))
     assert "\n" not in str(refused.value)
+
+
+def test_the_sentence_names_the_block_that_is_wrong(tmp_path: Path) -> None:
+    """A reward model starts from a model of its own; changing base would train all policies anew."""
+    absent = params(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"^judge\.model\.path = .* is not a folder; .* set judge\.model\.revision"):
+        load_pretrained(absent, "judge.model")

@@ -158,7 +158,7 @@ def test_a_stage_that_computes_before_it_launches_keeps_gpus_for_the_launched(
 @pytest.mark.parametrize(
     ("gpus", "processes", "sentence"),
     [
-        (8, 1, r"sees 8 GPUs and is one process: EPSILON_DPO_LAUNCHER=launchers/ddp.yaml uses them all"),
+        (8, 1, r"sees 8 GPUs and is one process: EPSILON_DPO_LAUNCHER=launchers/ddp.yaml, with as many num_"),
         (8, 4, r"has 4 processes here and they see 8 GPUs; raise its num_processes, or let \S+ name 4\."),
         (1, 4, r"has 4 processes here and they see 1 GPUs; lower its num_processes"),
     ],

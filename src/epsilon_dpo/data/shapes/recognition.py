@@ -315,7 +315,7 @@ def _refuse_another_prompt(shape: Shape, names: Mapping[str, str], row: Row, whe
             there = names.get("dialogue", "chosen and rejected")
             remedy = (
                 f"write it into {there} if it is, or set fetch.columns to {{{mapped}}} if not"
-                if "dialogue" in names
+                if "dialogue" in names or shape.name == "transcripts"  # beside which no shape reads a prompt
                 else f"say with fetch.columns: {{prompt: {column}, {mapped}}} if it is, {{{mapped}}} if not"
             )
             raise UserError(

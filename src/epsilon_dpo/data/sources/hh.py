@@ -125,7 +125,7 @@ def _text(path: Path) -> str:
     if len(content) > LARGEST:
         raise UserError(
             f"{path} holds more than {LARGEST >> 20} MB when it is decompressed, as no file of Anthropic-HH does; "
-            "download it again."
+            "download it again, or split a file of your own."
         )
     return content
 

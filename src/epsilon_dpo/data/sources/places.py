@@ -275,8 +275,9 @@ def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> Non
                 f"{folder}`), set fetch.revision to null and "
             )
         raise UserError(
-            f"{shown} holds files of several formats ({', '.join(formats)}); {copy}name those to read with fetch.path, "
-            f"such as {folder}/{files[0].with_name('*' + files[0].suffix)}."
+            f"{shown} holds files of several formats ({', '.join(formats)}); {copy}move the others away; or name those "
+            "to read, which are one split train, with fetch.path, such as "
+            f"{folder}/{files[0].with_name('*' + files[0].suffix)}."
         )
 
 

@@ -51,6 +51,12 @@ def read_reviews(source: ReviewsSource, seed: int) -> Dataset:
     held_out = _new_prompts(held_out, {_prompt(row) for row in train}, lost)
     for rows, name in ((train, LANGUAGE_MODEL), (held_out, PROMPTS), (parts[CLASSIFIER], CLASSIFIER)):
         if not rows:
+            if parts[name]:
+                reasons = dict(Counter(row["reason"] for row in lost))
+                raise UserError(
+                    f"{source.file} leaves no row of the part {name}, since all of its {len(parts[name])} texts were "
+                    f"dropped (of all parts: {reasons}); change fetch.prompt_words."
+                )
             raise UserError(
                 f"{source.file} leaves no text of {source.part} for the part {name}, one of three; give more texts, or "
                 "change fetch.classifier_share and fetch.prompts_share."

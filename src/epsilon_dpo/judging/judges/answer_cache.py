@@ -84,7 +84,7 @@ class AnswerCache:
                 yield
             except sqlite3.Error as error:
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what SQLite adds to it
-                if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
+                if code == sqlite3.SQLITE_FULL:
                     raise  # pipeline/stage/disk.py has the sentence
                 if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                     raise DamagedCache(

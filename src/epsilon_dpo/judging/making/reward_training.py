@@ -156,7 +156,7 @@ def _start(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model written to `folder` and read again as a classifier of one label: so for every architecture."""
     if isinstance(params.model, PretrainedModel):
-        model, tokenizer = load_pretrained(params.model)
+        model, tokenizer = load_pretrained(params.model, "judge.model")
     else:
         tokenizer = train_tokenizer(texts_of(_dialogues(pairs)), params.model)
         model = build_model(params.model, tokenizer, seed)

@@ -31,19 +31,24 @@ UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
 PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
 
 
-def load_pretrained(params: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_pretrained(
+    params: PretrainedModel, where: str = "base"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in `dtype`, and its tokenizer with the chosen chat template, frozen, and `stop_token` as eos token.
 
     The tokenizer's own pad token is kept. One without is refused unless `pad_token` names one: which token of a
     vocabulary no text uses is not for this function to guess.
+
+    Args:
+        where: the block of params.yaml, which the sentences name.
 
     Raises:
         UserError: folder or files missing, Hub failures (hub/download.py), an architecture that transformers does not
             know, quantised weights, an adapter, no chat template or one with a fault (template.py), no pad token, a
             stop or pad token that is not one token, tokens without embeddings.
     """
-    folder = _folder(params)
-    tokenizer = load_tokenizer(folder, params)
+    folder = _folder(params, where)
+    tokenizer = load_tokenizer(folder, params, where)
     model = _load_weights(folder, params)
     _require_embeddings(tokenizer, int(model.config.get_text_config().vocab_size), folder)
     return model, tokenizer
@@ -145,7 +150,7 @@ def _text_part(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return text
 
 
-def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, params: PretrainedModel, where: str = "base") -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`, ready for every later stage; raises as `load_pretrained`.
 
     tokenizer.json is taken as it is: `AutoTokenizer` builds normaliser and pre-tokenizer anew by the class that the
@@ -157,55 +162,55 @@ def load_tokenizer(folder: Path, params: PretrainedModel) -> PreTrainedTokenizer
         tokenizer = loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
         raise UserError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
-    _require_one_token(tokenizer, params.stop_token, folder, f"base.stop_token = {params.stop_token!r}")
-    _set_template(tokenizer, folder, params)
+    _require_one_token(tokenizer, params.stop_token, folder, f"{where}.stop_token = {params.stop_token!r}")
+    _set_template(tokenizer, folder, params, where)
     tokenizer.eos_token = params.stop_token
     if params.pad_token is not None:
-        _require_one_token(tokenizer, params.pad_token, folder, f"base.pad_token = {params.pad_token!r}")
+        _require_one_token(tokenizer, params.pad_token, folder, f"{where}.pad_token = {params.pad_token!r}")
         tokenizer.pad_token = params.pad_token
     elif tokenizer.pad_token is None:
         unused = [token for token in sorted(tokenizer.get_vocab()) if UNUSED.search(token)]
         raise UserError(
-            f"The tokenizer in {folder} has no pad token; set base.pad_token to a token that no text uses, such as "
+            f"The tokenizer in {folder} has no pad token; set {where}.pad_token to a token that no text uses, such as "
             f"{unused[0] if unused else params.stop_token} (padding is told from text by its place, never by its id)."
         )
     if fault := next(faults(tokenizer), None):
-        raise _template_error(folder, fault, params)
+        raise _template_error(folder, fault, params, where)
     return tokenizer
 
 
-def _set_template(tokenizer: PreTrainedTokenizerBase, folder: Path, params: PretrainedModel) -> None:
+def _set_template(tokenizer: PreTrainedTokenizerBase, folder: Path, params: PretrainedModel, where: str) -> None:
     template = tokenizer.chat_template
     if params.chat_template == "gemma":
         for token in (START_OF_TURN, END_OF_TURN):
-            _require_one_token(tokenizer, token, folder, "base.chat_template = gemma")
+            _require_one_token(tokenizer, token, folder, f"{where}.chat_template = gemma")
         template = TEMPLATE
     elif isinstance(template, dict):
         template = template.get("default")
     if not template:
         raise UserError(
-            f"The tokenizer in {folder} has no chat template of its own; set base.chat_template to gemma (if its "
+            f"The tokenizer in {folder} has no chat template of its own; set {where}.chat_template to gemma (if its "
             "vocabulary has Gemma's turn tokens), put a chat_template.jinja into a local copy, or use an "
             "instruction-tuned model."
         )
     if params.bos == "prepend" and tokenizer.bos_token is None:
-        raise UserError(f"The tokenizer in {folder} has no BOS token to begin with; set base.bos to template.")
+        raise UserError(f"The tokenizer in {folder} has no BOS token to begin with; set {where}.bos to template.")
     try:
         frozen = freeze(str(template), tokenizer.eos_token, params.stop_token, params.bos == "prepend")
     except UserError as fault:
-        raise _template_error(folder, str(fault), params) from None
+        raise _template_error(folder, str(fault), params, where) from None
     tokenizer.chat_template = frozen
 
 
-def _template_error(folder: Path, fault: str, params: PretrainedModel) -> UserError:
+def _template_error(folder: Path, fault: str, params: PretrainedModel, where: str) -> UserError:
     """A sentence about a fault of template.py, with what to do."""
-    remedy = "fix chat_template.jinja in a local copy of the model and set base.path to that"
+    remedy = f"fix chat_template.jinja in a local copy of the model and set {where}.path to that"
     if "writes no BOS" in fault:
-        remedy = "set base.bos to prepend"
+        remedy = f"set {where}.bos to prepend"
     elif "BOS tokens" in fault and params.bos == "prepend":
-        remedy = "set base.bos to template"
+        remedy = f"set {where}.bos to template"
     elif "not with the stop token" in fault:
-        remedy = "set base.stop_token to the token that ends its turns"
+        remedy = f"set {where}.stop_token to the token that ends its turns"
     return UserError(f"The chat template of the tokenizer in {folder} has a fault: {fault}; {remedy}.")
 
 
@@ -217,7 +222,7 @@ def load_tokenizer_alone(params: PretrainedModel) -> PreTrainedTokenizerBase:
     return load_tokenizer(hub_folder(params.path, params.revision, patterns), params)
 
 
-def _folder(params: PretrainedModel) -> Path:
+def _folder(params: PretrainedModel, where: str) -> Path:
     """Where the files are, complete: a revision means the Hub, its absence a local folder."""
     if params.revision is not None:
         folder, place = hub_folder(params.path, params.revision, PATTERNS), f"{params.path} at {params.revision[:8]}"
@@ -225,8 +230,8 @@ def _folder(params: PretrainedModel) -> Path:
         folder, place = Path(params.path), params.path
         if not folder.is_dir():
             raise UserError(
-                f"base.path = {params.path} is not a folder; for a model on the Hub set base.revision to a commit (its "
-                "40 hexadecimal digits), for a local one the path relative to the project's root."
+                f"{where}.path = {params.path} is not a folder; for a model on the Hub set {where}.revision to a "
+                "commit (its 40 hexadecimal digits), for a local one the path relative to the project's root."
             )
     if not (folder / "config.json").is_file():
         raise UserError(f"{place} holds no config.json; it must hold a model as `save_pretrained` writes it.")
@@ -234,10 +239,12 @@ def _folder(params: PretrainedModel) -> Path:
         raise UserError(f"{place} holds no tokenizer (tokenizer.json or tokenizer.model); put it beside config.json.")
     missing = [name for name in _weight_files(folder) if not (folder / name).is_file()]
     if missing:
-        raise UserError(
-            f"{place} holds no {missing[0]}; only safetensors are read, so convert other weights with "
-            "`save_pretrained`."
-        )
+        remedy = "only safetensors are read, so convert other weights with `save_pretrained`"
+        if (folder / INDEX).is_file():
+            remedy = "copy the model again"
+        elif params.revision is not None:
+            remedy += ", or download it anew if the Hub's cache holds a part of it"
+        raise UserError(f"{place} holds no {missing[0]}; {remedy}.")
     return folder
 
 

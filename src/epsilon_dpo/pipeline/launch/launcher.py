@@ -65,7 +65,7 @@ def launcher() -> Launcher | None:
     for key, allowed in OFF.items():
         if config.get(key, allowed[0]) not in allowed:
             raise UserError(
-                f"{file}: {key} is {config[key]}, and params.yaml decides that; remove it from the launcher."
+                f"{file}: {key} is {config[key]}, which no launcher may decide here; remove it from the file."
             )
     if not _is_count(processes) or not _is_count(machines) or processes % machines or (kind == "NO" and processes > 1):
         raise UserError(

@@ -53,6 +53,9 @@ def _sentence(error: BaseException) -> str | None:
             why = "the quota is used up" if number == errno.EDQUOT else f"{_free(fullest) / 1e6:,.1f} MB are free"
             return f"the disk of {fullest} takes no more ({why}); make room {AFTER}."
         if number in REFUSED or any(known in text for known in REFUSED_TEXTS):
+            name = getattr(one, "filename", None)
+            if number and isinstance(name, str) and os.path.exists(name) and not os.access(name, os.R_OK):
+                return f"{name} cannot be read ({os.strerror(number)}); change its permissions {AFTER}."
             of_file = _folder_of(one)
             candidates = _ours() if of_file is None else [of_file]
             for folder in candidates:
@@ -78,7 +81,7 @@ def _folder_of(error: BaseException) -> Path | None:
     if not isinstance(name, str | bytes | os.PathLike):
         return None
     path = Path(os.fsdecode(name)).absolute()
-    folder = next(parent for parent in path.parents if parent.is_dir())
+    folder = next(parent for parent in path.parents if os.path.isdir(parent))  # also where one above may not be entered
     with suppress(ValueError):
         return folder.relative_to(Path.cwd())
     return folder

@@ -174,8 +174,9 @@ def _refuse_several_processes() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
         raise UserError(
-            f"this is one of {processes} processes and a stage runs as one; start it with `dvc repro`, and use several "
-            "GPUs by running stages side by side: CUDA_VISIBLE_DEVICES=0 dvc --wait-for-lock repro -s align@RUN."
+            f"this is one of {processes} processes and a stage runs as one; start it with `dvc repro` (and without "
+            "WORLD_SIZE in the environment), and use several GPUs by running stages side by side: "
+            "CUDA_VISIBLE_DEVICES=0 dvc --wait-for-lock repro -s align@RUN."
         )
 
 

@@ -140,7 +140,8 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
         return f"{file}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
-        where_to_look = "docs/howto.md has the complete block" if ".lora." in key else "presets/ holds complete files"
+        in_howto = ".lora." in key or problem["loc"][:2] == ("judge", "llm")
+        where_to_look = "docs/howto.md has the complete block" if in_howto else "presets/ holds complete files"
         return f"{file}: key '{key}' is missing; add it ({where_to_look})."
     reason = problem["msg"].removeprefix("Value error, ")
     if not key:  # two blocks do not go together: the reason names them, and the value is the entire file

@@ -27,6 +27,6 @@ def require_pins(entry: dict[str, Any]) -> None:
         if found.partition("+")[0] != pinned:
             raise UserError(
                 f"{package} is {found if found == 'not installed' else f'{found} here'}, and pins.yaml says {pinned}, "
-                "on which this stage's result depends; `make repro` installs the pins; to upgrade follow "
-                'docs/howto.md, "Upgrading a package".'
+                "on which this stage's result depends; `rm -f .venv/.ready && make repro` installs the pins; to "
+                'upgrade follow docs/howto.md, "Upgrading a package".'
             )

@@ -40,9 +40,9 @@ def set_up(seed: int, threads: int) -> None:
     gpus = torch.cuda.device_count()
     if gpus > processes == 1:
         raise UserError(
-            f"this stage sees {gpus} GPUs and is one process: {LAUNCHER}=launchers/ddp.yaml uses "
-            "them all; or let CUDA_VISIBLE_DEVICES name one, and run stages side by side on the others: "
-            "dvc --wait-for-lock repro -s align@RUN."
+            f"this stage sees {gpus} GPUs and is one process: {LAUNCHER}=launchers/ddp.yaml, "
+            "with as many num_processes in it, uses them all; or let CUDA_VISIBLE_DEVICES name one, and run stages side "
+            "by side on the others: dvc --wait-for-lock repro -s align@RUN."
         )
     if gpus not in (0, processes):
         verb = "lower" if gpus < processes else "raise"
@@ -75,7 +75,7 @@ def _refuse_unusable_gpu(gpus: int) -> None:
         raise UserError(
             f"{gpus} GPUs are here, and this torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use them, "
             "which most often needs a newer driver (nvidia-smi names the CUDA that it has); update it, or install a "
-            "torch for it (TORCH= of make); CUDA_VISIBLE_DEVICES=-1 lets the processor compute."
+            "torch for it (rm -rf .venv, and make with TORCH=); CUDA_VISIBLE_DEVICES=-1 lets the processor compute."
         )
     major, minor = torch.cuda.get_device_capability()
     known = re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list()))  # none in ROCm's list
