@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from epsilon_dpo.check.params_file import ParamsFile, load_file
+from epsilon_dpo.check.params_file import ParamsFile, cautions, load_file
 from epsilon_dpo.data.sources.params import FetchView
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage import params as strict
@@ -218,7 +218,7 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
         ("beta: 0.3", "beta: 0.3, snapshot_epochs: 1.0e-12", "runs.dpo.snapshot_epochs"),
         ("micro_batch_size: 32", "micro_batch_size: 99999999999999999999", "judge"),
         ("train_pairs: 3000", "train_pairs: 1000000000000", "fetch.train_pairs"),
-        ("temperature: 1.0\n  logits", "temperature: 1.0e-12\n  logits", "sample.temperature"),
+        ("temperature: 1.0 # at", "temperature: 1.0e-12 # at", "sample.temperature"),
         ("threads: 1 ", "threads: 100000 ", "threads"),
         ("confidence: 0.95", "confidence: 0.9999999999999999", "confidence"),
         ("vocab_size: 768", "vocab_size: 1000000000", "base.vocab_size"),
@@ -432,5 +432,15 @@ def test_a_dataset_that_is_cut_to_less_than_the_contract_asks_is_refused(split: 
     content["fetch"][f"max_{split}_pairs"] = least
     assert parse(ParamsFile, content)
     content["fetch"][f"max_{split}_pairs"] = least - 1
-    with pytest.raises(UserError, match=rf"fetch\.max_{split}_pairs = {least - 1} is below validate\.min_{split}_pairs"):
+    with pytest.raises(UserError, match=rf"fetch\.max_{split}_pairs = {least - 1} is below validate\.min_{split}"):
         parse(ParamsFile, content)
+
+
+def test_the_tiny_models_learning_rates_are_doubted_for_a_pretrained_one() -> None:
+    """Who replaces block `base` alone would compare runs from a ruined reference; no preset is doubted."""
+    default, smollm2 = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/ultrafeedback-smollm2.yaml"))
+    mixed = default | {"base": smollm2["base"]}
+    doubted = [said.split(" ")[0] for said in cautions(parse(ParamsFile, mixed))]
+    assert doubted == ["sft.learning_rate", "align.learning_rate"]
+    for file in (ROOT / "params.yaml", *(ROOT / "presets").glob("*.yaml")):
+        assert not cautions(parse(ParamsFile, read_yaml(file))), file.name

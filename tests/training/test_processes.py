@@ -211,7 +211,7 @@ def test_whoever_is_killed_the_stage_ends_at_once_and_goes_on_to_the_same_bytes(
     run, tmp_path, monkeypatch, two, victims
 ):
     """And in one process to the same but for rounding."""
-    run("unused", DPO, count=PAIRS, max_steps=1)  # makes sft and pairs
+    run("unused", DPO, count=PAIRS, max_steps=1, warmup_ratio=0.0)  # makes sft and pairs
     whole, root = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, root):
         folder.mkdir()

@@ -36,6 +36,9 @@ from epsilon_dpo.training.alignment.params import AlignView
 from epsilon_dpo.training.loop.params import CheckpointsView
 from epsilon_dpo.training.sft.params import SFTView
 
+# Learning rates of full fine-tuning in the papers' presets, and how many times as high one is doubtful.
+USUAL_SFT, USUAL_ALIGN, HIGH = 2e-5, 1e-6, 25
+
 
 class ParamsFile(
     ReportBlock,
@@ -279,6 +282,18 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
     if isinstance(positions, int) and (fault := params.longer_than(positions)):
         remedy = "lower it, or take a model with more positions"
         raise UserError(f"{path}: {fault.format(name=f'the {which} of {params.base.path}', remedy=remedy)}.")
+
+
+def cautions(params: ParamsFile) -> list[str]:
+    """What is allowed and hardly meant: the tiny default model's learning rates for all weights of a large one."""
+    if not isinstance(params.base, PretrainedModel):
+        return []
+    blocks = (("sft", params.sft, USUAL_SFT), ("align", params.align, USUAL_ALIGN))
+    return [
+        f"{name}.learning_rate = {block.learning_rate:g} is high for all weights of a pretrained model (usual: {usual:g})"
+        for name, block, usual in blocks
+        if block is not None and block.lora is None and block.learning_rate > HIGH * usual
+    ]
 
 
 def _training(config: MethodConfig, params: ParamsFile) -> str:

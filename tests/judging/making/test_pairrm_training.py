@@ -16,6 +16,7 @@ from epsilon_dpo.judging.making.pairrm_training import train
 from epsilon_dpo.judging.making.params import TrainedJudge
 from epsilon_dpo.judging.making.sources import build
 from epsilon_dpo.judging.making.training_examples import draw_examples
+from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 PARAMS = TrainedJudge(
@@ -70,6 +71,18 @@ def test_learns_what_makes_an_answer_better_in_both_places(tmp_path: Path) -> No
     assert rows[0]["loss"] == pytest.approx(0.693, abs=0.1) and sum(row["loss"] for row in rows[-5:]) / 5 < 0.4
 
 
+@pytest.mark.parametrize(
+    ("max_steps", "origin"),
+    [(None, "trained on 64 pairs"), (2, "trained for 2 steps of 16 pairs, from 64 pairs")],
+)
+def test_its_origin_says_how_many_pairs_it_may_have_seen(tmp_path: Path, max_steps: int | None, origin: str) -> None:
+    (tmp_path / "out").mkdir()
+    params = PARAMS.model_copy(update={"max_steps": max_steps})
+    asked, scratch = questions(pairs(64, 0)), tmp_path / "scratch"
+    build(params, asked, 3, tmp_path / "out", scratch, lambda *_: None, save_steps=1000)
+    assert read_json(tmp_path / "out/judge.json")["origin"] == origin
+
+
 def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
     """However often each saves."""
     train_into(tmp_path / "uninterrupted", tmp_path / "scratch_of_uninterrupted")
@@ -83,7 +96,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
     """-log sigmoid(f(better, worse)) of one step with no change: a learning rate of almost nothing, no dropout."""
-    params = PARAMS.model_copy(update={"max_steps": 1, "learning_rate": 1e-12, "dropout": 0.0})
+    params = PARAMS.model_copy(update={"max_steps": 1, "warmup_ratio": 0.0, "learning_rate": 1e-12, "dropout": 0.0})
     params = params.model_copy(update={"batch_size": 64, "micro_batch_size": 64, "initializer_range": 0.3})
     rows: list[dict[str, float]] = []
     asked = questions(pairs(64, 0))

@@ -48,7 +48,14 @@ def test_pairs_of_every_shape_are_trained_on(run, tmp_path: Path, monkeypatch: p
     build_model(params, tokenizer, 1).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     out = run(
-        "shapes", DPO, pairs=pairs, model=folder, max_steps=1, batch_size=len(pairs), micro_batch_size=len(pairs) // 2
+        "shapes",
+        DPO,
+        pairs=pairs,
+        model=folder,
+        max_steps=1,
+        warmup_ratio=0.0,
+        batch_size=len(pairs),
+        micro_batch_size=len(pairs) // 2,
     )
     (step,) = read_jsonl(out / "metrics.jsonl")
     assert step["loss"] == pytest.approx(0.6931, abs=1e-3) and step["grad_norm"] > 0.0

@@ -91,7 +91,7 @@ def test_labels_are_the_answer_with_its_stop_token(base):
 
 def test_the_loss_is_that_of_the_models_own_logits(run, base, tmp_path):
     """The first row, before any step: mean over the answers' tokens of a batch of all ten rows."""
-    out = run("plain", max_steps=1, batch_size=10, micro_batch_size=10)
+    out = run("plain", max_steps=1, warmup_ratio=0.0, batch_size=10, micro_batch_size=10)
     model = AutoModelForCausalLM.from_pretrained(base / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
     losses = []
@@ -139,6 +139,12 @@ def test_more_tokens_than_positions_are_refused_before_a_step(run, base, tmp_pat
     assert not (tmp_path / "short" / "model").exists()
 
 
+def test_a_training_whose_only_step_is_its_warm_up_is_refused(run):
+    """Its learning rate is 0, and the policy would be the model that it began as."""
+    with pytest.raises(UserError, match="has one optimizer step, and its warm-up gives the first a learning rate of 0"):
+        run("one", max_steps=1, warmup_ratio=0.1)
+
+
 def test_a_mixture_of_experts_is_trained_on_its_tokens_and_answers(run, base):
     """A router's loss of balance depended on how a step is cut, and the flag that asks for it made decoding fail."""
     mixture = MixtralConfig(
@@ -150,7 +156,7 @@ def test_a_mixture_of_experts_is_trained_on_its_tokens_and_answers(run, base):
     MixtralForCausalLM(mixture).save_pretrained(base / "model")
     losses = []
     for size in (8, 1):
-        folder = run(f"in {size}", batch_size=8, micro_batch_size=size, max_steps=1)
+        folder = run(f"in {size}", batch_size=8, micro_batch_size=size, max_steps=1, warmup_ratio=0.0)
         losses.append(read_jsonl(folder / "metrics.jsonl")[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     model = load_policy(folder / "model")

@@ -41,8 +41,8 @@ def set_up(seed: int, threads: int) -> None:
     if gpus > processes == 1:
         raise UserError(
             f"this stage sees {gpus} GPUs and is one process: {LAUNCHER}=launchers/ddp.yaml, "
-            "with as many num_processes in it, uses them all; or let CUDA_VISIBLE_DEVICES name one, and run stages side "
-            "by side on the others: dvc --wait-for-lock repro -s align@RUN."
+            "with as many num_processes in it, uses them all; or let CUDA_VISIBLE_DEVICES name one, and run stages "
+            "side by side on the others: dvc --wait-for-lock repro -s align@RUN."
         )
     if gpus not in (0, processes):
         verb = "lower" if gpus < processes else "raise"
