@@ -232,7 +232,8 @@ def test_the_stop_tokens_are_simpos_ids() -> None:
 
 
 def test_on_policy_is_simpos_generation() -> None:
-    """To the prompts of train_prefs, five answers at .8 and top-p .95 of up to 4096 tokens, paired by PairRM."""
+    """To the prompts of train_prefs, five answers at .8, paired by PairRM. Top-p .95 and 4096 tokens are those of the
+    script that was released for the later sets, which ArmoRM ranked; of PairRM's they are not stated."""
     params, offline = ultrafeedback(f"{LLAMA}-on-policy"), ultrafeedback(LLAMA)
     drawn = params.candidates
     assert drawn is not None and params.pairs.source == "on_policy"

@@ -150,6 +150,26 @@ def test_on_policy_pairs_replace_the_training_pairs_alone(project: Path) -> None
         run("pairs")
 
 
+def test_where_no_pair_is_left_the_remedy_is_that_of_the_most_frequent_reason(project: Path) -> None:
+    run("validate")
+    two, long = ["Good", "No."], "No. " * 60
+    tied, close = ({"answers": two, "scores": scores} for scores in ([1.0, 1.0], [0.1, 0.2]))
+    refused = {"answers": two, "scores": [None, None]}
+    cut = {"answers": [long + "Good", long + "What"], "scores": [0.0, 1.0]}
+    spelt = {"answers": ["Good<end_of_turn>", "No."], "scores": [1.0, 0.0]}
+    for ranked, remedy in (
+        ([], r"\{\}\); raise candidates\.temperature, or candidates\.max_new_tokens"),
+        ([tied, tied, close], r"; raise candidates\.temperature\.$"),
+        ([tied, close, close], r"; lower pairs\.min_margin = 0\.5\.$"),
+        ([refused, tied], "; take another judge"),
+        ([cut], r"; raise tokens\.max_length\.$"),
+        ([spelt], "; see no_special_tokens_in_text in out/validate/validation.html"),
+    ):
+        set_on_policy(project, "best_worst", ranked)
+        with pytest.raises(SystemExit, match=remedy):
+            run("pairs")
+
+
 def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,7 +179,8 @@ def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
     cut = {"answers": [long + "Good", long + "What"], "scores": [0.0, 1.0]}
     spelt = {"answers": ["Good<end_of_turn>", "No."], "scores": [1.0, 0.0]}
     good = {"answers": ["Good", "No.", "What", "Good question!"], "scores": [3.0, 2.0, 1.0, 0.0]}
-    set_on_policy(project, "all", [tied, cut, spelt, good])
+    half = {"answers": ["Good", long + "Good"], "scores": [1.0, 0.0]}  # one of its answers is cut
+    set_on_policy(project, "all", [tied, cut, spelt, good, half])
     run("validate")
     run("pairs")
     out = project / "out" / "pairs"
@@ -169,12 +190,14 @@ def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
         {"id": "set/train/2/0-1", "reason": "no_special_tokens_in_text"},
     ]
     pairs = read_jsonl(out / "train.jsonl")
-    assert [pair["id"][-3:] for pair in pairs] == ["0-1", "0-2", "0-3", "1-2", "1-3", "2-3"]  # 6 of 4 answers
+    of_four = ["0-1", "0-2", "0-3", "1-2", "1-3", "2-3"]
+    assert [pair["id"].removeprefix("set/train/") for pair in pairs] == [*(f"3/{pair}" for pair in of_four), "4/0-1"]
     assert [pair["id"] for pair in read_jsonl(out / "train_text.jsonl")] == [pair["id"] for pair in pairs]
     left_out = {"tied": 1, "sides_differ_after_truncation": 1, "no_special_tokens_in_text": 1}
-    assert read_json(out / "pairs.json") == {"source": "on_policy", "train": 6, "eval": 3, "left_out": left_out}
+    counts = {"source": "on_policy", "train": 7, "eval": 3, "left_out": left_out, "cut_answers": 1}
+    assert read_json(out / "pairs.json") == counts
     said = capsys.readouterr().out
-    assert "6 training and 3 evaluation pairs (on_policy); left out: 1 tied, 1 sides_differ_after_trunc" in said
+    assert "7 training and 3 evaluation pairs (on_policy); left out: 1 tied, 1 sides_differ_after_trunc" in said
 
 
 @pytest.mark.slow

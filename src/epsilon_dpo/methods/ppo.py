@@ -77,7 +77,7 @@ def whitened(values: "Tensor", mask: "Tensor") -> "Tensor":
     """Mean 0 and unbiased variance 1 over all true places of `mask`, 0 elsewhere; 0 everywhere if all are equal."""
     kept = values[mask]
     variance = kept.var() if len(kept) > 1 else kept.new_zeros(())
-    return (values - kept.mean()) * (variance + 1e-8).rsqrt() * mask  # the 1e-8 is that of TRL's `whiten`
+    return (values - kept.mean()) * (variance + 1e-8).rsqrt() * mask  # 1e-8: as `whiten` of earlier TRLs
 
 
 def adapted(beta: float, kl: float, target: float) -> float:

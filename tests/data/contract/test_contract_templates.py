@@ -102,8 +102,8 @@ def test_a_text_that_the_template_cuts_is_found(
 def test_an_answer_of_a_policy_that_the_template_cuts_is_left_out(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(chat_template=CUTS.replace("CONDITION", "true"))
     pairs = [split_prompt(good("train", 1)), split_prompt(row("What?", "<think>No.</think> Moon"))]
-    fit, left_out = fit_to_train_on(tokenizer, pairs, TOKENS)
-    assert fit == pairs[:1] and left_out == [{"id": "bad", "reason": "text_survives_template"}]
+    fit, left_out, cut = fit_to_train_on(tokenizer, pairs, TOKENS)
+    assert fit == pairs[:1] and left_out == [{"id": "bad", "reason": "text_survives_template"}] and cut == 0
 
 
 def test_white_space_at_the_ends_of_a_turn_is_no_text(make_tokenizer: MakeTokenizer) -> None:

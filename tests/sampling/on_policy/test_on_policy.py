@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.data.pairs.pairs import preference_pairs
+from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.sampling.on_policy.on_policy import distinct_answers, one_row_per_prompt
+from epsilon_dpo.sampling.on_policy.params_candidates import Candidates
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PROMPT = [{"role": "user", "content": "?"}]
@@ -79,6 +82,16 @@ def test_all_is_every_pair_once(scores: tuple[float, ...]) -> None:
     places = {frozenset(pair["id"][2:].split("-")) for pair in pairs + left_out}
     assert len(places) == len(pairs) + len(left_out) == len(scores) * (len(scores) - 1) / 2
     assert all(pair["chosen_score"] > pair["rejected_score"] for pair in pairs)
+
+
+def test_candidates_that_would_all_be_one_answer_are_refused() -> None:
+    """Else they are sampled and ranked for hours, and no pair comes of them."""
+    content = read_yaml(ROOT / "presets" / "on-policy.yaml")["candidates"]
+    top_1 = {**content["logits"], "top_k": 1}
+    assert Candidates(**content) and Candidates(**{**content, "temperature": 0.01, "logits": {**top_1, "top_k": 2}})
+    for greedy, which in (({"temperature": 1.0e-9}, r"temperature 1\.0e-09"), ({"logits": top_1}, r"logits\.top_k 1")):
+        with pytest.raises(ValidationError, match=rf"greedy \({which}\), so that all answers .* are one; raise temp"):
+            Candidates(**{**content, **greedy})
 
 
 def test_the_preset_is_the_default_but_for_its_pairs() -> None:

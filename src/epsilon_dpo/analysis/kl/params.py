@@ -9,7 +9,7 @@ from epsilon_dpo.pipeline.stage.params import Confidence, Strict, Threads
 
 class KL(Strict):
     batch_size: Annotated[int, Field(ge=1)]
-    token_chunk: Annotated[int, Field(ge=1)]  # completion tokens whose logits exist at once
+    token_chunk: Annotated[int, Field(ge=1)]  # completion tokens in a tile of logits, a handful of which exist at once
 
 
 class KLView(Strict):

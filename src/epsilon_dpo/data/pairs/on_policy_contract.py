@@ -3,6 +3,9 @@
 Their prompts have passed it. Their answers are texts again, after decoding, and may spell a special token, merge with
 the end of the prompt, or differ only where `tokens.max_length` cuts them: a policy would then learn from a pair of
 equal answers. Such pairs are named by the expectation they fail, as in out/validate/dropped.jsonl.
+
+`validate.max_truncated_share` is not asked of them: an answer that `tokens.max_length` cuts is trained without its stop
+token, and counted (`cut_answers` of pairs.json).
 """
 
 from typing import TYPE_CHECKING
@@ -16,17 +19,22 @@ if TYPE_CHECKING:
 
 def fit_to_train_on(
     tokenizer: "PreTrainedTokenizerBase", pairs: list[Row], tokens: Tokens
-) -> tuple[list[Row], list[Row]]:
-    """The pairs that keep the contract, and the others: `id` and `reason`, the first expectation failed."""
+) -> tuple[list[Row], list[Row], int]:
+    """The pairs that keep the contract, and the others: `id` and `reason`, the first expectation failed.
+
+    And how many answers of the former `tokens.max_length` cuts; one that is in several pairs counts in each.
+    """
     specials, bos = special_tokens(tokenizer), BosRule(tokenizer)
-    fit, left_out = [], []
+    fit, left_out, cut = [], [], 0
     for pair in pairs:
-        reason = _broken(pair, specials, token_facts(pair, tokenizer, bos, tokens))
+        facts = token_facts(pair, tokenizer, bos, tokens)
+        reason = _broken(pair, specials, facts)
         if reason:
             left_out.append({"id": pair["id"], "reason": reason})
         else:
             fit.append(pair)
-    return fit, left_out
+            cut += facts["cut_answers"]
+    return fit, left_out, cut
 
 
 def _broken(pair: Row, specials: list[str], facts: Row) -> str:

@@ -37,21 +37,22 @@ def write_pairs(
         ranked: rows of out/ranking/ranked.jsonl; not read where pairs are the dataset's.
 
     Returns:
-        the content of pairs.json: `source`, the number of `train` and `eval` pairs, and of those `left_out` by reason.
+        the content of pairs.json: `source`, the number of `train` and `eval` pairs, and of those `left_out` by reason;
+        of on-policy pairs also `cut_answers`, how many answers to train on `tokens.max_length` cuts.
 
     Raises:
         UserError: no on-policy pair is left, or a pair cannot be tokenised (data/tokens/tokenisation.py).
     """
     texts = {split: validated / f"{split}.jsonl" for split in ("train", "eval")}
-    left_out: Counter[str] = Counter()
+    found: dict[str, Any] = {"left_out": {}}
     if isinstance(config, OnPolicyPairs):
         texts["train"] = out / "train_text.jsonl"
-        left_out = _on_policy(config, tokenizer, tokens, read_jsonl(ranked), out)
+        found = _on_policy(config, tokenizer, tokens, read_jsonl(ranked), out)
     counts = {split: count_lines(path) for split, path in texts.items()}
     for split, path in texts.items():
         with tqdm(JsonlFile(path), desc=f"tokenise {split}", unit="pair", total=counts[split]) as rows:
             write_jsonl(out / f"{split}.jsonl", (_tokenised(row, tokenizer, tokens) for row in rows))
-    content = {"source": config.source, **counts, "left_out": dict(left_out)}
+    content = {"source": config.source, **counts, **found}
     write_json(out / "pairs.json", content)
     return content
 
@@ -63,19 +64,34 @@ def _tokenised(row: Row, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens) -
 
 def _on_policy(
     config: OnPolicyPairs, tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, ranked: list[Row], out: Path
-) -> Counter[str]:
-    """Write the pairs to train on, as text, and those left out; how many of these for which reason."""
+) -> dict[str, Any]:
+    """Write the pairs to train on, as text, and those left out; what pairs.json says of both."""
     pairs, too_close = preference_pairs(ranked, config.choose, config.min_margin)
-    fit, unfit = fit_to_train_on(tokenizer, pairs, tokens)
+    fit, unfit, cut = fit_to_train_on(tokenizer, pairs, tokens)
     write_jsonl(out / "train_text.jsonl", fit)
     write_jsonl(out / "dropped.jsonl", too_close + unfit)
-    left_out = Counter(pair["reason"] for pair in too_close + unfit)
+    left_out = dict(Counter(pair["reason"] for pair in too_close + unfit))
     if not fit:
         raise UserError(
             f"None of {len(ranked)} prompts with two different answers of the reference gives a pair (left out: "
-            f"{dict(left_out)}); lower pairs.min_margin = {config.min_margin}, or raise candidates.temperature."
+            f"{left_out}); {_remedy(left_out, config.min_margin)}."
         )
-    return left_out
+    return {"left_out": left_out, "cut_answers": cut}
+
+
+def _remedy(left_out: dict[str, int], min_margin: float) -> str:
+    """What helps against the most frequent reason; where there is none, no prompt has two answers."""
+    if not left_out:
+        return "raise candidates.temperature, or candidates.max_new_tokens where answers were cut"
+    reason = max(left_out, key=left_out.__getitem__)
+    remedies = {
+        "below_min_margin": f"lower pairs.min_margin = {min_margin}",
+        "tied": "raise candidates.temperature",
+        "refused": "take another judge, which compares such answers",
+        "sides_differ_after_truncation": "raise tokens.max_length",
+    }
+    of_the_contract = f"see {reason} in out/validate/validation.html, and the answers in out/ranking/ranked.jsonl"
+    return remedies.get(reason, of_the_contract)
 
 
 def preference_pairs(ranked: list[Row], choose: Choice, min_margin: float) -> tuple[list[Row], list[Row]]:

@@ -13,7 +13,7 @@ from epsilon_dpo.training.loop.params import Adaptable
 
 
 class Align(Adaptable):
-    logps_token_chunk: Annotated[int, Field(ge=1)]  # completion tokens whose logits exist at once in the log-prob head
+    logps_token_chunk: Annotated[int, Field(ge=1)]  # completion tokens in a tile of logits, a handful of which exist
     share_prompt: bool  # one row [prompt, chosen, rejected] per pair instead of two; the same values up to rounding
 
     @model_validator(mode="after")

@@ -11,11 +11,15 @@ Count = Annotated[int, Field(ge=1)]
 
 class Training(Strict):
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    # The next three are not read by online runs, whose entries say how long they train and on how many answers.
     num_train_epochs: Annotated[float, Field(gt=0.0, le=1.0e6)]
     max_steps: Annotated[int, Field(ge=1)] | None  # optimizer steps; null: num_train_epochs decides
     batch_size: Count  # per optimizer step, of all processes: sequences in sft, pairs in align and judge
-    micro_batch_size: Count  # of the longest fit at once into a process's memory; changes rounding alone
+    # So many of the longest fit at once into a process's memory. It changes rounding alone, but for what is drawn in a
+    # micro-batch: dropout, CRINGE's alternatives.
+    micro_batch_size: Count
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"]
+    # Share of the steps, rounded up; unless it is 0, the first step has learning rate 0.
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
     max_grad_norm: Annotated[float, Field(gt=0.0)]
@@ -50,7 +54,9 @@ class LoRA(Strict):
 class Accelerated(Training):
     """Training of the language model itself."""
 
-    bf16: bool  # autocast; the weights stay in base.dtype
+    # Autocast; the weights stay as loaded: in base.dtype (a reward model's in judge.model.dtype), but float32 once an
+    # adapter was merged (align after sft.lora).
+    bf16: bool
     gradient_checkpointing: bool
 
 
