@@ -107,6 +107,28 @@ def test_answers_stand_with_their_verdicts(tmp_path: Path) -> None:
     assert table("dpo", "of the day before, whose report had waited", tmp_path) is None
 
 
+def test_a_refusal_is_no_tie(tmp_path: Path) -> None:
+    """Its record holds a half, as that of a tie."""
+    write(tmp_path / "sample/dpo/samples.jsonl", {"id": "1", "prompt": [{"content": "Why?"}], "response": "So."})
+    record = {"id": "1", "answer": "run", "win": 0.5, "true_win": 1.0}
+    write(
+        tmp_path / "score/dpo/records.jsonl",
+        {**record, "opponent": "chosen", "refused": False},
+        {**record, "opponent": "sft", "refused": True},
+    )
+    for name in ("sample", "score"):
+        (tmp_path / name / "dpo/metrics.json").write_text('{"policy_sha256": "of_dpo"}')
+    made = table("dpo", "of_dpo", tmp_path)
+    assert made is not None
+    (row,) = made["data"]
+    assert row[1:] == [
+        "So.\n\n[judge: tied against chosen, not judged (refused) against SFT; truth: won]",
+        "tied",
+        "not judged (refused)",
+        "won",
+    ]
+
+
 def test_a_note_says_what_a_row_is_and_where_its_weights_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     said = note("align@dpo", {"runs.dpo": {"method": "dpo", "beta": 0.1}})

@@ -9,7 +9,7 @@ import pytest
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.replicates import mark_replicate, write_summary
 from epsilon_dpo.mlflow_writer.store import Store, open_store
-from epsilon_dpo.mlflow_writer.view import COLUMNS, SHARED_VIEW, VIEW, experiment_tags
+from epsilon_dpo.mlflow_writer.view import COLUMNS, POLICIES, SEEDS, SHARED_VIEW, VIEW, experiment_tags
 
 
 @pytest.fixture
@@ -28,6 +28,18 @@ def test_no_rate_orders_the_rows_and_none_stands_without_its_interval() -> None:
     for rate in rates:
         at = COLUMNS.index(rate)
         assert COLUMNS[at + 1 : at + 3] == (rate[:-1] + "_low`", rate[:-1] + "_high`")
+
+
+def test_where_seeds_are_averaged_no_interval_is_shown() -> None:
+    """The mean of several intervals' ends is the end of none; a single policy's are shown."""
+    drawn = {}
+    for view in (POLICIES, SEEDS):
+        state = json.loads(json.loads(experiment_tags()[SHARED_VIEW + view])["state"])
+        assert state["columnOrder"] == state["selectedColumns"] == [*state["columnWidths"]]
+        drawn[view] = [*state["selectedColumns"], *(card.get("metricKey", "") for card in state["compareRunCharts"])]
+    ends = {view: sum("_low" in name or "_high" in name for name in shown) for view, shown in drawn.items()}
+    assert ends == {POLICIES: 8, SEEDS: 0}
+    assert {"metrics.`true_win_rate/sft`", "true_win_rate/sft", "win_rate/sft"} <= {*drawn[SEEDS]}
 
 
 def test_an_older_stores_view_is_renewed_and_its_note_kept(store: Store) -> None:

@@ -290,7 +290,7 @@ def cautions(params: ParamsFile) -> list[str]:
         return []
     blocks = (("sft", params.sft, USUAL_SFT), ("align", params.align, USUAL_ALIGN))
     return [
-        f"{name}.learning_rate = {block.learning_rate:g} is high for all weights of a pretrained model (usual: {usual:g})"
+        f"{name}.learning_rate = {block.learning_rate:g} is high for all weights of a large model (usual: {usual:g})"
         for name, block, usual in blocks
         if block is not None and block.lora is None and block.learning_rate > HIGH * usual
     ]

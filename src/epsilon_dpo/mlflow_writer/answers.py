@@ -13,6 +13,7 @@ TABLES = json.dumps([{"path": TABLE, "type": "table"}])  # its value
 COLUMNS = ("prompt", "answer", "against chosen", "against sft", "truth against sft")
 PROMPTS, CHARACTERS = 100, 1000
 WON, TIED, UNKNOWN = 1.0, 0.5, "—"
+REFUSED = "not judged (refused)"  # counted as a tie, which nobody found
 
 
 def table(run: str, policy_sha256: str, out: Path = Path("out")) -> dict[str, Any] | None:
@@ -34,7 +35,9 @@ def table(run: str, policy_sha256: str, out: Path = Path("out")) -> dict[str, An
     data = []
     for sample in samples[:PROMPTS]:
         over_chosen, over_sft = (verdicts.get((sample["id"], opponent), {}) for opponent in ("chosen", "sft"))
-        chosen, sft = _verdict(over_chosen.get("win")), _verdict(over_sft.get("win"))
+        chosen, sft = (
+            REFUSED if verdict.get("refused") else _verdict(verdict.get("win")) for verdict in (over_chosen, over_sft)
+        )
         truth = _verdict(over_sft.get("true_win"))
         verdict = f"[judge: {chosen} against chosen, {sft} against SFT{f'; truth: {truth}' * (truth != UNKNOWN)}]"
         prompt = "\n".join(turn["content"] for turn in sample["prompt"])[:CHARACTERS]

@@ -132,7 +132,9 @@ class Registry:
                 self.client.log_model_artifacts(model, folder)
         try:
             self.client.create_registered_model(
-                self.name, description="Policies that `epsilon-dpo promote` found better than the champion before them."
+                self.name,
+                description="Policies that `epsilon-dpo promote` found better than the champion before them, or, the "
+                "first, than SFT.",
             )
         except MlflowException as error:
             if error.error_code != THERE:

@@ -57,8 +57,8 @@ The page takes {PAGE} rows at first, by their names, and counts no others: *Load
 
 One run per stage execution. The rows `align@…` carry win rate and KL of the policy that they made, with intervals, and
 the places that the data leave open among the policies of the report (`place_first` to `place_last` by the judge,
-`true_place_first` to `true_place_last` by the true reward): two that share places are not told apart. MLflow draws no
-intervals; `out/report/report.html` does.
+`true_place_first` to `true_place_last` by the true reward). Two policies whose places do not overlap are told apart,
+two whose places overlap may be, too. MLflow draws no intervals; `out/report/report.html` does.
 
 On a shared server each project's last report is shown: `tags.project = 'ID'` keeps one's own trainings.
 
@@ -95,7 +95,7 @@ def summary_tag(level: str) -> tuple[str, str]:
 
 def seeds_tag(level: str, recipes: Iterable[str]) -> tuple[str, str]:
     """The tag with the view of a level's single trainings, a closed group per recipe: those of two levels are not of
-    one experiment. It has no intervals, which the page would average over seeds, and no bars, too many to be read."""
+    one experiment. It has no bars, which would be too many to be read."""
     columns = {f"metrics.`{name}`": 190 for name in (KL, *OVER_CHOSEN)} | {f"tags.`{STUDY_SEED}`": 110}
     state = (
         _state([BY_RECIPE], averaged=True)
@@ -126,8 +126,11 @@ def _named(name: str, state: dict[str, Any]) -> str:
 
 
 def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, Any]:
-    """What the page keeps of a view. `averaged`: its charts have a mark per group and not per run."""
+    """What the page keeps of a view. `averaged`: its charts have a mark per group and not per run, and it shows no
+    intervals, since the mean of several ones' ends is the end of none."""
     grouped = {"aggregateFunction": "average", "groupByKeys": groups} if groups else None
+    columns = [column for column in COLUMNS if not (averaged and column.endswith(("_low`", "_high`")))]
+    ends = ("",) if averaged else ("", "_low", "_high")
     return {
         "searchFilter": FILTER,
         "orderByKey": "tags.`mlflow.runName`",  # no order by a rate: intervals may not separate the rows
@@ -136,9 +139,9 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
-        "selectedColumns": list(COLUMNS),
-        "columnOrder": list(COLUMNS),
-        "columnWidths": {column: 100 + 55 * ("rate" in column) + 120 * (RECIPE in column) for column in COLUMNS},
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": {column: 100 + 55 * ("rate" in column) + 120 * (RECIPE in column) for column in columns},
         "runsHiddenMode": "SHOW_ALL" if groups else "FIRST_20_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
@@ -157,9 +160,9 @@ def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, An
         ],
         "compareRunCharts": [
             _scatter("true-kl", "truth", "true_win_rate/sft"),
-            *_interval("true", "truth", "true_win_rate/sft"),
+            *_bars("true", "truth", "true_win_rate/sft", ends),
             _scatter("kl", "judged", "win_rate/sft"),
-            *_interval("judged", "judged", "win_rate/sft"),
+            *_bars("judged", "judged", "win_rate/sft", ends),
             *(_line(name, "training", f"{CURVE}{name}") for name in (*BETAS, *TRAINED)),
             *(_line(name, "speed", f"2_speed/{name}") for name in SPEED),
         ],
@@ -181,9 +184,9 @@ def _scatter(key: str, section: str, rate: str, kl: str = KL) -> dict[str, Any]:
     return _card(key, section, "SCATTER", **axes)
 
 
-def _interval(key: str, section: str, rate: str) -> list[dict[str, Any]]:
-    """The page draws no error bars: the rate and its interval's ends, as three charts of bars."""
-    return [_card(f"{key}{end}", section, "BAR", metricKey=f"{rate}{end}") for end in ("", "_low", "_high")]
+def _bars(key: str, section: str, rate: str, ends: Iterable[str]) -> list[dict[str, Any]]:
+    """The page draws no error bars: the rate and the `ends` of its interval, as a chart of bars each."""
+    return [_card(f"{key}{end}", section, "BAR", metricKey=f"{rate}{end}") for end in ends]
 
 
 def _line(key: str, section: str, metric: str) -> dict[str, Any]:

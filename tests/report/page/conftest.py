@@ -100,7 +100,7 @@ class Outputs:
         records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
         for opponent in ("chosen", "sft"):
             for key, win, true_win in zip(self.ids, wins, true_wins, strict=True):
-                record = {"id": key, "prompt_id": key, "opponent": opponent, "win": win}
+                record = {"id": key, "prompt_id": key, "opponent": opponent, "win": win, "refused": False}
                 record |= {"f_ab": win - 0.5, "f_ba": 0.5 - win}
                 records.append(record | ({"true_win": true_win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
             score |= rates(f"win_rate/{opponent}", wins)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
 from epsilon_dpo.report.page.examples import examples
 from epsilon_dpo.report.page.results import read_results
 
@@ -31,4 +32,16 @@ def test_an_answer_has_its_own_verdict_and_reward(
         "true reward −0.25",
         "true reward 1.50",
         "true reward 1.50",
+    ]
+
+
+def test_a_refusal_is_no_tie(outputs: Callable[..., Path], runs: dict[str, dict[str, Any]]) -> None:
+    """Its record holds a half, as that of a tie."""
+    out = outputs(dpo=[0.5], mine=[0.5])
+    file = out / "score/dpo/records.jsonl"
+    write_jsonl(file, [row | {"refused": row["opponent"] == "sft"} for row in read_jsonl(file)])
+    (shown,) = examples(read_results(out, runs), 1)
+    assert [answer["notes"][0] for answer in shown["answers"][2:]] == [
+        "ties with chosen, not judged (refused) against sft",
+        "ties with chosen, ties with sft",
     ]

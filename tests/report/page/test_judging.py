@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.judging.judges.llm_prompt import CERTAIN
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import read_results
@@ -73,6 +74,20 @@ def test_the_cost_of_a_judge_of_characters_names_every_stage(
     assert rows == [("mine", "32"), *stages] and "where it is 0, in characters." in found
 
 
+def test_a_letter_without_log_probs_is_said_to_be_an_assigned_number(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """Beside the nats and beside the confidence, and of no other kind of judge."""
+    out = outputs()
+    judged = {f"overconfidence{end}": 0.25 for end in ("", "_low", "_high", "_n")}
+    write_json(out / "judge/metrics.json", read_json(out / "judge/metrics.json") | judged)
+    for kind, count in (("pairrm", 0), ("llm", 2)):
+        write_json(out / "judge/judge.json", read_json(out / "judge/judge.json") | {"kind": kind})
+        section(out, runs, tmp_path / kind)
+        page = " ".join((tmp_path / kind / "report.html").read_text("utf-8").split())
+        assert page.count(f"an LLM that gives no log-probs each letter counts as {CERTAIN:g} nats") == count
+
+
 def test_flips_and_the_agreement_beyond_chance_are_columns(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:
@@ -138,6 +153,7 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
         "8",
     ]
     assert cells["How often do both orders of a pair give the same winner"] == ["90.0 %", "–", "–", "3"]
+    assert "n counts prompts, but pairs of different answers where both orders give the same winner." in page
     assert cells["Is it as sure as it is right"] == ["+25.0<small>+26.0 to +27.0</small> ", "–", "–", "8"]
     summary = read_json(to / "summary.json")
     assert summary["judge"]["label_kappa"] == 0.1 and summary["judge"]["flip_rate"] == 0.22

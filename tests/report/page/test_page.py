@@ -82,7 +82,42 @@ def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs:
     page = written(outputs(truth=False), runs, tmp_path / "report")
     assert "true win rate" not in page and "true reward" not in page
     assert "4 of 12 rows do not meet “both answers hold text”" in page
-    assert "11 rows repeat an earlier one and 13 pairs" in page and "longer one in 61.3 %" in " ".join(page.split())
+    assert "on, 11 repeat an earlier one and 13 pairs" in page and "longer one in 61.3 %" in " ".join(page.split())
+
+
+def test_the_page_says_what_fetch_has_dropped(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """The contract never saw these rows; a mixture states them with its members."""
+    out = outputs()
+    dataset = read_json(out / "validate/dataset.json")
+    members = {"one": {"dropped": {"null": 2, "tied": 1}}, "other": {"dropped": {"tied": 1200}}, "hh": {}}
+    for name, facts in (("single", {"dropped": {"null": 2, "tied": 1201}}), ("mixture", {"members": members})):
+        write_json(out / "validate/dataset.json", dataset | facts)
+        page = " ".join(written(out, runs, tmp_path / name).split())
+        said = "(it dropped 1,203: tied 1,201, null 2; <code>out/fetch/dropped.jsonl</code>), 11 repeat an earlier one"
+        assert f"Of the rows that <code>fetch</code> handed on {said}" in page
+
+
+def test_a_training_of_less_than_an_epoch_is_not_one_on_all_pairs(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    for epochs, said in ((0.2408, "SFT model, on 0.24 epochs of 40 preference"), (1.0, "SFT model, on 40 preference")):
+        for name in runs:
+            file = out / f"align/metrics/{name}/metrics.json"
+            write_json(file, read_json(file) | {"train_epoch": epochs})
+        assert f"{said} pairs (by hand), each" in " ".join(written(out, runs, tmp_path / f"{epochs}").split())
+
+
+def test_a_run_that_learns_from_own_answers_has_no_loss_on_pairs(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """What its evaluation calls loss is DPO's, which it has not minimised."""
+    out = outputs()
+    file = out / "align/metrics/mine/metrics.json"
+    write_json(file, read_json(file) | {"eval_reward": 1.0})
+    page = " ".join(written(out, runs, tmp_path / "report").split())
+    table = page.split("<caption>After the last step, on the evaluation pairs</caption>")[1].split("</tbody>")[0]
+    assert [row.count(">0.600<") for row in table.split("<tr><th")[2:]] == [1, 0] and table.count(">0.200<") == 2
 
 
 def test_runs_with_a_constant_beta_have_no_beta_section(

@@ -72,10 +72,30 @@ def test_the_page_names_the_pairs_trained_on_and_who_learned_from_the_judge(
     write_report(results, 0, tmp_path / "report")
     page = " ".join((tmp_path / "report/report.html").read_text("utf-8").split())
     on_policy = source == "on_policy"
-    assert f"on 24 {'on-policy' if on_policy else 'preference'} pairs (by hand), each answering" in page
+    pairs = f"24 {'on-policy' if on_policy else 'preference'} pairs (by hand)"
+    if scorer is None:
+        assert f"2 aligned policies from one SFT model, on {pairs}, each answering" in page
+    else:
+        both = f"1 on {pairs} and 1 on scores of its own answers"
+        assert f"2 aligned policies from one SFT model, {both}, each answering" in page
     assert ("on none of these pairs but on 24 on-policy ones" in page) is on_policy
+    assert ("The policies that learn from pairs were trained on none" in page) is (on_policy and scorer is not None)
+    own = "<p>Trained on no pairs but on scores of their own answers to training prompts: <code>mine</code>.</p>"
+    assert (own in page) is (scorer is not None)
     named = ", ".join(f"<code>{name}</code>" for name in taught)
     assert (f"<p>{named}: trained on the scores, the ranks or the margins of this very judge" in page) is bool(taught)
+
+
+def test_online_runs_alone_were_trained_on_no_pairs(outputs: Callable[..., Path], tmp_path: Path) -> None:
+    out = outputs(mine=[1.0, 0.0])
+    write_json(out / "pairs/pairs.json", {"source": "on_policy", "train": 24})
+    file = out / "align/metrics/mine/metrics.json"
+    write_json(file, read_json(file) | ONLINE | {"train_epoch": 0.1})
+    (tmp_path / "report").mkdir()
+    write_report(read_results(out, {"mine": {"method": "rloo"}}, scorer="judge"), 0, tmp_path / "report")
+    page = " ".join((tmp_path / "report/report.html").read_text("utf-8").split())
+    assert "SFT model, on scores of its own answers to training prompts (by hand), each answering" in page
+    assert "24 on-policy" not in page
 
 
 def test_the_methods_that_read_margins_are_those_that_say_so() -> None:

@@ -99,7 +99,7 @@ def _train_into(
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors")
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private to the user
     layout.tokenizer.save_pretrained(out)
-    facts = {"kind": "pairrm", "budget": "example", "origin": f"trained on {len(pairs)} pairs"}
+    facts = {"kind": "pairrm", "budget": "example", "origin": _trained_on(params, len(pairs))}
     return params.model_dump(include=KEPT) | facts | {"batch_size": params.micro_batch_size}
 
 
@@ -123,9 +123,16 @@ def _train_reward_into(
         "scratch": str(scratch),
         "save_steps": save_steps,
     }
-    facts = {"kind": "reward_model", "origin": f"trained on {len(pairs)} pairs"}
+    facts = {"kind": "reward_model", "origin": _trained_on(params, len(pairs))}
     dtype = run_part(reward_part, arguments, track)[0]
     return params.model_dump(include=KEPT) | facts | {"dtype": dtype, "batch_size": params.micro_batch_size}
+
+
+def _trained_on(params: TrainedJudge | TrainedRewardJudge, pairs: int) -> str:
+    """Under `max_steps` a judge may see a part of the `pairs` alone."""
+    if params.max_steps is None:
+        return f"trained on {pairs} pairs"
+    return f"trained for {params.max_steps} steps of {params.batch_size} pairs, from {pairs} pairs"
 
 
 def _sentiment_into(out: Path, params: SentimentJudge, labelled: list[Row]) -> dict[str, Any]:

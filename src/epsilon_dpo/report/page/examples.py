@@ -7,6 +7,7 @@ from epsilon_dpo.report.page.results import Results
 from epsilon_dpo.report.style.signs import fixed
 
 VERDICTS = {1.0: "beats", 0.5: "ties with", 0.0: "loses to"}
+REFUSED = "not judged (refused) against"  # counted as a tie, which nobody found
 
 
 def examples(results: Results, count: int) -> list[dict[str, Any]]:
@@ -29,11 +30,15 @@ def _example(results: Results, position: int) -> dict[str, Any]:
     ]
     for run in results.runs:
         row = run.answers[position]
-        verdicts = [f"{VERDICTS[run.verdicts(opponent)[row['id']]['win']]} {opponent}" for opponent in (CHOSEN, SFT)]
-        answers.append({"by": run.name, "text": row["response"], "notes": [", ".join(verdicts), *_cut(row)]})
+        verdicts = ", ".join(f"{_verdict(run.verdicts(opponent)[row['id']])} {opponent}" for opponent in (CHOSEN, SFT))
+        answers.append({"by": run.name, "text": row["response"], "notes": [verdicts, *_cut(row)]})
     if results.has_truth and results.runs:
         _add_true_rewards(results, reference["id"], answers)
     return {"id": reference["id"], "position": position + 1, "prompt": reference["prompt"], "answers": answers}
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    return REFUSED if record["refused"] else VERDICTS[record["win"]]
 
 
 def _add_true_rewards(results: Results, key: str, answers: list[dict[str, Any]]) -> None:

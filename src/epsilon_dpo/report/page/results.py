@@ -1,5 +1,6 @@
 """Everything the report shows, read from out/ and checked to belong together."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,30 @@ class Results:
         """Whether this is the control setting: labelled texts, and a sentiment classifier whose P(positive) is the true
         score."""
         return self.judge.get("kind") == "sentiment" and not self.has_preferences
+
+    @property
+    def dropped_by_fetch(self) -> Counter[str]:
+        """How many rows the contract never saw, by reason; of a mixture those of all its members."""
+        found = Counter[str]()
+        for member in self.dataset.get("members", {"": self.dataset}).values():
+            found.update(member.get("dropped", {}))
+        return found
+
+    @property
+    def from_pairs(self) -> list[RunResult]:
+        """The runs that were trained on the pairs."""
+        return [run for run in self.runs if not run.learns_from_own_answers]
+
+    @property
+    def from_own_answers(self) -> list[RunResult]:
+        """The others: online runs."""
+        return [run for run in self.runs if run.learns_from_own_answers]
+
+    @property
+    def part_of_an_epoch(self) -> float | None:
+        """How much of the pairs a run has seen; None: all. Block `align` says how long, for all runs alike."""
+        seen = min((float(run.final.get("train_epoch", 1.0)) for run in self.from_pairs), default=1.0)
+        return seen if round(seen, 2) < 1.0 else None
 
     @property
     def processes(self) -> dict[str, int]:
