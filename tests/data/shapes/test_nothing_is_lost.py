@@ -71,6 +71,7 @@ for _ in range(5000):
         (EXAMPLES["alpaca"].rows[0], {"history": 5}, "history is number 5, expected a list of [question, answer]"),
         (EXAMPLES["alpaca"].rows[0], {"history": [["q", "r"], None]}, "an exchange of history is null"),
         (ASKED, {"prompt": []}, "prompt holds no message"),
+        (EXAMPLES["alpaca"].rows[0], {"instruction": []}, "instruction holds no message"),
         (PAIRED, {"chosen": DEEP}, "turn 1 of chosen is list of lists within lists, expected"),
         (
             PAIRED,

@@ -107,13 +107,15 @@ def test_what_fits_no_shape_or_several_is_refused_with_its_columns(row: Row, sen
 
 @pytest.mark.parametrize(
     ("verdicts", "chosen"),
-    [((1, 1, 2), "b"), ((2, 0, 2), "c"), ((2, 2, 2), "c"), ((1, 2, 0), None), ((0, 0, 1), None), ((1, 0, 0), None)],
-)
-def test_of_three_verdicts_the_majority_counts(verdicts: tuple[int, ...], chosen: str | None) -> None:
-    """PandaLM's test set, as it is."""
+    [((1, 1, 2), "b"), ((2, 0, 2), "c"), ((2, 2, 2), "c"), ((1, 2, 0), None), ((0, 0, 1), None), ((1, 0, 0), None),
+     ((1, 1, None), "b"), ((None, 2, ""), "c"), ((1, None, 2), None)],
+)  # fmt: skip
+def test_of_three_verdicts_the_majority_counts(verdicts: tuple[int | str | None, ...], chosen: str | None) -> None:
+    """PandaLM's test set, as it is; a third is often asked only where two disagree."""
     row = {"instruction": "a", "input": "", "response1": "b", "response2": "c"}
+    first = row | {f"annotator{n}": 1 for n in (1, 2, 3)}
     row |= {f"annotator{n}": verdict for n, verdict in enumerate(verdicts, start=1)}
-    (found,) = recognise([row], "x").read(row, "x, row 1", "best_worst")
+    (found,) = recognise([first], "x").read(row, "x, row 1", "best_worst")
     if chosen is None:
         assert isinstance(found, Dropped) and found.reason == "tied"
     else:

@@ -220,6 +220,15 @@ def test_a_hybrid_whose_head_is_scaled_is_known():
     check_head(FalconH1ForCausalLM(FalconH1Config(**sizes, **heads, **mamba, pad_token_id=0)))
 
 
+def test_a_model_whose_logits_are_no_numbers_is_told_so(tiny_gemma):
+    """And not that its dropout makes two passes differ."""
+    model = tiny_gemma()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="the log-probs of Gemma2ForCausalLM are not finite on a few tokens"):
+        check_head(model)
+
+
 def test_a_head_that_scales_its_logits_in_its_own_way_is_refused(tiny_gemma):
     model = tiny_gemma()
     check_head(model)

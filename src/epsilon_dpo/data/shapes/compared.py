@@ -87,12 +87,14 @@ def _as_one_of_two(verdict: object) -> object:
 def _reader(first: str, second: str, ties: set[str]) -> Read:
     """Two answers "x_0" and "x_1": the verdict names one by what stands after the last "_", with or without a name.
 
-    Of up to three verdicts on a pair, by as many people, the majority counts; without one it is a tie.
+    Of up to three verdicts on a pair, by as many people, of whom some may have given none, the majority counts; without
+    one it is a tie.
     """
     spellings = _spellings(first, second), _spellings(second, first)
 
     def read(row: Row, choose: Choose) -> list[Result]:
         given = [row[name] for name in ("verdict", "verdict_2", "verdict_3") if name in row]
+        given = [verdict for verdict in given if not is_null(verdict) and verdict != ""] or given[:1]
         given = [_as_one_of_two(verdict) if second == "2" else verdict for verdict in given]
         leads = [named(verdict, spellings, ties, "the verdict") for verdict in given]
         lead = next((one for one in (1.0, -1.0) if leads.count(one) > len(leads) / 2), 0.0)

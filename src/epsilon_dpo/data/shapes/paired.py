@@ -79,6 +79,8 @@ def scored(row: Row, chosen: Messages, rejected: Messages) -> list[Result]:
 def instruction(row: Row) -> Messages:
     """Instruction, newline, input: how Alpaca's rows become a prompt."""
     turns, beside = prompt(row["instruction"], "instruction"), row.get("input")
+    if not turns:
+        raise Missing("instruction holds no message")
     if beside:
         turns[-1]["content"] += f"\n{text(beside, 'input')}"
     return turns

@@ -106,7 +106,7 @@ def _parquet_batches(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with path.open("rb") as opened:
-        file = pq.ParquetFile(opened)
+        file = pq.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20)  # by default a row group is read whole
         for group in range(file.num_row_groups):
             yield from file.iter_batches(BATCH, row_groups=[group], use_threads=False)
 

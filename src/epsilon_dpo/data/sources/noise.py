@@ -7,7 +7,7 @@ drawn at the rate `flip`; an outlier, whoever it came from, is a fair coin.
     P(stored is not what was drawn) = (1 - outliers) flip_j + outliers / 2
 
 Each row's noise is drawn from the seed and the row's number alone. So noise changes which side is called chosen and
-nothing else, and a higher rate turns over the labels that a lower one does, and more.
+nothing else, and a higher `flip` turns over the labels that a lower one does, and more.
 """
 
 import random

@@ -23,7 +23,8 @@ SPACE = "▁"
 
 
 def train_tokenizer(texts: Iterable[str], params: EmbeddedModel) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocab_size` tokens: any text can be encoded, and decodes to itself.
+    """A tokenizer of at most `vocab_size` tokens: any text can be encoded, and decodes to itself
+    (▁ to a space).
 
     As in Gemma, a space is written "▁". Unlike there, tokens never cross a word or a line: with texts as alike as the
     embedded ones entire sentences would become one token, and a merge across the template's line break would change the

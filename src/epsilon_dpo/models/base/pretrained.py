@@ -28,12 +28,10 @@ from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
-PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
+PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "chat_template.jinja"]
 
 
-def load_pretrained(
-    params: PretrainedModel, where: str = "base"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_pretrained(params: PretrainedModel, where: str = "base") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in `dtype`, and its tokenizer with the chosen chat template, frozen, and `stop_token` as eos token.
 
     The tokenizer's own pad token is kept. One without is refused unless `pad_token` names one: which token of a

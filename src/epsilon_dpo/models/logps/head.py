@@ -136,6 +136,11 @@ def check_head(model: PreTrainedModel) -> None:
     ours = _scored(model, hidden, ids, mask, Scoring(token_chunk=ids.numel())).policy
     model.train(was_training)
     tolerance = 1e-3 if torch.finfo(model.dtype).eps < 1e-6 else 0.2
+    if not ours.isfinite().all():
+        raise UserError(
+            f"the log-probs of {type(model).__name__} are not finite on a few tokens: its weights are broken, or its "
+            "training diverged; choose another model in params.yaml: base."
+        )
     if (ours - theirs).abs().max() > tolerance:
         raise UserError(
             f"the logits of {type(model).__name__} are not its last hidden states times its output embeddings (with a "

@@ -95,12 +95,18 @@ def policy_config(folder: Path) -> PreTrainedConfig:
 
 
 @contextmanager
-def merged_policy(folder: Path) -> Iterator[Path]:
-    """A folder with the merged policy, for a program that cannot merge: `folder`, or a merged copy for the time."""
+def merged_policy(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """A folder with the merged policy, for a program that cannot merge: `folder`, or a merged copy for the time.
+
+    Args:
+        scratch: an execution's own, where a killed one's copy is removed with the rest; None: the system's.
+    """
     if not is_adapter(folder):
         yield folder
         return
-    with tempfile.TemporaryDirectory() as merged:
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as merged:
         write_merged(folder, Path(merged))
         yield Path(merged)
 

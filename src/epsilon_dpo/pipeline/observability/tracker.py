@@ -167,7 +167,8 @@ class Tracker:
                 self._process.stdin.flush()
 
     def _say(self, what: str) -> None:
-        print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # of a terminal that is closed: the result is published already
+            print(f"tracking: {what}; the stage goes on.", file=sys.stderr, flush=True)
 
 
 def deliver_waiting() -> None:

@@ -176,11 +176,11 @@ class JsonlFile:
 
     def __iter__(self) -> Iterator[Any]:
         """Raises: UserError: as `read_jsonl`."""
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
+                    row = json.loads(line.decode("utf-8"))
+                except (json.JSONDecodeError, UnicodeDecodeError):
                     raise UserError(
                         f"{self.path}, line {number} is not JSON; delete the file and run `dvc repro` again."
                     ) from None

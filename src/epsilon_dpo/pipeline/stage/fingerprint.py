@@ -189,7 +189,7 @@ class Inputs:
         try:
             entry = stage_entry(*self._stage)
             changed = _changed(self._content, _content(entry, dependencies(entry)))
-        except (UserError, KeyError, TypeError) as error:
+        except (UserError, KeyError, TypeError, AttributeError) as error:
             what = f"what it was made from could not be read again when the stage had ended: {first_line(error)}"
         else:
             if not changed:
