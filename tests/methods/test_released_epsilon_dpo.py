@@ -184,7 +184,7 @@ def ours(sft_folder, token_pairs, tmp_path):
             batch_size=BATCH * accumulation,
             micro_batch_size=BATCH,
             lr_scheduler_type="cosine",
-            warmup_ratio=min(WARMUP / steps, 0.5),
+            warmup_ratio=min(WARMUP / steps, 0.5) if steps > 1 else 0.0,
             weight_decay=0.0,
             max_grad_norm=MAX_GRAD_NORM,
             adam_beta2=ADAM_BETA2,

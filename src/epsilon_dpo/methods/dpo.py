@@ -108,11 +108,11 @@ def forward_kl_scores(chosen: "Tensor", rejected: "Tensor") -> "tuple[Tensor, Te
 
     For an answer that the policy has dropped this falls, and its gradient exp(-r) grows, beyond any bound. Of a chosen
     answer neither is hidden: the loss overflows, and the training stops. Of a rejected one the loss' gradient goes to
-    zero much faster, but as a product of 0 and infinity; there r ends where a number of this dtype does.
+    zero much faster, but as a product of 0 and infinity; there r ends where sums of such numbers are still finite.
     """
     import torch
 
-    lowest = 1.0 - math.log(torch.finfo(rejected.dtype).max)
+    lowest = 1.0 - math.log(torch.finfo(rejected.dtype).max) / 2.0
     return -torch.expm1(-chosen), -torch.expm1(-rejected.clamp(min=lowest))
 
 

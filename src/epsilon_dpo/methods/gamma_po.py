@@ -100,8 +100,8 @@ class GammaPO(Method[GammaPOConfig]):
 
     @property
     def min_pairs(self) -> int:
-        """One pair alone has the margin gamma: the method would be SimPO or DPO."""
-        return 2
+        """One pair alone, without a queue of others, has the margin gamma: the method would be SimPO or DPO."""
+        return 2 if self.config.pool == "step" else 1
 
     def looked_at(self, chosen: Logps, rejected: Logps) -> "Tensor":
         """Reward gap r, [B], in nats."""

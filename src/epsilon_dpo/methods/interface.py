@@ -231,7 +231,7 @@ class Method(ABC, Generic[N]):
             reference: the reference model; only a method with `moves_reference` may change it.
 
         Returns:
-            values of the state to log, as they are after this step.
+            values to log; what this step used stands under its own name.
         """
         return {}
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from epsilon_dpo.analysis.kl.params import KL
@@ -56,6 +57,17 @@ def test_a_token_that_goes_on_after_the_string_still_ends_it(tokenizer: PreTrain
     assert tokenizer.tokenize("many") == ["m", "any"]
     assert stopped(tokenizer, "a many b", "man") == ("a", " b")
     assert stopped(tokenizer, "a m<other>any b", "many") == ("a", " b")  # a special token is no text
+
+
+def test_a_string_behind_characters_in_bytes_is_seen_at_once() -> None:
+    """Llama 2's and Gemma's tokenizers decode a run of byte tokens that begins within a character to no text at all."""
+    vocabulary = {"<end>": 0, "a": 1} | {f"<0x{byte:02X}>": byte + 2 for byte in range(256)}
+    bytes_ = Tokenizer(BPE(vocabulary, [], byte_fallback=True))
+    bytes_.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    chat = CHAT.format(head="")
+    found = PreTrainedTokenizerFast(tokenizer_object=bytes_, eos_token="<end>", chat_template=chat)
+    for character in ("é", "語", "👩"):
+        assert stopped(found, f"a{character * 2}\n\na", "\n\n") == (f"a{character * 2}", "a")
 
 
 def test_each_of_several_tokens_ends_it(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -65,6 +65,11 @@ def test_a_shared_prompt_stands_once_before_both_answers():
 def test_the_length_of_a_pair_is_what_its_batch_has(share_prompt):
     collate, pair = PairCollator(0, share_prompt), pairs_of([[1, 5, 6]])[0]
     assert collate.length(pair) == collate([pair])["input_ids"].shape[1]
+    pairs = pairs_of([[1, 5, 6], [1, 7]])
+    pairs[1]["rejected_ids"] = [9] * 8
+    mismatched = PairData(pairs, mismatched_by=0)[0]
+    padded = collate([mismatched])["mismatched"]["input_ids"]
+    assert collate.length(mismatched, "mismatched_") == padded.shape[1] > collate.length(mismatched)
 
 
 def test_too_few_prompts_are_one_sentence(tmp_path):

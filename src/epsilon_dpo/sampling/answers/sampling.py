@@ -84,7 +84,7 @@ def answer(
     name = "sampling" if scratch is None else f"sampling-{digest(folder)[:16]}"  # a run may have several policies
     _fits(policy_config(folder), longest, params.max_new_tokens)
     if params.backend == "vllm":
-        with merged_policy(folder) as merged:
+        with merged_policy(folder, scratch) as merged:
             completions = sample_with_vllm(merged, prompts, seeds, params, stops)
     else:
         completions = sample_in_shares(folder, prompts, seeds, params, threads, scratch, name)

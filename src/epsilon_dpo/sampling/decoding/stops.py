@@ -57,8 +57,9 @@ class Stops:
                 last.append(id_)
                 if len(last) == self._window:
                     break
-        text = self._decoded(last[::-1])
-        return any(string in text for string in self.strings)
+        # A run of byte tokens that begins within a character decodes to no text at all, so it may begin later.
+        texts = [self._decoded(last[::-1][cut:]) for cut in range(4)]
+        return any(string in text for text in texts for string in self.strings)
 
     def text(self, ids: list[int]) -> str:
         """Without special tokens, without the stop and what follows it, stripped; and without the template's head.

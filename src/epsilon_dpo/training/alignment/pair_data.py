@@ -23,9 +23,9 @@ class PairData(torch.utils.data.Dataset[dict[str, Any]]):
     """Token ids of preference pairs, 4 bytes each: {"prompt_ids", "chosen_ids", "rejected_ids"} as int32 arrays.
 
     With `mismatched_by` (a seed) every pair also holds {"mismatched_chosen_ids", "mismatched_rejected_ids"}: the
-    answers of another pair with another prompt, the same in every epoch, cut so that no row becomes longer than the
-    longest pair. KTO estimates its KL on them. They are drawn from all pairs and not from the neighbours in a batch, so
-    that they do not depend on the batch size and never belong to the same prompt.
+    answers of another pair with another prompt, the same in every epoch, each cut so that with the prompt it is no
+    longer than the longest answer with its own. KTO estimates its KL on them. They are drawn from all pairs and not
+    from the neighbours in a batch, so that they do not depend on the batch size and never belong to the same prompt.
 
     With `scores`, which hold {"chosen_score", "rejected_score"} for each row, every pair also holds its own two; with
     `flip_rates` it keeps its "flip_rate".
@@ -141,9 +141,9 @@ class PairCollator:
             batch["flip_rates"] = torch.tensor([pair[FLIP_RATE] for pair in pairs], dtype=torch.float64)
         return batch
 
-    def length(self, pair: dict[str, Any]) -> int:
-        """Columns that a batch of this pair alone has."""
-        answers = [len(pair[side]) for side in ANSWERS]
+    def length(self, pair: dict[str, Any], which: str = "") -> int:
+        """Columns that a batch of this pair alone has; with `mismatched_` of its mismatched answers."""
+        answers = [len(pair[f"{which}{side}"]) for side in ANSWERS]
         return len(pair["prompt_ids"]) + (sum(answers) if self.share_prompt else max(answers))
 
     def _padded(self, pairs: Sequence[dict[str, Any]], which: str) -> dict[str, Tensor]:

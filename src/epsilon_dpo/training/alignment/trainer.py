@@ -35,7 +35,9 @@ class PreferenceTrainer(WholeSteps, MethodTrainer):
     _weights: list[Tensor]  # of the micro-batches to come, if the method looks ahead
 
     def row_length(self, row: dict[str, Any]) -> int:
-        return self.collate.length(row)
+        """Also of the mismatched answers, which are scored in a pass of their own."""
+        which = [""] + ["mismatched_"] * ("mismatched_chosen_ids" in row)
+        return max(self.collate.length(row, one) for one in which)
 
     def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
         return self.collate(rows)

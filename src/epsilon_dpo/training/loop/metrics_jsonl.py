@@ -31,7 +31,8 @@ class MetricStream(TrainerCallback):
         if state.max_steps == 1 and args.get_warmup_steps(1):
             raise UserError(
                 "the training has one optimizer step, and its warm-up gives the first a learning rate of 0: nothing "
-                "would be learned; lower batch_size, raise num_train_epochs or max_steps, or set warmup_ratio to 0.0."
+                "would be learned; lower batch_size, raise num_train_epochs, max_steps or an online run's steps, or "
+                "set warmup_ratio to 0."
             )
         if state.is_world_process_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -159,8 +159,8 @@ def _refuse_what_is_no_score(scores: Sequence[float], asked: Sequence[Prompt]) -
 def _metrics(answers: Answers, tokens: AnswerTokens, k: int) -> dict[str, Tensor]:
     """What is logged of each answer, [n]; the KLs are in nats per answer, summed over its tokens.
 
-    Of the three estimates of the KL to the reference `kl/rev` alone (exact at each token) cannot be negative and is
-    the least noisy; `kl/rev_k1` is the log-ratio itself, which the reward contains, `kl/rev_k3` is exp(-d) - 1 + d.
+    Of the three estimates of the KL to the reference `kl/rev`, exact at each token, is the least noisy; `kl/rev_k1`
+    is the log-ratio itself, which the reward contains and which can be negative, `kl/rev_k3` is exp(-d) - 1 + d.
     """
     assert tokens.kl_rev is not None and tokens.kl_fwd is not None
     change, lengths = answers.logratios, answers.mask.sum(1)
