@@ -5,6 +5,7 @@ The real AlpacaEval and FastChat are in test_external_tools.py.
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from epsilon_dpo.external.verdicts import judge_alpaca_eval, judge_mt_bench
 from epsilon_dpo.external.verdicts.judge_alpaca_eval import alpaca_eval_files
 from epsilon_dpo.external.verdicts.judge_arena_hard import score
 from epsilon_dpo.external.verdicts.judging import verdict_on
-from epsilon_dpo.external.verdicts.tool import work_folder
+from epsilon_dpo.external.verdicts.tool import Contest, call, work_folder
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json
 from epsilon_dpo.pipeline.stage.params import parse, read_yaml
@@ -48,6 +49,9 @@ SETTINGS = {
         "prompt_template": [TEMPLATE % ("answer_1", "answer_2", "question_1")],
     },
 }
+
+
+HOLDS = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print('.', flush=True); time.sleep(60)"
 
 
 def judges(url: str, benchmark: str = "arena_hard", **changes: Any) -> Judges:
@@ -208,6 +212,19 @@ def test_a_judge_out_of_reach_is_one_sentence(
     with pytest.raises(UserError, match=r"^OPENAI_API_KEY is not set; export the key of http"):
         verdict_on("mine", run, judges(judge.url), file)
     assert not judge.asked
+
+
+def test_two_tools_at_once_would_pay_twice(tmp_path: Path, judge: Judge) -> None:
+    """The one of a stage that was killed lives on, and holds the lock."""
+    contest = Contest("m", tmp_path / "answers", tmp_path, judges(judge.url).mt_bench, tmp_path)
+    python = Path(sys.executable)
+    holds = subprocess.Popen([python, "-c", HOLDS, tmp_path / "tool.lock"], stdout=subprocess.PIPE)
+    assert holds.stdout is not None and holds.stdout.read(1) == b"."
+    with pytest.raises(UserError, match=r"the tool of an earlier run still asks the judge in .*; wait until it ends"):
+        call(python, ["-c", ""], contest)
+    holds.kill()
+    holds.wait()
+    call(python, ["-c", ""], contest)
 
 
 def test_a_checkout_without_the_settings_is_named(external: Path, judge: Judge, dialogues: Any) -> None:

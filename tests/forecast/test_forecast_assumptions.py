@@ -196,7 +196,7 @@ def test_candidates_are_sampled_from_the_reference_and_align_learns_from_their_p
     monkeypatch.chdir(tmp_path)
     of, needs = needs_of(params, Machine(), pairs=1000)
     by_stage = {one.stage: one for one in reversed(needs)}
-    assert list(one.stage for one in needs)[:3] == ["sft", "candidates", "align"]
+    assert list(one.stage for one in needs)[:4] == ["base", "sft", "candidates", "align"]
     assert of.train.count == 6 * 1000
     longer = params.candidates.model_copy(update={"batch_size": 2 * params.candidates.batch_size, "max_prompts": 500})
     _, more = needs_of(params.model_copy(update={"candidates": longer}), Machine(), pairs=1000)
@@ -329,7 +329,7 @@ def test_a_reward_model_on_deberta_is_counted_as_transformers_computes_it(tmp_pa
     config.save_pretrained(tmp_path)
     settings = {"source": "reward_model", "path": str(tmp_path), "revision": None, "dtype": "float32"}
     judge = RewardModelJudge(**settings, max_length=128, batch_size=2)
-    [score] = judges.of_judge(given_llama(default().model_copy(update={"judge": judge})))
+    _, score = judges.of_judge(given_llama(default().model_copy(update={"judge": judge})))
     with without_memory() as live:
         model = judges._model(config, torch.float32).eval()
         live.label = ACTIVATIONS

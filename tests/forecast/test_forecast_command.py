@@ -76,6 +76,21 @@ def test_lengths_of_pairs_that_are_there(project: Path, capsys: pytest.CaptureFi
     assert stages(printed["stages"])["base"]["disk"] == {"out": sft["disk"]["out"], "scratch": 0.0}
 
 
+def test_lengths_of_pairs_that_were_made_from_other_params_are_not_used(
+    project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As after `cp presets/NAME.yaml params.yaml`: a tiny model's pairs told that a large one fits."""
+    ids = {"prompt_ids": [1] * 6, "chosen_ids": [1] * 4, "rejected_ids": [1] * 2}
+    (project / "out/pairs").mkdir(parents=True)
+    for split in ("train", "eval"):
+        write_jsonl(project / f"out/pairs/{split}.jsonl", [ids] * 100)
+    tokens = read_yaml(project / "params.yaml")["tokens"]
+    for limits, measured in ((tokens, True), (tokens | {"max_length": 96}, False)):
+        write_json(project / "dvc.lock", {"stages": {"pairs": {"params": {"params.yaml": {"tokens": limits}}}}})
+        main(["forecast", "--json", "--gpus", "0"])
+        assert json.loads(capsys.readouterr().out)["lengths"]["measured"] is measured
+
+
 @pytest.mark.parametrize("file", NOT_AT_HAND, ids=lambda file: file.stem)
 def test_a_model_that_is_not_at_hand(
     project: Path, file: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch

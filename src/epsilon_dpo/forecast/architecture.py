@@ -152,7 +152,8 @@ def _widths(config: PreTrainedConfig, layers: nn.ModuleList) -> tuple[float, flo
         for name, child in module.named_children()
         if name == "k_proj" and isinstance(child, nn.Linear)
     ]
-    keys = sum(own) if own else sum(_key_heads(config) * _head_dim(module) for module in found)
+    heads = [getattr(module, "num_kv_heads", None) or _key_heads(config) for module in found]  # Falcon's have their own
+    keys = sum(own) if own else sum(n * _head_dim(module) for n, module in zip(heads, found, strict=True))
     return attention / len(layers), keys / len(layers)
 
 

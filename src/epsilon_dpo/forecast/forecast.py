@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
@@ -20,7 +21,10 @@ from epsilon_dpo.forecast.needs import Needs
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, of_align, of_copies, of_sft
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
-from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
+
+STAGES_OF_PAIRS = ("fetch", "base", "validate", "pairs")  # whose params decide how long pairs are
+LOCK_FILE = Path("dvc.lock")
 
 
 def forecast(asked: argparse.Namespace) -> str:
@@ -39,12 +43,22 @@ def forecast(asked: argparse.Namespace) -> str:
         threads=params.threads,
     )
     others = asked.model_config is not None or asked.pairs is not None
-    own = asked.params.resolve() == PARAMS_FILE.resolve() and not others
+    own = asked.params.resolve() == PARAMS_FILE.resolve() and not others and pairs_are_made_from(PARAMS_FILE)
     try:
         of, needs = needs_of(params, machine, asked.model_config, asked.pairs, own)
     except ValueError as error:  # of transformers: a model that runs in no form which a stage would give it
         raise UserError(f"The model of base cannot be simulated ({first_line(error)}); choose another.") from error
     return as_json(of, needs) if asked.json else table(of, needs)
+
+
+def pairs_are_made_from(file: Path) -> bool:
+    """Whether out/pairs, if it is there, has the lengths of `file`: by dvc.lock, its stages had the same values.
+
+    What dvc.lock does not record is taken for what was made from them, since it was made after the last `dvc repro`.
+    """
+    now, locked = read_yaml(file), read_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.is_file() else {}
+    recorded = [locked.get(stage, {}).get("params", {}).get(PARAMS_FILE.name, {}) for stage in STAGES_OF_PAIRS]
+    return all(now.get(name) == value for params in recorded for name, value in params.items())
 
 
 def needs_of(

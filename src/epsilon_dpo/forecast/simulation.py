@@ -242,7 +242,8 @@ def _add_adapter(model: PreTrainedModel, lora: LoRA) -> None:
     targets = target_modules(model, lora.target_modules)
     # peft moves its weights to the device where they are, and torch refuses to move what has no memory.
     with patch.object(nn.Module, "to", lambda module, *args, **kwargs: module):
-        model.add_adapter(LoraConfig(r=lora.r, target_modules=targets, task_type="CAUSAL_LM"))
+        config = LoraConfig(r=lora.r, lora_dropout=lora.lora_dropout, target_modules=targets, task_type="CAUSAL_LM")
+        model.add_adapter(config)
 
 
 def _simulated(micro_batch: Callable[[], None], policy: PreTrainedModel, how: How, live: LiveBytes) -> Simulated:

@@ -19,10 +19,15 @@ def curve(row: dict[str, Any], at: int) -> list[Metric]:
     return as_metrics(named({name: value for name, value in row.items() if name != "step"}, step), step, at)
 
 
+def accepted(name: str) -> str:
+    """`name` without the characters that MLflow refuses in names of metrics and params."""
+    return re.sub(r"[^\w/ .:-]", "_", name)
+
+
 def as_metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:
     """The numeric values of `metrics`, names without the characters that MLflow refuses; `step` is no metric."""
     return [
-        Metric(re.sub(r"[^\w/ .:-]", "_", name), float(value), at, step)
+        Metric(accepted(name), float(value), at, step)
         for name, value in metrics.items()
         if isinstance(value, int | float) and name != "step"
     ]

@@ -175,7 +175,7 @@ def test_failures_that_stay_are_one_sentence_and_lose_nothing(
     judge(server.url).compare(QUESTIONS[:3])
     paid = server.tries
     server.fail_every = (1, 429)
-    with pytest.raises(UserError, match=r"after 2 retries \(429: try again\); .* the replies so far are kept"):
+    with pytest.raises(UserError, match=r"in spite of retries \(429: try again\); .* the replies so far are kept"):
         judge(server.url, concurrency=1).compare(QUESTIONS)
     server.fail_every, before = None, server.tries
     judge(server.url).compare(QUESTIONS)

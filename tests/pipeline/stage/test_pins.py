@@ -53,7 +53,7 @@ def test_another_version_is_refused_before_anything_is_made(project: Path) -> No
     write_pins(project, numpy='"1.0"')
     assert refused() == (
         f"ERROR in stage demo: numpy is {HERE['numpy']} here, and pins.yaml says 1.0, on which this stage's result "
-        'depends; `rm -f .venv/.ready && make repro` installs the pins; to '
+        "depends; `rm -f .venv/.ready && make repro` installs the pins; to "
         'upgrade follow docs/howto.md, "Upgrading a package".'
     )
 

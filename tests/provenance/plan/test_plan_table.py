@@ -9,7 +9,7 @@ from epsilon_dpo.pipeline.stage.params import read_yaml
 from epsilon_dpo.provenance.plan.amounts import seconds_of_stages, size_text, time_text
 from epsilon_dpo.provenance.plan.causes import Cause
 from epsilon_dpo.provenance.plan.steps import FROM_CACHE, MAY_RUN, RUN, UP_TO_DATE, Step
-from epsilon_dpo.provenance.plan.table import names, table
+from epsilon_dpo.provenance.plan.table import accepting, names, table
 
 ROOT = Path(__file__).resolve().parents[3]
 BETA = Cause("param", "runs.a.beta", "runs.a.beta: 0.3 → 0.2")
@@ -56,6 +56,13 @@ out/*/RUN."""
 
 def test_stages_with_the_same_reasons_share_a_row() -> None:
     assert table(STEPS, ["align@c"]) == TABLE
+
+
+def test_no_run_that_was_not_looked_at_is_accepted() -> None:
+    """Of two that were asked about, a third would be, by the name of their group: `dvc commit -f align` takes all."""
+    looked_at = [step("align@a", RUN, COMMENT), step("align@b", RUN, COMMENT)]
+    assert accepting(looked_at, ["sft", "align@a", "align@b", "align@c"]) == "dvc commit -f align@a align@b"
+    assert accepting(looked_at) == accepting(looked_at, ["align@a", "align@b"]) == "dvc commit -f align"
 
 
 def test_one_of_many_runs_that_differs_leaves_the_others_a_number() -> None:

@@ -23,6 +23,13 @@ def test_the_staircase():
     assert attained(KL, WINS, at, 0.65).tolist() == [0.65, 0.65, 0.65, 0.7, 0.7, 0.8]
 
 
+def test_a_policy_is_on_the_staircase_at_its_own_kl():
+    """Whichever way its prompts were added up: (.3 + .2 + .1) / 3 and (.1 + .2 + .3) / 3 differ in the last bit."""
+    one, other = (0.3 + 0.2 + 0.1) / 3, (0.1 + 0.2 + 0.3) / 3
+    assert one < other
+    assert attained(np.array([other]), np.array([0.7]), np.array([one]), 0.5).tolist() == [0.7]
+
+
 def test_the_area_by_hand():
     """Steps 1..2 at .1, 2..4 at .2, 4..5 at .3 above one half; what lies beyond the reference adds nothing."""
     assert hypervolume(KL, WINS, Reference(5.0, 0.5)) == pytest.approx(0.1 + 0.4 + 0.3)

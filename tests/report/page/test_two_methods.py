@@ -51,6 +51,15 @@ def test_the_p_value_is_the_level_whose_interval_ends_at_zero():
     assert difference(equal, equal).p_value == 1.0
 
 
+def test_a_tie_whose_sums_round_apart_is_a_tie():
+    """Thirds do not add up to 0, and near 0 no interval ends: the report was not made."""
+    first, second = np.zeros((3, 256, 1)), np.zeros((3, 256, 1))
+    first[:, 0], first[0, 128] = 1.0, 1.0
+    second[:2, 0], second[:2, 128] = 1.0, 1.0
+    found = difference(first, second)
+    assert 0.0 < abs(found.centre) < 1e-15 and found.p_value == 1.0
+
+
 def test_one_training_and_other_prompts_are_refused():
     with pytest.raises(ValueError, match="at least two seeds each"):
         difference(np.ones((1, 5, 1)), np.ones((3, 5, 1)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from epsilon_dpo.report.page.uncertainty import parts
+from epsilon_dpo.report.page.variance import split_variance
 
 SIGN = np.array([-1.0, 1.0])
 
@@ -78,3 +79,16 @@ def test_noise_that_seeds_share_is_not_averaged_over_them(common: float) -> None
         values = [split[name] for split in splits]
         error = np.std(values) / np.sqrt(len(values))
         assert np.mean(values) == pytest.approx(expected, abs=3.0 * error + 0.02 * expected), name
+
+
+def test_the_parts_are_no_more_than_the_variance() -> None:
+    """Two prompts that both win once: nothing is left for prompts, nor so much for sampling as one prompt alone says."""
+    wins = np.array([[[1.0, 0.0], [0.0, 1.0]]])[..., None]
+    assert sum(found(wins).values()) == pytest.approx(split_variance(wins).standard_error ** 2, abs=1e-15)
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        wins = generator.integers(0, 2, (2, 3, 2, 2)).astype(float)
+        total = sum(found(wins).values())
+        assert min(found(wins).values()) >= 0.0
+        expected = max(split_variance(wins).standard_error ** 2, found(wins)["training"])
+        assert total == pytest.approx(expected, abs=1e-12)

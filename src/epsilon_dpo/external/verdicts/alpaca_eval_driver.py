@@ -9,7 +9,7 @@ written into site-packages.
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Annotator(annotators.PairwiseAnnotator):
 def main(settings: dict) -> None:
     work = Path(settings["work"])
     cache = work / "annotations_cache.json"
+    kept = []
     if cache.exists():  # verdicts that could not be read are asked for again
         kept = [row for row in _verdicts(cache) if row["preference"] not in (None, -1)]
         if kept:
@@ -45,7 +46,7 @@ def main(settings: dict) -> None:
         else:
             cache.unlink()
     failed: list[str] = []
-    decoder._openai_completion_helper = forgiving(decoder._openai_completion_helper, failed)
+    decoder._openai_completion_helper = forgiving(decoder._openai_completion_helper, failed, kept)
     metric, metric_kwargs = "win_rate", None
     if settings["df_gamed"] is not None:
         glm_winrate.hf_hub_download = lambda **_: settings["df_gamed"]
@@ -68,7 +69,9 @@ def main(settings: dict) -> None:
     (work / "failed.json").write_text(json.dumps(failed))
 
 
-def forgiving(ask: Callable[..., list[dict]], failed: list[str]) -> Callable[..., list[dict]]:
+def forgiving(
+    ask: Callable[..., list[dict]], failed: list[str], kept: Sequence[dict] = ()
+) -> Callable[..., list[dict]]:
     """The tool's call. At one question that the endpoint refuses (a filter, a context that is too short) its exception
     would end all; that question has no verdict then, as the tool has it after ten tries that met a limit of rate.
 
@@ -76,8 +79,9 @@ def forgiving(ask: Callable[..., list[dict]], failed: list[str]) -> Callable[...
 
     Args:
         failed: takes why, for each question without an answer.
+        kept: verdicts of earlier runs, which the settings got as well.
     """
-    answered: list[dict] = []
+    answered = list(kept)
 
     @wraps(ask)
     def asked(batch: tuple, **settings: object) -> list[dict]:

@@ -5,6 +5,7 @@ run deletes. What a tool has asked stays there: a stage that runs again, after a
 code, asks and pays only for what is missing.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -130,8 +131,11 @@ def _is_restricted(error: HTTPError) -> bool:
 def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None:
     """Run the tool in the contest's folder; what it prints goes to tool.log there.
 
+    It holds a lock as long as it lives, also where the stage that started it was killed: two at once would ask and pay
+    for the same questions, and write over each other's answers.
+
     Raises:
-        UserError: it failed; the sentence ends with the last line that it printed.
+        UserError: it failed; the sentence ends with the last line that it printed. Or another works in this folder.
     """
     key = reach(contest.judge)
     url = contest.judge.base_url.rstrip("/")
@@ -140,7 +144,14 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
     environment = {name: value for name, value in os.environ.items() if name not in OTHERS} | chosen
     log = contest.work / "tool.log"
-    with log.open("w", encoding="utf-8") as file:
+    with (contest.work / "tool.lock").open("a") as lock, log.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"the tool of an earlier run still asks the judge in {contest.work}; wait until it ends, or end it, "
+                "and run this stage again: what it has asked is kept."
+            ) from None
         done = subprocess.run(
             [str(python), *arguments],
             cwd=contest.work,
@@ -149,6 +160,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
             text=True,
             stdout=file,
             stderr=subprocess.STDOUT,
+            pass_fds=(lock.fileno(),),
             check=False,
         )
     if done.returncode:

@@ -6,7 +6,8 @@ watches the endpoint's address and the model's name, not which model the endpoin
 cache/judge and run `dvc repro -f -s judge`.
 
 A reply without a letter is a refusal, and kept, once the judge has given a letter at all, now or in a reply that is
-kept. One that gives none in its first replies is stopped then: it is no judge, and it leaves no verdicts.
+kept. One that gives none in its first ten replies is stopped then: it is no judge, and it leaves no verdicts. Fewer
+than ten are believed.
 """
 
 import json

@@ -103,7 +103,7 @@ def fitted_temperature(margins: np.ndarray) -> float:
 
 def margin_metrics(margins: np.ndarray) -> dict[str, float]:
     """Of [n] margins R in nats: `accuracy` (ties a half), `mean_abs`, `negative_share` (the label is contradicted), and
-    `nll`, the mean of -log sigmoid(R), which a perfectly calibrated judge has smallest."""
+    `nll`, the mean of -log sigmoid(R), of a judge's rescaled logits smallest where they are calibrated."""
     return {
         "accuracy": float(((margins > 0.0) + 0.5 * (margins == 0.0)).mean()),
         "mean_abs": float(np.abs(margins).mean()),

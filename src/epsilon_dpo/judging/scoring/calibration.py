@@ -19,7 +19,8 @@ def calibration(records: Sequence[Row], intervals: Intervals) -> dict[str, float
     - `overconfidence`: the mean of max(P, 1 - P) minus the share of right verdicts (ties a half). 0 is calibrated on
       the whole, above 0 the judge is surer than right. It is the expected calibration error of one bin, with its sign:
       that of many bins is never 0 on few records.
-    - `label_nll`: the mean of -log P(labelled answer), nats; log 2 = 0.693 for a coin, smallest for a calibrated judge.
+    - `label_nll`: the mean of -log P(labelled answer), nats; log 2 = 0.693 for a coin, of a judge's rescaled
+      logits smallest where they are calibrated.
     """
     half = np.array([record["logit"] for record in records], dtype=np.float64) / 2.0
     right = np.array([record["win"] for record in records], dtype=np.float64)

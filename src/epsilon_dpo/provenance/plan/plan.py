@@ -23,9 +23,10 @@ def plan(asked: argparse.Namespace) -> str:
     project, steps = planned(asked.targets)
     if asked.assert_only is not None:
         refuse_others(steps, asked.assert_only)
+    every = [name for file in project.files.values() for name in file.stages]
     if asked.json:
-        return as_json(steps, list(project.gone()))
-    return table(steps, list(project.gone()), at_work(project.repo))
+        return as_json(steps, list(project.gone()), every)
+    return table(steps, list(project.gone()), at_work(project.repo), every)
 
 
 def refuse_others(steps: Sequence[Step], globs: Sequence[str]) -> None:
@@ -44,8 +45,8 @@ def refuse_others(steps: Sequence[Step], globs: Sequence[str]) -> None:
         raise UserError(f"stages beside {' and '.join(globs)} would run: {found}; `epsilon-dpo plan` says why.")
 
 
-def as_json(steps: Sequence[Step], gone: Sequence[str]) -> str:
-    """All stages, those that are up to date included."""
+def as_json(steps: Sequence[Step], gone: Sequence[str], every: Sequence[str] | None = None) -> str:
+    """All stages, those that are up to date included; `every` as of `accepting`."""
     stages = [
         {
             "stage": step.name,
@@ -59,4 +60,6 @@ def as_json(steps: Sequence[Step], gone: Sequence[str]) -> str:
         }
         for step in steps
     ]
-    return json.dumps({"stages": stages, "accept": accepting(steps), "gone": list(gone)}, indent=1, ensure_ascii=False)
+    return json.dumps(
+        {"stages": stages, "accept": accepting(steps, every), "gone": list(gone)}, indent=1, ensure_ascii=False
+    )

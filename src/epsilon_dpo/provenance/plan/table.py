@@ -13,12 +13,15 @@ CAUSES_SHOWN = 4  # per row
 RUNS_NAMED = 3  # of one stage in a row
 
 
-def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None = None) -> str:
+def table(
+    steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None = None, every: Sequence[str] | None = None
+) -> str:
     """The plan as text.
 
     Args:
         gone: stages of dvc.lock that dvc.yaml no longer has.
         at_work: the DVC process that changes outputs meanwhile, if there is one.
+        every: as of `accepting`.
     """
     parts = [_summary(steps)]
     if at_work:
@@ -34,7 +37,7 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
         parts.append(
             f"{FROM_CACHE}: DVC restores what dvc.lock names, or the result of an earlier run with the same inputs."
         )
-    command = accepting(steps)
+    command = accepting(steps, every)
     if command:
         parts.append(
             "No edit of these can change their results, so DVC can be told to accept it without a run:\n"
@@ -48,10 +51,15 @@ def table(steps: Sequence[Step], gone: Sequence[str] = (), at_work: str | None =
     return "\n\n".join(parts)
 
 
-def accepting(steps: Sequence[Step]) -> str:
-    """The `dvc commit` for the stages that would run for edits alone that change no result; empty if there are none."""
+def accepting(steps: Sequence[Step], every: Sequence[str] | None = None) -> str:
+    """The `dvc commit` for the stages that would run for edits alone that change no result; empty if there are none.
+
+    Args:
+        every: the stages of dvc.yaml, of which `steps` may be some: a run that was not looked at must not be accepted
+            by the name of its group. None: `steps` are all.
+    """
     chosen = [step.name for step in steps if step.acceptable]
-    found = names(chosen, [step.name for step in steps])
+    found = names(chosen, every or [step.name for step in steps])
     return f"dvc commit -f {' '.join(name.removesuffix('@*') for name in found)}" if chosen else ""
 
 

@@ -20,6 +20,7 @@ from dvc_objects.fs.local import localfs
 
 from epsilon_dpo.pipeline.observability.errors import redacted
 from epsilon_dpo.pipeline.stage.manifest import file_md5
+from epsilon_dpo.provenance.verify.certificate import FOLDER
 from epsilon_dpo.provenance.verify.recorded import Content, Records
 
 PAID = Path("cache")  # a judge's replies: asked again, they would cost again and might be others
@@ -63,10 +64,13 @@ class CleanFolder:
             return "dvc.lock has no result of it; run `dvc repro`"
         if stage.changed_stage():
             return "its command is not the one that dvc.lock records; run `dvc repro`"
-        for dep in stage.deps:
-            source = isinstance(dep, ParamsDependency) or not records.makers(records.path(dep))
-            if source and (changed := dep.workspace_status()):
-                return f"{_named(changed)} changed after dvc.lock recorded its result; run `dvc repro`"
+        sources = (
+            dep for dep in stage.deps if isinstance(dep, ParamsDependency) or not records.makers(records.path(dep))
+        )
+        changed = [_named(status) for dep in sources if (status := dep.workspace_status())]
+        if changed:  # named last: a report that has yet to show a certificate is no other one
+            first = min(changed, key=lambda name: name == str(FOLDER))
+            return f"{first} changed after dvc.lock recorded its result; run `dvc repro`"
         for dep in records.inputs(stage):
             path = records.path(dep)
             lost = [out for out in records.makers(path) if not self._restore(out)]

@@ -22,6 +22,8 @@ from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.analysis.intervals.rates import Estimate, student_t
 from epsilon_dpo.analysis.intervals.win_rates import win_rate
 
+ROUNDING = 1e-12  # of a sum of a policy's KLs
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -56,11 +58,13 @@ class Frontier:
 def attained(kl: Floats, win_rate: Floats, at: Floats, floor: float) -> Floats:
     """The best win rate, at least `floor`, among points with at most this KL, [g].
 
+    A KL that is equal but for the order in which its prompts were added up is at most that.
+
     Args:
         kl, win_rate: [n].
         at: [g], nats.
     """
-    return np.where(kl[:, None] <= at, win_rate[:, None], floor).max(0, initial=floor)
+    return np.where(kl[:, None] <= at + ROUNDING * np.abs(at), win_rate[:, None], floor).max(0, initial=floor)
 
 
 def hypervolume(kl: Floats, win_rate: Floats, reference: Reference) -> float:

@@ -41,7 +41,8 @@ class Group:
     def judgements(self, opponent: str) -> Floats:
         """[seeds, prompts, answers, 2]: whether the answer wins by the verdict of each order alone, ties a half.
 
-        Its mean is the win rate that counts a pair as a tie if its orders disagree.
+        Its mean is the win rate that counts a pair as a tie if its orders disagree; an order that is a tie by itself
+        counts a half.
         """
         return self._design(
             opponent, lambda record: [(1.0 + np.sign(f)) / 2.0 for f in (record["f_ab"], -record["f_ba"])]

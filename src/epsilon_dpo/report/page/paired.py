@@ -55,7 +55,7 @@ def verdicts(wins: Mapping[str, ArrayLike], prompts: ArrayLike, confidence: floa
     Args:
         wins: each run's, [n], in the same order of prompts.
         prompts: [n], each record's prompt; several records of one prompt may be in any order.
-        power: chance of a verdict on a pair that `n_needed` prompts give, at the least.
+        power: chance of a verdict on a pair that `n_needed` prompts give, about: by the normal distribution.
 
     Raises:
         ValueError: the lengths differ, there are fewer than two prompts, or a difference is no multiple of a half.

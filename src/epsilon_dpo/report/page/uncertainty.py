@@ -103,15 +103,17 @@ def parts(wins: Floats) -> list[Part]:
     split = split_variance(wins)
     common = wins.mean(0)  # [prompts, answers, judgements]
     training = split.training.of_win_rate if split.training else 0.0
-    judging = _judging(common) if o > 1 else 0.0
-    rest = max(0.0, split.standard_error**2 - training - judging)
+    left = max(0.0, split.standard_error**2 - training)  # each part is of what the ones before it leave
+    judging = min(left, _judging(common)) if o > 1 else 0.0
+    rest = left - judging
     found = [Part(("training",), training)] if a > 1 else []
     if c == 1:
         found.append(Part(("prompt", "interaction", "sampling") if a > 1 else ("prompt", "sampling"), rest))
     else:
         sampling = max(0.0, float(common.mean(2).var(1, ddof=1).mean()) / (b * c) - judging)
-        interaction = _interaction(wins.mean(3)) if a > 1 else 0.0
-        found.append(Part(("prompt",), max(0.0, rest - sampling - interaction)))
+        sampling = min(rest, sampling)
+        interaction = min(rest - sampling, _interaction(wins.mean(3))) if a > 1 else 0.0
+        found.append(Part(("prompt",), rest - sampling - interaction))
         found += [Part(("interaction",), interaction)] if a > 1 else []
         found.append(Part(("sampling",), sampling))
     return found + ([Part(("judging",), judging)] if o > 1 else [])

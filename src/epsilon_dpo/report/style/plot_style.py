@@ -1,6 +1,6 @@
 """How figures look: the Okabe-Ito colours, which colour-blind readers can tell apart, and marks that survive print.
 
-Every policy keeps its colour and marker through all figures. Files carry no software version and no date, so
+Every policy keeps its colour and marker within a figure. Files carry no software version and no date, so
 the same values give the same bytes.
 """
 
