@@ -82,7 +82,7 @@ def test_noise_that_seeds_share_is_not_averaged_over_them(common: float) -> None
 
 
 def test_the_parts_are_no_more_than_the_variance() -> None:
-    """Two prompts that both win once: nothing is left for prompts, nor so much for sampling as one prompt alone says."""
+    """Two prompts that both win once: nothing is left for prompts, nor as much for sampling as one alone says."""
     wins = np.array([[[1.0, 0.0], [0.0, 1.0]]])[..., None]
     assert sum(found(wins).values()) == pytest.approx(split_variance(wins).standard_error ** 2, abs=1e-15)
     generator = np.random.default_rng(0)
