@@ -192,6 +192,16 @@ def test_an_experiment_leaves_the_values_of_the_report_on_a_policy_that_both_hav
     assert rows.client.get_run(row).data.metrics["win_rate/sft"] == 0.8
 
 
+def test_another_judges_verdicts_replace_those_beside_the_answers(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The win rates are the new judge's, too; what has not changed is not sent again."""
+    sent = []
+    monkeypatch.setattr(rows, "_log_file", lambda run_id, content, name: sent.append(content["data"]))
+    for verdict in ("won", "won", "lost"):
+        monkeypatch.setattr("epsilon_dpo.mlflow_writer.rows.table", lambda *_, said=verdict: {"data": [said]})
+        rows.compared([policy("judged")])
+    assert sent == [["won"], ["lost"]]
+
+
 def test_projects_of_one_server_leave_each_others_marks(
     rows: Rows, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 
 TABLE = "answers.json"
 TABLE_TAG = "mlflow.loggedArtifacts"  # by which the page finds tables
+ANSWERS_TAG = "answers_sha256"  # of what the table shows
 TABLES = json.dumps([{"path": TABLE, "type": "table"}])  # its value
 COLUMNS = ("prompt", "answer", "against chosen", "against sft", "truth against sft")
 PROMPTS, CHARACTERS = 100, 1000

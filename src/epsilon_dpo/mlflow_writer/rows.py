@@ -1,5 +1,7 @@
 """The rows of other stages: what is measured of a policy, what a report says, rows that are lost or left over."""
 
+import hashlib
+import json
 import os
 from typing import Any
 
@@ -7,7 +9,7 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer import pending
-from epsilon_dpo.mlflow_writer.answers import TABLE, TABLE_TAG, TABLES, table
+from epsilon_dpo.mlflow_writer.answers import ANSWERS_TAG, TABLE, TABLE_TAG, TABLES, table
 from epsilon_dpo.mlflow_writer.identity import IN_REPORT, flat, identity, report_mark
 from epsilon_dpo.mlflow_writer.metrics import accepted, as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
@@ -64,16 +66,23 @@ class Rows:
             known = row.data.metrics  # marking twice must not make a history of equal values
             final = as_metrics(policy["metrics"], 0, at)
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
-            if self._is_in_another_report(row):
-                unknown = []
-            self._log(run_id, of_model(unknown, model if is_new else None, None))
-            if TABLE_TAG not in row.data.tags and self.takes_files and (answers := table(run, sha256)):
-                self._log_file(run_id, answers, TABLE)
-                if self.takes_files:
-                    self.client.set_tag(run_id, TABLE_TAG, TABLES)
+            another = self._is_in_another_report(row)
+            self._log(run_id, of_model([] if another else unknown, model if is_new else None, None))
+            if self.takes_files and not (another and TABLE_TAG in row.data.tags):
+                self._show_answers(row, table(run, sha256))
         if self._mark(marked, at):
             note_marked(policies)
         return rows
+
+    def _show_answers(self, row: Run, answers: dict[str, Any] | None) -> None:
+        """The table of them, anew where another judge or temperature has made it another."""
+        digest = hashlib.sha256(json.dumps(answers).encode()).hexdigest()
+        if answers is None or row.data.tags.get(ANSWERS_TAG) == digest:
+            return
+        self._log_file(row.info.run_id, answers, TABLE)
+        if self.takes_files:
+            self.client.set_tag(row.info.run_id, TABLE_TAG, TABLES)
+            self.client.set_tag(row.info.run_id, ANSWERS_TAG, digest)
 
     def _mark(self, rows: list[Run], at: int) -> bool:
         """Tag `rows`, and no others, as those of this project's report of `at`; False: a later one has tagged its own.
