@@ -84,6 +84,10 @@ def test_jobs_are_given_the_login_that_the_server_demands(section: str) -> None:
     assert all(f"{name}=…" in recipe(section) for name in LOGIN)
 
 
+def test_the_login_of_kubernetes_stands_in_no_command() -> None:
+    assert "--from-env-file=../epsilon-dpo.env" in recipe("Kubernetes") and "--from-literal" not in recipe("Kubernetes")
+
+
 def test_a_recipe_for_kubernetes_may_be_said_twice(tmp_path: Path) -> None:
     """`kubectl create` refuses what is there, and the pods would go on with the params of before."""
     setup = recipe("Kubernetes").split("\njob()")[0].partition("\n")[2]  # without the image

@@ -71,6 +71,8 @@ def test_all_methods_is_the_default_with_other_runs() -> None:
 
 def test_the_level_in_bfloat16_is_the_controlled_one_with_other_runs() -> None:
     """So a replicate has the data, the reference and the judge of the other level at the same seed."""
+    levels = read_yaml(ROOT / "study/claims.yaml")["levels"]
+    assert levels["bfloat16"]["seeds"] == levels["controlled"]["seeds"]
     ours, other = (read_yaml(ROOT / "presets" / f"study-{name}.yaml") for name in ("bfloat16", "controlled"))
     assert {key for key in ours if ours[key] != other[key]} == {"tournament", "figures", "runs"}
     runs = ours.pop("runs").values()

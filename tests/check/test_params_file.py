@@ -233,6 +233,12 @@ def test_a_value_that_nobody_can_mean_is_refused(tmp_path: Path, old: str, new: 
         load_file(edited(tmp_path, old, new))
 
 
+def test_a_key_is_named_as_it_is_written(tmp_path: Path) -> None:
+    """pydantic puts `trained`, the value of `source`, between the keys of the block."""
+    with pytest.raises(UserError, match=r"params\.yaml: judge\.hidden_size = 0 is refused"):
+        load_file(edited(tmp_path, "64\n  intermediate_size: 128", "0\n  intermediate_size: 128"))
+
+
 def test_candidates_fit_the_model_too() -> None:
     content = read_yaml(ROOT / "presets" / "on-policy.yaml")
     content["candidates"]["max_new_tokens"] = 192

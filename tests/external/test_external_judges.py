@@ -220,10 +220,12 @@ def test_two_tools_at_once_would_pay_twice(tmp_path: Path, judge: Judge) -> None
     python = Path(sys.executable)
     holds = subprocess.Popen([python, "-c", HOLDS, tmp_path / "tool.lock"], stdout=subprocess.PIPE)
     assert holds.stdout is not None and holds.stdout.read(1) == b"."
-    with pytest.raises(UserError, match=r"the tool of an earlier run still asks the judge in .*; wait until it ends"):
-        call(python, ["-c", ""], contest)
-    holds.kill()
-    holds.wait()
+    try:
+        with pytest.raises(UserError, match=r"the tool of an earlier run still asks the judge in .*; wait until"):
+            call(python, ["-c", ""], contest)
+    finally:
+        holds.kill()
+        holds.wait()
     call(python, ["-c", ""], contest)
 
 

@@ -10,7 +10,7 @@ probability sigma(R) and |R| < tau, the expected loss of both labels is smallest
 stretched target. Further ones get no shrunk one: there the label against the margin counts fully (R <= -tau), and the
 loss is smallest at log sigma(c R) - log sigma(-R), nearly R. w is a constant of the data: at most 1.21 for c_max 2, and
 low for a label that the reward model contradicts by less than tau: near 0 where tau is large, so that the method is
-above all a filter of these (tau 6.9, R -3: 0.06), and 0.76 at least at tau 2.
+above all a filter of these (tau 6.9, R -3: 0.06), and 0.75 at least at tau 2.
 
 Differences from the released code:
 - R comes from stage `margins`, once for all runs, in nats by a temperature fitted on held-out labels; there a reward

@@ -29,7 +29,8 @@ other, and is *undecided at this n* where it reaches to both. It is *mixed* wher
 of what is averaged, such as at one β, and fails in another: then the mean says as much of the choice of β as of the
 methods, and further replicates decide nothing. *n* counts replicates, each with another seed and one value, of whose
 mean the interval is Student's. The intervals are of each claim by itself: of twenty claims about which nothing is true,
-one will look decided. Two replicates decide nothing, nor does a difference of win rates smaller than half a prompt, and
+one will look decided. A sentence of the paper that is measured in several settings, or in two parts, counts once for
+each. Two replicates decide nothing, nor does a difference of win rates smaller than half a prompt, and
 as long as replicates are lacking, verdicts are preliminary.
 
 KL is KL(reference || policy) in nats per answer, summed over the whole vocabulary at each token of the reference's

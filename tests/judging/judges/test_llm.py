@@ -393,7 +393,7 @@ def test_a_cache_damaged_past_its_first_pages_is_one_sentence(server: JudgeServe
     assert "are kept" not in str(refusal.value)
 
 
-def test_a_cache_that_is_locked_or_may_not_be_opened_is_not_called_damaged(server: JudgeServer) -> None:
+def test_a_cache_that_is_locked_is_not_called_damaged(server: JudgeServer) -> None:
     """Whoever moves it away pays for all of its replies again."""
     judge(server.url).compare(QUESTIONS[:1])
     cache = judge(server.url).cache

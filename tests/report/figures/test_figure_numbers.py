@@ -173,5 +173,5 @@ def test_every_kind_of_judge_has_a_name_in_the_captions() -> None:
 def test_the_setting_that_a_caption_names_is_one_of_the_method() -> None:
     rows = [{"metric": "kl_fwd_rb", "n": 4}]
     said = captions.dynamics_caption(rows, rows, {"kind": "llm", "origin": "x"}, 0.9, 0.95)
-    (setting,) = re.findall(r"probably an effect of rounding to bfloat16, which (\w+): (\w+) shows on synthetic", said)
+    (setting,) = re.findall(r"an effect of its rounding to bfloat16, which (\w+): (\w+) has", said)
     method_of("x", {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01} | dict([setting]))

@@ -52,9 +52,8 @@ def dynamics_caption(rows: list[Row], decided: list[Row], judge: Row, smoothing:
         said
         + f"""By step: the shares of a training step's pairs whose β was lowered and raised, moving averages with weight
         {smoothing:g} on the past. In exact arithmetic almost every pair is one or the other, whatever ε is; that the
-        released code decides more often under a larger ε is probably an effect of rounding to bfloat16, which
-        step_precision: official_bf16 shows on synthetic logits (docs/methods.md); level bfloat16 of
-        docs/replication.md is to test it in training."""
+        released code decides more often under a larger ε is an effect of its rounding to bfloat16, which
+        step_precision: official_bf16 has (docs/replication.md, levels controlled and bfloat16)."""
     )
 
 
