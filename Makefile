@@ -10,7 +10,7 @@ TORCH ?= $(shell grep '^torch==' requirements.txt)
 # Installs the other pins in seconds where pip takes minutes. UV= (empty) leaves all of it to pip.
 UV ?= uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Recipes still name what they run by its path: the make of macOS, 3.81, looks up what needs no shell in the PATH of before.
+# Recipes that need no shell name their program by its path: make 3.81 (macOS) looks it up in the PATH of before.
 # An environment's programs name the interpreter by its path; where a folder was moved or renamed it is no longer there.
 ifneq ($(wildcard $(BIN)/dvc),)
 ifneq ($(shell test -x "$$(sed -n '1s/^..//p' $(BIN)/dvc)" || echo gone),)
@@ -42,7 +42,7 @@ test-slow: $(VENV)/.ready-dev
 	python -m pytest -m "slow and not campaign" $(WORKERS)
 
 campaign: $(VENV)/.ready-dev # what takes longest and breaks least: by hand, once per larger change; -rP prints the counts of what was done
-	python -m pytest -m campaign -rP $(WORKERS)
+	$(BIN)/python -m pytest -m campaign -rP $(WORKERS)
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

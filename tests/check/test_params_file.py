@@ -239,6 +239,11 @@ def test_a_key_is_named_as_it_is_written(tmp_path: Path) -> None:
         load_file(edited(tmp_path, "64\n  intermediate_size: 128", "0\n  intermediate_size: 128"))
 
 
+def test_an_unknown_key_is_named_also_if_it_is_some_keys_value(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown key 'sft\.cosine'"):
+        load_file(edited(tmp_path, "  completion_only_loss: true", "  completion_only_loss: true\n  cosine: 1"))
+
+
 def test_candidates_fit_the_model_too() -> None:
     content = read_yaml(ROOT / "presets" / "on-policy.yaml")
     content["candidates"]["max_new_tokens"] = 192

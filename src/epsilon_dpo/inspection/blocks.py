@@ -15,7 +15,7 @@ from epsilon_dpo.inspection.judged import Judged
 from epsilon_dpo.models.base.params import EmbeddedModel
 
 EVAL_PAIRS = 256  # keep a 95 % interval of a win rate at ±6.3 points or less
-# Per cent: so many of the dataset's answers a sampled one may match in length, so many texts a judge reads to the end.
+# Per cent of the dataset's answers that a sampled one may be as long as, and of the texts that a judge reads whole.
 SEEN = 95
 STEP = 16  # limits are rounded up to its multiples: a sample and the whole differ a little
 

@@ -230,13 +230,12 @@ def _lengths(found: Measured, params: ParamsFile) -> str:
     return "\n".join(lines)
 
 
-def _read_by_judge(lengths: Judged, params: ParamsFile) -> str:
+def _read_by_judge(found: Judged, params: ParamsFile) -> str:
     judge = params.judge
     assert isinstance(judge, TrainedJudge)
-    limits = (judge.source_max_length, judge.candidate_max_length)
-    cut = (np.mean(np.array(own) > limit) for own, limit in zip(lengths, limits, strict=True))
-    prompts, answers = (f"{share:.1%}" for share in cut)
+    prompts, answers = f"{found.sources_cut:.1%}", f"{found.candidates_cut:.1%}"
+    limits = f"judge.source_max_length: {judge.source_max_length}, candidate_max_length: {judge.candidate_max_length}"
     return (
         f"The judge, trained on these pairs, cuts {prompts} of the prompts and {answers} of the answers\n"
-        f"  (judge.source_max_length: {limits[0]}, candidate_max_length: {limits[1]}, in tokens of its own)"
+        f"  ({limits}, in tokens of its own)"
     )

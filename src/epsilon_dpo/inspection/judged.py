@@ -13,11 +13,18 @@ UNCUT = 10**9
 
 
 class Judged(NamedTuple):
-    """Lengths of the prompt of each pair, and of each answer, as `judge.source_max_length` and
-    `judge.candidate_max_length` count them."""
+    """What such a judge reads.
+
+    Attributes:
+        sources, candidates: lengths of the prompt of each pair, and of each answer, as `judge.source_max_length` and
+            `judge.candidate_max_length` count them.
+        sources_cut, candidates_cut: the shares that the judge's limits cut; a short prompt leaves answers its room.
+    """
 
     sources: list[int]
     candidates: list[int]
+    sources_cut: float
+    candidates_cut: float
 
 
 def judged(pairs: list[Row], judge: TrainedJudge) -> Judged:
@@ -26,4 +33,8 @@ def judged(pairs: list[Row], judge: TrainedJudge) -> Judged:
     tokenizer = small_tokenizer((text for pair in texts for text in pair), judge.vocab_size)
     rows = Layout(tokenizer, UNCUT, UNCUT).encode_all(texts)
     sources = [len(row.ab) - row.len_a - row.len_b - 2 * SPECIAL for row in rows]
-    return Judged(sources, [length + SPECIAL for row in rows for length in (row.len_a, row.len_b)])
+    candidates = [length + SPECIAL for row in rows for length in (row.len_a, row.len_b)]
+    read = Layout(tokenizer, judge.source_max_length, judge.candidate_max_length).encode_all(texts)
+    sources_cut = sum(row.trunc_source for row in read) / max(len(read), 1)
+    candidates_cut = sum(row.trunc_a + row.trunc_b for row in read) / max(2 * len(read), 1)
+    return Judged(sources, candidates, sources_cut, candidates_cut)

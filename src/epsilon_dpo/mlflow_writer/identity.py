@@ -55,6 +55,11 @@ def report_mark() -> str:
     return f"{IN_REPORT}.{NOT_IN_A_NAME.sub('_', name)}" if name and apart else IN_REPORT
 
 
+def accepted(name: str) -> str:
+    """`name` without the characters that MLflow refuses in names of metrics and params."""
+    return re.sub(r"[^\w/ .:-]", "_", name)
+
+
 def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested values by dotted key; a run's own are `run.beta` whatever its name, so that they share a column."""
     for key, value in params.items():
@@ -62,4 +67,4 @@ def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield accepted(f"{prefix}{key}"), value

@@ -1,10 +1,10 @@
 """Numbers of a stage as MLflow's metrics: what they are called there, and when they were made."""
 
-import re
 from typing import Any
 
 from mlflow.entities import Metric
 
+from epsilon_dpo.mlflow_writer.identity import accepted
 from epsilon_dpo.mlflow_writer.view import CURVE
 
 
@@ -17,11 +17,6 @@ def curve(row: dict[str, Any], at: int) -> list[Metric]:
     """A row of metrics.jsonl."""
     step = int(row["step"])
     return as_metrics(named({name: value for name, value in row.items() if name != "step"}, step), step, at)
-
-
-def accepted(name: str) -> str:
-    """`name` without the characters that MLflow refuses in names of metrics and params."""
-    return re.sub(r"[^\w/ .:-]", "_", name)
 
 
 def as_metrics(metrics: dict[str, Any], step: int, at: int) -> list[Metric]:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import ANSWERS_TAG, TABLE, TABLE_TAG, TABLES, table
 from epsilon_dpo.mlflow_writer.identity import IN_REPORT, flat, identity, report_mark
-from epsilon_dpo.mlflow_writer.metrics import accepted, as_metrics, curve
+from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.reading import all_runs
@@ -172,7 +172,7 @@ class Rows:
         return str(run.info.run_id)
 
     def _log_params(self, run_id: str, params: dict[str, Any]) -> None:
-        self.client.log_batch(run_id, params=[Param(accepted(key), str(value)) for key, value in flat(params)])
+        self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat(params)])
 
     def _log(self, run_id: str, metrics: list[Metric]) -> None:
         self.client.log_batch(run_id, metrics)

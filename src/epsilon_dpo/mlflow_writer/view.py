@@ -127,7 +127,7 @@ def _named(name: str, state: dict[str, Any]) -> str:
 
 def _state(groups: list[dict[str, str]], averaged: bool = False) -> dict[str, Any]:
     """What the page keeps of a view. `averaged`: its charts have a mark per group and not per run, and it shows no
-    intervals, since the mean of several ones' ends is the end of none."""
+    intervals, since a mean of intervals' ends is no interval's end."""
     grouped = {"aggregateFunction": "average", "groupByKeys": groups} if groups else None
     columns = [column for column in COLUMNS if not (averaged and column.endswith(("_low`", "_high`")))]
     ends = ("",) if averaged else ("", "_low", "_high")

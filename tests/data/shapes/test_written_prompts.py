@@ -3,7 +3,7 @@
 import pytest
 from shape_rows import Row, bot, user
 
-from epsilon_dpo.data.shapes.interface import Pair
+from epsilon_dpo.data.shapes.interface import Dropped, Pair
 from epsilon_dpo.data.shapes.recognition import recognise
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -68,20 +68,36 @@ def test_a_transcript_is_its_turns_however_it_ends(end: str) -> None:
 @pytest.mark.parametrize(
     "prompt",
     [
-        "Human: q\nAssistant:",
-        "Human: hi\nAssistant: yo\nHuman: q",
         "\n\nHuman: hi\n\nAssistant: yo",
         "\n\nAssistant: yo",
         "\n\nAssistant:",
-        "Human: hi\nAssistant: yo\nHuman: q\n\nAssistant:",
         "Human: hi\n\nAssistant: yo\n\nAssistant:",
     ],
 )
 def test_a_transcript_without_a_last_question_is_refused(prompt: str) -> None:
-    with pytest.raises(
-        UserError, match="x, row 1: prompt begins as transcripts do, but ends with an answer or its turns"
-    ):
+    with pytest.raises(UserError, match="x, row 1: prompt begins as transcripts do, but ends with an answer; end it"):
         read({"prompt": prompt, "chosen": "a", "rejected": "b"})
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Human: q\nAssistant:",
+        "Human: hi\nAssistant: yo\nHuman: q",
+        "Human: hi\nAssistant: yo\nHuman: q\n\nAssistant:",
+    ],
+)
+def test_one_with_turns_in_single_lines_is_dropped_by_name(prompt: str) -> None:
+    row = {"prompt": prompt, "chosen": "a", "rejected": "b"}
+    (found,) = recognise([row], "x").read(row, "x, row 1", "all")
+    assert isinstance(found, Dropped) and found.reason == "written_dialogue" and "in single lines" in found.detail
+
+
+@pytest.mark.parametrize("end", ["", "\n\nAssistant:"])
+def test_a_turn_of_hh_that_begins_with_a_header_is_what_it_says(end: str) -> None:
+    """1 % of Anthropic-HH's dialogues have one."""
+    row = {"prompt": f"Human: hi\n\nAssistant: Human: So?\n\nHuman: q{end}", "chosen": "a", "rejected": "b"}
+    assert read(row).chosen == [user("hi"), bot("Human: So?"), user("q"), bot("a")]
 
 
 @pytest.mark.parametrize(

@@ -83,4 +83,4 @@ def test_of_several_formats_a_local_copy_is_advised(hub: ThreadingHTTPServer) ->
         read(**SETTINGS)
     sentence = str(error.value)
     assert "holds files of several formats (json, parquet); copy it (`hf download owner/open --repo-type" in sentence
-    assert sentence.endswith("which are one split train, with fetch.path, such as data/NAME/data/*.parquet.")
+    assert sentence.endswith("which then are the one split train, with fetch.path, such as data/NAME/data/*.parquet.")

@@ -400,7 +400,7 @@ def test_a_cache_that_is_locked_is_not_called_damaged(server: JudgeServer) -> No
     with sqlite3.connect("cache/judge/answers.sqlite") as other:
         cache._rows.execute("PRAGMA busy_timeout = 10")
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(UserError, match=r"cannot be used for now \(database is locked\).* is intact"):
+        with pytest.raises(UserError, match=r"cannot be used for now \(database is locked\).* was paid for"):
             cache.put("key", {}, {})
         other.rollback()
     cache.put("key", {}, {})

@@ -83,7 +83,8 @@ def _remedy(left_out: dict[str, int], min_margin: float) -> str:
     """What helps against the most frequent reason; where there is none, no prompt has two answers."""
     if not left_out:
         return "raise candidates.temperature, or candidates.max_new_tokens where answers were cut"
-    reason = max(left_out, key=left_out.__getitem__)
+    # Of two that are as frequent not `refused`, which counts answers.
+    reason = max(left_out, key=lambda one: (left_out[one], one != "refused"))
     remedies = {
         "below_min_margin": f"lower pairs.min_margin = {min_margin}",
         "tied": "raise candidates.temperature",

@@ -13,7 +13,7 @@ from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 HEADER = re.compile(r"(?:\r?\n){2}(Human|Assistant): ?")
-HEADER_OF_A_LINE = re.compile(r"^[ \t]*(Human|Assistant):", re.MULTILINE)
+HEADER_OF_A_LINE = re.compile(r"\n[ \t]*(Human|Assistant):")  # some of Anthropic-HH's answers begin with one
 OPEN_END = re.compile(r"(?:\r?\n){2}Assistant:\s*$")
 PART_KEYS = ("text", "value")  # of the text in a part of a content; LLaMA-Factory's v1 files have the second
 # Between the turns of HelpSteer2 and of NeMo-Aligner's template, which also has one for the system turn and an end.
@@ -127,9 +127,9 @@ def prompt(value: Any, name: str) -> Messages:
     """A prompt as messages: text is one user turn, a transcript its turns, without the empty "Assistant:" at its end.
 
     Raises:
-        Refused: a transcript that ends with an answer or has turns in single lines, or text with the markers
+        Refused: a transcript that ends with an answer, or text with the markers
             of HelpSteer2, NeMo-Aligner or Open-Assistant whose turns do not alternate from the user to the user.
-        Missing: text that `one_turn` does not take.
+        Missing: a transcript with turns in single lines, or text that `one_turn` does not take.
     """
     if isinstance(value, str) and NEMO_SYSTEM.match(value):
         first, *parts = EXTRA_ID.split(value)
@@ -190,10 +190,13 @@ def _up_to_human(value: str, name: str) -> Messages:
     turns = transcript(value, name)
     if OPEN_END.search(value):
         turns = turns[:-1]
-    if not turns or turns[-1]["role"] != "user" or any(HEADER_OF_A_LINE.search(turn["content"]) for turn in turns):
+    if not turns or turns[-1]["role"] != "user":
         raise Refused(
-            f"{name} begins as transcripts do, but ends with an answer or its turns have no empty line between them; "
-            "write '\\n\\n' before each Human: and Assistant:, and end with Human's turn or an empty Assistant:"
+            f"{name} begins as transcripts do, but ends with an answer; end it with Human's turn or an empty Assistant:"
+        )
+    if any(HEADER_OF_A_LINE.search(turn["content"]) for turn in turns):
+        raise Missing(
+            f"{name} has turns in single lines; write '\\n\\n' before each Human: and Assistant:", "written_dialogue"
         )
     return turns
 

@@ -276,7 +276,7 @@ def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> Non
             )
         raise UserError(
             f"{shown} holds files of several formats ({', '.join(formats)}); {copy}move the others away; or name those "
-            "to read, which are one split train, with fetch.path, such as "
+            "to read, which then are the one split train, with fetch.path, such as "
             f"{folder}/{files[0].with_name('*' + files[0].suffix)}."
         )
 

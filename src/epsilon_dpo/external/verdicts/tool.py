@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -144,7 +144,8 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
     environment = {name: value for name, value in os.environ.items() if name not in OTHERS} | chosen
     log = contest.work / "tool.log"
-    with (contest.work / "tool.lock").open("a") as lock, log.open("w", encoding="utf-8") as file:
+    with ExitStack() as opened:
+        lock = opened.enter_context((contest.work / "tool.lock").open("a"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -152,6 +153,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
                 f"the tool of an earlier run still asks the judge in {contest.work}; wait until it ends, or end it, "
                 "and run this stage again: what it has asked is kept."
             ) from None
+        file = opened.enter_context(log.open("w", encoding="utf-8"))
         done = subprocess.run(
             [str(python), *arguments],
             cwd=contest.work,

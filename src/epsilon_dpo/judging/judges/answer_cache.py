@@ -92,5 +92,5 @@ class AnswerCache:
                     ) from None
                 raise UserError(
                     f"{self.path} cannot be used for now ({error}); end what else holds it, or let its folder be read "
-                    "and written: what it holds is intact."
+                    "and written, and keep it: what it holds was paid for."
                 ) from None

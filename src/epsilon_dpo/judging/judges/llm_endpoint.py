@@ -92,8 +92,7 @@ class Endpoint:
             ) from None
         except openai.APIConnectionError as error:
             raise UserError(
-                f"{self.base_url} can no longer be reached ({_cause(error)}); start the server again at this address, "
-                "under which its replies are kept."
+                f"{self.base_url} can no longer be reached ({_cause(error)}); start the server again at this address."
             ) from None
         except openai.APIStatusError as error:
             if _is_too_long(error):

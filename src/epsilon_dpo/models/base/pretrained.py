@@ -28,7 +28,7 @@ from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
-PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "chat_template.jinja"]
+PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
 
 
 def load_pretrained(params: PretrainedModel, where: str = "base") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -217,13 +217,20 @@ def load_tokenizer_alone(params: PretrainedModel) -> PreTrainedTokenizerBase:
     if params.revision is None:
         return load_tokenizer(Path(params.path), params)
     patterns = [pattern for pattern in PATTERNS if not pattern.endswith(".safetensors")]
-    return load_tokenizer(hub_folder(params.path, params.revision, patterns), params)
+    return load_tokenizer(_from_hub(params.path, params.revision, patterns), params)
+
+
+def _from_hub(path: str, revision: str, patterns: list[str]) -> Path:
+    folder = hub_folder(path, revision, patterns)
+    if (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        return hub_folder(path, revision, [*patterns, "merges.txt"])  # which an older BPE tokenizer consists of, too
+    return folder
 
 
 def _folder(params: PretrainedModel, where: str) -> Path:
     """Where the files are, complete: a revision means the Hub, its absence a local folder."""
     if params.revision is not None:
-        folder, place = hub_folder(params.path, params.revision, PATTERNS), f"{params.path} at {params.revision[:8]}"
+        folder, place = _from_hub(params.path, params.revision, PATTERNS), f"{params.path} at {params.revision[:8]}"
     else:
         folder, place = Path(params.path), params.path
         if not folder.is_dir():
@@ -238,10 +245,10 @@ def _folder(params: PretrainedModel, where: str) -> Path:
     missing = [name for name in _weight_files(folder) if not (folder / name).is_file()]
     if missing:
         remedy = "only safetensors are read, so convert other weights with `save_pretrained`"
-        if (folder / INDEX).is_file():
-            remedy = "copy the model again"
-        elif params.revision is not None:
+        if params.revision is not None:
             remedy += ", or download it anew if the Hub's cache holds a part of it"
+        elif (folder / INDEX).is_file():
+            remedy = "copy the model again"
         raise UserError(f"{place} holds no {missing[0]}; {remedy}.")
     return folder
 

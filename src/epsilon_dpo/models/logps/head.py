@@ -139,7 +139,7 @@ def check_head(model: PreTrainedModel) -> None:
     if not ours.isfinite().all():
         raise UserError(
             f"the log-probs of {type(model).__name__} are not finite on a few tokens: its weights are broken, or its "
-            "training diverged; choose another model in params.yaml: base."
+            "training diverged; lower sft.learning_rate, or choose another model in params.yaml: base."
         )
     if (ours - theirs).abs().max() > tolerance:
         raise UserError(

@@ -130,7 +130,7 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
     location = [str(part) for part in problem["loc"]]
     if location[-1:] == ["[key]"]:  # pydantic's mark for the name itself, which the reason quotes
         if problem["type"] == "string_type":
-            of = ".".join(location[:-2])
+            of = ".".join(_keys_of(model, problem["loc"][:-2]))
             return f"{file}: {of} has the name {problem['input']!r}, which is no text in YAML; put it in quotes."
         return f"{file}: {problem['msg'].removeprefix('Value error, ')}."
     key = ".".join(([where] if where else []) + _keys_of(model, problem["loc"]))
@@ -169,7 +169,8 @@ def _walk(model: Any, location: tuple[Any, ...]) -> tuple[list[str], list[Any]]:
             next((f for n, f in getattr(candidate, "model_fields", {}).items() if part in (n, f.alias)), None)
             for candidate in candidates
         ]
-        tagged = [] if any(fields) else [candidate for candidate in candidates if _is_tagged(candidate, part)]
+        is_union = len(candidates) > 1 and not any(fields)
+        tagged = [candidate for candidate in candidates if is_union and _is_tagged(candidate, part)]
         if not tagged:
             keys.append(str(part))
         below = [found for field in fields if field for found in _models_in(field.annotation)]

@@ -68,7 +68,7 @@ class CleanFolder:
             dep for dep in stage.deps if isinstance(dep, ParamsDependency) or not records.makers(records.path(dep))
         )
         changed = [_named(status) for dep in sources if (status := dep.workspace_status())]
-        if changed:  # named last: a report that has yet to show a certificate is no other one
+        if changed:  # certificates/ last: if nothing else has changed, the report is only behind (verify.py)
             first = min(changed, key=lambda name: name == str(FOLDER))
             return f"{first} changed after dvc.lock recorded its result; run `dvc repro`"
         for dep in records.inputs(stage):

@@ -6,6 +6,8 @@ from epsilon_dpo.data.tokens.tokenizer import answer_head, special_tokens_by_id
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.sampling.decoding.params import Stop
 
+UNREADABLE = "\ufffd"  # what decoders write for bytes that are no text
+
 
 class Stops:
     """Whether a completion has ended, and its text.
@@ -57,8 +59,11 @@ class Stops:
                 last.append(id_)
                 if len(last) == self._window:
                     break
-        # A run of byte tokens that begins within a character decodes to no text at all, so it may begin later.
-        texts = [self._decoded(last[::-1][cut:]) for cut in range(4)]
+        shown = last[::-1]
+        texts = [self._decoded(shown)]
+        if len(last) == self._window and UNREADABLE in texts[0]:
+            # The window may begin within a character, and a run of byte tokens that does decodes to no text at all.
+            texts += [self._decoded(shown[cut:]) for cut in (1, 2, 3)]
         return any(string in text for text in texts for string in self.strings)
 
     def text(self, ids: list[int]) -> str:
