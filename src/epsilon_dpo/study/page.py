@@ -30,8 +30,8 @@ of what is averaged, such as at one β, and fails in another: then the mean says
 methods, and further replicates decide nothing. *n* counts replicates, each with another seed and one value, of whose
 mean the interval is Student's. The intervals are of each claim by itself: of twenty claims about which nothing is true,
 one will look decided. A sentence of the paper that is measured in several settings, or in two parts, counts once for
-each. Two replicates decide nothing, nor does a difference of win rates smaller than half a prompt, and
-as long as replicates are lacking, verdicts are preliminary.
+each. Two replicates decide nothing, nor does a difference of win rates smaller than half a prompt, and as long as
+replicates are lacking, verdicts are preliminary.
 
 KL is KL(reference || policy) in nats per answer, summed over the whole vocabulary at each token of the reference's
 answers (`kl_fwd_rb` of [stage kl](methods.md)); the reference is the SFT policy. Wins are over the chosen answers, ties
