@@ -4,12 +4,16 @@ The real AlpacaEval and FastChat are in test_external_tools.py.
 """
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 from benchmark_files import write_arena_hard
 from benchmark_server import KEY, Judge, label
@@ -163,6 +167,46 @@ def test_alpaca_eval_results_without_a_verdict_are_refused(tmp_path: Path) -> No
     write_json(tmp_path / "annotations.json", [{"instruction": "a", "preference": None}])
     with pytest.raises(UserError, match=r"none of the judge's 1 answers holds log-probs .* top_logprobs"):
         judge_alpaca_eval.read_results(tmp_path, "alpaca-eval")
+
+
+@pytest.fixture
+def forgiving(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of the driver, which runs in the environment of alpaca_eval."""
+    names = ("", ".annotators", ".constants", ".decoders", ".decoders.openai", ".metrics", ".metrics.glm_winrate")
+    modules = {f"alpaca_eval{name}": ModuleType(f"alpaca_eval{name}") for name in names}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+        if "." in name:
+            setattr(modules[name.rpartition(".")[0]], name.rpartition(".")[2], module)
+    modules["alpaca_eval.annotators"].PairwiseAnnotator = object  # type: ignore[attr-defined]
+    return runpy.run_path(str(judge_alpaca_eval.DRIVER))["forgiving"]
+
+
+def test_a_judge_without_log_probs_is_not_paid_for_all_questions(forgiving: Any) -> None:
+    ask = forgiving(lambda batch: [{"text": "m", "logprobs": None}], [])
+    for _ in range(9):
+        ask(([],))
+    with pytest.raises(ValueError, match="none of the judge's first 10 answers holds log-probs"):
+        ask(([],))
+    some = iter([{"content": []}, *[None] * 30])
+    ask = forgiving(lambda batch: [{"text": "m", "logprobs": next(some)}], [])
+    assert all(ask(([],)) for _ in range(20))
+
+
+def test_refused_questions_alone_are_no_wrong_settings_where_verdicts_are_kept(forgiving: Any) -> None:
+    """As in the run after most_failed was set: it asks for these only, and each is refused again."""
+    response = httpx2.Response(400, request=httpx2.Request("POST", "http://judge"))
+
+    def refuse(batch: Any) -> Any:
+        raise openai.BadRequestError("no", response=response, body=None)
+
+    failed: list[str] = []
+    ask = forgiving(refuse, failed, [{"preference": 1.2}])
+    assert [ask(([1],))[0]["text"] for _ in range(12)] == [""] * 12 and len(failed) == 12
+    with pytest.raises(openai.BadRequestError):
+        ask = forgiving(refuse, [])
+        for _ in range(12):
+            ask(([1],))
 
 
 def test_length_control_needs_the_official_instructions(external: Path, judge: Judge, dialogues: Any) -> None:

@@ -75,7 +75,8 @@ def forgiving(
     """The tool's call. At one question that the endpoint refuses (a filter, a context that is too short) its exception
     would end all; that question has no verdict then, as the tool has it after ten tries that met a limit of rate.
 
-    Where it refuses the first ten, it is the settings that it refuses, and its exception ends all.
+    Where it refuses the first ten, it is the settings that it refuses, and its exception ends all. So do ten answers
+    without log-probs, of which the tool would make no verdict after it had paid for all.
 
     Args:
         failed: takes why, for each question without an answer.
@@ -95,6 +96,10 @@ def forgiving(
             return [{"text": "", "total_tokens": 0}] * len(batch[0])
         failed.extend("ten tries hit the rate limit" for answer in answers if answer["text"] == "")
         answered.extend(answer for answer in answers if answer["text"] != "")
+        if not kept and len(answered) >= SOME and not any(answer.get("logprobs") for answer in answered):
+            raise ValueError(
+                f"none of the judge's first {SOME} answers holds log-probs of its tokens: use one that gives top_logprobs"
+            )
         return answers
 
     return asked
