@@ -98,7 +98,7 @@ def forgiving(
         answered.extend(answer for answer in answers if answer["text"] != "")
         if not kept and len(answered) >= SOME and not any(answer.get("logprobs") for answer in answered):
             raise ValueError(
-                f"none of the judge's first {SOME} answers holds log-probs of its tokens: use one that gives top_logprobs"
+                f"none of the judge's first {SOME} answers holds log-probs: use one that gives top_logprobs"
             )
         return answers
 
