@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from epsilon_dpo.check.leftovers import LOCK_FILE
 from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.data.pairs.pairs import most_pairs
 from epsilon_dpo.data.pairs.params import DatasetPairs
@@ -24,7 +25,6 @@ from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 
 STAGES_OF_PAIRS = ("fetch", "base", "validate", "pairs")  # whose params decide how long pairs are
-LOCK_FILE = Path("dvc.lock")
 
 
 def forecast(asked: argparse.Namespace) -> str:
