@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import readme_results
 
 from epsilon_dpo.check.params_file import ParamsFile
 from epsilon_dpo.data.pairs.params import Choice
@@ -48,6 +49,12 @@ def test_the_page_is_short() -> None:
     lines = README.splitlines()
     assert max(map(len, lines)) <= 140
     assert len([line for line in lines if not line.startswith("| [`") and "-->" not in line]) <= 110 - 21
+
+
+def test_the_results_are_stated_where_they_are_looked_for() -> None:
+    """Their values are held against the pipeline's by test_pipeline.py, which is slow."""
+    assert readme_results.table()
+    assert readme_results.beside_the_table()
 
 
 def test_the_tree_is_the_disk() -> None:
