@@ -12,11 +12,13 @@ with heavy_imports():
     from epsilon_dpo.models.base.model_folder import write_model
     from epsilon_dpo.models.base.starting_point import starting_point
     from epsilon_dpo.models.base.template import notes
+    from epsilon_dpo.models.logps.head import check_head
 
 with run_stage("base") as stage:
     params = load(BaseView)
     logging.set_verbosity_error()  # what matters in its reports is raised as one sentence
     model, tokenizer = starting_point(params.base, Path("out/fetch/train.jsonl"), params.seed)
+    check_head(model)  # as stage `align` does, which would refuse it only after hours of SFT
     write_model(model, tokenizer, stage.out)
     stage.write_manifest(stage.out / "model")
     parameters = model.num_parameters()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from transformers import BertConfig, BertLMHeadModel
 from untracked import run_untracked
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
@@ -149,17 +150,36 @@ def test_a_failure_is_one_sentence_and_leaves_nothing(
     assert sentence in refused(project, stage)
 
 
-def test_what_is_to_be_said_of_a_models_template(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The embedded model as a given one: noted at the end of the line, or refused with what to do."""
+@pytest.fixture
+def given(project: Path) -> Path:
+    """The embedded model as a given one, which block `base` names."""
     for stage in ("fetch", "base"):
         run(stage)
     given = project / "given"
     (project / "out" / "base" / "model").rename(given)
     for file in (project / "out" / "base" / "tokenizer").iterdir():
         file.rename(given / file.name)
+    (project / "out" / "base" / "tokenizer").rmdir()
+    (project / "out" / "base").rmdir()
     pretrained = {"source": "pretrained", "path": "given", "revision": None, "dtype": "float32"}
     pretrained |= {"chat_template": "own", "stop_token": "<end_of_turn>"}
     set_block(project, "base", pretrained)
+    return given
+
+
+def test_a_head_that_align_would_refuse_is_refused_before_sft(project: Path, given: Path) -> None:
+    """BERT's projects its hidden states twice."""
+    (given / "model.safetensors").unlink()
+    vocabulary = read_json(given / "config.json")["vocab_size"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertLMHeadModel(BertConfig(vocab_size=vocabulary, is_decoder=True, **sizes)).save_pretrained(given)
+    assert "the logits of BertLMHeadModel are not its last hidden states times" in refused(project, "base")
+
+
+def test_what_is_to_be_said_of_a_models_template(
+    project: Path, given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noted at the end of the line, or refused with what to do."""
     run("base")
     assert "answers end with <end_of_turn>; its chat template has no system role\n" in capsys.readouterr().out
 

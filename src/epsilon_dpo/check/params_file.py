@@ -268,7 +268,7 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
         config = config.get("text_config", config)
         positions = config.get("max_position_embeddings", config.get("n_positions"))
         if "longrope" in (config.get("rope_parameters") or config.get("rope_scaling") or {}).values():
-            positions = config.get("original_max_position_embeddings")  # models/policy/positions.py says why
+            positions = config.get("original_max_position_embeddings")  # data/tokens/positions.py says why
             which = "positions before LongRoPE's change"
     except OSError as error:
         raise UserError(

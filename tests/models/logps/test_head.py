@@ -229,6 +229,14 @@ def test_a_model_whose_logits_are_no_numbers_is_told_so(tiny_gemma):
         check_head(model)
 
 
+@pytest.mark.parametrize(("softcap", "bias"), [(30.0, 60.0), (None, -100.0)])
+def test_logits_that_bfloat16_rounds_are_those_of_the_head(tiny_gemma, softcap, bias):
+    """Gemma 2's lie below their cap of 30, GPT-2's at -100: there bfloat16 rounds to an eighth and to half a nat."""
+    model = tiny_gemma(final_logit_softcapping=softcap)
+    model.lm_head.bias = torch.nn.Parameter(torch.full((64,), bias))
+    check_head(model.bfloat16())
+
+
 def test_a_head_that_scales_its_logits_in_its_own_way_is_refused(tiny_gemma):
     model = tiny_gemma()
     check_head(model)

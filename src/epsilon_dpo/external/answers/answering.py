@@ -8,13 +8,13 @@ and its turn, so neither batch size nor order changes an answer, and nothing but
 from collections.abc import Callable
 from pathlib import Path
 
+from epsilon_dpo.data.tokens.positions import Positions, positions_of
 from epsilon_dpo.data.tokens.tokenisation import Messages, prompt_ids
 from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.external.answers.params import Decoding, DecodingByCategory
 from epsilon_dpo.external.benchmarks.questions import Question
 from epsilon_dpo.external.benchmarks.schemas import Row
 from epsilon_dpo.models.policy.folder import load_policy, policy_config
-from epsilon_dpo.models.policy.positions import Positions, positions_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.runtime import on_device
 from epsilon_dpo.sampling.answers.drawing import sample, seed_of

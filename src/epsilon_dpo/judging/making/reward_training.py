@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
+from epsilon_dpo.data.tokens.positions import require_positions
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.reward_model import RewardModel
 from epsilon_dpo.judging.making.pairrm_training import Track
@@ -28,7 +29,6 @@ from epsilon_dpo.models.base.embedded import build_model, texts_of, train_tokeni
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.pretrained import load_pretrained
-from epsilon_dpo.models.policy.positions import require_positions
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.execution import PART
 from epsilon_dpo.pipeline.stage.files import Json

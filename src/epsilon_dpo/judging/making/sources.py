@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from epsilon_dpo.data.tokens.positions import require_positions
 from epsilon_dpo.judging.judges import pairrm_folder, reward_model
 from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
@@ -28,7 +29,6 @@ from epsilon_dpo.judging.making.params import (
 )
 from epsilon_dpo.judging.making.sentiment_training import train_tfidf
 from epsilon_dpo.models.base.template import freeze
-from epsilon_dpo.models.policy.positions import require_positions
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError

@@ -13,10 +13,10 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
+from epsilon_dpo.data.tokens.positions import positions_of
 from epsilon_dpo.data.tokens.tokenisation import prompt_ids
 from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.models.policy.folder import merged_policy, policy_config
-from epsilon_dpo.models.policy.positions import positions_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.fingerprint import digest

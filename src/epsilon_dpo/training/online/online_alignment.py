@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainingArguments
 
+from epsilon_dpo.data.tokens.positions import positions_of
 from epsilon_dpo.methods.online import OnlineMethod
-from epsilon_dpo.models.policy.positions import positions_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.alignment.alignment import finish, start
 from epsilon_dpo.training.alignment.pair_data import PairData

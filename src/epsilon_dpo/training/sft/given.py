@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from epsilon_dpo.data.tokens.params import Tokens
-from epsilon_dpo.models.policy.positions import require_positions
+from epsilon_dpo.data.tokens.positions import require_positions
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 
 

@@ -17,9 +17,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.data.tokens.positions import require_positions
 from epsilon_dpo.data.tokens.tokenisation import tokenise_chosen
 from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
-from epsilon_dpo.models.policy.positions import require_positions
 from epsilon_dpo.pipeline.observability.progress import show_one_bar
 from epsilon_dpo.pipeline.stage.files import JsonlFile
 from epsilon_dpo.training.loop.adapters import ResumesAdapter, in_float32, start_from

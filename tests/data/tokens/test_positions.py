@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, MambaConfig, Phi3Config, Phi3ForCausalLM, PreTrainedConfig
 
-from epsilon_dpo.models.policy.positions import positions_of
+from epsilon_dpo.data.tokens.positions import positions_of
 
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
