@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md and docs/howto.md, taken from the page and applied to a copy of the repository.
+"""The recipes of CONTRIBUTING.md and docs/extending.md, taken from the page and applied to a copy of the repository.
 
 A block is announced by a line that begins with the file's name and ends with a colon. It is a new file or, as a `diff`,
 changes of a file that is there: hunks without line numbers, separated by `@@`, each of which must fit at exactly one

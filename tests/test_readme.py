@@ -196,8 +196,7 @@ def test_a_section_that_takes_a_preset_names_what_is_to_be_set_in_it(page: str) 
 
 def test_every_block_of_params_yaml_stands_on_the_page_with_where_its_keys_are() -> None:
     """A file that it links holds the block, or the type of a value that is none."""
-    whole = (ROOT / "docs/howto.md").read_text("utf-8")
-    page = whole.split("\n## The blocks of params.yaml\n")[1].split("\n## ")[0]
+    page = (ROOT / "docs/howto.md").read_text("utf-8").split("\n## The blocks of params.yaml\n")[1].split("\n## ")[0]
     named = []
     for names, _, keys in re.findall(r"^\| (`.*?) \| (.*) \| (.*) \|$", page, re.MULTILINE):
         files = [(ROOT / "docs" / path).read_text("utf-8") for path in re.findall(r"\]\(([\w./-]+\.py)\)", keys)]
@@ -206,7 +205,8 @@ def test_every_block_of_params_yaml_stands_on_the_page_with_where_its_keys_are()
             assert any(re.search(holds, text, re.MULTILINE) for text in files), block
             named.append(block)
     known = {field.alias or name for name, field in ParamsFile.model_fields.items()}
-    assert sorted(named) == sorted(known - set(re.findall(r"^\+(\w+): \{", whole, re.MULTILINE)))  # of a recipe
+    recipes = (ROOT / "docs/extending.md").read_text("utf-8")
+    assert sorted(named) == sorted(known - set(re.findall(r"^\+(\w+): \{", recipes, re.MULTILINE)))
     for name in ("turns", "max_prompts", "samples_per_prompt"):
         assert f"`sample.{name}" in page
     assert all(f"`{choice}`" in page for choice in get_args(Choice)) and "`pairs.min_margin`" in page

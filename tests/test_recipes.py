@@ -1,4 +1,4 @@
-"""docs/howto.md: its source, judge and stage, applied to a copy of the repository, are accepted and do their work."""
+"""docs/extending.md: its source, judge and stage, applied to a copy of the repository, are accepted and work there."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from epsilon_dpo.data.sources.params import FetchView, SyntheticSource
 from epsilon_dpo.pipeline.stage.files import write_jsonl
 from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 
-PAGE = "docs/howto.md"
+PAGE = "docs/extending.md"
 SOURCE, JUDGE, STAGE = "A dataset source", "A judge", "A stage"
 SIDES = ("chosen", "rejected")
 TESTS = {
@@ -151,8 +151,8 @@ def test_a_changed_value_reruns_what_the_recipe_says(copy: Path) -> None:
 
 
 def test_own_data_is_read_by_the_block_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row and the block of "Your own data": its row becomes a pair."""
-    fenced = dict(re.findall(r"```(\w+)\n(.*?)```", section(PAGE, "Your own data"), re.DOTALL))
+    """The row and the block of "Your own data" in docs/howto.md: its row becomes a pair."""
+    fenced = dict(re.findall(r"```(\w+)\n(.*?)```", section("docs/howto.md", "Your own data"), re.DOTALL))
     (tmp_path / "data").mkdir()
     row = json.loads(fenced["json"])
     rows = [{**row, "prompt": f"{row['prompt']} {n}"} for n in range(40)]

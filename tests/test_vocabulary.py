@@ -14,6 +14,7 @@ READ = [
 ]
 # What is meant here is words of a text, between spaces, or the idiom.
 OF_A_TEXT = {
+    "docs/extending.md",
     "docs/howto.md",
     "src/epsilon_dpo/data/contract/near.py",
     "src/epsilon_dpo/data/generated/truth.py",

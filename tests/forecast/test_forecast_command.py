@@ -137,6 +137,9 @@ def test_a_file_that_describes_no_model(project: Path) -> None:
     (project / "config.json").write_text('{"model_type": "unheard_of"}', "utf-8")
     with pytest.raises(SystemExit, match=r"config\.json is no config of a model that transformers knows"):
         main(["forecast", "--model-config", "config.json"])
+    (project / "config.json").write_text('{"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1}', "utf-8")
+    with pytest.raises(SystemExit, match="MambaConfig names no attention heads: a model without attention"):
+        main(["forecast", "--model-config", "config.json"])
     sizes = '"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2'
     (project / "config.json").write_text(f'{{"model_type": "mixtral", {sizes}}}', "utf-8")
     with pytest.raises(SystemExit, match="MixtralConfig is a mixture of experts, which is not forecast"):

@@ -95,8 +95,12 @@ def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Without memory if called inside live.without_memory.
 
     Raises:
-        UserError: it is no causal language model, or a mixture of experts.
+        UserError: it is no causal language model, one without attention, or a mixture of experts.
     """
+    if getattr(config, "num_attention_heads", None) is None:
+        raise UserError(
+            f"{type(config).__name__} names no attention heads: a model without attention (Mamba) is not forecast."
+        )
     try:
         with no_init_weights():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)

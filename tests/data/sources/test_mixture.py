@@ -61,7 +61,7 @@ def test_members_of_every_kind_have_their_shares() -> None:
     assert {row["source"] for row in dataset.train if "margin" in row} == {"own"}
     assert dataset.facts["true_reward"] is False
     assert sorted(dataset.facts["files"]) == ["own/own.jsonl", "people/harmless-base/test.jsonl.gz"]
-    assert dataset.facts["members"]["own"]["dropped"] == {"tied": 40}
+    assert dataset.facts["members"]["own"]["dropped"] == dataset.facts["dropped"] == {"tied": 40}
     assert {row["id"].split("/")[0] for row in dataset.dropped or []} == {"own"} and len(dataset.dropped or []) == 40
 
 

@@ -42,14 +42,6 @@ def page(result: dict[str, Any], dropped: Iterable[Row], dataset: dict[str, Any]
         dropped=list(islice(dropped, SHOWN)),
         dropped_total=dropped_by.total(),
         dropped_by=dropped_by.most_common(),
-        before=_dropped_before(dataset),
+        before=Counter(dataset.get("dropped", {})),
         origin=sorted((key, value) for key, value in dataset.items() if isinstance(value, str | int | float | list)),
     )
-
-
-def _dropped_before(dataset: dict[str, Any]) -> Counter[str]:
-    """How many rows `fetch` has dropped for each reason, of a mixture all its members: the contract never saw them."""
-    found = Counter[str]()
-    for member in dataset.get("members", {"": dataset}).values():
-        found.update(member.get("dropped", {}))
-    return found

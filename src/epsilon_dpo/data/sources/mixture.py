@@ -1,5 +1,6 @@
 """`source: mixture`: several sources as one dataset, each with its share of the pairs."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,9 @@ def read_mixture(source: MixtureSource, seed: int, scratch: Path, read: Read) ->
         "true_reward": False,  # even if a member's is known: not of all rows
     }
     lost = {name: dataset.dropped for name, dataset in members.items() if dataset.dropped is not None}
+    if lost:
+        reasons = sum((Counter(members[name].facts["dropped"]) for name in lost), Counter[str]())
+        facts["dropped"] = dict(sorted(reasons.items()))
     dropped = _Mixed([_Part(name, rows, len(rows), "") for name, rows in lost.items()]) if lost else None
     return Dataset(splits["train"], splits["eval"], facts, dropped)
 

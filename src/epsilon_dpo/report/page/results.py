@@ -132,11 +132,8 @@ class Results:
 
     @property
     def dropped_by_fetch(self) -> Counter[str]:
-        """How many rows the contract never saw, by reason; of a mixture those of all its members."""
-        found = Counter[str]()
-        for member in self.dataset.get("members", {"": self.dataset}).values():
-            found.update(member.get("dropped", {}))
-        return found
+        """How many rows the contract never saw, by reason."""
+        return Counter(self.dataset.get("dropped", {}))
 
     @property
     def from_pairs(self) -> list[RunResult]:
