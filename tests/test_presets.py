@@ -10,6 +10,7 @@ import pytest
 from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.methods.registry import method_names
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.study.foreseen import neighbours
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.y*ml"))]
@@ -29,6 +30,7 @@ def test_all_files_are_found() -> None:
         "smoke.yaml",
         "study-bfloat16.yaml",
         "study-controlled.yaml",
+        "study-perturbation.yaml",
         "study-smollm2.yaml",
     ]
     ultrafeedback = ["llama-3-8b-on-policy", "llama-3-8b", "mistral-7b-lora", "mistral-7b", "smollm2"]
@@ -78,6 +80,17 @@ def test_the_level_in_bfloat16_is_the_controlled_one_with_other_runs() -> None:
     runs = ours.pop("runs").values()
     assert all(run.pop("step_precision") == "official_bf16" for run in runs)
     assert all(run in other["runs"].values() for run in runs), "the same β, ε and snapshots as with exact decisions"
+
+
+def test_the_level_of_perturbed_betas_is_the_controlled_one_with_trainings_beside_dpos() -> None:
+    """Each between its neighbours, as the study finds them."""
+    levels = read_yaml(ROOT / "study/claims.yaml")["levels"]
+    assert levels["perturbation"]["seeds"] == levels["controlled"]["seeds"]
+    ours, other = (read_yaml(ROOT / "presets" / f"study-{name}.yaml") for name in ("perturbation", "controlled"))
+    assert {key for key in ours if ours[key] != other[key]} == {"tournament", "figures", "runs"}
+    runs, epsilon = ours["runs"], ours["monotonicity"]["epsilon"]
+    between = {run: found for run in runs if None not in (found := neighbours(run, runs, epsilon))}
+    assert between == {run: (f"{run}_lower", f"{run}_higher") for run in other["runs"] if run.startswith("dpo_b")}
 
 
 def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:

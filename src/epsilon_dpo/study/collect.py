@@ -22,6 +22,7 @@ from epsilon_dpo.pipeline.stage.runs import CHOSEN, FACTS, FINAL, SFT, metrics_f
 from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of, read_study
+from epsilon_dpo.study.foreseen import foreseen
 from epsilon_dpo.study.summary import in_store, summarise
 
 OWN = {"seed", "threads"}  # of a preset's keys those that a user sets for a replicate on his machine
@@ -65,7 +66,7 @@ def collect(level: str, project: Path) -> tuple[int, int, str]:
     refuse_other_settings(made, seed, sources, project, results_folder(level))
     refuse_unfinished(project)
     rows = [reference(project / "out", seed)]
-    rows += [row for run, entry in params["runs"].items() for row in policies(project / "out", seed, run, entry)]
+    rows += [row for run in params["runs"] for row in policies(project / "out", seed, run, params["runs"])]
     others = [row for row in read_results(level) if int(row["seed"]) != seed]
     folder = results_folder(level)
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,8 +173,10 @@ def column_of(scorer: str) -> str:
     return f"win_rate_{scorer.split()[0]}"
 
 
-def policies(out: Path, seed: int, run: str, entry: dict[str, Any]) -> Iterator[Row]:
-    """The rows of a run: its snapshots, then its final policy; moves and decisions are of the final one."""
+def policies(out: Path, seed: int, run: str, runs: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+    """The rows of a run: its snapshots, then its final policy; moves, decisions and what is foreseen are of the final
+    one."""
+    entry = runs[run]
     recipe = {key: value for key, value in entry.items() if key not in NOT_THE_METHOD}
     beta = entry.get("beta")
     metrics = metrics_folder(out, run)
@@ -189,7 +192,8 @@ def policies(out: Path, seed: int, run: str, entry: dict[str, Any]) -> Iterator[
         row["policy_sha256"] = read_json(out / "kl" / run / place / "metrics.json")["policy_sha256"]
         moved = moves(read_jsonl(metrics / "metrics.jsonl"), beta) if final else {}
         decided = decisions(read_jsonl(out / "monotonicity" / run / "records.jsonl")) if final else {}
-        yield row | {name: moved.get(name) for name in MOVES} | {name: decided.get(name) for name in DECISIONS}
+        row |= {name: moved.get(name) for name in MOVES} | {name: decided.get(name) for name in DECISIONS}
+        yield row | (foreseen(out, run, runs) if final else {})
 
 
 MOVES = ("lowered_share", "raised_share", "beta_change")

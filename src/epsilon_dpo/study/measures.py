@@ -145,9 +145,16 @@ def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column:
     return _over_betas(gaps, grain(rows, first, column))
 
 
-def mean_of(rows: Sequence[Row], recipe: Recipe, column: str) -> Measured:
-    """The mean of `column` over the beta of a recipe."""
-    values = {beta_of(row): number(row, column) for row in of_recipe(rows, recipe)}
+def mean_of(rows: Sequence[Row], recipe: Recipe, column: str, betas: Sequence[float] | None = None) -> Measured:
+    """The mean of `column` over the beta of a recipe, or over `betas`.
+
+    Raises:
+        UserError: one of `betas` has no policy.
+    """
+    policies = {beta_of(row): row for row in of_recipe(rows, recipe)}
+    if lacking := sorted(set(betas or []) - {beta for beta in policies if beta is not None}):
+        raise UserError(f"no policy at β {lacking[0]}")
+    values = {beta: number(policies[beta], column) for beta in (betas or policies)}
     return _over_betas(values, grain(rows, recipe, column))
 
 
