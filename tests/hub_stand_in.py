@@ -50,7 +50,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, status: int, body: bytes = b"", error: str = "") -> None:
         self.send_response(status)
-        headers = {"X-Error-Code": error, "X-Repo-Commit": REVISION, "ETag": '"' + body.hex()[:40] + '"'}
+        digest = hashlib.sha256(body).hexdigest()[:40]  # files of one ETag are one file in the client's cache
+        headers = {"X-Error-Code": error, "X-Repo-Commit": REVISION, "ETag": f'"{digest}"'}
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()

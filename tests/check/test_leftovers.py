@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from dvc.cli import main
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 from whole_pipeline import ROOT, copy_project
 
@@ -19,10 +20,11 @@ STAGES = """
   align:
     foreach: ${runs}
     do:
-      cmd: run=$(echo $DVC_STAGE | cut -d@ -f2); mkdir -p out/align/$run && cp params.yaml out/align/$run
+      cmd: run=$(echo $DVC_STAGE | cut -d@ -f2); mkdir -p out/align/$run out/align/metrics/$run &&
+        cp params.yaml out/align/$run && echo $run > out/align/metrics/$run/losses
       deps: [out/check/passed.txt]
       params: ["runs.${key}"]
-      outs: ["out/align/${key}"]
+      outs: ["out/align/${key}", "out/align/metrics/${key}"]
   report:
     cmd: mkdir -p out/report && ls out/align > out/report/names && echo ran >> times
     deps: [out/align]
@@ -42,6 +44,12 @@ def repro() -> int:
     """`dvc repro`; how often stage report has run by now."""
     assert main(["repro", "-q"]) == 0
     return len(Path("times").read_text().splitlines())
+
+
+def folders() -> list[str]:
+    """Those in out/align, and in its metrics."""
+    here = Path("out/align")
+    return sorted(path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_dir())
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def test_a_removed_run_leaves_nothing_and_comes_back_from_the_cache(project: Pat
     Path("out/align/notes").mkdir()  # somebody's own
     set_runs("dpo")
     assert repro() == 2
-    assert sorted(path.name for path in Path("out/align").iterdir()) == ["dpo", "notes"]
+    assert folders() == ["dpo", "metrics", "metrics/dpo", "notes"]
     assert list(read_yaml(Path("dvc.lock"))["stages"]) == ["check", "align@dpo", "report"]
     Path("out/align/notes").rmdir()
     set_runs("dpo", "epsilon_dpo")
@@ -100,7 +108,7 @@ def test_a_removed_run_leaves_nothing_and_comes_back_from_the_cache(project: Pat
     assert Path("out/align/epsilon_dpo/params.yaml").read_bytes() == kept
     set_runs("dpo")  # params.yaml as it was once: DVC would take stage check from its run cache
     repro()
-    assert [path.name for path in Path("out/align").iterdir()] == ["dpo"]
+    assert folders() == ["dpo", "metrics", "metrics/dpo"]
 
 
 def test_only_outputs_of_runs_are_removed(project: Path) -> None:
@@ -119,7 +127,7 @@ def test_before_dvc_runs(reproduced: Path) -> None:
     """`make repro` does it first."""
     set_runs("dpo")
     subprocess.run(["python", "-m", "epsilon_dpo.check.params_file"], check=True)
-    assert [path.name for path in Path("out/align").iterdir()] == ["dpo"]
+    assert folders() == ["dpo", "metrics", "metrics/dpo"]
 
 
 def test_a_kill_in_the_middle_is_made_good(reproduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,15 +139,30 @@ def test_a_kill_in_the_middle_is_made_good(reproduced: Path, monkeypatch: pytest
     assert "align@epsilon_dpo" not in read_yaml(Path("dvc.lock"))["stages"]
 
 
+def test_dvc_lock_stays_as_it_is_while_another_dvc_writes_it(reproduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0.0)  # seconds for which it tries again
+    before = Path("dvc.lock").read_bytes()
+    with Repo() as repo, repo.lock, pytest.raises(UserError, match=r"^dvc\.lock is being written by another dvc; wait"):
+        remove_leftovers(["dpo"])
+    assert Path("dvc.lock").read_bytes() == before
+    assert remove_leftovers(["dpo"]) == ["epsilon_dpo"], "once the other has ended"
+    assert "align@epsilon_dpo" not in read_yaml(Path("dvc.lock"))["stages"]
+
+
 def test_what_dvcs_cache_does_not_have_is_moved_away(reproduced: Path) -> None:
     """As after `dvc repro --no-commit` or `dvc gc`."""
     shutil.rmtree(".dvc/cache")
-    for moved in ("align-epsilon_dpo", "align-epsilon_dpo-2"):
+    metrics = Path("out/align/metrics/epsilon_dpo/losses").read_bytes()
+    for moved, and_metrics in (
+        ("align-epsilon_dpo", ", scratch/removed/align-metrics-epsilon_dpo"),
+        ("align-epsilon_dpo-2", ""),
+    ):
         content = Path("out/align/epsilon_dpo/params.yaml").read_bytes()
         lock = Path("dvc.lock").read_bytes()
-        said = f"epsilon_dpo (now scratch/removed/{moved}, which DVC's cache does not have)"
+        said = f"epsilon_dpo (now scratch/removed/{moved}{and_metrics}, which DVC's cache does not have)"
         assert remove_leftovers(["dpo"]) == [said]
         assert Path("scratch/removed", moved, "params.yaml").read_bytes() == content
+        assert Path("scratch/removed/align-metrics-epsilon_dpo/losses").read_bytes() == metrics
         Path("dvc.lock").write_bytes(lock)
         Path("out/align/epsilon_dpo").mkdir()
         Path("out/align/epsilon_dpo/params.yaml").write_text("made again")

@@ -55,12 +55,18 @@ def test_a_pretrained_models_positions_are_held_where_its_config_is_there(
 
 
 def test_snapshots_that_no_training_reaches_are_refused(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text("utf-8")
-    assert "{method: dpo, beta: 0.3}" in text
+    """One at its end would be the policy itself."""
+    content = read_yaml(ROOT / "params.yaml")
+    assert content["align"]["num_train_epochs"] == 1.0
     file = tmp_path / "params.yaml"
-    file.write_text(text.replace("{method: dpo, beta: 0.3}", "{method: dpo, beta: 0.3, snapshot_epochs: 5.0}"), "utf-8")
-    with pytest.raises(UserError, match=r"runs\.dpo\.snapshot_epochs = 5 keeps no snapshot, since .* is 1; lower it"):
-        load_file(file)
+    for epochs, kept in ((5.0, False), (1.0, False), (0.5, True)):
+        run = {"method": "dpo", "beta": 0.3, "snapshot_epochs": epochs}
+        file.write_text(json.dumps(content | {"runs": {"one": run}}), "utf-8")
+        if kept:
+            assert load_file(file).runs == {"one": run}
+            continue
+        with pytest.raises(UserError, match=rf"runs\.one\.snapshot_epochs = {epochs:g} keeps no .* is 1; lower it"):
+            load_file(file)
 
 
 def test_every_block_is_held_by_the_stage_that_knows_it_best() -> None:
@@ -266,6 +272,10 @@ def test_a_method_that_needs_scores_needs_margins(tmp_path: Path, source: str) -
     path.write_text(json.dumps(content | {"margins": {"source": source, "temperature": None}}), "utf-8")
     margins = load_file(path).margins
     assert margins is not None and margins.source == source
+    unread = {"margins": {"source": source, "temperature": None}, "runs": {"one": {"method": "dpo", "beta": 0.3}}}
+    path.write_text(json.dumps(content | unread), "utf-8")
+    with pytest.raises(UserError, match=r"no run reads margins, .* would depend on; set margins: null\.$"):
+        load_file(path)
 
 
 FORWARD = {"method": "dpo", "beta": 0.3, "smoothing": "forward", "flip_by": "annotator"}
@@ -408,9 +418,11 @@ def test_what_learns_preferences_is_refused_where_nobody_compared_the_pairs() ->
     content = read_yaml(ROOT / "presets" / "control.yaml")
     with pytest.raises(UserError, match=r"reviews are no preferences to train on; set pairs\.source: on_policy"):
         parse(ParamsFile, content | {"candidates": None, "pairs": {"source": "dataset"}, "scorer": None})
-    judge = read_yaml(ROOT / "params.yaml")["judge"]
-    with pytest.raises(UserError, match=r"judge\.source: trained would learn from them; set it to sentiment"):
-        parse(ParamsFile, content | {"judge": judge, "scorer": None})
+    for source, file in (("trained", "params.yaml"), ("trained_reward", "presets/rlhf.yaml")):
+        judge = read_yaml(ROOT / file)["judge"]
+        assert judge["source"] == source
+        with pytest.raises(UserError, match=rf"judge\.source: {source} would learn from them; set it to sentiment"):
+            parse(ParamsFile, content | {"judge": judge, "scorer": None})
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,20 @@ def test_answers_belong_to_the_question_turn_and_seed(two_turns: list[Question],
     assert answer(policy, [twin], WARM, NO_STOP, 3)[0]["turns"] != rows[0]["turns"]
 
 
+def test_the_turns_of_a_dialogue_are_drawn_independently(
+    two_turns: list[Question], policy: Path, tiny_gemma: Callable[..., Any]
+) -> None:
+    """Of a policy for which all tokens are as likely, whatever was said before: the noise alone makes its answers."""
+    even = tiny_gemma()
+    with torch.no_grad():
+        for weight in even.parameters():
+            weight.zero_()
+    even.save_pretrained(policy)
+    for row in answer(policy, two_turns, WARM, NO_STOP, 0):
+        first, second = row["turns"]
+        assert first["response_ids"] != second["response_ids"]
+
+
 def test_a_category_without_a_temperature_is_refused(two_turns: list[Question], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Question 141 is of the category stem, which has no temperature; add it"):
         answer(tmp_path, two_turns, by_category(writing=1.0, math=0.0), NO_STOP, 0)

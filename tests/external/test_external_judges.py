@@ -169,6 +169,26 @@ def test_alpaca_eval_results_without_a_verdict_are_refused(tmp_path: Path) -> No
         judge_alpaca_eval.read_results(tmp_path, "alpaca-eval")
 
 
+def test_alpaca_eval_rates_stand_with_their_own_errors(tmp_path: Path) -> None:
+    """By the columns of the tool's leaderboard."""
+    verdicts = [("a", 1.25), ("b", None), ("c", 2.0)]
+    write_json(tmp_path / "annotations.json", [{"instruction": of, "preference": said} for of, said in verdicts])
+    board = {"": "mine", "win_rate": 31.25, "standard_error": 1.5, "n_total": 2, "discrete_win_rate": 30.0}
+    board |= {"mode": "community", "avg_length": 900, "length_controlled_winrate": 41.5, "lc_standard_error": 0.25}
+    (tmp_path / "leaderboard.csv").write_text(f"{','.join(board)}\n{','.join(map(str, board.values()))}\n")
+    assert judge_alpaca_eval.read_results(tmp_path, "alpaca-eval").metrics == {
+        "win_rate": 31.25,
+        "win_rate_se": 1.5,
+        "discrete_win_rate": 30.0,
+        "lc_win_rate": 41.5,
+        "lc_win_rate_se": 0.25,
+        "mean_characters": 900.0,
+        "n": 2,
+        "n_missing": 1,
+        "n_asked": 3,
+    }
+
+
 @pytest.fixture
 def forgiving(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Of the driver, which runs in the environment of alpaca_eval."""
@@ -191,6 +211,14 @@ def test_a_judge_without_log_probs_is_not_paid_for_all_questions(forgiving: Any)
     some = iter([{"content": []}, *[None] * 30])
     ask = forgiving(lambda batch: [{"text": "m", "logprobs": next(some)}], [])
     assert all(ask(([],)) for _ in range(20))
+
+
+def test_a_question_at_which_ten_tries_met_a_limit_of_rate_has_failed(forgiving: Any) -> None:
+    """The tool raises nothing then, and gives an empty text in the place of the judge's."""
+    texts, failed = ["m", "", "M", ""], []
+    ask = forgiving(lambda batch: [{"text": batch[0][0], "logprobs": {"content": []}}], failed)
+    assert [ask(([text],))[0]["text"] for text in texts] == texts
+    assert len(failed) == 2
 
 
 def test_refused_questions_alone_are_no_wrong_settings_where_verdicts_are_kept(forgiving: Any) -> None:

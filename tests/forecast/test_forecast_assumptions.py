@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from epsilon_dpo.forecast.lengths import Form, Lengths
 from epsilon_dpo.forecast.live import ACTIVATIONS, LiveBytes, without_memory
 from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.memory import unsharded
-from epsilon_dpo.forecast.needs import Needs, hours
+from epsilon_dpo.forecast.needs import Disk, Needs, hours
 from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, body_pass, passes, reading, sft_step
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
@@ -167,6 +168,62 @@ def test_weights_in_bfloat16_are_computed_with_in_bfloat16() -> None:
     in_float32 = given_llama(default())
     sft = of_sft(in_float32)
     assert sft is not None and sft.hours == hours(sft.flops, of.machine, False)
+
+
+def test_gpus_share_the_work_of_a_training_and_not_that_of_stage_kl() -> None:
+    """What takes eight hours on one, at half of its peak of 1 TFLOP/s."""
+    one, eight = (given_llama(default(), Machine(gpus=gpus, peak=1e12, mfu=0.5)) for gpus in (1, 8))
+    work = 8 * 3600 * 0.5e12
+    assert (hours(work, one.machine, True), hours(work, eight.machine, True)) == (8.0, 1.0)
+    assert hours(work, eight.machine, True, processes=1) == 8.0
+    alone, shared = of_sft(one), of_sft(eight)
+    assert alone is not None and alone.hours is not None and shared is not None
+    assert shared.flops == alone.flops and shared.hours == pytest.approx(alone.hours / 8)
+    assert of_kl(eight, EVALUATION).hours == of_kl(one, EVALUATION).hours
+
+
+@pytest.mark.parametrize(
+    ("lora", "weights", "trained", "reference"),
+    [(None, 2 * 22_688, 2 * 22_688, 2 * 22_688), (ADAPTER, 2 * 22_688 + 4 * 256, 4 * 256, 0)],
+    ids=["all weights", "an adapter"],
+)
+def test_each_of_four_gpus_holds_a_quarter(lora: LoRA | None, weights: int, trained: int, reference: int) -> None:
+    """Bytes of 22,688 parameters in bfloat16; an adapter of 256 is in float32, and its base, which is not trained, is
+    the reference, too."""
+    of = given_llama(in_bfloat16(default(align={"lora": lora})), Machine(gpus=4))
+    needs = of_align(of)[0]
+    memory = needs.memory
+    assert memory is not None and needs.flops is not None
+    assert (memory.weights, memory.reference) == (weights / 4, reference / 4)
+    assert (memory.gradients, memory.optimizer) == (trained / 4, 2 * trained / 4)
+    assert needs.hours == pytest.approx(needs.flops / (4 * 0.35 * 989e12) / 3600)
+
+
+@pytest.mark.parametrize(("gpus", "shard", "buckets"), [(1, "none", 0), (2, "none", 4 * 256), (2, "fsdp", 4 * 256)])
+def test_an_adapter_on_weights_in_4_bits(gpus: int, shard: Literal["fsdp", "none"], buckets: int) -> None:
+    """18,432 weights of projections in 4 bits, 8 more for each 64 and 32 for each 64 x 256; the 4,256 others and the
+    adapter's 256 in float32. One projection of 32 x 64 at a time is in bfloat16, whatever autocast would keep; several
+    GPUs hold all of it each, and the buckets of DDP."""
+    lora = ADAPTER.model_copy(update={"quantise": "nf4"})
+    of = given_llama(default(align={"lora": lora, "bf16": True}), Machine(gpus=gpus, shard=shard))
+    memory = of_align(of)[0].memory
+    assert memory is not None
+    nf4 = 18_432 * (4 + 0.125 + 0.001953125) / 8
+    assert memory.weights == pytest.approx(nf4 + 4 * (4_256 + 256), abs=200)  # rotary frequencies
+    assert memory.other == 2 * 32 * 64 + buckets and memory.optimizer == 8 * 256
+
+
+@pytest.mark.parametrize(("lora", "trained"), [(None, 22_688), (ADAPTER, 256)], ids=["all weights", "an adapter"])
+def test_disk_of_policies_and_of_checkpoints(lora: LoRA | None, trained: int) -> None:
+    """In float32. Two runs keep a policy and, of three epochs, one of them two snapshots; each of three checkpoints has
+    a policy and AdamW's two values a parameter. A third run has a reference that moves, which checkpoints hold."""
+    params = default(align={"num_train_epochs": 3.0, "lora": lora})
+    dpo = params.runs["dpo"]
+    runs = {"kept": {**dpo, "snapshot_epochs": 1.0}, "last": dpo, "moves": params.runs["tr_dpo"]}
+    fixed, moving = of_align(given_llama(params.model_copy(update={"runs": runs})))
+    assert (fixed.runs, moving.runs) == (["kept", "last"], ["moves"])
+    assert fixed.disk == Disk(out=4 * 4 * trained, scratch=3 * (4 + 8) * trained)
+    assert moving.disk == Disk(out=4 * trained, scratch=3 * (4 + 8 + 4) * trained)
 
 
 def test_policies_and_texts_of_kl() -> None:

@@ -110,8 +110,10 @@ def test_a_model_that_is_not_at_hand(
 
 @pytest.mark.parametrize("file", [file for file in PRESETS if file not in NOT_AT_HAND], ids=lambda file: file.stem)
 def test_presets_with_a_model_of_their_own(project: Path, file: Path, capsys: pytest.CaptureFixture) -> None:
-    main(["forecast", "--params", str(file), "--json"])
-    found = stages(json.loads(capsys.readouterr().out)["stages"])
+    main(["forecast", "--params", str(file), "--json", "--gpu-memory", "40", "--peak-tflops", "312"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["machine"]["memory"], printed["machine"]["peak"]) == (40e9, 312e12)  # bytes and FLOP/s
+    found = stages(printed["stages"])
     assert {"sft", "sample", "kl", "monotonicity", "score"} <= found.keys()
     assert all(one["memory"]["total"] > 0 for name, one in found.items() if name in ("sft", "sample", "kl"))
 

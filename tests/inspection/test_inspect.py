@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from ruamel.yaml import YAML
 
 from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.cli import main
-from epsilon_dpo.data.sources.published import read_dataset
+from epsilon_dpo.data.sources.formats import DataFile, rows_of
+from epsilon_dpo.data.sources.published import FIRST_ROWS, read_dataset
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.inspection.blocks import eval_share, fitting_tokens, raised
 
@@ -86,8 +88,45 @@ def test_a_split_of_the_data_is_used_to_evaluate(project: Path, capsys: pytest.C
     main(["inspect", "data/mine", *COLUMNS])
     said = capsys.readouterr().out
     assert "splits   train (1 file), test (1 file); read: train and test" in said
-    fetch = pasted(said)["fetch"]
+    blocks = pasted(said)
+    fetch, validate = blocks["fetch"], blocks["validate"]
     assert (fetch["train_split"], fetch["eval_split"], fetch["eval_share"]) == ("train", "test", None)
+    assert (validate["min_train_pairs"], validate["min_eval_pairs"]) == (45, 15), "half of what is there"
+
+
+@pytest.mark.parametrize(
+    ("split", "last"), [([], FIRST_ROWS), (["--split", "train[5:]"], 5 + FIRST_ROWS), (["--split", "train[5:15]"], 15)]
+)
+def test_a_file_is_recognised_by_its_first_rows_without_reading_the_others(
+    project: Path, monkeypatch: pytest.MonkeyPatch, split: list[str], last: int
+) -> None:
+    """They would be in memory all at once."""
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(40)), "utf-8")
+    seen: list[int] = []
+
+    def watched(file: DataFile) -> Iterator[tuple[int, dict]]:
+        for number, row in rows_of(file):
+            seen.append(number)
+            yield number, row
+
+    monkeypatch.setattr("epsilon_dpo.inspection.inspect.rows_of", watched)
+    main(["inspect", "data/mine.jsonl", *split, *COLUMNS])
+    assert seen == list(range(1, last + 1))
+
+
+def test_the_shares_of_what_is_too_long_are_said(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of ten pairs one prompt, two chosen answers and one rejected one have 300 words, each a token or more, and no
+    other text has 64 bytes. With the long prompt both of its answers are cut: five of twenty."""
+    long = " ".join(["moss"] * 300)
+    content = [{"prompt": f"Number {n}?", "chosen": f"Yes, {n}.", "rejected": f"No, {n}."} for n in range(10)]
+    content[0]["prompt"] = content[1]["chosen"] = content[2]["chosen"] = content[3]["rejected"] = long
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+    main(["inspect", "data/mine.jsonl"])
+    said = capsys.readouterr().out
+    assert (
+        "  max_prompt_length: 64, max_length: 160: 10.0% of the prompts do not fit, 25.0% of the answers are cut\n"
+        "  sample.max_new_tokens: 64: 20.0% of the chosen answers are longer than a policy's may be\n"
+    ) in said
 
 
 @pytest.mark.parametrize(
@@ -165,6 +204,12 @@ def test_limits_are_raised_only_as_far_as_the_lengths_ask() -> None:
     assert fitting_tokens(lengths, Tokens(max_prompt_length=50, max_length=60), 0.01) == Tokens(
         max_prompt_length=112, max_length=128
     )
+    # The longest of the longer answers end at 100 + 60 tokens, whichever side they are on.
+    for chosen, rejected in ((60, 20), (20, 60)):
+        unequal = [row | {"chosen_tokens": chosen, "rejected_tokens": rejected} for row in lengths]
+        assert fitting_tokens(unequal, Tokens(max_prompt_length=50, max_length=60), 0.01) == Tokens(
+            max_prompt_length=112, max_length=160
+        )
 
 
 def test_answers_may_be_as_long_as_nineteen_of_twenty() -> None:

@@ -83,6 +83,13 @@ def test_pairs_that_cannot_be_weighed_are_equally_likely(margins, s0, k):
     assert drawing_weights(torch.tensor(margins, dtype=torch.float64), 0.0, s0, k).tolist() == [1.0, 1.0, 1.0]
 
 
+def test_as_many_weights_as_pairs_are_kept_choose_them():
+    """exp(-50^2 / 2) and exp(-60^2 / 2) are 0 in float64: the two pairs near M0 are all that can be drawn."""
+    margins = torch.tensor([50.0, 0.0, -60.0, 2.0], dtype=torch.float64)
+    expected = [0.0, 1.0, 0.0, math.exp(-2.0)]
+    assert drawing_weights(margins, 0.0, 1.0, 2).tolist() == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_diverged_step_reaches_the_loss():
     beta_dpo = method()
     beta_dpo.before_step(torch.tensor([0.0, math.nan, 1.0], dtype=torch.float64), seeded())

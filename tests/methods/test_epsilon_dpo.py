@@ -233,6 +233,9 @@ def test_comparison_and_step_have_an_epsilon_each():
     expected = [math.log1p(math.exp(-b * x)) for b, x in zip(betas, h, strict=True)]
     assert loss.losses.tolist() == pytest.approx(expected, abs=1e-10)
     assert apart.after_step(1, {"eps/mean_step": 1.0}, None, None)["eps/beta_next"] == 0.1 / 1.1
+    by_paper = method(epsilon=0.5, eps_c=0.01, eps_s=0.1, beta_update="paper")
+    row = by_paper.after_step(1, {"eps/lowered": 0.5, "eps/raised": 0.25}, None, None)
+    assert row["eps/beta_next"] == pytest.approx(0.1 * (0.5 / 1.1 + 0.25 / 0.9 + 0.25), rel=1e-12)
 
 
 def bf16(x):
@@ -312,14 +315,18 @@ def test_equal_models_tie_in_official_bf16():
     assert loss.metrics["eps/kept"].item() == 1.0 and loss.losses.item() == pytest.approx(math.log(2.0))
 
 
-def test_beta_survives_a_checkpoint_and_sets_the_next_loss():
+def test_beta_survives_a_checkpoint_and_sets_the_next_loss_and_both_rewards():
     moved, fresh = method(), method()
     moved.after_step(1, {"eps/mean_step": 1.0}, None, None)
     fresh.load_state_dict(moved.state_dict())
     assert fresh.beta == moved.beta == 0.1 / 1.1
     chosen, rejected = sides(0.1)
-    assert torch.equal(fresh.loss(chosen, rejected).losses, moved.loss(chosen, rejected).losses)
-    assert not torch.equal(fresh.loss(chosen, rejected).losses, method().loss(chosen, rejected).losses)
+    found = fresh.loss(chosen, rejected)
+    assert torch.equal(found.losses, moved.loss(chosen, rejected).losses)
+    assert not torch.equal(found.losses, method().loss(chosen, rejected).losses)
+    for rewards, side in ((found.chosen_rewards, chosen), (found.rejected_rewards, rejected)):
+        expected = 0.1 / 1.1 * (side.policy.detach() - side.reference)
+        torch.testing.assert_close(rewards, expected, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,15 @@ def test_the_table_of_weights():
     assert method.stretch(torch.tensor(method.config.tau, dtype=torch.float64)).item() == pytest.approx(1.0, rel=1e-14)
 
 
+@pytest.mark.parametrize("lam", [0.5, 1.0, 2.0])
+def test_lam_is_how_fast_a_stretch_becomes_a_shrinkage(lam):
+    """c = .5 + 1.5 / (1 + 2 exp(lam (|R| - tau))): 1.25, 1 and .8 where the exponential is 1/2, 1 and 2."""
+    away = math.log(2.0) / lam
+    margins = torch.tensor([2.0 - away, -2.0, 2.0 + away], dtype=torch.float64)
+    stretches = method_of("x", {**TAU_2, "lam": lam}).stretch(margins)
+    assert stretches.tolist() == pytest.approx([1.25, 1.0, 0.8], rel=1e-12)
+
+
 def test_no_weight_exceeds_its_bound():
     """(1 + sqrt 2) / 2 for c = 2, at R = log(1 + sqrt 2); 1.4203192453 for c = 4, at .57906."""
     margins = torch.linspace(-30.0, 30.0, 600_001, dtype=torch.float64)

@@ -1,5 +1,8 @@
 """PPO on a worked example of one answer of three tokens, and on three answers whose best policy is known."""
 
+import math
+from statistics import pstdev
+
 import pytest
 import torch
 from online_examples import OPTIMA, tabular_optimum
@@ -20,7 +23,7 @@ def row(values):
     return torch.tensor([values], dtype=torch.float64)
 
 
-def example(scores=(1.0,)):
+def example(scores=(1.0,), ended=True):
     """The answer, then a place beyond its end where everything is wrong."""
     mask = torch.tensor([[True, True, True, False]])
     return Answers(
@@ -28,7 +31,7 @@ def example(scores=(1.0,)):
         row([*POLICY, 0.0]),
         row([*REFERENCE, 0.0]),
         mask,
-        torch.tensor([True]),
+        torch.tensor([ended]),
         row([*VALUES, 9.0]),
     )
 
@@ -46,9 +49,28 @@ def test_the_rewards_and_advantages_are_the_worked_ones():
     assert deltas[0].tolist() == pytest.approx([0.19, -0.095, 0.625, 0.0], rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("config", "ended", "advantages"),
+    [
+        # -.01 + .5 (.5) - .3 = -.06, .005 + .5 (.4) - .5 = -.295 and 1.025 - .4 = .625, each plus .5 (.8) of the next
+        ({"gamma": 0.5, "lam": 0.8}, True, [-0.078, -0.045, 0.625]),
+        # the last reward is .525, so that its step is .125: -.095 + .95 (.125) and .19 + .95 (.02375) before it
+        ({"truncation_penalty": 0.5}, False, [0.2125625, 0.02375, 0.125]),
+        ({"truncation_penalty": 0.5}, True, ADVANTAGES),
+    ],
+)
+def test_discounts_and_the_penalty_of_a_cut_answer_reach_the_advantages(config, ended, advantages):
+    found = method_of("x", ENTRY | {"whiten": False} | config).advantages(example(ended=ended))
+    assert found.advantages[0].tolist() == pytest.approx([*advantages, 0.0], rel=1e-9)
+    returns = [advantage + value for advantage, value in zip(advantages, VALUES, strict=True)]
+    assert found.returns[0].tolist() == pytest.approx([*returns, 0.0], rel=1e-9)
+    assert found.metrics["advantage_std"].tolist() == pytest.approx([pstdev(advantages)], rel=1e-9)
+
+
 def test_advantages_are_whitened_by_the_unbiased_variance_of_all_tokens():
-    found = method_of("x", ENTRY).advantages(example()).advantages
-    assert found[0].tolist() == pytest.approx([*WHITENED, 0.0], rel=1e-9)
+    found = method_of("x", ENTRY).advantages(example())
+    assert found.advantages[0].tolist() == pytest.approx([*WHITENED, 0.0], rel=1e-9)
+    assert found.metrics["advantage_std"].tolist() == pytest.approx([pstdev(ADVANTAGES)], rel=1e-9)
     alike = torch.full((2, 3), 0.25, dtype=torch.float64)
     assert whitened(alike, alike > 0.0).tolist() == [[0.0] * 3] * 2
     rows = torch.tensor([[1.0, 3.0], [5.0, 0.0]], dtype=torch.float64)
@@ -72,6 +94,10 @@ def test_the_loss_and_its_gradients_are_the_worked_ones():
     assert found.losses.mean().item() == pytest.approx(-0.6620523319, rel=1e-9)
     assert policy.grad[0].tolist() == pytest.approx([0.0, -0.1581418918, 0.0], rel=1e-9)
     assert values.grad[0].tolist() == pytest.approx([0.0, -0.0182916667, 0.0], rel=1e-8)
+    wider = method_of("x", ENTRY | {"value_clip": 0.4}).loss(update).metrics  # .6, .45 and .8 in the place of .9
+    value_loss = [0.3638125**2 / 2, 0.54875**2 / 2, 0.225**2 / 2]
+    assert wider["value_loss"].tolist() == pytest.approx(value_loss, rel=1e-9)
+    assert torch.equal(wider["policy_loss"], found.metrics["policy_loss"])
 
 
 def test_a_loss_is_per_token_and_knows_only_tokens():
@@ -102,9 +128,12 @@ def test_the_adaptive_beta_follows_the_kl_and_belongs_to_the_state():
     resumed = method_of("x", ENTRY | {"adaptive_kl": 6.0})
     resumed.load_state_dict(method.state_dict())
     assert resumed.beta == method.beta != 0.05
-    pair = Logps(torch.tensor([-3.0]), torch.tensor([2.0]), reference=torch.tensor([-5.0]))
-    rewards = method.on_pairs().loss(pair, pair).chosen_rewards
-    assert rewards.item() == pytest.approx(2.0 * method.beta), "an evaluation speaks of the present beta"
+    chosen = Logps(torch.tensor([-3.0]), torch.tensor([2.0]), reference=torch.tensor([-5.0]))
+    rejected = Logps(torch.tensor([-4.0]), torch.tensor([2.0]), reference=torch.tensor([-3.0]))
+    pairs = method.on_pairs().loss(chosen, rejected)
+    assert pairs.chosen_rewards.item() == pytest.approx(2.0 * method.beta), "an evaluation speaks of the present beta"
+    assert pairs.rejected_rewards.item() == pytest.approx(-method.beta)
+    assert pairs.losses.item() == pytest.approx(math.log1p(math.exp(-3.0 * method.beta)))
     fixed = method_of("x", ENTRY)
     assert fixed.after_step(1, {"kl/rev": 9.0}) == {} and fixed.state_dict() == {} and fixed.beta == 0.05
     with pytest.raises(ValueError, match="has no state"):

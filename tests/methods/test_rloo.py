@@ -1,5 +1,7 @@
 """RLOO on a worked example of one prompt with four answers, and on three answers whose best policy is known."""
 
+from statistics import pstdev
+
 import pytest
 import torch
 from online_examples import OPTIMA, answers_of, tabular_optimum
@@ -29,6 +31,7 @@ def test_the_advantages_are_the_worked_ones():
     normalised = method_of("x", ENTRY | {"normalize_advantages": True}).advantages(answers_of(SCORES, CHANGES))
     expected = [0.9985860376, -0.0720629099, -1.3486058858, 0.4220827581]
     assert normalised.advantages.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-10)
+    assert normalised.metrics["advantage_std"].tolist() == pytest.approx([pstdev(ADVANTAGES)] * 4, rel=1e-9)
 
 
 def test_a_baseline_is_of_the_other_answers_of_its_prompt_alone():

@@ -1,6 +1,7 @@
 """What a person finds on MLflow's page: curves, speed, answers, notes, and what belongs together."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,34 @@ def test_a_training_under_a_launcher_has_the_peak_memory_of_its_processes() -> N
         found = Resources(stage.pid, at=0).of_row({}, at=1)
         stage.communicate(b"\n")
     assert 200 < found["2_speed/peak_memory_megabytes"] < 400
+
+
+NVIDIA_SMI = f"""#!{sys.executable}
+import sys
+
+cards = [
+    {{"index": "0", "utilization.gpu": "87", "memory.used": "40536", "power.draw": "301.50"}},
+    {{"index": "1", "utilization.gpu": "3", "memory.used": "512", "power.draw": "[N/A]"}},
+]
+asked = sys.argv[1].removeprefix("--query-gpu=").split(",")
+for card in cards:
+    print(", ".join(card[name] for name in asked))
+"""
+
+
+def test_what_a_gpu_uses_stands_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second does not measure its power."""
+    (tmp_path / "nvidia-smi").write_text(NVIDIA_SMI, "utf-8")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = Resources(os.getpid(), at=0).sample()
+    assert {name: value for name, value in found.items() if name.startswith("system/gpu_")} == {
+        "system/gpu_0_utilization_percentage": 87.0,
+        "system/gpu_0_memory_usage_megabytes": 40536 * 2**20 / 1e6,
+        "system/gpu_0_power_usage_watts": 301.5,
+        "system/gpu_1_utilization_percentage": 3.0,
+        "system/gpu_1_memory_usage_megabytes": 512 * 2**20 / 1e6,
+    }
 
 
 def write(file: Path, *rows: dict) -> None:

@@ -1,6 +1,7 @@
 """The rows of policies, which other stages and reports write on: whole or not there, and marked by the last report."""
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.environment import environment
+from epsilon_dpo.mlflow_writer.reading import recorded_run
 from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.replicates import mark_replicate
 from epsilon_dpo.mlflow_writer.rows import Rows
@@ -259,6 +261,36 @@ def test_a_stage_names_the_training_whose_policy_it_read_also_one_that_was_resto
     unknown = Record("kl@unknown", "f" * 64, {}, {}, at=4)
     unknown.policy_metrics("unknown", "nobody", {"kl_fwd_rb": 2.0}, at=4)
     assert "policy_run" not in rows.client.get_run(unknown.run_id).data.tags
+
+
+def test_the_record_of_a_run_is_not_that_of_another_with_the_same_params(rows: Rows) -> None:
+    """Stage kl of every run declares the same, and the newest record is the other run's."""
+    params, made = {"seed": 17, "kl": {"batch_size": 32}}, {}
+    for at, run in enumerate(("mine", "other"), start=1):
+        record = Record(f"kl@{run}", f"of_{run}", params, {}, at=at)
+        record.close("FINISHED")
+        made[run] = record.run_id
+    for run, run_id in made.items():
+        found = recorded_run(Path.cwd(), f"kl@{run}", params, fingerprint="of the code of today")
+        assert found is not None and (found["id"], found["known_by"]) == (run_id, "params")
+    assert recorded_run(Path.cwd(), "kl@never_run", params) is None
+
+
+def test_a_record_that_waited_gets_no_files_of_a_later_execution(
+    rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In out/ are by now those of another result; within two seconds they are its own, since file systems round."""
+    written = 1_700_000_000
+    for run, later, files in (("same", 0, {"metrics.json"}), ("rounded", 1, {"metrics.json"}), ("replaced", 3, set())):
+        record = Record(f"kl@{run}", "f" * 64, {}, {}, at=1000 * written)
+        out = Path("out/kl", run)
+        out.mkdir(parents=True)
+        (out / "metrics.json").write_text("{}")
+        os.utime(out / "metrics.json", (written + later, written + later))
+        record.artifacts(str(out), at=1000 * written)
+        assert {file.path for file in rows.client.list_artifacts(record.run_id)} - {"inputs.json"} == files
+    said = capsys.readouterr().err
+    assert said.count("has changed since") == said.count("out/kl/replaced has changed since this record of it was") == 1
 
 
 def test_a_new_file_of_code_is_a_change_and_dvcs_own_lock_is_none(tmp_path: Path) -> None:

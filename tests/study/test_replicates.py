@@ -183,6 +183,16 @@ def test_replicates_of_one_pretrained_model_differ_in_the_seed_of_its_manifest(p
         refuse_other_settings(made[2], 3, {"1": made[0]}, project, Path("study"))
 
 
+def test_the_commit_is_that_of_the_project_wherever_the_study_lies(here: Path) -> None:
+    project = here / "project"
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (project / "pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
+    assert made_from(project, {"seed": 1})["commit"] == commit and len(commit) == 40
+
+
 def test_the_same_model_may_lie_elsewhere_and_no_other_model_may(project: Path) -> None:
     """The judge of level smollm2 starts from base's model, too."""
 

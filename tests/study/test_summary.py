@@ -65,7 +65,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Path(file).write_text("seed: 1\nruns: {dpo: {method: dpo, beta: 0.1}}\n", "utf-8")
     write_csv(folder / "policies.csv", [policy(1, 2.0)])
     made = collect.made_from(Path(), read_yaml(Path("params.yaml")))
-    (folder / "replicates.json").write_text(json.dumps({"1": made}), "utf-8")
+    (folder / "replicates.json").write_text(json.dumps({"1": made | {"commit": "0" * 40}}), "utf-8")
     levels_told: list[str] = []
 
     def write_summary(level: str, recipes: list[dict[str, Any]], confidence: str) -> str:
@@ -91,6 +91,8 @@ def test_every_command_of_the_study_writes_the_summary_and_says_where(
         said = capsys.readouterr().out
         assert "in MLflow: http://127.0.0.1:5000/#/view (while `make ui` runs)" in said
     assert f"3 rows are marked in {Path.cwd() / 'mlruns'}" in said
+    made = collect.made_from(Path(), read_yaml(Path("params.yaml")))
+    assert made["commit"] != "0" * 40 and collect.known_replicates("small") == {"1": made}, "it is made anew"
 
 
 def test_a_store_that_cannot_be_reached_costs_one_line(

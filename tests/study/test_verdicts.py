@@ -17,6 +17,7 @@ from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
 from epsilon_dpo.report.page.replication import read_replication
 from epsilon_dpo.study.claims import Study, read_study
 from epsilon_dpo.study.collect import read_results, results_folder
+from epsilon_dpo.study.measures import ONE_HAS_NONE
 from epsilon_dpo.study.page import page, verdict_table, write_page
 from epsilon_dpo.study.verdicts import findings
 
@@ -104,6 +105,49 @@ def test_a_claim_that_holds_at_one_beta_and_fails_at_another_is_mixed() -> None:
     assert found.verdict == "holds" and found.parts["at β 0.3"].verdict == "undecided at this n"
     (found,) = findings(study(), {"controlled": above})
     assert found.verdict == "holds" and not found.parts, "one β is the whole"
+
+
+DPO, OURS = {"method": "dpo"}, {"method": "epsilon_dpo"}
+
+
+def two_curves(best: float) -> list[dict[str, Any]]:
+    """Of three replicates: DPO's policies at KL 1, 50 and 100 and ours at 2, 50 and 100, the best of both at 50. There
+    ours wins `best`. In the first replicate all of ours win .002 less, in the third .002 more."""
+    found = []
+    for seed, more in ((1, -0.002), (2, 0.0), (3, 0.002)):
+        points = [({"method": "sft"}, "", 0.0, 0.5)]
+        points += [(DPO, "1.0", 1.0, 0.6), (DPO, "0.3", 50.0, 0.8), (DPO, "0.1", 100.0, 0.7)]
+        points += [(OURS, "1.0", 2.0, 0.52 + more), (OURS, "0.3", 50.0, best + more), (OURS, "0.1", 100.0, 0.7 + more)]
+        for recipe, beta, kl, win in points:
+            row = {"seed": str(seed), "run": f"{recipe['method']}_{beta}", "recipe": json.dumps(recipe), "beta": beta}
+            row |= {"place": ".", "kl": str(kl), "win_rate_true": str(win), "win_rate_judge": "", "prompts": "100"}
+            found.append(row)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("best", "said", "note"),
+    [
+        (0.94, "holds", ""),
+        (0.82, "mixed", "holds behind the best policies of both; fails where both have policies"),
+    ],
+)
+def test_a_part_of_a_few_budgets_makes_no_claim_mixed_and_is_not_named(
+    here: Path, best: float, said: str, note: str
+) -> None:
+    """Those below KL 2, six of 256, where ours is a mixture with SFT and behind by .06 on average. Up to 50 its lead
+    then goes from -.084 to .14 or .02 in a line, and stays so."""
+    measure = {"name": "win_rate_at_equal_kl", "first": OURS, "second": DPO, "scorer": "true"}
+    claim = CLAIM | {"measure": measure, "expected": {"is": "above", "than": 0.0}}
+    content = {"confidence": 0.95, "levels": LEVELS, "claims": [claim]}
+    Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    results_folder("controlled").mkdir(parents=True)
+    write_csv(results_folder("controlled") / "policies.csv", two_curves(best))
+    (found,) = findings(read_study(), {"controlled": read_results("controlled")})
+    few = found.parts[ONE_HAS_NONE]
+    assert (few.share, few.verdict) == (6 / 256, "fails") and found.verdict == said
+    (told,) = verdict_table()["claims"]
+    assert (told["verdict"], told["note"]) == (said, note)
 
 
 def test_less_than_half_a_prompt_decides_nothing() -> None:

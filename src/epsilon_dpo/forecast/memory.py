@@ -4,7 +4,8 @@ AdamW keeps two values per trained parameter in the parameter's own type, 8 byte
 "ZeRO", arXiv 1910.02054, section 3.1); the fused form that the stages use has no temporaries.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from dataclasses import dataclass, fields
 
 from epsilon_dpo.forecast.architecture import Sizes
 from epsilon_dpo.forecast.live import ACTIVATIONS, COPIES, GRADIENTS, HEAD, REFERENCE, WEIGHTS
@@ -51,10 +52,11 @@ def unsharded(step: Simulated, processes: int = 1) -> Memory:
     )
 
 
-def quantised(memory: Memory, sizes: Sizes) -> Memory:
-    """QLoRA: `memory` of float32 weights, whose projections are in 4 bits, one at a time in bfloat16."""
+def quantised(step: Simulated, sizes: Sizes) -> Simulated:
+    """QLoRA: `step` with float32 weights, whose projections are in 4 bits, one at a time in bfloat16."""
     saved = sizes.projections * (4 - NF4_BYTES)
-    return replace(memory, weights=memory.weights - saved, other=2.0 * sizes.largest_projection)
+    peak = Counter({**step.peak, WEIGHTS: step.peak[WEIGHTS] - round(saved), COPIES: 2 * sizes.largest_projection})
+    return step._replace(peak=peak)
 
 
 def sharded(

@@ -167,8 +167,7 @@ def _memory(
         frozen = 0 if lora is None else of.sizes.parameters * BYTES[dtype]
         master = _master(block, dtype)
         return sharded(step, of.sizes, machine.gpus, frozen, master, BYTES[dtype], BYTES[computed], models), step
-    memory = unsharded(step, machine.processes)
-    return (quantised(memory, of.sizes) if in_4_bits else memory), step
+    return unsharded(quantised(step, of.sizes) if in_4_bits else step, machine.processes), step
 
 
 def _master(block: Adaptable, dtype: torch.dtype) -> int:

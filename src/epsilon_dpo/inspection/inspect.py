@@ -105,9 +105,10 @@ def _reading(place: Place, source: DatasetSource) -> tuple[Reading, list[str]]:
     if part is None:
         raise UserError(f"The split {source.train_split} of {place.shown} holds no row (--split).")
     file, first, last = part
-    head = [row for _, row in islice(rows_of(file), first, None if last is None else min(last, first + FIRST_ROWS))]
-    reading = recognise(head[:FIRST_ROWS], file.shown, source.columns)
-    there = dict.fromkeys(name for row in head[:FIRST_ROWS] for name in row)
+    end = first + FIRST_ROWS if last is None else min(last, first + FIRST_ROWS)
+    head = [row for _, row in islice(rows_of(file), first, end)]
+    reading = recognise(head, file.shown, source.columns)
+    there = dict.fromkeys(name for row in head for name in row)
     return reading, [name for name in there if name not in reading.names.values()]
 
 

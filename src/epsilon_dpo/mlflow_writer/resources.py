@@ -95,6 +95,6 @@ def _gpus() -> dict[str, float]:
             with suppress(ValueError):  # "[N/A]": this card does not measure it
                 index, used, memory, watts = (part.strip() for part in row.split(","))
                 found[f"system/gpu_{index}_utilization_percentage"] = float(used)
-                found[f"system/gpu_{index}_memory_usage_megabytes"] = float(memory)
+                found[f"system/gpu_{index}_memory_usage_megabytes"] = float(memory) * 2**20 / MEGABYTE  # it says MiB
                 found[f"system/gpu_{index}_power_usage_watts"] = float(watts)
     return found

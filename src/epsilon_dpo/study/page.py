@@ -13,7 +13,7 @@ from epsilon_dpo.pipeline.stage.files import Row, write_json
 from epsilon_dpo.study.claims import STUDY, Level, Study, read_study
 from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
 from epsilon_dpo.study.summary import by_recipe, summarise, values_of
-from epsilon_dpo.study.verdicts import Answer, Finding, Verdict, findings
+from epsilon_dpo.study.verdicts import SMALLEST_PART, Answer, Finding, Verdict, findings
 
 PAGE = Path("docs/replication.md")
 VERDICTS = "verdicts.json"  # below study/, for the report
@@ -176,7 +176,8 @@ def _verdict(study: Study, finding: Finding) -> str:
 def _note(study: Study, finding: Finding) -> str:
     """Why there is no verdict, or what a mixed one is of; else empty."""
     if finding.verdict == "mixed":
-        named = {said: [name for name, part in finding.parts.items() if part.verdict == said] for said in DECIDED}
+        counted = {name: part.verdict for name, part in finding.parts.items() if part.share >= SMALLEST_PART}
+        named = {said: [name for name, verdict in counted.items() if verdict == said] for said in DECIDED}
         return "; ".join(f"{said} {', '.join(names)}" for said, names in named.items())
     level = study.levels.get(finding.claim.level or "")
     if finding.verdict == "not run":

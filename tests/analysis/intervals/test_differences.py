@@ -40,6 +40,19 @@ def test_several_answers_to_a_prompt_are_one_prompt():
     assert difference(np.repeat([1.0, 0.0, -1.0, 1.0], 3), np.repeat(list("abcd"), 3), 0.95) == one
 
 
+def test_prompts_of_unequally_many_records_count_by_their_records():
+    """Of 3, 1 and 2 records with sums 3, 0 and -1, again and again: the mean over records is v = 1/3, and a prompt's
+    part in it, v + (its sum - v times its records) / 2, is 4/3, 1/6 or -1/2: mean v, mean of squares 74/108."""
+    three = difference_of_totals(np.array([3.0, 0.0, -1.0]), np.array([3.0, 1.0, 2.0]), 0.95, bound=None)
+    half_width = t.ppf(0.975, 2) * math.sqrt((74 / 108 - 1 / 9) * 3 / 2 / 3)
+    assert (three.value, three.low, three.high) == pytest.approx((1 / 3, 1 / 3 - half_width, 1 / 3 + half_width))
+    prompts = [f"{n}{prompt}" for n in range(40) for prompt in "aaabcc"]
+    found = difference([1.0, 1.0, 1.0, 0.0, -1.0, 0.0] * 40, prompts, 0.95)
+    variance = (120 * 74 / 108 + 2) / 122 - (40 / 122) ** 2  # with two more prompts, 1 and -1
+    half_width = t.ppf(0.975, 119) * math.sqrt(variance / 122)
+    assert (found.value, found.low, found.high) == pytest.approx((1 / 3, 40 / 122 - half_width, 40 / 122 + half_width))
+
+
 def test_without_a_bound_it_is_students_interval():
     values = np.random.default_rng(0).gamma(2.0, 1.0, 30)
     found = difference_of_totals(values, np.ones(30), 0.9, bound=None)

@@ -21,13 +21,14 @@ from untracked import run_untracked
 
 from epsilon_dpo.analysis.kl.estimators import CHOSEN, ESTIMATORS, POLICY, REFERENCE, Sums, estimators_of, summary
 from epsilon_dpo.analysis.kl.params import KL
-from epsilon_dpo.analysis.kl.records import answer_sums, kl_records
+from epsilon_dpo.analysis.kl.records import answer_sums, kl_records, kl_run
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.params import read_yaml
-from epsilon_dpo.pipeline.stage.runs import readable
+from epsilon_dpo.pipeline.stage.runs import FINAL, readable
 from epsilon_dpo.sampling.answers.params import Sample
 from epsilon_dpo.sampling.answers.sampling import answer
 from epsilon_dpo.training.alignment.alignment import align
@@ -186,6 +187,27 @@ def naive(policy: Any, reference: Any, prompt: list[int], tokens: list[int]) -> 
     return Sums(*(x.sum().item() for x in (*sums, ref.exp() * (ref - pi), pi.exp() * (pi - ref))))
 
 
+def by_definition(
+    policy: Path, reference: Path, reference_samples: list[Row], policy_samples: list[Row], pairs: list[Row]
+) -> dict[str, float]:
+    """The five estimates, by `naive`, of model folders and of rows as stage kl reads them."""
+    load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()  # noqa: E731
+    models = load(policy), load(reference)
+
+    def sums(rows: list[Row], field: str) -> list[Sums]:
+        return [naive(*models, row["prompt_ids"], row[field]) for row in rows]
+
+    forward, reverse = sums(reference_samples, "response_ids"), sums(policy_samples, "response_ids")
+    values = {
+        "kl_fwd_rb": [x.kl_ref_policy for x in forward],
+        "kl_fwd_mc": [x.reference - x.policy for x in forward],
+        "kl_fwd_data": [x.reference - x.policy for x in sums(pairs, "chosen_ids")],
+        "kl_rev_rb": [x.kl_policy_ref for x in reverse],
+        "kl_rev_mc": [x.policy - x.reference for x in reverse],
+    }
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
 def test_sums_equal_float64_over_the_full_vocabulary(tiny_gemma: Callable[..., Any]) -> None:
     answers = [([1, 3, 4], [5, 2]), ([1, 4], [3, 3, 4, 5, 1, 2]), ([1, 3, 3, 3, 5], [2]), ([1], [4, 4, 4])]
     policy, reference = tiny_gemma(1, vocab_size=6), tiny_gemma(2, vocab_size=6)
@@ -202,6 +224,43 @@ def test_a_policy_is_at_no_distance_from_itself(folders: tuple[Path, Path]) -> N
     pairs = [{"id": str(n), "prompt_ids": [1, 3 + n], "chosen_ids": [4, 5]} for n in range(2)]
     records = kl_records(folders[1], folders[1], rows, rows, pairs, KL(**PARAMS["kl"]))
     assert {row.get(estimator.name, 0.0) for row in records for estimator in ESTIMATORS} == {0.0}
+
+
+def test_each_policy_of_a_run_is_measured_on_its_own_answers(
+    folders: tuple[Path, Path], tiny_gemma: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A snapshot and the final policy, under one journal, against a reference that is stored in bfloat16."""
+    _, reference = folders
+    tiny_gemma(2, vocab_size=len(VOCABULARY)).bfloat16().save_pretrained(reference)
+    aligned, sampled, out = (tmp_path / name for name in ("align", "sample", "kl"))
+    out.mkdir()
+
+    def rows(field: str, *answers: list[int]) -> list[Row]:
+        return [{"id": str(n), "prompt_ids": [1, 3 + n], field: ids} for n, ids in enumerate(answers)]
+
+    own, pairs = rows("response_ids", [4, 3, 2], [5, 5, 4]), rows("chosen_ids", [4, 2], [3, 3])
+    write_jsonl(tmp_path / "reference.jsonl", own)
+    write_jsonl(tmp_path / "eval.jsonl", pairs)
+    answers_of = {
+        "snapshots/2": rows("response_ids", [3, 5, 2], [4, 4, 3]),
+        FINAL: rows("response_ids", [5, 2], [3, 4, 5]),
+    }
+    for seed, (place, answers) in enumerate(answers_of.items(), start=5):
+        tiny_gemma(seed, vocab_size=len(VOCABULARY)).save_pretrained(aligned / place / "model")
+        (sampled / place).mkdir(parents=True, exist_ok=True)
+        write_jsonl(sampled / place / "samples.jsonl", answers)
+        facts = {"temperature": 1.0, "policy_sha256": digest(aligned / place / "model")}
+        write_json(sampled / place / "metrics.json", facts)
+    of_data = (reference, tmp_path / "reference.jsonl", tmp_path / "eval.jsonl")
+    journal = Journal(tmp_path / "scratch")
+    final, _ = kl_run(aligned, sampled, *of_data, KL(**PARAMS["kl"]), 0.95, out, journal)
+    journal.close()
+    for place, answers in answers_of.items():
+        metrics = read_json(out / place / "metrics.json")
+        wanted = by_definition(aligned / place / "model", reference, own, answers, pairs)
+        for name, value in wanted.items():
+            assert metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-4), (place, name)
+    assert final["kl_rev_rb"] == metrics["kl_rev_rb"]  # the last place is the final one
 
 
 def test_records_say_whose_answers_they_are_of_and_which_share_a_prompt(folders: tuple[Path, Path]) -> None:
@@ -343,25 +402,12 @@ def test_the_stage_measures_tr_dpo_against_the_initial_reference(project: Path) 
     logged = read_jsonl(out / "align/tr/metrics.jsonl")
     assert logged[-1]["tr_dpo/syncs"] == 1  # it would be at no distance from itself
     runpy.run_module("stages.kl", run_name="__main__")
-    load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()  # noqa: E731
-    policy, initial = load(out / "align/tr/model"), load(out / "sft/model")
-
-    def sampled(folder: str) -> list[Sums]:
-        rows = read_jsonl(out / folder / "samples.jsonl")
-        return [naive(policy, initial, [n + 3, 12], row["response_ids"]) for n, row in enumerate(rows)]
-
+    rows = [read_jsonl(out / name) for name in ("reference/samples.jsonl", "sample/tr/samples.jsonl")]
     pairs = read_jsonl(out / "pairs" / "eval.jsonl")
-    chosen = [naive(policy, initial, pair["prompt_ids"], pair["chosen_ids"]) for pair in pairs]
-    wanted = {
-        "kl_fwd_rb": [sums.kl_ref_policy for sums in sampled("reference")],
-        "kl_fwd_mc": [sums.reference - sums.policy for sums in sampled("reference")],
-        "kl_fwd_data": [sums.reference - sums.policy for sums in chosen],
-        "kl_rev_rb": [sums.kl_policy_ref for sums in sampled("sample/tr")],
-        "kl_rev_mc": [sums.policy - sums.reference for sums in sampled("sample/tr")],
-    }
+    wanted = by_definition(out / "align/tr/model", out / "sft/model", *rows, pairs)
     metrics = read_json(out / "kl/tr/metrics.json")
-    for name, values in wanted.items():
-        assert metrics[name] == pytest.approx(sum(values) / 4, rel=1e-3, abs=1e-5), name
+    for name, value in wanted.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     assert metrics["kl_fwd_rb"] > 1e-3 and metrics["kl_rev_rb"] > 1e-3
     assert metrics["policy_sha256"] == digest(out / "align/tr/model") and metrics["sample_temperature"] == 1.0
     on_the_row = ("kl_fwd_rb", "kl_fwd_rb_se", "kl_fwd_mc", "kl_fwd_data", "kl_rev_rb")

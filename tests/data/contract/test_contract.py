@@ -20,7 +20,8 @@ from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
 from epsilon_dpo.data.contract.relations import Relations
-from epsilon_dpo.data.facts.rows import dialogue_facts, special_tokens
+from epsilon_dpo.data.facts.rows import dialogue_facts, special_tokens, split_prompt
+from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
 from epsilon_dpo.data.sources.hh import read_hh
 from epsilon_dpo.data.sources.params import HHSource
 from epsilon_dpo.data.tokens.params import Tokens
@@ -100,6 +101,20 @@ def test_a_bad_row_stops_where_that_is_asked(make_tokenizer: MakeTokenizer, name
     assert reason in sentence and f"set validate.on_failure.{name}: drop in params.yaml" in sentence
 
 
+def test_a_row_near_an_evaluation_prompt_is_kept_and_named_where_it_is_only_reported(
+    make_tokenizer: MakeTokenizer,
+) -> None:
+    """As every preset asks: a person has to look."""
+    near = "splits_share_no_near_prompt"
+    rows = dialogues(row("what is a whale - eval 1"))
+    outcome = validate(rows, make_tokenizer(), TOKENS, contract(on_failure={near: "report"}))
+    assert outcome.dropped == [] and [pair["id"] for pair in outcome.pairs["train"]][-1] == "bad"
+    assert outcome.result["splits"]["train"] == {"rows": 5, "kept": 5, "dropped": 0, "truncated_answers": 0}
+    finding = next(f for f in outcome.result["expectations"] if (f["split"], f["expectation"]) == ("train", near))
+    assert (finding["on_failure"], finding["success"], finding["first_ids"]) == ("report", False, ["bad"])
+    assert metrics(outcome.result)[near] == 1.0
+
+
 def test_an_empty_split_is_said_once(make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(UserError) as error:
         validate({**dialogues(), "eval": []}, make_tokenizer(), TOKENS, contract())
@@ -108,9 +123,13 @@ def test_an_empty_split_is_said_once(make_tokenizer: MakeTokenizer) -> None:
 
 
 def test_a_row_with_a_token_across_the_border_is_dropped(make_tokenizer: MakeTokenizer) -> None:
-    tokenizer = make_tokenizer(chat_template=NO_BORDER)
-    outcome = validate(dialogues(row("Tell me about the Mo", "on.", "No.")), tokenizer, TOKENS, contract())
+    """Of the dataset's pairs, and of those that a policy wrote."""
+    tokenizer, bad = make_tokenizer(chat_template=NO_BORDER), row("Tell me about the Mo", "on.", "No.")
+    outcome = validate(dialogues(bad), tokenizer, TOKENS, contract())
     assert [(entry["id"], entry["expectation"]) for entry in outcome.dropped] == [("bad", "prompt_ids_are_prefix")]
+    pairs = [split_prompt(good("train", 1)), split_prompt(bad)]
+    fit, left_out, _ = fit_to_train_on(tokenizer, pairs, TOKENS)
+    assert fit == pairs[:1] and left_out == [{"id": "bad", "reason": "prompt_ids_are_prefix"}]
 
 
 def test_a_row_that_fails_several_expectations_lists_them_all(make_tokenizer: MakeTokenizer) -> None:

@@ -115,6 +115,9 @@ def test_margins_that_contradict_their_label_are_counted(outcome: Any) -> None:
 
 
 def test_the_page_says_it_all(outcome: Any) -> None:
+    """Of the two answers of each of the eight training pairs, one is cut: half of all answers."""
+    assert outcome.result["splits"]["train"] == {"rows": 8, "kept": 8, "dropped": 0, "truncated_answers": 8}
     html = page(outcome.result, outcome.dropped, {"source": "hh"})
+    assert '<td class="n">8 (50.00 %)</td>' in " ".join(html.split())
     for said in ("I cannot help with &lt;that&gt;", "1 (25.00 %)", "50.0 %", "latin 8", "0 chosen, 0 rejected"):
         assert said in html, said

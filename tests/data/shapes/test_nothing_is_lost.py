@@ -36,11 +36,21 @@ def test_an_empty_optional_number_costs_no_pair(empty: object) -> None:
         assert isinstance(found, Pair) and found.margin is None and found.weight is None
 
 
-@pytest.mark.parametrize("name", ["two_answers_from_0", "scored_answers", "signed_preference"])
-def test_a_negative_weight_is_refused_in_every_shape(name: str) -> None:
-    row = EXAMPLES[name].rows[0] | {"weight": -0.5}
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("two_answers_from_0", "two_answers_from_1", "two_answers_lettered", "signed_preference"),
+        *("shp", "arena", "summaries", "scored_answers"),
+    ],
+)
+def test_a_weight_is_kept_whichever_answer_wins_and_a_negative_one_is_refused(name: str) -> None:
+    """Of the first two rows of each example with a verdict, one prefers the first answer and one the second."""
+    rows = [row | {"weight": weight} for row, weight in zip(EXAMPLES[name].rows[:2], (0.5, 2.0), strict=True)]
+    read = recognise(rows, "x").read
+    found = [one for row in rows for one in read(row, "x, row 1", "best_worst")]
+    assert [one.weight for one in found if isinstance(one, Pair)] == [0.5, 2.0]
     with pytest.raises(UserError, match=r"x, row 1: weight is -0\.5, expected at least 0"):
-        recognise([row], "x").read(row, "x, row 1", "all")
+        read(rows[0] | {"weight": -0.5}, "x, row 1", "all")
 
 
 PAIRED: Row = {"prompt": "a", "chosen": "b", "rejected": "c"}

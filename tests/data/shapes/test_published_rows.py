@@ -137,6 +137,17 @@ def test_kto_rows_are_halves() -> None:
         assert recognise([row], "x").read(row, "x, row 1", "all") == [Half([user("a")], [bot("b")], False)]
 
 
+def test_ultrafeedbacks_answers_are_ranked_by_the_finer_of_their_two_scores() -> None:
+    """overall_score is 1 in some rows that were meant as 10."""
+    scores = {"b": (4.5, 1.0), "c": (2.0, 8.5)}
+    completions = [
+        {"response": text, "overall_score": overall, "fine-grained_score": fine}
+        for text, (fine, overall) in scores.items()
+    ]
+    found = read({"instruction": "a", "completions": completions})
+    assert found == Pair([user("a"), bot("b")], [user("a"), bot("c")], 2.5, None, "0-1")
+
+
 def openai(**beside: object) -> Row:
     return {
         "input": {"messages": DIALOGUE[:-1], **beside},

@@ -160,6 +160,21 @@ def test_all_pairs_of_scored_answers() -> None:
     assert [getattr(one, "margin", 0.0) for one in found] == [2.0, 2.0, 3.0, 0.0, 1.0, 1.0]
 
 
+def test_ranks_beside_the_answers_are_better_the_lower_they_are() -> None:
+    row = {"prompt": "a", "answers": ["b", "c", "d"], "ranks": [2, 3, 1]}
+    (found,) = recognise([row], "x").read(row, "x", "best_worst")
+    assert found == Pair([user("a"), bot("d")], [user("a"), bot("c")], 2.0, None, "2-1")
+
+
+def test_texts_that_differ_within_a_word_part_before_it() -> None:
+    row = {"chosen": "The sky is blue.", "rejected": "The sky is black."}
+    read = recognise([row], "x").read
+    asked = user("The sky is")
+    assert read(row, "x", "all") == [Pair([asked, bot("blue.")], [asked, bot("black.")])]
+    (found,) = read({"chosen": "Yes.", "rejected": "Yet."}, "x", "all")
+    assert isinstance(found, Dropped) and found.reason == "no_common_beginning"
+
+
 REFUSED = [
     ({"tools": [{"name": "search"}]}, "has tools, which is not supported"),
     ({"images": ["a.png"]}, "has images, which is not supported"),

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from shape_rows import bot, user
+from shape_rows import bot, system, user
 
 from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair
 from epsilon_dpo.data.shapes.recognition import recognise
@@ -84,6 +84,9 @@ def test_of_a_dialogue_whose_first_exchange_was_judged_the_first_is_read() -> No
     read = recognise([row], "x").read
     assert read(row, "x", "all") == [Pair([user("q"), bot("b")], [user("q"), bot("a")])]
     assert read(row | {"turn": 2}, "x", "all") == [Pair(sides["conversation_b"], sides["conversation_a"])]
+    told = row | {name: [system("s"), *turns] for name, turns in sides.items()}  # which is no exchange
+    begin = [system("s"), user("q")]
+    assert read(told, "x", "all") == [Pair([*begin, bot("b")], [*begin, bot("a")])]
     assert isinstance(read(row | {"winner": "tie (inconsistent)"}, "x", "all")[0], Dropped)
     with pytest.raises(UserError, match="turn is number 0, expected the number of the exchange that is judged"):
         read(row | {"turn": 0}, "x", "all")

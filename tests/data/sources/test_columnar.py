@@ -22,10 +22,10 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
 
 
-def stream(table: pa.Table, new: Callable[..., Any] = pa.ipc.new_stream, **options: Any) -> bytes:
+def stream(table: pa.Table, new: Callable[..., Any] = pa.ipc.new_stream, batch: int = 5, **options: Any) -> bytes:
     sink = pa.BufferOutputStream()
     with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
-        writer.write_table(table, 5)
+        writer.write_table(table, batch)
     return bytes(sink.getvalue().to_pybytes())
 
 
@@ -92,6 +92,18 @@ def test_a_column_that_is_named_twice_is_refused(name: str) -> None:
     save(twice, name)
     with pytest.raises(UserError, match=rf"data/{name} has two columns 'chosen'; name each column once"):
         read(path=f"data/{name}")
+
+
+@pytest.mark.parametrize("size", [600, 300, 100])
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_each_row_is_read_once_whatever_the_size_of_batches_and_row_groups(name: str, size: int) -> None:
+    """`datasets` writes Arrow batches of 1,000 rows, and parquet files of the Hub have several row groups."""
+    rows = [{"prompt": f"question {n}"} for n in range(600)]
+    table = pa.Table.from_pylist(rows)
+    path = write(f"data/{name}", stream(table, batch=size))
+    if name == "a.parquet":
+        pq.write_table(table, path, row_group_size=size)
+    assert list(rows_of(DataFile(path, name, name))) == list(enumerate(rows, start=1))
 
 
 BEYOND = {  # what Python has no value for

@@ -97,10 +97,12 @@ def test_two_files_are_taken_as_they_are_and_limits_draw_from_all_subsets(tmp_pa
         write(tmp_path, [line(f"{subset} {index}") for index in range(50)], f"{subset}/train.jsonl.gz")
         write(tmp_path, [line(f"{subset} held {index}") for index in range(5)], f"{subset}/test.jsonl.gz")
     settings = {"subsets": ["harmless-base", "helpful-base"], "train_split": "train", "eval_share": None}
-    dataset = read_hh(source(tmp_path, **settings, max_train_pairs=20), 1)
-    assert (len(dataset.train), len(dataset.eval)) == (20, 10)
+    limits = {"max_train_pairs": 20, "max_eval_pairs": 4}
+    dataset = read_hh(source(tmp_path, **settings, **limits), 1)
+    assert (len(dataset.train), len(dataset.eval)) == (20, 4)
     assert {row["id"].split("/")[0] for row in dataset.train} == {"harmless-base", "helpful-base"}
-    assert dataset.train == read_hh(source(tmp_path, **settings, max_train_pairs=20), 1).train
+    again = read_hh(source(tmp_path, **settings, **limits), 1)
+    assert (again.train, again.eval) == (dataset.train, dataset.eval)
     assert sorted(dataset.facts["files"]) == [
         f"{subset}/{split}.jsonl.gz" for subset in ("harmless-base", "helpful-base") for split in ("test", "train")
     ]

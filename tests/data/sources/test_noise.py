@@ -105,7 +105,10 @@ def test_each_annotator_flips_at_its_own_rate() -> None:
     flips = {0: 0.05, 1: 0.3, 2: 0.0}
     shares = {0: 0.25, 1: 0.25, 2: 0.5}
     annotators = [{"share": shares[one], "flip": flips[one]} for one in flips]
-    rows = list(drawn(annotators=annotators, outliers=0.2).train)
+    dataset = drawn(annotators=annotators, outliers=0.2)
+    rows = list(dataset.train)
+    # Over all labels: 0.8 (0.25 * 0.05 + 0.25 * 0.3 + 0.5 * 0.0) + 0.2 / 2, where the three rates alone average 0.1933.
+    assert dataset.facts["flip_rate"] == pytest.approx(0.17)
     for one, flip in flips.items():
         own, rate = [row for row in rows if row["annotator"] == one], 0.8 * flip + 0.1
         assert abs(len(own) / len(rows) - shares[one]) < 3.0 * math.sqrt(shares[one] * (1.0 - shares[one]) / len(rows))

@@ -154,6 +154,7 @@ def test_what_makes_no_pair_is_listed_with_its_reason() -> None:
         {"prompt": "a", "chosen": "half \ud83d", "rejected": "c"},
     ]
     scored = [{**row, "margin": n / 4} for n, row in enumerate(rows(5))]
+    scored.append({**rows(1, 5)[0], "margin": -3.0})  # its scores contradict its label
     write("data/a.jsonl", [*rows(10), *bad])
     dataset = read(path="data/a.jsonl")
     assert dataset.facts["dropped"] == {"not_text": 1, "not_unicode": 1, "null": 1}
@@ -165,7 +166,8 @@ def test_what_makes_no_pair_is_listed_with_its_reason() -> None:
     assert {row["detail"] for row in dataset.dropped or []} >= {"chosen is null", "chosen is number 42"}
     write("data/b.jsonl", scored)
     close = read(path="data/b.jsonl", eval_share=0.6, min_margin=0.5)
-    assert close.facts["dropped"] == {"below_min_margin": 1, "tied": 1}
+    assert close.facts["dropped"] == {"below_min_margin": 2, "tied": 1}
+    assert sorted(row["margin"] for row in [*close.train, *close.eval]) == [0.5, 0.75, 1.0]
     with pytest.raises(UserError, match=r"a.jsonl, row 1 has no scores, but fetch.min_margin = 0.5"):
         read(path="data/a.jsonl", min_margin=0.5)
 
@@ -410,3 +412,14 @@ def test_an_array_is_read_alike_wherever_its_chunks_end(tmp_path: Path, monkeypa
     for chunk in range(1, 60):
         monkeypatch.setattr(formats, "CHUNK", chunk)
         assert list(formats.rows_of(formats.DataFile(path, "a", "a"))) == [(n, row) for n in range(1, 8)]
+
+
+def test_a_line_keeps_its_number_wherever_the_chunks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By it ids and messages name a row, also after an empty line."""
+    lines = [json.dumps({"n": n}) for n in range(1, 13)]
+    lines[3], lines[7] = "", f"{lines[7]}\r"
+    path = write("data/a.jsonl", "".join(f"{line}\n" for line in lines))
+    for chunk in range(1, 60):
+        monkeypatch.setattr(formats, "CHUNK", chunk)
+        found = list(formats.rows_of(formats.DataFile(path, "a", "a")))
+        assert found == [(n, {"n": n}) for n in range(1, 13) if n != 4]

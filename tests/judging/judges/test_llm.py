@@ -104,6 +104,19 @@ def test_a_cached_judge_needs_no_endpoint_and_no_key(server: JudgeServer, monkey
     assert load_judge(Path("out/judge")).compare(QUESTIONS) == verdicts
 
 
+def test_an_experiment_in_a_copy_of_the_project_asks_nothing_that_the_project_has_asked(
+    server: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp run --temp` works in a copy, which is removed afterwards, and names the project in DVC_ROOT."""
+    verdicts = judge(server.url).compare(QUESTIONS[:2])
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert judge(server.url).compare(QUESTIONS[:3])[:2] == verdicts
+    assert server.tries == 6 and rows(tmp_path / "cache/judge/answers.sqlite") == 6
+    assert not Path("cache").exists()
+
+
 @pytest.mark.parametrize(
     "changes", [{"model": "other"}, {"temperature": None}, {"max_tokens": 3}], ids=["model", "temperature", "tokens"]
 )

@@ -95,9 +95,10 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path:
 
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
-    """-log sigmoid(f(better, worse)) of one step with no change: a learning rate of almost nothing, no dropout."""
+    """-log sigmoid(f(better, worse)) of one step with no change: a learning rate of almost nothing, no dropout. Of 64
+    pairs, however many of them are computed at once."""
     params = PARAMS.model_copy(update={"max_steps": 1, "warmup_ratio": 0.0, "learning_rate": 1e-12, "dropout": 0.0})
-    params = params.model_copy(update={"batch_size": 64, "micro_batch_size": 64, "initializer_range": 0.3})
+    params = params.model_copy(update={"batch_size": 64, "micro_batch_size": 24, "initializer_range": 0.3})
     rows: list[dict[str, float]] = []
     asked = questions(pairs(64, 0))
     model, layout = train(asked, params, 0, tmp_path, tmp_path / "metrics.jsonl", lambda row, _: rows.append(row), 1000)

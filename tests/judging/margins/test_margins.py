@@ -91,6 +91,18 @@ def test_the_temperature_maximises_the_likelihood() -> None:
     assert fitted_temperature(1e-9 * margins) == pytest.approx(1e-9 * fitted, rel=1e-9)
 
 
+def test_a_margin_of_0_is_half_a_right_answer() -> None:
+    """Of 2, 0, 0 and -1 nats: (1 + 1/2 + 1/2 + 0) / 4; sigma(0) is 1/2."""
+    assert margin_metrics(np.array([2.0, 0.0, 0.0, -1.0])) == pytest.approx(
+        {
+            "accuracy": 0.5,
+            "mean_abs": 0.75,
+            "negative_share": 0.25,
+            "nll": (math.log(1.0 + math.exp(-2.0)) + 2.0 * math.log(2.0) + math.log(1.0 + math.e)) / 4.0,
+        }
+    )
+
+
 def test_one_label_in_four_against_equal_margins() -> None:
     """sigma(m / T) = 3 / 4, so T = m / log 3."""
     assert fitted_temperature(np.array([2.0, 2.0, 2.0, -2.0])) == pytest.approx(2.0 / math.log(3.0), rel=1e-11)

@@ -111,12 +111,13 @@ def test_a_judge_of_single_answers_gives_each_policy_a_mean_score() -> None:
     assert found["judge_score/run_low"] < found["judge_score/run"] < found["judge_score/run_high"]
 
 
-def test_position_decides_only_what_it_outweighs() -> None:
+@pytest.mark.parametrize("cut", ["trunc_source", "trunc_a", "trunc_b"])
+def test_position_decides_only_what_it_outweighs(cut: str) -> None:
     record = {"win": 1.0, "logit": 0.2, "f_ab": 0.4, "f_ba": 0.2, "consistent": False, "identical": False}
     record |= {"tokens_a": 3, "tokens_b": 5, "finish_reason": "stop", "prompt_id": "one"}
-    flags = dict.fromkeys(("trunc_source", "trunc_a", "refused"), False)
-    other = {"trunc_b": False, "consistent": True, "prompt_id": "two"}
-    found = summary([record | flags | {"trunc_b": True}, record | flags | other], INTERVALS)
+    flags = dict.fromkeys(("trunc_source", "trunc_a", "trunc_b", "refused"), False)
+    other = {"consistent": True, "prompt_id": "two"}
+    found = summary([record | flags | {cut: True}, record | flags | other], INTERVALS)
     assert found["win_rate"] == 1.0 and found["consistent_win_rate"] == 0.75
     assert found["flip_rate"] == 1.0 and found["flip_rate_n"] == 2  # both orders prefer the first place
     assert found["consistency"] == 0.5 and found["position_bias"] == pytest.approx(0.3)

@@ -68,7 +68,10 @@ def test_the_scale_orders_the_players_by_their_games() -> None:
     assert rows[0]["elo"] == pytest.approx(rows[0]["strength"] * 173.7178, rel=1e-5) and rows[0]["n"] == 4
 
 
-def test_what_judging_cost_is_written_beside_the_ranking(tmp_path: Path) -> None:
+def test_judge_and_truth_rank_apart_and_what_judging_cost_is_written_beside(tmp_path: Path) -> None:
+    """The longer answer is better by the judge, the shorter one by the truth: of 8 games each a, b and c win 7, 2 and 3
+    by the one, and 1, 6 and 5 by the other."""
+
     class Paid(LengthJudge):
         asked = 0
 
@@ -88,7 +91,18 @@ def test_what_judging_cost_is_written_beside_the_ranking(tmp_path: Path) -> None
     for name, of in rows.items():
         write_jsonl(tmp_path / f"sample/{name}/samples.jsonl", of)
         write_jsonl(tmp_path / f"score/{name}/records.jsonl", [])
-    play(Paid(), None, list(RUNS), tmp_path, None, Intervals(0.95, 17), tmp_path / "out")  # type: ignore[arg-type]
+    tables, prompts = play(
+        Paid(),  # type: ignore[arg-type]
+        lambda _, answer: -float(len(answer)),
+        list(RUNS),
+        tmp_path,
+        None,
+        Intervals(0.95, 17),
+        tmp_path / "out",
+    )
+    order = {field: [row["policy"] for row in rows] for field, rows in tables.items()}
+    assert prompts == 4 and order == {"win": ["a", "c", "b"], "true_win": ["b", "c", "a"]}
+    assert read_json(tmp_path / "out/ranking.json") == tables
     assert read_json(tmp_path / "out/usage.json") == {"judge_questions": 12.0}
 
 

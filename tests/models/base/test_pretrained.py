@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
+from hub_stand_in import REVISION, Hub, point_to
 from published_tokenizer import publish
 from transformers import (
     AutoModelForCausalLM,
@@ -23,7 +27,7 @@ from epsilon_dpo.models.base.embedded import train_tokenizer
 from epsilon_dpo.models.base.gemma_template import TEMPLATE
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import EmbeddedModel, PretrainedModel
-from epsilon_dpo.models.base.pretrained import load_pretrained, load_tokenizer
+from epsilon_dpo.models.base.pretrained import load_pretrained, load_tokenizer, load_tokenizer_alone
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 REAL = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
@@ -181,6 +185,11 @@ def stop_without_embedding(folder: Path) -> None:
     add_tokens(folder, "<|end|>", special=True, template=OWN_TEMPLATE.replace("<eos>", "<|end|>"))
 
 
+def pad_without_embedding(folder: Path) -> None:
+    add_tokens(folder, "[PAD]", special=True)
+    edit(folder / "tokenizer_config.json", pad_token="[PAD]")
+
+
 @pytest.mark.parametrize(
     ("spoil", "changes", "sentence"),
     [
@@ -216,6 +225,7 @@ def stop_without_embedding(folder: Path) -> None:
         (quantised, {}, "are quantised (bitsandbytes) and cannot be trained"),
         (a_word_without_embedding, {}, "there is none for 'whale'; use the tokenizer that was saved with the weights"),
         (stop_without_embedding, {"stop_token": "<|end|>"}, "there is none for '<|end|>'"),
+        (pad_without_embedding, {}, "there is none for '[PAD]'"),
         (None, {"stop_token": "<|im_end|>"}, "base.stop_token = '<|im_end|>' does not fit"),
         (None, {"stop_token": "Hello there"}, "is not one token of the vocabulary"),
     ],
@@ -299,6 +309,74 @@ def test_a_hub_model_without_network_is_one_sentence(tmp_path: Path, monkeypatch
         load_pretrained(params("google/gemma-2-2b", revision="a" * 40))
 
 
+@pytest.fixture
+def on_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """The files of owner/open: `folder` with its weights in three shards, which are there in other forms too."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size=16_000)  # each of both embeddings has more
+    (folder / "tokenizer.model").write_bytes(b"read only where there is no tokenizer.json")
+    others = ("consolidated.safetensors", "original/model.safetensors", "pytorch_model.bin", "README.md")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | dict.fromkeys(others, b"not read")
+    monkeypatch.setattr(Hub, "files", files)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    point_to(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", monkeypatch)
+    yield files
+    server.shutdown()
+    server.server_close()
+
+
+def test_of_a_hub_model_what_is_read_is_downloaded_and_nothing_else(
+    folder: Path, on_hub: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Its template in a file of its own, and the weights once: all shards, or none where the tokenizer is enough."""
+
+    def downloaded() -> set[str]:
+        snapshot = tmp_path / "cache" / "models--owner--open" / "snapshots" / REVISION
+        return {str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file()}
+
+    published = {path.name for path in folder.iterdir()}
+    shards = {f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)}
+    assert shards < published < set(on_hub)
+    assert load_tokenizer_alone(params("owner/open", revision=REVISION)).chat_template == OWN_TEMPLATE
+    assert downloaded() == published - shards
+    model, tokenizer = load_pretrained(params("owner/open", revision=REVISION))
+    assert downloaded() == published and tokenizer.chat_template == OWN_TEMPLATE
+    original = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for (name, weight), (_, expected) in zip(model.named_parameters(), original.named_parameters(), strict=True):
+        assert torch.equal(weight, expected), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"chat_template.jinja": None}, "has no chat template of its own"),
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"w"}, "holds an adapter_config.json: "),
+        (
+            {"model.safetensors.index.json": None},
+            "owner/open at 01234567 holds no model.safetensors; only safetensors are read, so convert other weights "
+            "with `save_pretrained`, or download it anew",
+        ),
+        (
+            {"model-00002-of-00003.safetensors": None},
+            "owner/open at 01234567 holds no model-00002-of-00003.safetensors; only safetensors are read",
+        ),
+    ],
+)
+def test_a_wrong_hub_model_is_one_sentence(
+    on_hub: dict[str, bytes], changes: dict[str, bytes | None], sentence: str
+) -> None:
+    for name, content in changes.items():
+        if content is None:
+            del on_hub[name]
+        else:
+            on_hub[name] = content
+    with pytest.raises(UserError) as error:
+        load_pretrained(params("owner/open", revision=REVISION))
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "SmolLM2-135M-Instruct").is_dir(), reason="python tests/fetch_real_models.py")
 def test_smollm2_keeps_its_template_and_weights() -> None:
@@ -348,6 +426,8 @@ def test_the_published_tokenizer_decides_and_not_its_class(folder: Path) -> None
     ],
 )
 def test_a_damaged_file_is_one_sentence(folder: Path, name: str, content: str, sentence: str) -> None:
+    if name.endswith(".index.json"):
+        (folder / "model.safetensors").unlink()  # beside which no index is read
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=sentence):
         load_pretrained(params(folder))

@@ -10,6 +10,7 @@ from torch.nn.functional import log_softmax
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from epsilon_dpo.models.logps import kernel as logps_kernel
 from epsilon_dpo.models.logps import tiles as logps_tiles
 from epsilon_dpo.models.logps.head import Scoring, add_logps_head, head_of
 from epsilon_dpo.models.logps.kernel import Alternatives, Head, Reference, token_logps
@@ -109,6 +110,41 @@ def test_rounding_is_that_of_bfloat16_operations_on_a_gpu(softcap):
     if softcap is not None:
         delta = delta * (1 - (f / softcap) ** 2)
     torch.testing.assert_close(hidden.grad, delta @ head.weight, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+)
+def test_gradients_under_autocast_are_sums_over_all_tiles(device):
+    """The hidden states' over those of the vocabulary, the weight's over those of the tokens; within bfloat16."""
+    _, head, labels = problem(None, torch.float32)
+    gradients = []
+    for token_chunk, vocab_tile in ((N, V), (7, 13)):
+        hidden = problem(None, torch.float32)[0].to(device).requires_grad_()
+        weight, bias = (x.detach().to(device).requires_grad_() for x in (head.weight, head.bias))
+        with torch.autocast(device, torch.bfloat16):
+            found = token_logps(hidden, Head(weight, bias), labels.to(device), token_chunk, vocab_tile=vocab_tile)
+        found.policy.sum().backward()
+        gradients.append([leaf.grad for leaf in (hidden, weight, bias)])
+    for whole, tiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(tiled, whole, rtol=0.0, atol=0.05 * whole.abs().max().item())
+
+
+def test_on_a_gpu_a_product_is_added_to_what_is_there(monkeypatch):
+    """As on a CPU, which lacks the form of addmm that keeps sums of bfloat16 products in float32."""
+
+    class OnGPU(torch.Tensor):
+        is_cuda = True
+
+    def addmm(total, left, right, *, out_dtype, out):
+        return out.copy_(total + left.to(out_dtype) @ right.to(out_dtype))
+
+    monkeypatch.setattr(torch, "addmm", addmm)
+    left, right = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).bfloat16(), torch.ones(2, 2).bfloat16()
+    for kind in (torch.Tensor, OnGPU):
+        total = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).as_subclass(kind)
+        logps_kernel._add_product(total, left, right)
+        assert total.tolist() == [[2.0, 3.0], [5.0, 6.0]]
 
 
 def test_the_kl_is_that_of_the_initial_reference(tiny_gemma):

@@ -104,6 +104,20 @@ def test_a_crash_keeps_the_traceback_and_the_scratch_folder(project: Path) -> No
     assert list((project / "out").rglob("*")) == [project / "out/demo"]
 
 
+def test_what_a_crash_left_is_not_gone_on_from_under_another_arithmetic(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the result would be of one, half of the other, as no machine makes it."""
+    there = []
+    for capability in ("avx2", "default", "avx2"):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+        with pytest.raises(ZeroDivisionError), run_stage("demo", "a") as stage:
+            there.append(stage.scratch.exists())
+            stage.scratch.mkdir(parents=True, exist_ok=True)
+            _ = 1 / 0
+    assert there == [False, False, True]
+
+
 def test_the_fingerprint_follows_what_the_stage_declares_and_nothing_else(project: Path) -> None:
     def made_from(run: str) -> str:
         entry = stage_entry("demo", run)

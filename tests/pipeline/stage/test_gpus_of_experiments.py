@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from epsilon_dpo.pipeline.launch.launcher import Launcher, launcher
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage import execution, gpus, variables
 from epsilon_dpo.pipeline.stage.runtime import set_up
@@ -188,14 +189,42 @@ def test_gpus_that_this_torch_cannot_use_are_not_passed_over(monkeypatch: pytest
         set_up(0, 1)
 
 
-def test_a_gpu_that_is_too_old_for_this_torch_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its driver answers, and the first kernel would end in a traceback."""
-    found = {"is_available": True, "device_count": 1, "get_device_capability": (6, 1), "get_device_name": "GTX 1060"}
+class Taken(Exception):
+    """The GPU is, and what set_up would go on to set is left as it is in this process."""
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "ends", "sentence"),
+    [
+        ("GTX 1060", (6, 1), UserError, r"GTX 1060 is a GPU of compute capability 6\.1, .* from 7\.5 on; CUDA_VISIBLE"),
+        ("TITAN V", (7, 0), UserError, r"TITAN V is a GPU of compute capability 7\.0, .* from 7\.5 on"),
+        ("T4", (7, 5), Taken, "^$"),
+        ("A100", (8, 0), Taken, "^$"),
+        ("B200", (10, 0), Taken, "^$"),
+    ],
+)
+def test_a_gpu_that_is_too_old_for_this_torch_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], ends: type[Exception], sentence: str
+) -> None:
+    """Its driver answers, and the first kernel would end in a traceback; the oldest that torch supports is none."""
+    found = {"is_available": True, "device_count": 1, "get_device_capability": capability, "get_device_name": name}
     found |= {"get_arch_list": ["sm_75", "sm_80", "compute_120"]}
-    for name, value in found.items():
-        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    with pytest.raises(UserError, match=r"GTX 1060 is a GPU of compute capability 6\.1, .* from 7\.5 on; CUDA_VISIBLE"):
+    for function, value in found.items():
+        monkeypatch.setattr(torch.cuda, function, lambda value=value: value)
+
+    def go_on(threads: int) -> None:
+        raise Taken
+
+    monkeypatch.setattr(torch, "set_num_threads", go_on)
+    with pytest.raises(ends, match=sentence):
         set_up(0, 1)
+
+
+def test_each_machine_of_a_launcher_starts_its_share_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the launcher of two machines with four processes each, which meet at one port."""
+    file = Path(__file__).parents[3] / "launchers/multi-node.yaml"
+    monkeypatch.setenv(gpus.LAUNCHER, str(file))
+    assert launcher() == Launcher(file, processes=8, here=4, sharded=True, port=29500)
 
 
 @pytest.mark.parametrize(

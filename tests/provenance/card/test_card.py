@@ -46,7 +46,12 @@ def made(tmp_path: Path) -> Any:
     project = SimpleNamespace(stages=stages, locked=locked)
 
     def make(
-        licence: str | None = None, fetch: Any = None, under: str = "", facts: Any = None, **stated: str
+        licence: str | None = None,
+        fetch: Any = None,
+        under: str = "",
+        facts: Any = None,
+        truth: bool = False,
+        **stated: str,
     ) -> ModelCard:
         origin = {
             "base": {"source": "pretrained", "path": "owner/base", "revision": BASE},
@@ -56,7 +61,7 @@ def made(tmp_path: Path) -> Any:
         policy = Policy("mine", "a" * 64, str(tmp_path), "out/align/mine", "m.dir", [], origin)
         asked = lambda repo, revision, kind: stated.get(kind)  # noqa: E731
         summary = SUMMARY | ({"sampled_under": under} if under else {})
-        summary = summary | {"dataset": SUMMARY["dataset"] | (facts or {})}
+        summary = summary | {"dataset": SUMMARY["dataset"] | (facts or {}), "true_reward": truth}
         made = card(cast(Project, project), policy, summary, "owner/new", licence, asked)
         return ModelCard(str(made))  # as whoever downloads it reads it
 
@@ -90,6 +95,13 @@ def test_the_page_has_recipe_data_versions_and_licences(made: Any) -> None:
     assert "Jinja2 3.1.6, torch 2.13.0, trl 1.16.0." in text, "also of what trained the reference"
     assert "a" * 64 in text and "- No two of the 2 runs can be told apart." in text
     assert "# transformers 5 or newer" in text and 'AutoModelForCausalLM.from_pretrained("owner/new")' in text
+
+
+def test_the_page_names_the_judge_and_says_of_generated_data_alone_that_the_truth_is_known(made: Any) -> None:
+    judged = "with 95 % confidence intervals. Judge: pairrm, llm-blender/PairRM at 5b880cc7."
+    known = f"{judged} The true reward of these data is known."
+    text = made().text
+    assert judged in text and "true reward" not in text and known in made(truth=True).text
 
 
 def test_what_is_no_kl_is_not_published_as_one(made: Any) -> None:

@@ -21,8 +21,10 @@ def pair(first: str, second: str, scorer: str, low: float, value: float, high: f
 
 
 def summary(*comparisons: dict[str, Any], truth: bool = True, sft: tuple[float, float, float] = (0.6, 0.5, 0.7)) -> Any:
-    rates = {f"{kind}/sft{end}": value for kind in ("win_rate", "true_win_rate")
-             for end, value in zip(("_low", "", "_high"), sorted(sft), strict=True)}  # fmt: skip
+    """`sft`: the win rate against SFT with its interval, by the truth where it is known; the judge has another."""
+    known = {"true_win_rate": sft, "win_rate": (0.4, 0.55, 0.65)} if truth else {"win_rate": sft}
+    rates = {f"{kind}/sft{end}": value for kind, values in known.items()
+             for end, value in zip(("_low", "", "_high"), sorted(values), strict=True)}  # fmt: skip
     runs = {name: {"policy_sha256": name * 8, "n": 256, **rates} for name in ("old", "new")}
     elsewhere = [row | {"opponent": "sft", "outcome": "better"} for row in comparisons]  # which decides nothing
     return {"true_reward": truth, "confidence": 0.95, "runs": runs, "comparisons": [*elsewhere, *comparisons]}
@@ -63,13 +65,13 @@ def test_the_judge_decides_only_where_the_truth_is_not_known() -> None:
         ((0.3, 0.4, 0.49), False, "new loses to SFT"),
     ],
 )
-def test_the_first_champion_beats_the_reference(sft: Any, promoted: bool, said: str) -> None:
-    found = decide(summary(sft=sft), "new", None)
+@pytest.mark.parametrize(("truth", "scorer"), [(True, "true reward"), (False, "judge")])
+def test_the_first_champion_beats_the_reference(sft: Any, promoted: bool, said: str, truth: bool, scorer: str) -> None:
+    """By the truth where it is known, whatever the judge says."""
+    found = decide(summary(sft=sft, truth=truth), "new", None)
     assert (found.promoted, found.facts["against"], float(found.facts["low"])) == (promoted, "sft", sft[0])
-    assert (
-        found.sentence.startswith(said)
-        and f"({100 * sft[0]:.1f} % to {100 * sft[2]:.1f} %) by the true" in found.sentence
-    )
+    assert found.facts["scorer"] == scorer and found.sentence.startswith(said)
+    assert f"({100 * sft[0]:.1f} % to {100 * sft[2]:.1f} %) by the {scorer}, " in found.sentence
 
 
 def test_a_pair_that_the_report_lacks_is_refused() -> None:

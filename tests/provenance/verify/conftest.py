@@ -13,9 +13,11 @@ import pytest
 
 BIN = Path(sys.executable).parent
 DATA = """
-import json, os
+import json, os, sys
 from pathlib import Path
 
+if "MLFLOW_TRACKING_URI" in os.environ:
+    sys.exit("this would be written into a store that others share")
 Path("out").mkdir(exist_ok=True)
 rows = [json.loads(line) for line in open("source/rows.jsonl")]
 rows = rows[::-1] if os.environ.get("REVERSED") else rows

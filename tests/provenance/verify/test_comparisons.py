@@ -125,6 +125,9 @@ def test_a_cell_of_a_table(compare: Compare) -> None:
 def test_a_line_of_a_page_and_a_byte_of_an_image(compare: Compare) -> None:
     assert compare("page.html", "<p>\n0.77\n", "<p>\n0.78\n").first.where == "line 2"
     assert compare("plot.png", b"\x89PNG\xff\x00", b"\x89PNG\xff\x01").first.where == "byte 5"
+    before = bytes([255]) * 2**20  # more than is read at once
+    assert compare("plot.png", before + b"abc", before + b"abd").first.where == "byte 1,048,578"
+    assert compare("plot.png", before + b"abc", before + b"a").first.where == "byte 1,048,577"
 
 
 def test_other_bytes_of_the_same_content_are_different(compare: Compare) -> None:

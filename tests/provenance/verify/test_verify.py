@@ -38,6 +38,14 @@ def test_what_comes_out_again_is_bit_equal_and_nothing_else_changes(project: Pat
     assert os.listdir("scratch/partial") == [] and not Path("scratch/verify").exists()
 
 
+def test_what_is_run_again_writes_nothing_into_the_store_of_a_team(
+    project: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There its row would pass for that of the recorded result."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert verify("data").split()[:2] == ["data", "bit-equal"]
+
+
 def test_the_certificate_speaks_of_contents_and_of_no_place(project: Path, verify: Verify) -> None:
     verify("--folder", str(project.parent / "clean"))
     (found,) = certificates()

@@ -29,7 +29,7 @@ GROUPS = {1: "decreasing", -1: "increasing", 0: "neither"}
 
 @pytest.fixture
 def view() -> FiguresView:
-    figures = {"pairs_of": None, "smoothing": 0.5}
+    figures = {"pairs_of": "dpo_05", "smoothing": 0.5}
     return FiguresView.model_validate({"seed": 17, "confidence": 0.95, "runs": RUNS, "figures": figures})
 
 

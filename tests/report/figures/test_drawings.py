@@ -74,6 +74,10 @@ def test_the_figures_of_a_small_comparison_can_be_read(
         assert_readable(figure)
     agreement = drawn["margins.png"].axes[2]
     assert agreement.get_xlim()[1] == 1.0
+    shown = {(round(line.get_xdata()[0], 3), line.get_markerfacecolor() == "white") for line in agreement.lines}
+    # Hollow, the sign of h alone: right for the decreasing pairs and for a third of the increasing ones. The sign to
+    # first order, filled, is right for two thirds of these.
+    assert shown == {(1.0, True), (1.0, False), (0.333, True), (0.667, False)}
 
 
 def test_an_image_says_itself_that_its_kl_is_none(

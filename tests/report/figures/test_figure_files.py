@@ -36,13 +36,15 @@ def test_every_figure_has_its_values_and_says_what_they_are(out: Path, view: Fig
         for said in ("4 prompts of the evaluation split", "kl_fwd_rb", "a PairRM (trained on 40 pairs)", "95 %"):
             assert said in figures[name]["caption"], said
     assert "6 evaluation pairs" in figures["margins"]["caption"] and "ε = 0.01" in figures["margins"]["caption"]
-    assert [pair["run"] for pair in read_json(folder / "pairs.json")] == ["dpo_01"] * 4
+    assert [pair["run"] for pair in read_json(folder / "pairs.json")] == ["dpo_05"] * 4
 
 
 def test_without_snapshots_and_sweeps_there_is_less_to_draw(out: Path, view: FiguresView, tmp_path: Path) -> None:
-    runs = {"dpo_01": view.runs["dpo_01"]}
+    """And the pairs are the first run's where none is named."""
+    alone = {"runs": {"dpo_01": view.runs["dpo_01"]}, "figures": view.figures.model_copy(update={"pairs_of": None})}
     (tmp_path / "figures").mkdir()
-    figures = write_figures(out, view.model_copy(update={"runs": runs}), tmp_path / "figures")
+    figures = write_figures(out, view.model_copy(update=alone), tmp_path / "figures")
+    assert [pair["run"] for pair in read_json(tmp_path / "figures" / "pairs.json")] == ["dpo_01"] * 4
     assert [figure["name"] for figure in figures] == ["pareto", "margins"]
     assert "no frontier to draw" in figures[0]["caption"]
     assert (tmp_path / "figures" / "dynamics.csv").read_text("utf-8").startswith("run,step,epoch,metric,value")

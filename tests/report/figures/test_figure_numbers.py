@@ -80,6 +80,19 @@ def test_the_frontier_of_a_family(out: Path, view: FiguresView) -> None:
     assert (stairs[1.15], stairs[3.15]) == (0.375, 0.75)  # each step is at its policy
 
 
+def test_areas_reach_to_the_kl_that_every_family_reaches(out: Path, view: FiguresView) -> None:
+    """DPO's policies are at KL 1.15 and 3.15, the other family's at 1.15 and 4.15: up to 3.15 both win .375."""
+    points = [read_point(out, run) for run in RUNS]
+    points.append(replace(points[1], run="mine_05"))
+    runs = view.runs | {"mine_05": view.runs["mine"] | {"beta": 0.5}}
+    betas = {run: config["beta"] for run, config in runs.items()}
+    found = pareto(points, families(runs), betas, {"judge": 0.25}, 0.95, seed=0)
+    assert [row["family"] for row in found.hypervolumes()] == ["dpo", "epsilon_dpo"]
+    for row in found.hypervolumes():
+        assert row["reference_kl"] == pytest.approx(3.15)
+        assert row["hypervolume"] == pytest.approx((3.15 - 1.15) * (0.375 - 0.25))
+
+
 def test_seeds_of_one_beta_are_one_point_of_the_frontier(out: Path, view: FiguresView) -> None:
     """The policy called mine taken for another seed of dpo_01: KL 3.15 and 4.15, wins .75 and .625. The best of the two
     is nothing that the method attains, and without another beta there is no frontier."""

@@ -13,6 +13,7 @@ from epsilon_dpo.analysis.kl.estimators import described
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+TRUE_REWARDS = {"chosen": -0.25, "sft": 0.5}  # of the two answers that a run's are compared with
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {"method": "dpo", "beta": 0.1},
     "mine": {"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01},
@@ -37,7 +38,10 @@ def ranked(players: list[str], n: int) -> list[dict[str, Any]]:
 
 
 class Outputs:
-    """Writes the folders below `out`; `wins` gives per run the judged win over chosen of each prompt."""
+    """Writes the folders below `out`; `wins` gives per run the judged win over chosen of each prompt.
+
+    What wins over the chosen answer loses to SFT's, so that the two can be told apart wherever they are shown.
+    """
 
     def __init__(self, out: Path, truth: bool, n: int) -> None:
         self.out, self.truth, self.n = out, truth, n
@@ -98,11 +102,13 @@ class Outputs:
         self.json(f"align/metrics/{name}/metrics.json", final)
         self.samples(f"sample/{name}", f"{name} says", policy)
         records, score = [], {"policy_sha256": policy, "confidence": 0.95, "n": self.n}
-        for opponent in ("chosen", "sft"):
+        for opponent, true_b in TRUE_REWARDS.items():
+            if opponent == "sft":
+                wins, true_wins = ([1.0 - win for win in over_chosen] for over_chosen in (wins, true_wins))
             for key, win, true_win in zip(self.ids, wins, true_wins, strict=True):
                 record = {"id": key, "prompt_id": key, "opponent": opponent, "win": win, "refused": False}
                 record |= {"f_ab": win - 0.5, "f_ba": 0.5 - win}
-                records.append(record | ({"true_win": true_win, "true_a": 1.5, "true_b": -0.25} if self.truth else {}))
+                records.append(record | ({"true_win": true_win, "true_a": 1.5, "true_b": true_b} if self.truth else {}))
             score |= rates(f"win_rate/{opponent}", wins)
             score |= rates(f"true_win_rate/{opponent}", true_wins) if self.truth else {}
         score |= {"true_reward/run": 1.5, "true_reward/run_low": 1.4, "true_reward/run_high": 1.6} if self.truth else {}
@@ -183,9 +189,9 @@ def runs() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Callable[..., Path]:
-    """Make out/ with the judged wins over chosen (and SFT) given per run.
+    """Make out/ with the judged wins over chosen given per run, each of which is a loss to SFT and the other way round.
 
-    The truth says the same, but where `true` gives other wins of a run. Unless asked otherwise `mine`
+    The truth says the same, but where `true` gives other wins over chosen of a run. Unless asked otherwise `mine`
     adapts its beta, every run has a reference and the tournament compared all of them.
     """
 

@@ -69,6 +69,26 @@ def test_kl_lies_on_x_and_win_rate_on_y(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_judges_win_rates_are_filled_and_the_truths_hollow(drawn: list[Figure]) -> None:
+    """As the legend says; over the chosen answers at the left, over SFT at the right."""
+    policy: dict[str, Any] = {"run": "a"}
+    rates = {"win_rate/chosen": 0.6, "true_win_rate/chosen": 0.7, "win_rate/sft": 0.8, "true_win_rate/sft": 0.3}
+    for name, rate in rates.items():
+        policy |= {name: rate, f"{name}_low": rate - 0.1, f"{name}_high": rate + 0.1}
+    win_rates(Path("unused"), [policy], marks(["a"]))
+    shown = [
+        {bars.lines[0].get_xdata()[0]: bars.lines[0].get_markerfacecolor() == "white" for bars in panel.containers}
+        for panel in drawn[0].axes
+    ]
+    assert shown == [{0.6: False, 0.7: True}, {0.8: False, 0.3: True}]
+    (legend,) = drawn[0].legends
+    hollow = [mark.get_markerfacecolor() == "white" for mark in legend.legend_handles]
+    assert list(zip([text.get_text() for text in legend.get_texts()], hollow, strict=True)) == [
+        ("judge", False),
+        ("true reward", True),
+    ]
+
+
 def test_a_column_has_one_scale_and_each_loss_its_own(outputs: Callable[..., Path], drawn: list[Figure]) -> None:
     """`aa` logs a loss near 3 and `bbbb` near 5, and `bbbb` needs no reference."""
     out = outputs(aa=[1.0], bbbb=[1.0], free=("bbbb",), adapting=())

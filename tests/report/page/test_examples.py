@@ -23,13 +23,13 @@ def test_an_answer_has_its_own_verdict_and_reward(
     shown = examples(results, 3)
     assert [answer["by"] for answer in shown[1]["answers"]] == ["chosen", "sft", "dpo", "mine"]
     assert [example["answers"][2]["notes"][0] for example in shown] == [
-        "beats chosen, beats sft",
+        "beats chosen, loses to sft",
         "ties with chosen, ties with sft",
-        "loses to chosen, loses to sft",
+        "loses to chosen, beats sft",
     ]
     assert [answer["notes"][-1] for answer in shown[0]["answers"]] == [
         "true reward −0.25",
-        "true reward −0.25",
+        "true reward 0.50",
         "true reward 1.50",
         "true reward 1.50",
     ]

@@ -1,6 +1,7 @@
 """Runs that differ in their seed alone are one method, and only methods of several seeds are compared as methods."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,8 @@ def test_the_page_shows_methods_and_what_they_rest_on(outputs: Callable[..., Pat
     page = " ".join((to / "report.html").read_text("utf-8").split())
     section = page.split(">Over several seeds</a></h2>")[1].split("<h2 ")[0]
     assert '<th scope="row">dpo<small>dpo dpo_18</small></th>' in section and "1 pair of methods" in section
+    row = section.split("<small>dpo dpo_18</small></th>")[1].split("</tr>")[0]
+    assert re.findall(r"([\d.]+) %<small>", row) == ["75.0", "25.0"] * 2, "over chosen and SFT, by judge and truth"
     assert section.count("% together") == 4  # two methods by judge and truth
     assert "</code> above 1." in section  # one answer
     with (to / "variance.csv").open(encoding="utf-8") as file:

@@ -65,7 +65,7 @@ def test_the_tables_hold_the_stages_values(outputs: Callable[..., Path], runs: R
     with (tmp_path / "report/runs.csv").open(encoding="utf-8") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["sft", "dpo", "mine"]
-    assert rows["dpo"]["win_rate/chosen"] == "0.5625"  # 4.5 of 8
+    assert (rows["dpo"]["win_rate/chosen"], rows["dpo"]["win_rate/sft"]) == ("0.5625", "0.4375")  # 4.5 and 3.5 of 8
     assert rows["sft"]["win_rate/chosen"] == "0.5" and rows["sft"]["win_rate/sft"] == ""
     assert rows["mine"]["kl_fwd_rb"] == "2.0" and rows["sft"]["kl_fwd_rb"] == "0.0"
     assert "56.2 %<small>21.5 to 86.7</small>" in " ".join(page.split())  # Gaffke, 4 won and 1 tied of 8, by drawing
@@ -76,6 +76,19 @@ def test_the_tables_hold_the_stages_values(outputs: Callable[..., Path], runs: R
     assert list(metrics) == ["dpo", "mine", "sft"] and metrics["mine"]["kl_fwd_rb"] == 2.0
     assert {name: str(value) for name, value in metrics["dpo"].items()}.items() <= rows["dpo"].items()
     assert len(metrics["dpo"]) == 5 and {type(value) for row in metrics.values() for value in row.values()} == {float}
+
+
+def test_every_rate_of_the_headline_stands_below_its_heading(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """dpo wins 4.5 of 8 over the chosen answers by the judge and 6 of 8 by the truth, and the rest over SFT."""
+    out = outputs(dpo=[1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0], mine=[1.0] * 8, true={"dpo": [1.0] * 6 + [0.0] * 2})
+    page = " ".join(written(out, runs, tmp_path / "report").split())
+    table = page.split("<caption>Every policy</caption>")[1].split("</table>")[0]
+    headings = [("true", "chosen"), ("true", "SFT"), ("judged", "chosen"), ("judged", "SFT")]
+    assert re.findall(r"(true|judged) win rate<br>vs (\w+)</th>", table) == headings
+    row = table.split('<th scope="row">dpo</th>')[1].split("</tr>")[0]
+    assert re.findall(r"([\d.]+) %<small>", row) == ["75.0", "25.0", "56.2", "43.8"]
 
 
 def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:

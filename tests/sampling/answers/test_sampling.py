@@ -17,9 +17,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.drawing import sample, seed_of
 from epsilon_dpo.sampling.answers.params import Sample
+from epsilon_dpo.sampling.answers.sample_answers import sample_run
 from epsilon_dpo.sampling.answers.sampling import answer, select, summary
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
 
@@ -141,6 +143,25 @@ def test_seed_stream_and_id_each_change_the_samples(policy: Path) -> None:
         assert [x["response_ids"] for x in other] != [x["response_ids"] for x in found]
 
 
+def test_each_policy_of_a_run_gives_answers_of_its_own(
+    tmp_path: Path, tiny_gemma: Callable[..., Any], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A snapshot and the final policy, of one execution: neither goes on from what was kept of the other."""
+    aligned, out, questions = tmp_path / "aligned", tmp_path / "out", rows(12)
+    places = ("snapshots/000004", ".")
+    for seed, place in enumerate(places):
+        tiny_gemma(seed, initializer_range=0.15).save_pretrained(aligned / place / "model")
+        tokenizer.save_pretrained(aligned / place / "model")
+    out.mkdir()
+    metrics = sample_run(aligned, questions, params(), 5, 1, out, tmp_path / "scratch")
+    expected = [answer(aligned / place / "model", questions, params(), 5, 1, "policy") for place in places]
+    assert expected[0] != expected[1]
+    assert [read_jsonl(out / place / "samples.jsonl") for place in places] == expected
+    assert metrics == summary(expected[1])
+    for place in places:
+        assert read_json(out / place / "metrics.json")["policy_sha256"] == digest(aligned / place / "model")
+
+
 def test_seeds_are_those_of_every_machine() -> None:
     expected = hashlib.sha256(b'[17, "policy", "eval/3"]').digest()[:8]
     assert seed_of(17, "policy", "eval/3") == int.from_bytes(expected, "big")
@@ -169,9 +190,18 @@ def test_an_answer_ends_with_the_stop_token_or_at_the_limit(policy: Path) -> Non
     assert config["mean_tokens"] == sum(len(one["response_ids"]) for one in found) / 60
 
 
+def test_an_answer_of_the_stop_token_alone_is_empty() -> None:
+    said = [("w1", [6, 2], "stop"), ("", [2], "stop"), ("w1 w2 w3", [6, 7, 8], "length"), ("w1", [6, 2], "stop")]
+    samples = [{"response": text, "response_ids": ids, "finish_reason": why} for text, ids, why in said]
+    assert summary(samples) == {"n": 4, "mean_tokens": 2.0, "truncated_share": 0.25, "empty_share": 0.25}
+
+
 def test_a_context_that_is_too_short_is_refused(policy: Path) -> None:
-    with pytest.raises(UserError, match="64 positions of the model; set it to at most 5"):
-        answer(policy, [row("a", "w1 w2")], params(max_new_tokens=61), 5, 1, "policy")
+    """And no other: 6 tokens of the prompt and 58 of the answer fill the 64 positions."""
+    question = [row("a", "w1 w2")]
+    with pytest.raises(UserError, match="64 positions of the model; set it to at most 58"):
+        answer(policy, question, params(max_new_tokens=59), 5, 1, "policy")
+    assert len(answer(policy, question, params(max_new_tokens=58), 5, 1, "policy")) == 1
 
 
 def test_single_turn_selection() -> None:
@@ -235,10 +265,13 @@ class SamplingParams:
 class LLM:
     def __init__(self, model, **given):
         assert given["generation_config"] == "vllm" and given["dtype"] == "float32", given
+        self.room = given["max_model_len"]
 
     def generate(self, prompts, wanted):
         from types import SimpleNamespace as Some
 
+        assert {one.max_tokens for one in wanted} == {8}
+        assert self.room == 8 + max(len(prompt["prompt_token_ids"]) for prompt in prompts), self.room
         for one in wanted:
             assert one.temperature == TEMPERATURE, vars(one)
             assert 0 <= one.seed < 2**63 and (one.top_p, one.top_k, one.stop_token_ids) == (1.0, 0, [2]), vars(one)
@@ -249,7 +282,7 @@ class LLM:
 SHAPED = """
             assert (one.top_p, one.top_k, one.min_p, one.repetition_penalty) == (0.9, 5, 0.0, 1.2), vars(one)
             assert (one.stop_token_ids, one.stop, one.detokenize) == ([2, 12], ["w3 w4"], True), vars(one)
-        ended = [((8,), None), ((8,), 12), ((8, 9), "w3 w4")]
+        ended = [((8,), None), ((8, 2), None), ((8,), 12), ((8, 12), 12), ((8, 9), "w3 w4")]
         return [Some(outputs=[Some(token_ids=ids, finish_reason="stop", stop_reason=why)]) for ids, why in ended]
 """
 
@@ -278,9 +311,10 @@ def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monk
     (tmp_path / "vllm.py").write_text("".join(lines[:place]) + SHAPED, "utf-8")
     logits = {"top_p": 0.9, "top_k": 5, "min_p": None, "repetition_penalty": 1.2}
     shaped = params(backend="vllm", logits=logits, stop={"tokens": ["w7"], "strings": ["w3 w4"]})
-    found = answer(policy, rows(3), shaped, 5, 1, "policy")
-    assert [one["response_ids"] for one in found] == [[8, 2], [8, 12], [8, 9]]
-    assert [one["response"] for one in found] == ["w3", "w3", ""]
+    found = answer(policy, rows(5), shaped, 5, 1, "policy")
+    # Once, whether it is given among the ids or not.
+    assert [one["response_ids"] for one in found] == [[8, 2], [8, 2], [8, 12], [8, 12], [8, 9]]
+    assert [one["response"] for one in found] == ["w3", "w3", "w3", "w3", ""]
     (tmp_path / "vllm.py").write_text("raise SystemExit(3)", "utf-8")
     with pytest.raises(UserError, match="exit status 3 and 0 of 3 answers"):
         answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")

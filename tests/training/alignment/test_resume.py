@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content, sealed
+from runs import DPO, EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content, sealed
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.stage.files import read_json
@@ -128,6 +128,12 @@ def test_snapshots_are_copied_where_nothing_can_be_linked(tmp_path, monkeypatch)
     monkeypatch.setattr("os.link", link)
     publish_snapshots(tmp_path / "scratch", tmp_path / "out")
     assert (tmp_path / "out/snapshots/000004/model/config.json").read_text() == "{}"
+
+
+def test_a_mark_on_a_step_is_kept_at_that_step(run):
+    """Every 0.2 of an epoch of 10 steps; in floating point 0.6 / 0.2 is 2.9999999999999996."""
+    kept = run("kept", DPO | {"snapshot_epochs": 0.2}, count=20, batch_size=2, num_train_epochs=1.0)
+    assert policy_paths(kept) == [*(f"snapshots/{step:06d}" for step in (2, 4, 6, 8)), "."]
 
 
 def test_snapshots_survive_kills_too(run, tmp_path):

@@ -7,14 +7,14 @@ import pytest
 import torch
 from runs import DPO, EPSILON_DPO, HARD, RRHF, SOFT, content, weights
 from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, MixtralConfig, MixtralForCausalLM
-from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
+from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP, Gemma2Model
 from trl_trainers import float32_means_float64
 
 from epsilon_dpo.methods.dpo import DPO as DPOMethod
 from epsilon_dpo.models.logps import head
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
-from epsilon_dpo.training.alignment.pair_data import PairData
+from epsilon_dpo.training.alignment.pair_data import PairCollator, PairData
 from epsilon_dpo.training.alignment.reference_model import refuse_noise
 from epsilon_dpo.training.alignment.trainer import PreferenceTrainer
 from epsilon_dpo.training.loop import micro_batches
@@ -33,6 +33,12 @@ def test_the_result_is_complete_and_the_same_twice(run):
     metrics = read_json(first / "metrics.json")
     assert metrics["steps"] == 12 and metrics["beta"] == stream[-1]["eps/beta_next"]
     assert rows[-1]["eval_loss"] == metrics["eval_loss"]
+
+
+def test_a_runs_own_learning_rate_is_the_one_it_trains_with(run):
+    constant = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "max_steps": 2, "learning_rate": 1e-3}
+    rows = read_jsonl(run("own", DPO | {"learning_rate": 2e-3}, **constant) / "metrics.jsonl")
+    assert [row["learning_rate"] for row in rows] == [2e-3, 2e-3]
 
 
 def test_the_first_step_is_an_exact_tie(run):
@@ -57,17 +63,27 @@ def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_
     load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()  # noqa: E731
     before, after = load(tmp_path / "sft"), load(folder / "model")
 
-    def logp(model, pair, side):
+    def scores(model, pair, side):
+        """Log-probs of the whole vocabulary where the answer's tokens are, [tokens, vocabulary]."""
         ids = torch.tensor([pair["prompt_ids"] + pair[side]])
         with float32_means_float64(), torch.no_grad():
-            scores = model(ids).logits[0, :-1].log_softmax(-1)
-        return scores.gather(1, ids[0, 1:, None])[len(pair["prompt_ids"]) - 1 :].sum().item()
+            return model(ids).logits[0, len(pair["prompt_ids"]) - 1 : -1].log_softmax(-1)
+
+    def logp(model, pair, side):
+        return scores(model, pair, side).gather(1, torch.tensor(pair[side])[:, None]).sum().item()
+
+    def kl(one, other, pair):
+        p, q = (scores(model, pair, "chosen_ids") for model in (one, other))
+        return (p.exp() * (p - q)).sum().item()
 
     train, evaluation = token_pairs(16), token_pairs(21)[16:]
     mean = lambda values: sum(values) / len(values)  # noqa: E731
     assert row["logps/chosen"] == pytest.approx(mean([logp(before, pair, "chosen_ids") for pair in train]), **exact)
     assert row["logps/rejected"] == pytest.approx(mean([logp(before, p, "rejected_ids") for p in train]), **exact)
     assert row["tokens/chosen"] == mean([len(pair["chosen_ids"]) for pair in train])
+    for side in ("chosen", "rejected"):
+        per_token = mean([logp(before, pair, f"{side}_ids") / len(pair[f"{side}_ids"]) for pair in train])
+        assert row[f"logps_per_token/{side}"] == pytest.approx(per_token, **exact)
     ratios = [
         [logp(after, pair, side) - logp(before, pair, side) for side in ("chosen_ids", "rejected_ids")]
         for pair in evaluation
@@ -75,6 +91,12 @@ def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_
     assert max(abs(h) for pair in ratios for h in pair) > 1e-2  # the step did move the policy
     margins = [0.3 * (chosen - rejected) for chosen, rejected in ratios]
     assert metrics["eval_rewards/margins"] == pytest.approx(mean(margins), **exact)
+    assert metrics["eval_margins_raw"] == pytest.approx(mean(margins) / 0.3, **exact)
+    proxy = -mean([chosen for chosen, _ in ratios])
+    assert metrics["eval_kl/fwd_proxy"] == pytest.approx(proxy, rel=1e-9, abs=1e-10)
+    for name, one, other in (("fwd", before, after), ("rev", after, before)):  # KL(ref || pi), KL(pi || ref)
+        expected = mean([kl(one, other, pair) for pair in evaluation])
+        assert metrics[f"eval_kl/{name}_data"] == pytest.approx(expected, rel=1e-7)
     assert metrics["eval_rewards/accuracies"] == mean([margin > 0 for margin in margins])
     loss = -torch.tensor(margins).double().sigmoid().log().mean().item()
     assert metrics["eval_loss"] == pytest.approx(loss, **exact)
@@ -107,10 +129,20 @@ def test_a_reference_that_never_moves_is_dpo(run):
     assert not torch.equal(moved, weights(never)["model.norm.weight"])
 
 
-def test_gradient_checkpointing_and_bfloat16_autocast_run(run):
+def test_gradient_checkpointing_and_bfloat16_autocast_run(run, monkeypatch):
+    """Layers that are not kept are run a second time, to the same numbers."""
+    layers, forward = [], Gemma2MLP.forward
+
+    def counted(self, x):
+        layers[-1] += 1
+        return forward(self, x)
+
+    monkeypatch.setattr(Gemma2MLP, "forward", counted)
+    layers.append(0)
     plain = read_jsonl(run("plain", EPSILON_DPO) / "metrics.jsonl")
+    layers.append(0)
     thrifty = read_jsonl(run("thrifty", EPSILON_DPO, gradient_checkpointing=True) / "metrics.jsonl")
-    assert thrifty == plain
+    assert thrifty == plain and layers[1] > layers[0]
     half = read_jsonl(run("half", EPSILON_DPO, bf16=True) / "metrics.jsonl")
     assert half[0]["eps/kept"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
 
@@ -123,6 +155,7 @@ def test_a_moving_reference_does_not_hide_the_distance_from_the_first(run):
     assert [row["step"] for row in synced] == [row["step"] for row in tied] == [1, 4, 7, 10]
     assert rows[0]["kl/fwd_data"] == rows[0]["kl/fwd_proxy"] == 0.0
     assert all(row["kl/fwd_data"] > 1e-4 and row["kl/rev_data"] > 1e-4 for row in synced[1:])
+    assert all(row["kl/fwd_proxy"] != 0.0 for row in synced[1:])
 
 
 def test_a_method_without_reference_runs_none(run, monkeypatch):
@@ -140,10 +173,13 @@ def test_a_method_without_reference_runs_none(run, monkeypatch):
     assert len(models) == 2
 
 
-def test_a_shared_prompt_that_goes_wrong_is_found_before_the_training(run, monkeypatch):
-    monkeypatch.setattr(head, "shared_prompt_inputs", lambda model, form: {})  # as attention that ignores masks
-    with pytest.raises(UserError, match=r"align\.share_prompt: true is not exact .* set it to false"):
-        run("wrong", DPO)
+def test_a_shared_prompt_that_goes_wrong_is_found_before_the_training(run, monkeypatch, token_pairs):
+    whole, longest = head.shared_prompt_inputs, max(map(PairCollator(0, share_prompt=True).length, token_pairs(22)))
+    for shortest in (0, longest):  # that goes wrong: as attention that ignores masks, always or beyond a window
+        part = lambda model, form, at=shortest: {} if form.part.shape[1] >= at else whole(model, form)  # noqa: E731
+        monkeypatch.setattr(head, "shared_prompt_inputs", part)
+        with pytest.raises(UserError, match=r"align\.share_prompt: true is not exact .* set it to false"):
+            run(f"wrong from {shortest}", DPO)
     run("right", DPO, share_prompt=False, max_steps=1, warmup_ratio=0.0)
 
 

@@ -88,6 +88,15 @@ def test_the_adapters_gradient_is_that_of_the_weights(sft_folder, token_pairs):
     assert head_of(adapted).weight.grad is None
 
 
+def test_an_adapter_starts_from_its_seed(sft_folder):
+    """Runs of several seeds that began alike would differ too little, and an interval over them be too narrow."""
+    folder = sft_folder()
+    one, same, other = (adapter_weights(start_from(folder, lora(), seed), ADAPTER) for seed in (3, 3, 4))
+    assert all(map(torch.equal, one, same))
+    drawn = [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine.any()]  # the others start at 0
+    assert len(drawn) == 2 * 7 and not any(torch.equal(mine, theirs) for mine, theirs in drawn)
+
+
 def test_without_its_adapter_the_policy_is_the_reference_bit_for_bit(sft_folder, token_pairs):
     folder = sft_folder()
     policy, second = start_from(folder, lora(), seed=3), load_policy(folder)
@@ -220,6 +229,8 @@ def test_both_stages_with_an_adapter_each(both_stages, tmp_path, monkeypatch, to
     assert sft_rows[-1]["loss"] < 0.8 * sft_rows[0]["loss"]
     config = read_json(out / "model" / "adapter_config.json")
     assert config["base_model_name_or_path"] == "out/sft/model" and config["target_modules"] == ["q_proj", "v_proj"]
+    sft_config = read_json(tmp_path / "out" / "sft" / "model" / "adapter_config.json")
+    assert (sft_config["lora_dropout"], config["lora_dropout"]) == (0.1, 0.0)
     assert not list((tmp_path / "out" / "sft").rglob("model.safetensors"))
     monkeypatch.chdir(tmp_path / "out")  # a stage of external/ runs in another folder
     policy, metrics = load_policy(out / "model").eval(), read_json(out / "metrics.json")

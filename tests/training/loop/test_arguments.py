@@ -1,11 +1,26 @@
-"""What a training stage refuses before it loads anything into a trainer."""
+"""What a training block becomes for transformers, and what is refused before anything is loaded into a trainer."""
 
 import pytest
 from pydantic import ValidationError
 from runs import config
+from transformers import TrainingArguments
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.training.loop.arguments import training_arguments
+
+
+def test_every_hyperparameter_arrives(tmp_path):
+    """Each at a value that is not transformers' own, which would take the place of one that is forgotten."""
+    alike = {
+        **{"learning_rate": 3e-3, "num_train_epochs": 1.5, "max_steps": 7, "lr_scheduler_type": "cosine"},
+        **{"weight_decay": 0.125, "max_grad_norm": 0.5, "adam_beta2": 0.95, "gradient_checkpointing": True},
+    }
+    block = config(**alike, batch_size=6, micro_batch_size=3, warmup_ratio=0.25)
+    found = TrainingArguments(**training_arguments(block, 5, tmp_path, 9))
+    assert {name: getattr(found, name) for name in alike} == alike
+    assert (found.per_device_train_batch_size, found.per_device_eval_batch_size) == (6, 3)
+    assert (found.get_warmup_steps(40), found.seed, found.data_seed, found.save_steps) == (10, 5, 5, 9)
+    assert TrainingArguments(**training_arguments(config(), 5, tmp_path, 9)).max_steps == -1  # the epochs decide
 
 
 def test_deepspeed_is_refused(monkeypatch, tmp_path):

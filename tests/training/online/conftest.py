@@ -31,6 +31,7 @@ def online(
         dtype: torch.dtype = torch.float32,
         save_steps: int = 4,
         drawn_at_once: int = 6,
+        seed: int = 5,
         **changes: Any,
     ) -> Path:
         if not made:
@@ -50,16 +51,16 @@ def online(
         method = method_of(name, entry)
         settings = {"batch_size": 32, "micro_batch_size": 4, "learning_rate": 1e-2} | changes
         scratch = tmp_path / f"{name}-scratch"
-        return align_run(method, config(**settings), made, score, out, scratch, track, save_steps, drawn_at_once)
+        return align_run(method, config(**settings), made, score, out, scratch, track, save_steps, drawn_at_once, seed)
 
     return call
 
 
-def align_run(method, settings, made, score, out, scratch, track, save_steps, drawn_at_once=6):  # type: ignore[no-untyped-def]
+def align_run(method, settings, made, score, out, scratch, track, save_steps, drawn_at_once, seed):  # type: ignore[no-untyped-def]
     align_online(
         method,
         settings,
-        5,
+        seed,
         made["model"],
         made["pairs"],
         {split: made["pairs"] / f"{split}_prompts.jsonl" for split in ("train", "eval")},

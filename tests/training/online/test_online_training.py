@@ -10,14 +10,16 @@ from online_runs import PPO, RLOO
 from runs import LORA, config, content, weights
 from safetensors.torch import load_file
 
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.methods.rloo import METHOD
 from epsilon_dpo.models.logps import head as logps
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 from epsilon_dpo.pipeline.stage.runs import policy_paths
 from epsilon_dpo.training.loop.params import LoRA
 from epsilon_dpo.training.online import online_alignment
+from epsilon_dpo.training.online.online_trainer import OnlineTrainer
 from epsilon_dpo.training.online.rollouts import Rollouts
 
 STEPS = 20
@@ -53,11 +55,13 @@ def test_it_learns_and_logs_what_every_run_logs(online, name):
 
 @pytest.mark.parametrize("entry", [RLOO, PPO], ids=lambda entry: entry["method"])
 def test_the_same_run_has_the_same_bytes_and_another_seed_has_others(online, entry):
-    once, again, other = (
-        online(name, entry | {"steps": 5} | seed) for name, seed in (("a", {}), ("b", {}), ("c", {"seed": 6}))
+    """A run's own seed is as the pipeline's would be, wherever it draws."""
+    once, again, own, pipelines = (
+        online(name, entry | {"steps": 5} | own, seed=seed)
+        for name, own, seed in (("a", {}, 5), ("b", {}, 5), ("c", {"seed": 6}, 5), ("d", {}, 6))
     )
-    assert content(once) == content(again)
-    assert content(once)["model/model.safetensors"] != content(other)["model/model.safetensors"]
+    assert content(once) == content(again) and content(own) == content(pipelines)
+    assert content(once)["model/model.safetensors"] != content(own)["model/model.safetensors"]
 
 
 @pytest.mark.numeric
@@ -90,6 +94,17 @@ def test_a_constant_reward_is_none_to_rloo(online):
     folder = online("constant", RLOO | {"steps": 4}, score=lambda prompts, answers: [7.0] * len(answers))
     rows = read_jsonl(folder / "metrics.jsonl")
     assert all(row["grad_norm"] == 0.0 and row["no_spread"] == 1.0 for row in rows)
+
+
+def test_the_spread_of_scores_is_that_of_a_prompts_answers_and_of_all(online):
+    """Of 4 prompts one has three equal answers. 7, 7, 7 and three times 0, 1, 2 have mean 2.5 and mean square 13.5."""
+
+    def scored(prompts, answers):
+        return ([7.0, 7.0, 7.0] + 3 * [0.0, 1.0, 2.0])[: len(answers)]
+
+    rows = read_jsonl(online("spread", RLOO | {"steps": 2}, score=scored) / "metrics.jsonl")
+    assert [(row["no_spread"], row["reward"]) for row in rows] == [(0.25, 2.5)] * 2
+    assert [row["reward_std"] for row in rows] == pytest.approx([math.sqrt(13.5 - 2.5**2)] * 2)
 
 
 @pytest.mark.parametrize("entry", [RLOO, PPO], ids=lambda entry: entry["method"])
@@ -130,6 +145,65 @@ def test_the_policy_that_drew_is_the_one_that_is_updated(online, monkeypatch):
     assert ratios and all(torch.equal(ratio, torch.ones_like(ratio)) for ratio in ratios)
 
 
+@pytest.mark.parametrize(
+    "entry", [RLOO | {"iterations": 2}, PPO | {"minibatches": 1}], ids=lambda entry: entry["method"]
+)
+def test_a_second_pass_is_measured_from_when_the_answers_were_drawn(online, monkeypatch, entry):
+    """Log-probs and values of the weights that drew, which the first pass moved away from. Each pass is one update."""
+    kind, updates = type(method_of("x", entry)), []
+    of_method = kind.loss
+
+    def loss(self, update):
+        updates.append(update)
+        return of_method(self, update)
+
+    monkeypatch.setattr(kind, "loss", loss)
+    online("again", entry | {"steps": 2}, micro_batch_size=12, warmup_ratio=0.0)
+    names = {"policy": "old_policy", "values": "old_values"} if entry["method"] == "ppo" else {"policy": "old_policy"}
+    assert len(updates) == 4
+    for first, second in (updates[:2], updates[2:]):
+        for name, old in names.items():
+            now, then = getattr(second, name).detach(), getattr(second, old)
+            torch.testing.assert_close(then, getattr(first, name).detach(), rtol=0, atol=1e-4)
+            assert (now - then).abs().max() > 1e-3, name
+
+
+def test_a_pass_takes_every_answer_once_and_a_step_is_the_mean_over_its_tokens(online, monkeypatch):
+    """Three passes over 8 answers, each of two steps of 4, which are two micro-batches each."""
+    kind, drawn, taken, losses = type(method_of("x", PPO)), [], [], []
+    of_method, of_step, of_generation = kind.loss, OnlineTrainer.training_step, kind.advantages
+
+    def told_apart(logps, mask):
+        return [tuple(row[kept].tolist()) for row, kept in zip(logps, mask, strict=True)]
+
+    def advantages(self, answers):
+        drawn.append(told_apart(answers.policy, answers.mask))
+        return of_generation(self, answers)
+
+    def training_step(self, *args, **kwargs):
+        taken.append([])
+        losses.clear()
+        total = of_step(self, *args, **kwargs)
+        assert total.item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-9, abs=1e-12)
+        return total
+
+    def loss(self, update):
+        found = of_method(self, update)
+        taken[-1] += told_apart(update.old_policy, update.mask)
+        losses.append(found.losses.detach())
+        return found
+
+    monkeypatch.setattr(kind, "advantages", advantages)
+    monkeypatch.setattr(kind, "loss", loss)
+    monkeypatch.setattr(OnlineTrainer, "training_step", training_step)
+    online("passes", PPO | {"epochs": 3, "steps": 2}, micro_batch_size=3)
+    assert [len(answers) for answers in drawn] == [8] * 2 and [len(answers) for answers in taken] == [4] * 12
+    for answers, steps in zip(drawn, (taken[:6], taken[6:]), strict=True):
+        passes = [sorted(first + second) for first, second in zip(steps[::2], steps[1::2], strict=True)]
+        assert passes == [sorted(answers)] * 3
+        assert len({tuple(sorted(first)) for first in steps[::2]}) > 1, "each pass divides them anew"
+
+
 def test_snapshots_are_kept_by_passes_over_the_prompts(online):
     folder = online("kept", RLOO | {"snapshot_epochs": 2.0})
     assert policy_paths(folder) == ["snapshots/000004", "snapshots/000008", "."]
@@ -147,7 +221,7 @@ def test_a_score_that_is_no_number_is_refused_with_its_prompt(online, score):
         online("missing", RLOO, score=lambda prompts, answers: [0.5] * (len(answers) - 1))
 
 
-def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online, monkeypatch):
+def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online, monkeypatch, tmp_path):
     def never(prompts, answers):
         raise AssertionError
 
@@ -155,6 +229,11 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online, monk
         online("few", RLOO | {"prompts_per_step": 10}, score=never)
     with pytest.raises(UserError, match=r"max_new_tokens is 60, together more than the 64 positions of the model"):
         online("long", RLOO | {"max_new_tokens": 60}, score=never)
+    asked = read_jsonl(tmp_path / "pairs" / "eval_prompts.jsonl")
+    longer = [*asked, asked[0] | {"id": "longer", "prompt_ids": [1] * 57}]  # which is asked after the last step alone
+    write_jsonl(tmp_path / "pairs" / "eval_prompts.jsonl", longer)
+    with pytest.raises(UserError, match=r"row longer has 57 tokens and this run's max_new_tokens is 8, together more"):
+        online("long in the end", RLOO, score=never)
     monkeypatch.setattr(online_alignment, "asked_for", lambda: True)
     with pytest.raises(UserError, match=r"runs of method rloo draw answers with all weights in each process"):
         online("sharded", RLOO, score=never)

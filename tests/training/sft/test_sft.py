@@ -89,19 +89,30 @@ def test_labels_are_the_answer_with_its_stop_token(base):
     assert row["labels"] == row["input_ids"] == prompt + ids("w7 " * 5)
 
 
-def test_the_loss_is_that_of_the_models_own_logits(run, base, tmp_path):
-    """The first row, before any step: mean over the answers' tokens of a batch of all ten rows."""
-    out = run("plain", max_steps=1, warmup_ratio=0.0, batch_size=10, micro_batch_size=10)
-    model = AutoModelForCausalLM.from_pretrained(base / "model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
-    losses = []
-    for row in labelled(read_jsonl(tmp_path / "validated" / "train.jsonl"), tokenizer, TOKENS, completion_only=True):
-        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+def means_over_tokens(folder, rows, tokenizer):
+    """Of the answers' tokens, by the logits of the model in `folder`: loss, entropy, and the share of the likeliest."""
+    model, found = AutoModelForCausalLM.from_pretrained(folder).eval(), []
+    for row in labelled(rows, tokenizer, TOKENS, completion_only=True):
+        ids, scored = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])[1:] != -100
         with torch.no_grad():
-            scores = model(ids).logits[0, :-1].log_softmax(-1)
-        scored = labels[1:] != -100
-        losses += (-scores.gather(1, ids[0, 1:, None])[:, 0][scored]).tolist()
-    assert read_jsonl(out / "metrics.jsonl")[0]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+            scores = model(ids[None]).logits[0, :-1].log_softmax(-1)
+        losses = -scores.gather(1, ids[1:, None])[:, 0]
+        entropies, hits = -(scores.exp() * scores).sum(1), (scores.argmax(1) == ids[1:]).float()
+        found += torch.stack([losses, entropies, hits], dim=1)[scored].tolist()
+    return [sum(column) / len(found) for column in zip(*found, strict=True)]
+
+
+def test_loss_and_evaluation_are_those_of_the_models_own_logits(run, base, tmp_path):
+    """The first row, before any step, of a batch of all ten rows; then the evaluation, of three answers of 2, 3 and 4
+    tokens: means over tokens, and not over answers."""
+    out = run("plain", max_steps=1, warmup_ratio=0.0, batch_size=10, micro_batch_size=10)
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    train, evaluation = (read_jsonl(tmp_path / "validated" / f"{split}.jsonl") for split in ("train", "eval"))
+    loss, *_ = means_over_tokens(base / "model", train, tokenizer)
+    assert read_jsonl(out / "metrics.jsonl")[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    expected, metrics = means_over_tokens(out / "model", evaluation, tokenizer), read_json(out / "metrics.json")
+    found = [metrics[f"eval_{name}"] for name in ("loss", "entropy", "mean_token_accuracy")]
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_learns_and_writes_a_policy_that_stops_at_the_stop_token(run):

@@ -28,7 +28,7 @@ from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
-PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
+BUT_WEIGHTS = ["*.json", "tokenizer.model", "chat_template.jinja"]
 
 
 def load_pretrained(params: PretrainedModel, where: str = "base") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -216,21 +216,24 @@ def load_tokenizer_alone(params: PretrainedModel) -> PreTrainedTokenizerBase:
     """The tokenizer as `load_pretrained` makes it ready, without a look at, or a download of, the weights."""
     if params.revision is None:
         return load_tokenizer(Path(params.path), params)
-    patterns = [pattern for pattern in PATTERNS if not pattern.endswith(".safetensors")]
-    return load_tokenizer(_from_hub(params.path, params.revision, patterns), params)
+    return load_tokenizer(_from_hub(params.path, params.revision, weights=False), params)
 
 
-def _from_hub(path: str, revision: str, patterns: list[str]) -> Path:
-    folder = hub_folder(path, revision, patterns)
+def _from_hub(path: str, revision: str, weights: bool) -> Path:
+    """Of the weights only what is read: Mistral's repositories hold them again as consolidated*.safetensors, others in
+    folders."""
+    folder, also = hub_folder(path, revision, BUT_WEIGHTS), list[str]()
     if (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
-        return hub_folder(path, revision, [*patterns, "merges.txt"])  # which an older BPE tokenizer consists of, too
-    return folder
+        also.append("merges.txt")  # which an older BPE tokenizer consists of, too
+    if weights:
+        also += _weight_files(folder)
+    return hub_folder(path, revision, [*BUT_WEIGHTS, *also]) if also else folder
 
 
 def _folder(params: PretrainedModel, where: str) -> Path:
     """Where the files are, complete: a revision means the Hub, its absence a local folder."""
     if params.revision is not None:
-        folder, place = _from_hub(params.path, params.revision, PATTERNS), f"{params.path} at {params.revision[:8]}"
+        folder, place = _from_hub(params.path, params.revision, weights=True), f"{params.path} at {params.revision[:8]}"
     else:
         folder, place = Path(params.path), params.path
         if not folder.is_dir():
@@ -254,9 +257,9 @@ def _folder(params: PretrainedModel, where: str) -> Path:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The safetensors that must be there: one file, or the shards that an index names."""
+    """The safetensors that transformers reads: one file, or else the shards that an index names."""
     index = folder / INDEX
-    if not index.is_file():
+    if (folder / WEIGHTS).is_file() or not index.is_file():
         return [WEIGHTS]
     try:
         return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
