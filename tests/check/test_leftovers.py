@@ -168,6 +168,25 @@ def test_what_dvcs_cache_does_not_have_is_moved_away(reproduced: Path) -> None:
         Path("out/align/epsilon_dpo/params.yaml").write_text("made again")
 
 
+def test_folders_of_several_stages_that_are_moved_away_are_all_named(project: Path) -> None:
+    """By the name of its run alone nobody would find them."""
+    with Path("dvc.yaml").open("a", encoding="utf-8") as file:
+        file.write('  sample:\n    foreach: ${runs}\n    do: {cmd: x, outs: ["out/sample/${key}"]}\n')
+    stages = {}
+    for stage in ("align", "sample"):
+        folder = Path("out", stage, "gone")
+        folder.mkdir(parents=True)
+        (folder / "made").write_text(stage)
+        stages[f"{stage}@gone"] = {"cmd": "x", "outs": [{"path": folder.as_posix()}]}  # of a remote with versions
+    with Path("dvc.lock").open("w", encoding="utf-8") as file:
+        YAML().dump({"schema": "2.0", "stages": {"report": {"cmd": "x"}, **stages}}, file)
+    there = ", ".join(f"scratch/removed/{stage}-gone" for stage in ("align", "sample"))
+    assert remove_leftovers(["dpo"]) == [f"gone (now {there}, which DVC's cache does not have)"]
+    for stage in ("align", "sample"):
+        assert Path("scratch/removed", f"{stage}-gone", "made").read_text() == stage
+    assert list(read_yaml(Path("dvc.lock"))["stages"]) == ["report"]
+
+
 def test_what_was_made_again_without_dvc_is_moved_away(reproduced: Path) -> None:
     """By hand, or by a `dvc` that was killed before it wrote its lock: the cache has what the lock names, not this."""
     (made := Path("out/align/epsilon_dpo/params.yaml")).unlink()

@@ -259,6 +259,16 @@ def test_candidates_fit_the_model_too() -> None:
         parse(ParamsFile, content)
 
 
+def test_candidates_are_drawn_for_on_policy_pairs_and_for_nothing_else() -> None:
+    """For nobody they would be sampled for hours."""
+    content, preset = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/on-policy.yaml"))
+    both = {name: preset[name] for name in ("candidates", "pairs")}
+    assert parse(ParamsFile, content | both)
+    for name, block in both.items():
+        with pytest.raises(UserError, match=r"pairs\.source: on_policy needs candidates, and nothing else reads them"):
+            parse(ParamsFile, content | {name: block})
+
+
 MADPO = {"method": "madpo", "beta": 0.3, "tau": 2.0}
 
 

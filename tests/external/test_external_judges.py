@@ -26,7 +26,7 @@ from epsilon_dpo.external.verdicts.judge_arena_hard import score
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.external.verdicts.tool import Contest, call, work_folder
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import write_json
+from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.pipeline.stage.params import parse, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,8 +190,8 @@ def test_alpaca_eval_rates_stand_with_their_own_errors(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def forgiving(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Of the driver, which runs in the environment of alpaca_eval."""
+def driver(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What it defines; it runs in the environment of alpaca_eval, which is here but for its names."""
     names = ("", ".annotators", ".constants", ".decoders", ".decoders.openai", ".metrics", ".metrics.glm_winrate")
     modules = {f"alpaca_eval{name}": ModuleType(f"alpaca_eval{name}") for name in names}
     for name, module in modules.items():
@@ -199,7 +199,12 @@ def forgiving(monkeypatch: pytest.MonkeyPatch) -> Any:
         if "." in name:
             setattr(modules[name.rpartition(".")[0]], name.rpartition(".")[2], module)
     modules["alpaca_eval.annotators"].PairwiseAnnotator = object  # type: ignore[attr-defined]
-    return runpy.run_path(str(judge_alpaca_eval.DRIVER))["forgiving"]
+    return runpy.run_path(str(judge_alpaca_eval.DRIVER))
+
+
+@pytest.fixture
+def forgiving(driver: dict[str, Any]) -> Any:
+    return driver["forgiving"]
 
 
 def test_a_judge_without_log_probs_is_not_paid_for_all_questions(forgiving: Any) -> None:
@@ -235,6 +240,49 @@ def test_refused_questions_alone_are_no_wrong_settings_where_verdicts_are_kept(f
         ask = forgiving(refuse, [])
         for _ in range(12):
             ask(([1],))
+
+
+def test_a_judge_that_the_key_may_not_ask_ends_all_and_a_flagged_question_does_not(forgiving: Any) -> None:
+    """Both have the code 403, and verdicts of earlier runs are kept."""
+
+    def ask(said: str) -> Any:
+        def refuse(batch: Any) -> Any:
+            response = httpx2.Response(403, request=httpx2.Request("POST", "http://judge"))
+            raise openai.PermissionDeniedError(said, response=response, body=None)
+
+        return forgiving(refuse, [], [{"preference": 1.2}])
+
+    with pytest.raises(openai.PermissionDeniedError):
+        ask("This key may not use gpt-4.")(([1],))
+    assert ask("Your input was Flagged.")(([1],))[0]["text"] == ""
+
+
+@pytest.mark.parametrize("length_controlled", [True, False])
+def test_a_verdict_that_could_not_be_read_is_asked_for_again(
+    driver: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length_controlled: bool
+) -> None:
+    """It is taken out of the tool's cache, which has None or -1 for it; and the rate is the one that was asked for."""
+    tool, work, config = sys.modules["alpaca_eval"], tmp_path / "work", tmp_path / "weighted_alpaca_eval_gpt4_turbo"
+    for folder in (work, config):
+        folder.mkdir()
+    entry = {"prompt_template": "prompt.txt", "completions_kwargs": {}}
+    write_json(config / "configs.yaml", {config.name: entry})
+    write_json(tmp_path / "outputs.json", [])
+    verdicts = [{"instruction": str(n), "preference": said} for n, said in enumerate((1.25, None, -1, 2.0))]
+    write_json(work / "annotations_cache.json", verdicts)
+    found: list[Any] = []
+
+    def evaluate(caching_path: Path, fn_metric: str, **_: Any) -> None:
+        found.extend([read_json(caching_path), fn_metric])
+
+    monkeypatch.setattr(tool, "evaluate", evaluate, raising=False)
+    monkeypatch.setattr(tool.constants, "EVALUATORS_CONFIG_DIR", tmp_path, raising=False)
+    monkeypatch.setattr(tool.decoders.openai, "_openai_completion_helper", evaluate, raising=False)
+    outputs = dict.fromkeys(("model_outputs", "reference_outputs"), str(tmp_path / "outputs.json"))
+    settings = {"work": str(work), "df_gamed": "df_gamed.csv" if length_controlled else None, "model": "gpt-4"}
+    driver["main"]({"name": "mine", **settings, **outputs})
+    rate = "get_length_controlled_winrate" if length_controlled else "get_winrate"
+    assert found == [[verdicts[0], verdicts[3]], rate] and read_json(work / "failed.json") == []
 
 
 def test_length_control_needs_the_official_instructions(external: Path, judge: Judge, dialogues: Any) -> None:

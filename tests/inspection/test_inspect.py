@@ -92,6 +92,9 @@ def test_a_split_of_the_data_is_used_to_evaluate(project: Path, capsys: pytest.C
     fetch, validate = blocks["fetch"], blocks["validate"]
     assert (fetch["train_split"], fetch["eval_split"], fetch["eval_share"]) == ("train", "test", None)
     assert (validate["min_train_pairs"], validate["min_eval_pairs"]) == (45, 15), "half of what is there"
+    main(["inspect", "data/mine", "--split", "test[:50%]", *COLUMNS])
+    fetch = pasted(capsys.readouterr().out)["fetch"]
+    assert (fetch["train_split"], fetch["eval_split"]) == ("test[:50%]", None), "not the rows that are trained on"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,8 @@ def test_a_file_is_recognised_by_its_first_rows_without_reading_the_others(
 
 def test_the_shares_of_what_is_too_long_are_said(project: Path, capsys: pytest.CaptureFixture) -> None:
     """Of ten pairs one prompt, two chosen answers and one rejected one have 300 words, each a token or more, and no
-    other text has 64 bytes. With the long prompt both of its answers are cut: five of twenty."""
+    other text has 64 bytes. With the long prompt both of its answers are cut: five of twenty. The judge, which
+    cuts each text by itself, cuts that prompt and three of twenty answers."""
     long = " ".join(["moss"] * 300)
     content = [{"prompt": f"Number {n}?", "chosen": f"Yes, {n}.", "rejected": f"No, {n}."} for n in range(10)]
     content[0]["prompt"] = content[1]["chosen"] = content[2]["chosen"] = content[3]["rejected"] = long
@@ -127,6 +131,7 @@ def test_the_shares_of_what_is_too_long_are_said(project: Path, capsys: pytest.C
         "  max_prompt_length: 64, max_length: 160: 10.0% of the prompts do not fit, 25.0% of the answers are cut\n"
         "  sample.max_new_tokens: 64: 20.0% of the chosen answers are longer than a policy's may be\n"
     ) in said
+    assert "The judge, trained on these pairs, cuts 10.0% of the prompts and 15.0% of the answers\n" in said
 
 
 @pytest.mark.parametrize(
@@ -229,6 +234,21 @@ def test_dialogues_longer_than_the_defaults_are_sampled_and_judged_to_their_end(
     assert blocks["base"]["max_position_embeddings"] >= sum(
         (blocks["tokens"]["max_prompt_length"], blocks["sample"]["max_new_tokens"])
     )
+
+
+def test_what_is_drawn_to_train_on_has_its_place_too(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """Candidates that are longer than the answers that are compared: after a prompt of 129 tokens they need 257."""
+    yaml = YAML()
+    params = yaml.load((ROOT / "presets/on-policy.yaml").read_text("utf-8"))
+    params["candidates"]["max_new_tokens"] = 128
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)), "utf-8")
+    main(["inspect", "data/mine.jsonl", *COLUMNS])
+    params.update(pasted(capsys.readouterr().out))
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    assert load_file().tokens.max_prompt_length > 128
 
 
 def test_the_share_set_aside() -> None:

@@ -136,6 +136,18 @@ def test_answers_stand_with_their_verdicts(tmp_path: Path) -> None:
     assert table("dpo", "of the day before, whose report had waited", tmp_path) is None
 
 
+@pytest.mark.parametrize("older", ["sample", "score"])
+def test_answers_do_not_stand_with_the_verdicts_on_those_of_another_policy(tmp_path: Path, older: str) -> None:
+    """A `dvc repro` was stopped in between."""
+    sample = {"id": "1", "prompt": [{"content": "Why?"}], "response": "So."}
+    write(tmp_path / "sample/dpo/samples.jsonl", sample)
+    write(tmp_path / "score/dpo/records.jsonl", {"id": "1", "answer": "run", "opponent": "sft", "win": 1.0})
+    for name in ("sample", "score"):
+        said = json.dumps({"policy_sha256": "of_the_day_before" if name == older else "of_dpo"})
+        (tmp_path / name / "dpo/metrics.json").write_text(said)
+    assert table("dpo", "of_dpo", tmp_path) is None
+
+
 def test_a_refusal_is_no_tie(tmp_path: Path) -> None:
     """Its record holds a half, as that of a tie."""
     write(tmp_path / "sample/dpo/samples.jsonl", {"id": "1", "prompt": [{"content": "Why?"}], "response": "So."})

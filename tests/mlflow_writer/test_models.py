@@ -111,6 +111,15 @@ def test_another_policy_of_the_run_is_another_model_and_an_unknown_one_is_no_inp
     assert row.inputs.model_inputs == [] and row.data.metrics == {"mean_tokens": 2.0}
 
 
+def test_two_runs_that_made_the_same_policy_have_a_model_each(store: MlflowClient) -> None:
+    """As of a line of params.yaml that was copied under another name: either may be promoted."""
+    for run in ("line", "copy_of_line"):
+        with stage(f"align@{run}") as tracker:
+            tracker.set_tags({"policy_sha256": "5a" * 32})
+    found = {run: [model.name for model in models(store, run)] for run in ("line", "copy_of_line")}
+    assert found == {"line": ["align@line"], "copy_of_line": ["align@copy_of_line"]}
+
+
 def test_a_report_makes_the_model_of_a_result_whose_rows_are_lost(store: MlflowClient) -> None:
     policy = {
         "run": "lost",

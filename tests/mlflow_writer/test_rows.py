@@ -327,3 +327,15 @@ def test_a_repository_that_does_not_answer_is_not_said_to_be_clean(
     for code, said in (("0", "false"), ("1", "unknown")):
         monkeypatch.setenv("CODE", code)
         assert environment(tmp_path)["git.uncommitted_changes"] == said
+
+
+def test_a_machine_without_a_gpu_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image may have the program all the same, or it finds no driver."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\n[ -z "$GPUS" ] && exit 9\nprintf "%b" "$GPUS"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("GPUS", "")
+    assert "gpu" not in environment(tmp_path)
+    monkeypatch.setenv("GPUS", "NVIDIA H100\nNVIDIA A100\n")
+    assert environment(tmp_path)["gpu"] == "NVIDIA H100, NVIDIA A100"

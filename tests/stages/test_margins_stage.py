@@ -4,8 +4,9 @@ import runpy
 from pathlib import Path
 
 import pytest
-from untracked import run_untracked
+from untracked import Untracked, run_untracked
 
+from epsilon_dpo.judging.judges.interface import Question, Verdict
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.training.alignment.pair_data import PairData
@@ -65,6 +66,57 @@ def test_the_true_rewards_are_scaled_by_the_held_out_labels_and_joined(project: 
     assert apart[:2] == pytest.approx([-1.0986122887, 1.0986122887])
     stated = run(project, "{source: true_reward, temperature: 1.0}")
     assert read_jsonl(stated / "eval.jsonl")[1] == {"id": "eval/1", "chosen_score": 1.5, "rejected_score": -1.0}
+
+
+class Judge:
+    """The longer answer is better by a nat per character; to the first question it says nothing."""
+
+    def __init__(self, price: float) -> None:
+        self.price, self.asked = price, 0
+
+    def compare(self, questions: list[Question]) -> list[Verdict]:
+        first, self.asked = self.asked == 0, self.asked + len(questions)
+        apart = [float(len(question.a) - len(question.b)) for question in questions]
+        verdicts = [Verdict(margin, -margin, 1, 1) for margin in apart]
+        return [Verdict(0.0, 0.0, 1, 1, refused=True), *verdicts[1:]] if first else verdicts
+
+    def usage(self) -> dict[str, float]:
+        return {"judge/usd": self.asked * self.price}
+
+
+class Recorder(Untracked):
+    """In the place of the MLflow run: every number that it gets."""
+
+    logged: dict[str, float]
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        Recorder.logged = metrics
+
+
+def test_what_a_judge_cost_is_tracked_and_no_part_of_what_runs_are_trained_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another price, or a verdict from a cache, would train them again. 12 training and 4 evaluation pairs, of 26
+    and 21 characters; a half of the logit of 10 or -10 is the margin, and of that a half the score."""
+    run_untracked(monkeypatch, Recorder)
+    set_up: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "epsilon_dpo.pipeline.stage.runtime.set_up", lambda seed, threads: set_up.append((seed, threads))
+    )
+    made = []
+    for price in (0.5, 0.25):
+        judge = Judge(price)
+        monkeypatch.setattr("epsilon_dpo.judging.judges.loading.load_judge", lambda folder, journal, judge=judge: judge)
+        out = run(project, "{source: judge, temperature: 1.0}")
+        made.append({file.name: file.read_bytes() for file in out.iterdir()})
+        assert Recorder.logged["judge/usd"] == 16 * price
+        assert Recorder.logged["train/refused_share"] == pytest.approx(1 / 12)
+        assert Recorder.logged["eval/refused_share"] == 0.0
+    assert made[0] == made[1] and made[0].keys() == {"train.jsonl", "eval.jsonl", "metrics.json"}
+    assert set_up == [(0, 1)] * 2
+    rows = {split: read_jsonl(out / f"{split}.jsonl")[:2] for split in ("train", "eval")}
+    assert [(row["chosen_score"], row["rejected_score"]) for row in rows["train"]] == [(0.0, 0.0), (2.5, -2.5)]
+    assert [(row["chosen_score"], row["rejected_score"]) for row in rows["eval"]] == [(-2.5, 2.5), (2.5, -2.5)]
 
 
 def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_left(project: Path) -> None:

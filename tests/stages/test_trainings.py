@@ -189,6 +189,44 @@ def test_a_model_says_what_it_was_made_of(project: Path, monkeypatch: pytest.Mon
     assert digest(policy / "model") == sha, "a policy is the same policy wherever it comes from"
 
 
+def test_a_run_on_margins_says_that_it_was_made_of_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "eval"):
+        ids = [pair["id"] for pair in read_jsonl(project / f"out/pairs/{split}.jsonl")]
+        scores = [{"id": id_, "chosen_score": 1.0, "rejected_score": -1.0} for id_ in ids]
+        write_jsonl(project / f"out/margins/{split}.jsonl", scores)
+    (project / "out/scorer/madpo").mkdir()
+    write_params(project, {"scored": {"method": "madpo", "beta": 0.1, "tau": 2.0}})
+    run("align", monkeypatch, "scored")
+    files = [f"out/{part}/train.jsonl" for part in ("pairs", "margins")]
+    said = read_json(project / "out/align/scored/model/manifest.json")
+    assert said["read_md5"] == {file: file_md5(project / file) for file in files}
+
+
+def test_only_a_reference_that_never_moved_is_said_to_give_the_policy_of_dpo(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three steps; and not of a method that moves none."""
+    follows = {"method": "tr_dpo", "beta": 0.3, "update": "hard"}
+    runs = {"late": follows | {"sync_steps": 4}, "once": follows | {"sync_steps": 2}, "dpo": PARAMS["runs"]["dpo"]}
+    write_params(project, runs)
+    (project / "out/scorer/tr_dpo").mkdir()
+    ends = {}
+    for name in runs:
+        run("align", monkeypatch, name)
+        ends[name] = capsys.readouterr().out.rstrip("\n").partition(" 3 steps")[2]
+    assert ends == {"late": "; the reference never moved (sync_steps), so this is DPO's policy", "once": "", "dpo": ""}
+
+
+def test_a_judge_is_measured_on_the_pairs_that_it_did_not_learn_from(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of which there are four; it learns from twelve."""
+    write_json(project / "out/validate/dataset.json", {"true_reward": False, "preferences": True})
+    run("judge", monkeypatch)
+    assert read_json(project / "out/judge/metrics.json")["accuracy_n"] == 4
+    assert capsys.readouterr().out.endswith(" of 4 labels\n")
+
+
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

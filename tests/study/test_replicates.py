@@ -23,7 +23,7 @@ from epsilon_dpo.study.collect import (
     results_folder,
 )
 
-RUNS = "base: {path: its/model, dtype: float32}\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\n"
+RUNS = "base: {path: its/model, revision: its, dtype: float32}\nruns:\n  dpo: {method: dpo, beta: 0.1, seed: 5}\n"
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def project(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("presets").mkdir()
     content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
-    Path("presets/by-hand.yaml").write_text(f"seed: 1\n{RUNS}", "utf-8")
-    ours = f"seed: 3\n{RUNS}".replace("its/model", "my/model")
+    Path("presets/by-hand.yaml").write_text(f"# By hand.\nseed: 1\nthreads: 2\n{RUNS}", "utf-8")
+    ours = f"# By hand.\nseed: 3\nthreads: 8\n{RUNS}".replace("its", "my")
     Path("params.yaml").write_text(ours, "utf-8")
     Path("pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
 
@@ -68,7 +68,8 @@ def test_the_replicates_run_one_after_the_other_and_go_on_where_one_stopped(proj
     assert replicate.run_level("controlled") == "level controlled has its 3 replicates: study/results/controlled"
     assert Path("reproduced").read_text("utf-8").split() == ["seed:", "1", "seed:", "1", "seed:", "2", "seed:", "3"]
     left = Path("params.yaml").read_text("utf-8")
-    assert "seed: 5" in left and "my/model" in left, "the seed of a run is its own, and so are paths"
+    assert "seed: 5" in left, "the seed of a run is its own"
+    assert "path: my/model, revision: my" in left and "threads: 8" in left, "and so are a user's paths and threads"
     replicate.run_level("controlled")
     assert len(Path("reproduced").read_text("utf-8").splitlines()) == 4, "what has results is not run again"
 
@@ -191,6 +192,25 @@ def test_the_commit_is_that_of_the_project_wherever_the_study_lies(here: Path) -
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     (project / "pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
     assert made_from(project, {"seed": 1})["commit"] == commit and len(commit) == 40
+
+
+def test_changes_that_no_commit_has_are_those_that_decide_what_is_computed(here: Path) -> None:
+    """And not what a study itself writes; where git says nothing, there may be some."""
+    project = here / "project"
+    written = [project / name for name in ("params.yaml", "study/results/a/policies.csv", "docs/replication.md")]
+    for file in (*written, project / "src/a.py"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("", "utf-8")
+    (project / "pins.yaml").write_text('torch: "2.13.0"\ntransformers: "5.0"\n', "utf-8")
+    assert made_from(project, {"seed": 1})["uncommitted_changes"] is True, "no git here"
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *command], check=True)
+    for file in written:
+        file.write_text("seed: 2\n", "utf-8")
+    assert made_from(project, {"seed": 1})["uncommitted_changes"] is False
+    (project / "src/a.py").write_text("b = 1\n", "utf-8")
+    assert made_from(project, {"seed": 1})["uncommitted_changes"] is True
 
 
 def test_the_same_model_may_lie_elsewhere_and_no_other_model_may(project: Path) -> None:

@@ -88,6 +88,9 @@ def test_a_replicate_that_lacks_a_policy_of_the_others_is_not_averaged_with_them
     assert found.verdict == "not measurable" and found.missing == {3: "no dpo_b03"}
     (found,) = findings(study(), {"controlled": of_all + more})
     assert found.verdict == "holds" and found.value == pytest.approx(3.5)
+    early = [row | {"place": "snapshots/000002"} for row in of_all[:2]]
+    (found,) = findings(study(), {"controlled": of_all + early})
+    assert found.verdict == "not measurable" and found.missing == {3: "no dpo/snapshots/000002"}
 
 
 def at(beta: str, *kls: float) -> list[dict[str, Any]]:
@@ -151,11 +154,14 @@ def test_a_part_of_a_few_budgets_makes_no_claim_mixed_and_is_not_named(
 
 
 def test_less_than_half_a_prompt_decides_nothing() -> None:
-    """.503 with hardly a spread is more than a half, but of 83 prompts half a one is .006."""
+    """.503 with hardly a spread is more than a half, but of 83 prompts half a one is .006; also where one replicate
+    alone has so few."""
     claim = {"measure": {"name": "mean_of", "recipe": {"method": "dpo"}, "column": "win_rate_true"}}
-    for wins, prompts, said in ((0.503, "83", "undecided at this n"), (0.503, "256", "holds"), (0.52, "83", "holds")):
+    few, many, open_ = ("83",) * 3, ("256",) * 3, "undecided at this n"
+    cases = ((0.503, few, open_), (0.503, many, "holds"), (0.52, few, "holds"), (0.503, ("256", "83", "256"), open_))
+    for wins, prompts, said in cases:
         three = [
-            row | {"win_rate_true": str(wins + n / 1e6), "prompts": prompts} for n, row in enumerate(rows(1, 1, 1))
+            row | {"win_rate_true": str(wins + n / 1e6), "prompts": prompts[n]} for n, row in enumerate(rows(1, 1, 1))
         ]
         (found,) = findings(study(**claim, expected={"is": "above", "than": 0.5}), {"controlled": three})
         assert found.verdict == said, (wins, prompts)

@@ -73,6 +73,16 @@ class ParamsFile(
 
     def longer_than(self, positions: int) -> str:
         """Which text of a length set here is too long for a model, as a sentence with {name} and {remedy}; or none."""
+        for what, tokens in self.text_lengths().items():
+            if tokens > positions:
+                return (
+                    f"{what} = {tokens} exceeds {{name}} = {positions}, so the model has no place for such a text; "
+                    "{remedy}"
+                )
+        return ""
+
+    def text_lengths(self) -> dict[str, int]:
+        """How many tokens a model's text may have, by the values of params.yaml that let it."""
         prompt = self.tokens.max_prompt_length
         asked = {
             "tokens.max_length": self.tokens.max_length,
@@ -83,13 +93,7 @@ class ParamsFile(
         for name, run in self.runs.items():
             if isinstance(drawn := run.get("max_new_tokens"), int):  # an online run's; its method checks the rest
                 asked[f"tokens.max_prompt_length + runs.{name}.max_new_tokens"] = prompt + drawn
-        for what, tokens in asked.items():
-            if tokens > positions:
-                return (
-                    f"{what} = {tokens} exceeds {{name}} = {positions}, so the model has no place for such a text; "
-                    "{remedy}"
-                )
-        return ""
+        return asked
 
     @model_validator(mode="after")
     def _a_reference_is_trained(self) -> "ParamsFile":

@@ -24,7 +24,7 @@ from epsilon_dpo.forecast.trainings import Given, given, of_align, of_copies, of
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 
-STAGES_OF_PAIRS = ("fetch", "base", "validate", "pairs")  # whose params decide how long pairs are
+STAGES_OF_PAIRS = ("fetch", "base", "validate", "candidates", "pairs")  # whose params decide how many pairs, how long
 
 
 def forecast(asked: argparse.Namespace) -> str:
@@ -58,7 +58,8 @@ def pairs_are_made_from(file: Path) -> bool:
     """
     now, locked = read_yaml(file), read_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.is_file() else {}
     recorded = [locked.get(stage, {}).get("params", {}).get(PARAMS_FILE.name, {}) for stage in STAGES_OF_PAIRS]
-    return all(now.get(name) == value for params in recorded for name, value in params.items())
+    values = ((name, value) for params in recorded for name, value in params.items() if name != "threads")
+    return all(now.get(name) == value for name, value in values)
 
 
 def needs_of(

@@ -73,7 +73,8 @@ def blocks(
     if tokens != params.tokens:
         found["tokens"] = tokens.model_dump()
     longest = raised(params.sample.max_new_tokens, answers)
-    needed = max(tokens.max_length, tokens.max_prompt_length + longest)
+    sample = params.sample.model_copy(update={"max_new_tokens": longest})
+    needed = max(params.model_copy(update={"tokens": tokens, "sample": sample}).text_lengths().values())
     if isinstance(params.base, EmbeddedModel) and needed > params.base.max_position_embeddings:
         found["base"] = params.base.model_dump() | {"max_position_embeddings": _rounded_up(needed)}
     contract = params.contract

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -38,8 +37,8 @@ def environment(place: Path) -> dict[str, str]:
         changed = uncommitted(place)
         known = "unknown" if changed is None else str(changed).lower()
         tags |= {"mlflow.source.git.commit": commit, "git.uncommitted_changes": known}
-    if shutil.which("nvidia-smi"):
-        tags["gpu"] = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).replace("\n", ", ")
+    if gpus := output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]):  # nothing, where it finds none
+        tags["gpu"] = gpus.replace("\n", ", ")
     return tags
 
 

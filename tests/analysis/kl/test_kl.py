@@ -229,7 +229,8 @@ def test_a_policy_is_at_no_distance_from_itself(folders: tuple[Path, Path]) -> N
 def test_each_policy_of_a_run_is_measured_on_its_own_answers(
     folders: tuple[Path, Path], tiny_gemma: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A snapshot and the final policy, under one journal, against a reference that is stored in bfloat16."""
+    """A snapshot and the final policy, under one journal, against a reference that is stored in bfloat16; each answer
+    is a batch of its own."""
     _, reference = folders
     tiny_gemma(2, vocab_size=len(VOCABULARY)).bfloat16().save_pretrained(reference)
     aligned, sampled, out = (tmp_path / name for name in ("align", "sample", "kl"))
@@ -253,7 +254,7 @@ def test_each_policy_of_a_run_is_measured_on_its_own_answers(
         write_json(sampled / place / "metrics.json", facts)
     of_data = (reference, tmp_path / "reference.jsonl", tmp_path / "eval.jsonl")
     journal = Journal(tmp_path / "scratch")
-    final, _ = kl_run(aligned, sampled, *of_data, KL(**PARAMS["kl"]), 0.95, out, journal)
+    final, _ = kl_run(aligned, sampled, *of_data, KL(**PARAMS["kl"] | {"batch_size": 1}), 0.95, out, journal)
     journal.close()
     for place, answers in answers_of.items():
         metrics = read_json(out / place / "metrics.json")

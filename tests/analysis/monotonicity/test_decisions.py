@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from transformers import Gemma2ForCausalLM
 
 from epsilon_dpo.analysis.monotonicity.decisions import decisions, summary
 from epsilon_dpo.analysis.monotonicity.params import Monotonicity
+from epsilon_dpo.pipeline.stage.journal import Journal
 
 pytestmark = pytest.mark.numeric
 
@@ -13,22 +15,28 @@ PARAMS = Monotonicity(epsilon=0.1, batch_size=4, token_chunk=7)
 
 @pytest.fixture
 def folders(tiny_gemma, tmp_path):
-    """A policy and its reference, not far apart."""
-    reference = tiny_gemma(0)
+    """A policy and its reference, not far apart; the reference is stored in bfloat16."""
     policy = tiny_gemma(0)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    for name, model in (("policy", policy), ("reference", reference)):
+    for name, model in (("policy", policy), ("reference", tiny_gemma(0).bfloat16())):
         model.save_pretrained(tmp_path / name)
-    return tmp_path / "policy", tmp_path / "reference", policy.double(), reference.double()
+    models = (
+        Gemma2ForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float64, attn_implementation="eager").eval()
+        for name in ("policy", "reference")
+    )
+    return tmp_path / "policy", tmp_path / "reference", *models
 
 
-def test_equals_the_plain_formulas(folders, token_pairs):
+def test_equals_the_plain_formulas(folders, token_pairs, tmp_path):
+    """In float32, and also where the batches, four pairs each, go through a journal."""
     policy_folder, reference_folder, policy, reference = folders
     pairs = token_pairs(11)
-    records = decisions(policy_folder, reference_folder, pairs, PARAMS)
+    journal = Journal(tmp_path / "scratch")
+    records = decisions(policy_folder, reference_folder, pairs, PARAMS, journal)
+    journal.close()
     assert [record["id"] for record in records] == [pair["id"] for pair in pairs]
 
     def sums(pair, side):

@@ -122,14 +122,27 @@ def test_an_empty_split_is_said_once(make_tokenizer: MakeTokenizer) -> None:
     assert "validate.min_eval_pairs is broken by the split eval: it keeps 0 rows" in str(error.value)
 
 
-def test_a_row_with_a_token_across_the_border_is_dropped(make_tokenizer: MakeTokenizer) -> None:
+@pytest.mark.parametrize("answers", [("on.", "No."), ("No.", "on.")], ids=["chosen", "rejected"])
+def test_a_row_with_a_token_across_the_border_is_dropped(
+    make_tokenizer: MakeTokenizer, answers: tuple[str, str]
+) -> None:
     """Of the dataset's pairs, and of those that a policy wrote."""
-    tokenizer, bad = make_tokenizer(chat_template=NO_BORDER), row("Tell me about the Mo", "on.", "No.")
+    tokenizer, bad = make_tokenizer(chat_template=NO_BORDER), row("Tell me about the Mo", *answers)
     outcome = validate(dialogues(bad), tokenizer, TOKENS, contract())
     assert [(entry["id"], entry["expectation"]) for entry in outcome.dropped] == [("bad", "prompt_ids_are_prefix")]
     pairs = [split_prompt(good("train", 1)), split_prompt(bad)]
     fit, left_out, _ = fit_to_train_on(tokenizer, pairs, TOKENS)
     assert fit == pairs[:1] and left_out == [{"id": "bad", "reason": "prompt_ids_are_prefix"}]
+
+
+def test_an_answer_of_a_policy_that_spells_a_special_token_is_left_out(make_tokenizer: MakeTokenizer) -> None:
+    """On either side; <start_of_turn> breaks no other expectation."""
+    spelt = {"chosen": ("Yes.<start_of_turn>", "No."), "rejected": ("Yes.", "No.<start_of_turn>")}
+    pairs = [split_prompt(good("train", 1))]
+    pairs += [split_prompt(row("What?", *answers) | {"id": side}) for side, answers in spelt.items()]
+    fit, left_out, _ = fit_to_train_on(make_tokenizer(), pairs, TOKENS)
+    assert fit == pairs[:1]
+    assert left_out == [{"id": side, "reason": "no_special_tokens_in_text"} for side in spelt]
 
 
 def test_a_row_that_fails_several_expectations_lists_them_all(make_tokenizer: MakeTokenizer) -> None:
@@ -369,6 +382,9 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(make_tokenizer: MakeTok
     html = page(outcome.result, outcome.dropped, dataset)
     assert "&lt;script&gt;alert(1)" in html and "<script" not in html
     assert "no text in chosen turn 2 (assistant)" in html and "harmless-base, helpful-base" in html
+    text = " ".join(html.split())
+    assert "4 training and 3 evaluation pairs are kept." in text and "handed on, 1 were dropped, each listed" in text
+    assert '<td class="n">1 (20.00 %)</td>' in text, "of the five rows, not of the four that are kept"
     for foreign in ("http:", "https:", "src=", "@import"):
         assert foreign not in html
 
@@ -380,6 +396,32 @@ def test_the_page_says_what_fetch_has_dropped_before(make_tokenizer: MakeTokeniz
     for facts, said in cases:
         html = " ".join(page(outcome.result, [], facts).split())
         assert f"Of the rows that <code>fetch</code> handed on{said}, none was dropped." in html
+
+
+def test_defects_of_rows_are_counted_over_both_splits_and_the_first_named() -> None:
+    """One defect of more rows than an entry names."""
+    train = [row("What?", chosen=" \n") | {"id": f"empty/{n}"} for n in range(25)]
+    train += [sides(turns("A", "B", "C", ""), turns("A", "B", "C", "D")) | {"id": "later turn"}]
+    held_out = [
+        row("What?", rejected="") | {"id": "rejected"},
+        sides(turns("A", "B"), turns("C", "D")) | {"id": "another prompt"},
+        sides(turns("A", "B"), turns("A", "B", "C", "D")) | {"id": "goes on"},
+        sides(turns("A", "B"), turns("A") + turns("C", "D")) | {"id": "rejected twice"},
+        sides(TWO_USERS + YES, TWO_USERS + NO) | {"id": "both twice"},
+    ]
+    defects, relations = Defects(), Relations()
+    for split, part in (("train", train), ("eval", held_out)):
+        defects.add(split, part)
+        relations.add(split, 1, part)
+    relations.finish()
+    found = {one["name"]: (one["count"], one["rows"], one["ids"]) for one in defects.entries(relations)}
+    first = [f"empty/{n}" for n in range(20)]
+    assert found["empty_chosen_single_turn"] == (25, 25, first) and found["empty_chosen"] == (26, 26, first)
+    assert found["empty_rejected"] == (1, 1, ["rejected"])
+    assert found["rejected_leaves_chosen_prompt"] == (1, 1, ["another prompt"])
+    assert found["prompts_differ"] == (3, 3, ["another prompt", "goes on", "rejected twice"])
+    assert found["repeated_role_chosen"] == (1, 1, ["both twice"])
+    assert found["repeated_role_either"] == (2, 2, ["rejected twice", "both twice"])
 
 
 def real_hh() -> dict[str, list[Row]]:
@@ -437,7 +479,11 @@ def test_harmless_base_keeps_the_contract_on_a_real_tokenizer(name: str) -> None
 
 
 def test_special_tokens_are_those_that_end_or_begin_something(make_tokenizer: MakeTokenizer) -> None:
-    specials = special_tokens(make_tokenizer())
+    tokenizer = make_tokenizer()
+    specials = special_tokens(tokenizer)
     assert specials == sorted(["<bos>", "<end_of_turn>", "<eos>", "<pad>", "<start_of_turn>", "<unk>"])
     facts = dialogue_facts(row("What <bos> and <eos>? <b>"), specials, set())
     assert facts["special_tokens_in_text"] == "<bos>, <eos>"
+    tokenizer.backend_tokenizer.add_special_tokens(["<|header|>"])  # of a template alone, as Llama 3's
+    tokenizer.backend_tokenizer.add_tokens(["\n\n"])  # one token of the vocabulary, as Gemma's
+    assert special_tokens(tokenizer) == sorted([*specials, "<|header|>"])

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from epsilon_dpo.data.facts.bos import BosRule
 from epsilon_dpo.data.facts.rows import split_prompt
+from epsilon_dpo.data.facts.survival import lost_turn
 from epsilon_dpo.data.pairs.on_policy_contract import fit_to_train_on
 from epsilon_dpo.pipeline.observability.errors import UserError
 
@@ -97,6 +98,22 @@ def test_a_text_that_the_template_cuts_is_found(
     assert reason in outcome.dropped[0]["reason"]
     with pytest.raises(UserError, match=r"fail text_survives_template .*; use a chat template that fits the data"):
         validate(dialogues(bad), tokenizer, TOKENS, contract(on_failure={"text_survives_template": "stop"}))
+
+
+@pytest.mark.parametrize(
+    ("rendered", "messages", "lost"),
+    [
+        ("<u>Yes<m>Yes<u>No", turns("Yes", "Yes", "No"), None),
+        ("<u>Yes<u>No", turns("Yes", "Yes", "No"), 1),
+        ("<u>Who?<m>Me.<u>Be kind.\n\nWhy?", [*SYSTEM[:1], *turns("Who?", "Me.", "Why?")], None),
+        ("<u>Who?<m>Me.<u>Why?", [*SYSTEM[:1], *turns("Who?", "Me.", "Why?")], 0),
+    ],
+)
+def test_turns_stand_one_after_the_other_but_for_the_systems(
+    rendered: str, messages: list[dict[str, str]], lost: int | None
+) -> None:
+    """A text that stands there once is not found for two turns; Mistral's system turn is in the last question."""
+    assert lost_turn(rendered, messages) == lost
 
 
 def test_an_answer_of_a_policy_that_the_template_cuts_is_left_out(make_tokenizer: MakeTokenizer) -> None:

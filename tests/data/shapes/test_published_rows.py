@@ -148,6 +148,14 @@ def test_ultrafeedbacks_answers_are_ranked_by_the_finer_of_their_two_scores() ->
     assert found == Pair([user("a"), bot("b")], [user("a"), bot("c")], 2.5, None, "0-1")
 
 
+def test_a_news_article_is_summarised_as_a_post_is() -> None:
+    """summarize_from_feedback has both, each with the other's columns as null."""
+    info = {"id": "7f", "post": None, "title": None, "subreddit": None, "site": None, "article": "Rain fell."}
+    asked = user("ARTICLE: Rain fell.\n\nTL;DR:")
+    row = {"info": info, "summaries": [{"text": "Bees."}, {"text": "Rain."}], "choice": 1}
+    assert read(row) == Pair([asked, bot("Rain.")], [asked, bot("Bees.")])
+
+
 def openai(**beside: object) -> Row:
     return {
         "input": {"messages": DIALOGUE[:-1], **beside},

@@ -53,6 +53,19 @@ def test_a_verdict_may_be_a_decimal_and_a_text_may_not() -> None:
     assert isinstance(judged, Half) and not judged.good
 
 
+@pytest.mark.parametrize(
+    ("label", "good"),
+    [
+        *((label, True) for label in (True, "True", 1, 1.0, "1", "1.0", Decimal("1.00"))),
+        *((label, False) for label in (False, "false", 0, 0.0, "0", "0.0")),
+    ],
+)
+def test_a_label_says_the_same_as_flag_number_and_text(label: object, good: bool) -> None:
+    """pandas makes 1.0 and 0.0 of a column of 1 and 0 in which one is absent."""
+    row = {"prompt": "a", "completion": "b", "label": label}
+    assert recognise([row], "x").read(row, "x", "all") == [Half([user("a")], [bot("b")], good)]
+
+
 def test_a_verdict_between_1_and_2_is_the_answer_that_it_is_nearer_to() -> None:
     """AlpacaEval: how much likelier the second is preferred."""
     row = {"instruction": "a", "output_1": "b", "output_2": "c", "preference": 1.73}

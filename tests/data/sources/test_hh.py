@@ -11,7 +11,7 @@ import pytest
 
 from epsilon_dpo.data.sources import hh
 from epsilon_dpo.data.sources.hh import parse_transcript, read_hh, split_by_prompt
-from epsilon_dpo.data.sources.params import HHSource
+from epsilon_dpo.data.sources.params import FetchView, HHSource
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import parse
 
@@ -184,6 +184,17 @@ def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path, changes: dict
     with pytest.raises(UserError) as error:
         source(tmp_path, **changes)
     assert sentence in str(error.value)
+
+
+def test_a_folder_that_dvc_does_not_watch_is_refused() -> None:
+    """Else a changed file there would be served as it was before, from DVC's cache."""
+
+    def view(**changes: Any) -> FetchView:
+        return parse(FetchView, {"seed": 17, "fetch": source(Path("data/hh"), **changes).model_dump()})
+
+    assert view() and view(folder=None, repo="Anthropic/hh-rlhf", revision="0" * 40)
+    with pytest.raises(UserError, match=r"fetch\.folder = elsewhere/hh is not below data/"):
+        view(folder="elsewhere/hh")
 
 
 def test_a_part_left_empty_is_refused(tmp_path: Path) -> None:

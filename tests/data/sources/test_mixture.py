@@ -65,6 +65,17 @@ def test_members_of_every_kind_have_their_shares() -> None:
     assert {row["id"].split("/")[0] for row in dataset.dropped or []} == {"own"} and len(dataset.dropped or []) == 40
 
 
+def test_what_members_dropped_for_one_reason_is_summed() -> None:
+    """Of `own` every fifth of 200 rows is tied, of `other` every fifth of 20, and one has no answer."""
+    other: list[Row] = [{"prompt": f"other {n}", "chosen": "a", "rejected": "b", "margin": n % 5} for n in range(20)]
+    other[7]["chosen"] = None
+    write("data/other.jsonl", other)
+    dataset = mix(own=(0.5, OWN), other=(0.5, {**OWN, "path": "data/other.jsonl"}))
+    assert dataset.facts["dropped"] == {"null": 1, "tied": 44}
+    found = Counter((row["id"].split("/")[0], row["reason"]) for row in dataset.dropped or [])
+    assert found == {("own", "tied"): 40, ("other", "tied"): 4, ("other", "null"): 1}
+
+
 def test_the_seed_decides() -> None:
     def ids(seed: int) -> list[Any]:
         return [row["id"] for row in mix(seed, people=(0.5, HH), own=(0.5, OWN)).train]

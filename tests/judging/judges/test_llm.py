@@ -18,6 +18,7 @@ from judge_server import JudgeServer, log_odds
 from pydantic import ValidationError
 
 from epsilon_dpo.judging.judges import llm_endpoint
+from epsilon_dpo.judging.judges.answer_cache import AnswerCache
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.llm import LLM
 from epsilon_dpo.judging.judges.llm_prompt import CERTAIN, read
@@ -130,6 +131,8 @@ def test_another_request_is_another_question(server: JudgeServer, changes: dict[
 
 def test_another_address_is_another_endpoint(server: JudgeServer) -> None:
     judge(server.url).compare(QUESTIONS[:1])
+    judge(f"{server.url}/").compare(QUESTIONS[:1])
+    assert server.tries == 2, "the same address"
     with JudgeServer() as second:
         judge(second.url).compare(QUESTIONS[:1])
         assert second.tries == 2
@@ -417,6 +420,14 @@ def test_a_cache_that_is_locked_is_not_called_damaged(server: JudgeServer) -> No
             cache.put("key", {}, {})
         other.rollback()
     cache.put("key", {}, {})
+
+
+def test_of_two_replies_to_one_request_the_first_stays(tmp_path: Path) -> None:
+    """Two experiments at once may ask the same; the verdicts of the one that is done must not change."""
+    one, other = AnswerCache(tmp_path), AnswerCache(tmp_path)
+    one.put("key", {}, {"reply": 1})
+    other.put("key", {}, {"reply": 2})
+    assert one.get("key", dict) == other.get("key", dict) == {"reply": 1}
 
 
 def test_an_endpoint_that_counts_no_tokens_is_said_so(server: JudgeServer) -> None:

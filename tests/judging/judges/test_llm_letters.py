@@ -36,6 +36,8 @@ def test_a_judge_that_never_answers_is_no_judge(server: JudgeServer) -> None:
     ):
         judge(server).compare(QUESTIONS)
     assert all(verdict.refused for verdict in judge(server).compare(QUESTIONS[:2]))
+    with pytest.raises(UserError, match="none of the 10 replies"):
+        judge(server).compare(QUESTIONS)  # four of which are kept by now: six are asked, too few by themselves
 
 
 @pytest.mark.parametrize("said", ["Let me compare the two answers", ""], ids=["reasoning", "nothing"])
@@ -107,6 +109,19 @@ def test_a_judge_that_gave_letters_may_refuse_the_next_questions(server: JudgeSe
     assert all(verdict.refused for verdict in judge(server).compare(some("because", 20))), "all from the cache"
     with pytest.raises(UserError, match="none of the 10 replies"):
         LLM.load(SETTINGS | {"base_url": server.url, "max_tokens": 3}).compare(some("because", 20))
+
+
+def test_letters_of_another_model_or_another_endpoint_make_no_judge(server: JudgeServer) -> None:
+    """They are in the same file; whoever changes to one that gives none must not pay for all of its ties."""
+    assert not any(verdict.refused for verdict in judge(server).compare(QUESTIONS))
+    server.model, server.reply_text = "other", "I prefer the first."
+    with pytest.raises(UserError, match="none of the 10 replies of other at"):
+        LLM.load(SETTINGS | {"base_url": server.url, "model": "other"}).compare(some("as", 10))
+    with JudgeServer() as second:
+        second.reply_text = "I prefer the first."
+        with pytest.raises(UserError, match="none of the 10 replies of judge at"):
+            judge(second).compare(some("as", 10))
+    assert len(replies()) == 10, "the letters"
 
 
 def test_more_tokens_are_paid_for_only_where_fewer_were_not_enough(

@@ -237,6 +237,46 @@ def test_a_server_that_says_nothing_for_a_moment_is_asked_again(
     assert next(tries) == 3 and len(replies()) == 2
 
 
+@pytest.mark.parametrize(
+    "said",
+    [completion(None, finish_reason="content_filter"), completion(None, message={"content": None, "refusal": "No."})],
+    ids=["filtered", "refusal"],
+)
+def test_a_reply_without_text_that_says_why_is_paid_for_once(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    """A filter says the same always."""
+    monkeypatch.setattr(llm_endpoint, "RETRIES", 1)
+    monkeypatch.setattr(llm_endpoint, "SILENT_RETRIES", 1)
+    asked = 0
+
+    def reply(*_: Any) -> tuple[int, Any]:
+        nonlocal asked
+        asked += 1
+        return 200, said
+
+    monkeypatch.setattr(server, "reply", reply)
+    assert judge(server).compare(QUESTIONS[:1])[0].refused
+    assert asked == 2, "once in each order"
+
+
+def test_a_complaint_that_stays_when_nothing_more_can_be_left_out_is_said(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without log-probabilities and with the newer name, it is asked a third time and no more."""
+    error, asked = {"message": "logprobs and max_completion_tokens: out of range"}, 0
+
+    def reply(*_: Any) -> tuple[int, Any]:
+        nonlocal asked
+        asked += 1
+        return (400, {"error": error}) if asked < 9 else (200, completion("A"))
+
+    monkeypatch.setattr(server, "reply", reply)
+    with pytest.raises(UserError, match=r"refuses a question to judge \(400: logprobs and max_completion_tokens"):
+        judge(server).compare(QUESTIONS[:1])
+    assert asked == 3
+
+
 TOO_LONG = "This model's maximum context length is 4096 tokens. However, your request has 5000 input tokens."
 
 

@@ -124,6 +124,18 @@ def test_the_budget_that_a_source_leaves(judge: PairRMJudge) -> None:
     assert len(over_long.ab) == SOURCE_MAX + CANDIDATE_MAX + 4 and over_long.trunc_source
 
 
+def test_what_fits_exactly_is_not_cut(judge: PairRMJudge) -> None:
+    """Three tokens of each block are special: a source of 13 fills 16, and leaves each answer 12, which 9 fill."""
+    texts = {count: " ".join(WORDS[:count]) for count in (9, 10, 13, 14)}
+    for pair, cut in (
+        (Pair(texts[13], texts[9], texts[10]), (False, False, True)),
+        (Pair(texts[13], texts[10], texts[9]), (False, True, False)),
+        (Pair(texts[14], texts[9], texts[9]), (True, False, False)),
+    ):
+        encoded = judge.layout.encode(pair)
+        assert (encoded.trunc_source, encoded.trunc_a, encoded.trunc_b) == cut
+
+
 def test_a_dialogue_s_earlier_answers_are_no_part_of_an_answer_s_length(judge: PairRMJudge) -> None:
     """Both candidates hold the first turn's 63 tokens, which are cut; answers of 4 and 1 are not of similar length."""
     turns = (("user", "tell me"), ("assistant", LONG), ("user", "more please"))

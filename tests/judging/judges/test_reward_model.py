@@ -190,8 +190,12 @@ def test_an_over_long_dialogue_loses_its_beginning(local: Path, tmp_path: Path) 
     first, second = judge.compare(asked)
     assert first.f_ab == second.f_ab and abs(first.f_ab) > 0.01  # the answers are still there
     assert first.trunc_source and not first.trunc_a
-    [cut] = judge.compare([question("what", "gold is a metal " * 5, "honey")])
+    long = "gold is a metal " * 5
+    cut, swapped = judge.compare([question("what", long, "honey"), question("what", "honey", long)])
     assert cut.trunc_source and cut.trunc_a and not cut.trunc_b
+    assert swapped.trunc_source and swapped.trunc_b and not swapped.trunc_a
+    full, over = judge.compare([question("what", " ".join(["gold"] * count), "honey") for count in (10, 11)])
+    assert (full.trunc_source, over.trunc_source) == (False, True), "six tokens are the template's and the prompt's"
 
 
 def test_an_answer_writes_no_turn_of_its_own(local: Path, tmp_path: Path) -> None:
@@ -213,8 +217,9 @@ def test_an_adapter_beside_the_weights_is_refused(local: Path, tmp_path: Path) -
 
 
 def test_no_link_brings_along_another_file_of_this_machine(local: Path, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("of nobody's business")
-    (local / "merges.txt").symlink_to(tmp_path / "secret")
+    (tmp_path / "blobs").mkdir()  # a folder of this name is no Hub cache yet
+    (tmp_path / "blobs" / "secret").write_text("of nobody's business")
+    (local / "merges.txt").symlink_to(tmp_path / "blobs" / "secret")
     with pytest.raises(UserError, match=r"merges\.txt is a link to .*secret, of another name; copy the file itself"):
         bring(local, tmp_path / "judge")
     cache = tmp_path / "models--owner--name"
@@ -222,9 +227,10 @@ def test_no_link_brings_along_another_file_of_this_machine(local: Path, tmp_path
     (local / "merges.txt").unlink()
     local.rename(cache / "snapshots" / "commit")
     (cache / "blobs").mkdir()
-    weights = cache / "snapshots" / "commit" / "model.safetensors"
-    weights.rename(cache / "blobs" / "digest")
-    weights.symlink_to("../../blobs/digest")  # as the Hub's cache has it
+    for name in ("model.safetensors", "config.json"):
+        file = cache / "snapshots" / "commit" / name
+        file.rename(cache / "blobs" / f"digest of {name.split('.')[0]}")
+        file.symlink_to(f"../../blobs/digest of {name.split('.')[0]}")  # as the Hub's cache has it
     bring(cache / "snapshots" / "commit", tmp_path / "judge of a cache")
 
 

@@ -72,15 +72,19 @@ def test_learns_what_makes_an_answer_better_in_both_places(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("max_steps", "origin"),
-    [(None, "trained on 64 pairs"), (2, "trained for 2 steps of 16 pairs, from 64 pairs")],
+    ("max_steps", "steps", "origin"),
+    [(None, 5, "trained on 70 pairs"), (2, 2, "trained for 2 steps of 16 pairs, from 70 pairs")],
 )
-def test_its_origin_says_how_many_pairs_it_may_have_seen(tmp_path: Path, max_steps: int | None, origin: str) -> None:
+def test_its_origin_says_how_many_pairs_it_may_have_seen(
+    tmp_path: Path, max_steps: int | None, steps: int, origin: str
+) -> None:
+    """An epoch of 70 pairs is five steps of 16, the last one filled up from the next epoch."""
     (tmp_path / "out").mkdir()
     params = PARAMS.model_copy(update={"max_steps": max_steps})
-    asked, scratch = questions(pairs(64, 0)), tmp_path / "scratch"
+    asked, scratch = questions(pairs(70, 0)), tmp_path / "scratch"
     build(params, asked, 3, tmp_path / "out", scratch, lambda *_: None, save_steps=1000)
     assert read_json(tmp_path / "out/judge.json")["origin"] == origin
+    assert len((tmp_path / "out/metrics.jsonl").read_text().splitlines()) == steps
 
 
 def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:

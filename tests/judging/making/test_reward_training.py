@@ -104,8 +104,9 @@ def test_two_processes_train_as_one(tmp_path: Path, two_processes: Callable[[str
 
 
 def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
-    """At a learning rate of almost nothing: -log sigmoid of the difference, and the centring of the sums."""
-    still = {"max_steps": 1, "warmup_ratio": 0.0, "learning_rate": 1e-12, "batch_size": 320, "micro_batch_size": 320}
+    """At a learning rate of almost nothing: -log sigmoid of the difference, and the centring of the sums. Of 320 pairs,
+    however many of them are computed at once, and so are the rewards beside it."""
+    still = {"max_steps": 1, "warmup_ratio": 0.0, "learning_rate": 1e-12, "batch_size": 320, "micro_batch_size": 120}
     sizes = {**SIZES, "initializer_range": 0.5}
     judge = train_into(tmp_path, **still, model=sizes, center_rewards_coefficient=0.5)
     asked = questions(pairs(320, 0))
@@ -114,6 +115,12 @@ def test_the_first_loss_is_that_of_the_stated_formula(tmp_path: Path) -> None:
     loss = -torch.nn.functional.logsigmoid(rewards[:, 0] - rewards[:, 1]) + 0.5 * rewards.sum(1).square()
     row = json.loads((tmp_path / "out/metrics.jsonl").read_text())
     assert row["loss"] == pytest.approx(loss.mean().item(), rel=1e-4)
+    margins = rewards[:, 0] - rewards[:, 1]
+    expected = {"margin": margins.mean(), "accuracy": (margins > 0.0).float().mean()}
+    expected |= {"min_reward": rewards.min(), "mean_reward": rewards.mean(), "max_reward": rewards.max()}
+    assert {name: row[name] for name in expected} == pytest.approx(
+        {name: value.item() for name, value in expected.items()}, abs=1e-4
+    )
 
 
 def test_it_can_start_from_a_pretrained_language_model(tmp_path: Path) -> None:

@@ -34,14 +34,16 @@ def test_it_is_the_optimum_of_the_stated_likelihood(pairs):
     assert ours.win_rate.low < ours.win_rate.value < ours.win_rate.high and ours.win_rate.n == 300
 
 
-def test_the_interval_is_the_textbooks_for_equal_lengths():
-    """Without length differences the fit is an intercept: logit(p) ± t / sqrt(n p (1 - p)), the delta method's."""
-    wins = np.repeat([1.0, 0.0], [120, 80])
-    found = length_controlled(wins, np.full(200, 9), np.full(200, 9), np.arange(200), 0.95)
-    half = 1.972 / np.sqrt(200 * 0.6 * 0.4)
-    assert found.win_rate.value == pytest.approx(0.6, abs=1e-4) and found.slope == 0.0
+@pytest.mark.parametrize(("n", "t", "near"), [(200, 1.972, 2.5e-4), (10, 2.306, 5e-4)])
+def test_the_interval_is_the_textbooks_for_equal_lengths(n, t, near):
+    """Without length differences the fit is an intercept: logit(p) ± t / sqrt(n p (1 - p)), the delta method's, with
+    the correction n / (n - 1) of a variance between n prompts, and Student's t of n - 2 degrees of freedom."""
+    wins = np.repeat([1.0, 0.0], [n * 6 // 10, n * 4 // 10])
+    found = length_controlled(wins, np.full(n, 9), np.full(n, 9), np.arange(n), 0.95)
+    half = t * np.sqrt(n / (n - 1) / (n * 0.6 * 0.4))
+    assert found.win_rate.value == pytest.approx(0.6, abs=near) and found.slope == 0.0
     ends = expit(np.log(1.5) + np.array([-half, half]))
-    assert (found.win_rate.low, found.win_rate.high) == pytest.approx(tuple(ends), abs=1e-3)
+    assert (found.win_rate.low, found.win_rate.high) == pytest.approx(tuple(ends), abs=4 * near)
 
 
 def test_swapping_the_sides_mirrors_everything(pairs):

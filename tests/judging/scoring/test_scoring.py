@@ -79,6 +79,7 @@ def test_a_run_s_records_and_rates_by_hand() -> None:
     assert metrics["win_rate/chosen_low"] < expected / 4 < metrics["win_rate/chosen_high"]
     assert metrics["consistent_win_rate/chosen"] == expected / 4  # every decided pair is consistent here
     assert metrics["mean_judge_tokens/chosen"] == len(FACT.split())
+    assert metrics["mean_chars/chosen"] == len(FACT) and metrics["mean_chars/sft"] == (3 * len(FACT) + len(FALSE)) / 4
     assert metrics["true_win_rate/chosen"] == (1.0 + 0.0 + 0.5 + 0.0) / 4
     assert metrics["true_win_rate/sft"] == (1.0 + 0.0 + 0.5 + 0.5) / 4  # an empty and a false answer are both worth -1
     assert metrics["truth_agreement/chosen"] == pytest.approx((1.0 + (1.0 - win(float(longer))) + 1.0) / 3)
@@ -199,6 +200,7 @@ def test_policies_are_parties_and_flips_are_counted_on_what_was_judged() -> None
     rows[3] |= {"f_ab": 0.0, "f_ba": 0.0, "refused": True, "win": 0.5}
     found = by_opponent(rows, INTERVALS)
     assert found["flip_rate/sft"] == pytest.approx(2 / 3) and found["flip_rate/sft_n"] == 3
+    assert found["refused_share/sft"] == 0.25 and found["identical_share/sft"] == 0.0
     assert found["truth_kappa/sft"] == 0.0 and "label_kappa/sft" not in found
     rows[3] |= {"win": 1.0}
     assert "truth_kappa/sft" not in by_opponent(rows, INTERVALS), "both say one and the same always"
@@ -268,6 +270,8 @@ def test_cut_answers_are_also_left_out() -> None:
         sample_row(str(n), "long answer " * 9) | {"finish_reason": "length" if n < 5 else "stop"} for n in range(10)
     ]
     rows[7]["response"] = "x"
-    metrics = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(rows, rows), None), INTERVALS)
-    assert metrics["win_rate/chosen"] == 0.9 and metrics["untruncated_win_rate/chosen"] == 0.8
-    assert metrics["untruncated_win_rate/chosen_n"] == 5
+    reference = [row | {"response": "xx", "finish_reason": "length" if n > 7 else "stop"} for n, row in enumerate(rows)]
+    metrics = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(rows, reference), None), INTERVALS)
+    for opponent in ("chosen", "sft"):  # whose own answers may be cut
+        assert metrics[f"win_rate/{opponent}"] == 0.9 and metrics[f"untruncated_win_rate/{opponent}"] == 0.8
+        assert metrics[f"untruncated_win_rate/{opponent}_n"] == 5

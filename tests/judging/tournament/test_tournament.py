@@ -18,7 +18,7 @@ from epsilon_dpo.judging.tournament.tournament import (
     run_against_run,
     table,
 )
-from epsilon_dpo.pipeline.stage.files import read_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 
 
 class LengthJudge:
@@ -27,6 +27,19 @@ class LengthJudge:
     def compare(self, questions: list[Question]) -> list[Verdict]:
         margins = [len(question.a) - len(question.b) for question in questions]
         return [Verdict(float(margin), -float(margin), 1, 1) for margin in margins]
+
+
+class Paid(LengthJudge):
+    """The same, which counts what it is asked."""
+
+    asked = 0
+
+    def compare(self, questions: list[Question]) -> list[Verdict]:
+        self.asked += len(questions)
+        return super().compare(questions)
+
+    def usage(self) -> dict[str, float]:
+        return {"judge_questions": float(self.asked)}
 
 
 def samples(lengths: list[int]) -> list[dict[str, Any]]:
@@ -71,26 +84,7 @@ def test_the_scale_orders_the_players_by_their_games() -> None:
 def test_judge_and_truth_rank_apart_and_what_judging_cost_is_written_beside(tmp_path: Path) -> None:
     """The longer answer is better by the judge, the shorter one by the truth: of 8 games each a, b and c win 7, 2 and 3
     by the one, and 1, 6 and 5 by the other."""
-
-    class Paid(LengthJudge):
-        asked = 0
-
-        def compare(self, questions: list[Question]) -> list[Verdict]:
-            self.asked += len(questions)
-            return super().compare(questions)
-
-        def usage(self) -> dict[str, float]:
-            return {"judge_questions": float(self.asked)}
-
-    of_runs = [f"{stage}/{name}" for stage in ("sample", "score") for name in RUNS]
-    for folder in ("reference", "controls", "out", *of_runs):
-        (tmp_path / folder).mkdir(parents=True)
-    rows = {name: [row | {"prompt_id": prompt_id(row["prompt"])} for row in of] for name, of in RUNS.items()}
-    write_jsonl(tmp_path / "reference/samples.jsonl", rows["a"])
-    write_jsonl(tmp_path / "controls/records.jsonl", [])
-    for name, of in rows.items():
-        write_jsonl(tmp_path / f"sample/{name}/samples.jsonl", of)
-        write_jsonl(tmp_path / f"score/{name}/records.jsonl", [])
+    outputs(tmp_path, {name: [] for name in RUNS}, [])
     tables, prompts = play(
         Paid(),  # type: ignore[arg-type]
         lambda _, answer: -float(len(answer)),
@@ -104,6 +98,52 @@ def test_judge_and_truth_rank_apart_and_what_judging_cost_is_written_beside(tmp_
     assert prompts == 4 and order == {"win": ["a", "c", "b"], "true_win": ["b", "c", "a"]}
     assert read_json(tmp_path / "out/ranking.json") == tables
     assert read_json(tmp_path / "out/usage.json") == {"judge_questions": 12.0}
+
+
+def test_the_games_of_all_stages_count_on_the_first_prompts_alone(tmp_path: Path) -> None:
+    """Two runs on two of four prompts: of each prompt the one game that is judged here, each run's against SFT and the
+    chosen answer from stage score, and SFT's against the chosen answer from stage controls."""
+
+    def game(answer: str, opponent: str, prompt: str, win: float) -> dict[str, Any]:
+        return {"answer": answer, "opponent": opponent, "prompt_id": prompt, "win": win}
+
+    prompts = [prompt_id(row["prompt"]) for row in RUNS["a"]]
+    scored = {
+        name: [game("run", opponent, prompt, win) for opponent, win in against.items() for prompt in prompts]
+        for name, against in (("a", {"sft": 1.0, "chosen": 0.5}), ("b", {"sft": 0.0, "chosen": 1.0}))
+    }
+    controls = (("sft", "chosen"), ("chosen", "rejected"))
+    outputs(tmp_path, scored, [game(one, other, prompt, 1.0) for one, other in controls for prompt in prompts])
+    judge, intervals = Paid(), Intervals(0.95, 17)
+    tables, played = play(judge, None, list(scored), tmp_path, 2, intervals, tmp_path / "out")  # type: ignore[arg-type]
+    assert played == judge.asked == len(read_jsonl(tmp_path / "out/records.jsonl")) == 2
+    games = [
+        game(one, other, prompt, win)
+        for prompt in sorted(prompts)[:2]
+        for one, other, win in (
+            ("a", "b", float(prompt != prompts[3])), ("a", "sft", 1.0), ("a", "chosen", 0.5), ("b", "sft", 0.0),
+            ("b", "chosen", 1.0), ("sft", "chosen", 1.0),
+        )
+    ]  # fmt: skip
+    assert tables == {"win": table(games, "win", 0.95, 17)}
+    assert {row["policy"] for row in tables["win"]} == {"a", "b", "sft", "chosen"}
+
+
+def outputs(folder: Path, scored: dict[str, list[dict[str, Any]]], controls: list[dict[str, Any]]) -> None:
+    """What the stages before it have written of these runs, by their records of stage score."""
+    for place in (
+        "reference",
+        "controls",
+        "out",
+        *(f"{stage}/{run}" for stage in ("sample", "score") for run in scored),
+    ):
+        (folder / place).mkdir(parents=True)
+    rows = {run: [row | {"prompt_id": prompt_id(row["prompt"])} for row in RUNS[run]] for run in scored}
+    write_jsonl(folder / "reference/samples.jsonl", rows["a"])
+    write_jsonl(folder / "controls/records.jsonl", controls)
+    for run, records in scored.items():
+        write_jsonl(folder / f"sample/{run}/samples.jsonl", rows[run])
+        write_jsonl(folder / f"score/{run}/records.jsonl", records)
 
 
 def test_only_games_between_players_count() -> None:

@@ -158,6 +158,10 @@ def forgets_bos(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(OWN_TEMPLATE.replace("{{ bos_token }}", ""))
 
 
+def writes_bos_twice(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}" + OWN_TEMPLATE)
+
+
 def no_end(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(OWN_TEMPLATE.replace("m.content", "m.content|upper"))
 
@@ -214,6 +218,7 @@ def pad_without_embedding(folder: Path) -> None:
             "base.bos to prepend.",
         ),
         (None, {"bos": "prepend"}, "it writes 2 BOS tokens (<bos>); set base.bos to template."),
+        (writes_bos_twice, {}, "it writes 2 BOS tokens (<bos>); fix chat_template.jinja in a local copy of the model"),
         (
             lambda folder: edit(folder / "tokenizer_config.json", bos_token=None),
             {"bos": "prepend"},
@@ -228,6 +233,8 @@ def pad_without_embedding(folder: Path) -> None:
         (pad_without_embedding, {}, "there is none for '[PAD]'"),
         (None, {"stop_token": "<|im_end|>"}, "base.stop_token = '<|im_end|>' does not fit"),
         (None, {"stop_token": "Hello there"}, "is not one token of the vocabulary"),
+        (None, {"stop_token": " "}, "' ' is not one token of the vocabulary"),  # which is written "▁" there
+        (None, {"stop_token": "<0x41>"}, "'<0x41>' is not one token of the vocabulary"),  # no text becomes this one
     ],
 )
 def test_a_wrong_folder_is_one_sentence(folder: Path, spoil: Any, changes: dict[str, Any], sentence: str) -> None:

@@ -131,6 +131,19 @@ def test_attention_that_ignores_the_mask_or_the_positions_is_refused(monkeypatch
         check_shared_prompt(made(*CONFIGS["llama-sdpa"]), PAIRS[2])
 
 
+def test_too_little_memory_is_no_fault_of_the_architecture(monkeypatch):
+    """The sentence would have share_prompt set to false, which takes more memory."""
+
+    def full(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pair_logps, "_answers_logps", full)
+    model = made(*CONFIGS["llama-sdpa"]).train()
+    with pytest.raises(torch.OutOfMemoryError):
+        check_shared_prompt(model, PAIRS[2])
+    assert model.training
+
+
 def test_what_autocast_rounds_is_no_difference(monkeypatch):
     """Under FSDP with align.bf16 the forward pass is in bfloat16 from the start, though the weights are float32.
 

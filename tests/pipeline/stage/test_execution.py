@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from untracked import Untracked, run_untracked
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage import fingerprint as fingerprint_module
@@ -92,6 +94,35 @@ def test_a_user_error_is_one_line_and_leaves_nothing(project: Path) -> None:
         raise UserError("data/rows.jsonl is empty; fetch it again.")
     assert end.value.code == "ERROR in stage demo@a: data/rows.jsonl is empty; fetch it again."
     assert list((project / "out").rglob("*")) == [project / "out/demo"]
+
+
+class Told(Untracked):
+    """In the place of the MLflow run: the folders whose small files would become its artifacts."""
+
+    folders: list[Path]
+
+    def __init__(self, *opening: Any) -> None:
+        Told.folders = opening[4]
+
+
+def test_metrics_that_lie_apart_are_published_and_tracked_with_the_output_or_not_at_all(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a training, whose weights lie in the other folder."""
+    both = '["out/demo/${key}", "out/demo/metrics/${key}"]'
+    (project / "dvc.yaml").write_text(DVC_YAML.replace('["out/demo/${key}"]', both))
+    run_untracked(monkeypatch, Told)
+    with run_stage("demo", "a") as stage:
+        (stage.out / "model").write_text("1")
+        (stage.metrics / "losses").write_text("2")
+    assert Told.folders == [Path("out/demo/a"), Path("out/demo/metrics/a")]
+    published = [project / "out/demo/a/model", project / "out/demo/metrics/a/losses"]
+    assert [file for file in sorted((project / "out").rglob("*")) if file.is_file()] == published
+    with pytest.raises(SystemExit, match=r"the loss is infinite\.$"), run_stage("demo", "b") as stage:
+        (stage.out / "model").write_text("1")
+        (stage.metrics / "losses").write_text("2")
+        raise UserError("the loss is infinite.")
+    assert [file for file in sorted((project / "out").rglob("*")) if file.is_file()] == published
 
 
 def test_a_crash_keeps_the_traceback_and_the_scratch_folder(project: Path) -> None:
@@ -294,6 +325,28 @@ def test_what_dvc_ignores_changes_no_inputs(project: Path) -> None:
     assert digest(project / "data") == before
     (project / "data/more.jsonl").write_text("{}")
     assert digest(project / "data") != before
+
+
+def test_in_a_folder_with_rules_of_its_own_those_of_the_project_hold_too(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in external/, whose stages depend on code beside that folder; a project of DVC's within has its own alone."""
+    for name in ("", "external", "data/own"):
+        (project / name).mkdir(parents=True, exist_ok=True)
+    for name in (".dvcignore", "external/.dvcignore"):
+        (project / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.chdir(project / "external")
+    before = digest(Path("../data"))
+    for name in (".rows.jsonl.swp", "rows.jsonl~"):
+        (project / "data" / name).write_text("left over")
+    assert digest(Path("../data")) == before
+    (project / "data/more.jsonl").write_text("{}")
+    assert digest(Path("../data")) != before
+    (project / "data/own/.dvc").mkdir()
+    monkeypatch.chdir(project / "data/own")
+    before = digest(Path())
+    Path("rows.jsonl~").write_text("no rule here says that it is left over")
+    assert digest(Path()) != before
 
 
 def test_ctrl_c_while_a_stage_imports_is_one_line() -> None:

@@ -1,5 +1,6 @@
 """Workers of DVC's queue share one environment, so each stage takes GPUs that no other has."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -90,6 +91,38 @@ def test_who_waits_for_a_gpu_says_for_whose(
     monkeypatch.setattr("time.sleep", lambda _: next(rounds)())
     gpus.take_free_gpus(1)
     assert capsys.readouterr().err == f"waits for 1 of 1 GPUs; held: gpu-3 by pid {holder.pid}\n"
+
+
+def test_who_waits_for_two_gpus_keeps_neither_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stages that each held one of two would wait for each other for ever."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_EXP_NAME", "b")
+    monkeypatch.setenv(gpus.VISIBLE, "3,5")
+    monkeypatch.setenv(gpus.TAKEN, "1")  # removed in the end
+    monkeypatch.delenv(gpus.TAKEN)
+    with subprocess.Popen([sys.executable, "-c", HOLDING], stdin=-1, stdout=-1, text=True) as holder:
+        assert taken(holder) == "holds"
+
+        def free_the_other() -> None:
+            with (tmp_path / "scratch/locks/gpu-5.lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is held
+            holder.communicate()
+
+        rounds = iter([free_the_other])
+        monkeypatch.setattr("time.sleep", lambda _: next(rounds)())
+        gpus.take_free_gpus(2)
+    assert os.environ[gpus.VISIBLE] == "3,5"
+
+
+def test_a_part_of_a_gpu_is_taken_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has slashes in it: GPU, GPU instance, compute instance."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_EXP_NAME", "a")
+    monkeypatch.setenv(gpus.VISIBLE, "MIG-GPU-7/1/0,MIG-GPU-7/2/0")
+    monkeypatch.setenv(gpus.TAKEN, "1")  # removed in the end
+    monkeypatch.delenv(gpus.TAKEN)
+    gpus.take_free_gpus(1)
+    assert os.environ[gpus.VISIBLE] == "MIG-GPU-7/1/0"
 
 
 @pytest.mark.parametrize("none", ["-1", "NoDevFiles"])
@@ -225,6 +258,37 @@ def test_each_machine_of_a_launcher_starts_its_share_of_the_processes(monkeypatc
     file = Path(__file__).parents[3] / "launchers/multi-node.yaml"
     monkeypatch.setenv(gpus.LAUNCHER, str(file))
     assert launcher() == Launcher(file, processes=8, here=4, sharded=True, port=29500)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "sentence"),
+    [
+        (
+            "num_machines: 1",
+            "gradient_accumulation_steps: 2",
+            "gradient_accumulation_steps is 2, which no launcher may",
+        ),
+        ("num_machines: 1", "downcast_bf16: true", "downcast_bf16 is True, which no launcher may decide"),
+        ("num_machines: 1", "dynamo_config: {dynamo_backend: INDUCTOR}", "dynamo_config is {'dynamo_backend': 'INDUCT"),
+        (
+            "distributed_type: MULTI_GPU",
+            "distributed_type: 'NO'",
+            "num_processes is 4 on num_machines 1 with distributed",
+        ),
+        ("num_processes: 4", "num_processes: true", "num_processes is True on num_machines 1"),
+    ],
+)
+def test_what_a_launcher_may_not_decide_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, instead: str, sentence: str
+) -> None:
+    """accelerate would do it in silence: two steps in one, fewer bits, other kernels, trainings that share nothing."""
+    text = (Path(__file__).parents[3] / "launchers/ddp.yaml").read_text("utf-8")
+    assert line in text
+    (tmp_path / "own.yaml").write_text(text.replace(line, instead), "utf-8")
+    monkeypatch.setenv(gpus.LAUNCHER, str(tmp_path / "own.yaml"))
+    with pytest.raises(UserError) as refused:
+        launcher()
+    assert f"own.yaml: {sentence}" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,11 @@ def made(tmp_path: Path) -> Any:
         under: str = "",
         facts: Any = None,
         truth: bool = False,
+        base: Any = None,
         **stated: str,
     ) -> ModelCard:
         origin = {
-            "base": {"source": "pretrained", "path": "owner/base", "revision": BASE},
+            "base": base or {"source": "pretrained", "path": "owner/base", "revision": BASE},
             "data": {"params": fetch or {"source": "hh", "repo": "owner/data", "revision": REVISION}},
             "parents": [{"stage": "sft"}, {"stage": "align@mine"}],
         }
@@ -118,6 +119,14 @@ def test_no_licence_is_made_up(made: Any) -> None:
     assert "- This policy: nobody has stated one\n" in found.text
     assert "- Data owner/data: see its page on the Hub\n" in found.text
     assert "- Data: not recorded\n" in made(fetch={"source": "dataset", "path": "data/x", "revision": None}).text
+
+
+def test_a_base_model_of_this_machine_is_no_repository_of_the_hub(made: Any) -> None:
+    """The Hub would link to whoever has that name there, and a path tells who trained where."""
+    found = made(base={"source": "pretrained", "path": "/home/me/gemma", "revision": None}, model="mit")
+    assert found.data.base_model is None and "/home/me" not in found.content
+    assert "of a reference that began as gemma. Made by epsilon-dpo" in found.text
+    assert "- Base model, a local folder: not recorded\n" in found.text
 
 
 def test_an_adapter_is_published_merged(made: Any, tmp_path: Path) -> None:

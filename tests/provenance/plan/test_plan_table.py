@@ -96,7 +96,11 @@ def test_a_group_is_named_only_if_all_of_it_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e6, "2.5 MB"), (5.2e9, "5.2 GB")]
+    ("value", "text"),
+    [
+        *[(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e6, "2.5 MB"), (5.2e9, "5.2 GB"), (1.64e12, "1.64 TB")],
+        *[(999_499, "999 kB"), (999_500, "1 MB"), (999_700_000, "1 GB")],  # and not 1e+03 of the smaller unit
+    ],
 )
 def test_sizes(value: float, text: str) -> None:
     assert size_text(value) == text

@@ -166,6 +166,16 @@ def test_a_digest_counts_beside_what_it_is_of_and_not_alone(compare: Compare) ->
     assert verdict([], 0) == BIT_EQUAL
 
 
+def test_one_file_that_is_more_than_rounding_makes_a_stage_different(compare: Compare) -> None:
+    """Beside weights that are within the tolerance: answers that are others, or a digest that is none any more."""
+    weights = compare("model.safetensors", {"w": torch.tensor([1.0])}, {"w": torch.tensor([1.0 + 2**-23])})
+    answers = compare("samples.jsonl", [{"id": "a/0", "text": "Bees."}], [{"id": "a/0", "text": "Ants."}])
+    gone = compare("metrics.json", {"policy_sha256": SHA}, {"policy_sha256": "unknown"})
+    assert verdict([weights], 0) == WITHIN
+    for other in (answers, gone):
+        assert verdict([weights, other], 10**6) == verdict([other, weights], 10**6) == DIFFERENT
+
+
 def test_the_tolerance_is_of_float32_and_grows_as_a_random_walk(compare: Compare, tmp_path: Path) -> None:
     assert tolerance(0) == 2.0**-18
     assert tolerance(99) == pytest.approx(10 * 2.0**-18)

@@ -23,3 +23,14 @@ MD5 = "0123456789abcdef0123456789abcdef"
 def test_paths_are_from_the_root_of_the_project(folder: str, path: str, from_root: str) -> None:
     text = f"stages:\n  a:\n    deps:\n    - path: {path}\n      md5: {MD5}\n"
     assert Lock(text, PurePosixPath(folder)).stages["a"].deps == {from_root: MD5}
+
+
+def test_a_run_is_no_parent_of_one_whose_name_begins_as_its_own() -> None:
+    text = "stages:\n" + "".join(
+        f"  align@{run}:\n    outs:\n    - path: out/align/{run}\n      md5: {MD5}\n"
+        f"  kl@{run}:\n    deps:\n    - path: out/align/{run}/model\n      md5: {MD5}\n"
+        for run in ("dpo", "dpo_long")
+    )
+    lock = Lock(text, PurePosixPath())
+    assert lock.parents("kl@dpo") == ["align@dpo"]
+    assert lock.parents("kl@dpo_long") == ["align@dpo_long"]

@@ -72,7 +72,12 @@ def test_the_figures_of_a_small_comparison_can_be_read(
     assert list(drawn) == ["pareto.png", "dynamics.png", "margins.png"]
     for figure in drawn.values():
         assert_readable(figure)
-    agreement = drawn["margins.png"].axes[2]
+    implicit, raw, agreement = drawn["margins.png"].axes
+    found = [[bars.lines[0].get_xdata()[0] for bars in panel.containers] for panel in (implicit, raw)]
+    assert found[1] == pytest.approx([3.0, -1 / 6] * 3)  # of the decreasing and the increasing pairs under each run
+    assert found[0] == pytest.approx([0.1 * 3.0, -0.1 / 6, 0.5 * 3.0, -0.5 / 6, 0.1 * 3.0, -0.1 / 6])
+    against = drawn["dynamics.png"].axes[2]  # win rate (y) against KL (x): of the snapshot, then of the final policy
+    assert against.lines[0].get_xydata() == pytest.approx(np.array([[2.15, 0.25], [4.15, 0.625]]))
     assert agreement.get_xlim()[1] == 1.0
     shown = {(round(line.get_xdata()[0], 3), line.get_markerfacecolor() == "white") for line in agreement.lines}
     # Hollow, the sign of h alone: right for the decreasing pairs and for a third of the increasing ones. The sign to

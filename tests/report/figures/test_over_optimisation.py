@@ -28,13 +28,15 @@ def scored(out: Path) -> Path:
     controls = [record(prompt, "chosen", answer) for prompt, answers in REFERENCE.items() for answer in answers]
     write_jsonl(out / "controls/records.jsonl", controls)
     for place in ("dpo_01", "dpo_05", "mine", "mine/snapshots/000002"):
-        own = [record(f"p{i}", "sft", (5.0 + i, -1.0), REFERENCE[f"p{i}"][0]) for i in range(2)]
+        early = "snapshots" in place  # it has moved half as far, scores 2 less, and is better by 2
+        own = [
+            record(f"p{i}", "sft", (5.0 + i - 2 * early, 2.0 * early - 1.0), REFERENCE[f"p{i}"][0]) for i in range(2)
+        ]
         chosen = [{"prompt_id": f"p{i}", "opponent": "chosen", "win": 1.0} for i in range(4)]
         write_jsonl(out / "score" / place / "records.jsonl", own + chosen)
         kl = read_json(out / "kl" / place / "metrics.json")
-        write_json(
-            out / "kl" / place / "metrics.json", kl | {f"kl_rev_rb{end}": 2.0 for end in ("", "_low", "_high", "_n")}
-        )
+        reverse = dict.fromkeys((f"kl_rev_rb{end}" for end in ("", "_low", "_high", "_n")), 1.0 if early else 2.0)
+        write_json(out / "kl" / place / "metrics.json", kl | reverse)
     return out
 
 
@@ -46,8 +48,10 @@ def test_policies_stand_above_the_reference_s_answers_to_the_same_prompts(scored
         for run, place in (("dpo_01", "."), ("mine", "snapshots/000002"), ("mine", "."))
         for scorer in ("judge", "true reward")
     ]
-    assert {row["scorer"]: row["reward"] for row in own} == pytest.approx({"judge": 5.25, "true reward": -1.5})
-    assert all(row["kl"] == 2.0 and row["n"] == 2 for row in own)
+    for row in own:
+        early = row["place"] != "."
+        reward = {"judge": 5.25 - 2 * early, "true reward": -1.5 + 2 * early}[row["scorer"]]
+        assert (row["reward"], row["kl"], row["n"]) == (pytest.approx(reward), 1.0 if early else 2.0, 2)
 
 
 @pytest.mark.parametrize("n", [2, 4])

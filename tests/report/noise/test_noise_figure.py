@@ -84,6 +84,7 @@ def test_the_same_summaries_give_the_same_bytes(tmp_path: Path) -> None:
         assert len(content) > 100 and (tmp_path / "other" / name).read_bytes() == content
 
 
+LEVEL = {"source": "synthetic", "flip_rate": 0.1, "labels_flipped": 0.1}
 OTHER_RUNS = {name: {"config": CONFIGS["dpo"] | {"beta": 0.1}, **policy(0.5)} for name in CONFIGS}
 
 
@@ -94,6 +95,8 @@ OTHER_RUNS = {name: {"config": CONFIGS["dpo"] | {"beta": 0.1}, **policy(0.5)} fo
         ({"data_sha256": {"eval.jsonl": "other"}}, "differ in their evaluation pairs"),
         ({"n": 128}, "differ in the prompts that were answered"),
         ({"confidence": 0.9}, "differ in the confidence of their intervals"),
+        ({"dataset": LEVEL | {"rows": 40}}, "differ in the number of their pairs or their seed"),
+        ({"dataset": LEVEL | {"seed": 18}}, "differ in the number of their pairs or their seed"),
         ({"dataset": {"source": "synthetic"}}, "is of data whose noise is not known; set fetch.annotators"),
         ({"dataset": {"flip_rate": 0.0, "labels_flipped": 0.0}}, "are of the same level of noise, 0; leave out one"),
     ],

@@ -35,6 +35,21 @@ def test_an_answer_has_its_own_verdict_and_reward(
     ]
 
 
+def test_an_answer_that_was_cut_says_so(outputs: Callable[..., Path], runs: dict[str, dict[str, Any]]) -> None:
+    """The run's to the first prompt, SFT's to the second."""
+    out = outputs(truth=False, dpo=[1.0, 0.0])
+    for folder, number in (("sample/dpo", 0), ("reference", 1)):
+        rows = read_jsonl(out / folder / "samples.jsonl")
+        rows[number]["finish_reason"] = "length"
+        write_jsonl(out / folder / "samples.jsonl", rows)
+    shown = examples(read_results(out, {"dpo": runs["dpo"]}), 2)
+    cut = "cut at max_new_tokens"
+    assert [[answer["notes"] for answer in example["answers"]] for example in shown] == [
+        [[], [], ["beats chosen, loses to sft", cut]],
+        [[], [cut], ["loses to chosen, beats sft"]],
+    ]
+
+
 def test_a_refusal_is_no_tie(outputs: Callable[..., Path], runs: dict[str, dict[str, Any]]) -> None:
     """Its record holds a half, as that of a tie."""
     out = outputs(dpo=[0.5], mine=[0.5])

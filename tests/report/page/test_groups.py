@@ -167,22 +167,43 @@ def test_methods_whose_seeds_disagree_are_not(outputs: Callable[..., Path]) -> N
 
 
 def test_the_page_shows_methods_and_what_they_rest_on(outputs: Callable[..., Path], tmp_path: Path) -> None:
+    """Both seeds of dpo win three of four prompts by the judge and one by the truth; ipo's win three and two by both.
+
+    Of four rates, three 1 and one 0 or the other way round, the variance is (3/16 + 9/16) / 3 = 1/4, the standard error
+    of their mean 1/4: both seeds win the same prompts.
+    """
     wins = {name: [1.0, 0.0, 1.0, 1.0] for name in TWO_EACH} | {"ipo_18": [1.0, 1.0, 0.0, 0.0]}
+    true = {name: [1.0, 0.0, 0.0, 0.0] for name in ("dpo", "dpo_18")}
     to = tmp_path / "report"
     to.mkdir()
-    write_report(read_results(outputs(**wins), TWO_EACH), 0, to)
+    write_report(read_results(outputs(true=true, **wins), TWO_EACH), 0, to)
     page = " ".join((to / "report.html").read_text("utf-8").split())
     section = page.split(">Over several seeds</a></h2>")[1].split("<h2 ")[0]
     assert '<th scope="row">dpo<small>dpo dpo_18</small></th>' in section and "1 pair of methods" in section
     row = section.split("<small>dpo dpo_18</small></th>")[1].split("</tr>")[0]
-    assert re.findall(r"([\d.]+) %<small>", row) == ["75.0", "25.0"] * 2, "over chosen and SFT, by judge and truth"
+    rates = ["75.0", "25.0", "25.0", "75.0"]
+    assert re.findall(r"([\d.]+) %<small>", row) == rates, "over chosen and SFT, by judge and truth"
+    parts = section.split('<th scope="row">dpo, 2 seeds</th>')[1:]
+    means = [re.match(r'<td>([a-z ]+)</td><td class="n">([\d.]+) %</td><td class="n">([\d.]+)</td>', p) for p in parts]
+    assert [found and found.groups() for found in means] == [("judge", "75.0", "25.0"), ("true reward", "25.0", "25.0")]
     assert section.count("% together") == 4  # two methods by judge and truth
     assert "</code> above 1." in section  # one answer
     with (to / "variance.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     shares = [float(row["share"]) for row in rows if (row["group"], row["opponent"]) == ("ipo", "chosen")]
     assert len(rows) == 2 * 2 * (3 + 2) and sum(shares) == pytest.approx(2.0)
-    assert {path.name for path in to.glob("*.csv")} >= {"groups.csv", "method_comparisons.csv"}
+    with (to / "method_comparisons.csv").open(encoding="utf-8") as file:
+        found = {(row["opponent"], row["scorer"]): float(row["difference"]) for row in csv.DictReader(file)}
+    by_judge, by_truth = 0.75 - 0.625, 0.25 - 0.625  # over the chosen answers
+    assert found == pytest.approx(
+        {
+            ("chosen", "judge"): by_judge,
+            ("chosen", "true reward"): by_truth,
+            ("sft", "judge"): -by_judge,
+            ("sft", "true reward"): -by_truth,
+        }
+    )
+    assert (to / "groups.csv").is_file()
 
 
 def test_what_is_said_of_methods_holds_for_all_pairs_together(outputs: Callable[..., Path]) -> None:

@@ -81,14 +81,34 @@ def test_the_tables_hold_the_stages_values(outputs: Callable[..., Path], runs: R
 def test_every_rate_of_the_headline_stands_below_its_heading(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:
-    """dpo wins 4.5 of 8 over the chosen answers by the judge and 6 of 8 by the truth, and the rest over SFT."""
+    """dpo wins 4.5 of 8 over the chosen answers by the judge and 6 of 8 by the truth, and the rest over SFT. SFT wins
+    4 and 5 of 8 over the chosen answers."""
     out = outputs(dpo=[1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0], mine=[1.0] * 8, true={"dpo": [1.0] * 6 + [0.0] * 2})
+    true = {"": 0.625, "_low": 0.25, "_high": 0.875}
+    controls = read_json(out / "controls/metrics.json")
+    controls |= {f"true_win_rate/sft_vs_chosen{end}": x for end, x in true.items()}
+    write_json(out / "controls/metrics.json", controls)
     page = " ".join(written(out, runs, tmp_path / "report").split())
     table = page.split("<caption>Every policy</caption>")[1].split("</table>")[0]
     headings = [("true", "chosen"), ("true", "SFT"), ("judged", "chosen"), ("judged", "SFT")]
     assert re.findall(r"(true|judged) win rate<br>vs (\w+)</th>", table) == headings
     row = table.split('<th scope="row">dpo</th>')[1].split("</tr>")[0]
     assert re.findall(r"([\d.]+) %<small>", row) == ["75.0", "25.0", "56.2", "43.8"]
+    row = table.split('<th scope="row">sft</th>')[1].split("</tr>")[0]
+    assert re.findall(r"([\d.]+) %<small>([\d.]+) to", row)[0] == ("62.5", "25.0")
+    assert re.findall(r"([\d.]+) %<small>", row) == ["62.5", "50.0"]
+
+
+def test_the_differences_that_decide_are_bold_and_no_others(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """By the judge mine wins 19 of 20 prompts more over the chosen answers, and so dpo over SFT; by the truth none."""
+    tied = {name: [0.5] * 20 for name in runs}
+    out = outputs(dpo=[0.0] * 20, mine=[1.0] * 19 + [0.0], true=tied)
+    page = " ".join(written(out, runs, tmp_path / "report").split())
+    table = page.split('<th scope="row">dpo − mine</th>')[1].split("</tr>")[0]
+    cells = re.findall(r'<td class="n">(.*?)<small>', table)
+    assert cells == ["<strong>−95.0</strong>", "+0.0", "<strong>+95.0</strong>", "+0.0"]
 
 
 def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
@@ -112,7 +132,8 @@ def test_a_training_of_less_than_an_epoch_is_not_one_on_all_pairs(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:
     out = outputs()
-    for epochs, said in ((0.2408, "SFT model, on 0.24 epochs of 40 preference"), (1.0, "SFT model, on 40 preference")):
+    all_pairs = "SFT model, on 40 preference"  # also where the last few made no whole step
+    for epochs, said in ((0.2408, "SFT model, on 0.24 epochs of 40 preference"), (0.9961, all_pairs), (1.0, all_pairs)):
         for name in runs:
             file = out / f"align/metrics/{name}/metrics.json"
             write_json(file, read_json(file) | {"train_epoch": epochs})

@@ -40,10 +40,11 @@ def test_four_prompts_are_no_verdict(outputs: Callable[..., Path], runs: Runs) -
 
 
 def test_what_the_test_tells_apart_is_said_with_its_size(outputs: Callable[..., Path], runs: Runs) -> None:
-    """19 of 20 prompts differ, all one way: p = 2 / 2^19."""
+    """19 of 20 prompts differ, all one way: p = 2 / 2^19. With two more, one of each way, the mean is 19 / 22 = .8636
+    with a standard error of sqrt((21 / 22 - .8636²) / 22) = .0974, 2.093 of which are .2038."""
     compared, sentences = said(outputs(dpo=[0.0] * 20, mine=[1.0] * 19 + [0.0]), runs)
     assert compared[0]["p"] == pytest.approx(2.0 / 2**19)
-    assert "mine is ahead of dpo by 95.0 points (" in sentences[-1]
+    assert "mine is ahead of dpo by 95.0 points (66.0 to 100.0)" in sentences[-1]
     assert not any("cannot be told" in sentence for sentence in sentences)
 
 

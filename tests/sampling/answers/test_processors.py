@@ -113,8 +113,10 @@ def test_what_vllm_does_in_another_order_is_refused() -> None:
     settings |= {"backend": "vllm", "stop": {"tokens": [], "strings": []}}
     for cuts in ({"min_p": 0.1}, {"top_p": 0.9, "top_k": 5}):
         assert Sampler(**settings, logits=NEUTRAL | cuts)
-    with pytest.raises(ValidationError, match="vLLM applies min_p before"):
-        Sampler(**settings, logits=NEUTRAL | {"min_p": 0.1, "top_p": 0.9})
+    for other in ({"top_p": 0.9}, {"top_k": 5}):
+        with pytest.raises(ValidationError, match="vLLM applies min_p before"):
+            Sampler(**settings, logits=NEUTRAL | {"min_p": 0.1} | other)
+        assert Sampler(**settings | {"backend": "transformers"}, logits=NEUTRAL | {"min_p": 0.1} | other)
 
 
 def test_a_temperature_that_vllm_would_change_is_refused() -> None:

@@ -283,7 +283,9 @@ SHAPED = """
             assert (one.top_p, one.top_k, one.min_p, one.repetition_penalty) == (0.9, 5, 0.0, 1.2), vars(one)
             assert (one.stop_token_ids, one.stop, one.detokenize) == ([2, 12], ["w3 w4"], True), vars(one)
         ended = [((8,), None), ((8, 2), None), ((8,), 12), ((8, 12), 12), ((8, 9), "w3 w4")]
-        return [Some(outputs=[Some(token_ids=ids, finish_reason="stop", stop_reason=why)]) for ids, why in ended]
+        found = [Some(token_ids=ids, finish_reason="stop", stop_reason=why) for ids, why in ended]
+        cut = Some(token_ids=(10, 11), finish_reason="length", stop_reason=None)
+        return [Some(outputs=[one]) for one in [*found, cut]]
 """
 
 
@@ -311,10 +313,11 @@ def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monk
     (tmp_path / "vllm.py").write_text("".join(lines[:place]) + SHAPED, "utf-8")
     logits = {"top_p": 0.9, "top_k": 5, "min_p": None, "repetition_penalty": 1.2}
     shaped = params(backend="vllm", logits=logits, stop={"tokens": ["w7"], "strings": ["w3 w4"]})
-    found = answer(policy, rows(5), shaped, 5, 1, "policy")
-    # Once, whether it is given among the ids or not.
-    assert [one["response_ids"] for one in found] == [[8, 2], [8, 2], [8, 12], [8, 12], [8, 9]]
-    assert [one["response"] for one in found] == ["w3", "w3", "w3", "w3", ""]
+    found = answer(policy, rows(6), shaped, 5, 1, "policy")
+    # Once, whether it is given among the ids or not; an answer that its length cut has none.
+    assert [one["response_ids"] for one in found] == [[8, 2], [8, 2], [8, 12], [8, 12], [8, 9], [10, 11]]
+    assert [one["response"] for one in found] == ["w3", "w3", "w3", "w3", "", "w5 w6"]
+    assert [one["finish_reason"] for one in found] == ["stop"] * 5 + ["length"]
     (tmp_path / "vllm.py").write_text("raise SystemExit(3)", "utf-8")
     with pytest.raises(UserError, match="exit status 3 and 0 of 3 answers"):
         answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")

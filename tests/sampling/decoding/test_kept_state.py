@@ -90,6 +90,17 @@ def test_a_killed_sampling_goes_on_where_it_was(
     assert asked.count == 0  # it was complete
 
 
+def test_a_complete_sampling_is_kept_however_short_it_was(
+    models: dict[str, Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that is killed while it samples its run's next policy does not sample this one again."""
+    monkeypatch.undo()  # the first state under way would be due after 5 s
+    asked = models["llama"]
+    expected = run(asked, False, tmp_path)
+    assert asked.count > 30
+    assert list(run(asked, False, tmp_path).items()) == list(expected.items()) and asked.count == 0
+
+
 def test_many_kills_and_a_state_to_the_last_bit(models: dict[str, Asked], tmp_path: Path) -> None:
     """Logits after a resume are those without: the noise added to them is compared bit by bit."""
     asked = models["gemma"]

@@ -56,6 +56,7 @@ def test_a_string_ends_an_answer_as_soon_as_it_is_complete(tokenizer: PreTrained
 def test_a_token_that_goes_on_after_the_string_still_ends_it(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.tokenize("many") == ["m", "any"]
     assert stopped(tokenizer, "a many b", "man") == ("a", " b")
+    assert stopped(tokenizer, "a many b", "any", "man") == ("a", " b")  # one token completes both: the first place
     assert stopped(tokenizer, "a m<other>any b", "many") == ("a", " b")  # a special token is no text
 
 

@@ -9,7 +9,7 @@ from epsilon_dpo.analysis.monotonicity import decisions as monotonicity
 from epsilon_dpo.analysis.monotonicity.params import Monotonicity
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.logps.head import add_logps_head
-from epsilon_dpo.training.alignment.pair_data import PairCollator
+from epsilon_dpo.training.alignment.pair_data import PairCollator, PairData
 from epsilon_dpo.training.alignment.pair_logps import PairLogps
 from epsilon_dpo.training.alignment.reference_model import SeparateModel
 
@@ -87,6 +87,34 @@ def test_margins_ahead_of_a_step_are_those_of_its_loss(models, pairs):
     chosen, rejected = scored(models, pairs, EPSILON_DPO)
     ahead = scorer_of(models, EPSILON_DPO).looked_at(models[0], PairCollator(0)(pairs))
     torch.testing.assert_close(ahead, (chosen.logratios - rejected.logratios).detach(), rtol=0, atol=1e-12)
+
+
+def test_what_is_known_before_a_step_is_each_sides_own(tiny_gemma, token_pairs):
+    """Mean lengths, and mean log-ratios of the answers to other prompts, by the models' own logits."""
+    longer = [{**pair, "rejected_ids": [*pair["chosen_ids"][:-1], 11, 23, 2]} for pair in token_pairs(6)]
+    policy, reference, rows = tiny_gemma(0), tiny_gemma(1), PairData(longer, mismatched_by=3).rows
+
+    def logp(model, row, side):
+        prompt, answer = row["prompt_ids"].tolist(), row[side].tolist()
+        ids = torch.tensor([prompt + answer])
+        with torch.no_grad():
+            scores = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        return scores.gather(1, ids[0, len(prompt) :, None]).sum().item()
+
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    lengths, ratios = {}, {}
+    for side in ("chosen", "rejected"):
+        other = f"mismatched_{side}_ids"
+        lengths[side] = mean([len(row[f"{side}_ids"]) for row in rows])
+        ratios[side] = mean([logp(policy, row, other) - logp(reference, row, other) for row in rows])
+    assert lengths["rejected"] == pytest.approx(lengths["chosen"] + 2) and abs(ratios["chosen"]) > 0.01
+
+    add_logps_head(policy)
+    scorer, batch = scorer_of((policy, reference), {"method": "kto", "beta": 0.1}), PairCollator(0)(rows)
+    means = {name: values.mean().item() for name, values in scorer.known_before(policy, batch).items()}
+    for side, found in zip(lengths, scorer.score(policy, batch, means, torch.Generator()), strict=True):
+        assert found.mean_tokens == pytest.approx(lengths[side]), side
+        assert found.mean_mismatched == pytest.approx(ratios[side], abs=1e-3), side
 
 
 def count_passes(models, monkeypatch):

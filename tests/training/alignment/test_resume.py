@@ -11,12 +11,13 @@ import pytest
 from runs import DPO, EPSILON_DPO, LORA, RUNS, SOFT, TDPO, content, sealed
 
 from epsilon_dpo.methods.registry import method_of
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.runs import FACTS, policy_paths
 from epsilon_dpo.training.alignment import method_trainer
 from epsilon_dpo.training.alignment import trainer as trainer_module
 from epsilon_dpo.training.alignment.snapshots import publish_snapshots
-from epsilon_dpo.training.loop.checkpoints import last_sealed_checkpoint
+from epsilon_dpo.training.loop.checkpoints import SHARED_OUT, last_sealed_checkpoint
 from epsilon_dpo.training.loop.params import LoRA
 
 
@@ -198,6 +199,29 @@ def test_only_sealed_checkpoints_count(tmp_path, capfd):
         "8 is damaged (a); it is removed and not resumed from.",
     ]
     assert last_sealed_checkpoint(tmp_path / "none") is None
+
+
+def test_the_newest_checkpoint_is_that_of_the_latest_step(tmp_path):
+    """And not the last by name, which 8 is."""
+    for step in (12, 8):
+        sealed(tmp_path, step, {"a": "1"})
+    assert last_sealed_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
+
+
+@pytest.mark.parametrize(
+    ("is_sharded", "was"),
+    [(True, r"sharded, .* \(launchers/fsdp\.yaml\)"), (False, r"not sharded, .* \(one without FSDP\)")],
+)
+def test_a_checkpoint_of_the_other_kind_of_launcher_is_refused_and_kept(tmp_path, monkeypatch, is_sharded, was):
+    checkpoint = sealed(tmp_path, 4, {"a": "1"})
+    if is_sharded:
+        (checkpoint / SHARED_OUT).mkdir()
+    monkeypatch.setattr("epsilon_dpo.training.loop.checkpoints.asked_for", lambda: is_sharded)
+    assert last_sealed_checkpoint(tmp_path) == str(checkpoint)
+    monkeypatch.setattr("epsilon_dpo.training.loop.checkpoints.asked_for", lambda: not is_sharded)
+    with pytest.raises(UserError, match=rf"checkpoint-4 holds weights that are {was}, or remove .* from the start"):
+        last_sealed_checkpoint(tmp_path)
+    assert (checkpoint / "a").is_file()
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_is_sealed(tmp_path, monkeypatch):

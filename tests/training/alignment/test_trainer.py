@@ -46,6 +46,7 @@ def test_the_first_step_is_an_exact_tie(run):
     assert row["loss"] == pytest.approx(0.6931471805599453, rel=1e-7)
     assert row["eps/kept"] == 1.0 and row["eps/beta_next"] == 0.3
     assert row["margins_raw"] == row["kl/fwd_data"] == row["eps/mean_abs"] == 0.0
+    assert row["rewards/accuracies"] == 0.0, "an answer is preferred where its reward is the larger one"
 
 
 @pytest.mark.parametrize("share_prompt", [False, True])
@@ -145,6 +146,7 @@ def test_gradient_checkpointing_and_bfloat16_autocast_run(run, monkeypatch):
     assert thrifty == plain and layers[1] > layers[0]
     half = read_jsonl(run("half", EPSILON_DPO, bf16=True) / "metrics.jsonl")
     assert half[0]["eps/kept"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
+    assert half[0]["entropy"] != plain[0]["entropy"], "it does round"
 
 
 def test_a_moving_reference_does_not_hide_the_distance_from_the_first(run):

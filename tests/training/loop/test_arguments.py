@@ -21,6 +21,7 @@ def test_every_hyperparameter_arrives(tmp_path):
     assert (found.per_device_train_batch_size, found.per_device_eval_batch_size) == (6, 3)
     assert (found.get_warmup_steps(40), found.seed, found.data_seed, found.save_steps) == (10, 5, 5, 9)
     assert TrainingArguments(**training_arguments(config(), 5, tmp_path, 9)).max_steps == -1  # the epochs decide
+    assert [training_arguments(config(bf16=half), 5, tmp_path, 9)["bf16"] for half in (False, True)] == [False, True]
 
 
 def test_deepspeed_is_refused(monkeypatch, tmp_path):
@@ -35,6 +36,18 @@ def test_so_is_every_other_engine(variable, value, monkeypatch, tmp_path):
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=variable):
         training_arguments(None, 5, tmp_path, 1)
+
+
+def test_of_fsdp_only_the_second_form_is_let_through(monkeypatch, tmp_path):
+    """`accelerate launch` without a launcher of ours takes the first, whose weights are saved otherwise."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert training_arguments(config(), 5, tmp_path, 1)["learning_rate"] == config().learning_rate
+    for other in ({"FSDP_VERSION": "1"}, {"FSDP_VERSION": "2", "ACCELERATE_USE_FSDP": "1"}):
+        for variable, value in other.items():
+            monkeypatch.setenv(variable, value)
+        with pytest.raises(UserError, match="ACCELERATE_USE_FSDP"):
+            training_arguments(config(), 5, tmp_path, 1)
 
 
 def test_a_constant_learning_rate_has_no_warmup():

@@ -47,6 +47,14 @@ def test_both_kls_log_probs_and_values_are_those_of_dense_logits(tiny_gemma):
             assert not own[n:].any(), "nothing beyond the end"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_a_value_head_is_float32_at_least(dtype):
+    """In bfloat16 the small steps of its training would be lost."""
+    head = ValueHead(4, torch.ones(3, 4, dtype=dtype))
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert {weight.dtype for weight in (*head.parameters(), head(torch.ones(2, 4, dtype=dtype)))} == {expected}
+
+
 def test_the_estimators_of_one_answer_by_hand():
     """d = .2, -.1, -.5: the sampled log-ratio may be below 0, exp(-d) - 1 + d and the exact KL may not."""
     change = torch.tensor([[0.2, -0.1, -0.5]], dtype=torch.float64)

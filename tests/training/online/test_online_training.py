@@ -9,6 +9,7 @@ import torch
 from online_runs import PPO, RLOO
 from runs import LORA, config, content, weights
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.methods.rloo import METHOD
@@ -204,6 +205,37 @@ def test_a_pass_takes_every_answer_once_and_a_step_is_the_mean_over_its_tokens(o
         assert len({tuple(sorted(first)) for first in steps[::2]}) > 1, "each pass divides them anew"
 
 
+def test_the_value_heads_gradient_is_clipped_with_the_policys(online):
+    """Their common norm is max_grad_norm at most, in each of the four steps of a generation."""
+    norms, heads = [], []
+
+    def noted(optimizer, args, kwargs):
+        groups = [[weight.grad.double().norm() for weight in group["params"]] for group in optimizer.param_groups]
+        norms.append(torch.stack([norm for group in groups for norm in group]).norm().item())
+        heads.append(torch.stack(groups[-1]).norm().item())
+        assert len(groups[-1]) == 2, "weight and bias of the value head"
+
+    noting = register_optimizer_step_pre_hook(noted)
+    try:
+        online("clipped", PPO | {"steps": 1}, max_grad_norm=1e-3)
+    finally:
+        noting.remove()
+    assert norms == pytest.approx([1e-3] * 4, rel=0.01)
+    assert all(0.0 < head < 1e-3 for head in heads)
+
+
+def test_an_evaluation_is_of_one_answer_to_each_prompt_held_out(online):
+    """Which are five; a generation answers four of the nine others, three times each."""
+    asked = []
+
+    def scored(prompts, answers):
+        asked.append(len(prompts))
+        return [float(number) for number in range(len(answers))]
+
+    metrics = read_json(online("held out", RLOO | {"steps": 2}, score=scored) / "metrics.json")
+    assert asked == [12, 12, 5] and metrics["eval_reward"] == 2.0, "the mean of 0 to 4"
+
+
 def test_snapshots_are_kept_by_passes_over_the_prompts(online):
     folder = online("kept", RLOO | {"snapshot_epochs": 2.0})
     assert policy_paths(folder) == ["snapshots/000004", "snapshots/000008", "."]
@@ -234,6 +266,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(online, monk
     write_jsonl(tmp_path / "pairs" / "eval_prompts.jsonl", longer)
     with pytest.raises(UserError, match=r"row longer has 57 tokens and this run's max_new_tokens is 8, together more"):
         online("long in the end", RLOO, score=never)
+    write_jsonl(tmp_path / "pairs" / "eval_prompts.jsonl", [*asked, asked[0] | {"prompt_ids": [1] * 56}])
+    with pytest.raises(AssertionError):  # 56 and 8 are the 64 positions: it draws, and asks for scores
+        online("just short enough", RLOO, score=never)
     monkeypatch.setattr(online_alignment, "asked_for", lambda: True)
     with pytest.raises(UserError, match=r"runs of method rloo draw answers with all weights in each process"):
         online("sharded", RLOO, score=never)

@@ -89,10 +89,11 @@ def test_labels_are_the_answer_with_its_stop_token(base):
     assert row["labels"] == row["input_ids"] == prompt + ids("w7 " * 5)
 
 
-def means_over_tokens(folder, rows, tokenizer):
-    """Of the answers' tokens, by the logits of the model in `folder`: loss, entropy, and the share of the likeliest."""
+def means_over_tokens(folder, rows, tokenizer, completion_only):
+    """Of the answers' tokens, or of all but the first, by the logits of the model in `folder`: loss, entropy, and the
+    share of the likeliest."""
     model, found = AutoModelForCausalLM.from_pretrained(folder).eval(), []
-    for row in labelled(rows, tokenizer, TOKENS, completion_only=True):
+    for row in labelled(rows, tokenizer, TOKENS, completion_only):
         ids, scored = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])[1:] != -100
         with torch.no_grad():
             scores = model(ids[None]).logits[0, :-1].log_softmax(-1)
@@ -102,17 +103,20 @@ def means_over_tokens(folder, rows, tokenizer):
     return [sum(column) / len(found) for column in zip(*found, strict=True)]
 
 
-def test_loss_and_evaluation_are_those_of_the_models_own_logits(run, base, tmp_path):
-    """The first row, before any step, of a batch of all ten rows; then the evaluation, of three answers of 2, 3 and 4
-    tokens: means over tokens, and not over answers."""
-    out = run("plain", max_steps=1, warmup_ratio=0.0, batch_size=10, micro_batch_size=10)
+@pytest.mark.parametrize("completion_only", [True, False])
+def test_loss_and_evaluation_are_those_of_the_models_own_logits(run, base, tmp_path, completion_only):
+    """The first row, before any step, of a batch of all ten rows, each a micro-batch; then the evaluation, of three
+    answers of 2, 3 and 4 tokens: means over tokens, and neither over answers nor over micro-batches."""
+    settings = {"max_steps": 1, "warmup_ratio": 0.0, "batch_size": 10, "micro_batch_size": 1}
+    out = run("plain", completion_only_loss=completion_only, **settings)
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
     train, evaluation = (read_jsonl(tmp_path / "validated" / f"{split}.jsonl") for split in ("train", "eval"))
-    loss, *_ = means_over_tokens(base / "model", train, tokenizer)
-    assert read_jsonl(out / "metrics.jsonl")[0]["loss"] == pytest.approx(loss, rel=1e-5)
-    expected, metrics = means_over_tokens(out / "model", evaluation, tokenizer), read_json(out / "metrics.json")
-    found = [metrics[f"eval_{name}"] for name in ("loss", "entropy", "mean_token_accuracy")]
-    assert found == pytest.approx(expected, rel=1e-4)
+    names, row = ("loss", "entropy", "mean_token_accuracy"), read_jsonl(out / "metrics.jsonl")[0]
+    expected = means_over_tokens(base / "model", train, tokenizer, completion_only)
+    assert [row[name] for name in names] == pytest.approx(expected, rel=1e-4)
+    expected = means_over_tokens(out / "model", evaluation, tokenizer, completion_only)
+    metrics = read_json(out / "metrics.json")
+    assert [metrics[f"eval_{name}"] for name in names] == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_learns_and_writes_a_policy_that_stops_at_the_stop_token(run):

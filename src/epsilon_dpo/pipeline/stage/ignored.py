@@ -11,12 +11,17 @@ DVCIGNORE = ".dvcignore"
 def ignored_names() -> re.Pattern[str]:
     """Matches the name of each file and folder that .dvcignore leaves out wherever it lies, and compiled Python.
 
-    Lines with a slash are about places, where no dependency of a stage lies, and are passed over. The file is that of
-    the working folder or of the next one above: an experiment works in a copy.
+    Lines with a slash are about places, where no dependency of a stage lies, and are passed over. The files are those
+    of the working folder and of all above it up to the folder of DVC's project: external/ has one of its own, and its
+    stages depend on code that lies beside it.
     """
     here = Path.cwd()
-    file = next((folder / DVCIGNORE for folder in (here, *here.parents) if (folder / DVCIGNORE).is_file()), None)
-    lines = file.read_text("utf-8").splitlines() if file is not None else []
+    lines: list[str] = []
+    for folder in (here, *here.parents):
+        if (folder / DVCIGNORE).is_file():
+            lines += (folder / DVCIGNORE).read_text("utf-8").splitlines()
+        if (folder / ".dvc").is_dir():
+            break
     of_names = (line for line in lines if line.strip() and not line.startswith("#") and "/" not in line)
     names = [line.replace("\\#", "#") for line in of_names]
     return re.compile("|".join(fnmatch.translate(name) for name in ["*.pyc", *names]))

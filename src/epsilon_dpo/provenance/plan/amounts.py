@@ -38,8 +38,8 @@ def time_text(seconds: float) -> str:
 
 
 def size_text(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:  # what is more has four digits when it is rounded
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} GB"
+    return f"{size:.3g} TB"
