@@ -42,8 +42,13 @@ def remove_leftovers(runs: list[str]) -> list[str]:
     if not gone:
         return []
     moved = _remove(gone)
-    _forget(list(gone))  # last: until then the next execution finds them again
     why = "which DVC's cache does not have"
+    try:
+        _forget(list(gone))  # last: until then the next execution finds them again, but no longer what was moved
+    except UserError as error:
+        if to := [str(path) for paths in moved.values() for path in paths]:
+            raise UserError(f"{error} Moved meanwhile: {', '.join(to)}, {why}.") from None
+        raise
     return [f"{run} (now {', '.join(map(str, to))}, {why})" if to else run for run, to in sorted(moved.items())]
 
 
