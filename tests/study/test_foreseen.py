@@ -10,43 +10,68 @@ from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
 from epsilon_dpo.study.foreseen import beside_trainings, foreseen, margin_quality, neighbours
 
 # Of four pairs: under mixed logits the first two decrease in beta and the third increases; the last is not decided.
+# What is foreseen, z_minus - z_plus: 1, .5, -.5 and 0. The ranks of h: 3, 1, 4, 2.
 OWN = [
-    {"id": "a", "z": 1.0, "delta_minus": 0.4, "delta_plus": -0.4, "step": 1, "margin": 2.0},
-    {"id": "b", "z": -1.0, "delta_minus": 0.2, "delta_plus": -0.2, "step": 1, "margin": -1.0},
-    {"id": "c", "z": 0.0, "delta_minus": -0.2, "delta_plus": 0.2, "step": -1, "margin": 3.0},
-    {"id": "d", "z": 5.0, "delta_minus": 0.1, "delta_plus": 0.1, "step": 0, "margin": 1.0},
+    {"id": "a", "z": 1.0, "delta_minus": 0.5, "delta_plus": -0.5, "step": 1, "margin": 2.0},
+    {"id": "b", "z": -1.0, "delta_minus": 0.25, "delta_plus": -0.25, "step": 1, "margin": -1.0},
+    {"id": "c", "z": 0.0, "delta_minus": -0.25, "delta_plus": 0.25, "step": -1, "margin": 3.0},
+    {"id": "d", "z": 5.0, "delta_minus": 0.125, "delta_plus": 0.125, "step": 0, "margin": 1.0},
 ]
 
 
-def trained(changes: list[float]) -> list[dict[str, Any]]:
-    return [{"id": record["id"], "z": record["z"] + change} for record, change in zip(OWN, changes, strict=True)]
+def trained(changes: list[float], own: list[dict[str, Any]] = OWN) -> list[dict[str, Any]]:
+    return [{"id": record["id"], "z": record["z"] + change} for record, change in zip(own, changes, strict=True)]
 
 
 def test_trainings_that_are_what_mixed_logits_say() -> None:
     lower, higher = (trained([record[name] for record in OWN]) for name in ("delta_minus", "delta_plus"))
     found = beside_trainings(OWN, lower, higher)
-    assert [found["mixture_nearer"], found["change_slope"]] == pytest.approx([1.0, 1.0])
-    # Of a, b and c, all alike, 2 of 3 are lowered: by chance 4/9 + 1/9. The sign of h is wrong for b and c.
+    assert [found[name] for name in ("mixture_nearer", "change_slope", "foreseen_order")] == pytest.approx([1.0] * 3)
+    # Of a, b and c, all alike, 2 of 3 are lowered: by chance 4/9 + 1/9.
     assert found["decision_agreement"] == pytest.approx(1 - 5 / 9)
-    assert found["agreement_beyond_margin"] == pytest.approx(1 - 1 / 3)
+    # Ranks of h 3, 1, 4, 2 beside 4, 3, 1, 2: squared differences 1, 4, 9, 0 of at most 20, so -2/5.
+    assert found["order_beyond_margin"] == pytest.approx(1.0 - (1 - 6 * 14 / 60))
+    # C is 0, 0, 0 and 1/4; D 1, .5, -.5 and 0, of mean 1/4.
+    assert found["change_reliability"] == pytest.approx(1 - (3 / 16**2) / (3 * (1.5 / 4 - 1 / 16)))
 
 
 def test_trainings_that_change_half_as_much_and_one_pair_otherwise() -> None:
-    """c, which mixed logits raise, was lowered; what was foreseen of d was not, since its change has no direction."""
-    found = beside_trainings(OWN, trained([0.2, 0.1, 0.1, 0.05]), trained([-0.2, -0.1, -0.1, -0.05]))
-    foretold = np.array([0.4, 0.2, -0.2, 0.1, -0.4, -0.2, 0.2, 0.1])
-    made = np.array([0.2, 0.1, 0.1, 0.05, -0.2, -0.1, -0.1, -0.05])
-    assert found["mixture_nearer"] == pytest.approx(1 - np.sum((foretold - made) ** 2) / np.sum(made**2))
-    assert found["change_slope"] == pytest.approx((2 * 0.08 + 2 * 0.02 - 2 * 0.02) / (2 * (0.16 + 0.04 + 0.04 + 0.01)))
-    assert found["change_repeats"] == pytest.approx(1.0)
-    # All three are lowered in the trainings: two of three alike, which is chance. h is right for a and c.
+    """c, which mixed logits raise, was lowered as little as it was to be raised."""
+    found = beside_trainings(OWN, trained([1 / 4, 1 / 8, 1 / 8, 1 / 16]), trained([-1 / 4, -1 / 8, -1 / 8, -1 / 16]))
+    made, left = 1 / 4 + 1 / 16 + 1 / 16 + 1 / 64, 1 / 4 + 1 / 16 + 9 / 16 + 1 / 64
+    assert found["mixture_nearer"] == pytest.approx((made - left) / (made + left))
+    assert found["change_slope"] == pytest.approx((1 / 2 + 1 / 8 - 1 / 8) / (1 + 1 / 4 + 1 / 4))
+    assert found["change_reliability"] == pytest.approx(1.0)
+    # All three are lowered in the trainings: two of three alike, which is chance.
     assert found["decision_agreement"] == pytest.approx(0.0)
-    assert found["agreement_beyond_margin"] == pytest.approx(2 / 3 - 2 / 3)
+    # P has the ranks 4, 3, 1, 2 and D, of which b and c are equal, 4, 2.5, 2.5, 1: 3.5 of the root of 5 times 4.5.
+    of_h = (0.5 * 1.5 + 1.5 * 0 + 0.5 * 1.5) / np.sqrt(5 * 4.5)
+    assert found["foreseen_order"] == pytest.approx((1.5 * 1.5 + 0.5 * 1.5) / np.sqrt(5 * 4.5))
+    assert found["order_beyond_margin"] == pytest.approx(found["foreseen_order"] - of_h)
+
+
+def test_chance_of_the_own_policy_is_in_no_value_of_what_is_made() -> None:
+    """It would enter what is foreseen and what is made alike."""
+    lower, higher = trained([0.2, 0.1, 0.1, 0.05]), trained([-0.2, -0.3, -0.1, -0.05])
+    moved = [{**record, "z": record["z"] + chance} for record, chance in zip(OWN, [3.0, -2.0, 0.5, 1.0], strict=True)]
+    found, other = (beside_trainings(own, lower, higher) for own in (OWN, moved))
+    assert {name for name in found if found[name] != other[name]} == {"change_reliability"}
+
+
+def test_independent_chance_is_no_change_by_beta() -> None:
+    generator = np.random.default_rng(0)
+    own = [{**OWN[0], "id": n, "margin": n, "delta_minus": generator.normal()} for n in range(4000)]
+    lower, higher, still = (generator.normal(size=4000).tolist() for _ in range(3))
+    noisy = [{**record, "z": chance} for record, chance in zip(own, still, strict=True)]
+    plain = [{**record, "z": 0.0} for record in own]
+    found = beside_trainings(noisy, trained(lower, plain), trained(higher, plain))
+    assert abs(found["change_reliability"]) < 0.1 and abs(found["foreseen_order"]) < 0.1
+    assert found["decision_agreement"] == 0.0, "all are lowered, half of them as in the trainings: chance"
 
 
 def test_pairs_that_nothing_decides_have_no_agreement() -> None:
-    found = beside_trainings([OWN[0], OWN[3]], trained([0.1] * 4)[::3], trained([0.1, 0, 0, -0.1])[::3])
-    assert "decision_agreement" not in found and "agreement_beyond_margin" not in found
+    undecided = [{**record, "step": 0} for record in OWN]
+    assert "decision_agreement" not in beside_trainings(undecided, trained([0.1, 0, 0, 0]), trained([0.0] * 4))
     with pytest.raises(ValueError, match="not of the same pairs"):
         beside_trainings(OWN, trained([0.0] * 4)[::-1], trained([0.0] * 4))
 
@@ -69,7 +94,7 @@ def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None
     """By each pair's id; without a truth no quality, and beside no trainings nothing is foreseen."""
     runs = {"own": {"method": "dpo", "beta": 0.1}, "lower": {"method": "dpo", "beta": 0.1 / 1.01}}
     runs["higher"] = {"method": "dpo", "beta": 0.1 / 0.99}
-    changes = {"own": [0.0] * 4, "lower": [0.4, 0.2, -0.2, 0.1], "higher": [-0.4, -0.2, 0.2, 0.1]}
+    changes = {"own": [0.0] * 4, "lower": [0.5, 0.25, -0.25, 0.125], "higher": [-0.5, -0.25, 0.25, 0.125]}
     for run, changed in changes.items():
         (tmp_path / "monotonicity" / run).mkdir(parents=True)
         records = [own | moved for own, moved in zip(OWN, trained(changed), strict=True)]
@@ -91,11 +116,14 @@ def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None
         write_json(tmp_path / "validate" / "dataset.json", {"true_reward": truth})
         found = foreseen(tmp_path, "own", runs)
         assert found["mixture_nearer"] == pytest.approx(1.0)
-        # The ranks of h are 3, 1, 4, 2, those of the true differences 2, 2, 4, 2.
-        assert found.get("margin_quality") == (pytest.approx(3.0 / np.sqrt(5.0 * 3.0)) if truth else None)
+        # Both ways round the ranks of h less their mean are 2.5, -1, 3.5, 1 and their negatives, those of the true
+        # differences 0, 0, 3.5, 0 and their negatives.
+        expected = 2 * 3.5 * 3.5 / np.sqrt(2 * (2.5**2 + 1 + 3.5**2 + 1) * 2 * 3.5**2)
+        assert found.get("margin_quality") == (pytest.approx(expected) if truth else None)
         assert foreseen(tmp_path, "lower", runs).keys() == ({"margin_quality"} if truth else set())
 
 
 def test_quality_is_a_correlation_of_ranks() -> None:
     assert margin_quality([1.0, 2.0, 30.0], [0.1, 0.2, 0.3]) == pytest.approx(1.0)
-    assert margin_quality([1.0, 2.0, 30.0], [0.1, 0.3, 0.2]) == pytest.approx(0.5)
+    # Of 1, 2, 30, -1, -2 and -30 the second and third, and the fifth and sixth, have each other's rank.
+    assert margin_quality([1.0, 2.0, 30.0], [0.1, 0.3, 0.2]) == pytest.approx(1 - 6 * 4 / (6 * 35))

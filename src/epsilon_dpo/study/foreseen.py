@@ -1,8 +1,8 @@
 """What a policy's margins foresee: of trainings at another beta, by mixed logits, and of the true rewards.
 
 ε-DPO takes policy logits mixed with those of the reference for the policies that were trained at beta/(1 + ε) and
-beta/(1 - ε) (the paper's section 3.3, Proposition 1). Where these were trained, their margins on the same pairs say
-whether they are.
+beta/(1 - ε) (the paper's section 3.3, Proposition 1, which is of optimal policies). Where these were trained, their
+margins on the same pairs say how near that is.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.judging.scoring.scoring import known_truth
 from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 
@@ -65,44 +66,54 @@ def neighbours(run: str, runs: Mapping[str, dict[str, Any]], epsilon: float) -> 
 def beside_trainings(own: Sequence[Row], lower: Sequence[Row], higher: Sequence[Row]) -> Row:
     """How far what mixed logits say of a pair is what the trainings at the perturbed beta did.
 
+    Foreseen is P = z_minus - z_plus, the difference of a pair's margins under the logits mixed for beta/(1 + ε) and for
+    beta/(1 - ε); made is D, the same difference of the policies that were trained there. Neither holds the own policy's
+    margin z, whose chance would enter both.
+
     Args:
         own, lower, higher: records of stage monotonicity, of the same pairs in the same order, under the policies that
             were trained at beta, beta/(1 + ε) and beta/(1 - ε), all else being the same.
 
     Returns:
-        mixture_nearer: 1 minus the mean squared distance of z_minus and z_plus from the margins z of the policies
-            trained there, over the same distance of z: 1 where they are those margins, 0 where nothing is gained.
-        change_slope: the slope, through the origin, of the changes of z that trainings made on those foreseen.
-        change_repeats: the correlation of the changes that the two trainings made, to one side and to the other: below
-            1 by what is chance in them.
-        decision_agreement: of the pairs that are decided by mixed logits and by the trainings' margins, the share that
-            is decided alike, minus the share that would be if the two were independent.
-        agreement_beyond_margin: of the same pairs, the share decided alike minus the share of those whose log-ratio
-            margin h has the sign of the trainings' decision: what the KL terms of the mixture add.
+        mixture_nearer: (sum D^2 - sum (P - D)^2) / (sum D^2 + sum (P - D)^2): 1 where P is D, 0 where it is as far from
+            D as no change is, at least -1.
+        change_slope: sum P D / sum P^2, the slope of D on P through the origin.
+        foreseen_order: Spearman's correlation of P and D.
+        order_beyond_margin: that minus the one of the log-ratio margins h and D.
+        decision_agreement: of the pairs whose step is +1 or -1, the share with the sign of D, minus the share that
+            would have it if the two were independent; 0 where all of either go one way.
+        change_reliability: 1 - var(C) / (3 var(D)), C = z_lower + z_higher - 2 z, the share of the variance of D that
+            is smooth in beta: 0 where the three margins of a pair differ by independent chance alone, of equal size.
     """
     if len({tuple(record["id"] for record in records) for records in (own, lower, higher)}) > 1:
         raise ValueError("the policies' records are not of the same pairs")
     z, z_lower, z_higher = (np.array([record["z"] for record in records]) for records in (own, lower, higher))
     names = ("delta_minus", "delta_plus", "step", "margin")
     minus, plus, step, h = (np.array([record[name] for record in own]) for name in names)
-    down, up = z_lower - z, z_higher - z
-    predicted, made = np.concatenate([minus, plus]), np.concatenate([down, up])
-    found: Row = {
-        "mixture_nearer": float(1.0 - np.mean((predicted - made) ** 2) / np.mean(made**2)),
+    predicted, made, curved = minus - plus, z_lower - z_higher, z_lower + z_higher - 2.0 * z
+    none, left = np.sum(made**2), np.sum((predicted - made) ** 2)
+    order = correlation_of_ranks(predicted, made)
+    found = {
+        "mixture_nearer": float((none - left) / (none + left)),
         "change_slope": float(np.sum(predicted * made) / np.sum(predicted**2)),
-        "change_repeats": float(np.corrcoef(down, -up)[0, 1]),
+        "foreseen_order": order,
+        "order_beyond_margin": order - correlation_of_ranks(h, made),
+        "change_reliability": float(1.0 - np.var(curved) / (3.0 * np.var(made))),
     }
-    trained = np.where((down > 0) & (up < 0), 1, np.where((down < 0) & (up > 0), -1, 0))
-    both = (step != 0) & (trained != 0)
-    if both.any():
-        lowers, lowered = step[both] > 0, trained[both] > 0
-        alike = float(np.mean(lowers == lowered))
+    if (decided := step != 0).any():
+        lowers, lowered = step[decided] > 0, made[decided] > 0
         chance = lowers.mean() * lowered.mean() + (1.0 - lowers.mean()) * (1.0 - lowered.mean())
-        found["decision_agreement"] = float(alike - chance)
-        found["agreement_beyond_margin"] = float(alike - np.mean((h[both] > 0) == lowered))
+        found["decision_agreement"] = float(np.mean(lowers == lowered) - chance)
     return found
 
 
 def margin_quality(margins: Sequence[float], true: Sequence[float]) -> float:
-    """Spearman's rank correlation of log-ratio margins with true ones."""
-    return float(spearmanr(margins, true).statistic)
+    """Spearman's correlation of log-ratio margins with true ones, each pair taken both ways round: which of its answers
+    is called the chosen one is the label's doing."""
+    both = [np.concatenate([values, np.negative(values)]) for values in (margins, true)]
+    return correlation_of_ranks(*both)
+
+
+def correlation_of_ranks(first: Floats, second: Floats) -> float:
+    """Spearman's, of [n] and [n]."""
+    return float(spearmanr(first, second).statistic)

@@ -59,6 +59,14 @@ def test_equals_the_plain_formulas(folders, token_pairs, tmp_path):
     assert {record["step"] for record in records} >= {1, -1}
 
 
+def test_of_answers_of_one_token_the_margin_alone_decides(folders, token_pairs):
+    """There the normalisers of mixed logits cancel: z_minus = z + ε h, z_plus = z - ε h."""
+    pairs = [{**pair, "chosen_ids": pair["chosen_ids"][:1], "rejected_ids": [7]} for pair in token_pairs(6)]
+    for record in decisions(*folders[:2], pairs, PARAMS):
+        changes = [record["delta_minus"], record["delta_plus"]]
+        assert changes == pytest.approx([0.1 * record["margin"], -0.1 * record["margin"]], abs=1e-5)
+
+
 def test_batches_change_nothing_but_rounding(folders, token_pairs):
     one, many = (
         decisions(*folders[:2], token_pairs(11), PARAMS.model_copy(update={"batch_size": size})) for size in (1, 11)
