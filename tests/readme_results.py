@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+ALIKE = "By the true reward the three are **statistically indistinguishable**"
 
 
 def table() -> list[tuple[str, ...]]:
@@ -20,7 +21,9 @@ def table() -> list[tuple[str, ...]]:
 def beside_the_table() -> dict[str, float]:
     """The judge's agreement with the truth, and how often answers to other prompts win to the judge and truly."""
     sentence = r"agrees with the truth in (\d+) %.* beat the chosen ones in (\d+) %, truly in (\d+) %"
-    shares = re.search(sentence, " ".join(README.split()))
+    said = " ".join(README.split())
+    assert ALIKE in said, f"README.md states no longer: {ALIKE}"
+    shares = re.search(sentence, said)
     assert shares, f"README.md states no longer: {sentence}"
     return {
         name: int(share) / 100

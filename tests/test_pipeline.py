@@ -45,7 +45,6 @@ def test_the_readme_states_these_results(project: Path) -> None:
 
 def test_the_readme_states_what_these_results_say(project: Path) -> None:
     """Beside the table: the runs among each other by the true reward, and the judge beside it."""
-    assert "By the true reward the three are **statistically indistinguishable**" in readme_results.README
     statements = read_json(project / "out/report/summary.json")["statements"]
     alike = "No two of the 3 runs can be told apart by their true wins over the chosen answers ("
     assert [said for said in statements if said.startswith(alike)], statements

@@ -282,18 +282,22 @@ def test_both_answers_of_a_pair_are_rows_of_monotonicity() -> None:
     ("changed", "same"),
     [
         ({}, True),
-        ({"candidates": {"samples_per_prompt": 8}}, False),
+        ({"candidates": {"samples_per_prompt": 8, "batch_size": 64}}, False),
+        ({"candidates": {"samples_per_prompt": 4, "batch_size": 16}}, True),
         ({"tokens": {"max_length": 96}}, False),
         ({"threads": 8}, True),
         ({"align": {"batch_size": 64}}, True),
     ],
-    ids=["nothing", "candidates", "tokens", "threads", "align"],
+    ids=["nothing", "candidates", "candidates at once", "tokens", "threads", "align"],
 )
 def test_pairs_are_those_of_a_file_whose_values_decide_how_many_there_are_and_how_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict, same: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    made_from = {"candidates": {"samples_per_prompt": 4}, "threads": 1}, {"tokens": {"max_length": 160}}
+    made_from = (
+        {"candidates": {"samples_per_prompt": 4, "batch_size": 64}, "threads": 1},
+        {"tokens": {"max_length": 160}},
+    )
     stages = dict(zip(("candidates", "pairs"), made_from, strict=True))
     stages["align@dpo"] = {"align": {"batch_size": 32}}
     write_json(Path("dvc.lock"), {"stages": {name: {"params": {"params.yaml": of}} for name, of in stages.items()}})

@@ -59,7 +59,12 @@ def pairs_are_made_from(file: Path) -> bool:
     now, locked = read_yaml(file), read_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.is_file() else {}
     recorded = [locked.get(stage, {}).get("params", {}).get(PARAMS_FILE.name, {}) for stage in STAGES_OF_PAIRS]
     values = ((name, value) for params in recorded for name, value in params.items() if name != "threads")
-    return all(now.get(name) == value for name, value in values)
+    return all(_of_pairs(now.get(name)) == _of_pairs(value) for name, value in values)
+
+
+def _of_pairs(block: Any) -> Any:
+    """`block` without what decides no pair's length: how many answers are drawn at once."""
+    return {key: value for key, value in block.items() if key != "batch_size"} if isinstance(block, dict) else block
 
 
 def needs_of(

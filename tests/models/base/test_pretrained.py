@@ -28,6 +28,7 @@ from epsilon_dpo.models.base.gemma_template import TEMPLATE
 from epsilon_dpo.models.base.model_folder import write_model
 from epsilon_dpo.models.base.params import EmbeddedModel, PretrainedModel
 from epsilon_dpo.models.base.pretrained import load_pretrained, load_tokenizer, load_tokenizer_alone
+from epsilon_dpo.models.logps.head import check_head
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 REAL = Path(os.environ.get("EPSILON_DPO_REAL_MODELS") or Path.home() / ".cache" / "epsilon-dpo")
@@ -106,6 +107,7 @@ def test_the_gemma_template_replaces_the_own_one(folder: Path) -> None:
     assert tokenizer.chat_template == TEMPLATE
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (5, 0, model.config.vocab_size)
     assert model.dtype == torch.bfloat16
+    check_head(model)
 
 
 def test_of_a_model_that_also_sees_images_the_text_part_is_taken(folder: Path, tmp_path: Path) -> None:
@@ -122,6 +124,7 @@ def test_of_a_model_that_also_sees_images_the_text_part_is_taken(folder: Path, t
     seeing = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=images)).eval()
     seeing.save_pretrained(folder)
     model, tokenizer = load_pretrained(params(folder))
+    check_head(model)
     write_model(model, tokenizer, tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
     assert type(loaded).__name__ == "Gemma3ForCausalLM" and not any("vision" in x for x, _ in loaded.named_parameters())
@@ -353,6 +356,22 @@ def test_of_a_hub_model_what_is_read_is_downloaded_and_nothing_else(
     original = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for (name, weight), (_, expected) in zip(model.named_parameters(), original.named_parameters(), strict=True):
         assert torch.equal(weight, expected), name
+
+
+def test_weights_in_one_file_are_read_whatever_shards_lie_beside_them(
+    folder: Path, on_hub: dict[str, bytes], tmp_path: Path
+) -> None:
+    """As transformers does, from the Hub and from a folder, whose index may be what is left of other weights."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    model.save_pretrained(tmp_path / "one")
+    on_hub["model.safetensors"] = (tmp_path / "one/model.safetensors").read_bytes()
+    shutil.copy(tmp_path / "one/model.safetensors", folder)
+    (folder / "model.safetensors.index.json").write_text("{}", "utf-8")
+    for where in (params("owner/open", revision=REVISION), params(folder)):
+        assert torch.equal(load_pretrained(where)[0].lm_head.weight, model.lm_head.weight)
+    assert not list((tmp_path / "cache").rglob("model-0*")), "one of two forms is downloaded"
 
 
 @pytest.mark.parametrize(

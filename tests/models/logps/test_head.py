@@ -10,6 +10,8 @@ from transformers import (
     FalconH1ForCausalLM,
     GraniteForCausalLM,
     HyperCLOVAXForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
 )
 from trl_trainers import float32_means_float64
 
@@ -235,6 +237,15 @@ def test_logits_that_bfloat16_rounds_are_those_of_the_head(tiny_gemma, softcap, 
     model = tiny_gemma(final_logit_softcapping=softcap)
     model.lm_head.bias = torch.nn.Parameter(torch.full((64,), bias))
     check_head(model.bfloat16())
+
+
+def test_a_model_that_does_not_say_where_its_hidden_states_are_is_refused():
+    """Llama 4's prefix names a part that its language model alone does not have."""
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "intermediate_size_mlp": 16}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    few = {"num_local_experts": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    with pytest.raises(UserError, match="the logits of Llama4ForCausalLM are not its last hidden states times"):
+        check_head(Llama4ForCausalLM(Llama4TextConfig(**sizes, **heads, **few)))
 
 
 def test_a_head_that_scales_its_logits_in_its_own_way_is_refused(tiny_gemma):

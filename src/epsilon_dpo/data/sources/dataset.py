@@ -20,7 +20,8 @@ class Dataset:
             "weight", "source" (the member of a mixture) and "flip_rate" (how likely the label is the wrong way round);
             further keys end in out/fetch. Lists, or collections that are read from disk.
         facts: content of dataset.json about the origin beside the row counts: source, revision, file hashes, ...
-        dropped: {"id", "reason", "detail"} per row that makes no pair; None from a source that drops none.
+        dropped: {"id", "reason", "detail"} per row that makes no pair, whose reasons facts["dropped"] counts; None from
+            a source that drops none.
         labelled: {"id", "text", "label", "part"} per text that a classifier may learn from (part `classifier`) or be
             tested on; None from a source without any.
     """

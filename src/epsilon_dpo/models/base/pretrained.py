@@ -221,13 +221,14 @@ def load_tokenizer_alone(params: PretrainedModel) -> PreTrainedTokenizerBase:
 
 def _from_hub(path: str, revision: str, weights: bool) -> Path:
     """Of the weights only what is read: Mistral's repositories hold them again as consolidated*.safetensors, others in
-    folders."""
-    folder, also = hub_folder(path, revision, BUT_WEIGHTS), list[str]()
+    folders, and some in shards beside WEIGHTS."""
+    wanted = [*BUT_WEIGHTS, WEIGHTS] if weights else BUT_WEIGHTS
+    folder, also = hub_folder(path, revision, wanted), list[str]()
     if (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
         also.append("merges.txt")  # which an older BPE tokenizer consists of, too
     if weights:
-        also += _weight_files(folder)
-    return hub_folder(path, revision, [*BUT_WEIGHTS, *also]) if also else folder
+        also += (name for name in _weight_files(folder) if name != WEIGHTS)
+    return hub_folder(path, revision, [*wanted, *also]) if also else folder
 
 
 def _folder(params: PretrainedModel, where: str) -> Path:

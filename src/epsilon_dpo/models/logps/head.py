@@ -127,30 +127,34 @@ def check_head(model: PreTrainedModel) -> None:
     half a nat.
 
     Raises:
-        UserError: the architecture does something else to its logits (a second projection, a scale of another name).
+        UserError: the architecture does something else to its logits (a second projection, a scale of another name), or
+            transformers does not say which part of it gives the hidden states; or the log-probs are not finite.
     """
+    unfit = UserError(
+        f"the logits of {type(model).__name__} are not its last hidden states times its output embeddings (with a "
+        "known scale and a soft-cap at most): this project cannot train it; choose another model in params.yaml: base."
+    )
+    if model.base_model is model:
+        raise unfit
     ids = torch.arange(1, 9, device=model.device).remainder(model.config.get_text_config().vocab_size)[None]
     mask = torch.ones_like(ids)
     was_training = model.training
     model.eval()
     logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-    theirs = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    of_labels, norms = logits.gather(-1, ids[:, 1:, None])[..., 0], logits.logsumexp(-1)
+    theirs = of_labels - norms
     hidden = _completion_hidden(model, mask, input_ids=ids, attention_mask=mask)
     ours = _scored(model, hidden, ids, mask, Scoring(token_chunk=ids.numel())).policy
     model.train(was_training)
     eps = torch.finfo(model.dtype).eps
-    tolerance = 1e-3 if eps < 1e-6 else max(0.2, 2 * eps * float(logits.abs().max()))
+    tolerance = 1e-3 if eps < 1e-6 else max(0.2, 2 * eps * float(torch.stack([of_labels, norms]).abs().max()))
     if not ours.isfinite().all():
         raise UserError(
-            f"the log-probs of {type(model).__name__} are not finite on a few tokens: its weights are broken, or its "
-            "training diverged; lower sft.learning_rate, or choose another model in params.yaml: base."
+            f"the log-probs of {type(model).__name__} are not finite on a few tokens: its weights are broken, or SFT "
+            "diverged; lower sft.learning_rate if stage sft wrote it, or choose another model in params.yaml: base."
         )
     if (ours - theirs).abs().max() > tolerance:
-        raise UserError(
-            f"the logits of {type(model).__name__} are not its last hidden states times its output embeddings (with a "
-            "known scale and a soft-cap at most): this project cannot train it; choose another model in params.yaml: "
-            "base."
-        )
+        raise unfit
 
 
 def _completion_hidden(

@@ -12,8 +12,8 @@ def ignored_names() -> re.Pattern[str]:
     """Matches the name of each file and folder that .dvcignore leaves out wherever it lies, and compiled Python.
 
     Lines with a slash are about places, where no dependency of a stage lies, and are passed over. The files are those
-    of the working folder and of all above it up to the folder of DVC's project: external/ has one of its own, and its
-    stages depend on code that lies beside it.
+    of the working folder and of all above it up to the folder of DVC's project: external/ has one of its own, of places
+    alone, and its stages depend on code that lies beside it.
     """
     here = Path.cwd()
     lines: list[str] = []
