@@ -27,6 +27,6 @@ with run_stage("controls") as stage:
     )
     stage.tracker.log_metrics(metrics)
     stage.summary = (
-        f"chosen beats rejected in {metrics['win_rate/chosen_vs_rejected']:.1%}, "
-        f"SFT beats chosen in {metrics['win_rate/sft_vs_chosen']:.1%} of {facts['n']}"
+        f"chosen beats rejected in {metrics['win_rate/chosen_vs_rejected']:.1%}; "  # of pairs, each once
+        f"SFT beats chosen in {metrics['win_rate/sft_vs_chosen']:.1%} of {facts['n']} answers"
     )

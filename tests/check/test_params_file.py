@@ -43,6 +43,13 @@ def with_base(tmp_path: Path, **base: Any) -> Path:
             },
             "exceeds the positions before LongRoPE's change of {} = 100",
         ),
+        (
+            {
+                "max_position_embeddings": 1000,
+                "rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 90},
+            },
+            "exceeds the positions before LongRoPE's change of {} = 90",
+        ),
     ],
 )
 def test_a_pretrained_models_positions_are_held_where_its_config_is_there(
@@ -80,6 +87,25 @@ def test_a_damaged_config_of_a_pretrained_model_is_one_sentence(tmp_path: Path, 
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match="is no model's config"):
         load_file(with_base(tmp_path, path=str(tmp_path), revision=None))
+
+
+def test_a_models_folder_that_may_not_be_looked_into_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's: whether it holds a config.json is not to be known."""
+    path = with_base(tmp_path, path=str(tmp_path / "model"), revision=None)
+    asked = Path.stat
+
+    def refuse(self: Path, **options: Any) -> Any:
+        if self == tmp_path / "model/config.json":
+            raise PermissionError(13, "Permission denied", str(self))
+        return asked(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(
+        UserError, match=r"config\.json cannot be read \(Permission denied\); change its permissions, or"
+    ):
+        load_file(path)
 
 
 def test_what_is_to_be_sampled_counts_too_and_a_hub_model_by_its_cached_config(
@@ -473,7 +499,16 @@ def test_the_tiny_models_learning_rates_are_doubted_for_a_pretrained_one() -> No
     """Who replaces block `base` alone would compare runs from a ruined reference; no preset is doubted."""
     default, smollm2 = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/ultrafeedback-smollm2.yaml"))
     mixed = default | {"base": smollm2["base"]}
-    doubted = [said.split(" ")[0] for said in cautions(parse(ParamsFile, mixed))]
-    assert doubted == ["sft.learning_rate", "align.learning_rate"]
+
+    def doubted(**changes: Any) -> list[str]:
+        return [said.split(" ")[0] for said in cautions(parse(ParamsFile, mixed | changes))]
+
+    assert doubted() == ["sft.learning_rate", "align.learning_rate"]
+    run = {"method": "dpo", "beta": 0.1}
+    runs = {"fast": run | {"learning_rate": 3.0e-4}, "usual": run | {"learning_rate": 2.0e-5}}
+    slow = mixed["align"] | {"learning_rate": 1.0e-6}
+    assert doubted(align=slow, runs=runs) == ["sft.learning_rate", "runs.fast.learning_rate"], "a run's own, too"
+    lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
+    assert doubted(align=mixed["align"] | {"lora": lora}, runs=runs) == ["sft.learning_rate"], "an adapter takes more"
     for file in (ROOT / "params.yaml", *(ROOT / "presets").glob("*.yaml")):
         assert not cautions(parse(ParamsFile, read_yaml(file))), file.name

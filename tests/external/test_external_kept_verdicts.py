@@ -161,6 +161,27 @@ def test_the_version_of_a_copy_of_arena_hard_is_not_the_commit_of_the_project_ar
     assert version_of_the_checkout() != first
     commit = commit_all(checkout)
     assert version_of_the_checkout() == commit[:7]
+    (checkout / "utils" / "judge.pyc").write_text("what another call leaves there")
+    assert version_of_the_checkout() == commit[:7]
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["edited", "ignored by git"])
+def test_settings_that_are_in_no_commit_are_another_version(external: Path, tracked: bool) -> None:
+    """Verdicts by another prompt would pass for theirs."""
+    arena_hard_environment("current")
+    checkout = Path("environments/arena_hard/arena-hard-auto")
+    settings = checkout / "config" / "arena-hard-v0.1.yaml"
+    content = settings.read_text()
+    if not tracked:
+        settings.unlink()
+        (checkout / ".gitignore").write_text("/config\n")
+    commit_all(checkout)
+    settings.parent.mkdir(exist_ok=True)
+    found = set()
+    for end in (" ", "  "):
+        settings.write_text(content + end)
+        found.add(version_of_the_checkout())
+    assert len(found) == 2 and all(version.startswith("copy-") for version in found)
 
 
 @pytest.mark.parametrize("benchmark", ["arena_hard", "mt_bench"])

@@ -74,6 +74,17 @@ def test_what_cannot_be_compared_with_published_numbers_says_so(
 
 
 @pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"judge": "local"}, "their judge is gpt-4-1106-preview"), ({"n_asked": 10}, "they are on 805 questions")],
+)
+def test_one_run_that_cannot_be_compared_is_enough(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    runs = [{"run": name, "policy": "sft", "benchmark": "alpaca_eval", **ALPACA_EVAL} for name in ("one", "two")]
+    for verdicts in ([runs[0], runs[1] | changes], [runs[0] | changes, runs[1]]):
+        write_scoreboard(verdicts, tmp_path)
+        assert reason in (tmp_path / "scoreboard.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
     ("asked", "without", "comparable"),
     [
         (80, {(1, 2), (2, 2), (3, 2)}, True),  # every question has a grade, and three turns have none

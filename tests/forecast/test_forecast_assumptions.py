@@ -25,11 +25,12 @@ from epsilon_dpo.forecast.memory import Memory, unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs, hours
 from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, body_pass, passes, reading, sft_step
 from epsilon_dpo.forecast.table import table
-from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft
+from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft, policies_of
 from epsilon_dpo.judging.judges import pairrm_forward
 from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.making.params import RewardModelJudge, TrainedJudge
 from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenizer
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
@@ -268,6 +269,21 @@ def test_policies_and_texts_of_kl() -> None:
         assert ended.flops == pytest.approx((kept + 1 + 1) / 2 * fewer.flops)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "every", "pairs", "kept"),
+    [
+        (2.1, 0.3, 3200, 6),  # the seventh is the end, although 2.1 / 0.3 is 7.000000000000001
+        (1.0, 0.001, 80, 9),  # ten steps, of which the last makes the policy itself
+        (1.0, 0.3, None, 3),
+    ],
+    ids=["at the end", "more than steps", "pairs not known"],
+)
+def test_snapshots_are_those_that_a_training_keeps(epochs: float, every: float, pairs: int | None, kept: int) -> None:
+    params = default(align={"num_train_epochs": epochs, "batch_size": 8, "max_steps": None})
+    of = given(params, LlamaConfig(**SIZES), Machine(), Lengths([(4, 9, 3)], pairs, measured=False))
+    assert policies_of(of, {"kept": method_of("kept", {**params.runs["dpo"], "snapshot_epochs": every})}) == kept + 1
+
+
 def test_both_answers_of_a_pair_are_rows_of_monotonicity() -> None:
     """3 pairs at once, of 49 and 43, or 47 and 47 tokens; 50 pairs for each of three runs, on one GPU in float32."""
     of = given_llama(default(monotonicity={"batch_size": 3}), Machine(gpus=8))
@@ -309,14 +325,18 @@ def test_pairs_are_those_of_a_file_whose_values_decide_how_many_there_are_and_ho
 def test_candidates_are_sampled_from_the_reference_and_align_learns_from_their_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """4 answers to a prompt make 6 pairs at most; SFT learns from the dataset's 1,000, whatever out/pairs holds."""
+    """4 answers to a prompt make 6 pairs at most; SFT learns from the dataset's 1,000, whatever out/pairs holds. A
+    quarter of the 512 prompts is held out, each with a pair of 160 tokens a row at most."""
     params = load_file(ROOT / "presets/on-policy.yaml")
+    params = params.model_copy(update={"fetch": params.fetch.model_copy(update={"eval_share": 0.25})})
     assert params.candidates is not None
     monkeypatch.chdir(tmp_path)
     of, needs = needs_of(params, Machine(), pairs=1000)
     by_stage = {one.stage: one for one in reversed(needs)}
     assert list(one.stage for one in needs)[:4] == ["base", "sft", "candidates", "align"]
     assert of.train.count == 6 * 1000
+    held_out = flops(of.sizes, Form(2 * 160, 160, 2 * 160.0**2, 2 * 159, 2 * 159), PASS)
+    assert by_stage["monotonicity"].flops == pytest.approx(3 * 128 * held_out)
     longer = params.candidates.model_copy(update={"batch_size": 2 * params.candidates.batch_size, "max_prompts": 500})
     _, more = needs_of(params.model_copy(update={"candidates": longer}), Machine(), pairs=1000)
     changed = {one.stage: one for one in reversed(more)}
@@ -324,6 +344,8 @@ def test_candidates_are_sampled_from_the_reference_and_align_learns_from_their_p
     assert one.memory is not None and other.memory is not None and one.flops is not None
     assert other.memory.total > 1.5 * one.memory.total and other.flops == pytest.approx(one.flops / 2)
     assert changed["sft"] == by_stage["sft"] and changed["sample"] == by_stage["sample"]
+    assert by_stage["align"].flops is not None
+    assert changed["align"].flops == pytest.approx(by_stage["align"].flops / 2), "of the 500 prompts' answers"
 
     (tmp_path / "out/pairs").mkdir(parents=True)
     for split in ("train", "eval"):
@@ -426,6 +448,14 @@ def test_a_small_pairrm_is_the_one_that_stage_judge_makes(dropout: float) -> Non
     ids = {"source_prefix_id", "cand1_prefix_id", "cand2_prefix_id", "cand_prefix_id"}
     assert {name for name in made | forecast if made.get(name) != forecast.get(name)} == ids
     assert made["hidden_dropout_prob"] == made["attention_probs_dropout_prob"] == dropout
+
+
+def test_disk_of_a_judge_and_of_its_checkpoints() -> None:
+    """Three of them, each with the weights and AdamW's two values of each."""
+    training = judges.of_judge(given_llama(default()))[0]
+    assert training.stage == "judge" and training.memory is not None and training.memory.weights > 0
+    assert training.memory.optimizer == 2 * training.disk.out
+    assert training.disk.scratch == 3 * 3 * training.disk.out
 
 
 @pytest.mark.parametrize(("device", "pairs"), [("cuda", 3), ("cpu", 1)])

@@ -1,7 +1,9 @@
 """`epsilon-dpo inspect`: what it says of a file is so, and what it prints to paste is a params.yaml that reads it."""
 
 import json
+import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,9 +94,26 @@ def test_a_split_of_the_data_is_used_to_evaluate(project: Path, capsys: pytest.C
     fetch, validate = blocks["fetch"], blocks["validate"]
     assert (fetch["train_split"], fetch["eval_split"], fetch["eval_share"]) == ("train", "test", None)
     assert (validate["min_train_pairs"], validate["min_eval_pairs"]) == (45, 15), "half of what is there"
+    main(["inspect", "data/mine", "--rows", "60", *COLUMNS])
+    assert "The contract of `validate` on 60 rows" in capsys.readouterr().out, "half of each split"
     main(["inspect", "data/mine", "--split", "test[:50%]", *COLUMNS])
     fetch = pasted(capsys.readouterr().out)["fetch"]
     assert (fetch["train_split"], fetch["eval_split"]) == ("test[:50%]", None), "not the rows that are trained on"
+
+
+def test_of_many_splits_those_of_preferences_are_read(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """As in UltraFeedback binarized."""
+    (project / "data/mine").mkdir()
+    named = ""
+    for split, count in (("train_sft", 1), ("train_prefs", 30), ("test_sft", 1), ("test_prefs", 20)):
+        file = project / f"data/mine/{split}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows(count)), "utf-8")
+        named += f"\n  - split: {split}\n    path: {file.name}"
+    head = f"---\nconfigs:\n- config_name: default\n  data_files:{named}\n---\n"
+    (project / "data/mine/README.md").write_text(head, "utf-8")
+    main(["inspect", "data/mine", *COLUMNS])
+    said = capsys.readouterr().out
+    assert "data/mine: 50 rows read, 50 pairs" in said and "read: train_prefs and test_prefs" in said
 
 
 @pytest.mark.parametrize(
@@ -134,6 +153,20 @@ def test_the_shares_of_what_is_too_long_are_said(project: Path, capsys: pytest.C
     assert "The judge, trained on these pairs, cuts 10.0% of the prompts and 15.0% of the answers\n" in said
 
 
+def test_how_much_of_a_long_answer_is_cut_is_said(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """Prompt and answer share the default's 160 tokens."""
+    row = {"prompt": "Number?", "chosen": " ".join(["moss"] * 300), "rejected": "No."}
+    (project / "data/one.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    main(["inspect", "data/one.jsonl"])
+    said = capsys.readouterr().out
+    shown = re.search(
+        r"prompt, (\d+) tokens\n[^▌]*chosen, (\d+) tokens, the last (\d+) cut at tokens.max_length\n", said
+    )
+    assert shown is not None
+    prompt, answer, cut = map(int, shown.groups())
+    assert prompt + answer - cut == 160 and prompt > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -147,7 +180,8 @@ def test_the_shares_of_what_is_too_long_are_said(project: Path, capsys: pytest.C
             ["data/mine.jsonl", "--split", "train[:1%]", *COLUMNS],
             "The split train[:1%] of data/mine.jsonl holds no row",
         ),
-        (["data/mine.jsonl", "--split", "train+train", *COLUMNS], "reads the split train twice; name it once"),
+        (["data/mine.jsonl", "--split", "train[:x%]", *COLUMNS], "ERROR: --split 'train[:x%]' is no split"),
+        (["data/mine.jsonl", "--split", "train+train", *COLUMNS], "ERROR: --split 'train+train' reads the split train"),
         (["data/mine.jsonl", "--split", "train[:2]+train[1:]", *COLUMNS], "reads rows of the split train twice"),
         (["org/name"], "a dataset on the Hub, owner/name, needs its revision"),
         (["data/../mine.jsonl"], "is not below data/, the folder that DVC watches"),
@@ -215,6 +249,16 @@ def test_limits_are_raised_only_as_far_as_the_lengths_ask() -> None:
         assert fitting_tokens(unequal, Tokens(max_prompt_length=50, max_length=60), 0.01) == Tokens(
             max_prompt_length=112, max_length=160
         )
+
+
+def test_limits_that_fit_stay_as_they_are() -> None:
+    """Also where they leave an answer little room, or where no row is left to be measured."""
+    limits = Tokens(max_prompt_length=100, max_length=110)
+    short = [{"prompt_tokens": p, "chosen_tokens": 10, "rejected_tokens": 3} for p in range(1, 101)]
+    assert fitting_tokens(short, limits, 0.01) == limits
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fitting_tokens([], limits, 0.01) == limits
 
 
 def test_answers_may_be_as_long_as_nineteen_of_twenty() -> None:

@@ -52,7 +52,9 @@ def test_the_loss_is_dpo():
     rejected = Logps(torch.tensor([-14.0, -24.5]), torch.tensor([8, 20]), torch.tensor([-13.2, -25.4]))
     ours = method(update="hard").loss(chosen, rejected)
     dpo = method_of("d", {"method": "dpo", "beta": 0.1}).loss(chosen, rejected)
-    assert torch.equal(ours.losses, dpo.losses) and torch.equal(ours.rejected_rewards, dpo.rejected_rewards)
+    assert torch.equal(ours.losses, dpo.losses)
+    assert torch.equal(ours.chosen_rewards, dpo.chosen_rewards)
+    assert torch.equal(ours.rejected_rewards, dpo.rejected_rewards)
 
 
 @pytest.mark.parametrize(

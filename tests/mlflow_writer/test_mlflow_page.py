@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from epsilon_dpo.mlflow_writer.answers import TABLE, table
-from epsilon_dpo.mlflow_writer.identity import identity, recipe, report_mark
+from epsilon_dpo.mlflow_writer.identity import identity, made_by, recipe, report_mark
 from epsilon_dpo.mlflow_writer.notes import EXTERNAL, command, note
 from epsilon_dpo.mlflow_writer.reading import recorded_run
 from epsilon_dpo.mlflow_writer.registry import opened
@@ -45,6 +47,15 @@ def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
     assert identity("align@x", {"runs.x": dpo})["recipe"] == "dpo, beta 0.1" and "recipe" not in identity("sft", {})
     seeds = json.loads(json.loads(experiment_tags()[f"{SHARED_VIEW}seeds"])["state"])
     assert seeds["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "recipe"}]
+
+
+def test_a_stage_belongs_to_the_nearest_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the `dvc` of an experiment may be the worker of a queue, which is one for all of them."""
+    shell, own, worker = (SimpleNamespace(pid=pid, create_time=lambda pid=pid: 100.0 + pid) for pid in (7, 8, 9))
+    monkeypatch.setattr(psutil, "Process", lambda _: SimpleNamespace(parents=lambda: [shell, own, worker]))
+    monkeypatch.setattr("epsilon_dpo.mlflow_writer.identity.is_dvc", lambda process: process is not shell)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    assert made_by(6) == {"repro": "108-8"}
 
 
 def test_a_method_that_changes_no_beta_has_no_chart_of_it() -> None:
@@ -83,6 +94,7 @@ import sys
 cards = [
     {{"index": "0", "utilization.gpu": "87", "memory.used": "40536", "power.draw": "301.50"}},
     {{"index": "1", "utilization.gpu": "3", "memory.used": "512", "power.draw": "[N/A]"}},
+    {{"index": "2", "utilization.gpu": "[N/A]", "memory.used": "1024", "power.draw": "90.00"}},
 ]
 asked = sys.argv[1].removeprefix("--query-gpu=").split(",")
 for card in cards:
@@ -91,7 +103,7 @@ for card in cards:
 
 
 def test_what_a_gpu_uses_stands_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second does not measure its power."""
+    """The second does not measure its power, and the third, which MIG cuts into parts, has no utilization."""
     (tmp_path / "nvidia-smi").write_text(NVIDIA_SMI, "utf-8")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -102,6 +114,8 @@ def test_what_a_gpu_uses_stands_under_its_own_name(tmp_path: Path, monkeypatch: 
         "system/gpu_0_power_usage_watts": 301.5,
         "system/gpu_1_utilization_percentage": 3.0,
         "system/gpu_1_memory_usage_megabytes": 512 * 2**20 / 1e6,
+        "system/gpu_2_memory_usage_megabytes": 1024 * 2**20 / 1e6,
+        "system/gpu_2_power_usage_watts": 90.0,
     }
 
 

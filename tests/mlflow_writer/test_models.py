@@ -9,7 +9,9 @@ from direct_tracker import Direct
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 
+from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.store import open_store
+from epsilon_dpo.pipeline.observability.tracker import now
 
 INPUTS = {
     "align": {"out/pairs": "1" * 64, "out/sft": "2" * 64},
@@ -99,6 +101,55 @@ def test_what_reads_a_policy_names_it_and_gives_it_its_metrics_once(store: Mlflo
     }
 
 
+def test_what_a_stage_uses_is_no_metric_of_the_policy_that_it_read(store: MlflowClient) -> None:
+    """As of a stage that hashes its inputs once more, after it has named the policy."""
+    with stage("align@used") as tracker:
+        tracker.set_tags({"policy_sha256": "6a" * 32})
+    record = Record("kl@used", "f" * 64, {}, INPUTS["kl"], at=now())
+    record.tags({"policy_sha256": "6a" * 32})
+    sample = {"metrics": {}, "step": 1, "at": now(), "resources": {"system/stage_cpu_seconds": 3.0}}
+    record.metric_rows([{"metrics": {"kl_fwd_rb": 1.5}, "step": 0, "at": now()}, sample])
+    record.close("FINISHED")
+    (model,) = models(store, "used")
+    assert [m.key for m in store.get_logged_model(model.model_id).metrics or []] == ["kl_fwd_rb"]
+    assert store.get_run(record.run_id).data.metrics == {"kl_fwd_rb": 1.5, "system/stage_cpu_seconds": 3.0}
+
+
+def test_a_message_with_many_metrics_of_a_policy_may_be_written_again(store: MlflowClient) -> None:
+    """Whose first answer was lost: else the record waits for ever."""
+    with stage("align@again") as tracker:
+        tracker.set_tags({"policy_sha256": "7a" * 32})
+    record = Record("kl@again", "f" * 64, {}, INPUTS["kl"], at=now())
+    record.tags({"policy_sha256": "7a" * 32})
+    message = {"metrics": {f"metric_{i}": 1.0 * i for i in range(150)}, "step": 0, "at": now()}
+    for _ in range(2):
+        record.metric_rows([message])
+    record.close("FINISHED")
+    (model,) = models(store, "again")
+    found = store.get_logged_model(model.model_id).metrics or []
+    assert sorted(metric.value for metric in found) == [*range(150)]
+    assert store.get_run(record.run_id).data.metrics == message["metrics"]
+
+
+def test_a_model_that_was_not_finished_is_finished_by_the_next_try(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server went away when all but the last of its calls had come through."""
+
+    def go_away(*_: Any) -> None:
+        raise TimeoutError
+
+    record = Record("align@begun", "f" * 64, {}, INPUTS["align"], at=now())
+    with monkeypatch.context() as outage, pytest.raises(TimeoutError):
+        outage.setattr(record.client, "finalize_logged_model", go_away)
+        record.tags({"policy_sha256": "8a" * 32})
+    record.tags({"policy_sha256": "8a" * 32})
+    record.close("FINISHED")
+    (model,), (row,) = models(store, "begun"), rows(store, "align@begun")
+    assert model.status.value == "READY"
+    assert [made.model_id for made in row.outputs.model_outputs] == [model.model_id]
+
+
 def test_another_policy_of_the_run_is_another_model_and_an_unknown_one_is_no_input(store: MlflowClient) -> None:
     for sha256 in ("3a" * 32, "3b" * 32):
         with stage("align@twice") as tracker:
@@ -125,7 +176,7 @@ def test_a_report_makes_the_model_of_a_result_whose_rows_are_lost(store: MlflowC
         "run": "lost",
         "policy_sha256": "4a" * 32,
         "params": {"runs.lost": {"method": "dpo", "beta": 0.2}},
-        "metrics": {"win_rate/sft": 0.6, "steps": 3},
+        "metrics": {"win_rate/sft": 0.6, "eval_loss": 0.4, "steps": 3},
         "curve": [{"step": 2, "loss": 0.5}],
     }
     for _ in range(2):
@@ -136,4 +187,8 @@ def test_a_report_makes_the_model_of_a_result_whose_rows_are_lost(store: MlflowC
     (model,) = models(store, "lost")
     assert model.params == {"run.method": "dpo", "run.beta": "0.2"} and model.tags["rebuilt"] == "true"
     found = store.get_logged_model(model.model_id).metrics or []
-    assert {(m.key, m.value) for m in found} == {("win_rate/sft", 0.6), ("steps", 3.0)}
+    assert {(m.key, m.value) for m in found} == {("win_rate/sft", 0.6), ("eval_loss", 0.4), ("steps", 3.0)}
+    # As of the training itself: the policy of its last step, at which its curve of the evaluation ends.
+    assert [(made.model_id, made.step) for made in row.outputs.model_outputs] == [(model.model_id, 3)]
+    curve = store.get_metric_history(row.info.run_id, "1_train/eval_loss")
+    assert [(point.step, point.value) for point in curve] == [(3, 0.4)]

@@ -1,6 +1,7 @@
 """The rows of policies, which other stages and reports write on: whole or not there, and marked by the last report."""
 
 import dataclasses
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer.delivery import Backlog
 from epsilon_dpo.mlflow_writer.environment import environment
 from epsilon_dpo.mlflow_writer.reading import recorded_run
 from epsilon_dpo.mlflow_writer.record import Record
-from epsilon_dpo.mlflow_writer.replicates import mark_replicate
+from epsilon_dpo.mlflow_writer.replicates import mark_replicate, write_summary
 from epsilon_dpo.mlflow_writer.rows import Rows
 from epsilon_dpo.pipeline.observability.tracker import now
 
@@ -238,6 +241,21 @@ def test_studies_of_one_server_leave_each_others_replicates(rows: Rows, monkeypa
     assert studies == {"ada": "small", "bob": None, "carl": "small"}
 
 
+def test_a_row_of_a_summary_that_may_not_be_deleted_is_ended(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a server with logins, where a colleague has made it; the summary is written all the same."""
+
+    def summary(*betas: float) -> None:
+        params = [{"method": "dpo", "beta": beta} for beta in betas]
+        write_summary("team", [{"params": each, "seeds": "7 8 9", "metrics": {"kl": 1.0}} for each in params], "95%")
+
+    summary(0.1, 0.3)
+    monkeypatch.setattr(MlflowClient, "delete_run", refuse)
+    summary(0.1)
+    runs = rows.client.search_runs([rows.store.experiment], "tags.seeds = '7 8 9'")
+    found = {str(run.info.run_name): (run.info.status, run.data.tags.get("study_summary")) for run in runs}
+    assert found == {"dpo, beta 0.1": ("FINISHED", "team"), "dpo, beta 0.3": ("KILLED", None)}
+
+
 def test_a_clock_that_was_ahead_does_not_silence_later_reports(rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
     rows.compared([policy("ahead")], at=now() + 10**9)
     rows.compared([policy("right")])
@@ -293,6 +311,40 @@ def test_a_record_that_waited_gets_no_files_of_a_later_execution(
     assert said.count("has changed since") == said.count("out/kl/replaced has changed since this record of it was") == 1
 
 
+def test_the_pictures_of_a_stage_are_among_its_files(rows: Rows) -> None:
+    """Those of stage report lie in out/report/figures, those of stage figures in out/figures/images. Of a record that
+    waited a file may be gone from DVC's cache, to which it is a link."""
+    for stage, folder in (("report", "figures"), ("figures", "images")):
+        out = Path("out") / stage
+        (out / folder).mkdir(parents=True)
+        for name in ("metrics.json", f"{folder}/one.png", f"{folder}/rows.jsonl"):
+            (out / name).write_text("{}")
+        (out / folder / "gone.png").symlink_to("nowhere")
+        record = Record(stage, "f" * 64, {}, {}, at=now())
+        record.artifacts(str(out), at=now())
+        assert "metrics.json" in {file.path for file in rows.client.list_artifacts(record.run_id)}
+        assert [file.path for file in rows.client.list_artifacts(record.run_id, folder)] == [f"{folder}/one.png"]
+
+
+def test_a_record_that_another_version_of_this_project_left_holds_up_no_others(
+    rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its opening or a message is one that this version does not know; what it says is kept."""
+    opening = {"fingerprint": "f" * 64, "params": {}, "inputs": {}, "at": now()}
+    close = {"kind": "close", "status": "FINISHED", "at": now()}
+    others = (("opening", {"said_later": 1}, [close]), ("message", {}, [{"kind": "said_later"}, close]))
+    for number, (name, more, messages) in enumerate((*others, ("ours", {}, [close]))):
+        assert pending.keep(opening | {"name": f"kl@{name}", "execution": name} | more, messages, "")
+        os.utime(pending.kept(name), (number, number))
+    backlog = Backlog("")
+    assert backlog.deliver() and backlog.written == ["kl@ours"]
+    refused = {file.name: file for file in pending.folder().glob("*.refused")}
+    assert {*refused} == {"opening.refused", "message.refused"} and not [*pending.folder().glob("*.jsonl")]
+    assert capsys.readouterr().err.count("MLflow does not take the record in ") == 2
+    for file in refused.values():
+        file.unlink()
+
+
 def test_a_new_file_of_code_is_a_change_and_dvcs_own_lock_is_none(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
@@ -327,6 +379,29 @@ def test_a_repository_that_does_not_answer_is_not_said_to_be_clean(
     for code, said in (("0", "false"), ("1", "unknown")):
         monkeypatch.setenv("CODE", code)
         assert environment(tmp_path)["git.uncommitted_changes"] == said
+
+
+def test_neither_an_absent_library_nor_the_name_of_a_file_costs_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc` may be a program of its own, and `core.quotepath false` lets git print a name in Latin-1."""
+    git = tmp_path / "git"
+    git.write_text(
+        '#!/bin/sh\ncase "$*" in *ls-files*) printf "src/\\351.py";; *status*) ;; *) echo 0123456789;; esac\n'
+    )
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    version = importlib.metadata.version
+
+    def without_dvc(name: str) -> str:
+        if name == "dvc":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_dvc)
+    found = environment(tmp_path)
+    assert (found["dvc"], found["torch"]) == ("not installed", version("torch"))
+    assert found["git.uncommitted_changes"] == "true"
 
 
 def test_a_machine_without_a_gpu_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

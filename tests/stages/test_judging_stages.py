@@ -133,6 +133,25 @@ def test_the_line_of_a_score_is_that_of_its_metrics(
     assert capsys.readouterr().out.endswith(f"beats chosen in 100.0%, SFT in 25.0% ({low:.1%} to {high:.1%}) of 4\n")
 
 
+def test_the_line_of_the_controls_counts_answers_for_the_rate_that_is_of_answers(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two answers to each of two prompts; the judge finds the longer text better, so one of two labels, and three of
+    the four answers better than the chosen one."""
+    write_answers(project / "out/reference", ["xxx", "xxx"])
+    rows = read_jsonl(project / "out/reference/samples.jsonl")
+    again = [row | {"id": f"{row['row_id']}/1", "response": text} for row, text in zip(rows, ("xxx", "x"), strict=True)]
+    write_jsonl(project / "out/reference/samples.jsonl", [*rows, *again])
+    (project / "out/validate").mkdir(parents=True)
+    write_json(project / "out/validate/dataset.json", {"true_reward": False})
+    pairs = [
+        {"id": f"{n}", "rejected": [{"role": "assistant", "content": text}]} for n, text in enumerate(("x", "xxx"))
+    ]
+    write_jsonl(project / "out/validate/eval.jsonl", pairs)
+    run("controls", monkeypatch)
+    assert capsys.readouterr().out.endswith("chosen beats rejected in 50.0%; SFT beats chosen in 75.0% of 4 answers\n")
+
+
 def test_a_tournament_says_who_leads_by_whom(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

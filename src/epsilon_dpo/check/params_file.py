@@ -264,15 +264,17 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
         from epsilon_dpo.pipeline.hub.download import cached_file  # imported where it is asked: it takes 0.3 s
 
         file = cached_file(params.base.path, "config.json", params.base.revision)
-    if file is None or not file.is_file():
-        return  # stage base says what is missing, and sft and sample hold the limits once it is there
     which = "positions"
     try:
+        if file is None or not file.is_file():
+            return  # stage base says what is missing, and sft and sample hold the limits once it is there
         config = read_json(file)
         config = config.get("text_config", config)
         positions = config.get("max_position_embeddings", config.get("n_positions"))
-        if "longrope" in (config.get("rope_parameters") or config.get("rope_scaling") or {}).values():
-            positions = config.get("original_max_position_embeddings")  # data/tokens/positions.py says why
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if "longrope" in rope.values():
+            name = "original_max_position_embeddings"  # data/tokens/positions.py says why
+            positions = rope.get(name, config.get(name))
             which = "positions before LongRoPE's change"
     except OSError as error:
         raise UserError(
@@ -292,11 +294,18 @@ def cautions(params: ParamsFile) -> list[str]:
     """What is allowed and hardly meant: the tiny default model's learning rates for all weights of a large one."""
     if not isinstance(params.base, PretrainedModel):
         return []
-    blocks = (("sft", params.sft, USUAL_SFT), ("align", params.align, USUAL_ALIGN))
+    rates = [
+        (name, block.learning_rate, usual)
+        for name, block, usual in (("sft", params.sft, USUAL_SFT), ("align", params.align, USUAL_ALIGN))
+        if block is not None and block.lora is None
+    ]
+    if params.align.lora is None:
+        own = ((f"runs.{name}", run.get("learning_rate")) for name, run in params.runs.items())
+        rates += [(name, rate, USUAL_ALIGN) for name, rate in own if isinstance(rate, int | float)]
     return [
-        f"{name}.learning_rate = {block.learning_rate:g} is high for all weights of a large model (usual: {usual:g})"
-        for name, block, usual in blocks
-        if block is not None and block.lora is None and block.learning_rate > HIGH * usual
+        f"{name}.learning_rate = {rate:g} is high for all weights of a large model (usual: {usual:g})"
+        for name, rate, usual in rates
+        if rate > HIGH * usual
     ]
 
 

@@ -196,11 +196,15 @@ def policies_of(of: Given, methods: Mapping[str, AnyMethod]) -> int:
 
 
 def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
-    """Policies that a run keeps beside the last one."""
+    """Policies that a run keeps beside the last one, as training/alignment/snapshots.py counts them."""
     every, epochs = method.config.snapshot_epochs, block.num_train_epochs
-    if block.max_steps is not None and of.train.count is not None:
-        epochs = block.max_steps / math.ceil(of.train.count / block.batch_size)
-    return 0 if every is None else max(math.ceil(epochs / every) - 1, 0)
+    if every is None:
+        return 0
+    of_epoch = None if of.train.count is None else math.ceil(of.train.count / block.batch_size)
+    if block.max_steps is not None and of_epoch is not None:
+        epochs = block.max_steps / of_epoch
+    most = math.inf if of_epoch is None else math.ceil(epochs * of_epoch - 1e-6) - 1  # one a step, but the last
+    return int(max(min(math.ceil(epochs / every - 1e-6) - 1, most), 0))
 
 
 def _disk(of: Given, block: Adaptable, step: Simulated, dtype: torch.dtype, policies: int, moving: bool) -> Disk:

@@ -30,7 +30,7 @@ def fitting_tokens(lengths: list[dict[str, int]], tokens: Tokens, max_truncated_
     would be cut."""
     prompt = tokens.max_prompt_length
     prompts = [row["prompt_tokens"] for row in lengths]
-    if np.mean(np.array(prompts) > prompt) > 0.01:
+    if prompts and np.mean(np.array(prompts) > prompt) > 0.01:
         prompt = _rounded_up(int(np.percentile(prompts, 99, method="higher")))
     pairs = [
         row["prompt_tokens"] + row[side]
@@ -38,10 +38,10 @@ def fitting_tokens(lengths: list[dict[str, int]], tokens: Tokens, max_truncated_
         for side in ("chosen_tokens", "rejected_tokens")
         if row["prompt_tokens"] <= prompt
     ]
-    length = max(tokens.max_length, prompt + 1)
+    length = tokens.max_length if prompt == tokens.max_prompt_length else max(tokens.max_length, prompt + STEP)
     if pairs and np.mean(np.array(pairs) > length) > max_truncated_share / 2:
         length = _rounded_up(int(np.percentile(pairs, 100 * (1 - max_truncated_share / 2), method="higher")))
-    return Tokens(max_prompt_length=prompt, max_length=max(length, prompt + STEP))
+    return Tokens(max_prompt_length=prompt, max_length=length)
 
 
 def raised(limit: int, lengths: Sequence[int]) -> int:

@@ -67,7 +67,8 @@ class Backlog:
                 return
             _write_record(opening, messages, self.uri)
         except Exception as error:
-            damaged = isinstance(error, ValueError | KeyError)  # what a power cut left
+            # What a power cut left, or another version of this project, whose messages are others.
+            damaged = isinstance(error, ValueError | KeyError | TypeError | AttributeError)
             kind = Failure.CALL if damaged else failure(error, self.uri)
             self._stuck_s += time.monotonic() - started
             if kind is Failure.OUTAGE and self._stuck_s < STUCK_S and self._is_there():

@@ -30,7 +30,9 @@ def environment(place: Path) -> dict[str, str]:
         **_rounding(),
     }
     for library in LIBRARIES:
-        tags[library] = importlib.metadata.version(library)
+        tags[library] = "not installed"  # here: `dvc` may be a program of its own
+        with suppress(importlib.metadata.PackageNotFoundError):
+            tags[library] = importlib.metadata.version(library)
     place = next((folder for folder in (place, *place.parents) if (folder / ".dvc").is_dir()), place)
     commit = output_of(["git", "-C", str(place), "rev-parse", "HEAD"])
     if commit:
@@ -81,7 +83,9 @@ def said_by(command: list[str]) -> str | None:
     """What `command` prints; None where it fails or takes longer than 5 s, as `git status` on a slow drive may."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # `git status` must not write the index of somebody's commit
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, env=environment)
+        done = subprocess.run(  # a file's name may be of another encoding than the terminal's
+            command, capture_output=True, text=True, errors="replace", timeout=5, check=False, env=environment
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

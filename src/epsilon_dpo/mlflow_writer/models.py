@@ -34,11 +34,14 @@ class Models:
         found = self.client.search_logged_models([self.experiment], asked, max_results=1)
         return found[0] if found else None
 
-    def ensure(self, row: str, run: str, sha256: str, place: str = FINAL) -> tuple[str, bool]:
+    def ensure(
+        self, row: str, run: str, sha256: str, place: str = FINAL, steps: float | None = None
+    ) -> tuple[str, bool]:
         """The id of the model of this policy, which the training of the MLflow run `row` made, and whether it is new.
 
         Args:
             place: of the policy below out/align/RUN, as of runs.policy_paths.
+            steps: of the training; None: its row says them.
         """
         known = self._found(run, sha256)
         if known and known.status == LoggedModelStatus.READY:
@@ -58,7 +61,10 @@ class Models:
             training.data.params,
             "policy",
         )
-        self.client.log_outputs(row, [LoggedModelOutput(model.model_id, step or _last_step(training))])
+        last = _last_step(training) if steps is None else int(steps)
+        made = training.outputs.model_outputs if training.outputs else []
+        if model.model_id not in {one.model_id for one in made}:  # MLflow's store takes no output a second time
+            self.client.log_outputs(row, [LoggedModelOutput(model.model_id, step or last)])
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         return str(model.model_id), True
 

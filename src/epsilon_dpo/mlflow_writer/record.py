@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from epsilon_dpo.mlflow_writer import pending
@@ -17,6 +17,7 @@ from epsilon_dpo.mlflow_writer.server import say
 
 DIGEST_CHARACTERS = 32  # the store holds 36; all 64 are in inputs.json
 SMALL_FILES = {".json", ".html", ".csv", ".png"}  # no .jsonl: rows are data
+PICTURES = ("figures", "images")  # folders of stage report, of stage figures
 MAX_ARTIFACT_BYTES = 2_000_000
 MTIME_MS = 2000  # file systems round
 
@@ -82,13 +83,12 @@ class Record(Rows):
 
     def metric_rows(self, rows: list[dict[str, Any]]) -> None:
         """Messages `metrics`: {"metrics": …, "step": …, "at": …} and, of a training, `resources`."""
-        metrics = [
-            metric
-            for row in rows
-            for metrics in (named(row["metrics"], row["step"]), row.get("resources", {}))
-            for metric in as_metrics(metrics, row["step"], row["at"])
-        ]
-        self._log(self.run_id, of_model(metrics, self._model, self._data))
+        said: list[Metric] = []
+        used: list[Metric] = []  # by the computation, which says nothing of the model
+        for row in rows:
+            said += as_metrics(named(row["metrics"], row["step"]), row["step"], row["at"])
+            used += as_metrics(row.get("resources", {}), row["step"], row["at"])
+        self._log(self.run_id, of_model(said, self._model, self._data) + used)
 
     def tags(self, tags: dict[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
@@ -106,13 +106,16 @@ class Record(Rows):
         if not self.takes_files:
             return
         top = Path(folder)
-        for file in sorted(top.glob("*")) + sorted(top.glob("figures/*")):
-            if file.suffix not in SMALL_FILES or file.stat().st_size > MAX_ARTIFACT_BYTES:
+        inner = [file for name in PICTURES for file in sorted(top.glob(f"{name}/*"))]
+        for file in sorted(top.glob("*")) + inner:
+            if file.suffix not in SMALL_FILES or not file.is_file():  # a link may lead to what `dvc gc` has removed
+                continue
+            if file.stat().st_size > MAX_ARTIFACT_BYTES:
                 continue
             if file.stat().st_mtime * 1000 > at + MTIME_MS:
                 say(f"{folder} has changed since this record of it was made, so MLflow gets no more of its files.")
                 return
-            self.client.log_artifact(self.run_id, str(file), None if file.parent == top else "figures")
+            self.client.log_artifact(self.run_id, str(file), None if file.parent == top else file.parent.name)
 
     def close(self, status: str, at: int | None = None) -> None:
         """End the run, at `at` (ms since 1970).

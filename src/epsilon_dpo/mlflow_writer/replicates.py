@@ -42,7 +42,7 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
         rows.client.set_tag(row.info.run_id, BY, pending.project())
         rows.client.set_tag(row.info.run_id, STUDY, level)
     if found:
-        recipes = {row.data.tags[RECIPE] for row in found}
+        recipes = {name for row in found if (name := row.data.tags.get(RECIPE))}  # older versions wrote none
         set_view(rows.client, rows.store.experiment, *seeds_tag(level, recipes))
     return len(found)
 

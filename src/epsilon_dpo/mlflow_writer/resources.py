@@ -18,6 +18,7 @@ BURST_S = 0.002  # rows that come faster are those of before a resumption, said 
 TOKENS = "num_input_tokens_seen"  # transformers' count of all that was read by a step
 MEGABYTE = 1e6
 GPU_QUERY = "--query-gpu=index,utilization.gpu,memory.used,power.draw"
+GPU_VALUES = ("utilization_percentage", "memory_usage_megabytes", "power_usage_watts")  # behind the index
 
 
 class Resources:
@@ -92,9 +93,9 @@ def _gpus() -> dict[str, float]:
     found = {}
     if shutil.which("nvidia-smi"):
         for row in output_of(["nvidia-smi", GPU_QUERY, "--format=csv,noheader,nounits"]).splitlines():
-            with suppress(ValueError):  # "[N/A]": this card does not measure it
-                index, used, memory, watts = (part.strip() for part in row.split(","))
-                found[f"system/gpu_{index}_utilization_percentage"] = float(used)
-                found[f"system/gpu_{index}_memory_usage_megabytes"] = float(memory) * 2**20 / MEGABYTE  # it says MiB
-                found[f"system/gpu_{index}_power_usage_watts"] = float(watts)
+            index, *values = (part.strip() for part in row.split(","))
+            for name, value in zip(GPU_VALUES, values, strict=False):
+                with suppress(ValueError):  # "[N/A]": this card does not measure it, one cut by MIG its utilization
+                    amount = float(value) * (2**20 if "megabytes" in name else 1)  # it says MiB
+                    found[f"system/gpu_{index}_{name}"] = amount / (MEGABYTE if "megabytes" in name else 1)
     return found

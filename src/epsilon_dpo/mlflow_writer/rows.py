@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import ANSWERS_TAG, TABLE, TABLE_TAG, TABLES, table
 from epsilon_dpo.mlflow_writer.identity import IN_REPORT, flat, identity, report_mark
-from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve
+from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve, named
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.reading import all_runs
@@ -20,6 +20,9 @@ from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
 RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
+# Of more, MLflow 3.17 takes no call that it has taken before: it looks for what is there by the hundred, then writes
+# what is not in the first (its #20807 fixed that for the metrics of runs). A score has 113.
+OF_A_MODEL_AT_ONCE = 100
 REBUILD_S = 60.0  # for another process that writes the same row
 ERROR, GONE = "error", "the process that wrote this record is gone"
 REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
@@ -62,7 +65,7 @@ class Rows:
             run_id = row.info.run_id
             rows[run_id] = policy
             marked.append(row)
-            model, is_new = self.models.ensure(run_id, run, sha256)
+            model, is_new = self.models.ensure(run_id, run, sha256, steps=policy["metrics"].get("steps"))
             known = row.data.metrics  # marking twice must not make a history of equal values
             final = as_metrics(policy["metrics"], 0, at)
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
@@ -159,7 +162,8 @@ class Rows:
         except MlflowException:
             self.client.set_tag(run_id, ERROR, why)
             self.client.set_terminated(run_id, "KILLED")
-            self.client.delete_tag(run_id, "execution")  # nothing finds it by that any more
+            if "execution" in self.client.get_run(run_id).data.tags:  # which a row of a study's summary has not
+                self.client.delete_tag(run_id, "execution")  # nothing finds it by that any more
 
     def search(self, query: str) -> dict[str, dict[str, str]]:
         """The ids of all runs that `query` finds, with their tags."""
@@ -175,7 +179,10 @@ class Rows:
         self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat(params)])
 
     def _log(self, run_id: str, metrics: list[Metric]) -> None:
-        self.client.log_batch(run_id, metrics)
+        of_a_model = [metric for metric in metrics if metric.model_id]
+        for start in range(0, len(of_a_model), OF_A_MODEL_AT_ONCE):
+            self.client.log_batch(run_id, of_a_model[start : start + OF_A_MODEL_AT_ONCE])
+        self.client.log_batch(run_id, [metric for metric in metrics if not metric.model_id])
 
     def _log_file(self, run_id: str, content: dict[str, Any], name: str) -> None:
         """A server may leave files to its clients, which then need a bucket's library and its keys, or a folder that is
@@ -216,8 +223,9 @@ class Rows:
             self._log_params(run_id, policy["params"])
             self._log(run_id, [metric for row in policy["curve"] for metric in curve(row, now())])
             evaluation = {name: value for name, value in policy["metrics"].items() if name.startswith("eval_")}
-            if evaluation:  # after the last step; `compared` then finds these values known
-                self._log(run_id, as_metrics(evaluation, int(policy["metrics"]["steps"]), now()))
+            if evaluation:  # after the last step, the end of its curves, as of a training
+                steps = int(policy["metrics"]["steps"])
+                self._log(run_id, as_metrics(named(evaluation, steps), steps, now()))
             self.client.set_tag(run_id, POLICY, sha256)
             self.client.set_terminated(run_id, "FINISHED")
         pending.forget(execution)

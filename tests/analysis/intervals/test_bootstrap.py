@@ -67,6 +67,12 @@ def test_a_sample_without_spread_is_a_point():
     }  # fmt: skip
 
 
+def test_equal_values_lie_within_their_ends_however_their_sum_is_rounded():
+    """The mean of fifteen times 0.1 is not 0.1; an end on its other side would be an error bar of negative length."""
+    found = [cluster_bootstrap(np.full(m, 0.1), np.arange(m), 0.95, 50, 0) for m in range(2, 60)]
+    assert all(one.low <= one.value <= one.high for one in found)
+
+
 @pytest.mark.parametrize(
     ("values", "prompts", "draws", "message"),
     [

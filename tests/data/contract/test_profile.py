@@ -54,6 +54,14 @@ def test_the_longer_answer_and_what_is_cut() -> None:
     assert lengths.bias("eval")["chosen_longer_share"] == 0.5
 
 
+def test_the_length_that_is_advised_cuts_as_many_answers_as_are_allowed() -> None:
+    """Of answers of 1 to 100 tokens; 29 of 100 are 0.29, though 0.29 * 100 is 28.999999999999996."""
+    lengths = Lengths()
+    lengths.add("train", [fact(0, 2 * n + 1, 2 * n + 2) for n in range(50)])
+    assert [lengths.fitting("train", share) for share in (0.0, 0.289, 0.29, 0.3)] == [100, 72, 71, 70]
+    assert lengths.fitting("eval", 0.29) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "script"),
     [
@@ -112,6 +120,11 @@ def test_margins_that_contradict_their_label_are_counted(outcome: Any) -> None:
     shares = {"negative_share": 0.25, "zero_share": 0.25}
     assert outcome.result["margins"] == {"train": {"rows": 4, "negative": 1, "zero": 1, **shares, "spread": spread}}
     assert metrics(outcome.result)["train/negative_margins"] == 0.25
+
+
+def test_of_the_longer_answers_the_share_is_logged(outcome: Any) -> None:
+    """Of eight pairs the chosen answer is the longer one in four, and in the others the rejected one."""
+    assert metrics(outcome.result)["train/chosen_longer"] == 0.5
 
 
 def test_the_page_says_it_all(outcome: Any) -> None:

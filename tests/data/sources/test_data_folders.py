@@ -41,6 +41,32 @@ def test_a_file_that_may_not_be_read_is_one_sentence(monkeypatch: pytest.MonkeyP
         sha256(path)
 
 
+@pytest.mark.parametrize("path", ["data/mine", "data/mine/*.jsonl"])
+def test_a_folder_that_may_not_be_looked_into_is_one_sentence(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's: whether something lies there is not to be known."""
+    write("data/mine/train.jsonl", ROWS)
+    asked = Path.stat
+
+    def refuse(self: Path, **options: Any) -> Any:
+        if self.parent == Path("data/mine"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return asked(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert said(path) == f"{path} may not be read; change its permissions."
+
+
+def test_a_folder_whose_path_reads_as_a_pattern_is_named(tmp_path: Path) -> None:
+    """`datasets` would look for its files in another one."""
+    for name in ("mine[1]", "mine1"):
+        write(f"data/{name}/train.jsonl", ROWS)
+    folder = tmp_path.resolve() / "data/mine[1]"
+    assert said("data/mine[1]").startswith(
+        f"data/mine[1] cannot be read: its files are looked for by a pattern, and {folder} has a character that"
+    )
+    assert len(pairs_of(read(path="data/mine[1]/train.jsonl"))) == 8, "a file is looked for by its name"
+
+
 @pytest.mark.parametrize("where", ["data/mine", "data/mine/train-1.jsonl"])
 def test_a_link_whose_file_is_gone_is_refused(where: str) -> None:
     """Its rows would be missing, and nobody told."""

@@ -103,6 +103,8 @@ def test_two_files_are_taken_as_they_are_and_limits_draw_from_all_subsets(tmp_pa
     assert {row["id"].split("/")[0] for row in dataset.train} == {"harmless-base", "helpful-base"}
     again = read_hh(source(tmp_path, **settings, **limits), 1)
     assert (again.train, again.eval) == (dataset.train, dataset.eval)
+    other = read_hh(source(tmp_path, **settings, **limits), 2)
+    assert other.train != dataset.train and other.eval != dataset.eval, "drawn with the seed"
     assert sorted(dataset.facts["files"]) == [
         f"{subset}/{split}.jsonl.gz" for subset in ("harmless-base", "helpful-base") for split in ("test", "train")
     ]

@@ -83,6 +83,21 @@ def test_the_seed_decides() -> None:
     assert ids(1) == ids(1) != ids(2)
 
 
+def test_which_rows_of_a_member_are_taken_is_drawn_with_the_seed() -> None:
+    """Also where the members' own splits are the same for every seed."""
+    members = {}
+    for name, count in (("one", 40), ("two", 10)):
+        for split in ("train", "test"):
+            content = [{"prompt": f"{name} {split} {n}", "chosen": "a", "rejected": "b"} for n in range(count)]
+            write(f"data/{name}/{split}.jsonl", content)
+        members[name] = (0.5, {**BLOCK, "path": f"data/{name}", "eval_split": "test", "eval_share": None})
+
+    def ids(seed: int) -> list[Any]:
+        return [row["id"] for row in mix(seed, **members).train]
+
+    assert len(ids(1)) == 20 and ids(1) == ids(1) != ids(2)
+
+
 def test_a_mixture_without_members_that_drop_rows_lists_none() -> None:
     assert mix(world=(0.5, WORLD), people=(0.5, HH)).dropped is None
 

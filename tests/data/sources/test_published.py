@@ -73,6 +73,11 @@ def test_a_sample_is_drawn_with_the_seed_in_file_order() -> None:
     numbers = [int(row["id"].split("/")[1]) for row in dataset.train]
     assert numbers == sorted(numbers) and max(numbers) > 100
     assert [*dataset.train] == [*dataset.train] == [*read(**few).train] != [*read(seed=3, **few).train]
+    write("data/b/train.jsonl", rows(100))
+    write("data/b/test.jsonl", rows(100, 100))
+    few |= {"path": "data/b", "eval_split": "test", "eval_share": None}
+    first, other = (read(seed=seed, **few) for seed in (1, 3))
+    assert [*first.train] != [*other.train] and [*first.eval] != [*other.eval], "also where no prompt moves"
 
 
 def test_a_sample_takes_every_row_alike(tmp_path: Path) -> None:

@@ -134,6 +134,22 @@ def test_a_missing_file_and_one_of_another_kind_are_one_sentence(tmp_path: Path)
         read_reviews(source(tmp_path / "r.json"), 17)
 
 
+def test_a_table_in_a_folder_that_may_not_be_looked_into_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_reviews(tmp_path / "mine" / "r.csv", reviews(4))
+    asked = Path.stat
+
+    def refuse(self: Path, **options: Any) -> Any:
+        if self.parent == file.parent:
+            raise PermissionError(13, "Permission denied", str(self))
+        return asked(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(UserError, match=r"r\.csv may not be read; change its permissions\.$"):
+        read_reviews(source(file), 17)
+
+
 def test_the_block_is_checked() -> None:
     with pytest.raises(UserError, match="leave the language model no text"):
         source(Path("data/r.csv"), classifier_share=0.8, prompts_share=0.2)

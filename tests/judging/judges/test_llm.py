@@ -373,6 +373,9 @@ def test_the_letter_is_looked_for_where_it_stands() -> None:
     ("changes", "message"),
     [
         ({"base_url": "api.openai.com/v1"}, "an address such as"),
+        ({"base_url": "http://localhost:PORT/v1"}, "an address such as"),
+        ({"base_url": "http://localhost:80000/v1"}, "an address such as"),
+        ({"base_url": "http://[::1/v1"}, "an address such as"),
         ({"base_url": f"https://user:{KEY}@host/v1"}, "no user, password or query"),
         ({"base_url": f"https://host/v1?key={KEY}"}, "no user, password or query"),
         ({"usd_per_million_input_tokens": None}, "both prices"),

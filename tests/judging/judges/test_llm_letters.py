@@ -40,6 +40,13 @@ def test_a_judge_that_never_answers_is_no_judge(server: JudgeServer) -> None:
         judge(server).compare(QUESTIONS)  # four of which are kept by now: six are asked, too few by themselves
 
 
+def test_a_reply_behind_several_verdicts_is_one_reply(server: JudgeServer) -> None:
+    """At temperature 0 all answers to a prompt are equal: four replies are too few, however many pairs they decide."""
+    server.reply_text = "I prefer the first."
+    verdicts = judge(server).compare(QUESTIONS[:2] * 5)
+    assert server.tries == 4 and [verdict.refused for verdict in verdicts] == [True] * 10
+
+
 @pytest.mark.parametrize("said", ["Let me compare the two answers", ""], ids=["reasoning", "nothing"])
 def test_a_judge_that_reasons_in_its_text_is_stopped_after_the_first_replies(
     server: JudgeServer, monkeypatch: pytest.MonkeyPatch, said: str

@@ -135,6 +135,24 @@ def test_a_valid_key_that_may_not_ask_this_model_is_not_called_invalid(
         judge(server).compare(QUESTIONS)
 
 
+@pytest.mark.parametrize(("status", "tries"), [(409, 2), (429, 2), (503, 2), (422, 1), (431, 1), (451, 1)])
+def test_a_refusal_speaks_of_retries_where_there_were_any(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, status: int, tries: int
+) -> None:
+    """451, as where a provider does not serve a country, is final."""
+    asked = []
+
+    def reply(*question: Any) -> tuple[int, Any]:
+        asked.append(question)
+        return status, {"error": {"message": "no"}}
+
+    monkeypatch.setattr(llm_endpoint, "RETRIES", 1)
+    monkeypatch.setattr(server, "reply", reply)
+    with pytest.raises(UserError, match=rf"refuses a question to judge.* \({status}: no\)") as refusal:
+        judge(server).compare(QUESTIONS[:1])
+    assert len(asked) == tries and (" in spite of retries " in str(refusal.value)) == (tries > 1)
+
+
 def test_no_refusal_that_is_kept_holds_the_key(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "reply", echo("400 filtered for {key}"))
     assert judge(server).compare(QUESTIONS[:1])[0].refused

@@ -221,7 +221,9 @@ def test_state_dict_keys_are_those_of_the_published_weights(judge: PairRMJudge) 
         (lambda path: drop_key(path / "model.safetensors", "head_layer.1.bias"), "head_layer.1.bias"),
         (lambda path: write_json(path / "config.json", {"model_type": "deberta"}), "model_type deberta-v2"),
         (lambda path: write_json(path / "config.json", other_ranker()), "ranker_type pairranker on microsoft/deberta"),
+        (lambda path: (path / "config.json").write_text('{"model_type": "deb'), "model_type deberta-v2"),
         (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer.json"),
+        (lambda path: (path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n"), "loaded ("),
         (lambda path: rename_marker(path / "tokenizer.json"), "no token <|candidate1|>"),
     ],
 )

@@ -262,6 +262,13 @@ def remove_template(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {k: v for k, v in settings.items() if k != "chat_template"})
 
 
+def git_lfs_pointer(folder: Path) -> None:
+    """What a clone without git-lfs has in place of a large file."""
+    (folder / "tokenizer.json").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "utf-8"
+    )
+
+
 def clock(expression: str) -> Callable[[Path], None]:
     """Its template begins with what `expression` is at the moment."""
     return lambda folder: (folder / "chat_template.jinja").write_text(f"{{{{ {expression} }}}} {TEMPLATE}") and None
@@ -283,10 +290,12 @@ def language_model(folder: Path) -> None:
         (language_model, r"lack score\.weight"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "from safetensors"),
         (change_config(model_type="unheard_of"), "cannot be loaded"),
+        (change_config(hidden_size="wide"), "cannot be loaded"),
+        (git_lfs_pointer, "tokenizer in .* cannot be loaded"),
         (clock("strftime_now('%d ' ~ month)"), "would not give an answer the same score twice: it writes today's date"),
         (clock("[1, 2] | random"), "would not give an answer the same score twice: it draws at random"),
     ],
-    ids=["labels", "template", "no head", "pickles", "architecture", "date", "random"],
+    ids=["labels", "template", "no head", "pickles", "architecture", "config", "tokenizer", "date", "random"],
 )
 def test_what_is_no_reward_model_is_refused_in_one_sentence(
     local: Path, tmp_path: Path, damage: Callable[[Path], None], sentence: str

@@ -24,6 +24,10 @@ def test_certainty_minus_right_verdicts_and_the_likelihood_of_the_labels() -> No
     assert found["overconfidence_n"] == 5 and found["overconfidence_low"] < 0.0 < found["overconfidence_high"]
 
 
+def test_one_prompt_says_nothing_of_others() -> None:
+    assert calibration([record(0, 1.0), record(0, -2.0)], INTERVALS) == {}
+
+
 def test_a_judge_that_is_surer_than_right_has_a_positive_one() -> None:
     records = [record(prompt, 20.0 if prompt % 2 else -20.0) for prompt in range(40)]
     found = calibration(records, INTERVALS)

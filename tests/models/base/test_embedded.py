@@ -124,6 +124,8 @@ def test_the_folder_loads_and_agrees_on_the_stop_token(tokenizer: PreTrainedToke
     again = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     assert loaded.generation_config.eos_token_id == loaded.config.eos_token_id == again.eos_token_id == 5
     assert (loaded.config.final_logit_softcapping, loaded.config._attn_implementation) == (30.0, "eager")
+    # Attention is scaled by the size of a head, and every second layer sees half of the positions.
+    assert (loaded.config.query_pre_attn_scalar, loaded.config.sliding_window) == (8, 128)
     ids = again.apply_chat_template(DIALOGUE, return_dict=False)
     assert ids == tokenizer.apply_chat_template(DIALOGUE, return_dict=False)
     with torch.inference_mode():

@@ -160,7 +160,7 @@ def test_a_report_tags_its_rows_and_rebuilds_lost_ones(project: Path) -> None:
         (2, 0.5)
     ]
     assert select(project, f"select value from params where key = 'run.beta' and run_uuid = {rebuilt}") == [("0.2",)]
-    evaluated = f"select step, value from metrics where key = 'eval_loss' and run_uuid = {rebuilt}"
+    evaluated = f"select step, value from metrics where key = '1_train/eval_loss' and run_uuid = {rebuilt}"
     assert select(project, evaluated) == [(3, 0.4)]
 
 

@@ -129,6 +129,29 @@ def test_a_disk_too_full_for_any_temporary_folder(small: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_a_file_of_another_user_in_a_folder_that_both_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where several work in one project: the folder is the group's, and the file has its maker's permissions."""
+    monkeypatch.chdir(tmp_path)
+    file = Path("scratch/locks/starting")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK or Path(path) != file)
+    sentence = r"^scratch/locks/starting cannot be written \(Permission denied\); make it writable and run this again"
+    with pytest.raises(UserError, match=sentence), disk_in_a_sentence():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+
+def test_a_folder_of_another_user_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be read lies in it: to make it writable would not help."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/private")
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != folder)
+    sentence = r"^data/private cannot be entered \(Permission denied\); change its permissions and run this again"
+    with pytest.raises(UserError, match=sentence), disk_in_a_sentence():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "pairs.jsonl"))
+
+
 class Other(RuntimeError):
     pass
 

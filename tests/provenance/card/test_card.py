@@ -1,5 +1,6 @@
 """What a model card says follows from the report and from whence, and the Hub's own reader understands it."""
 
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,11 +8,14 @@ from typing import Any, cast
 import pytest
 from huggingface_hub import ModelCard
 
+from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.provenance.card.card import card
+from epsilon_dpo.provenance.card.push import push
 from epsilon_dpo.provenance.champion.recorded import Policy
 from epsilon_dpo.provenance.graph.project import Project
 
 REVISION, BASE = "d" * 40, "b" * 40
+ON_HUB = {"source": "pretrained", "path": "owner/base", "revision": BASE}
 RUN = {"n": 256, "policy_sha256": "a" * 64, "config": {"method": "epsilon_dpo", "beta": 0.3}} | {
     "win_rate/chosen": 0.71875, "win_rate/chosen_low": 0.6605, "win_rate/chosen_high": 0.7719,
     "win_rate/sft": 0.75, "win_rate/sft_low": 0.7, "win_rate/sft_high": 0.8,
@@ -51,11 +55,11 @@ def made(tmp_path: Path) -> Any:
         under: str = "",
         facts: Any = None,
         truth: bool = False,
-        base: Any = None,
+        base: Any = ON_HUB,
         **stated: str,
     ) -> ModelCard:
         origin = {
-            "base": base or {"source": "pretrained", "path": "owner/base", "revision": BASE},
+            "base": base,
             "data": {"params": fetch or {"source": "hh", "repo": "owner/data", "revision": REVISION}},
             "parents": [{"stage": "sft"}, {"stage": "align@mine"}],
         }
@@ -127,6 +131,21 @@ def test_a_base_model_of_this_machine_is_no_repository_of_the_hub(made: Any) -> 
     assert found.data.base_model is None and "/home/me" not in found.content
     assert "of a reference that began as gemma. Made by epsilon-dpo" in found.text
     assert "- Base model, a local folder: not recorded\n" in found.text
+
+
+def test_a_base_model_that_is_not_known_is_not_taken_for_the_embedded_one(made: Any) -> None:
+    """`whence` does not know it where lists of files are missing in DVC's cache."""
+    text = made(base=None).text
+    assert "of a reference that began as a model that is not known here. Made by" in text
+    assert "- This policy: nobody has stated one\n- Base model: not known\n" in text
+    text = made(base={"source": "embedded", "hidden_size": 64}).text
+    assert "that began as a small embedded model. Made by" in text and "Base model" not in text
+
+
+def test_a_repository_without_an_owner_is_refused_before_one_is_made() -> None:
+    """The Hub would make it in the user's own name, and then not find it by the bare one."""
+    with pytest.raises(UserError, match=r"^'new' is no Hub repository name; write owner/name\.$"):
+        push(Namespace(run="better", repo="new", licence=None, public=False))
 
 
 def test_an_adapter_is_published_merged(made: Any, tmp_path: Path) -> None:

@@ -58,6 +58,11 @@ def test_stages_with_the_same_reasons_share_a_row() -> None:
     assert table(STEPS, ["align@c"]) == TABLE
 
 
+def test_stage_check_removes_nothing_of_external() -> None:
+    said = table(STEPS, ["external/dvc.yaml:answers@c"]).splitlines()[-1]
+    assert said.endswith("external/dvc.yaml:answers@c, which dvc.yaml no longer has: nothing runs for them.")
+
+
 def test_no_run_that_was_not_looked_at_is_accepted() -> None:
     """Of two that were asked about, a third would be, by the name of their group: `dvc commit -f align` takes all."""
     looked_at = [step("align@a", RUN, COMMENT), step("align@b", RUN, COMMENT)]

@@ -94,6 +94,17 @@ def test_recorded_variables_are_set_again() -> None:
     assert set_again == {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"}
 
 
+def test_a_recorded_variable_may_be_a_list_with_spaces() -> None:
+    """As numpy reads it."""
+    said = "MKL_CBWR=AVX2 NPY_DISABLE_CPU_FEATURES=AVX512F AVX512CD GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2"
+    (variables,) = settings_to_try(HERE | {"processor.variables": said}, HERE).values()
+    assert {name: value for name, value in variables.items() if value is not None} == {
+        "MKL_CBWR": "AVX2",
+        "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2",
+    }
+
+
 @pytest.mark.parametrize("features", ["asimd sve", "unknown", "avx"])
 def test_what_this_processor_cannot_do_is_not_tried(features: str) -> None:
     assert settings_to_try(None, HERE | {"processor.features": features}) == {}

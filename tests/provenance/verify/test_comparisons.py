@@ -63,6 +63,13 @@ def test_a_value_that_is_not_finite_is_within_no_tolerance(compare: Compare, val
     assert verdict([found], 10**6) == DIFFERENT
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_value_that_is_not_finite_in_both_is_no_scale_of_the_others(compare: Compare, value: float) -> None:
+    found = compare("model.safetensors", {"w": torch.tensor([3.0, value, 4.0])}, {"w": torch.tensor([2.0, value, 4.0])})
+    assert (found.first.where, found.largest) == ("tensor w[0]", 0.25)
+    assert verdict([found], 10**4) == DIFFERENT
+
+
 def test_a_zero_of_another_sign_is_not_bit_equal(compare: Compare) -> None:
     found = compare("model.safetensors", {"w": torch.tensor([0.0])}, {"w": torch.tensor([-0.0])})
     assert verdict([found], 0) == WITHIN
@@ -93,6 +100,13 @@ def test_a_row_is_named_by_its_id_and_a_text_that_differs_is_different(compare: 
     assert verdict([found], 10**6) == DIFFERENT
 
 
+def test_what_a_terminal_obeys_is_spelled_out(compare: Compare) -> None:
+    """A dataset's text, or a policy's, is quoted."""
+    row = {"id": "a/0", "response": "\x1b[2JBees."}
+    found = compare("samples.jsonl", [row], [row | {"response": "Ants."}])
+    assert str(found.first) == "row a/0, response: recorded \\u001b[2JBees., now Ants."
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_the_same_rows_in_another_order_are_one_place(compare: Compare, named: bool) -> None:
     rows = [{"id": f"a/{n}", "x": n} if named else {"x": n} for n in range(4)]
@@ -116,9 +130,18 @@ def test_a_count_is_no_rounding(compare: Compare) -> None:
     assert verdict([compare("metrics.json", {"n": 10**9}, {"n": 10**9 + 1})], 10**6) == DIFFERENT
 
 
+def test_no_number_in_both_is_no_difference(compare: Compare) -> None:
+    found = compare("curve.csv", "run,kl\ndpo,nan\ncpo,2.0\n", "run,kl\ndpo,nan\ncpo,2.0000001\n")
+    assert found.first.where == "row 2, kl" and found.count == 1 and verdict([found], 0) == WITHIN
+    found = compare("curve.csv", "run,kl\ndpo,nan\n", "run,kl\ndpo,1.0\n")
+    assert found.largest == math.inf and verdict([found], 10**6) == DIFFERENT
+
+
 def test_a_cell_of_a_table(compare: Compare) -> None:
     found = compare("runs.csv", "run,kl,n\ndpo,1.0,5\ncpo,2.0,5\n", "run,kl,n\ndpo,1.0,5\ncpo,2.0000001,5\n")
     assert found.first.where == "row 2, kl" and verdict([found], 0) == WITHIN
+    count = compare("runs.csv", "run,n\ndpo,1000000000\n", "run,n\ndpo,1000000001\n")
+    assert count.first.where == "row 1, n" and verdict([count], 10**6) == DIFFERENT, "a count is not rounded"
     assert compare("runs.csv", "run,kl\ndpo,1.0\n", "run,kl,n\ndpo,1.0,5\n").first.where == "the table"
 
 

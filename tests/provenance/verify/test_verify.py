@@ -5,12 +5,15 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.manifest import file_md5
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.provenance.verify.verify import chosen
 
 Verify = Callable[..., str]
 
@@ -223,6 +226,19 @@ def test_a_sample_is_the_same_for_the_same_results(project: Path, verify: Verify
     assert len(drawn) == 1
     assert verify("--sample", "1").startswith(drawn[0])
     assert "of 3 stages" in verify("--sample", "99")
+
+
+def test_a_stage_without_a_run_is_that_of_all_runs(tmp_path: Path) -> None:
+    names = ("base", "sft", "align@dpo", "align@dpo_long", "score@dpo")
+    stages = [SimpleNamespace(addressing=name) for name in names]
+    project: Any = SimpleNamespace(root=tmp_path, stages=stages)
+
+    def asked(*stages: str) -> list[str]:
+        return [stage.addressing for stage in chosen(project, stages, None)]
+
+    assert asked("align") == ["align@dpo", "align@dpo_long"]
+    assert asked("align@dpo", "base") == ["base", "align@dpo"], "in the order of dvc repro"
+    assert asked() == list(names)
 
 
 def test_refusals(project: Path, verify: Verify) -> None:

@@ -3,13 +3,15 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asking import POLICY, altered, copied, git, subjects, whence, write_yaml
 
 from epsilon_dpo.cli import main
+from epsilon_dpo.pipeline.stage.manifest import file_md5
 from epsilon_dpo.pipeline.stage.params import read_yaml
-from epsilon_dpo.provenance.whence.text import as_text
+from epsilon_dpo.provenance.whence.text import as_text, flow
 
 
 def test_an_output_by_its_path(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,6 +79,24 @@ def test_a_file_in_its_place_is_of_the_stage_that_wrote_it_there(
         "out/base/tokenizer/tokenizer.json",  # where the content comes from
         "out/align/dpo/model/tokenizer.json",
     ]
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["the project's cache", "a shared cache"])
+def test_an_output_that_is_a_link_into_the_cache_is_in_the_place_of_the_link(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared: bool
+) -> None:
+    """As DVC makes it with cache.type symlink; two other outputs have this content."""
+    monkeypatch.chdir(copy := Path(shutil.copytree(project, tmp_path / "project")))
+    cache = copy / ".dvc" / "cache"
+    if shared:
+        cache = cache.rename(tmp_path / "cache")
+        Path(".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    link = Path("out/align/ipo/model/tokenizer.json")
+    md5 = file_md5(link)
+    link.unlink()
+    link.symlink_to(cache / "files" / "md5" / md5[:2] / md5[2:])
+    found = whence(capsys, link)
+    assert (found["path"], found["stage"]) == (str(link), "align@ipo")
 
 
 def test_an_empty_file_is_known_by_its_place_alone(
@@ -160,6 +180,10 @@ def test_never_seen(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         f"{tmp_path / 'letter.txt'} is none of the outputs that dvc.lock of the workspace and of 3 commits records, "
         "and none of them has its name."
     )
+    (tmp_path / "\x1b[2J.txt").write_text("Dear all")
+    with pytest.raises(SystemExit):
+        main(["whence", str(tmp_path / "\x1b[2J.txt")])
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/\\u001b[2J.txt is none of the outputs"), "as printed"
 
 
 def test_folders(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,14 +268,24 @@ def test_commits_that_a_partial_clone_lacks_are_counted(
     assert "the second results)" in said.out and "dvc.lock of 1 commit is not in this clone, and git" in said.err
 
 
-def test_a_subject_may_be_in_another_encoding(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("subject", "read"),
+    [("résultats".encode("latin-1"), "r\ufffdsultats"), ("one\u2028commit two".encode(), "one\u2028commit two")],
+    ids=["another encoding", "a separator of lines"],
+)
+def test_a_subject_may_be_any_text(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    subject: bytes,
+    read: str,
 ) -> None:
     monkeypatch.chdir(copy := shutil.copytree(project, tmp_path / "copy"))
-    (tmp_path / "subject").write_bytes("résultats".encode("latin-1"))
+    (tmp_path / "subject").write_bytes(subject)
     Path("dvc.lock").write_text(Path("dvc.lock").read_text("utf-8") + "# again\n")
     git(copy, "-c", "i18n.commitEncoding=", "commit", "-qaF", str(tmp_path / "subject"))
-    assert subjects(whence(capsys, POLICY))[1] == "r\ufffdsultats"
+    assert subjects(whence(capsys, POLICY))[1] == read
 
 
 def test_a_lock_that_cannot_be_read_hides_no_other(
@@ -367,16 +401,49 @@ def test_a_stash_records_nothing(
     assert subjects(whence(capsys, POLICY)) == ["workspace", "the second results"]
 
 
-def test_the_answer_on_the_page_has_the_rows_that_are_printed() -> None:
-    ran = {"mlflow.source.git.commit": "c", "python": "3"}
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (
+            {"path": "google/gemma-2-2b", "tokens": ["<|eot_id|>"], "stop": None, "lr": 1e-06},
+            "{path: google/gemma-2-2b, tokens: [<|eot_id|>], stop: null, lr: 1e-06}",
+        ),
+        ({"strings": ["User:", "[EOS]", "no, thanks"]}, '{strings: ["User:", "[EOS]", "no, thanks"]}'),
+        (["# x", " x", "12345678", "true", "null", ""], '["# x", " x", "12345678", "true", "null", ""]'),
+        ({"a: b": "\n\nHuman:"}, '{"a: b": "\\n\\nHuman:"}'),
+    ],
+)
+def test_a_value_on_one_line_is_read_back_as_itself(tmp_path: Path, value: object, shown: str) -> None:
+    """As whoever copies the recipe of a model card into params.yaml does."""
+    assert flow(value) == shown
+    (tmp_path / "params.yaml").write_text(f"block: {shown}\n")
+    assert read_yaml(tmp_path / "params.yaml") == {"block": value}
+
+
+def of_a_run(ran: dict[str, str]) -> dict[str, Any]:
+    """An answer of whence, of a stage whose row of MLflow has this environment."""
     mlflow = {"name": "", "id": "", "started": 0, "known_by": "", "rebuilt": False, "link": "", "environment": ran}
-    answer = {
+    return {
         **{"file": "f", "found": True, "path": "out/align/dpo/model", "stage": "align@dpo", "also": []},
         **{"recorded_by": [{"workspace": True}], "params": {"seed": 17}, "packages": {"torch": "2"}},
         **{"data": {"out": "out/fetch", "dataset": None, "params": {}, "md5": "m"}, "base": {"source": "embedded"}},
         **{"not_known": {}, "mlflow": mlflow, "parents": [{"stage": "fetch", "read": ["data"], "stale": []}]},
         **{"known_by": "content", "manifest": {"stage": "align"}},
     }
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [("true", " with uncommitted changes"), ("unknown", ", perhaps with uncommitted changes"), ("false", "")],
+)
+def test_the_code_of_a_run_is_a_commit_and_what_was_changed_beside_it(changed: str, said: str) -> None:
+    ran = {"mlflow.source.git.commit": "c0ffee", "git.uncommitted_changes": changed, "python": "3"}
+    lines = as_text(of_a_run(ran)).splitlines()
+    assert f"  code         commit c0ffee{said}" in lines and "  environment  python 3" in lines
+
+
+def test_the_answer_on_the_page_has_the_rows_that_are_printed() -> None:
+    answer = of_a_run({"mlflow.source.git.commit": "c", "python": "3"})
     page = (Path(__file__).parents[3] / "docs/howto.md").read_text("utf-8")
     shown = page.split("$ epsilon-dpo whence ~/Downloads/best-policy\n")[1].split("```")[0]
     label = re.compile(r"^  (\S[\w ]*?)  ", re.MULTILINE)

@@ -31,8 +31,9 @@ def ranked(players: list[str], n: int) -> list[dict[str, Any]]:
     for place, policy in enumerate(players, start=1):
         row: dict[str, Any] = {"policy": policy, "n": n, "group": max(1, place - 1)}
         row |= {"place_first": 1, "place_last": 2} if place < 3 else {"place_first": place, "place_last": place}
-        for name, value in (("strength", 0.5), ("elo", 100.0 - 40.0 * place), ("win_rate", 0.75 - 0.05 * place)):
-            row |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
+        found = (("strength", 0.5, 0.1), ("elo", 100.0 - 40.0 * place, 15.0), ("win_rate", 0.75 - 0.05 * place, 0.1))
+        for name, value, reach in found:
+            row |= {name: value, f"{name}_low": value - reach, f"{name}_high": value + reach}
         rows.append(row)
     return rows
 
@@ -94,7 +95,7 @@ class Outputs:
             row = {"step": step, "loss": size - 0.01 * step, "rewards/accuracies": 0.5, "logps/chosen": -size * step}
             row |= {"margins_raw": 0.1 * size * step, "kl/fwd_data": 0.2 * size * step} if refers else {}
             row |= {"eps/beta": 0.1 - 0.01 * step} if adapts else {}
-            row |= {"eps/lowered": 0.5, "eps/raised": 0.25, "eps/kept": 0.25} if adapts else {}
+            row |= {"eps/lowered": 0.5, "eps/raised": 0.3, "eps/kept": 0.2} if adapts else {}
             curve.append(row)
         self.jsonl(f"align/metrics/{name}/metrics.jsonl", curve)
         final = {"steps": 4, "eval_loss": 0.6, "eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.2}

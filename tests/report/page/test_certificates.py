@@ -94,9 +94,11 @@ def test_a_run_that_is_gone_says_nothing_against_the_others(out: Path, tmp_path:
         "verdict": "bit-equal",
         "outs": {"out/align/metrics/old": {"md5": "-", "sha256": "e" * 64}},
     }
+    found["environment"] = ENVIRONMENT | {"processor.variables": "ATEN_CPU_CAPABILITY=default"}
     write_json(tmp_path / "certificates/abc123.json", found)
     (row,) = read_certificates(tmp_path / "certificates", out).rows
     assert row["same"] == 1
+    assert row["computed"].startswith("AMD EPYC with avx512f, ATEN_CPU_CAPABILITY=default; Linux")
 
 
 def test_without_certificates_the_page_does_not_speak_of_them(out: Path, runs: Runs, tmp_path: Path) -> None:

@@ -153,6 +153,16 @@ def test_every_adapted_beta_is_shown_whatever_its_method(outputs: Callable[..., 
     assert list(line.get_ydata()) == [1.3, 2.3, 3.3, 4.3] and list(start.get_ydata()) == [0.4, 0.4]
 
 
+def test_what_became_of_beta_is_stacked_under_its_name(outputs: Callable[..., Path], drawn: list[Figure]) -> None:
+    """From the bottom up: half of the pairs lowered, a fifth kept, three tenths raised."""
+    (run,) = read_results(outputs(mine=[1.0, 0.0]), {"mine": {"method": "epsilon_dpo"}}).runs
+    draw_beta_decisions(Path("unused"), [run])
+    (panel,), (legend,) = drawn[0].axes, drawn[0].legends
+    stacks = [stack.get_paths()[0].get_extents() for stack in panel.collections]
+    assert [end for stack in stacks for end in (stack.y0, stack.y1)] == pytest.approx([0.0, 0.5, 0.5, 0.7, 0.7, 1.0])
+    assert [text.get_text() for text in legend.get_texts()] == ["β lowered", "β kept", "β raised"]
+
+
 @pytest.mark.parametrize("count", [1, 3, 18])
 def test_nothing_covers_anything(outputs: Callable[..., Path], drawn: list[Figure], count: int) -> None:
     """No two labels, no label outside, no legend on a panel, and the panels hold most of every figure."""

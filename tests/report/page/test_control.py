@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
+from epsilon_dpo.report.page.charts import score_against_kl
 from epsilon_dpo.report.page.control import best_of_n_bound, control, furthest_below_zero
 from epsilon_dpo.report.page.controls import controls, qualification
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import Results, read_results
+from epsilon_dpo.report.style.plot_style import marks
 
 Runs = dict[str, dict[str, Any]]
 
@@ -64,6 +67,19 @@ def test_rows_by_hand(results: Callable[..., Results]) -> None:
     assert dpo["k1_of_pairs"] == -26.6 and mine["k1_of_pairs"] == -2.5 and mine["k1_of_pairs_se"] == 0.1
     assert furthest_below_zero([sft, best, dpo, mine]) is dpo
     assert furthest_below_zero([sft, best]) is None
+
+
+def test_what_has_a_bound_alone_is_hollow_and_without_an_interval_of_its_kl(
+    results: Callable[..., Results], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    score_against_kl(Path("unused"), control(results()), marks(["dpo", "mine"]), "")
+    lines = [bars.lines for bars in drawn[0].axes[0].containers]
+    assert [(mark.get_xdata()[0], mark.get_markerfacecolor() == "white", len(bars)) for mark, _, bars in lines] == [
+        *((0.0, False, 2), (pytest.approx(0.6362943611), True, 1)),  # SFT, best of 4
+        *((1.25, False, 2), (1.25, False, 2)),
+    ]
 
 
 def test_the_bound_of_best_of_n() -> None:

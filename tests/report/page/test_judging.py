@@ -13,7 +13,7 @@ from epsilon_dpo.report.page.results import read_results
 
 Runs = dict[str, dict[str, Any]]
 FACTS = {"consistency": 0.75, "position_bias": -0.5, "tie_share": 0.125, "truncated_share": 0.0, "refused_share": 0.0}
-USAGE = {"judge_questions": 32.0, "judge_uncounted_questions": 1.0, "judge_input_tokens": 6400.0}
+USAGE = {"judge_questions": 32.0, "judge_uncounted_questions": 1.0, "judge_input_tokens": 1_234_567.0}
 USAGE |= {"judge_output_tokens": 64.0, "judge_cost_usd": 0.0123}
 
 
@@ -48,7 +48,7 @@ def test_refusals_and_cost_are_shown_where_there_are_any(
     found = section(outputs(), runs, tmp_path / "report", **USAGE, **{"refused_share/sft": 0.25})
     assert "<em>Refused</em>" in found and "25.0 %" in found
     cost = found.split("<table>")[2]
-    assert re.findall(r'<td class="n">(.*?)</td>', cost) == ["32", "6,400", "64", "0.0123", "1"]
+    assert re.findall(r'<td class="n">(.*?)</td>', cost) == ["32", "1,234,567", "64", "0.0123", "1"]
     with (tmp_path / "report/judging.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["policy"], row["opponent"]) for row in rows] == [

@@ -16,6 +16,7 @@ import pytest
 
 from epsilon_dpo.analysis.kl.estimators import ESTIMATORS, described
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.report.page.page import write_report
 from epsilon_dpo.report.page.results import read_results
 from epsilon_dpo.report.page.tracked import compared_policies
@@ -118,6 +119,20 @@ def test_data_from_people_has_no_true_reward(outputs: Callable[..., Path], runs:
     assert "on, 11 repeat an earlier one and 13 pairs" in page and "longer one in 61.3 %" in " ".join(page.split())
 
 
+def test_splits_policies_and_decisions_each_stand_in_their_own_cells(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    out = outputs()
+    write_jsonl(out / "validate/eval.jsonl", [{"id": "eval/0"}])  # else both splits are the same bytes
+    page = " ".join(written(out, runs, tmp_path / "report").split()).replace(' class="n"', "")
+    split = '<th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td> <td>{}</td><td><code>{}</code></td>'
+    for name, *counts in (("train", 40, 40, 0, 3), ("eval", 12, 8, 4, 0)):
+        assert split.format(name, *counts, digest(out / f"validate/{name}.jsonl")[:16]) in page
+    for name in runs:
+        assert f"<td><code>{name.ljust(16, '0')}</code></td></tr>" in page
+    assert '<th scope="row">mine</th><td>50.0 %</td><td>20.0 %</td><td>30.0 %</td>' in page
+
+
 def test_the_page_says_what_fetch_has_dropped(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
     """The contract never saw these rows."""
     out = outputs()
@@ -197,11 +212,11 @@ def test_runs_too_short_to_log_a_step_are_a_report_too(
 def test_a_runs_config_is_one_cell_however_many_methods_there_are(outputs: Callable[..., Path], tmp_path: Path) -> None:
     three = {
         "dpo": {"method": "dpo", "beta": 0.3},
-        "mine": {"method": "pairwise_cringe", "b": 0.0, "gate_gradient": True, "learning_rate": 5.0e-4},
+        "mine": {"method": "pairwise_cringe", "b": 0.0, "gate_gradient": True, "learning_rate": 5.0e-4, "seed": None},
     }
     page = written(outputs(), three, tmp_path / "report")
     assert "<td>dpo</td><td>beta 0.3</td>" in page
-    assert "<td>pairwise_cringe</td><td>b 0.0, gate_gradient true, learning_rate 0.0005</td>" in page
+    assert "<td>pairwise_cringe</td><td>b 0.0, gate_gradient true, learning_rate 0.0005, seed null</td>" in page
 
 
 def test_a_confidence_is_not_rounded(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
@@ -254,7 +269,7 @@ def test_the_tournament_stands_in_the_truths_order_beside_the_judges_places(
     assert re.findall(r'<th scope="row">(\w+)</th>', table)[-4:] == ["chosen", "sft", "mine", "dpo"]
     places = ["1–2", "4", "1–2", "3", "3", "1–2", "4", "1–2"]
     assert re.findall(r'<td class="n">([\d–]+)</td>', table) == places
-    assert "−20<small>−20 to −20</small>" in table and "60.0 %<small>50.0 to 70.0</small>" in table
+    assert "−20<small>−35 to −5</small>" in table and "60.0 %<small>50.0 to 70.0</small>" in table
     with (tmp_path / "report/ranking.csv").open(encoding="utf-8") as file:
         rows = [(row["scorer"], row["policy"]) for row in csv.DictReader(file)]
     assert rows[:2] == [("true reward", "chosen"), ("true reward", "sft")] and rows[4:5] == [("judge", "dpo")]

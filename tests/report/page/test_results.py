@@ -32,6 +32,15 @@ def test_a_tournament_of_other_runs_is_refused(outputs: Callable[..., Path], run
         read_results(outputs(dpo=[1.0], mine=[0.0], gone=[0.5]), runs)
 
 
+def test_prompts_are_answered_so_many_times_only_if_each_is(outputs: Callable[..., Path], runs: Runs) -> None:
+    """Eight answers to four prompts are not two to each where several rows of the data share a prompt."""
+    out = outputs()
+    file = out / "reference/samples.jsonl"
+    for prompts, times in (("abcdefgh", 1), ("aabbccdd", 2), ("aaabbccd", None)):
+        write_jsonl(file, [row | {"prompt_id": name} for row, name in zip(read_jsonl(file), prompts, strict=True)])
+        assert read_results(out, runs).times == times
+
+
 def test_answers_to_other_prompts_are_refused(outputs: Callable[..., Path], runs: Runs) -> None:
     out = outputs()
     file = out / "sample/dpo/samples.jsonl"

@@ -21,7 +21,7 @@ from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.drawing import sample, seed_of
 from epsilon_dpo.sampling.answers.params import Sample
-from epsilon_dpo.sampling.answers.sample_answers import sample_run
+from epsilon_dpo.sampling.answers.sample_answers import sample_policy, sample_run
 from epsilon_dpo.sampling.answers.sampling import answer, select, summary
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
 
@@ -162,6 +162,20 @@ def test_each_policy_of_a_run_gives_answers_of_its_own(
         assert read_json(out / place / "metrics.json")["policy_sha256"] == digest(aligned / place / "model")
 
 
+def test_what_shaped_the_answers_is_said_beside_them(policy: Path, tmp_path: Path) -> None:
+    """Stage kl reads it there: a KL over answers that were cooled or cut is not the policy's."""
+    cut = params(temperature=0.7, logits=NEUTRAL | {"top_p": 0.9})
+    shaped: dict[str, tuple[Sample, dict[str, Any]]] = {
+        "not": (params(), {"temperature": 1.0}),
+        "cut": (cut, {"temperature": 0.7, "logits": {"top_p": 0.9}}),
+    }
+    for name, (settings, facts) in shaped.items():
+        out = tmp_path / name
+        out.mkdir()
+        metrics = sample_policy(policy, rows(2), settings, 5, 1, "policy", out)
+        assert read_json(out / "metrics.json") == {**metrics, **facts, "policy_sha256": digest(policy)}
+
+
 def test_seeds_are_those_of_every_machine() -> None:
     expected = hashlib.sha256(b'[17, "policy", "eval/3"]').digest()[:8]
     assert seed_of(17, "policy", "eval/3") == int.from_bytes(expected, "big")
@@ -209,8 +223,10 @@ def test_single_turn_selection() -> None:
     found = [row("one", "a"), row("two", "a", "b", "c"), system]
     assert [x["id"] for x in select(found, "single", None)] == ["one", "s"]
     assert [x["id"] for x in select(found, "all", None)] == ["one", "two", "s"]
-    with pytest.raises(UserError, match=r"sample\.turns = single"):
+    with pytest.raises(UserError, match=r"prompts 0 fit sample\.turns = single, .* two; set it to all, or fetch other"):
         select(found[1:2], "single", None)
+    with pytest.raises(UserError, match=r"prompts 1 fit sample\.turns = all, .* two; fetch other data\.$"):
+        select([*found[:1], found[0] | {"id": "again"}], "all", None)
 
 
 def test_max_prompts_counts_distinct_prompts_and_follows_the_content() -> None:
@@ -265,6 +281,7 @@ class SamplingParams:
 class LLM:
     def __init__(self, model, **given):
         assert given["generation_config"] == "vllm" and given["dtype"] == "float32", given
+        assert given["max_num_seqs"] == 64 and given["trust_remote_code"] is False, given
         self.room = given["max_model_len"]
 
     def generate(self, prompts, wanted):
@@ -292,7 +309,9 @@ SHAPED = """
 def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is asked and how its answers come back, of something in its place: vLLM itself needs a GPU."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="make vllm"):
+    with monkeypatch.context() as merging, pytest.raises(UserError, match="make vllm"):
+        # An adapter of a large model takes minutes and tens of GB: what will be refused is not merged before.
+        merging.setattr("epsilon_dpo.sampling.answers.sampling.merged_policy", lambda *_: pytest.fail("it is merged"))
         answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")
     (tmp_path / ".venv-vllm/bin").mkdir(parents=True)
     (tmp_path / "vllm.py").write_text(VLLM.replace("TEMPERATURE", "1.0"), "utf-8")

@@ -1,5 +1,6 @@
 """A killed sampling goes on from its last state: the same tokens, and the model is asked for what was missing alone."""
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_a_damaged_state_is_named_and_not_gone_on_from(
     assert run(asked, False, tmp_path) == expected
     assert asked.count == whole
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_of_two_states_the_newer_one_is_gone_on_from(tmp_path: Path) -> None:
+    """A kill after one was written, and before the one from before was removed, leaves both."""
+    kept = KeptState(tmp_path, "sampling", GumbelNoise([0], 1.0))
+    kept.save(lambda: {"done": torch.tensor([1])})
+    [first] = tmp_path.iterdir()
+    content = first.read_bytes()
+    kept.save(lambda: {"done": torch.tensor([1, 2])})
+    [second] = tmp_path.iterdir()
+    first.write_bytes(content)
+    for older, newer, done in ((first, second, [1, 2]), (second, first, [1])):
+        os.utime(older, (1000, 1000))
+        os.utime(newer, (2000, 2000))
+        found = kept.load()
+        assert found is not None and found["done"].tolist() == done
 
 
 @pytest.mark.parametrize(("share", "processes"), [(1e-12, "1"), (kept_state.OF_FREE, f"{10**12}")])

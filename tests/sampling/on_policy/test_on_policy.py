@@ -87,9 +87,15 @@ def test_all_is_every_pair_once(scores: tuple[float, ...]) -> None:
 def test_candidates_that_would_all_be_one_answer_are_refused() -> None:
     """Else they are sampled and ranked for hours, and no pair comes of them."""
     content = read_yaml(ROOT / "presets" / "on-policy.yaml")["candidates"]
-    top_1 = {**content["logits"], "top_k": 1}
+    top_1, alike = {**content["logits"], "top_k": 1}, {**content["logits"], "min_p": 1.0}
     assert Candidates(**content) and Candidates(**{**content, "temperature": 0.01, "logits": {**top_1, "top_k": 2}})
-    for greedy, which in (({"temperature": 1.0e-9}, r"temperature 1\.0e-09"), ({"logits": top_1}, r"logits\.top_k 1")):
+    assert Candidates(**{**content, "logits": {**alike, "min_p": 0.99}})
+    for greedy, which in (
+        ({"temperature": 1.0e-9}, r"temperature 1\.0e-09"),
+        ({"logits": top_1}, r"logits\.top_k 1"),
+        ({"logits": alike}, r"logits\.min_p 1\.0"),
+        ({"logits": {**alike, "top_k": 1}}, r"logits\.top_k 1 and logits\.min_p 1\.0"),
+    ):
         with pytest.raises(ValidationError, match=rf"greedy \({which}\), so that all answers .* are one; raise temp"):
             Candidates(**{**content, **greedy})
 

@@ -178,6 +178,15 @@ def test_a_flip_rate_is_the_pairs_own_on_both_sides(models, pairs):
     assert scored(models, pairs, {"method": "dpo", "beta": 0.3})[0].flip_rate is None
 
 
+def test_a_score_is_the_answers_own(models, pairs):
+    """MADPO weighs a pair by how far its chosen answer's is above the rejected one's."""
+    scores = [{"chosen_score": row % 3 / 2.0, "rejected_score": 0.25 - row} for row in range(8)]
+    rows = PairData(pairs, scores=scores).rows
+    chosen, rejected = scored(models, rows, {"method": "madpo", "beta": 0.3, "tau": 2.0})
+    assert chosen.score.tolist() == [0.0, 0.5, 1.0, 0.0, 0.5, 1.0, 0.0, 0.5]
+    assert rejected.score.tolist() == [0.25, -0.75, -1.75, -2.75, -3.75, -4.75, -5.75, -6.75]
+
+
 def test_a_loss_is_float64_and_the_gradient_of_a_weight_is_not(models, pairs):
     for entry in (EPSILON_DPO, {"method": "pairwise_cringe", "alpha": 1.0, "k": 3, "b": 0.0, "tau": 5.0}):
         chosen, rejected = scored(models, pairs, entry)

@@ -1,5 +1,6 @@
 """A training that is killed ends in the same bytes as one that is not: weights, state and metric stream."""
 
+import errno
 import functools
 import multiprocessing
 import os
@@ -131,6 +132,18 @@ def test_snapshots_are_copied_where_nothing_can_be_linked(tmp_path, monkeypatch)
     assert (tmp_path / "out/snapshots/000004/model/config.json").read_text() == "{}"
 
 
+def test_snapshots_are_published_again_by_a_stage_whose_end_was_killed(tmp_path):
+    """Its folder is a new one then, and no step is trained again that would write them."""
+    for step in ("000004", "000008"):
+        (tmp_path / "scratch/snapshots" / step).mkdir(parents=True)
+        (tmp_path / "scratch/snapshots" / step / FACTS).write_text(step)
+    for out in (tmp_path / "killed", tmp_path / "again"):
+        out.mkdir()
+        publish_snapshots(tmp_path / "scratch", out)
+        assert policy_paths(out) == ["snapshots/000004", "snapshots/000008", "."]
+        assert [(out / place / FACTS).read_text() for place in policy_paths(out)[:2]] == ["000004", "000008"]
+
+
 def test_a_mark_on_a_step_is_kept_at_that_step(run):
     """Every 0.2 of an epoch of 10 steps; in floating point 0.6 / 0.2 is 2.9999999999999996."""
     kept = run("kept", DPO | {"snapshot_epochs": 0.2}, count=20, batch_size=2, num_train_epochs=1.0)
@@ -236,3 +249,24 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_sealed(tmp_path, monkeypatch):
     sealed(tmp_path, 4, {"a": "1"})
     before = {name for name, is_sealed in done if not is_sealed}
     assert before == {"a", "checkpoint-4", tmp_path.name, "sealed.json.partial"} and done[-1] == ("checkpoint-4", True)
+
+
+def test_folders_that_cannot_be_synced_are_no_reason_to_stop(tmp_path, monkeypatch):
+    """Older SMB, gocryptfs: a training would end at its first checkpoint. What a disk fails to write still is one."""
+    sync, numbers = os.fsync, {True: errno.EINVAL, False: None}
+
+    def refuses(file):
+        if number := numbers[Path(os.readlink(f"/proc/self/fd/{file}")).is_dir()]:
+            raise OSError(number, os.strerror(number))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    for step, number in ((4, errno.EINVAL), (8, errno.EOPNOTSUPP)):
+        numbers[True] = number
+        checkpoint = sealed(tmp_path, step, {"a": "1"})
+        assert last_sealed_checkpoint(tmp_path) == str(checkpoint)
+    for step, folders, files in ((12, errno.EIO, None), (16, None, errno.EIO), (20, None, errno.EINVAL)):
+        numbers = {True: folders, False: files}
+        with pytest.raises(OSError, match=os.strerror(folders or files)):
+            sealed(tmp_path, step, {"a": "1"})
+    assert last_sealed_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")

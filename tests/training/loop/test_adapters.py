@@ -3,6 +3,8 @@
 import importlib.util
 import re
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from epsilon_dpo.data.tokens.params import Tokens
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.methods.tr_dpo import move_reference
 from epsilon_dpo.models.logps.head import Scoring, add_logps_head, head_of
 from epsilon_dpo.models.policy.folder import load_policy, merged_policy
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
+from epsilon_dpo.training.alignment.alignment import start
 from epsilon_dpo.training.alignment.pair_data import PairCollator
 from epsilon_dpo.training.alignment.reference_model import PolicyWithoutAdapter
 from epsilon_dpo.training.loop import adapters
@@ -287,6 +291,29 @@ def test_what_makes_no_sense_is_refused(sft_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="nf4 needs bitsandbytes, which is not installed"):
         start_from(folder, lora(quantise="nf4"), seed=0)
+
+
+def test_an_adapter_below_is_merged_in_the_trainings_own_folder_before_it_is_quantised(
+    sft_folder, monkeypatch, tmp_path
+):
+    """Where a killed training's copy, the whole model in float32, goes with the rest; the system's may be memory."""
+
+    class Merges(Exception):
+        pass
+
+    def merged(folder, scratch):
+        raise Merges(folder, scratch)
+
+    folder, scratch = sft_folder(), tmp_path / "scratch"
+    start_from(folder, lora(), seed=0)  # peft asks once for all whether there is a bitsandbytes, which is feigned now
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", types.SimpleNamespace(Linear4bit=None))
+    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(adapters, "BitsAndBytesConfig", lambda **settings: settings)
+    monkeypatch.setattr(adapters, "merged_policy", merged)
+    with pytest.raises(Merges) as found:
+        start(method_of("x", DPO), config(lora=lora(quantise="nf4")), 5, folder, scratch, 4)
+    assert found.value.args == (folder, scratch)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -48,7 +48,8 @@ def cluster_bootstrap(values: ArrayLike, prompts: ArrayLike, confidence: float, 
         return Estimate(value, value, value, len(sizes))
     means = np.concatenate([(c @ totals) / (c @ sizes) for c in prompt_counts(len(sizes), draws, seed)])
     low, high = ends(means, confidence, len(sizes))
-    return Estimate(value, float(low), float(high), len(sizes))
+    # Values that are equal but for rounding leave an end on the wrong side of their mean.
+    return Estimate(value, min(value, float(low)), max(value, float(high)), len(sizes))
 
 
 def totals_by_prompt(values: ArrayLike, prompts: ArrayLike) -> tuple[Floats, Floats]:

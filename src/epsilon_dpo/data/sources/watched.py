@@ -26,20 +26,21 @@ def refuse_unwatched_within(path: Path) -> None:
     """`path`, the folders above it and those below; not what is hidden below, such as .git, of which nothing is read.
 
     Raises:
-        UserError: DVC would not see a change there.
+        UserError: DVC would not see a change there, or it may not be looked into.
     """
-    for part in [path, *path.parents[:-1]]:
-        refuse_unwatched(part)
-    for inner in [path, *path.rglob("*")]:
-        if any(part.startswith(".") for part in inner.relative_to(path).parts):
-            continue
-        if inner.is_symlink() and not inner.exists():
-            raise UserError(
-                f"{inner} is a link to {inner.readlink()}, which does not exist, so its rows would be missing; link "
-                "or copy the file again, or remove the link."
-            )
-        if inner.is_dir():
-            refuse_unwatched(inner)
+    with one_sentence(str(path)):
+        for part in [path, *path.parents[:-1]]:
+            refuse_unwatched(part)
+        for inner in [path, *path.rglob("*")]:
+            if any(part.startswith(".") for part in inner.relative_to(path).parts):
+                continue
+            if inner.is_symlink() and not inner.exists():
+                raise UserError(
+                    f"{inner} is a link to {inner.readlink()}, which does not exist, so its rows would be missing; "
+                    "link or copy the file again, or remove the link."
+                )
+            if inner.is_dir():
+                refuse_unwatched(inner)
 
 
 def refuse_unwatched(path: Path) -> None:

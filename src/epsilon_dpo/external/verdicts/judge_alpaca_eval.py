@@ -24,7 +24,7 @@ from epsilon_dpo.pipeline.stage.files import read_json, write_json
 DRIVER = Path(__file__).with_name("alpaca_eval_driver.py")
 DIFFICULTIES = "df_gamed.csv"
 FAILED = "failed.json"  # of the last run of the tool, which asks anew for all that have no verdict
-RESULTS = "annotations.json"  # written last but for the leaderboard, when all is judged
+RESULTS = "annotations.json"  # written last, after the leaderboard, when all is judged
 # Columns of the tool's leaderboard.csv, in percent, and what they are called here.
 RATES = {
     "win_rate": "win_rate",

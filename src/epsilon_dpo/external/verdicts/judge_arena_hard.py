@@ -143,12 +143,22 @@ def _failed(game: Row | None) -> bool:
 def version_of(checkout: Path, setting_file: str) -> str:
     """The first seven characters of the checkout's commit, or of its content's hash: another version has other prompts.
 
-    Within another repository, the project's say, a copy without a .git of its own has the commit of that one.
+    Within another repository, the project's say, a copy without a .git of its own has the commit of that one. And what
+    somebody has edited, or a setting file of his own, is in no commit.
     """
-    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
-    said = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    if len(said) == 2 and Path(said[0]).resolve() == checkout.resolve():
+    settings = checkout / setting_file
+    files = [*sorted(checkout.glob("*.py")), *sorted(checkout.glob("utils/*.py")), settings]
+    names = [str(file.relative_to(checkout) if file.is_relative_to(checkout) else file) for file in files]
+    said = _git(checkout, "rev-parse", "--show-toplevel", "HEAD")
+    is_own = len(said) == 2 and Path(said[0]).resolve() == checkout.resolve()
+    is_inside = settings.resolve().is_relative_to(checkout.resolve())
+    if is_own and is_inside and not _git(checkout, "status", "--porcelain", "--ignored", "--", *names):
         return said[1][:7]
-    files = [*sorted(checkout.glob("*.py")), *sorted(checkout.glob("utils/*.py")), checkout / setting_file]
-    content = json.dumps([[str(file.relative_to(checkout)), digest(file)] for file in files])
+    content = json.dumps([[name, digest(file)] for name, file in zip(names, files, strict=True)])
     return f"copy-{hashlib.sha256(content.encode()).hexdigest()[:7]}"
+
+
+def _git(checkout: Path, *arguments: str) -> list[str]:
+    """The lines that git prints; none where it fails."""
+    command = ["git", "--no-optional-locks", "--literal-pathspecs", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()

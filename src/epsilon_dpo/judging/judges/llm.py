@@ -58,8 +58,6 @@ class LLM:
         """
         orders = [(self._request(prompt, a, b), self._request(prompt, b, a)) for prompt, a, b in questions]
         margins = self._margins([request for pair in orders for request in pair])
-        if len(margins) >= SOME and all(found is None for found in margins) and not self._is_judge():
-            raise self._no_judge(len(margins))
         return [
             _verdict(question, f_ab, f_ba)
             for question, f_ab, f_ba in zip(questions, margins[::2], margins[1::2], strict=True)
@@ -97,7 +95,11 @@ class LLM:
         return request
 
     def _margins(self, requests: list[Json]) -> list[float | None]:
-        """What the replies to `requests` say; those that are not in the cache are asked, each once."""
+        """What the replies to `requests` say; those that are not in the cache are asked, each once.
+
+        Raises:
+            UserError: as `compare`.
+        """
         keys = [key_of(self.endpoint.base_url, request) for request in requests]
         by_key = dict(zip(keys, requests, strict=True))
         kept = {key: self._kept(key, request) for key, request in by_key.items()}
@@ -107,7 +109,10 @@ class LLM:
             reply = found or self.cache.get(key, read)
             assert reply is not None
             self._replies[key] = reply
-        return [self._replies[key].margin() for key in keys]
+        margins = {key: self._replies[key].margin() for key in kept}
+        if len(margins) >= SOME and all(found is None for found in margins.values()) and not self._is_judge():
+            raise self._no_judge(len(margins))
+        return [margins[key] for key in keys]
 
     def _kept(self, key: str, request: Json) -> Reply | None:
         """The reply to `request`, or to the same under a smaller max_tokens, unless that cut it off."""

@@ -101,7 +101,7 @@ class Endpoint:
                     f"judge.max_tokens together ({_said(error)}); serve it with a longer context, lower "
                     "judge.max_tokens, or choose another judge.model."
                 ) from None
-            outlasted = " in spite of retries" if error.status_code >= 429 else ""
+            outlasted = " in spite of retries" if _passes({"code": error.status_code}) else ""
             raise UserError(
                 f"{self.base_url} refuses a question to {request['model']}{outlasted} ({_said(error)}); fix what it "
                 "names (judge.temperature, judge.max_tokens, judge.concurrency), or run again later."

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import DebertaV2Config, PreTrainedTokenizerFast
 
 from epsilon_dpo.judging.judges.pairrm import PairRM
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import read_json
 
 # Never the *.bin files beside them: they are pickles.
@@ -47,14 +47,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     "…", "½", no-break and zero-width spaces have other ids and answers with them other scores.
 
     Raises:
-        UserError: there is none, or it was rebuilt so and saved.
+        UserError: there is none, it is damaged, or it was rebuilt so and saved.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(
             f"{folder} has no tokenizer.json, which a PairRM folder needs; use a copy of llm-blender/PairRM-hf."
         )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), trust_remote_code=False)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
+        raise UserError(
+            f"The tokenizer in {folder} cannot be loaded ({first_line(error)}); use a copy of llm-blender/PairRM-hf."
+        ) from None
     if len(tokenizer) == VOCABULARY and "Precompiled" not in repr(tokenizer.backend_tokenizer.normalizer):
         raise UserError(
             f"{path} has lost PairRM's normaliser (transformers 5's AutoTokenizer rebuilds it); use the file of "
@@ -100,10 +105,13 @@ def architecture(folder: Path) -> dict[str, Any]:
     """The DeBERTa-v2 fields of `folder`'s config.json, with PairRM's n_tasks and drop_out.
 
     Raises:
-        UserError: it is absent or the config of something else.
+        UserError: it is absent, damaged or the config of something else.
     """
     path = folder / "config.json"
-    config = read_json(path) if path.is_file() else None
+    try:
+        config = read_json(path) if path.is_file() else None
+    except ValueError:
+        config = None
     if not isinstance(config, dict):
         config = {}
     if config.get("ranker_type") == "pairranker" and config.get("model_name") == BACKBONE:

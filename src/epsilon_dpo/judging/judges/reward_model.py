@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
@@ -190,7 +189,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
         raise UserError(f"The reward model's tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
     if not tokenizer.chat_template:
         raise UserError(
@@ -219,7 +218,9 @@ def _model(folder: Path, dtype: str) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # as above
         raise UserError(
             f"The reward model in {folder} cannot be loaded (from safetensors, and without code of its own): "
             f"{first_line(error)}."

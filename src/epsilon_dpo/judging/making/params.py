@@ -121,9 +121,13 @@ class LLMJudge(Strict):
     @classmethod
     def _an_address_without_secrets(cls, value: str) -> str:
         """It is written to out/judge/judge.json, so nothing in it may be a secret."""
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("it must be an address such as https://api.openai.com/v1")
+        try:
+            parts = urlsplit(value)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, a bracket without its end
+            is_address = False
+        if not is_address:
+            raise ValueError("it must be an address such as https://api.openai.com/v1 or http://localhost:8000/v1")
         if parts.username or parts.password or parts.query:
             raise ValueError("it must hold no user, password or query; the key belongs into OPENAI_API_KEY")
         return value.rstrip("/")

@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.stage.files import Row
 
 
 def calibration(records: Sequence[Row], intervals: Intervals) -> dict[str, float]:
-    """Of records whose answer a is the labelled one; with an interval over prompts each:
+    """Of records whose answer a is the labelled one, nothing of a single prompt; with an interval over prompts each:
 
     - `overconfidence`: the mean of max(P, 1 - P) minus the share of right verdicts (ties a half). 0 is calibrated on
       the whole, above 0 the judge is surer than right. It is the expected calibration error of one bin, with its sign:
@@ -22,6 +22,8 @@ def calibration(records: Sequence[Row], intervals: Intervals) -> dict[str, float
     - `label_nll`: the mean of -log P(labelled answer), nats; log 2 = 0.693 for a coin, of a judge's rescaled
       logits smallest where they are calibrated.
     """
+    if len({record["prompt_id"] for record in records}) < 2:
+        return {}
     half = np.array([record["logit"] for record in records], dtype=np.float64) / 2.0
     right = np.array([record["win"] for record in records], dtype=np.float64)
     values = {"overconfidence": expit(np.abs(half)) - right, "label_nll": -log_expit(half)}

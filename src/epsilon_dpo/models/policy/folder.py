@@ -114,6 +114,7 @@ def merged_policy(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
 def write_merged(folder: Path, to: Path, remember: bool = True) -> None:
     """Write the policy in `folder` to `to` as a full model; `remember` as of load_policy."""
     load_policy(folder, remember=remember).save_pretrained(to)
+    _let_others_read(to)
     load_tokenizer(folder).save_pretrained(to)
 
 
@@ -139,8 +140,15 @@ def save_policy(
         settings.save_pretrained(folder)
     else:
         model.save_pretrained(folder, state_dict=weights)
+    _let_others_read(folder)
     tokenizer.save_pretrained(folder)
     config.use_cache = used_cache
+
+
+def _let_others_read(folder: Path) -> None:
+    """As all else in it: safetensors makes a file of weights private to the user."""
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def has_adapter(model: nn.Module) -> bool:

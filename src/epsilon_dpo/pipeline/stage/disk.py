@@ -57,11 +57,17 @@ def _sentence(error: BaseException) -> str | None:
             if number and isinstance(name, str) and os.path.exists(name) and not os.access(name, os.R_OK):
                 return f"{name} cannot be read ({os.strerror(number)}); change its permissions {AFTER}."
             of_file = _folder_of(one)
+            if of_file is not None and not os.access(of_file, os.X_OK):  # nor may what lies there be read
+                return f"{of_file} cannot be entered ({os.strerror(errno.EACCES)}); change its permissions {AFTER}."
             candidates = _ours() if of_file is None else [of_file]
             for folder in candidates:
-                if not os.access(folder, os.W_OK):  # else somebody may not read, or does not own, a file
+                if not os.access(folder, os.W_OK):
                     why = os.strerror(number or errno.EROFS)
                     return f"{folder} cannot be written ({why}); make it writable {AFTER}."
+            ours = isinstance(name, str) and of_file is not None and not of_file.is_absolute()
+            # A file of another user, in a folder that both write to.
+            if ours and os.path.isfile(str(name)) and not os.access(str(name), os.W_OK):
+                return f"{name} cannot be written ({os.strerror(errno.EACCES)}); make it writable {AFTER}."
     return None
 
 

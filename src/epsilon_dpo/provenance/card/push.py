@@ -45,6 +45,8 @@ def push(asked: argparse.Namespace) -> str:
     Raises:
         UserError: as compared and policy_of; the Hub cannot be reached, or refuses the repository or the card.
     """
+    if asked.repo.count("/") != 1:  # the Hub makes a repository of a bare name, and does not find it by that
+        raise _no_name(asked.repo)
     from epsilon_dpo.models.policy.folder import merged_policy  # here, because `card` needs no torch
 
     project, summary = compared()
@@ -77,13 +79,17 @@ def licence_of(repo: str, revision: str, kind: str) -> str | None:
     return ", ".join(licence) if isinstance(licence, list) else licence
 
 
+def _no_name(repo: str) -> UserError:
+    return UserError(f"{repo!r} is no Hub repository name; write owner/name.")
+
+
 @contextmanager
 def _one_sentence(repo: str) -> Iterator[None]:
     """Turns what huggingface_hub raises into a `UserError`; subclasses come before their bases."""
     try:
         yield
     except HFValidationError:
-        raise UserError(f"{repo!r} is no Hub repository name; write owner/name.") from None
+        raise _no_name(repo) from None
     except OfflineModeIsEnabled:
         raise UserError(f"HF_HUB_OFFLINE forbids sending {repo}; unset it.") from None
     except HfHubHTTPError as error:

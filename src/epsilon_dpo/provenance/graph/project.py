@@ -48,13 +48,23 @@ class Project:
         return self.files[stage.path].stages[stage.name]
 
     def gone(self) -> dict[str, list[str]]:
-        """Stages of which dvc.lock has an entry and dvc.yaml has none, with the paths of their outputs."""
+        """Stages of which dvc.lock has an entry and dvc.yaml has none, with the paths of their outputs; by their names,
+        and those of another dvc.yaml than the root's by its path and their names, as DVC addresses them."""
         return {
-            name: [str(Path(file.path).parent / out["path"]) for out in entry.get("outs", [])]
+            self._address(file, name): [str(Path(file.path).parent / out["path"]) for out in entry.get("outs", [])]
             for file in self.files.values()
             for name, entry in file.lockfile_contents.get("stages", {}).items()
             if name not in file.stages
         }
+
+    def _address(self, file: ProjectFile, name: str) -> str:
+        place = Path(file.path).relative_to(self.root)
+        return name if place == Path(DVC_FILE) else f"{place}:{name}"
+
+
+def is_removed(gone: str) -> bool:
+    """Whether stage check removes the outputs of this stage of `Project.gone`: those of runs, and none of external/."""
+    return "@" in gone and ":" not in gone
 
 
 def params_now(dep: ParamsDependency) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
-from epsilon_dpo.provenance.graph.project import Project, open_project, params_now, said_plainly
+from epsilon_dpo.provenance.graph.project import Project, is_removed, open_project, params_now, said_plainly
 from epsilon_dpo.provenance.plan.amounts import seconds_of_stages
 from epsilon_dpo.provenance.plan.causes import Cause, Causes
 from epsilon_dpo.provenance.plan.outputs import Expected, Outputs
@@ -73,7 +73,8 @@ class Planner:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.steps: list[Step] = []
-        self.outputs = Outputs(project.repo, itertools.chain(*project.gone().values()))
+        gone = (outs for name, outs in project.gone().items() if is_removed(name))
+        self.outputs = Outputs(project.repo, itertools.chain(*gone))
         self.causes = Causes(project)
         self.params: dict[str, Any] = read_yaml(PARAMS_FILE)
         self.seconds = seconds_of_stages(project.root)

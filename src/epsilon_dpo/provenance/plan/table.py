@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from epsilon_dpo.provenance.graph.project import is_removed
 from epsilon_dpo.provenance.plan.amounts import size_text, time_text
 from epsilon_dpo.provenance.plan.steps import FROM_CACHE, MAY_RUN, RUN, UP_TO_DATE, Step
 
@@ -45,7 +46,7 @@ def table(
             "Given up: dvc.lock then names code that did not make these outputs. Run them before you publish."
         )
     if gone:
-        removed = ", but stage check removes their folders out/*/RUN" if any("@" in name for name in gone) else ""
+        removed = ", but stage check removes their folders out/*/RUN" if any(map(is_removed, gone)) else ""
         said = f"dvc.lock also has {', '.join(gone)}, which dvc.yaml no longer has: nothing runs for them{removed}."
         parts.append("\n".join(textwrap.wrap(said, WIDTH)))
     return "\n\n".join(parts)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from epsilon_dpo.pipeline.observability.errors import printable
+
 BIT_EQUAL, WITHIN, DIFFERENT = "bit-equal", "equal within tolerance", "different"
 FAILED = "failed"
 ONE_PASS = 2.0**-18  # float32 rounds by 2**-24, and a sum of some thousand terms is off by about 2**6 such roundings
@@ -114,5 +116,5 @@ def text_place(where: str, recorded: object, remade: object) -> Place:
 
 
 def _shown(text: str) -> str:
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))  # it may be of a dataset, or of a policy
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"

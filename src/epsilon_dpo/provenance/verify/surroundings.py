@@ -1,5 +1,6 @@
 """What a result was computed with: packages, processor, GPU. MLflow has it of a recorded result, by its fingerprint."""
 
+import re
 from contextlib import chdir
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def settings_to_try(before: dict[str, str] | None, now: dict[str, str]) -> dict[
     none: Variables = dict.fromkeys(PROCESSOR)
     was = (before or {}).get(VARIABLES)
     if was is not None and was != now[VARIABLES]:
-        pairs = dict(pair.split("=", 1) for pair in was.split()) if was != NONE else {}
+        # A value may have spaces, as a list of numpy's features has.
+        pairs = dict(pair.split("=", 1) for pair in re.split(r"\s(?=[A-Z_]+=)", was)) if was != NONE else {}
         what = f"with {was}, as it was recorded" if pairs else f"without {now[VARIABLES]}, as it was recorded"
         return {what: {**none, **pairs}}
     if was is None and now[VARIABLES] != NONE:

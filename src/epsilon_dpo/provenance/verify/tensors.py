@@ -38,12 +38,14 @@ def _place(name: str, recorded: Any, remade: Any) -> Place:
     if not differing.any():  # signs of zeros, NaNs of other bits
         return Place(f"tensor {name}", NUMBER, "the same values", "other bits", 0.0)
     first = int(differing.nonzero()[0])
-    largest, scale = (a - b).abs()[differing].max().item(), max(a.abs().max().item(), b.abs().max().item())
+    largest = (a - b).abs()[differing].max().item()
     where, values = f"tensor {name}[{first}]", (repr(a[first].item()), repr(b[first].item()))
     if not recorded.is_floating_point():
         return text_place(where, *values)
-    amount = largest / scale
-    return Place(where, NUMBER, *values, amount if math.isfinite(amount) else math.inf)
+    if not math.isfinite(largest):
+        return Place(where, NUMBER, *values, math.inf)
+    scale = max(side[side.isfinite()].abs().max().item() for side in (a, b))  # an inf that both have is no scale
+    return Place(where, NUMBER, *values, largest / scale)
 
 
 def _order(name: str) -> list[tuple[bool, int, str]]:

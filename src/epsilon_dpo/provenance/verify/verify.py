@@ -210,7 +210,7 @@ def _say(outcome: Outcome) -> None:
     if len(outcome.found) > SHOWN_FILES:
         print(f"    and {len(outcome.found) - SHOWN_FILES} more files", flush=True)
     if outcome.cause:
-        print(f"    likely cause: {outcome.cause}", flush=True)
+        print(f"    likely cause: {printable(outcome.cause)}", flush=True)
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, printable
 from epsilon_dpo.provenance.whence.origin import origin
 from epsilon_dpo.provenance.whence.text import as_text
 
@@ -22,7 +22,7 @@ def answered(file: Path, as_json: bool) -> str:
         raise UserError(f"{error.filename or file} cannot be read: {error.strerror}.") from None
     text = json.dumps(answer, indent=2, ensure_ascii=False) if as_json else as_text(answer)
     if not answer["found"]:
-        print(text, flush=True)
+        print(printable(text), flush=True)
         sys.exit(1)
     return text
 

@@ -254,4 +254,4 @@ def _git(root: Path, *arguments: str) -> list[str]:
             return []
         if done.returncode:
             raise _refusal(root, done.stderr)
-    return done.stdout.splitlines()
+    return [line for line in done.stdout.split("\n") if line]  # U+2028 or a form feed in a subject ends no line

@@ -1,5 +1,6 @@
 """What is known of a file's origin, as one JSON object: from the locks, the cache, the manifest and MLflow's store."""
 
+import os
 from contextlib import chdir, suppress
 from dataclasses import asdict
 from hashlib import sha256
@@ -64,8 +65,12 @@ def origin(path: Path, root: Path | None) -> Json:
 
 
 def _inside(path: Path, root: Path) -> str:
-    full = path.resolve()
-    return str(PurePosixPath(full.relative_to(root))) if full.is_relative_to(root) else ""
+    """Its path from the project's root, of a link into DVC's cache that of the link; empty if it is not in there."""
+    link = Path(os.path.abspath(path))
+    for full in (path.resolve(), link.parent.resolve() / link.name):
+        if full.is_relative_to(root) and not full.is_relative_to(root / ".dvc"):
+            return str(PurePosixPath(full.relative_to(root)))
+    return ""
 
 
 def _manifest(path: Path) -> tuple[Json | None, list[str]]:

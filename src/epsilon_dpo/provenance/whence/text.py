@@ -3,7 +3,11 @@
 import json
 import textwrap
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from epsilon_dpo.pipeline.stage.files import Json
 
@@ -139,7 +143,19 @@ def _row(name: str, text: str) -> str:
 def flow(value: Any) -> str:
     """A value on one line, as YAML takes it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(flow, value)) + "]"
-    return value if isinstance(value, str) and value.isprintable() and value else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and _is_plain(value) else json.dumps(value, ensure_ascii=False)
+
+
+@cache
+def _is_plain(text: str) -> bool:
+    """Whether YAML takes `text` without quotes for itself; not so "User:", "[EOS]" or "no, thanks"."""
+    if not text.isprintable() or text.startswith("&"):  # an anchor
+        return False
+    try:
+        found: Any = YAML(typ="safe", pure=True).load(f"alone: {text}\nlisted: [{text}, {text}]")
+    except (YAMLError, ValueError):  # ValueError: a date that is none
+        return False
+    return bool(found == {"alone": text, "listed": [text, text]})

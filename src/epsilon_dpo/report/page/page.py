@@ -178,7 +178,8 @@ def data_uri(png: bytes) -> str:
 
 def settings(config: dict[str, Any]) -> str:
     """A run's config as params.yaml states it, without its method: `beta 0.3, update soft`."""
-    said = {key: str(value).lower() if isinstance(value, bool) else value for key, value in config.items()}
+    spelt = {True: "true", False: "false", None: "null"}
+    said = {key: spelt[value] if value is None or isinstance(value, bool) else value for key, value in config.items()}
     return ", ".join(f"{key} {value}" for key, value in said.items() if key != "method")
 
 
@@ -193,7 +194,7 @@ def _render(results: Results, **content: Any) -> str:
         "points": lambda x: fixed(100 * x, 1, plus=True),
         "signed": lambda x: fixed(x, 0, plus=True),
         "places": places,
-        "number": lambda x: f"{x:,.6g}",
+        "number": lambda x: f"{x:,.0f}",  # counts alone
         "settings": settings,
         "shaping": lambda x: ", ".join(f"{name} {value:g}" for name, value in x.items()),
         "data_uri": data_uri,

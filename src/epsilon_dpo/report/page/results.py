@@ -97,8 +97,14 @@ class Results:
 
     @property
     def prompts(self) -> int:
-        """Prompts that every policy answered, each as often."""
+        """Prompts that every policy answered."""
         return len({row["prompt_id"] for row in self.reference_answers})
+
+    @property
+    def times(self) -> int | None:
+        """How often every policy answered each of them; None: not all alike, as where several rows share some."""
+        counts = {*Counter(row["prompt_id"] for row in self.reference_answers).values()}
+        return counts.pop() if len(counts) == 1 else None
 
     @property
     def confidence(self) -> float:

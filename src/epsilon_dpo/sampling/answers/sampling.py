@@ -23,7 +23,7 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.sampling.answers.drawing import Stream, seed_of
 from epsilon_dpo.sampling.answers.params import Sampler
 from epsilon_dpo.sampling.answers.shares import sample_in_shares
-from epsilon_dpo.sampling.answers.vllm import sample_with_vllm
+from epsilon_dpo.sampling.answers.vllm import python_of_vllm, sample_with_vllm
 from epsilon_dpo.sampling.decoding.stops import Stops
 
 
@@ -42,9 +42,10 @@ def select(rows: list[Row], turns: str, max_prompts: int | None) -> list[Row]:
     kept = [row for row in rows if turns == "all" or _is_single_turn(row["prompt"])]
     distinct = {prompt_id(row["prompt"]) for row in kept}
     if len(distinct) < 2:
+        remedy = "fetch other data" if turns == "all" else "set it to all, or fetch other data"
         raise UserError(
-            f"Only {len(distinct)} different prompts among the evaluation rows fit sample.turns = {turns}; set it to "
-            "all, or fetch other data."
+            f"Of the evaluation rows' different prompts {len(distinct)} fit sample.turns = {turns}, and an interval "
+            f"needs two; {remedy}."
         )
     chosen = frozenset(sorted(distinct)[:max_prompts])
     return [row for row in kept if prompt_id(row["prompt"]) in chosen]
@@ -84,8 +85,9 @@ def answer(
     name = "sampling" if scratch is None else f"sampling-{digest(folder)[:16]}"  # a run may have several policies
     _fits(policy_config(folder), longest, params.max_new_tokens)
     if params.backend == "vllm":
+        python = python_of_vllm()
         with merged_policy(folder, scratch) as merged:
-            completions = sample_with_vllm(merged, prompts, seeds, params, stops)
+            completions = sample_with_vllm(python, merged, prompts, seeds, params, stops)
     else:
         completions = sample_in_shares(folder, prompts, seeds, params, threads, scratch, name)
     return [_finished(id_, row, prompts[id_], completions[id_], stops) for id_, row in asked.items()]

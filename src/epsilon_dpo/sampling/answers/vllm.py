@@ -22,29 +22,39 @@ ENVIRONMENT = Path(".venv-vllm")
 REQUEST, COMPLETIONS = "request.json", "completions.jsonl"
 
 
-def sample_with_vllm(
-    folder: Path, prompts: dict[str, list[int]], seeds: dict[str, int], params: Sampler, stops: Stops
-) -> dict[str, list[int]]:
-    """Completion ids by row id, in the order of `prompts`, up to the token that ends each.
-
-    Args:
-        folder: model and tokenizer, merged.
-        prompts: token ids by row id.
+def python_of_vllm() -> Path:
+    """The interpreter of vLLM's environment.
 
     Raises:
-        UserError: vLLM's environment does not exist, or its process failed (its own messages went to stderr).
+        UserError: there is no such environment.
     """
-    request: dict[str, Any] = {"stage": os.getpid(), "model": str(folder.absolute())}
-    request |= {"prompts": prompts, "seeds": seeds, "stop_token_ids": stops.tokens}
-    request |= params.model_dump(include=set(Sampler.model_fields))
-    if params.temperature == GREEDY:
-        request["temperature"] = 0.0  # greedy; vLLM raises any other below 0.01 to 0.01
     python = _environment() / "bin" / "python"
     if not python.exists():
         raise UserError(
             f"backend: vllm needs vLLM in an environment of its own, {ENVIRONMENT}, because it pins another torch; "
             "make it with `make vllm`, or set backend: transformers."
         )
+    return python
+
+
+def sample_with_vllm(
+    python: Path, folder: Path, prompts: dict[str, list[int]], seeds: dict[str, int], params: Sampler, stops: Stops
+) -> dict[str, list[int]]:
+    """Completion ids by row id, in the order of `prompts`, up to the token that ends each.
+
+    Args:
+        python: as of python_of_vllm, which is asked before a model is merged.
+        folder: model and tokenizer, merged.
+        prompts: token ids by row id.
+
+    Raises:
+        UserError: vLLM's process failed (its own messages went to stderr).
+    """
+    request: dict[str, Any] = {"stage": os.getpid(), "model": str(folder.absolute())}
+    request |= {"prompts": prompts, "seeds": seeds, "stop_token_ids": stops.tokens}
+    request |= params.model_dump(include=set(Sampler.model_fields))
+    if params.temperature == GREEDY:
+        request["temperature"] = 0.0  # greedy; vLLM raises any other below 0.01 to 0.01
     # -P: names of this folder hide no module.
     command = [str(python), "-P", str(Path(__file__).with_name("vllm_worker.py"))]
     take_free_gpus(1)

@@ -15,10 +15,15 @@ class Candidates(Sampler):
     @model_validator(mode="after")
     def _answers_to_a_prompt_can_differ(self) -> Self:
         """Else no pair comes of them, which stage `pairs` would say after all of them are drawn and ranked."""
-        greedy = {f"temperature {GREEDY:.1e}": self.temperature == GREEDY, "logits.top_k 1": self.logits.top_k == 1}
+        greedy = {
+            f"temperature {GREEDY:.1e}": self.temperature == GREEDY,
+            "logits.top_k 1": self.logits.top_k == 1,
+            "logits.min_p 1.0": self.logits.min_p == 1.0,  # no token but the likeliest is as likely as that
+        }
         if found := " and ".join(setting for setting, true in greedy.items() if true):
             raise ValueError(
-                f"candidates are greedy ({found}), so that all answers to a prompt are one; raise temperature or top_k"
+                f"candidates are greedy ({found}), so that all answers to a prompt are one; raise temperature or "
+                "top_k, or lower min_p"
             )
         return self
 

@@ -99,7 +99,7 @@ def start(method: AnyMethod, config: Align, seed: int, sft_model: Path, scratch:
     settings = training_arguments(config, seed, scratch, save_steps)
     if method.config.learning_rate is not None:
         settings["learning_rate"] = method.config.learning_rate
-    model = start_from(sft_model, config.lora, seed)
+    model = start_from(sft_model, config.lora, seed, scratch)
     check_head(model)
     refuse_noise(model)
     reference = None

@@ -32,18 +32,19 @@ from epsilon_dpo.training.loop.sharding import asked_for, is_sharded
 FOLLOWER = "reference"  # the adapter of a reference that moves
 
 
-def start_from(folder: Path, lora: LoRA | None, seed: int) -> PreTrainedModel:
+def start_from(folder: Path, lora: LoRA | None, seed: int, scratch: Path | None = None) -> PreTrainedModel:
     """The policy in `folder`, ready to be trained: all of it, or a new adapter on it.
 
     Args:
         seed: RNG seed of the adapter's first half; the second is zero.
+        scratch: where an adapter in `folder` is merged before it is quantised, as of merged_policy.
 
     Raises:
         UserError: there is no module of a name in `lora.target_modules`, or bitsandbytes is not installed.
     """
     if lora is None:
         return load_policy(folder)
-    model = load_policy(folder) if lora.quantise is None else _quantised(folder)
+    model = load_policy(folder) if lora.quantise is None else _quantised(folder, scratch)
     from peft import LoraConfig
 
     config = LoraConfig(
@@ -104,7 +105,7 @@ def _refuse_experts(model: PreTrainedModel, available: list[str]) -> None:
         )
 
 
-def _quantised(folder: Path) -> PreTrainedModel:
+def _quantised(folder: Path, scratch: Path | None) -> PreTrainedModel:
     """The policy in `folder` with its projections in 4 bits, its other weights in float32."""
     if asked_for():
         raise UserError(
@@ -125,7 +126,7 @@ def _quantised(folder: Path) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    with merged_policy(folder) as merged:
+    with merged_policy(folder, scratch) as merged:
         model = AutoModelForCausalLM.from_pretrained(
             merged,
             trust_remote_code=False,

@@ -5,6 +5,7 @@ files of the right size with other bytes. The last thing written here is a list 
 of them are on the disk; a folder without it, or that does not match it, is removed before a training resumes.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from epsilon_dpo.training.loop.sharding import asked_for
 
 LIST_OF_FILES = "sealed.json"
 SHARED_OUT = "pytorch_model_fsdp_0"  # accelerate's name for weights by process
+NOT_OFFERED = (errno.EINVAL, errno.EOPNOTSUPP)  # of fsync where it is not implemented; a failure has another errno
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
@@ -97,11 +99,17 @@ def _date_by_step(checkpoint: Path) -> None:
 
 
 def to_disk(*paths: Path) -> None:
-    """Wait until the content of files, or the names in folders, would outlast a power loss."""
+    """Wait until the content of files, or the names in folders, would outlast a power loss.
+
+    Some network and FUSE file systems (older SMB, gocryptfs) offer it for files alone: there nobody can wait for names.
+    """
     for path in paths:
         opened = os.open(path, os.O_RDONLY)
         try:
             os.fsync(opened)
+        except OSError as error:
+            if error.errno not in NOT_OFFERED or not path.is_dir():
+                raise
         finally:
             os.close(opened)
 
