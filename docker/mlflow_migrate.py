@@ -23,6 +23,7 @@ from sqlalchemy import (
     create_engine,
     func,
     insert,
+    or_,
     select,
     text,
     type_coerce,
@@ -92,7 +93,7 @@ def moved_places(write: Connection, target: MetaData) -> dict[str, str]:
             table = target.tables[name]
             place = table.c[column]
             moved = func.concat(f"mlflow-artifacts:/{experiment}", func.substr(place, len(folder) + 1))
-            below = place.startswith(folder, autoescape=True)
+            below = or_(place == folder, place.startswith(f"{folder}/", autoescape=True))
             of_it = (table.c.experiment_id == experiment,) if "experiment_id" in table.c else ()
             write.execute(update(table).where(*of_it, below).values({column: moved}))
     return {str(experiment): folder for experiment, folder in found if experiment in used}
@@ -116,7 +117,7 @@ def copy_files(folders: dict[str, str], destination: str) -> None:
                 f"the artifacts of experiment {experiment} are said to be in {here}, which is not there: run this on "
                 "the machine where they were made; a container needs that folder under the same path."
             )
-        get_artifact_repository(f"{destination}/{experiment}").log_artifacts(str(here))
+        get_artifact_repository(f"{destination.rstrip('/')}/{experiment}").log_artifacts(str(here))
 
 
 def move(file: Path, database: str, destination: str) -> None:

@@ -185,7 +185,7 @@ def test_the_projects_own_store_moves_to_the_server(
     local.log_metric(local.create_run(numbers).info.run_id, "loss", 0.5)
     at = settings(
         MLFLOW_BACKEND_STORE_URI=f"{site.database}/moved",
-        MLFLOW_ARTIFACTS_DESTINATION="s3://mlflow/moved",
+        MLFLOW_ARTIFACTS_DESTINATION="s3://mlflow/moved/",
         MLFLOW_S3_ENDPOINT_URL=site.s3,
         HOST="127.0.0.1",
         PORT=str(free_port()),

@@ -100,7 +100,9 @@ def test_pairs_of_another_file_are_left_aside(
         return capsys.readouterr().out
 
     assert "Lengths and the number of pairs are those of out/pairs." in said("--params", str(tmp_path / "params.yaml"))
-    aside = "pairs, each as long as tokens.max_length allows: memory, FLOPs and hours are upper bounds; out/pairs is of"
+    aside = (
+        "pairs, each as long as tokens.max_length allows: memory, FLOPs and hours are upper bounds; out/pairs is not of"
+    )
     assert f"3,000 {aside}" in said("--params", "other.yaml")
     assert f"3,000 {aside}" in said("--model-config", "config.json")
     assert f"7 {aside}" in said("--pairs", "7")

@@ -274,7 +274,7 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if "longrope" in rope.values():
             name = "original_max_position_embeddings"  # data/tokens/positions.py says why
-            positions = rope.get(name, config.get(name))
+            positions = config.get(name, rope.get(name))  # as transformers takes them
             which = "positions before LongRoPE's change"
     except OSError as error:
         raise UserError(

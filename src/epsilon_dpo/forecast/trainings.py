@@ -203,8 +203,10 @@ def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
     of_epoch = None if of.train.count is None else math.ceil(of.train.count / block.batch_size)
     if block.max_steps is not None and of_epoch is not None:
         epochs = block.max_steps / of_epoch
-    most = math.inf if of_epoch is None else math.ceil(epochs * of_epoch - 1e-6) - 1  # one a step, but the last
-    return int(max(min(math.ceil(epochs / every - 1e-6) - 1, most), 0))
+    if of_epoch is None:
+        return max(math.ceil(epochs / every - 1e-6) - 1, 0)
+    steps = math.ceil(epochs * of_epoch - 1e-6) - 1  # the last one's is the final policy
+    return max(min(math.floor(steps / of_epoch / every + 1e-6), steps), 0)
 
 
 def _disk(of: Given, block: Adaptable, step: Simulated, dtype: torch.dtype, policies: int, moving: bool) -> Disk:

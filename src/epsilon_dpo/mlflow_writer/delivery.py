@@ -67,11 +67,11 @@ class Backlog:
                 return
             _write_record(opening, messages, self.uri)
         except Exception as error:
-            # What a power cut left, or another version of this project, whose messages are others.
-            damaged = isinstance(error, ValueError | KeyError | TypeError | AttributeError)
+            damaged = isinstance(error, ValueError | KeyError)  # what a power cut left
             kind = Failure.CALL if damaged else failure(error, self.uri)
             self._stuck_s += time.monotonic() - started
-            if kind is Failure.OUTAGE and self._stuck_s < STUCK_S and self._is_there():
+            unknown = isinstance(error, TypeError | AttributeError)  # messages of another version of this project
+            if unknown or (kind is Failure.OUTAGE and self._stuck_s < STUCK_S and self._is_there()):
                 self.stuck.append(f"{opening['name']} ({in_short(error)})")
                 return
             if kind is not Failure.CALL:

@@ -146,7 +146,7 @@ def test_a_table_in_a_folder_that_may_not_be_looked_into_is_one_sentence(
         return asked(self, **options)
 
     monkeypatch.setattr(Path, "stat", refuse)
-    with pytest.raises(UserError, match=r"r\.csv may not be read; change its permissions\.$"):
+    with pytest.raises(UserError, match=r"/mine may not be read; change its permissions\.$"):
         read_reviews(source(file), 17)
 
 

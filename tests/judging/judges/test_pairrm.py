@@ -222,6 +222,7 @@ def test_state_dict_keys_are_those_of_the_published_weights(judge: PairRMJudge) 
         (lambda path: write_json(path / "config.json", {"model_type": "deberta"}), "model_type deberta-v2"),
         (lambda path: write_json(path / "config.json", other_ranker()), "ranker_type pairranker on microsoft/deberta"),
         (lambda path: (path / "config.json").write_text('{"model_type": "deb'), "model_type deberta-v2"),
+        (lambda path: set_config(path, hidden_size="wide"), "config.json describes no PairRM ("),
         (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda path: (path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n"), "loaded ("),
         (lambda path: rename_marker(path / "tokenizer.json"), "no token <|candidate1|>"),
@@ -303,6 +304,10 @@ def test_the_published_weights_give_the_published_values() -> None:
 
 def other_ranker() -> dict:
     return tiny_pairrm.ranker_config("roberta-large", 128, 128)
+
+
+def set_config(folder: Path, **changes: object) -> None:
+    write_json(folder / "config.json", read_json(folder / "config.json") | changes)
 
 
 def drop_key(file: Path, key: str) -> None:

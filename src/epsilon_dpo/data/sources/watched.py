@@ -28,7 +28,7 @@ def refuse_unwatched_within(path: Path) -> None:
     Raises:
         UserError: DVC would not see a change there, or it may not be looked into.
     """
-    with one_sentence(str(path)):
+    try:
         for part in [path, *path.parents[:-1]]:
             refuse_unwatched(part)
         for inner in [path, *path.rglob("*")]:
@@ -41,6 +41,9 @@ def refuse_unwatched_within(path: Path) -> None:
                 )
             if inner.is_dir():
                 refuse_unwatched(inner)
+    except PermissionError as error:
+        folder = Path(error.filename).parent if error.filename else path
+        raise UserError(f"{folder} may not be read; change its permissions.") from None
 
 
 def refuse_unwatched(path: Path) -> None:

@@ -30,6 +30,7 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 CHECKOUT = "arena-hard-auto"
+ASKING = ("gen_judgment", "utils")  # its files that ask a judge, beside the settings
 FAILED = "$ERROR$"  # ends a verdict of the tool of 2024 after 16 failed calls; today's has no game then
 # What assistant A has won by a label; a label with two signs counts three times, as upstream.
 WON_BY_A = {"A>>B": [1.0] * 3, "A>B": [1.0], "A=B": [0.5], "B>A": [0.0], "B>>A": [0.0] * 3}
@@ -143,8 +144,8 @@ def _failed(game: Row | None) -> bool:
 def version_of(checkout: Path, setting_file: str) -> str:
     """The first seven characters of the checkout's commit, or of its content's hash: another version has other prompts.
 
-    Within another repository, the project's say, a copy without a .git of its own has the commit of that one. And what
-    somebody has edited, or a setting file of his own, is in no commit.
+    Within another repository, the project's say, a copy without a .git of its own has the commit of that one. And where
+    somebody has edited what asks the judge, or has a setting file of his own, that is in no commit.
     """
     settings = checkout / setting_file
     files = [*sorted(checkout.glob("*.py")), *sorted(checkout.glob("utils/*.py")), settings]
@@ -152,7 +153,8 @@ def version_of(checkout: Path, setting_file: str) -> str:
     said = _git(checkout, "rev-parse", "--show-toplevel", "HEAD")
     is_own = len(said) == 2 and Path(said[0]).resolve() == checkout.resolve()
     is_inside = settings.resolve().is_relative_to(checkout.resolve())
-    if is_own and is_inside and not _git(checkout, "status", "--porcelain", "--ignored", "--", *names):
+    asking = [*(name for name in names if name.startswith(ASKING)), names[-1]]
+    if is_own and is_inside and not _git(checkout, "status", "--porcelain", "--ignored", "--", *asking):
         return said[1][:7]
     content = json.dumps([[name, digest(file)] for name, file in zip(names, files, strict=True)])
     return f"copy-{hashlib.sha256(content.encode()).hexdigest()[:7]}"

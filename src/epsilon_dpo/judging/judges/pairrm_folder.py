@@ -77,7 +77,12 @@ def load_model(folder: Path, marker_ids: tuple[int, int, int]) -> PairRM:
     """
     config = architecture(folder)
     weights = weights_file(folder)
-    model = PairRM(DebertaV2Config(**config), marker_ids)
+    try:
+        model = PairRM(DebertaV2Config(**config), marker_ids)
+    except Exception as error:  # of values of a wrong type transformers and torch raise whatever stumbles first
+        raise UserError(
+            f"{folder / 'config.json'} describes no PairRM ({first_line(error)}); use a copy of llm-blender/PairRM-hf."
+        ) from None
     try:
         model.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, RuntimeError) as error:

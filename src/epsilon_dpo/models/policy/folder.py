@@ -11,7 +11,7 @@ adds to most weights is less than half of that, so that merging in bfloat16 woul
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,9 +146,11 @@ def save_policy(
 
 
 def _let_others_read(folder: Path) -> None:
-    """As all else in it: safetensors makes a file of weights private to the user."""
+    """As all else in it: safetensors makes a file of weights private to the user. Where files are somebody else's, on a
+    mounted share, they are left as they are."""
     for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)
+        with suppress(PermissionError):
+            file.chmod(0o644)
 
 
 def has_adapter(model: nn.Module) -> bool:

@@ -63,7 +63,7 @@ class Project:
 
 
 def is_removed(gone: str) -> bool:
-    """Whether stage check removes the outputs of this stage of `Project.gone`: those of runs, and none of external/."""
+    """Whether stage check removes the outputs of this stage of `Project.gone`: those of a run, none of external/."""
     return "@" in gone and ":" not in gone
 
 

@@ -247,11 +247,10 @@ def _git(root: Path, *arguments: str) -> list[str]:
     environment = os.environ | {"LC_ALL": "C"}
     for asked in (["rev-parse", "--verify", "HEAD"], arguments):
         # A subject may be in any encoding.
-        done = subprocess.run(
-            [*command, *asked], capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment
-        )
-        if any(reason in done.stderr for reason in NO_HISTORY):
+        done = subprocess.run([*command, *asked], capture_output=True, check=False, env=environment)
+        printed, complaint = (of.decode("utf-8", "replace") for of in (done.stdout, done.stderr))
+        if any(reason in complaint for reason in NO_HISTORY):
             return []
         if done.returncode:
-            raise _refusal(root, done.stderr)
-    return [line for line in done.stdout.split("\n") if line]  # U+2028 or a form feed in a subject ends no line
+            raise _refusal(root, complaint)
+    return [line for line in printed.split("\n") if line]  # U+2028 or a carriage return in a subject ends no line

@@ -156,6 +156,6 @@ def _is_plain(text: str) -> bool:
         return False
     try:
         found: Any = YAML(typ="safe", pure=True).load(f"alone: {text}\nlisted: [{text}, {text}]")
-    except (YAMLError, ValueError):  # ValueError: a date that is none
+    except (YAMLError, ValueError, LookupError, OverflowError):  # a date that is none, a tag without its value
         return False
     return bool(found == {"alone": text, "listed": [text, text]})
