@@ -101,14 +101,15 @@ def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None
         write_jsonl(tmp_path / "monotonicity" / run / "records.jsonl", records)
         write_json(tmp_path / "monotonicity" / run / "metrics.json", {"epsilon": 0.01})
     right, wrong = "Paris is the capital of France.", "Paris is the capital of Spain."
-    question = {"role": "user", "content": "Tell me about Paris."}
+    question = [{"role": "user", "content": "Tell me about Paris."}]
 
-    def dialogue(text: str) -> list[dict[str, str]]:
-        return [question, {"role": "assistant", "content": text}]
+    def answer(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
 
     (tmp_path / "validate").mkdir()
     rows = [
-        {"id": own["id"], "chosen": dialogue(right if own["id"] == "c" else wrong), "rejected": dialogue(wrong)}
+        {"id": own["id"], "prompt": question, "chosen": answer(right if own["id"] == "c" else wrong)}
+        | {"rejected": answer(wrong)}
         for own in OWN
     ]
     write_jsonl(tmp_path / "validate" / "eval.jsonl", rows[::-1])

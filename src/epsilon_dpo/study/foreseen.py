@@ -36,8 +36,8 @@ def foreseen(out: Path, run: str, runs: Mapping[str, dict[str, Any]]) -> Row:
     if truth := known_truth(out / "validate" / "dataset.json"):
         pairs = {row["id"]: row for row in read_jsonl(out / "validate" / "eval.jsonl")}
         true = [
-            truth(pair["chosen"][:-1], pair["chosen"][-1]["content"])
-            - truth(pair["rejected"][:-1], pair["rejected"][-1]["content"])
+            truth(pair["prompt"], pair["chosen"][-1]["content"])
+            - truth(pair["prompt"], pair["rejected"][-1]["content"])
             for pair in (pairs[record["id"]] for record in records)
         ]
         found["margin_quality"] = margin_quality([record["margin"] for record in records], true)
