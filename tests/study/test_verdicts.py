@@ -289,14 +289,23 @@ def test_presets_hold_every_recipe_at_every_beta(monkeypatch: pytest.MonkeyPatch
                 assert len(betas) == fewer.get(claim.level or "", 4), (claim.id, recipe)
 
 
+FOUR = {"dpo_b003", "dpo_b01", "dpo_b03", "dpo_b1"}
+
+
 def test_levels_of_one_setting_have_one_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page says so: by the truth the SFT policies of the same seeds win alike. Judges may round otherwise."""
+    """The page says so: by the truth the SFT policies of the same seeds win alike, and DPO's have the same bytes,
+    however many commits lie between. Judges may round otherwise."""
     monkeypatch.chdir(ROOT)
     found = [
         {row["seed"]: row["win_rate_true"] for row in read_results(level) if row["run"] == "sft"}
-        for level in ("controlled", "bfloat16")
+        for level in ("controlled", "bfloat16", "perturbation")
     ]
-    assert found[0] == found[1] and len(found[0]) == 8
+    assert found[0] == found[1] == found[2] and len(found[0]) == 8
+    shared = [
+        {(row["seed"], row["run"]): row["policy_sha256"] for row in read_results(level) if row["run"] in FOUR}
+        for level in ("controlled", "perturbation")
+    ]
+    assert shared[0] == shared[1] and len(shared[0]) == 4 * 8
 
 
 def of_recipe(entry: dict[str, Any]) -> dict[str, Any]:
