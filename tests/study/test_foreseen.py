@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
 from epsilon_dpo.study.foreseen import beside_trainings, foreseen, margin_quality, neighbours
 
 # Of four pairs: under mixed logits the first two decrease in beta and the third increases; the last is not decided.
@@ -100,6 +100,10 @@ def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None
         records = [own | moved for own, moved in zip(OWN, trained(changed), strict=True)]
         write_jsonl(tmp_path / "monotonicity" / run / "records.jsonl", records)
         write_json(tmp_path / "monotonicity" / run / "metrics.json", {"epsilon": 0.01})
+
+    def of(run: str) -> list[dict[str, Any]]:
+        return read_jsonl(tmp_path / "monotonicity" / run / "records.jsonl")
+
     right, wrong = "Paris is the capital of France.", "Paris is the capital of Spain."
     question = [{"role": "user", "content": "Tell me about Paris."}]
 
@@ -115,13 +119,13 @@ def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None
     write_jsonl(tmp_path / "validate" / "eval.jsonl", rows[::-1])
     for truth in (False, True):
         write_json(tmp_path / "validate" / "dataset.json", {"true_reward": truth})
-        found = foreseen(tmp_path, "own", runs)
+        found = foreseen(tmp_path, "own", runs, of("own"))
         assert found["mixture_nearer"] == pytest.approx(1.0)
         # Both ways round the ranks of h less their mean are 2.5, -1, 3.5, 1 and their negatives, those of the true
         # differences 0, 0, 3.5, 0 and their negatives.
         expected = 2 * 3.5 * 3.5 / np.sqrt(2 * (2.5**2 + 1 + 3.5**2 + 1) * 2 * 3.5**2)
         assert found.get("margin_quality") == (pytest.approx(expected) if truth else None)
-        assert foreseen(tmp_path, "lower", runs).keys() == ({"margin_quality"} if truth else set())
+        assert foreseen(tmp_path, "lower", runs, of("lower")).keys() == ({"margin_quality"} if truth else set())
 
 
 def test_quality_is_a_correlation_of_ranks() -> None:

@@ -22,7 +22,7 @@ from epsilon_dpo.pipeline.stage.runs import CHOSEN, FACTS, FINAL, SFT, metrics_f
 from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of, read_study
-from epsilon_dpo.study.foreseen import foreseen
+from epsilon_dpo.study.foreseen import agreement_beyond_chance, foreseen
 from epsilon_dpo.study.summary import in_store, summarise
 
 OWN = {"seed", "threads"}  # of a preset's keys those that a user sets for a replicate on his machine
@@ -191,9 +191,10 @@ def policies(out: Path, seed: int, run: str, runs: Mapping[str, dict[str, Any]])
         row["prompts"] = len(point.kl_by_prompt)
         row["policy_sha256"] = read_json(out / "kl" / run / place / "metrics.json")["policy_sha256"]
         moved = moves(read_jsonl(metrics / "metrics.jsonl"), beta) if final else {}
-        decided = decisions(read_jsonl(out / "monotonicity" / run / "records.jsonl")) if final else {}
+        records = read_jsonl(out / "monotonicity" / run / "records.jsonl") if final else []
+        decided = decisions(records) if final else {}
         row |= {name: moved.get(name) for name in MOVES} | {name: decided.get(name) for name in DECISIONS}
-        yield row | (foreseen(out, run, runs) if final else {})
+        yield row | (foreseen(out, run, runs, records) if final else {})
 
 
 MOVES = ("lowered_share", "raised_share", "beta_change")
@@ -236,8 +237,7 @@ def decisions(records: Sequence[Row]) -> Row:
     if found["increasing"] and found["decreasing"]:
         found["margin_gap"] = float(h[step < 0].mean() - h[step > 0].mean())
         up, down = (h > h.mean())[step != 0], (step > 0)[step != 0]
-        chance = up.mean() * down.mean() + (1.0 - up.mean()) * (1.0 - down.mean())
-        found["against_beta_dpo"] = float(np.mean(up == down) - chance)
+        found["against_beta_dpo"] = agreement_beyond_chance(up, down)
     expected = gap_by_definition(h, h - first_order)
     if expected is not None and min(np.sum(first_order < 0), np.sum(first_order > 0)):
         found["margin_gap_beyond"] = float(h[first_order < 0].mean() - h[first_order > 0].mean()) - expected

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from epsilon_dpo.analysis.intervals.bootstrap import Floats
@@ -20,14 +21,14 @@ from epsilon_dpo.pipeline.stage.files import Row, read_json, read_jsonl
 SAME_BETA = 1e-5  # relative: presets write beta/(1 + ε) with six digits
 
 
-def foreseen(out: Path, run: str, runs: Mapping[str, dict[str, Any]]) -> Row:
+def foreseen(out: Path, run: str, runs: Mapping[str, dict[str, Any]], records: Sequence[Row]) -> Row:
     """The values of `beside_trainings` of a run and `margin_quality`, as far as there is what they need.
 
     Args:
         out: the outputs of all stages.
         runs: of params.yaml.
+        records: of the run, of stage monotonicity.
     """
-    records = read_jsonl(out / "monotonicity" / run / "records.jsonl")
     found: Row = {}
     lower, higher = neighbours(run, runs, float(read_json(out / "monotonicity" / run / "metrics.json")["epsilon"]))
     if lower is not None and higher is not None:
@@ -102,9 +103,14 @@ def beside_trainings(own: Sequence[Row], lower: Sequence[Row], higher: Sequence[
     }
     if (decided := step != 0).any():
         lowers, lowered = step[decided] > 0, made[decided] > 0
-        chance = lowers.mean() * lowered.mean() + (1.0 - lowers.mean()) * (1.0 - lowered.mean())
-        found["decision_agreement"] = float(np.mean(lowers == lowered) - chance)
+        found["decision_agreement"] = agreement_beyond_chance(lowers, lowered)
     return found
+
+
+def agreement_beyond_chance(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """The share of places at which two decisions, [n] each, are alike, minus the share if they were independent."""
+    chance = first.mean() * second.mean() + (1.0 - first.mean()) * (1.0 - second.mean())
+    return float(np.mean(first == second) - chance)
 
 
 def margin_quality(margins: Sequence[float], true: Sequence[float]) -> float:
