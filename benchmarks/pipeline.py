@@ -1,8 +1,9 @@
-"""What the pipeline costs beside its work: a `dvc repro` that has nothing to do, and the start of every stage.
+"""What the pipeline costs beside its work: a `dvc repro` that has nothing to do, the start of every stage, many runs.
 
     python benchmarks/pipeline.py                     # the repository in the current folder, which `make repro` has run
     python benchmarks/pipeline.py FOLDER --only noop
     python benchmarks/pipeline.py FOLDER --only start --rounds 3
+    python benchmarks/pipeline.py --only runs --runs 5 10 20   # nothing need have run there
 
 Nothing to do, taken in turns:
 
@@ -16,6 +17,9 @@ Nothing to do, taken in turns:
 The start of a stage is its time until it has read its params, inside run_stage with its MLflow run open, against
 `python -c "import torch, transformers"`; `entire` is the stage without its work, the record of its MLflow run included.
 Stages are started in a copy of the project with a store of its own.
+
+Many runs: CPU time of one `dvc repro` and of `launchers/local.sh` on a params.yaml with as many runs, where a stage's
+command only makes its outputs. What is left is DVC, and in groups the making of the copies.
 """
 
 import argparse
@@ -36,6 +40,7 @@ from ruamel.yaml import YAML
 
 Command = Sequence[str]
 BARE = (sys.executable, "-c", "import torch, transformers")
+HOW = {"one": ("dvc", "repro", "-q"), "groups": ("launchers/local.sh", "1", "5")}
 # Runs a stage up to the return of the call that reads its params. $STARTED is the moment the process was made.
 START = """
 import os, runpy, sys, time
@@ -59,14 +64,21 @@ runpy.run_module(f"stages.{name}", run_name="__main__")
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path, nargs="?", default=Path.cwd())
-    parser.add_argument("--only", choices=("noop", "start"))
+    parser.add_argument("--only", choices=("noop", "start", "runs"), help="noop and start, unless stated")
     parser.add_argument("--rounds", type=int, help="10 of the one, 1 of the other, unless stated")
+    parser.add_argument("--runs", type=int, nargs="+", default=[5, 10, 20])
+    parser.add_argument("--how", choices=HOW, nargs="+", default=list(HOW), help="100 runs in one take an hour")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
     project = args.project.resolve()
+    if args.only == "runs":
+        print(machine())
+        with tempfile.TemporaryDirectory() as scratch:
+            many_runs(project, Path(scratch), args.runs, args.how)
+        return
     refuse_what_is_not_reproduced(project)
     print(machine())
     with tempfile.TemporaryDirectory() as scratch:
@@ -139,6 +151,40 @@ def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
     run(["dvc", "commit", "-q", "-f", *stages_of(project)], folder)
     if "Running stage" in run(["dvc", "repro", "--dry"], folder, capture=True):
         raise SystemExit(f"the bare copy of {project} would run a stage, so it measures something else")
+    return folder
+
+
+def many_runs(project: Path, scratch: Path, counts: Sequence[int], ways: Sequence[str]) -> None:
+    print("\n| runs | stages | | lines of dvc.lock, of a group's | CPU s | CPU s a stage |\n|---|---|---|---|---|---|")
+    for count in counts:
+        for way in ways:
+            folder = project_of_runs(project, scratch / f"{way}{count}", count)
+            stages = len(stages_of(folder))
+            cpu, _ = timed(HOW[way], folder)
+            written = folder.glob("scratch/jobs/*/dvc.lock" if way == "groups" else "dvc.lock")
+            lines = max(path.read_text("utf-8").count("\n") for path in written)
+            print(f"| {count} | {stages} | {way} | {lines:,} | {cpu:.0f} | {cpu / stages:.2f} |", flush=True)
+
+
+def project_of_runs(project: Path, folder: Path, count: int) -> Path:
+    """A commit of `project`'s files with `count` runs, in which each command only makes its outputs."""
+    run(["git", "clone", "--quiet", str(project), str(folder)], project)
+    content, params = read(folder / "dvc.yaml"), read(folder / "params.yaml")
+    given = list(params["runs"].items())
+    given_to = ((at, *given[at % len(given)]) for at in range(count))
+    params["runs"] = {f"{name}_{at}": value | {"seed": at} for at, name, value in given_to}
+    content = {"stages": content["stages"]}
+    for stage in content["stages"].values():
+        one = stage.get("do", stage)
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in one["outs"]]
+        inside = [f"{method['method']}/file" for _, method in given] if outs == ["out/scorer"] else ["file"]
+        files = [out if Path(out).suffix else f"{out}/{file}" for out in outs for file in inside]
+        one["cmd"] = " && ".join(f"mkdir -p {Path(file).parent} && echo {file} >{file}" for file in files)
+    for name, value in (("dvc.yaml", content), ("params.yaml", params)):
+        with (folder / name).open("w") as file:
+            YAML(typ="safe").dump(value, file)
+    who = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org"]
+    run(["git", *who, "commit", "--quiet", "--all", "--message", "runs"], folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The jobs of docs/scale.md on one machine: submit.sh and runs.sbatch with an `sbatch` that runs at once what it gets.
+"""The jobs of docs/scale.md on one machine: local.sh, and submit.sh and runs.sbatch with an `sbatch` that runs at once.
 
 The stages are the repository's own; their commands only make outputs, and note which of them ran.
 """
@@ -15,7 +15,7 @@ from whole_pipeline import BIN, NOBODY, ROOT, all_stages, copy_project
 
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.campaign]  # each job clones the project
+pytestmark = pytest.mark.slow  # each job clones the project
 
 # Every job has a node at once: tasks of an array run side by side, and a job has ended when its number is printed.
 SBATCH = """#!/bin/bash
@@ -34,6 +34,8 @@ for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
 echo 7
 """
 
+FAILING = '[ "$DVC_STAGE" != kl@tr_dpo ] || [ ! -e "$FAIL" ] && '  # where a test names a file
+
 
 def environment(project: Path) -> dict[str, str]:
     return os.environ | {
@@ -43,8 +45,9 @@ def environment(project: Path) -> dict[str, str]:
     }
 
 
-def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True, check=False)
+def run(project: Path, *command: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    environ = environment(project) | changes
+    return subprocess.run(command, cwd=project, env=environ, text=True, capture_output=True, check=False)
 
 
 def ran(project: Path) -> Counter[str]:
@@ -60,13 +63,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Committed, with data of the user's own that git does not carry, and a remote whose path is relative."""
     project = copy_project(tmp_path_factory.mktemp("scale") / "project")
     shutil.copytree(ROOT / "launchers", project / "launchers")
-    (project / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
+    for name in (".gitignore", ".dvc/.gitignore"):
+        (project / name).write_bytes((ROOT / name).read_bytes())
     content = read_yaml(project / "dvc.yaml")
     stages = {name: cheap(stage) for name, stage in content["stages"].items()}
     for stage in stages.values():
         entry = stage.get("do", stage)
         entry["cmd"] += ' && echo "$DVC_STAGE" >>"$RAN"'
     stages["align"]["do"]["deps"] = [dep for dep in stages["align"]["do"]["deps"] if not dep.startswith("out/scorer")]
+    stages["kl"]["do"]["cmd"] = FAILING + stages["kl"]["do"]["cmd"]
     stages["fetch"]["cmd"] += " && cat data/mine/pairs.jsonl >out/fetch/file"
     write(project / "dvc.yaml", content | {"stages": stages})
     params = read_yaml(project / "params.yaml")
@@ -81,11 +86,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+@pytest.mark.campaign
 def test_jobs_without_a_remote_are_refused(project: Path) -> None:
     refused = run(project, "launchers/slurm/submit.sh")
     assert refused.returncode == 1 and "dvc remote add -d store" in refused.stderr
 
 
+@pytest.mark.campaign
 def test_each_stage_runs_in_one_job_and_none_in_the_project(project: Path) -> None:
     assert run(project, "dvc", "remote", "add", "--local", "-d", "store", "../store").returncode == 0
     submitted = run(project, "launchers/slurm/submit.sh", "--gres=gpu:1")
@@ -103,14 +110,33 @@ def test_each_stage_runs_in_one_job_and_none_in_the_project(project: Path) -> No
     assert (project / "dvc.lock").read_bytes() == (alone / "dvc.lock").read_bytes()
 
 
-def copy_of(project: Path) -> Path:
+def copy_of(project: Path, name: str = "alone") -> Path:
     """Without results, and without anything to take them from."""
-    alone = project.parent / "alone"
+    alone = project.parent / name
     git(project.parent, "clone", "-q", str(project), str(alone))
     shutil.copytree(project / "data/mine", alone / "data/mine")
     return alone
 
 
+def test_groups_of_runs_on_this_machine_make_what_one_dvc_repro_makes(project: Path) -> None:
+    """One group fails the first time; said again, it goes on, and no finished stage runs twice."""
+    local = copy_of(project, "local")
+    fail = project.parent / "fail"
+    fail.touch()
+    failed = run(local, "launchers/local.sh", "2", "1", FAIL=str(fail))
+    assert failed.returncode == 1 and "Of the groups 0-0 1-1 not all ended" in failed.stderr
+    assert not (local / "dvc.lock").exists()
+    done = run(local, "launchers/local.sh", "2", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = ran(project)
+    assert found == Counter(all_stages(project)) + Counter({"check": found["check"] - 1})
+    assert run(local, "dvc", "status").stdout == "Data and pipelines are up to date.\n"
+    alone = copy_of(project, "in_one")
+    assert run(alone, "dvc", "repro").returncode == 0
+    assert read_yaml(local / "dvc.lock") == read_yaml(alone / "dvc.lock")
+
+
+@pytest.mark.campaign
 def test_what_is_not_committed_is_not_submitted(project: Path) -> None:
     with (project / "params.yaml").open("a", encoding="utf-8") as file:
         file.write("# an edit\n")

@@ -22,7 +22,7 @@ def test_a_task_of_an_array_requeues_itself_alone_and_runs_the_commit_it_was_sub
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(text)
         program.chmod(0o755)
-    shutil.copytree(ROOT / "launchers/slurm", tmp_path / "launchers/slurm")
+    shutil.copytree(ROOT / "launchers", tmp_path / "launchers")
     (tmp_path / "launchers/job.sh").write_text(JOB)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/README.md").touch()

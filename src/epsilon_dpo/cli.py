@@ -209,6 +209,22 @@ def _add_publication(commands: Any) -> None:
     push.add_argument("--public", action="store_true", help="make a new repository public")
 
 
+def _gather(asked: argparse.Namespace) -> str:
+    from epsilon_dpo.pipeline.jobs.gather import gather
+
+    return gather(asked.locks)
+
+
+def _add_gather(commands: Any) -> None:
+    gather = commands.add_parser(
+        "gather",
+        help="record in dvc.lock what copies of the project recorded in theirs, such as a cluster's jobs",
+        description="Takes over their entries, and none of their outputs, which are in DVC's cache or its remote.",
+    )
+    gather.add_argument("locks", type=Path, nargs="+", metavar="LOCK", help="such as scratch/jobs/*/dvc.lock")
+    gather.set_defaults(do=_gather)
+
+
 def _study(asked: argparse.Namespace) -> str:
     from epsilon_dpo.study.collect import collect
     from epsilon_dpo.study.page import show, write_page
@@ -293,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_verify(commands)
     _add_promotion(commands)
     _add_publication(commands)
+    _add_gather(commands)
     _add_study(commands)
     asked = parser.parse_args(arguments)
     for variable, value in NO_TELEMETRY.items():

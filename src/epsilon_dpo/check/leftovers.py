@@ -11,11 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from epsilon_dpo.pipeline.jobs.gather import LOCK_FILE, lock_file_alone
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.fingerprint import DVC_FILE, scratch_root
 from epsilon_dpo.pipeline.stage.params import METRICS, RUN_NAME, read_yaml
 
-LOCK_FILE = Path("dvc.lock")
 Md5s = dict[str, str | None]  # by path; None where a remote keeps versions, of which DVC records none
 
 
@@ -122,14 +122,9 @@ def _move_away(folder: Path) -> Path:
 
 
 def _forget(entries: list[str]) -> None:
-    """Take them out of dvc.lock as DVC writes it, and under its lock, which it lets go while a stage runs."""
+    """Take them out of dvc.lock as DVC writes it."""
     from dvc.dvcfile import Lockfile  # takes a second, and is rarely needed
-    from dvc.lock import LockError
-    from dvc.repo import Repo
 
-    try:
-        with Repo() as repo, repo.lock:
-            for entry in entries:
-                Lockfile(repo, str(LOCK_FILE)).remove_stage(SimpleNamespace(name=entry))
-    except LockError:
-        raise UserError(f"{LOCK_FILE} is being written by another dvc; wait for it and run this again.") from None
+    with lock_file_alone() as repo:
+        for entry in entries:
+            Lockfile(repo, str(LOCK_FILE)).remove_stage(SimpleNamespace(name=entry))

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from epsilon_dpo.check.leftovers import LOCK_FILE
 from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.data.pairs.pairs import most_pairs
 from epsilon_dpo.data.pairs.params import DatasetPairs
@@ -21,6 +20,7 @@ from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.needs import Needs
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, of_align, of_copies, of_sft
+from epsilon_dpo.pipeline.jobs.gather import LOCK_FILE
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 

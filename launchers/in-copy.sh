@@ -1,0 +1,33 @@
+#!/bin/bash
+# A job of launchers/job.sh in a copy of the project of its own, scratch/jobs/JOB, which the next call for it goes on with:
+#   launchers/in-copy.sh JOB      in the project's folder, with its environment active
+# It runs the commit EPSILON_DPO_COMMIT, or HEAD.
+set -eu
+project=$PWD copy=$PWD/scratch/jobs/$1
+# Without COLUMNS the list wraps, and a long address stands on a line of its own.
+read -r remote url <<<"$(COLUMNS=9999 dvc remote list | sed -n 's/[[:space:]]*(default)$//p')"
+
+if [ ! -d "$copy" ]; then
+  rm -rf "$copy.new"
+  git clone --quiet --no-checkout "$project" "$copy.new" && mv "$copy.new" "$copy"
+fi
+cd "$copy"
+exec 9>.git/job.lock
+flock --timeout 300 9 || { echo "another job works in $copy; wait for it or cancel it" >&2; exit 1; } # a lost node's lock is freed late
+rm -f .git/index.lock
+git fetch --quiet origin "${EPSILON_DPO_COMMIT:-HEAD}" '+refs/heads/*:refs/remotes/origin/*' # by its hash: no branch may have it any more
+git checkout --quiet --force --detach "${EPSILON_DPO_COMMIT:-FETCH_HEAD}"
+cp "$project/dvc.lock" . 2>/dev/null || true # what is finished in the project, committed or not
+cp "$project/.dvc/config.local" .dvc/ 2>/dev/null || true
+[ -z "$remote" ] || dvc remote modify --quiet --local "$remote" url "$url" # DVC keeps a path relative to the project that it was said in
+[ ! -d "$project/.venv-vllm" ] || ln -sfn "$project/.venv-vllm" .venv-vllm
+if [ -n "${EPSILON_DPO_CACHE:-}" ]; then
+  mkdir -p "$project/cache" && ln -sfn "$project/cache" cache # replies of a judge, which were paid for
+  dvc cache dir --quiet --local "$EPSILON_DPO_CACHE"
+  dvc config --quiet --local cache.type reflink,hardlink,copy # no second copy of each policy
+fi
+git clean --quiet -dfx data
+git -C "$project" ls-files --others -z data | while IFS= read -r -d '' file; do # your own data, which git does not carry
+  mkdir -p "$(dirname "$file")" && cp -rs "$project/${file%/}" "${file%/}" # a folder where it is a repository of its own
+done
+exec sh launchers/job.sh "$1"
