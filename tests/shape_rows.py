@@ -244,6 +244,46 @@ EXAMPLES = {
         ("tied",),
         flat=True,
     ),
+    "winner_columns": Example(
+        [
+            {
+                "id": 30192,
+                "model_a": "gpt-4-1106-preview",
+                "model_b": "gpt-4-0613",
+                "prompt": '["a","A?"]',
+                "response_a": '["b", "B"]',
+                "response_b": '["c","C"]',
+                "winner_model_a": 1,
+                "winner_model_b": 0,
+                "winner_tie": 0,
+            },
+            *(
+                {
+                    "id": 53567,
+                    "model_a": "koala-13b",
+                    "model_b": "gpt-4-0613",
+                    "prompt": '["d"]',
+                    "response_a": said,
+                    "response_b": '["f"]',
+                    "winner_model_a": 0,
+                    "winner_model_b": 1 - tie,
+                    "winner_tie": tie,
+                }
+                for said, tie in (('["e"]', 0), ('["e"]', 1), ("[null]", 0), ('["\\ud83d"]', 0))
+            ),
+        ],
+        [
+            {
+                "chosen": [user("a"), bot("b"), user("A?"), bot("B")],
+                "rejected": [user("a"), bot("c"), user("A?"), bot("C")],
+            },
+            pair(user("d"), good="f", bad="e"),
+        ],
+        {"response_b": '["f", "F"]'},
+        "response_b holds 2 texts, expected 1, one for each of prompt",
+        ("tied", "null", "not_unicode"),
+        flat=True,
+    ),
     "signed_preference": Example(
         [
             {"context": [user("a")], "response1": "b", "response2": "c", "overall_preference": -3},
@@ -310,6 +350,37 @@ EXAMPLES = {
         {"answers": ["f", "g"]},
         "answer 0 has no score",
         ("tied", "one_answer"),
+    ),
+    "scored_columns": Example(
+        [
+            {
+                "question": {"dataset": "eli5", "id": "5gdg4b", "full_text": asked},
+                "quotes_0": {"title": ["Tea (tea.org)"], "extract": ["Tea is a drink."]},
+                "answer_0": "b [1]",
+                "tokens_0": {"prefix": [24361, 25], "completion": [65]},
+                "score_0": score,
+                "quotes_1": {"title": [], "extract": []},
+                "answer_1": "c",
+                "tokens_1": {"prefix": [24361, 25], "completion": [66]},
+                "score_1": -score,
+            }
+            for asked, score in (("a", 0.5), ("d", -0.25), ("e", 0.0))
+        ],
+        [pair(user("a"), good="b [1]", bad="c", margin=1.0), pair(user("d"), good="c", bad="b [1]", margin=0.5)],
+        {"score_1": "much"},
+        "score_1 is text 'much', expected a number",
+        ("tied",),
+    ),
+    "ranked_columns": Example(
+        [
+            {"prompt": "a", "completion_0": "b", "completion_1": "c", "completion_2": "d", "ranking": ranking}
+            for ranking in ([2, 1, 0], [1, 0, 2])
+        ],
+        [pair(user("a"), good="d", bad="b", margin=2.0), pair(user("a"), good="c", bad="d", margin=2.0)],
+        {"ranking": [2, 0, 1]},
+        "ranking is numbers [2, 0, 1], which may be the answers' numbers, best first, or the rank of each: say with "
+        "fetch.columns which, {prompt: prompt, response_0: completion_0, response_1: completion_1, response_2: "
+        "completion_2, order: ranking} (KoChatGPT was written so) or {",
     ),
     "unpaired": Example(
         [

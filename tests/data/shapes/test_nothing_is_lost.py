@@ -416,6 +416,6 @@ def test_a_prompt_in_a_column_of_its_own_comes_before_one_in_a_dialogue_beside_i
     ],
 )
 def test_published_sets_that_were_read_wrongly_are_refused(rows: list[Row], said: str) -> None:
-    """Step-DPO's common steps, a set of videos, LMSYS's csv; no second answer is advised to be a completion."""
+    """Step-DPO's common steps, a set of videos, turns in one text; no second answer is advised to be a completion."""
     with pytest.raises(UserError, match=said):
         recognise(rows, "x").read(rows[0], "x, row 1", "all")

@@ -27,6 +27,7 @@ from epsilon_dpo.data.shapes.paired import PROMPTS, SYSTEM, WEIGHT
 from epsilon_dpo.data.shapes.turns import after_system, answer, messages, prompt, whole
 from epsilon_dpo.data.shapes.values import (
     describe,
+    flag,
     gap,
     is_null,
     list_of,
@@ -37,6 +38,7 @@ from epsilon_dpo.data.shapes.values import (
     spelt,
     text,
     weight_of,
+    written_texts,
 )
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
@@ -44,6 +46,8 @@ TIES = {"tie", "ties", "draw", "equal", "same", "both", "neither", "tie (bothbad
 TIES |= {"tie (inconsistent)"}  # MT-Bench: a judge that changed its mind when the answers changed places
 VERDICTS = ("better_response_id", "preferred", "preference", "label", "winner", "choice", "better", "annotator1")
 OTHER_VERDICTS = tuple(Field(f"verdict_{n}", LABEL, (f"annotator{n}",), optional=True) for n in (2, 3))
+STEMS = ("response", "answer", "completion", "output")  # of the columns of answers, before their letter or number
+WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
 ASKED = Field("prompt", PROMPT, (*PROMPTS, "instruction", "context", "history"))
 INPUT = Field("input", TEXT, optional=True)
 TIED = Dropped("tied", "the verdict is a tie")
@@ -146,11 +150,51 @@ def _where_2_is_a_tie(first_rows: Sequence[Row], names: Names) -> Read:
 
 def _two(first: str, second: str, glued: bool = False) -> tuple[Field, ...]:
     """The columns response_0, response_1 and their like, and the verdict on them."""
-    stems, joins = ("response", "answer", "completion", "output"), ("_", "", " ") if glued else ("_",)
+    joins = ("_", "", " ") if glued else ("_",)
     ends = [dict.fromkeys((end, end.upper())) for end in (first, second)]
-    also = [tuple(f"{stem}{join}{end}" for stem in stems for join in joins for end in both) for both in ends]
+    also = [tuple(f"{stem}{join}{end}" for stem in STEMS for join in joins for end in both) for both in ends]
     answers = [Field(f"response_{end}", ANSWER, names[1:]) for end, names in zip((first, second), also, strict=True)]
     return (ASKED, INPUT, *answers, Field("verdict", LABEL, VERDICTS), *OTHER_VERDICTS, SYSTEM, WEIGHT)
+
+
+def _by_winner_columns(first_rows: Sequence[Row], names: Names) -> Read:
+    """The reader of a file with a column per outcome, of which one is true. Each text may be a list, one an exchange,
+    in csv files (LMSYS's) as JSON: where all first prompts are such, every row must be."""
+    prompts = [row["prompt"] for row in first_rows if isinstance(row["prompt"], str)]
+    written = bool(prompts) and all(map(written_texts, prompts))
+
+    def read(row: Row, choose: Choose) -> list[Result]:
+        won = [flag(row[name], name) for name in WINNERS]
+        if won.count(True) != 1:
+            raise Refused(f"{', '.join(WINNERS)} are {won}, expected that one of them is true")
+        sides = ("response_a", "response_b")
+        if written or isinstance(row["prompt"], list):
+            first, second = (_exchanges(_texts(row, "prompt"), _texts(row, name), name) for name in sides)
+        else:
+            before = asked(row)
+            first, second = (whole(before, answer(row[name], name), name) for name in sides)
+        return preferred(row, first, second, (1.0, -1.0, 0.0)[won.index(True)], None)
+
+    return read
+
+
+def _texts(row: Row, name: str) -> list[Any]:
+    """A list of texts, or what its notation in JSON says."""
+    found = written_texts(row[name]) if isinstance(row[name], str) else None
+    return list_of(row[name] if found is None else found, name, "texts, one an exchange")
+
+
+def _exchanges(questions: list[Any], answers: list[Any], name: str) -> Messages:
+    """The dialogue of one side; `name` is the column of `answers`."""
+    if not questions:
+        raise Missing("prompt holds no text")
+    if len(answers) != len(questions):
+        raise Refused(f"{name} holds {len(answers)} texts, expected {len(questions)}, one for each of prompt")
+    dialogue = []
+    for question, said in zip(questions, answers, strict=True):
+        dialogue.append({"role": "user", "content": text(question, "a text of prompt")})
+        dialogue.append({"role": "assistant", "content": text(said, f"a text of {name}")})
+    return dialogue
 
 
 def _read_signed(row: Row, choose: Choose) -> list[Result]:
@@ -235,6 +279,18 @@ COMPARED = (
         "{prompt, response_a, response_b, winner | label: a | b | tie (or model_a, response_a, A>B, ...)}: JudgeBench",
         _two("a", "b"),
         _reader("a", "b", TIES | {"a=b", "a~b"}),
+    ),
+    Shape(
+        "winner_columns",
+        "{prompt, response_a, response_b, winner_model_a, winner_model_b, winner_tie: 1 in one of them}, texts, "
+        "or lists of one text an exchange: LMSYS's csv",
+        (
+            *(Field(name, TEXT | {"texts"}) for name in ("prompt", "response_a", "response_b")),
+            *(Field(name, LABEL) for name in WINNERS),
+            WEIGHT,
+        ),
+        _by_winner_columns([], Names({}, {})),
+        read_file=_by_winner_columns,
     ),
     Shape(
         "signed_preference",

@@ -30,7 +30,7 @@ from epsilon_dpo.data.shapes.interface import (
 from epsilon_dpo.data.shapes.paired import PAIRED, SIDES
 from epsilon_dpo.data.shapes.several import SEVERAL
 from epsilon_dpo.data.shapes.turns import UNSUPPORTED, first_with_value, messages, not_one_turn, written_dialogue
-from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, is_null, is_written_texts, kinds_of, may_be_a_prompt
+from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, is_null, kinds_of, may_be_a_prompt, written_texts
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -212,7 +212,7 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
     for name, column in of_file.items():
         values = [row.get(column) for row in rows]
         _refuse_written_messages(values, column, where)
-        if name in ASKED_IN:
+        if name in ASKED_IN and shape.name != "winner_columns":  # which reads lists, and one turn a row
             _refuse_written_dialogues(values, column, where, written_dialogue)
         elif name == "chosen" and shape.name == "implicit_text":
             _refuse_written_dialogues(values, column, where, not_one_turn)
@@ -295,7 +295,7 @@ def _refuse_written_dialogues(
 ) -> None:
     """Raises: UserError: most prompts are dialogues, of which a single one is dropped by name, or all are lists."""
     texts = [value for value in values if isinstance(value, str)]
-    if texts and all(map(is_written_texts, texts)):
+    if texts and all(map(written_texts, texts)):
         raise UserError(
             f"{where}: {column} holds lists written as text; save them as messages, in JSON lines or parquet."
         )

@@ -1,15 +1,18 @@
 """Shapes whose rows hold n answers with scores, or one answer with a verdict of its own."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from epsilon_dpo.data.shapes.compared import ASKED, INPUT, asked
+from epsilon_dpo.data.shapes.compared import ASKED, INPUT, STEMS, VERDICTS, asked
 from epsilon_dpo.data.shapes.interface import (
     ANSWER,
     LABEL,
     LIST,
     MESSAGES,
+    NUMBER,
+    PROMPT,
     Choose,
     Dropped,
     Field,
@@ -31,11 +34,30 @@ TEXTS = ("text", "answer", "response", "completion", "content", "output")
 # fine-grained_score comes before overall_score: UltraFeedback's overall_score is 1 in some rows that were meant as 10.
 SCORES = ("score", "reward", "rating", "pm_score", "fine-grained_score", "overall_score")
 RANKS = ("rank",)  # 1 is the best
+NUMBERS = range(16)  # of answers in a column each; a file with more is refused
+
+
+def _numbered(stems: tuple[str, ...], kinds: frozenset[str]) -> tuple[Field, ...]:
+    """The columns answer_0, answer_1, ... or their like, of which two are needed."""
+    names = [tuple(f"{stem}_{n}" for stem in stems) for n in NUMBERS]
+    return tuple(Field(own, kinds, tuple(also), optional=n > 1) for n, (own, *also) in enumerate(names))
+
+
+ANSWERS = (
+    replace(ASKED, kinds=PROMPT | {"object"}),  # the object is WebGPT's
+    INPUT,
+    *_numbered(STEMS, ANSWER),
+)
+# With a verdict it is another shape, as with answers that would not be read.
+WITHOUT = ("chosen", "rejected", "verdict", *VERDICTS, *(f"{stem}_{len(NUMBERS)}" for stem in STEMS))
 
 
 def _read_scored(row: Row, choose: Choose) -> list[Result]:
     """Pairs of the answers by falling score: the best and the worst, or all that differ in score."""
-    answers, scores = _answers(row)
+    return _pairs(row, *_answers(row), choose)
+
+
+def _pairs(row: Row, answers: list[Any], scores: list[float], choose: Choose) -> list[Result]:
     if len(answers) < 2:
         return [Dropped("one_answer", f"it has {len(answers)} answers, and a pair needs two")]
     before = asked(row)
@@ -97,6 +119,61 @@ def _own_score(entry: Any, place: int) -> tuple[str, float]:
     return key, number(entry[key], f"{key} of answer {place}")
 
 
+def _read_scored_columns(row: Row, choose: Choose) -> list[Result]:
+    """Answers and scores in a column each, as many of both."""
+    scores = [row.get(f"score_{n}") for n in NUMBERS]
+    while scores and scores[-1] in (None, ""):
+        scores.pop()
+    answers = _first(row, len(scores), "score")
+    return _pairs(_asked_in_full(row), answers, [number(one, f"score_{n}") for n, one in enumerate(scores)], choose)
+
+
+def _by_ranking(first_rows: Sequence[Row], names: Names) -> Read:
+    """The reader of a file with a list `ranking` beside answers in a column each. Called `order`, it names them by
+    number, the best first; called `ranks`, it ranks each, the lowest being the best. Under its own name it may
+    be either: KoChatGPT's was written as an order and is read as ranks by its authors, so it is refused where the two
+    differ.
+    """
+    called = names.of_shape["ranking"]
+    mapped = ", ".join(f"{name}: {column}" for name, column in names.of_file.items() if name != "ranking")
+
+    def read(row: Row, choose: Choose) -> list[Result]:
+        given = [number(one, "ranking") for one in list_of(row["ranking"], "ranking", "numbers")]
+        answers = _first(row, len(given), "rank")
+        is_order = sorted(given) == list(range(len(given)))
+        ranks = [float(given.index(n)) for n in range(len(given))] if is_order and called != "ranks" else given
+        if called == "order" and not is_order:
+            raise Refused(f"ranking is {describe(row['ranking'])}, expected each answer's number from 0 on, once")
+        if called == "ranking" and (ranks != given or not is_order):
+            column = names.of_file["ranking"]
+            raise Refused(
+                f"ranking is {describe(row['ranking'])}, which may be the answers' numbers, best first, or the rank of "
+                f"each: say with fetch.columns which, {{{mapped}, order: {column}}} (KoChatGPT was written so) or "
+                f"{{{mapped}, ranks: {column}}}"
+            )
+        return _pairs(_asked_in_full(row), answers, [-rank for rank in ranks], choose)
+
+    return read
+
+
+def _first(row: Row, count: int, of: str) -> list[Any]:
+    """The answers in the first `count` columns, beyond which there must be none."""
+    beyond = next((n for n in NUMBERS[count:] if row.get(f"response_{n}") not in (None, "", [])), None)
+    if beyond is not None:
+        raise Refused(f"response_{beyond} has no {of}")
+    return [row.get(f"response_{n}") for n in range(count)]
+
+
+def _asked_in_full(row: Row) -> Row:
+    """The row with WebGPT's question, which stands among facts about it, as a text."""
+    question = row["prompt"]
+    if not isinstance(question, dict):
+        return row
+    if "full_text" not in question:
+        raise Refused(f"prompt has the keys {', '.join(question)}, expected full_text")
+    return {**row, "prompt": question["full_text"]}
+
+
 def _read_unpaired(row: Row, choose: Choose) -> list[Result]:
     return [Half(asked(row), answer(row["completion"], "completion", row["prompt"]), flag(row["label"], "label"))]
 
@@ -138,6 +215,21 @@ SEVERAL = (
         ),
         _read_scored,
         without=("chosen", "rejected"),
+    ),
+    Shape(
+        "scored_columns",
+        "{prompt, answer_0, score_0, answer_1, score_1, ...}: WebGPT, whose question is {full_text}",
+        (*ANSWERS, *_numbered(("score", "reward", "rating"), NUMBER), SYSTEM, WEIGHT),
+        _read_scored_columns,
+        without=(*WITHOUT, "ranking", "ranks"),
+    ),
+    Shape(
+        "ranked_columns",
+        "{prompt, completion_0, completion_1, ..., ranking: [2, 0, 1]}, or ranks: KoChatGPT",
+        (*ANSWERS, Field("ranking", frozenset({"numbers"}), ("order", "ranks")), SYSTEM, WEIGHT),
+        _by_ranking([], Names({"ranking": "order"}, {"ranking": "order"})),
+        without=WITHOUT,
+        read_file=_by_ranking,
     ),
     Shape(
         "unpaired",

@@ -30,15 +30,17 @@ def is_null(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def is_written_texts(value: str) -> bool:
-    """Whether a text is the JSON notation of a list of texts: the turns of one side (LMSYS's csv files)."""
+def written_texts(value: str) -> list[str | None] | None:
+    """The texts of a text that is a list of them, and of nulls, in JSON; None if it is no such list."""
     if not value.lstrip().startswith("["):
-        return False
+        return None
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(found, list) and bool(found) and all(isinstance(one, str) for one in found)
+        return None
+    if not isinstance(found, list) or not all(one is None or isinstance(one, str) for one in found):
+        return None
+    return found
 
 
 def kind(value: Any) -> str:
