@@ -94,6 +94,25 @@ def test_stages_of_one_dvc_share_the_import_and_leave_no_process(project: Path) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage has a process of its own")
+def test_a_stage_whose_dvc_is_killed_while_mlflow_is_imported_has_its_record(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first seconds of `dvc repro`; the stage ends with `dvc`, and its row must say so."""
+    leader = subprocess.Popen(["sleep", "600"])
+    asked = Leader(leader.pid, psutil.Process(leader.pid).create_time())
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [start_process(asked)])
+    (server,) = (process for process in psutil.Process().children() if process.pid != leader.pid)
+    with pytest.raises(SystemExit), Tracker("fetch", "f" * 64, {}, {}):
+        time.sleep(0.5)  # for the server's start, of which the import is by far the longest part
+        leader.kill()
+        leader.wait()
+        raise SystemExit
+    assert select("select name, status from runs") == [("fetch", "KILLED")]
+    until_gone(server.pid, within_s=PATIENCE_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage has a process of its own")
 def test_a_fork_is_given_up_and_its_server_outlives_no_leader(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,14 +20,27 @@ from epsilon_dpo.pipeline.stage.lifetime import INTERVAL_S, lives
 
 
 def answer(listener: socket.socket, dvc: psutil.Process) -> None:
-    """Fork for whoever asks at `listener`, until `dvc` is gone."""
+    """Fork for whoever asks at `listener`, until `dvc` is gone and nobody waits any more.
+
+    A `dvc` that is killed while MLflow is imported here leaves its first stage waiting, which ends with it and has said
+    so in the pipe that it hands over.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends is waited for by the kernel
     listener.settimeout(INTERVAL_S)
-    while lives(dvc):
+    somebody = True
+    while somebody or _is_there(dvc):
+        somebody = False
         with suppress(OSError, ValueError):  # nobody asked; who asked is gone
             connection, _ = listener.accept()
+            somebody = True
             with connection:
                 _fork(connection, listener)
+
+
+def _is_there(dvc: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return lives(dvc)
+    return False
 
 
 def _fork(connection: socket.socket, listener: socket.socket) -> None:
@@ -67,7 +80,8 @@ def _become_process(connection: socket.socket, stdin: int, stderr: int, request:
 
 
 if __name__ == "__main__":
-    be_quiet()
-    import_mlflow()
     with suppress(psutil.NoSuchProcess), socket.socket(fileno=int(sys.argv[1])) as asked:
-        answer(asked, psutil.Process(int(sys.argv[2])))
+        above = psutil.Process(int(sys.argv[2]))  # before it can be gone
+        be_quiet()
+        import_mlflow()
+        answer(asked, above)
