@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.delivery import Backlog
 from epsilon_dpo.mlflow_writer.environment import environment
+from epsilon_dpo.mlflow_writer.metrics import as_metrics
 from epsilon_dpo.mlflow_writer.reading import recorded_run
 from epsilon_dpo.mlflow_writer.record import Record
 from epsilon_dpo.mlflow_writer.replicates import mark_replicate, write_summary
@@ -195,6 +197,23 @@ def test_an_experiment_leaves_the_values_of_the_report_on_a_policy_that_both_hav
     assert new.data.metrics["place_last"] == 1.0 and new.data.metrics["win_rate/sft"] == 0.9
     rows.policy_metrics("same", "of_same", {"win_rate/sft": 0.8}, at=now())  # the workspace's own
     assert rows.client.get_run(row).data.metrics["win_rate/sft"] == 0.8
+
+
+def test_what_a_report_no_longer_says_of_a_policy_is_taken_back(rows: Rows) -> None:
+    """At another temperature a KL is none, and of answers that are no longer cut there is no rate of the uncut; what
+    the training or somebody else logged stays, and a number that is said again is there again."""
+    said = {"kl_fwd_rb": 2.0, "kl_fwd_data": 1.0, "untruncated_win_rate/sft_low": 0.4, "place_first": 1.0}
+    (row,) = rows.compared([policy("cooled", **said)])
+    rows._log(row, as_metrics({"1_train/rewards/chosen": 0.1, "by_hand": 3.0}, 1, now()))
+    at = now()
+    for later in (1, 2):
+        rows.compared([policy("cooled", kl_fwd_data=1.0)], at=at + later)
+    found = rows.client.get_run(row).data.metrics
+    assert {name for name, value in found.items() if math.isnan(value)} == said.keys() - {"kl_fwd_data"}
+    assert (found["kl_fwd_data"], found["by_hand"], found["1_train/rewards/chosen"]) == (1.0, 3.0, 0.1)
+    assert len(rows.client.get_metric_history(row, "kl_fwd_rb")) == 2
+    rows.compared([policy("cooled", **said)], at=at + 3)
+    assert rows.client.get_run(row).data.metrics["kl_fwd_rb"] == 2.0
 
 
 def test_another_judges_verdicts_replace_those_beside_the_answers(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import re
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run
@@ -17,6 +19,7 @@ from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.reading import all_runs
 from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
 from epsilon_dpo.mlflow_writer.store import open_store
+from epsilon_dpo.mlflow_writer.view import CURVE
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
 RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
@@ -25,6 +28,8 @@ RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
 OF_A_MODEL_AT_ONCE = 100
 REBUILD_S = 60.0  # for another process that writes the same row
 ERROR, GONE = "error", "the process that wrote this record is gone"
+# What stages kl and score and a report's ranking measure on a policy's answers, which other params change.
+OF_ANSWERS = re.compile(rf"kl_.*|(true_)?place_(first|last)|(?!{CURVE}).*/(chosen|sft|run)(_low|_high|_n)?")
 REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
 
 Policy = dict[str, Any]
@@ -52,6 +57,9 @@ class Rows:
     def compared(self, policies: list[Policy], at: int | None = None) -> dict[str, Policy]:
         """Mark the rows of `policies` and complete them, by their id.
 
+        What an earlier report said of a policy's answers and this one does not, such as its KL where they are now drawn
+        at another temperature, becomes NaN: MLflow deletes no metric, and its page neither lists nor draws this one.
+
         Args:
             at: when a report said so, in ms since 1970; one that waited must not undo what a later one has said.
         """
@@ -69,6 +77,9 @@ class Rows:
             known = row.data.metrics  # marking twice must not make a history of equal values
             final = as_metrics(policy["metrics"], 0, at)
             unknown = [metric for metric in final if known.get(metric.key) != metric.value]
+            said = {metric.key for metric in final}
+            gone = [name for name in known if OF_ANSWERS.fullmatch(name) and name not in said]
+            unknown += as_metrics({name: math.nan for name in gone if not math.isnan(known[name])}, 0, at)
             another = self._is_in_another_report(row)
             self._log(run_id, of_model([] if another else unknown, model if is_new else None, None))
             if self.takes_files and not (another and TABLE_TAG in row.data.tags):
