@@ -268,6 +268,32 @@ def test_commits_that_a_partial_clone_lacks_are_counted(
     assert "the second results)" in said.out and "dvc.lock of 1 commit is not in this clone, and git" in said.err
 
 
+@pytest.mark.parametrize("arguments", [("--depth=1",), ()], ids=["shallow", "whole"])
+def test_where_nothing_is_found_a_shallow_clone_says_that_older_commits_are_not_there(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+) -> None:
+    """A file without a manifest, one that somebody changed, and a model that a removed lock records."""
+    git(tmp_path, "clone", "-q", *arguments, f"file://{project}", "clone")
+    shutil.copytree(project / ".dvc" / "cache", tmp_path / "clone" / ".dvc" / "cache")
+    first = copied(project.parent / "kept" / "first" / "model" / "model.safetensors", tmp_path / "policy")
+    shutil.copytree(project.parent / "kept" / "first" / "model", tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "clone")
+    (tmp_path / "note").write_text("of nobody")
+    cut = "this clone is shallow, so older commits were not looked in: `git fetch --unshallow` brings them"
+    assert (cut in whence(capsys, tmp_path / "note", code=1)["message"]) == bool(arguments)
+    changed = altered(first, tmp_path / "other" / "model.safetensors", 3)
+    assert (cut in whence(capsys, changed, code=1)["message"]) == bool(arguments)
+    if arguments:
+        assert cut in whence(capsys, tmp_path / "model")["note"]
+    else:
+        assert subjects(whence(capsys, tmp_path / "model")) == ["the first results"]
+    assert cut not in str(whence(capsys, copied(project / POLICY, tmp_path / "second")))
+
+
 @pytest.mark.parametrize(
     ("subject", "read"),
     [("résultats".encode("latin-1"), "r\ufffdsultats"), ("one\u2028commit two".encode(), "one\u2028commit two")],

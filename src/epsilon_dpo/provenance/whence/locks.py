@@ -173,6 +173,15 @@ def all_locks(root: Path) -> list[Lock]:
     return list(locks.values())
 
 
+def is_cut_off(root: Path) -> bool:
+    """Whether the repository is a shallow clone, whose older commits are not there to be looked in.
+
+    Raises:
+        UserError: as _git.
+    """
+    return _git(root, "rev-parse", "--is-shallow-repository") == ["true"]
+
+
 def _changes(root: Path) -> Iterator[tuple[Commit, PurePosixPath, str]]:
     """Each commit that changed a dvc.lock, where that is, and its blob; newest first."""
     named = (

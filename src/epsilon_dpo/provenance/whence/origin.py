@@ -12,9 +12,16 @@ from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, dependencies, file_
 from epsilon_dpo.pipeline.stage.manifest import portable, read_manifest, weights_digests
 from epsilon_dpo.provenance.whence.content import Cache, members_of
 from epsilon_dpo.provenance.whence.descent import stale
-from epsilon_dpo.provenance.whence.locks import Lock, all_locks
+from epsilon_dpo.provenance.whence.locks import Lock, all_locks, is_cut_off
 from epsilon_dpo.provenance.whence.search import Difference, Place, Records, is_empty
-from epsilon_dpo.provenance.whence.sentences import altered, empty, never_seen, other_than_recorded, other_weights
+from epsilon_dpo.provenance.whence.sentences import (
+    altered,
+    empty,
+    never_seen,
+    older_commits,
+    other_than_recorded,
+    other_weights,
+)
 
 NO_MODEL = ("out/base/tokenizer", "out/align/metrics")  # outputs beside that of the stage's model
 STAGE_OF = {"data": "fetch", "base": "base"}
@@ -51,9 +58,11 @@ def origin(path: Path, root: Path | None) -> Json:
         if wrong:
             return known | _unknown(other_weights(path, wrong))
         return known | _alone("there is no DVC project here")
-    records = Records(all_locks(root), Cache(root))
+    records = Records(all_locks(root), Cache(root), is_cut_off(root))
     if not records.locks and said is None:
-        raise UserError(f"{root} has no dvc.lock, in the workspace or in a commit; `dvc repro` makes it.")
+        raise UserError(
+            f"{root} has no dvc.lock, in the workspace or in a commit; `dvc repro` makes it{older_commits(records)}."
+        )
     places = records.find(members, inside := _inside(path, root))
     if places and is_empty(members) and places[0].path != inside:
         nearest = records.nearest(path, members)
@@ -129,9 +138,9 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
     ]
     places = [place for place in claimed if records.cache.members(place.lock.stages[name].outs[place.path]) is None]
     if claimed and not places:
-        return _unknown(other_than_recorded(path, name), nearest)
+        return _unknown(other_than_recorded(path, name, records), nearest)
     if not places:
-        return _alone("no dvc.lock of this project records it")
+        return _alone(f"no dvc.lock of this project records it{older_commits(records)}")
     note = (
         f"its weights have the sha256 that its {MANIFEST} names, and a dvc.lock records that stage, and those of the "
         "models that it began as, with its params; "
@@ -222,7 +231,7 @@ def _origins(records: Records, place: Place) -> Json:
     lock, past = place.lock, records.descent(place)
     before = lock.ancestors(place.stage)
     lost = [name for name, stage in STAGE_OF.items() if stage in before and stage not in past.proven]
-    why = f"its lock has another {', '.join(past.stale)} by now"
+    why = f"its lock has another {', '.join(past.stale)} by now{older_commits(records)}"
     if not past.stale:
         why = "the lists of files that lead there are not in DVC's cache"
     return {

@@ -40,11 +40,12 @@ class Difference:
 
 
 class Records:
-    """The outputs of all locks."""
+    """The outputs of all locks; `cut_off`: those of a shallow clone, which are not all that the project has had."""
 
-    def __init__(self, locks: list[Lock], cache: Cache) -> None:
+    def __init__(self, locks: list[Lock], cache: Cache, cut_off: bool) -> None:
         self.locks = locks
         self.cache = cache
+        self.cut_off = cut_off
         self._descents: dict[tuple[Lock, str], Descent] = {}
 
     def descent(self, place: Place) -> Descent:

@@ -72,12 +72,20 @@ def _unread(records: Records) -> str:
     outs = records.unread()
     unreadable = any(lock.in_workspace and lock.unreadable for lock in records.locks)
     marks = " (dvc.lock of the workspace cannot be read: it may have merge marks)" if unreadable else ""
+    marks += older_commits(records)
     if not outs:
         return marks
     return marks + (
         f" (the lists of files of {len(outs)} outputs, such as {outs[0]}, are not in DVC's cache, so it may be in "
         "one of these: `dvc fetch --all-commits` brings them)"
     )
+
+
+def older_commits(records: Records) -> str:
+    """That commits are left which may record it; nothing where the history is whole."""
+    if not records.cut_off:
+        return ""
+    return " (this clone is shallow, so older commits were not looked in: `git fetch --unshallow` brings them)"
 
 
 def other_weights(path: Path, wrong: list[str]) -> str:
@@ -89,9 +97,9 @@ def other_weights(path: Path, wrong: list[str]) -> str:
     )
 
 
-def other_than_recorded(path: Path, stage: str) -> str:
+def other_than_recorded(path: Path, stage: str, records: Records) -> str:
     """That the manifest fits the weights, and neither what the project has of that stage."""
     return (
         f"By its {MANIFEST}, {path} is of stage {stage}, with params that a dvc.lock records, but the outputs recorded "
-        "there differ: another machine made it, or somebody changed it and its manifest."
+        f"there differ: another machine made it, or somebody changed it and its manifest{older_commits(records)}."
     )
