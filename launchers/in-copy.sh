@@ -1,11 +1,12 @@
 #!/bin/bash
-# A job of launchers/job.sh in a copy of the project of its own, scratch/jobs/JOB, which the next call for it goes on with:
+# A job of launchers/job.sh in a copy of the project of its own, with which the next call for this job goes on:
 #   launchers/in-copy.sh JOB      in the project's folder, with its environment active
-# It runs the commit EPSILON_DPO_COMMIT, or HEAD.
+# It runs the commit EPSILON_DPO_COMMIT, or HEAD, in the folder EPSILON_DPO_JOBS, or scratch/jobs.
 set -eu
-project=$PWD copy=$PWD/scratch/jobs/$1
+project=$PWD copy=$PWD/${EPSILON_DPO_JOBS:-scratch/jobs}/$1
+[ -z "$(git rev-parse --show-prefix)" ] || { echo "$PWD is a folder of a repository, and a copy is a clone of one: make it a repository of its own" >&2; exit 1; }
 # Without COLUMNS the list wraps, and a long address stands on a line of its own.
-read -r remote url <<<"$(COLUMNS=9999 dvc remote list | sed -n 's/[[:space:]]*(default)$//p')"
+read -r remote url <<<"$(COLUMNS=9999 dvc remote list | sed -n 's/[[:space:]]*(default)$//p')" || true
 
 if [ ! -d "$copy" ]; then
   rm -rf "$copy.new"
@@ -24,7 +25,7 @@ cp "$project/.dvc/config.local" .dvc/ 2>/dev/null || true
 if [ -n "${EPSILON_DPO_CACHE:-}" ]; then
   mkdir -p "$project/cache" && ln -sfn "$project/cache" cache # replies of a judge, which were paid for
   dvc cache dir --quiet --local "$EPSILON_DPO_CACHE"
-  dvc config --quiet --local cache.type reflink,hardlink,copy # no second copy of each policy
+  dvc config cache.type >/dev/null 2>&1 || dvc config --quiet --local cache.type reflink,hardlink,copy # each policy once
 fi
 git clean --quiet -dfx data
 git -C "$project" ls-files --others -z data | while IFS= read -r -d '' file; do # your own data, which git does not carry

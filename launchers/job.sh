@@ -6,7 +6,8 @@
 #   launchers/job.sh align@dpo   this stage
 #   launchers/job.sh report      what compares the runs
 # Each works in a copy of the project of its own, since no two may write one dvc.lock. Results travel by content, through
-# DVC's remote and run cache: whoever says `dvc repro --pull` later finds them there and computes nothing.
+# DVC's remote and run cache: whoever says `dvc repro --pull` later finds them there and computes nothing. On one machine
+# the copies share DVC's cache, EPSILON_DPO_CACHE, and need no remote.
 set -eu
 stages=$(dvc stage list --name-only)
 runs=
@@ -18,33 +19,49 @@ report) targets="tournament figures report dvc.yaml" ;;
   [ -n "$runs" ] || { echo "params.yaml has no run number ${1%-*}, counted from 0" >&2; exit 1; }
   targets=$(for run in $runs; do echo "$stages" | grep "@$run\$"; done)
   ;;
-*) targets=$1 runs=${1#*@} ;;
+*@*) targets=$1 runs=${1#*@} ;;
+*) targets=$1 ;;
 esac
+remote=$(dvc remote list | grep '(default)') || true
+if [ -z "$remote" ] && [ -z "${EPSILON_DPO_CACHE:-}" ]; then
+  echo "there is no default DVC remote, through which jobs share results (docs/scale.md)" >&2 && exit 1
+fi
+gather() { PYTHONPATH=src python -m epsilon_dpo.cli gather "$@"; }
 # It names processes by number, and after a requeue those of another machine say nothing here; nobody else works in this copy.
 rm -f .dvc/tmp/rwlock
-# DVC writes dvc.lock in full after each stage, so this one has no other runs (docs/performance.md).
-if [ "$1" != report ] && [ -f dvc.lock ]; then
+# DVC writes dvc.lock in full after each stage, so a job's has no runs of other jobs (docs/performance.md), nor what else may
+# be older there than what is made now.
+if [ -f dvc.lock ]; then
   awk -v runs=" $(echo "$runs" | tr '\n' ' ') " '
-    /^[^ ]/ { wanted = 1 }
-    /^  [^ ]/ { name = $1; sub(/:$/, "", name); at = index(name, "@"); wanted = !at || index(runs, " " substr(name, at + 1) " ") }
-    wanted' dvc.lock >dvc.lock.short && mv dvc.lock.short dvc.lock
+    /^[^ ]/ { head = head $0 "\n"; next }
+    /^  [^ ]/ { name = $1; sub(/:$/, "", name); at = index(name, "@")
+      wanted = at ? index(runs, " " substr(name, at + 1) " ") : runs ~ /^ *$/ && name !~ /^(tournament|figures|report)$/ }
+    wanted { printf "%s%s\n", head, $0; head = "" }' dvc.lock >.dvc/tmp/dvc.lock && mv .dvc/tmp/dvc.lock dvc.lock
+  [ -s dvc.lock ] || rm dvc.lock
 fi
-remote=$(dvc remote list | grep '(default)') || true
-pull=${remote:+--pull}
-if [ "$1" = report ] && [ -f ../shared/dvc.lock ]; then # the other jobs' copies lie beside this one
-  PYTHONPATH=src python -m epsilon_dpo.cli gather ../shared/dvc.lock $(echo "$stages" | grep '^align@' | awk '{ print "../" NR - 1 "/dvc.lock" }')
-  dvc pull $(grep -oE 'out/(sample|score|kl|monotonicity|align/metrics)/[a-z0-9_]+' dvc.lock | sort -u)
-  pull="--pull --allow-missing" # of what it does not read, such as weights
+
+status=0
+if [ -n "${EPSILON_DPO_CACHE:-}" ]; then
+  if [ "$1" = shared ]; then
+    dvc repro $targets || status=$?
+  else # what the runs share was made a moment ago
+    gather ../shared/dvc.lock
+    dvc checkout --quiet --force --allow-missing
+    dvc repro --single-item $targets || status=$? # in this order
+  fi
+else
+  missing=
+  if [ "$1" = report ] && [ -f ../shared/dvc.lock ]; then # the other jobs' copies lie beside this one
+    rm -rf dvc.lock out/align out/sample out/score out/kl out/monotonicity # also of runs that params.yaml has no longer
+    runs=$(echo "$stages" | sed -n 's/^align@//p')
+    gather ../shared/dvc.lock $(echo "$runs" | awk '{ print "../" NR - 1 "/dvc.lock" }')
+    dvc pull $(for run in $runs; do for of in align/metrics sample score kl monotonicity; do echo "out/$of/$run"; done; done)
+    missing=--allow-missing # what it does not read, such as weights
+  fi
+  # A finished stage has no checkpoints any more: its result leaves this machine, which may be taken away, before the next begins.
+  for target in $targets; do
+    dvc repro --pull $missing "$target" && dvc push --run-cache || { status=$? && break; }
+  done
 fi
-if [ -n "${EPSILON_DPO_CACHE:-}" ]; then # which the copies on this machine share: results are where they are needed
-  [ -n "$runs" ] || exec dvc repro $pull $targets
-  PYTHONPATH=src python -m epsilon_dpo.cli gather ../shared/dvc.lock
-  dvc checkout --quiet --allow-missing
-  exec dvc repro --single-item --keep-going $targets # in this order; what they share was made a moment ago
-fi
-# A finished stage has no checkpoints any more: its result leaves this machine, which may be taken away, before the next begins.
-for target in $targets; do
-  dvc repro $pull "$target"
-  [ -z "$remote" ] || dvc push --run-cache
-done
 PYTHONPATH=src python -m epsilon_dpo.report.page.tracked || true # writes what waits for the MLflow server
+exit $status

@@ -1,33 +1,41 @@
 #!/bin/bash
-# All runs of params.yaml on this machine, in groups that run side by side, each in a copy of the project (docs/scale.md):
-#   launchers/local.sh [AT_ONCE [RUNS]]      AT_ONCE groups at once (as many as there are GPUs, or 1), of RUNS runs each (5)
+# All runs of params.yaml on this machine, in groups, each in a copy of the project in scratch/groups (docs/scale.md):
+#   launchers/local.sh [AT_ONCE [RUNS]]   AT_ONCE groups side by side (as many as there are GPUs, or 1), of RUNS runs each (5)
 # Said again, it goes on where it ended.
 set -eu
 cd "$(dirname "$0")/.."
 say() { echo "$*" >&2; exit 1; }
 command -v dvc >/dev/null || say "The environment is not active: . .venv/bin/activate"
+[ -z "${EPSILON_DPO_LAUNCHER:-}" ] || say "EPSILON_DPO_LAUNCHER gives all GPUs to one training, and groups have one each: unset it."
 [ -z "$(git status --porcelain -- . ':!dvc.lock')" ] || say "The copies hold a commit: commit what \`git status\` names first."
-gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)}
-count=$(echo "$gpus" | tr ',' '\n' | grep -c .) || true
+gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)}
+gpus=$(echo "$gpus" | tr ',' '\n' | grep -xE '[0-9]+|(GPU|MIG)-.*' || true)
+count=$(echo "$gpus" | grep -c . || true)
 at_once=${1:-$((count > 0 ? count : 1))} size=${2:-5}
+for number in "$at_once" "$size"; do
+  case $number in '' | 0* | *[!0-9]*) say "launchers/local.sh [AT_ONCE [RUNS]]: $number is no number from 1 on" ;; esac
+done
 PYTHONPATH=src python -m epsilon_dpo.check.params_file
 runs=$(dvc stage list --name-only | grep -c '^align@')
-EPSILON_DPO_COMMIT=$(git rev-parse HEAD)
-EPSILON_DPO_CACHE=$(dvc cache dir)
-MLFLOW_TRACKING_URI=${MLFLOW_TRACKING_URI:-sqlite:///$PWD/mlruns/mlflow.db}
-export EPSILON_DPO_COMMIT EPSILON_DPO_CACHE MLFLOW_TRACKING_URI
+case ${MLFLOW_TRACKING_URI:=sqlite:///mlruns/mlflow.db} in
+sqlite:////*) ;;
+sqlite:///*) MLFLOW_TRACKING_URI=sqlite:///${PWD//%/%25}/${MLFLOW_TRACKING_URI#sqlite:///} ;; # of the project, not of a copy
+esac
+EPSILON_DPO_COMMIT=$(git rev-parse HEAD) EPSILON_DPO_CACHE=$(dvc cache dir) EPSILON_DPO_JOBS=scratch/groups
+export MLFLOW_TRACKING_URI EPSILON_DPO_COMMIT EPSILON_DPO_CACHE EPSILON_DPO_JOBS
 groups=$(for first in $(seq 0 "$size" $((runs - 1))); do
   last=$((first + size - 1))
   echo "$first-$((last < runs ? last : runs - 1))"
 done)
-mkdir -p scratch/jobs
-launchers/in-copy.sh shared
-# Each of the slots has a GPU of its own, or shares one where there are more slots than GPUs.
+mkdir -p scratch/groups
+alone() { if [ "$count" = 0 ]; then "$@"; else CUDA_VISIBLE_DEVICES=$(echo "$gpus" | head -n 1) "$@"; fi; } # a stage uses one GPU
+alone launchers/in-copy.sh shared
+# xargs ends at once where a command exits with 255, as dvc does, so that the other groups would not begin.
 echo "$groups" | GPUS=$gpus COUNT=$count xargs -P "$at_once" --process-slot-var=SLOT -n 1 bash -c '
-  [ "$COUNT" = 0 ] || export CUDA_VISIBLE_DEVICES=$(echo "$GPUS" | cut -d, -f $((SLOT % COUNT + 1)))
-  exec launchers/in-copy.sh "$1" >"scratch/jobs/$1.log" 2>&1' group ||
-  say "Of the groups $(echo $groups) not all ended; their logs are scratch/jobs/GROUP.log. Say this again when the cause is gone."
-PYTHONPATH=src python -m epsilon_dpo.cli gather scratch/jobs/shared/dvc.lock $(printf 'scratch/jobs/%s/dvc.lock ' $groups)
-dvc checkout --quiet --allow-missing
-dvc repro
+  [ "$COUNT" = 0 ] || export CUDA_VISIBLE_DEVICES=$(echo "$GPUS" | sed -n "$((SLOT % COUNT + 1))p")
+  launchers/in-copy.sh "$1" >"scratch/groups/$1.log" 2>&1 || { echo "group $1 failed: scratch/groups/$1.log" >&2; exit 1; }' group ||
+  say "Say this again when the cause is gone: what is finished is not computed again."
+PYTHONPATH=src python -m epsilon_dpo.cli gather scratch/groups/shared/dvc.lock $(printf 'scratch/groups/%s/dvc.lock ' $groups)
+dvc checkout --allow-missing || true # what it does not overwrite, dvc repro makes anew
+alone dvc repro
 PYTHONPATH=src python -m epsilon_dpo.report.page.tracked || true # writes what waits for the MLflow server

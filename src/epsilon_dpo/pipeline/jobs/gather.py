@@ -7,6 +7,7 @@ DVC reads and writes dvc.lock in full after each stage, so its time grows with t
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,6 @@ from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 LOCK_FILE = Path("dvc.lock")
 HEAD = "schema: '2.0'\nstages:\n"  # as DVC begins it
 ENTRY = re.compile(r"^  ([^ ].*):\n((?:(?: {4}.*)?\n)+)", re.MULTILINE)  # a stage; a blank line is one of a long text
-OUTS = "\n    outs:\n    - "  # the last list of an entry
 
 
 def gather(locks: Sequence[Path]) -> str:
@@ -31,31 +31,32 @@ def gather(locks: Sequence[Path]) -> str:
         how many stages are recorded now, and what to do next.
 
     Raises:
-        UserError: a file is absent or not as DVC writes it, two of them differ about a stage, one has a stage that is
-            none of this project's, or another `dvc` is at work.
+        UserError: a file is absent or not as DVC writes it, two of them differ about a stage, or another `dvc` is at
+            work.
     """
-    declared = _declared()
     found: dict[str, str] = {}
     by: dict[str, Path] = {}
     for path in locks:
         for stage, entry in _entries(path).items():
-            if stage not in declared:
-                raise UserError(f"{path} records {stage}, which {DVC_FILE} and {PARAMS_FILE} here do not have.")
             if found.setdefault(stage, entry) != entry:
                 raise UserError(
                     f"{by[stage]} and {path} record different results of {stage}, so their code, params or data "
                     "differ: name only those of one commit."
                 )
             by.setdefault(stage, path)
+    declared = _declared()
+    others = sorted(set(found) - declared)
+    found = {stage: entry for stage, entry in found.items() if stage in declared}
     with lock_file_alone():
         before = _entries(LOCK_FILE) if LOCK_FILE.exists() else {}
         after = before | found
         _write(HEAD + "".join(after.values()))
     changed = sum(before.get(stage) != entry for stage, entry in found.items())
+    left = f" Not taken over, since this project has no such stages: {', '.join(others)}." * bool(others)
     return (
         f"{LOCK_FILE} records {len(after)} stages, {changed} of them new or changed. Their outputs are brought by "
         "`dvc checkout --allow-missing` from DVC's cache, or by `dvc pull --allow-missing` from its remote; "
-        "`dvc repro` computes what is left."
+        f"`dvc repro` computes what is left.{left}"
     )
 
 
@@ -77,6 +78,7 @@ def lock_file_alone() -> Iterator[Any]:
 
 
 def _declared() -> set[str]:
+    """The names of all stages, those of each run by `stage@run`."""
     stages, runs = read_yaml(DVC_FILE)["stages"], read_yaml(PARAMS_FILE)["runs"]
     return {name if "foreach" not in stage else f"{name}@{run}" for name, stage in stages.items() for run in runs}
 
@@ -92,7 +94,7 @@ def _entries(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}.") from None
     entries = {match[1]: match[0] for match in ENTRY.finditer(text)}
-    if text != HEAD + "".join(entries.values()) or not all(OUTS in entry for entry in entries.values()):
+    if text != HEAD + "".join(entries.values()) or text.endswith(":\n"):
         raise UserError(
             f"{path} is not as DVC writes a dvc.lock: it was edited, is being merged, or DVC was killed as it wrote. "
             'Run its job again (docs/howto.md, "After a crash").'
@@ -101,6 +103,9 @@ def _entries(path: Path) -> dict[str, str]:
 
 
 def _write(text: str) -> None:
-    partial = LOCK_FILE.with_name(f"{LOCK_FILE.name}.{os.getpid()}")
+    target = LOCK_FILE.resolve()  # it may be a link
+    partial = Path(".dvc/tmp", f"{LOCK_FILE}.{os.getpid()}")  # where what a kill leaves is in nobody's way
     partial.write_text(text, "utf-8")
-    partial.replace(LOCK_FILE)
+    if target.exists():
+        shutil.copymode(target, partial)
+    shutil.move(partial, target)
