@@ -252,9 +252,11 @@ def test_a_judge_that_the_key_may_not_ask_ends_all_and_a_flagged_question_does_n
 
         return forgiving(refuse, [], [{"preference": 1.2}])
 
-    with pytest.raises(openai.PermissionDeniedError):
-        ask("This key may not use gpt-4.")(([1],))
-    assert ask("Your input was Flagged.")(([1],))[0]["text"] == ""
+    for said in ("This key may not use gpt-4.", "Your account has been flagged."):
+        with pytest.raises(openai.PermissionDeniedError):
+            ask(said)(([1],))
+    for said in ("Your input was Flagged.", "{'error': 'Content violates usage guidelines. Team: t'}"):
+        assert ask(said)(([1],))[0]["text"] == ""
 
 
 @pytest.mark.parametrize("length_controlled", [True, False])

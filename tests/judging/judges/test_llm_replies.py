@@ -194,16 +194,31 @@ def test_log_probabilities_are_turned_down_in_many_ways(
     assert not any(verdict.refused for verdict in judge(server).compare(QUESTIONS))
 
 
+AZURE = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify"
+VIOLATING = "Invalid prompt: your prompt was flagged as potentially violating our usage policy."
 MODERATED = [
-    (400, {"code": "invalid_prompt", "message": "Invalid prompt: your prompt was flagged as potentially violating"}),
+    (400, {"code": "invalid_prompt", "message": VIOLATING}),
+    (400, {"code": "content_filter", "message": AZURE, "innererror": {"code": "ResponsibleAIPolicyViolation"}}),
+    (400, {"code": "400", "message": f"litellm.ContentPolicyViolationError: AzureException - {AZURE}"}),
+    (400, {"code": 400, "type": "content_filter", "message": "The request was rejected: considered high risk"}),
     (400, {"code": "data_inspection_failed", "message": "Input data may contain inappropriate content."}),
-    (403, {"code": 403, "message": "judge requires moderation and your input was flagged for violence"}),
+    (400, {"code": "invalid_request_error", "message": "Output blocked by content filtering policy"}),
+    (400, {"code": "invalid_request_error", "message": "Content Exists Risk"}),
+    (403, "Content violates usage guidelines. Team: t, Model: judge, Failed check: SAFETY_CHECK_TYPE_BIO"),
+    (403, {"code": 403, "message": 'judge requires moderation on P. Your input was flagged for "violence".'}),
+    (403, {"code": 403, "message": "Refused.", "metadata": {"reasons": ["violence"], "flagged_input": "why"}}),
+    (403, {"code": 403, "message": "Blocked.", "metadata": {"error_type": "content_policy_violation"}}),
+    (400, {"code": 400, "message": "Provider returned error", "metadata": {"raw": f'{{"message": "{VIOLATING}"}}'}}),
 ]
+MODERATORS = [
+    "openai", "azure", "azure behind litellm", "moonshot", "dashscope", "anthropic", "deepseek", "xai", "openrouter",
+    "openrouter's metadata", "openrouter's error_type", "openai behind openrouter",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("status", "error"), MODERATED, ids=["openai", "dashscope", "openrouter"])
+@pytest.mark.parametrize(("status", "error"), MODERATED, ids=MODERATORS)
 def test_a_question_that_the_provider_will_not_show_its_model_is_a_refusal(
-    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, status: int, error: dict[str, Any]
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, status: int, error: Any
 ) -> None:
     answer = server.reply
 
@@ -213,6 +228,33 @@ def test_a_question_that_the_provider_will_not_show_its_model_is_a_refusal(
 
     monkeypatch.setattr(server, "reply", moderated)
     assert [verdict.refused for verdict in judge(server).compare(QUESTIONS)] == [False] * 3 + [True, False]
+
+
+OF_THE_ACCOUNT = [
+    (400, "This organization was flagged for unusual activity."),
+    (403, "Your account has been flagged; contact support."),
+    (403, "Your resource has been temporarily blocked because we detected behavior that may violate our policy."),
+    (422, "The flagged parameter is unknown."),
+]
+
+
+@pytest.mark.parametrize(("status", "said"), OF_THE_ACCOUNT)
+@pytest.mark.parametrize("metadata", [None, {"error_type": "permission_denied", "raw": None}, "none"])
+def test_what_holds_of_all_questions_is_no_refusal_of_one(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, status: int, said: str, metadata: Any
+) -> None:
+    """Such replies would be kept as ties for ever, of all that is asked after the first letter."""
+    answer = server.reply
+
+    def turned_down(path: str, key: str | None, body: dict[str, Any]) -> tuple[int, Any]:
+        blocked = "because 3" in str(body["messages"][-1]["content"])
+        error = {"code": status, "message": said, "metadata": metadata}
+        return (status, {"error": error}) if blocked else answer(path, key, body)
+
+    monkeypatch.setattr(server, "reply", turned_down)
+    with pytest.raises(UserError, match=re.escape(said[:40])):
+        judge(server).compare(QUESTIONS)
+    assert len(replies()) == 6
 
 
 @pytest.mark.parametrize("place", ["A", "B"])

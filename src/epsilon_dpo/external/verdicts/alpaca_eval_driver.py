@@ -22,6 +22,7 @@ from alpaca_eval.metrics import glm_winrate
 
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 SOME = 10  # refused questions, with none answered: it is not what they are about
+FLAGGING = ("input was flagged", "flagged_input", "content violates usage guidelines")  # OpenRouter's and xAI's 403
 AT_ONCE = 32  # verdicts between two writes of the cache, which a failure therefore loses at most
 
 
@@ -89,7 +90,8 @@ def forgiving(
         try:
             answers = ask(batch, **settings)
         except (openai.BadRequestError, openai.PermissionDeniedError) as error:
-            moderated = isinstance(error, openai.BadRequestError) or "flagged" in str(error).lower()
+            flagged = any(phrase in str(error).lower() for phrase in FLAGGING)
+            moderated = isinstance(error, openai.BadRequestError) or flagged
             failed.append(str(error))
             if not moderated or (not answered and len(failed) >= SOME):
                 raise

@@ -21,6 +21,12 @@ FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
 REMEDY = "start the server or correct judge.base_url."
 # Codes of a provider that reads first what it is asked (Azure, OpenAI, DashScope) and does not show it to the model.
 FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
+# What those say whose codes do not tell: OpenAI (of reasoning models), OpenRouter, Anthropic, LiteLLM before Azure,
+# DeepSeek, xAI. Each speaks of the question: "your account was flagged" would hold of all questions.
+FLAGGING = (
+    "your prompt was flagged", "your input was flagged", "output blocked by content filtering policy",
+    "content management policy", "content exists risk", "content violates usage guidelines",
+)  # fmt: skip
 
 
 class Endpoint:
@@ -172,7 +178,12 @@ def _is_flagged(error: openai.APIStatusError) -> bool:
     """Whether the question is refused for what it is about, and others are answered."""
     if error.status_code == 400 and not FLAGGED.isdisjoint((error.code, error.type)):
         return True
-    return "flagged" in str(_message(error.body)).lower()  # OpenAI's invalid_prompt; OpenRouter's 403
+    behind = error.body.get("metadata") if isinstance(error.body, dict) else None  # OpenRouter's, of its provider
+    behind = behind if isinstance(behind, dict) else {}
+    if "flagged_input" in behind or str(behind.get("error_type")) in FLAGGED:
+        return True
+    said = f"{_message(error.body)} {behind.get('raw')}".lower()
+    return any(phrase in said for phrase in FLAGGING)
 
 
 def _is_too_long(error: openai.APIStatusError) -> bool:
@@ -197,10 +208,10 @@ def _in_a_line(failed: Json) -> str:
 
 
 def _message(body: Any) -> Any:
-    """Gemini puts its error into a list of one."""
+    """Gemini puts its error into a list of one; xAI's is a text."""
     found = body[0] if isinstance(body, list) and body else body
-    found = found.get("error", found) if isinstance(found, dict) else None
-    return found.get("message") if isinstance(found, dict) else None
+    found = found.get("error", found) if isinstance(found, dict) else found
+    return found.get("message") if isinstance(found, dict) else found
 
 
 def _cause(error: Exception) -> str:
