@@ -153,6 +153,32 @@ def test_a_refusal_speaks_of_retries_where_there_were_any(
     assert len(asked) == tries and (" in spite of retries " in str(refusal.value)) == (tries > 1)
 
 
+WAITS = [
+    (("Retry-After", "900"), "(429: no) and asks to wait 900 s; fix"),
+    (("Retry-After", "Wed, 21 Oct 2126 07:28:00 GMT"), " and asks to wait until Wed, 21 Oct 2126 07:28:00 GMT; fix"),
+    (("x-should-retry", "false"), "(429: no); fix"),
+]
+
+
+@pytest.mark.parametrize(("wait", "said"), WAITS, ids=["seconds", "date", "never"])
+def test_what_is_not_tried_again_is_not_said_to_be(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, wait: tuple[str, str], said: str
+) -> None:
+    """The client waits for two minutes at most, and asks no more where an endpoint wants a longer pause."""
+    asked = []
+
+    def reply(*question: Any) -> tuple[int, Any]:
+        asked.append(question)
+        return 429, {"error": {"message": "no"}}
+
+    monkeypatch.setattr(llm_endpoint, "RETRIES", 1)
+    monkeypatch.setattr(server, "reply", reply)
+    server.wait = wait
+    with pytest.raises(UserError, match=re.escape(said)) as refusal:
+        judge(server).compare(QUESTIONS[:1])
+    assert len(asked) == 1 and "retries" not in str(refusal.value)
+
+
 def test_no_refusal_that_is_kept_holds_the_key(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "reply", echo("400 filtered for {key}"))
     assert judge(server).compare(QUESTIONS[:1])[0].refused

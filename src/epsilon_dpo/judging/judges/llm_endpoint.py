@@ -14,7 +14,7 @@ from epsilon_dpo.pipeline.stage.files import Json
 
 KEY = "OPENAI_API_KEY"
 # Of 408, 409, 429, 5xx, timeouts and lost connections, after 0.5 s, doubled up to 8 s, or when the endpoint says: about
-# a minute together, since many limits are those of a minute.
+# a minute together, since many limits are those of a minute. One that asks for more than two minutes is left alone.
 RETRIES = 12
 SILENT_RETRIES = 5  # of a reply that says nothing and not why, over some 15 s; then it is a refusal
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
@@ -107,10 +107,10 @@ class Endpoint:
                     f"judge.max_tokens together ({_said(error)}); serve it with a longer context, lower "
                     "judge.max_tokens, or choose another judge.model."
                 ) from None
-            outlasted = " in spite of retries" if _passes({"code": error.status_code}) else ""
+            outlasted = " in spite of retries" if _retries(error) else ""
             raise UserError(
-                f"{self.base_url} refuses a question to {request['model']}{outlasted} ({_said(error)}); fix what it "
-                "names (judge.temperature, judge.max_tokens, judge.concurrency), or run again later."
+                f"{self.base_url} refuses a question to {request['model']}{outlasted} ({_said(error)}){_wait(error)}; "
+                "fix what it names (judge.temperature, judge.max_tokens, judge.concurrency), or run again later."
             ) from None
 
     def close(self) -> None:
@@ -195,6 +195,19 @@ def _passes(failed: Json) -> bool:
     """Whether trying again may help: all but what is said to be the request's own fault."""
     code = failed.get("code")
     return not isinstance(code, int) or code in (408, 409, 429) or code >= 500
+
+
+def _retries(error: openai.APIStatusError) -> int:
+    """How often the question was asked again before this reply, as the client counts in its requests."""
+    return int(error.request.headers.get("x-stainless-retry-count", "0"))
+
+
+def _wait(error: openai.APIStatusError) -> str:
+    """What the endpoint asks for where the client gave up for that: seconds, or a date."""
+    later = redacted(error.response.headers.get("retry-after", ""))[:40]
+    if not later or _retries(error) == RETRIES:
+        return ""
+    return f" and asks to wait {later} s" if later.isdecimal() else f" and asks to wait until {later}"
 
 
 def _said(error: openai.APIStatusError) -> str:
