@@ -6,16 +6,18 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import tiny_pairrm
 import torch
+from memory_errors import TOO_LITTLE
 from safetensors.torch import load_file, save_file
 from scipy.stats import rankdata
 from transformers import DebertaV2Config
 from trl_trainers import float32_means_float64
 
-from epsilon_dpo.judging.judges import pairrm_folder
+from epsilon_dpo.judging.judges import pairrm_folder, pairrm_judge
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.layout import Layout, Pair
 from epsilon_dpo.judging.judges.loading import load_judge
@@ -235,6 +237,26 @@ def test_what_is_no_pairrm_is_refused_in_one_sentence(folder: Path, tmp_path: Pa
     with pytest.raises(UserError) as refusal:
         load_judge(copy)
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("error", TOO_LITTLE, ids=str)
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (pairrm_folder.PreTrainedTokenizerFast, "from_pretrained"),
+        (pairrm_folder, "PairRM"),
+        (pairrm_folder, "load_file"),
+        (pairrm_judge, "on_device"),
+    ],
+    ids=["tokenizer", "model", "weights", "GPU"],
+)
+def test_too_little_memory_is_no_damaged_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, error: Exception
+) -> None:
+    monkeypatch.setattr(place, name, Mock(side_effect=error))
+    with pytest.raises(UserError, match=r"^There is too little memory for the judge in .*; free some") as refusal:
+        load_judge(folder)
+    assert str(folder) in str(refusal.value) and "capacity" not in str(refusal.value)
 
 
 def test_an_extra_key_is_refused_too(folder: Path, tmp_path: Path) -> None:

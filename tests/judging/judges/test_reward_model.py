@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from memory_errors import TOO_LITTLE
 from published_tokenizer import publish
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -22,6 +24,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
+from epsilon_dpo.judging.judges import reward_model
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.judges.reward_model import RewardModel
@@ -305,6 +308,24 @@ def test_what_is_no_reward_model_is_refused_in_one_sentence(
         bring(local, tmp_path / "judge")
     assert "tiny-reward" in str(refusal.value) and "\n" not in str(refusal.value)
     assert not any((tmp_path / "judge").iterdir())
+
+
+@pytest.mark.parametrize("error", TOO_LITTLE, ids=str)
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (PreTrainedTokenizerFast, "from_pretrained"),
+        (AutoModelForSequenceClassification, "from_pretrained"),
+        (reward_model, "on_device"),
+    ],
+    ids=["tokenizer", "weights", "GPU"],
+)
+def test_too_little_memory_is_no_damaged_folder(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, error: Exception
+) -> None:
+    monkeypatch.setattr(place, name, Mock(side_effect=error))
+    with pytest.raises(UserError, match=r"^There is too little memory for the judge in .*tiny-reward \(.*; free some"):
+        bring(local, tmp_path / "judge")
 
 
 def test_sharded_weights_are_copied_completely(local: Path, tmp_path: Path) -> None:

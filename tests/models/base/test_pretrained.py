@@ -21,6 +21,7 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 from epsilon_dpo.models.base.embedded import train_tokenizer
@@ -248,6 +249,16 @@ def test_a_wrong_folder_is_one_sentence(folder: Path, spoil: Any, changes: dict[
     assert sentence in str(error.value)
     assert folder.name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("loader", [PreTrainedTokenizerFast, AutoModelForCausalLM])
+def test_too_little_memory_is_no_damaged_file(folder: Path, monkeypatch: pytest.MonkeyPatch, loader: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error")
+
+    monkeypatch.setattr(loader, "from_pretrained", fail)
+    with pytest.raises(UserError, match=r"^There is too little memory for the model in .* 8 bytes\); free some or"):
+        load_pretrained(params(folder))
 
 
 def test_an_adapter_beside_the_weights_is_refused(folder: Path) -> None:

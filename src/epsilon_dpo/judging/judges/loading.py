@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.judging.judges.interface import Judge
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, memory_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.journal import Journal
 
@@ -28,8 +28,13 @@ def judge_of(settings: dict[str, Any], folder: Path, journal: Journal | None = N
     Only the libraries of its kind are imported.
 
     Raises:
-        UserError: there is no such kind, or the files are not those of such a judge.
+        UserError: there is no such kind, the files are not those of such a judge, or there is too little memory for it.
     """
+    with memory_in_a_sentence(f"the judge in {folder}"):
+        return _judge_of(settings, folder, journal)
+
+
+def _judge_of(settings: dict[str, Any], folder: Path, journal: Journal | None) -> Judge:
     match settings.get("kind"):
         case "pairrm":
             from epsilon_dpo.judging.judges.pairrm_judge import PairRMJudge

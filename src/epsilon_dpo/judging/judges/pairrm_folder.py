@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import DebertaV2Config, PreTrainedTokenizerFast
 
 from epsilon_dpo.judging.judges.pairrm import PairRM
-from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line, lacks_memory
 from epsilon_dpo.pipeline.stage.files import read_json
 
 # Never the *.bin files beside them: they are pickles.
@@ -57,6 +57,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
+        if lacks_memory(error):
+            raise
         raise UserError(
             f"The tokenizer in {folder} cannot be loaded ({first_line(error)}); use a copy of llm-blender/PairRM-hf."
         ) from None
@@ -80,12 +82,16 @@ def load_model(folder: Path, marker_ids: tuple[int, int, int]) -> PairRM:
     try:
         model = PairRM(DebertaV2Config(**config), marker_ids)
     except Exception as error:  # of values of a wrong type transformers and torch raise whatever stumbles first
+        if lacks_memory(error):
+            raise
         raise UserError(
             f"{folder / 'config.json'} describes no PairRM ({first_line(error)}); use a copy of llm-blender/PairRM-hf."
         ) from None
     try:
         model.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, RuntimeError) as error:
+        if lacks_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{weights} does not fit {folder / 'config.json'} as a PairRM: {reason}") from None
     return model

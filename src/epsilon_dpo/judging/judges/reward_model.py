@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, require_finite
-from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line, lacks_memory
 from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 from epsilon_dpo.pipeline.stage.runtime import on_device
@@ -190,6 +190,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
+        if lacks_memory(error):
+            raise
         raise UserError(f"The reward model's tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
     if not tokenizer.chat_template:
         raise UserError(
@@ -218,9 +220,11 @@ def _model(folder: Path, dtype: str) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    except (UserError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:  # as above
+        if lacks_memory(error):
+            raise
         raise UserError(
             f"The reward model in {folder} cannot be loaded (from safetensors, and without code of its own): "
             f"{first_line(error)}."

@@ -21,7 +21,7 @@ from epsilon_dpo.models.base.gemma_template import END_OF_TURN, START_OF_TURN, T
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.template import faults, freeze
 from epsilon_dpo.pipeline.hub.download import hub_folder
-from epsilon_dpo.pipeline.observability.errors import UserError, first_line
+from epsilon_dpo.pipeline.observability.errors import UserError, first_line, lacks_memory, memory_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 
@@ -43,11 +43,12 @@ def load_pretrained(params: PretrainedModel, where: str = "base") -> tuple[PreTr
     Raises:
         UserError: folder or files missing, Hub failures (hub/download.py), an architecture that transformers does not
             know, quantised weights, an adapter, no chat template or one with a fault (template.py), no pad token, a
-            stop or pad token that is not one token, tokens without embeddings.
+            stop or pad token that is not one token, tokens without embeddings, too little memory.
     """
     folder = _folder(params, where)
-    tokenizer = load_tokenizer(folder, params, where)
-    model = _load_weights(folder, params)
+    with memory_in_a_sentence(f"the model in {folder}"):
+        tokenizer = load_tokenizer(folder, params, where)
+        model = _load_weights(folder, params)
     _require_embeddings(tokenizer, int(model.config.get_text_config().vocab_size), folder)
     return model, tokenizer
 
@@ -98,9 +99,9 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
+        if lacks_memory(error):
+            raise
         raise UserError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from None
     model, found = loaded
     text = model.config.get_text_config()
@@ -159,6 +160,8 @@ def load_tokenizer(folder: Path, params: PretrainedModel, where: str = "base") -
     try:
         tokenizer = loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of damaged files the library raises whatever its next line stumbles over
+        if lacks_memory(error):
+            raise
         raise UserError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from None
     _require_one_token(tokenizer, params.stop_token, folder, f"{where}.stop_token = {params.stop_token!r}")
     _set_template(tokenizer, folder, params, where)

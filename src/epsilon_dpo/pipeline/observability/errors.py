@@ -4,7 +4,8 @@ import os
 import re
 import sys
 import unicodedata
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 # Variables whose values reach a message when a server says what it was sent, or a line names what is set: those of
 # judges, the Hub, MLflow, stores.
@@ -14,6 +15,8 @@ LOGIN = re.compile(r"(?<=://)[^/\s'\"]+@")  # user:password@ of an address
 # What a terminal obeys and does not show: categories of Unicode (controls, lone surrogates, line and paragraph
 # separators), and bidirectional classes, which turn the text after them around.
 CONTROLS, TURNS = {"Cc", "Cs", "Zl", "Zp"}, {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+NO_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # of CUDA, of torch's allocator, of the system
 
 
 class UserError(Exception):
@@ -44,6 +47,29 @@ def fault_of_proxy(address: str, error: Exception) -> UserError | None:
     return UserError(
         f"{address} cannot be asked through the proxy that the environment names ({said}): unset all_proxy, or let "
         "http_proxy and https_proxy name one of HTTP."
+    )
+
+
+@contextmanager
+def memory_in_a_sentence(what: str) -> Iterator[None]:
+    """Within it, an error that lacks memory becomes a `UserError`; every other passes unchanged.
+
+    Raises:
+        UserError: there is too little memory for `what`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        said = ". ".join(first_line(error).split(". ")[:2]) or type(error).__name__
+        raise UserError(f"There is too little memory for {what} ({said}); free some or choose a smaller one.") from None
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether the machine or its GPU had too little memory, which torch says in a RuntimeError, too."""
+    return not isinstance(error, UserError) and (
+        isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None
     )
 
 

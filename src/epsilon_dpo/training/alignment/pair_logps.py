@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from epsilon_dpo.methods.interface import Logps, Method
 from epsilon_dpo.models.logps.head import Scoring
 from epsilon_dpo.models.logps.kernel import Alternatives, Reference, TokenLogps
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import UserError, lacks_memory
 from epsilon_dpo.training.alignment.pair_data import PairCollator
 from epsilon_dpo.training.alignment.reference_model import Batch, ReferenceModel
 
@@ -147,9 +147,9 @@ def check_shared_prompt(model: PreTrainedModel, pair: dict[str, Any], autocast: 
     model.eval()
     try:
         one, two = (_answers_logps(model, PairCollator(0, share_prompt)([pair])) for share_prompt in (True, False))
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # foreign code gets a mask that it may not expect: there is no list of what it raises
+        if lacks_memory(error):
+            raise
         raise UserError(f"{what} ({error}); set it to false in params.yaml.") from error
     finally:
         model.train(was_training)
