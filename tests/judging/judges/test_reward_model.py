@@ -1,8 +1,8 @@
 """A scalar reward model as a judge, on a tiny Qwen3 sequence classifier made here."""
 
-import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -28,6 +28,7 @@ from epsilon_dpo.judging.judges import reward_model
 from epsilon_dpo.judging.judges.interface import Question
 from epsilon_dpo.judging.judges.loading import load_judge
 from epsilon_dpo.judging.judges.reward_model import RewardModel
+from epsilon_dpo.judging.making import sources
 from epsilon_dpo.judging.making.params import RewardModelJudge
 from epsilon_dpo.judging.making.sources import build
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -72,9 +73,9 @@ def local(tmp_path: Path) -> Path:
     return folder
 
 
-def bring(path: Path, out: Path, batch_size: int = 4, max_length: int = 64) -> RewardModel:
+def bring(path: Path, out: Path, batch_size: int = 4, max_length: int = 64, revision: str | None = None) -> RewardModel:
     params = RewardModelJudge(
-        source="reward_model", path=str(path), revision=None, dtype="float32", max_length=max_length,
+        source="reward_model", path=str(path), revision=revision, dtype="float32", max_length=max_length,
         batch_size=batch_size,
     )  # fmt: skip
     out.mkdir()
@@ -328,16 +329,63 @@ def test_too_little_memory_is_no_damaged_folder(
         bring(local, tmp_path / "judge")
 
 
-def test_sharded_weights_are_copied_completely(local: Path, tmp_path: Path) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(local)
-    (local / "model.safetensors").unlink()
-    model.save_pretrained(local, max_shard_size="20KB")
-    index = json.loads((local / "model.safetensors.index.json").read_text("utf-8"))
-    shards = set(index["weight_map"].values())
+INDEX = "model.safetensors.index.json"
+
+
+def in_shards(folder: Path, named: str) -> set[str]:
+    """The weights anew, in files that are not named "model-..." but `named`-..., as the index says."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    index = read_json(folder / INDEX)
+    places = {key: name.replace("model", named, 1) for key, name in index["weight_map"].items()}
+    for name in set(index["weight_map"].values()):
+        (folder / name).rename(folder / name.replace("model", named, 1))
+    write_json(folder / INDEX, index | {"weight_map": places})
+    return set(places.values())
+
+
+@pytest.mark.parametrize("named", ["model", "pytorch_model", "reward"])
+def test_sharded_weights_are_copied_completely(local: Path, tmp_path: Path, named: str) -> None:
+    shards = in_shards(local, named)
+    (local / "model-of-another.safetensors").write_bytes(b"is no part of it")
     assert len(shards) > 1
     logits = [verdict.logit for verdict in bring(local, tmp_path / "judge").compare(QUESTIONS)]
     shutil.rmtree(local)
     assert [verdict.logit for verdict in load_judge(tmp_path / "judge").compare(QUESTIONS)] == logits
+    assert {file.name for file in (tmp_path / "judge").glob("*.safetensors")} == shards
+
+
+@pytest.mark.parametrize("named", ["model", "reward"])
+def test_of_the_hub_the_shards_are_those_that_the_index_names(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    shards = in_shards(local, named)
+
+    def hub_folder(repo: str, revision: str, patterns: list[str]) -> Path:
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        for file in local.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in patterns):
+                shutil.copyfile(file, tmp_path / "cache" / file.name)
+        return tmp_path / "cache"
+
+    monkeypatch.setattr(sources, "hub_folder", hub_folder)
+    bring(Path("owner/name"), tmp_path / "judge", revision="0" * 40)
+    for folder in ("cache", "judge"):
+        assert {file.name for file in (tmp_path / folder).glob("*.safetensors")} == shards
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "part/one.safetensors"])
+def test_a_shard_that_lies_elsewhere_is_not_copied(local: Path, tmp_path: Path, name: str) -> None:
+    """Its copy would lie outside out/judge, where the name leads to."""
+    [*_, shard] = sorted(in_shards(local, "model"))
+    (local / name).parent.mkdir(exist_ok=True)
+    (local / shard).rename(local / name)
+    index = read_json(local / INDEX)
+    places = {key: name if file == shard else file for key, file in index["weight_map"].items()}
+    write_json(local / INDEX, index | {"weight_map": places})
+    with pytest.raises(UserError, match=rf"names '{name}', which is no file beside it; copy the model again"):
+        bring(local, tmp_path / "judge")
 
 
 SYSTEM = [{"role": "system", "content": "gold"}, {"role": "user", "content": "what"}]

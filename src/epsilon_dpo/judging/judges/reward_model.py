@@ -32,10 +32,9 @@ from epsilon_dpo.pipeline.stage.runtime import on_device
 
 Ids = tuple[int, ...]
 
-FILES = (
-    "config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja",
+BUT_WEIGHTS = (
+    "config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
 
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)  # a template is a program

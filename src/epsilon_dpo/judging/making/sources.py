@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from epsilon_dpo.data.tokens.positions import require_positions
-from epsilon_dpo.judging.judges import pairrm_folder, reward_model
+from epsilon_dpo.judging.judges import pairrm_folder, reward_model, sentiment
 from epsilon_dpo.judging.judges.interface import Judge, Question
 from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
 from epsilon_dpo.judging.judges.loading import judge_of
 from epsilon_dpo.judging.judges.reward_model import RewardModel
-from epsilon_dpo.judging.judges.sentiment import VOCABULARY, WEIGHTS
 from epsilon_dpo.judging.making.pairrm_training import Track, train
 from epsilon_dpo.judging.making.params import (
     AnyJudge,
@@ -29,6 +28,7 @@ from epsilon_dpo.judging.making.params import (
 )
 from epsilon_dpo.judging.making.sentiment_training import train_tfidf
 from epsilon_dpo.models.base.template import freeze
+from epsilon_dpo.models.base.weight_files import INDEX, WEIGHTS, weight_files
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.launch.processes import run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -77,7 +77,7 @@ def build(
         require_positions(judge.model.config, "judge.max_length", judge.max_length)
         template = _frozen_template(judge, folder)
     if folder != out:
-        _copy(folder, out, _files(params))
+        _copy(folder, out, _files(params, folder))
     if template is not None:
         (out / "chat_template.jinja").write_text(template, "utf-8")
     write_json(out / "judge.json", settings | {"model_sha256": _weights_digest(out)})
@@ -145,7 +145,7 @@ def _sentiment_into(out: Path, params: SentimentJudge, labelled: list[Row]) -> d
     return settings | {
         "origin": f"logistic regression on TF-IDF, trained on {texts:,} labelled texts",
         "model_sha256": hashlib.sha256(
-            "".join(digest(out / name) for name in (VOCABULARY, WEIGHTS)).encode()
+            "".join(digest(out / name) for name in (sentiment.VOCABULARY, sentiment.WEIGHTS)).encode()
         ).hexdigest(),
     }
 
@@ -153,7 +153,9 @@ def _sentiment_into(out: Path, params: SentimentJudge, labelled: list[Row]) -> d
 def _find(params: PretrainedJudge | RewardModelJudge) -> tuple[dict[str, Any], Path]:
     """judge.json but for the weights' hash, and the folder where the weights are; a local one is named without path."""
     if params.revision is not None:
-        folder = hub_folder(params.path, params.revision, list(_files(params)))
+        folder = hub_folder(params.path, params.revision, _files(params))
+        if (named := _files(params, folder)) != _files(params):  # shards, which the index names
+            folder = hub_folder(params.path, params.revision, named)
         origin = f"{params.path} at {params.revision}"
     else:
         folder, origin = Path(params.path), f"local folder {Path(params.path).name}"
@@ -166,8 +168,11 @@ def _find(params: PretrainedJudge | RewardModelJudge) -> tuple[dict[str, Any], P
     return params.model_dump(include=KEPT) | {"kind": kind, "origin": origin}, folder
 
 
-def _files(params: AnyJudge) -> tuple[str, ...]:
-    return pairrm_folder.FILES if isinstance(params, PretrainedJudge) else reward_model.FILES
+def _files(params: AnyJudge, folder: Path | None = None) -> list[str]:
+    """What is read of a judge, where it is there; of weights in shards those that the index in `folder` names."""
+    if isinstance(params, PretrainedJudge):
+        return [*pairrm_folder.FILES]
+    return [*reward_model.BUT_WEIGHTS, INDEX, *([WEIGHTS] if folder is None else weight_files(folder))]
 
 
 def _address(params: LLMJudge) -> dict[str, Any]:
@@ -182,20 +187,19 @@ def _address(params: LLMJudge) -> dict[str, Any]:
     }
 
 
-def _copy(folder: Path, out: Path, patterns: tuple[str, ...]) -> None:
+def _copy(folder: Path, out: Path, names: list[str]) -> None:
     """Copies, so that scoring needs out/judge and nothing else.
 
     Raises:
         UserError: a file is a link to one of another name: whoever made the folder would say what of this machine is
             copied, and sent along by `dvc push`. Weights were read as such, and a Hub cache has its files as blobs.
     """
-    for pattern in patterns:
-        for file in sorted(folder.glob(pattern)):
-            target = file.resolve()
-            cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
-            if not (target.name == file.name or file.suffix == ".safetensors" or cached):
-                raise UserError(f"{file} is a link to {target}, of another name; copy the file itself there.")
-            shutil.copyfile(file, out / file.name)
+    for file in (folder / name for name in names if (folder / name).exists()):
+        target = file.resolve()
+        cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+        if not (target.name == file.name or file.suffix == ".safetensors" or cached):
+            raise UserError(f"{file} is a link to {target}, of another name; copy the file itself there.")
+        shutil.copyfile(file, out / file.name)
 
 
 def _frozen_template(judge: RewardModel, folder: Path) -> str | None:

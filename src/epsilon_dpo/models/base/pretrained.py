@@ -3,7 +3,6 @@
 Only configurations, tokenizer files and safetensors are read: no pickle, no code of the repository.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from transformers import (
 from epsilon_dpo.models.base.gemma_template import END_OF_TURN, START_OF_TURN, TEMPLATE
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.models.base.template import faults, freeze
+from epsilon_dpo.models.base.weight_files import INDEX, WEIGHTS, weight_files
 from epsilon_dpo.pipeline.hub.download import hub_folder
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line, lacks_memory, memory_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.manifest import refuse_adapter_beside
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 UNUSED = re.compile(r"(?i)<.*(pad|reserved|unused).*>")
 BUT_WEIGHTS = ["*.json", "tokenizer.model", "chat_template.jinja"]
 
@@ -230,7 +228,7 @@ def _from_hub(path: str, revision: str, weights: bool) -> Path:
     if (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
         also.append("merges.txt")  # which an older BPE tokenizer consists of, too
     if weights:
-        also += (name for name in _weight_files(folder) if name != WEIGHTS)
+        also += (name for name in weight_files(folder) if name != WEIGHTS)
     return hub_folder(path, revision, [*wanted, *also]) if also else folder
 
 
@@ -249,7 +247,7 @@ def _folder(params: PretrainedModel, where: str) -> Path:
         raise UserError(f"{place} holds no config.json; it must hold a model as `save_pretrained` writes it.")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise UserError(f"{place} holds no tokenizer (tokenizer.json or tokenizer.model); put it beside config.json.")
-    missing = [name for name in _weight_files(folder) if not (folder / name).is_file()]
+    missing = [name for name in weight_files(folder) if not (folder / name).is_file()]
     if missing:
         remedy = "only safetensors are read, so convert other weights with `save_pretrained`"
         if params.revision is not None:
@@ -258,17 +256,6 @@ def _folder(params: PretrainedModel, where: str) -> Path:
             remedy = "copy the model again"
         raise UserError(f"{place} holds no {missing[0]}; {remedy}.")
     return folder
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """The safetensors that transformers reads: one file, or else the shards that an index names."""
-    index = folder / INDEX
-    if (folder / WEIGHTS).is_file() or not index.is_file():
-        return [WEIGHTS]
-    try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index} is no index of safetensors; copy the model again.") from None
 
 
 def _require_one_token(tokenizer: PreTrainedTokenizerBase, token: str, folder: Path, reason: str) -> None:
