@@ -39,8 +39,9 @@ def metrics_folder(out: Path, run: str) -> Path:
 
 def policy_paths(folder: Path) -> list[str]:
     """Where the policies of a run are below `folder`, out/<stage>/RUN: its snapshots by step, then the final one."""
-    snapshots = sorted(path.name for path in (folder / SNAPSHOTS).glob("*") if path.is_dir())
-    return [*(f"{SNAPSHOTS}/{name}" for name in snapshots), FINAL]
+    snapshots = [path.name for path in (folder / SNAPSHOTS).glob("*") if path.is_dir()]
+    by_step = sorted(snapshots, key=lambda name: (len(name), name))  # a millionth step has more than the six digits
+    return [*(f"{SNAPSHOTS}/{name}" for name in by_step), FINAL]
 
 
 def make_place(out: Path, place: str) -> Path:
