@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig
 
-from epsilon_dpo.sampling.answers.params import Logits, Sampler
+from epsilon_dpo.sampling.answers.params import Logits, Sample, Sampler
 from epsilon_dpo.sampling.answers.processors import ProcessedNoise
 from epsilon_dpo.sampling.decoding.decoding import decode
 from epsilon_dpo.sampling.decoding.noise import GumbelNoise
@@ -117,6 +117,22 @@ def test_what_vllm_does_in_another_order_is_refused() -> None:
         with pytest.raises(ValidationError, match="vLLM applies min_p before"):
             Sampler(**settings, logits=NEUTRAL | {"min_p": 0.1} | other)
         assert Sampler(**settings | {"backend": "transformers"}, logits=NEUTRAL | {"min_p": 0.1} | other)
+
+
+def test_several_answers_that_would_all_be_one_are_refused() -> None:
+    """Else the same answer is drawn and judged four times, and the best of four is no better than one."""
+    settings: dict[str, Any] = {"samples_per_prompt": 4, "temperature": 1.0, "max_new_tokens": 8, "batch_size": 4}
+    settings |= {"backend": "transformers", "stop": {"tokens": [], "strings": []}, "turns": "all", "max_prompts": None}
+    settings |= {"logits": NEUTRAL}
+    assert Sample(**settings)
+    for greedy, which in (
+        ({"temperature": 1.0e-9}, r"temperature 1\.0e-09"),
+        ({"logits": NEUTRAL | {"top_k": 1}}, r"logits\.top_k 1"),
+        ({"logits": NEUTRAL | {"min_p": 1.0}}, r"logits\.min_p 1\.0"),
+    ):
+        with pytest.raises(ValidationError, match=rf"greedy \({which}\), so that all 4 answers to a prompt are one"):
+            Sample(**settings | greedy)
+        assert Sample(**settings | greedy | {"samples_per_prompt": 1})
 
 
 def test_a_temperature_that_vllm_would_change_is_refused() -> None:

@@ -96,7 +96,7 @@ def test_candidates_that_would_all_be_one_answer_are_refused() -> None:
         ({"logits": alike}, r"logits\.min_p 1\.0"),
         ({"logits": {**alike, "top_k": 1}}, r"logits\.top_k 1 and logits\.min_p 1\.0"),
     ):
-        with pytest.raises(ValidationError, match=rf"greedy \({which}\), so that all answers .* are one; raise temp"):
+        with pytest.raises(ValidationError, match=rf"greedy \({which}\), so that all 4 answers .* are one; raise temp"):
             Candidates(**{**content, **greedy})
 
 

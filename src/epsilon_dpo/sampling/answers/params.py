@@ -41,6 +41,23 @@ class Sampler(Strict):
     backend: Literal["transformers", "vllm"]  # vllm: in an environment of its own, `make vllm`
 
     @model_validator(mode="after")
+    def _several_answers_to_a_prompt_can_differ(self) -> Self:
+        """Else the same one is drawn and judged again and again; the best of them is no better, and no pair comes of
+        them, which stage `pairs` would say after all are drawn and ranked."""
+        greedy = {
+            f"temperature {GREEDY:.1e}": self.temperature == GREEDY,
+            "logits.top_k 1": self.logits.top_k == 1,
+            "logits.min_p 1.0": self.logits.min_p == 1.0,  # no token but the likeliest is as likely as that
+        }
+        found = " and ".join(setting for setting, true in greedy.items() if true)
+        if found and self.samples_per_prompt > 1:
+            raise ValueError(
+                f"the answers are greedy ({found}), so that all {self.samples_per_prompt} answers to a prompt are one; "
+                "raise temperature or top_k, lower min_p, or (under sample) set samples_per_prompt to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _both_backends_cut_alike(self) -> Self:
         cuts = self.logits.in_use()
         if self.backend == "vllm" and "min_p" in cuts and {"top_k", "top_p"} & cuts.keys():
