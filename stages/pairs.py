@@ -7,7 +7,7 @@ from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.params import load
 
 with heavy_imports():
-    from epsilon_dpo.data.pairs.pairs import write_pairs
+    from epsilon_dpo.data.pairs.pairs import in_words, write_pairs
     from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 
 with run_stage("pairs") as stage:
@@ -25,6 +25,7 @@ with run_stage("pairs") as stage:
         f"left_out/{why}": n for why, n in left_out.items()
     }
     stage.tracker.log_metrics({f"pairs/{name}": float(count) for name, count in metrics.items()}, step=0)
-    stage.summary = f"{found['train']} training and {found['eval']} evaluation pairs ({found['source']})"
+    of = "" if found["source"] == "dataset" else " of the reference's answers"
+    stage.summary = f"{found['train']} training pairs{of} and {found['eval']} evaluation pairs of the dataset"
     if left_out:
-        stage.summary += "; left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        stage.summary += f"; left out: {in_words(left_out)}"

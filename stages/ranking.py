@@ -6,7 +6,7 @@ from pathlib import Path
 from epsilon_dpo.pipeline.stage.execution import run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_jsonl
 from epsilon_dpo.pipeline.stage.params import load
-from epsilon_dpo.sampling.on_policy.on_policy import distinct_answers
+from epsilon_dpo.sampling.on_policy.on_policy import IN_WORDS, distinct_answers
 from epsilon_dpo.sampling.on_policy.params_ranking import RankingView
 
 with run_stage("ranking") as stage:
@@ -27,4 +27,5 @@ with run_stage("ranking") as stage:
     stage.tracker.log_metrics(metrics)
     stage.summary = f"{sum(len(row['answers']) for row in rows)} different answers to {len(rows)} prompts"
     if any(left_out.values()):
-        stage.summary += "; left out: " + ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+        said = (f"{count} {IN_WORDS[what]}" for what, count in left_out.items() if count)
+        stage.summary += f"; left out: {', '.join(said)}"

@@ -201,7 +201,7 @@ def test_candidates_that_the_judge_refused_have_no_score_and_are_counted(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = [(0, "A", "stop"), (0, "B", "stop"), (0, "C", "stop"), (0, "A", "stop"), (0, "D", "length")]
-    answers += [(1, "A", "stop"), (1, "B", "stop")]
+    answers += [(1, "A", "stop"), (1, "B", "stop"), (2, "A", "stop")]
     rows = [
         {"row_id": f"train/{n}", "prompt": prompt(n), "response": response, "finish_reason": reason}
         for n, response, reason in answers
@@ -218,10 +218,11 @@ def test_candidates_that_the_judge_refused_have_no_score_and_are_counted(
         "left_out/empty": 0.0,
         "left_out/cut": 1.0,
         "left_out/repeated": 1.0,
-        "left_out/prompts_without_two": 0.0,
+        "left_out/prompts_without_two": 1.0,
     }
     assert Recorder.logged == left_out | {"refused_answers": 3.0, "judge/usd": 0.25}
-    assert capsys.readouterr().out.endswith("5 different answers to 2 prompts; left out: 1 cut, 1 repeated\n")
+    said = "5 different answers to 2 prompts; left out: 1 answers cut at max_new_tokens, 1 repeated answers, 1 prompts "
+    assert capsys.readouterr().out.endswith(f"{said}without two such answers\n")
 
 
 def test_the_report_tells_who_scored_from_who_gave_the_margins(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from untracked import run_untracked
 
+from epsilon_dpo.data.pairs import on_policy_contract
+from epsilon_dpo.data.pairs.pairs import IN_WORDS
 from epsilon_dpo.models.base.embedded import train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
@@ -92,6 +94,7 @@ def test_kept_pairs_go_on_and_dropped_ones_are_named(project: Path, capsys: pyte
     assert read_json(out / "validation.json")["splits"]["train"]["dropped"] == 1
 
     run("pairs")
+    assert capsys.readouterr().out.endswith("4 training pairs and 3 evaluation pairs of the dataset\n")
     counts = {"source": "dataset", "train": 4, "eval": 3, "left_out": {}}
     assert read_json(project / "out" / "pairs" / "pairs.json") == counts
     for split, count in (("train", 4), ("eval", 3)):
@@ -146,7 +149,7 @@ def test_on_policy_pairs_replace_the_training_pairs_alone(project: Path) -> None
     assert texts[0]["chosen"][0]["content"] == "Good question!" and texts[0]["chosen_score"] == 2.0
     assert len(read_jsonl(project / "out" / "pairs" / "eval.jsonl")) == 3
     set_on_policy(project, "best_worst", [close])
-    with pytest.raises(SystemExit, match=r"gives a pair \(left out: {'below_min_margin': 1}\); lower pairs"):
+    with pytest.raises(SystemExit, match=r"gives a pair \(left out: 1 closer than pairs\.min_margin\); lower pairs"):
         run("pairs")
 
 
@@ -158,7 +161,7 @@ def test_where_no_pair_is_left_the_remedy_is_that_of_the_most_frequent_reason(pr
     cut = {"answers": [long + "Good", long + "What"], "scores": [0.0, 1.0]}
     spelt = {"answers": ["Good<end_of_turn>", "No."], "scores": [1.0, 0.0]}
     for ranked, remedy in (
-        ([], r"\{\}\); raise candidates\.temperature, or candidates\.max_new_tokens"),
+        ([], r"\(left out: none\); raise candidates\.temperature, or candidates\.max_new_tokens"),
         ([tied, tied, close], r"; raise candidates\.temperature\.$"),
         ([tied, close, close], r"; lower pairs\.min_margin = 0\.5\.$"),
         ([refused, tied], "; take another judge"),
@@ -168,6 +171,16 @@ def test_where_no_pair_is_left_the_remedy_is_that_of_the_most_frequent_reason(pr
         set_on_policy(project, "best_worst", ranked)
         with pytest.raises(SystemExit, match=remedy):
             run("pairs")
+
+
+def test_each_reason_to_leave_out_a_pair_is_told_in_words() -> None:
+    facts = {"lost_text": "", "bos_errors": 0, "continues_prompt": True, "ends_with_stop": True}
+    faults = {"lost_text": "x", "bos_errors": 1, "continues_prompt": False, "ends_with_stop": False}
+    facts, faults = facts | {"same_answer_ids": False}, faults | {"same_answer_ids": True}
+    pair = {side: [{"role": "assistant", "content": f"{side}</s>"}] for side in ("chosen", "rejected")}
+    broken = {on_policy_contract._broken(pair, [], facts | {name: fault}) for name, fault in faults.items()}
+    spelt = on_policy_contract._broken(pair, ["</s>"], facts)
+    assert {*broken, spelt, "tied", "below_min_margin", "refused"} == set(IN_WORDS)
 
 
 def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
@@ -197,7 +210,10 @@ def test_on_policy_pairs_that_teach_nothing_are_left_out_and_counted(
     counts = {"source": "on_policy", "train": 7, "eval": 3, "left_out": left_out, "cut_answers": 1}
     assert read_json(out / "pairs.json") == counts
     said = capsys.readouterr().out
-    assert "7 training and 3 evaluation pairs (on_policy); left out: 1 tied, 1 sides_differ_after_trunc" in said
+    assert said.endswith(
+        "7 training pairs of the reference's answers and 3 evaluation pairs of the dataset; left out: 1 with equal "
+        "scores, 1 equal up to tokens.max_length, 1 with the text of a special token\n"
+    )
 
 
 @pytest.mark.slow

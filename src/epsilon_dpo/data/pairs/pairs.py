@@ -19,6 +19,19 @@ from epsilon_dpo.pipeline.stage.files import JsonlFile, Row, count_lines, read_j
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# The reasons of dropped.jsonl as a reader is told them, after the number of pairs.
+IN_WORDS = {
+    "tied": "with equal scores",
+    "below_min_margin": "closer than pairs.min_margin",
+    "refused": "answers that the judge refused to compare",
+    "no_special_tokens_in_text": "with the text of a special token",
+    "text_survives_template": "changed by the chat template",
+    "one_bos": "with a misplaced BOS",
+    "prompt_ids_are_prefix": "with a token across prompt and answer",
+    "stop_token_ends_answer": "without one stop token at the end",
+    "sides_differ_after_truncation": "equal up to tokens.max_length",
+}
+
 
 def write_pairs(
     config: DatasetPairs | OnPolicyPairs,
@@ -74,9 +87,14 @@ def _on_policy(
     if not fit:
         raise UserError(
             f"None of {len(ranked)} prompts with two different answers of the reference gives a pair (left out: "
-            f"{left_out}); {_remedy(left_out, config.min_margin)}."
+            f"{in_words(left_out)}); {_remedy(left_out, config.min_margin)}."
         )
     return {"left_out": left_out, "cut_answers": cut}
+
+
+def in_words(left_out: dict[str, int]) -> str:
+    """How many pairs were left out and why, for a line or a sentence."""
+    return ", ".join(f"{count} {IN_WORDS[reason]}" for reason, count in left_out.items()) or "none"
 
 
 def _remedy(left_out: dict[str, int], min_margin: float) -> str:

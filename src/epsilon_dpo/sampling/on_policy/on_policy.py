@@ -9,6 +9,14 @@ The judge that ranks here should not be the only one that scores: a policy is th
 
 from epsilon_dpo.pipeline.stage.files import Row
 
+# What is left out as a reader is told it, after its number.
+IN_WORDS = {
+    "empty": "empty answers",
+    "cut": "answers cut at max_new_tokens",
+    "repeated": "repeated answers",
+    "prompts_without_two": "prompts without two such answers",
+}
+
 
 def one_row_per_prompt(rows: list[Row], prompt_ids: list[str], limit: int | None) -> list[Row]:
     """The first row of each prompt; of at most `limit` prompts, those with the smallest id.
