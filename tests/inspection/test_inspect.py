@@ -138,8 +138,8 @@ def test_a_file_is_recognised_by_its_first_rows_without_reading_the_others(
 
 def test_the_shares_of_what_is_too_long_are_said(project: Path, capsys: pytest.CaptureFixture) -> None:
     """Of ten pairs one prompt, two chosen answers and one rejected one have 300 words, each a token or more, and no
-    other text has 64 bytes. With the long prompt both of its answers are cut: five of twenty. The judge, which
-    cuts each text by itself, cuts that prompt and three of twenty answers."""
+    other text has 64 bytes. The long prompt's row is dropped, and of the others' 18 answers three are cut. The judge,
+    which cuts each text by itself, cuts that prompt and three of twenty answers."""
     long = " ".join(["moss"] * 300)
     content = [{"prompt": f"Number {n}?", "chosen": f"Yes, {n}.", "rejected": f"No, {n}."} for n in range(10)]
     content[0]["prompt"] = content[1]["chosen"] = content[2]["chosen"] = content[3]["rejected"] = long
@@ -147,10 +147,20 @@ def test_the_shares_of_what_is_too_long_are_said(project: Path, capsys: pytest.C
     main(["inspect", "data/mine.jsonl"])
     said = capsys.readouterr().out
     assert (
-        "  max_prompt_length: 64, max_length: 160: 10.0% of the prompts do not fit, 25.0% of the answers are cut\n"
-        "  sample.max_new_tokens: 64: 20.0% of the chosen answers are longer than a policy's may be\n"
+        "  max_prompt_length: 64, max_length: 160: 10.0% of the prompts do not fit, 16.7% of the kept answers are cut\n"
+        "  sample.max_new_tokens: 64: 22.2% of the kept chosen answers are longer than a policy's may be\n"
     ) in said
     assert "The judge, trained on these pairs, cuts 10.0% of the prompts and 15.0% of the answers\n" in said
+
+
+def test_where_no_row_is_kept_no_answer_is_counted(project: Path, capsys: pytest.CaptureFixture) -> None:
+    long = "moss " * 300
+    content = [{"prompt": f"Number {n}? {long}", "chosen": long, "rejected": "No."} for n in range(3)]
+    (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+    main(["inspect", "data/mine.jsonl"])
+    said = capsys.readouterr().out
+    assert "100.0% of the prompts do not fit, none of the kept answers are cut\n" in said
+    assert ": none of the kept chosen answers are longer than a policy's may be\n" in said
 
 
 def test_how_much_of_a_long_answer_is_cut_is_said(project: Path, capsys: pytest.CaptureFixture) -> None:

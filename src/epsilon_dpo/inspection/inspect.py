@@ -212,23 +212,23 @@ def _lengths(found: Measured, params: ParamsFile) -> str:
     for name in LENGTHS:
         points = np.percentile([row[name] for row in found.lengths], [50, 90, 99, 100], method="higher")
         lines.append(f"  {name.removesuffix('_tokens'):<18}" + "".join(f"{value:>8,}" for value in points))
-    prompts = [row["prompt_tokens"] > tokens.max_prompt_length for row in found.lengths]
-    answers = [
-        row["prompt_tokens"] + row[side] > tokens.max_length
-        for row in found.lengths
-        for side in ("chosen_tokens", "rejected_tokens")
-    ]
-    longer = [row["chosen_tokens"] > params.sample.max_new_tokens for row in found.lengths]
-    too_long, cut, not_sampled = (sum(values) / len(values) for values in (prompts, answers, longer))
+    too_long = sum(row["prompt_tokens"] > tokens.max_prompt_length for row in found.lengths)
+    cut = sum(row["cut_answers"] for row in found.kept)
+    longer = sum(row["chosen_tokens"] > params.sample.max_new_tokens for row in found.kept)
     lines.append(
         f"  max_prompt_length: {tokens.max_prompt_length}, max_length: {tokens.max_length}: "
-        f"{too_long:.1%} of the prompts do not fit, {cut:.1%} of the answers are cut"
+        f"{_share(too_long, len(found.lengths))} of the prompts do not fit, "
+        f"{_share(cut, 2 * len(found.kept))} of the kept answers are cut"
     )
     lines.append(
         f"  sample.max_new_tokens: {params.sample.max_new_tokens}: "
-        f"{not_sampled:.1%} of the chosen answers are longer than a policy's may be"
+        f"{_share(longer, len(found.kept))} of the kept chosen answers are longer than a policy's may be"
     )
     return "\n".join(lines)
+
+
+def _share(some: int, of: int) -> str:
+    return f"{some / of:.1%}" if of else "none"  # of nothing there is no share
 
 
 def _read_by_judge(found: Judged, params: ParamsFile) -> str:

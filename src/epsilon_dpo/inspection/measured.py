@@ -26,11 +26,14 @@ class Measured:
             `reason` (why that one does).
         pairs: rows that can be rendered, prompt explicit, too long ones included.
         lengths: of each of `pairs`, LENGTHS, in tokens; answers with their stop token, not cut.
+        kept: `token_facts` of those of `pairs` that meet every expectation; of no other does the contract count answers
+            that are cut.
     """
 
     broken: list[dict[str, Any]]
     pairs: list[Row]
     lengths: list[dict[str, int]]
+    kept: list[Row]
 
 
 def measure(rows: list[Row], tokenizer: "PreTrainedTokenizerBase", tokens: Tokens, contract: Validate) -> Measured:
@@ -48,11 +51,13 @@ def measure(rows: list[Row], tokenizer: "PreTrainedTokenizerBase", tokens: Token
     lost = ledger.judge_rows("train", dialogues, BEFORE_TOKENISATION, list(dialogues[0]))
     pairs = [split_prompt(row) for row in rows if row["id"] not in lost]
     facts: list[Row] = []
+    kept: list[Row] = []
     if pairs:
         bos = BosRule(tokenizer)
         facts = [token_facts(pair, tokenizer, bos, tokens) for pair in pairs]
-        ledger.judge_rows("train", facts, AFTER_TOKENISATION, list(facts[0]))
-    return Measured(_broken(ledger, dropped), pairs, [{name: row[name] for name in LENGTHS} for row in facts])
+        lost = ledger.judge_rows("train", facts, AFTER_TOKENISATION, list(facts[0]))
+        kept = [row for row in facts if row["id"] not in lost]
+    return Measured(_broken(ledger, dropped), pairs, [{name: row[name] for name in LENGTHS} for row in facts], kept)
 
 
 def _broken(ledger: Ledger, dropped: list[Row]) -> list[dict[str, Any]]:
