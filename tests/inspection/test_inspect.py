@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from epsilon_dpo.check.params_file import load_file
 from epsilon_dpo.cli import main
 from epsilon_dpo.data.sources.formats import DataFile, rows_of
+from epsilon_dpo.data.sources.params import DatasetSource
 from epsilon_dpo.data.sources.published import FIRST_ROWS, read_dataset
 from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.inspection.blocks import eval_share, fitting_tokens, raised
@@ -99,6 +100,63 @@ def test_a_split_of_the_data_is_used_to_evaluate(project: Path, capsys: pytest.C
     main(["inspect", "data/mine", "--split", "test[:50%]", *COLUMNS])
     fetch = pasted(capsys.readouterr().out)["fetch"]
     assert (fetch["train_split"], fetch["eval_split"]) == ("test[:50%]", None), "not the rows that are trained on"
+
+
+TIED = {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "score_chosen": 1, "score_rejected": 1}
+UNANSWERED = "data/mine/test.jsonl has no shape of preference data that is known here; it has prompt (text). "
+
+
+@pytest.mark.parametrize(
+    ("held_out", "sentence"),
+    [
+        ({"prompt": "Why?"}, UNANSWERED),
+        (
+            {"prompt": "Why?", "completion": "So.", "label": True},
+            "data/mine/test.jsonl reads as unpaired, but data/mine/",
+        ),
+        (TIED, "No row of the split test of data/mine makes a pair; the first, test/1: both answers"),
+        (
+            {"prompt": "Why?", "chosen": 1, "rejected": 2},
+            "data/mine/test.jsonl has no shape of preference data that is",
+        ),
+    ],
+    ids=["no answers", "another shape", "no pair", "no texts"],
+)
+def test_a_split_that_cannot_be_evaluated_on_is_left_out_by_name(
+    project: Path, capsys: pytest.CaptureFixture, held_out: dict, sentence: str
+) -> None:
+    """A share of the training prompts is set aside instead, and what is pasted is read by stage fetch."""
+    (project / "data/mine").mkdir()
+    content = [{"prompt": row["question"], "chosen": row["good"], "rejected": row["bad"]} for row in rows(90)]
+    for split, some in (("train", content), ("test", [held_out] * 5)):
+        (project / f"data/mine/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), "utf-8")
+    main(["inspect", "data/mine"])
+    said = capsys.readouterr().out
+    assert "90 rows read, 90 pairs" in said and "splits   train (1 file), test (1 file); read: train\n" in said
+    assert f"\n  left out test, at which stage fetch would stop: {sentence}" in said
+    fetch = pasted(said)["fetch"]
+    assert (fetch["train_split"], fetch["eval_split"], fetch["eval_share"]) == ("train", None, 0.5)
+    dataset = read_dataset(DatasetSource(**fetch), 1, project / "scratch")
+    assert len(dataset.train) + len(dataset.eval) == 90
+
+    (project / "data/mine/validation.jsonl").write_text(json.dumps(content[0]) + "\n", "utf-8")
+    main(["inspect", "data/mine"])
+    said = capsys.readouterr().out
+    assert "\n  left out test, at which" in said and pasted(said)["fetch"]["eval_split"] == "validation", "the next one"
+
+
+def test_a_split_to_train_on_that_cannot_be_read_stops(project: Path) -> None:
+    """Whatever there is to evaluate on."""
+    (project / "data/mine").mkdir()
+    pair = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+    (project / "data/mine/test.jsonl").write_text(json.dumps(pair) + "\n", "utf-8")
+    (project / "data/mine/train.jsonl").write_text(json.dumps(TIED) + "\n", "utf-8")
+    with pytest.raises(SystemExit, match="No row of the split train of data/mine makes a pair; the first, train/1: "):
+        main(["inspect", "data/mine"])
+    content = [pair] * 30 + [pair | {"images": ["a.png"]}]
+    (project / "data/mine/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+    with pytest.raises(SystemExit, match=r"ERROR: data/mine/train\.jsonl, row 31: has images, which is not supported"):
+        main(["inspect", "data/mine"])
 
 
 def test_of_many_splits_those_of_preferences_are_read(project: Path, capsys: pytest.CaptureFixture) -> None:
@@ -195,15 +253,17 @@ def test_how_much_of_a_long_answer_is_cut_is_said(project: Path, capsys: pytest.
         (["data/mine.jsonl", "--split", "train[:2]+train[1:]", *COLUMNS], "reads rows of the split train twice"),
         (["org/name"], "a dataset on the Hub, owner/name, needs its revision"),
         (["data/../mine.jsonl"], "is not below data/, the folder that DVC watches"),
-        (["data/tied.jsonl"], "No row of data/tied.jsonl makes a pair; the first, tied/1: both answers"),
+        (
+            ["data/tied.jsonl"],
+            "No row of the split train of data/tied.jsonl makes a pair; the first, tied/1: both answers",
+        ),
         (["data/digits.jsonl"], "data/digits.jsonl, row 1 has a number of thousands of digits"),
         (["data/damaged.parquet", "--split", "train[:50%]"], "is no parquet file, or it is cut off or damaged"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(project: Path, arguments: list[str], sentence: str) -> None:
     (project / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(3)), "utf-8")
-    tied = {"prompt": "a", "chosen": "c", "rejected": "b", "score_chosen": 1, "score_rejected": 1}
-    (project / "data/tied.jsonl").write_text(f"{json.dumps(tied)}\n" * 2, "utf-8")
+    (project / "data/tied.jsonl").write_text(f"{json.dumps(TIED)}\n" * 2, "utf-8")
     (project / "data/digits.jsonl").write_text('{"prompt": ' + "9" * 5000 + "}\n", "utf-8")
     (project / "data/damaged.parquet").write_bytes(b"PAR1" + b"x" * 100)
     with pytest.raises(SystemExit) as ended:

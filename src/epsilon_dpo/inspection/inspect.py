@@ -47,14 +47,13 @@ def inspected(asked: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         source = _source(asked)
         place = locate(source, Path(scratch) / "place")
-        source = _with_splits(source, place, asked.split)
-        reading, unread = _reading(place, source)
-        dataset = read_any(source, params.seed, Path(scratch) / "rows")
-        if not dataset.train and not dataset.eval:
-            first = next(iter(dataset.dropped or []), {"id": "none", "detail": "there is none"})
-            raise UserError(f"No row of {place.shown} makes a pair; the first, {first['id']}: {first['detail']}.")
+        sources = _with_splits(source, place, asked.split)
+        reading, unread = _reading(place, sources[0])
+        source, dataset, left_out = _first_that_fetch_reads(sources, params.seed, Path(scratch) / "rows")
+        if not dataset.train and (source.eval_split or not dataset.eval):
+            raise UserError(_no_pair(dataset, source.train_split, place.shown))
         parts = [
-            _described(place, reading, unread, dataset),
+            "\n".join([_described(place, reading, unread, dataset), *left_out]),
             *_sample(dataset, params, asked.rows, _read_by(source, dataset)),
         ]
     return "\n\n".join(parts)
@@ -85,8 +84,8 @@ def _source(asked: argparse.Namespace) -> DatasetSource:
         raise UserError(f"{key}: {problem['msg'].removeprefix('Value error, ')}.") from None
 
 
-def _with_splits(source: DatasetSource, place: Place, wanted: str | None) -> DatasetSource:
-    """The split to train on, and the one to evaluate on if the data has one."""
+def _with_splits(source: DatasetSource, place: Place, wanted: str | None) -> list[DatasetSource]:
+    """`source` with the split to train on, and with each to evaluate on that the data has; the last with none."""
     train = wanted or next((name for name in TRAINING if name in place.splits), None)
     if train is None:
         if len(place.splits) > 1:
@@ -94,9 +93,39 @@ def _with_splits(source: DatasetSource, place: Place, wanted: str | None) -> Dat
                 f"{place.shown} has the splits {', '.join(sorted(place.splits))}; say with --split which to train on."
             )
         train = next(iter(place.splits))
-    held_out = next((name for name in HELD_OUT if name in place.splits and name not in split_names(train)), None)
-    chosen = {"train_split": train, "eval_split": held_out, "eval_share": None if held_out else 0.5}
-    return source.model_copy(update=chosen)
+    held_out = [name for name in HELD_OUT if name in place.splits and name not in split_names(train)]
+    alone = source.model_copy(update={"train_split": train, "eval_split": None, "eval_share": 0.5})
+    return [*(alone.model_copy(update={"eval_split": name, "eval_share": None}) for name in held_out), alone]
+
+
+def _first_that_fetch_reads(
+    sources: list[DatasetSource], seed: int, scratch: Path
+) -> tuple[DatasetSource, Dataset, list[str]]:
+    """The first of `sources` whose split to evaluate on stage fetch would not stop at, its pairs, and a line for each
+    split before it: many a published `test` has no answers, or none that are labelled.
+
+    Raises:
+        UserError: the split to train on cannot be read.
+    """
+    left_out: list[str] = []
+    for source in sources[:-1]:
+        assert source.eval_split is not None
+        try:
+            dataset = read_any(source, seed, scratch)
+            if dataset.eval:
+                return source, dataset, left_out
+            why = _no_pair(dataset, source.eval_split, source.path)
+        except UserError as error:
+            why = str(error)
+        left_out.append(f"  left out {source.eval_split}, at which stage fetch would stop: {why}")
+    return sources[-1], read_any(sources[-1], seed, scratch), left_out
+
+
+def _no_pair(dataset: Dataset, split: str, shown: str) -> str:
+    """A sentence for a split of which every row was dropped, if it has any."""
+    of_split = (entry for entry in dataset.dropped or [] if entry["split"] == split)
+    first = next(of_split, {"id": "none", "detail": "there is none"})
+    return f"No row of the split {split} of {shown} makes a pair; the first, {first['id']}: {first['detail']}."
 
 
 def _reading(place: Place, source: DatasetSource) -> tuple[Reading, list[str]]:
