@@ -14,7 +14,7 @@ from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract,
 
 from epsilon_dpo.data.contract.contract import metrics, validate_files
 from epsilon_dpo.data.contract.defects import Defects
-from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION
+from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, split_expectations
 from epsilon_dpo.data.contract.gx import evaluate
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.page import page
@@ -167,8 +167,8 @@ def test_an_evaluation_prompt_on_the_rejected_side_alone_is_found_too(make_token
             r"validate\.min_train_pairs is broken by the split train: it keeps 4 rows, fewer than 5",
         ),
         ({"min_eval_pairs": 4}, r"validate\.min_eval_pairs is broken by the split eval: it keeps 3 rows, fewer than 4"),
-        ({"max_dropped_share": 0.19}, r"the split train: 20\.00% of its rows are dropped, more than 19\.00%"),
-        ({"max_truncated_share": 0.1}, r"the split train: 12\.50% of its answers are cut .*, more than 10\.00%"),
+        ({"max_dropped_share": 0.19}, r"split train: 1 \(20\.00%\) of its 5 rows are dropped, more than 19\.00%"),
+        ({"max_truncated_share": 0.1}, r"split train: 1 \(12\.50%\) of its 8 answers are cut .*, more than 10\.00%"),
     ],
 )
 def test_a_split_outside_its_limits_stops(make_tokenizer: MakeTokenizer, limits: Row, sentence: str) -> None:
@@ -180,6 +180,23 @@ def test_a_split_outside_its_limits_stops(make_tokenizer: MakeTokenizer, limits:
         validate(rows, make_tokenizer(), TOKENS, contract(**limits))
 
 
+@pytest.mark.parametrize(
+    ("limit", "some", "of", "sentence"),
+    [
+        (0.1, 3001, 30_000, "3,001 (10.003%) of its 30,000 rows are dropped, more than 10.00%"),
+        (0.1, 300, 2999, "300 (10.003%) of its 2,999 rows are dropped, more than 10.00%"),
+        (0.1, 400_004, 4_000_000, "400,004 (10.0001%) of its 4,000,000 rows are dropped, more than 10.00%"),
+        (0.00125, 14, 10_000, "14 (0.14%) of its 10,000 rows are dropped, more than 0.125%"),
+        (0.29, 30, 100, "30 (30.00%) of its 100 rows are dropped, more than 29.00%"),
+        (1 / 3, 34, 100, "34 (34.00%) of its 100 rows are dropped, more than 33.33333333333333%"),
+        (0.0, 1, 300_000, "1 (0.0003%) of its 300,000 rows are dropped, more than 0.00%"),
+    ],
+)
+def test_a_share_just_above_its_limit_reads_as_more(limit: float, some: int, of: int, sentence: str) -> None:
+    _, dropped, _ = split_expectations("train", contract(max_dropped_share=limit), 160)
+    assert dropped.sentence(some / of, of) == sentence
+
+
 def test_too_many_dropped_rows_are_told_by_expectation_and_example(make_tokenizer: MakeTokenizer) -> None:
     """Nothing is left of the rows then, so the sentence must say which they were and why."""
     long = [row("What is a whale? " * 20) | {"id": f"long/{n}"} for n in range(3)]
@@ -187,7 +204,7 @@ def test_too_many_dropped_rows_are_told_by_expectation_and_example(make_tokenize
     with pytest.raises(UserError) as stop:
         validate(rows, make_tokenizer(), TOKENS, contract(max_dropped_share=0.1))
     assert re.fullmatch(
-        r"validate\.max_dropped_share is broken by the split train: 50\.00% of its rows are dropped, more than "
+        r"validate\.max_dropped_share is broken by the split train: 4 \(50\.00%\) of its 8 rows are dropped, more than "
         r"10\.00%; fix the most frequent cause, or raise validate\.max_dropped_share in params\.yaml\. Of the 8 rows "
         r"of the split train 3 fail prompt_fits \(the first, long/0: the prompt has \d+ tokens, "
         r"tokens\.max_prompt_length is 40\), 1 fail sides_differ \(the first: bad\); for prompt_fits, raise "
@@ -220,7 +237,7 @@ def test_the_length_that_is_advised_cuts_few_enough_answers(make_tokenizer: Make
     advised = int(re.findall(r"max_length to (\d+)", str(stop.value))[0])
     for length, kept in ((advised - 1, False), (advised, True)):
         tokens = Tokens(max_prompt_length=40, max_length=length)
-        with nullcontext() if kept else pytest.raises(UserError, match=r"25\.00% of its answers are cut"):
+        with nullcontext() if kept else pytest.raises(UserError, match=r"2 \(25\.00%\) of its 8 answers are cut"):
             validate(rows, make_tokenizer(), tokens, contract(max_truncated_share=0.2))
 
 

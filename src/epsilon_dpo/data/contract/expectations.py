@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import great_expectations.expectations as gxe
@@ -165,7 +167,7 @@ class SplitExpectation:
     Attributes:
         name: its key in params.yaml below `validate`.
         column: what it is about: "dropped" (1 or 0) of all rows, or "truncated_share" of those kept.
-        sentence: error message, given the observed value.
+        sentence: error message, given the observed value and how many rows it is of.
         remedy: what to do about it.
     """
 
@@ -173,7 +175,7 @@ class SplitExpectation:
     meaning: str
     column: str
     build: gxe.Expectation
-    sentence: Callable[[float], str]
+    sentence: Callable[[float, int], str]
     remedy: str
 
 
@@ -191,23 +193,47 @@ def split_expectations(split: str, contract: Validate, length: int) -> list[Spli
             f"at least {least:,} rows are kept",
             "truncated_share",
             gxe.ExpectTableRowCountToBeBetween(min_value=least),
-            lambda seen: f"it keeps {seen:,.0f} rows, fewer than {least:,}",
+            lambda seen, rows: f"it keeps {seen:,.0f} rows, fewer than {least:,}",
             f"fetch or keep more rows, or lower validate.{key} in params.yaml",
         ),
         SplitExpectation(
             "max_dropped_share",
-            f"at most {dropped:.2%} of the rows are dropped",
+            f"at most {_in_full(dropped)} of the rows are dropped",
             "dropped",
             gxe.ExpectColumnMeanToBeBetween(column="dropped", max_value=dropped),
-            lambda seen: f"{seen:.2%} of its rows are dropped, more than {dropped:.2%}",
+            lambda seen, rows: f"{_more(seen, rows, dropped)} rows are dropped, more than {_in_full(dropped)}",
             "fix the most frequent cause, or raise validate.max_dropped_share in params.yaml",
         ),
         SplitExpectation(
             "max_truncated_share",
-            f"at most {cut:.2%} of the kept answers are cut at tokens.max_length",
+            f"at most {_in_full(cut)} of the kept answers are cut at tokens.max_length",
             "truncated_share",
             gxe.ExpectColumnMeanToBeBetween(column="truncated_share", max_value=cut),
-            lambda seen: f"{seen:.2%} of its answers are cut at tokens.max_length, more than {cut:.2%}",
+            lambda seen, rows: (
+                f"{_more(seen, 2 * rows, cut)} answers are cut at tokens.max_length, more than {_in_full(cut)}"
+            ),
             f"raise tokens.max_length to {length:,} or more, or validate.max_truncated_share, in params.yaml",
         ),
     ]
+
+
+def _in_full(limit: float) -> str:
+    exact = _exact(limit)
+    return _percent(limit, lambda rounded: rounded == exact)
+
+
+def _more(share: float, of: int, limit: float) -> str:
+    """A share above its limit, as a count and in per cent: "301 (10.03%) of its 3,000"."""
+    exact = _exact(limit)
+    return f"{round(share * of):,} ({_percent(share, lambda rounded: rounded > exact)}) of its {of:,}"
+
+
+def _percent(share: float, is_enough: Callable[[Decimal], bool]) -> str:
+    """`share` with two decimals, or with as many more as make `is_enough` of what is then read true."""
+    exact = _exact(share)
+    digits = next(digits for digits in count(2) if is_enough(round(exact, digits + 2)))
+    return f"{exact:.{digits}%}"
+
+
+def _exact(share: float) -> Decimal:
+    return Decimal(str(share))  # as it is written: 100 times 0.29 as a float is less than 29

@@ -108,7 +108,7 @@ class Ledger:
             empty = len(values) == 0 and expectation.name.startswith("max_")  # there is no share of nothing
             if not finding.success and not empty:
                 assert finding.observed is not None
-                what = f"{expectation.sentence(finding.observed)}; {expectation.remedy}"
+                what = f"{expectation.sentence(finding.observed, len(values))}; {expectation.remedy}"
                 self.stops.append(f"validate.{expectation.name} is broken by the split {split}: {what}.")
                 few |= expectation.name != "max_truncated_share"
         if few and dropped.any():
