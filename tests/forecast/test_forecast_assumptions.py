@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,11 @@ from typing import Literal
 import pytest
 import torch
 from forecast_sizes import SIZES
-from transformers import AutoConfig, BloomConfig, DebertaV2Config, LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, BloomConfig, DebertaV2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from epsilon_dpo.check.params_file import ParamsFile, load_file
 from epsilon_dpo.cli import main
+from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
 from epsilon_dpo.forecast import judges
 from epsilon_dpo.forecast.architecture import Sizes, model_of, sizes_of
 from epsilon_dpo.forecast.flops import flops
@@ -25,15 +27,17 @@ from epsilon_dpo.forecast.memory import Memory, unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs, hours
 from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, body_pass, passes, reading, sft_step
 from epsilon_dpo.forecast.table import table
-from epsilon_dpo.forecast.trainings import Given, given, of_align, of_sft, policies_of
+from epsilon_dpo.forecast.trainings import Given, given, merged_copy, of_align, of_sft, policies_of
 from epsilon_dpo.judging.judges import pairrm_forward
 from epsilon_dpo.judging.judges.pairrm import PairRM
 from epsilon_dpo.judging.making.params import RewardModelJudge, TrainedJudge
 from epsilon_dpo.judging.making.small_pairrm import small_config, small_tokenizer
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.params import PretrainedModel
+from epsilon_dpo.models.policy.folder import merged_policy, save_policy
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_json, write_jsonl
+from epsilon_dpo.training.loop.adapters import start_from
 from epsilon_dpo.training.loop.params import LoRA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,6 +255,46 @@ def test_disk_of_policies_and_of_checkpoints(lora: LoRA | None, trained: int) ->
     assert (fixed.runs, moving.runs) == (["kept", "last"], ["moves"])
     assert fixed.disk == Disk(out=4 * 4 * trained, scratch=3 * (4 + 8) * trained)
     assert moving.disk == Disk(out=4 * trained, scratch=3 * (4 + 8 + 4) * trained)
+
+
+def test_disk_of_an_adapter_that_is_merged_for_another_program() -> None:
+    """22,688 parameters in float32, beside checkpoints of 256: for QLoRA on an SFT adapter one copy a process, for vLLM
+    one at a time. Of a full model there is none, nor where the adapter is merged in memory."""
+    qlora = ADAPTER.model_copy(update={"quantise": "nf4"})
+    copy, checkpoints = 4 * 22_688, 3 * (4 + 8) * 256
+
+    def align(sft: LoRA | None, lora: LoRA, gpus: int) -> float:
+        machine = Machine(gpus=gpus, shard="none")
+        return of_align(given_llama(default(sft={"lora": sft}, align={"lora": lora}), machine))[0].disk.scratch
+
+    assert align(ADAPTER, qlora, gpus=1) == align(qlora, qlora, gpus=0) == checkpoints + copy
+    assert align(ADAPTER, qlora, gpus=2) == checkpoints + 2 * copy
+    assert align(None, qlora, gpus=1) == align(ADAPTER, ADAPTER, gpus=1) == checkpoints
+
+    def drawn(sft: LoRA | None, lora: LoRA | None, backend: str) -> tuple[float, float]:
+        params = default(sft={"lora": sft}, align={"lora": lora}, sample={"backend": backend})
+        settings = load_file(ROOT / "presets/on-policy.yaml").candidates
+        assert settings is not None
+        params = params.model_copy(update={"candidates": settings.model_copy(update={"backend": backend})})
+        of = given_llama(params, Machine(gpus=2))
+        candidates = of_candidates(of)
+        assert candidates is not None
+        return candidates.disk.scratch, of_sample(of, EVALUATION).disk.scratch
+
+    assert drawn(ADAPTER, None, "vllm") == (copy, copy) and drawn(None, ADAPTER, "vllm") == (0, copy)
+    assert drawn(None, None, "vllm") == drawn(ADAPTER, ADAPTER, "transformers") == (0, 0)
+
+
+def test_a_merged_copy_has_the_size_that_is_forecast(
+    sft_folder: Callable[..., Path], tiny_gemma: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    """Of weights in bfloat16 too; safetensors' head names each."""
+    folder, adapter = sft_folder(torch.bfloat16), tmp_path / "adapter"
+    save_policy(start_from(folder, ADAPTER, seed=0), load_tokenizer(folder), adapter)
+    forecast = merged_copy(given(default(), tiny_gemma().config, Machine(), EVALUATION))
+    with merged_policy(adapter, tmp_path / "scratch") as merged:
+        size = (merged / "model.safetensors").stat().st_size
+    assert forecast < size < forecast + 10_000
 
 
 def test_policies_and_texts_of_kl() -> None:

@@ -9,9 +9,17 @@ from epsilon_dpo.forecast.flops import Products, flops, of_sampling
 from epsilon_dpo.forecast.lengths import Form, Lengths, two_rows
 from epsilon_dpo.forecast.live import ACTIVATIONS
 from epsilon_dpo.forecast.memory import Memory, unsharded
-from epsilon_dpo.forecast.needs import Needs, hours
+from epsilon_dpo.forecast.needs import Disk, Needs, hours
 from epsilon_dpo.forecast.simulation import Rows, passes, reading
-from epsilon_dpo.forecast.trainings import BYTES, Given, methods_of, policies_of, policy_dtype
+from epsilon_dpo.forecast.trainings import (
+    BYTES,
+    Given,
+    merged_copy,
+    methods_of,
+    policies_of,
+    policy_dtype,
+    sft_is_adapter,
+)
 from epsilon_dpo.sampling.answers.params import Sample
 from epsilon_dpo.sampling.decoding.decoding import PROMPTS_AT_ONCE
 from epsilon_dpo.sampling.on_policy.params_candidates import Candidates
@@ -27,7 +35,8 @@ def of_candidates(of: Given) -> Needs | None:
     if block is None:
         return None
     answers = _answers(block, of.train)  # at most: a prompt of several pairs is answered once
-    return _sampling(of, block, of.train, policy_dtype(of.params), "candidates", [], answers)
+    adapter = sft_is_adapter(of.params)
+    return _sampling(of, block, of.train, policy_dtype(of.params), "candidates", [], answers, adapter)
 
 
 def of_sample(of: Given, evaluation: Lengths) -> Needs:
@@ -37,7 +46,8 @@ def of_sample(of: Given, evaluation: Lengths) -> Needs:
     dtype = policy_dtype(of.params) if of.params.align.lora is None else torch.float32
     answers = _answers(block, evaluation)
     answers = None if answers is None else answers * (1 + policies_of(of, methods_of(of)))
-    return _sampling(of, block, evaluation, dtype, "sample", list(of.params.runs), answers)
+    adapter = sft_is_adapter(of.params) or of.params.align.lora is not None
+    return _sampling(of, block, evaluation, dtype, "sample", list(of.params.runs), answers, adapter)
 
 
 def _sampling(
@@ -48,6 +58,7 @@ def _sampling(
     stage: str,
     runs: list[str],
     answers: int | None,
+    adapter: bool,
 ) -> Needs:
     """A cache of keys and values, 2 x layers x width of keys per token, is what grows (Pope et al. 2022, arXiv
     2211.05102, section 3.3); each row has as many columns as the longest."""
@@ -72,8 +83,9 @@ def _sampling(
     note = VLLM if block.backend == "vllm" else ""
     # Each process of a launcher answers its share of the prompts; vLLM is one.
     gpus = min(of.machine.gpus, 1) if note else of.machine.gpus
+    disk = Disk(out=0.0, scratch=merged_copy(of) if note and adapter else 0.0)  # vLLM reads full models alone
     # No time: a step of decoding reads all weights for one token of each row, so that FLOPs say little of it.
-    return Needs(stage, runs, None if note else memory, gpus, work, None, note=note)
+    return Needs(stage, runs, None if note else memory, gpus, work, None, disk, note)
 
 
 def of_kl(of: Given, evaluation: Lengths) -> Needs:

@@ -8,7 +8,7 @@ from epsilon_dpo.forecast.memory import Memory
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes: of results in out/, which DVC's cache holds once more, and of checkpoints in scratch/ at once."""
+    """Bytes: of results in out/, which DVC's cache holds once more; of checkpoints and merged copies in scratch/."""
 
     out: float
     scratch: float = 0.0

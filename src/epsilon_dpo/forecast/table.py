@@ -77,7 +77,8 @@ def _assumptions(of: Given, needs: list[Needs]) -> list[str]:
         f"{lengths[0].upper()}{lengths[1:]}.",
         f"Hours: FLOPs at {machine.mfu:g} of {peak}, an assumption; all runs of a line one after the other.",
         *([] if machine.gpus else ["Memory: of tensors; glibc's gaps come on top (docs/forecast.md)."]),
-        "Disk: DVC's cache holds out/ once more, unless it links; scratch/ has three checkpoints for a moment.",
+        "Disk: DVC's cache holds out/ once more, unless it links; scratch/ has three checkpoints for a moment, and an "
+        "adapter that is merged for QLoRA or vLLM.",
     ]
 
 

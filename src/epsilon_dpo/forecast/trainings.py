@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,7 +57,16 @@ def base_dtype(params: ParamsFile) -> torch.dtype:
 
 def policy_dtype(params: ParamsFile) -> torch.dtype:
     """Of the SFT policy's: an adapter is merged in float32 (models/policy/folder.py)."""
-    return torch.float32 if params.sft is not None and params.sft.lora is not None else base_dtype(params)
+    return torch.float32 if sft_is_adapter(params) else base_dtype(params)
+
+
+def sft_is_adapter(params: ParamsFile) -> bool:
+    return params.sft is not None and params.sft.lora is not None
+
+
+def merged_copy(of: Given) -> float:
+    """Bytes in scratch/ of an adapter that is merged for a program that cannot: in float32, for the time."""
+    return 4.0 * of.sizes.parameters
 
 
 def of_sft(of: Given) -> Needs | None:
@@ -138,6 +147,9 @@ def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Need
     works = [work_of(method) for method in methods.values()]
     work = None if None in works else math.fsum(works)  # type: ignore[arg-type]  # there is no None in it
     disk = _disk(of, block, step, dtype, policies_of(of, methods), moves)
+    if _in_4_bits(block) and sft_is_adapter(of.params):
+        # Each process quantises a copy of its own (training/loop/adapters.py); a resumed one has its checkpoints, too.
+        disk = replace(disk, scratch=disk.scratch + of.machine.processes * merged_copy(of))
     note = "" if len(pairwise) == len(methods) else "what online runs draw is not counted"
     time = hours(work, of.machine, _in_bf16(block, dtype))
     return Needs("align", list(methods), memory, of.machine.gpus, work, time, disk, note)
@@ -145,8 +157,11 @@ def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Need
 
 def _in_bf16(block: Adaptable, dtype: torch.dtype) -> bool:
     """Whether the products are: under autocast, of weights that are, and of quantised ones (adapters._quantised)."""
-    in_4_bits = block.lora is not None and block.lora.quantise is not None
-    return block.bf16 or dtype is torch.bfloat16 or in_4_bits
+    return block.bf16 or dtype is torch.bfloat16 or _in_4_bits(block)
+
+
+def _in_4_bits(block: Adaptable) -> bool:
+    return block.lora is not None and block.lora.quantise is not None
 
 
 def _memory(
@@ -157,7 +172,7 @@ def _memory(
     simulate: Callable[[How], Simulated],
 ) -> tuple[Memory, Simulated]:
     """On each GPU, and the step that it was taken from; QLoRA is not sharded here, each GPU holds all of it."""
-    machine, lora, in_4_bits = of.machine, block.lora, block.lora is not None and block.lora.quantise is not None
+    machine, lora, in_4_bits = of.machine, block.lora, _in_4_bits(block)
     shards = machine.shards and not in_4_bits
     computed = torch.float32 if in_4_bits else dtype
     several = accumulates(block, machine.processes)
