@@ -195,6 +195,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ),
         ("seed: 17", "seed: -1", "seed = -1 is refused"),
         ("threads: 1 ", "threads: 0 ", "threads = 0 is refused"),
+        ("threads: 1 ", "threads: true ", "threads = true is refused"),
         (
             "dpo: {method: dpo, beta: 0.3}",
             "one: {method: beta_dpo, beta: 0.3, alpha: 0.6, rho: 0.98, momentum: 0.9}",

@@ -188,7 +188,7 @@ def test_it_needs_no_reference_and_two_pairs(f1):
     [
         ({"beta": 0.0}, r"runs\.x\.beta = 0.0 is refused"),
         ({"exponent": "both"}, r"runs\.x\.exponent = 'both' is refused"),
-        ({"when_negative": None}, r"runs\.x\.when_negative = None is refused"),
+        ({"when_negative": None}, r"runs\.x\.when_negative = null is refused"),
         ({"pool": "step"}, r"unknown key 'runs\.x\.pool'"),
     ],
 )

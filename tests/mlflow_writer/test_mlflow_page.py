@@ -49,6 +49,12 @@ def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
     assert seeds["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "recipe"}]
 
 
+def test_values_of_a_run_are_written_as_in_params_yaml() -> None:
+    entry = {"method": "ppo", "whiten": False, "seed": None, "gamma": 0.5}
+    assert "The run: method ppo, whiten false, seed null, gamma 0.5\n" in note("align@x", {"runs.x": entry})
+    assert recipe(entry) == "ppo, whiten false, gamma 0.5"
+
+
 def test_a_stage_belongs_to_the_nearest_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the `dvc` of an experiment may be the worker of a queue, which is one for all of them."""
     shell, own, worker = (SimpleNamespace(pid=pid, create_time=lambda pid=pid: 100.0 + pid) for pid in (7, 8, 9))

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from epsilon_dpo.pipeline.stage.lifetime import is_dvc
+from epsilon_dpo.pipeline.stage.params import spelt
 
 IN_REPORT, RECIPE = "in_report", "recipe"
 NOT_IN_A_NAME = re.compile(r"[^\w.:/ -]")  # of a tag of MLflow's
@@ -27,7 +28,7 @@ def identity(name: str, params: dict[str, Any]) -> dict[str, str]:
 def recipe(config: dict[str, Any]) -> str:
     """`dpo, beta 0.3`: a run's entry in params.yaml without what makes another training of it, or none."""
     own = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE and value is not None}
-    return ", ".join([str(own.pop("method", "")), *(f"{key} {value}" for key, value in own.items())])
+    return ", ".join([str(own.pop("method", "")), *(f"{key} {spelt(value)}" for key, value in own.items())])
 
 
 def made_by(pid: int | None) -> dict[str, str]:

@@ -39,6 +39,8 @@ def test_runs_that_differ_by_beta_alone_are_a_family() -> None:
     assert null["a"] == null["b"] == "m"
     ones = families(runs | {"f": soft | {"alpha": 1}, "g": soft | {"alpha": 1.0, "beta": 0.5}})
     assert ones["f"] == ones["g"] == "tr_dpo, update soft, alpha 1"
+    gates = families({str(gate): {"method": "pairwise_cringe", "gate_gradient": gate} for gate in (True, False)})
+    assert list(gates.values()) == [f"pairwise_cringe, gate_gradient {gate}" for gate in ("true", "false")]
 
 
 def test_wins_and_kl_are_of_the_same_prompts(out: Path) -> None:

@@ -92,6 +92,13 @@ def _parsed(content: bytes) -> Any:
     return YAML(typ="safe", pure=True).load(content)
 
 
+def spelt(value: Any) -> str:
+    """A single value as it stands in params.yaml: `true`, `null`, `0.3`, `soft`."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def parse(model: type[Model], content: Any, where: str = "", file: Path = PARAMS_FILE) -> Model:
     """`content` as a `model`; `where` is the dotted key of this content in `file`.
 
@@ -146,9 +153,11 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
     reason = problem["msg"].removeprefix("Value error, ")
     if not key:  # two blocks do not go together: the reason names them, and the value is the entire file
         return f"{file}: {reason}."
-    if isinstance(problem["input"], dict):  # an entire block: the reason names its keys
+    found = problem["input"]
+    if isinstance(found, dict):  # an entire block: the reason names its keys
         return f"{file}: {key} is refused: {reason[:1].lower() + reason[1:]}."
-    return f"{file}: {key} = {problem['input']!r} is refused: {reason[:1].lower() + reason[1:]}."
+    shown = spelt(found) if found is None or isinstance(found, bool) else repr(found)
+    return f"{file}: {key} = {shown} is refused: {reason[:1].lower() + reason[1:]}."
 
 
 def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
