@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
 from epsilon_dpo.mlflow_writer.answers import TABLE, table
 from epsilon_dpo.mlflow_writer.identity import identity, made_by, recipe, report_mark
@@ -43,6 +44,10 @@ def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
     same = [dpo | {"seed": 3}, dpo | {"snapshot_epochs": 0.5}, dpo | {"epsilon": None}]
     assert {recipe(config) for config in (dpo, *same)} == {"dpo, beta 0.1"}
     assert recipe(dpo | {"beta": 0.2}) == "dpo, beta 0.2"
+    written = "{method: tr_dpo, beta: 1.0, update: soft, alpha: 0.60, sync_steps: 32, learning_rate: 1e-5}"
+    again = "{learning_rate: 0.00001, sync_steps: 32, alpha: 6e-1, beta: 1, update: soft, method: tr_dpo}"
+    alike = {recipe(YAML(typ="safe").load(text)) for text in (written, again)}
+    assert alike == {"tr_dpo, beta 1, alpha 0.6, learning_rate 1e-05, sync_steps 32, update soft"}
     assert recipe({"method": "epsilon_dpo", "beta": 0.1, "epsilon": 0.01}) == "epsilon_dpo, beta 0.1, epsilon 0.01"
     assert identity("align@x", {"runs.x": dpo})["recipe"] == "dpo, beta 0.1" and "recipe" not in identity("sft", {})
     seeds = json.loads(json.loads(experiment_tags()[f"{SHARED_VIEW}seeds"])["state"])
@@ -52,7 +57,7 @@ def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
 def test_values_of_a_run_are_written_as_in_params_yaml() -> None:
     entry = {"method": "ppo", "whiten": False, "seed": None, "gamma": 0.5}
     assert "The run: method ppo, whiten false, seed null, gamma 0.5\n" in note("align@x", {"runs.x": entry})
-    assert recipe(entry) == "ppo, whiten false, gamma 0.5"
+    assert recipe(entry) == "ppo, gamma 0.5, whiten false"
 
 
 def test_a_stage_belongs_to_the_nearest_dvc(monkeypatch: pytest.MonkeyPatch) -> None:

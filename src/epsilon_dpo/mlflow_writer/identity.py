@@ -26,9 +26,18 @@ def identity(name: str, params: dict[str, Any]) -> dict[str, str]:
 
 
 def recipe(config: dict[str, Any]) -> str:
-    """`dpo, beta 0.3`: a run's entry in params.yaml without what makes another training of it, or none."""
+    """`dpo, beta 0.3`: a run's entry in params.yaml without what makes another training of it, or none.
+
+    MLflow groups by this text: it is the same in whatever order the keys stand, and of 1 and 1.0.
+    """
     own = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE and value is not None}
-    return ", ".join([str(own.pop("method", "")), *(f"{key} {spelt(value)}" for key, value in own.items())])
+    method = str(own.pop("method", ""))
+    in_order = sorted(own.items(), key=lambda item: (item[0] != "beta", item[0]))
+    return ", ".join([method, *(f"{key} {spelt(_whole(value))}" for key, value in in_order)])
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def made_by(pid: int | None) -> dict[str, str]:
