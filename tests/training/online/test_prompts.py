@@ -1,9 +1,12 @@
 """Which prompts a step answers, and with which random numbers: by seed and step alone."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import write_jsonl
+from epsilon_dpo.training.online.online_trainer import OnlineTrainer
 from epsilon_dpo.training.online.prompts import Prompt, PromptOrder, read_prompts, seeds_of
 
 PROMPTS = [Prompt(f"row/{number}", [number], []) for number in range(11)]
@@ -30,6 +33,19 @@ def test_a_step_needs_different_prompts(tmp_path):
     write_jsonl(tmp_path / "prompts.jsonl", [])
     with pytest.raises(UserError, match="holds no prompt, and an online run has nothing to answer"):
         read_prompts(tmp_path / "prompts.jsonl")
+
+
+def test_the_minibatches_of_a_generation_are_no_function_of_the_prompts_order():
+    """Of as many answers as there are prompts: from one stream both would be the same permutation, in each generation
+    whose number is a pass's, the first one among them."""
+    prompts = [Prompt(str(number), [number], []) for number in range(64)]
+    order = PromptOrder(prompts, 16, seed=4)
+    trainer = SimpleNamespace(method=SimpleNamespace(minibatches=4), args=SimpleNamespace(seed=4))
+    for number in range(3):
+        minibatches = [OnlineTrainer._share(trainer, number, update, 64) for update in range(4)]
+        assert sorted(place for places in minibatches for place in places) == list(range(64))
+        asked = [sorted(int(id_) for id_ in ids(order.of_step(4 * number + step))) for step in range(4)]
+        assert not any(places == rows for places, rows in zip(minibatches, asked, strict=True))
 
 
 def test_an_answers_random_numbers_are_its_own():

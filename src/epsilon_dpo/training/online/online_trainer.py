@@ -30,6 +30,7 @@ from epsilon_dpo.training.online.prompts import EVALUATION, Prompt, PromptOrder,
 from epsilon_dpo.training.online.rollouts import DrawAnswers, Generation, Rollouts, ScoreAnswers
 
 VALUE_HEAD = "value_head.safetensors"
+OF_ANSWERS = 1  # the last number of a key of random numbers
 OF_EVALUATION = ("reward", "kl/rev", "tokens/answer", "truncated")  # of the answers to the evaluation prompts
 
 
@@ -122,7 +123,8 @@ class OnlineTrainer(MethodTrainer):
         number, place = divmod(update, self.method.minibatches)
         if self.method.minibatches == 1:
             return list(range(count))
-        order = np.random.default_rng([self.args.seed, generation, number]).permutation(count)
+        # numpy fills a key up with zeros: without its last number this one would be that of the prompts' order.
+        order = np.random.default_rng([self.args.seed, generation, number, OF_ANSWERS]).permutation(count)
         found: list[int] = np.sort(np.split(order, self.method.minibatches)[place]).tolist()
         return found
 
