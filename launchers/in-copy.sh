@@ -15,7 +15,7 @@ fi
 cd "$copy"
 exec 9>.git/job.lock
 flock --timeout 300 9 || { echo "another job works in $copy; wait for it or cancel it" >&2; exit 1; } # a lost node's lock is freed late
-rm -f .git/index.lock
+rm -f .git/index.lock dvc.lock # DVC writes it in place, so a kill may have left a part of it; its run cache has the results
 git fetch --quiet origin "${EPSILON_DPO_COMMIT:-HEAD}" '+refs/heads/*:refs/remotes/origin/*' # by its hash: no branch may have it any more
 git checkout --quiet --force --detach "${EPSILON_DPO_COMMIT:-FETCH_HEAD}"
 cp "$project/dvc.lock" . 2>/dev/null || true # what is finished in the project, committed or not

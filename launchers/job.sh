@@ -29,34 +29,33 @@ fi
 gather() { PYTHONPATH=src python -m epsilon_dpo.cli gather "$@"; }
 # It names processes by number, and after a requeue those of another machine say nothing here; nobody else works in this copy.
 rm -f .dvc/tmp/rwlock
-# DVC writes dvc.lock in full after each stage, so a job's has no runs of other jobs (docs/performance.md), nor what else may
-# be older there than what is made now.
+# DVC writes dvc.lock in full after each stage, so a job's has no runs of other jobs (docs/performance.md).
 if [ -f dvc.lock ]; then
   awk -v runs=" $(echo "$runs" | tr '\n' ' ') " '
     /^[^ ]/ { head = head $0 "\n"; next }
     /^  [^ ]/ { name = $1; sub(/:$/, "", name); at = index(name, "@")
-      wanted = at ? index(runs, " " substr(name, at + 1) " ") : runs ~ /^ *$/ && name !~ /^(tournament|figures|report)$/ }
+      wanted = at ? index(runs, " " substr(name, at + 1) " ") : name !~ /^(tournament|figures|report)$/ }
     wanted { printf "%s%s\n", head, $0; head = "" }' dvc.lock >.dvc/tmp/dvc.lock && mv .dvc/tmp/dvc.lock dvc.lock
   [ -s dvc.lock ] || rm dvc.lock
 fi
+# What runs share, where its job's copy lies beside this one: those entries are the newest.
+[ -z "$runs" ] || [ ! -f ../shared/dvc.lock ] || gather ../shared/dvc.lock
 
 status=0
 if [ -n "${EPSILON_DPO_CACHE:-}" ]; then
-  if [ "$1" = shared ]; then
-    dvc repro $targets || status=$?
-  else # what the runs share was made a moment ago
-    gather ../shared/dvc.lock
-    dvc checkout --quiet --force --allow-missing
-    dvc repro --single-item $targets || status=$? # in this order
-  fi
+  [ -z "$runs" ] || dvc checkout --quiet --force --allow-missing
+  dvc repro $targets || status=$?
 else
   missing=
   if [ "$1" = report ] && [ -f ../shared/dvc.lock ]; then # the other jobs' copies lie beside this one
     rm -rf dvc.lock out/align out/sample out/score out/kl out/monotonicity # also of runs that params.yaml has no longer
     runs=$(echo "$stages" | sed -n 's/^align@//p')
-    gather ../shared/dvc.lock $(echo "$runs" | awk '{ print "../" NR - 1 "/dvc.lock" }')
-    dvc pull $(for run in $runs; do for of in align/metrics sample score kl monotonicity; do echo "out/$of/$run"; done; done)
-    missing=--allow-missing # what it does not read, such as weights
+    if gather ../shared/dvc.lock $(echo "$runs" | awk '{ print "../" NR - 1 "/dvc.lock" }') &&
+      dvc pull $(for run in $runs; do for of in align/metrics sample score kl monotonicity; do echo "out/$of/$run"; done; done); then
+      missing=--allow-missing # what it does not read, such as weights
+    else # they are of several commits, or of groups: DVC's run cache has their results all the same
+      rm -f dvc.lock
+    fi
   fi
   # A finished stage has no checkpoints any more: its result leaves this machine, which may be taken away, before the next begins.
   for target in $targets; do

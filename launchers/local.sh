@@ -7,9 +7,10 @@ cd "$(dirname "$0")/.."
 say() { echo "$*" >&2; exit 1; }
 command -v dvc >/dev/null || say "The environment is not active: . .venv/bin/activate"
 [ -z "${EPSILON_DPO_LAUNCHER:-}" ] || say "EPSILON_DPO_LAUNCHER gives all GPUs to one training, and groups have one each: unset it."
-[ -z "$(git status --porcelain -- . ':!dvc.lock')" ] || say "The copies hold a commit: commit what \`git status\` names first."
+is_clean() { [ -z "$(git status --porcelain -- . ':!dvc.lock')" ]; }
+is_clean || say "The copies hold a commit: commit what \`git status\` names first."
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)}
-gpus=$(echo "$gpus" | tr ',' '\n' | grep -xE '[0-9]+|(GPU|MIG)-.*' || true)
+gpus=$(echo "$gpus" | tr -d ' ' | tr ',' '\n' | grep -xE '[0-9]+|(GPU|MIG)-.*' || true)
 count=$(echo "$gpus" | grep -c . || true)
 at_once=${1:-$((count > 0 ? count : 1))} size=${2:-5}
 for number in "$at_once" "$size"; do
@@ -35,7 +36,9 @@ echo "$groups" | GPUS=$gpus COUNT=$count xargs -P "$at_once" --process-slot-var=
   [ "$COUNT" = 0 ] || export CUDA_VISIBLE_DEVICES=$(echo "$GPUS" | sed -n "$((SLOT % COUNT + 1))p")
   launchers/in-copy.sh "$1" >"scratch/groups/$1.log" 2>&1 || { echo "group $1 failed: scratch/groups/$1.log" >&2; exit 1; }' group ||
   say "Say this again when the cause is gone: what is finished is not computed again."
+is_clean && [ "$(git rev-parse HEAD)" = "$EPSILON_DPO_COMMIT" ] ||
+  say "The project was edited meanwhile, and the groups are of commit $EPSILON_DPO_COMMIT: go back to it and say this again."
 PYTHONPATH=src python -m epsilon_dpo.cli gather scratch/groups/shared/dvc.lock $(printf 'scratch/groups/%s/dvc.lock ' $groups)
-dvc checkout --allow-missing || true # what it does not overwrite, dvc repro makes anew
+dvc checkout --force --allow-missing # as dvc repro would, also over what an interrupted stage has left
 alone dvc repro
 PYTHONPATH=src python -m epsilon_dpo.report.page.tracked || true # writes what waits for the MLflow server

@@ -221,7 +221,7 @@ def _add_gather(commands: Any) -> None:
         help="record in dvc.lock what copies of the project recorded in theirs, such as a cluster's jobs",
         description="Takes over their entries, and none of their outputs, which are in DVC's cache or its remote.",
     )
-    gather.add_argument("locks", type=Path, nargs="+", metavar="LOCK", help="such as scratch/jobs/*/dvc.lock")
+    gather.add_argument("locks", type=Path, nargs="+", metavar="LOCK", help="such as scratch/jobs/report/dvc.lock")
     gather.set_defaults(do=_gather)
 
 
