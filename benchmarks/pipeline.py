@@ -161,7 +161,7 @@ def many_runs(project: Path, scratch: Path, counts: Sequence[int], ways: Sequenc
             folder = project_of_runs(project, scratch / f"{way}{count}", count)
             stages = len(stages_of(folder))
             cpu, _ = timed(HOW[way], folder)
-            written = folder.glob("scratch/jobs/*/dvc.lock" if way == "groups" else "dvc.lock")
+            written = folder.glob("scratch/groups/*/dvc.lock" if way == "groups" else "dvc.lock")
             lines = max(path.read_text("utf-8").count("\n") for path in written)
             print(f"| {count} | {stages} | {way} | {lines:,} | {cpu:.0f} | {cpu / stages:.2f} |", flush=True)
 
