@@ -222,8 +222,12 @@ def test_log_probabilities_are_turned_down_in_many_ways(
 
 AZURE = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify"
 VIOLATING = "Invalid prompt: your prompt was flagged as potentially violating our usage policy."
+LIMITED = "Invalid prompt: we've limited access to this content for safety reasons. This type of information may"
 MODERATED = [
     (400, {"code": "invalid_prompt", "message": VIOLATING}),
+    (400, {"code": "invalid_prompt", "message": LIMITED}),
+    (400, {"code": "invalid_prompt", "message": "Your request was flagged as potentially violating our usage policy."}),
+    (400, {"code": None, "message": "This content was flagged for possible cybersecurity risk. If this seems wrong,"}),
     (400, {"code": "content_filter", "message": AZURE, "innererror": {"code": "ResponsibleAIPolicyViolation"}}),
     (400, {"code": "400", "message": f"litellm.ContentPolicyViolationError: AzureException - {AZURE}"}),
     (400, {"code": 400, "type": "content_filter", "message": "The request was rejected: considered high risk"}),
@@ -237,8 +241,9 @@ MODERATED = [
     (400, {"code": 400, "message": "Provider returned error", "metadata": {"raw": f'{{"message": "{VIOLATING}"}}'}}),
 ]
 MODERATORS = [
-    "openai", "azure", "azure behind litellm", "moonshot", "dashscope", "anthropic", "deepseek", "xai", "openrouter",
-    "openrouter's metadata", "openrouter's error_type", "openai behind openrouter",
+    "openai", "openai's model", "openai, of a request", "openai, of its content", "azure", "azure behind litellm",
+    "moonshot", "dashscope", "anthropic", "deepseek", "xai", "openrouter", "openrouter's metadata",
+    "openrouter's error_type", "openai behind openrouter",
 ]  # fmt: skip
 
 
@@ -260,6 +265,8 @@ OF_THE_ACCOUNT = [
     (400, "This organization was flagged for unusual activity."),
     (403, "Your account has been flagged; contact support."),
     (403, "Your resource has been temporarily blocked because we detected behavior that may violate our policy."),
+    (400, "Your account was flagged for potentially high-risk cyber activity and this request was not routed."),
+    (400, "Invalid prompt: messages[0] has no content."),
     (422, "The flagged parameter is unknown."),
 ]
 
@@ -274,7 +281,8 @@ def test_what_holds_of_all_questions_is_no_refusal_of_one(
 
     def turned_down(path: str, key: str | None, body: dict[str, Any]) -> tuple[int, Any]:
         blocked = "because 3" in str(body["messages"][-1]["content"])
-        error = {"code": status, "message": said, "metadata": metadata}
+        code = "invalid_prompt" if said.startswith("Invalid prompt") else status
+        error = {"code": code, "message": said, "metadata": metadata}
         return (status, {"error": error}) if blocked else answer(path, key, body)
 
     monkeypatch.setattr(server, "reply", turned_down)

@@ -21,11 +21,13 @@ FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
 REMEDY = "start the server or correct judge.base_url."
 # Codes of a provider that reads first what it is asked (Azure, OpenAI, DashScope) and does not show it to the model.
 FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
-# What those say whose codes do not tell: OpenAI (of reasoning models), OpenRouter, Anthropic, LiteLLM before Azure,
-# DeepSeek, xAI. Each speaks of the question: "your account was flagged" would hold of all questions.
+# What those say whose codes do not tell: OpenAI (whose invalid_prompt may be a malformed one), OpenRouter, Anthropic,
+# LiteLLM before Azure, DeepSeek, xAI. Each speaks of the question: "your account was flagged" would hold of all.
 FLAGGING = (
-    "your prompt was flagged", "your input was flagged", "output blocked by content filtering policy",
-    "content management policy", "content exists risk", "content violates usage guidelines",
+    "your prompt was flagged", "request was flagged", "content was flagged",
+    "limited access to this content for safety reasons", "your input was flagged",
+    "output blocked by content filtering policy", "content management policy", "content exists risk",
+    "content violates usage guidelines",
 )  # fmt: skip
 
 
