@@ -271,6 +271,16 @@ OF_THE_ACCOUNT = [
 ]
 
 
+@pytest.mark.parametrize("odd", [{"id": 1}, ["content_filter"], 7], ids=str)
+def test_an_error_whose_type_or_code_is_no_text_is_said(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, odd: Any
+) -> None:
+    error = {"code": odd, "type": odd, "message": "no such option"}
+    monkeypatch.setattr(server, "reply", lambda *_: (400, {"error": error}))
+    with pytest.raises(UserError, match=r"refuses a question to judge \(400: no such option\)"):
+        judge(server).compare(QUESTIONS[:1])
+
+
 @pytest.mark.parametrize(("status", "said"), OF_THE_ACCOUNT)
 @pytest.mark.parametrize("metadata", [None, {"error_type": "permission_denied", "raw": None}, "none"])
 def test_what_holds_of_all_questions_is_no_refusal_of_one(

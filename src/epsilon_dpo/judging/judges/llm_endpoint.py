@@ -178,7 +178,7 @@ class Endpoint:
 
 def _is_flagged(error: openai.APIStatusError) -> bool:
     """Whether the question is refused for what it is about, and others are answered."""
-    if error.status_code == 400 and not FLAGGED.isdisjoint((error.code, error.type)):
+    if error.status_code == 400 and not FLAGGED.isdisjoint((str(error.code), str(error.type))):  # may be of any kind
         return True
     behind = error.body.get("metadata") if isinstance(error.body, dict) else None  # OpenRouter's, of its provider
     behind = behind if isinstance(behind, dict) else {}
