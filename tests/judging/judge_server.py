@@ -26,7 +26,7 @@ class JudgeServer:
         fail_every: (n, status): every n-th request for a completion is answered so.
         refuse: a question with this text in it is refused.
         rejected: names of parameters that the model turns down with 400.
-        wait: the header that says when to try again.
+        wait: the headers that say when to try again.
         answer_at_most: completions after which requests hang until the server ends; None: no limit.
     """
 
@@ -35,7 +35,7 @@ class JudgeServer:
         self.fail_every: tuple[int, int] | None = None
         self.refuse: str | None = None
         self.rejected: tuple[str, ...] = ()
-        self.wait = ("retry-after-ms", "1")
+        self.wait = {"retry-after-ms": "1"}
         self.answer_at_most: int | None = None
         self.reply_text: str | None = None
         self.count_tokens = True
@@ -115,7 +115,8 @@ class JudgeServer:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(sent)))
-                self.send_header(*server.wait)
+                for name, said in server.wait.items():
+                    self.send_header(name, said)
                 self.end_headers()
                 self.wfile.write(sent)
 

@@ -154,15 +154,21 @@ def test_a_refusal_speaks_of_retries_where_there_were_any(
 
 
 WAITS = [
-    (("Retry-After", "900"), "(429: no) and asks to wait 900 s; fix"),
-    (("Retry-After", "Wed, 21 Oct 2126 07:28:00 GMT"), " and asks to wait until Wed, 21 Oct 2126 07:28:00 GMT; fix"),
-    (("x-should-retry", "false"), "(429: no); fix"),
+    ({"Retry-After": "900"}, "(429: no) and asks to wait 900 s; fix"),
+    ({"Retry-After": "900.5"}, "(429: no) and asks to wait 900.5 s; fix"),
+    ({"retry-after-ms": "900000"}, "(429: no) and asks to wait 900 s; fix"),
+    ({"retry-after-ms": "900000", "Retry-After": "1"}, "(429: no) and asks to wait 900 s; fix"),
+    ({"retry-after-ms": "long", "Retry-After": "900"}, "(429: no) and asks to wait 900 s; fix"),
+    ({"Retry-After": "Wed, 21 Oct 2126 07:28:00 GMT"}, " and asks to wait until Wed, 21 Oct 2126 07:28:00 GMT; fix"),
+    ({"x-should-retry": "false"}, "(429: no); fix"),
+    ({"x-should-retry": "false", "Retry-After": "inf"}, "(429: no); fix"),
+    ({"x-should-retry": "false", "Retry-After": "0"}, "(429: no); fix"),
 ]
 
 
-@pytest.mark.parametrize(("wait", "said"), WAITS, ids=["seconds", "date", "never"])
+@pytest.mark.parametrize(("wait", "said"), WAITS, ids=lambda value: str(value) if isinstance(value, dict) else "")
 def test_what_is_not_tried_again_is_not_said_to_be(
-    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, wait: tuple[str, str], said: str
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch, wait: dict[str, str], said: str
 ) -> None:
     """The client waits for two minutes at most, and asks no more where an endpoint wants a longer pause."""
     asked = []

@@ -1,7 +1,9 @@
 """An OpenAI-compatible endpoint: one question, one reply, and each way in which that fails as one sentence."""
 
 import json
+import math
 import os
+from contextlib import suppress
 from threading import Event
 from typing import Any
 
@@ -205,11 +207,19 @@ def _retries(error: openai.APIStatusError) -> int:
 
 
 def _wait(error: openai.APIStatusError) -> str:
-    """What the endpoint asks for where the client gave up for that: seconds, or a date."""
-    later = redacted(error.response.headers.get("retry-after", ""))[:40]
-    if not later or _retries(error) == RETRIES:
+    """What the endpoint asks for where the client gave up for that: seconds, or a date.
+
+    The client takes the milliseconds first, reads a fraction too, and waits for no infinity.
+    """
+    if _retries(error) == RETRIES:
         return ""
-    return f" and asks to wait {later} s" if later.isdecimal() else f" and asks to wait until {later}"
+    headers = error.response.headers
+    for name, in_a_second in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) / in_a_second
+            return f" and asks to wait {seconds:.10g} s" if 1.0 <= seconds < math.inf else ""
+    later = redacted(headers.get("retry-after", ""))[:40]
+    return f" and asks to wait until {later}" if later else ""
 
 
 def _said(error: openai.APIStatusError) -> str:
