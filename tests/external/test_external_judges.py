@@ -25,6 +25,7 @@ from epsilon_dpo.external.verdicts.judge_alpaca_eval import alpaca_eval_files
 from epsilon_dpo.external.verdicts.judge_arena_hard import score
 from epsilon_dpo.external.verdicts.judging import verdict_on
 from epsilon_dpo.external.verdicts.tool import Contest, call, work_folder
+from epsilon_dpo.judging.judges import llm_endpoint
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.pipeline.stage.params import parse, read_yaml
@@ -245,18 +246,46 @@ def test_refused_questions_alone_are_no_wrong_settings_where_verdicts_are_kept(f
 def test_a_judge_that_the_key_may_not_ask_ends_all_and_a_flagged_question_does_not(forgiving: Any) -> None:
     """Both have the code 403, and verdicts of earlier runs are kept."""
 
-    def ask(said: str) -> Any:
+    def ask(error: Any) -> Any:
         def refuse(batch: Any) -> Any:
-            response = httpx2.Response(403, request=httpx2.Request("POST", "http://judge"))
-            raise openai.PermissionDeniedError(said, response=response, body=None)
+            raise denied(error)
 
         return forgiving(refuse, [], [{"preference": 1.2}])
 
     for said in ("This key may not use gpt-4.", "Your account has been flagged."):
         with pytest.raises(openai.PermissionDeniedError):
-            ask(said)(([1],))
-    for said in ("Your input was Flagged.", "{'error': 'Content violates usage guidelines. Team: t'}"):
-        assert ask(said)(([1],))[0]["text"] == ""
+            ask({"message": said})(([1],))
+    for error in ({"message": "Your input was Flagged."}, "Content violates usage guidelines. Team: t"):
+        assert ask(error)(([1],))[0]["text"] == ""
+
+
+def denied(error: Any) -> openai.APIStatusError:
+    """The client's exception of a 403 with this error."""
+    response = httpx2.Response(403, json={"error": error}, request=httpx2.Request("POST", "http://judge"))
+    return openai.OpenAI(api_key="key")._make_status_error_from_response(response)
+
+
+def test_a_403_is_of_one_question_here_where_it_is_for_stage_judge(driver: dict[str, Any]) -> None:
+    """The driver cannot import the stage's list, and has its own."""
+    phrases = {*driver["FLAGGING"], *llm_endpoint.FLAGGING}
+    types = {*driver["FLAGGED"], *llm_endpoint.FLAGGED}
+    flagged = [
+        *phrases,
+        *({"message": f"Refused: {phrase.capitalize()}."} for phrase in phrases),
+        *({"message": "Provider returned error", "metadata": {"raw": phrase}} for phrase in phrases),
+        *({"message": "Blocked.", "metadata": {"error_type": one}} for one in types),
+        {"message": "Refused.", "metadata": {"reasons": ["violence"], "flagged_input": "why"}},
+    ]
+    of_the_account = [
+        "forbidden",
+        None,
+        {"message": "Your account has been flagged.", "metadata": None},
+        {"message": "The flagged parameter is unknown.", "code": "content_filter", "type": ["x"]},
+        {"message": "This key may not use gpt-4.", "metadata": {"error_type": "permission_denied", "raw": None}},
+    ]
+    for error in (*flagged, *of_the_account):
+        found = denied(error)
+        assert driver["is_flagged"](found.body) == llm_endpoint._is_flagged(found) == (error in flagged), error
 
 
 @pytest.mark.parametrize("length_controlled", [True, False])

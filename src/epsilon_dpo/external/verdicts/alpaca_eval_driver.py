@@ -22,7 +22,14 @@ from alpaca_eval.metrics import glm_winrate
 
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 SOME = 10  # refused questions, with none answered: it is not what they are about
-FLAGGING = ("input was flagged", "flagged_input", "content violates usage guidelines")  # OpenRouter's and xAI's 403
+# What a 403 says that is about one question: as in judging/judges/llm_endpoint.py, which cannot be imported here.
+FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
+FLAGGING = (
+    "your prompt was flagged", "request was flagged", "content was flagged",
+    "limited access to this content for safety reasons", "your input was flagged",
+    "output blocked by content filtering policy", "content management policy", "content exists risk",
+    "content violates usage guidelines",
+)  # fmt: skip
 AT_ONCE = 32  # verdicts between two writes of the cache, which a failure therefore loses at most
 
 
@@ -90,8 +97,7 @@ def forgiving(
         try:
             answers = ask(batch, **settings)
         except (openai.BadRequestError, openai.PermissionDeniedError) as error:
-            flagged = any(phrase in str(error).lower() for phrase in FLAGGING)
-            moderated = isinstance(error, openai.BadRequestError) or flagged
+            moderated = isinstance(error, openai.BadRequestError) or is_flagged(error.body)
             failed.append(str(error))
             if not moderated or (not answered and len(failed) >= SOME):
                 raise
@@ -105,6 +111,22 @@ def forgiving(
         return answers
 
     return asked
+
+
+def is_flagged(body: object) -> bool:
+    """Whether this body of a 403 refuses a question for what it is about, so that others are answered.
+
+    The exception's own text has no more than a message, of the body of some providers nothing.
+    """
+    behind = body.get("metadata") if isinstance(body, dict) else None
+    behind = behind if isinstance(behind, dict) else {}
+    if "flagged_input" in behind or str(behind.get("error_type")) in FLAGGED:
+        return True
+    found = body[0] if isinstance(body, list) and body else body
+    found = found.get("error", found) if isinstance(found, dict) else found
+    message = found.get("message") if isinstance(found, dict) else found
+    said = f"{message} {behind.get('raw')}".lower()
+    return any(phrase in said for phrase in FLAGGING)
 
 
 def _outputs(path: str) -> list[dict]:

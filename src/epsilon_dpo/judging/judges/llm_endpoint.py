@@ -22,6 +22,7 @@ SILENT_RETRIES = 5  # of a reply that says nothing and not why, over some 15 s; 
 FIRST_TIMEOUT = 10.0  # seconds for the first sign of life
 REMEDY = "start the server or correct judge.base_url."
 # Codes of a provider that reads first what it is asked (Azure, OpenAI, DashScope) and does not show it to the model.
+# external/verdicts/alpaca_eval_driver.py, which cannot import this, has the same two lists.
 FLAGGED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
 # What those say whose codes do not tell: OpenAI (whose invalid_prompt may be a malformed one), OpenRouter, Anthropic,
 # LiteLLM before Azure, DeepSeek, xAI. Each speaks of the question: "your account was flagged" would hold of all.
