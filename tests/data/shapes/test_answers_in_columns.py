@@ -45,6 +45,22 @@ def test_a_text_is_one_turn_also_where_it_looks_like_a_list() -> None:
     assert found.chosen[0] == user('["Sort it"]')  # type: ignore[union-attr]
 
 
+def test_an_odd_prompt_among_the_first_does_not_make_texts_of_the_lists() -> None:
+    empty, cut_off, plain = (LMSYS | {"prompt": prompt} for prompt in ("[]", '["a', "a"))
+    reading = recognise([empty, cut_off, plain, *[LMSYS] * 4], "x")
+    assert reading.read(LMSYS, "x, row 4", "all") == results(LMSYS)
+    (found,) = reading.read(empty, "x, row 1", "all")
+    assert isinstance(found, Dropped) and found.reason == "null"
+    for row in (cut_off, plain):
+        with pytest.raises(UserError, match=r"x, row 2: prompt is text '.*a', expected a list of texts, one an exch"):
+            reading.read(row, "x, row 2", "all")
+
+
+def test_an_odd_list_among_the_first_does_not_make_lists_of_the_texts() -> None:
+    (found,) = recognise([LMSYS, *[PLAIN] * 2], "x").read(PLAIN, "x, row 2", "all")
+    assert said(found) == ("b", "c")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

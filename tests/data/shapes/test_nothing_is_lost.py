@@ -405,7 +405,10 @@ def test_a_prompt_in_a_column_of_its_own_comes_before_one_in_a_dialogue_beside_i
         ([PAIRED | {"initial_reason_steps": "So"}], "has initial_reason_steps, which may be a part of the prompt"),
         ([PAIRED | {"video_path": "a.mp4"}], "has video_path, which is not supported"),
         (
-            [{"prompt": '["q", "r"]', "response_a": '["b"]', "response_b": '["c"]', "winner": "a"}],
+            [
+                {"prompt": prompt, "response_a": '["b"]', "response_b": '["c"]', "winner": "a"}
+                for prompt in ('["q", "r"]', "[]", '["q')
+            ],
             "prompt holds lists written as text",
         ),
         (

@@ -136,8 +136,9 @@ def test_what_is_null_in_the_first_rows_is_not_lost_in_the_later_ones() -> None:
 @pytest.mark.parametrize("written", ["[{'role': 'user', 'content': 'q'}]", '[{"from": "human", "value": "q"}]'])
 def test_messages_written_as_text_are_refused(written: str) -> None:
     row = {"prompt": "a", "chosen": written, "rejected": written}
-    with pytest.raises(UserError, match="x: chosen holds messages written as text; save them as lists"):
-        recognise([row] * 3, "x")
+    for odd in (row, row | {"chosen": "[]"}, row | {"chosen": ""}):
+        with pytest.raises(UserError, match="x: chosen holds messages written as text; save them as lists"):
+            recognise([odd, row, row], "x")
     assert recognise([row, {"prompt": "b", "chosen": "c", "rejected": "d"}], "x").shape.name == "explicit_text"
 
 

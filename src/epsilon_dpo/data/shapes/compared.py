@@ -159,9 +159,9 @@ def _two(first: str, second: str, glued: bool = False) -> tuple[Field, ...]:
 
 def _by_winner_columns(first_rows: Sequence[Row], names: Names) -> Read:
     """The reader of a file with a column per outcome, of which one is true. Each text may be a list, one an exchange,
-    in csv files (LMSYS's) as JSON: where all first prompts are such, every row must be."""
+    in csv files (LMSYS's) as JSON: where most first prompts are such, every row must be."""
     prompts = [row["prompt"] for row in first_rows if isinstance(row["prompt"], str)]
-    written = bool(prompts) and all(map(written_texts, prompts))
+    written = sum(written_texts(one) is not None for one in prompts) > len(prompts) / 2
 
     def read(row: Row, choose: Choose) -> list[Result]:
         won = [flag(row[name], name) for name in WINNERS]

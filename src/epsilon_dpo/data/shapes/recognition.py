@@ -282,9 +282,9 @@ def _columns(field: Field, kinds: Mapping[str, str]) -> list[str]:
 
 
 def _refuse_written_messages(values: list[Any], column: str, where: str) -> None:
-    """Raises: UserError: every text of a column is the notation of a list of messages, as csv makes of one."""
+    """Raises: UserError: most texts of a column are the notation of a list of messages, as csv makes of one."""
     texts = [value for value in values if isinstance(value, str)]
-    if texts and all(map(WRITTEN_MESSAGES.match, texts)):
+    if sum(WRITTEN_MESSAGES.match(one) is not None for one in texts) > len(texts) / 2:
         raise UserError(
             f"{where}: {column} holds messages written as text; save them as lists, in JSON lines or parquet."
         )
@@ -293,9 +293,9 @@ def _refuse_written_messages(values: list[Any], column: str, where: str) -> None
 def _refuse_written_dialogues(
     values: list[Any], column: str, where: str, is_dialogue: Callable[[str], str | None]
 ) -> None:
-    """Raises: UserError: most prompts are dialogues, of which a single one is dropped by name, or all are lists."""
+    """Raises: UserError: most prompts are dialogues, of which a single one is dropped by name, or most are lists."""
     texts = [value for value in values if isinstance(value, str)]
-    if texts and all(map(written_texts, texts)):
+    if sum(written_texts(one) is not None for one in texts) > len(texts) / 2:
         raise UserError(
             f"{where}: {column} holds lists written as text; save them as messages, in JSON lines or parquet."
         )
