@@ -277,6 +277,13 @@ def test_turns_between_user_and_assistant_in_one_text_are_refused(between: str, 
     assert "chosen begins with User:" in refusal({"chosen": f"{written}\nx", "rejected": f"{written}\ny"})
 
 
+def test_so_are_they_beside_a_column_per_outcome() -> None:
+    """Whose prompts may be lists, as LMSYS's are; a text there is a prompt as elsewhere."""
+    outcomes = {"winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}
+    row = {"prompt": "User: a\nAssistant: b\nUser: c", "response_a": "x", "response_b": "y", **outcomes}
+    assert refusal(row).startswith("x: prompt begins with User: and has a line that begins with Assistant:")
+
+
 def test_a_single_written_dialogue_among_prompts_is_dropped_by_name() -> None:
     """It may be data, such as a question about a dialogue, and a large set is not stopped for it."""
     row = {"prompt": "a", **SIDES}

@@ -210,12 +210,15 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
         for row in rows:
             _refuse_another_prompt(shape, of_file, row, where)
     for name, column in of_file.items():
-        values = [row.get(column) for row in rows]
-        _refuse_written_messages(values, column, where)
-        if name in ASKED_IN and shape.name != "winner_columns":  # which reads lists, and one turn a row
-            _refuse_written_dialogues(values, column, where, written_dialogue)
+        texts = [row[column] for row in rows if isinstance(row.get(column), str)]
+        _refuse_written_messages(texts, column, where)
+        if name in ASKED_IN:
+            if shape.name != "winner_columns":  # which reads them
+                _refuse_written_lists(texts, column, where)
+            _refuse_written_dialogues(texts, column, where, written_dialogue)
         elif name == "chosen" and shape.name == "implicit_text":
-            _refuse_written_dialogues(values, column, where, not_one_turn)
+            _refuse_written_lists(texts, column, where)
+            _refuse_written_dialogues(texts, column, where, not_one_turn)
     if shape.read_file is not None:
         first = [{name: row.get(column) for name, column in of_file.items()} for row in rows]
         shape = replace(shape, read=shape.read_file(first, Names(of_file, of_shape)))
@@ -281,24 +284,26 @@ def _columns(field: Field, kinds: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _refuse_written_messages(values: list[Any], column: str, where: str) -> None:
+def _refuse_written_messages(texts: list[str], column: str, where: str) -> None:
     """Raises: UserError: most texts of a column are the notation of a list of messages, as csv makes of one."""
-    texts = [value for value in values if isinstance(value, str)]
     if sum(WRITTEN_MESSAGES.match(one) is not None for one in texts) > len(texts) / 2:
         raise UserError(
             f"{where}: {column} holds messages written as text; save them as lists, in JSON lines or parquet."
         )
 
 
-def _refuse_written_dialogues(
-    values: list[Any], column: str, where: str, is_dialogue: Callable[[str], str | None]
-) -> None:
-    """Raises: UserError: most prompts are dialogues, of which a single one is dropped by name, or most are lists."""
-    texts = [value for value in values if isinstance(value, str)]
+def _refuse_written_lists(texts: list[str], column: str, where: str) -> None:
+    """Raises: UserError: most prompts are the notation of a list of texts."""
     if sum(written_texts(one) is not None for one in texts) > len(texts) / 2:
         raise UserError(
             f"{where}: {column} holds lists written as text; save them as messages, in JSON lines or parquet."
         )
+
+
+def _refuse_written_dialogues(
+    texts: list[str], column: str, where: str, is_dialogue: Callable[[str], str | None]
+) -> None:
+    """Raises: UserError: most prompts are dialogues, of which a single one is dropped by name."""
     found = [why for why in map(is_dialogue, texts) if why]
     if len(found) > len(texts) / 2:
         raise UserError(
