@@ -108,6 +108,23 @@ def test_a_verdict_beside_scores_decides() -> None:
     assert said(read(SCORED | {"better_response_id": 0})) == ("b", "c")
 
 
+def test_a_verdict_beside_a_column_per_outcome_decides() -> None:
+    """Such columns may be what a model foretold."""
+    row = PLAIN | {"winner": "model_b", "winner_model_a": 0.7, "winner_model_b": 0.2, "winner_tie": 0.1}
+    assert said(read(row)) == ("c", "b")
+    columns = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie")
+    assert said(read(LMSYS | {"label": 0}, {name: name for name in columns})) == ("B", "C")
+    with pytest.raises(UserError, match=r"prompt holds lists written as text; .*parquet \(docs/datasets\.md has the"):
+        read(LMSYS | {"label": 0})
+
+
+@pytest.mark.parametrize("scores", ["scores", "ranks"])
+@pytest.mark.parametrize("listed", ["answers", "completions"])
+def test_a_list_of_answers_beside_a_column_each_is_read(listed: str, scores: str) -> None:
+    row = {**SCORED, listed: ["d", "e"], scores: [1, 2]}
+    assert said(read(row)) == (("e", "d") if scores == "scores" else ("d", "e"))
+
+
 def test_more_numbered_answers_than_are_read_are_refused() -> None:
     with pytest.raises(UserError, match="no shape of preference data"):
         recognise([SCORED | {f"response_{n}": "d" for n in range(2, 17)} | {"score_2": 1}], "x")

@@ -290,6 +290,7 @@ COMPARED = (
             WEIGHT,
         ),
         _by_winner_columns([], Names({}, {})),
+        without=("verdict", *VERDICTS),
         read_file=_by_winner_columns,
     ),
     Shape(

@@ -296,7 +296,8 @@ def _refuse_written_lists(texts: list[str], column: str, where: str) -> None:
     """Raises: UserError: most prompts are the notation of a list of texts."""
     if sum(written_texts(one) is not None for one in texts) > len(texts) / 2:
         raise UserError(
-            f"{where}: {column} holds lists written as text; save them as messages, in JSON lines or parquet."
+            f"{where}: {column} holds lists written as text; save them as messages, in JSON lines or parquet "
+            f"({WHERE_TO_LOOK})."
         )
 
 

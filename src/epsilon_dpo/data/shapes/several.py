@@ -48,8 +48,9 @@ ANSWERS = (
     INPUT,
     *_numbered(STEMS, ANSWER),
 )
-# With a verdict it is another shape, as with answers that would not be read.
-WITHOUT = ("chosen", "rejected", "verdict", *VERDICTS, *(f"{stem}_{len(NUMBERS)}" for stem in STEMS))
+LISTED = Field("answers", LIST, ("completions", "responses", "candidates", "all_generated_responses"))
+# With a verdict or all answers in one column it is another shape, as with answers that would not be read.
+WITHOUT = ("chosen", "rejected", "verdict", *VERDICTS, *LISTED.names, *(f"{stem}_{len(NUMBERS)}" for stem in STEMS))
 
 
 def _read_scored(row: Row, choose: Choose) -> list[Result]:
@@ -207,7 +208,7 @@ SEVERAL = (
         (
             ASKED,
             INPUT,
-            Field("answers", LIST, ("completions", "responses", "candidates", "all_generated_responses")),
+            LISTED,
             Field("scores", frozenset({"numbers"}), ("rewards", "ratings", "all_rm_scores"), optional=True),
             Field("ranks", frozenset({"numbers"}), optional=True),
             SYSTEM,
