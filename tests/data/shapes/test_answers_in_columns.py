@@ -143,7 +143,10 @@ def test_a_ranking_is_an_order_or_ranks(name: str, chosen: str, rejected: str) -
     [
         (None, [1, 2, 0], "which may be the answers' numbers, best first, or the rank of each"),
         (None, [2, 3, 1], "which may be the answers' numbers, best first, or the rank of each"),
-        ("order", [2, 3, 1], "expected each answer's number from 0 on, once"),
+        (None, [2, 1, 1], "which does not name each answer by its number: say with fetch.columns if it is the rank of"),
+        (None, [0.5, 1.5, 2.5], "which does not name each answer by its number"),
+        ("order", [2, 2, 1], "expected each answer's number from 0 or from 1 on, once"),
+        ("order", [2, 3, 4], "expected each answer's number from 0 or from 1 on, once"),
         ("order", [1, 0], "response_2 has no rank (column completion_2)"),
     ],
 )
@@ -153,9 +156,21 @@ def test_a_ranking_that_says_no_order_is_refused(columns: Any, ranking: list[int
         results(KO | {"ranking": ranking}, mapped)
     assert sentence in str(error.value)
     if mapped is None:
-        written = ", ".join(f"{ours}: {theirs}" for ours, theirs in OF_KO.items())
-        assert f"{{{written}, order: ranking}}" in str(error.value)
-        assert f"{{{written}, ranks: ranking}}" in str(error.value)
+        for name in ("order", "ranks"):
+            written = ", ".join(f"{ours}: {theirs}" for ours, theirs in {**OF_KO, name: "ranking"}.items())
+            if name == "ranks" or "the answers' numbers" in sentence:
+                assert f"{{{written}}}" in str(error.value)
+                results(KO | {"ranking": ranking}, OF_KO | {name: "ranking"})
+            else:
+                assert f"{name}: ranking" not in str(error.value)
+
+
+@pytest.mark.parametrize(("ranking", "chosen", "rejected"), [([1, 2, 3], "b", "d"), ([2, 1, 3], "c", "d")])
+def test_a_ranking_from_1_on_is_an_order_as_from_0(ranking: list[int], chosen: str, rejected: str) -> None:
+    row = KO | {"ranking": ranking}
+    assert said(read(row)) == said(read(row, OF_KO | {"ranks": "ranking"})) == (chosen, rejected)
+    assert said(read(row, OF_KO | {"order": "ranking"})) == (chosen, rejected)
+    assert said(read(KO | {"ranking": [2, 3, 1]}, OF_KO | {"order": "ranking"})) == ("c", "b")
 
 
 def test_equal_ranks_tie() -> None:

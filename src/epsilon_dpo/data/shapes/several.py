@@ -131,9 +131,9 @@ def _read_scored_columns(row: Row, choose: Choose) -> list[Result]:
 
 def _by_ranking(first_rows: Sequence[Row], names: Names) -> Read:
     """The reader of a file with a list `ranking` beside answers in a column each. Called `order`, it names them by
-    number, the best first; called `ranks`, it ranks each, the lowest being the best. Under its own name it may
-    be either: KoChatGPT's was written as an order and is read as ranks by its authors, so it is refused where the two
-    differ.
+    number, from 0 or 1 on, the best first; called `ranks`, it ranks each, the lowest being the best. Under its own name
+    it may be either: KoChatGPT's was written as an order and is read as ranks by its authors, so it is refused where
+    the two differ, as where it can be no order: then it may be scores, of which the highest is the best.
     """
     called = names.of_shape["ranking"]
     mapped = ", ".join(f"{name}: {column}" for name, column in names.of_file.items() if name != "ranking")
@@ -141,16 +141,22 @@ def _by_ranking(first_rows: Sequence[Row], names: Names) -> Read:
     def read(row: Row, choose: Choose) -> list[Result]:
         given = [number(one, "ranking") for one in list_of(row["ranking"], "ranking", "numbers")]
         answers = _first(row, len(given), "rank")
-        is_order = sorted(given) == list(range(len(given)))
-        ranks = [float(given.index(n)) for n in range(len(given))] if is_order and called != "ranks" else given
+        first = 1.0 if 1.0 in given and 0.0 not in given else 0.0
+        from_0 = [one - first for one in given]
+        is_order = sorted(from_0) == list(range(len(given)))
+        ranks = [float(from_0.index(n)) for n in range(len(given))] if is_order and called != "ranks" else given
+        shown, column = f"ranking is {describe(row['ranking'])}", names.of_file["ranking"]
         if called == "order" and not is_order:
-            raise Refused(f"ranking is {describe(row['ranking'])}, expected each answer's number from 0 on, once")
-        if called == "ranking" and (ranks != given or not is_order):
-            column = names.of_file["ranking"]
+            raise Refused(f"{shown}, expected each answer's number from 0 or from 1 on, once")
+        if called == "ranking" and not is_order:
             raise Refused(
-                f"ranking is {describe(row['ranking'])}, which may be the answers' numbers, best first, or the rank of "
-                f"each: say with fetch.columns which, {{{mapped}, order: {column}}} (KoChatGPT was written so) or "
-                f"{{{mapped}, ranks: {column}}}"
+                f"{shown}, which does not name each answer by its number: say with fetch.columns if it is the rank of "
+                f"each, 0 or 1 the best, {{{mapped}, ranks: {column}}}"
+            )
+        if called == "ranking" and ranks != from_0:
+            raise Refused(
+                f"{shown}, which may be the answers' numbers, best first, or the rank of each: say with fetch.columns "
+                f"which, {{{mapped}, order: {column}}} (KoChatGPT was written so) or {{{mapped}, ranks: {column}}}"
             )
         return _pairs(_asked_in_full(row), answers, [-rank for rank in ranks], choose)
 
