@@ -126,8 +126,18 @@ def test_a_list_of_answers_beside_a_column_each_is_read(listed: str, scores: str
 
 
 def test_more_numbered_answers_than_are_read_are_refused() -> None:
-    with pytest.raises(UserError, match="no shape of preference data"):
-        recognise([SCORED | {f"response_{n}": "d" for n in range(2, 17)} | {"score_2": 1}], "x")
+    sentence = r"no shape of preference data .*response_16 is an answer too many: 16 are read in a column each, and any"
+    answers = {f"response_{n}": "b" for n in range(17)}
+    scores = {f"score_{n}": n for n in range(17)}
+    with pytest.raises(UserError, match=sentence) as error:
+        recognise([{"prompt": "a", **answers, **scores}], "x")
+    assert "two_answers" not in str(error.value)
+    answers.pop("response_0")
+    with pytest.raises(UserError, match="no shape of preference data") as error:
+        recognise([{"prompt": "a", **answers}], "x")
+    assert "too many" not in str(error.value), "they are counted from 1"
+    listed = {"prompt": "a", "answers": [{"text": str(n), "score": n} for n in range(17)]}
+    assert said(read(listed)) == ("16", "0")
 
 
 @pytest.mark.parametrize(("name", "chosen", "rejected"), [("order", "c", "b"), ("ranks", "d", "c")])

@@ -28,7 +28,7 @@ from epsilon_dpo.data.shapes.interface import (
     Shape,
 )
 from epsilon_dpo.data.shapes.paired import PAIRED, SIDES
-from epsilon_dpo.data.shapes.several import SEVERAL
+from epsilon_dpo.data.shapes.several import BEYOND, NUMBERS, SEVERAL
 from epsilon_dpo.data.shapes.turns import UNSUPPORTED, first_with_value, messages, not_one_turn, written_dialogue
 from epsilon_dpo.data.shapes.values import WRITTEN_MESSAGES, is_null, kinds_of, may_be_a_prompt, written_texts
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -228,6 +228,12 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
 
 def _closest(kinds: Mapping[str, str]) -> str:
     """The shape that it would be but for one column, as a sentence; empty if there is none."""
+    beyond = next((name for name in BEYOND if {name, f"{name.split('_')[0]}_0"} <= kinds.keys()), None)
+    if beyond:
+        return (
+            f"{beyond} is an answer too many: {len(NUMBERS)} are read in a column each, and any number in a list, as "
+            '{prompt, answers: [{"text": ..., "score": ...}, ...]}. '
+        )
     best, hint = 1, ""
     for shape in SHAPES:
         needed = [field for field in shape.fields if not field.optional]

@@ -49,8 +49,9 @@ ANSWERS = (
     *_numbered(STEMS, ANSWER),
 )
 LISTED = Field("answers", LIST, ("completions", "responses", "candidates", "all_generated_responses"))
-# With a verdict or all answers in one column it is another shape, as with answers that would not be read.
-WITHOUT = ("chosen", "rejected", "verdict", *VERDICTS, *LISTED.names, *(f"{stem}_{len(NUMBERS)}" for stem in STEMS))
+BEYOND = tuple(f"{stem}_{len(NUMBERS)}" for stem in STEMS)  # the first column of answers that would not be read
+# With a verdict or all answers in one column it is another shape.
+WITHOUT = ("chosen", "rejected", "verdict", *VERDICTS, *LISTED.names, *BEYOND)
 
 
 def _read_scored(row: Row, choose: Choose) -> list[Result]:
