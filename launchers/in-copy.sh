@@ -5,8 +5,6 @@
 set -eu
 project=$PWD copy=$PWD/${EPSILON_DPO_JOBS:-scratch/jobs}/$1
 [ -z "$(git rev-parse --show-prefix)" ] || { echo "$PWD is a folder of a repository, and a copy is a clone of one: make it a repository of its own" >&2; exit 1; }
-# Without COLUMNS the list wraps, and a long address stands on a line of its own.
-read -r remote url <<<"$(COLUMNS=9999 dvc remote list | sed -n 's/[[:space:]]*(default)$//p')" || true
 
 if [ ! -d "$copy" ]; then
   rm -rf "$copy.new"
@@ -20,12 +18,14 @@ git fetch --quiet origin "${EPSILON_DPO_COMMIT:-HEAD}" '+refs/heads/*:refs/remot
 git checkout --quiet --force --detach "${EPSILON_DPO_COMMIT:-FETCH_HEAD}"
 cp "$project/dvc.lock" . 2>/dev/null || true # what is finished in the project, committed or not
 cp "$project/.dvc/config.local" .dvc/ 2>/dev/null || true
-[ -z "$remote" ] || dvc remote modify --quiet --local "$remote" url "$url" # DVC keeps a path relative to the project that it was said in
 [ ! -d "$project/.venv-vllm" ] || ln -sfn "$project/.venv-vllm" .venv-vllm
 if [ -n "${EPSILON_DPO_CACHE:-}" ]; then
   mkdir -p "$project/cache" && ln -sfn "$project/cache" cache # replies of a judge, which were paid for
   dvc cache dir --quiet --local "$EPSILON_DPO_CACHE"
   dvc config cache.type >/dev/null 2>&1 || dvc config --quiet --local cache.type reflink,hardlink,copy # each policy once
+else # Without COLUMNS the list wraps, and a long address stands on a line of its own.
+  read -r remote url <<<"$(cd "$project" && COLUMNS=9999 dvc remote list | sed -n 's/[[:space:]]*(default)$//p')" || true
+  [ -z "$remote" ] || dvc remote modify --quiet --local "$remote" url "$url" # DVC keeps a path relative to the project that it was said in
 fi
 git clean --quiet -dfx data
 git -C "$project" ls-files --others -z data | while IFS= read -r -d '' file; do # your own data, which git does not carry

@@ -22,8 +22,7 @@ report) targets="tournament figures report dvc.yaml" ;;
 *@*) targets=$1 runs=${1#*@} ;;
 *) targets=$1 ;;
 esac
-remote=$(dvc remote list | grep '(default)') || true
-if [ -z "$remote" ] && [ -z "${EPSILON_DPO_CACHE:-}" ]; then
+if [ -z "${EPSILON_DPO_CACHE:-}" ] && ! dvc remote list | grep -q '(default)'; then
   echo "there is no default DVC remote, through which jobs share results (docs/scale.md)" >&2 && exit 1
 fi
 gather() { PYTHONPATH=src python -m epsilon_dpo.cli gather "$@"; }
