@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from epsilon_dpo.pipeline.stage.lifetime import is_dvc
-from epsilon_dpo.pipeline.stage.params import spelt
+from epsilon_dpo.pipeline.stage.params import in_yaml
 
 IN_REPORT, RECIPE = "in_report", "recipe"
 NOT_IN_A_NAME = re.compile(r"[^\w.:/ -]")  # of a tag of MLflow's
@@ -33,7 +33,7 @@ def recipe(config: dict[str, Any]) -> str:
     own = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE and value is not None}
     method = str(own.pop("method", ""))
     in_order = sorted(own.items(), key=lambda item: (item[0] != "beta", item[0]))
-    return ", ".join([method, *(f"{key} {spelt(_whole(value))}" for key, value in in_order)])
+    return ", ".join([method, *(f"{key} {in_yaml(_whole(value))}" for key, value in in_order)])
 
 
 def _whole(value: Any) -> Any:

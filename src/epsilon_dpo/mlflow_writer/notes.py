@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from epsilon_dpo.pipeline.stage.params import spelt
+from epsilon_dpo.pipeline.stage.params import in_yaml
 
 DVC_FILE = Path("dvc.yaml")
 EXTERNAL = ("answers", "export", "verdicts", "scoreboard")  # the stages of external/dvc.yaml, which run in external/
@@ -18,7 +18,7 @@ def note(name: str, params: dict[str, object]) -> str:
     folder = f"{'external/' if is_external else ''}out/{stage}/{run}".rstrip("/")
     lines = [f"**{name}**: {_described(stage)}", ""]
     if isinstance(own, dict):
-        lines += ["The run: " + ", ".join(f"{key} {spelt(value)}" for key, value in own.items()), ""]
+        lines += ["The run: " + ", ".join(f"{key} {in_yaml(value)}" for key, value in own.items()), ""]
     lines.append(f"Files: `{folder}`, kept by DVC; `epsilon-dpo whence {folder}` says of what they were made.")
     if stage == "align":
         lines.append(

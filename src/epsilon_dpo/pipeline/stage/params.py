@@ -92,7 +92,7 @@ def _parsed(content: bytes) -> Any:
     return YAML(typ="safe", pure=True).load(content)
 
 
-def spelt(value: Any) -> str:
+def in_yaml(value: Any) -> str:
     """A single value as it stands in params.yaml: `true`, `null`, `0.3`, `soft`."""
     if value is None:
         return "null"
@@ -156,7 +156,7 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
     found = problem["input"]
     if isinstance(found, dict):  # an entire block: the reason names its keys
         return f"{file}: {key} is refused: {reason[:1].lower() + reason[1:]}."
-    shown = spelt(found) if found is None or isinstance(found, bool) else repr(found)
+    shown = in_yaml(found) if found is None or isinstance(found, bool) else repr(found)
     return f"{file}: {key} = {shown} is refused: {reason[:1].lower() + reason[1:]}."
 
 

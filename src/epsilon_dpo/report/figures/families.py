@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from epsilon_dpo.pipeline.stage.params import spelt
+from epsilon_dpo.pipeline.stage.params import in_yaml
 
 # What a run may state without becoming another method: where it starts, how it is watched, how it is seeded.
 NOT_THE_METHOD = ("beta", "seed", "snapshot_epochs")
@@ -33,4 +33,4 @@ def families(runs: dict[str, Config]) -> dict[str, str]:
 def _label(own: Config, of_the_method: list[Config]) -> str:
     keys = dict.fromkeys(key for config in of_the_method for key in config)
     telling = [key for key in keys if any(config.get(key) != own.get(key) for config in of_the_method)]
-    return ", ".join([own["method"], *(f"{key} {spelt(own[key])}" for key in telling if key in own)])
+    return ", ".join([own["method"], *(f"{key} {in_yaml(own[key])}" for key in telling if key in own)])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from epsilon_dpo.pipeline.stage.files import write_csv, write_json
-from epsilon_dpo.pipeline.stage.params import spelt
+from epsilon_dpo.pipeline.stage.params import in_yaml
 from epsilon_dpo.pipeline.stage.runs import CHOSEN
 from epsilon_dpo.report.page.alt_texts import (
     beta_alt,
@@ -179,7 +179,7 @@ def data_uri(png: bytes) -> str:
 
 def settings(config: dict[str, Any]) -> str:
     """A run's config as params.yaml states it, without its method: `beta 0.3, update soft`."""
-    return ", ".join(f"{key} {spelt(value)}" for key, value in config.items() if key != "method")
+    return ", ".join(f"{key} {in_yaml(value)}" for key, value in config.items() if key != "method")
 
 
 def _render(results: Results, **content: Any) -> str:
