@@ -113,6 +113,9 @@ import contextlib
 class UserError(Exception):
     pass
 
+class NotServed(UserError):
+    pass
+
 def redacted(text):
     return text
 

@@ -3,11 +3,15 @@
 import json
 import re
 import shutil
+import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_stand_in import REVISION, Hub, point_to
 from ruamel.yaml import YAML
 
 from epsilon_dpo.check.params_file import load_file
@@ -111,8 +115,8 @@ UNANSWERED = "data/mine/test.jsonl has no shape of preference data that is known
     [
         ({"prompt": "Why?"}, UNANSWERED),
         (
-            {"prompt": "Why?", "completion": "So.", "label": True},
-            "data/mine/test.jsonl reads as unpaired, but data/mine/",
+            {"prompt": "Why?", "answers": ["So.", "No."], "scores": [1, 0]},
+            "data/mine/test.jsonl reads as scored_answers, but data/mine/",
         ),
         (TIED, "No row of the split test of data/mine makes a pair; the first, test/1: both answers"),
         (
@@ -143,6 +147,52 @@ def test_a_split_that_cannot_be_evaluated_on_is_left_out_by_name(
     main(["inspect", "data/mine"])
     said = capsys.readouterr().out
     assert "\n  left out test, at which" in said and pasted(said)["fetch"]["eval_split"] == "validation", "the next one"
+
+
+def test_splits_that_are_left_out_cost_no_reading_of_the_split_to_train_on(
+    project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have millions of rows."""
+    (project / "data/mine").mkdir()
+    pair = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+    for split, row in (("train", pair), ("test", TIED), ("validation", {"prompt": "Why?"})):
+        (project / f"data/mine/{split}.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    read: Counter[str] = Counter()
+    monkeypatch.setattr(
+        "epsilon_dpo.data.sources.published.rows_of", lambda file: (read.update([file.name]), rows_of(file))[1]
+    )
+    main(["inspect", "data/mine"])
+    said = capsys.readouterr().out
+    assert said.count("\n  left out ") == 2 and pasted(said)["fetch"]["eval_split"] is None
+    assert read["train.jsonl"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [("", "owner/open at revision 01234567 is not in the local cache and"), ("GatedRepo", "owner/open is gated")],
+)
+def test_a_split_that_the_hub_does_not_give_now_is_not_left_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch, error: str, sentence: str
+) -> None:
+    """What is pasted would set a share of the training prompts aside, of a dataset with a `test`."""
+    pairs = "".join(json.dumps({"prompt": f"Why {n}?", "chosen": "So.", "rejected": "No."}) + "\n" for n in range(9))
+    monkeypatch.setattr(Hub, "files", {f"{split}.jsonl": pairs.encode() for split in ("train", "test")})
+
+    class Refusing(Hub):
+        def do_GET(self) -> None:
+            if self.path.endswith("/test.jsonl"):
+                self.answer(403, error=error)
+            else:
+                super().do_GET()
+
+        do_HEAD = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        point_to(f"http://127.0.0.1:{server.server_port}", project / "cache", monkeypatch)
+        with pytest.raises(SystemExit, match=f"ERROR: {sentence}"):
+            main(["inspect", "owner/open", "--revision", REVISION])
+        server.shutdown()
 
 
 def test_a_split_to_train_on_that_cannot_be_read_stops(project: Path) -> None:

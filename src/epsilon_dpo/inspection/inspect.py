@@ -29,7 +29,7 @@ from epsilon_dpo.judging.making.params import TrainedJudge
 from epsilon_dpo.models.base.embedded import texts_of, train_tokenizer
 from epsilon_dpo.models.base.params import EmbeddedModel
 from epsilon_dpo.models.base.pretrained import load_tokenizer_alone
-from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.observability.errors import NotServed, UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
 ACTIONS = {"drop": "dropped", "stop": "the pipeline stops", "report": "reported"}
@@ -104,17 +104,21 @@ def _first_that_fetch_reads(
     """The first of `sources` whose split to evaluate on stage fetch would not stop at, its pairs, and a line for each
     split before it: many a published `test` has no answers, or none that are labelled.
 
+    Each of these is read alone first: the split to train on may be large, and is most often read once only.
+
     Raises:
-        UserError: the split to train on cannot be read.
+        UserError: the split to train on cannot be read; NotServed: some split cannot be downloaded at this moment.
     """
     left_out: list[str] = []
     for source in sources[:-1]:
         assert source.eval_split is not None
         try:
-            dataset = read_any(source, seed, scratch)
-            if dataset.eval:
-                return source, dataset, left_out
-            why = _no_pair(dataset, source.eval_split, source.path)
+            alone = read_any(sources[-1].model_copy(update={"train_split": source.eval_split}), seed, scratch)
+            if alone.train or alone.eval:
+                return source, read_any(source, seed, scratch), left_out
+            why = _no_pair(alone, source.eval_split, source.path)
+        except NotServed:
+            raise
         except UserError as error:
             why = str(error)
         left_out.append(f"  left out {source.eval_split}, at which stage fetch would stop: {why}")

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from epsilon_dpo.pipeline.observability.errors import UserError, fault_of_proxy
+from epsilon_dpo.pipeline.observability.errors import NotServed, UserError, fault_of_proxy
 
 RepoType = Literal["model", "dataset"]
 TIMEOUT = 10.0  # seconds for the first answer of the Hub
@@ -117,7 +117,7 @@ def hub_names(repo: str, revision: str, repo_type: RepoType) -> list[str]:
     return names
 
 
-class _Unreachable(UserError):
+class _Unreachable(NotServed):
     """No answer from the Hub, or none today."""
 
 
@@ -141,7 +141,7 @@ def _place(repo: str, revision: str) -> str:
 
 @contextmanager
 def _one_sentence(repo: str, revision: str, repo_type: RepoType, what: str = "") -> Iterator[None]:
-    """Turns the errors of huggingface_hub into a `UserError`; subclasses come before their bases.
+    """Turns the errors of huggingface_hub into a `NotServed`; subclasses come before their bases.
 
     Args:
         what: that is asked for, where it is no file.
@@ -150,19 +150,19 @@ def _one_sentence(repo: str, revision: str, repo_type: RepoType, what: str = "")
     try:
         yield
     except GatedRepoError:
-        raise UserError(
+        raise NotServed(
             f"{repo} is gated: accept its terms at {page}, then log in with `hf auth login` "
             "(or set HF_TOKEN) and run again."
         ) from None
     except RepositoryNotFoundError:
-        raise UserError(
+        raise NotServed(
             f"The Hub shows no {repo_type} {repo}: check the name, or, if it is private or gated, log in "
             "with `hf auth login` (or set HF_TOKEN)."
         ) from None
     except RevisionNotFoundError:
-        raise UserError(f"{repo} has no revision {revision}: copy the commit from {page}/commits/main.") from None
+        raise NotServed(f"{repo} has no revision {revision}: copy the commit from {page}/commits/main.") from None
     except HFValidationError:
-        raise UserError(
+        raise NotServed(
             f"{repo!r} is no Hub repository name (owner/name); for a local folder set revision to null."
         ) from None
     except OfflineModeIsEnabled:
@@ -177,7 +177,7 @@ def _one_sentence(repo: str, revision: str, repo_type: RepoType, what: str = "")
                 f"{what}{_place(repo, revision)} is not in the local cache and {constants.ENDPOINT} answers with "
                 f"status {status}: try again later, or set a local folder in params.yaml."
             ) from None
-        raise UserError(
+        raise NotServed(
             f"The Hub refused {what}{_place(repo, revision)} with status {status}; try again later, "
             "or set a local folder in params.yaml."
         ) from None

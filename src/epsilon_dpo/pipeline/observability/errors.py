@@ -31,6 +31,11 @@ class UserError(Exception):
         super().__init__(printable(redacted(message)))
 
 
+class NotServed(UserError):
+    """A server has not given what was asked for: it may tomorrow, or to somebody with a login. What it has is not known
+    by that."""
+
+
 def redacted(text: str) -> str:
     """`text` with *** for each secret of the environment (SECRETS) and for the login in an address."""
     for secret in (part for name, value in os.environ.items() if SECRETS.search(name) for part in value.split()):
@@ -39,12 +44,12 @@ def redacted(text: str) -> str:
     return LOGIN.sub("***@", text)
 
 
-def fault_of_proxy(address: str, error: Exception) -> UserError | None:
+def fault_of_proxy(address: str, error: Exception) -> NotServed | None:
     """What an HTTP library raises where the environment names a proxy that it cannot use; None: something else."""
     said = redacted(" ".join(str(error).split()))
     if "proxy" not in said.lower():
         return None
-    return UserError(
+    return NotServed(
         f"{address} cannot be asked through the proxy that the environment names ({said}): unset all_proxy, or let "
         "http_proxy and https_proxy name one of HTTP."
     )
