@@ -14,6 +14,7 @@ import psutil
 import pytest
 from processes_of_tests import until_gone
 
+from epsilon_dpo.pipeline.observability import child
 from epsilon_dpo.pipeline.observability.child import Leader, start_process
 from epsilon_dpo.pipeline.observability.tracker import Tracker
 
@@ -102,13 +103,27 @@ def test_a_stage_whose_dvc_is_killed_while_mlflow_is_imported_has_its_record(
     asked = Leader(leader.pid, psutil.Process(leader.pid).create_time())
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", PATIENCE_S)
     monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [start_process(asked)])
-    (server,) = (process for process in psutil.Process().children() if process.pid != leader.pid)
+    server = child._servers[-1]
     with pytest.raises(SystemExit), Tracker("fetch", "f" * 64, {}, {}):
-        time.sleep(0.5)  # for the server's start, of which the import is by far the longest part
         leader.kill()
         leader.wait()
         raise SystemExit
     assert select("select name, status from runs") == [("fetch", "KILLED")]
+    until_gone(server.pid, within_s=PATIENCE_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage has a process of its own")
+def test_a_process_with_the_number_of_a_dvc_that_is_gone_is_not_taken_for_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server would live as long as that process, which may be for ever."""
+    asked = Leader(os.getpid(), psutil.Process().create_time() - 1.0)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker.FLUSH_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr("epsilon_dpo.pipeline.observability.tracker._waiting", [start_process(asked)])
+    server = child._servers[-1]
+    with Tracker("fetch", "f" * 64, {}, {}):
+        pass
+    assert select("select name, status from runs") == [("fetch", "FINISHED")]
     until_gone(server.pid, within_s=PATIENCE_S)
 
 

@@ -1,7 +1,7 @@
-"""`python -m epsilon_dpo.mlflow_writer.fork_server FD PID`: a process with MLflow imported, forked per stage.
+"""`python -m epsilon_dpo.mlflow_writer.fork_server FD PID STARTED`: a process with MLflow imported, forked per stage.
 
-It answers at the socket FD as long as the `dvc` of PID lives, and writes nothing itself. Who asks, and why, is in
-pipeline/observability/child.py.
+It answers at the socket FD as long as the `dvc` of PID and STARTED lives, and writes nothing itself. Who asks, and why,
+is in pipeline/observability/child.py.
 """
 
 import json
@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 
 from epsilon_dpo.mlflow_writer.process import be_quiet, import_mlflow, run
-from epsilon_dpo.pipeline.observability.child import PATIENCE_S, is_own
+from epsilon_dpo.pipeline.observability.child import PATIENCE_S, Leader, is_own
 from epsilon_dpo.pipeline.stage.lifetime import INTERVAL_S, lives
 
 
-def answer(listener: socket.socket, dvc: psutil.Process) -> None:
+def answer(listener: socket.socket, dvc: Leader) -> None:
     """Fork for whoever asks at `listener`, until `dvc` is gone and nobody waits any more.
 
-    A `dvc` that is killed while MLflow is imported here leaves its first stage waiting, which ends with it and has said
-    so in the pipe that it hands over.
+    A `dvc` that is killed before MLflow is imported here leaves its first stage waiting, which ends with it and has
+    said so in the pipe that it hands over.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends is waited for by the kernel
     listener.settimeout(INTERVAL_S)
@@ -37,9 +37,10 @@ def answer(listener: socket.socket, dvc: psutil.Process) -> None:
                 _fork(connection, listener)
 
 
-def _is_there(dvc: psutil.Process) -> bool:
+def _is_there(dvc: Leader) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return lives(dvc)
+        process = psutil.Process(dvc.pid)
+        return process.create_time() == dvc.started and lives(process)  # another process may have its number by now
     return False
 
 
@@ -80,8 +81,7 @@ def _become_process(connection: socket.socket, stdin: int, stderr: int, request:
 
 
 if __name__ == "__main__":
-    with suppress(psutil.NoSuchProcess), socket.socket(fileno=int(sys.argv[1])) as asked:
-        above = psutil.Process(int(sys.argv[2]))  # before it can be gone
+    with socket.socket(fileno=int(sys.argv[1])) as asked:
         be_quiet()
         import_mlflow()
-        answer(asked, above)
+        answer(asked, Leader(int(sys.argv[2]), float(sys.argv[3])))

@@ -172,7 +172,8 @@ def _connection(leader: Leader) -> socket.socket:
 
 
 def _start_server(listener: int, leader: Leader) -> None:
-    command = [sys.executable, "-m", "epsilon_dpo.mlflow_writer.fork_server", str(listener), str(leader.pid)]
+    of_leader = [str(leader.pid), repr(leader.started)]
+    command = [sys.executable, "-m", "epsilon_dpo.mlflow_writer.fork_server", str(listener), *of_leader]
     quiet = subprocess.DEVNULL  # whoever reads what `dvc` prints waits for all that hold it
     server = subprocess.Popen(
         command, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=[listener], start_new_session=True
