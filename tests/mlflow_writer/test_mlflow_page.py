@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from epsilon_dpo.mlflow_writer.answers import TABLE, table
-from epsilon_dpo.mlflow_writer.identity import identity, made_by, recipe, report_mark
+from epsilon_dpo.mlflow_writer.identity import flat, identity, made_by, recipe, recipe_of, report_mark
 from epsilon_dpo.mlflow_writer.notes import EXTERNAL, command, note
 from epsilon_dpo.mlflow_writer.reading import recorded_run
 from epsilon_dpo.mlflow_writer.registry import opened
@@ -21,6 +21,8 @@ from epsilon_dpo.mlflow_writer.resources import TOKENS, Resources
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.mlflow_writer.view import NAMES, SHARED_VIEW, experiment_tags
 from epsilon_dpo.pipeline.stage.params import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_named_views_have_charts_and_fit_into_a_tag() -> None:
@@ -52,6 +54,18 @@ def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
     assert identity("align@x", {"runs.x": dpo})["recipe"] == "dpo, beta 0.1" and "recipe" not in identity("sft", {})
     seeds = json.loads(json.loads(experiment_tags()[f"{SHARED_VIEW}seeds"])["state"])
     assert seeds["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "recipe"}]
+
+
+def test_a_recipe_is_read_from_the_params_of_a_row() -> None:
+    """That an older version of this project wrote; of every run of the presets, and of a method with nested values."""
+    files = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+    runs = [entry for file in files for entry in read_yaml(file)["runs"].values()]
+    odd = {"method": "own", "whiten": False, "seed": None, "sizes": [1, 2.0], "of": {"rate": 1e-06, "name": "a, b"}}
+    assert recipe(odd) == "own, of.name a, b, of.rate 1e-06, sizes [1, 2.0], whiten false"
+    for entry in (*runs, odd):
+        logged = {key: str(value) for key, value in flat({"seed": 3, "runs.x": entry})}
+        assert recipe_of(logged) == recipe(entry)
+    assert len(runs) > 20 and recipe_of({"seed": "3", "run": "x"}) is None
 
 
 def test_values_of_a_run_are_written_as_in_params_yaml() -> None:

@@ -199,6 +199,22 @@ def test_an_experiment_leaves_the_values_of_the_report_on_a_policy_that_both_hav
     assert rows.client.get_run(row).data.metrics["win_rate/sft"] == 0.8
 
 
+def test_seeds_that_an_older_version_spelt_otherwise_are_averaged_with_those_of_today(rows: Rows) -> None:
+    """Of a policy that DVC restores nothing is trained again, so that its row is of that version."""
+    policies = [policy("older"), policy("untold"), policy("todays")]
+    for each in policies:
+        each["params"] = {f"runs.{each['run']}": {"method": "simpo", "gamma": 1.0, "beta": 2.5, "seed": None}}
+    older, untold, todays = rows.compared(policies)
+    rows.client.set_tag(older, "recipe", "simpo, gamma 1.0, beta 2.5")
+    rows.client.delete_tag(untold, "recipe")
+    experiment = Record("score@older", "f" * 64, {}, {}, at=now(), mark="in_report.tidy-lynx")
+    experiment.compared(policies)
+    assert rows.client.get_run(older).data.tags["recipe"] == "simpo, gamma 1.0, beta 2.5", "the workspace's is shown"
+    rows.compared(policies)
+    found = {rows.client.get_run(row).data.tags["recipe"] for row in (older, untold, todays)}
+    assert found == {"simpo, beta 2.5, gamma 1"}
+
+
 def test_what_a_report_no_longer_says_of_a_policy_is_taken_back(rows: Rows) -> None:
     """At another temperature a KL is none, and of answers that are no longer cut there is no rate of the uncut; what
     the training or somebody else logged stays, and a number that is said again is there again."""

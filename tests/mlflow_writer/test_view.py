@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.entities import Param
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.replicates import mark_replicate, write_summary
@@ -69,6 +70,23 @@ def test_each_level_of_a_study_has_a_view_of_its_own_rows(store: Store) -> None:
         drawn = [*state["selectedColumns"], *(card.get("metricKey", "") for card in state["compareRunCharts"])]
         assert not [name for name in drawn if "_low" in name], "the average over seeds of an interval's end is none"
         assert {"metrics.`true_win_rate/chosen`", "tags.`study_seed`"} <= {*drawn}
+
+
+def test_replicates_that_an_older_version_marked_are_of_one_recipe_with_those_of_today(store: Store) -> None:
+    """It wrote what it saw first, and numbers as they stood there; of seed 1 nothing is marked again."""
+    said = {"1a": "tr_dpo, update soft, beta 1.0", "2a": "tr_dpo, beta 1, update soft"}
+    for (sha256, name), beta in zip(said.items(), ("1.0", "1"), strict=True):
+        tags = {"stage": "align", "run": "tr_dpo", "policy_sha256": sha256, "recipe": name}
+        row = store.client.create_run(store.experiment, run_name="align@tr_dpo", tags=tags).info.run_id
+        params = {"run.method": "tr_dpo", "run.update": "soft", "run.beta": beta, "run.seed": "None", "seed": "1"}
+        store.client.log_batch(row, params=[Param(*each) for each in params.items()])
+        if sha256 == "1a":
+            store.client.set_tag(row, "study", "older")
+    assert mark_replicate("older", 2, {"tr_dpo": "2a"}) == 1
+    found = store.client.search_runs([store.experiment], "tags.study = 'older'")
+    assert [row.data.tags["recipe"] for row in found] == ["tr_dpo, beta 1, update soft"] * 2
+    view = store.client.get_experiment(store.experiment).tags[f"{SHARED_VIEW}study-older-seeds"]
+    assert [*json.loads(json.loads(view)["state"])["groupsExpanded"]] == ["tag.recipe.tr_dpo, beta 1, update soft"]
 
 
 def recipe(beta: float | None, method: str = "dpo", **metrics: float) -> dict[str, Any]:

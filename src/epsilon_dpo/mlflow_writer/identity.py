@@ -1,8 +1,9 @@
 """By which tags a run is found: stage, run, method, `dvc repro`, experiment, report."""
 
+import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,22 @@ def recipe(config: dict[str, Any]) -> str:
 
     MLflow groups by this text: it is the same in whatever order the keys stand, and of 1 and 1.0.
     """
-    own = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE and value is not None}
+    own = {key: value for key, value in flat(config) if key not in NOT_THE_RECIPE and value is not None}
     method = str(own.pop("method", ""))
     in_order = sorted(own.items(), key=lambda item: (item[0] != "beta", item[0]))
     return ", ".join([method, *(f"{key} {in_yaml(_whole(value))}" for key, value in in_order)])
+
+
+def recipe_of(logged: Mapping[str, str]) -> str | None:
+    """The recipe of a row, from its params as MLflow keeps them, which is Python's text of each; None: it has none."""
+    own = {key.removeprefix("run."): _value(text) for key, text in logged.items() if key.startswith("run.")}
+    return recipe(own) if own.get("method") else None
+
+
+def _value(text: str) -> Any:
+    with suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    return text
 
 
 def _whole(value: Any) -> Any:

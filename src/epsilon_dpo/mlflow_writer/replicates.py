@@ -9,7 +9,8 @@ from mlflow.entities import Run, RunStatus, RunTag
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.identity import RECIPE, recipe
 from epsilon_dpo.mlflow_writer.metrics import as_metrics
-from epsilon_dpo.mlflow_writer.rows import Rows
+from epsilon_dpo.mlflow_writer.reading import all_runs
+from epsilon_dpo.mlflow_writer.rows import RUNS_AT_ONCE, Rows
 from epsilon_dpo.mlflow_writer.server import UI, server_address
 from epsilon_dpo.mlflow_writer.store import set_view
 from epsilon_dpo.mlflow_writer.view import STUDY, STUDY_SEED, SUMMARY, seeds_tag, summary_tag, view_of
@@ -42,7 +43,9 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
         rows.client.set_tag(row.info.run_id, BY, pending.project())
         rows.client.set_tag(row.info.run_id, STUDY, level)
     if found:
-        recipes = {name for row in found if (name := row.data.tags.get(RECIPE))}  # older versions wrote none
+        # Of all seeds: those that an older version of this project marked have its spelling.
+        of_level = all_runs(rows.client, rows.store.experiment, f"tags.{STUDY} = '{level}'", RUNS_AT_ONCE)
+        recipes = {name for row in of_level if (name := rows.renew_recipe(row))}
         set_view(rows.client, rows.store.experiment, *seeds_tag(level, recipes))
     return len(found)
 

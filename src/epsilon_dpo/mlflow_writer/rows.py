@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from epsilon_dpo.mlflow_writer import pending
 from epsilon_dpo.mlflow_writer.answers import ANSWERS_TAG, TABLE, TABLE_TAG, TABLES, table
-from epsilon_dpo.mlflow_writer.identity import IN_REPORT, flat, identity, report_mark
+from epsilon_dpo.mlflow_writer.identity import IN_REPORT, RECIPE, flat, identity, recipe_of, report_mark
 from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve, named
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
@@ -82,11 +82,22 @@ class Rows:
             unknown += as_metrics({name: math.nan for name in gone if not math.isnan(known[name])}, 0, at)
             another = self._is_in_another_report(row)
             self._log(run_id, of_model([] if another else unknown, model if is_new else None, None))
+            if not another:
+                self.renew_recipe(row)
             if self.takes_files and not (another and TABLE_TAG in row.data.tags):
                 self._show_answers(row, table(run, sha256))
         if self._mark(marked, at):
             note_marked(policies)
         return rows
+
+    def renew_recipe(self, row: Run) -> str | None:
+        """The recipe of a training, which MLflow groups by: an older version of this project wrote the tag in another
+        spelling, or not at all."""
+        known = row.data.tags.get(RECIPE)
+        name = recipe_of(row.data.params) or known
+        if name is not None and name != known:
+            self.client.set_tag(row.info.run_id, RECIPE, name)
+        return name
 
     def _show_answers(self, row: Run, answers: dict[str, Any] | None) -> None:
         """The table of them, anew where another judge or temperature has made it another."""
