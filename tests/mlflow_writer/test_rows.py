@@ -119,6 +119,19 @@ def test_of_two_that_write_a_missing_row_at_once_one_does(rows: Rows) -> None:
     assert len(named(rows, "twice")) == 1
 
 
+def test_of_two_that_take_back_the_same_mark_at_once_neither_fails(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make ui` beside `make repro` again: both have seen the mark, and one is a moment behind."""
+    (kept,) = rows.compared([policy("marked")])
+    delete = rows.client.delete_tag
+    monkeypatch.setattr(rows.client, "delete_tag", lambda *tag: (delete(*tag), delete(*tag)))
+    rows.compared([policy("later")])
+    tags = rows.client.get_run(kept).data.tags
+    assert tags["in_report"] == "false" and not [key for key in tags if ".by." in key]
+    monkeypatch.setattr(rows.client, "delete_tag", refuse)
+    with pytest.raises(MlflowException, match="Permission denied"):
+        rows.compared([policy("marked")])
+
+
 def test_a_row_that_is_being_written_is_left_alone(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage of the same project ends in the meantime."""
     write = rows._log_params

@@ -125,7 +125,7 @@ class Record(Rows):
         self.client.set_terminated(self.run_id, status, at)
         # Said by another process, which did not see this one.
         if self.client.get_run(self.run_id).data.tags.get(ERROR) == GONE:
-            self.client.delete_tag(self.run_id, ERROR)
+            self.untag(self.run_id, ERROR)
         if self.execution and not self.store.is_local:
             for other in self._executions().keys() - {self.run_id}:
                 self.discard(other, "the server made this row twice")

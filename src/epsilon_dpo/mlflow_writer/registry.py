@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from epsilon_dpo.mlflow_writer.models import POLICY, Models
 from epsilon_dpo.mlflow_writer.reading import first_trained, read_only
-from epsilon_dpo.mlflow_writer.server import reach_server, wait_briefly
+from epsilon_dpo.mlflow_writer.server import ABSENT, reach_server, wait_briefly
 from epsilon_dpo.mlflow_writer.store import LOCK_S, database_of, open_store, root
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line, redacted
 from epsilon_dpo.pipeline.stage.disk import FULL, REFUSED
@@ -38,7 +38,7 @@ CANDIDATE = (
     "A candidate, not the champion: its promotion was begun and not finished. `epsilon-dpo promote RUN` finishes it "
     "if the run is still better."
 )
-ABSENT, THERE = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
+THERE = "RESOURCE_ALREADY_EXISTS"
 
 
 @dataclass(frozen=True)

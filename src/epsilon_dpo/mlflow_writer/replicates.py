@@ -36,7 +36,7 @@ def mark_replicate(level: str, seed: int, policies: Mapping[str, str]) -> int:
     rows = Rows()
     for run_id, tags in rows.search(f"tags.{STUDY} = '{level}' and tags.{STUDY_SEED} = '{seed}'").items():
         if pending.is_ours(tags.get(BY)):  # on a shared server another project has a study of its own
-            rows.client.delete_tag(run_id, STUDY)
+            rows.untag(run_id, STUDY)
     found = [row for run, sha256 in policies.items() if (row := rows.training(run, sha256))]
     for row in found:
         rows.client.set_tag(row.info.run_id, STUDY_SEED, str(seed))
@@ -78,7 +78,7 @@ def write_summary(level: str, recipes: Iterable[Mapping[str, Any]], confidence: 
             row = rows.client.get_run(rows.create(name, tags, now()))
         _complete(rows, row, tags, metrics)
     for row in known:  # also of recipes that the level has no longer
-        rows.client.delete_tag(row.info.run_id, SUMMARY)
+        rows.untag(row.info.run_id, SUMMARY)
         rows.discard(row.info.run_id, "a later summary has no such row")
     set_view(rows.client, rows.store.experiment, *summary_tag(level))
     server = server_address(os.environ.get("MLFLOW_TRACKING_URI", "")) or UI

@@ -17,7 +17,7 @@ from epsilon_dpo.mlflow_writer.metrics import as_metrics, curve, named
 from epsilon_dpo.mlflow_writer.models import POLICY, Models, of_model
 from epsilon_dpo.mlflow_writer.notes import note
 from epsilon_dpo.mlflow_writer.reading import all_runs
-from epsilon_dpo.mlflow_writer.server import Failure, failure, in_short, say
+from epsilon_dpo.mlflow_writer.server import ABSENT, Failure, failure, in_short, say
 from epsilon_dpo.mlflow_writer.store import open_store
 from epsilon_dpo.mlflow_writer.view import CURVE
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
@@ -132,7 +132,7 @@ class Rows:
                 if ours == said_by:
                     self.client.set_tag(run_id, self.mark, "false")
                 for key in ours:
-                    self.client.delete_tag(run_id, key)
+                    self.untag(run_id, key)
         for row in rows:
             for key, value in ((by, "last report"), (self.mark, "true")):
                 if row.data.tags.get(key) != value:
@@ -184,8 +184,15 @@ class Rows:
         except MlflowException:
             self.client.set_tag(run_id, ERROR, why)
             self.client.set_terminated(run_id, "KILLED")
-            if "execution" in self.client.get_run(run_id).data.tags:  # which a row of a study's summary has not
-                self.client.delete_tag(run_id, "execution")  # nothing finds it by that any more
+            self.untag(run_id, "execution")  # nothing finds it by that any more; a row of a study's summary has none
+
+    def untag(self, run_id: str, key: str) -> None:
+        """Take a tag away, where it has not been already, by another process at the same time."""
+        try:
+            self.client.delete_tag(run_id, key)
+        except MlflowException as error:
+            if error.error_code != ABSENT:
+                raise
 
     def search(self, query: str) -> dict[str, dict[str, str]]:
         """The ids of all runs that `query` finds, with their tags."""

@@ -24,6 +24,7 @@ OUTAGE_S = 120.0  # a pipeline with a dead server says so this often
 LOGIN_CODES = (401, 403)
 BUSY_CODE = 429
 INVALID = "INVALID_PARAMETER_VALUE"  # MLflow's: of a local store it is the one error that says the call is at fault
+ABSENT = "RESOURCE_DOES_NOT_EXIST"  # MLflow's
 LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
