@@ -252,7 +252,7 @@ EXAMPLES = {
                 "model_b": "gpt-4-0613",
                 "prompt": '["a","A?"]',
                 "response_a": '["b", "B"]',
-                "response_b": '["c","C"]',
+                "response_b": '["b","C"]',
                 "winner_model_a": 1,
                 "winner_model_b": 0,
                 "winner_tie": 0,
@@ -275,7 +275,7 @@ EXAMPLES = {
         [
             {
                 "chosen": [user("a"), bot("b"), user("A?"), bot("B")],
-                "rejected": [user("a"), bot("c"), user("A?"), bot("C")],
+                "rejected": [user("a"), bot("b"), user("A?"), bot("C")],
             },
             pair(user("d"), good="f", bad="e"),
         ],

@@ -30,7 +30,7 @@ def said(pair: Pair) -> tuple[str, str]:
     return pair.chosen[-1]["content"], pair.rejected[-1]["content"]
 
 
-@pytest.mark.parametrize("row", [LMSYS, LISTS])
+@pytest.mark.parametrize("row", [LMSYS | {"response_b": '["c","C"]'}, LISTS])
 def test_lists_of_texts_are_the_turns_of_a_dialogue(row: Row) -> None:
     expected = pair(user("a"), bot("b"), user("A?"), good="B", bad="C")
     found = read(row)
