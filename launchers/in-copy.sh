@@ -12,6 +12,7 @@ if [ ! -d "$copy" ]; then
 fi
 cd "$copy"
 exec 9>.git/job.lock
+flock --nonblock 9 || echo "another job works in $copy: waiting up to 5 minutes for it" >&2
 flock --timeout 300 9 || { echo "another job works in $copy; wait for it or cancel it" >&2; exit 1; } # a lost node's lock is freed late
 rm -f .git/index.lock dvc.lock # DVC writes it in place, so a kill may have left a part of it; its run cache has the results
 git fetch --quiet origin "${EPSILON_DPO_COMMIT:-HEAD}" '+refs/heads/*:refs/remotes/origin/*' # by its hash: no branch may have it any more

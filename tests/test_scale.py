@@ -124,7 +124,7 @@ def test_groups_of_runs_on_this_machine_make_what_one_dvc_repro_makes(project: P
     fail = project.parent / "fail"
     fail.touch()
     failed = run(local, "launchers/local.sh", "2", "1", FAIL=str(fail))
-    assert failed.returncode == 1 and "group 1-1 failed: scratch/groups/1-1.log" in failed.stderr
+    assert failed.returncode == 1 and "group 1-1 failed: ERROR: failed to reproduce 'kl@tr_dpo'" in failed.stderr
     assert not (local / "dvc.lock").exists()
     done = run(local, "launchers/local.sh", "2", "1")
     assert done.returncode == 0, done.stderr[-3000:]
