@@ -37,12 +37,12 @@ if [ -f dvc.lock ]; then
     wanted { printf "%s%s\n", head, $0; head = "" }' dvc.lock >.dvc/tmp/dvc.lock && mv .dvc/tmp/dvc.lock dvc.lock
   [ -s dvc.lock ] || rm dvc.lock
 fi
-# What runs share, where its job's copy lies beside this one: those entries are the newest.
-[ -z "$runs" ] || [ ! -f ../shared/dvc.lock ] || gather ../shared/dvc.lock
+# What runs share, where its job's copy lies beside this one; where that job is at work once more, the remote has it.
+[ -z "$runs" ] || [ ! -f ../shared/dvc.lock ] || gather ../shared/dvc.lock || [ -z "${EPSILON_DPO_CACHE:-}" ]
 
 status=0
 if [ -n "${EPSILON_DPO_CACHE:-}" ]; then
-  [ -z "$runs" ] || dvc checkout --quiet --force --allow-missing
+  [ -z "$runs" ] || dvc checkout --quiet --force --allow-missing dvc.yaml
   dvc repro $targets || status=$?
 else
   missing=

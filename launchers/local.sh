@@ -35,13 +35,13 @@ echo "Groups $(echo $groups), $at_once at once; to watch them: tail -f scratch/g
 # xargs ends at once where a command exits with 255, as dvc does, so that the other groups would not begin.
 echo "$groups" | GPUS=$gpus COUNT=$count xargs -P "$at_once" --process-slot-var=SLOT -n 1 bash -c '
   [ "$COUNT" = 0 ] || export CUDA_VISIBLE_DEVICES=$(echo "$GPUS" | sed -n "$((SLOT % COUNT + 1))p")
-  log=scratch/groups/$1.log
+  log=scratch/groups/$1.log && : >"$log"
   launchers/in-copy.sh "$1" >>"$log" 2>&1 || { echo "group $1 failed: $(grep -a "^ERROR" "$log" | tail -n 1) ($log)" >&2; exit 1; }
   echo "group $1 ended"' group ||
   say "Say this again when the cause is gone: what is finished is not computed again."
 is_clean && [ "$(git rev-parse HEAD)" = "$EPSILON_DPO_COMMIT" ] ||
   say "The project was edited meanwhile, and the groups are of commit $EPSILON_DPO_COMMIT: commit the edit, or take it back, and say this again; what is finished is not computed again."
 PYTHONPATH=src python -m epsilon_dpo.cli gather scratch/groups/shared/dvc.lock $(printf 'scratch/groups/%s/dvc.lock ' $groups)
-dvc checkout --force --allow-missing # as dvc repro would, also over what an interrupted stage has left
+dvc checkout --force --allow-missing dvc.yaml # also over what an interrupted stage has left, and of no other file of the user's
 alone dvc repro
 PYTHONPATH=src python -m epsilon_dpo.report.page.tracked || true # writes what waits for the MLflow server

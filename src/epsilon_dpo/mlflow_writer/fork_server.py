@@ -27,8 +27,8 @@ def answer(listener: socket.socket, dvc: Leader) -> None:
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends is waited for by the kernel
     listener.settimeout(INTERVAL_S)
-    somebody = True
-    while somebody or _is_there(dvc):
+    leader, somebody = _process_of(dvc), True
+    while somebody or _is_there(leader):
         somebody = False
         with suppress(OSError, ValueError):  # nobody asked; who asked is gone
             connection, _ = listener.accept()
@@ -37,10 +37,17 @@ def answer(listener: socket.socket, dvc: Leader) -> None:
                 _fork(connection, listener)
 
 
-def _is_there(dvc: Leader) -> bool:
+def _process_of(dvc: Leader) -> psutil.Process | None:
+    """None if it is gone. Asked once: when a process was started is told otherwise after the clock was set."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(dvc.pid)
-        return process.create_time() == dvc.started and lives(process)  # another process may have its number by now
+        return process if process.create_time() == dvc.started else None  # another may have its number by now
+    return None
+
+
+def _is_there(leader: psutil.Process | None) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return leader is not None and lives(leader)
     return False
 
 

@@ -108,21 +108,25 @@ def test_a_verdict_beside_scores_decides() -> None:
     assert said(read(SCORED | {"better_response_id": 0})) == ("b", "c")
 
 
-def test_a_verdict_beside_a_column_per_outcome_decides() -> None:
+def test_a_verdict_beside_a_column_per_outcome_is_asked_about() -> None:
     """Such columns may be what a model foretold."""
     row = PLAIN | {"winner": "model_b", "winner_model_a": 0.7, "winner_model_b": 0.2, "winner_tie": 0.1}
-    assert said(read(row)) == ("c", "b")
-    columns = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie")
-    assert said(read(LMSYS | {"label": 0}, {name: name for name in columns})) == ("B", "C")
-    with pytest.raises(UserError, match=r"prompt holds lists written as text; .*parquet \(docs/datasets\.md has the"):
-        read(LMSYS | {"label": 0})
+    with pytest.raises(UserError, match=r"several shapes .*; say which to read with fetch.columns"):
+        read(row)
+    asked = {name: name for name in ("prompt", "response_a", "response_b", "winner")}
+    assert said(read(row, asked)) == ("c", "b")
 
 
-@pytest.mark.parametrize("scores", ["scores", "ranks"])
-@pytest.mark.parametrize("listed", ["answers", "completions"])
-def test_a_list_of_answers_beside_a_column_each_is_read(listed: str, scores: str) -> None:
-    row = {**SCORED, listed: ["d", "e"], scores: [1, 2]}
-    assert said(read(row)) == (("e", "d") if scores == "scores" else ("d", "e"))
+@pytest.mark.parametrize("beside", [{"label": None}, {"preference": None}, {"responses": 2}])
+def test_a_column_that_is_no_verdict_and_no_list_changes_nothing(beside: Row) -> None:
+    assert said(read(LMSYS | beside)) == ("B", "C")
+    scored = {key: value for key, value in beside.items() if key == "responses"}
+    assert said(read(SCORED | scored)) == ("c", "b")
+
+
+def test_a_list_of_answers_beside_a_column_each_is_asked_about() -> None:
+    with pytest.raises(UserError, match=r"several shapes .*; say which to read with fetch.columns"):
+        read({**SCORED, "answers": ["d", "e"], "scores": [1, 2]})
 
 
 def test_more_numbered_answers_than_are_read_are_refused() -> None:

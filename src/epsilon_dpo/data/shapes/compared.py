@@ -290,7 +290,6 @@ COMPARED = (
             WEIGHT,
         ),
         _by_winner_columns([], Names({}, {})),
-        without=("verdict", *VERDICTS),
         read_file=_by_winner_columns,
     ),
     Shape(

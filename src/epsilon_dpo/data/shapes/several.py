@@ -48,10 +48,9 @@ ANSWERS = (
     INPUT,
     *_numbered(STEMS, ANSWER),
 )
-LISTED = Field("answers", LIST, ("completions", "responses", "candidates", "all_generated_responses"))
 BEYOND = tuple(f"{stem}_{len(NUMBERS)}" for stem in STEMS)  # the first column of answers that would not be read
-# With a verdict or all answers in one column it is another shape.
-WITHOUT = ("chosen", "rejected", "verdict", *VERDICTS, *LISTED.names, *BEYOND)
+# With a verdict it is another shape, as with answers that would not be read.
+WITHOUT = ("chosen", "rejected", "verdict", *VERDICTS, *BEYOND)
 
 
 def _read_scored(row: Row, choose: Choose) -> list[Result]:
@@ -215,7 +214,7 @@ SEVERAL = (
         (
             ASKED,
             INPUT,
-            LISTED,
+            Field("answers", LIST, ("completions", "responses", "candidates", "all_generated_responses")),
             Field("scores", frozenset({"numbers"}), ("rewards", "ratings", "all_rm_scores"), optional=True),
             Field("ranks", frozenset({"numbers"}), optional=True),
             SYSTEM,
