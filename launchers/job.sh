@@ -10,12 +10,13 @@
 # the copies share DVC's cache, EPSILON_DPO_CACHE, and need no remote.
 set -eu
 stages=$(dvc stage list --name-only)
+all=$(echo "$stages" | sed -n 's/^align@//p') # runs, in the order of params.yaml
 runs=
 case $1 in
 shared) targets="judge sft candidates ranking reference controls margins scorer" ;;
 report) targets="tournament figures report dvc.yaml" ;;
 [0-9]*)
-  runs=$(echo "$stages" | sed -n 's/^align@//p' | sed -n "$((${1%-*} + 1)),$((${1#*-} + 1))p")
+  runs=$(echo "$all" | sed -n "$((${1%-*} + 1)),$((${1#*-} + 1))p")
   [ -n "$runs" ] || { echo "params.yaml has no run number ${1%-*}, counted from 0" >&2; exit 1; }
   targets=$(for run in $runs; do echo "$stages" | grep "@$run\$"; done)
   ;;
@@ -48,9 +49,8 @@ else
   missing=
   if [ "$1" = report ] && [ -f ../shared/dvc.lock ]; then # the other jobs' copies lie beside this one
     rm -rf dvc.lock out/align out/sample out/score out/kl out/monotonicity # also of runs that params.yaml has no longer
-    runs=$(echo "$stages" | sed -n 's/^align@//p')
-    if gather ../shared/dvc.lock $(echo "$runs" | awk '{ print "../" NR - 1 "/dvc.lock" }') &&
-      dvc pull $(for run in $runs; do for of in align/metrics sample score kl monotonicity; do echo "out/$of/$run"; done; done); then
+    if gather ../shared/dvc.lock $(echo "$all" | awk '{ print "../" NR - 1 "/dvc.lock" }') &&
+      dvc pull $(for run in $all; do for of in align/metrics sample score kl monotonicity; do echo "out/$of/$run"; done; done); then
       missing=--allow-missing # what it does not read, such as weights
     else # they are of several commits, or of groups: DVC's run cache has their results all the same
       rm -f dvc.lock

@@ -19,7 +19,7 @@ from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 
 LOCK_FILE = Path("dvc.lock")
 HEAD = "schema: '2.0'\nstages:\n"  # as DVC begins it
-ENTRY = re.compile(r"^  ([^ ].*):\n((?:(?: {4}.*)?\n)+)", re.MULTILINE)  # a stage; a blank line is one of a long text
+ENTRY = re.compile(r"^  ([^ ].*):\n(?:(?: {4}.*)?\n)+", re.MULTILINE)  # a stage; a blank line is one of a long text
 
 
 def gather(locks: Sequence[Path]) -> str:
