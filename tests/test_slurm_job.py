@@ -36,7 +36,7 @@ def test_a_task_of_an_array_requeues_itself_alone_and_runs_the_commit_it_was_sub
     script = ["bash", "launchers/slurm/runs.sbatch"]
     with subprocess.Popen(script, cwd=tmp_path, env=env, start_new_session=True) as job:
         try:
-            until((tmp_path / "began").exists, 60)
+            until(lambda: (tmp_path / "began").exists() and (tmp_path / "began").read_text(), 60)
             job.send_signal(signal.SIGUSR1)
             until(lambda: (tmp_path / "asked").exists() and (tmp_path / "asked").read_text(), 60)
         finally:
