@@ -66,29 +66,27 @@ class Rows:
         at = at or now()
         # Most often they are the latest trainings, which one search finds.
         newest = {_policy_of(row): row for row in reversed(self._trainings(min(RUNS_AT_ONCE, len(policies) + 1)))}
-        rows, marked = {}, []
+        rows = []
         for policy in policies:
             run, sha256 = policy["run"], policy["policy_sha256"]
             row = newest.get((run, sha256)) or self.training(run, sha256) or self._rebuilt(policy)
-            run_id = row.info.run_id
-            rows[run_id] = policy
-            marked.append(row)
-            model, is_new = self.models.ensure(run_id, run, sha256, steps=policy["metrics"].get("steps"))
-            known = row.data.metrics  # marking twice must not make a history of equal values
-            final = as_metrics(policy["metrics"], 0, at)
-            unknown = [metric for metric in final if known.get(metric.key) != metric.value]
-            said = {metric.key for metric in final}
-            gone = [name for name in known if OF_ANSWERS.fullmatch(name) and name not in said]
-            unknown += as_metrics({name: math.nan for name in gone if not math.isnan(known[name])}, 0, at)
-            another = self._is_in_another_report(row)
-            self._log(run_id, of_model([] if another else unknown, model if is_new else None, None))
-            if not another:
-                self.renew_recipe(row)
-            if self.takes_files and not (another and TABLE_TAG in row.data.tags):
-                self._show_answers(row, table(run, sha256))
-        if self._mark(marked, at):
+            self._complete(row, policy, at)
+            rows.append(row)
+        if self._mark(rows, at):
             note_marked(policies)
-        return rows
+        return {row.info.run_id: policy for row, policy in zip(rows, policies, strict=True)}
+
+    def _complete(self, row: Run, policy: Policy, at: int) -> None:
+        """Write on `row` what this report says of its policy, unless another report says it there, and its model."""
+        run_id, run, sha256 = row.info.run_id, policy["run"], policy["policy_sha256"]
+        model, is_new = self.models.ensure(run_id, run, sha256, steps=policy["metrics"].get("steps"))
+        is_elsewhere = self._is_in_another_report(row)
+        metrics = [] if is_elsewhere else _changes(row.data.metrics, policy["metrics"], at)
+        self._log(run_id, of_model(metrics, model if is_new else None, None))
+        if not is_elsewhere:
+            self.renew_recipe(row)
+        if self.takes_files and not (is_elsewhere and TABLE_TAG in row.data.tags):
+            self._show_answers(row, table(run, sha256))
 
     def renew_recipe(self, row: Run) -> str | None:
         """The recipe of a training, which MLflow groups by: an older version of this project wrote the tag in another
@@ -121,23 +119,26 @@ class Rows:
             say("the rows of this report are not marked: a later report has marked its rows.")
             return False
         self.client.set_experiment_tag(self.store.experiment, told, str(at))
-        others = f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"
-        if kept := ", ".join(f"'{row.info.run_id}'" for row in rows):
-            others += f" and attributes.run_id NOT IN ({kept})"  # each row that is found costs 5 ms
-        for run_id, tags in self.search(others).items():
-            said_by = {key for key in tags if key.rpartition(".")[0] == f"{self.mark}.by"}
-            ours = {key for key in said_by if pending.is_ours(key.rpartition(".")[2])}
-            # None: two projects took theirs back at the same time.
-            if ours or (not said_by and pending.is_ours(tags.get("project"))):
-                if ours == said_by:
-                    self.client.set_tag(run_id, self.mark, "false")
-                for key in ours:
-                    self.untag(run_id, key)
+        self._take_back_marks(but=rows)
         for row in rows:
             for key, value in ((by, "last report"), (self.mark, "true")):
                 if row.data.tags.get(key) != value:
                     self.client.set_tag(row.info.run_id, key, value)
         return True
+
+    def _take_back_marks(self, but: list[Run]) -> None:
+        """From all rows but those of this report."""
+        others = f"tags.stage = 'align' and tags.`{self.mark}` = 'true'"
+        if kept := ", ".join(f"'{row.info.run_id}'" for row in but):
+            others += f" and attributes.run_id NOT IN ({kept})"  # each row that is found costs 5 ms
+        for run_id, tags in self.search(others).items():
+            said_by = {key for key in tags if key.rpartition(".")[0] == f"{self.mark}.by"}
+            ours = {key for key in said_by if pending.is_ours(key.rpartition(".")[2])}
+            # Said by none: two projects took theirs back at the same time.
+            if ours == said_by and (ours or pending.is_ours(tags.get("project"))):
+                self.client.set_tag(run_id, self.mark, "false")
+            for key in ours:
+                self.untag(run_id, key)
 
     def _is_in_another_report(self, row: Run) -> bool:
         """Whether this is an experiment's copy and `row` shows what the workspace's report, or another experiment's,
@@ -263,3 +264,12 @@ class Rows:
 
 def _policy_of(training: Run) -> tuple[str | None, str | None]:
     return training.data.tags.get("run"), training.data.tags.get(POLICY)
+
+
+def _changes(known: dict[str, float], said: dict[str, Any], at: int) -> list[Metric]:
+    """Those of `said` that a row with the metrics `known` lacks, and NaN for what is no longer said of answers."""
+    final = as_metrics(said, 0, at)
+    new = [metric for metric in final if known.get(metric.key) != metric.value]  # equal values would make a history
+    of_answers = {name for name, value in known.items() if OF_ANSWERS.fullmatch(name) and not math.isnan(value)}
+    gone = of_answers - {metric.key for metric in final}
+    return new + as_metrics(dict.fromkeys(sorted(gone), math.nan), 0, at)
