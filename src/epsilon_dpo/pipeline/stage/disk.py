@@ -15,13 +15,12 @@ from epsilon_dpo.pipeline.stage.fingerprint import scratch_root
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES)
 # safetensors (Rust), torch's writer of zip files (C++) and SQLite raise types of their own, which carry no errno.
-FULL_TEXTS = (
-    *map(os.strerror, FULL),
-    "PytorchStreamWriter failed writing",
-    "database or disk is full",
+FULL_TEXTS = re.compile(
+    "|".join(map(os.strerror, FULL))
+    + "|PytorchStreamWriter failed writing|database or disk is full"
+    + r"|unexpected pos \d+ vs \d+"  # of torch's writer, which notices in its destructor
 )
-CUT_OFF = re.compile(r"unexpected pos \d+ vs \d+")  # of the same writer, which notices in its destructor
-REFUSED_TEXTS = (os.strerror(errno.EROFS), "attempt to write a readonly database")
+REFUSED_TEXTS = re.compile(f"{os.strerror(errno.EROFS)}|attempt to write a readonly database")
 AFTER = "and run this again: nothing half-written was published, and what was finished is kept in scratch/"
 
 
@@ -48,26 +47,33 @@ def _sentence(error: BaseException) -> str | None:
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
         text = "" if number else str(one)  # an errno decides alone: its text may name a file called anything
-        if number in FULL or CUT_OFF.search(text) or any(known in text for known in FULL_TEXTS):
-            fullest = _folder_of(one) or min(_ours(), key=_free)
+        if number in FULL or FULL_TEXTS.search(text):
+            file = _file_of(one)
+            fullest = _folder_of(file) if file else min(_ours(), key=_free)
             why = "the quota is used up" if number == errno.EDQUOT else f"{_free(fullest) / 1e6:,.1f} MB are free"
             return f"the disk of {fullest} takes no more ({why}); make room {AFTER}."
-        if number in REFUSED or any(known in text for known in REFUSED_TEXTS):
-            name = getattr(one, "filename", None)
-            if number and isinstance(name, str) and os.path.exists(name) and not os.access(name, os.R_OK):
-                return f"{name} cannot be read ({os.strerror(number)}); change its permissions {AFTER}."
-            of_file = _folder_of(one)
-            if of_file is not None and not os.access(of_file, os.X_OK):  # nor may what lies there be read
-                return f"{of_file} cannot be entered ({os.strerror(errno.EACCES)}); change its permissions {AFTER}."
-            candidates = _ours() if of_file is None else [of_file]
-            for folder in candidates:
-                if not os.access(folder, os.W_OK):
-                    why = os.strerror(number or errno.EROFS)
-                    return f"{folder} cannot be written ({why}); make it writable {AFTER}."
-            ours = isinstance(name, str) and of_file is not None and not of_file.is_absolute()
-            # A file of another user, in a folder that both write to.
-            if ours and os.path.isfile(str(name)) and not os.access(str(name), os.W_OK):
-                return f"{name} cannot be written ({os.strerror(errno.EACCES)}); make it writable {AFTER}."
+        if number in REFUSED or REFUSED_TEXTS.search(text):
+            refusal = _refusal(_file_of(one), os.strerror(number or errno.EROFS))
+            if refusal:
+                return f"{refusal} {AFTER}."
+    return None
+
+
+def _refusal(file: str | None, why: str) -> str | None:
+    """What of `file`, or of where stages write, this process may not use; None: it may use all."""
+    if file is None:
+        closed = [folder for folder in _ours() if not os.access(folder, os.W_OK)]
+        return f"{closed[0]} cannot be written ({why}); make it writable" if closed else None
+    folder = _folder_of(file)
+    if os.path.exists(file) and not os.access(file, os.R_OK):
+        return f"{file} cannot be read ({why}); change its permissions"
+    if not os.access(folder, os.X_OK):  # nor may what lies there be read
+        return f"{folder} cannot be entered ({why}); change its permissions"
+    if not os.access(folder, os.W_OK):
+        return f"{folder} cannot be written ({why}); make it writable"
+    # A file of another user, in a folder of the project that both write to.
+    if not folder.is_absolute() and os.path.isfile(file) and not os.access(file, os.W_OK):
+        return f"{file} cannot be written ({why}); make it writable"
     return None
 
 
@@ -81,12 +87,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
 
 
-def _folder_of(error: BaseException) -> Path | None:
-    """The nearest folder that exists of the file that an OSError names, relative to the project where it lies there."""
+def _file_of(error: BaseException) -> str | None:
+    """The file that an OSError names."""
     name = getattr(error, "filename", None)
-    if not isinstance(name, str | bytes | os.PathLike):
-        return None
-    path = Path(os.fsdecode(name)).absolute()
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None
+
+
+def _folder_of(file: str) -> Path:
+    """The nearest folder above `file` that exists, relative to the project where it lies there."""
+    path = Path(file).absolute()
     folder = next(parent for parent in path.parents if os.path.isdir(parent))  # also where one above may not be entered
     with suppress(ValueError):
         return folder.relative_to(Path.cwd())
