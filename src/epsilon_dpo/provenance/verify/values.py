@@ -13,14 +13,14 @@ from typing import Any
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Json, read_json, read_jsonl
 from epsilon_dpo.provenance.verify.findings import NUMBER, ORDER, Place, relative, text_place
-from epsilon_dpo.provenance.whence.content import first_difference
+from epsilon_dpo.provenance.whence.content import first_difference, shared_start
 
-ABSENT = "nothing"
+ABSENT, WHOLE = "nothing", "the value"
 
 
 def json_places(recorded: Path, remade: Path) -> Iterator[Place]:
     """By dotted key, in the recorded file's order."""
-    yield from _leaves(read_json(recorded), read_json(remade), "")
+    yield from _leaves(read_json(recorded), read_json(remade))
 
 
 def jsonl_places(recorded: Path, remade: Path) -> Iterator[Place]:
@@ -29,28 +29,33 @@ def jsonl_places(recorded: Path, remade: Path) -> Iterator[Place]:
     A number differs relative to the largest of its key in the file: a margin near 0 is rounded as the large ones are.
     """
     before, after = read_jsonl(recorded), read_jsonl(remade)
-    names = [_name(row, n) for n, row in enumerate(before, 1)], [_name(row, n) for n, row in enumerate(after, 1)]
+    names = [[_name(row, n) for n, row in enumerate(rows, 1)] for rows in (before, after)]
+    texts = [list(map(_canonical, rows)) for rows in (before, after)]
     if names[0] != names[1]:
-        line = next((n for n, (a, b) in enumerate(zip(*names, strict=False)) if a != b), min(map(len, names)))
-        a, b = (column[line] if line < len(column) else "no row" for column in names)
-        if Counter(names[0]) == Counter(names[1]):
-            yield Place(f"line {line + 1}", ORDER, a, b)
-        else:
-            yield text_place(f"line {line + 1} of {len(names[0])}", a, f"{b}, of {len(names[1])}")
+        yield _first_row(*names)
         return
-    if before != after and Counter(map(_canonical, before)) == Counter(map(_canonical, after)):  # rows without a name
-        line = next(n for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
-        yield Place(f"line {line + 1}", ORDER, _canonical(before[line]), _canonical(after[line]))
+    if texts[0] != texts[1] and Counter(texts[0]) == Counter(texts[1]):  # rows without a name
+        yield _first_row(*texts)
         return
     largest: dict[str, float] = {}
-    for key, value in (found for row in [*before, *after] for found in _floats(row, "")):
-        largest[key] = max(largest.get(key, 0.0), abs(value))
+    for row in [*before, *after]:
+        for key, value in _floats(row):
+            largest[key] = max(largest.get(key, 0.0), abs(value))
     for name, a, b in zip(names[0], before, after, strict=True):
-        for place in _leaves(a, b, f"{name}, "):
-            scale = largest.get(place.where.removeprefix(f"{name}, "), 0.0)
+        for place in _leaves(a, b):
+            scale = largest.get(place.where, 0.0)
             if place.relative and math.isfinite(place.relative) and math.isfinite(scale):
                 place = replace(place, relative=abs(float(place.recorded) - float(place.remade)) / scale)
-            yield place
+            yield replace(place, where=f"{name}, {place.where}")
+
+
+def _first_row(recorded: list[str], remade: list[str]) -> Place:
+    """The first that differs; ORDER where they are the same rows otherwise."""
+    n = shared_start(recorded, remade)
+    a, b = (rows[n] if n < len(rows) else "no row" for rows in (recorded, remade))
+    if Counter(recorded) == Counter(remade):
+        return Place(f"line {n + 1}", ORDER, a, b)
+    return text_place(f"line {n + 1} of {len(recorded)}", a, f"{b}, of {len(remade)}")
 
 
 def csv_places(recorded: Path, remade: Path) -> Iterator[Place]:
@@ -101,8 +106,8 @@ def _name(row: Any, line: int) -> str:
     return f"line {line}"
 
 
-def _leaves(recorded: Any, remade: Any, where: str) -> Iterator[Place]:
-    """The values below two JSON values that differ; `where` ends in ", " before a first key."""
+def _leaves(recorded: Any, remade: Any, where: str = "") -> Iterator[Place]:
+    """The values that differ in two JSON values, by dotted key; `where`: that of the two themselves."""
     if isinstance(recorded, dict) and isinstance(remade, dict):
         for key in [*recorded, *(key for key in remade if key not in recorded)]:
             yield from _leaves(recorded.get(key, ABSENT), remade.get(key, ABSENT), _below(where, str(key)))
@@ -112,23 +117,23 @@ def _leaves(recorded: Any, remade: Any, where: str) -> Iterator[Place]:
     elif isinstance(recorded, float) and isinstance(remade, float):
         amount = relative(recorded, remade)
         if amount or math.copysign(1, recorded) != math.copysign(1, remade):
-            yield Place(where or "the value", NUMBER, repr(recorded), repr(remade), amount)
+            yield Place(where or WHOLE, NUMBER, repr(recorded), repr(remade), amount)
     elif recorded != remade or type(recorded) is not type(remade):
-        yield text_place(where or "the value", _plain(recorded), _plain(remade))
+        yield text_place(where or WHOLE, _plain(recorded), _plain(remade))
 
 
-def _floats(value: Any, where: str) -> Iterator[tuple[str, float]]:
+def _floats(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
     """The floats in a JSON value, by the key that `_leaves` names."""
     if isinstance(value, dict):
         yield from (found for key, item in value.items() for found in _floats(item, _below(where, str(key))))
     elif isinstance(value, list):
         yield from (found for n, item in enumerate(value) for found in _floats(item, _below(where, str(n))))
     elif isinstance(value, float):
-        yield where, value
+        yield where or WHOLE, value
 
 
 def _below(where: str, key: str) -> str:
-    return f"{where}{key}" if not where or where.endswith(", ") else f"{where}.{key}"
+    return f"{where}.{key}" if where else key
 
 
 def _plain(value: Any) -> str:

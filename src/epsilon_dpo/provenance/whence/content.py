@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from operator import eq
@@ -89,10 +89,14 @@ def first_difference(one: Path, other: Path) -> int | None:
     at = 0
     for left, right in _blocks(one, other):
         if left != right:
-            pairs = zip(left, right, strict=False)
-            return at + next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+            return at + shared_start(left, right)
         at += len(left)
     return None
+
+
+def shared_start(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many items two sequences have in common before the first that differs."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def equal_bytes(one: Path, other: Path) -> int:

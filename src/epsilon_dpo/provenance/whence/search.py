@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from epsilon_dpo.pipeline.stage.manifest import file_md5
-from epsilon_dpo.provenance.whence.content import Cache, Members, equal_bytes, first_difference
+from epsilon_dpo.provenance.whence.content import Cache, Members, equal_bytes, first_difference, shared_start
 from epsilon_dpo.provenance.whence.descent import Descent, descent
 from epsilon_dpo.provenance.whence.locks import Lock
 
@@ -165,5 +165,4 @@ def _depth(place: Place) -> int:
 
 def _shared_end(path: Path, other: str) -> int:
     """How many parts of two paths are the same, from their ends."""
-    mine, theirs = path.resolve().parts[::-1], PurePosixPath(other).parts[::-1]
-    return next((n for n, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs)))
+    return shared_start(path.resolve().parts[::-1], PurePosixPath(other).parts[::-1])
