@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.dependency import ParamsDependency
+from dvc.output import Output
 from dvc.stage import PipelineStage
 from dvc_objects.fs.generic import transfer
 from dvc_objects.fs.local import localfs
@@ -64,31 +65,32 @@ class CleanFolder:
             return "dvc.lock has no result of it; run `dvc repro`"
         if stage.changed_stage():
             return "its command is not the one that dvc.lock records; run `dvc repro`"
-        sources = (
-            dep for dep in stage.deps if isinstance(dep, ParamsDependency) or not records.makers(records.path(dep))
-        )
-        changed = [_named(status) for dep in sources if (status := dep.workspace_status())]
+        params = (dep for dep in stage.deps if isinstance(dep, ParamsDependency))
+        changed = [_named(status) for dep in (*records.sources(stage), *params) if (status := dep.workspace_status())]
         if changed:  # certificates/ last: if nothing else has changed, the report is only behind (verify.py)
             first = min(changed, key=lambda name: name == str(FOLDER))
             return f"{first} changed after dvc.lock recorded its result; run `dvc repro`"
-        for dep in records.inputs(stage):
-            path = records.path(dep)
-            lost = [out for out in records.makers(path) if not self._restore(out)]
-            if lost:
-                return f"its input {lost[0]} as recorded is neither in the workspace nor in DVC's cache; try `dvc pull`"
-            for file in self._below(Path(dep.fs_path)):  # DVC hashes its own .gitignore with a folder of outputs
-                name = str(file.relative_to(records.project.root))
-                if not records.makers(name):
-                    _copy(file, self.folder / name)
-            here = records.hashed(self.folder / path)
-            if here is None or here.md5 != dep.hash_info.value:
-                recorded = records.recorded(path) if path in records.outs else None
-                if recorded and recorded.md5 == dep.hash_info.value:
-                    sources = ((records.bytes_of(path, name), md5) for name, md5 in recorded.files.items())
-                    bad = next((file for file, md5 in sources if file and file_md5(file) != md5), path)
-                    return f"what DVC's cache has of its input {path} is damaged: remove {bad} and run `dvc fetch`"
-                return f"dvc.lock records {path} with another hash as an input than as an output; run `dvc repro`"
-        return None
+        return next(filter(None, map(self._place, records.inputs(stage))), None)
+
+    def _place(self, dep: Output) -> str | None:
+        """Put the recorded bytes of an input in their place; returns why they cannot be put there, if they cannot."""
+        records, path, md5 = self.records, self.records.path(dep), dep.hash_info.value
+        lost = [out for out in records.makers(path) if not self._restore(out)]
+        if lost:
+            return f"its input {lost[0]} as recorded is neither in the workspace nor in DVC's cache; try `dvc pull`"
+        for file in self._below(Path(dep.fs_path)):  # DVC hashes its own .gitignore with a folder of outputs
+            name = str(file.relative_to(records.project.root))
+            if not records.makers(name):
+                _copy(file, self.folder / name)
+        here = records.hashed(self.folder / path)
+        if here is not None and here.md5 == md5:
+            return None
+        output = records.recorded(path) if path in records.outs else None
+        if output is None or output.md5 != md5:
+            return f"dvc.lock records {path} with another hash as an input than as an output; run `dvc repro`"
+        files = {records.bytes_of(path, name): own for name, own in output.files.items()}
+        bad = next((file for file, own in files.items() if file and file_md5(file) != own), path)
+        return f"what DVC's cache has of its input {path} is damaged: remove {bad} and run `dvc fetch`"
 
     def run(self, stage: PipelineStage, variables: Mapping[str, str | None]) -> Ran:
         """Run its command, as DVC does, with another MLflow store than the project's.
