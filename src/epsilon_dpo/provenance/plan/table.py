@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from epsilon_dpo.provenance.graph.project import is_removed
@@ -88,39 +88,46 @@ def _summary(steps: Sequence[Step]) -> str:
 
 def _cost(steps: Sequence[Step]) -> str:
     """Of the earlier runs, as far as they are known, in brackets."""
-    said = [time_text(sum(s.seconds for s in steps if s.seconds is not None))] if _timed(steps) else []
-    said += [size_text(sum(s.size for s in steps if s.size is not None))] if any(s.size for s in steps) else []
-    return f" ({', '.join(said)} last time)" if said else ""
+    said = ", ".join(filter(None, (_time(steps), _disk(steps))))
+    return f" ({said} last time)" if said else ""
 
 
-def _timed(steps: Sequence[Step]) -> bool:
-    return any(step.seconds is not None for step in steps)
+def _time(steps: Sequence[Step]) -> str:
+    """Of their last runs together; empty if no one's is known. So with _disk."""
+    known = [step.seconds for step in steps if step.seconds is not None]
+    return time_text(sum(known)) if known else ""
+
+
+def _disk(steps: Sequence[Step]) -> str:
+    known = [step.size for step in steps if step.size is not None]
+    return size_text(sum(known)) if known else ""
 
 
 def _rows(steps: Sequence[Step]) -> list[str]:
     groups: dict[tuple[str, ...], list[Step]] = {}
     every = [step.name for step in steps]
-    for step in steps:
-        if step.action != UP_TO_DATE:
-            groups.setdefault((step.action, *_why(step, every)), []).append(step)
-    shown = [step for group in groups.values() for step in group]
-    timed = _timed(shown)
+    shown = [step for step in steps if step.action != UP_TO_DATE]
+    for step in shown:
+        groups.setdefault((step.action, *_why(step, every)), []).append(step)
+    timed = bool(_time(shown))
     lines = [_line("", "stages", "time" if timed else "", "disk", "why", timed)] if groups else []
-    for (action, *why), group in groups.items():
-        if len({step.name.partition("@")[2] for step in group}) == 1:  # RUN would hide the only one
-            why = _why(group[0], every, alone=True)
-        cells = textwrap.wrap(", ".join(_few(names([step.name for step in group], every))), STAGES_WIDTH)
-        seconds = sum(step.seconds for step in group if step.seconds is not None)
-        size = sum(step.size for step in group if step.size is not None)
-        about = "~" if any(step.like for step in group) else ""
-        around = WIDTH - len(_line("", "", "", "", "", timed))
-        reasons = [line for reason in why for line in textwrap.wrap(reason, around, subsequent_indent="  ")]
-        took = about + time_text(seconds) if _timed(group) and action != FROM_CACHE else ""
-        disk = about + size_text(size) if any(step.size is not None for step in group) else ""
-        for cell, reason in zip_longest(cells, reasons, fillvalue=""):
-            lines.append(_line(action, cell, took, disk, reason, timed).rstrip())
-            action = took = disk = ""  # they stand in the first line alone
-    return lines
+    return lines + [line for group in groups.values() for line in _row(group, every, timed)]
+
+
+def _row(group: Sequence[Step], every: Sequence[str], timed: bool) -> Iterator[str]:
+    """The lines of steps that share an action and its reasons."""
+    action = group[0].action
+    alone = len({step.name.partition("@")[2] for step in group}) == 1  # RUN would hide the only one
+    about = "~" if any(step.like for step in group) else ""
+    took, disk = "" if action == FROM_CACHE else _time(group), _disk(group)
+    took, disk = (amount and about + amount for amount in (took, disk))
+    cells = textwrap.wrap(", ".join(_few(names([step.name for step in group], every))), STAGES_WIDTH)
+    width = WIDTH - len(_line("", "", "", "", "", timed))
+    why = _why(group[0], every, alone)
+    reasons = [line for reason in why for line in textwrap.wrap(reason, width, subsequent_indent="  ")]
+    for cell, reason in zip_longest(cells, reasons, fillvalue=""):
+        yield _line(action, cell, took, disk, reason, timed).rstrip()
+        action = took = disk = ""  # they stand in the first line alone
 
 
 def _few(found: Sequence[str]) -> list[str]:
@@ -143,13 +150,12 @@ def _line(action: str, stages: str, time: str, size: str, why: str, timed: bool)
 def _why(step: Step, every: Sequence[str], alone: bool = False) -> list[str]:
     """The reasons, each one line; those beyond the first few as their number."""
     run = step.name.partition("@")[2]
-    texts = list(dict.fromkeys(cause.text for cause in step.causes if cause.kind != "read"))
-    read = [
-        re.sub(f"/{run}$", "/RUN", cause.what) if run and not alone else cause.what
-        for cause in step.causes
-        if cause.kind == "read"
-    ]
-    if read and all(cause.harmless for cause in step.causes if cause.kind != "read"):  # else it is one edit's doing
+    own = [cause for cause in step.causes if cause.kind != "read"]
+    read = [cause.what for cause in step.causes if cause.kind == "read"]
+    texts = list(dict.fromkeys(cause.text for cause in own))
+    if read and all(cause.harmless for cause in own):  # else it is one edit's doing
+        if run and not alone:
+            read = [re.sub(f"/{run}$", "/RUN", path) for path in read]
         texts.append(f"other bytes in {', '.join(read)}")
     if len(texts) > CAUSES_SHOWN:
         texts = [*texts[: CAUSES_SHOWN - 1], f"and {len(texts) - CAUSES_SHOWN + 1} more (--json has all)"]
