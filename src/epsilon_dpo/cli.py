@@ -5,9 +5,10 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from epsilon_dpo.pipeline.observability.child import NO_TELEMETRY
@@ -49,10 +50,35 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is no share: above 0 and at most 1")
 
 
-def _inspect(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.inspection.inspect import inspected  # imports transformers: not for `--help`
+def _later(name: str) -> Callable[[argparse.Namespace], str]:
+    """The function `module:name`, imported when it is called: dvc, torch or mlflow take seconds, not for `--help`."""
+    return lambda asked: str(resolve_name(name)(asked))
 
-    return inspected(asked)
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what a preference dataset holds, and print the blocks of params.yaml that read it",
+        description="Reads all rows of DATA, holds a sample against the contract, and prints the blocks of params.yaml "
+        "that fit. It changes no file.",
+    )
+    inspect.add_argument(
+        "data", help="a file, a folder or a quoted glob of files below data/; or with --revision a Hub dataset"
+    )
+    inspect.add_argument("--revision", help="commit of the Hub dataset (40 hexadecimal digits)")
+    inspect.add_argument("--name", help="the dataset's configuration, where it has several")
+    inspect.add_argument("--split", help="the split to train on (default: train, or the only one)")
+    inspect.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="after DATA: prompt=question chosen=good, say",
+    )
+    inspect.add_argument("--pairs", choices=("best_worst", "all"), default="best_worst", help="of n scored answers")
+    inspect.add_argument("--rows", type=_positive, default=1000, help="rows held against the contract (default 1000)")
+    inspect.add_argument("--params", type=Path, default=PARAMS, help="the file whose base and limits are used")
+    inspect.set_defaults(do=_later("epsilon_dpo.inspection.inspect:inspected"))
 
 
 def _noise(asked: argparse.Namespace) -> str:
@@ -63,16 +89,35 @@ def _noise(asked: argparse.Namespace) -> str:
     return f"{len(rows)} win rates at {found} levels of noise: {asked.out / 'noise.png'}, {asked.out / 'noise.csv'}"
 
 
+def _add_noise(commands: Any) -> None:
+    noise = commands.add_parser(
+        "noise",
+        help="draw the true win rates of several finished pipelines against the noise of their labels",
+        description="Reads a copy of out/report/summary.json for each level of noise, and writes OUT/noise.png and "
+        "OUT/noise.csv. The pipelines must differ in fetch.annotators and fetch.outliers alone.",
+    )
+    noise.add_argument("out", type=Path, metavar="OUT", help="a folder to make")
+    noise.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY", help="copies of out/report/summary.json")
+    noise.set_defaults(do=_noise)
+
+
 def _whence(asked: argparse.Namespace) -> str:
     from epsilon_dpo.provenance.whence.asked import answered
 
     return answered(asked.file, asked.json)
 
 
-def _forecast(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.forecast.forecast import forecast  # imports torch and transformers
-
-    return forecast(asked)
+def _add_whence(commands: Any) -> None:
+    whence = commands.add_parser(
+        "whence",
+        help="say where a file or folder comes from: stage, commit, params, data, environment, parents",
+        description="Looks for the content of FILE, whatever it is called by now, in dvc.lock of the workspace and of "
+        "all commits, branches, tags and experiments. Exit code 1: it is in none of them, and no manifest beside "
+        "its weights names them. It changes no file.",
+    )
+    whence.add_argument("file", type=Path, metavar="FILE", help="a model folder, or any file or folder of out/")
+    whence.add_argument("--json", action="store_true", help="all that is known, as JSON")
+    whence.set_defaults(do=_whence)
 
 
 def _add_forecast(commands: Any) -> None:
@@ -94,13 +139,7 @@ def _add_forecast(commands: Any) -> None:
         "--shard", choices=("fsdp", "none"), default="fsdp", help="several GPUs shard the weights, or each holds all"
     )
     forecast.add_argument("--json", action="store_true", help="bytes, FLOPs and hours, for machines")
-    forecast.set_defaults(do=_forecast)
-
-
-def _plan(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.plan.plan import plan  # imports dvc
-
-    return plan(asked)
+    forecast.set_defaults(do=_later("epsilon_dpo.forecast.forecast:forecast"))
 
 
 def _add_plan(commands: Any) -> None:
@@ -118,13 +157,7 @@ def _add_plan(commands: Any) -> None:
         help="exit with 1 if a stage that matches none would or may run",
     )
     plan.add_argument("--json", action="store_true", help="all stages, for machines")
-    plan.set_defaults(do=_plan)
-
-
-def _verify(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.verify.verify import verify  # imports dvc
-
-    return verify(asked)
+    plan.set_defaults(do=_later("epsilon_dpo.provenance.plan.plan:plan"))
 
 
 def _add_verify(commands: Any) -> None:
@@ -141,19 +174,7 @@ def _add_verify(commands: Any) -> None:
     verify.add_argument(
         "--no-trials", dest="trials", action="store_false", help="look for the cause without running a stage once more"
     )
-    verify.set_defaults(do=_verify)
-
-
-def _promote(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.champion.promote import promote  # imports dvc and mlflow
-
-    return promote(asked)
-
-
-def _champion(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.champion.weights import champion  # imports dvc and mlflow
-
-    return champion(asked)
+    verify.set_defaults(do=_later("epsilon_dpo.provenance.verify.verify:verify"))
 
 
 def _add_promotion(commands: Any) -> None:
@@ -171,21 +192,10 @@ def _add_promotion(commands: Any) -> None:
         description="With --out the weights come from out/, DVC's cache or its remote, and their sha256 is checked.",
     )
     champion.add_argument("--out", type=Path, metavar="DIR", help="a folder to make, for the weights")
-    for command, do in ((promote, _promote), (champion, _champion)):
+    for command in (promote, champion):
         command.add_argument("--name", default=REGISTERED, help=f"of the registered model (default {REGISTERED})")
-        command.set_defaults(do=do)
-
-
-def _card(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.card.push import show_card  # imports dvc
-
-    return show_card(asked)
-
-
-def _push(asked: argparse.Namespace) -> str:
-    from epsilon_dpo.provenance.card.push import push  # imports dvc
-
-    return push(asked)
+    promote.set_defaults(do=_later("epsilon_dpo.provenance.champion.promote:promote"))
+    champion.set_defaults(do=_later("epsilon_dpo.provenance.champion.weights:champion"))
 
 
 def _add_publication(commands: Any) -> None:
@@ -201,12 +211,13 @@ def _add_publication(commands: Any) -> None:
         description="In one commit, in which every other file of REPO is deleted. Creates the repository if there is "
         "none yet, private unless --public is given.",
     )
-    for command, do in ((card, _card), (push, _push)):
+    for command in (card, push):
         command.add_argument("run", metavar="RUN", help="a run of params.yaml")
         command.add_argument("--licence", metavar="ID", help="of the policy, as the Hub names it: apache-2.0, gemma …")
-        command.set_defaults(do=do)
+    card.set_defaults(do=_later("epsilon_dpo.provenance.card.push:show_card"))
     push.add_argument("repo", metavar="REPO", help="owner/name")
     push.add_argument("--public", action="store_true", help="make a new repository public")
+    push.set_defaults(do=_later("epsilon_dpo.provenance.card.push:push"))
 
 
 def _gather(asked: argparse.Namespace) -> str:
@@ -262,55 +273,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     let_stdout_take_all()  # a help text, too, has more than ASCII
     parser = argparse.ArgumentParser(prog="epsilon-dpo", description="What is asked beside `dvc repro`.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser(
-        "inspect",
-        help="say what a preference dataset holds, and print the blocks of params.yaml that read it",
-        description="Reads all rows of DATA, holds a sample against the contract, and prints the blocks of params.yaml "
-        "that fit. It changes no file.",
-    )
-    inspect.add_argument(
-        "data", help="a file, a folder or a quoted glob of files below data/; or with --revision a Hub dataset"
-    )
-    inspect.add_argument("--revision", help="commit of the Hub dataset (40 hexadecimal digits)")
-    inspect.add_argument("--name", help="the dataset's configuration, where it has several")
-    inspect.add_argument("--split", help="the split to train on (default: train, or the only one)")
-    inspect.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="OURS=THEIRS",
-        help="after DATA: prompt=question chosen=good, say",
-    )
-    inspect.add_argument("--pairs", choices=("best_worst", "all"), default="best_worst", help="of n scored answers")
-    inspect.add_argument("--rows", type=_positive, default=1000, help="rows held against the contract (default 1000)")
-    inspect.add_argument("--params", type=Path, default=PARAMS, help="the file whose base and limits are used")
-    inspect.set_defaults(do=_inspect)
-    noise = commands.add_parser(
-        "noise",
-        help="draw the true win rates of several finished pipelines against the noise of their labels",
-        description="Reads a copy of out/report/summary.json for each level of noise, and writes OUT/noise.png and "
-        "OUT/noise.csv. The pipelines must differ in fetch.annotators and fetch.outliers alone.",
-    )
-    noise.add_argument("out", type=Path, metavar="OUT", help="a folder to make")
-    noise.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY", help="copies of out/report/summary.json")
-    noise.set_defaults(do=_noise)
-    whence = commands.add_parser(
-        "whence",
-        help="say where a file or folder comes from: stage, commit, params, data, environment, parents",
-        description="Looks for the content of FILE, whatever it is called by now, in dvc.lock of the workspace and of "
-        "all commits, branches, tags and experiments. Exit code 1: it is in none of them, and no manifest beside "
-        "its weights names them. It changes no file.",
-    )
-    whence.add_argument("file", type=Path, metavar="FILE", help="a model folder, or any file or folder of out/")
-    whence.add_argument("--json", action="store_true", help="all that is known, as JSON")
-    whence.set_defaults(do=_whence)
-    _add_plan(commands)
-    _add_forecast(commands)
-    _add_verify(commands)
-    _add_promotion(commands)
-    _add_publication(commands)
-    _add_gather(commands)
-    _add_study(commands)
+    for add in (
+        *(_add_inspect, _add_noise, _add_whence, _add_plan, _add_forecast),
+        *(_add_verify, _add_promotion, _add_publication, _add_gather, _add_study),
+    ):
+        add(commands)
     asked = parser.parse_args(arguments)
     for variable, value in NO_TELEMETRY.items():
         os.environ.setdefault(variable, value)
