@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -127,12 +128,12 @@ def load(view: type[Model], path: Path = PARAMS_FILE, run: str | None = None) ->
     return parse(view, part, file=path)
 
 
-def _keys(model: Any) -> list[str]:
+def _keys(model: type[BaseModel]) -> list[str]:
     """The names that `model` reads in the file."""
-    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
+def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> str:
     """One pydantic problem as one sentence with file, dotted key and remedy."""
     location = [str(part) for part in problem["loc"]]
     if location[-1:] == ["[key]"]:  # pydantic's mark for the name itself, which the reason quotes
@@ -142,7 +143,7 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
         return f"{file}: {problem['msg'].removeprefix('Value error, ')}."
     key = ".".join(([where] if where else []) + _keys_of(model, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        valid = _valid_keys(model, problem["loc"][:-1])
+        valid = [name for place in _walk(model, problem["loc"][:-1])[1] for name in _keys(place)]
         near = difflib.get_close_matches(location[-1], valid, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
         return f"{file}: unknown key '{key}'; {hint}"
@@ -154,47 +155,40 @@ def _sentence(model: type[Strict], problem: Any, where: str, file: Path) -> str:
     if not key:  # two blocks do not go together: the reason names them, and the value is the entire file
         return f"{file}: {reason}."
     found = problem["input"]
-    if isinstance(found, dict):  # an entire block: the reason names its keys
-        return f"{file}: {key} is refused: {reason[:1].lower() + reason[1:]}."
     shown = in_yaml(found) if found is None or isinstance(found, bool) else repr(found)
-    return f"{file}: {key} = {shown} is refused: {reason[:1].lower() + reason[1:]}."
+    value = "" if isinstance(found, dict) else f" = {shown}"  # of an entire block the reason names the keys
+    return f"{file}: {key}{value} is refused: {reason[:1].lower() + reason[1:]}."
 
 
-def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys allowed at `location` below `model`."""
-    return [key for candidate in _walk(model, location)[1] for key in _keys(candidate)]
-
-
-def _keys_of(model: Any, location: tuple[Any, ...]) -> list[str]:
+def _keys_of(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """`location` as it is written in params.yaml: pydantic puts the tag of a union into it, which is no key."""
     return _walk(model, location)[0]
 
 
-def _walk(model: Any, location: tuple[Any, ...]) -> tuple[list[str], list[Any]]:
+def _walk(model: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[str], list[type[BaseModel]]]:
     """The keys of `location` below `model`, without the tags of unions, and the models that stand there."""
     keys, candidates = [], [model]
     for part in location:
-        fields = [
-            next((f for n, f in getattr(candidate, "model_fields", {}).items() if part in (n, f.alias)), None)
-            for candidate in candidates
-        ]
-        is_union = len(candidates) > 1 and not any(fields)
+        fields = [field for candidate in candidates if (field := _field(candidate, part))]
+        is_union = len(candidates) > 1 and not fields
         tagged = [candidate for candidate in candidates if is_union and _is_tagged(candidate, part)]
         if not tagged:
             keys.append(str(part))
-        below = [found for field in fields if field for found in _models_in(field.annotation)]
+        below = [found for field in fields for found in _models_in(field.annotation)]
         candidates = below or tagged or candidates
     return keys, candidates
 
 
-def _is_tagged(model: Any, tag: Any) -> bool:
+def _field(model: type[BaseModel], key: Any) -> FieldInfo | None:
+    return next((field for name, field in model.model_fields.items() if key in (name, field.alias)), None)
+
+
+def _is_tagged(model: type[BaseModel], tag: Any) -> bool:
     """Whether a Literal field of `model` has the value `tag` (the discriminator pydantic puts into error locations)."""
-    return any(
-        tag in getattr(field.annotation, "__args__", ()) for field in getattr(model, "model_fields", {}).values()
-    )
+    return any(tag in getattr(field.annotation, "__args__", ()) for field in model.model_fields.values())
 
 
-def _models_in(annotation: Any) -> list[Any]:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     """The pydantic models inside a type such as `A | B`, `Annotated[A | B, ...]` or `dict[str, A]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
