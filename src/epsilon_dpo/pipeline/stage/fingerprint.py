@@ -5,8 +5,10 @@ then: the scratch folder of a training (a checkpoint made with other params must
 MLflow run.
 """
 
+import functools
 import hashlib
 import json
+import operator
 import os
 import re
 import time
@@ -120,15 +122,8 @@ def dependencies(entry: dict[str, Any], remember: bool = True) -> dict[str, str]
 def declared_params(entry: dict[str, Any]) -> dict[str, Any]:
     """The declared params of an entry that params.yaml has, by dotted key."""
     content = read_yaml(PARAMS_FILE)
-    found = {}
-    for dotted in entry.get("params", []):
-        if isinstance(dotted, dict):  # of another file
-            continue
-        value: Any = content
-        for part in dotted.split("."):
-            value = value[part]
-        found[dotted] = value
-    return found
+    ours = (dotted for dotted in entry.get("params", []) if not isinstance(dotted, dict))  # a dict is of another file
+    return {dotted: functools.reduce(operator.getitem, dotted.split("."), content) for dotted in ours}
 
 
 def declared_pins(entry: dict[str, Any]) -> dict[str, str]:
