@@ -37,17 +37,18 @@ def likely_cause(
         trial: runs the stage with these variables set or taken away; None: nothing is tried.
         proved: a stage before it that came out bit-equal with other variables; empty if none did.
     """
-    second = "" if trial is None else "a second run here gave the same bytes as the first"
-    if trial is not None:
-        for what, variables in settings_to_try(before, now).items():
-            if trial(variables) == "recorded":
-                return f"{PROCESSOR}: run once more {what}, it is bit-equal"
-        once_more = trial({})
-        if once_more == "other":
-            return "not deterministic here: two runs with the same inputs on this machine differ from one another"
-        second = once_more if once_more.startswith(SECOND_FAILED) else second
-    said = _untried(found, before, now, steps, proved, f", and {second}" if second else "")
-    return f"{said}; {second}" if second.startswith(SECOND_FAILED) and second not in said else said
+    if trial is None:
+        return _untried(found, before, now, steps, proved, "")
+    for what, variables in settings_to_try(before, now).items():
+        if trial(variables) == "recorded":
+            return f"{PROCESSOR}: run once more {what}, it is bit-equal"
+    second = trial({})
+    if second in ("recorded", "other"):  # and not the first's
+        return "not deterministic here: two runs with the same inputs on this machine differ from one another"
+    if not second.startswith(SECOND_FAILED):
+        return _untried(found, before, now, steps, proved, ", and a second run here gave the same bytes as the first")
+    said = _untried(found, before, now, steps, proved, f", and {second}")
+    return said if second in said else f"{said}; {second}"
 
 
 def _untried(
