@@ -13,7 +13,8 @@ ANSWERS_TAG = "answers_sha256"  # of what the table shows
 TABLES = json.dumps([{"path": TABLE, "type": "table"}])  # its value
 COLUMNS = ("prompt", "answer", "against chosen", "against sft", "truth against sft")
 PROMPTS, CHARACTERS = 100, 1000
-WON, TIED, UNKNOWN = 1.0, 0.5, "—"
+UNKNOWN = "—"
+VERDICTS = {1.0: "won", 0.5: "tied", 0.0: "lost", None: UNKNOWN}
 REFUSED = "not judged (refused)"  # counted as a tie, which nobody found
 
 
@@ -36,17 +37,13 @@ def table(run: str, policy_sha256: str, out: Path = Path("out")) -> dict[str, An
     data = []
     for sample in samples[:PROMPTS]:
         over_chosen, over_sft = (verdicts.get((sample["id"], opponent), {}) for opponent in ("chosen", "sft"))
-        chosen, sft = (
-            REFUSED if verdict.get("refused") else _verdict(verdict.get("win")) for verdict in (over_chosen, over_sft)
-        )
-        truth = _verdict(over_sft.get("true_win"))
-        verdict = f"[judge: {chosen} against chosen, {sft} against SFT{f'; truth: {truth}' * (truth != UNKNOWN)}]"
+        chosen, sft, truth = _verdict(over_chosen), _verdict(over_sft), VERDICTS[over_sft.get("true_win")]
+        known = "" if truth == UNKNOWN else f"; truth: {truth}"
+        verdict = f"[judge: {chosen} against chosen, {sft} against SFT{known}]"
         prompt = "\n".join(turn["content"] for turn in sample["prompt"])[:CHARACTERS]
         data.append([prompt, f"{sample['response'][:CHARACTERS]}\n\n{verdict}", chosen, sft, truth])
     return {"columns": list(COLUMNS), "data": data}
 
 
-def _verdict(win: float | None) -> str:
-    if win is None:
-        return UNKNOWN
-    return "won" if win == WON else "tied" if win == TIED else "lost"
+def _verdict(record: dict[str, Any]) -> str:
+    return REFUSED if record.get("refused") else VERDICTS[record.get("win")]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 RETRY_S = 5.0  # while the stage runs
 OTHERS_S = 5.0  # at its end, for records of others; the last line of `make repro` takes as long as it needs
+NEVER = float("-inf")  # when a store that has not failed failed last
 FRESH_S = 1.0  # at its end, a failure so young is not tried again
 
 
@@ -58,7 +59,7 @@ class Outbox:
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._ended = False
         self._known_out = is_out(uri)  # and said by another stage
-        self._failed_at = time.monotonic() if self._known_out else float("-inf")
+        self._failed_at = time.monotonic() if self._known_out else NEVER
         self._said: set[Failure] = set()
         self._closed = self._tried = self._others_done = False
         self._backlog: Backlog | None = None
@@ -78,7 +79,7 @@ class Outbox:
 
     def is_unanswered(self) -> bool:
         """Whether the store took nothing at all, or failed last."""
-        return self.record is None or self._failed_at > float("-inf")
+        return self.record is None or self._failed_at > NEVER
 
     def keep(self) -> bool:
         """Whether something had to be left to a later stage, and was; also of a process that is stopped in `run`."""
@@ -160,7 +161,7 @@ class Outbox:
 
     def _deliver(self) -> None:
         try:
-            if self.record is None or self._failed_at > float("-inf"):
+            if self.record is None or self._failed_at > NEVER:
                 reach_server(self.uri)
             if self.record is None:
                 self._open()
@@ -171,12 +172,12 @@ class Outbox:
         except Exception as error:
             self._failed(error)
             return
-        if self._failed_at > float("-inf"):
+        if self._failed_at > NEVER:
             note_success(self.uri)
             if Failure.OUTAGE in self._said:
                 say(f"the MLflow record of {self.opening['name']} resumes.")
                 self._said.discard(Failure.OUTAGE)
-            self._failed_at = float("-inf")
+            self._failed_at = NEVER
             self._known_out = False
 
     def _deliver_others(self) -> None:

@@ -84,9 +84,8 @@ def recorded_run(
             return None
         refuse_deleted(experiment)
         for tag, value in (("policy_sha256", policy_sha256), ("fingerprint", fingerprint)):
-            if value and (
-                known := first_trained(_runs(client, experiment.experiment_id, name, f"tags.{tag} = '{value}'"))
-            ):
+            tagged = _runs(client, experiment.experiment_id, name, f"tags.{tag} = '{value}'") if value else ()
+            if known := first_trained(tagged):
                 return _facts(known, tag)
         wanted = {key: str(value) for key, value in flat(params)}
         same = (run for run in _runs(client, experiment.experiment_id, name) if run.data.params == wanted)
