@@ -101,13 +101,14 @@ def hold_some(names: list[str], count: int) -> list[str]:
     """
     for attempt in counted():
         with _nobody_else_starts():
-            claimed = [(name, lock) for name in names if (lock := _claim(name))]
-            holders = {name: _holder(name) for name in names if name not in dict(claimed)}
-            for _, lock in claimed[count:] if len(claimed) >= count else claimed:
-                lock.close()
-        if len(claimed) >= count:
-            _held.extend(lock for _, lock in claimed[:count])
-            return [name for name, _ in claimed[:count]]
+            claimed = {name: lock for name in names if (lock := _claim(name))}
+            holders = {name: _holder(name) for name in names if name not in claimed}
+            kept = list(claimed)[:count] if len(claimed) >= count else []
+            for name in claimed.keys() - kept:
+                claimed[name].close()
+        if len(kept) == count:
+            _held.extend(claimed[name] for name in kept)
+            return kept
         if attempt == 0:
             held = (f"{name} by pid {pid}{f' on {host}' if host else ''}" for name, (pid, host) in holders.items())
             print(f"waits for {count} of {len(names)} GPUs; held: {', '.join(held)}", file=sys.stderr, flush=True)
