@@ -51,15 +51,8 @@ def decide(summary: Json, run: str, incumbent: str | None) -> Decision:
 
 
 def _against(summary: Json, run: str, incumbent: str, scorer: str) -> Decision:
-    row = next(
-        (
-            row
-            for row in summary["comparisons"]
-            if {row["first"], row["second"]} == {run, incumbent}
-            and (row["opponent"], row["scorer"]) == (CHOSEN, scorer)
-        ),
-        None,
-    )
+    rows = (row for row in summary["comparisons"] if (row["opponent"], row["scorer"]) == (CHOSEN, scorer))
+    row = next((row for row in rows if {row["first"], row["second"]} == {run, incumbent}), None)
     if row is None:
         raise UserError(f"{SUMMARY} does not compare {run} with {incumbent} by the {scorer}; run `dvc repro`.")
     sign = 1.0 if row["first"] == run else -1.0

@@ -36,8 +36,9 @@ def imported_files(file: Path, root: Path) -> set[Path]:
     """
     found = set()
     for node in _nodes(file):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
-            found |= {path for path in [file.parent / node.value] if path.is_file()}
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, str) and value.endswith(".py") and (file.parent / value).is_file():
+            found.add(file.parent / value)
     for name in imported_names(file):
         path = root / "src" / Path(*name.split("."))
         if name.startswith("epsilon_dpo") and path.with_suffix(".py").is_file():

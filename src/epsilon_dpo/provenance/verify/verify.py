@@ -73,10 +73,11 @@ def chosen(project: Project, names: Sequence[str], sample: int | None) -> list[P
         UserError: dvc.yaml has no such stage.
     """
     known = {stage.addressing for stage in project.stages}
-    wanted = {name for asked in names for name in known if asked in (name, name.partition("@")[0])} if names else known
+    wanted = set() if names else known
     for asked in names:
-        if not any(asked in (name, name.partition("@")[0]) for name in known):
+        if not (found := {name for name in known if asked in (name, name.partition("@")[0])}):
             raise UserError(f"dvc.yaml has no stage {asked!r}; `dvc stage list` names them.")
+        wanted |= found
     if sample is not None and sample < len(wanted):
         wanted = set(random.Random((project.root / "dvc.lock").read_bytes()).sample(sorted(wanted), sample))
     return [stage for stage in project.stages if stage.addressing in wanted]
