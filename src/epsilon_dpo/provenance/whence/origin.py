@@ -1,6 +1,7 @@
 """What is known of a file's origin, as one JSON object: from the locks, the cache, the manifest and MLflow's store."""
 
 import os
+from collections.abc import Iterator
 from contextlib import chdir, suppress
 from dataclasses import asdict
 from hashlib import sha256
@@ -50,27 +51,31 @@ def origin(path: Path, root: Path | None) -> Json:
     said, wrong = _manifest(path)
     known: Json = {"file": str(path), "manifest": said}
     if root is None:
-        if said is None:
-            raise UserError(
-                f"{path} is in no DVC project, and neither is the working folder: run this in the project that may "
-                f"have made it; only a model folder with its {MANIFEST} says something by itself."
-            )
-        if wrong:
-            return known | _unknown(other_weights(path, wrong))
-        return known | _alone("there is no DVC project here")
+        return known | _outside(path, said, wrong)
     records = Records(all_locks(root), Cache(root), is_cut_off(root))
     if not records.locks and said is None:
         raise UserError(
             f"{root} has no dvc.lock, in the workspace or in a commit; `dvc repro` makes it{older_commits(records)}."
         )
-    places = records.find(members, inside := _inside(path, root))
-    if places and is_empty(members) and places[0].path != inside:
+    inside = _inside(path, root)
+    places = records.find(members, inside)
+    if not places:
+        return known | _not_found(path, root, records, records.nearest(path, members), said, wrong)
+    if is_empty(members) and places[0].path != inside:
         nearest = records.nearest(path, members)
         return known | _unknown(empty(path, places), nearest if nearest and nearest.byte is not None else None)
-    if places:
-        known["manifest"] = None if wrong else said
-        return known | {"found": True, "known_by": "content"} | _from_places(root, records, places)
-    return known | _not_found(path, root, records, records.nearest(path, members), said, wrong)
+    known["manifest"] = None if wrong else said
+    return known | {"found": True, "known_by": "content"} | _from_places(root, records, places)
+
+
+def _outside(path: Path, said: Json | None, wrong: list[str]) -> Json:
+    """What is known of a file in no project: what its manifest says; `said` and `wrong` as of _manifest."""
+    if said is None:
+        raise UserError(
+            f"{path} is in no DVC project, and neither is the working folder: run this in the project that may have "
+            f"made it; only a model folder with its {MANIFEST} says something by itself."
+        )
+    return _unknown(other_weights(path, wrong)) if wrong else _alone("there is no DVC project here")
 
 
 def _inside(path: Path, root: Path) -> str:
@@ -127,20 +132,13 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
 
     Other data can have been behind the same params, so that of it and of the base model only the manifest is believed.
     """
-    models = _models(said)
-    name = _stage_of(said)
-    claimed = [
-        Place(lock, name, out)
-        for lock in records.locks
-        if all(_has_its_params(lock, model) for model in models)
-        for out in lock.stages[name].outs
-        if not out.startswith(NO_MODEL)
-    ]
-    places = [place for place in claimed if records.cache.members(place.lock.stages[name].outs[place.path]) is None]
-    if claimed and not places:
-        return _unknown(other_than_recorded(path, name, records), nearest)
-    if not places:
+    models, name = _models(said), _stage_of(said)
+    claimed = list(_claimed(records, models, name))
+    if not claimed:
         return _alone(f"no dvc.lock of this project records it{older_commits(records)}")
+    places = [place for place in claimed if records.cache.members(place.lock.stages[name].outs[place.path]) is None]
+    if not places:
+        return _unknown(other_than_recorded(path, name, records), nearest)
     note = (
         f"its weights have the sha256 that its {MANIFEST} names, and a dvc.lock records that stage, and those of the "
         "models that it began as, with its params; "
@@ -156,6 +154,14 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
             "not_known": {},
         }
     )
+
+
+def _claimed(records: Records, models: list[Json], stage: str) -> Iterator[Place]:
+    """The outputs of `stage` with a model, in the locks that record all of `models` with their params."""
+    for lock in records.locks:
+        if all(_has_its_params(lock, model) for model in models):
+            outs = lock.stages[stage].outs
+            yield from (Place(lock, stage, out) for out in outs if not out.startswith(NO_MODEL))
 
 
 def _models(said: Json) -> list[Json]:
