@@ -91,8 +91,9 @@ def _require_fsdp(file: Path, config: dict[str, Any]) -> None:
         "fsdp_offload_params": False,
         "fsdp_activation_checkpointing": False,
     }
+    config = {"fsdp_activation_checkpointing": False} | config  # accelerate's default
     for key, value in needed.items():
-        if config.get(key, value if key == "fsdp_activation_checkpointing" else None) != value:
+        if config.get(key) != value:
             raise UserError(
                 f"{file}: fsdp_config.{key} is {config.get(key)} and must be {value}; launchers/fsdp.yaml is complete."
             )
