@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from epsilon_dpo.mlflow_writer.rows import Rows
 
 ROWS_AT_ONCE = 50  # of metrics, in one call
-STUCK_S = 12.0  # some calls at which a store hangs: then it does so at others, too
+STUCK_S = 12.0  # a store that has hung for this long, some calls, hangs at any other, too
 
 
 class Backlog:
@@ -28,7 +28,7 @@ class Backlog:
         written: the stages whose records are now written.
         elsewhere: how many records wait for another store, by its address.
         held: how many are held by another process.
-        stuck: stages, with the error, at whose records a store fails that takes others; they wait on.
+        stuck: stages, with the error, whose records fail although the store takes others; these go on waiting.
     """
 
     def __init__(self, uri: str) -> None:
@@ -37,7 +37,7 @@ class Backlog:
         self.elsewhere: Counter[str] = Counter()
         self.held = 0
         self.stuck: list[str] = []
-        self._stuck_s = 0.0  # that those took which are stuck one after the other
+        self._stuck_s = 0.0  # spent on stuck records, one after the other
         self._files = iter(oldest_first())
 
     def deliver(self, pause: Callable[[], bool] = lambda: False) -> bool:
@@ -133,7 +133,7 @@ def write_all(
     Raises:
         Exception: any failure that is not one of a single call.
     """
-    singly = 0  # that many rows of a refused call are tried one by one: it says not which of them is refused
+    singly = 0  # rows of a refused call that are yet to be tried one by one, since it does not say which is at fault
     while waiting:
         together = _together(waiting, 1 if singly else ROWS_AT_ONCE)
         try:

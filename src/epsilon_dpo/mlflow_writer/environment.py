@@ -63,7 +63,7 @@ def _rounding() -> dict[str, str]:
 
 
 def uncommitted(place: Path, *but: str) -> bool | None:
-    """Whether the project in `place` has changes that no commit has, a new file of code among them; None: git says not.
+    """Whether the project in `place` has changes that no commit has, a new file of code among them; None: git fails.
 
     Args:
         but: files and folders of the project that do not count, beside LOCKS.

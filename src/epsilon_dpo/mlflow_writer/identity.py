@@ -27,7 +27,7 @@ def identity(name: str, params: dict[str, Any]) -> dict[str, str]:
 
 
 def recipe(config: dict[str, Any]) -> str:
-    """`dpo, beta 0.3`: a run's entry in params.yaml without what makes another training of it, or none.
+    """`dpo, beta 0.3`: a run's entry in params.yaml without its seed, and without what changes no training.
 
     MLflow groups by this text: it is the same in whatever order the keys stand, and of 1 and 1.0.
     """
@@ -69,8 +69,8 @@ def made_by(pid: int | None) -> dict[str, str]:
 def report_mark() -> str:
     """The tag of the rows in the last report: `in_report`, or `in_report.NAME` in an experiment's copy of the project.
 
-    Experiments of a queue run side by side, and each has a report of its own. What MLflow takes in no tag's name, such
-    as the = of an experiment `eps=0.02`, is an underscore here.
+    Experiments of a queue run side by side, and each has a report of its own. Characters that MLflow refuses in a tag's
+    name, such as the = of an experiment `eps=0.02`, become underscores.
     """
     name = os.environ.get("DVC_EXP_NAME")
     workspace = Path(os.environ.get("DVC_ROOT", ".")).resolve()

@@ -11,7 +11,7 @@ from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Lo
 from epsilon_dpo.pipeline.stage.runs import FINAL
 
 POLICY = "policy_sha256"  # tag of a row and of a model; on the row of a training also POLICY/<place> of each snapshot
-DATA = ("out/validate", "out/pairs")  # on what policies are measured: the first of them that a stage reads
+DATA = ("out/validate", "out/pairs")  # what policies are measured on: the first of these that a stage reads
 KEPT = {name: name for name in ("stage", "method", "fingerprint", "rebuilt")} | {  # tags of the training's row
     "mlflow.source.git.commit": "git_commit"
 }

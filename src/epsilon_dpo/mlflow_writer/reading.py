@@ -104,8 +104,8 @@ def _runs(client: MlflowClient, experiment: str, name: str, besides: str = "") -
 def all_runs(
     client: MlflowClient, experiment: str, query: str, at_once: int, order: list[str] | None = None
 ) -> Iterator[Run]:
-    """Every run that `query` finds. The next `at_once` are searched for when they are asked for: who changes what the
-    query looks at must have read all of them."""
+    """Every run that `query` finds. They are fetched `at_once` at a time, as they are read: read all of them before you
+    change what the query looks at."""
     token = None
     while True:
         page = client.search_runs([experiment], query, max_results=at_once, order_by=order, page_token=token)
@@ -116,7 +116,7 @@ def all_runs(
 
 
 def first_trained(runs: Iterable[Run]) -> Run | None:
-    """The first that its training wrote; the first of all where a report wrote them from the outputs."""
+    """The first that was written by its training; if none was, the first that a report wrote from the outputs."""
     rebuilt = None
     for run in runs:
         if "rebuilt" not in run.data.tags:

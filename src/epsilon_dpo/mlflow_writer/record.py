@@ -120,7 +120,7 @@ class Record(Rows):
     def close(self, status: str, at: int | None = None) -> None:
         """End the run, at `at` (ms since 1970).
 
-        A server that stopped in the middle of creating it may have done so twice; the other one is deleted.
+        A server that stopped while it created the run may have created it twice; the other one is deleted.
         """
         self.client.set_terminated(self.run_id, status, at)
         # Said by another process, which did not see this one.

@@ -83,8 +83,8 @@ class Registry:
         return str(found.info.run_id) if found else None
 
     def _row_of(self, model: LoggedModel) -> str | None:
-        """The id of the row that a version of this model leads to: of its training, unless that is deleted and there is
-        another of the same policy."""
+        """The id of the row that a version of this model leads to: that of its training; if it is deleted, another of
+        the same policy, if there is one."""
         row: str | None = model.source_run_id
         with suppress(MlflowException):  # `mlflow gc` has taken it away
             if row and self.client.get_run(row).info.lifecycle_stage == LifecycleStage.ACTIVE:
@@ -181,7 +181,7 @@ class Registry:
         return number
 
     def describe(self, champion: Version, description: str, late: Mapping[str, str]) -> None:
-        """Say of a version that has the alias that it was promoted, unless it says so and nothing has become known.
+        """Let the version with the alias say that it was promoted, unless it does so already and `late` is empty.
 
         Args:
             late: tags that the version lacks, or has otherwise.
@@ -201,8 +201,8 @@ class Registry:
             )
 
     def _show_on_model(self, model: str, number: str, is_there: bool = True) -> None:
-        """Name the version on the page of its LoggedModel, which MLflow does on a server and not in a local store, or
-        no longer, which it never does."""
+        """Name the version on the page of its LoggedModel, or take its name away. MLflow itself does the former on a
+        server but not in a local store, and never the latter."""
         known = json.loads(self.client.get_logged_model(model).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
         others = [each for each in known if (each["name"], str(each["version"])) != (self.name, number)]
         is_named = others != known

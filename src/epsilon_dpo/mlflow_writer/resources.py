@@ -14,7 +14,7 @@ from epsilon_dpo.mlflow_writer.environment import output_of
 SAMPLE_S = 10.0
 PEAK_S = 1.0  # to find the children takes 6 ms, and rows may come a hundred a second
 WINDOW_S = 0.5  # a rate over less is noise
-BURST_S = 0.002  # rows that come faster are those of before a resumption, said again: no step takes so little
+BURST_S = 0.002  # faster rows repeat what was logged before a resumption: no step is so short
 TOKENS = "num_input_tokens_seen"  # transformers' count of all that was read by a step
 MEGABYTE = 1e6
 GPU_QUERY = "--query-gpu=index,utilization.gpu,memory.used,power.draw"

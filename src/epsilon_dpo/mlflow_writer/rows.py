@@ -23,12 +23,12 @@ from epsilon_dpo.mlflow_writer.view import CURVE
 from epsilon_dpo.pipeline.observability.tracker import note_marked, now
 
 RUNS_AT_ONCE = 200  # each brings all its metrics: 7 kB
-# Of more, MLflow 3.17 takes no call that it has taken before: it looks for what is there by the hundred, then writes
-# what is not in the first (its #20807 fixed that for the metrics of runs). A score has 113.
+# MLflow 3.17 refuses to repeat a call with more: it looks up what is there by the hundred, then writes all that the
+# first hundred lack (its #20807 fixed that for the metrics of runs). A score has 113.
 OF_A_MODEL_AT_ONCE = 100
 REBUILD_S = 60.0  # for another process that writes the same row
 ERROR, GONE = "error", "the process that wrote this record is gone"
-# What stages kl and score and a report's ranking measure on a policy's answers, which other params change.
+# Metrics of a policy's answers, by stages kl and score and by a report's ranking; other params change them.
 OF_ANSWERS = re.compile(rf"kl_.*|(true_)?place_(first|last)|(?!{CURVE}).*/(chosen|sft|run)(_low|_high|_n)?")
 REBUILT = "*Written from the outputs, whose own record is not in this store: its times are those of the writing.*\n\n"
 
@@ -46,7 +46,7 @@ class Rows:
         self.takes_files = self.store.takes_artifacts
 
     def policy_metrics(self, run: str, policy_sha256: str, metrics: dict[str, Any], at: int) -> str | None:
-        """On the row of the policy, if the store has it; else the report makes the row. Returns its id."""
+        """Write them on the policy's row and return its id; None: there is no such row yet, and the report makes it."""
         row = self.training(run, policy_sha256)
         if row is None:
             return None
@@ -89,8 +89,8 @@ class Rows:
             self._show_answers(row, table(run, sha256))
 
     def renew_recipe(self, row: Run) -> str | None:
-        """The recipe of a training, which MLflow groups by: an older version of this project wrote the tag in another
-        spelling, or not at all."""
+        """The recipe of a training, by which MLflow groups; its tag is written anew where an older version of this
+        project spelt it differently, or wrote none."""
         known = row.data.tags.get(RECIPE)
         name = recipe_of(row.data.params) or known
         if name is not None and name != known:
@@ -98,7 +98,7 @@ class Rows:
         return name
 
     def _show_answers(self, row: Run, answers: dict[str, Any] | None) -> None:
-        """The table of them, anew where another judge or temperature has made it another."""
+        """Log them as a table, and again once another judge or temperature has changed it."""
         digest = hashlib.sha256(json.dumps(answers).encode()).hexdigest()
         if answers is None or row.data.tags.get(ANSWERS_TAG) == digest:
             return
@@ -115,7 +115,7 @@ class Rows:
         by = f"{self.mark}.by.{pending.project()}"
         told = f"{self.mark}.told.{pending.project()}"
         of_experiment = self.client.get_experiment(self.store.experiment).tags
-        if at < int(of_experiment.get(told, 0)) <= now():  # one of a clock that was ahead does not count
+        if at < int(of_experiment.get(told, 0)) <= now():  # not one in the future, of a clock that was ahead
             say("the rows of this report are not marked: a later report has marked its rows.")
             return False
         self.client.set_experiment_tag(self.store.experiment, told, str(at))
@@ -141,8 +141,8 @@ class Rows:
                 self.untag(run_id, key)
 
     def _is_in_another_report(self, row: Run) -> bool:
-        """Whether this is an experiment's copy and `row` shows what the workspace's report, or another experiment's,
-        says of the same policy. The experiment's own values are then on the rows of its stages only."""
+        """Whether this is an experiment's copy, and the report of the workspace or of another experiment shows `row`,
+        too. This experiment's own values then stand on the rows of its stages alone."""
         marks = {key for key, value in row.data.tags.items() if value == "true" and key.split(".")[0] == IN_REPORT}
         return self.mark != IN_REPORT and bool(marks - {self.mark})
 
@@ -215,8 +215,8 @@ class Rows:
         self.client.log_batch(run_id, [metric for metric in metrics if not metric.model_id])
 
     def _log_file(self, run_id: str, content: dict[str, Any], name: str) -> None:
-        """A server may leave files to its clients, which then need a bucket's library and its keys, or a folder that is
-        theirs, too. A client without them gives it no file, and everything else."""
+        """Some servers leave it to their clients to store files, which takes a bucket's library and keys, or a shared
+        folder. A client without them sends everything but files."""
         try:
             self.client.log_dict(run_id, content, name)
         except Exception as error:

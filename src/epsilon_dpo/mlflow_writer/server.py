@@ -126,7 +126,7 @@ def is_out(uri: str) -> bool:
 
 
 def note_outage(uri: str) -> bool:
-    """For `is_out`; False for a local store, which is free to ask, and slow only when it is made."""
+    """For `is_out`; False: not noted, as for a local store, which is always worth asking."""
     if not server_address(uri):
         return False
     try:

@@ -26,7 +26,7 @@ from epsilon_dpo.pipeline.observability.child import CREDENTIALS, PATIENCE_S, Le
 from epsilon_dpo.pipeline.stage.lifetime import INTERVAL_S, STARTED_BY_DVC, dvc_above, lives
 from epsilon_dpo.pipeline.stage.variables import has_gpu
 
-MANY = 100  # modules that a stage had to import beside those of the server: it is the better server from now on
+MANY = 100  # a stage that had to import so many modules beside the server's is the better server from now on
 OWN = ("epsilon_dpo", "stages")  # packages that each stage imports anew: somebody may have edited them
 OF_A_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGCONT)  # what a terminal or a shell sends to a whole group
 OF_ONE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -245,7 +245,7 @@ def _request() -> dict[str, Any]:
 
 
 def _is_like(request: dict[str, Any]) -> bool:
-    """Whether a process that was started as this one was will do.
+    """Whether `request` can be met by a process that was started as this one was.
 
     Libraries read the environment on import, and an installation that changed has other libraries; limits, processors
     and priority are what somebody gave the `dvc` that runs.

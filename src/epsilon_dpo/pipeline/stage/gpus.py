@@ -14,8 +14,8 @@ _before: list[str | None] = []  # VISIBLE, if this process has set aside all GPU
 
 
 def choose_before_imports() -> None:
-    """Where bitsandbytes is installed, which asks CUDA when it is imported, and that peft does: what a stage would
-    choose when it begins to compute came too late, and it was refused for all the GPUs that it saw.
+    """Choose early where bitsandbytes is installed, which peft imports and which asks CUDA at once: a choice when the
+    stage begins to compute came too late, and the stage was refused for all the GPUs that it saw.
 
     Experiments side by side that each launch processes still choose later.
     """
