@@ -71,12 +71,12 @@ def publish(stage: Stage, run: str, entry: Json, metrics: dict[str, float]) -> N
     """What the training left in `stage.out`, with where it comes from."""
     part_metrics(stage.out, stage.metrics)
     made_of = {"read": read_by(method_of(run, entry)), "start": Path("out/sft/model")}
+    snapshots = sorted(stage.out.glob(f"{SNAPSHOTS}/*"))
     stage.write_manifest(stage.out / "model", **made_of)
-    for snapshot in sorted(stage.out.glob(f"{SNAPSHOTS}/*")):
+    for snapshot in snapshots:
         stage.write_manifest(snapshot / "model", **made_of, snapshot=read_json(snapshot / FACTS))
     stage.tracker.log_metrics(without_evaluation(metrics))
-    policies = {f"policy_sha256/{SNAPSHOTS}/{path.name}": path for path in sorted(stage.out.glob(f"{SNAPSHOTS}/*"))}
-    policies["policy_sha256"] = stage.out
+    policies = {f"policy_sha256/{SNAPSHOTS}/{path.name}": path for path in snapshots} | {"policy_sha256": stage.out}
     stage.tracker.set_tags({name: digest(path / "model") for name, path in policies.items()})
     stage.summary = (
         f"eval loss {metrics['eval_loss']:.4f}, accuracy {metrics['eval_rewards/accuracies']:.3f}, "
