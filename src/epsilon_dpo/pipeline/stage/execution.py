@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,8 +50,8 @@ class Stage:
     scratch: Path
     journal: Journal
     tracker: Tracker
-    params: Json = field(default_factory=dict)
-    summary: str = field(default="")
+    params: Json
+    summary: str = ""
 
     @property
     def folders(self) -> Json:
