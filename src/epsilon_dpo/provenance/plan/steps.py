@@ -31,9 +31,9 @@ class Step:
             skips it if that keeps its bytes; FROM_CACHE has causes, and DVC has the result of an earlier run.
         causes: why, by itself.
         after: the first stages to run that it waits for; the run cache cannot be asked before they are done.
-        keeps: whether its output will have the bytes that dvc.lock speaks of.
+        keeps: whether its output will have the bytes that dvc.lock records.
         seconds, size: of its last run, and of its outputs (bytes) in dvc.lock; None if nobody knows.
-        like: the stage whose last run these two are, where it has none itself.
+        like: the stage whose last run these two are of, where this one has had none.
     """
 
     name: str
@@ -129,29 +129,25 @@ class Planner:
         return _hashes(made) if made.outs_cached() else None
 
     def _keeps(self, stage: PipelineStage, causes: list[Cause], after: tuple[str, ...]) -> bool:
-        """Whether a run would leave the outputs that dvc.lock speaks of.
+        """Whether a run would leave the outputs that dvc.lock records.
 
         Either no edit can change the result, or dvc.yaml says in `meta` that it is constant, always or while a key of
-        params.yaml is null; code that bears the stage's name is what makes it so, and so is that key.
+        params.yaml is null. The stage's own code, which bears its name, and that key make it so; an edit may end it.
         """
-        for out in stage.outs:
-            there = out.hash_info and out.hash_info == self.outputs.now(out)
-            if not there and (not out.hash_info or (out.hash_info.isdir and out.changed_cache())):
-                return False  # nobody knows what it held
+        if not all(map(self._is_known, stage.outs)):
+            return False
         if not after and all(cause.harmless for cause in causes):
             return True
         meta = stage.meta or {}
         key = meta.get("constant_while_null")
-        if not meta.get("constant") and (key is None or self.params.get(key) is not None):
+        is_constant = meta.get("constant") or (key is not None and self.params.get(key) is None)
+        return bool(is_constant) and not any(_may_vary_after(cause, stage, key) for cause in causes)
+
+    def _is_known(self, out: Output) -> bool:
+        """Whether somebody knows what `out` held: it is there, or DVC's cache has it or needs no list of its files."""
+        if not out.hash_info:
             return False
-        name = stage.name.partition("@")[0]
-        return not any(
-            cause.kind in ("command", "always")
-            or (cause.kind == "param" and cause.what.partition(".")[0] == key)
-            or (cause.kind in ("file", "folder") and name in PurePath(cause.what).with_suffix("").parts)
-            for cause in causes
-            if not cause.harmless
-        )
+        return out.hash_info == self.outputs.now(out) or not (out.hash_info.isdir and out.changed_cache())
 
     def _last(self, stage: PipelineStage) -> tuple[float | None, int | None, str]:
         """Seconds and bytes of the stage's last run, or of the last run of the same stage for another of `runs`."""
@@ -162,6 +158,17 @@ class Planner:
             if sizes and None not in sizes:
                 return self.seconds.get(like.name), sum(sizes), "" if like is stage else like.addressing
         return self.seconds.get(stage.name), None, ""
+
+
+def _may_vary_after(cause: Cause, stage: PipelineStage, key: str | None) -> bool:
+    """Whether the output of `stage`, constant so far (while `key` is null), may not be so after `cause`."""
+    if cause.harmless:
+        return False
+    if cause.kind == "param":
+        return cause.what.partition(".")[0] == key
+    if cause.kind in ("file", "folder"):
+        return stage.name.partition("@")[0] in PurePath(cause.what).with_suffix("").parts
+    return cause.kind in ("command", "always")
 
 
 def _hashes(stage: PipelineStage) -> Hashes:
