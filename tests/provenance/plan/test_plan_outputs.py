@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.provenance.graph.project import Project
-from epsilon_dpo.provenance.plan.outputs import Outputs, Paths
+from epsilon_dpo.provenance.plan.outputs import Outputs
 from epsilon_dpo.provenance.plan.steps import Planner
 
 
@@ -21,21 +21,13 @@ def waits_for(outputs: Outputs, path: str) -> Sequence[str]:
     return outputs.expected(SimpleNamespace(fs_path=path)).waits_for  # type: ignore[arg-type]
 
 
-def test_paths_above_and_below() -> None:
-    paths = Paths(["/p/out/kl", "/p/out/kl/a", "/p/out/kl-b", "/p/out/kl.txt", "/p/out/klb/a"])
-    paths.add("/p/out/kl/b/c")
-    paths.add("/p/out/kl/a")
-    assert list(paths.below("/p/out/kl")) == ["/p/out/kl/a", "/p/out/kl/b/c"]
-    assert list(paths.at_or_above("/p/out/kl/a/file")) == ["/p/out/kl/a", "/p/out/kl"]
-    assert list(paths.at_or_above("/p/out")) == [] == list(paths.below("/p/out/klb/a"))
-
-
 def test_what_waits_for_a_stage_reads_its_output_or_a_part_or_the_folder_around_it() -> None:
     outputs = Outputs(None)  # type: ignore[arg-type]
     outputs.add(stage("a", "/p/out/a"), None)
     outputs.add(stage("b", "/p/out/b", "/p/out/metrics/b"), None)
+    outputs.add(stage("c", "/p/out/a.txt", "/p/out/a-b", "/p/out/ab/a"), None)
     assert waits_for(outputs, "/p/out/a") == waits_for(outputs, "/p/out/a/part/file") == ("a",)
-    assert waits_for(outputs, "/p/out/metrics") == ("b",) and waits_for(outputs, "/p/out") == ("a", "b")
+    assert waits_for(outputs, "/p/out/metrics") == ("b",) and waits_for(outputs, "/p/out") == ("a", "b", "c")
 
 
 def test_outputs_of_a_run_that_external_no_longer_has_stay_in_their_folder(

@@ -1,10 +1,10 @@
 """What each output will hold once the stages before a stage are done, as far as that can be known before they run."""
 
 import os
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
+from typing import Any
 
 from dvc.dependency import ParamsDependency
 from dvc.output import Output
@@ -14,6 +14,7 @@ from dvc_data.hashfile.build import build
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.tree import Tree
+from pygtrie import StringTrie
 
 
 @dataclass(frozen=True)
@@ -50,33 +51,6 @@ class Expected:
     meta: Meta = field(default_factory=Meta)
 
 
-class Paths:
-    """Paths by which those above and below another are found without a look at all of them: a project with a hundred
-    runs has more than five hundred outputs, and as many stages that ask."""
-
-    def __init__(self, paths: Iterable[str] = ()) -> None:
-        self._all = set(paths)
-        self._sorted = sorted(self._all)
-
-    def add(self, path: str) -> None:
-        if path not in self._all:
-            self._all.add(path)
-            insort(self._sorted, path)
-
-    def at_or_above(self, path: str) -> Iterator[str]:
-        while path:
-            if path in self._all:
-                yield path
-            path = path.rpartition(os.sep)[0]
-
-    def below(self, path: str) -> Iterator[str]:
-        folder = path + os.sep
-        for place in range(bisect_left(self._sorted, folder), len(self._sorted)):
-            if not self._sorted[place].startswith(folder):
-                return
-            yield self._sorted[place]
-
-
 class Outputs:
     """The outputs of the stages so far, in the order of `dvc repro`.
 
@@ -86,9 +60,9 @@ class Outputs:
 
     def __init__(self, repo: Repo, gone: Iterable[str] = ()) -> None:
         self.repo = repo
-        self._gone = Paths(path for path in gone if Path(path).exists())
-        self._made: dict[str, Made] = {}
-        self._places = Paths()  # of what is made
+        # By path; a trie finds those above and below another without a look at each, of which a large project has many.
+        self._gone = StringTrie.fromkeys(filter(os.path.exists, gone), True, separator=os.sep)
+        self._made = StringTrie(separator=os.sep)
         self._now: dict[str, tuple[HashInfo | None, Meta]] = {}
 
     def add(self, stage: PipelineStage, hashes: Mapping[str, HashInfo] | None) -> None:
@@ -96,7 +70,6 @@ class Outputs:
         for out in stage.outs:
             after = hashes[out.fs_path] if hashes is not None else None
             self._made[out.fs_path] = Made(stage.addressing, after, after is not None and after == self.now(out))
-            self._places.add(out.fs_path)
 
     def now(self, item: Output) -> HashInfo | None:
         """DVC's hash of what is on the disk; None if nothing is there."""
@@ -112,16 +85,14 @@ class Outputs:
         """What `dep`, which is no ParamsDependency, will hold."""
         assert not isinstance(dep, ParamsDependency)
         path = dep.fs_path
-        near = {place: self._made[place] for place in (*self._places.at_or_above(path), *self._places.below(path))}
+        near: dict[str, Made] = _near(self._made, path)
         if not near:
             hash_info, meta = self._found(dep)
             return Expected(hash_info, computed=False, meta=meta)
         waits_for = sorted({made.stage for made in near.values() if made.hash_info is None})
         if waits_for:
             return Expected(None, tuple(waits_for))
-        if all(made.on_disk for made in near.values()) and not any(
-            (*self._gone.at_or_above(path), *self._gone.below(path))
-        ):
+        if all(made.on_disk for made in near.values()) and not _near(self._gone, path):
             hash_info, meta = self._found(dep)
             return Expected(hash_info, meta=meta)
         return Expected(self._composed(dep, near), on_disk=False)
@@ -129,13 +100,13 @@ class Outputs:
     def _composed(self, dep: Output, near: dict[str, Made]) -> HashInfo | None:
         """The hash of `dep` once DVC has put the outputs `near` in their places, from its cache."""
         cache, tree = self.repo.cache.local, Tree()
-        put = Paths(near)
+        put = StringTrie.fromkeys(near, True, separator=os.sep)
         if dep.exists and dep.isdir():
             _, _, found = build(cache, dep.fs_path, self.repo.fs, "md5", ignore=self.repo.dvcignore, dry_run=True)
             assert isinstance(found, Tree)
             for name, meta, hash_info in found:
                 path = os.path.join(dep.fs_path, *name)
-                if not any((*put.at_or_above(path), *self._gone.at_or_above(path))):
+                if not put.longest_prefix(path) and not self._gone.longest_prefix(path):
                     tree.add(name, meta, hash_info)
         for path, made in near.items():
             assert made.hash_info is not None
@@ -153,3 +124,8 @@ class Outputs:
                 tree.add(place, Meta(), made.hash_info)
         tree.digest()
         return tree.hash_info
+
+
+def _near(trie: StringTrie, path: str) -> dict[str, Any]:
+    """What `trie` has at `path`, above it and below it, by path."""
+    return dict(trie.prefixes(path)) | dict(trie.items(path) if trie.has_node(path) else ())
