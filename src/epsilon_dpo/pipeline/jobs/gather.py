@@ -62,7 +62,7 @@ def gather(locks: Sequence[Path]) -> str:
 
 @contextmanager
 def lock_file_alone() -> Iterator[Any]:
-    """The DVC repository, whose dvc.lock no other `dvc` writes meanwhile; it lets its lock go while a stage runs.
+    """The DVC repository, whose dvc.lock no other `dvc` writes meanwhile; `dvc repro` is not locked while a stage runs.
 
     Raises:
         UserError: another one has the lock.

@@ -130,8 +130,8 @@ def _wait(process: "subprocess.Popen[bytes]", folder: Path, tracked: _Tracked) -
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """No rank is left; each is the leader of a session of its own. What started them on other machines is asked to end
-    them, before it is killed too."""
+    """End the launcher and its ranks, each of which leads a session of its own. What started ranks on other machines is
+    asked to end them before it is killed."""
     if process.poll() is None and os.environ.get(PREFIX):
         process.terminate()
         with suppress(subprocess.TimeoutExpired):

@@ -3,7 +3,7 @@
 A signal to `dvc` reaches neither the shell that it starts nor the stage below it. So a thread looks every second
 whether each process from the stage up to `dvc` still has the parent that it had; on macOS only up to a shell that stays
 in between, whose variables nobody may read. (Linux' own signal at a parent's death, PR_SET_PDEATHSIG, says nothing of a
-shell in between, and comes also when just the thread of `dvc` ends that started the stage.)
+shell in between, and is also sent when only the thread of `dvc` that started the stage ends.)
 """
 
 import os

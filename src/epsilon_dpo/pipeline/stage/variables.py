@@ -93,10 +93,10 @@ def let_params_decide() -> None:
 
 
 def add_up_in_one_thread() -> None:
-    """numpy's and scipy's products would be cut into as many parts as there are processors, and rounded accordingly: an
-    end of an interval differed in its last bits. torch's threads are params.yaml's.
+    """Let numpy's and scipy's BLAS, loaded already or not yet, use one thread. torch's threads are params.yaml's.
 
-    Those of a library that is loaded already, and of one that will be.
+    Else a product is cut into as many parts as there are processors, and rounded accordingly: an end of an interval
+    differed in its last bits.
     """
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     if "numpy" not in sys.modules:
@@ -128,8 +128,8 @@ def has_gpu() -> bool:
 
 
 def visible_gpus() -> list[str] | None:
-    """Those that CUDA_VISIBLE_DEVICES lets CUDA see, which reads up to the first that is none, such as the usual -1;
-    None where the variable is not set."""
+    """Those that CUDA_VISIBLE_DEVICES lets CUDA see: it reads up to the first name of no GPU, such as the usual -1.
+    None: the variable is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return None

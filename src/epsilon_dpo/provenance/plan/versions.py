@@ -80,7 +80,7 @@ class Versions:
         path = Path(dep.fs_path).relative_to(self.repo.root_dir).as_posix()
         now = self._files_now(dep.fs_path)
         if () in now and not path.endswith(".py"):
-            return [FileChange(path, "changed")]  # nothing more is to be known
+            return [FileChange(path, "changed")]  # there is no more to know
         for commit in self._commits(path):
             then = self._files_at(commit, path)
             if then is None:
@@ -123,7 +123,7 @@ class Versions:
         return fs, fs.normpath(fs.join("/", below))
 
     def _differences(self, path: str, commit: str, then: Files, now: Files) -> list[FileChange]:
-        """Of two states of `path`; what is not as it is now has in `commit` the content of `then`."""
+        """Of two states of `path`; a file that is otherwise now has in `commit` the content of `then`."""
         fs, top = self._git(commit)
         found = _differing(path, then, now)
         for number, change in enumerate(found):

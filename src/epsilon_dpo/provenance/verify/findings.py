@@ -34,8 +34,8 @@ class Place:
     Attributes:
         where: step, tensor, row or key, as a reader finds it.
         kind: NUMBER, TEXT, DIGEST (of other bytes, which are compared themselves) or ORDER (the same rows otherwise).
-        relative: the difference by the largest magnitude: in the tensor, of the key in a file of rows, elsewhere of the
-            two values. None: no number.
+        relative: the difference divided by the largest magnitude: in the tensor, under this key in a file of rows, else
+            of the two values. None: no number.
     """
 
     where: str
@@ -100,7 +100,7 @@ def gathered(file: str, places: Iterable[Place], unit: str) -> FileDifference | 
 
 
 def relative(recorded: float, remade: float) -> float:
-    """|difference| by the larger magnitude: 0 for equal values, NaN too; infinite where just one is a finite number."""
+    """|difference| / larger magnitude: 0 for equal values, NaN too; infinite where just one is a finite number."""
     if recorded == remade or (math.isnan(recorded) and math.isnan(remade)):
         return 0.0
     if not (math.isfinite(recorded) and math.isfinite(remade)):

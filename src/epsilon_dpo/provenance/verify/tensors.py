@@ -12,8 +12,8 @@ from epsilon_dpo.provenance.verify.findings import NUMBER, Place, text_place
 def tensor_places(recorded: Path, remade: Path) -> Iterator[Place]:
     """Every tensor that differs, by name, the layers by their number.
 
-    Its relative difference is the largest |difference| by the largest magnitude in the tensor, because sums are rounded
-    by the size of what they add up.
+    Its relative difference is the largest |difference| divided by the largest magnitude in the tensor, because sums are
+    rounded by the size of what they add up.
     """
     import torch  # two seconds, and only where weights differ
     from safetensors import safe_open

@@ -44,9 +44,9 @@ class Cache:
             with suppress(ValueError):  # a list that was cut off is as good as none
                 rows = None if listed is None else json.loads(listed.read_text("utf-8"))
             found = None if rows is None else {row["relpath"]: row["md5"] for row in rows}
-            # Nor does DVC write such names: they are those of a remote that would have a copy written elsewhere.
-            leaves = any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in found or ())
-            self._lists[md5] = None if leaves else found
+            # DVC writes no such names; a remote that has them would have files written outside the folder.
+            astray = any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in found or ())
+            self._lists[md5] = None if astray else found
         return self._lists[md5]
 
 
