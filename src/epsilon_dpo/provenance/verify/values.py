@@ -30,10 +30,10 @@ def jsonl_places(recorded: Path, remade: Path) -> Iterator[Place]:
     """
     before, after = read_jsonl(recorded), read_jsonl(remade)
     names = [[_name(row, n) for n, row in enumerate(rows, 1)] for rows in (before, after)]
-    texts = [list(map(_canonical, rows)) for rows in (before, after)]
     if names[0] != names[1]:
         yield _first_row(*names)
         return
+    texts = [list(map(_canonical, rows)) for rows in (before, after)]
     if texts[0] != texts[1] and Counter(texts[0]) == Counter(texts[1]):  # rows without a name
         yield _first_row(*texts)
         return
