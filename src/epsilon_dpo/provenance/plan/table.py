@@ -93,12 +93,13 @@ def _cost(steps: Sequence[Step]) -> str:
 
 
 def _time(steps: Sequence[Step]) -> str:
-    """Of their last runs together; empty if no one's is known. So with _disk."""
+    """How long their last runs took together; empty if that is known of none."""
     known = [step.seconds for step in steps if step.seconds is not None]
     return time_text(sum(known)) if known else ""
 
 
 def _disk(steps: Sequence[Step]) -> str:
+    """How much their outputs take together; empty if that is known of none."""
     known = [step.size for step in steps if step.size is not None]
     return size_text(sum(known)) if known else ""
 
@@ -119,8 +120,9 @@ def _row(group: Sequence[Step], every: Sequence[str], timed: bool) -> Iterator[s
     action = group[0].action
     alone = len({step.name.partition("@")[2] for step in group}) == 1  # RUN would hide the only one
     about = "~" if any(step.like for step in group) else ""
-    took, disk = "" if action == FROM_CACHE else _time(group), _disk(group)
-    took, disk = (amount and about + amount for amount in (took, disk))
+    took, disk = (amount and about + amount for amount in (_time(group), _disk(group)))
+    if action == FROM_CACHE:
+        took = ""
     cells = textwrap.wrap(", ".join(_few(names([step.name for step in group], every))), STAGES_WIDTH)
     width = WIDTH - len(_line("", "", "", "", "", timed))
     why = _why(group[0], every, alone)
@@ -137,8 +139,8 @@ def _few(found: Sequence[str]) -> list[str]:
         of.setdefault(name.partition("@")[0], []).append(name)
     few: list[str] = []
     for stage, runs in of.items():
-        few += runs if len(runs) <= RUNS_NAMED + 1 else runs[:RUNS_NAMED]
-        few += [f"and {len(runs) - RUNS_NAMED} more {stage}@"] if len(runs) > RUNS_NAMED + 1 else []
+        more = len(runs) - RUNS_NAMED
+        few += runs if more <= 1 else [*runs[:RUNS_NAMED], f"and {more} more {stage}@"]
     return few
 
 
