@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -20,45 +21,50 @@ MANY = 6  # places and commits that are listed before they are counted
 
 def as_text(answer: Json) -> str:
     """What `origin.origin` returns, for a reader."""
-    if not answer["found"]:
-        lines = [answer["message"]]
-        if differs := answer.get("differs"):
-            lines += [_row("that output", f"{differs['from']}, of stage {differs['stage']}")]
-            lines += [_row("recorded by", _commits(differs["recorded_by"]))]
-            if differs["first_differing_byte"] is not None and any(differs["changed"]):
-                at = f"byte {differs['first_differing_byte']}, counted from 0, of {differs['changed'][0]}"
-                lines += [_row("differs from", at)]
-        return "\n".join(lines)
-    lines = [answer["file"]]
+    return "\n".join(_found(answer) if answer["found"] else _not_found(answer))
+
+
+def _not_found(answer: Json) -> Iterator[str]:
+    yield answer["message"]
+    if differs := answer.get("differs"):
+        yield _row("that output", f"{differs['from']}, of stage {differs['stage']}")
+        yield _row("recorded by", _commits(differs["recorded_by"]))
+        if differs["first_differing_byte"] is not None and any(differs["changed"]):
+            at = f"byte {differs['first_differing_byte']}, counted from 0, of {differs['changed'][0]}"
+            yield _row("differs from", at)
+
+
+def _found(answer: Json) -> Iterator[str]:
+    yield answer["file"]
     if "stage" in answer:
-        lines += _recorded(answer)
+        yield from _recorded(answer)
     if answer["known_by"] == "manifest":
-        lines += [_row("checked", answer["note"])]
+        yield _row("checked", answer["note"])
     if answer["manifest"]:
-        lines += _manifest(answer["manifest"], whole=answer["known_by"] == "manifest")
-    return "\n".join(lines)
+        yield from _manifest(answer["manifest"], whole=answer["known_by"] == "manifest")
 
 
-def _recorded(answer: Json) -> list[str]:
-    lines = [_row("is", answer["path"]), _row("made by", f"stage {answer['stage']}")]
+def _recorded(answer: Json) -> Iterator[str]:
+    yield _row("is", answer["path"])
+    yield _row("made by", f"stage {answer['stage']}")
     if answer["also"]:
-        lines += [_row("also in", _listed(list(map(_also, answer["also"]))))]
-    lines += [_row("recorded by", _commits(answer["recorded_by"]))]
-    lines += [
-        _row("params" if not n else "", f"{key}: {flow(value)}")
-        for n, (key, value) in enumerate(answer["params"].items())
-    ]
+        yield _row("also in", _listed(list(map(_also, answer["also"]))))
+    yield _row("recorded by", _commits(answer["recorded_by"]))
+    for n, (key, value) in enumerate(answer["params"].items()):
+        yield _row("" if n else "params", f"{key}: {flow(value)}")
     if packages := answer["packages"]:
-        lines += [_row("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))]
+        yield _row("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))
     if (data := answer["data"]) and data["out"]:  # or else the manifest below has it
-        facts = data["dataset"] or {}
-        lines += [_row("data", f"fetch: {flow(data['params'])}"), _row("", f"{data['out']} has md5 {data['md5']}")]
-        lines += [_row("", f"{name} has sha256 {sha256}") for name, sha256 in facts.get("files", {}).items()]
-    lines += [_row("base model", flow(answer["base"]))] if answer["base"] else []
-    names = {"data": "data", "base": "base model"}
-    lines += [_row(names[name], f"not known: {why}") for name, why in answer["not_known"].items()]
-    lines += _run(answer["mlflow"]) + _parents(answer["parents"])
-    return lines
+        yield _row("data", f"fetch: {flow(data['params'])}")
+        yield _row("", f"{data['out']} has md5 {data['md5']}")
+        for name, sha256 in (data["dataset"] or {}).get("files", {}).items():
+            yield _row("", f"{name} has sha256 {sha256}")
+    if answer["base"]:
+        yield _row("base model", flow(answer["base"]))
+    for name, why in answer["not_known"].items():
+        yield _row({"base": "base model"}.get(name, name), f"not known: {why}")
+    yield from _run(answer["mlflow"])
+    yield from _parents(answer["parents"])
 
 
 def _also(place: Json) -> str:
@@ -66,27 +72,29 @@ def _also(place: Json) -> str:
     return f"{place['path']} ({place['stage']}{where})"
 
 
-def _run(run: Json | None) -> list[str]:
+def _run(run: Json | None) -> Iterator[str]:
     if run is None:
-        return [_row("MLflow run", "the store has none of this stage with these params")]
+        yield _row("MLflow run", "the store has none of this stage with these params")
+        return
     if "failed" in run:
-        return [_row("MLflow run", f"not looked up: {run['failed']}")]
+        yield _row("MLflow run", f"not looked up: {run['failed']}")
+        return
     started = datetime.fromtimestamp(run["started"] / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
     known = "the newest with these params" if run["known_by"] == "params" else f"known by its {run['known_by']}"
     when = f"of {started}"
     if run["rebuilt"]:
         when = f"written from the outputs on {started}; when it was trained is not known"
-    lines = [_row("MLflow run", f"{run['name']}, {run['id']}, {when}; {known}")]
-    lines += [_row("", f"behind the address of `mlflow ui`: {run['link']}")]
+    yield _row("MLflow run", f"{run['name']}, {run['id']}, {when}; {known}")
+    yield _row("", f"behind the address of `mlflow ui`: {run['link']}")
     ran = dict(run["environment"])
     commit, changed = ran.pop("mlflow.source.git.commit", None), ran.pop("git.uncommitted_changes", None)
     if commit:
-        lines += [_row("code", f"commit {commit}" + CHANGED.get(changed, ""))]
-    lines += [_row("environment", ", ".join(f"{name} {value}" for name, value in ran.items()))] if ran else []
-    return lines
+        yield _row("code", f"commit {commit}" + CHANGED.get(changed, ""))
+    if ran:
+        yield _row("environment", ", ".join(f"{name} {value}" for name, value in ran.items()))
 
 
-def _parents(parents: list[Json]) -> list[str]:
+def _parents(parents: list[Json]) -> Iterator[str]:
     """One row per stage, or per foreach, whose runs read the same but for what is their own: /*."""
     rows: dict[str, tuple[list[str], list[str], list[str]]] = {}
     for parent in parents:
@@ -96,26 +104,24 @@ def _parents(parents: list[Json]) -> list[str]:
         paths = [path.removesuffix(f"/{run}") + "/*" if path.endswith(f"/{run}") else path for path in parent["read"]]
         read += [path for path in paths if path not in read]
         stale += parent["stale"]
-    lines = []
     for n, (stage, (runs, read, stale)) in enumerate(rows.items()):
         name = stage + (f"@{runs[0]}" if len(runs) == 1 else f"@{{{','.join(runs)}}}" if runs else "")
         old = f"; another {', '.join(stale)} than is recorded now" if stale else ""
-        lines += [_row("" if n else "made from", f"{name} <- {', '.join(read) or 'nothing'}{old}")]
-    return lines
+        yield _row("" if n else "made from", f"{name} <- {', '.join(read) or 'nothing'}{old}")
 
 
-def _manifest(said: Json, whole: bool) -> list[str]:
+def _manifest(said: Json, whole: bool) -> Iterator[str]:
     if not whole:
-        return [_row("manifest", "lies in it, and its weights have the sha256 that it names")]
-    lines, label = [], "manifest"
-    model: Json | None = said
+        yield _row("manifest", "lies in it, and its weights have the sha256 that it names")
+        return
+    label, model = "manifest", said
     while model:
         run = f"@{model['run']}" if model.get("run") else ""
-        lines += [_row(label, f"stage {model['stage']}{run}" if "stage" in model else "a model without a manifest")]
+        yield _row(label, f"stage {model['stage']}{run}" if "stage" in model else "a model without a manifest")
         for name in ("params", "read_md5", "dataset", "weights_sha256", "snapshot"):
-            lines += [_row("", f"{name}: {flow(model[name])}")] if model.get(name) else []
-        label, model = "it began as", model.get("start")
-    return lines
+            if model.get(name):
+                yield _row("", f"{name}: {flow(model[name])}")
+        label, model = "it began as", model.get("start") or {}
 
 
 def _commits(recorded: list[Json]) -> str:
