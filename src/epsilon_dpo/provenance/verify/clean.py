@@ -105,9 +105,7 @@ class CleanFolder:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING_", "DVC_"))}
         env |= {"DVC_ROOT": str(self.folder), "DVC_STAGE": stage.addressing}
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])  # whose packages we name
-        for name, value in variables.items():
-            env.pop(name, None)
-            env |= {} if value is None else {name: value}
+        env = {name: value for name, value in {**env, **variables}.items() if value is not None}
         commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
         cwd, started = self.folder / Path(stage.wdir).relative_to(root), time.monotonic()
         for command in commands:
