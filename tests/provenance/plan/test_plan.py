@@ -305,8 +305,8 @@ def test_only_what_ci_allows(project: Path, said: Said) -> None:
     with pytest.raises(SystemExit) as ended:
         said("--assert-only", "align@dpo", "report")
     assert ended.value.code == (
-        "ERROR: stages beside align@dpo and report would run: check, sample@dpo, score@dpo, kl@dpo, monotonicity@dpo, "
-        "tournament, figures; `epsilon-dpo plan` says why."
+        "ERROR: stages other than align@dpo and report would run: check, sample@dpo, score@dpo, kl@dpo, "
+        "monotonicity@dpo, tournament, figures; `epsilon-dpo plan` says why."
     )
     said("judge", "--assert-only", "check")  # of a target, what lies before it
 

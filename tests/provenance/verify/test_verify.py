@@ -161,7 +161,7 @@ def test_an_input_that_is_nowhere_is_said(project: Path, verify: Verify) -> None
     cached.chmod(0o644)
     cached.unlink()
     said = verify("train", code=1)
-    assert "its input out/rows.jsonl as recorded is neither in the workspace nor in DVC's cache" in said
+    assert "neither the workspace nor DVC's cache has its input out/rows.jsonl as recorded" in said
     assert "of 3 stages" in verify(), "all of them together need none"
 
 

@@ -75,7 +75,7 @@ def _require(remote: Remote, md5: str) -> None:
     else:
         return
     raise UserError(
-        f"{WANTED}: {_name(remote)} cannot be read: {first_line(reason)} ({type(reason).__name__}); see to the "
+        f"{WANTED}: {_name(remote)} cannot be read: {first_line(reason)} ({type(reason).__name__}); check the "
         "network, the credentials and `dvc remote list`."
     )
 

@@ -151,7 +151,7 @@ def _put(tags: Mapping[str, str], folder: Path) -> str:
     if found != tags["policy_sha256"]:
         raise UserError(
             f"the weights in {source} have the sha256 {found}, and {tags['dvc_path']} had {tags['policy_sha256']} when "
-            "it was promoted: they are others, and are not copied."
+            "it was promoted: they are not the same, and are not copied."
         )
     return source
 

@@ -42,7 +42,7 @@ def refuse_others(steps: Sequence[Step], globs: Sequence[str]) -> None:
     ]
     if others:
         found = ", ".join(names(others, [step.name for step in steps]))
-        raise UserError(f"stages beside {' and '.join(globs)} would run: {found}; `epsilon-dpo plan` says why.")
+        raise UserError(f"stages other than {' and '.join(globs)} would run: {found}; `epsilon-dpo plan` says why.")
 
 
 def as_json(steps: Sequence[Step], gone: Sequence[str], every: Sequence[str] | None = None) -> str:

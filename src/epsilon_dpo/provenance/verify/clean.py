@@ -77,7 +77,7 @@ class CleanFolder:
         records, path, md5 = self.records, self.records.path(dep), dep.hash_info.value
         lost = [out for out in records.makers(path) if not self._restore(out)]
         if lost:
-            return f"its input {lost[0]} as recorded is neither in the workspace nor in DVC's cache; try `dvc pull`"
+            return f"neither the workspace nor DVC's cache has its input {lost[0]} as recorded; try `dvc pull`"
         for file in self._below(Path(dep.fs_path)):  # DVC hashes its own .gitignore with a folder of outputs
             name = str(file.relative_to(records.project.root))
             if not records.makers(name):
@@ -87,7 +87,7 @@ class CleanFolder:
             return None
         output = records.recorded(path) if path in records.outs else None
         if output is None or output.md5 != md5:
-            return f"dvc.lock records {path} with another hash as an input than as an output; run `dvc repro`"
+            return f"dvc.lock records {path} with one hash as an output and another as an input; run `dvc repro`"
         files = {records.bytes_of(path, name): own for name, own in output.files.items()}
         bad = next((file for file, own in files.items() if file and file_md5(file) != own), path)
         return f"what DVC's cache has of its input {path} is damaged: remove {bad} and run `dvc fetch`"
