@@ -17,11 +17,12 @@ from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
 from epsilon_dpo.report.page.replication import read_replication
 from epsilon_dpo.study.claims import Study, read_study
 from epsilon_dpo.study.collect import read_results, results_folder
-from epsilon_dpo.study.measures import ONE_HAS_NONE
+from epsilon_dpo.study.measures import BEHIND, BOTH_HAVE, ONE_HAS_NONE
 from epsilon_dpo.study.page import page, verdict_table, write_page
 from epsilon_dpo.study.verdicts import findings
 
 ROOT = Path(__file__).parents[2]
+SHORT = {"question": "Does it spend more?", "answer": "Yes", "claims": {"KL": "spends_more"}}
 
 
 def study(**changes: Any) -> Study:
@@ -132,7 +133,7 @@ def two_curves(best: float) -> list[dict[str, Any]]:
     ("best", "said", "note"),
     [
         (0.94, "holds", ""),
-        (0.82, "mixed", "holds behind the best policies of both; fails where both have policies"),
+        (0.82, "mixed", f"holds {BEHIND}; fails {BOTH_HAVE}"),
     ],
 )
 def test_a_part_of_a_few_budgets_makes_no_claim_mixed_and_is_not_named(
@@ -175,10 +176,11 @@ def test_less_than_half_a_prompt_decides_nothing() -> None:
         ({"level": "moon"}, "no level is called moon"),
         ({"expected": None}, "says what is expected"),
         ({"refuted_by": None}, "refuted_by"),
+        ({"id": "other"}, "in_short: no claim is called spends_more"),
     ],
 )
 def test_a_claim_that_cannot_be_decided_is_refused(here: Path, changes: dict[str, Any], says: str) -> None:
-    content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM | changes]}
+    content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM | changes], "in_short": [SHORT]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     with pytest.raises(UserError, match=says):
         read_study()
@@ -206,7 +208,8 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     levels: dict[str, Any] = deepcopy(LEVELS) | {"mars": {"title": "Far", "needs": "a rocket"}}
     levels["moon"] = LEVELS["controlled"] | {"title": "Two β"}
     levels["controlled"]["note"] = "The judge is a die."
-    content = {"confidence": 0.95, "levels": levels, "claims": claims}
+    short = SHORT | {"claims": {"KL": "spends_more", "passes": "tested", "time": "unrun"}}
+    content = {"confidence": 0.95, "levels": levels, "claims": claims, "in_short": [short]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     Path("study/notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
     folder = results_folder("controlled")
@@ -220,19 +223,23 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     write_json(results_folder("moon") / "replicates.json", {})
     text = page()
     for cell in (
-        "- of the paper and the slides: 1 undecided at this n, 1 by a test, 2 not run\n- our own: 1 mixed\n"
-        "- added after a look at the values: 1 holds\n",
-        "| [It spends more KL.](#chosen) | Figure 5; added after a look at the values | controlled | +3.000 [+0.516, ",
-        "| [It spends more KL.](#both) | nowhere | moon | +3.100 [+2.852, +3.348] | 3 | "
-        "**mixed**: holds at β 0.1; fails at β 0.3 |",
+        "| claims | holds | mixed | undecided at this n | holds by a test | not run |\n|---|---|---|---|---|---|\n"
+        "| of the paper and the slides | 0 | 0 | 1 | 1 | 2 |\n| our own | 0 | 1 | 0 | 0 | 0 |\n"
+        "| added after a look at the values | 1 | 0 | 0 | 0 | 0 |\n",
+        "| Does it spend more? | Yes | KL: [undecided at this n](#spends_more), +3.000 [+0.516, +5.484] nats, n 3<br>"
+        "passes: [holds by a test](#tested)<br>time: [not run](#unrun) |",
+        "### Claims added after a look at the values\n\n| claim | verdict | measured [interval] | n | level | where |\n"
+        "|---|---|---|---|---|---|\n"
+        "| [It spends more KL.](#chosen) | **holds** | +3.000 [+0.516, +5.484] | 3 | controlled | Figure 5 |",
+        "| [It spends more KL.](#both) | **mixed**: holds at β 0.1; fails at β 0.3 | +3.100 [+2.852, +3.348] | 3 | ",
         "- At β 0.3: +0.200 [-0.048, +0.448], fails.",
         "wins over the chosen answers. The judge is a die. Prompts of a replicate: 7.",
         "| controlled | By hand | all | 3 of 3 |",
         "| mars | Far |  | not run, needs a rocket |",
-        "| [It spends more KL.](#spends_more) | Figure 5 | controlled | +3.000 [+0.516, +5.484] nats | 3 | undecided",
-        "| [It spends more KL.](#tested) | Figure 5 |  |  |  | holds by [a test](../tests/test_dag.py) |",
-        "| [It spends more KL.](#unrun) | Figure 5 |  |  |  | not run: needs a GPU |",
-        "| [It spends more KL.](#b) | KL(a \\|\\| b) | mars |  |  | not run: needs a rocket |",
+        "| [It spends more KL.](#spends_more) | undecided at this n | +3.000 [+0.516, +5.484] nats | 3 | controlled |",
+        "| [It spends more KL.](#tested) | holds by [a test](../tests/test_dag.py) |  |  |  | Figure 5 |\n"
+        "| [It spends more KL.](#unrun) | not run: needs a GPU |  |  |  | Figure 5 |",
+        "| [It spends more KL.](#b) | not run: needs a rocket |  |  | mars | KL(a \\|\\| b) |",
         "| dpo | 0.1 | 3.000 ± 0.577 | 0.500 ± 0.000 |  |",
         "- By seed: 1: +2.0000, 2: +4.0000, 3: +3.0000.",
         "| 2 | cccccccccc | 2.13.0 | 5.0 | a CPU |",

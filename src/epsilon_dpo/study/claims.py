@@ -88,11 +88,20 @@ class Claim(Strict):
         return self
 
 
+class Short(Strict):
+    """A row of the page's first table: a person's answer, and by a label each the claims that it rests on."""
+
+    question: str
+    answer: str
+    claims: dict[str, str]
+
+
 class Study(Strict):
-    """The file: at which confidence every interval is stated, the levels, and the claims in the page's order."""
+    """The file: at which confidence every interval is stated, the levels, the first table, and all claims."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
     levels: dict[str, Level]
+    in_short: list[Short] = []
     claims: list[Claim]
 
     @model_validator(mode="after")
@@ -102,6 +111,8 @@ class Study(Strict):
             raise ValueError(f"two claims are called {sorted(twice)[0]}")
         if unknown := {claim.level for claim in self.claims if claim.level} - self.levels.keys():
             raise ValueError(f"no level is called {sorted(unknown)[0]}: there are {', '.join(self.levels)}")
+        if unknown := {id_ for row in self.in_short for id_ in row.claims.values()} - set(names):
+            raise ValueError(f"in_short: no claim is called {sorted(unknown)[0]}")
         return self
 
 

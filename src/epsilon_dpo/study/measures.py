@@ -19,9 +19,9 @@ from epsilon_dpo.pipeline.stage.runs import FINAL, SFT
 
 Recipe = dict[str, Any]
 BUDGETS = 256  # at which two curves are compared, evenly from 0 to the largest
-ONE_HAS_NONE = "where one has no policy"  # below the least KL of one of the two: there mixtures with the reference
-BOTH_HAVE = "where both have policies"
-BEHIND = "behind the best policies of both"  # there their best win rates, whatever the budget
+ONE_HAS_NONE = "at budgets below one method's smallest KL"  # whose curve is a mixture with the reference there
+BOTH_HAVE = "at budgets where both methods have policies"
+BEHIND = "at budgets beyond both methods' best policies"  # their best win rates, whatever the budget
 
 
 class Part(NamedTuple):
@@ -65,11 +65,11 @@ def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, sco
 
     What a recipe wins at a budget is the best that its policies and the reference allow with at most that KL, mixtures
     included: answering each prompt with the one or the other at random has that mixture's win rate, and its KL is at
-    most that mixture's, because KL is convex. So a curve is the upper concave hull of its points, flat behind its best
+    most that mixture's, because KL is convex. So a curve is the upper concave hull of its points, flat beyond its best
     one: nobody has to spend a KL. The budgets go from 0 to the smaller one of the two largest KLs.
 
     The parts are three kinds of budgets: those below the least KL of one of the two, whose curve is a mixture with the
-    reference there; those at which both have policies; and those behind both best policies, where all budgets have the
+    reference there; those at which both have policies; and those beyond both best policies, where all budgets have the
     same difference, that of these two.
     """
     recipes = (first, second)

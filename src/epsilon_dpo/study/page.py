@@ -20,24 +20,33 @@ VERDICTS = "verdicts.json"  # below study/, for the report
 NOTES = "notes.md"  # what a person wrote: what surprised, what broke
 INTRODUCTION = """# What is true of ε-DPO
 
-Claims of the paper (arXiv 2502.13177), of the slides on DPO and of our own, what we measured, and a verdict:
+This page tests claims of the ε-DPO paper ([arXiv 2502.13177](https://arxiv.org/abs/2502.13177)), of the slides on DPO
+that [rlhf.md](rlhf.md) replicates, and our own. Each claim has a value, its {confidence:.0%} interval and a verdict.
 
-{counts}
+{counts}"""
+READING = """## How to read a verdict
 
-A claim *holds* where the {confidence:.0%} interval lies on the side that the claim names, *fails* where it lies on the
-other, and is *undecided at this n* where it reaches to both. It is *mixed* where by the same rule it holds in one part
-of what is averaged, such as at one β, and fails in another: then the mean says as much of the choice of β as of the
-methods, and further replicates decide nothing. *n* counts replicates, each with another seed and one value, of whose
-mean the interval is Student's. The intervals are of each claim by itself: of twenty claims about which nothing is true,
-one will look decided. A sentence of the paper that is measured in several settings, or in two parts, counts once for
-each. Two replicates decide nothing, nor does a difference of win rates smaller than half a prompt, and as long as
-replicates are lacking, verdicts are preliminary.
+- A claim **holds** if its interval lies entirely on the side that the claim names, and **fails** if it lies entirely on
+  the other side. It is **undecided at this n** if the interval reaches both sides.
+- It is **mixed** if by the same rule it holds in one part of what is averaged, such as at one β, and fails in another.
+  The mean then depends on the choice of β as much as on the methods, and more replicates would not decide it.
+- *n* is the number of replicates. Each has another seed and gives one value; the interval is Student's t for their
+  mean.
+- Fewer than three replicates decide nothing, nor does a difference of win rates smaller than half a prompt. While
+  replicates are missing, a verdict is preliminary.
+- An interval is for its claim alone: of twenty claims where no difference exists, about one will look decided.
+- The counts have a sentence of the paper once for each setting and for each part in which it is measured.
 
-KL is KL(reference || policy) in nats per answer, summed over the whole vocabulary at each token of the reference's
-answers (`kl_fwd_rb` of [stage kl](methods.md)); the reference is the SFT policy. Wins are over the chosen answers, ties
-count half; the *true* ones are by [the reward of the generated data](../src/epsilon_dpo/data/generated/truth.py). A
-*decreasing* pair is one whose log-prob margin falls as β rises, so that ε-DPO lowers its β; an *increasing* pair the
-other way round; both are *decided*."""
+Terms of the claims:
+
+- **KL** is KL(reference || policy) in nats per answer, summed over the whole vocabulary at each token of the
+  reference's answers (`kl_fwd_rb` of stage `kl`). The reference is the SFT policy.
+- **Wins** are over the chosen answers, and ties count half. *True* wins are decided by
+  [the reward of the generated data](../src/epsilon_dpo/data/generated/truth.py), the others by a judge.
+- **At an equal KL budget** a method may use any mixture of the reference and its policies with at most that KL; the win
+  rates of the best mixtures are compared and averaged over budgets.
+- A **decreasing** pair is one whose log-prob margin falls as β rises, so that ε-DPO lowers its β. An **increasing**
+  pair is the opposite. Both are *decided*; any other pair *ties*."""
 DECIDED = ("holds", "fails")
 POST_HOC = "added after a look at the values"
 
@@ -45,8 +54,13 @@ POST_HOC = "added after a look at the values"
 def page() -> str:
     """The page as Markdown."""
     study, results, found = _read()
-    parts = [_head(study, found), _levels(study, results), _table(study, found), _curves(study, results)]
-    parts += [_definitions(found), (STUDY / NOTES).read_text("utf-8").strip(), _sources(results)]
+    parts = [_head(study, found), _in_short(study, found), READING, _levels(study, results), _table(study, found)]
+    parts += [
+        _curves(study, results),
+        _definitions(found),
+        (STUDY / NOTES).read_text("utf-8").strip(),
+        _sources(results),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -102,23 +116,46 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _head(study: Study, found: Sequence[Finding]) -> str:
+    verdicts = [said for said in get_args(Verdict) if any(finding.verdict == said for finding in found)]
+    titles = [f"holds {said}" if said == "by a test" else said for said in verdicts]
+    rows = [_row(("claims", *titles)), "|---" * (1 + len(verdicts)) + "|"]
+    for name, own in _groups(found).items():
+        rows.append(_row((name, *(str(sum(one.verdict == said for one in own)) for said in verdicts))))
+    return INTRODUCTION.format(counts="\n".join(rows), confidence=study.confidence)
+
+
+def _groups(found: Sequence[Finding]) -> dict[str, list[Finding]]:
     """Claims that were chosen by their values say less, and our own say nothing of the paper: each is counted apart."""
     groups = {
         "of the paper and the slides": [one for one in found if not one.claim.post_hoc and not one.claim.ours],
         "our own": [one for one in found if not one.claim.post_hoc and one.claim.ours],
         POST_HOC: [one for one in found if one.claim.post_hoc],
     }
-    counts = "\n".join(f"- {name}: {_counts(own)}" for name, own in groups.items() if own)
-    return INTRODUCTION.format(counts=counts, confidence=study.confidence)
+    return {name: own for name, own in groups.items() if own}
 
 
-def _counts(found: Sequence[Finding]) -> str:
-    verdicts = [finding.verdict for finding in found]
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in verdicts)
+def _in_short(study: Study, found: Sequence[Finding]) -> str:
+    """A person's answers, with the study's values beside them."""
+    if not study.in_short:
+        return ""
+    told = {finding.claim.id: _briefly(finding) for finding in found}
+    rows = ["## In short", "", "| question | answer | verdict, value [interval], n |", "|---|---|---|"]
+    for row in study.in_short:
+        measured = "<br>".join(f"{name}: {told[id_]}" for name, id_ in row.claims.items())
+        rows.append(_row((row.question, row.answer, measured)))
+    return "\n".join(rows)
+
+
+def _briefly(finding: Finding) -> str:
+    verdict = "holds by a test" if finding.claim.test else finding.verdict
+    parts = [f"[{verdict}](#{finding.claim.id})", _measured(finding, finding.claim.unit)]
+    n = f"n {len(finding.by_seed)}" if finding.by_seed else ""
+    return ", ".join(part for part in (*parts, n) if part)
 
 
 def _levels(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
-    lines = ["| level | setting | new in each replicate | replicates |", "|---|---|---|---|"]
+    lines = ["## The settings", "", "A setting is called a *level*; a claim is measured at one of them."]
+    lines += ["", "| level | setting | new in each replicate | replicates |", "|---|---|---|---|"]
     commands = []
     for name, level in study.levels.items():
         done = _replicates(level, results.get(name, []))
@@ -126,8 +163,13 @@ def _levels(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
         lines.append(f"| {name} | {level.title} | {level.drawn or ''} | {done}{needs} |")
         if level.preset:
             commands.append(f"cp {level.preset} params.yaml && epsilon-dpo study run {name}")
-    block = ["```", *commands, "epsilon-dpo study page   # this page, from study/", "```"]
-    block += ["", "What a preset leaves to you, such as where a model lies, is marked `SET THIS` in it."]
+    block = [
+        "To run a level, copy its preset and run it; the last command writes this page from `study/` anew:",
+        "",
+        "```sh",
+    ]
+    block += [*commands, "epsilon-dpo study page", "```", ""]
+    block += ["Where a preset needs something of yours, such as the folder of a model, it says `SET THIS`."]
     return "\n".join([*lines, "", *block])
 
 
@@ -136,16 +178,18 @@ def _replicates(level: Level, rows: Sequence[Row]) -> str:
 
 
 def _table(study: Study, found: Sequence[Finding]) -> str:
-    rows = ["## The claims", "", "| claim | where | level | measured [interval] | n | verdict |"]
-    rows.append("|---|---|---|---|---|---|")
-    for finding in found:
-        claim = finding.claim
-        n = str(len(finding.by_seed) or "")
-        place = f"{claim.place}; {POST_HOC}" if claim.post_hoc else claim.place
-        name, level = f"[{claim.claim}](#{claim.id})", claim.level or ""
-        cells = (name, place, level, _measured(finding, claim.unit), n, _verdict(study, finding))
-        rows.append(_row(cells))
-    return "\n".join(rows)
+    """A table per group, those of one verdict together; a claim's link leads to its definition."""
+    parts = ["## The claims\n\nA claim links its definition, its value in each replicate and in each part of the mean."]
+    for name, own in _groups(found).items():
+        rows = [f"### Claims {name}", "", "| claim | verdict | measured [interval] | n | level | where |"]
+        rows.append("|---|---|---|---|---|---|")
+        for finding in sorted(own, key=lambda one: get_args(Verdict).index(one.verdict)):
+            claim = finding.claim
+            measured, n = _measured(finding, claim.unit), str(len(finding.by_seed) or "")
+            name, level = f"[{claim.claim}](#{claim.id})", claim.level or ""
+            rows.append(_row((name, _verdict(study, finding), measured, n, level, claim.place)))
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -195,7 +239,7 @@ def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
         note = study.levels[level].note
         prompts = sorted({int(row["prompts"]) for row in rows if row["prompts"]})
         lines = [
-            f"## {study.levels[level].title}",
+            f"## Level {level}: {study.levels[level].title}",
             "",
             "Means over replicates ± standard error: KL(reference || policy) in nats, wins over the chosen answers."
             + (f" {note}" if note else "")
@@ -241,7 +285,7 @@ def _parts(finding: Finding) -> list[str]:
     alike = len({part.share for part in finding.parts.values()}) == 1
     lines = []
     for name, part in finding.parts.items():
-        of = [] if alike else [f"{part.share:.0%} of the budgets"]
+        of = [] if alike else [f"{part.share:.0%} of them"]
         if part.n < len(finding.by_seed):
             of.append(f"in {part.n} of {len(finding.by_seed)} replicates")
         where = name.capitalize() + (f" ({', '.join(of)})" if of else "")
@@ -256,7 +300,7 @@ def _sources(results: Mapping[str, Sequence[Row]]) -> str:
         file = results_folder(level) / "policies.csv"
         lines += [
             "",
-            f"Level {level}: [policies.csv](../{file}), a row per policy; replicates are alike in params.yaml"
+            f"Level {level}: [policies.csv](../{file}), a row per policy. Its replicates differ in `seed` alone"
             + _versions(level),
             "",
         ]
@@ -271,4 +315,8 @@ def _sources(results: Mapping[str, Sequence[Row]]) -> str:
 def _versions(level: str) -> str:
     """Replicates of several versions of the code also differ by what changed between these."""
     commits = len({made["commit"] for made in known_replicates(level).values()})
-    return "." if commits == 1 else f", but made by {commits} versions of the code, so that their spread holds both."
+    return (
+        "."
+        if commits == 1
+        else f", but {commits} versions of the code made them, so their spread includes what changed between these."
+    )
