@@ -63,7 +63,7 @@ def test_a_certificate_of_these_outputs_is_shown_with_what_it_was_computed_with(
     cells = "<code>abc123</code></th><td>3 of 33</td><td>3</td><td>0</td><td>0</td><td>2</td><td>"
     assert cells in shown.replace(' class="n"', "")
     assert "AMD EPYC with avx512f; Linux x86_64, 2 CPUs; python 3.11.7, torch 2.13.0" in shown
-    assert "of other results" not in shown
+    assert "to other results" not in shown
 
 
 def test_a_certificate_of_other_outputs_is_counted_and_not_shown(out: Path, runs: Runs, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_certificate_of_other_outputs_is_counted_and_not_shown(out: Path, runs
     (out / "align/metrics/dpo/metrics.jsonl").write_text("", "utf-8")
     shown = page(out, runs, tmp_path)
     assert "abc123" not in shown and "Reproduced" not in shown
-    assert "2 more in <code>certificates/</code> are of other results" in shown
+    assert "2 more in <code>certificates/</code> belong to other results" in shown
 
 
 def test_a_stage_that_differs_is_said_on_the_page(out: Path, runs: Runs, tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_the_default_of_old(results: Callable[..., Results]) -> None:
     other = {"truth_agreement/sft_vs_chosen": 0.84, "win_rate/shuffled_vs_chosen": 0.52}
     found = results(judge=judge, controls=other | {"true_win_rate/shuffled_vs_chosen": 0.15})
     assert qualification(found) == [
-        BEGINS
-        + "answers to other prompts win 52.0 % of its verdicts against the chosen ones, by the true reward 15.0 %."
+        BEGINS + "it lets answers to other prompts win against the chosen ones in 52.0 % of cases "
+        "(by the true reward in 15.0 %)."
     ]
     failures = {row["control"]: row["failure"] for row in controls(found)}
     assert failures == {
@@ -57,7 +57,7 @@ def test_the_default_of_old(results: Callable[..., Results]) -> None:
         ({"flip_rate": 0.45}, "swapping the two answers flips 45.0 % of its verdicts."),
         (
             {"truth_agreement": 0.55},
-            "it agrees with the true reward on 55.0 % of the evaluation pairs that this decides.",
+            "it agrees with the true reward on 55.0 % of the evaluation pairs that the true reward decides.",
         ),
         (
             {"accuracy": 0.55, "true_win_rate": 0.8},
@@ -75,7 +75,7 @@ def test_without_a_truth_labels_are_the_control_where_there_is_no_other(results:
     """Nobody knows how noisy they are."""
     found = results(truth=False, judge={"accuracy": 0.7}, controls={"win_rate/shuffled_vs_chosen": 0.2})
     assert [(row["control"], row["right"]) for row in controls(found)] == [("other prompts", 0.0)]
-    says = "answers to other prompts win 20.0 % of its verdicts against the chosen ones."
+    says = "it lets answers to other prompts win against the chosen ones in 20.0 % of cases."
     assert qualification(found) == [BEGINS + says]
     without = results(truth=False, judge={"accuracy": 0.7}, controls={"win_rate/shuffled_vs_chosen": None})
     assert [row["control"] for row in controls(without)] == ["labels"]
@@ -99,7 +99,7 @@ def test_it_stands_in_the_headline_and_in_the_summary(results: Callable[..., Res
     page = (tmp_path / "report/report.html").read_text("utf-8")
     headline = page.split('<div class="said">')[1].split("</div>")[0]
     assert (
-        "answers to other prompts win 50.0 % of its verdicts against the chosen ones, by the true reward 0.0 %"
+        "it lets answers to other prompts win against the chosen ones in 50.0 % of cases (by the true reward in 0.0 %)"
         in headline
     )
     assert content["judge_controls"][0]["control"] == "other prompts" and content["judge_controls"][0]["failure"] == 1.0

@@ -39,7 +39,7 @@ def test_a_number_that_exists_nowhere_has_no_column(outputs: Callable[..., Path]
     assert re.findall(r"75\.0 %|−0\.50|12\.5 %", last) == ["75.0 %", "−0.50", "12.5 %"]
     assert '<th scope="row">dpo<small>vs chosen</small></th>' in found and "–" in found  # dpo has none of the three
     assert "Refused" not in found and "questions</th>" not in found
-    assert "where it is 0, in the judge's tokens. " in found
+    assert "for a difference of 0, in the judge's tokens. " in found
 
 
 def test_refusals_and_cost_are_shown_where_there_are_any(
@@ -71,7 +71,7 @@ def test_the_cost_of_a_judge_of_characters_names_every_stage(
     found = section(out, runs, tmp_path / "report", **USAGE)
     rows = re.findall(r'<th scope="row">([^<]*)</th><td class="n">(.*?)</td>', found.split("<table>")[2])
     stages = [("stage judge", "100"), ("stage controls", "101"), ("stage tournament", "102")]
-    assert rows == [("mine", "32"), *stages] and "where it is 0, in characters." in found
+    assert rows == [("mine", "32"), *stages] and "for a difference of 0, in characters." in found
 
 
 def test_a_letter_without_log_probs_is_said_to_be_an_assigned_number(
@@ -136,7 +136,7 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
             "0.10<small>0.11 to 0.12</small>",
             "0.13<small>0.14 to 0.15</small>",
         ],
-        "How often with the true reward, on the pairs that it decides": [
+        "How often does it agree with the true reward, on the pairs that the true reward decides": [
             "0.16<small>0.17 to 0.18</small>",
             "0.19<small>0.20 to 0.21</small>",
         ],
@@ -153,7 +153,7 @@ def test_whether_the_judge_can_be_trusted_beyond_chance(
         "8",
     ]
     assert cells["How often do both orders of a pair give the same winner"] == ["90.0 %", "–", "–", "3"]
-    assert "n counts prompts, but pairs of different answers where both orders give the same winner." in page
+    assert "n counts prompts, except pairs of different answers in the row on the winner of both orders." in page
     assert cells["Is it as sure as it is right"] == ["+25.0<small>+26.0 to +27.0</small> ", "–", "–", "8"]
     summary = read_json(to / "summary.json")
     assert summary["judge"]["label_kappa"] == 0.1 and summary["judge"]["flip_rate"] == 0.22

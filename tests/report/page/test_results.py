@@ -89,10 +89,10 @@ def test_the_page_names_the_pairs_trained_on_and_who_learned_from_the_judge(
         assert f"2 aligned policies from one SFT model, {both}, each answering" in page
     assert ("on none of these pairs but on 24 on-policy ones" in page) is on_policy
     assert ("The policies that learn from pairs were trained on none" in page) is (on_policy and scorer is not None)
-    own = "<p>Trained on no pairs but on scores of their own answers to training prompts: <code>mine</code>.</p>"
+    own = "<p>Trained on scores of their own answers to training prompts, and not on pairs: <code>mine</code>.</p>"
     assert (own in page) is (scorer is not None)
     named = ", ".join(f"<code>{name}</code>" for name in taught)
-    assert (f"<p>{named}: trained on the scores, the ranks or the margins of this very judge" in page) is bool(taught)
+    assert (f"<p>{named}: trained on scores, ranks or margins of this same judge" in page) is bool(taught)
 
 
 def test_online_runs_alone_were_trained_on_no_pairs(outputs: Callable[..., Path], tmp_path: Path) -> None:

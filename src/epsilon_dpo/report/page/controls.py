@@ -50,7 +50,7 @@ def _of_labels(judged: dict[str, Any], of_pairs: bool) -> list[Row]:
         found += _control("labels", judged["accuracy"], max(limit, judged["accuracy"]), says)
     if "truth_agreement" in judged:
         rate = judged["truth_agreement"]
-        says = f"it agrees with the true reward on {percent(rate)} of the evaluation pairs that this decides"
+        says = f"it agrees with the true reward on {percent(rate)} of the evaluation pairs that the true reward decides"
         found += _control("truth", rate, 1.0, says)
     if "flip_rate" in judged:
         rate = judged["flip_rate"]
@@ -67,10 +67,10 @@ def _of_policies(judged: dict[str, Any]) -> list[Row]:
         found += _control("truth of answers", rate, 1.0, says)
     if "win_rate/shuffled_vs_chosen" in judged:
         rate = judged["win_rate/shuffled_vs_chosen"]
-        says = f"answers to other prompts win {percent(rate)} of its verdicts against the chosen ones"
+        says = f"it lets answers to other prompts win against the chosen ones in {percent(rate)} of cases"
         right = judged.get("true_win_rate/shuffled_vs_chosen", 0.0)
         if "true_win_rate/shuffled_vs_chosen" in judged:
-            says += f", by the true reward {percent(right)}"
+            says += f" (by the true reward in {percent(right)})"
         found += _control("other prompts", rate, right, says)
     return found
 

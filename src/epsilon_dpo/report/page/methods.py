@@ -65,8 +65,8 @@ def method_statements(results: Results, compared: list[Row]) -> list[str]:
         return []
     if not several:
         return [
-            "Every run is one training, so these sentences compare policies and not methods: a run with a seed of "
-            "its own in its config repeats a training."
+            "Every run is one training, so these sentences compare policies and not methods. To repeat a training, "
+            "add a run with the same config and another seed."
         ]
     if len(several) == 1:
         return [f"Only {several[0].label}, is more than one training: what is said of the others compares policies."]
