@@ -70,7 +70,7 @@ def test_the_report_has_every_run(project: Path) -> None:
     with (report / "runs.csv").open(encoding="utf-8") as file:
         assert [row["run"] for row in csv.DictReader(file)] == ["sft", *runs]
     page = (report / "report.html").read_text("utf-8")
-    assert all(f"<tr><th>{run}</th>" in page for run in runs)
+    assert all(f'<tr><th scope="row">{run}</th>' in page for run in runs)
     assert "496 pairs of runs" in page
 
 
