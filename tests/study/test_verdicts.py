@@ -22,7 +22,7 @@ from epsilon_dpo.study.page import page, verdict_table, write_page
 from epsilon_dpo.study.verdicts import findings
 
 ROOT = Path(__file__).parents[2]
-SHORT = {"question": "Does it spend more?", "answer": "Yes", "claims": {"KL": "spends_more"}}
+SHORT = {"question": "Does it spend more?", "answer": "Yes", "claims": {"KL": "spends_more"}, "seen": ["holds"]}
 
 
 def study(**changes: Any) -> Study:
@@ -208,8 +208,10 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     levels: dict[str, Any] = deepcopy(LEVELS) | {"mars": {"title": "Far", "needs": "a rocket"}}
     levels["moon"] = LEVELS["controlled"] | {"title": "Two β"}
     levels["controlled"]["note"] = "The judge is a die."
-    short = SHORT | {"claims": {"KL": "spends_more", "passes": "tested", "time": "unrun"}}
-    content = {"confidence": 0.95, "levels": levels, "claims": claims, "in_short": [short]}
+    rests_on = {"KL": "spends_more", "passes": "tested", "time": "unrun"}
+    short = SHORT | {"claims": rests_on, "seen": ["undecided at this n", "by a test", "not run"]}
+    older = SHORT | {"question": "Still?"}
+    content = {"confidence": 0.95, "levels": levels, "claims": claims, "in_short": [short, older]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     Path("study/notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
     folder = results_folder("controlled")
@@ -228,6 +230,8 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
         "| added after a look at the values | 1 | 0 | 0 | 0 | 0 |\n",
         "| Does it spend more? | Yes | KL: [undecided at this n](#spends_more), +3.000 [+0.516, +5.484] nats, n 3<br>"
         "passes: [holds by a test](#tested)<br>time: [not run](#unrun) |",
+        "| Still? | To be answered anew: a verdict is no longer the one that the answer in "
+        "study/claims.yaml was given for | KL: [undecided at this n](#spends_more), ",
         "### Claims added after a look at the values\n\n| claim | verdict | measured [interval] | n | level | where |\n"
         "|---|---|---|---|---|---|\n"
         "| [It spends more KL.](#chosen) | **holds** | +3.000 [+0.516, +5.484] | 3 | controlled | Figure 5 |",

@@ -12,6 +12,8 @@ from epsilon_dpo.study.measures import MEASURES
 
 STUDY = Path("study")
 
+Verdict = Literal["holds", "fails", "mixed", "undecided at this n", "not measurable", "by a test", "not run"]
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,11 +91,18 @@ class Claim(Strict):
 
 
 class Short(Strict):
-    """A row of the page's first table: a person's answer, and by a label each the claims that it rests on."""
+    """A row of the page's first table.
+
+    Attributes:
+        answer: a person's, who wrote it when the verdicts were those of `seen`.
+        claims: that it rests on, by a label each.
+        seen: the verdict of each of `claims`, in their order.
+    """
 
     question: str
     answer: str
     claims: dict[str, str]
+    seen: list[Verdict]
 
 
 class Study(Strict):

@@ -10,10 +10,10 @@ import numpy as np
 from epsilon_dpo.analysis.intervals.rates import standard_error
 from epsilon_dpo.mlflow_writer.identity import recipe
 from epsilon_dpo.pipeline.stage.files import Row, write_json
-from epsilon_dpo.study.claims import STUDY, Level, Study, read_study
+from epsilon_dpo.study.claims import STUDY, Level, Study, Verdict, read_study
 from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
 from epsilon_dpo.study.summary import by_recipe, summarise, values_of
-from epsilon_dpo.study.verdicts import SMALLEST_PART, Answer, Finding, Verdict, findings
+from epsilon_dpo.study.verdicts import SMALLEST_PART, Answer, Finding, findings
 
 PAGE = Path("docs/replication.md")
 VERDICTS = "verdicts.json"  # below study/, for the report
@@ -48,6 +48,7 @@ Terms of the claims:
 - A **decreasing** pair is one whose log-prob margin falls as β rises, so that ε-DPO lowers its β. An **increasing**
   pair is the opposite. Both are *decided*; any other pair *ties*."""
 DECIDED = ("holds", "fails")
+ANSWER_AGAIN = "To be answered anew: a verdict is no longer the one that the answer in study/claims.yaml was given for"
 POST_HOC = "added after a look at the values"
 
 
@@ -135,14 +136,15 @@ def _groups(found: Sequence[Finding]) -> dict[str, list[Finding]]:
 
 
 def _in_short(study: Study, found: Sequence[Finding]) -> str:
-    """A person's answers, with the study's values beside them."""
+    """A person's answers, unless the verdicts that he saw are others now, with the study's values beside them."""
     if not study.in_short:
         return ""
-    told = {finding.claim.id: _briefly(finding) for finding in found}
+    of = {finding.claim.id: finding for finding in found}
     rows = ["## In short", "", "| question | answer | verdict, value [interval], n |", "|---|---|---|"]
     for row in study.in_short:
-        measured = "<br>".join(f"{name}: {told[id_]}" for name, id_ in row.claims.items())
-        rows.append(_row((row.question, row.answer, measured)))
+        measured = "<br>".join(f"{name}: {_briefly(of[id_])}" for name, id_ in row.claims.items())
+        still = row.seen == [of[id_].verdict for id_ in row.claims.values()]
+        rows.append(_row((row.question, row.answer if still else ANSWER_AGAIN, measured)))
     return "\n".join(rows)
 
 

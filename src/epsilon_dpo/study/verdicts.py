@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from epsilon_dpo.analysis.intervals.rates import mean
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 from epsilon_dpo.pipeline.stage.runs import FINAL
-from epsilon_dpo.study.claims import Claim, Study
+from epsilon_dpo.study.claims import Claim, Study, Verdict
 from epsilon_dpo.study.measures import MEASURES, Measured
 
 FEWEST = 3  # replicates that decide: two of them can agree by chance, since win rates move in steps of half a prompt
 SMALLEST_PART = 0.05  # of a mean, that can make it mixed
-Verdict = Literal["holds", "fails", "mixed", "undecided at this n", "not measurable", "by a test", "not run"]
 UNDECIDED: Verdict = "undecided at this n"
 
 
