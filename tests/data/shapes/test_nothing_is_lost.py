@@ -173,6 +173,12 @@ def test_an_optional_column_that_comes_late_is_read(null_first: bool) -> None:
     assert found.chosen == [user("q"), bot("r"), user("a\nx"), bot("b")]
 
 
+def test_beside_a_column_without_a_name_a_late_column_is_read() -> None:
+    """polars calls the index that pandas has written so."""
+    (found,) = recognise([PAIRED | {"": 0}] * 20, "x").read(PAIRED | {"": 20, "system": "s"}, "x", "all")
+    assert found == Pair(*([system("s"), user("a"), bot(answer)] for answer in "bc"))
+
+
 @pytest.mark.parametrize(
     ("first", "late", "said"),
     [

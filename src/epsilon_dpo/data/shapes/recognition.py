@@ -99,11 +99,12 @@ class Reading:
         Raises:
             UserError: two could be the same field, or a file with this column has another shape.
         """
-        late = [name for name, value in row.items() if name not in seen and value not in (None, "", [])]
+        late = [name for name, value in row.items() if name not in seen and value not in ("", [])]
+        there = {name for name, column in self.names.items() if column in row}
         found = {}
         for field in self.shape.fields if late else ():
             several = [name for name in field.names if name in late]
-            if not several or not field.optional or row.get(self.names.get(field.name, "")) is not None:
+            if not several or not field.optional or field.name in there:
                 continue
             if len(several) > 1 and field.name not in several:
                 raise UserError(f"{where}: {field.name} could be {' or '.join(several)}; leave one out.")
