@@ -4,7 +4,7 @@ A row holds plain values (text, numbers, booleans, None, lists, mappings); a sha
 the columns (`Field.name`), whatever the file calls them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,8 +90,8 @@ class Names:
         of_shape: which of a field's names the file, or `fetch.columns`, gives it.
     """
 
-    of_file: Mapping[str, str]
-    of_shape: Mapping[str, str]
+    of_file: dict[str, str]
+    of_shape: dict[str, str]
 
 
 Read = Callable[[Row, Choose], list[Result]]  # the row by the names of the shape's fields

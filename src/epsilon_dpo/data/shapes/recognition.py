@@ -10,8 +10,9 @@ shapes' columns to names of the file's. With it only the mapped columns are look
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from epsilon_dpo.data.shapes.compared import COMPARED
@@ -20,6 +21,7 @@ from epsilon_dpo.data.shapes.interface import (
     Choose,
     Dropped,
     Field,
+    Half,
     Missing,
     Names,
     Pair,
@@ -71,16 +73,8 @@ class Reading:
             UserError: the row is not of this shape.
         """
         row = {name: value for name, value in row.items() if not is_null(value)}
-        names = self.names
-        if self.seen is not None:
-            beside = first_with_value(row, UNSUPPORTED)
-            if beside:
-                raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
-            names = names | self._late(row, self.seen, where)
-            self._refuse_unread(row, names.values(), where)
-            if self.shape.no_prompt_column:
-                _refuse_another_prompt(self.shape, names, row, where)
-        own = {name: row.get(column) for name, column in names.items()}
+        names = self.names if self.seen is None else self._names_in(row, self.seen, where)
+        own = _own(row, names)
         try:
             results = self.shape.read(own, choose)
         except Refused as error:
@@ -88,63 +82,77 @@ class Reading:
         except Missing as error:
             return [Dropped(error.reason, _as_in_the_file(str(error), names))]
         if self.seen is not None and PROMPT_FIELDS & names.keys():
-            others = [name for name in OTHER_PROMPTS if row.get(name) and name not in names.values()]
+            others = {name: row[name] for name in OTHER_PROMPTS if row.get(name) and name not in names.values()}
             if others and not _dialogues_hold_the_prompt(own):
-                self._refuse_another_question({name: row[name] for name in others}, results, where)
+                self._refuse_another_question(others, results, where)
         return results
 
-    def _late(self, row: Row, seen: frozenset[str], where: str) -> dict[str, str]:
-        """The row's columns for optional fields that had no value in the first rows.
+    def _names_in(self, row: Row, seen: frozenset[str], where: str) -> dict[str, str]:
+        """The row's column for each of the shape's that it has, those that come late among them.
 
         Raises:
-            UserError: two could be the same field, or a file with this column has another shape.
+            UserError: the pair would change without a column that is not read.
         """
+        if beside := first_with_value(row, UNSUPPORTED):
+            raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
         late = [name for name, value in row.items() if name not in seen and value not in ("", [])]
+        names = self.names | self._optional(late, row, where) if late else self.names
+        other = next((name for name in late if name in self.shape.without and name not in names.values()), None)
+        if other:
+            raise UserError(
+                f"{where}: has {other}, which none of the first rows has (they read as {self.shape.name}); put the "
+                f"rows with {other} into a file of their own."
+            )
+        lost = next((name for name in OF_THE_PROMPT if row.get(name) and name not in names.values()), None)
+        if lost:
+            raise self._unread(lost, where)
+        if self.shape.no_prompt_column:
+            _refuse_another_prompt(self.shape, names, row, where)
+        return names
+
+    def _optional(self, late: list[str], row: Row, where: str) -> dict[str, str]:
+        """Those of the columns `late` that are optional fields without another column in the row, by field.
+
+        Raises:
+            UserError: two could be the same field.
+        """
         there = {name for name, column in self.names.items() if column in row}
         found = {}
-        for field in self.shape.fields if late else ():
+        for field in self.shape.fields:
             several = [name for name in field.names if name in late]
             if not several or not field.optional or field.name in there:
                 continue
             if len(several) > 1 and field.name not in several:
                 raise UserError(f"{where}: {field.name} could be {' or '.join(several)}; leave one out.")
             found[field.name] = several[0]
-        other = next((name for name in late if name in self.shape.without and name not in found.values()), None)
-        if other:
-            raise UserError(
-                f"{where}: has {other}, which none of the first rows has (they read as {self.shape.name}); put the "
-                f"rows with {other} into a file of their own."
-            )
         return found
-
-    def _refuse_unread(self, row: Row, read: Collection[str], where: str) -> None:
-        """Raises: UserError: the row has a column that other sets keep a part of the prompt in."""
-        lost = next((name for name in OF_THE_PROMPT if row.get(name) and name not in read), None)
-        if lost:
-            raise self._unread(lost, where)
 
     def _refuse_another_question(self, others: Row, results: Sequence[Result], where: str) -> None:
         """Raises: UserError: one of the `others`, unread, says what the dialogue that was read does not."""
         for result in results:
-            if isinstance(result, Dropped):
+            if isinstance(result, Pair):
+                before, answers = result.chosen[:-1], [result.chosen[-1], *result.rejected]
+            elif isinstance(result, Half):
+                before, answers = result.prompt, result.answer
+            else:
                 continue
-            before, answers = (
-                (result.chosen[:-1], [result.chosen[-1], *result.rejected])
-                if isinstance(result, Pair)
-                else (result.prompt, result.answer)
-            )
             for name, value in others.items():
                 read = before if isinstance(value, str) else [*before, *answers]  # messages may end with an answer
-                there = [_in_one_line(turn["content"]) for turn in read]
-                if not all(any(one in turn for turn in there) for one in _texts_of(value)):
+                said = "\n".join(_in_one_line(turn["content"]) for turn in read)
+                if not all(one in said for one in _texts_of(value)):
                     raise self._unread(name, where)
 
     def _unread(self, column: str, where: str) -> UserError:
-        names = ", ".join(f"{name}: {own}" for name, own in self.names.items())
         return UserError(
             f"{where}: has {column}, which may be a part of the prompt, and {self.shape.name} does not read it; "
-            f"write it into the prompt, or leave it out with fetch.columns: {{{names}}} ({WHERE_TO_LOOK})."
+            f"write it into the prompt, or leave it out with fetch.columns: {{{_as_mapped(self.names)}}} "
+            f"({WHERE_TO_LOOK})."
         )
+
+
+def _own(row: Row, names: Mapping[str, str]) -> Row:
+    """The row by the shape's names of its columns."""
+    return {name: row.get(column) for name, column in names.items()}
 
 
 def _dialogues_hold_the_prompt(own: Row) -> bool:
@@ -178,53 +186,62 @@ def recognise(rows: Sequence[Row], where: str, columns: Mapping[str, str] | None
         UserError: none fits, several do, or `columns` names a column that the file has not; with the columns seen.
     """
     kinds = kinds_of(rows)
-    seen = ", ".join(f"{name} ({found})" for name, found in kinds.items()) or "no column"
-    if columns is not None:
-        unknown = [column for column in columns.values() if column not in kinds]
-        if unknown:
-            raise UserError(f"{where} has no column {unknown[0]!r} (fetch.columns); it has {seen}.")
-        kinds = {name: kinds[column] for name, column in columns.items()}
-    fitting = [(shape, names) for shape in SHAPES if (names := _fit(shape, kinds, where)) is not None]
-    if any(not shape.no_prompt_column for shape, _ in fitting):  # what stands in a prompt's column is the prompt
-        fitting = [(shape, names) for shape, names in fitting if not shape.no_prompt_column]
+    mapped = columns or {}
+    unknown = [column for column in mapped.values() if column not in kinds]
+    if unknown:
+        raise UserError(f"{where} has no column {unknown[0]!r} (fetch.columns); it has {_shown(kinds)}.")
+    shape, names = _only_fit(kinds, mapped, where)
+    unread = next((name for name in mapped if name not in names.of_shape.values()), None)
+    if unread:
+        raise UserError(f"{where} reads as {shape.name}, which has no {unread}; leave it out of fetch.columns.")
+    if not mapped and shape.no_prompt_column:
+        for row in rows:
+            _refuse_another_prompt(shape, names.of_file, row, where)
+    _refuse_notations(shape, names.of_file, rows, where)
+    if shape.read_file is not None:
+        shape = replace(shape, read=shape.read_file([_own(row, names.of_file) for row in rows], names))
+    with_a_value = frozenset(name for name, kind in kinds.items() if kind != "null")
+    return Reading(shape, names.of_file, None if mapped else with_a_value)
+
+
+def _shown(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "no column"
+
+
+def _only_fit(kinds: Mapping[str, str], mapped: Mapping[str, str], where: str) -> tuple[Shape, Names]:
+    """The shape that a file with columns of these kinds has.
+
+    Raises:
+        UserError: none fits, several do, or two columns could be the same field.
+    """
+    called = mapped or {name: name for name in kinds}  # the file's column by the name that a shape may know
+    known = {name: kinds[column] for name, column in called.items()}
+    fitting = [(shape, names) for shape in SHAPES if (names := _fit(shape, known)) is not None]
+    # What stands in a prompt's column is the prompt.
+    fitting = [fit for fit in fitting if not fit[0].no_prompt_column] or fitting
     if not fitting:
-        mapped = f" (as fetch.columns names them: {', '.join(kinds)})" if columns else ""
+        called_so = f" (as fetch.columns names them: {', '.join(mapped)})" if mapped else ""
         raise UserError(
-            f"{where} has no shape of preference data that is known here; it has {seen}{mapped}. {_closest(kinds)}"
+            f"{where} has no shape of preference data that is known here; it has {_shown(kinds)}{called_so}. "
+            f"{_closest(known)}"
             "It must have chosen and rejected, two answers with a verdict, several with scores, or one with a label, "
             "and a prompt; name them with fetch.columns, such as {prompt: question, chosen: good, rejected: bad}, and "
             f"with them whatever else belongs to the prompt, such as system or history ({WHERE_TO_LOOK})."
         )
+    shape, of_shape = fitting[0]
+    of_file = {name: called[own] for name, own in of_shape.items()}
     if len(fitting) > 1:
         several = " and ".join(shape.name for shape, _ in fitting)
         raise UserError(
-            f"{where} has columns of several shapes ({several}): {seen}; say which to read with fetch.columns, such as "
-            f"{{{', '.join(f'{name}: {column}' for name, column in fitting[0][1].items())}}} ({WHERE_TO_LOOK})."
+            f"{where} has columns of several shapes ({several}): {_shown(kinds)}; say which to read with "
+            f"fetch.columns, such as {{{_as_mapped(of_file)}}} ({WHERE_TO_LOOK})."
         )
-    shape, of_shape = fitting[0]
-    _only_one_column_each(shape, kinds, where)
-    unread = next((name for name in columns or () if name not in of_shape.values()), None)
-    if unread:
-        raise UserError(f"{where} reads as {shape.name}, which has no {unread}; leave it out of fetch.columns.")
-    of_file = {name: columns[own] if columns else own for name, own in of_shape.items()}
-    if columns is None and shape.no_prompt_column:
-        for row in rows:
-            _refuse_another_prompt(shape, of_file, row, where)
-    for name, column in of_file.items():
-        texts = [row[column] for row in rows if isinstance(row.get(column), str)]
-        _refuse_written_messages(texts, column, where)
-        if name in ASKED_IN:
-            if shape.name != "winner_columns":  # which reads them
-                _refuse_written_lists(texts, column, where)
-            _refuse_written_dialogues(texts, column, where, written_dialogue)
-        elif name == "chosen" and shape.name == "implicit_text":
-            _refuse_written_lists(texts, column, where)
-            _refuse_written_dialogues(texts, column, where, not_one_turn)
-    if shape.read_file is not None:
-        first = [{name: row.get(column) for name, column in of_file.items()} for row in rows]
-        shape = replace(shape, read=shape.read_file(first, Names(of_file, of_shape)))
-    with_a_value = frozenset(name for name, found in kinds.items() if found != "null")
-    return Reading(shape, of_file, None if columns else with_a_value)
+    _only_one_column_each(shape, known, where)
+    return shape, Names(of_file, of_shape)
+
+
+def _as_mapped(names: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {column}" for name, column in names.items())
 
 
 def _closest(kinds: Mapping[str, str]) -> str:
@@ -235,21 +252,25 @@ def _closest(kinds: Mapping[str, str]) -> str:
             f"{beyond} is an answer too many: {len(NUMBERS)} are read in a column each, and any number in a list, as "
             '{prompt, answers: [{"text": ..., "score": ...}, ...]}. '
         )
-    best, hint = 1, ""
-    for shape in SHAPES:
-        needed = [field for field in shape.fields if not field.optional]
-        absent = [field for field in needed if not _columns(field, kinds)]
-        odd = [name for field in shape.fields for name in field.names if _is_odd(name, field, kinds)]
-        there = len(needed) - len(absent)
-        if there <= best or any(name in kinds for name in shape.without):
-            continue
-        if "completion" in {field.name for field in needed} and _two_of_a_kind(kinds):
-            continue
-        if not absent and odd:
-            best, hint = there, f"It would be {shape.name}, but for {odd[0]}, which is {kinds[odd[0]]}. "
-        elif len(absent) == 1 and not odd:
-            best, hint = there, f"It would be {shape.name} with a column {absent[0].name}. "
-    return hint
+    possible = [shape for shape in SHAPES if not _is_excluded(shape, kinds)]
+    there, hint = max((_but_for_one(shape, kinds) for shape in possible), key=itemgetter(0), default=(0, ""))
+    return hint if there > 1 else ""
+
+
+def _but_for_one(shape: Shape, kinds: Mapping[str, str]) -> tuple[int, str]:
+    """How many needed fields are there, and what it would be but for one column; 0 if it is more than one."""
+    needed = [field for field in shape.fields if not field.optional]
+    absent = [field.name for field in needed if not _columns(field, kinds)]
+    odd = [
+        name for field in shape.fields for name in field.names if kinds.get(name, "null") not in {*field.kinds, "null"}
+    ]
+    if any(field.name == "completion" for field in needed) and _two_of_a_kind(kinds):
+        return 0, ""
+    if odd and not absent:
+        return len(needed), f"It would be {shape.name}, but for {odd[0]}, which is {kinds[odd[0]]}. "
+    if len(absent) == 1 and not odd:
+        return len(needed) - 1, f"It would be {shape.name} with a column {absent[0]}. "
+    return 0, ""
 
 
 def _two_of_a_kind(kinds: Mapping[str, str]) -> bool:
@@ -259,72 +280,71 @@ def _two_of_a_kind(kinds: Mapping[str, str]) -> bool:
     return any(name.endswith(one) and name[:-1] + other in lower for name in lower for one, other in pairs)
 
 
-def _is_odd(name: str, field: Field, kinds: Mapping[str, str]) -> bool:
-    """Whether a column with a name of `field` holds something else."""
-    return name in kinds and kinds[name] not in (*field.kinds, "null")
+def _is_excluded(shape: Shape, kinds: Mapping[str, str]) -> bool:
+    """Whether a column makes it another shape, also one that is null so far: later rows would lose it in silence."""
+    return any(name in kinds for name in shape.without)
 
 
-def _fit(shape: Shape, kinds: Mapping[str, str], where: str) -> dict[str, str] | None:
-    """The file's column for each field of `shape`, None if it is another shape."""
-    if any(name in kinds for name in shape.without):  # also if it is null so far: later rows would lose it in silence
+def _fit(shape: Shape, kinds: Mapping[str, str]) -> dict[str, str] | None:
+    """Under which of its names each field of `shape` is there; None if it is another shape."""
+    if _is_excluded(shape, kinds):
         return None
     names = {}
     for field in shape.fields:
-        column = _column(field, kinds)
-        if column is None and (not field.optional or any(kinds.get(name, "null") != "null" for name in field.names)):
+        found = _columns(field, kinds)
+        if found:
+            names[field.name] = found[0]
+        elif not field.optional or any(kinds.get(name, "null") != "null" for name in field.names):
             return None  # also if an optional one holds something else: it would be lost in silence
-        if column is not None:
-            names[field.name] = column
     return names
 
 
-def _column(field: Field, kinds: Mapping[str, str]) -> str | None:
-    """The column that is this field: by its own name before others."""
-    return next(iter(_columns(field, kinds)), None)
-
-
 def _columns(field: Field, kinds: Mapping[str, str]) -> list[str]:
-    """An optional one may be null so far."""
+    """The columns that this field may be, its own name first; an optional one may be null so far."""
     found = [name for name in field.names if kinds.get(name) in field.kinds]
     if not found and field.optional:
         found = [name for name in field.names if kinds.get(name) == "null"][:1]
     return found
 
 
-def _refuse_written_messages(texts: list[str], column: str, where: str) -> None:
-    """Raises: UserError: most texts of a column are the notation of a list of messages, as csv makes of one."""
-    if sum(WRITTEN_MESSAGES.match(one) is not None for one in texts) > len(texts) / 2:
-        raise UserError(
-            f"{where}: {column} holds messages written as text; save them as lists, in JSON lines or parquet."
-        )
+Notation = tuple[Callable[[str], str | None], str]  # what a text is written as, if it is; what to do instead
 
 
-def _refuse_written_lists(texts: list[str], column: str, where: str) -> None:
-    """Raises: UserError: most prompts are the notation of a list of texts."""
-    if sum(written_texts(one) is not None for one in texts) > len(texts) / 2:
-        raise UserError(
-            f"{where}: {column} holds lists written as text; save them as messages, in JSON lines or parquet "
-            f"({WHERE_TO_LOOK})."
-        )
+def _messages_as_text(found: str) -> str | None:
+    return "holds messages written as text" if WRITTEN_MESSAGES.match(found) else None  # as csv makes of a list
 
 
-def _refuse_written_dialogues(
-    texts: list[str], column: str, where: str, is_dialogue: Callable[[str], str | None]
-) -> None:
-    """Raises: UserError: most prompts are dialogues, of which a single one is dropped by name."""
-    found = [why for why in map(is_dialogue, texts) if why]
-    if len(found) > len(texts) / 2:
-        raise UserError(
-            f"{where}: {column} {found[0]}; give its turns as messages, "
-            '[{"role": "user", "content": text}], in JSON lines or parquet.'
-        )
+def _list_as_text(found: str) -> str | None:
+    return "holds lists written as text" if written_texts(found) is not None else None
+
+
+def _notations(shape: Shape, name: str) -> list[Notation]:
+    """What most of a field's texts may not be."""
+    begins_with_prompt = name == "chosen" and shape.name == "implicit_text"
+    found: list[Notation] = [(_messages_as_text, "save them as lists, in JSON lines or parquet")]
+    if name not in ASKED_IN and not begins_with_prompt:
+        return found
+    if shape.name != "winner_columns":  # which reads lists
+        found.append((_list_as_text, f"save them as messages, in JSON lines or parquet ({WHERE_TO_LOOK})"))
+    as_messages = 'give its turns as messages, [{"role": "user", "content": text}], in JSON lines or parquet'
+    return [*found, (not_one_turn if begins_with_prompt else written_dialogue, as_messages)]
+
+
+def _refuse_notations(shape: Shape, of_file: Mapping[str, str], rows: Sequence[Row], where: str) -> None:
+    """Raises: UserError: most texts of a column are notations of several; single dialogues are dropped by name."""
+    for name, column in of_file.items():
+        texts = [row[column] for row in rows if isinstance(row.get(column), str)]
+        for notation, remedy in _notations(shape, name):
+            found = [why for why in map(notation, texts) if why]
+            if len(found) > len(texts) / 2:
+                raise UserError(f"{where}: {column} {found[0]}; {remedy}.")
 
 
 def _refuse_another_prompt(shape: Shape, names: Mapping[str, str], row: Row, where: str) -> None:
     """Raises: UserError: the shape looks for the prompt in the dialogues, and a column beside them may hold it."""
     for column, value in row.items():
         if column not in names.values() and column not in UNSUPPORTED and may_be_a_prompt(column, value):
-            mapped = ", ".join(f"{name}: {own}" for name, own in names.items())
+            mapped = _as_mapped(names)
             there = names.get("dialogue", "chosen and rejected")
             remedy = (
                 f"write it into {there} if it is, or set fetch.columns to {{{mapped}}} if not"
