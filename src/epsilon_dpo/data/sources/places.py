@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from glob import has_magic
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -54,17 +54,21 @@ class Place:
             UserError: there is no such split, or `spec` is none.
         """
         names = split_names(spec)
-        for name in names:
-            if name not in self.splits:
-                there = ", ".join(sorted(self.splits)) or "none"
-                raise UserError(f"{self.shown} has no split {name!r} ({key}); its splits are {there}.")
-        if "[" not in spec:
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice:
-                raise UserError(f"{_asked(key, spec)} reads the split {twice} twice; name it once.")
-            for name in names:
-                yield from ((self.file(file), 0, None) for file in self.splits[name])
+        unknown = next((name for name in names if name not in self.splits), None)
+        if unknown is not None:
+            there = ", ".join(sorted(self.splits)) or "none"
+            raise UserError(f"{self.shown} has no split {unknown!r} ({key}); its splits are {there}.")
+        if "[" in spec:
+            yield from self._sliced(spec, key)
             return
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{_asked(key, spec)} reads the split {twice} twice; name it once.")
+        for file in chain.from_iterable(self.splits[name] for name in names):
+            yield self.file(file), 0, None
+
+    def _sliced(self, spec: str, key: str) -> Iterator[tuple[DataFile, int, int]]:
+        """The parts of a `spec` with slices, for which the rows of each file are counted."""
         slices = self._slices(spec, key)
         for (name, _, end), (after, start, _) in pairwise(sorted(slices)):
             if name == after and start < end:
@@ -125,9 +129,8 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
     if path.is_file():
         return _files([path])
     if path.is_dir():
-        saved = _saved_to_disk(path)
-        splits = saved or _splits(path, source, source.path, scratch)
-        for name in (name for names in splits.values() for name in names):
+        splits = _saved_to_disk(path) or _splits(path, source, source.path, scratch)
+        for name in chain.from_iterable(splits.values()):
             refuse_outside(path / name)
             refuse_unwatched_within(path / name)  # a README may name files in a hidden folder
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
@@ -211,38 +214,42 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
     )
     if not there:
         raise UserError(f"{shown} holds no data file; {READABLE} are read.")
-    if has_magic(str(folder.resolve())):
+    root = folder.resolve()
+    if has_magic(str(root)):
         raise UserError(
-            f"{shown} cannot be read: its files are looked for by a pattern, and {folder.resolve()} has a character "
-            "that means something in one (*, ? or [); rename that folder."
+            f"{shown} cannot be read: its files are looked for by a pattern, and {root} has a character that means "
+            "something in one (*, ? or [); rename that folder."
         )
-    import datasets
-
-    datasets.utils.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
-    _refuse_elsewhere(folder, source.name, shown)
-    try:
-        builder = datasets.load_dataset_builder(
-            str(folder.resolve()), name=source.name, cache_dir=str(scratch / "datasets")
-        )
-    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # the second line names the configurations
-        reason = reason.replace(str(folder.resolve()), shown).split(" with any supported extension")[0].rstrip(".:")
-        advice = "; see the head of its README.md" if (folder / "README.md").is_file() else ""
-        if isinstance(error, RuntimeError):
-            advice = "; remove the script, or name the data files with fetch.path"
-        raise UserError(
-            f"{shown} cannot be read with fetch.name = {source.name or 'null'}: {reason}{advice}."
-        ) from None
-    found = builder.config.data_files or {}
-    files = {str(split): [str(Path(file).relative_to(folder.resolve())) for file in found[split]] for split in found}
-    named = [Path(name) for names in files.values() for name in names]
+    builder = _builder(root, source, shown, scratch)
+    found = (builder.config.data_files or {}).items()
+    files = {str(split): [str(Path(file).relative_to(root)) for file in of_split] for split, of_split in found}
+    named = [Path(name) for name in chain.from_iterable(files.values())]
     for name in named:
         _refuse_format(name, f"{shown}/{name}")
     if list(builder.builder_configs) in ([], ["default"]):
         says_its_files = any({"data_files", "data_dir"} & {*entry} for entry in _configs(folder))
         _refuse_formats(named if says_its_files else [path.relative_to(folder) for path in there], source, shown)
     return files
+
+
+def _builder(root: Path, source: DatasetSource, shown: str, scratch: Path) -> Any:
+    """What `datasets` would read the folder with. Raises: UserError: it does not take the folder for a dataset."""
+    import datasets
+
+    datasets.utils.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
+    _refuse_elsewhere(root, source.name, shown)
+    try:
+        return datasets.load_dataset_builder(str(root), name=source.name, cache_dir=str(scratch / "datasets"))
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # the second line names the configurations
+        reason = reason.replace(str(root), shown).split(" with any supported extension")[0].rstrip(".:")
+        advice = "; see the head of its README.md" if (root / "README.md").is_file() else ""
+        if isinstance(error, RuntimeError):
+            advice = "; remove the script, or name the data files with fetch.path"
+        raise UserError(
+            f"{shown} cannot be read with fetch.name = {source.name or 'null'}: {reason}{advice}."
+        ) from None
 
 
 def _refuse_elsewhere(folder: Path, name: str | None, shown: str) -> None:
