@@ -67,6 +67,8 @@ def test_colossal_chats_turns_are_read() -> None:
     context = [colossal("user", "p"), colossal("assistant", "q"), colossal("user", "a")]
     answers = {side: [colossal("assistant", said)] for side, said in SIDES.items()}
     assert read({"context": context, **answers}).chosen == [user("p"), bot("q"), user("a"), bot("b")]
+    assert read({"context": [colossal("system", "s"), *context], **answers}).chosen[:2] == [system("s"), user("p")]
+    assert read({"context": [colossal("system", " "), *context], **answers}).chosen[0] == user("p")
     row = {"prompt": context[2:], "completion": colossal("assistant", "b"), "label": True}
     assert recognise([row], "x").read(row, "x, row 1", "all") == [Half([user("a")], [bot("b")], True)]
 

@@ -58,16 +58,19 @@ def turn(value: Any, name: str) -> dict[str, str]:
     if beside:
         raise Refused(f"{name} has {beside}: not supported, and the dialogue would change without it")
     role, content = value[keys[0]], value[keys[1]]
-    spelled = role.strip().lower() if isinstance(role, str) else ""
-    known = ROLES.get(spelled)
+    known = ROLES.get(_spelled(role))
     if known is None:
-        if spelled in TOOL_ROLES:
+        if _spelled(role) in TOOL_ROLES:
             raise Refused(f"{name} is by {role!r}: tool calls are not supported; remove such dialogues")
         who = repr(role) if isinstance(role, str) else describe(role)
         raise Refused(f"{name} is by {who}, which is no role known here ({', '.join(ROLES)}); rename it in the data")
     if isinstance(content, list):
         content = _only_part(content, name)
     return {"role": known, "content": text(content, f"the content of {name}")}
+
+
+def _spelled(role: Any) -> str:
+    return role.strip().lower() if isinstance(role, str) else ""
 
 
 def _only_part(parts: list[Any], name: str) -> Any:
@@ -98,15 +101,17 @@ def messages(value: Any, name: str) -> Messages:
 
 def _is_empty_system(entry: Any) -> bool:
     """Whether `entry` is a system turn whose content is absent, null or white space."""
-    keys = next((keys for keys in KEYS if isinstance(entry, dict) and keys[0] in entry), None)
-    if keys is None or first_with_value(entry, BESIDE_CONTENT):
+    if not isinstance(entry, dict) or first_with_value(entry, BESIDE_CONTENT):
         return False
-    role, content = entry[keys[0]], entry.get(keys[1])
-    if isinstance(content, list):
-        is_text = _is_one_text(content) and any(key in content[0] for key in PART_KEYS)
-        content = _only_part(content, "") if is_text else content or None
-    is_system = isinstance(role, str) and ROLES.get(role.strip().lower()) == "system"
-    return is_system and (is_null(content) or (isinstance(content, str) and not content.strip()))
+    who = next((key for key, _ in KEYS if key in entry), "")
+    said = [entry.get(content) for key, content in KEYS if key == who]
+    return ROLES.get(_spelled(entry.get(who))) == "system" and all(map(_says_nothing, said))
+
+
+def _says_nothing(content: Any) -> bool:
+    if isinstance(content, list) and _is_one_text(content) and any(key in content[0] for key in PART_KEYS):
+        content = _only_part(content, "")
+    return is_null(content) or content == [] or (isinstance(content, str) and not content.strip())
 
 
 def answered(turns: Messages, name: str) -> tuple[Messages, Messages]:
