@@ -136,37 +136,46 @@ def prompt(value: Any, name: str) -> Messages:
             of HelpSteer2, NeMo-Aligner or Open-Assistant whose turns do not alternate from the user to the user.
         Missing: a transcript with turns in single lines, or text that `one_turn` does not take.
     """
-    if isinstance(value, str) and NEMO_SYSTEM.match(value):
-        first, *parts = EXTRA_ID.split(value)
-        is_open = parts[-2:-1] == ["Assistant"] and not parts[-1].strip()
-        said = NEMO_SYSTEM.sub("", first, count=1)
-        turns = _marked(parts[:-2] if is_open else parts, name, "<extra_id_1>")
-        return [{"role": "system", "content": said}, *turns] if said.strip() else turns
-    if isinstance(value, str) and EXTRA_ID.search(value):
-        first, *parts = EXTRA_ID.split(value)  # the first has no marker and is the user's
-        return _marked(["User", first, *parts], name, "<extra_id_1>")
-    if isinstance(value, str) and value.lstrip().startswith(PROMPTER):
-        stops = ("<|endoftext|>",) if "<s>" in value else ("<|endoftext|>", "</s>")  # HTML's end of text struck through
-        _, *parts = re.split(r"<\|(prompter|assistant)\|>", value)
-        parts[1:-1:2] = [_before(stops, content.rstrip()) for content in parts[1:-1:2]]
-        if parts[-1].rstrip().endswith(stops):
-            parts[-1] = _before(stops, parts[-1].rstrip())
-        is_open = parts[-2] == "assistant" and not parts[-1].strip()
-        return _marked(parts[:-2] if is_open else parts, name, PROMPTER)
-    if isinstance(value, str) and BEGINS_WITH_HEADER.match(value):
-        return _up_to_human(value, name)
     if isinstance(value, list):
         return messages(value, name)
-    return [{"role": "user", "content": one_turn(value, name)}]
+    found = text(value, name)
+    if NEMO_SYSTEM.match(found):
+        return _nemo(found, name)
+    if EXTRA_ID.search(found):
+        return _marked(["User", *EXTRA_ID.split(found)], name, "<extra_id_1>")  # the user's first has none
+    if found.lstrip().startswith(PROMPTER):
+        return _open_assistant(found, name)
+    if BEGINS_WITH_HEADER.match(found):
+        return _up_to_human(found, name)
+    return [{"role": "user", "content": one_turn(found, name)}]
 
 
-def one_turn(value: Any, name: str) -> str:
-    """A text that is one user turn.
+def _nemo(found: str, name: str) -> Messages:
+    """The turns of a prompt in NeMo-Aligner's template, its system turn first if that says something."""
+    first, *parts = EXTRA_ID.split(found)
+    is_open = parts[-2:-1] == ["Assistant"] and not parts[-1].strip()
+    said = NEMO_SYSTEM.sub("", first, count=1)
+    turns = _marked(parts[:-2] if is_open else parts, name, "<extra_id_1>")
+    return [{"role": "system", "content": said}, *turns] if said.strip() else turns
+
+
+def _open_assistant(found: str, name: str) -> Messages:
+    """The turns of a prompt in Open-Assistant's template, without the mark that ends each."""
+    stops = ("<|endoftext|>",) if "<s>" in found else ("<|endoftext|>", "</s>")  # HTML's end of text struck through
+    _, *parts = re.split(r"<\|(prompter|assistant)\|>", found)
+    parts[1:-1:2] = [_before(stops, content.rstrip()) for content in parts[1:-1:2]]
+    if parts[-1].rstrip().endswith(stops):
+        parts[-1] = _before(stops, parts[-1].rstrip())
+    is_open = parts[-2] == "assistant" and not parts[-1].strip()
+    return _marked(parts[:-2] if is_open else parts, name, PROMPTER)
+
+
+def one_turn(found: str, name: str) -> str:
+    """`found`, a text that is one user turn.
 
     Raises:
         Missing: it is a dialogue (`written_dialogue`). Where most first rows hold one, `recognise` refuses the file.
     """
-    found = text(value, name)
     if why := not_one_turn(found):
         raise Missing(f"{name} {why}", "written_dialogue")
     return found
