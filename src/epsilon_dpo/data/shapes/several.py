@@ -81,20 +81,24 @@ def _pairs(row: Row, answers: list[Any], scores: list[float], choose: Choose) ->
 def _answers(row: Row) -> tuple[list[Any], list[float]]:
     """The answers, and their scores, higher is better; an answer that is no mapping has its score in a list beside."""
     answers = list_of(row["answers"], "answers", "answers")
-    beside = next(((name, row[name]) for name in ("scores", "ranks") if row.get(name) is not None), None)
-    if beside is not None:
-        name, values = beside
-        if not isinstance(values, list) or len(values) != len(answers):
-            raise Refused(f"{name} is {describe(values)}, expected one number for each of {len(answers)} answers")
-        scores = [number(value, name) for value in values]
+    name = next((name for name in ("scores", "ranks") if row.get(name) is not None), "")
+    if not name:
+        name, scores = _own_scores(answers)
+    elif isinstance(row[name], list) and len(row[name]) == len(answers):
+        scores = [number(value, name) for value in row[name]]
     else:
-        found = [_own_score(one, place) for place, one in enumerate(answers)]
-        name, scores = found[0][0] if found else "", [score for _, score in found]
-        other = next((place for place, (key, _) in enumerate(found) if key != name), None)
-        if other is not None:  # their scales differ, and a rank is better the lower it is
-            raise Refused(f"answers 0 and {other} are scored by {name} and by {found[other][0]}, which do not compare")
+        raise Refused(f"{name} is {describe(row[name])}, expected one number for each of {len(answers)} answers")
     texts = [_text_of(one, place) for place, one in enumerate(answers)]
     return texts, [-score for score in scores] if name in ("ranks", *RANKS) else scores
+
+
+def _own_scores(answers: list[Any]) -> tuple[str, list[float]]:
+    """By which key every answer is scored, and the scores: scales differ, and of ranks the lowest is the best."""
+    found = [_own_score(one, place) for place, one in enumerate(answers)]
+    for place, (key, _) in enumerate(found):
+        if key != found[0][0]:
+            raise Refused(f"answers 0 and {place} are scored by {found[0][0]} and by {key}, which do not compare")
+    return found[0][0] if found else "", [score for _, score in found]
 
 
 def _text_of(entry: Any, place: int) -> Any:
@@ -115,8 +119,6 @@ def _own_score(entry: Any, place: int) -> tuple[str, float]:
     if key is None:
         expected = ", ".join((*SCORES, *RANKS))
         raise Refused(f"answer {place} has the keys {', '.join(entry)}, expected one of {expected}")
-    if entry[key] is None:
-        raise Missing(f"{key} of answer {place} is null")
     return key, number(entry[key], f"{key} of answer {place}")
 
 

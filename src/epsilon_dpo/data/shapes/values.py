@@ -22,6 +22,9 @@ ABOUT = re.compile(
     r"|name|date|time|timestamp|version)|uid|origin|config|task|topic|tags?|annotator|(chosen|rejected)[_-].*"
 )
 NO_WORDS = re.compile(r"[-+\d.,:eE%\s]*|true|false|null|none|nan", re.IGNORECASE)  # csv has texts only
+# The kind of a list is the first that allows the kinds of all its entries.
+LISTS = {"messages": {"message"}, "objects": {"message", "object"}, "texts": {"text", "transcript"}}
+LISTS |= {"numbers": {"number"}}
 KEYS = (("role", "content"), ("from", "value"), ("from", "content"))
 
 
@@ -57,13 +60,7 @@ def kind(value: Any) -> str:
         return "message" if any(set(keys) <= set(value) for keys in KEYS) else "object"
     if isinstance(value, list):
         inner = {"list" if isinstance(entry, list) else kind(entry) for entry in value} - {"null"}
-        if inner == {"message"}:
-            return "messages"
-        if inner and inner <= {"object", "message"}:
-            return "objects"
-        names = {"text": "texts", "transcript": "texts", "number": "numbers"}
-        found = {names.get(one, "list") for one in inner}
-        return found.pop() if len(found) == 1 else "list"
+        return next((name for name, kinds in LISTS.items() if inner and inner <= kinds), "list")
     return f"unreadable {value.type}" if isinstance(value, Unreadable) else type(value).__name__
 
 
