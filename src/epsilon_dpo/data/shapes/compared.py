@@ -64,11 +64,16 @@ def asked(row: Row) -> Messages:
     return after_system(row, turns, "prompt")
 
 
-def preferred(row: Row, first: Messages, second: Messages, lead: float, margin: float | None) -> list[Result]:
+def _dialogues(row: Row, before: Messages, *names: str) -> list[Messages]:
+    """The prompt `before` with the answer of each of these columns."""
+    return [whole(before, answer(row[name], name), name) for name in names]
+
+
+def preferred(row: Row, sides: list[Messages], lead: float, margin: float | None = None) -> list[Result]:
     """The pair by the sign of `lead` (first over second), its margin that of first minus second."""
     if lead == 0.0:
         return [TIED]
-    weight = weight_of(row)
+    (first, second), weight = sides, weight_of(row)
     if lead > 0.0:
         return [Pair(first, second, margin, weight)]
     return [Pair(second, first, None if margin is None else -margin, weight)]
@@ -102,12 +107,7 @@ def _reader(first: str, second: str, ties: set[str]) -> Read:
         given = [_as_one_of_two(verdict) if second == "2" else verdict for verdict in given]
         leads = [named(verdict, spellings, ties, "the verdict") for verdict in given]
         lead = next((one for one in (1.0, -1.0) if leads.count(one) > len(leads) / 2), 0.0)
-        before = asked(row)
-        answers = [
-            whole(before, answer(row[f"response_{end}"], f"response_{end}"), f"response_{end}")
-            for end in (first, second)
-        ]
-        return preferred(row, answers[0], answers[1], lead, None)
+        return preferred(row, _dialogues(row, asked(row), f"response_{first}", f"response_{second}"), lead)
 
     return read
 
@@ -167,13 +167,12 @@ def _by_winner_columns(first_rows: Sequence[Row], names: Names) -> Read:
         won = [flag(row[name], name) for name in WINNERS]
         if won.count(True) != 1:
             raise Refused(f"{', '.join(WINNERS)} are {won}, expected that one of them is true")
-        sides = ("response_a", "response_b")
+        names = ("response_a", "response_b")
         if written or isinstance(row["prompt"], list):
-            first, second = (_exchanges(_texts(row, "prompt"), _texts(row, name), name) for name in sides)
+            sides = [_exchanges(_texts(row, "prompt"), _texts(row, name), name) for name in names]
         else:
-            before = asked(row)
-            first, second = (whole(before, answer(row[name], name), name) for name in sides)
-        return preferred(row, first, second, (1.0, -1.0, 0.0)[won.index(True)], None)
+            sides = _dialogues(row, asked(row), *names)
+        return preferred(row, sides, (1.0, -1.0, 0.0)[won.index(True)])
 
     return read
 
@@ -200,25 +199,22 @@ def _exchanges(questions: list[Any], answers: list[Any], name: str) -> Messages:
 def _read_signed(row: Row, choose: Choose) -> list[Result]:
     """-3 ... 3: the first answer is better where it is negative, by as much."""
     lead = -number(row["overall_preference"], "overall_preference")
-    before = asked(row)
-    first, second = (whole(before, answer(row[name], name), name) for name in ("response_1", "response_2"))
-    return preferred(row, first, second, lead, lead)
+    return preferred(row, _dialogues(row, asked(row), "response_1", "response_2"), lead, lead)
 
 
 def _read_shp(row: Row, choose: Choose) -> list[Result]:
     """`labels` is 1 where A is preferred; the scores are votes."""
     lead = named(row["labels"], ({"1"}, {"0"}), set(), "labels")
-    before = prompt(row["history"], "history")
-    first, second = (whole(before, answer(row[name], name), name) for name in ("human_ref_A", "human_ref_B"))
+    sides = _dialogues(row, prompt(row["history"], "history"), "human_ref_A", "human_ref_B")
     scores = [optional_number(row, name) for name in ("score_A", "score_B")]
     margin = None if scores[0] is None or scores[1] is None else gap(scores[0], scores[1])
-    return preferred(row, first, second, lead, margin)
+    return preferred(row, sides, lead, margin)
 
 
 def _read_arena(row: Row, choose: Choose) -> list[Result]:
     """MT-Bench's rows hold both exchanges, also where the verdict is on the first: `turn` says which."""
     lead = named(row["winner"], ({"model_a", "a"}, {"model_b", "b"}), TIES, "winner")
-    first, second = (messages(row[name], name) for name in ("conversation_a", "conversation_b"))
+    sides = [messages(row[name], name) for name in ("conversation_a", "conversation_b")]
     try:
         judged = optional_number(row, "turn")
     except Refused as error:
@@ -226,8 +222,8 @@ def _read_arena(row: Row, choose: Choose) -> list[Result]:
     if judged is not None and judged < 1:
         raise Refused(f"turn is {describe(row['turn'])}, expected the number of the exchange that is judged, from 1 on")
     if judged is not None:
-        first, second = (_up_to(dialogue, int(judged)) for dialogue in (first, second))
-    return preferred(row, first, second, lead, None)
+        sides = [_up_to(dialogue, int(judged)) for dialogue in sides]
+    return preferred(row, sides, lead)
 
 
 def _up_to(dialogue: Messages, exchanges: int) -> Messages:
@@ -243,8 +239,7 @@ def _read_summaries(row: Row, choose: Choose) -> list[Result]:
     if len(summaries) != 2 or not all(isinstance(one, dict) for one in summaries):
         raise Refused(f'summaries is {describe(summaries)}, expected two of {{"text": ...}}')
     before = [{"role": "user", "content": _to_summarise(mapping(row["info"], "info"))}]
-    first, second = (before + answer(one.get("text"), "text of summaries") for one in summaries)
-    return preferred(row, first, second, lead, None)
+    return preferred(row, [before + answer(one.get("text"), "text of summaries") for one in summaries], lead)
 
 
 def _to_summarise(info: dict[str, Any]) -> str:
