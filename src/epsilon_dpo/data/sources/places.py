@@ -6,7 +6,6 @@ the same is asked of a folder of empty files with its names, so that only the fi
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -69,31 +68,26 @@ class Place:
 
     def _sliced(self, spec: str, key: str) -> Iterator[tuple[DataFile, int, int]]:
         """The parts of a `spec` with slices, for which the rows of each file are counted."""
-        slices = self._slices(spec, key)
+        from datasets import ReadInstruction
+
+        files = {name: [self.file(file) for file in self.splits[name]] for name in split_names(spec)}
+        counted = {name: [(file, count_rows(file)) for file in of_split] for name, of_split in files.items()}
+        try:
+            found = ReadInstruction.from_spec(spec).to_absolute(
+                {name: sum(rows for _, rows in of_split) for name, of_split in counted.items()}
+            )
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"{_asked(key, spec)} is no split: {first_line(error)}.") from None
+        slices = [(part.splitname, part.from_, part.to) for part in found]
         for (name, _, end), (after, start, _) in pairwise(sorted(slices)):
             if name == after and start < end:
                 raise UserError(f"{_asked(key, spec)} reads rows of the split {name} twice; avoid overlap.")
         for name, first, last in slices:
             before = 0
-            for file in map(self.file, self.splits[name]):
-                rows = count_rows(file)
+            for file, rows in counted[name]:
                 if first < before + rows and last > before:
                     yield file, max(first - before, 0), min(last - before, rows)
                 before += rows
-
-    def _slices(self, spec: str, key: str) -> list[tuple[str, int, int]]:
-        """The slices of `spec` in rows."""
-        from datasets import ReadInstruction
-
-        named = set(re.findall(r"[\w.\-]+", spec))
-        rows = {
-            name: sum(map(count_rows, map(self.file, files))) for name, files in self.splits.items() if name in named
-        }
-        try:
-            found = ReadInstruction.from_spec(spec).to_absolute(rows)
-        except (ValueError, AssertionError) as error:
-            raise UserError(f"{_asked(key, spec)} is no split: {first_line(error)}.") from None
-        return [(part.splitname, part.from_, part.to) for part in found]
 
 
 def _asked(key: str, spec: str) -> str:
