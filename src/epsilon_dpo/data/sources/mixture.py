@@ -70,12 +70,11 @@ def read_mixture(source: MixtureSource, seed: int, scratch: Path, read: Read) ->
         "files": {f"{name}/{file}": sha for name, one in members.items() for file, sha in one.facts["files"].items()},
         "true_reward": False,  # even if a member's is known: not of all rows
     }
-    lost = {name: dataset.dropped for name, dataset in members.items() if dataset.dropped is not None}
+    lost = [_Part(name, one.dropped, len(one.dropped), "") for name, one in members.items() if one.dropped is not None]
     if lost:
-        reasons = sum((Counter(members[name].facts["dropped"]) for name in lost), Counter[str]())
+        reasons = sum((Counter(members[part.name].facts["dropped"]) for part in lost), Counter[str]())
         facts["dropped"] = dict(sorted(reasons.items()))
-    dropped = _Mixed([_Part(name, rows, len(rows), "") for name, rows in lost.items()]) if lost else None
-    return Dataset(splits["train"], splits["eval"], facts, dropped)
+    return Dataset(splits["train"], splits["eval"], facts, _Mixed(lost) if lost else None)
 
 
 def _mixed(source: MixtureSource, members: dict[str, Dataset], split: str, seed: int) -> _Mixed:
