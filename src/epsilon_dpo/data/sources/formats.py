@@ -6,11 +6,11 @@ Memory: one row of text, or one batch of a row group, whatever the file's size.
 """
 
 import csv
-import itertools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -136,12 +136,14 @@ def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
                     value = DECODER.decode(line)
                 except json.JSONDecodeError as error:
                     raise UserError(_not_json(line, number, shown, error)) from None
-                except Twice as error:
-                    raise UserError(f"{shown}, row {number} {error}") from None
-                except (ValueError, RecursionError):
-                    raise UserError(f"{shown}, row {number} {TOO_MUCH}") from None
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{shown}, row {number} {_fault(error)}") from None
                 yield number, value
         buffer = text.read(CHUNK)
+
+
+def _fault(error: Exception) -> str:
+    return str(error) if isinstance(error, Twice) else TOO_MUCH
 
 
 def _not_json(line: str, number: int, shown: str, error: json.JSONDecodeError) -> str:
@@ -161,28 +163,27 @@ def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any
             if (buffer[place + 1 :] + text.read(CHUNK)).strip():
                 raise UserError(f"{shown} goes on after the end of its array (row {number}); it must hold one array.")
             return
-        if number and buffer.startswith(",", place):
+        if number and place < len(buffer):
+            if buffer[place] != ",":
+                raise UserError(
+                    f"{shown}, row {number} is not followed by a comma or the array's end; correct it there."
+                )
             start = _after_space(buffer, place + 1)
-        elif number and place < len(buffer):
-            raise UserError(f"{shown}, row {number} is not followed by a comma or the array's end; correct it there.")
         try:
             value, place = DECODER.raw_decode(buffer, start)
         except json.JSONDecodeError as error:
             if len(buffer) - place > ROW_LIMIT:
                 raise UserError(f"{shown}, row {number + 1} {TOO_LONG.format(ROW_LIMIT >> 20)}") from None
             sure = error.pos < len(buffer) - UNFINISHED and not error.msg.startswith("Unterminated")
-            more = "" if sure else text.read(max(CHUNK, len(buffer) - place))
-            if not more:
+            if sure or not (more := text.read(max(CHUNK, len(buffer) - place))):
                 reason = error.msg if sure else f"{error.msg}; the file may be cut off there"
                 raise UserError(
                     f"{shown}, row {number + 1} is not JSON ({reason}); correct it, or write the file again."
                 ) from None
             buffer, place = buffer[place:] + more, 0
             continue
-        except Twice as error:
-            raise UserError(f"{shown}, row {number + 1} {error}") from None
-        except (ValueError, RecursionError):
-            raise UserError(f"{shown}, row {number + 1} {TOO_MUCH}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{shown}, row {number + 1} {_fault(error)}") from None
         number += 1
         yield number, value
 
@@ -193,10 +194,7 @@ def _after_space(buffer: str, place: int) -> int:
 
 def _bounded_lines(text: IO[str], shown: str) -> Iterator[str]:
     """Raises: UserError: a line has more characters than a row may have, of which no part is handed on."""
-    for number in itertools.count(1):
-        line = text.readline(ROW_LIMIT)
-        if not line:
-            return
+    for number, line in enumerate(iter(partial(text.readline, ROW_LIMIT), ""), start=1):
         if len(line) == ROW_LIMIT and not line.endswith("\n"):
             raise UserError(f"{shown}, line {number} {TOO_LONG.format(ROW_LIMIT >> 20)}")
         yield line
