@@ -49,14 +49,14 @@ def read_reviews(source: ReviewsSource, seed: int) -> Dataset:
     train = _dialogues(parts[LANGUAGE_MODEL], source, f"{seed}/train", lost)
     held_out = _dialogues(parts[PROMPTS], source, f"{seed}/eval", lost)
     held_out = _new_prompts(held_out, {_prompt(row) for row in train}, lost)
+    dropped = dict(sorted(Counter(row["reason"] for row in lost).items()))
     for rows, name in ((train, LANGUAGE_MODEL), (held_out, PROMPTS), (parts[CLASSIFIER], CLASSIFIER)):
+        if parts[name] and not rows:
+            raise UserError(
+                f"{source.file} leaves no row of the part {name}, since all of its {len(parts[name])} texts were "
+                f"dropped (of all parts: {dropped}); change fetch.prompt_words."
+            )
         if not rows:
-            if parts[name]:
-                reasons = dict(Counter(row["reason"] for row in lost))
-                raise UserError(
-                    f"{source.file} leaves no row of the part {name}, since all of its {len(parts[name])} texts were "
-                    f"dropped (of all parts: {reasons}); change fetch.prompt_words."
-                )
             raise UserError(
                 f"{source.file} leaves no text of {source.part} for the part {name}, one of three; give more texts, or "
                 "change fetch.classifier_share and fetch.prompts_share."
@@ -64,12 +64,16 @@ def read_reviews(source: ReviewsSource, seed: int) -> Dataset:
     facts |= {
         "parts": {name: len(rows) for name, rows in parts.items()},
         "positive": {name: sum(row["label"] for row in rows) for name, rows in parts.items()},
-        "dropped": dict(sorted(Counter(row["reason"] for row in lost).items())),
+        "dropped": dropped,
     }
     labelled = [row | {"part": name} for name in (CLASSIFIER, PROMPTS) for row in parts[name]]
-    limits = (train, source.max_train_pairs, f"{seed}/train"), (held_out, source.max_eval_pairs, f"{seed}/eval")
-    kept = [list(sample(rows, len(rows), min(limit or len(rows), len(rows)), draw)) for rows, limit, draw in limits]
-    return Dataset(kept[0], kept[1], facts, lost, labelled)
+    train = _sampled(train, source.max_train_pairs, f"{seed}/train")
+    held_out = _sampled(held_out, source.max_eval_pairs, f"{seed}/eval")
+    return Dataset(train, held_out, facts, lost, labelled)
+
+
+def _sampled(rows: list[Row], limit: int | None, draw: str) -> list[Row]:
+    return list(sample(rows, len(rows), min(limit or len(rows), len(rows)), draw))
 
 
 def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], list[Row], dict[str, Any]]:
