@@ -5,11 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 from epsilon_dpo.data.contract.relations import LISTED, Kind, Relations
-from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, answer_text
 
 
 def _empty_answer(row: Row, side: str) -> bool:
-    return not row[side] or not row[side][-1]["content"].strip()
+    return not answer_text(row[side]).strip()
 
 
 def _single_turn(row: Row) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from epsilon_dpo.data.contract.relations import Relations, SharedAnswer, place
-from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, digest
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, answer_text, digest
 
 LENGTHS = ("prompt_tokens", "chosen_tokens", "rejected_tokens")
 POINTS = {"min": 0, "p10": 10, "median": 50, "p90": 90, "p99": 99, "max": 100}
@@ -94,8 +94,7 @@ class Scripts:
 
     def add(self, split: str, rows: list[Row]) -> None:
         for row in rows:
-            texts = {side: row[side][-1]["content"] if row[side] else "" for side in SIDES}
-            scripts = {side: main_script(text) for side, text in texts.items()}
+            scripts = {side: main_script(answer_text(row[side])) for side in SIDES}
             scripts["prompt"] = main_script(" ".join(turn["content"] for turn in row["chosen"][:-1]))
             for part, script in scripts.items():
                 self._texts[split][part][script] += 1
@@ -144,8 +143,7 @@ class SharedAnswers:
         start = place(split, first)
         for at in [at for at in self._places if start <= at < start + len(rows)]:
             for side in SIDES:
-                turns = rows[at - start][side]
-                text = turns[-1]["content"].strip() if turns else ""
+                text = answer_text(rows[at - start][side]).strip()
                 self._texts[digest(text)] = text
 
     def summary(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, digest, prompt_key
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, answer_text, digest, prompt_key
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 LISTED = 20  # ids per kind
@@ -83,7 +83,7 @@ class Relations:
         """
         self._db.execute("BEGIN")
         for number, row in enumerate(rows, start=first):
-            answers = [digest(row[side][-1]["content"].strip() if row[side] else "") for side in SIDES]
+            answers = [digest(answer_text(row[side]).strip()) for side in SIDES]
             values = (place(split, number), split, row["id"], digest(prompt_key(row["chosen"])), *answers)
             try:
                 self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, row.get("margin")))

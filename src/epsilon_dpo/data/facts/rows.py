@@ -76,6 +76,11 @@ def prompt_key(turns: Messages) -> str:
     return json.dumps([[turn["role"], turn["content"]] for turn in turns[:-1]], ensure_ascii=False)
 
 
+def answer_text(turns: Messages) -> str:
+    """The last turn's text; empty for a side without turns."""
+    return turns[-1]["content"] if turns else ""
+
+
 def prompts_of(facts: Iterable[Row]) -> set[int]:
     """Digests of the prompts of both sides (they differ in a defective row), from `dialogue_facts`."""
     return {digest(row[f"{side}_prompt"]) for row in facts for side in SIDES}
@@ -103,31 +108,35 @@ def dialogue_facts(
         takes_system: whether the chat template has a role for a system turn.
     """
     names = {} if takes_system else {"system": NO_SYSTEM}
-    turns = [turn for side in SIDES for turn in row[side]]
-    answers = [row[side][-1]["content"] if row[side] else "" for side in SIDES]
-    empty = [
+    roles = [" ".join(names.get(turn["role"], turn["role"]) for turn in row[side]) for side in SIDES]
+    texts = [turn["content"] for side in SIDES for turn in row[side]]
+    chosen, rejected = (answer_text(row[side]) for side in SIDES)
+    prompts = {f"{side}_prompt": prompt_key(row[side]) for side in SIDES}
+    shared = any(digest(prompt) in other_prompts for prompt in prompts.values())
+    near_prompt, near_share = near(row["chosen"][:-1]) if near and not shared else ("", 0.0)
+    return {
+        "id": row["id"],
+        "shortest_turn_chars": min((len(text.strip()) for text in texts), default=0),
+        "empty_turns": ", ".join(_empty_turns(row)),
+        "same_answer": chosen == rejected,
+        **prompts,
+        "roles": " / ".join(roles),
+        "special_tokens_in_text": ", ".join(s for s in specials if any(s in text for text in texts)),
+        "prompt_in_eval": shared,
+        "near_eval_prompt": near_prompt,
+        "near_eval_share": near_share,
+        "chosen_chars": len(chosen),
+    }
+
+
+def _empty_turns(row: Row) -> list[str]:
+    """Names of the turns without text."""
+    return [
         f"{side} turn {number} ({turn['role']})"
         for side in SIDES
         for number, turn in enumerate(row[side], start=1)
         if not turn["content"].strip()
     ]
-    prompts = [prompt_key(row[side]) for side in SIDES]
-    shared = any(digest(prompt) in other_prompts for prompt in prompts) if other_prompts else False
-    near_prompt, near_share = near(row["chosen"][:-1]) if near and not shared else ("", 0.0)
-    return {
-        "id": row["id"],
-        "shortest_turn_chars": min((len(turn["content"].strip()) for turn in turns), default=0),
-        "empty_turns": ", ".join(empty),
-        "same_answer": answers[0] == answers[1],
-        "chosen_prompt": prompts[0],
-        "rejected_prompt": prompts[1],
-        "roles": " / ".join(" ".join(names.get(turn["role"], turn["role"]) for turn in row[side]) for side in SIDES),
-        "special_tokens_in_text": ", ".join(s for s in specials if any(s in turn["content"] for turn in turns)),
-        "prompt_in_eval": shared,
-        "near_eval_prompt": near_prompt,
-        "near_eval_share": near_share,
-        "chosen_chars": len(answers[0]),
-    }
 
 
 def split_prompt(row: Row) -> Row:
