@@ -65,20 +65,17 @@ class ParamsFile(
     @model_validator(mode="after")
     def _fits_the_embedded_model(self) -> "ParamsFile":
         """A pretrained model's positions are in its own files (`_require_positions`)."""
-        if isinstance(self.base, EmbeddedModel) and (fault := self.longer_than(self.base.max_position_embeddings)):
-            raise ValueError(
-                fault.format(name="base.max_position_embeddings", remedy="lower the one or raise the other")
-            )
+        if isinstance(self.base, EmbeddedModel):
+            positions, name = self.base.max_position_embeddings, "base.max_position_embeddings"
+            if fault := self.longer_than(positions, name, "lower the one or raise the other"):
+                raise ValueError(fault)
         return self
 
-    def longer_than(self, positions: int) -> str:
-        """Which text of a length set here is too long for a model, as a sentence with {name} and {remedy}; or none."""
+    def longer_than(self, positions: int, name: str, remedy: str) -> str:
+        """Which text of a length set here a model with so many positions has no place for; empty if it has for all."""
         for what, tokens in self.text_lengths().items():
             if tokens > positions:
-                return (
-                    f"{what} = {tokens} exceeds {{name}} = {positions}, so the model has no place for such a text; "
-                    "{remedy}"
-                )
+                return f"{what} = {tokens} exceeds {name} = {positions}, so the model has no place for it; {remedy}"
         return ""
 
     def text_lengths(self) -> dict[str, int]:
@@ -273,8 +270,8 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
         positions = config.get("max_position_embeddings", config.get("n_positions"))
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if "longrope" in rope.values():
-            name = "original_max_position_embeddings"  # data/tokens/positions.py says why
-            positions = config.get(name, rope.get(name))  # as transformers takes them
+            key = "original_max_position_embeddings"  # data/tokens/positions.py says why
+            positions = config.get(key, rope.get(key))  # as transformers takes them
             which = "positions before LongRoPE's change"
     except OSError as error:
         raise UserError(
@@ -285,9 +282,9 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
             f"{path}: {file}, the config of base.path, is no model's config.json: it is damaged or was copied in part; "
             "copy it anew."
         ) from None
-    if isinstance(positions, int) and (fault := params.longer_than(positions)):
-        remedy = "lower it, or take a model with more positions"
-        raise UserError(f"{path}: {fault.format(name=f'the {which} of {params.base.path}', remedy=remedy)}.")
+    name, remedy = f"the {which} of {params.base.path}", "lower it, or take a model with more positions"
+    if isinstance(positions, int) and (fault := params.longer_than(positions, name, remedy)):
+        raise UserError(f"{path}: {fault}.")
 
 
 def cautions(params: ParamsFile) -> list[str]:
