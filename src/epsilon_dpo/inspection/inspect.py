@@ -197,9 +197,10 @@ def _sample(
     yield _verdict(found, len(sample), params) + _shared_prompts(dataset, params)
     if found.lengths:
         yield _lengths(found, params)
-    read_by_judge = judged(found.pairs, params.judge) if isinstance(params.judge, TrainedJudge) else None
-    if read_by_judge and found.pairs:
-        yield _read_by_judge(read_by_judge, params)
+    read_by_judge = None
+    if found.pairs and isinstance(params.judge, TrainedJudge):
+        read_by_judge = judged(found.pairs, params.judge)
+        yield _read_by_judge(read_by_judge, params.judge)
     tokens = fitting_tokens(found.lengths, params.tokens, params.contract.max_truncated_share)
     answers = [row["chosen_tokens"] for row in found.lengths]
     change = blocks(fetch, params, tokens, pairs, answers, read_by_judge)
@@ -264,9 +265,7 @@ def _share(some: int, of: int) -> str:
     return f"{some / of:.1%}" if of else "none"  # of nothing there is no share
 
 
-def _read_by_judge(found: Judged, params: ParamsFile) -> str:
-    judge = params.judge
-    assert isinstance(judge, TrainedJudge)
+def _read_by_judge(found: Judged, judge: TrainedJudge) -> str:
     prompts, answers = f"{found.sources_cut:.1%}", f"{found.candidates_cut:.1%}"
     limits = f"judge.source_max_length: {judge.source_max_length}, candidate_max_length: {judge.candidate_max_length}"
     return (

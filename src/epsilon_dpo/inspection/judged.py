@@ -28,13 +28,13 @@ class Judged(NamedTuple):
 
 
 def judged(pairs: list[Row], judge: TrainedJudge) -> Judged:
-    """`pairs` with explicit prompt, by a tokenizer that is trained on them."""
+    """`pairs` with explicit prompt, at least one, by a tokenizer that is trained on them."""
     texts = [pair_text(row["prompt"], *(row[side][0]["content"] for side in ("chosen", "rejected"))) for row in pairs]
     tokenizer = small_tokenizer((text for pair in texts for text in pair), judge.vocab_size)
     rows = Layout(tokenizer, UNCUT, UNCUT).encode_all(texts)
     sources = [len(row.ab) - row.len_a - row.len_b - 2 * SPECIAL for row in rows]
     candidates = [length + SPECIAL for row in rows for length in (row.len_a, row.len_b)]
     read = Layout(tokenizer, judge.source_max_length, judge.candidate_max_length).encode_all(texts)
-    sources_cut = sum(row.trunc_source for row in read) / max(len(read), 1)
-    candidates_cut = sum(row.trunc_a + row.trunc_b for row in read) / max(2 * len(read), 1)
+    sources_cut = sum(row.trunc_source for row in read) / len(read)
+    candidates_cut = sum(row.trunc_a + row.trunc_b for row in read) / (2 * len(read))
     return Judged(sources, candidates, sources_cut, candidates_cut)
