@@ -77,13 +77,11 @@ def blocks(
     needed = max(params.model_copy(update={"tokens": tokens, "sample": sample}).text_lengths().values())
     if isinstance(params.base, EmbeddedModel) and needed > params.base.max_position_embeddings:
         found["base"] = params.base.model_dump() | {"max_position_embeddings": _rounded_up(needed)}
-    contract = params.contract
-    least = {
-        "min_train_pairs": min(contract.min_train_pairs, max(pairs[0] // 2, 1)),
-        "min_eval_pairs": min(contract.min_eval_pairs, max(pairs[1] // 2, 1)),
-    }
-    if any(getattr(contract, name) != value for name, value in least.items()):
-        found["validate"] = contract.model_dump() | least
+    contract = params.contract.model_dump()
+    counts = zip(("min_train_pairs", "min_eval_pairs"), pairs, strict=True)
+    least = {name: min(contract[name], max(count // 2, 1)) for name, count in counts}
+    if contract | least != contract:
+        found["validate"] = contract | least
     if judged is not None:
         judge = params.judge.model_dump()
         limits = {
