@@ -252,7 +252,7 @@ def _closest(kinds: Mapping[str, str]) -> str:
             f"{beyond} is an answer too many: {len(NUMBERS)} are read in a column each, and any number in a list, as "
             '{prompt, answers: [{"text": ..., "score": ...}, ...]}. '
         )
-    possible = [shape for shape in SHAPES if not _is_excluded(shape, kinds)]
+    possible = [shape for shape in SHAPES if kinds.keys().isdisjoint(shape.without)]
     there, hint = max((_but_for_one(shape, kinds) for shape in possible), key=itemgetter(0), default=(0, ""))
     return hint if there > 1 else ""
 
@@ -280,14 +280,9 @@ def _two_of_a_kind(kinds: Mapping[str, str]) -> bool:
     return any(name.endswith(one) and name[:-1] + other in lower for name in lower for one, other in pairs)
 
 
-def _is_excluded(shape: Shape, kinds: Mapping[str, str]) -> bool:
-    """Whether a column makes it another shape, also one that is null so far: later rows would lose it in silence."""
-    return any(name in kinds for name in shape.without)
-
-
 def _fit(shape: Shape, kinds: Mapping[str, str]) -> dict[str, str] | None:
     """Under which of its names each field of `shape` is there; None if it is another shape."""
-    if _is_excluded(shape, kinds):
+    if not kinds.keys().isdisjoint(shape.without):  # also of a null one: later rows would lose it in silence
         return None
     names = {}
     for field in shape.fields:

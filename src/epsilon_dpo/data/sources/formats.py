@@ -137,13 +137,11 @@ def _lines(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any]]:
                 except json.JSONDecodeError as error:
                     raise UserError(_not_json(line, number, shown, error)) from None
                 except (ValueError, RecursionError) as error:
-                    raise UserError(f"{shown}, row {number} {_fault(error)}") from None
+                    raise UserError(
+                        f"{shown}, row {number} {error if isinstance(error, Twice) else TOO_MUCH}"
+                    ) from None
                 yield number, value
         buffer = text.read(CHUNK)
-
-
-def _fault(error: Exception) -> str:
-    return str(error) if isinstance(error, Twice) else TOO_MUCH
 
 
 def _not_json(line: str, number: int, shown: str, error: json.JSONDecodeError) -> str:
@@ -183,7 +181,7 @@ def _elements(text: IO[str], buffer: str, shown: str) -> Iterator[tuple[int, Any
             buffer, place = buffer[place:] + more, 0
             continue
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{shown}, row {number + 1} {_fault(error)}") from None
+            raise UserError(f"{shown}, row {number + 1} {error if isinstance(error, Twice) else TOO_MUCH}") from None
         number += 1
         yield number, value
 

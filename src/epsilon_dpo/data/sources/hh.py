@@ -85,15 +85,14 @@ def _read_split(source: HHSource, split: str, files: dict[str, str]) -> list[Row
     rows = []
     for subset in source.subsets:
         name = f"{subset}/{split}{SUFFIX}"
-        path = _local_file(Path(source.folder), subset, split) if source.folder else _remote_file(source, name)
+        if source.folder:
+            path = _local_file(Path(source.folder), subset, split)
+        else:
+            assert source.repo is not None and source.revision is not None  # HHSource demands them
+            path = hub_file(source.repo, name, source.revision, "dataset")
         files[name] = sha256(path)
         rows += _parse_file(_text(path), path, f"{subset}/{split}")
     return rows
-
-
-def _remote_file(source: HHSource, name: str) -> Path:
-    assert source.repo is not None and source.revision is not None  # HHSource demands them
-    return hub_file(source.repo, name, source.revision, "dataset")
 
 
 def _local_file(folder: Path, subset: str, split: str) -> Path:

@@ -152,10 +152,9 @@ def _refuse_format(path: Path, shown: str) -> None:
 
 def _saved_to_disk(folder: Path) -> dict[str, list[str]] | None:
     """The splits of a folder that `save_to_disk` wrote; None if it is none."""
-    if (folder / "dataset_dict.json").is_file():
-        return {
-            split: _shards(folder / split, f"{split}/") for split in _written(folder / "dataset_dict.json", "splits")
-        }
+    listed = folder / "dataset_dict.json"
+    if listed.is_file():
+        return {split: _shards(folder / split, f"{split}/") for split in _written(listed, "splits")}
     return {"train": _shards(folder, "")} if (folder / "state.json").is_file() else None
 
 
