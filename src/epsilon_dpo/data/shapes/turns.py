@@ -161,11 +161,11 @@ def _nemo(found: str, name: str) -> Messages:
 
 def _open_assistant(found: str, name: str) -> Messages:
     """The turns of a prompt in Open-Assistant's template, without the mark that ends each."""
-    stops = ("<|endoftext|>",) if "<s>" in found else ("<|endoftext|>", "</s>")  # HTML's end of text struck through
+    # After <s>, HTML's begin of text struck through, </s> is its end.
+    stop = r"<\|endoftext\|>" if "<s>" in found else r"(<\|endoftext\|>|</s>)"
     _, *parts = re.split(r"<\|(prompter|assistant)\|>", found)
-    parts[1:-1:2] = [_before(stops, content.rstrip()) for content in parts[1:-1:2]]
-    if parts[-1].rstrip().endswith(stops):
-        parts[-1] = _before(stops, parts[-1].rstrip())
+    parts[1:-1:2] = [re.sub(rf"{stop}\Z", "", content.rstrip()) for content in parts[1:-1:2]]
+    parts[-1] = re.sub(rf"{stop}\s*\Z", "", parts[-1])
     is_open = parts[-2] == "assistant" and not parts[-1].strip()
     return _marked(parts[:-2] if is_open else parts, name, PROMPTER)
 
@@ -213,11 +213,6 @@ def _up_to_human(value: str, name: str) -> Messages:
             f"{name} has turns in single lines; write '\\n\\n' before each Human: and Assistant:", "written_dialogue"
         )
     return turns
-
-
-def _before(stops: tuple[str, ...], content: str) -> str:
-    """`content` without the one of `stops` that ends it."""
-    return content.removesuffix(next((stop for stop in stops if content.endswith(stop)), ""))
 
 
 def _marked(parts: list[str], name: str, marker: str) -> Messages:
