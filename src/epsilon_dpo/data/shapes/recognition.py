@@ -88,11 +88,7 @@ class Reading:
         return results
 
     def _names_in(self, row: Row, seen: frozenset[str], where: str) -> dict[str, str]:
-        """The row's column for each of the shape's that it has, those that come late among them.
-
-        Raises:
-            UserError: the pair would change without a column that is not read.
-        """
+        """`names` for this row; a column without which its pair would change is read, or refused."""
         if beside := first_with_value(row, UNSUPPORTED):
             raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
         late = [name for name, value in row.items() if name not in seen and value not in ("", [])]
@@ -111,11 +107,7 @@ class Reading:
         return names
 
     def _optional(self, late: list[str], row: Row, where: str) -> dict[str, str]:
-        """Those of the columns `late` that are optional fields without another column in the row, by field.
-
-        Raises:
-            UserError: two could be the same field.
-        """
+        """The columns `late` that are optional fields, by field, unless the row has it in another column as well."""
         there = {name for name, column in self.names.items() if column in row}
         found = {}
         for field in self.shape.fields:
@@ -209,11 +201,7 @@ def _shown(kinds: Mapping[str, str]) -> str:
 
 
 def _only_fit(kinds: Mapping[str, str], mapped: Mapping[str, str], where: str) -> tuple[Shape, Names]:
-    """The shape that a file with columns of these kinds has.
-
-    Raises:
-        UserError: none fits, several do, or two columns could be the same field.
-    """
+    """The only shape that fits columns of these kinds. Raises: UserError: none does, several do, or not in one way."""
     called = mapped or {name: name for name in kinds}  # the file's column by the name that a shape may know
     known = {name: kinds[column] for name, column in called.items()}
     fitting = [(shape, names) for shape in SHAPES if (names := _fit(shape, known)) is not None]
