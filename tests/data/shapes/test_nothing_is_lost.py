@@ -306,6 +306,13 @@ def test_a_mapped_column_that_the_shape_does_not_read_is_refused() -> None:
             recognise([row], "x", {**MAPPED, name: column})
 
 
+def test_mapped_columns_of_two_shapes_are_advised_by_the_files_names() -> None:
+    row = {"frage": "a", "gut": "b", "schlecht": "c", "eins": "b", "zwei": "c", "urteil": 1}
+    columns = {**MAPPED, "response_1": "eins", "response_2": "zwei", "verdict": "urteil"}
+    with pytest.raises(UserError, match=r"such as \{prompt: frage, chosen: gut, rejected: schlecht\} \("):
+        recognise([row], "x", columns)
+
+
 def transcripts(number: int) -> Row:
     return {side: f"\n\nHuman: q{number}\n\nAssistant: {side}" for side in ("chosen", "rejected")}
 
