@@ -42,13 +42,14 @@ class BosRule:
         self.at_start = short - self.per_exchange
         self.at_start_with_system = self._with_system(tokenizer)
         added = tokenizer("x", verbose=False)["input_ids"][:1] == [self.bos_id]
-        if not self.per_exchange and self.at_start != 1 and (self.at_start or added):
+        right_number = self.per_exchange or self.at_start == 1
+        if not right_number and self.at_start:
             self.fault = f"the chat template writes {self.at_start} BOS tokens ({tokenizer.bos_token})"
-            if not self.at_start:
-                self.fault = (
-                    f"the chat template writes no BOS ({tokenizer.bos_token}), which the tokenizer puts before every "
-                    "other text"
-                )
+        elif not right_number and added:
+            self.fault = (
+                f"the chat template writes no BOS ({tokenizer.bos_token}), which the tokenizer puts before every other "
+                "text"
+            )
         elif ids[0][:1] != [self.bos_id] and (self.per_exchange or self.at_start):
             self.fault = f"the chat template does not begin with the BOS ({tokenizer.bos_token}) that it writes"
 
