@@ -161,7 +161,7 @@ def _nemo(found: str, name: str) -> Messages:
 
 def _open_assistant(found: str, name: str) -> Messages:
     """The turns of a prompt in Open-Assistant's template, without the mark that ends each."""
-    # After <s>, HTML's begin of text struck through, </s> is its end.
+    # Where <s> occurs, </s> ends text that HTML strikes through.
     stop = r"<\|endoftext\|>" if "<s>" in found else r"(<\|endoftext\|>|</s>)"
     _, *parts = re.split(r"<\|(prompter|assistant)\|>", found)
     parts[1:-1:2] = [re.sub(rf"{stop}\Z", "", content.rstrip()) for content in parts[1:-1:2]]
