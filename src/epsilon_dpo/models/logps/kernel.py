@@ -199,25 +199,25 @@ class _TokenLogps(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         k = 0 if alternatives is None else alternatives.k
         with torch.autocast(hidden.device.type, enabled=False):
-            log_normaliser, ref_log_normaliser, top, values = _sweep(hidden, head, labels, reference, k, sizes)
-        policy, *others = values
-        drawn, logp = None, None
+            log_normaliser, ref_log_normaliser, top, found = _sweep(hidden, head, labels, reference, k, sizes)
+        drawn = None
         if alternatives is not None:
             drawn, logit = top.draw(alternatives.generator)
-            logp = logit - log_normaliser
+            found = found._replace(alternative=logit - log_normaliser)
         ctx.save_for_backward(
             hidden, weight, bias, labels, drawn, log_normaliser, ref_log_normaliser if sizes.kl_gradient else None
         )
         ctx.softcap, ctx.sizes, ctx.reference = head.softcap, sizes, reference if sizes.kl_gradient else None
         ctx.set_materialize_grads(False)
-        kl = values[TokenLogps._fields.index("kl_ref_policy")] if sizes.kl_gradient else None
-        ctx.mark_non_differentiable(*(other for other in others if other is not None and other is not kl))
-        return (policy, *others, logp)
+        with_gradient = {"policy", "alternative"} | ({"kl_ref_policy"} if sizes.kl_gradient else set())
+        constants = (x for name, x in found._asdict().items() if name not in with_gradient)
+        ctx.mark_non_differentiable(*(x for x in constants if x is not None))
+        return tuple(found)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        of = TokenLogps(*grads)  # type: ignore[arg-type]  # gradients in the place of values, None where there is none
+        of = TokenLogps(*grads)  # type: ignore[arg-type]  # the gradient by each value, None where there is none
         hidden, weight, bias, labels, drawn, log_normaliser, ref_log_normaliser = ctx.saved_tensors
         scored = [(tokens, x) for tokens, x in ((labels, of.policy), (drawn, of.alternative)) if x is not None]
         towards = None
@@ -242,9 +242,9 @@ class _Towards(NamedTuple):
 
 def _sweep(
     hidden: Tensor, head: Head, labels: Tensor, reference: Reference | None, k: int, sizes: _Sizes
-) -> tuple[Tensor, Tensor | None, RunningTop, tuple[Tensor | None, ...]]:
-    """The forward pass: the log-normalisers of policy and reference, the policy's top k, and the fields of TokenLogps
-    before `alternative`."""
+) -> tuple[Tensor, Tensor | None, RunningTop, TokenLogps]:
+    """The forward pass: the log-normalisers of policy and reference, the policy's top k, and every value per token but
+    `alternative`."""
     dtype, device, size = sizes.accumulator, hidden.device, len(labels)
     softcaps = [head.softcap] if reference is None else [head.softcap, reference.head.softcap]
     mixture = sizes.mixture
@@ -277,22 +277,29 @@ def _sweep(
             for softmax, part in zip((f, g, minus, plus), parts, strict=False):
                 softmax.add(rows, part)
     log_f = f.log_normaliser()
-    policy, entropy = sizes.round(label_f - log_f), log_f - f.expectation(0)
-    sum_sq = None if squares is None else squares.log_normaliser() - 2 * log_f
+    found = TokenLogps(
+        policy=sizes.round(label_f - log_f),
+        entropy=log_f - f.expectation(0),
+        log_sum_sq_probs=None if squares is None else squares.log_normaliser() - 2 * log_f,
+    )
     if reference is None:
-        return log_f, None, top, (policy, entropy, *(None,) * 7, sum_sq)
+        return log_f, None, top, found
     log_g = g.log_normaliser()
-    kls = (log_f - log_g + g.expectation(0), log_g - log_f - f.expectation(1))
-    perturbed: tuple[Tensor | None, ...] = (None, None)
-    changes: tuple[Tensor | None, ...] = (None, None)
+    found = found._replace(
+        reference=sizes.round(label_g - log_g),
+        kl_ref_policy=log_f - log_g + g.expectation(0),
+        kl_policy_ref=log_g - log_f - f.expectation(1),
+    )
     if mixture is not None and mixture.exact:
-        deltas = mixture.changes(label_f, label_g, (f.expectation(2), f.expectation(3)))
-        changes = tuple(delta.to(dtype) for delta in deltas)
+        changes = mixture.changes(label_f, label_g, (f.expectation(2), f.expectation(3)))
+        found = found._replace(delta_minus=changes[0].to(dtype), delta_plus=changes[1].to(dtype))
     elif mixture is not None:
         label_minus, label_plus = mixture.logits(label_f, label_g)
-        perturbed = sizes.round(label_minus - minus.log_normaliser()), sizes.round(label_plus - plus.log_normaliser())
-    values = policy, entropy, sizes.round(label_g - log_g), *perturbed, *kls, *changes, sum_sq
-    return log_f, log_g, top, values
+        found = found._replace(
+            logps_beta_minus=sizes.round(label_minus - minus.log_normaliser()),
+            logps_beta_plus=sizes.round(label_plus - plus.log_normaliser()),
+        )
+    return log_f, log_g, top, found
 
 
 def _sweep_back(
@@ -318,11 +325,10 @@ def _sweep_back(
         for rows in _tiles(len(hidden), sizes.token_chunk):
             states = hidden[rows].to(sizes.dtype)
             logits = _logits(states, tile, _cut(bias, span), softcap, sizes)
-            columns = [_columns(tokens[rows], span) for tokens, _ in scored]
-            gradients = [
-                (column, gradient[rows].to(dtype) * here)
-                for (column, here), (_, gradient) in zip(columns, scored, strict=True)
-            ]
+            gradients = []
+            for tokens, gradient in scored:
+                column, here = _columns(tokens[rows], span)
+                gradients.append((column, gradient[rows].to(dtype) * here))
             against = None if towards is None else _against(towards, span, rows, sizes)
             delta = gradient_of_raw(logits, log_normaliser[rows], total[rows], gradients, softcap, against)
             if grad_bias is not None:
