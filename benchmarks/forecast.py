@@ -98,6 +98,7 @@ def forecast(case: Case) -> float:
 
     from epsilon_dpo.forecast.memory import unsharded
     from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, sft_step
+    from epsilon_dpo.forecast.trainings import references_of
     from epsilon_dpo.methods.registry import method_of
     from epsilon_dpo.training.loop.params import LoRA
 
@@ -107,8 +108,7 @@ def forecast(case: Case) -> float:
         rows = Rows(case.micro_batch, case.prompt + case.answer, case.micro_batch * case.answer)
         return unsharded(sft_step(case.config(), how, rows)).total / 1e6
     method: Any = method_of("x", case.method)
-    reference = "none" if not method.needs_reference else "moving" if method.moves_reference else "separate"
-    scored = Scored("without adapter" if case.lora else reference, 512, method.eps_c)
+    scored = Scored(references_of(method, case.lora), 512, method.eps_c)
     rows = Rows(case.micro_batch, case.prompt + 2 * case.answer, 2 * case.micro_batch * case.answer, shared=True)
     return unsharded(alignment_step(case.config(), how, rows, scored)).total / 1e6
 

@@ -25,7 +25,17 @@ from epsilon_dpo.forecast.live import ACTIVATIONS, LiveBytes, without_memory
 from epsilon_dpo.forecast.machine import Machine
 from epsilon_dpo.forecast.memory import Memory, unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs, hours
-from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step, body_pass, passes, reading, sft_step
+from epsilon_dpo.forecast.simulation import (
+    How,
+    References,
+    Rows,
+    Scored,
+    alignment_step,
+    body_pass,
+    passes,
+    reading,
+    sft_step,
+)
 from epsilon_dpo.forecast.table import table
 from epsilon_dpo.forecast.trainings import Given, given, merged_copy, of_align, of_sft, policies_of
 from epsilon_dpo.judging.judges import pairrm_forward
@@ -115,11 +125,11 @@ def test_pairs_of_another_file_are_left_aside(
 @pytest.mark.parametrize("config", NO_MASK_OF_PAIRS.values(), ids=NO_MASK_OF_PAIRS)
 def test_models_that_take_no_pair_as_one_row(config: PreTrainedConfig) -> None:
     rows = Rows(3, 20, 24)
-    assert alignment_step(config, how(), rows, Scored("none", 512)).peak[ACTIVATIONS] > 0
+    assert alignment_step(config, how(), rows, Scored(References(0), 512)).peak[ACTIVATIONS] > 0
     assert sft_step(config, how(), rows).peak[ACTIVATIONS] > 0
     assert passes(config, torch.float32, rows, 512, "cpu").peak[ACTIVATIONS] > 0
     with pytest.raises(UserError, match=r"align\.share_prompt: true is not possible for \w+ \(.*\); set it to false"):
-        alignment_step(config, how(), rows._replace(shared=True), Scored("none", 512))
+        alignment_step(config, how(), rows._replace(shared=True), Scored(References(0), 512))
 
 
 def test_align_is_simulated_as_share_prompt_says() -> None:
@@ -447,8 +457,12 @@ def test_what_needs_most_decides_whether_all_fits() -> None:
 def test_a_moving_reference_beside_an_adapter() -> None:
     """A second adapter in memory, and a pass of the start beside the follower's."""
     fixed, moving = (
-        unsharded(alignment_step(LlamaConfig(**SIZES), how(ADAPTER), Rows(3, 20, 36), Scored(reference, 512)))
-        for reference in ("without adapter", "moving adapter")
+        unsharded(
+            alignment_step(
+                LlamaConfig(**SIZES), how(ADAPTER), Rows(3, 20, 36), Scored(References(count, separate=False), 512)
+            )
+        )
+        for count in (1, 2)
     )
     assert moving.reference - fixed.reference == 4 * 2 * 2 * (32 + 32)  # two layers, rank 2
     both = of_align(given_llama(default(align={"lora": ADAPTER})))
@@ -463,7 +477,7 @@ def test_a_moving_reference_beside_an_adapter() -> None:
 def test_an_adapter_of_modules_that_are_not_there() -> None:
     lora = ADAPTER.model_copy(update={"target_modules": ["query_key_value"]})
     with pytest.raises(UserError, match=r"lora\.target_modules: LlamaForCausalLM has no query_key_value"):
-        alignment_step(LlamaConfig(**SIZES), how(lora), Rows(3, 20, 36), Scored("without adapter", 512))
+        alignment_step(LlamaConfig(**SIZES), how(lora), Rows(3, 20, 36), Scored(References(1, separate=False), 512))
 
 
 def test_a_config_that_does_not_exist() -> None:

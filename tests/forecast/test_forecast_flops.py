@@ -16,7 +16,7 @@ from epsilon_dpo.forecast.architecture import model_of, sizes_of
 from epsilon_dpo.forecast.flops import flops, of_sampling, of_training, plus_references
 from epsilon_dpo.forecast.lengths import Form, Lengths, chosen_rows, shared_rows, two_rows
 from epsilon_dpo.forecast.live import LiveBytes, without_memory
-from epsilon_dpo.forecast.simulation import How, Rows, Scored, alignment_step
+from epsilon_dpo.forecast.simulation import How, References, Rows, Scored, alignment_step
 from epsilon_dpo.forecast.trainings import further_passes
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.training.loop.params import LoRA
@@ -60,17 +60,21 @@ def test_forms_of_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "reference", "lora", "checkpointing"),
+    ("config", "references", "lora", "checkpointing"),
     [
-        (Gemma2Config(**SIZES), "separate", None, False),
-        (Gemma2Config(**SIZES), "moving", None, True),
-        (Gemma2Config(**SIZES), "without adapter", ADAPTER, False),
-        (LlamaConfig(**SIZES, attn_implementation="eager"), "none", None, True),
+        (Gemma2Config(**SIZES), References(1), None, False),
+        (Gemma2Config(**SIZES), References(2), None, True),
+        (Gemma2Config(**SIZES), References(1, separate=False), ADAPTER, False),
+        (LlamaConfig(**SIZES, attn_implementation="eager"), References(0), None, True),
     ],
     ids=["eager attention", "three models, checkpointed", "an adapter", "no reference"],
 )
 def test_products_that_a_step_computes(
-    monkeypatch: pytest.MonkeyPatch, config: PreTrainedConfig, reference: str, lora: LoRA | None, checkpointing: bool
+    monkeypatch: pytest.MonkeyPatch,
+    config: PreTrainedConfig,
+    references: References,
+    lora: LoRA | None,
+    checkpointing: bool,
 ) -> None:
     """Three pairs of 20 tokens: what torch's own formulas make of each operation's shapes."""
     counted = [0]
@@ -92,9 +96,9 @@ def test_products_that_a_step_computes(
         sizes = sizes_of(model_of(config, torch.float32))
     monkeypatch.setattr(simulation, "without_memory", counting)
     how = How(torch.float32, False, checkpointing, lora, False, "cuda")
-    alignment_step(config, how, Rows(3, 20, 36), Scored(reference, 512))
+    alignment_step(config, how, Rows(3, 20, 36), Scored(references, 512))
     own = of_training(lora is not None, checkpointing, sizes.eager and not checkpointing)
-    references = {"none": 0, "separate": 1, "moving": 2, "without adapter": 1}[reference]
-    said = 3 * flops(sizes, Form(20, 20, 400, 12, 12), plus_references(own, references, reference == "moving", False))
+    products = plus_references(own, references.count, references.moving, kl_gradient=False)
+    said = 3 * flops(sizes, Form(20, 20, 400, 12, 12), products)
     # The first layer's inputs need no gradient by themselves, and an adapter's own products are not counted.
     assert counted[0] == pytest.approx(said, rel=0.06)

@@ -27,7 +27,28 @@ from epsilon_dpo.training.loop.adapters import target_modules
 from epsilon_dpo.training.loop.params import LoRA
 
 Device = Literal["cpu", "cuda"]
-References = Literal["none", "separate", "moving", "without adapter", "moving adapter"]
+
+
+@dataclass(frozen=True)
+class References:
+    """What the log-ratios of a step are taken against.
+
+    Attributes:
+        count: 0: nothing; 1: the frozen SFT model; 2: a reference that moves, and the one that it was at first.
+        separate: whether they are models of their own; else the policy under another adapter, or under none.
+    """
+
+    count: int
+    separate: bool = True
+
+    @property
+    def moving(self) -> bool:
+        return self.count == 2
+
+    @property
+    def models(self) -> int:
+        """Those in memory beside the policy."""
+        return self.count if self.separate else 0
 
 
 class Rows(NamedTuple):
@@ -64,7 +85,7 @@ class How:
 class Scored:
     """What `align` asks the log-prob head for, see Method and kernel.token_logps."""
 
-    reference: References
+    references: References
     token_chunk: int
     eps_c: float | None = None
     sum_sq_probs: bool = False
@@ -95,16 +116,15 @@ def alignment_step(config: PreTrainedConfig, how: How, rows: Rows, scored: Score
         if not how.gradient_checkpointing:
             recompute_attention(policy)
         live.label = REFERENCE
-        count = {"none": 0, "separate": 1, "moving": 2, "without adapter": 0, "moving adapter": 0}[scored.reference]
-        references = [model_of(config, how.dtype).requires_grad_(False).eval() for _ in range(count)]
+        asked = scored.references
+        references = [model_of(config, how.dtype).requires_grad_(False).eval() for _ in range(asked.models)]
         for reference in references:
             disable_dropout(reference)
-        if scored.reference == "without adapter":
-            references = [policy]
         follower = []
-        if scored.reference == "moving adapter":  # a second adapter follows; the base without any is the start
-            follower = [torch.empty_like(weight) for weight in policy.parameters() if weight.requires_grad]
-            references = [policy, policy]
+        if not asked.separate:
+            references = [policy] * asked.count
+            if asked.moving:  # a second adapter follows; the base without any is the start
+                follower = [torch.empty_like(weight) for weight in policy.parameters() if weight.requires_grad]
         live.label = ACTIVATIONS
         labels, tile = torch.zeros(rows.scored, dtype=torch.long), VOCAB_TILE[how.device]
 

@@ -18,7 +18,7 @@ from epsilon_dpo.forecast.memory import Memory, quantised, sharded, unsharded
 from epsilon_dpo.forecast.needs import Disk, Needs, hours
 from epsilon_dpo.forecast.simulation import How, References, Rows, Scored, Simulated, alignment_step, sft_step
 from epsilon_dpo.methods.interface import Method
-from epsilon_dpo.methods.online import AnyMethod, OnlineMethod
+from epsilon_dpo.methods.online import AnyMethod
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.training.loop.params import Adaptable
@@ -97,7 +97,7 @@ def of_align(of: Given) -> list[Needs]:
     kinds: dict[References, list[str]] = {}
     methods = methods_of(of)
     for name, method in methods.items():
-        kinds.setdefault(_reference(method, of.params.align.lora is not None), []).append(name)
+        kinds.setdefault(references_of(method, of.params.align.lora is not None), []).append(name)
     return [_of_kind(of, kind, {name: methods[name] for name in names}) for kind, names in kinds.items()]
 
 
@@ -106,51 +106,42 @@ def methods_of(of: Given) -> dict[str, AnyMethod]:
     return {name: method_of(name, entry) for name, entry in of.params.runs.items()}
 
 
-def _reference(method: AnyMethod, adapter: bool) -> References:
+def references_of(method: AnyMethod, adapter: bool) -> References:
     if not method.needs_reference:
-        return "none"
+        return References(0)
     moves = isinstance(method, Method) and method.moves_reference
-    if adapter:
-        return "moving adapter" if moves else "without adapter"
-    return "moving" if moves else "separate"
+    return References(2 if moves else 1, separate=not adapter)
 
 
-def _of_kind(of: Given, kind: References, methods: dict[str, AnyMethod]) -> Needs:
-    block = of.params.align
+def _of_kind(of: Given, references: References, methods: dict[str, AnyMethod]) -> Needs:
+    block, dtype = of.params.align, policy_dtype(of.params)
     form = (shared_rows if block.share_prompt else two_rows)(of.train)
     micro = block.micro_batch_size
-    texts = micro * (1 if block.share_prompt else 2)
+    texts = micro if block.share_prompt else 2 * micro
     rows = Rows(texts, form.columns, micro * form.most_scored, block.share_prompt)
     pairwise = [method for method in methods.values() if isinstance(method, Method)]
     scored = Scored(
-        kind,
+        references,
         block.logps_token_chunk,
         next((method.eps_c for method in pairwise if method.eps_c is not None), None),
         sum_sq_probs=any(method.sum_sq_probs for method in pairwise),
         kl_gradient=any(method.kl_gradient for method in pairwise),
     )
-    dtype = policy_dtype(of.params)
-    references = {"none": 0, "separate": 1, "moving": 2, "without adapter": 1, "moving adapter": 2}[kind]
-    moves = kind in ("moving", "moving adapter")
-    models = 1 + references if kind in ("separate", "moving") else 1
+    models = 1 + references.models
     memory, step = _memory(of, block, dtype, models, lambda how: alignment_step(of.config, how, rows, scored))
     recomputed = of.sizes.eager and not block.gradient_checkpointing
     own = of_training(block.lora is not None, block.gradient_checkpointing, recomputed)
-    several = accumulates(block, of.machine.processes)
-
-    def work_of(method: AnyMethod) -> float | None:
-        if isinstance(method, OnlineMethod):
-            return None
-        passes = references + further_passes(method, several)
-        return _work(of, block, form, plus_references(own, passes, moves, scored.kl_gradient))
-
-    works = [work_of(method) for method in methods.values()]
-    work = None if None in works else math.fsum(works)  # type: ignore[arg-type]  # there is no None in it
-    disk = _disk(of, block, step, dtype, policies_of(of, methods), moves)
+    several, online = accumulates(block, of.machine.processes), len(pairwise) < len(methods)
+    works = []
+    for method in pairwise:
+        passes = references.count + further_passes(method, several)
+        works.append(_work(of, block, form, plus_references(own, passes, references.moving, scored.kl_gradient)))
+    work = None if online or None in works else math.fsum(works)  # type: ignore[arg-type]  # there is no None in it
+    disk = _disk(of, block, step, dtype, policies_of(of, methods), references.moving)
     if _in_4_bits(block) and sft_is_adapter(of.params):
         # Each process quantises a copy of its own (training/loop/adapters.py); a resumed one has its checkpoints, too.
         disk = replace(disk, scratch=disk.scratch + of.machine.processes * merged_copy(of))
-    note = "" if len(pairwise) == len(methods) else "what online runs draw is not counted"
+    note = "what online runs draw is not counted" if online else ""
     time = hours(work, of.machine, _in_bf16(block, dtype))
     return Needs("align", list(methods), memory, of.machine.gpus, work, time, disk, note)
 
