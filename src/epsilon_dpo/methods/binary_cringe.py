@@ -7,40 +7,17 @@ Differences from ParlAI's code (projects/cringe): `sft_reduction: token_mean` is
 the default `mean` weighs every pair alike instead. Both logits of the contrast carry the gradient, as there by default.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import (
-    Logps,
-    Method,
-    MethodConfig,
-    PairLoss,
-    SFTReduction,
-    log_sigmoid,
-    reduced,
-    required,
-)
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, SFTReduction, cringe, reduced
 
 
 class BinaryCringeConfig(MethodConfig):
     alpha: Annotated[float, Field(ge=0.0)]  # weight of the contrast (ParlAI's ct_loss_weight); 0 leaves the SFT term
     k: Annotated[int, Field(ge=1)]  # likeliest tokens from which the alternative is drawn; 1 is the likeliest itself
     sft_reduction: SFTReduction = "mean"  # of both terms: over the tokens of both answers
-
-
-def cringe(rejected: Logps) -> "Tensor":
-    """Contrast of the rejected answers' tokens with their alternatives, in nats, summed over tokens, [B].
-
-    -sum_t log(exp(s*_t) / (exp(s*_t) + exp(s_t[y_t]))). It holds differences of logits only, and those of log-probs are
-    the same. Positions outside the answer hold 0 on both sides and would count log 2 each if they were not masked.
-    """
-    alternative = required(rejected.alternative_tokens, "alternative_tokens")
-    per_token = log_sigmoid(alternative - required(rejected.policy_tokens, "policy_tokens"))
-    return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
 
 
 class BinaryCringe(Method[BinaryCringeConfig]):

@@ -124,6 +124,17 @@ def reduced(total: "Tensor", answers: Sequence[Logps], reduction: SFTReduction) 
     return total / max(sum(required(answer.mean_tokens, "mean_tokens") for answer in answers), 1.0)
 
 
+def cringe(rejected: Logps) -> "Tensor":
+    """CRINGE's contrast of the rejected answers' tokens with their alternatives, in nats, summed over tokens, [B].
+
+    -sum_t log(exp(s*_t) / (exp(s*_t) + exp(s_t[y_t]))). It holds differences of logits only, and those of log-probs are
+    the same. Positions outside the answer hold 0 on both sides and would count log 2 each if they were not masked.
+    """
+    alternative = required(rejected.alternative_tokens, "alternative_tokens")
+    per_token = log_sigmoid(alternative - required(rejected.policy_tokens, "policy_tokens"))
+    return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
+
+
 @dataclass(frozen=True)
 class PairLoss:
     """What a method makes of a micro-batch; every tensor is [B].

@@ -10,23 +10,11 @@ Differences from the paper: it does not say whether the gate is differentiated. 
 `gate_gradient`. The paper's rounds of sampling new pairs are not part of the loss; this is one round.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
-from epsilon_dpo.methods.interface import (
-    Logps,
-    Method,
-    MethodConfig,
-    PairLoss,
-    SFTReduction,
-    log_sigmoid,
-    reduced,
-    required,
-)
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from epsilon_dpo.methods.interface import Logps, Method, MethodConfig, PairLoss, SFTReduction, cringe, reduced
 
 CLOSED = 0.01  # a gate below this is logged as closed: the pair has next to no gradient
 
@@ -38,17 +26,6 @@ class PairwiseCringeConfig(MethodConfig):
     tau: Annotated[float, Field(gt=0.0)]  # softness of the gate, in nats
     gate_gradient: bool = False  # whether the loss also falls by closing the gate
     sft_reduction: SFTReduction = "mean"  # of both terms: over the tokens of both answers
-
-
-def cringe(rejected: Logps) -> "Tensor":
-    """Contrast of the rejected answers' tokens with their alternatives, in nats, summed over tokens, [B].
-
-    -sum_t log(exp(s*_t) / (exp(s*_t) + exp(s_t[y_t]))). It holds differences of logits only, and those of log-probs are
-    the same. Positions outside the answer hold 0 on both sides and would count log 2 each if they were not masked.
-    """
-    alternative = required(rejected.alternative_tokens, "alternative_tokens")
-    per_token = log_sigmoid(alternative - required(rejected.policy_tokens, "policy_tokens"))
-    return -per_token.masked_fill(~required(rejected.mask, "mask"), 0.0).sum(-1)
 
 
 class PairwiseCringe(Method[PairwiseCringeConfig]):
