@@ -35,18 +35,20 @@ class DPOConfig(MethodConfig):
     divergence: Literal["reverse_kl", "forward_kl"] = "reverse_kl"  # KL(policy || reference), or the other way round
 
     @model_validator(mode="after")
-    def _both_or_neither(self) -> "DPOConfig":
-        if self.label_smoothing > 0.0 and self.flip_by is not None:
+    def _rate_and_smoothing_go_together(self) -> "DPOConfig":
+        same_for_all, own, smooths = self.label_smoothing > 0.0, self.flip_by is not None, self.smoothing is not None
+        if same_for_all and own:
             raise ValueError("flip_by takes each pair's own rate, so label_smoothing would not be read; remove one")
-        if (self.label_smoothing > 0.0 or self.flip_by is not None) and self.smoothing is None:
-            name = "label_smoothing" if self.flip_by is None else "flip_by"
+        has_rate = same_for_all or own
+        if has_rate and not smooths:
+            name = "flip_by" if own else "label_smoothing"
             raise ValueError(f"{name} needs smoothing: conservative (cDPO), robust (rDPO) or forward (likelihood)")
-        if self.smoothing is not None and self.label_smoothing == 0.0 and self.flip_by is None:
+        if smooths and not has_rate:
             raise ValueError(
                 "smoothing does nothing without label_smoothing above 0 or flip_by: annotator; set one, or remove "
                 "smoothing"
             )
-        if self.smoothing is not None and self.divergence == "forward_kl":
+        if smooths and self.divergence == "forward_kl":
             raise ValueError(
                 "smoothing keeps pulling at some pairs whose margin is large, where the scores of divergence: "
                 "forward_kl have no bound; remove divergence, or smoothing with label_smoothing and flip_by"
