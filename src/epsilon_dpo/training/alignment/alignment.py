@@ -64,9 +64,7 @@ def align(
         reference=begun.reference,
         method=method,
         token_chunk=config.logps_token_chunk,
-        args=TrainingArguments(
-            **begun.settings, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"
-        ),
+        args=TrainingArguments(**begun.settings),
         train_dataset=train,
         eval_dataset=evaluation,
         pad_token_id=begun.tokenizer.pad_token_id or 0,
@@ -97,6 +95,7 @@ def start(method: AnyMethod, config: Align, seed: int, sft_model: Path, scratch:
     if method.config.seed is not None:
         seed = method.config.seed
     settings = training_arguments(config, seed, scratch, save_steps)
+    settings |= {"remove_unused_columns": False, "include_num_input_tokens_seen": "non_padding"}
     if method.config.learning_rate is not None:
         settings["learning_rate"] = method.config.learning_rate
     model = start_from(sft_model, config.lora, seed, scratch)

@@ -64,29 +64,27 @@ def align_online(
             "launcher shards the weights (FSDP); take launchers/ddp.yaml for them, or no launcher."
         )
     begun = start(method, config, seed, sft_model, scratch, save_steps)
-    own = {
+    assert begun.reference is not None
+    train_prompts, eval_prompts = (read_prompts(prompts[split]) for split in ("train", "eval"))
+    _refuse_what_does_not_fit(begun.model, [*train_prompts, *eval_prompts], method.config.max_new_tokens)
+    evaluation = PairData.read(pairs / "eval.jsonl")
+    settings = begun.settings | {
         "max_steps": method.config.steps * method.updates,
         "logging_steps": method.updates,
-        "save_steps": -(-save_steps // method.updates) * method.updates,
+        "save_steps": -(-save_steps // method.updates) * method.updates,  # up to the end of a generation
         "per_device_train_batch_size": 1,  # a generation
     }
-    asked = {split: read_prompts(file) for split, file in prompts.items()}
-    _refuse_what_does_not_fit(begun.model, [*asked["train"], *asked["eval"]], method.config.max_new_tokens)
-    evaluation = PairData.read(pairs / "eval.jsonl")
-    assert begun.reference is not None
     trainer = OnlineTrainer(
         model=begun.model,
         reference=begun.reference,
         method=method,
         draw=draw,
         score=score,
-        prompts=PromptOrder(asked["train"], method.config.prompts_per_step, begun.seed),
-        eval_prompts=asked["eval"],
+        prompts=PromptOrder(train_prompts, method.config.prompts_per_step, begun.seed),
+        eval_prompts=eval_prompts,
         micro_batch=config.micro_batch_size,
         token_chunk=config.logps_token_chunk,
-        args=TrainingArguments(
-            **{**begun.settings, **own}, remove_unused_columns=False, include_num_input_tokens_seen="non_padding"
-        ),
+        args=TrainingArguments(**settings),
         eval_dataset=evaluation,
         pad_token_id=begun.tokenizer.pad_token_id or 0,
         callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],

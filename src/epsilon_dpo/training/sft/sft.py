@@ -64,24 +64,28 @@ def fine_tune(
     model = start_from(base / "model", config.lora, seed)
     text = model.config.get_text_config()
     require_positions(text, "tokens.max_length", tokens.max_length)
-    coef = getattr(text, "router_aux_loss_coef", None)
+    router_aux_loss_coef = getattr(text, "router_aux_loss_coef", None)  # of a mixture of experts
     settings = SFTConfig(
         **training_arguments(config, seed, scratch, save_steps),
         completion_only_loss=config.completion_only_loss,
         max_length=None,  # tokenise_chosen has cut
-        router_aux_loss_coef=0.0,  # of a mixture of experts: it depends on how a step is cut, and alignment has none
+        router_aux_loss_coef=0.0,  # that loss depends on how a step is cut, and alignment has none
         dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    train, evaluation = (
+        labelled(JsonlFile(validated / f"{split}.jsonl"), tokenizer, tokens, config.completion_only_loss)
+        for split in ("train", "eval")
     )
     trainer = _Trainer(
         model=model,
         args=settings,
-        train_dataset=labelled(JsonlFile(validated / "train.jsonl"), tokenizer, tokens, config.completion_only_loss),
-        eval_dataset=labelled(JsonlFile(validated / "eval.jsonl"), tokenizer, tokens, config.completion_only_loss),
+        train_dataset=train,
+        eval_dataset=evaluation,
         processing_class=tokenizer,
         callbacks=[SealedCheckpoints(), MetricStream(scratch / "metrics.jsonl", track)],
     )
-    if coef is not None:  # TRL writes what it trains with into the model's config
-        text.router_aux_loss_coef = coef
+    if router_aux_loss_coef is not None:  # TRL writes what it trains with into the model's config
+        text.router_aux_loss_coef = router_aux_loss_coef
     shard(model, trainer.accelerator)
     in_float32(model)  # TRL makes an adapter on quantised weights bfloat16
     show_one_bar(trainer)
