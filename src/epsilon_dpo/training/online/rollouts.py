@@ -78,17 +78,14 @@ class Rollouts:
         """
         asked = [prompt for prompt in prompts for _ in range(k)]
         accelerator = self.logps.accelerator
-        places = list(range(len(asked)))[accelerator.process_index :: accelerator.num_processes]
-        parts = []
-        if places:
-            own = self._drawn(model, [asked[place] for place in places], [seeds[place] for place in places])
-            parts = [(places, own)]
+        places = range(accelerator.process_index, len(asked), accelerator.num_processes)
+        shares = [self._share(model, asked, seeds, places)] if places else []
         if accelerator.num_processes > 1:
-            parts = gather_object(parts)
-        order = torch.tensor([place for part_places, _ in parts for place in part_places]).argsort()
-        tokens = _joined([part.tokens for _, part in parts], order)
+            shares = gather_object(shares)
+        order = torch.tensor([place for share in shares for place in share.places]).argsort()
+        tokens = _joined([share.tokens for share in shares], order)
         assert tokens.reference is not None
-        drawn = [answer for _, part in parts for answer in zip(part.rows, part.scores, part.ended, strict=True)]
+        drawn = [answer for share in shares for answer in zip(share.rows, share.scores, share.ended, strict=True)]
         rows, scores, ended = zip(*(drawn[int(place)] for place in order), strict=True)
         answers = Answers(
             scores=torch.tensor(scores, dtype=torch.float64),
@@ -100,15 +97,18 @@ class Rollouts:
         )
         return Generation(list(rows), answers, _metrics(answers, tokens, k))
 
-    def _drawn(self, model: PreTrainedModel, asked: Sequence[Prompt], seeds: Sequence[int]) -> "_Share":
-        """This process's share of a generation: an answer to each of `asked`."""
+    def _share(
+        self, model: PreTrainedModel, asked: Sequence[Prompt], seeds: Sequence[int], places: Sequence[int]
+    ) -> "_Share":
+        """What one process draws of a generation: an answer to each of `asked` at `places`."""
+        prompts = [asked[place] for place in places]
         model.eval()
         with self.logps.accelerator.autocast():
-            drawn = self.draw(model, [prompt.ids for prompt in asked], seeds)
-        scores = self.score([prompt.messages for prompt in asked], [answer.text for answer in drawn])
-        _refuse_what_is_no_score(scores, asked)
-        rows = [(prompt.ids, answer.ids) for prompt, answer in zip(asked, drawn, strict=True)]
-        return _Share(rows, list(scores), [answer.ended for answer in drawn], self._tokens(model, rows))
+            drawn = self.draw(model, [prompt.ids for prompt in prompts], [seeds[place] for place in places])
+        scores = self.score([prompt.messages for prompt in prompts], [answer.text for answer in drawn])
+        _refuse_what_is_no_score(scores, prompts)
+        rows = [(prompt.ids, answer.ids) for prompt, answer in zip(prompts, drawn, strict=True)]
+        return _Share(places, rows, list(scores), [answer.ended for answer in drawn], self._tokens(model, rows))
 
     def cut(self, rows: Sequence[Row], processes: int = 1, rank: int = 0) -> list[list[int]]:
         """Micro-batches of `rows`, as places in them, neighbours in length; those of one process if several share."""
@@ -124,6 +124,7 @@ class Rollouts:
 
 
 class _Share(NamedTuple):
+    places: Sequence[int]  # in the generation
     rows: list[Row]
     scores: list[float]
     ended: list[bool]
