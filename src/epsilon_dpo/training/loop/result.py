@@ -33,8 +33,11 @@ def write_result(
     Raises:
         UserError: a number of the evaluation is not finite; nothing is written.
     """
-    evaluation = {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
-    evaluation = {name: value for name, value in evaluation.items() if not name.endswith(NOT_REPRODUCIBLE_SUFFIXES)}
+    evaluation = {
+        name: value
+        for name, value in trainer.evaluate().items()
+        if name.startswith("eval_") and not name.endswith(NOT_REPRODUCIBLE_SUFFIXES)
+    }
     broken = [name for name, value in evaluation.items() if not math.isfinite(value)]
     if broken:
         raise UserError(
@@ -42,7 +45,7 @@ def write_result(
             "learning_rate (a run's own, if it has one) or max_grad_norm in params.yaml."
         )
     rows = training_rows(trainer.state)
-    last = {f"train_{name}": value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
+    last = {f"train_{name}": value for name, value in rows[-1].items() if name != "step"}
     steps = trainer.state.global_step
     metrics = {"steps": steps, **last, **evaluation}
     if trainer.args.world_size > 1:
