@@ -23,11 +23,9 @@ def training_arguments(config: Accelerated, seed: int, folder: Path, save_steps:
             would be right, but the result silently wrong: transformers ignores a method's state when it resumes under
             DeepSpeed, and under ZeRO-3 the process that saves the model has none of its weights.
     """
-    for variable in ENGINES:
-        if variable == "ACCELERATE_USE_FSDP" and asked_for():
-            continue
-        if os.environ.get(variable, "false").lower() in ("y", "yes", "t", "true", "on", "1"):
-            engine = ENGINES[variable]
+    for variable, engine in ENGINES.items():
+        used = os.environ.get(variable, "false").lower() in ("y", "yes", "t", "true", "on", "1")
+        if used and not (engine == "FSDP" and asked_for()):
             raise UserError(
                 f"accelerate is configured to use {engine} ({variable}), under which this stage would save a model "
                 f"without its weights or forget a method's state when it resumes; start the stage without {engine}. "
