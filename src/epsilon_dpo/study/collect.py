@@ -190,11 +190,12 @@ def policies(out: Path, seed: int, run: str, runs: Mapping[str, dict[str, Any]])
         row |= {column_of(scorer): rate.value for scorer, rate in point.win_rate.items()}
         row["prompts"] = len(point.kl_by_prompt)
         row["policy_sha256"] = read_json(out / "kl" / run / place / "metrics.json")["policy_sha256"]
-        moved = moves(read_jsonl(metrics / "metrics.jsonl"), beta) if final else {}
-        records = read_jsonl(out / "monotonicity" / run / "records.jsonl") if final else []
-        decided = decisions(records) if final else {}
-        row |= {name: moved.get(name) for name in MOVES} | {name: decided.get(name) for name in DECISIONS}
-        yield row | (foreseen(out, run, runs, records) if final else {})
+        row |= dict.fromkeys((*MOVES, *DECISIONS))
+        if final:
+            records = read_jsonl(out / "monotonicity" / run / "records.jsonl")
+            row |= moves(read_jsonl(metrics / "metrics.jsonl"), beta) | decisions(records)
+            row |= foreseen(out, run, runs, records)
+        yield row
 
 
 MOVES = ("lowered_share", "raised_share", "beta_change")

@@ -130,19 +130,18 @@ def early_difference(rows: Sequence[Row], first: Recipe, second: Recipe, column:
     Raises:
         UserError: there is no such snapshot.
     """
-    ours, theirs = (
-        {
-            (float(row["epoch"]), beta_of(row)): number(row, column)
-            for row in of_recipe(rows, one, final=False)
-            if row["place"] != FINAL
-        }
-        for one in (first, second)
-    )
+    ours, theirs = (_of_snapshots(rows, recipe, column) for recipe in (first, second))
     if not (both := ours.keys() & theirs.keys()):
         raise UserError("no snapshots of the same steps")
     earliest = min(epoch for epoch, _ in both)
     gaps = {beta: ours[epoch, beta] - theirs[epoch, beta] for epoch, beta in both if epoch == earliest}
     return _over_betas(gaps, grain(rows, first, column))
+
+
+def _of_snapshots(rows: Sequence[Row], recipe: Recipe, column: str) -> dict[tuple[float, float | None], float]:
+    """The value of each snapshot, by epoch and beta."""
+    kept = (row for row in of_recipe(rows, recipe, final=False) if row["place"] != FINAL)
+    return {(float(row["epoch"]), beta_of(row)): number(row, column) for row in kept}
 
 
 def mean_of(rows: Sequence[Row], recipe: Recipe, column: str, betas: Sequence[float] | None = None) -> Measured:
