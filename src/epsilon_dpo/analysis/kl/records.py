@@ -62,8 +62,8 @@ def kl_records(
         the id of the first row with the same prompt), the values of the estimators on these answers, `tokens`,
         `truncated` (no stop token at the end).
     """
-    tokenizer = load_tokenizer(reference)
-    models = [on_device(load_policy(folder, torch.float32)) for folder in (policy, reference)]
+    stop_token = load_tokenizer(reference).eos_token_id
+    policy_model, reference_model = (on_device(load_policy(folder, torch.float32)) for folder in (policy, reference))
     sets = {
         REFERENCE: (reference_samples, "response_ids"),
         POLICY: (policy_samples, "response_ids"),
@@ -73,8 +73,8 @@ def kl_records(
     for whose, (rows, field) in sets.items():
         answers = [(row["prompt_ids"], row[field]) for row in rows]
         sums = answer_sums(
-            models[0],
-            models[1],
+            policy_model,
+            reference_model,
             answers,
             params.batch_size,
             params.token_chunk,
@@ -84,10 +84,12 @@ def kl_records(
         )
         names = _prompt_names(rows, [prompt for prompt, _ in answers])
         for row, name, (_, ids), found in zip(rows, names, answers, sums, strict=True):
-            record = {"answers": whose, "id": row["id"], "prompt_id": name}
-            record |= {estimator.name: estimator.of(found) for estimator in estimators_of(whose)}
-            stopped = row["finish_reason"] == "stop" if "finish_reason" in row else ids[-1:] == [tokenizer.eos_token_id]
-            records.append(record | {"tokens": len(ids), "truncated": not stopped})
+            stopped = row["finish_reason"] == "stop" if "finish_reason" in row else ids[-1:] == [stop_token]
+            records.append(
+                {"answers": whose, "id": row["id"], "prompt_id": name}
+                | {estimator.name: estimator.of(found) for estimator in estimators_of(whose)}
+                | {"tokens": len(ids), "truncated": not stopped}
+            )
     return records
 
 
@@ -137,8 +139,8 @@ def kl_run(
         )
         metrics = summary(records, confidence)
         facts = {"sample_temperature": sampling["temperature"], "policy_sha256": policy_sha256}
-        under = sampled_under(sampling["temperature"], sampling.get("logits", {}))
-        facts |= {"sampled_under": under} if under else {}
+        if under := sampled_under(sampling["temperature"], sampling.get("logits", {})):
+            facts["sampled_under"] = under
         folder = make_place(out, place)
         write_jsonl(folder / "records.jsonl", records)
         write_json(folder / "metrics.json", {**metrics, **facts})
