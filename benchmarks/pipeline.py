@@ -135,7 +135,8 @@ def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
             one["cmd"] = "true"
             if not keep_code:
                 one["deps"] = [dep for dep in one.get("deps", []) if "src/" not in dep]
-        content.pop("plots", None) if not keep_code else None
+        if not keep_code:
+            content.pop("plots", None)
         with place.open("w") as file:
             YAML(typ="safe").dump(content, file)
         for name in ("params.yaml", "pins.yaml"):
