@@ -1,4 +1,4 @@
-"""What every trainer of a policy beside a reference shares; `finish_step` and what a step trains on are its own.
+"""What the trainers of a policy beside a reference share; `finish_step` and what a step trains on are each one's own.
 
 Log-probs through the chunked head (no logits), a frozen or moving reference (or the policy without its adapter), exact
 means over the optimizer step in the logs, the evaluation on given pairs, and checkpoints that hold the method's state.
@@ -28,6 +28,7 @@ from epsilon_dpo.training.alignment.pair_metrics import Totals, pair_metrics
 from epsilon_dpo.training.alignment.recomputed_attention import recompute_attention
 from epsilon_dpo.training.alignment.reference_model import disable_dropout, references
 from epsilon_dpo.training.loop.adapters import ResumesAdapter
+from epsilon_dpo.training.loop.checkpoints import checkpoint_of
 from epsilon_dpo.training.loop.sharding import let_go, load_parameters, save_parameters, shard
 from epsilon_dpo.training.loop.whole_steps import ReadsAll
 
@@ -150,7 +151,7 @@ class MethodTrainer(ReadsAll, ResumesAdapter):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        checkpoint = checkpoint_of(self.args, self.state)
         if self.args.should_save:
             write_json(checkpoint / METHOD_STATE, self.method.state_dict())
         if self.reference is not None and self.on_pairs.moves_reference:

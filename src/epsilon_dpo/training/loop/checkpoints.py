@@ -88,6 +88,11 @@ def _last_sealed(folder: Path) -> str | None:
     return str(last)
 
 
+def checkpoint_of(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where transformers puts the checkpoint of the present step."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+
+
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
@@ -138,7 +143,7 @@ class SealedCheckpoints(TrainerCallback):
     ) -> TrainerControl:
         PartialState().wait_for_everyone()  # each rank writes its own random state
         if state.is_world_process_zero:
-            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            checkpoint = checkpoint_of(args, state)
             partial = checkpoint / f"{LIST_OF_FILES}.partial"
             to_disk(*checkpoint.rglob("*"), checkpoint, checkpoint.parent)
             write_json(partial, _digests(checkpoint))

@@ -25,6 +25,7 @@ from epsilon_dpo.models.logps.padding import pad_right
 from epsilon_dpo.training.alignment.method_trainer import MethodTrainer
 from epsilon_dpo.training.alignment.pair_data import PairData
 from epsilon_dpo.training.alignment.pair_metrics import Totals
+from epsilon_dpo.training.loop.checkpoints import checkpoint_of
 from epsilon_dpo.training.online.answer_logps import AnswerLogps, ValueHead
 from epsilon_dpo.training.online.prompts import EVALUATION, Prompt, PromptOrder, seeds_of
 from epsilon_dpo.training.online.rollouts import DrawAnswers, Generation, Rollouts, ScoreAnswers
@@ -229,8 +230,7 @@ class OnlineTrainer(MethodTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.values is not None and self.args.should_save:
-            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            save_model(self.values, str(checkpoint / VALUE_HEAD))
+            save_model(self.values, str(checkpoint_of(self.args, self.state) / VALUE_HEAD))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
