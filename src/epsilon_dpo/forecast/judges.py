@@ -36,21 +36,7 @@ def of_judge(of: Given) -> list[Needs]:
         config, dtype = _config(judge)
     except UserError as error:
         return [Needs("score", [], None, 0, None, None, note=str(error))]
-    found, gpus = [], min(of.machine.gpus, 1)
-    if isinstance(judge, TrainedJudge | TrainedRewardJudge):
-        reward = isinstance(judge, TrainedRewardJudge)
-        rows = Rows(judge.micro_batch_size * (2 if reward else 1), _columns(judge), 1)
-        how = How(
-            dtype,
-            isinstance(judge, TrainedRewardJudge) and judge.bf16,
-            isinstance(judge, TrainedRewardJudge) and judge.gradient_checkpointing,
-            None,
-            accumulates(judge, processes=1),
-            of.machine.device,
-        )
-        step = _step(config, how, rows)
-        disk = Disk(out=step.trained_bytes, scratch=AT_ONCE * 3 * step.trained_bytes)
-        found.append(Needs("judge", [], unsharded(step), gpus, None, None, disk))
+    gpus = min(of.machine.gpus, 1)
     trained = isinstance(judge, TrainedJudge | TrainedRewardJudge)
     at_once = judge.micro_batch_size if trained else judge.batch_size  # type: ignore[union-attr]  # others left above
     rows = Rows(at_once, _columns(judge), 1)
@@ -61,11 +47,31 @@ def of_judge(of: Given) -> list[Needs]:
         model = _model(config, dtype).eval()
         live.label = ACTIVATIONS
         memory = unsharded(body_pass(model, live, rows))
-    if not trained:  # it is copied
-        found.append(Needs("judge", [], None, 0, None, None, Disk(out=sum(one.nbytes for one in model.parameters()))))
     if pairrm and pairrm_forward.has_its_attention(config):
         memory = replace(memory, activations=_of_its_attention(config, rows))
-    return [*found, Needs("score", list(of.params.runs), memory, gpus, None, None)]
+    if isinstance(judge, TrainedJudge | TrainedRewardJudge):
+        made = _training(of, judge, config, dtype)
+    else:  # it is copied
+        made = Needs("judge", [], None, 0, None, None, Disk(out=sum(one.nbytes for one in model.parameters())))
+    return [made, Needs("score", list(of.params.runs), memory, gpus, None, None)]
+
+
+def _training(
+    of: Given, judge: TrainedJudge | TrainedRewardJudge, config: PreTrainedConfig, dtype: torch.dtype
+) -> Needs:
+    reward = judge if isinstance(judge, TrainedRewardJudge) else None
+    rows = Rows(judge.micro_batch_size * (2 if reward else 1), _columns(judge), 1)
+    how = How(
+        dtype,
+        autocast=reward is not None and reward.bf16,
+        gradient_checkpointing=reward is not None and reward.gradient_checkpointing,
+        lora=None,
+        accumulates=accumulates(judge, processes=1),
+        device=of.machine.device,
+    )
+    step = _step(config, how, rows)
+    disk = Disk(out=step.trained_bytes, scratch=AT_ONCE * 3 * step.trained_bytes)
+    return Needs("judge", [], unsharded(step), min(of.machine.gpus, 1), None, None, disk)
 
 
 def _of_pairs(rows: Rows, device: str) -> Rows:
