@@ -150,14 +150,12 @@ def _widths(config: PreTrainedConfig, layers: nn.ModuleList) -> tuple[float, flo
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return float(config.num_attention_heads * width), float(_key_heads(config) * width)
     attention = sum(config.num_attention_heads * _head_dim(module) for module in found)
-    own = [
-        child.out_features
-        for module in found
-        for name, child in module.named_children()
-        if name == "k_proj" and isinstance(child, nn.Linear)
-    ]
+    projections = [getattr(module, "k_proj", None) for module in found]
+    own = [projection.out_features for projection in projections if isinstance(projection, nn.Linear)]
+    if own:
+        return attention / len(layers), sum(own) / len(layers)
     heads = [getattr(module, "num_kv_heads", None) or _key_heads(config) for module in found]  # Falcon's have their own
-    keys = sum(own) if own else sum(n * _head_dim(module) for n, module in zip(heads, found, strict=True))
+    keys = sum(count * _head_dim(module) for count, module in zip(heads, found, strict=True))
     return attention / len(layers), keys / len(layers)
 
 

@@ -93,7 +93,7 @@ def of_copies(of: Given) -> list[Needs]:
 
 
 def of_align(of: Given) -> list[Needs]:
-    """One for each kind of reference that runs need; FLOPs, time and disk of all of its runs."""
+    """A line for each kind of reference that runs need, with FLOPs, time and disk of all runs that need it."""
     kinds: dict[References, list[str]] = {}
     methods = methods_of(of)
     for name, method in methods.items():
@@ -203,14 +203,13 @@ def policies_of(of: Given, methods: Mapping[str, AnyMethod]) -> int:
 
 def _snapshots(of: Given, block: Adaptable, method: AnyMethod) -> int:
     """Policies that a run keeps beside the last one, as training/alignment/snapshots.py counts them."""
-    every, epochs = method.config.snapshot_epochs, block.num_train_epochs
+    every = method.config.snapshot_epochs
     if every is None:
         return 0
-    of_epoch = None if of.train.count is None else math.ceil(of.train.count / block.batch_size)
-    if block.max_steps is not None and of_epoch is not None:
-        epochs = block.max_steps / of_epoch
-    if of_epoch is None:
-        return max(math.ceil(epochs / every - 1e-6) - 1, 0)
+    if of.train.count is None:
+        return max(math.ceil(block.num_train_epochs / every - 1e-6) - 1, 0)
+    of_epoch = math.ceil(of.train.count / block.batch_size)
+    epochs = block.num_train_epochs if block.max_steps is None else block.max_steps / of_epoch
     steps = math.ceil(epochs * of_epoch - 1e-6) - 1  # the last one's is the final policy
     return max(min(math.floor(steps / of_epoch / every + 1e-6), steps), 0)
 
