@@ -66,7 +66,8 @@ def _assumptions(of: Given, needs: list[Needs]) -> list[str]:
         if train.count is not None:
             pairs = "1 pair" if train.count == 1 else f"{train.count:,} pairs"
         lengths = f"{pairs}, each as long as tokens.max_length allows: memory, FLOPs and hours are upper bounds"
-        lengths += f"; {PAIRS} is not of what is asked about, and not used" * train.passed_over
+        if train.passed_over:
+            lengths += f"; {PAIRS} is not of what is asked about, and not used"
     if machine.gpus:
         whose = "an H100's peak" if machine.peak is None else "the given peak"
         bf16, float32 = (machine.peak_in(half) / 1e12 for half in (True, False))

@@ -101,17 +101,17 @@ def refuse_other_replicates(level: str, seed: int, params: dict[str, Any]) -> No
 
 
 def different_block(params: dict[str, Any], preset: dict[str, Any]) -> str | None:
-    """The first block of `params` that differs from the preset's in more than what is a user's own; None: none."""
+    """The first block of `params` that differs from the preset's in more than what is a user's own; None: none does."""
     blocks = sorted((set(params) | set(preset)) - OWN)
-    return next((name for name in blocks if _others(params.get(name)) != _others(preset.get(name))), None)
+    return next((name for name in blocks if _without_own(params.get(name)) != _without_own(preset.get(name))), None)
 
 
-def _others(block: Any, of: str | None = None) -> Any:
+def _without_own(block: Any, of: str | None = None) -> Any:
     """`block` without paths and revisions, a user's own; where `of` is given, without those of that path alone."""
     if not isinstance(block, dict):
         return block
     left_out = OWN_IN_BLOCKS if of is None or block.get("path") == of else set()
-    return {name: _others(value, of) for name, value in block.items() if name not in left_out}
+    return {name: _without_own(value, of) for name, value in block.items() if name not in left_out}
 
 
 def refuse_other_settings(made: Row, seed: int | None, others: dict[str, Row], project: Path, folder: Path) -> None:
@@ -156,7 +156,7 @@ def refuse_unfinished(project: Path) -> None:
     with chdir(project):  # asked without DVC's lock, for which a `dvc repro` in another terminal does not wait
         stale = [step.name for step in planned(MEASURED)[1] if step.action != UP_TO_DATE]
     if stale:
-        what = f"{stale[0]}{f' and {len(stale) - 1} more' * (len(stale) > 1)}"
+        what = stale[0] if len(stale) == 1 else f"{stale[0]} and {len(stale) - 1} more"
         raise UserError(f"{project} is not reproduced: {what} would run; run `dvc repro {' '.join(MEASURED)}` there.")
 
 
@@ -260,7 +260,7 @@ def made_from(project: Path, params: dict[str, Any]) -> Row:
     pins = read_yaml(project / "pins.yaml")
     own = {name: block for name, block in params.items() if name not in OWN}
     path = params.get("base", {}).get("path")  # of a model that `_pretrained` knows by its content
-    values = json.dumps(own if path is None else _others(own, path), sort_keys=True)
+    values = json.dumps(own if path is None else _without_own(own, path), sort_keys=True)
     return {
         "commit": output_of(["git", "-C", str(project), "rev-parse", "HEAD"]) or "unknown",
         "uncommitted_changes": changed is not False,  # also where git does not say

@@ -222,11 +222,11 @@ def _verdict(study: Study, finding: Finding) -> str:
 def _note(study: Study, finding: Finding) -> str:
     """Why there is no verdict, or what a mixed one is of; else empty."""
     if finding.verdict == "mixed":
-        counted = {name: part.verdict for name, part in finding.parts.items() if part.share >= SMALLEST_PART}
-        named = {said: [name for name, verdict in counted.items() if verdict == said] for said in DECIDED}
-        return "; ".join(f"{said} {', '.join(names)}" for said, names in named.items())
-    level = study.levels.get(finding.claim.level or "")
+        parts = [(name, part.verdict) for name, part in finding.parts.items() if part.share >= SMALLEST_PART]
+        named = {said: ", ".join(name for name, verdict in parts if verdict == said) for said in DECIDED}
+        return "; ".join(f"{said} {names}" for said, names in named.items())
     if finding.verdict == "not run":
+        level = study.levels.get(finding.claim.level or "")
         needs = finding.claim.needs or (level and level.needs)
         return f"needs {needs}" if needs else f"`epsilon-dpo study run {finding.claim.level}` runs it"
     if finding.missing:
@@ -308,7 +308,7 @@ def _sources(results: Mapping[str, Sequence[Row]]) -> str:
         ]
         lines += ["| seed | commit | torch | transformers | collected on |", "|---|---|---|---|---|"]
         for seed, made in known_replicates(level).items():
-            commit = made["commit"][:10] + " with changes" * made["uncommitted_changes"]
+            commit = made["commit"][:10] + (" with changes" if made["uncommitted_changes"] else "")
             cells = (seed, commit, made["torch"], made["transformers"], made["collected_on"])
             lines.append(_row(cells))
     return "\n".join(lines) if results else ""

@@ -76,7 +76,7 @@ def shown(address: str) -> str:
     """What a command adds to its sentence: how the view at `address` is seen; nothing of none."""
     if not address:
         return ""
-    return f"; in MLflow: {address}" + " (while `make ui` runs)" * address.startswith(UI)
+    return f"; in MLflow: {address}" + (" (while `make ui` runs)" if address.startswith(UI) else "")
 
 
 def in_store(what: str, write: Callable[[], Written], otherwise: Written) -> Written:

@@ -36,7 +36,7 @@ class PreferenceTrainer(WholeSteps, MethodTrainer):
 
     def row_length(self, row: dict[str, Any]) -> int:
         """Also of the mismatched answers, which are scored in a pass of their own."""
-        which = [""] + ["mismatched_"] * ("mismatched_chosen_ids" in row)
+        which = ("", "mismatched_") if "mismatched_chosen_ids" in row else ("",)
         return max(self.collate.length(row, one) for one in which)
 
     def micro_batch(self, rows: list[Any], counts: bool) -> dict[str, Any]:
@@ -52,8 +52,8 @@ class PreferenceTrainer(WholeSteps, MethodTrainer):
         known = Totals()
         for places, batch in zip(step.own, step.batches, strict=True):
             known.add(_of_first(self.scorer.known_before(policy, batch), len(places)))
-        self._known, self._micro_batch, self._weights = known.take_over_ranks(self.accelerator).means(), 0, []
-        self._step_now = step
+        self._known = known.take_over_ranks(self.accelerator).means()
+        self._step_now, self._micro_batch, self._weights = step, 0, []
         # With one micro-batch what is looked at comes with its loss.
         if self.method.looks_ahead and len(step.batches) > 1:
             self._plan_step([self.scorer.looked_at(policy, batch) for batch in step.batches])
