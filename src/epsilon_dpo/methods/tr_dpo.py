@@ -60,8 +60,7 @@ class TRDPO(Method[TRDPOConfig]):
         self, step: int, means: Mapping[str, float], policy: "nn.Module", reference: "nn.Module | None"
     ) -> dict[str, float]:
         if step % self.config.sync_steps == 0:
-            if reference is None:
-                raise ValueError("TR-DPO was run without a reference")
+            assert reference is not None
             move_reference(reference, policy, 1.0 if self.config.alpha is None else self.config.alpha)
             self.syncs += 1
         return {"tr_dpo/syncs": float(self.syncs)}

@@ -73,11 +73,10 @@ def summary(records: list[Row], pairs: list[Row], confidence: float) -> dict[str
     of = [tuple(pair["prompt_ids"]) for pair in pairs]
     found: dict[str, float] = {"n": len(records)}
     for group in GROUPS.values():
-        members = [(record, prompt) for record, prompt in zip(records, of, strict=True) if record["group"] == group]
-        found[f"share/{group}"] = len(members) / len(records)
-        prompts = [prompt for _, prompt in members]
+        margins = [record["margin"] for record in records if record["group"] == group]
+        prompts = [prompt for record, prompt in zip(records, of, strict=True) if record["group"] == group]
+        found[f"share/{group}"] = len(margins) / len(records)
         if len(set(prompts)) > 1:
-            margins = [record["margin"] for record, _ in members]
             found |= mean_over_prompts(margins, prompts, confidence).named(f"margin/{group}")
     moved = [record for record in records if record["step"]]
     if moved:

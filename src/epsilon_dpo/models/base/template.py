@@ -89,7 +89,8 @@ def faults(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     answers = [[_turn("assistant", text)] for text in SHORT_REPLIES]
     if not any(side.continues_prompt for side in tokenise_sides(tokenizer, [question], answers)):
         yield f"its generation prompt ends with {prompt[-5:]!r}, which becomes one token with the first of every answer"
-    yield from filter(None, [BosRule(tokenizer).fault.replace("the chat template", "it")])
+    if fault := BosRule(tokenizer).fault:
+        yield fault.replace("the chat template", "it")
 
 
 def notes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
