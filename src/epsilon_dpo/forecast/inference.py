@@ -73,7 +73,7 @@ def _sampling(
         gradients=0.0,
         optimizer=0.0,
         reference=0.0,
-        # Of one layer at a time a second one is made; and new prompts are read beside the answers that go on.
+        # One layer's part of the cache at a time is copied; new prompts are read beside the answers that go on.
         activations=cache + max(2 * cache / sizes.layers, read),
         head=LOGITS * 4.0 * sizes.vocabulary * block.batch_size,
         other=0.0,

@@ -19,7 +19,7 @@ class Lengths:
     Attributes:
         prompt, chosen, rejected: one number per pair, or one for all where `measured` is false.
         count: pairs; None: not known before they are fetched.
-        measured: whether these are the pairs themselves; else no pair can be longer.
+        measured: whether these are the pairs themselves; if not, the greatest lengths that a pair can have.
         passed_over: whether out/pairs is there and holds others.
     """
 

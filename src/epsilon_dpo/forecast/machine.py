@@ -47,7 +47,7 @@ class Machine:
         return self.shard == "fsdp" and self.gpus > 1
 
     def peak_in(self, bf16: bool) -> float:
-        """FLOP/s of one process; of a given GPU in float32 the share that an H100 has of its own."""
+        """FLOP/s of one process; in float32 a GPU has the share of its peak in bfloat16 that an H100 has."""
         if not self.gpus:
             return self.peak or CPU_CORE * self.threads
         peak = self.peak or H100_BF16

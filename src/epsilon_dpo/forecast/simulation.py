@@ -267,7 +267,7 @@ def _add_adapter(model: PreTrainedModel, lora: LoRA) -> None:
 
 
 def _simulated(micro_batch: Callable[[], None], policy: PreTrainedModel, how: How, live: LiveBytes) -> Simulated:
-    """A micro-batch that finds what is there before it."""
+    """Run a micro-batch; where gradients accumulate, it finds those of earlier ones."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(lambda parameter: live.relabel([parameter.grad], GRADIENTS))

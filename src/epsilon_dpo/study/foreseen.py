@@ -46,7 +46,7 @@ def foreseen(out: Path, run: str, runs: Mapping[str, dict[str, Any]], records: S
 
 
 def neighbours(run: str, runs: Mapping[str, dict[str, Any]], epsilon: float) -> tuple[str | None, str | None]:
-    """The runs that differ from `run` in beta alone, which is beta/(1 + ε) and beta/(1 - ε)."""
+    """The runs at beta/(1 + ε) and at beta/(1 - ε) that differ from `run` in nothing else; None: there is none."""
     own = runs[run]
 
     def at(beta: float) -> str | None:
@@ -65,7 +65,7 @@ def neighbours(run: str, runs: Mapping[str, dict[str, Any]], epsilon: float) -> 
 
 
 def beside_trainings(own: Sequence[Row], lower: Sequence[Row], higher: Sequence[Row]) -> Row:
-    """How far what mixed logits say of a pair is what the trainings at the perturbed beta did.
+    """How well the mixed logits of a pair foresee what the trainings at the perturbed beta made of it.
 
     Foreseen is P = z_minus - z_plus, the difference of a pair's margins under the logits mixed for beta/(1 + ε) and for
     beta/(1 - ε); made is D, the same difference of the policies that were trained there. Neither holds the own policy's

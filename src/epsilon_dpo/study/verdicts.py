@@ -31,7 +31,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class PartAnswer(Answer):
-    """The same of a part of what is averaged: `share` is that of it, and `n` replicates have it."""
+    """The same of one part of what is averaged, its `share` of the whole; `n` replicates have this part."""
 
     share: float = 0.0
     n: int = 0

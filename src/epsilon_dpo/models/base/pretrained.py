@@ -54,8 +54,8 @@ def load_pretrained(params: PretrainedModel, where: str = "base") -> tuple[PreTr
 def _require_embeddings(tokenizer: PreTrainedTokenizerBase, embeddings: int, folder: Path) -> None:
     """More embeddings than tokens are common (padded to a round number); fewer are right only if no text needs them.
 
-    Gemma 3's tokenizer is also that of the models that see: its token for an image has no embedding in the others. The
-    contract lets no text with a special token through.
+    Gemma 3's tokenizer is also that of its models that read images: their token for one has no embedding in the others.
+    The contract lets no text with a special token through.
     """
     beyond = sorted(token for token, id_ in tokenizer.get_vocab().items() if id_ >= embeddings)
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -112,7 +112,7 @@ def _load_weights(folder: Path, params: PretrainedModel) -> PreTrainedModel:
             "copy the model again."
         )
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    if text.tie_word_embeddings and not tied:  # programs differ in which of both they believe
+    if text.tie_word_embeddings and not tied:  # programs differ in which of the two they believe
         raise UserError(
             f"The weights in {folder} have an output projection of their own although config.json ties it to the "
             "embeddings; set tie_word_embeddings to false in the config.json of a local copy."
@@ -221,8 +221,8 @@ def load_tokenizer_alone(params: PretrainedModel) -> PreTrainedTokenizerBase:
 
 
 def _from_hub(path: str, revision: str, weights: bool) -> Path:
-    """Of the weights only what is read: Mistral's repositories hold them again as consolidated*.safetensors, others in
-    folders, and some in shards beside WEIGHTS."""
+    """Where the files are; weights are fetched only if they are read: Mistral's repositories hold them once more as
+    consolidated*.safetensors, others in folders, and some in shards beside WEIGHTS."""
     wanted = [*BUT_WEIGHTS, WEIGHTS] if weights else BUT_WEIGHTS
     folder, also = hub_folder(path, revision, wanted), list[str]()
     if (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():

@@ -30,8 +30,8 @@ soft-cap each softmax keeps its own running maximum. ε (f - g), which then has 
 in `exact`; in `fp32` each mixture takes its own exponentials.
 
 The functions of tensors here are element-wise but for sums over the vocabulary. On a GPU they are compiled into kernels
-that read a tile once; elsewhere, and where compiling fails, the same lines run one after another. Where operations are
-to be rounded to bfloat16 they always do, because a compiler leaves such roundings out.
+that read a tile once; elsewhere, and where compiling fails, the same lines run one after another. Operations that are
+to be rounded to bfloat16 always run so, because a compiler leaves such roundings out.
 """
 
 import functools

@@ -96,7 +96,7 @@ def policy_config(folder: Path) -> PreTrainedConfig:
 
 @contextmanager
 def merged_policy(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
-    """A folder with the merged policy, for a program that cannot merge: `folder`, or a merged copy for the time.
+    """A folder with the merged policy, for a program that cannot merge: `folder`, or a copy that is removed afterwards.
 
     Args:
         scratch: an execution's own, where a killed one's copy is removed with the rest; None: the system's.
@@ -146,8 +146,8 @@ def save_policy(
 
 
 def _let_others_read(folder: Path) -> None:
-    """As all else in it: safetensors makes a file of weights private to the user. Where files are somebody else's, on a
-    mounted share, they are left as they are."""
+    """Weights, too: safetensors makes their files private to the user. Somebody else's files, on a mounted share, are
+    left as they are."""
     for file in folder.glob("*.safetensors"):
         with suppress(PermissionError):
             file.chmod(0o644)

@@ -20,9 +20,9 @@ FIXED_COST = 64
 def cut_by_length(lengths: Sequence[int], count: int | None, most: int) -> list[list[int]]:
     """Share out pairs of these lengths over micro-batches of neighbours in length.
 
-    A micro-batch costs its pairs times its longest one, and FIXED_COST. The cut is the cheapest whose every micro-batch
-    has no more columns in all than `most` pairs as long as the longest of the step. So it may hold more of the short
-    ones, and never needs more memory than the parameters of the run must allow for.
+    A micro-batch costs its pairs times its longest one, and FIXED_COST. No micro-batch has more columns in all than
+    `most` pairs as long as the longest of the step, and the cut is the cheapest for which this holds. So a micro-batch
+    may hold more of the short pairs, and never needs more memory than the parameters of the run must allow for.
 
     Args:
         lengths: tokens of the n pairs.

@@ -49,7 +49,7 @@ def write_result(
     steps = trainer.state.global_step
     metrics = {"steps": steps, **last, **evaluation}
     if trainer.args.world_size > 1:
-        metrics["processes"] = trainer.args.world_size  # it rounds otherwise, and is no part of the params
+        metrics["processes"] = trainer.args.world_size  # it decides how sums round, and is no part of the params
     assert not metrics.keys() & end_state.keys(), "a method's state would replace a metric"
     metrics |= end_state
     policy = trainer.accelerator.unwrap_model(trainer.model)
@@ -63,5 +63,5 @@ def write_result(
 
 
 def without_evaluation(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Of what `write_result` returns the metrics that it has not tracked: an evaluation is one point, at its step."""
+    """The metrics that `write_result` returns and has not tracked: it tracks the evaluation, one point at its step."""
     return {name: value for name, value in metrics.items() if not name.startswith("eval_")}

@@ -43,7 +43,7 @@ def shard(model: PreTrainedModel, accelerator: Accelerator, *, keep_head: bool =
     """Leave this process its part of each weight of `model`, in place; nothing happens without FSDP.
 
     Args:
-        keep_head: what does not belong to a layer (embeddings, head) stays gathered after a forward pass, for who
+        keep_head: what does not belong to a layer (embeddings, head) stays gathered after a forward pass, for whoever
             reads it then.
     """
     if not accelerator.is_fsdp2:

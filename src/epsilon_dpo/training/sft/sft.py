@@ -117,7 +117,7 @@ class _Trainer(WholeSteps, ResumesAdapter, SFTTrainer):
     def evaluation_loop(
         self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """Means over the tokens of all evaluation rows, whoever computes them."""
+        """Means over the tokens of all evaluation rows, whichever process computes them."""
         rows, model = list(dataloader.dataset), self.model
         assert model is not None
         model.eval()
