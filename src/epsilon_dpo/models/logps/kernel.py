@@ -251,7 +251,7 @@ def _sweep(
     eps_c = 0.0 if mixture is None else mixture.eps_c
     bounded = is_bounded(softcaps, max(eps_c, 0.5) if sizes.sum_sq_probs else eps_c, len(head.weight), dtype)
     small = is_small(softcaps, eps_c)
-    weighted = len(softcaps) + (2 if mixture is not None and mixture.exact else 0)
+    weighted = len(softcaps) + (2 if mixture is not None and mixture.exact else 0)  # sums of π, as of_pair has them
     f, g, minus, plus = (RunningSoftmax(size, count, bounded, dtype, device) for count in (weighted, 1, 0, 0))
     squares = RunningSoftmax(size, 0, bounded, dtype, device) if sizes.sum_sq_probs else None
     label_f, label_g = torch.zeros(2, size, dtype=dtype, device=device)
