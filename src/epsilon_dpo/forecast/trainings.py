@@ -120,13 +120,7 @@ def _of_kind(of: Given, references: References, methods: dict[str, AnyMethod]) -
     texts = micro if block.share_prompt else 2 * micro
     rows = Rows(texts, form.columns, micro * form.most_scored, block.share_prompt)
     pairwise = [method for method in methods.values() if isinstance(method, Method)]
-    scored = Scored(
-        references,
-        block.logps_token_chunk,
-        next((method.eps_c for method in pairwise if method.eps_c is not None), None),
-        sum_sq_probs=any(method.sum_sq_probs for method in pairwise),
-        kl_gradient=any(method.kl_gradient for method in pairwise),
-    )
+    scored = _scored(references, block.logps_token_chunk, pairwise)
     models = 1 + references.models
     memory, step = _memory(of, block, dtype, models, lambda how: alignment_step(of.config, how, rows, scored))
     recomputed = of.sizes.eager and not block.gradient_checkpointing
@@ -144,6 +138,17 @@ def _of_kind(of: Given, references: References, methods: dict[str, AnyMethod]) -
     note = "what online runs draw is not counted" if online else ""
     time = hours(work, of.machine, _in_bf16(block, dtype))
     return Needs("align", list(methods), memory, of.machine.gpus, work, time, disk, note)
+
+
+def _scored(references: References, token_chunk: int, methods: list[Method[Any]]) -> Scored:
+    """What the log-prob head computes if any of `methods` asks for it."""
+    return Scored(
+        references,
+        token_chunk,
+        next((method.eps_c for method in methods if method.eps_c is not None), None),
+        sum_sq_probs=any(method.sum_sq_probs for method in methods),
+        kl_gradient=any(method.kl_gradient for method in methods),
+    )
 
 
 def _in_bf16(block: Adaptable, dtype: torch.dtype) -> bool:
