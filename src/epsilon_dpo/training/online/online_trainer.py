@@ -67,16 +67,7 @@ class OnlineTrainer(MethodTrainer):
     ) -> None:
         updates = range(prompts.steps_of_a_pass * method.updates)  # of a pass, the Trainer's epoch
         super().__init__(
-            model,
-            reference,
-            method,
-            token_chunk,
-            args,
-            updates,
-            eval_dataset,
-            pad_token_id,
-            callbacks,
-            share_prompt,
+            model, reference, method, token_chunk, args, updates, eval_dataset, pad_token_id, callbacks, share_prompt
         )
         self.prompts, self.eval_prompts = prompts, eval_prompts
         self.values: ValueHead | None = None
