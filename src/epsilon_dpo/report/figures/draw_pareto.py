@@ -3,15 +3,16 @@
 import textwrap
 from pathlib import Path
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
 from epsilon_dpo.pipeline.stage.runs import SFT
 from epsilon_dpo.report.figures.pareto import Pareto
-from epsilon_dpo.report.figures.points import Row
 from epsilon_dpo.report.figures.printed import CHARACTERS_PER_INCH, WIDTH, below, error_point, printed
 from epsilon_dpo.report.figures.root_axis import root_axis
 from epsilon_dpo.report.style.plot_style import INK, REFERENCE, Mark, handle, labelled_kl, marks, percent, reach
@@ -28,46 +29,54 @@ def draw_pareto(path: Path, found: Pareto, sft: dict[str, float], under: str = "
     Families of a single policy, which have no frontier, share the last panel. `under` as in `labelled_kl`.
     """
     families = list(dict.fromkeys(row["family"] for row in found.points))
-    look = marks(families)
-    swept = [family for family in families if any(family in one for one in found.frontiers.values())]
+    swept = list(next(iter(found.frontiers.values()), {}))  # the same by each scorer
     singles = [family for family in families if family not in swept]
-    panels = [(family, [family]) for family in swept] + ([(SINGLES, singles)] if singles else [])
-    handles = _handles(look, swept, singles, any(row["dominated"] for row in found.points))
+    panels = {family: [family] for family in swept} | ({SINGLES: singles} if singles else {})
+    look = marks(families)
+    handles = _handles(found, look, swept, singles)
+    alone = len(panels) == 1
     blocks = -(-len(panels) // COLUMNS)
-    columns = -(-len(panels) // blocks)
-    turned = len(panels) == 1  # then there is room for the scorers side by side
-    rows = 1 if turned else blocks * len(sft)
-    heights = [0.7 * blocks + (3.2 if turned else 2.3) * rows, *([1.0 + 0.34 * len(swept)] if swept else [])]
+    height = 0.7 * blocks + (3.2 if alone else 2.3 * (blocks * len(sft)))
+    heights = [height, 1.0 + 0.34 * len(swept)] if swept else [height]
     with printed(path, sum(heights), [str(entry.get_label()) for entry in handles]) as figure:
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        grid = parts[0].subplots(rows, len(sft) if turned else columns, squeeze=False)
-        label = labelled_kl("KL(reference ‖ policy), nats per answer", under, 90)
-        parts[0].supxlabel(label, fontsize="medium")
-        free = set(grid.flat)
-        for number, (title, own) in enumerate(panels):
-            block, column = divmod(number, columns)
-            for line, scorer in enumerate(sft):
-                panel = grid[0, line] if turned else grid[block * len(sft) + line, column]
-                free.remove(panel)
-                _frontiers(panel, found, scorer, own, look)
-                _points(panel, [row for row in found.points if row["scorer"] == scorer and row["family"] in own], look)
-                _axes(panel, found, scorer, sft[scorer], ROOM / grid.shape[1])
-                panel.plot([0.0], [sft[scorer]], "*", color=REFERENCE, markersize=12, clip_on=False, zorder=5)
-                if line == 0 and swept:
-                    panel.set_title(textwrap.fill(title, int(CHARACTERS_PER_INCH * WIDTH / grid.shape[1]) - 3))
-                if column == 0 or turned:
+        parts[0].supxlabel(labelled_kl("KL(reference ‖ policy), nats per answer", under, 90), fontsize="medium")
+        cells = _cells(parts[0], len(panels), len(sft))
+        columns = cells[0, 0].get_gridspec().ncols
+        for (title, own), by_scorer in zip(panels.items(), cells, strict=True):
+            if swept:
+                by_scorer[0].set_title(textwrap.fill(title, int(CHARACTERS_PER_INCH * WIDTH / columns) - 3))
+            for panel, (scorer, floor) in zip(by_scorer, sft.items(), strict=True):
+                _draw(panel, found, scorer, own, look)
+                _axes(panel, found, scorer, floor, ROOM / columns)
+                panel.plot([0.0], [floor], "*", color=REFERENCE, markersize=12, clip_on=False, zorder=5)
+                if alone or panel.get_subplotspec().is_first_col():
                     panel.set_ylabel(f"win rate by\nthe {scorer}")
                 else:
                     panel.tick_params(labelleft=False)
-        for panel in free:
-            panel.remove()
         if swept:
             _hypervolumes(parts[1], found, swept, look)
         below(figure, handles)
 
 
-def _handles(look: dict[str, Mark], swept: list[str], singles: list[str], hollow: bool) -> list[Artist]:
-    plain = Mark(INK, "o")
+def _cells(part: SubFigure, panels: int, scorers: int) -> NDArray[np.object_]:
+    """The axes of each panel for each scorer, [panels, scorers].
+
+    Blocks of panels beside one another have a row for every scorer; where there is one panel alone, there is room for
+    its scorers side by side.
+    """
+    if panels == 1:
+        return part.subplots(1, scorers, squeeze=False)
+    blocks = -(-panels // COLUMNS)
+    grid = part.subplots(blocks * scorers, -(-panels // blocks), squeeze=False)
+    cells = grid.reshape(blocks, scorers, -1).swapaxes(1, 2).reshape(-1, scorers)
+    for unused in cells[panels:].flat:
+        unused.remove()
+    return cells[:panels]
+
+
+def _handles(found: Pareto, look: dict[str, Mark], swept: list[str], singles: list[str]) -> list[Artist]:
+    plain, hollow = Mark(INK, "o"), any(row["dominated"] for row in found.points)
     return [
         handle("SFT", look[SFT]),
         *([handle("dominated", plain, hollow=True)] if hollow else []),
@@ -89,7 +98,8 @@ def _axes(panel: Axes, found: Pareto, scorer: str, sft: float, room: float) -> N
     percent(panel, "y")
 
 
-def _frontiers(panel: Axes, found: Pareto, scorer: str, own: list[str], look: dict[str, Mark]) -> None:
+def _draw(panel: Axes, found: Pareto, scorer: str, own: list[str], look: dict[str, Mark]) -> None:
+    """The frontiers, those of other families than `own` in grey, and the policies of `own`."""
     for family, one in found.frontiers.get(scorer, {}).items():
         if family in own:
             colour = look[family].colour
@@ -97,11 +107,9 @@ def _frontiers(panel: Axes, found: Pareto, scorer: str, own: list[str], look: di
             panel.step(one.kl, one.win_rate, where="post", color=colour, linewidth=2.2)
         else:
             panel.step(one.kl, one.win_rate, where="post", color=OTHERS, linewidth=1.1, zorder=1.8)
-
-
-def _points(panel: Axes, rows: list[Row], look: dict[str, Mark]) -> None:
-    for row in rows:
-        error_point(panel, row, "kl", "win_rate", look[row["family"]], 8, row["dominated"])
+    for row in found.points:
+        if row["scorer"] == scorer and row["family"] in own:
+            error_point(panel, row, "kl", "win_rate", look[row["family"]], 8, row["dominated"])
 
 
 def _hypervolumes(part: SubFigure, found: Pareto, families: list[str], look: dict[str, Mark]) -> None:
