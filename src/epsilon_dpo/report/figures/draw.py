@@ -50,27 +50,23 @@ def draw_dynamics(path: Path, trajectories: list[Row], decided: list[Row], label
     titles = RATIO_TITLES if decided else {}
     count = len(metrics) + 1 + len(titles)
     with printed(path, 3.1 * -(-count // PANELS), list(labels.values())) as figure:
-        panels = list(figure.subplots(-(-count // PANELS), PANELS, squeeze=False).flat)
-        for metric, panel in zip(metrics, panels, strict=False):
+        panels = iter(figure.subplots(-(-count // PANELS), PANELS, squeeze=False).flat)
+        for metric in metrics:
+            panel = next(panels)
             _by_epoch(panel, [row for row in trajectories if row["metric"] == metric], lines)
             panel.set_title(kl_label if metric == KL else metric.capitalize())
             panel.set_xlabel("epoch")
             if metric != KL:
                 percent(panel, "y")
-        _against(panels[len(metrics)], trajectories, metrics[-1], lines, kl_label)
-        top = max([row["smoothed"] for row in decided] + [0.0])
-        for panel, (metric, title) in zip(panels[len(metrics) + 1 :], titles.items(), strict=False):
-            for number, (run, line) in enumerate(lines.items()):
-                rows = [row for row in decided if (row["run"], row["metric"]) == (run, metric)]
-                every = max(1, len(rows) // 5)
-                marked = slice(number * every // len(lines), None, every)  # where lines coincide, so do no marks
-                _draw(panel, [row["step"] for row in rows], [row["smoothed"] for row in rows], line, marked)
+        _against(next(panels), trajectories, metrics[-1], lines, kl_label)
+        top = max((row["smoothed"] for row in decided), default=0.0)
+        for metric, title in titles.items():
+            panel = next(panels)
+            _by_step(panel, [row for row in decided if row["metric"] == metric], lines)
             panel.set_title(title)
-            panel.set_xlabel("optimizer step")
             panel.set_ylim(-0.02, 1.06 * top + 0.02)  # of both shares, to compare them
-            percent(panel, "y")
-        for panel in panels[count:]:
-            panel.remove()
+        for unused in panels:
+            unused.remove()
         below(figure, [_line_handle(labels[run], line) for run, line in lines.items()])
 
 
@@ -85,6 +81,16 @@ def _by_epoch(panel: Axes, rows: list[Row], lines: dict[str, Line]) -> None:
         bars = [[row["value"] - row["low"] for row in own], [row["high"] - row["value"] for row in own]]
         panel.errorbar(x, y, yerr=bars, fmt="none", ecolor=line.mark.colour, elinewidth=1.3, capsize=2.5)
         _draw(panel, x, y, line)
+
+
+def _by_step(panel: Axes, rows: list[Row], lines: dict[str, Line]) -> None:
+    for number, (run, line) in enumerate(lines.items()):
+        own = [row for row in rows if row["run"] == run]
+        every = max(1, len(own) // 5)
+        marked = slice(number * every // len(lines), None, every)  # where lines coincide, so do no marks
+        _draw(panel, [row["step"] for row in own], [row["smoothed"] for row in own], line, marked)
+    panel.set_xlabel("optimizer step")
+    percent(panel, "y")
 
 
 def _against(panel: Axes, trajectories: list[Row], metric: str, lines: dict[str, Line], kl_label: str) -> None:
