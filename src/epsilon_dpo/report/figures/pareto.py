@@ -1,10 +1,12 @@
 """The paper's Figure 5: win rate against KL, a point per policy and a frontier per family of runs."""
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from epsilon_dpo.analysis.intervals.bootstrap import Floats
 from epsilon_dpo.report.figures.dominance import dominated
 from epsilon_dpo.report.figures.frontier import Frontier, Reference, frontier
 from epsilon_dpo.report.figures.points import ENDS, Point, Row
@@ -85,8 +87,8 @@ def pareto(
         points: final policies.
         sft: per scorer, the SFT policy's win rate over the chosen answers.
     """
-    rows, frontiers, references = [], {}, {}
-    for scorer, floor in sft.items():
+    rows = []
+    for scorer in sft:
         pointless = dominated(
             [point.kl_by_prompt for point in points],
             [point.wins_by_prompt[scorer] for point in points],
@@ -100,44 +102,54 @@ def pareto(
             | {"n": len(point.kl_by_prompt), "dominated": bool(is_dominated)}
             for point, is_dominated in zip(points, pointless, strict=True)
         ]
-        sweeps = _sweeps(points, family_of, betas)
-        if not sweeps:
-            continue
-        spanned = min(max(_kl(seeds) for seeds in sweep) for sweep in sweeps.values())
-        references[scorer] = Reference(max(spanned, 0.0), floor)
-        steps = [_kl(seeds) for sweep in sweeps.values() for seeds in sweep]
-        grid = _grid([point.kl.value for point in points] + steps)
-        frontiers[scorer] = {
+    sweeps = _sweeps(points, family_of, betas)
+    if not sweeps:
+        return Pareto(rows, {}, {})
+    spanned = min(max(step.kl for step in sweep) for sweep in sweeps.values())
+    references = {scorer: Reference(max(spanned, 0.0), floor) for scorer, floor in sft.items()}
+    grid = _grid([point.kl.value for point in points] + [step.kl for step in chain.from_iterable(sweeps.values())])
+    frontiers = {
+        scorer: {
             family: frontier(
-                [np.mean([point.kl_by_prompt for point in seeds], 0) for seeds in sweep],
-                [np.mean([point.wins_by_prompt[scorer] for point in seeds], 0) for seeds in sweep],
+                [step.kl_by_prompt for step in sweep],
+                [step.wins_by_prompt[scorer] for step in sweep],
                 points[0].answers,
                 grid,
-                references[scorer],
+                reference,
                 confidence,
                 DRAWS,
                 seed,
             )
             for family, sweep in sweeps.items()
         }
+        for scorer, reference in references.items()
+    }
     return Pareto(rows, frontiers, references)
 
 
-def _grid(kls: list[float]) -> NDArray[np.float64]:
+def _grid(kls: list[float]) -> Floats:
     """KLs from 0 to beyond the largest, as close on a scale of roots, where the policies are, and those of `kls`."""
     return np.union1d(1.05 * max(kls) * np.linspace(0.0, 1.0, GRID) ** 2, np.maximum(kls, 0.0))
 
 
-def _sweeps(
-    points: list[Point], family_of: dict[str, str], betas: dict[str, float | None]
-) -> dict[str, list[list[Point]]]:
-    """The families with at least two values of beta, of each value its policies: of one there is no frontier to speak
-    of. Several seeds of one are no choice that a method offers, and the best of them is luck: they make one point."""
+class _Step(NamedTuple):
+    """A value of beta: of its policies, which differ by their seeds, the means. The best of them is luck, and no choice
+    that a method offers."""
+
+    kl: float
+    kl_by_prompt: Floats
+    wins_by_prompt: dict[str, Floats]
+
+
+def _sweeps(points: list[Point], family_of: dict[str, str], betas: dict[str, float | None]) -> dict[str, list[_Step]]:
+    """The families with at least two values of beta: of one there is no frontier to speak of."""
     found: dict[str, dict[float | None, list[Point]]] = {}
     for point in points:
         found.setdefault(family_of[point.run], {}).setdefault(betas[point.run], []).append(point)
-    return {family: list(members.values()) for family, members in found.items() if len(members) > 1}
+    return {family: list(map(_step, members.values())) for family, members in found.items() if len(members) > 1}
 
 
-def _kl(seeds: list[Point]) -> float:
-    return float(np.mean([point.kl.value for point in seeds]))
+def _step(seeds: list[Point]) -> _Step:
+    wins = {s: np.mean([point.wins_by_prompt[s] for point in seeds], 0) for s in seeds[0].wins_by_prompt}
+    kl = float(np.mean([point.kl.value for point in seeds]))
+    return _Step(kl, np.mean([point.kl_by_prompt for point in seeds], 0), wins)
