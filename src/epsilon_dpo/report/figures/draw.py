@@ -129,7 +129,7 @@ def draw_margins(path: Path, rows: list[Row], runs: Sequence[str]) -> None:
                     panel.errorbar(
                         row[name],
                         y,
-                        xerr=reach(row, name),
+                        xerr=reach(name, row),
                         fmt=mark.marker,
                         color=mark.colour,
                         markersize=6,

@@ -122,7 +122,7 @@ def _hypervolumes(part: SubFigure, found: Pareto, families: list[str], look: dic
             panel.errorbar(
                 row["hypervolume"],
                 families.index(row["family"]),
-                xerr=reach(row, "hypervolume"),
+                xerr=reach("hypervolume", row),
                 fmt=mark.marker,
                 color=mark.colour,
                 markersize=8,

@@ -112,13 +112,12 @@ def draw_levels(path: Path, rows: Sequence[Row]) -> None:
         panel, handles = figure.subplots(), []
         for number, policy in enumerate(policies):
             own, mark = [row for row in rows if row["policy"] == policy], look[policy]
-            where = [row["flip_rate"] + step * (number - (len(policies) - 1) / 2.0) for row in own]
-            reaches = [reach(row, "win_rate") for row in own]
+            aside = step * (number - (len(policies) - 1) / 2.0)
             handles.append(handle(policy, mark))
             panel.errorbar(
-                where,
+                [row["flip_rate"] + aside for row in own],
                 [row["win_rate"] for row in own],
-                yerr=[[end[side][0] for end in reaches] for side in (0, 1)],
+                yerr=reach("win_rate", *own),
                 fmt=mark.marker,
                 linestyle="-",
                 color=mark.colour,

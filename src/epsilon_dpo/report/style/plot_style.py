@@ -94,9 +94,9 @@ def handle(label: str, mark: Mark, hollow: bool = False) -> Line2D:
     return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=face, linestyle="", label=label)
 
 
-def reach(row: dict[str, Any], name: str) -> list[list[float]]:
-    """Of an error bar: how far the interval of `name` reaches below and above its value."""
-    return [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
+def reach(name: str, *rows: dict[str, Any]) -> list[list[float]]:
+    """Of error bars: how far each row's interval of `name` reaches below its value, and above it."""
+    return [[row[name] - row[f"{name}_low"] for row in rows], [row[f"{name}_high"] - row[name] for row in rows]]
 
 
 def legend(figure: Figure, handles: list[Line2D]) -> None:
