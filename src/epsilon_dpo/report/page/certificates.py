@@ -5,7 +5,10 @@ of these, whatever it is called and whoever wrote it.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,50 +41,55 @@ def read_certificates(folder: Path, out: Path) -> Certificates:
     Raises:
         UserError: a file there is none.
     """
-    rows, others = [], 0
-    known: dict[str, str | None] = {}  # sha256 of what is there
+
+    @cache
+    def sha256(path: str) -> str | None:
+        """Of the output that is there."""
+        output = out.joinpath(*Path(path).parts[1:])
+        return digest(output) if output.exists() else None
+
+    found = []
     for file in sorted(folder.glob("*.json")):
         try:
-            row = _row(file.stem, read_json(file), out, known)
+            found.append(_row(file.stem, read_json(file), sha256))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{file} is no certificate of `epsilon-dpo verify`; delete it or restore it.") from None
-        if row:
-            rows.append(row)
-        else:
-            others += 1
-    return Certificates(rows, others)
+    return Certificates([row for row in found if row], found.count(None))
 
 
-def _row(name: str, certificate: dict[str, Any], out: Path, known: dict[str, str | None]) -> Row | None:
+def _row(name: str, certificate: dict[str, Any], sha256: Callable[[str], str | None]) -> Row | None:
     """None: it is of other results, or of none that this page is made from."""
-    same = 0
-    for stage in certificate["stages"].values():
-        for path, digests in stage["outs"].items():
-            if digests["sha256"] is None or not any(f"{path}/".startswith(f"out/{folder}/") for folder in READ):
-                continue
-            here = out.joinpath(*Path(path).parts[1:])
-            if path not in known:
-                known[path] = digest(here) if here.exists() else None
-            if known[path] is not None and known[path] != digests["sha256"]:
-                return None
-            same += known[path] is not None
+    stages = certificate["stages"]
+    same = _same(stages, sha256)
     if not same:
         return None
-    counts = Counter(stage["verdict"] for stage in certificate["stages"].values())
-    first = next((stage for stage in certificate["stages"].items() if "differs" in stage[1]), None)
-    failed = [f"{stage} ({found['failed']})" for stage, found in certificate["stages"].items() if "failed" in found]
+    counts = Counter(found["verdict"] for found in stages.values())
+    first = next((stage for stage, found in stages.items() if "differs" in found), None)
+    failed = [f"{stage} ({found['failed']})" for stage, found in stages.items() if "failed" in found]
     return {
         "name": name,
-        "stages": len(certificate["stages"]),
+        "stages": len(stages),
         "of": certificate["stages_of_the_pipeline"],
         "same": same,
         "bit_equal": counts[BIT_EQUAL],
         "within": counts[WITHIN],
         "different": counts[DIFFERENT],
-        "differs": "" if first is None else f"{first[0]}: {first[1]['differs'][0]}; {first[1]['likely_cause']}",
+        "differs": f"{first}: {stages[first]['differs'][0]}; {stages[first]['likely_cause']}" if first else "",
         "failed": "; ".join(failed),
         "computed": _computed(certificate["environment"]),
     }
+
+
+def _same(stages: dict[str, Any], sha256: Callable[[str], str | None]) -> int:
+    """How many outputs that this page is made from are those of the certificate; 0 if one of them is another."""
+    same, read = 0, tuple(f"out/{folder}/" for folder in READ)
+    for path, digests in chain.from_iterable(found["outs"].items() for found in stages.values()):
+        if digests["sha256"] is not None and f"{path}/".startswith(read):
+            here = sha256(path)
+            if here not in (None, digests["sha256"]):
+                return 0
+            same += here is not None
+    return same
 
 
 def _computed(environment: dict[str, str]) -> str:
