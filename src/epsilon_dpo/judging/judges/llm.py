@@ -103,16 +103,15 @@ class LLM:
         keys = [key_of(self.endpoint.base_url, request) for request in requests]
         by_key = dict(zip(keys, requests, strict=True))
         kept = {key: self._kept(key, request) for key, request in by_key.items()}
-        self._letters |= any(reply is not None and reply.margin() is not None for reply in kept.values())
+        self._letters |= any(reply.margin() is not None for reply in kept.values() if reply)
         self._ask({key: request for key, request in by_key.items() if kept[key] is None})
         for key, found in kept.items():
             reply = found or self.cache.get(key, read)
             assert reply is not None
             self._replies[key] = reply
-        margins = {key: self._replies[key].margin() for key in kept}
-        if len(margins) >= SOME and all(found is None for found in margins.values()) and not self._is_judge():
-            raise self._no_judge(len(margins))
-        return [margins[key] for key in keys]
+        if len(kept) >= SOME and not self._is_judge():
+            raise self._no_judge(len(kept))
+        return [self._replies[key].margin() for key in keys]
 
     def _kept(self, key: str, request: Json) -> Reply | None:
         """The reply to `request`, or to the same under a smaller max_tokens, unless that cut it off."""
