@@ -49,6 +49,45 @@ class _Rows:
         return self.cache.layers
 
 
+@dataclass
+class _Progress:
+    """Where a decoding stands; prompts are named by their index."""
+
+    waiting: list[int]  # the next to be begun first
+    completions: list[list[int]]  # of all prompts
+    done: list[int]  # in the order in which they were answered
+    rows: _Rows | None
+
+    @property
+    def is_over(self) -> bool:
+        return not (self.waiting or self.rows)
+
+    def begin(self, batch_size: int) -> list[int]:
+        """Take the prompts that are read next, together: none while there is room for fewer."""
+        together = min(PROMPTS_AT_ONCE, batch_size, len(self.waiting))
+        if self.rows and len(self.rows.of) + together > batch_size:
+            return []
+        begun, self.waiting = self.waiting[:together], self.waiting[together:]
+        return begun
+
+    def add(self, drawn: list[_Rows], is_complete: Ends) -> list[int]:
+        """Add the newest token of each row; the prompts that are answered with it leave, and are returned."""
+        answered, staying = [], []
+        for rows in drawn:
+            stays = []
+            for row, (i, token) in enumerate(zip(rows.of, rows.newest.tolist(), strict=True)):
+                self.completions[i].append(token)
+                if is_complete(self.completions[i]):
+                    answered.append(i)
+                else:
+                    stays.append(row)
+            if stays:
+                staying.append(_kept(rows, stays))
+        self.done += answered
+        self.rows = _joined(staying) if staying else None
+        return answered
+
+
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
@@ -70,38 +109,19 @@ def decode(
     Raises:
         UserError: the model keeps something else than keys and values of its past, or its logits are no numbers.
     """
-    waiting = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    completions: list[list[int]] = [[] for _ in prompts]
-    done: list[int] = []
-    rows: _Rows | None = None
+    longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    at = _Progress(longest_first, [[] for _ in prompts], [], None)
     if kept is not None and (state := kept.load()) is not None:
-        done, completions, rows = _restored(state, model, kept)
-        waiting = waiting[sum(map(bool, completions)) :]
-        yield from ((i, completions[i]) for i in done)
-    while waiting or rows:
-        drawn: list[_Rows] = []
-        if rows is not None:
-            _next(model, rows, choose)
-            drawn.append(rows)
-        free = batch_size - (0 if rows is None else len(rows.of))
-        if waiting and free >= min(PROMPTS_AT_ONCE, batch_size, len(waiting)):
-            group, waiting = waiting[: min(PROMPTS_AT_ONCE, free)], waiting[min(PROMPTS_AT_ONCE, free) :]
-            drawn.append(_begin(model, [prompts[i] for i in group], group, choose))
-        staying = []
-        for some in drawn:
-            stays = []
-            for row, (i, token) in enumerate(zip(some.of, some.newest.tolist(), strict=True)):
-                completions[i].append(token)
-                if ends(completions[i]) or len(completions[i]) == max_new_tokens:
-                    done.append(i)
-                    yield i, completions[i]
-                else:
-                    stays.append(row)
-            if stays:
-                staying.append(_kept(some, stays))
-        rows = _joined(staying) if staying else None
-        if kept is not None and (kept.is_due(_size(rows)) or not (waiting or rows)):
-            kept.save(partial(_state, done, completions, rows, kept))
+        _restore(at, state, model, kept)
+        yield from ((i, at.completions[i]) for i in at.done)
+    while not at.is_over:
+        drawn = [_next(model, at.rows, choose)] if at.rows else []
+        if begun := at.begin(batch_size):
+            drawn.append(_begin(model, [prompts[i] for i in begun], begun, choose))
+        answered = at.add(drawn, lambda ids: ends(ids) or len(ids) == max_new_tokens)
+        yield from ((i, at.completions[i]) for i in answered)
+        if kept is not None and (kept.is_due(_size(at.rows)) or at.is_over):
+            kept.save(partial(_state, at, kept))
 
 
 def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choose: Choose) -> _Rows:
@@ -121,13 +141,14 @@ def _begin(model: PreTrainedModel, prompts: list[list[int]], of: list[int], choo
     return _Rows(of, lengths, _highest(choose(logits, of)), cache)
 
 
-def _next(model: PreTrainedModel, rows: _Rows, choose: Choose) -> None:
+def _next(model: PreTrainedModel, rows: _Rows, choose: Choose) -> _Rows:
     """Draw the next token of each row."""
     positions = torch.tensor(rows.lengths, device=model.device)[:, None]
     rows.lengths = [length + 1 for length in rows.lengths]
     mask = _mask(rows.lengths, max(rows.lengths), model.device)
     logits = _logits(model, rows.newest[:, None], mask, positions, rows.cache)
     rows.newest = _highest(choose(logits, rows.of))
+    return rows
 
 
 def _highest(scores: Tensor) -> Tensor:
@@ -203,14 +224,14 @@ def _size(rows: _Rows | None) -> int:
     return 0 if rows is None else sum(layer.keys.nbytes + layer.values.nbytes for layer in rows.layers)
 
 
-def _state(done: list[int], completions: list[list[int]], rows: _Rows | None, kept: KeptState) -> State:
-    """Where `decode` stands: whose completions are done, all tokens drawn, and of the rows under way everything."""
+def _state(at: _Progress, kept: KeptState) -> State:
+    """Whose completions are done, all tokens drawn, and of the rows under way everything."""
     found = {
-        "done": torch.tensor(done, dtype=torch.long),
-        "drawn": torch.tensor([token for one in completions for token in one], dtype=torch.long),
-        "drawn_of": torch.tensor([len(one) for one in completions], dtype=torch.long),
+        "done": torch.tensor(at.done, dtype=torch.long),
+        "drawn": torch.tensor([token for one in at.completions for token in one], dtype=torch.long),
+        "drawn_of": torch.tensor([len(one) for one in at.completions], dtype=torch.long),
     }
-    if rows is None:
+    if (rows := at.rows) is None:
         return found
     found |= {"of": torch.tensor(rows.of), "lengths": torch.tensor(rows.lengths), "newest": rows.newest}
     found["noise"] = kept.noise.state(rows.of)
@@ -219,18 +240,19 @@ def _state(done: list[int], completions: list[list[int]], rows: _Rows | None, ke
     return found
 
 
-def _restored(state: State, model: PreTrainedModel, kept: KeptState) -> tuple[list[int], list[list[int]], _Rows | None]:
-    """What `_state` was given."""
-    completions = [one.tolist() for one in state["drawn"].split(state["drawn_of"].tolist())]
+def _restore(at: _Progress, state: State, model: PreTrainedModel, kept: KeptState) -> None:
+    """Let `at`, of which nothing is begun, be what `_state` was given."""
+    at.done = state["done"].tolist()
+    at.completions = [one.tolist() for one in state["drawn"].split(state["drawn_of"].tolist())]
+    at.waiting = at.waiting[sum(map(bool, at.completions)) :]
     if "of" not in state:
-        return state["done"].tolist(), completions, None
+        return
     of, lengths = state["of"].tolist(), state["lengths"].tolist()
-    kept.noise.restore(of, state["noise"], [completions[i] for i in of])
-    rows = _Rows(of, lengths, state["newest"].to(model.device), DynamicCache(config=model.config))
-    for number, layer in enumerate(rows.layers):
+    kept.noise.restore(of, state["noise"], [at.completions[i] for i in of])
+    at.rows = _Rows(of, lengths, state["newest"].to(model.device), DynamicCache(config=model.config))
+    for number, layer in enumerate(at.rows.layers):
         keys, values = (state[f"{name}.{number}"].to(model.device) for name in ("keys", "values"))
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.cumulative_length = max(lengths)
-    return state["done"].tolist(), completions, rows
