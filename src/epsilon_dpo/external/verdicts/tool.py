@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -144,8 +144,7 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
     environment = {name: value for name, value in os.environ.items() if name not in OTHERS} | chosen
     log = contest.work / "tool.log"
-    with ExitStack() as opened:
-        lock = opened.enter_context((contest.work / "tool.lock").open("a"))
+    with (contest.work / "tool.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -153,22 +152,20 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
                 f"the tool of an earlier run still asks the judge in {contest.work}; wait until it ends, or end it, "
                 "and run this stage again: what it has asked is kept."
             ) from None
-        file = opened.enter_context(log.open("w", encoding="utf-8"))
-        done = subprocess.run(
-            [str(python), *arguments],
-            cwd=contest.work,
-            env=environment,
-            input="\n",  # FastChat waits for Enter
-            text=True,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock.fileno(),),
-            check=False,
-        )
+        with log.open("w", encoding="utf-8") as file:
+            done = subprocess.run(
+                [str(python), *arguments],
+                cwd=contest.work,
+                env=environment,
+                input="\n",  # FastChat waits for Enter
+                text=True,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock.fileno(),),
+                check=False,
+            )
     if done.returncode:
-        printed = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()] or [
-            "nothing"
-        ]
+        printed = log.read_text("utf-8", errors="replace").strip().splitlines() or ["nothing"]
         raise UserError(
             f"the tool ended with code {done.returncode}; all it printed is in {log}, what it has asked is kept, and "
             f"its last line is: {redacted(printed[-1].strip())[:300]}"
