@@ -42,7 +42,7 @@ class LengthControlled:
 
 def length_controlled(
     wins: ArrayLike, length_a: ArrayLike, length_b: ArrayLike, prompts: ArrayLike, confidence: float
-) -> LengthControlled:
+) -> LengthControlled | None:
     """The win rate of a against b at equal length.
 
     Where all wins are equal there is no fit: the rate is the plain one.
@@ -52,34 +52,21 @@ def length_controlled(
         length_a, length_b: [n], in characters or tokens.
         prompts: [n], each record's prompt.
 
-    Raises:
-        ValueError: the lists differ in length, a win is outside [0, 1], an answer's length is negative, fewer than
-            three prompts, or every a is longer than its b by the same amount, which leaves nothing to compare.
+    Returns:
+        None where there can be no fit: fewer than three prompts are too few for an intercept, a slope and their error;
+        and where all pairs differ in length by the same amount, what that does to wins cannot be taken out.
     """
     y, a, b = (np.asarray(column, float) for column in (wins, length_a, length_b))
-    labels = np.asarray(prompts)
-    if not y.shape == a.shape == b.shape == labels.shape or y.ndim != 1 or y.size == 0:
-        raise ValueError("wins, lengths and prompts must be lists of one length, not empty")
-    if not np.all((y >= 0.0) & (y <= 1.0)):
-        raise ValueError("wins lie between 0 and 1")
-    if not (np.all(a >= 0.0) and np.all(b >= 0.0)):
-        raise ValueError("an answer has a negative length")
-    alike = np.abs(a - b) <= SIMILAR * np.maximum(a, b)
+    labels, differences = np.asarray(prompts), a - b
+    alike = np.abs(differences) <= SIMILAR * np.maximum(a, b)
     similar = win_rate(y[alike], labels[alike], confidence) if alike.any() else None
     if np.ptp(y) == 0.0:
         return LengthControlled(win_rate(y, labels, confidence), 0.0, similar)
-    estimate, slope = _at_equal_length(y, _length_terms(a - b), labels, confidence)
-    return LengthControlled(estimate, slope, similar)
-
-
-def _length_terms(differences: Floats) -> Floats:
-    """tanh of the differences in units of their standard deviation, [n]."""
     sd = differences.std()
-    if sd > 0.0:
-        return np.tanh(differences / sd)
-    if differences[0] != 0.0:
-        raise ValueError("all pairs differ in length by the same amount: what that does to wins cannot be taken out")
-    return differences
+    if len(set(labels.tolist())) < 3 or (sd == 0.0 and differences[0] != 0.0):
+        return None
+    terms = np.tanh(differences / sd) if sd > 0.0 else differences
+    return LengthControlled(*_at_equal_length(y, terms, labels, confidence), similar)
 
 
 def _at_equal_length(wins: Floats, terms: Floats, prompts: NDArray, confidence: float) -> tuple[Estimate, float]:
@@ -92,8 +79,6 @@ def _at_equal_length(wins: Floats, terms: Floats, prompts: NDArray, confidence: 
     coefficients, inverse = _fit(x, wins)
     labels, of = np.unique(prompts, return_inverse=True)
     m = len(labels)
-    if m < 3:
-        raise ValueError(f"{m} prompts are too few for an intercept, a slope and their error: at least three")
     scores = np.zeros((m, 2))
     np.add.at(scores, of, x * (wins - expit(x @ coefficients))[:, None])
     sandwich = inverse @ (scores.T @ scores) @ inverse * m / (m - 1)

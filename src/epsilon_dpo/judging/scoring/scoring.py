@@ -161,15 +161,10 @@ def _true_record(comparison: Comparison, truth: Truth) -> Row:
 
 def _at_equal_length(records: list[Row], intervals: Intervals, at: str) -> dict[str, float]:
     """Nothing where the records are too few, or all lengths differ alike: then length has no effect of its own."""
-    try:
-        found = length_controlled(
-            [record["win"] for record in records],
-            [record["tokens_a"] for record in records],
-            [record["tokens_b"] for record in records],
-            [record["prompt_id"] for record in records],
-            intervals.confidence,
-        )
-    except ValueError:
+    names = "win", "tokens_a", "tokens_b", "prompt_id"
+    wins, a, b, prompts = ([record[name] for record in records] for name in names)
+    found = length_controlled(wins, a, b, prompts, intervals.confidence)
+    if found is None:
         return {}
     similar = {} if found.similar is None else found.similar.named(f"similar_length_win_rate{at}")
     return found.win_rate.named(f"lc_win_rate{at}") | {f"length_slope{at}": found.slope} | similar
