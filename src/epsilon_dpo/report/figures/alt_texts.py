@@ -77,18 +77,15 @@ def margins_alt(rows: list[Row]) -> str:
     title = "Mean log-ratio margin of the pairs by what ε-DPO would decide, nats"
     if not rows:
         return f"{title}: none under any run."
-    margins = {
-        group: {row["run"]: row["margin"] for row in rows if row["group"] == group}
-        for group in (DECREASING, INCREASING)
-    }
-    each = [
-        f"{run} {' and '.join(f'{fixed(own[run], 2)} {group}' for group, own in margins.items() if run in own)}"
-        for run in dict.fromkeys(row["run"] for row in rows)
-    ]
+    margins: dict[str, dict[str, float]] = {DECREASING: {}, INCREASING: {}}
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        margins[row["group"]][row["run"]] = row["margin"]
+        said.setdefault(row["run"], []).append(f"{fixed(row['margin'], 2)} {row['group']}")
+    each = [f"{run} {' and '.join(parts)}" for run, parts in said.items()]
     most = [f"{group} {span(own, lambda x: fixed(x, 2))}" for group, own in margins.items() if own]
-    both = [run for run in margins[DECREASING] if run in margins[INCREASING]]
-    smaller = counted(margins[INCREASING][run] < margins[DECREASING][run] for run in both)
-    verdicts = [f"smaller where increasing in {smaller}"] if both else []
+    smaller = [margins[INCREASING][run] < margins[DECREASING][run] for run, parts in said.items() if len(parts) == 2]
+    verdicts = [f"smaller where increasing in {counted(smaller)}"] if smaller else []
     right = min(row["first_order_agreement"] for row in rows)
     verdicts.append(f"the first-order sign is the decision for at least {percent(right)}")
     return fitting(*(f"{title}: {'; '.join(parts + verdicts)}." for parts in (each, most)))
