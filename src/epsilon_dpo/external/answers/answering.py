@@ -18,12 +18,10 @@ from epsilon_dpo.models.policy.folder import load_policy, policy_config
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.runtime import on_device
 from epsilon_dpo.sampling.answers.drawing import sample, seed_of
-from epsilon_dpo.sampling.answers.params import Logits, Sampler
+from epsilon_dpo.sampling.answers.params import GREEDY, Logits, Sampler
 from epsilon_dpo.sampling.decoding.params import Stop
 from epsilon_dpo.sampling.decoding.stops import Stops
 
-# In place of temperature 0: the noise then decides only between tokens whose logits differ by less than 1e-7.
-GREEDY = 1e-9
 NOTHING = " "  # for an answer of no text, which Mistral's later templates refuse as a turn; most trim it away
 
 
