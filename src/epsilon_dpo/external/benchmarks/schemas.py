@@ -16,12 +16,8 @@ from epsilon_dpo.pipeline.stage.files import Row
 
 Schema = dict[str, Any]
 
-TEXT, NAME, INTEGER, NUMBER = (
-    {"type": "string"},
-    {"type": "string", "minLength": 1},
-    {"type": "integer"},
-    {"type": "number"},
-)
+TEXT, NAME = {"type": "string"}, {"type": "string", "minLength": 1}
+INTEGER, NUMBER = {"type": "integer"}, {"type": "number"}
 
 
 def _object(required: Schema, optional: Schema | None = None) -> Schema:
