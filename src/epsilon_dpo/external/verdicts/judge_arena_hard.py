@@ -66,13 +66,13 @@ def judge_arena_hard(contest: Contest[ArenaHardJudge]) -> Verdict:
     verdicts = bench / "model_judgment" / model / f"{contest.name}.jsonl"
     questions = [question.id for question in read_questions("arena_hard", contest.data)]
     rows = _complete(verdicts, questions)
-    failed = len(questions) - len(rows)
-    if not _asked(verdicts).issuperset(questions) or failed > contest.judge.most_failed:
+    asked = {_id(row) for row in kept_rows(verdicts)}  # also those that the judge's endpoint failed on
+    if not asked.issuperset(questions) or len(questions) - len(rows) > contest.judge.most_failed:
         replace_rows(verdicts, rows)  # the tool skips what it finds in the file, also a question with a failed game
         files = ["--setting-file", "settings.json", "--endpoint-file", "endpoint.json"]  # JSON is YAML too
         call(python, [str(checkout / "gen_judgment.py"), *files], contest)
         rows = _complete(verdicts, questions)
-        failed = len(questions) - len(rows)
+    failed = len(questions) - len(rows)
     refuse_failed(failed, len(questions), contest)
     return Verdict(score(rows, failed), rows, f"{CHECKOUT} {version}")
 
@@ -126,11 +126,6 @@ def _complete(path: Path, questions: list[str]) -> list[Row]:
         if len(row["games"]) == 2 and not any(map(_failed, row["games"])):
             found[_id(row)] = row
     return [found[id_] for id_ in questions if id_ in found]
-
-
-def _asked(path: Path) -> set[str]:
-    """The questions that the judge was asked, also those that its endpoint failed on."""
-    return {_id(row) for row in kept_rows(path)}
 
 
 def _id(row: Row) -> str:

@@ -1,5 +1,6 @@
 """MT-Bench: two-turn dialogues, each turn graded from 1 to 10 (Zheng et al., arXiv 2306.05685)."""
 
+from collections import Counter
 from pathlib import Path
 
 from epsilon_dpo.analysis.intervals.rates import standard_error
@@ -41,16 +42,16 @@ def judge_mt_bench(contest: Contest[MTBenchJudge]) -> Verdict:
     copied(contest.answers, bench / "model_answer" / f"{contest.name}.jsonl")
     verdicts = bench / "model_judgment" / f"{model}_single.jsonl"
     questions = read_questions("mt_bench", contest.data)
-    tried = {(row["question_id"], row["turn"]) for row in kept_rows(verdicts)}
-    rows = _graded(kept_rows(verdicts), questions)
-    missing = [question for question in questions if _turns(rows, question) < 2]
+    kept = kept_rows(verdicts)
+    rows = _graded(kept, questions)
+    missing, tried = _missing(rows, questions), {(row["question_id"], row["turn"]) for row in kept}
     if len(tried) < 2 * len(questions) or len(missing) > contest.judge.most_failed:
         replace_rows(verdicts, rows)  # FastChat judges all it is given and appends, so it is given what is missing
         write_jsonl(bench / QUESTION_FILE, [question.row for question in missing])
         arguments = ["--model-list", contest.name, "--judge-model", model, "--parallel", str(contest.judge.parallel)]
         call(python, ["-m", "fastchat.llm_judge.gen_judgment", *arguments], contest)
         rows = _graded(kept_rows(verdicts), questions)
-        missing = [question for question in questions if _turns(rows, question) < 2]
+        missing = _missing(rows, questions)
     refuse_failed(len(missing), len(questions), contest)
     return Verdict(score(rows, questions), rows, version(python, "fschat"))
 
@@ -84,5 +85,7 @@ def _graded(rows: list[Row], questions: list[Question]) -> list[Row]:
     return [{name: x for name, x in latest[key].items() if name != "tstamp"} for key in ordered if key in latest]
 
 
-def _turns(rows: list[Row], question: Question) -> int:
-    return sum(row["question_id"] == question.row["question_id"] for row in rows)
+def _missing(rows: list[Row], questions: list[Question]) -> list[Question]:
+    """Those without a verdict on both turns."""
+    turns = Counter(row["question_id"] for row in rows)
+    return [question for question in questions if turns[question.row["question_id"]] < 2]
