@@ -13,7 +13,6 @@ from epsilon_dpo.judging.tournament.tournament import (
     first_prompts,
     games_of,
     metrics,
-    named,
     play,
     run_against_run,
     table,
@@ -150,17 +149,14 @@ def test_only_games_between_players_count() -> None:
     def record(answer: str, opponent: str, prompt: str = "p") -> dict[str, Any]:
         return {"answer": answer, "opponent": opponent, "prompt_id": prompt}
 
-    own = [record("run", "chosen"), record("run", "sft"), record("sft", "chosen")]
-    assert named(own, "a") == [record("a", "chosen"), record("a", "sft")]
+    own = [record("a", "chosen"), record("a", "sft")]
     controls = [
         record("sft", "chosen"),
         record("chosen", "chosen"),
         record("chosen", "rejected"),
         record("shuffled", "chosen"),
     ]
-    games = games_of(
-        [*named(own, "a"), *controls, record("a", "b"), record("a", "b", "other")], frozenset({"p"}), {"a", "b"}
-    )
+    games = games_of([*own, *controls, record("a", "b"), record("a", "b", "other")], frozenset({"p"}), {"a", "b"})
     assert games == [record("a", "chosen"), record("a", "sft"), record("sft", "chosen"), record("a", "b")]
 
 

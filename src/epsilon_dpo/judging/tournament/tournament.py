@@ -14,7 +14,7 @@ from epsilon_dpo.judging.scoring.intervals import DRAWS, Intervals
 from epsilon_dpo.judging.scoring.scoring import Truth, judge_comparisons
 from epsilon_dpo.judging.tournament.ranking import ranking
 from epsilon_dpo.pipeline.stage.files import Row, read_jsonl, write_json, write_jsonl
-from epsilon_dpo.pipeline.stage.runs import CHOSEN, RUN, SFT
+from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT
 
 
 def play(
@@ -46,7 +46,8 @@ def play(
     write_jsonl(out / "records.jsonl", records)
     write_json(out / "usage.json", judge.usage())
     for run in runs:
-        records += named(read_jsonl(outputs / "score" / run / "records.jsonl"), run)
+        own = read_jsonl(outputs / "score" / run / "records.jsonl")  # whose answers are called `run` there
+        records += [record | {"answer": run} for record in own]
     records += read_jsonl(outputs / "controls" / "records.jsonl")
     games = games_of(records, prompts, set(runs))
     fields = ("win", "true_win") if truth else ("win",)
@@ -70,11 +71,6 @@ def run_against_run(samples: dict[str, list[Row]], prompts: frozenset[str]) -> l
         for row, other in zip(samples[first], samples[second], strict=True)
         if row["prompt_id"] in prompts
     ]
-
-
-def named(records: list[Row], run: str) -> list[Row]:
-    """Records of stage score, whose answers are called `run` there, under the run's name."""
-    return [record | {"answer": run} for record in records if record["answer"] == RUN]
 
 
 def games_of(records: list[Row], prompts: frozenset[str], names: set[str]) -> list[Row]:
