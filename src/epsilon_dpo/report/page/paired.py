@@ -140,13 +140,9 @@ def n_needed(differences: ArrayLike, confidence: float, power: float) -> int | N
     Never fewer prompts than `sign_flip` can decide by: its smallest p is 2^(1 - prompts).
 
     Args:
-        differences: [m], one per prompt.
+        differences: [m], one per prompt, of at least two.
     """
     differences = np.asarray(differences, float)
-    if len(differences) < 2:
-        raise ValueError("fewer than two prompts say nothing of the spread of their differences")
-    if not (0.0 < confidence < 1.0 and 0.0 < power < 1.0):
-        raise ValueError(f"a confidence of {confidence} or a power of {power} is not in (0, 1)")
     mean = differences.mean()
     if abs(mean) <= ROUNDING * np.abs(differences).max():
         return None
