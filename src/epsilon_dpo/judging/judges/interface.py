@@ -107,8 +107,8 @@ def rank_by_comparison(judge: Judge, prompts: list[Messages], candidates: list[l
 
 
 def _mean_logit(text: str, texts: list[str], logits: dict[tuple[str, str], float]) -> float:
-    """Against all of `texts` that it was compared with; NaN: there is none but itself, of several."""
+    """Against all of `texts` that it was compared with; NaN: there are other texts, and it was compared with none."""
     compared = [other for other in texts if (text, other) in logits]
-    if {*compared} == {text} != {*texts}:
+    if len(set(texts)) > 1 and set(compared) == {text}:
         return math.nan
     return sum(logits[text, other] for other in compared) / len(compared)

@@ -100,9 +100,8 @@ class PairRMJudge:
         logit by rounding only (about 1e-6), unless the budget is the batch's.
         """
         encoded = self.layout.encode_all(pairs, 1 if self.budget == "example" else self.batch_size)
-        both = sorted(
-            {tuple(sorted({tuple(e.ab), tuple(e.ba)})) for e in encoded}, key=lambda rows: (len(rows[0]), rows)
-        )
+        orders = {tuple(sorted({tuple(e.ab), tuple(e.ba)})) for e in encoded}  # of two identical answers one
+        both = sorted(orders, key=lambda rows: (len(rows[0]), rows))
         scores: dict[TokenIds, float] = {}
         with tqdm(total=len(both), desc="judge", unit="pair") as bar:
             for batch in self._batches(both):
