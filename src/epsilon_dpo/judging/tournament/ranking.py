@@ -57,12 +57,12 @@ def ranking(
     """The runs from the strongest to the weakest, with intervals over prompts and the places that these leave open.
 
     Args:
-        first, second: [n], the runs of each record.
+        first, second: [n], the two runs of each record.
         wins: [n] in [0, 1], of first over second, ties a half.
         prompts: [n], each record's prompt.
 
     Raises:
-        ValueError: `wins_by_prompt` refuses the records, there are fewer than two prompts, or a run has no game on one.
+        ValueError: there are fewer than two prompts, or a run has no game on one.
     """
     names, games = wins_by_prompt(first, second, wins, prompts)
     m, k = len(games), len(names)
@@ -81,20 +81,10 @@ def ranking(
 def wins_by_prompt(
     first: Sequence[str], second: Sequence[str], wins: ArrayLike, prompts: ArrayLike
 ) -> tuple[list[str], Floats]:
-    """The runs [k] by name, and how often [m, k, k] row beat column on each prompt, ties a half.
-
-    Raises:
-        ValueError: the lengths differ, a run is compared with itself, or wins lie outside [0, 1].
-    """
+    """The runs [k] by name, and how often [m, k, k] row beat column on each prompt, ties a half."""
     wins = np.asarray(wins, float)
-    if not len(first) == len(second) == len(wins) == len(np.asarray(prompts)) > 0:
-        raise ValueError("first, second, wins and prompts must be lists of one length, not empty")
-    if not np.all((wins >= 0.0) & (wins <= 1.0)):
-        raise ValueError("wins lie between 0 and 1")
     names, of = np.unique([first, second], return_inverse=True)
     i, j = of.reshape(2, -1)
-    if np.any(i == j):
-        raise ValueError(f"{names[i[i == j][0]]} is compared with itself")
     labels, prompt = np.unique(prompts, return_inverse=True)
     games = np.zeros((len(labels), len(names), len(names)))
     np.add.at(games, (prompt, i, j), wins)
