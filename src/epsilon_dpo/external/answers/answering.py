@@ -37,7 +37,7 @@ def answer(
 
     Args:
         stop: what ends an answer beside the tokenizer's eos token.
-        scratch: folder of the execution, in which a killed one's state is gone on from; None: nothing is kept.
+        scratch: folder of the execution, with the state from which a killed one resumes; None: nothing is kept.
 
     Returns:
         `id` and `turns`, each with `prompt` (text), `response` (text without special tokens and stop, stripped),

@@ -12,7 +12,7 @@ from epsilon_dpo.analysis.intervals.differences import difference_of_totals, of_
 
 def dominated(kl: Sequence[Floats], wins: Sequence[Floats], answers: ArrayLike, confidence: float) -> NDArray[np.bool_]:
     """Which policies [n] lie, on the same prompts, above another one's KL and below its win rate, both outside their
-    intervals. With `confidence` no policy is called so that is not.
+    intervals. With `confidence` none is called dominated that is not.
 
     Each interval is one of as many as there are pairs: a false call needs one of the two axes to be wrong, so that the
     second costs nothing (Berger, Technometrics 24 (1982)).

@@ -14,7 +14,7 @@ from epsilon_dpo.report.style.plot_style import Mark, drawing, legend_columns, r
 
 WIDTH = 10.2  # inches, of every figure
 LETTERS = 11.5  # points: 7 of them remain when WIDTH is printed 16 cm wide
-CHARACTERS_PER_INCH, LEGEND_MARK = 11, 9  # of LETTERS; a legend's mark is as wide as so many
+CHARACTERS_PER_INCH, LEGEND_MARK = 11, 9  # of LETTERS; the second is the width of a legend's mark, in characters
 LEGEND_LINE = 0.25  # inches
 
 

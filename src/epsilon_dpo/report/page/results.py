@@ -112,7 +112,7 @@ class Results:
 
     @property
     def sampled_under(self) -> str:
-        """What the answers were drawn under that makes the KLs over them no KLs of the policies; empty if nothing."""
+        """The settings of sampling under which a KL over the answers is not the policies' KL; empty if none."""
         return str(self.runs[0].kl.get("sampled_under", ""))
 
     @property

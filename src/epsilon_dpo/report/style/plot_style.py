@@ -25,7 +25,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h", "p")
 INK, GRID = "#222222", "#dddddd"
 DOTS_PER_INCH = 160
-CHARACTERS_PER_INCH, LEGEND_MARK = 12, 7  # of the legend; a mark is as wide as so many characters
+CHARACTERS_PER_INCH, LEGEND_MARK = 12, 7  # of the legend; the second is a mark's width, in characters
 LEGEND_LINE = 0.19  # inches
 
 SETTINGS: dict[Any, Any] = {
@@ -81,8 +81,8 @@ def legend_columns(
     """Columns of a legend in a figure `width` inches wide: as many as the longest label leaves room for.
 
     Args:
-        per_inch: characters.
-        mark: as many characters is a mark wide.
+        per_inch: characters that an inch has room for.
+        mark: a mark's width, in characters.
     """
     longest = max(len(label) for label in labels)
     return min(len(labels), max(1, int(width * per_inch / (longest + mark))))
@@ -106,10 +106,10 @@ def legend(figure: Figure, handles: list[Line2D]) -> None:
 
 
 def labelled_kl(label: str, under: str, room: int) -> str:
-    """`label` of KL over sampled answers, with what forbids to read it so: images are also seen without captions.
+    """`label`, of a KL over sampled answers, and why it is not the policies': images are also seen without captions.
 
     Args:
-        under: what the answers were drawn under that the policies are not, as in `sampled_under`; empty if nothing.
+        under: the settings of sampling under which it is not, as in `sampled_under`; empty if none.
         room: characters of a line.
     """
     return "\n".join([label, *textwrap.wrap(f"under {under}: not the policies' KL", room)]) if under else label

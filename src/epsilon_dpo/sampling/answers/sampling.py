@@ -63,8 +63,8 @@ def answer(
     """Samples of the policy in `folder` (model and tokenizer), `samples_per_prompt` of each row, row by row.
 
     Args:
-        scratch: folder of the execution, in which a killed one's state is gone on from; None: nothing is kept. vLLM
-            keeps nothing.
+        scratch: folder of the execution, where the state is kept from which a killed one resumes; None: nothing is
+            kept. vLLM keeps nothing.
 
     Returns:
         `id` (the row's and the number of the sample), `row_id`, `prompt_id`, `prompt` (messages), `chosen` (text),

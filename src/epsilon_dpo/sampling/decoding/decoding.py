@@ -104,7 +104,7 @@ def decode(
 
     Args:
         batch_size: rows that are continued at once.
-        kept: takes the state now and then, with the noise of `choose`; a state that is there is gone on from.
+        kept: takes the state now and then, with the noise of `choose`; decoding resumes from one that is there.
 
     Raises:
         UserError: the model keeps something else than keys and values of its past, or its logits are no numbers.
