@@ -34,13 +34,13 @@ def win_rates_alt(policies: list[Row]) -> str:
             sentences.append(f"{title[0].upper()}{title[1:]}: {'; '.join(parts)}.")
         return " ".join(["Win rates.", *sentences])
 
-    scorers = _truth_first(policies)
+    scorers = known_scorers(policies)[::-1]  # the truth first
     return fitting(said(each, scorers), said(most, scorers), said(most, scorers[:1]))
 
 
 def kl_alt(policies: list[Row], under: str = "") -> str:
     """Of `charts.kl_against_win_rate`: each policy's place; `under` as there."""
-    scorers, runs = _truth_first(policies), [row for row in policies if row["run"] != SFT]
+    scorers, runs = known_scorers(policies)[::-1], [row for row in policies if row["run"] != SFT]
 
     def rates(row: Row) -> str:
         return " and ".join(f"{percent(row[f'{scorer}/{CHOSEN}'])} by the {SCORERS[scorer]}" for scorer in scorers)
@@ -104,10 +104,6 @@ def beta_decisions_alt(runs: list[RunResult]) -> str:
     most = [f"{kind} {span({run: own[kind] for run, own in shares.items()}, percent)}" for kind in kinds]
     title = "Shares of the training pairs by what became of their β, means over all steps"
     return fitting(f"{title}: {'; '.join(each)}.", f"{title} of {len(runs)} runs: {'; '.join(most)}.")
-
-
-def _truth_first(policies: list[Row]) -> list[str]:
-    return known_scorers(policies)[::-1]
 
 
 def _rate(row: Row, name: str) -> str:
