@@ -169,7 +169,8 @@ def test_f_is_the_head_on_the_marker_states(exact_judge: PairRMJudge) -> None:
     for pair, verdict in zip(PAIRS, judge.compare_texts(PAIRS), strict=True):
         for ids, f in ((judge.layout.encode(pair).ab, verdict.f_ab), (judge.layout.encode(pair).ba, verdict.f_ba)):
             with torch.no_grad():
-                hidden = judge.model.pretrained_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+                encoder = judge.model.pretrained_model
+                hidden = encoder(input_ids=torch.tensor([ids], device=encoder.device)).last_hidden_state[0]
                 s, a, b = (hidden[ids.index(marker)] for marker in judge.layout.marker_ids)
                 linear, head = judge.model.head_layer[1], judge.model.head_layer[4]
                 left, right = (head(torch.tanh(linear(torch.cat([s, x])))) for x in (a, b))

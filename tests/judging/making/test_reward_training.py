@@ -145,7 +145,7 @@ def test_it_can_start_from_a_pretrained_language_model(tmp_path: Path) -> None:
     )
     assert judge.model.dtype == torch.float32 and read_json(tmp_path / "judge/out/judge.json")["dtype"] == "float32"
     before, after = (part.model.embed_tokens.weight for part in (model, judge.model))
-    torch.testing.assert_close(after, before.float(), rtol=0, atol=1e-11)
+    torch.testing.assert_close(after.cpu(), before.float(), rtol=0, atol=1e-11)
     [verdict] = judge.compare(questions(pairs(1, 0)))
     assert verdict.trunc_source and len(judge.ids(questions(pairs(1, 0))[0].prompt, "yes")) == 16
 
