@@ -34,8 +34,10 @@ READING = """## How to read a verdict
   mean.
 - Fewer than three replicates decide nothing, nor does a difference of win rates smaller than half a prompt. While
   replicates are missing, a verdict is preliminary.
+- A part of a mean decides nothing where a replicate lacks it, and makes no claim mixed where it is less than 5% of the
+  mean.
 - An interval is for its claim alone: of twenty claims where no difference exists, about one will look decided.
-- The counts have a sentence of the paper once for each setting and for each part in which it is measured.
+- The table above counts a sentence of the paper once for each setting and for each part in which it is measured.
 
 Terms of the claims:
 
@@ -49,6 +51,7 @@ Terms of the claims:
   pair is the opposite. Both are *decided*; any other pair *ties*."""
 DECIDED = ("holds", "fails")
 ANSWER_AGAIN = "To be answered anew: a verdict is no longer the one that the answer in study/claims.yaml was given for"
+OURS = "our own"
 POST_HOC = "added after a look at the values"
 
 
@@ -129,7 +132,7 @@ def _groups(found: Sequence[Finding]) -> dict[str, list[Finding]]:
     """Claims that were chosen by their values say less, and our own say nothing of the paper: each is counted apart."""
     groups = {
         "of the paper and the slides": [one for one in found if not one.claim.post_hoc and not one.claim.ours],
-        "our own": [one for one in found if not one.claim.post_hoc and one.claim.ours],
+        OURS: [one for one in found if not one.claim.post_hoc and one.claim.ours],
         POST_HOC: [one for one in found if one.claim.post_hoc],
     }
     return {name: own for name, own in groups.items() if own}
@@ -183,7 +186,7 @@ def _table(study: Study, found: Sequence[Finding]) -> str:
     """A table per group, those of one verdict together; a claim's link leads to its definition."""
     parts = ["## The claims\n\nA claim links its definition, its value in each replicate and in each part of the mean."]
     for name, own in _groups(found).items():
-        rows = [f"### Claims {name}", "", "| claim | verdict | measured [interval] | n | level | where |"]
+        rows = [f"### {_title(name)}", "", "| claim | verdict | measured [interval] | n | level | where |"]
         rows.append("|---|---|---|---|---|---|")
         for finding in sorted(own, key=lambda one: get_args(Verdict).index(one.verdict)):
             claim = finding.claim
@@ -192,6 +195,10 @@ def _table(study: Study, found: Sequence[Finding]) -> str:
             rows.append(_row((name, _verdict(study, finding), measured, n, level, claim.place)))
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
+
+
+def _title(group: str) -> str:
+    return f"{group.capitalize()} claims" if group == OURS else f"Claims {group}"
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -287,10 +294,10 @@ def _parts(finding: Finding) -> list[str]:
     alike = len({part.share for part in finding.parts.values()}) == 1
     lines = []
     for name, part in finding.parts.items():
-        of = [] if alike else [f"{part.share:.0%} of them"]
+        of = [] if alike else [f"{part.share:.0%} of all budgets"]
         if part.n < len(finding.by_seed):
             of.append(f"in {part.n} of {len(finding.by_seed)} replicates")
-        where = name.capitalize() + (f" ({', '.join(of)})" if of else "")
+        where = name[0].upper() + name[1:] + (f" ({', '.join(of)})" if of else "")
         said = f", {part.verdict}" if part.verdict in DECIDED else ""
         lines.append(f"- {where}: {_measured(part, '')}{said}.")
     return lines
@@ -302,8 +309,8 @@ def _sources(results: Mapping[str, Sequence[Row]]) -> str:
         file = results_folder(level) / "policies.csv"
         lines += [
             "",
-            f"Level {level}: [policies.csv](../{file}), a row per policy. Its replicates differ in `seed` alone"
-            + _versions(level),
+            f"Level {level}: [policies.csv](../{file}), a row per policy. Its replicates have the same params.yaml "
+            f"but for `seed`, and `threads` and paths, which are a machine's own.{_versions(level)}",
             "",
         ]
         lines += ["| seed | commit | torch | transformers | collected on |", "|---|---|---|---|---|"]
@@ -317,8 +324,6 @@ def _sources(results: Mapping[str, Sequence[Row]]) -> str:
 def _versions(level: str) -> str:
     """Replicates of several versions of the code also differ by what changed between these."""
     commits = len({made["commit"] for made in known_replicates(level).values()})
-    return (
-        "."
-        if commits == 1
-        else f", but {commits} versions of the code made them, so their spread includes what changed between these."
-    )
+    if commits == 1:
+        return ""
+    return f" {commits} versions of the code made them, so their spread includes what changed between these."
