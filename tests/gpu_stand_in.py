@@ -30,6 +30,8 @@ aten = torch.ops.aten
 # Operations that take tensors of both devices.
 COPIES = {aten.copy_.default, aten._to_copy.default}
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+PUTS = INDEXING - {aten.index.Tensor}
+PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
 # Operations whose result the host must know before it can go on, beside indexing by a mask.
 ASKED = {
     aten._local_scalar_dense.default,
@@ -39,7 +41,12 @@ ASKED = {
     aten.nonzero.default,
     aten._unique2.default,
     aten.unique_dim.default,
+    aten.unique_consecutive.default,
+    aten.bincount.default,
+    aten.repeat_interleave.Tensor,
 }
+OF_NUMBERS = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}  # which take one of a processor
+OF_DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor)
 OF_ITS_DEVICE = (Tensor.new_tensor, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty)
 ATTRIBUTES = {
     Tensor.device.__get__: GPU,
@@ -81,11 +88,10 @@ class Move(torch.autograd.Function):
         return put(grad.detach().clone().to(dtype), on_gpu), None, None
 
 
-def move(x: Tensor, on_gpu: bool, dtype: torch.dtype | None = None) -> Tensor:
+def move(x: Tensor, on_gpu: bool, dtype: torch.dtype | None = None, non_blocking: bool = False) -> Tensor:
     if is_on_gpu(x) == on_gpu:
         return x.to(dtype or x.dtype)
-    if not on_gpu:
-        STOPS["copy to the processor"] += 1
+    STOPS[f"copy to the {'GPU' if on_gpu else 'processor'}"] += not (on_gpu and non_blocking)
     return Move.apply(x, on_gpu, dtype or x.dtype)
 
 
@@ -96,27 +102,50 @@ class Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         there = [is_on_gpu(x) for x in tensors]
-        for generator in tree_iter((args, kwargs)):
-            if isinstance(generator, torch._C.Generator) and is_of_gpu(generator) != any(there):
-                wanted, found = ("cuda", "cpu") if any(there) else ("cpu", "cuda")
-                raise RuntimeError(f"Expected a '{wanted}' device type for generator but found '{found}'")
+        for generator in tree_iter((args, kwargs)) if tensors else ():
+            if isinstance(generator, torch._C.Generator):
+                _refuse_generator(generator, any(there))
         if not any(there):
             return func(*args, **kwargs)
-        if func in INDEXING and not there[0]:
-            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
-        in_place = func._schema.name.endswith("_") and not there[0]
-        numbers = (x.dim() == 0 for x in tensors)
-        if func not in COPIES | INDEXING and (in_place or not all(map(max, there, numbers))):
-            places = ", ".join(
-                f"{'cuda' if at else 'cpu'} {list(x.shape)}" for at, x in zip(there, tensors, strict=True)
-            )
-            raise RuntimeError(f"Expected all tensors to be on the same device: {func} of {places}")
-        if func in ASKED or (func in INDEXING and any(x.dtype == torch.bool for x in tensors[1:])):
+        _refuse_mixed(func, args, tensors, there)
+        if func in PRODUCTS and not tensors[-1].is_floating_point():
+            raise NotImplementedError(f"{func} is not implemented for {tensors[-1].dtype} on a GPU")
+        if func in ASKED or _asks_mask(func, args):
             STOPS[str(func)] += 1
         if func is aten.copy_.default:
-            STOPS["copy to the processor"] += not there[0]
+            if there[0] != there[1]:
+                STOPS[f"copy to the {'GPU' if there[0] else 'processor'}"] += not (there[0] and args[2:] == (True,))
             return func(*args, **kwargs)
         return put(ONLY_ON_GPUS.get(func, func)(*args, **kwargs), True)
+
+
+def _refuse_mixed(func: Any, args: tuple, tensors: list[Tensor], there: list[bool]) -> None:
+    if func in COPIES:
+        return
+    if func in INDEXING:
+        if not there[0]:
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+        if func in PUTS and not is_on_gpu(args[2]) and args[2].dim():
+            raise RuntimeError("expected device cuda:0 but got device cpu for value tensor")
+        return
+    changed = func._schema.name.endswith("_") and not there[0]
+    each = torch.Tag.pointwise in func.tags or "_foreach" in func._schema.name or func in OF_NUMBERS
+    if changed or not all(at or (each and x.dim() == 0) for at, x in zip(there, tensors, strict=True)):
+        places = ", ".join(f"{'cuda' if at else 'cpu'} {list(x.shape)}" for at, x in zip(there, tensors, strict=True))
+        raise RuntimeError(f"Expected all tensors to be on the same device: {func} of {places}")
+
+
+def _refuse_generator(generator: Any, on_gpu: bool) -> None:
+    if is_of_gpu(generator) != on_gpu:
+        wanted, found = ("cuda", "cpu") if on_gpu else ("cpu", "cuda")
+        raise RuntimeError(f"Expected a '{wanted}' device type for generator but found '{found}'")
+
+
+def _asks_mask(func: Any, args: tuple) -> bool:
+    """Whether it must be known how many a mask selects: not where one number is put there."""
+    if func not in INDEXING or not any(x is not None and x.dtype == torch.bool for x in args[1]):
+        return False
+    return func not in PUTS or args[2].numel() > 1
 
 
 def _addmm(total: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *, out: Tensor) -> Tensor:
@@ -158,13 +187,19 @@ class Devices(TorchFunctionMode):
             on_gpu = is_on_gpu(args[0])
         if on_gpu is None:
             return func(*args, **kwargs)
+        if kwargs.get("generator") is not None:
+            _refuse_generator(kwargs["generator"], on_gpu)
         made = func(*args, **kwargs | {"device": CPU})
-        return move(made, on_gpu) if args and made is args[0] else put(made, on_gpu)
+        if args and made is args[0]:
+            return move(made, on_gpu)
+        STOPS["copy to the GPU"] += on_gpu and func in OF_DATA
+        return put(made, on_gpu)
 
 
 def _to(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    non_blocking = kwargs.get("non_blocking", False)
     if func is not Tensor.to:
-        return move(x, func is Tensor.cuda)
+        return move(x, func is Tensor.cuda, non_blocking=non_blocking)
     device, dtype = kwargs.get("device"), kwargs.get("dtype")
     for one in args:
         if isinstance(one, Tensor):
@@ -178,7 +213,7 @@ def _to(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return x.to(*args, **kwargs)
     if is_on_gpu(x) == on_gpu:
         return x.to(dtype or x.dtype, copy=kwargs.get("copy", False))
-    return move(x, on_gpu, dtype)
+    return move(x, on_gpu, dtype, non_blocking)
 
 
 def among_devices(function: Callable[..., Any]) -> Callable[..., Any]:

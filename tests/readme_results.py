@@ -20,7 +20,9 @@ def table() -> list[tuple[str, ...]]:
 
 def beside_the_table() -> dict[str, float]:
     """The judge's agreement with the truth, and how often answers to other prompts win to the judge and truly."""
-    sentence = r"agrees with the truth in (\d+) %.* beat the chosen ones in (\d+) % by the judge, in (\d+) % by the truth"
+    sentence = (
+        r"agrees with the truth in (\d+) %.* beat the chosen ones in (\d+) % by the judge, in (\d+) % by the truth"
+    )
     said = " ".join(README.split())
     assert ALIKE in said, f"README.md states no longer: {ALIKE}"
     shares = re.search(sentence, said)

@@ -29,6 +29,16 @@ def test_tensors_of_two_devices_do_not_meet():
     with pytest.raises(RuntimeError, match="on the same device"):
         torch.tensor(0.0).add_(there.sum())
     assert there[torch.tensor([0])].is_cuda, "and its indices"
+    there[torch.tensor([0])] = 2.0
+    for mixed in (
+        lambda: there.index_put_((torch.tensor([0]),), torch.ones(1, 3)),
+        lambda: torch.stack([there.sum(), torch.tensor(1.0)]),
+        lambda: there.index_select(0, torch.tensor(0)),
+    ):
+        with pytest.raises(RuntimeError, match="device"):
+            mixed()
+    with pytest.raises(NotImplementedError, match="int64"):
+        there.long() @ there.long().T
     with pytest.raises(RuntimeError, match="indices should be"):
         here[torch.tensor([0], device="cuda")]
 
@@ -43,7 +53,10 @@ def test_numpy_and_generators_are_the_processors():
         there.exponential_(generator=torch.Generator())
     with pytest.raises(RuntimeError, match="generator"):
         torch.zeros(2).exponential_(generator=torch.Generator("cuda"))
-    assert there.exponential_(generator=torch.Generator("cuda").manual_seed(1)).min() > 0
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.rand(2, device="cuda", generator=torch.Generator())
+    own = torch.Generator("cuda").manual_seed(1)
+    assert there.exponential_(generator=own).min() > 0 and torch.rand(2, device="cuda", generator=own).is_cuda
 
 
 @in_stand_in

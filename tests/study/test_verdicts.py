@@ -186,6 +186,13 @@ def test_a_claim_that_cannot_be_decided_is_refused(here: Path, changes: dict[str
         read_study()
 
 
+def test_an_answer_has_a_verdict_for_each_claim_that_it_rests_on(here: Path) -> None:
+    content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM], "in_short": [SHORT | {"seen": []}]}
+    Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    with pytest.raises(UserError, match=r"in_short: 'Does it spend more\?' has 1 claims and 0 in `seen`"):
+        read_study()
+
+
 def test_the_page_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert Path("docs/replication.md").read_text("utf-8") == page(), "`epsilon-dpo study page` writes it anew"

@@ -122,6 +122,11 @@ class Study(Strict):
             raise ValueError(f"no level is called {sorted(unknown)[0]}: there are {', '.join(self.levels)}")
         if unknown := {id_ for row in self.in_short for id_ in row.claims.values()} - set(names):
             raise ValueError(f"in_short: no claim is called {sorted(unknown)[0]}")
+        for row in self.in_short:
+            if len(row.seen) != len(row.claims):
+                raise ValueError(
+                    f"in_short: {row.question!r} has {len(row.claims)} claims and {len(row.seen)} in `seen`"
+                )
         return self
 
 

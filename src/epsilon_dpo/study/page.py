@@ -185,8 +185,8 @@ def _replicates(level: Level, rows: Sequence[Row]) -> str:
 def _table(study: Study, found: Sequence[Finding]) -> str:
     """A table per group, those of one verdict together; a claim's link leads to its definition."""
     parts = ["## The claims\n\nA claim links its definition, its value in each replicate and in each part of the mean."]
-    for name, own in _groups(found).items():
-        rows = [f"### {_title(name)}", "", "| claim | verdict | measured [interval] | n | level | where |"]
+    for group, own in _groups(found).items():
+        rows = [f"### {_title(group)}", "", "| claim | verdict | measured [interval] | n | level | where |"]
         rows.append("|---|---|---|---|---|---|")
         for finding in sorted(own, key=lambda one: get_args(Verdict).index(one.verdict)):
             claim = finding.claim

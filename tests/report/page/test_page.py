@@ -200,15 +200,6 @@ def test_several_answers_to_a_prompt_are_not_called_prompts(
     assert "8 answers per policy to 4 prompts" in page
 
 
-def test_runs_too_short_to_log_a_step_are_a_report_too(
-    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
-) -> None:
-    out = outputs(adapting=())
-    for run in runs:
-        (out / "align" / "metrics" / run / "metrics.jsonl").write_text("", "utf-8")
-    assert "No run was long enough to log a step." in written(out, runs, tmp_path / "report")
-
-
 def test_a_runs_config_is_one_cell_however_many_methods_there_are(outputs: Callable[..., Path], tmp_path: Path) -> None:
     three = {
         "dpo": {"method": "dpo", "beta": 0.3},

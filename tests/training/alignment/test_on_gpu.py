@@ -12,13 +12,13 @@ pytestmark = pytest.mark.skipif("gpu_stand_in" not in sys.modules, reason="tests
 
 @pytest.mark.parametrize("micro_batches", [2, 4])
 def test_what_stops_the_host(run, micro_batches):
-    """In each step: where the answers' tokens lie, by policy, reference and labels; means before and after the step and
-    of the logged row; the row's loss and gradient norm."""
+    """In each step: the copy of a micro-batch's ids and masks; where the answers' tokens lie, by policy, reference and
+    labels; means before and after the step and of the logged row; the row's loss and gradient norm."""
     from gpu_stand_in import STOPS
 
     seen = []
     settings = {"count": 32, "batch_size": 8, "micro_batch_size": 8 // micro_batches, "max_steps": 4}
     run("stops", EPSILON_DPO, track=lambda metrics, step: seen.append(Counter(STOPS)), **settings)
     steps = [after - before for before, after in pairwise(seen[:4])]  # the last row evaluates
-    of_each = {"aten.index.Tensor": 3 * micro_batches, "tolist": 3, "aten._local_scalar_dense.default": 2}
-    assert steps == [of_each] * 3
+    of_micro_batches = dict.fromkeys(("copy to the GPU", "aten.index.Tensor"), 3 * micro_batches)
+    assert steps == [of_micro_batches | {"tolist": 3, "aten._local_scalar_dense.default": 2}] * 3

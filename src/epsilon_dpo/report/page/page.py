@@ -156,13 +156,15 @@ def _draw(
     deciding = [run for run in results.runs if decides(run)]
     win_rates(folder / "win_rates.png", table, look)
     kl_against_win_rate(folder / "kl_win_rate.png", table, look, under)
-    alts = {"win_rates": win_rates_alt(table), "kl_win_rate": kl_alt(table, under)}
+    training_curves(folder / "training.png", results.runs, look)
+    alts = {
+        "win_rates": win_rates_alt(table),
+        "kl_win_rate": kl_alt(table, under),
+        "training": training_alt(results.runs),
+    }
     if controlled:
         score_against_kl(folder / "control.png", controlled, look, under)
         alts["control"] = control_alt(controlled, under)
-    if any(run.curve for run in results.runs):
-        training_curves(folder / "training.png", results.runs, look)
-        alts["training"] = training_alt(results.runs)
     if adapting:
         beta_over_time(folder / "beta.png", adapting, look)
         alts["beta"] = beta_alt(adapting)

@@ -52,7 +52,7 @@ class Totals:
     def add(self, metrics: dict[str, Tensor]) -> None:
         """One micro-batch of [B] values per name; every call must bring the same names."""
         values = torch.stack(list(metrics.values()))
-        sums = torch.cat([values.sum(1), values.new_tensor([values.shape[1]])])
+        sums = torch.cat([values.sum(1), values.new_full((1,), values.shape[1])])  # no copy to the device, which waits
         self._merge(tuple(metrics), sums)
 
     def take_over_ranks(self, accelerator: "Accelerator") -> "Totals":
