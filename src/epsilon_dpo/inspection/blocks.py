@@ -67,7 +67,7 @@ def blocks(
         tokens: limits that fit its lengths.
         pairs: how many training and evaluation pairs there will be, about.
         answers: tokens of the chosen ones.
-        judged: what a judge that is trained here reads; None: the judge is another.
+        judged: what a judge that is trained here reads; None: the judge is another, or there is no pair.
     """
     found: dict[str, Any] = {"fetch": fetch}
     if tokens != params.tokens:

@@ -69,6 +69,9 @@ def test_colossal_chats_turns_are_read() -> None:
     assert read({"context": context, **answers}).chosen == [user("p"), bot("q"), user("a"), bot("b")]
     assert read({"context": [colossal("system", "s"), *context], **answers}).chosen[:2] == [system("s"), user("p")]
     assert read({"context": [colossal("system", " "), *context], **answers}).chosen[0] == user("p")
+    for beside in ("", None):  # parquet gives each turn all keys that any turn has
+        both = [turn | {"value": beside} for turn in (colossal("system", "s"), *context)]
+        assert read({"context": both, **answers}).chosen[:2] == [system("s"), user("p")]
     row = {"prompt": context[2:], "completion": colossal("assistant", "b"), "label": True}
     assert recognise([row], "x").read(row, "x, row 1", "all") == [Half([user("a")], [bot("b")], True)]
 

@@ -167,11 +167,11 @@ def _by_winner_columns(first_rows: Sequence[Row], names: Names) -> Read:
         won = [flag(row[name], name) for name in WINNERS]
         if won.count(True) != 1:
             raise Refused(f"{', '.join(WINNERS)} are {won}, expected that one of them is true")
-        names = ("response_a", "response_b")
+        answers = ("response_a", "response_b")
         if written or isinstance(row["prompt"], list):
-            sides = [_exchanges(_texts(row, "prompt"), _texts(row, name), name) for name in names]
+            sides = [_exchanges(_texts(row, "prompt"), _texts(row, name), name) for name in answers]
         else:
-            sides = _dialogues(row, asked(row), *names)
+            sides = _dialogues(row, asked(row), *answers)
         return preferred(row, sides, (1.0, -1.0, 0.0)[won.index(True)])
 
     return read

@@ -23,8 +23,12 @@ ABOUT = re.compile(
 )
 NO_WORDS = re.compile(r"[-+\d.,:eE%\s]*|true|false|null|none|nan", re.IGNORECASE)  # csv has texts only
 # The kind of a list is the first that allows the kinds of all its entries.
-LISTS = {"messages": {"message"}, "objects": {"message", "object"}, "texts": {"text", "transcript"}}
-LISTS |= {"numbers": {"number"}}
+LISTS = {
+    "messages": {"message"},
+    "objects": {"message", "object"},
+    "texts": {"text", "transcript"},
+    "numbers": {"number"},
+}
 KEYS = (("role", "content"), ("from", "value"), ("from", "content"))
 
 

@@ -64,8 +64,9 @@ def split_by_prompt(rows: list[Row], eval_share: float, seed: int) -> tuple[list
     A prompt's place depends on its text and the seed, not on its position in the file, so a file in another order is
     split alike.
     """
-    drawn = {_prompt(row): hashlib.sha256(f"{seed}/{_prompt(row)}".encode()).hexdigest() for row in rows}
-    prompts = sorted(drawn, key=drawn.__getitem__)
+    prompts = sorted(
+        {_prompt(row) for row in rows}, key=lambda prompt: hashlib.sha256(f"{seed}/{prompt}".encode()).hexdigest()
+    )
     held_out = set(prompts[: round(eval_share * len(prompts))])
     return [r for r in rows if _prompt(r) not in held_out], [r for r in rows if _prompt(r) in held_out]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair
 
-TABLE = "CREATE TABLE halves (number INTEGER PRIMARY KEY, key BLOB, good INTEGER, id TEXT, prompt TEXT, answer TEXT)"
 IN_ORDER = """
 SELECT first, good, id, prompt, answer FROM
   (SELECT *, MIN(number) OVER (PARTITION BY key) AS first FROM halves) ORDER BY first, good, number
@@ -21,24 +20,32 @@ class Halves:
 
     def __init__(self, scratch: Path) -> None:
         self._path = scratch / "halves.sqlite"
+        self._base: sqlite3.Connection | None = None
 
     def __enter__(self) -> "Halves":
-        self._base = sqlite3.connect(self._path)
-        self._base.execute("PRAGMA journal_mode = OFF")
-        self._base.execute(TABLE)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._base.close()
-        self._path.unlink()
+        if self._base is not None:
+            self._base.close()
+            self._path.unlink()
 
     def add(self, identity: str, half: Half) -> None:
+        if self._base is None:
+            self._base = sqlite3.connect(self._path)
+            self._base.execute("PRAGMA journal_mode = OFF")
+            self._base.execute(
+                "CREATE TABLE halves "
+                "(number INTEGER PRIMARY KEY, key BLOB, good INTEGER, id TEXT, prompt TEXT, answer TEXT)"
+            )
         prompt, answer = json.dumps(half.prompt), json.dumps(half.answer)
         row = (hashlib.sha256(prompt.encode()).digest(), half.good, identity, prompt, answer)
         self._base.execute("INSERT INTO halves (key, good, id, prompt, answer) VALUES (?, ?, ?, ?, ?)", row)
 
     def paired(self) -> Iterator[tuple[str, Pair | Dropped]]:
         """(id, pair) of the n-th good and the n-th bad answer to each prompt, prompt by prompt; the rest as dropped."""
+        if self._base is None:
+            return
         for _, rows in itertools.groupby(self._base.execute(IN_ORDER), key=lambda row: row[0]):
             entire = list(rows)  # the answers to one prompt
             good, bad = ([row for row in entire if row[1] == label] for label in (1, 0))

@@ -62,7 +62,7 @@ def gather(locks: Sequence[Path]) -> str:
 
 @contextmanager
 def lock_file_alone() -> Iterator[Any]:
-    """The DVC repository, whose dvc.lock no other `dvc` writes meanwhile; `dvc repro` is not locked while a stage runs.
+    """The DVC repository, whose dvc.lock no other `dvc` writes meanwhile, but a `dvc repro` while its stage runs.
 
     Raises:
         UserError: another one has the lock.

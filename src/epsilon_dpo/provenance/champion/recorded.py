@@ -118,8 +118,8 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
     """The policy of `run` that the report compares.
 
     Raises:
-        UserError: the report compares no such run, the model in out/ is not the policy that it speaks of, or `whence`
-            does not find it in dvc.lock.
+        UserError: the report compares no such run, the model in out/ is not the policy that it speaks of, `whence` does
+            not find it in dvc.lock, or params.yaml has no such run any more.
     """
     if run not in summary["runs"]:
         raise UserError(f"out/report compares no run {run!r}; it compares {', '.join(summary['runs'])}.")

@@ -144,7 +144,8 @@ class Planner:
         return bool(is_constant) and not any(_may_vary_after(cause, stage, key) for cause in causes)
 
     def _is_known(self, out: Output) -> bool:
-        """Whether somebody knows what `out` held: it is there, or DVC's cache has it or needs no list of its files."""
+        """Whether somebody knows what `out` held: it is there, it is one file, whose hash says enough, or DVC's cache
+        has the list of its files."""
         if not out.hash_info:
             return False
         return out.hash_info == self.outputs.now(out) or not (out.hash_info.isdir and out.changed_cache())

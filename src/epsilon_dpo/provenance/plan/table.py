@@ -101,7 +101,7 @@ def _time(steps: Sequence[Step]) -> str:
 def _disk(steps: Sequence[Step]) -> str:
     """How much their outputs take together; empty if that is known of none."""
     known = [step.size for step in steps if step.size is not None]
-    return size_text(sum(known)) if known else ""
+    return size_text(sum(known)) if any(known) else ""
 
 
 def _rows(steps: Sequence[Step]) -> list[str]:
