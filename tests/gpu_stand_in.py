@@ -172,7 +172,7 @@ class Devices(TorchFunctionMode):
                 return torch.autograd.backward(*args, grad_tensors=kwargs.pop("gradient", None), **kwargs)
         if func in (Tensor.register_hook, Tensor.register_post_accumulate_grad_hook):
             return func(args[0], among_devices(args[1]))
-        if func in (Tensor.to, Tensor.cuda, Tensor.cpu):
+        if func in (Tensor.to, Tensor.type_as, Tensor.cuda, Tensor.cpu):
             return _to(func, *args, **kwargs)
         if func in (Tensor.pin_memory, Tensor.is_pinned):
             return args[0] if func is Tensor.pin_memory else False
@@ -198,7 +198,7 @@ class Devices(TorchFunctionMode):
 
 def _to(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     non_blocking = kwargs.get("non_blocking", False)
-    if func is not Tensor.to:
+    if func in (Tensor.cuda, Tensor.cpu):
         return move(x, func is Tensor.cuda, non_blocking=non_blocking)
     device, dtype = kwargs.get("device"), kwargs.get("dtype")
     for one in args:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from whole_pipeline import all_stages, copy_project, metrics_of, repro, with_preset
 
 TESTS = Path(__file__).resolve().parent
 in_stand_in = pytest.mark.skipif("gpu_stand_in" not in sys.modules, reason="the last test here runs it")
@@ -108,3 +109,35 @@ def test_what_holds_on_a_processor_holds_there(tmp_path):
     }
     found = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[-5000:] + found.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.campaign
+def test_the_pipeline_runs_there_and_finds_what_it_finds_on_a_processor(tmp_path):
+    """Models differ by rounding: on a GPU the head's tiles are larger, and a tanh is torch's own."""
+    project, processor = (copy_project(tmp_path / name) for name in ("gpu", "processor"))
+    note = tmp_path / "stand_ins"
+    paths = os.pathsep.join(map(str, (TESTS / "gpu_stand_in_everywhere", TESTS, project / "src")))
+    for each, environment in ((project, {"PYTHONPATH": paths, "STAND_INS": str(note)}), (processor, {})):
+        with_preset(each, "smoke", {})
+        assert set(repro(each, **environment)) == all_stages(each)
+    computing = {
+        "judge",
+        "sft",
+        "controls",
+        "align",
+        "reference",
+        "sample",
+        "score",
+        "kl",
+        "monotonicity",
+        "tournament",
+    }
+    assert computing <= set(note.read_text("utf-8").split())
+    for run in ("dpo", "epsilon_dpo", "tr_dpo"):
+        there, here = (
+            {**metrics_of(each, f"align/metrics/{run}"), **metrics_of(each, f"kl/{run}")}
+            for each in (project, processor)
+        )
+        for name in ("eval_loss", "eval_rewards/accuracies", "kl_fwd_data"):
+            assert there[name] == pytest.approx(here[name], rel=0.02), (run, name)
