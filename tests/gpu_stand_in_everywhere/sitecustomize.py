@@ -27,15 +27,14 @@ class After(MetaPathFinder):
     """Calls what AFTER has for a module once it is imported."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        then = AFTER.pop(name, None)
-        spec = PathFinder.find_spec(name, path) if then else None
-        if spec is None or then is None or spec.loader is None:
+        spec = PathFinder.find_spec(name, path) if name in AFTER else None
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: ModuleType) -> None:  # transformers looks for torch's spec before it imports torch
             execute(module)
-            then(module)
+            AFTER[name](module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
