@@ -316,7 +316,8 @@ def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monk
     (tmp_path / ".venv-vllm/bin").mkdir(parents=True)
     (tmp_path / "vllm.py").write_text(VLLM.replace("TEMPERATURE", "1.0"), "utf-8")
     python = tmp_path / ".venv-vllm/bin/python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n', "utf-8")
+    # -B: a vllm.py written anew within a second, and as long, would be taken from __pycache__.
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" -B "$@"\n', "utf-8")
     python.chmod(0o755)
     found = answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")
     assert all(one["response_ids"][0] == 1 and one["response_ids"][-1] == 2 for one in found)  # <bos>, <end>
