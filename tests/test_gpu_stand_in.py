@@ -86,27 +86,35 @@ def test_a_gradient_is_where_its_tensor_is():
     assert leaf.grad.tolist() == [2.0, 2.0]
 
 
+SHORT = (
+    "test_gpu_stand_in.py",
+    "training/alignment/test_on_gpu.py",
+    "training/alignment/test_every_method.py",
+    "models/logps/test_head.py",
+    "models/logps/test_kernel.py",
+    "judging/judges/test_pairrm.py",
+    "sampling/decoding",
+)
+LONG = (
+    "training/alignment/test_trainer.py",
+    "training/alignment/test_step.py",
+    "training/online/test_online_training.py",
+    "training/sft/test_sft.py",
+    "training/loop/test_adapters.py",
+    "analysis",
+    "judging/judges/test_reward_model.py",
+    "judging/making",
+    "sampling/answers",
+)
+
+
 @pytest.mark.slow
-def test_what_holds_on_a_processor_holds_there(tmp_path):
-    files = (
-        "test_gpu_stand_in.py",
-        "training/alignment/test_on_gpu.py",
-        "training/alignment/test_every_method.py",
-        "training/online/test_online_training.py",
-        "training/sft/test_sft.py",
-        "training/loop/test_adapters.py",
-        "models/logps",
-        "analysis",
-        "judging/judges/test_pairrm.py",
-        "judging/judges/test_reward_model.py",
-        "judging/making",
-        "sampling",
-    )
+@pytest.mark.parametrize("files", [SHORT, pytest.param(LONG, marks=pytest.mark.campaign)], ids=["short", "long"])
+def test_what_holds_on_a_processor_holds_there(files):
     named = [str(TESTS / file) for file in files]
     command = [sys.executable, "-m", "pytest", "-p", "gpu_stand_in", "-m", "not slow and not campaign", "-x", *named]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    }
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     found = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[-5000:] + found.stderr[-2000:]
 
