@@ -88,10 +88,14 @@ class Move(torch.autograd.Function):
         return put(grad.detach().clone().to(dtype), on_gpu), None, None
 
 
+def count_copy(to_gpu: bool, non_blocking: bool) -> None:
+    STOPS[f"copy to the {'GPU' if to_gpu else 'processor'}"] += not (to_gpu and non_blocking)
+
+
 def move(x: Tensor, on_gpu: bool, dtype: torch.dtype | None = None, non_blocking: bool = False) -> Tensor:
     if is_on_gpu(x) == on_gpu:
         return x.to(dtype or x.dtype)
-    STOPS[f"copy to the {'GPU' if on_gpu else 'processor'}"] += not (on_gpu and non_blocking)
+    count_copy(on_gpu, non_blocking)
     return Move.apply(x, on_gpu, dtype or x.dtype)
 
 
@@ -114,7 +118,7 @@ class Operations(TorchDispatchMode):
             STOPS[str(func)] += 1
         if func is aten.copy_.default:
             if there[0] != there[1]:
-                STOPS[f"copy to the {'GPU' if there[0] else 'processor'}"] += not (there[0] and args[2:] == (True,))
+                count_copy(there[0], args[2:] == (True,))
             return func(*args, **kwargs)
         return put(ONLY_ON_GPUS.get(func, func)(*args, **kwargs), True)
 

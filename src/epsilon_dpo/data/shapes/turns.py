@@ -51,7 +51,7 @@ def turn(value: Any, name: str) -> dict[str, str]:
         raise Missing(f"{name} is null")
     if not isinstance(value, dict):
         raise Refused(f'{name} is {describe(value)}, expected {{"role": text, "content": text}}')
-    there = [keys for keys in KEYS if set(keys) <= set(value)]
+    there = [keys for keys in KEYS if keys[0] in value and keys[1] in value]
     if not there:
         raise Refused(f"{name} has the keys {', '.join(map(str, value))}, expected role and content, or from and value")
     keys = next((keys for keys in there if not _says_nothing(value[keys[1]])), there[0])  # parquet fills all with nulls
