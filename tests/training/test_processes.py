@@ -1,6 +1,7 @@
 """Trainings in two processes that a launcher starts, as copies (DDP) and sharding the weights (FSDP2, on gloo)."""
 
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import parts
 import pytest
@@ -32,7 +34,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from epsilon_dpo.pipeline.launch.launcher import launcher
-from epsilon_dpo.pipeline.launch.processes import run_part
+from epsilon_dpo.pipeline.launch.processes import _Tracked, run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 from epsilon_dpo.pipeline.stage.gpus import LAUNCHER
@@ -269,6 +271,43 @@ def test_what_one_process_refuses_is_said_in_one_sentence(two_processes, monkeyp
     with pytest.raises(UserError, match=r"^rank 1 cannot read its rows; give it some.$"):
         run_part(parts.refuses, {}, lambda metrics, step: None)
     assert "Traceback" not in capfd.readouterr().err
+
+
+class Growing(io.RawIOBase):
+    """A file to which something is added whenever its end is read."""
+
+    def __init__(self, there, *added):
+        self.there, self.added, self.position = there, list(added), 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=0):
+        self.position = offset
+        return offset
+
+    def readinto(self, buffer):
+        read = self.there[self.position :][: len(buffer)]
+        buffer[: len(read)] = read
+        self.position += len(read)
+        if not read and self.added:
+            self.there += self.added.pop(0)
+        return len(read)
+
+
+def test_a_row_that_is_finished_while_the_stage_reads_it_is_read_whole():
+    """The stage took its end for the next row, and a training in several processes ended with an error."""
+    rows = b'[{"loss": 0.5}, 1]\n[{"loss": 0.25}, 2]\n'
+    looks = [Growing(rows[:25], rows[25:]), Growing(rows), Growing(rows)]
+    file = SimpleNamespace(exists=lambda: True, open=lambda mode: io.BufferedReader(looks.pop(0)))
+    tracked = []
+    reader = _Tracked(file, lambda metrics, step: tracked.append((metrics, step)))
+    while looks:
+        reader.look()
+    assert tracked == [({"loss": 0.5}, 1), ({"loss": 0.25}, 2)]
 
 
 def test_more_processes_than_rows_of_a_step_are_refused(monkeypatch):

@@ -107,10 +107,11 @@ class _Tracked:
         with self.file.open("rb") as opened:
             opened.seek(self.read)
             for line in opened:
-                if line.endswith(b"\n"):
-                    self.read += len(line)
-                    metrics, step = json.loads(line)
-                    self.track(metrics, step)
+                if not line.endswith(b"\n"):
+                    return  # rank 0 is writing it: its end would be the next line here
+                self.read += len(line)
+                metrics, step = json.loads(line)
+                self.track(metrics, step)
 
 
 def _wait(process: "subprocess.Popen[bytes]", folder: Path, tracked: _Tracked) -> int:
