@@ -124,9 +124,10 @@ def _add_forecast(commands: Any) -> None:
     forecast = commands.add_parser(
         "forecast",
         help="say what a run needs before it runs: memory per GPU, FLOPs, time and disk of each stage",
-        description="Reads params.yaml and the model's config.json, no weights: a step of each training runs on fake "
-        "tensors, which take no memory. Lengths are those of out/pairs if it was made from this "
-        "params.yaml and that alone is asked about, else the largest allowed.",
+        description="Needs params.yaml and the model's config.json, but no weights: it simulates a step of each "
+        "training on tensors that take no memory. It counts the pairs and tokens of out/pairs if they were made from "
+        "this params.yaml and neither --params, --pairs nor --model-config is given; otherwise each text is as long as "
+        "params.yaml allows.",
     )
     forecast.add_argument("--params", type=Path, default=PARAMS, metavar="FILE", help="such as presets/NAME.yaml")
     forecast.add_argument("--model-config", type=Path, metavar="FILE", help="config.json, if the model is not here")
