@@ -1,5 +1,6 @@
 """align: one policy from the SFT model by one run's method. `python -m stages.align RUN`"""
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,21 +24,15 @@ with heavy_imports(computes=True):
     from epsilon_dpo.training.loop.result import without_evaluation
 
 
-def online(method: OnlineMethod[Any]) -> Callable[..., dict[str, float]]:
-    """`align_online` with the sampler and the scorer, which no other method imports."""
-    from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
-    from epsilon_dpo.judging.scorer.loading import load_scorer
-    from epsilon_dpo.judging.scorer.writing import prompt_file
-    from epsilon_dpo.sampling.decoding.draws import Draw
-    from epsilon_dpo.training.online.online_alignment import align_online
+# Online runs alone import it, by this name: stage scorer depends on its code and this stage does not, so that another
+# judge or sampler does not train the policies of given pairs again.
+ONLINE = "epsilon_dpo.judging.scorer.online_training"
 
-    folder, config = Path("out/scorer") / method.config.method, method.config
-    return partial(
-        align_online,
-        prompts={split: folder / prompt_file(split) for split in ("train", "eval")},
-        draw=Draw(load_tokenizer(Path("out/sft/model")), config.max_new_tokens, config.prompts_per_step * config.k),
-        score=load_scorer(folder),
-    )
+
+def online(method: OnlineMethod[Any]) -> Callable[..., dict[str, float]]:
+    """What trains by the method's own answers."""
+    scorer = Path("out/scorer") / method.config.method
+    return importlib.import_module(ONLINE).online_training(method, scorer, Path("out/sft/model"))
 
 
 def read_by(method: Any) -> list[Path]:

@@ -13,8 +13,8 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from epsilon_dpo.provenance.graph import imports
-from epsilon_dpo.provenance.graph.imports import imported_names
+from epsilon_dpo.pipeline.code import imports
+from epsilon_dpo.pipeline.code.imports import imported_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "epsilon_dpo"
@@ -22,6 +22,10 @@ METHODS = "src/epsilon_dpo/methods"
 # Loaded by name from params.yaml: dvc.yaml names the one file with ${item.method}.
 METHODS_BY_NAME = f"{METHODS}/${{item.method}}.py"
 REGISTRY = PACKAGE / "methods" / "registry.py"
+# What an online run needs beside the rest of stage align, which imports this file by name. Stage scorer writes a hash
+# of it (judging/scorer/code.py).
+ALIGN, SCORER = ROOT / "stages" / "align.py", ROOT / "stages" / "scorer.py"
+ONLINE = PACKAGE / "judging" / "scorer" / "online_training.py"
 # In every closure, yet no output depends on it (tests/data_deps.py): a comment there must not retrain a policy.
 EXEMPT = {
     "src/epsilon_dpo/pipeline/observability/child.py": "starts the process that writes to MLflow",
@@ -64,8 +68,24 @@ BRINGS = {
 
 
 def closure(start: Path) -> list[Path]:
-    """All project files reachable from `start`, `start` included, sorted; `__init__` files hold no code (tested)."""
-    return imports.closure(start, ROOT)
+    """All project files reachable from `start`, `start` included, sorted; `__init__` files hold no code (tested).
+
+    Of what online runs need stage scorer has the files in rooms that stage align does not depend on.
+    """
+    if start != SCORER:
+        return imports.closure(start, ROOT)
+    rooms = {file.parent for file in closure(ALIGN)}
+    return sorted(_without_online(start) | {file for file in closure(ONLINE) if file.parent not in rooms})
+
+
+def _without_online(start: Path) -> set[Path]:
+    """The closure of `start` as if no file named ONLINE."""
+    found, waiting = {start}, [start]
+    while waiting:
+        new = imports.imported_files(waiting.pop(), ROOT) - found - {ONLINE}
+        found |= new
+        waiting += new
+    return found
 
 
 def needed_files(start: Path) -> set[str]:

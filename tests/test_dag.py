@@ -10,20 +10,24 @@ from pathlib import Path
 import pytest
 
 from epsilon_dpo.check.params_file import ParamsFile
+from epsilon_dpo.judging.scorer.code import PACKAGES
+from epsilon_dpo.pipeline.code.imports import imported_names
 from epsilon_dpo.pipeline.stage.fingerprint import stage_entry
 from epsilon_dpo.pipeline.stage.params import read_yaml
-from epsilon_dpo.provenance.graph.imports import imported_names
 from epsilon_dpo.training.loop.params import CheckpointsView
 
 sys.path.insert(0, str(Path(__file__).parent))
 from closure import (
     EXEMPT,
+    ONLINE,
     ROOT,
+    SCORER,
     closure,
     code_deps,
     covered_files,
     covered_without_need,
     needed_files,
+    pins,
     stage_pins,
 )
 from data_deps import STUBS
@@ -75,7 +79,7 @@ def test_every_import_is_covered_and_every_dep_is_used(stage: str) -> None:
 # By hand: files that a stage's folders cover although the stage never imports them. Their change re-runs it without
 # need; most of their changes re-run a stage before it anyway.
 WITHOUT_NEED = {
-    "align": "data/tokens/params.py data/tokens/tokenisation.py",
+    "align": "data/tokens/params.py data/tokens/positions.py data/tokens/tokenisation.py",
     "base": """data/facts/rows.py data/tokens/positions.py data/tokens/tokenizer.py models/logps/padding.py
         pipeline/stage/runs.py pipeline/stage/runtime.py""",
     "candidates": """pipeline/stage/runs.py sampling/answers/sample_answers.py sampling/decoding/draws.py
@@ -97,7 +101,7 @@ WITHOUT_NEED = {
     "report": "pipeline/stage/runtime.py",
     "sample": "sampling/decoding/draws.py",
     "score": "analysis/intervals/differences.py",
-    "scorer": "judging/scorer/loading.py pipeline/stage/runs.py pipeline/stage/runtime.py",
+    "scorer": "pipeline/stage/runs.py pipeline/stage/runtime.py",
     "sft": "pipeline/stage/runs.py",
     "tournament": "judging/scoring/params.py judging/scoring/score_answers.py",
     "validate": "data/tokens/positions.py pipeline/stage/runs.py pipeline/stage/runtime.py",
@@ -108,6 +112,17 @@ WITHOUT_NEED = {
 def test_files_covered_without_need_are_those_written_down(stage: str) -> None:
     found = {file.removeprefix("src/epsilon_dpo/") for file in covered_without_need(stage)}
     assert found == set(WITHOUT_NEED.get(stage, "").split())
+
+
+def test_what_online_runs_need_is_a_dependency_of_stage_align_or_of_stage_scorer() -> None:
+    """Stage align imports it by name, where no closure sees it: else every judge would be a dependency of every run."""
+    of_align = set().union(*(covered_files(dep) for dep in declared_code("align") if "$" not in dep))
+    needed = {str(file.relative_to(ROOT)) for file in closure(ONLINE)} - set(EXEMPT)
+    carried = needed - of_align
+    assert carried <= needed_files(SCORER) and "src/epsilon_dpo/judging/judges/loading.py" in carried
+    name = ".".join(ONLINE.relative_to(ROOT / "src").with_suffix("").parts)
+    assert f'ONLINE = "{name}"' in (ROOT / "stages" / "align.py").read_text("utf-8")
+    assert sorted(set(pins(ONLINE)) - set(declared_pins("align"))) == PACKAGES
 
 
 def test_what_is_exempt_would_retrain_every_policy() -> None:

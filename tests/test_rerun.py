@@ -167,14 +167,15 @@ def test_a_policys_kl_follows_from_its_own_answers_and_from_the_pairs(repo: Repo
 
 # By hand, as stages import them.
 JUDGED = {"ranking", "margins", "controls", "tournament"} | SCORES
-WITH_MODELS = {"base", "judge", "sft", "candidates", "reference"} | JUDGED | ALIGN
+WITH_MODELS = {"base", "judge", "sft", "candidates", "reference", "scorer"} | JUDGED | ALIGN
 UPGRADES = {
-    "torch": WITH_MODELS | {"scorer"},
+    "torch": WITH_MODELS,
     "transformers": WITH_MODELS | {"validate", "pairs"},
     "trl": {"judge", "sft"},
     "matplotlib": {"figures", "report"},
     "great_expectations": {"validate"},
     "pyarrow": {"fetch", "judge", "sft"},
+    "vaderSentiment": JUDGED | {"judge", "scorer"},  # a judge: it trains no policy of given pairs again
 }
 
 

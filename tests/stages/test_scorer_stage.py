@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from untracked import run_untracked
 
+from epsilon_dpo.judging.scorer.code import made_with
 from epsilon_dpo.judging.scorer.loading import load_scorer
 from epsilon_dpo.methods.registry import method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -68,6 +70,34 @@ def test_a_scorer_reaches_the_folders_of_online_methods_alone(project: Path) -> 
     assert changed == {"ppo", "rloo"}
     deps = read_yaml(ROOT / "dvc.yaml")["stages"]["align"]["do"]["deps"]
     assert [dep for dep in deps if dep.startswith(("out/scorer", "out/judge"))] == ["out/scorer/${item.method}"]
+
+
+def test_a_change_of_what_only_online_runs_need_reaches_their_folders_and_a_comment_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("src", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pins.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = made_with()
+    assert list(before["packages"]) == ["scikit-learn", "vaderSentiment"]
+
+    def after(file: str, added: str) -> dict:
+        text = Path(file).read_text("utf-8")
+        Path(file).write_text(text + added, "utf-8")
+        try:
+            return made_with()
+        finally:
+            Path(file).write_text(text, "utf-8")
+
+    room = "src/epsilon_dpo"
+    assert after(f"{room}/judging/judges/sentiment.py", "\n# a comment\n") == before
+    for file in ("judging/judges/sentiment.py", "sampling/decoding/stops.py", "training/online/rollouts.py"):
+        assert after(f"{room}/{file}", "\nX = 1\n")["code"] != before["code"]
+    assert after(f"{room}/models/logps/kernel.py", "\nX = 1\n") == before, "of which stage align depends itself"
+    pinned = read_yaml(Path("pins.yaml"))["vaderSentiment"]
+    Path("pins.yaml").write_text(Path("pins.yaml").read_text("utf-8").replace(f'"{pinned}"', '"0"'), "utf-8")
+    assert made_with() == before | {"packages": before["packages"] | {"vaderSentiment": "0"}}
 
 
 def test_by_default_it_is_constant_and_an_online_run_is_refused(project: Path) -> None:

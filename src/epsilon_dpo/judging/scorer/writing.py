@@ -2,7 +2,8 @@
 
 The folder of a method that learns from given pairs always has the same bytes, and so has that of an online one while no
 scorer is asked for. align@RUN depends on the folder of its method: another scorer trains the online runs again and no
-other. Each online method has its own copy of a judge, since each folder must be whole.
+other, and so does a change of the code that only they need (code.py). Each online method has its own copy of a judge,
+since each folder must be whole.
 """
 
 import shutil
@@ -10,13 +11,14 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from epsilon_dpo.judging.scorer.code import made_with
 from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.methods.registry import method_names, online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import JsonlFile, Row, count_lines, read_json, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST
 
-SETTINGS, JUDGE, METRICS = "scorer.json", "judge", ("metrics.json", "metrics.jsonl")
+SETTINGS, MADE_WITH, JUDGE, METRICS = "scorer.json", "made_with.json", "judge", ("metrics.json", "metrics.jsonl")
 PAIRWISE_KINDS = ("pairrm", "llm")  # of judge.json
 
 
@@ -74,6 +76,7 @@ def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out:
         write_jsonl(out / prompt_file(split), _distinct_prompts(pairs, validated, split))
         counts[split] = count_lines(out / prompt_file(split))
     write_json(out / SETTINGS, config.model_dump())
+    write_json(out / MADE_WITH, made_with())
     return counts
 
 

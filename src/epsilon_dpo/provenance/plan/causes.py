@@ -10,8 +10,8 @@ from dvc.dependency import ParamsDependency
 from dvc.output import Output
 from dvc.stage import PipelineStage
 
+from epsilon_dpo.pipeline.code.imports import closure, code_of
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
-from epsilon_dpo.provenance.graph.imports import closure, code_of
 from epsilon_dpo.provenance.graph.project import DVC_FILE, Project, params_now
 from epsilon_dpo.provenance.plan.amounts import size_text
 from epsilon_dpo.provenance.plan.outputs import Expected

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from epsilon_dpo.pipeline.code.imports import closure, code_of
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.provenance.graph.imports import closure, code_of
 
 SOURCE = '"""Doc."""\n\n\ndef f(x):\n    """Doc."""\n    return x + 1\n'
 
