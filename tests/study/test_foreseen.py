@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json, write_jsonl
-from epsilon_dpo.study.foreseen import beside_trainings, foreseen, margin_quality, neighbours
+from epsilon_dpo.study.foreseen import beside_trainings, beside_true_rewards, foreseen, neighbours
 
 # Of four pairs: under mixed logits the first two decrease in beta and the third increases; the last is not decided.
 # What is foreseen, z_minus - z_plus: 1, .5, -.5 and 0. The ranks of h: 3, 1, 4, 2.
@@ -91,7 +92,7 @@ def test_neighbours_differ_in_beta_alone() -> None:
 
 
 def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None:
-    """By each pair's id; without a truth no quality, and beside no trainings nothing is foreseen."""
+    """By each pair's id; without a truth no margin is beside one, and beside no trainings nothing is foreseen."""
     runs = {"own": {"method": "dpo", "beta": 0.1}, "lower": {"method": "dpo", "beta": 0.1 / 1.01}}
     runs["higher"] = {"method": "dpo", "beta": 0.1 / 0.99}
     changes = {"own": [0.0] * 4, "lower": [0.5, 0.25, -0.25, 0.125], "higher": [-0.5, -0.25, 0.25, 0.125]}
@@ -104,31 +105,59 @@ def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None
     def of(run: str) -> list[dict[str, Any]]:
         return read_jsonl(tmp_path / "monotonicity" / run / "records.jsonl")
 
-    right, wrong = "Paris is the capital of France.", "Paris is the capital of Spain."
+    fact, claim = "Paris is the capital of France.", "Paris is the capital of Spain."  # worth 1.5 and -1
     question = [{"role": "user", "content": "Tell me about Paris."}]
 
     def answer(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
     (tmp_path / "validate").mkdir()
+    answers = {"a": (f"Good question! {fact}", claim), "b": (fact, claim), "c": (claim, f"{fact} That depends.")}
     rows = [
-        {"id": own["id"], "prompt": question, "chosen": answer(right if own["id"] == "c" else wrong)}
-        | {"rejected": answer(wrong)}
+        {"id": own["id"], "prompt": question, "chosen": answer(chosen), "rejected": answer(rejected)}
         for own in OWN
+        for chosen, rejected in [answers.get(own["id"], (claim, claim))]
     ]
     write_jsonl(tmp_path / "validate" / "eval.jsonl", rows[::-1])
+    of_truth = {"quality_order", "wrong_order", "wrong_labels"}
     for truth in (False, True):
         write_json(tmp_path / "validate" / "dataset.json", {"true_reward": truth})
         found = foreseen(tmp_path, "own", runs, of("own"))
         assert found["mixture_nearer"] == pytest.approx(1.0)
-        # Both ways round the ranks of h less their mean are 2.5, -1, 3.5, 1 and their negatives, those of the true
-        # differences 0, 0, 3.5, 0 and their negatives.
-        expected = 2 * 3.5 * 3.5 / np.sqrt(2 * (2.5**2 + 1 + 3.5**2 + 1) * 2 * 3.5**2)
-        assert found.get("margin_quality") == (pytest.approx(expected) if truth else None)
-        assert foreseen(tmp_path, "lower", runs, of("lower")).keys() == ({"margin_quality"} if truth else set())
+        assert found.keys() & of_truth == (of_truth if truth else set())
+        assert foreseen(tmp_path, "lower", runs, of("lower")).keys() == (of_truth if truth else set())
+    # Better by 3.5, 2.5 and 2 are the answers of a, b and c with the margins 2, -1 and -3; d's are worth the same.
+    assert (found["wrong_order"], found["wrong_labels"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert found["quality_order"] == pytest.approx(1.0)
 
 
-def test_quality_is_a_correlation_of_ranks() -> None:
-    assert margin_quality([1.0, 2.0, 30.0], [0.1, 0.2, 0.3]) == pytest.approx(1.0)
-    # Of 1, 2, 30, -1, -2 and -30 the second and third, and the fifth and sixth, have each other's rank.
-    assert margin_quality([1.0, 2.0, 30.0], [0.1, 0.3, 0.2]) == pytest.approx(1 - 6 * 4 / (6 * 35))
+def test_quality_is_the_order_of_sizes_from_the_better_answer_to_the_worse() -> None:
+    """Whichever of the two is called the chosen one; a pair of equals is in no value."""
+    found = beside_true_rewards([1.0, 2.0, 30.0, 0.0, -7.0], [0.5, 2.5, 1.5, 3.0, 0.0])
+    # Ranks of the margins 2, 3, 4, 1 beside 1, 3, 2, 4: squared differences 1, 0, 4, 9. The margin of 0 is half wrong.
+    assert found == {"quality_order": pytest.approx(1 - 6 * 14 / 60), "wrong_order": 1 / 8, "wrong_labels": 0.0}
+    turned = beside_true_rewards([1.0, -2.0, -30.0, 0.0, 7.0], [0.5, -2.5, -1.5, 3.0, 0.0])
+    assert turned == found | {"wrong_labels": 0.5}
+    # Of three pairs the second one's margin is the worse answer's: ranks 2, 1, 3 beside 1, 2, 3.
+    assert beside_true_rewards([1.0, -2.0, -4.0], [1.0, 2.0, -3.0]) == {
+        "quality_order": pytest.approx(0.5),
+        "wrong_order": pytest.approx(1 / 3),
+        "wrong_labels": pytest.approx(1 / 3),
+    }
+
+
+def test_signs_that_agree_are_no_order_of_sizes() -> None:
+    """With each pair both ways round, as was measured first, independent sizes of equal signs have a correlation of
+    3/4, which is above the border of the claim that margins are not quality."""
+    generator = np.random.default_rng(0)
+    (sizes, by), label = generator.random((2, 4000)), generator.choice([-1.0, 1.0], size=4000)
+    found = beside_true_rewards(list(sizes * label), list(by * label))
+    assert abs(found["quality_order"]) < 0.05 and found["wrong_order"] == 0.0
+    assert found["wrong_labels"] == pytest.approx(0.5, abs=0.05)
+    both_ways_round = spearmanr([*sizes, *-sizes], [*by, *-by]).statistic
+    assert both_ways_round == pytest.approx(3 / 4, abs=0.01) and both_ways_round > 0.5**0.5
+
+
+def test_without_better_answers_or_sizes_there_is_no_order() -> None:
+    assert beside_true_rewards([1.0, 2.0], [0.0, 0.0]) == {}
+    assert beside_true_rewards([1.0, 2.0], [0.5, -0.5]) == {"wrong_order": 0.5, "wrong_labels": 0.5}

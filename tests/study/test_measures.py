@@ -89,6 +89,8 @@ def test_differences_at_equal_beta_and_early() -> None:
     first = early_difference(rows + early, OURS, DPO, "win_rate_true")
     assert first.value == pytest.approx(0.3 - 0.7) and list(first.parts) == ["at β 0.1"], "the first alone"
     assert mean_of(rows, DPO, "kl").value == pytest.approx(2.0)
+    beyond = mean_of(rows, DPO, "kl", minus="win_rate_true")
+    assert beyond.value == pytest.approx(2.0 - mean_of(rows, DPO, "win_rate_true").value)
     with pytest.raises(UserError, match=r"the betas differ: 0\.1, 1\.0 and 0\.1"):
         difference_at_equal_beta([*rows[:2], rows[2]], DPO, OURS, "kl")
     with pytest.raises(UserError, match="no policy of"):

@@ -50,7 +50,7 @@ class Claim(Strict):
     Attributes:
         place: in the paper, or in the slides.
         ours: whether neither of them says it.
-        post_hoc: whether it was added after a look at the values, which then chose it.
+        post_hoc: whether it was added or defined anew after a look at the values, which then chose it.
         definition: what is measured, for a reader; `measure` is the same for the program.
         refuted_by: what would refute it.
         level: where it is measured. None: `test` holds it, or `needs` says why nobody has measured it.

@@ -22,7 +22,7 @@ SAME_BETA = 1e-5  # relative: presets write beta/(1 + ε) with six digits
 
 
 def foreseen(out: Path, run: str, runs: Mapping[str, dict[str, Any]], records: Sequence[Row]) -> Row:
-    """The values of `beside_trainings` of a run and `margin_quality`, as far as there is what they need.
+    """The values of `beside_trainings` and `beside_true_rewards` of a run, as far as there is what they need.
 
     Args:
         out: the outputs of all stages.
@@ -41,7 +41,7 @@ def foreseen(out: Path, run: str, runs: Mapping[str, dict[str, Any]], records: S
             - truth(pair["prompt"], pair["rejected"][-1]["content"])
             for pair in (pairs[record["id"]] for record in records)
         ]
-        found["margin_quality"] = margin_quality([record["margin"] for record in records], true)
+        found |= beside_true_rewards([record["margin"] for record in records], true)
     return found
 
 
@@ -113,11 +113,36 @@ def agreement_beyond_chance(first: NDArray[np.bool_], second: NDArray[np.bool_])
     return float(np.mean(first == second) - chance)
 
 
-def margin_quality(margins: Sequence[float], true: Sequence[float]) -> float:
-    """Spearman's correlation of log-ratio margins with true ones, each pair taken both ways round: which of its answers
-    is called the chosen one is the label's doing."""
-    both = [np.concatenate([values, np.negative(values)]) for values in (margins, true)]
-    return correlation_of_ranks(*both)
+def beside_true_rewards(margins: Sequence[float], true: Sequence[float]) -> Row:
+    """How far margins represent the quality of pairs: by how much one answer is better, and which one that is.
+
+    Pairs whose answers are worth the same are left out: neither answer is the better one.
+
+    Args:
+        margins: log-ratio margins of the chosen answers over the rejected ones, nats, [n].
+        true: differences of the true rewards, chosen minus rejected, [n].
+
+    Returns:
+        quality_order: Spearman's correlation of the two, each of the truly better answer minus the other one, so that
+            it is 0 where margins know which answer is better and nothing of by how much. With each pair both ways
+            round, the signs alone would make it 3/4. Absent where all true differences have one size.
+        wrong_order: the share of the pairs whose margin prefers the worse answer; a margin of 0 counts half.
+        wrong_labels: the share whose chosen answer is the worse one.
+
+        Nothing where no pair has a better answer.
+    """
+    h, difference = np.array(margins), np.array(true)
+    if not (unequal := difference != 0).any():
+        return {}
+    chosen_is_better = np.sign(difference[unequal])
+    of_the_better, better_by = h[unequal] * chosen_is_better, np.abs(difference[unequal])
+    found: Row = {
+        "wrong_order": float(np.mean(of_the_better < 0) + np.mean(of_the_better == 0) / 2),
+        "wrong_labels": float(np.mean(chosen_is_better < 0)),
+    }
+    if np.ptp(better_by) > 0:
+        found["quality_order"] = correlation_of_ranks(of_the_better, better_by)
+    return found
 
 
 def correlation_of_ranks(first: Floats, second: Floats) -> float:

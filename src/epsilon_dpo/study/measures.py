@@ -144,8 +144,10 @@ def _of_snapshots(rows: Sequence[Row], recipe: Recipe, column: str) -> dict[tupl
     return {(float(row["epoch"]), beta_of(row)): number(row, column) for row in kept}
 
 
-def mean_of(rows: Sequence[Row], recipe: Recipe, column: str, betas: Sequence[float] | None = None) -> Measured:
-    """The mean of `column` over the beta of a recipe, or over `betas`.
+def mean_of(
+    rows: Sequence[Row], recipe: Recipe, column: str, betas: Sequence[float] | None = None, minus: str | None = None
+) -> Measured:
+    """The mean of `column`, or of `column` minus the column `minus`, over the beta of a recipe, or over `betas`.
 
     Raises:
         UserError: one of `betas` has no policy.
@@ -154,6 +156,8 @@ def mean_of(rows: Sequence[Row], recipe: Recipe, column: str, betas: Sequence[fl
     if lacking := sorted(set(betas or []) - {beta for beta in policies if beta is not None}):
         raise UserError(f"no policy at β {lacking[0]}")
     values = {beta: number(policies[beta], column) for beta in (betas or policies)}
+    if minus is not None:
+        values = {beta: value - number(policies[beta], minus) for beta, value in values.items()}
     return _over_betas(values, grain(rows, recipe, column))
 
 

@@ -52,7 +52,7 @@ Terms of the claims:
 DECIDED = ("holds", "fails")
 ANSWER_AGAIN = "To be answered anew: a verdict is no longer the one that the answer in study/claims.yaml was given for"
 OURS = "our own"
-POST_HOC = "added after a look at the values"
+POST_HOC = "added or defined anew after a look at the values"
 
 
 def page() -> str:

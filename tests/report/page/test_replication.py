@@ -54,7 +54,7 @@ def test_what_the_study_says_is_shown_and_what_it_did_not_run_is_counted(
         "where the 90 % interval",
         "<em>controlled</em>: By hand; 3 of 4 replicates.",
         "It spends more KL.</th><td>controlled</td><td>+0.000<small>−0.516 to +5.484</small></td><td>nats</td>"
-        "<td>3</td><td><strong>fails</strong> (added after a look at the values)</td>",
+        "<td>3</td><td><strong>fails</strong> (added or defined anew after a look at the values)</td>",
         "<td>controlled</td><td>–</td><td>nats</td><td>2</td><td>not measurable: seed 3, no kl</td>",
         "No extra pass.</th><td>–</td><td>–</td><td>–</td><td>–</td><td>holds by a test</td>",
         "1 more claim is stated there and not run",
