@@ -12,7 +12,7 @@ import pytest
 from benchmark_server import Judge
 from test_external_judges import judges
 
-from epsilon_dpo.external.verdicts.tool import Contest, call, reach
+from epsilon_dpo.external.verdicts.tool import Contest, alone, call, reach
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 
@@ -60,8 +60,9 @@ def test_what_else_a_tool_would_read_of_the_users_environment_does_not_reach_it(
     """openai 0.28 takes Azure's form of requests, and another key than the one that was checked, from there."""
     for name in ("OPENAI_API_TYPE", "OPENAI_API_VERSION", "OPENAI_API_KEY_PATH"):
         monkeypatch.setenv(name, "azure")
-    contest = Contest("mine", tmp_path, tmp_path, judges(judge.url).mt_bench, tmp_path)
-    call(Path(sys.executable), ["-c", "import os; print(*sorted(os.environ))"], contest)
+    with alone(tmp_path) as lock:
+        contest = Contest("mine", tmp_path, tmp_path, judges(judge.url).mt_bench, tmp_path, lock)
+        call(Path(sys.executable), ["-c", "import os; print(*sorted(os.environ))"], contest)
     reached = {name for name in (tmp_path / "tool.log").read_text().split() if name.startswith("OPENAI_API")}
     assert reached == {"OPENAI_API_BASE", "OPENAI_API_KEY"}
 

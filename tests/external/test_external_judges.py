@@ -8,6 +8,8 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +26,7 @@ from epsilon_dpo.external.verdicts import judge_alpaca_eval, judge_mt_bench
 from epsilon_dpo.external.verdicts.judge_alpaca_eval import alpaca_eval_files
 from epsilon_dpo.external.verdicts.judge_arena_hard import score
 from epsilon_dpo.external.verdicts.judging import verdict_on
-from epsilon_dpo.external.verdicts.tool import Contest, call, work_folder
+from epsilon_dpo.external.verdicts.tool import Contest, alone, call, work_folder
 from epsilon_dpo.judging.judges import llm_endpoint
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, write_json
@@ -365,19 +367,39 @@ def test_a_judge_out_of_reach_is_one_sentence(
     assert not judge.asked
 
 
-def test_two_tools_at_once_would_pay_twice(tmp_path: Path, judge: Judge) -> None:
-    """The one of a stage that was killed lives on, and holds the lock."""
-    contest = Contest("m", tmp_path / "answers", tmp_path, judges(judge.url).mt_bench, tmp_path)
-    python = Path(sys.executable)
-    holds = subprocess.Popen([python, "-c", HOLDS, tmp_path / "tool.lock"], stdout=subprocess.PIPE)
-    assert holds.stdout is not None and holds.stdout.read(1) == b"."
-    try:
-        with pytest.raises(UserError, match=r"the tool of an earlier run still asks the judge in .*; wait until"):
-            call(python, ["-c", ""], contest)
-    finally:
+@contextmanager
+def another_tool(work: Path) -> Iterator[None]:
+    """That of a stage that was killed, which lives on and holds the lock."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, work / "tool.lock"], stdout=subprocess.PIPE) as holds:
+        assert holds.stdout is not None and holds.stdout.read(1) == b"."
+        yield
         holds.kill()
-        holds.wait()
-    call(python, ["-c", ""], contest)
+
+
+def test_two_tools_at_once_would_pay_twice(tmp_path: Path, judge: Judge) -> None:
+    with another_tool(tmp_path), pytest.raises(UserError, match=r"the tool of an earlier run still asks the judge in "):
+        alone(tmp_path).__enter__()
+    with alone(tmp_path) as lock:
+        contest = Contest("m", tmp_path / "answers", tmp_path, judges(judge.url).mt_bench, tmp_path, lock)
+        holds = "import fcntl; fcntl.flock(open('tool.lock', 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        with pytest.raises(UserError, match="BlockingIOError"):
+            call(Path(sys.executable), ["-c", holds], contest)
+
+
+def test_verdicts_that_another_tool_is_writing_are_let_alone(external: Path, judge: Judge, dialogues: Any) -> None:
+    """The stage wrote the file anew without the row of which it had read a half: it was paid for and lost."""
+    arena_hard_environment("current")
+    run, file = export(dialogues, "arena_hard")
+    verdict_on("mine", run, judges(judge.url), file)
+    [verdicts] = Path("verdicts").rglob("model_judgment/*/mine.jsonl")
+    there = verdicts.read_bytes()[:-40]  # the last row is not written to its end
+    verdicts.write_bytes(there)
+    [work] = Path("verdicts").iterdir()
+    with another_tool(work), pytest.raises(UserError, match=r"still asks the judge in .*; wait until it ends"):
+        verdict_on("mine", run, judges(judge.url), file)
+    assert verdicts.read_bytes() == there
+    asked = len(judge.asked)
+    assert verdict_on("mine", run, judges(judge.url), file).metrics["n"] == 6 and len(judge.asked) == asked + 2
 
 
 def test_a_checkout_without_the_settings_is_named(external: Path, judge: Judge, dialogues: Any) -> None:

@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import IO, Generic, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -44,6 +45,7 @@ class Contest(Generic[Settings]):
         answers: the file in the tool's format.
         data: the folder with the benchmark's own files.
         work: folder in which the tool works.
+        lock: what `alone` yields for that folder.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Contest(Generic[Settings]):
     data: Path
     judge: Settings
     work: Path
+    lock: IO[str]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,27 @@ def work_folder(name: str, answers: Path, files: list[Path], judge: Judge) -> Pa
     folder = Path("verdicts") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[IO[str]]:
+    """Nobody else works in this folder, from the first look at what is kept there on.
+
+    A tool holds the lock as long as it lives, also where the stage that started it was killed: two at once would ask
+    and pay for the same questions, and who writes anew what is kept would lose what the other adds meanwhile.
+
+    Raises:
+        UserError: another one does.
+    """
+    with (work / "tool.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"the tool of an earlier run still asks the judge in {work}; wait until it ends, or end it, and run "
+                "this stage again: what it has asked is kept."
+            ) from None
+        yield lock
 
 
 def environment_python(judge: Judge, benchmark: str) -> Path:
@@ -131,11 +155,8 @@ def _is_restricted(error: HTTPError) -> bool:
 def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None:
     """Run the tool in the contest's folder; what it prints goes to tool.log there.
 
-    It holds a lock as long as it lives, also where the stage that started it was killed: two at once would ask and pay
-    for the same questions, and write over each other's answers.
-
     Raises:
-        UserError: it failed; the sentence ends with the last line that it printed. Or another works in this folder.
+        UserError: it failed; the sentence ends with the last line that it printed.
     """
     key = reach(contest.judge)
     url = contest.judge.base_url.rstrip("/")
@@ -144,26 +165,18 @@ def call(python: Path, arguments: list[str], contest: Contest[Settings]) -> None
     chosen["OPENAI_MAX_CONCURRENCY"] = str(contest.judge.parallel)  # alpaca_eval's only knob
     environment = {name: value for name, value in os.environ.items() if name not in OTHERS} | chosen
     log = contest.work / "tool.log"
-    with (contest.work / "tool.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"the tool of an earlier run still asks the judge in {contest.work}; wait until it ends, or end it, "
-                "and run this stage again: what it has asked is kept."
-            ) from None
-        with log.open("w", encoding="utf-8") as file:
-            done = subprocess.run(
-                [str(python), *arguments],
-                cwd=contest.work,
-                env=environment,
-                input="\n",  # FastChat waits for Enter
-                text=True,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                pass_fds=(lock.fileno(),),
-                check=False,
-            )
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [str(python), *arguments],
+            cwd=contest.work,
+            env=environment,
+            input="\n",  # FastChat waits for Enter
+            text=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            pass_fds=(contest.lock.fileno(),),
+            check=False,
+        )
     if done.returncode:
         printed = log.read_text("utf-8", errors="replace").strip().splitlines() or ["nothing"]
         raise UserError(
