@@ -4,10 +4,12 @@ import dataclasses
 import importlib.metadata
 import math
 import os
+import re
 import shutil
 import subprocess
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,31 @@ def test_a_copied_project_does_not_end_the_rows_of_the_original(rows: Rows, monk
     original.close("FINISHED")
     run = rows.client.get_run(original.run_id)
     assert run.info.status == "FINISHED" and "error" not in run.data.tags
+
+
+def test_two_first_stages_say_the_same_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second read the file before the first had written it: its rows were of no project that is known again."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    made, seconds = uuid.uuid4, list[str]()
+    second = threading.Thread(target=lambda: seconds.append(pending.project()))
+
+    def meanwhile() -> uuid.UUID:
+        monkeypatch.setattr(uuid, "uuid4", made)
+        second.start()
+        second.join(0.5)
+        return made()
+
+    monkeypatch.setattr(uuid, "uuid4", meanwhile)
+    first = pending.project()
+    second.join()
+    assert seconds == [first] and re.fullmatch(r"[0-9a-f]{32}-\d+", first)
+
+
+def test_a_project_that_a_kill_left_without_its_id_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns/.project").touch()
+    assert re.fullmatch(r"[0-9a-f]{32}-\d+", pending.project())
 
 
 def test_an_experiment_leaves_the_values_of_the_report_on_a_policy_that_both_have(rows: Rows) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from epsilon_dpo.pipeline.observability.child import PATIENCE_S
 from epsilon_dpo.pipeline.observability.errors import redacted
 from epsilon_dpo.pipeline.observability.tracker import mlruns
 
@@ -31,11 +32,18 @@ def project() -> str:
     """
     file = mlruns() / ".project"
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), file.open("x", encoding="utf-8") as made:  # of two first stages one does
-            made.write(uuid.uuid4().hex)
+        if not _is_written(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_suffix(".lock"), timeout=PATIENCE_S):  # of two first stages one makes it
+                if not _is_written(file):
+                    file.write_text(uuid.uuid4().hex, "utf-8")
         return f"{file.read_text('utf-8')}-{file.stat().st_ino}"
     return "unknown"
+
+
+def _is_written(file: Path) -> bool:
+    """Not one that another process has just made, or has made before it was killed."""
+    return file.exists() and file.stat().st_size > 0
 
 
 def is_ours(by: str | None) -> bool:
