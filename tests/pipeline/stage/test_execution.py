@@ -314,6 +314,15 @@ def test_an_edit_while_a_stage_runs_is_not_recorded_as_what_made_the_result(proj
         assert again.scratch.exists(), "the work is lost, though the edit was undone"
 
 
+def test_a_file_that_goes_away_while_it_is_read_is_one_sentence(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the one that vim makes for a moment: it was listed, and the stage ended in a traceback after its work."""
+    seen = fingerprint_module.seen_files
+    with pytest.raises(SystemExit) as end, run_stage("demo", "a"):
+        monkeypatch.setattr(fingerprint_module, "seen_files", lambda folder: [*seen(folder), folder / "4913"])
+    assert "data/4913 was removed while data was being read" in str(end.value.code)
+    assert "nothing is published" in str(end.value.code)
+
+
 def test_what_dvc_ignores_changes_no_inputs(project: Path) -> None:
     """Else a swap file at the start or the end of a training would cost its checkpoints."""
     (project / ".dvcignore").write_bytes((ROOT / ".dvcignore").read_bytes())

@@ -57,7 +57,7 @@ def digest(path: Path, *, whole: bool = False, remember: bool = True) -> str:
         remember: as of file_digest.
 
     Raises:
-        UserError: `path` does not exist.
+        UserError: `path` does not exist, or a file of it went away meanwhile.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; `dvc repro` makes it.")
@@ -66,7 +66,10 @@ def digest(path: Path, *, whole: bool = False, remember: bool = True) -> str:
         if file.name == MANIFEST and file != path and not whole:
             continue
         total.update(str(file.relative_to(path)).encode() + b"\0")
-        total.update(bytes.fromhex(file_digest(file, remember)))
+        try:
+            total.update(bytes.fromhex(file_digest(file, remember)))
+        except FileNotFoundError:  # an editor's passing file, or one that git is replacing
+            raise UserError(f"{file} was removed while {path} was being read; run this again.") from None
     return total.hexdigest()
 
 
