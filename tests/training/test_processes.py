@@ -1,5 +1,6 @@
 """Trainings in two processes that a launcher starts, as copies (DDP) and sharding the weights (FSDP2, on gloo)."""
 
+import errno
 import importlib.util
 import io
 import json
@@ -33,7 +34,8 @@ from runs import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from epsilon_dpo.pipeline.launch.launcher import launcher
+from epsilon_dpo.pipeline.launch import processes
+from epsilon_dpo.pipeline.launch.launcher import Launcher, launcher
 from epsilon_dpo.pipeline.launch.processes import _Tracked, run_part
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
@@ -308,6 +310,42 @@ def test_a_row_that_is_finished_while_the_stage_reads_it_is_read_whole():
     while looks:
         reader.look()
     assert tracked == [({"loss": 0.5}, 1), ({"loss": 0.25}, 2)]
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """A launcher of two processes, in whose place a program does what it is told in the folder that they share."""
+    monkeypatch.setattr(processes, "launcher", lambda: Launcher(tmp_path / "ddp.yaml", 2, 2, False, None))
+    monkeypatch.setattr(processes, "_meeting_place", lambda _: tmp_path)
+
+    def does(program):
+        start = f"import sys; from pathlib import Path; folder = Path(sys.argv[1]); {program}"
+        monkeypatch.setattr(processes, "_command", lambda _, folder: [sys.executable, "-c", start, str(folder)])
+
+    return does
+
+
+def test_what_each_process_returned_is_read_where_the_folder_is_listed_as_it_was(stand_in, monkeypatch):
+    """As by NFS, of another machine's files: the share of the last process was left out without a word."""
+    stand_in("[(folder / f'result-{rank}.json').write_text(str(rank)) for rank in (0, 1)]")
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: list(listed(folder, pattern))[:1])
+    assert run_part(parts.says, {}, lambda metrics, step: None) == [0, 1]
+
+
+def test_a_refusal_is_heard_where_another_machine_still_writes_into_the_folder(stand_in, monkeypatch):
+    """It could not be removed then, and that was said in the place of the sentence."""
+    stand_in("(folder / 'refused.txt').write_text('the data is refused')")
+    remove = os.rmdir
+
+    def meanwhile(path, *, dir_fd=None):
+        if "launch-" in str(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        remove(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", meanwhile)
+    with pytest.raises(UserError, match=r"^the data is refused$"):
+        run_part(parts.refuses, {}, lambda metrics, step: None)
 
 
 def test_more_processes_than_rows_of_a_step_are_refused(monkeypatch):

@@ -46,7 +46,9 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
     if chosen is None:
         return [part(arguments, track)]
     take_free_gpus(chosen.here)
-    with tempfile.TemporaryDirectory(prefix="launch-", dir=_meeting_place(chosen)) as name:
+    place = _meeting_place(chosen)
+    # Whose removal may fail: what is ended on another machine writes there for a moment more.
+    with tempfile.TemporaryDirectory(prefix="launch-", dir=place, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         stage = {"stage": os.getpid(), "host": socket.gethostname()}
         write_json(folder / REQUEST, {"part": _name(part), "arguments": arguments, **stage})
@@ -61,8 +63,8 @@ def run_part(part: Part, arguments: Json, track: Track) -> list[Any]:
                 f"one of the {chosen.processes} processes of {chosen.file} ended with an error (see above); what was "
                 "finished is kept, and `dvc repro` resumes from it."
             )
-        ranks = range(len(list(folder.glob("result-*.json"))))
-        return [read_json(folder / f"result-{rank}.json") for rank in ranks]
+        # By their names: a network's file system may list a folder as it was, without what another machine has written.
+        return [read_json(folder / f"result-{rank}.json") for rank in range(chosen.processes)]
 
 
 def take_gpus_of_launcher() -> None:
