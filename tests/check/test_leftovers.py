@@ -151,6 +151,20 @@ def test_dvc_lock_stays_as_it_is_while_another_dvc_writes_it(reproduced: Path, m
     assert "align@epsilon_dpo" not in read_yaml(Path("dvc.lock"))["stages"]
 
 
+def test_a_dvc_lock_that_another_dvc_is_writing_is_not_called_damaged(
+    reproduced: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence says to remove a damaged one, and with it goes all that the other is about to record."""
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0.0)
+    complete = Path("dvc.lock").read_bytes()
+    with Repo() as other, other.lock:
+        Path("dvc.lock").write_bytes(complete[: complete.index(b"  align@") + 8])
+        with pytest.raises(UserError, match=r"^dvc\.lock is being written by another dvc; wait for it and run this"):
+            remove_leftovers(["dpo"])
+        Path("dvc.lock").write_bytes(complete)
+    assert remove_leftovers(["dpo"]) == ["epsilon_dpo"]
+
+
 def test_what_dvcs_cache_does_not_have_is_moved_away(reproduced: Path) -> None:
     """As after `dvc repro --no-commit` or `dvc gc`."""
     shutil.rmtree(".dvc/cache")

@@ -56,10 +56,27 @@ def _recorded() -> dict[str, Md5s]:
     """What dvc.lock records of each stage.
 
     Raises:
-        UserError: it cannot be read, has the marks of a merge, or is what a kill left of it.
+        UserError: it cannot be read, has the marks of a merge, is what a kill left of it, or another `dvc` is writing
+            it.
     """
     if not LOCK_FILE.exists():
         return {}
+    found = _entries()
+    if found is None:
+        with lock_file_alone():  # DVC writes it in place, for seconds where it is long: what is read then is no damage
+            found = _entries()
+    if found is not None:
+        return found
+    if b"\n<<<<<<< " in b"\n" + LOCK_FILE.read_bytes():
+        raise UserError(f'{LOCK_FILE} has conflict markers of a merge: keep either side (docs/dvc.md, "Merging").')
+    raise UserError(
+        f"{LOCK_FILE} is damaged: take it back from git (git checkout {LOCK_FILE}), or remove it if git has none; then "
+        'run this again (docs/howto.md, "After a crash").'
+    )
+
+
+def _entries() -> dict[str, Md5s] | None:
+    """None: the file is not what DVC writes."""
     try:
         entries = read_yaml(LOCK_FILE).get("stages", {})
         return {name: {out["path"]: out.get("md5") for out in entry.get("outs", [])} for name, entry in entries.items()}
@@ -68,12 +85,7 @@ def _recorded() -> dict[str, Md5s]:
             raise
     except (AttributeError, TypeError, KeyError):
         pass
-    if b"\n<<<<<<< " in b"\n" + LOCK_FILE.read_bytes():
-        raise UserError(f'{LOCK_FILE} has conflict markers of a merge: keep either side (docs/dvc.md, "Merging").')
-    raise UserError(
-        f"{LOCK_FILE} is damaged: take it back from git (git checkout {LOCK_FILE}), or remove it if git has none; then "
-        'run this again (docs/howto.md, "After a crash").'
-    )
+    return None
 
 
 def _remove(gone: dict[str, Md5s]) -> dict[str, list[Path]]:
