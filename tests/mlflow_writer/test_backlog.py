@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,8 +19,9 @@ from direct_tracker import Direct
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from processes_of_tests import until
 
-from epsilon_dpo.mlflow_writer import pending
+from epsilon_dpo.mlflow_writer import pending, process
 from epsilon_dpo.mlflow_writer.backlog import write_backlog
 from epsilon_dpo.mlflow_writer.delivery import Backlog, write_all
 from epsilon_dpo.mlflow_writer.outbox import Outbox
@@ -244,16 +246,17 @@ def run_beside_what_others_left(
         leave(f"kl@{run}")
         os.utime(pending.kept(f"of_kl@{run}"), (number, number))
     order: list[str] = []
+    outbox = Outbox("")
+    assert outbox.is_unanswered()
 
     def write(backlog: Backlog, file: Path) -> None:
         order.append(file.stem)
-        time.sleep(0.5)
+        if file.stem == "of_kl@one":  # which takes until the stage has said something, or that it ends
+            until(lambda: not outbox._inbox.empty(), within_s=60.0)
 
     monkeypatch.setattr(Backlog, "_deliver", write)
     monkeypatch.setattr(Record, "metric_rows", lambda *_: order.append("own"))
     opening = {"kind": "open", "name": "kl@own", "fingerprint": "f" * 64, "params": {}, "inputs": {}, "at": now()}
-    outbox = Outbox("")
-    assert outbox.is_unanswered()
     outbox.listen(json.dumps(m) for m in itertools.chain([opening | {"execution": "own", "pid": None}], said(order)))
     outbox.run()
     outbox.keep()
@@ -286,6 +289,30 @@ def test_the_end_of_a_stage_leaves_nothing_of_others_that_there_is_time_for(
 
     _, order = run_beside_what_others_left(said, monkeypatch)
     assert order == ["own", "of_kl@one", "of_kl@two"]
+
+
+def test_a_stage_that_gives_up_while_its_record_is_being_kept_loses_none_of_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal ended the writing, of which a part was left that nothing reads."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{DEAD}/own")  # which no other test has found dead
+    opening = {"kind": "open", "name": "kl@own", "fingerprint": "f" * 64, "params": {}, "inputs": {}, "at": now()}
+    messages = [opening | {"execution": "own", "pid": None}, *OWN]
+    write = Path.write_text
+
+    def given_up(file: Path, text: str, encoding: str) -> int:
+        if file.name == "own.partial":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(file, text, encoding)
+
+    monkeypatch.setattr(Path, "write_text", given_up)
+    before = signal.signal(signal.SIGTERM, process._give_up)
+    try:
+        process.serve(json.dumps(message) for message in messages)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [file.name for file in pending.folder().glob("*.jsonl")] == ["own.jsonl"]
+    assert len((pending.folder() / "own.jsonl").read_text().splitlines()) == 1 + len(OWN)
 
 
 def test_a_server_that_goes_away_keeps_all_that_waits(

@@ -28,6 +28,7 @@ def serve(lines: Iterator[str]) -> None:
         if not server_address(uri):  # a server is asked whether it is there first
             import_mlflow()
         outbox.run()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of a stage that gives up now: half of what is kept is nothing
     except SystemExit:  # of `_give_up`
         if outbox.is_unanswered():
             note_outage(uri)
