@@ -338,6 +338,7 @@ def test_vllm_is_asked_in_its_own_environment(policy: Path, tmp_path: Path, monk
     assert [one["response_ids"] for one in found] == [[8, 2], [8, 2], [8, 12], [8, 12], [8, 9], [10, 11]]
     assert [one["response"] for one in found] == ["w3", "w3", "w3", "w3", "", "w5 w6"]
     assert [one["finish_reason"] for one in found] == ["stop"] * 5 + ["length"]
-    (tmp_path / "vllm.py").write_text("raise SystemExit(3)", "utf-8")
+    torn = "(Path(sys.argv[1]) / 'completions.jsonl').write_text('{\"id\": ')"  # it dies as it writes a line
+    (tmp_path / "vllm.py").write_text(f"import sys; from pathlib import Path; {torn}; raise SystemExit(3)", "utf-8")
     with pytest.raises(UserError, match="exit status 3 and 0 of 3 answers"):
         answer(policy, rows(3), params(backend="vllm"), 5, 1, "policy")

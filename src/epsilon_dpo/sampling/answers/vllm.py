@@ -62,7 +62,8 @@ def sample_with_vllm(
         work = Path(name)
         (work / REQUEST).write_text(json.dumps(request), "utf-8")  # no indentation: it may hold 10^8 token ids
         done = subprocess.run([*command, str(work)], stdout=sys.stderr, check=False)
-        rows = read_jsonl(work / COMPLETIONS) if (work / COMPLETIONS).exists() else []
+        written = not done.returncode and (work / COMPLETIONS).exists()  # else its last line may be a part of one
+        rows = read_jsonl(work / COMPLETIONS) if written else []
     found = {row["id"]: row["ids"] for row in rows}
     if done.returncode or len(rows) != len(prompts) or found.keys() != prompts.keys():
         raise UserError(
