@@ -1,5 +1,6 @@
 """The Hub's failures, from a small server that answers as the Hub does, and without a server."""
 
+import json
 import shutil
 import threading
 import time
@@ -111,6 +112,15 @@ def test_the_names_of_a_repository_are_asked_for_once(hub: ThreadingHTTPServer) 
     assert not huggingface_hub.scan_cache_dir().warnings
     with pytest.raises(UserError, match="cannot be reached"):
         hub_names("owner/open", REVISION, "model")
+
+
+def test_names_that_a_loss_of_power_cut_off_are_asked_for_again(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    """Nothing waits until they are on the disk, and an empty file stopped the stage for good."""
+    hub_names("owner/open", REVISION, "dataset")
+    [kept] = (tmp_path / "cache").rglob("names-*")
+    for left in ("", '["config.json", "harm'):
+        kept.write_text(left)
+        assert hub_names("owner/open", REVISION, "dataset") == sorted(FILES) == json.loads(kept.read_text())
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def hub_names(repo: str, revision: str, repo_type: RepoType) -> list[str]:
         UserError: as `hub_file`.
     """
     kept = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=repo_type) / f"names-{revision}.json"
-    if kept.is_file():
+    with suppress(OSError, ValueError):  # there are none, or a loss of power has left an empty file
         return json.loads(kept.read_text("utf-8"))
     with _one_sentence(repo, revision, repo_type, what="the list of the files of "):
         with suppress(CachedRepoTreeNotFoundError):
