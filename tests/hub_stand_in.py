@@ -84,12 +84,13 @@ class WritableHub(Hub):
     removed: ClassVar[list[str]] = []
 
     there: ClassVar[list[str]] = []  # files of each repository before
+    head: ClassVar[str] = REVISION  # its newest commit
 
     def do_GET(self) -> None:
-        if "/tree/main" not in self.path:
+        if not self.path.startswith("/api/models/owner/new"):
             return super().do_GET()
-        tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.there]
-        return self.answer(200, json.dumps(tree).encode())
+        about = {"id": "owner/new", "sha": self.head, "siblings": [{"rfilename": name} for name in self.there]}
+        return self.answer(200, json.dumps(about).encode())
 
     def do_POST(self) -> None:
         self.requests.append(self.path)
@@ -118,6 +119,8 @@ class WritableHub(Hub):
             return self.reply({"transfer": "basic", "objects": objects})
         assert "/commit/" in place, place
         lines = [json.loads(line) for line in body.splitlines()]
+        if lines[0]["value"].get("parentCommit", self.head) != self.head:
+            return self.reply({"error": "A commit has happened since. Please refresh and try again."}, 412)
         files = {
             row["value"]["path"]: base64.b64decode(row["value"]["content"]) for row in lines if row["key"] == "file"
         }

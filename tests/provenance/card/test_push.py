@@ -54,8 +54,8 @@ def test_a_policy_arrives_with_its_card_in_one_commit(
     assert "`out" not in shown and shown.replace("REPOSITORY", "owner/new").split("```python")[1] in (
         files["README.md"].decode() + "\n"
     )
-    main(["push", "plain", "owner/open-to-all", "--public"])
-    assert hub.made["owner/open-to-all"]["visibility"] == "public" and len(hub.commits) == 2
+    main(["push", "plain", "owner/new-to-all", "--public"])
+    assert hub.made["owner/new-to-all"]["visibility"] == "public" and len(hub.commits) == 2
 
 
 def test_what_an_earlier_push_left_is_removed(
@@ -64,6 +64,21 @@ def test_what_an_earlier_push_left_is_removed(
     monkeypatch.setattr(hub, "there", [".gitattributes", "README.md", "adapter_config.json", "model.safetensors"])
     main(["push", "better", "owner/new"])
     assert hub.removed == ["adapter_config.json"]
+
+
+def test_a_push_beside_another_one_leaves_no_mixture_of_both(
+    hub: type[WritableHub], project: Path, refused: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other's commit came while the weights were being sent, and its files were not known here to be removed."""
+    send = hub.do_PUT
+
+    def meanwhile(server: WritableHub) -> None:
+        monkeypatch.setattr(hub, "head", "f" * 40)
+        send(server)
+
+    monkeypatch.setattr(hub, "do_PUT", meanwhile)
+    assert "owner/new got another commit while this one was being sent" in refused("push", "better", "owner/new")
+    assert hub.commits == []
 
 
 def test_what_the_hub_refuses_is_one_sentence(

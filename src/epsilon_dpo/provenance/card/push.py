@@ -17,6 +17,7 @@ from epsilon_dpo.provenance.champion.recorded import compared, policy_of
 CARD = "README.md"  # as the Hub calls it
 KEPT = (".gitattributes",)  # the Hub's own, in each repository
 TIMEOUT = 10.0  # seconds, for a licence
+CHANGED = 412  # status of a commit on another parent than the newest
 
 
 def show_card(asked: argparse.Namespace) -> str:
@@ -57,12 +58,15 @@ def push(asked: argparse.Namespace) -> str:
         files = [file for file in seen_files(folder) if file != folder / CARD]
         api.create_repo(asked.repo, private=not asked.public, exist_ok=True)
         sent = {CARD: readme.encode()} | {str(file.relative_to(folder)): str(file) for file in files}
+        about = api.model_info(asked.repo)
+        there = [file.rfilename for file in about.siblings or []]
         made = api.create_commit(
             asked.repo,
             # What an earlier push left, an adapter's config say, would be loaded with this model or in its place.
-            [CommitOperationDelete(name) for name in api.list_repo_files(asked.repo) if name not in {*sent, *KEPT}]
+            [CommitOperationDelete(name) for name in there if name not in {*sent, *KEPT}]
             + [CommitOperationAdd(name, content) for name, content in sent.items()],
             commit_message=f"The policy of run {asked.run}, sha256 {policy.sha256}",
+            parent_commit=about.sha,  # of which these are the files: weights are sent for hours
         )
     return f"{asked.run} with its card and {len(files)} files: {made.commit_url}"
 
@@ -97,6 +101,10 @@ def _one_sentence(repo: str) -> Iterator[None]:
             raise UserError(
                 f"The Hub does not let you write {repo}: log in with `hf auth login` and a token that may write "
                 "there (or set HF_TOKEN)."
+            ) from None
+        if error.response.status_code == CHANGED:
+            raise UserError(
+                f"{repo} got another commit while this one was being sent, and is as that left it; run this again."
             ) from None
         raise UserError(
             f"The Hub refused {repo} with status {error.response.status_code} ({first_line(error)}); nothing of the "
