@@ -6,14 +6,15 @@ set -eu
 project=$PWD copy=$PWD/${EPSILON_DPO_JOBS:-scratch/jobs}/$1
 [ -z "$(git rev-parse --show-prefix)" ] || { echo "$PWD is a folder of a repository, and a copy is a clone of one: make it a repository of its own" >&2; exit 1; }
 
+mkdir -p "$(dirname "$copy")"
+exec 9>"$copy.lock" # beside the copy: two that make it at once would remove each other's clone
+flock --nonblock 9 || echo "another job works in $copy: waiting up to 5 minutes for it" >&2
+flock --timeout 300 9 || { echo "another job works in $copy; wait for it or cancel it" >&2; exit 1; } # a lost node's lock is freed late
 if [ ! -d "$copy" ]; then
   rm -rf "$copy.new"
   git clone --quiet --no-checkout "$project" "$copy.new" && mv "$copy.new" "$copy"
 fi
 cd "$copy"
-exec 9>.git/job.lock
-flock --nonblock 9 || echo "another job works in $copy: waiting up to 5 minutes for it" >&2
-flock --timeout 300 9 || { echo "another job works in $copy; wait for it or cancel it" >&2; exit 1; } # a lost node's lock is freed late
 rm -f .git/index.lock dvc.lock # DVC writes it in place, so a kill may have left a part of it; its run cache has the results
 git fetch --quiet origin "${EPSILON_DPO_COMMIT:-HEAD}" '+refs/heads/*:refs/remotes/origin/*' # by its hash: no branch may have it any more
 git checkout --quiet --force --detach "${EPSILON_DPO_COMMIT:-FETCH_HEAD}"
