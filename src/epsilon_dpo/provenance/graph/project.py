@@ -3,6 +3,7 @@
 import functools
 import json
 import operator
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.params import read_yaml
 
 DVC_FILE = "dvc.yaml"
+LOOKS, BETWEEN_S = 5, 0.1  # at a file that is being written
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,13 @@ def open_project(targets: Sequence[str] = ()) -> Project:
 
 def at_work(repo: Repo) -> str | None:
     """The command of another DVC process that writes outputs of this project now, as DVC's own lock file names it."""
-    try:
-        writers = json.loads((Path(repo.tmp_dir) / "rwlock").read_text("utf-8")).get("write", {}).values()
-    except (OSError, ValueError):
-        return None
-    return next((f"{who['cmd']}, PID {who['pid']}" for who in writers if psutil.pid_exists(who["pid"])), None)
+    for _ in range(LOOKS):
+        try:
+            writers = json.loads((Path(repo.tmp_dir) / "rwlock").read_text("utf-8")).get("write", {}).values()
+        except OSError:
+            return None
+        except ValueError:  # DVC writes it in place; what a kill cut off stays so, and DVC itself refuses it
+            time.sleep(BETWEEN_S)
+        else:
+            return next((f"{who['cmd']}, PID {who['pid']}" for who in writers if psutil.pid_exists(who["pid"])), None)
+    return None
