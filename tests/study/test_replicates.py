@@ -130,6 +130,19 @@ def test_a_level_that_cannot_be_run_says_why(project: Path) -> None:
     replicate.run_level("controlled")
 
 
+def test_two_replicates_collected_at_once_do_not_lose_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first wrote the results as it had read them, before the second had added its own."""
+
+    def meanwhile(of: Path) -> None:
+        with pytest.raises(UserError, match=r"^another process, pid \d+, is running collect@controlled; wait for it"):
+            collect("controlled", of)
+        raise UserError("the first goes on")
+
+    monkeypatch.setattr("epsilon_dpo.study.collect.refuse_unfinished", meanwhile)
+    with pytest.raises(UserError, match="the first goes on"):
+        collect("controlled", project)
+
+
 def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
     """Before anything is read of what they made, which is not there."""
     with pytest.raises(UserError, match="no level is called controled; there are controlled"):

@@ -19,6 +19,7 @@ from epsilon_dpo.pipeline.stage.files import Row, atomic_file, read_json, read_j
 from epsilon_dpo.pipeline.stage.manifest import read_manifest
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, FACTS, FINAL, SFT, metrics_folder, policy_paths
+from epsilon_dpo.pipeline.stage.workplace import workplace
 from epsilon_dpo.report.figures.families import NOT_THE_METHOD
 from epsilon_dpo.report.figures.points import SCORERS, read_point
 from epsilon_dpo.study.claims import STUDY, level_of, preset_of, read_study
@@ -54,26 +55,27 @@ def collect(level: str, project: Path) -> tuple[int, int, str]:
 
     Raises:
         UserError: the project is not reproduced, its seed or its params are not those of the level, or not those of the
-            other replicates.
+            other replicates; or another process adds to this level.
     """
     params = read_yaml(project / PARAMS_FILE)
     seed = params.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise UserError(f"{project / PARAMS_FILE}: seed = {seed!r} is no integer, so this is no replicate.")
     refuse_other_replicates(level, seed, params)
-    sources = known_replicates(level)
-    made = made_from(project, params)
-    refuse_other_settings(made, seed, sources, project, results_folder(level))
-    refuse_unfinished(project)
-    rows = [reference(project / "out", seed)]
-    rows += [row for run in params["runs"] for row in policies(project / "out", seed, run, params["runs"])]
-    others = [row for row in read_results(level) if int(row["seed"]) != seed]
-    folder = results_folder(level)
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / "replicates.json") as partial:
-        write_json(partial, dict(sorted((sources | {str(seed): made}).items())))
-    with atomic_file(folder / "policies.csv") as partial:
-        write_csv(partial, sorted([*others, *rows], key=lambda row: int(row["seed"])))
+    with workplace(f"collect@{level}"):  # of two at once, one would write the results as they were before the other
+        sources = known_replicates(level)
+        made = made_from(project, params)
+        refuse_other_settings(made, seed, sources, project, results_folder(level))
+        refuse_unfinished(project)
+        rows = [reference(project / "out", seed)]
+        rows += [row for run in params["runs"] for row in policies(project / "out", seed, run, params["runs"])]
+        others = [row for row in read_results(level) if int(row["seed"]) != seed]
+        folder = results_folder(level)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / "replicates.json") as partial:
+            write_json(partial, dict(sorted((sources | {str(seed): made}).items())))
+        with atomic_file(folder / "policies.csv") as partial:
+            write_csv(partial, sorted([*others, *rows], key=lambda row: int(row["seed"])))
     final = {row["run"]: row["policy_sha256"] for row in rows[1:] if row["place"] == FINAL}
     with chdir(project):
         found = marked(level, seed, final)
