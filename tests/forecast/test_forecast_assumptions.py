@@ -378,6 +378,15 @@ def test_pairs_are_those_of_a_file_whose_values_decide_how_many_there_are_and_ho
     assert pairs_are_made_from(Path("params.yaml")) is same
 
 
+def test_a_dvc_lock_that_is_being_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("params.yaml"), {"tokens": {}})
+    for left in ("", "  pairs:\n", "  pairs:\n    params:\n"):
+        Path("dvc.lock").write_text(f"stages:\n{left}")
+        with pytest.raises(UserError, match=r"^dvc\.lock is cut off: run this again if a dvc is at work"):
+            pairs_are_made_from(Path("params.yaml"))
+
+
 def test_candidates_are_sampled_from_the_reference_and_align_learns_from_their_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,10 +55,19 @@ def pairs_are_made_from(file: Path) -> bool:
     """Whether out/pairs, if it is there, has the lengths of `file`: by dvc.lock, its stages had the same values.
 
     What dvc.lock does not record is taken for what was made from them, since it was made after the last `dvc repro`.
+
+    Raises:
+        UserError: dvc.lock is no YAML, or a part of it alone is there.
     """
     now, locked = read_yaml(file), read_yaml(LOCK_FILE).get("stages", {}) if LOCK_FILE.is_file() else {}
-    recorded = [locked.get(stage, {}).get("params", {}).get(PARAMS_FILE.name, {}) for stage in STAGES_OF_PAIRS]
-    values = ((name, value) for params in recorded for name, value in params.items() if name != "threads")
+    try:
+        recorded = [locked.get(stage, {}).get("params", {}).get(PARAMS_FILE.name, {}) for stage in STAGES_OF_PAIRS]
+        values = [(name, value) for params in recorded for name, value in params.items() if name != "threads"]
+    except (AttributeError, TypeError):
+        raise UserError(
+            f"{LOCK_FILE} is cut off: run this again if a dvc is at work, which writes it in place; else a kill left "
+            'it so (docs/howto.md, "After a crash").'
+        ) from None
     return all(_of_pairs(now.get(name)) == _of_pairs(value) for name, value in values)
 
 

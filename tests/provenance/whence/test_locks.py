@@ -25,6 +25,16 @@ def test_paths_are_from_the_root_of_the_project(folder: str, path: str, from_roo
     assert Lock(text, PurePosixPath(folder)).stages["a"].deps == {from_root: MD5}
 
 
+CUT_OFF = ("a:\n", "a:\n    outs:\n", "a:\n    outs:\n    - md5: 0\n", "a:\n    params:\n      params.yaml:\n", "a")
+
+
+@pytest.mark.parametrize("left", CUT_OFF)
+def test_one_that_is_being_written_has_no_stages(left: str) -> None:
+    """DVC writes it in place, and what is there of it may be YAML all the same: it was a traceback."""
+    lock = Lock(f"stages:\n  {left}", PurePosixPath())
+    assert lock.stages == {} and lock.unreadable
+
+
 def test_a_run_is_no_parent_of_one_whose_name_begins_as_its_own() -> None:
     text = "stages:\n" + "".join(
         f"  align@{run}:\n    outs:\n    - path: out/align/{run}\n      md5: {MD5}\n"

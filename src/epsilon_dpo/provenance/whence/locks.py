@@ -73,7 +73,7 @@ class Lock:
         folder: where the file is, from the project's root.
         commits: those that have it, newest first.
         in_workspace: whether the workspace has it.
-        unreadable: whether it is no YAML, as after a merge with conflicts.
+        unreadable: whether it is not what DVC writes: it has merge marks, or is cut off.
     """
 
     text: str
@@ -89,14 +89,14 @@ class Lock:
 
     @cached_property
     def stages(self) -> dict[str, Entry]:
-        """By name; none if the file cannot be read, as after a merge with conflicts."""
+        """By name; none if the file cannot be read, as after a merge with conflicts, or while DVC writes it."""
         try:
             content = YAML(typ="safe").load(self.text)
-        except YAMLError:
+            stages = content.get("stages") if isinstance(content, dict) else None
+            return {name: self._entry(name, stage) for name, stage in (stages or {}).items()}
+        except (YAMLError, AttributeError, KeyError, TypeError):
             self.unreadable = True
             return {}
-        stages = content.get("stages") if isinstance(content, dict) else None
-        return {name: self._entry(name, stage) for name, stage in (stages or {}).items()}
 
     def _entry(self, name: str, stage: dict[str, Any]) -> Entry:
         params: dict[str, Any] = {}
@@ -151,8 +151,8 @@ def all_locks(root: Path) -> list[Lock]:
     for path in [root / LOCK, *sorted(root.glob(f"*/{LOCK}"))]:
         if path.is_file():
             folder = PurePosixPath(path.parent.relative_to(root))
-            lock = locks.setdefault((path.read_text("utf-8"), folder), Lock(path.read_text("utf-8"), folder))
-            lock.in_workspace = True
+            text = path.read_text("utf-8")  # once: DVC may be writing it
+            locks.setdefault((text, folder), Lock(text, folder)).in_workspace = True
     changes = list(_changes(root))
     texts = _blobs(root, list(dict.fromkeys(blob for _, _, blob in changes)))
     unread = set()

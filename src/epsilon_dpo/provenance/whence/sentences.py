@@ -71,7 +71,8 @@ def _unread(records: Records) -> str:
     """That it may be in an output whose list of files is not at hand; nothing if all are."""
     outs = records.unread()
     unreadable = any(lock.in_workspace and lock.unreadable for lock in records.locks)
-    marks = " (dvc.lock of the workspace cannot be read: it may have merge marks)" if unreadable else ""
+    why = "it may have merge marks, or DVC may be writing it"
+    marks = f" (dvc.lock of the workspace cannot be read: {why})" if unreadable else ""
     marks += older_commits(records)
     if not outs:
         return marks

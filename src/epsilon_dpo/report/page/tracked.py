@@ -60,16 +60,20 @@ def mark_again() -> None:
     policies = compared_policies(results)
     if are_marked(policies):
         return
-    locked = read_yaml(LOCK_FILE).get("stages", {})
+    locked = read_yaml(LOCK_FILE).get("stages")
     # A lost row is written from params.yaml: its config must be the one that the policy was trained with.
     if all(_locked_params(locked, row["run"]) == row["params"] for row in policies):
         with Tracker("report", None, {}, {}) as tracker:
             tracker.mark_compared(policies)
 
 
-def _locked_params(locked: dict[str, Any], run: str) -> Any:
-    """The values of params.yaml that the policy of `run` was trained with, as dvc.lock's `locked` has them."""
-    return locked.get(f"align@{run}", {}).get("params", {}).get("params.yaml")
+def _locked_params(locked: Any, run: str) -> Any:
+    """The values of params.yaml that the policy of `run` was trained with, as dvc.lock's `locked` has them; None: it
+    has none, or a part of the file alone was there, as DVC was writing it."""
+    try:
+        return locked[f"align@{run}"]["params"]["params.yaml"]
+    except (KeyError, TypeError):
+        return None
 
 
 if __name__ == "__main__":
