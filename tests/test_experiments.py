@@ -128,7 +128,7 @@ def test_queued_experiments_run_the_code_they_were_queued_with(project: Path) ->
     dvc(project, "exp", "run", "--queue", "-q", "-n", "queued-b", "-S", "runs.dpo.beta=0.22")
     version(project, 3)
     dvc(project, "queue", "start", "-j", "2")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while (said := dvc(project, "queue", "status")).count("Success") < 2 and time.monotonic() < deadline:
         time.sleep(1)
     dvc(project, "queue", "stop")

@@ -72,7 +72,7 @@ def _kill(root, victim):
     """From rank 0, which tracks; where it is not the victim it waits for what comes."""
     pid = os.getppid() if victim == "launcher" else int((root / f"pid-{victim}").read_text("utf-8"))
     os.kill(pid, signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(600)
 
 
 def refuses(arguments, track):

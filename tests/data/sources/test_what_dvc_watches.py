@@ -3,12 +3,12 @@
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from own_data import BLOCK, pairs_of, read
+from processes_of_tests import until, until_gone
 from ruamel.yaml import YAML
 from whole_pipeline import BIN, ROOT, copy_project, dvc, environment, link_files
 
@@ -118,16 +118,19 @@ def test_a_changed_file_is_fetched_again_and_never_served_from_the_cache(project
     assert "modified:           data" in dvc(project, "status", "fetch").stdout
     # As in the report: a forced run of fetch is ended before it is done, and the next one is an ordinary one.
     recorded = read_yaml(project / "dvc.lock")["stages"]["fetch"]
+    code = project / "stages/fetch.py"
+    as_it_was = code.read_text("utf-8")
+    code.write_text(as_it_was.replace("    rows = ", "    import time; time.sleep(600)\n    rows = ", 1), "utf-8")
     command = [str(BIN / "dvc"), "repro", "-f", "fetch"]
     forced = subprocess.Popen(
         command, cwd=project, env=environment(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 60
-    while not list((project / "scratch/partial").glob("fetch*")):
-        assert time.monotonic() < deadline and forced.poll() is None
-        time.sleep(0.01)
+    until(lambda: list((project / "scratch/partial").glob("fetch*")), within_s=120.0)
+    stage = int((project / "scratch/locks/fetch.lock").read_text("utf-8").split()[0])
     forced.send_signal(signal.SIGTERM)
-    assert forced.wait(30) == -signal.SIGTERM
+    assert forced.wait(60) == -signal.SIGTERM
+    until_gone(stage, within_s=60.0)
+    code.write_text(as_it_was, "utf-8")
     assert read_yaml(project / "dvc.lock")["stages"]["fetch"] == recorded, "it was done"
     done = dvc(project, "repro", "fetch")
     assert done.returncode == 0, done.stdout + done.stderr

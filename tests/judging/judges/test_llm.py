@@ -238,13 +238,13 @@ def test_a_bad_key_a_missing_one_and_a_wrong_model_are_one_sentence_each(
     assert not server.asked
 
 
-def test_a_dead_endpoint_is_one_sentence_within_seconds() -> None:
+def test_a_dead_endpoint_is_one_sentence_before_all_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        started = time.monotonic()
-        assert f"{url} cannot be reached" in sentence(url)
-        assert time.monotonic() - started < 20.0
+        with monkeypatch.context() as waits:
+            waits.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
+            assert f"{url} cannot be reached" in sentence(url)
 
 
 def test_a_page_that_is_no_endpoint_is_one_sentence(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,10 +285,9 @@ def test_ctrl_c_waits_for_no_retry(server: JudgeServer) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.tries < 2:
         time.sleep(0.05)
-    started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert time.monotonic() - started < 3.0 and b"KeyboardInterrupt" in said
+    _, said = process.communicate()
+    assert server.tries < 2 * (llm_endpoint.RETRIES + 1) and b"KeyboardInterrupt" in said
 
 
 def rows(cache: Path) -> int:

@@ -148,14 +148,13 @@ def test_a_gated_model_is_one_sentence(hub: ThreadingHTTPServer) -> None:
         hub_folder("owner/gated", REVISION, ["*.json"])
 
 
-def test_an_unreachable_hub_fails_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to("http://127.0.0.1:9", tmp_path, monkeypatch)
-    started = time.monotonic()
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("huggingface_hub's own retries take 23 s"))
     with pytest.raises(UserError, match=r"http://127.0.0.1:9 cannot be reached \(ConnectError\): check the network"):
         hub_file("owner/open", "config.json", REVISION, "dataset")
     with pytest.raises(UserError, match="cannot be reached"):
         hub_folder("owner/open", REVISION, ["*.json"])
-    assert time.monotonic() - started < 15.0, "huggingface_hub's own retries take 23 s"
 
 
 def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,8 @@ def test_it_ends_with_the_stage_that_asked_it(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = ["sh", "-c", stage, sys.executable, str(WORKER)]
     with subprocess.Popen(command, env=environment, cwd=tmp_path) as shell:
-        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), within_s=10.0)
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), within_s=60.0)
         pid = int((tmp_path / "pid").read_text())
         assert psutil.Process(pid).ppid() == shell.pid
         shell.kill()
-    until_gone(pid, within_s=10.0)
+    until_gone(pid, within_s=50.0)  # before it would by itself
