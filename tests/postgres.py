@@ -1,12 +1,13 @@
 """A Postgres of one's own for a test: Debian's package as it is installed, in a folder under /tmp, on a free port."""
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 USER, PASSWORD = "mlflow", "p@ss%/1"  # what an address has to quote, and an .ini file too
@@ -25,9 +26,11 @@ def programs() -> Path | None:
 
 
 def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
+    """Below those that connections get, of which one may take it before the server does."""
+    while True:
+        with socket.socket() as bound, suppress(OSError):
+            bound.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
+            return bound.getsockname()[1]
 
 
 @contextmanager
