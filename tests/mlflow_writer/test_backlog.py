@@ -212,6 +212,15 @@ def test_a_record_at_which_the_server_always_fails_waits_and_others_do_not(
     assert row.info.status == "FINISHED" and row.data.metrics == {"kl_fwd_rb": 2.0}
 
 
+def test_what_another_stage_has_written_meanwhile_leaves_no_lock(project: Path) -> None:
+    """Two stages deliver side by side after an outage: each record left an empty file for ever."""
+    leave("kl@one")
+    backlog = Backlog("")
+    pending.forget("of_kl@one")
+    assert backlog.deliver() and not backlog.written and not backlog.held
+    assert not list(pending.folder().iterdir())
+
+
 def test_a_server_that_hangs_at_each_record_is_not_asked_for_all(
     project: Path, answering: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

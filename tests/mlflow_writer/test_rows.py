@@ -198,9 +198,20 @@ def test_a_copied_project_does_not_end_the_rows_of_the_original(rows: Rows, monk
     assert run.info.status == "FINISHED" and "error" not in run.data.tags
 
 
+def test_a_row_that_was_ended_after_it_was_found_running_leaves_no_lock(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record("kl@ended", "f" * 64, {}, {}, at=now(), execution="ended")
+    record.close("FINISHED")
+    monkeypatch.setattr(rows, "search", lambda _: {record.run_id: {"execution": "ended"}})
+    rows.close_dead()
+    assert not pending.kept("ended").with_suffix(".lock").exists()
+
+
 def test_two_first_stages_say_the_same_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second read the file before the first had written it: its rows were of no project that is known again."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(pending, "PATIENCE_S", 120.0)  # with a busy machine
     made, seconds = uuid.uuid4, list[str]()
     second = threading.Thread(target=lambda: seconds.append(pending.project()))
 

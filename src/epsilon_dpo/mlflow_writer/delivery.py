@@ -48,9 +48,10 @@ class Backlog:
         """
         for file in self._files:
             with pending.claimed(file.stem) as free:
-                if not file.exists():
-                    continue
-                if free:
+                if not file.exists():  # another stage has written it since
+                    if free:
+                        pending.forget(file.stem)  # the lock, which is new
+                elif free:
                     self._deliver(file)
                 else:
                     self.held += 1

@@ -165,7 +165,7 @@ class Rows:
                 run = self.client.get_run(run_id)
                 if run.info.status == "RUNNING":
                     self._end_dead(run)
-                    pending.forget(execution)
+                pending.forget(execution)
 
     def _end_dead(self, run: Run) -> None:
         """A row of `_rebuilt` is made again by the next report, unless it is complete."""
