@@ -130,6 +130,22 @@ def test_a_level_that_cannot_be_run_says_why(project: Path) -> None:
     replicate.run_level("controlled")
 
 
+def test_two_that_run_a_level_at_once_do_not_change_each_others_seed(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage ends with an error, after its work, where params.yaml has changed."""
+
+    def meanwhile(*_: Any) -> None:
+        with pytest.raises(UserError, match=r"^another process, pid \d+, is running study; wait for it or stop it"):
+            replicate.run_level("controlled")
+        raise UserError("the first goes on")
+
+    monkeypatch.setattr(replicate, "collect", meanwhile)
+    with pytest.raises(UserError, match="the first goes on"):
+        replicate.run_level("controlled")
+    assert Path("reproduced").read_text("utf-8").split() == ["seed:", "1"]
+
+
 def test_two_replicates_collected_at_once_do_not_lose_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first wrote the results as it had read them, before the second had added its own."""
 

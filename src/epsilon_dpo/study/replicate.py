@@ -8,6 +8,7 @@ from pathlib import Path
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import atomic_file
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, read_yaml
+from epsilon_dpo.pipeline.stage.workplace import workplace
 from epsilon_dpo.study.claims import level_of, preset_of, read_study
 from epsilon_dpo.study.collect import (
     MEASURED,
@@ -34,8 +35,13 @@ def run_level(name: str) -> str:
 
     Raises:
         UserError: the level is not known or has no preset, params.yaml is not its preset's or differs from that of the
-            replicates that are there, or a stage failed.
+            replicates that are there, a stage failed, or another process runs a level here.
     """
+    with workplace("study"):  # of two at once, each would change the seed under the stages of the other
+        return _run(name)
+
+
+def _run(name: str) -> str:
     level = level_of(name)
     preset, folder = preset_of(name, level), results_folder(name)
     refuse_other_params(preset)
