@@ -36,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from epsilon_dpo.pipeline.launch import processes
 from epsilon_dpo.pipeline.launch.launcher import Launcher, launcher
 from epsilon_dpo.pipeline.launch.processes import _Tracked, run_part
+from epsilon_dpo.pipeline.launch.worker import _refuse
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_jsonl
 from epsilon_dpo.pipeline.stage.gpus import LAUNCHER
@@ -344,6 +345,17 @@ def test_a_refusal_is_heard_where_another_machine_still_writes_into_the_folder(s
     monkeypatch.setattr(os, "rmdir", meanwhile)
     with pytest.raises(UserError, match=r"^the data is refused$"):
         run_part(parts.refuses, {}, lambda metrics, step: None)
+
+
+def test_a_refusal_that_the_full_disk_does_not_take_is_said_by_its_process(tmp_path, monkeypatch):
+    """It was a traceback, of the refusal and not of what was refused."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SystemExit, match=r"^the disk of scratch takes no more\.$"):
+        _refuse(tmp_path, 1, "the disk of scratch takes no more.")
 
 
 def test_more_processes_than_rows_of_a_step_are_refused(monkeypatch):

@@ -55,9 +55,12 @@ def main(folder: Path) -> None:
 def _refuse(folder: Path, rank: int, sentence: str) -> None:
     """Whoever refuses first is heard; the stage then ends all ranks, which may wait for one another."""
     own = folder / f"{REFUSED}.{rank}"
-    own.write_text(sentence, "utf-8")
-    if not (folder / REFUSED).exists():
-        os.replace(own, folder / REFUSED)
+    try:
+        own.write_text(sentence, "utf-8")
+        if not (folder / REFUSED).exists():
+            os.replace(own, folder / REFUSED)
+    except OSError:  # the full disk that it speaks of is that of this folder, too
+        sys.exit(sentence)
     time.sleep(PATIENCE_S)
     sys.exit(1)
 
