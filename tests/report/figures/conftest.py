@@ -24,6 +24,13 @@ WINS = {
 SHA = "0" * 64
 # margin h, first order, step of each evaluation pair, the same for every run
 PAIRS = [(5.0, 4.0, 1), (1.0, 0.5, 1), (2.0, -1.0, -1), (-3.0, -4.0, -1), (0.5, 0.5, -1), (0.0, 0.0, 0)]
+# Of the last evaluation: the mean h is 2, the chosen answers' mean log-ratio -4. The ε-DPO run has lowered its beta.
+RATIOS = {"eval_margins_raw": 2.0, "eval_kl/fwd_proxy": 4.0}
+TRAINED: dict[str, dict[str, float]] = {
+    run: RATIOS | {"eval_rewards/margins": beta * 2.0, "eval_rewards/chosen": -beta * 4.0}
+    for run, beta in (("dpo_01", 0.1), ("dpo_05", 0.5), ("mine", 0.08))
+}
+TRAINED["mine"]["beta"] = 0.08
 GROUPS = {1: "decreasing", -1: "increasing", 0: "neither"}
 
 
@@ -46,7 +53,7 @@ def out(tmp_path: Path) -> Path:
         ]
         _write(out / "monotonicity" / run, records, {"epsilon": 0.01})
         (out / "align" / "metrics" / run).mkdir(parents=True, exist_ok=True)
-        write_json(out / "align" / "metrics" / run / "metrics.json", {"steps": 4, "train_epoch": 1.0})
+        write_json(out / "align" / "metrics" / run / "metrics.json", {"steps": 4, "train_epoch": 1.0} | TRAINED[run])
         curve = [{"step": step, "loss": 0.5} for step in (1, 2)]
         if run == "mine":
             curve = [row | {"eps/lowered": p, "eps/raised": 1 - p} for row, p in zip(curve, (1.0, 0.0), strict=True)]

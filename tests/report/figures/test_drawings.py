@@ -75,7 +75,7 @@ def test_the_figures_of_a_small_comparison_can_be_read(
     implicit, raw, agreement = drawn["margins.png"].axes
     found = [[bars.lines[0].get_xdata()[0] for bars in panel.containers] for panel in (implicit, raw)]
     assert found[1] == pytest.approx([3.0, -1 / 6] * 3)  # of the decreasing and the increasing pairs under each run
-    assert found[0] == pytest.approx([0.1 * 3.0, -0.1 / 6, 0.5 * 3.0, -0.5 / 6, 0.1 * 3.0, -0.1 / 6])
+    assert found[0] == pytest.approx([0.1 * 3.0, -0.1 / 6, 0.5 * 3.0, -0.5 / 6, 0.08 * 3.0, -0.08 / 6])
     against = drawn["dynamics.png"].axes[2]  # win rate (y) against KL (x): of the snapshot, then of the final policy
     assert against.lines[0].get_xydata() == pytest.approx(np.array([[2.15, 0.25], [4.15, 0.625]]))
     assert agreement.get_xlim()[1] == 1.0
@@ -83,6 +83,22 @@ def test_the_figures_of_a_small_comparison_can_be_read(
     # Hollow, the sign of h alone: right for the decreasing pairs and for a third of the increasing ones. The sign to
     # first order, filled, is right for two thirds of these.
     assert shown == {(1.0, True), (1.0, False), (0.333, True), (0.667, False)}
+
+
+def test_without_a_margin_of_rewards_there_is_no_panel_for_it(
+    out: Path, view: FiguresView, tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    """By the length divided, say: beta h would be a number that no method speaks of."""
+    for run in view.runs:
+        file = out / "align/metrics" / run / "metrics.json"
+        write_json(file, read_json(file) | {"eval_rewards/margins": 0.07})
+    (tmp_path / "figures").mkdir()
+    caption = write_figures(out, view, tmp_path / "figures")[-1]["caption"]
+    assert_readable(drawn["margins.png"])
+    titles = [panel.get_title("left") for panel in drawn["margins.png"].axes]
+    assert len(titles) == 2 and titles[0] == "Log-ratio margin h, nats"
+    assert "not drawn: those of dpo_01, dpo_05, mine." in caption
+    assert {row["implicit_margin"] for row in read_json(tmp_path / "figures/pairs.json")} == {None}
 
 
 def test_an_image_says_itself_that_its_kl_is_none(

@@ -81,10 +81,15 @@ def margins_caption(rows: list[Row], pairs: int, epsilon: float, confidence: flo
             (ε = {epsilon:g}) make the same decision on pairs of at least two prompts. While a policy equals its
             reference, it decides on no pair."""
         )
+    without = list(dict.fromkeys(row["run"] for row in rows if "implicit_margin" not in row))
+    reward = """Implicit reward: β times an answer's log-ratio against the SFT policy, with the β in force at the end of
+        the training, if the run's method makes its rewards so."""
+    if without:
+        reward += f" Otherwise made, and not drawn: those of {', '.join(without)}."
     return _flat(
         f"""Mean margins of the {pairs} evaluation pairs under each final policy, by the decision of ε-DPO
         (ε = {epsilon:g}): the log-prob margin of a decreasing pair falls as β rises, that of an increasing one rises
-        with it. Bars: {_level(confidence)} intervals of the mean. β is that of params.yaml. To first order in ε the
+        with it. Bars: {_level(confidence)} intervals of the mean. {reward} To first order in ε the
         decision is the sign of h − (K(chosen) − K(rejected)), where K is the sum of KL(policy ‖ reference) over an
         answer. So it follows almost from the definition that increasing pairs have smaller margins. At the right: how
         often the decision is that sign (filled), and how often it is the sign of h alone (hollow)."""

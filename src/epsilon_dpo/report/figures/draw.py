@@ -16,11 +16,8 @@ from epsilon_dpo.report.style.plot_style import COLOURS, INK, Mark, handle, labe
 
 RATIO_TITLES = {"eps/lowered": "Pairs with β lowered", "eps/raised": "Pairs with β raised"}
 GROUP_MARKS = {DECREASING: Mark(COLOURS[0], "o"), INCREASING: Mark(COLOURS[1], "s")}
-MARGIN_TITLES = (
-    "Implicit reward margin β h",
-    "Log-ratio margin h, nats",
-    "Decisions that are the sign of\nh − (K(chosen) − K(rejected))",
-)
+MARGIN_TITLES = {"implicit_margin": "Implicit reward margin β h", "margin": "Log-ratio margin h, nats"}
+DECISIONS_TITLE = "Decisions that are the sign of\nh − (K(chosen) − K(rejected))"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 PANELS = 3  # of Figure 3, side by side
 ROOM = 32  # characters of a title above one of them
@@ -116,15 +113,19 @@ def _line_handle(label: str, line: Line) -> Line2D:
 
 
 def draw_margins(path: Path, rows: list[Row], runs: Sequence[str]) -> None:
-    """A line per run, a mark per group: implicit reward margin, raw margin, how often a sign tells the decision."""
+    """A line per run, a mark per group: implicit reward margin, raw margin, how often a sign tells the decision.
+
+    Without a panel for the first where no row has one.
+    """
     handles = [handle(f"{group} as β rises", mark) for group, mark in GROUP_MARKS.items()]
     handles.append(handle("hollow: the sign of h alone", Mark(INK, "D"), hollow=True))
     with printed(path, 1.4 + 0.36 * len(runs), [str(entry.get_label()) for entry in handles]) as figure:
-        panels = figure.subplots(1, 3, sharey=True)
+        names = [name for name in MARGIN_TITLES if name == "margin" or any(name in row for row in rows)]
+        *of_margins, of_decisions = panels = figure.subplots(1, len(names) + 1, sharey=True)
         for row in rows:
             mark = GROUP_MARKS[row["group"]]
             y = runs.index(row["run"]) + (-0.16 if row["group"] == DECREASING else 0.16)
-            for panel, name in zip(panels, ("implicit_margin", "margin"), strict=False):
+            for panel, name in zip(of_margins, names, strict=True):
                 if name in row:
                     panel.errorbar(
                         row[name],
@@ -137,19 +138,19 @@ def draw_margins(path: Path, rows: list[Row], runs: Sequence[str]) -> None:
                         elinewidth=1.6,
                     )
             for name, face in (("sign_of_h_agreement", "white"), ("first_order_agreement", mark.colour)):
-                panels[2].plot(
+                of_decisions.plot(
                     row[name], y, mark.marker, color=mark.colour, markerfacecolor=face, markersize=6, clip_on=False
                 )
-        for panel, title in zip(panels, MARGIN_TITLES, strict=True):
+        for panel, title in zip(panels, [*(MARGIN_TITLES[name] for name in names), DECISIONS_TITLE], strict=True):
             panel.set_title(title)
             panel.grid(axis="y", visible=False)
             for y in range(0, len(runs), 2):
                 panel.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
-        for panel in panels[:2]:
+        for panel in of_margins:
             panel.axvline(0.0, color=INK, linewidth=1.2)
         lowest = min([row[name] for row in rows for name in ("sign_of_h_agreement", "first_order_agreement")] + [0.9])
-        panels[2].set_xlim(lowest - 0.1 * (1.0 - lowest), 1.0)
-        percent(panels[2], "x")
+        of_decisions.set_xlim(lowest - 0.1 * (1.0 - lowest), 1.0)
+        percent(of_decisions, "x")
         panels[0].set_yticks(range(len(runs)), runs)
         panels[0].set_ylim(len(runs) - 0.5, -0.5)
         below(figure, handles)

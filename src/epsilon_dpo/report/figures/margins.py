@@ -1,6 +1,7 @@
 """The paper's Figure 4 and Tables 5-8: the margins of evaluation pairs by what ε-DPO would decide on them."""
 
 import json
+import math
 from typing import Any
 
 from epsilon_dpo.analysis.intervals.rates import mean_over_prompts
@@ -24,17 +25,38 @@ TABLES = (
 )
 
 
+def beta_of_rewards(config: Row, trained: Row) -> float | None:
+    """The beta of which h makes the margin of the policy's implicit rewards, or None: they are made otherwise.
+
+    A reward of beta times the answer's log-ratio against the SFT policy is DPO's; other methods divide by the length,
+    have no reference or move it. What a method's rewards are it says itself, in the evaluation after its last step: on
+    the same pairs their means must be beta times those of the log-ratios, for the chosen answers as for the margins.
+
+    Args:
+        config: the run's entry in params.yaml, whose `beta` is the one it starts from.
+        trained: metrics.json of stage align; its `beta` is the one at the end, of a method that moves it.
+    """
+    beta = trained.get("beta", config.get("beta"))
+    if beta is None or "eval_margins_raw" not in trained:
+        return None
+    rewards = (trained["eval_rewards/margins"], trained["eval_rewards/chosen"])
+    ratios = (trained["eval_margins_raw"], -trained["eval_kl/fwd_proxy"])  # the second of the initial reference
+    same = (math.isclose(x, beta * h, rel_tol=1e-5) for x, h in zip(rewards, ratios, strict=True))
+    return float(beta) if all(same) else None
+
+
 def margins(run: str, beta: float | None, records: list[Row], pairs: list[Row], confidence: float) -> list[Row]:
     """Mean margin of each group of pairs of at least two prompts, which are what its interval takes for sampled.
 
     Args:
+        beta: of `beta_of_rewards`.
         records: rows of stage monotonicity.
         pairs: rows of out/validate/eval.jsonl.
 
     Returns:
         rows of MARGINS: `n` pairs, a `share` of all; `margin` h, the log-ratio of chosen minus rejected in nats;
-        `implicit_margin` beta h, absent without a beta; `first_order_agreement`, the share of the group's pairs on
-        which the decision is the sign of h - (K_w - K_l); `sign_of_h_agreement`, on which it is that of h alone.
+        `implicit_margin` beta h and `beta`, absent without one; `first_order_agreement`, the share of the group's pairs
+        on which the decision is the sign of h - (K_w - K_l); `sign_of_h_agreement`, on which it is that of h alone.
     """
     rows = []
     prompts = {pair["id"]: json.dumps(pair["prompt"]) for pair in pairs}
@@ -45,10 +67,10 @@ def margins(run: str, beta: float | None, records: list[Row], pairs: list[Row], 
             continue
         h = mean_over_prompts([record["margin"] for record in members], of, confidence)
         n = len(members)
-        row: dict[str, Any] = {"run": run, "beta": beta, "group": group, "n": n, "share": n / len(records)}
+        row: dict[str, Any] = {"run": run, "group": group, "n": n, "share": n / len(records)}
         row |= h.columns("margin")
         if beta is not None:
-            row |= {f"implicit_{name}": beta * value for name, value in h.columns("margin").items()}
+            row |= {"beta": beta} | {f"implicit_{name}": beta * value for name, value in h.columns("margin").items()}
         for name, said in (("first_order_agreement", "first_order"), ("sign_of_h_agreement", "margin")):
             row[name] = sum(record[said] * step > 0 for record in members) / len(members)
         rows.append(row)
@@ -59,6 +81,7 @@ def quoted(run: str, beta: float | None, records: list[Row], pairs: list[Row]) -
     """The four pairs of Tables 5-8 under the policy of `run`; a group without pairs gives none.
 
     Args:
+        beta: of `beta_of_rewards`.
         records: rows of stage monotonicity.
         pairs: rows of out/validate/eval.jsonl.
 

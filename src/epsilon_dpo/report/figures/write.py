@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_csv, write_json
+from epsilon_dpo.pipeline.stage.runs import metrics_folder
 from epsilon_dpo.report.figures import dynamics, margins
 from epsilon_dpo.report.figures.alt_texts import dynamics_alt, margins_alt, over_optimisation_alt, pareto_alt
 from epsilon_dpo.report.figures.captions import (
@@ -98,9 +99,9 @@ def _over_optimisation(source: Path, params: FiguresView, out: Path, under: str)
 
 def _margins(source: Path, params: FiguresView, out: Path) -> Row:
     rows, shown = [], params.figures.pairs_of or next(iter(params.runs))
-    betas = {run: config.get("beta") for run, config in params.runs.items()}
     pairs = read_jsonl(source / "validate" / "eval.jsonl")
-    for run, beta in betas.items():
+    for run, config in params.runs.items():
+        beta = margins.beta_of_rewards(config, read_json(metrics_folder(source, run) / "metrics.json"))
         records = read_jsonl(source / "monotonicity" / run / "records.jsonl")
         rows += margins.margins(run, beta, records, pairs, params.confidence)
         if run == shown:
