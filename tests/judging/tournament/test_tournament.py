@@ -104,7 +104,7 @@ def test_the_games_of_all_stages_count_on_the_first_prompts_alone(tmp_path: Path
     chosen answer from stage score, and SFT's against the chosen answer from stage controls."""
 
     def game(answer: str, opponent: str, prompt: str, win: float) -> dict[str, Any]:
-        return {"answer": answer, "opponent": opponent, "prompt_id": prompt, "win": win}
+        return {"answer": answer, "opponent": opponent, "prompt_id": prompt, "win": win, "identical": False}
 
     prompts = [prompt_id(row["prompt"]) for row in RUNS["a"]]
     scored = {
@@ -126,6 +126,22 @@ def test_the_games_of_all_stages_count_on_the_first_prompts_alone(tmp_path: Path
     ]  # fmt: skip
     assert tables == {"win": table(games, "win", 0.95, 17)}
     assert {row["policy"] for row in tables["win"]} == {"a", "b", "sft", "chosen"}
+
+
+def test_how_often_a_run_says_what_another_says() -> None:
+    """All runs draw with the same random numbers: such games are ties that independent answers would not be."""
+
+    def game(answer: str, opponent: str, *identical: bool) -> list[dict[str, Any]]:
+        pair = {"answer": answer, "opponent": opponent, "win": 0.5}
+        return [pair | {"prompt_id": f"p{n}", "identical": same} for n, same in enumerate(identical)]
+
+    games = game("a", "b", True, False) + game("a", "c", True, True) + game("b", "c", False, False)
+    games += [one for run in "abc" for one in game(run, "sft", run == "a", False) + game(run, "chosen", True, True)]
+    rows = table(games + game("sft", "chosen", True, True), "win", 0.95, 17)
+    found = {row["policy"]: row["identical_share"] for row in rows}
+    assert found == {"a": 0.75, "b": 0.25, "c": 0.5, "sft": pytest.approx(1 / 6), "chosen": 1.0}
+    alone = table(game("a", "sft", True, False) + game("sft", "chosen", False, False), "win", 0.95, 17)
+    assert "identical_share" not in {row["policy"]: row for row in alone}["a"], "it met no other run"
 
 
 def outputs(folder: Path, scored: dict[str, list[dict[str, Any]]], controls: list[dict[str, Any]]) -> None:

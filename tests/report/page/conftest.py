@@ -29,7 +29,7 @@ def ranked(players: list[str], n: int) -> list[dict[str, Any]]:
     share their places."""
     rows = []
     for place, policy in enumerate(players, start=1):
-        row: dict[str, Any] = {"policy": policy, "n": n, "group": max(1, place - 1)}
+        row: dict[str, Any] = {"policy": policy, "n": n, "group": max(1, place - 1), "identical_share": 0.875}
         row |= {"place_first": 1, "place_last": 2} if place < 3 else {"place_first": place, "place_last": place}
         found = (("strength", 0.5, 0.1), ("elo", 100.0 - 40.0 * place, 15.0), ("win_rate", 0.75 - 0.05 * place, 0.1))
         for name, value, reach in found:

@@ -260,6 +260,7 @@ def test_the_tournament_stands_in_the_truths_order_beside_the_judges_places(
     assert re.findall(r'<th scope="row">(\w+)</th>', table)[-4:] == ["chosen", "sft", "mine", "dpo"]
     places = ["1–2", "4", "1–2", "3", "3", "1–2", "4", "1–2"]
     assert re.findall(r'<td class="n">([\d–]+)</td>', table) == places
+    assert table.count('<td class="n">87.5 %</td>') == 4 and "not the chance that an answer of one beats" in table
     assert "−20<small>−35 to −5</small>" in table and "60.0 %<small>50.0 to 70.0</small>" in table
     with (tmp_path / "report/ranking.csv").open(encoding="utf-8") as file:
         rows = [(row["scorer"], row["policy"]) for row in csv.DictReader(file)]

@@ -1,10 +1,10 @@
 """All runs on one scale, from all-against-all judgement: Bradley-Terry strengths.
 
 P(i beats j) = sigma(theta_i - theta_j), the theta with mean 0 (Bradley and Terry, Biometrika 39 (1952)); a tie is half
-a win for each. The likelihood has a finite maximum only if no group of runs won all its games against the rest (Ford,
-American Mathematical Monthly 64 (1957)), which resampled prompts need not satisfy. So each run also ties one virtual
-game, spread evenly over the others: that pulls every theta a little towards the mean, keeps it finite, and for two runs
-is the usual log((wins + 1/2) / (losses + 1/2)).
+a win for each, and tournament.py says between which answers the games were. The likelihood has a finite maximum only if
+no group of runs won all its games against the rest (Ford, American Mathematical Monthly 64 (1957)), which resampled
+prompts need not satisfy. So each run also ties one virtual game, spread evenly over the others: that pulls every theta
+a little towards the mean, keeps it finite, and for two runs is the usual log((wins + 1/2) / (losses + 1/2)).
 """
 
 import math

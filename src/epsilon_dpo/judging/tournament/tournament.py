@@ -2,6 +2,11 @@
 
 Runs are compared with each other here; how they compare with SFT and the chosen answers is in the records of stages
 score and controls, so that nothing is judged twice.
+
+All runs drew their answers with the same random numbers (sampling/answers/drawing.py), so similar runs often say the
+same, which is a tie. What is estimated of two runs is therefore the outcome of answers drawn together: it is not that
+of answers drawn independently of each other, from which it may differ in either direction (docs/statistics.md). Games
+against SFT and the chosen answers are between independent answers.
 """
 
 from collections.abc import Sequence
@@ -91,7 +96,8 @@ def table(games: list[Row], field: str, confidence: float, seed: int) -> list[Ro
     `place_first` to `place_last` are the places that the data leave open, `group` tells apart what they separate
     (places.py): the order of the rows of one group says nothing.
     `strength` is Bradley-Terry's theta in logits, mean 0; `elo` the same on Elo's scale; `win_rate` what is expected
-    against the others, each as often. All with the ends of their intervals over prompts.
+    against the others, each as often. All with the ends of their intervals over prompts. `identical_share`: of the
+    policy's games against other runs than itself, those of two equal texts; absent where it met none.
     """
     found = ranking(
         [game["answer"] for game in games],
@@ -108,8 +114,18 @@ def table(games: list[Row], field: str, confidence: float, seed: int) -> list[Ro
         | one.strength.columns("strength")
         | one.elo.columns("elo")
         | one.win_rate.columns("win_rate")
+        | _identical(one.name, games)
         for one in found
     ]
+
+
+def _identical(policy: str, games: list[Row]) -> Row:
+    met = [
+        game["identical"]
+        for game in games
+        if policy in (players := {game["answer"], game["opponent"]}) and players - {policy, SFT, CHOSEN}
+    ]
+    return {"identical_share": sum(met) / len(met)} if met else {}
 
 
 def metrics(tables: dict[str, list[Row]]) -> dict[str, float]:

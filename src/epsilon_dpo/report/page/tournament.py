@@ -10,12 +10,13 @@ def ranking(results: Results) -> list[Row]:
 
 
 def side_by_side(results: Results) -> list[Row]:
-    """One row per policy in the order of the first scorer: `policy`, `n` (prompts) and `by`, its row by each scorer's
-    name."""
+    """One row per policy in the order of the first scorer: `policy`, `n` (prompts), `identical_share` of its games
+    against other runs (None: there is no other) and `by`, its row by each scorer's name."""
     tables = {scorer: {row["policy"]: row for row in rows} for scorer, rows in _tables(results).items()}
     order = next(iter(tables.values()))
     return [
-        {"policy": policy, "n": row["n"], "by": {scorer: rows[policy] for scorer, rows in tables.items()}}
+        {"policy": policy, "n": row["n"], "identical_share": row.get("identical_share")}
+        | {"by": {scorer: rows[policy] for scorer, rows in tables.items()}}
         for policy, row in order.items()
     ]
 
