@@ -77,7 +77,7 @@ def publish(stage: Stage, run: str, entry: Json, metrics: dict[str, float]) -> N
         f"eval loss {metrics['eval_loss']:.4f}, accuracy {metrics['eval_rewards/accuracies']:.3f}, "
         f"{metrics['steps']} steps"
     )
-    if metrics.get("train_tr_dpo/syncs") == 0.0:
+    if metrics.get("syncs") == 0:
         stage.summary += "; the reference never moved (sync_steps), so this is DPO's policy"
 
 

@@ -35,6 +35,22 @@ def test_the_result_is_complete_and_the_same_twice(run):
     assert rows[-1]["eval_loss"] == metrics["eval_loss"]
 
 
+def test_the_loss_of_the_training_is_what_transformers_calls_so(run, monkeypatch):
+    """And not the last step's; of that step nothing passes for the training's."""
+    train, theirs = PreferenceTrainer.train, []
+    monkeypatch.setattr(
+        PreferenceTrainer, "train", lambda *args, **options: theirs.append(train(*args, **options).training_loss)
+    )
+    folder = run("mean", EPSILON_DPO)
+    rows, metrics = read_jsonl(folder / "metrics.jsonl"), read_json(folder / "metrics.json")
+    assert metrics["train_loss"] == pytest.approx(*theirs, rel=1e-5) != pytest.approx(rows[-1]["loss"], rel=1e-3)
+    assert {name: value for name, value in metrics.items() if name.startswith("train_")} == {
+        "train_loss": pytest.approx(sum(row["loss"] for row in rows) / 12),
+        "train_epoch": 2.0,
+        "train_num_input_tokens_seen": rows[-1]["num_input_tokens_seen"],
+    }
+
+
 def test_a_runs_own_learning_rate_is_the_one_it_trains_with(run):
     constant = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "max_steps": 2, "learning_rate": 1e-3}
     rows = read_jsonl(run("own", DPO | {"learning_rate": 2e-3}, **constant) / "metrics.jsonl")

@@ -124,6 +124,7 @@ def test_it_learns_and_writes_a_policy_that_stops_at_the_stop_token(run):
     rows, metrics = read_jsonl(out / "metrics.jsonl"), read_json(out / "metrics.json")
     assert [row["step"] for row in rows] == list(range(1, 61)) and metrics["steps"] == 60
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"] and math.isfinite(metrics["eval_loss"])
+    assert metrics["train_loss"] == pytest.approx(sum(row["loss"] for row in rows) / 60), "as in TRL, of all steps"
     assert read_json(out / "model" / "generation_config.json")["eos_token_id"] == 2
     assert AutoTokenizer.from_pretrained(out / "model").chat_template == TEMPLATE
     assert read_json(out / "model" / "config.json")["use_cache"] is True

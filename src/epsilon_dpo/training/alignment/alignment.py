@@ -53,8 +53,8 @@ def align(
         save_steps: optimizer steps between two checkpoints.
 
     Returns:
-        the content of metrics.json: the last training row as train_*, eval_*, and the numbers of the method's state at
-        the end (not its lists).
+        the content of metrics.json: the loss over the training as `train_loss` and what it counted as train_*, eval_*,
+        and the numbers of the method's state at the end (not its lists).
     """
     require_a_row_each(config.batch_size)
     begun = start(method, config, seed, sft_model, scratch, save_steps)

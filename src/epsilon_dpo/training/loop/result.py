@@ -1,8 +1,9 @@
-"""What a finished training leaves in its stage's folder: the policy, its curves and its last metrics."""
+"""What a finished training leaves in its stage's folder: the policy, its curves and its metrics."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from transformers import PreTrainedTokenizerBase, Trainer
 
@@ -13,6 +14,7 @@ from epsilon_dpo.training.loop.metrics_jsonl import training_rows
 from epsilon_dpo.training.loop.sharding import gathered_weights
 
 NOT_REPRODUCIBLE_SUFFIXES = ("_runtime", "_per_second")  # clock times
+COUNTS = ("epoch", "num_input_tokens_seen")  # of a row of metrics.jsonl: since the start of the training
 
 
 def write_result(
@@ -28,7 +30,7 @@ def write_result(
         track: function of the evaluation and the number of optimizer steps.
 
     Returns:
-        the content of metrics.json: `steps`, the last training row as train_*, eval_* without clock times, `end_state`.
+        the content of metrics.json: `steps`, what `over_training` gives, eval_* without clock times, `end_state`.
 
     Raises:
         UserError: a number of the evaluation is not finite; nothing is written.
@@ -45,9 +47,8 @@ def write_result(
             "learning_rate (a run's own, if it has one) or max_grad_norm in params.yaml."
         )
     rows = training_rows(trainer.state)
-    last = {f"train_{name}": value for name, value in rows[-1].items() if name != "step"}
     steps = trainer.state.global_step
-    metrics = {"steps": steps, **last, **evaluation}
+    metrics = {"steps": steps, **over_training(rows), **evaluation}
     if trainer.args.world_size > 1:
         metrics["processes"] = trainer.args.world_size  # it decides how sums round, and is no part of the params
     assert not metrics.keys() & end_state.keys(), "a method's state would replace a metric"
@@ -60,6 +61,19 @@ def write_result(
         write_jsonl(out / "metrics.jsonl", rows)
         write_json(out / "metrics.json", metrics)
     return metrics
+
+
+def over_training(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What transformers and TRL call `train_loss`, the mean over all optimizer steps, and the COUNTS as train_*.
+
+    Made of the rows: transformers' own is of the steps since a resumption alone. What else a row holds is of its step,
+    and would pass for the training's under such a name.
+
+    Args:
+        rows: those of metrics.jsonl, each the mean of equally many steps.
+    """
+    counts = {f"train_{name}": rows[-1][name] for name in COUNTS if name in rows[-1]}
+    return {"train_loss": fmean(row["loss"] for row in rows), **counts}
 
 
 def without_evaluation(metrics: Mapping[str, float]) -> dict[str, float]:

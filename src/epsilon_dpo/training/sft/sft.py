@@ -54,7 +54,7 @@ def fine_tune(
         save_steps: optimizer steps between two checkpoints.
 
     Returns:
-        the content of metrics.json: the last training row as train_*, and eval_*.
+        the content of metrics.json: the loss over the training as `train_loss`, `train_epoch`, and eval_*.
 
     Raises:
         UserError: the model has fewer positions than `tokens.max_length`, or a step fewer rows than processes.
