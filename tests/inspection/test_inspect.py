@@ -324,7 +324,8 @@ def test_what_cannot_be_read_is_one_line(project: Path, arguments: list[str], se
 
 def test_prompts_that_the_splits_share_are_said(project: Path, capsys: pytest.CaptureFixture) -> None:
     (project / "data/mine").mkdir()
-    for split, some in (("train", rows(40)), ("test", rows(10))):
+    spaced = [{**row, "question": f"{row['question']}\n"} for row in rows(10)]  # no other prompts
+    for split, some in (("train", rows(40)), ("test", spaced)):
         (project / f"data/mine/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), "utf-8")
     main(["inspect", "data/mine", *COLUMNS])
     assert "splits_share_no_prompt: 10 training rows fail it, the pipeline stops" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from contract_of_lists import validate, write_rows
 from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract, dialogues, good, row, sides, turns
+from tokenizers import normalizers
 
 from epsilon_dpo.data.contract.contract import metrics, validate_files
 from epsilon_dpo.data.contract.defects import Defects
@@ -62,6 +63,7 @@ BAD_ROWS: list[tuple[str, Row, str]] = [
     ("no_special_tokens_in_text", row("What <end_of_turn> now?"), "the text contains <end_of_turn>"),
     ("no_special_tokens_in_text", row("What?", rejected="No.<eos>"), "the text contains <eos>"),
     ("splits_share_no_prompt", row("What is a whale? eval 1."), "its prompt is also in the evaluation split"),
+    ("splits_share_no_prompt", row(" What is a whale? eval 1.\n"), "its prompt is also in the evaluation split"),
     (
         "splits_share_no_near_prompt",
         row("what is a whale - eval 1"),
@@ -73,6 +75,7 @@ BAD_ROWS: list[tuple[str, Row, str]] = [
         row("What?", LONG + "yes", LONG + "no"),
         "the same ids up to tokens.max_length = 60",
     ),
+    ("same_prompt", sides(turns("What?", "Yes."), turns("What?\n", "No.")), "the turns before the answer differ"),
 ]
 
 
@@ -99,6 +102,26 @@ def test_a_bad_row_stops_where_that_is_asked(make_tokenizer: MakeTokenizer, name
     sentence = str(stop.value)
     assert sentence.startswith(f"1 of 5 rows of the split train fail {name} (") and ": bad; " in sentence
     assert reason in sentence and f"set validate.on_failure.{name}: drop in params.yaml" in sentence
+
+
+@pytest.mark.parametrize("action", ["drop", "stop"])
+def test_an_evaluation_prompt_that_only_its_token_ids_show_is_found(make_tokenizer: MakeTokenizer, action: str) -> None:
+    """As Qwen's tokenizers write text: é as one character and as e with its accent are two texts and the same ids."""
+    tokenizer, name = make_tokenizer(), "splits_share_no_prompt"
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    rows = dialogues(row("Cafe\u0301?"))
+    rows["eval"].append(row("Caf\u00e9?") | {"id": "eval/3"})
+    if action == "stop":
+        with pytest.raises(UserError, match=rf"^1 of 5 rows of the split train fail {name} \(.*: bad; in the first, "):
+            validate(rows, tokenizer, TOKENS, contract(on_failure={name: "stop"}))
+        return
+    outcome = validate(rows, tokenizer, TOKENS, contract())
+    reason = "its prompt has the token ids of one in the evaluation split"
+    assert outcome.dropped == [{"split": "train", "id": "bad", "expectation": name, "reason": reason}]
+    assert len(outcome.pairs["eval"]) == 4, "the evaluation row stays"
+    (found,) = (f for f in outcome.result["expectations"] if (f["split"], f["expectation"]) == ("train", name))
+    assert (found["success"], found["evaluated"], found["unexpected"], found["first_ids"]) == (False, 5, 1, ["bad"])
+    assert len(validate(rows, make_tokenizer(), TOKENS, contract()).pairs["train"]) == 5, "to this one they differ"
 
 
 def test_a_row_near_an_evaluation_prompt_is_kept_and_named_where_it_is_only_reported(
@@ -374,7 +397,7 @@ def test_what_is_not_a_pair_of_dialogues_is_named(make_tokenizer: MakeTokenizer,
 
 
 def test_every_expectation_of_the_params_is_evaluated_on_both_splits(make_tokenizer: MakeTokenizer) -> None:
-    names = [e.name for e in BEFORE_TOKENISATION + AFTER_TOKENISATION]
+    names = [e.name for e in BEFORE_TOKENISATION + AFTER_TOKENISATION if not e.again]
     assert set(names) == set(RowExpectations.model_fields) and len(names) == 13
     outcome = validate(dialogues(), make_tokenizer(), TOKENS, contract())
     for split, rows in (("train", 4), ("eval", 3)):

@@ -35,7 +35,7 @@ def test_each_kind_by_hand() -> None:
             row("a", "p", "yes", "no"),
             row("b", "q", "yes", "no"),
             row("c", "p", "no", "yes"),
-            row("d", "p", " yes\n", "no"),
+            row("d", "p\n", " yes\n", "no"),
             row("e", "p", "yes", "maybe"),
             row("f", "r", "", "never"),
         ],

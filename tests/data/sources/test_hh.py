@@ -92,6 +92,15 @@ def test_one_file_is_split_by_prompt_whatever_its_order(tmp_path: Path) -> None:
     assert {row["id"] for row in other[1]} != {row["id"] for row in first.eval}
 
 
+def test_prompts_that_differ_in_the_space_around_them_are_not_parted() -> None:
+    rows = [
+        {"id": str(number), "chosen": [{"role": "user", "content": f"p{number // 2}{' ' * (number % 2)}"}, {}]}
+        for number in range(80)
+    ]
+    for part in split_by_prompt(rows, 0.25, 1):
+        assert len(part) in (20, 60) and len({row["chosen"][0]["content"].strip() for row in part}) == len(part) // 2
+
+
 def test_two_files_are_taken_as_they_are_and_limits_draw_from_all_subsets(tmp_path: Path) -> None:
     for subset in ("harmless-base", "helpful-base"):
         write(tmp_path, [line(f"{subset} {index}") for index in range(50)], f"{subset}/train.jsonl.gz")

@@ -65,6 +65,17 @@ def test_a_share_is_set_aside_by_prompt_whatever_the_order() -> None:
     assert 1850 < held_out < 2150
 
 
+def test_prompts_that_differ_in_the_space_around_them_are_not_parted() -> None:
+    """Many chat templates trim it, so that training would be on an evaluation prompt."""
+    twins = [{**row, "prompt": f" {row['prompt']}\n"} for row in rows(200)]
+    write("data/a.jsonl", [*rows(200), *twins])
+    dataset = read(path="data/a.jsonl", eval_share=0.25)
+    assert len(dataset.train) + len(dataset.eval) == 400
+    assert not {text.strip() for text in prompts(dataset.eval)} & {text.strip() for text in prompts(dataset.train)}
+    write("data/b.jsonl", rows(200))
+    assert prompts(read(path="data/b.jsonl", eval_share=0.25).eval) == prompts(dataset.eval)[: len(dataset.eval) // 2]
+
+
 def test_a_sample_is_drawn_with_the_seed_in_file_order() -> None:
     write("data/a.jsonl", rows(300))
     few = {"path": "data/a.jsonl", "max_train_pairs": 20, "max_eval_pairs": 5}

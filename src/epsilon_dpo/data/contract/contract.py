@@ -91,7 +91,7 @@ class _Validation:
         self.dialogues, self.tokens, self.keep = dialogues, tokens, keep
         self.ledger = Ledger(tokens, contract, drop)
         self.relations, self.defects, self.scripts, self.lengths = Relations(), Defects(), Scripts(), Lengths()
-        self.eval_prompts, self.near = set[int](), NearPrompts()
+        self.eval_prompts, self.eval_prompt_ids, self.near = set[int](), set[int](), NearPrompts()
         self.lost = {split: bytearray() for split in SPLITS}  # of each row: was it dropped for its text
 
     def run(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
@@ -104,7 +104,7 @@ class _Validation:
             self.ledger.note_repeated_prompts(split, self.relations.prompts(split), self.relations.id_of)
         self.ledger.stop_if_broken()
         shared, bos = SharedAnswers(self.relations), BosRule(tokenizer)
-        for split in SPLITS:
+        for split in reversed(SPLITS):
             self.as_tokens(split, tokenizer, bos, shared)
         self.ledger.stop_if_broken()
         for split in SPLITS:
@@ -127,7 +127,7 @@ class _Validation:
             self.scripts.add(split, rows)
             facts = [dialogue_facts(row, specials, others, near, system) for row in rows]
             if not train:
-                self.eval_prompts |= prompts_of(facts)
+                self.eval_prompts |= prompts_of(rows)
                 for row in rows:
                     self.near.add(row["id"], row["chosen"][:-1])
             lost = self.ledger.judge_rows(split, facts, BEFORE_TOKENISATION, columns)
@@ -135,6 +135,7 @@ class _Validation:
 
     def as_tokens(self, split: str, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, shared: SharedAnswers) -> None:
         """The second pass over `split`: what is left, as the model will see it."""
+        others = self.eval_prompt_ids if split == "train" else set[int]()
         columns = list(token_facts(split_prompt(_PROBE), tokenizer, bos, self.tokens))
         lost_as_text = self.lost[split]
         with tqdm(total=lost_as_text.count(0), desc=f"tokenise {split}", unit="pair") as progress:
@@ -143,8 +144,10 @@ class _Validation:
                 pairs = [split_prompt(row) for place, row in enumerate(rows, first - 1) if not lost_as_text[place]]
                 facts = []
                 for pair in pairs:
-                    facts.append(token_facts(pair, tokenizer, bos, self.tokens))
+                    facts.append(token_facts(pair, tokenizer, bos, self.tokens, others))
                     progress.update()
+                if split == "eval":
+                    self.eval_prompt_ids.update(row["prompt_digest"] for row in facts)
                 lost = self.ledger.judge_rows(split, facts, AFTER_TOKENISATION, columns)
                 self.lengths.add(split, [row for row in facts if row["id"] not in lost])
                 self.keep(split, [pair for pair in pairs if pair["id"] not in lost])

@@ -34,10 +34,11 @@ class _Record:
     remedy: str = ""
     observed: float | None = None
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: Finding, again: bool = False) -> None:
+        """Of rows that were counted before if `again`."""
         self.kind, self.observed = finding.kind, finding.observed
         self.success &= finding.success
-        self.evaluated += finding.evaluated
+        self.evaluated += 0 if again else finding.evaluated
         self.failing += finding.failing
         self.first_ids = (self.first_ids + finding.ids)[:FIRST_IDS]
 
@@ -71,7 +72,7 @@ class Ledger:
             if finding.ids and not record.first_reason:
                 record.first_reason = expectation.reason(facts[finding.ids[0]], self.tokens)
                 record.remedy = expectation.remedy
-            record.add(finding)
+            record.add(finding, expectation.again)
             for failing in finding.ids if action == "drop" else []:
                 reason = expectation.reason(facts[failing], self.tokens)
                 entry = {"split": split, "id": failing, "expectation": expectation.name, "reason": reason}

@@ -16,7 +16,7 @@ from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import Messages, Side, tokenise_sides
 from epsilon_dpo.data.tokens.tokenizer import special_tokens_by_id
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import Row
+from epsilon_dpo.pipeline.stage.files import Row, prompt_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,8 +72,12 @@ def digest(text: str) -> int:
 
 
 def prompt_key(turns: Messages) -> str:
-    """Everything before the last turn, as text: two rows with the same key have the same prompt."""
-    return json.dumps([[turn["role"], turn["content"]] for turn in turns[:-1]], ensure_ascii=False)
+    """What stands for the turns before the last: two rows with the same key have the same prompt."""
+    return _as_text(prompt_identity(turns[:-1]))
+
+
+def _as_text(turns: Messages) -> str:
+    return json.dumps([[turn["role"], turn["content"]] for turn in turns], ensure_ascii=False)
 
 
 def answer_text(turns: Messages) -> str:
@@ -81,9 +85,9 @@ def answer_text(turns: Messages) -> str:
     return turns[-1]["content"] if turns else ""
 
 
-def prompts_of(facts: Iterable[Row]) -> set[int]:
-    """Digests of the prompts of both sides (they differ in a defective row), from `dialogue_facts`."""
-    return {digest(row[f"{side}_prompt"]) for row in facts for side in SIDES}
+def prompts_of(rows: Iterable[Row]) -> set[int]:
+    """Digests of the prompts of both sides of dialogues (they differ in a defective row)."""
+    return {digest(prompt_key(row[side])) for row in rows for side in SIDES}
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -111,15 +115,15 @@ def dialogue_facts(
     roles = [" ".join(names.get(turn["role"], turn["role"]) for turn in row[side]) for side in SIDES]
     texts = [turn["content"] for side in SIDES for turn in row[side]]
     chosen, rejected = (answer_text(row[side]) for side in SIDES)
-    prompts = {f"{side}_prompt": prompt_key(row[side]) for side in SIDES}
-    shared = any(digest(prompt) in other_prompts for prompt in prompts.values())
+    shared = any(prompt in other_prompts for prompt in prompts_of([row]))
     near_prompt, near_share = near(row["chosen"][:-1]) if near and not shared else ("", 0.0)
     return {
         "id": row["id"],
         "shortest_turn_chars": min((len(text.strip()) for text in texts), default=0),
         "empty_turns": ", ".join(_empty_turns(row)),
         "same_answer": chosen == rejected,
-        **prompts,
+        # To the character: of a kept row only the chosen side's prompt goes on.
+        **{f"{side}_prompt": _as_text(row[side][:-1]) for side in SIDES},
         "roles": " / ".join(roles),
         "special_tokens_in_text": ", ".join(s for s in specials if any(s in text for text in texts)),
         "prompt_in_eval": shared,
@@ -164,16 +168,29 @@ def lost_text(pair: Row, chosen: Side, rejected: Side) -> str:
     return ""
 
 
-def token_facts(pair: Row, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, tokens: Tokens) -> Row:
-    """A pair, prompt explicit, as the model will see it; lengths in tokens, answers with their stop token, not cut."""
+def token_facts(
+    pair: Row,
+    tokenizer: "PreTrainedTokenizerBase",
+    bos: BosRule,
+    tokens: Tokens,
+    other_prompts: Container[int] = frozenset(),
+) -> Row:
+    """A pair, prompt explicit, as the model will see it; lengths in tokens, answers with their stop token, not cut.
+
+    Args:
+        other_prompts: `prompt_digest` of the rows whose prompt this one must not have.
+    """
     chosen, rejected = tokenise_sides(tokenizer, pair["prompt"], [pair[side] for side in SIDES])
     # An over-long prompt fails one expectation, not two: its answers get the room that the longest allowed one leaves.
     room = tokens.max_length - min(chosen.prompt_length, tokens.max_prompt_length)
     answers = [chosen.completion_ids, rejected.completion_ids]
     stop = tokenizer.eos_token_id
     turns, system = len(pair["prompt"]) + 1, pair["prompt"][0]["role"] == "system"
+    prompt = digest(str(chosen.ids[: chosen.prompt_length]))
     return {
         "id": pair["id"],
+        "prompt_digest": prompt,
+        "prompt_ids_in_eval": prompt in other_prompts,
         "prompt_tokens": chosen.prompt_length,
         "chosen_tokens": len(answers[0]),
         "rejected_tokens": len(answers[1]),

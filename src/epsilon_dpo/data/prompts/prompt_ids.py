@@ -6,12 +6,12 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from epsilon_dpo.pipeline.stage.files import Messages
+from epsilon_dpo.pipeline.stage.files import Messages, prompt_identity
 
 
 def prompt_id(prompt: Messages) -> str:
-    """The same 16 characters for equal messages, whatever their row; spread evenly, so that its order is a shuffle."""
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:16]
+    """The same 16 characters for the same prompt, whatever its row; spread evenly, so that its order is a shuffle."""
+    return hashlib.sha256(json.dumps(prompt_identity(prompt), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def partners(prompts: Sequence[Hashable], seed: int) -> list[int]:

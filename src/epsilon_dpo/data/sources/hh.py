@@ -20,7 +20,7 @@ from epsilon_dpo.data.sources.raw import text_of
 from epsilon_dpo.data.sources.watched import sha256
 from epsilon_dpo.pipeline.hub.download import hub_file
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import Messages
+from epsilon_dpo.pipeline.stage.files import Messages, prompt_identity
 
 LARGEST = 512 << 20  # characters of a file without its compression; the largest published has about 0.1 GB
 SUFFIX = ".jsonl.gz"
@@ -72,7 +72,7 @@ def split_by_prompt(rows: list[Row], eval_share: float, seed: int) -> tuple[list
 
 
 def _prompt(row: Row) -> str:
-    return json.dumps(row["chosen"][:-1])
+    return json.dumps(prompt_identity(row["chosen"][:-1]))
 
 
 def _sample(rows: list[Row], limit: int | None, seed: str) -> list[Row]:

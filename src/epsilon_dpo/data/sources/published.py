@@ -24,7 +24,7 @@ from epsilon_dpo.data.sources.places import Place, locate
 from epsilon_dpo.data.sources.unpaired import Halves
 from epsilon_dpo.data.sources.watched import sha256
 from epsilon_dpo.pipeline.observability.errors import UserError, printable
-from epsilon_dpo.pipeline.stage.files import Messages, Row
+from epsilon_dpo.pipeline.stage.files import Messages, Row, prompt_identity
 
 FIRST_ROWS = 20  # by which a file's shape is recognised
 
@@ -98,7 +98,7 @@ def _specs(source: DatasetSource) -> list[tuple[str, str, str | None]]:
 
 def is_held_out(prompt: Messages, share: float, seed: int) -> bool:
     """Whether a prompt is one of the `share` for evaluation: by a hash of seed and prompt, so that no list is kept."""
-    digest = hashlib.sha256(f"{seed}/{json.dumps(prompt)}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{json.dumps(prompt_identity(prompt))}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2.0**64
 
 

@@ -18,6 +18,14 @@ Row = Json  # a line of a .jsonl file
 Messages = list[dict[str, str]]  # a dialogue, as rows hold it: {"role", "content"} each
 
 
+def prompt_identity(prompt: Messages) -> Messages:
+    """`prompt` without the white space around each turn's text: two prompts are the same if this is equal.
+
+    Many chat templates (Gemma's, Llama 3's) write no such space, so that to the model these prompts are one.
+    """
+    return [{**turn, "content": turn["content"].strip()} for turn in prompt]
+
+
 @contextmanager
 def atomic_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes `target` only if the block ends without an exception.
