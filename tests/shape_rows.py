@@ -46,13 +46,13 @@ TOOL = [user("q"), {"role": "tool", "content": "4"}]
 EXAMPLES = {
     "explicit_text": Example(
         [
-            {"prompt": "Best metal?", "chosen": "Gold, I say.", "rejected": "Bees.", "margin": 1.5, "weight": 0.5},
-            {"prompt": "Is 42 even?", "chosen": "2024-01-01", "rejected": "None", "margin": 2.5, "weight": 1.0},
-            {"prompt": "A tie?", "chosen": "Yes.", "rejected": "No.", "margin": 0.0, "weight": 1.0},
+            {"prompt": "Best metal?", "chosen": "Gold, I say.", "rejected": "Bees.", "margin": 1.5},
+            {"prompt": "Is 42 even?", "chosen": "2024-01-01", "rejected": "None", "margin": 2.5},
+            {"prompt": "A tie?", "chosen": "Yes.", "rejected": "No.", "margin": 0.0},
         ],
         [
-            pair(user("Best metal?"), good="Gold, I say.", bad="Bees.", margin=1.5, weight=0.5),
-            pair(user("Is 42 even?"), good="2024-01-01", bad="None", margin=2.5, weight=1.0),
+            pair(user("Best metal?"), good="Gold, I say.", bad="Bees.", margin=1.5),
+            pair(user("Is 42 even?"), good="2024-01-01", bad="None", margin=2.5),
         ],
         {"margin": "large"},
         "margin is text 'large', expected a number",
@@ -61,16 +61,16 @@ EXAMPLES = {
     ),
     "implicit_text": Example(
         [
-            {"chosen": "Name a metal.\nIt is gold.", "rejected": "Name a metal.\nIt is bees.", "weight": 1.0},
-            {"chosen": "The sky is blue.", "rejected": "The sky is green.", "weight": 0.5},
-            {"chosen": "Yes.", "rejected": "No.", "weight": 1.0},
+            {"chosen": "Name a metal.\nIt is gold.", "rejected": "Name a metal.\nIt is bees.", "margin": 1.0},
+            {"chosen": "The sky is blue.", "rejected": "The sky is green.", "margin": 0.5},
+            {"chosen": "Yes.", "rejected": "No.", "margin": 1.0},
         ],
         [
-            pair(user("Name a metal."), good="It is gold.", bad="It is bees.", weight=1.0),
-            pair(user("The sky is"), good="blue.", bad="green.", weight=0.5),
+            pair(user("Name a metal."), good="It is gold.", bad="It is bees.", margin=1.0),
+            pair(user("The sky is"), good="blue.", bad="green.", margin=0.5),
         ],
-        {"weight": -0.5},
-        "weight is -0.5, expected at least 0",
+        {"margin": "wide"},
+        "margin is text 'wide', expected a number",
         ("no_common_beginning",),
         flat=True,
     ),

@@ -106,7 +106,7 @@ def test_kept_pairs_go_on_and_dropped_ones_are_named(project: Path, capsys: pyte
 
 def test_what_is_said_of_a_pair_reaches_the_pairs(project: Path) -> None:
     fetched = project / "out" / "fetch" / "train.jsonl"
-    beside = {"margin": 1.5, "weight": 0.5, "source": "mine", "flip_rate": 0.25}
+    beside = {"margin": 1.5, "source": "mine", "flip_rate": 0.25}
     write_jsonl(fetched, [{**read_jsonl(fetched)[0], **beside}, *read_jsonl(fetched)[1:]])
     run("validate")
     run("pairs")

@@ -271,7 +271,7 @@ def test_a_split_that_loses_every_row_stops(make_tokenizer: MakeTokenizer) -> No
 
 
 def test_what_the_dataset_says_of_a_pair_goes_on(make_tokenizer: MakeTokenizer) -> None:
-    beside = {"margin": 1.5, "weight": 0.5, "source": "mine", "flip_rate": 0.25}
+    beside = {"margin": 1.5, "source": "mine", "flip_rate": 0.25}
     ends_here = {"annotator": 1, "clean": False}
     told = {**row("What?"), **beside, **ends_here}
     kept = validate(dialogues(told), make_tokenizer(), TOKENS, contract()).pairs["train"]
@@ -280,8 +280,6 @@ def test_what_the_dataset_says_of_a_pair_goes_on(make_tokenizer: MakeTokenizer) 
     for rate in (0.5, -0.1):
         with pytest.raises(UserError, match="flip_rate is not what it should be"):
             validate(dialogues({**row("What?"), "flip_rate": rate}), make_tokenizer(), TOKENS, contract())
-    with pytest.raises(UserError, match="weight is not what it should be"):
-        validate(dialogues({**row("What?"), "weight": -1.0}), make_tokenizer(), TOKENS, contract())
 
 
 def test_duplicated_prompts_are_named_and_kept(make_tokenizer: MakeTokenizer) -> None:

@@ -85,7 +85,7 @@ def test_a_turn_without_text_drops_the_row() -> None:
 
 
 def test_webgpts_question_is_its_text_and_its_quotes_are_not_read() -> None:
-    assert read(WEBGPT) == Pair([user("a"), bot("b [1]")], [user("a"), bot("c")], 1.0, None, "0-1")
+    assert read(WEBGPT) == Pair([user("a"), bot("b [1]")], [user("a"), bot("c")], 1.0, "0-1")
     with pytest.raises(UserError, match=r"prompt has the keys id, expected full_text \(column question\)"):
         results(WEBGPT | {"question": {"id": "5gdg4b"}}, first=WEBGPT)
 

@@ -1,5 +1,6 @@
 """What a row says beyond its shape's usual columns and values is read as it is meant or refused, never lost."""
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -28,29 +29,31 @@ def test_answers_of_one_row_have_one_scale(answers: list[Row], sentence: str) ->
 
 @pytest.mark.parametrize("empty", ["", None, float("nan"), "nan"])
 def test_an_empty_optional_number_costs_no_pair(empty: object) -> None:
-    beside = dict.fromkeys(("margin", "weight", "score_chosen", "score_rejected"), empty)
+    beside = dict.fromkeys(("margin", "score_chosen", "score_rejected"), empty)
     shp = EXAMPLES["shp"].rows[0]
     for row, change in (({"prompt": "a", "chosen": "b", "rejected": "c"}, beside), (shp, {"score_A": empty})):
         full = row | {name: 1.0 for name in change}
         (found,) = recognise([full], "x").read(row | change, "x, row 2", "all")
-        assert isinstance(found, Pair) and found.margin is None and found.weight is None
+        assert isinstance(found, Pair) and found.margin is None
 
 
+@pytest.mark.parametrize("name", list(EXAMPLES))
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("two_answers_from_0", "two_answers_from_1", "two_answers_lettered", "signed_preference"),
-        *("shp", "arena", "summaries", "scored_answers"),
-    ],
+    "weight", [0.5, 0, "1.0", True, [0.5], Unreadable("date32[day]", "year 5881580 is out of range")]
 )
-def test_a_weight_is_kept_whichever_answer_wins_and_a_negative_one_is_refused(name: str) -> None:
-    """Of the first two rows of each example with a verdict, one prefers the first answer and one the second."""
-    rows = [row | {"weight": weight} for row, weight in zip(EXAMPLES[name].rows[:2], (0.5, 2.0), strict=True)]
-    read = recognise(rows, "x").read
-    found = [one for row in rows for one in read(row, "x, row 1", "best_worst")]
-    assert [one.weight for one in found if isinstance(one, Pair)] == [0.5, 2.0]
-    with pytest.raises(UserError, match=r"x, row 1: weight is -0\.5, expected at least 0"):
-        read(rows[0] | {"weight": -0.5}, "x, row 1", "all")
+def test_a_weight_is_refused_in_every_shape_since_no_method_reads_it(name: str, weight: object) -> None:
+    first = EXAMPLES[name].rows[0]
+    reading = recognise([first] * 3, "x")
+    mapped = re.escape(", ".join(f"{own}: {column}" for own, column in reading.names.items()))
+    sentence = (
+        "^x, row 9: has weight, but every pair counts alike here, whatever the method; remove the column, or leave it "
+        rf"out with fetch\.columns: \{{{mapped}\}}"
+    )
+    for head in (first, first | {"weight": weight}):
+        with pytest.raises(UserError, match=sentence):
+            recognise([head] * 3, "x").read(first | {"weight": weight}, "x, row 9", "all")
+    for empty in (None, "", float("nan")):
+        assert reading.read(first | {"weight": empty}, "x", "all") == reading.read(first, "x", "all")
 
 
 PAIRED: Row = {"prompt": "a", "chosen": "b", "rejected": "c"}
@@ -165,8 +168,8 @@ def test_an_optional_column_that_comes_late_is_read(null_first: bool) -> None:
         assert isinstance(found, Pair)
         return found
 
-    late = {"system_prompt": "s", "rating_chosen": 3.0, "rating_rejected": 1.0, "weight": 0.5}
-    assert read(PAIRED, late) == Pair(*([system("s"), user("a"), bot(answer)] for answer in "bc"), 2.0, 0.5)
+    late = {"system_prompt": "s", "rating_chosen": 3.0, "rating_rejected": 1.0}
+    assert read(PAIRED, late) == Pair(*([system("s"), user("a"), bot(answer)] for answer in "bc"), 2.0)
     alpaca = {"instruction": "a", "chosen": "b", "rejected": "c"}
     assert read(alpaca, {"history": float("nan")}) == read(alpaca, {"history": []})  # pandas' null
     found = read(alpaca, {"input": "x", "history": [["q", "r"]]})
@@ -372,7 +375,6 @@ def test_transcripts_with_the_line_ends_of_windows_have_their_turns() -> None:
 @pytest.mark.parametrize(
     ("change", "hint"),
     [
-        ({"weight": True}, "It would be explicit_text, but for weight, which is flag. "),
         ({"chosen_rating": [1.0]}, "It would be explicit_text, but for chosen_rating, which is numbers. "),
         ({"margin": [1.0]}, "It would be explicit_text, but for margin, which is numbers. "),
         ({"prompt": 3}, ""),  # it has a column prompt, so none is missing

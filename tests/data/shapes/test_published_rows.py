@@ -150,7 +150,7 @@ def test_ultrafeedbacks_answers_are_ranked_by_the_finer_of_their_two_scores() ->
         for text, (fine, overall) in scores.items()
     ]
     found = read({"instruction": "a", "completions": completions})
-    assert found == Pair([user("a"), bot("b")], [user("a"), bot("c")], 2.5, None, "0-1")
+    assert found == Pair([user("a"), bot("b")], [user("a"), bot("c")], 2.5, "0-1")
 
 
 def test_a_news_article_is_summarised_as_a_post_is() -> None:

@@ -123,14 +123,14 @@ def test_of_three_verdicts_the_majority_counts(verdicts: tuple[int | str | None,
 
 
 def test_what_is_null_in_the_first_rows_is_not_lost_in_the_later_ones() -> None:
-    first = {"system": None, "prompt": "a", "chosen": "b", "rejected": "c", "margin": None, "weight": None}
+    first = {"system": None, "prompt": "a", "chosen": "b", "rejected": "c", "margin": None}
     reading = recognise([first] * 20, "x")
-    (found,) = reading.read({**first, "system": "s", "margin": 2.0, "weight": 0.5}, "x, row 21", "all")
-    assert found == Pair(*([system("s"), user("a"), bot(text)] for text in "bc"), 2.0, 0.5)  # type: ignore[arg-type, call-arg]
+    (found,) = reading.read({**first, "system": "s", "margin": 2.0}, "x, row 21", "all")
+    assert found == Pair(*([system("s"), user("a"), bot(text)] for text in "bc"), 2.0)  # type: ignore[arg-type, call-arg]
     with pytest.raises(UserError, match=r"prompt \(null\)"):
         recognise([{"prompt": None, "chosen": "Q\na", "rejected": "Q\nb"}], "x")
-    with pytest.raises(UserError, match=r"weight \(objects\)"):
-        recognise([{**first, "weight": [{"w": 1}]}], "x")
+    with pytest.raises(UserError, match=r"margin \(objects\)"):
+        recognise([{**first, "margin": [{"m": 1}]}], "x")
 
 
 @pytest.mark.parametrize("written", ["[{'role': 'user', 'content': 'q'}]", '[{"from": "human", "value": "q"}]'])
@@ -164,7 +164,7 @@ def test_all_pairs_of_scored_answers() -> None:
 def test_ranks_beside_the_answers_are_better_the_lower_they_are() -> None:
     row = {"prompt": "a", "answers": ["b", "c", "d"], "ranks": [2, 3, 1]}
     (found,) = recognise([row], "x").read(row, "x", "best_worst")
-    assert found == Pair([user("a"), bot("d")], [user("a"), bot("c")], 2.0, None, "2-1")
+    assert found == Pair([user("a"), bot("d")], [user("a"), bot("c")], 2.0, "2-1")
 
 
 def test_texts_that_differ_within_a_word_part_before_it() -> None:

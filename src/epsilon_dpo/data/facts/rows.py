@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "eval")
 SIDES = ("chosen", "rejected")
-# Score of chosen minus rejected, weight of the pair, member of a mixture, how likely the label is the wrong way round.
-BESIDE = ("margin", "weight", "source", "flip_rate")
+# Score of chosen minus rejected, member of a mixture, how likely the label is the wrong way round.
+BESIDE = ("margin", "source", "flip_rate")
 QUOTED = 40  # characters of a text in a message
 NO_SYSTEM = "system-without-role"  # in `roles`: the system's turn, for which the chat template has no role
 
@@ -39,7 +39,6 @@ class _Row(BaseModel, strict=True):
     chosen: list[_Turn]
     rejected: list[_Turn]
     margin: FiniteFloat | None = None
-    weight: Annotated[FiniteFloat, Field(ge=0.0)] | None = None
     source: str | None = None
     flip_rate: Annotated[FiniteFloat, Field(ge=0.0, lt=0.5)] | None = None
 

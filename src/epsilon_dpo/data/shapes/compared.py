@@ -23,7 +23,7 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.paired import PROMPTS, SYSTEM, WEIGHT
+from epsilon_dpo.data.shapes.paired import PROMPTS, SYSTEM
 from epsilon_dpo.data.shapes.turns import after_system, answer, messages, prompt, whole
 from epsilon_dpo.data.shapes.values import (
     describe,
@@ -37,7 +37,6 @@ from epsilon_dpo.data.shapes.values import (
     optional_number,
     spelt,
     text,
-    weight_of,
     written_texts,
 )
 from epsilon_dpo.pipeline.stage.files import Messages, Row
@@ -73,10 +72,10 @@ def preferred(row: Row, sides: list[Messages], lead: float, margin: float | None
     """The pair by the sign of `lead` (first over second), its margin that of first minus second."""
     if lead == 0.0:
         return [TIED]
-    (first, second), weight = sides, weight_of(row)
+    first, second = sides
     if lead > 0.0:
-        return [Pair(first, second, margin, weight)]
-    return [Pair(second, first, None if margin is None else -margin, weight)]
+        return [Pair(first, second, margin)]
+    return [Pair(second, first, None if margin is None else -margin)]
 
 
 def _spellings(end: str, other: str) -> set[str]:
@@ -154,7 +153,7 @@ def _two(first: str, second: str, glued: bool = False) -> tuple[Field, ...]:
     ends = [dict.fromkeys((end, end.upper())) for end in (first, second)]
     also = [tuple(f"{stem}{join}{end}" for stem in STEMS for join in joins for end in both) for both in ends]
     answers = [Field(f"response_{end}", ANSWER, names[1:]) for end, names in zip((first, second), also, strict=True)]
-    return (ASKED, INPUT, *answers, Field("verdict", LABEL, VERDICTS), *OTHER_VERDICTS, SYSTEM, WEIGHT)
+    return (ASKED, INPUT, *answers, Field("verdict", LABEL, VERDICTS), *OTHER_VERDICTS, SYSTEM)
 
 
 def _by_winner_columns(first_rows: Sequence[Row], names: Names) -> Read:
@@ -282,7 +281,6 @@ COMPARED = (
         (
             *(Field(name, TEXT | {"texts"}) for name in ("prompt", "response_a", "response_b")),
             *(Field(name, LABEL) for name in WINNERS),
-            WEIGHT,
         ),
         _by_winner_columns([], Names({}, {})),
         read_file=_by_winner_columns,
@@ -296,7 +294,6 @@ COMPARED = (
             Field("response_2", ANSWER, ("response2",)),
             Field("overall_preference", NUMBER, ("preference_strength",)),
             SYSTEM,
-            WEIGHT,
         ),
         _read_signed,
     ),
@@ -307,7 +304,6 @@ COMPARED = (
             *(Field(name, TEXT) for name in ("history", "human_ref_A", "human_ref_B")),
             Field("labels", LABEL),
             *(Field(name, NUMBER, optional=True) for name in ("score_A", "score_B")),
-            WEIGHT,
         ),
         _read_shp,
     ),
@@ -318,7 +314,6 @@ COMPARED = (
             *(Field(name, MESSAGES) for name in ("conversation_a", "conversation_b")),
             Field("winner", LABEL),
             Field("turn", NUMBER, optional=True),
-            WEIGHT,
         ),
         _read_arena,
     ),
@@ -329,7 +324,6 @@ COMPARED = (
             Field("info", frozenset({"object"})),
             Field("summaries", frozenset({"objects"})),
             Field("choice", LABEL),
-            WEIGHT,
         ),
         _read_summaries,
     ),

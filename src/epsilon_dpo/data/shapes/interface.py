@@ -45,14 +45,12 @@ class Pair:
 
     Attributes:
         margin: score of chosen minus rejected, in the data's own unit; None where it has no scores.
-        weight: of the pair, for methods that want one; None where the data has none.
         answers: which two of several answers these are, "0-3"; empty where the row has just two.
     """
 
     chosen: Messages
     rejected: Messages
     margin: float | None = None
-    weight: float | None = None
     answers: str = ""
 
 

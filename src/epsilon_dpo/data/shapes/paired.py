@@ -28,18 +28,16 @@ from epsilon_dpo.data.shapes.turns import (
     transcript,
     whole,
 )
-from epsilon_dpo.data.shapes.values import gap, is_null, kind, list_of, mapping, optional_number, text, weight_of
+from epsilon_dpo.data.shapes.values import gap, is_null, kind, list_of, mapping, optional_number, text
 from epsilon_dpo.pipeline.stage.files import Messages, Row
 
 SIDES = ("chosen", "rejected")
 PROMPTS = ("question", "query")
 RATED = ("{}_score", "{}_rating", "{}-rating", "rating_{}", "{}_avg_rating", "{}-avg-rating")
 SYSTEM = Field("system", TEXT, ("system_prompt",), optional=True)
-WEIGHT = Field("weight", NUMBER, optional=True)
 SCORES = (
     *(Field(f"score_{side}", NUMBER, tuple(name.format(side) for name in RATED), optional=True) for side in SIDES),
     Field("margin", NUMBER, optional=True),
-    WEIGHT,
 )
 NO_PROMPT = ("prompt", "instruction", "conversations", *PROMPTS)
 
@@ -65,15 +63,14 @@ def sides(kinds: frozenset[str], also: tuple[str, ...] = ()) -> tuple[Field, Fie
 
 
 def scored(row: Row, chosen: Messages, rejected: Messages) -> list[Result]:
-    """The pair with its margin and weight, where the row has them; dropped if its scores are equal."""
+    """The pair with its margin, where the row has scores; dropped if they are equal."""
     margin = optional_number(row, "margin")
     if margin is None:
         scores = [optional_number(row, f"score_{side}") for side in SIDES]
         margin = None if scores[0] is None or scores[1] is None else gap(scores[0], scores[1])
-    weight = weight_of(row)
     if margin == 0.0:
         return [Dropped("tied", "both answers have the same score")]
-    return [Pair(chosen, rejected, margin, weight)]
+    return [Pair(chosen, rejected, margin)]
 
 
 def instruction(row: Row) -> Messages:

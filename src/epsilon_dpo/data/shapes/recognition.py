@@ -45,6 +45,7 @@ OF_THE_PROMPT = ("history", "context", "input", "system", "system_prompt", "init
 PROMPT_FIELDS = frozenset({"prompt", "instruction", "conversations"})
 OTHER_PROMPTS = ("instruction", "question", "query", "conversations")
 ASKED_IN = frozenset({"prompt", "instruction", "question", "history"})  # fields whose text is one user turn or more
+WEIGHT = "weight"  # of a pair: no method reads one, and whoever writes it expects that it counts
 WHERE_TO_LOOK = "docs/datasets.md has the shapes"
 
 
@@ -88,9 +89,14 @@ class Reading:
         return results
 
     def _names_in(self, row: Row, seen: frozenset[str], where: str) -> dict[str, str]:
-        """`names` for this row; a column without which its pair would change is read, or refused."""
+        """`names` for this row; a column without which its pair would change, or seem to count, is read or refused."""
         if beside := first_with_value(row, UNSUPPORTED):
             raise UserError(f"{where}: has {beside}, which is not supported: only text is; remove such rows.")
+        if row.get(WEIGHT, "") not in ("", []):
+            raise UserError(
+                f"{where}: has {WEIGHT}, but every pair counts alike here, whatever the method; remove the column, or "
+                f"leave it out with fetch.columns: {{{_as_mapped(self.names)}}} ({WHERE_TO_LOOK})."
+            )
         late = [name for name, value in row.items() if name not in seen and value not in ("", [])]
         names = self.names | self._optional(late, row, where) if late else self.names
         other = next((name for name in late if name in self.shape.without and name not in names.values()), None)

@@ -25,9 +25,9 @@ from epsilon_dpo.data.shapes.interface import (
     Result,
     Shape,
 )
-from epsilon_dpo.data.shapes.paired import SYSTEM, WEIGHT, sides
+from epsilon_dpo.data.shapes.paired import SYSTEM, sides
 from epsilon_dpo.data.shapes.turns import after_system, answer, answered, messages, whole
-from epsilon_dpo.data.shapes.values import describe, flag, gap, is_null, kind, list_of, number, weight_of
+from epsilon_dpo.data.shapes.values import describe, flag, gap, is_null, kind, list_of, number
 from epsilon_dpo.pipeline.stage.files import Row
 
 TEXTS = ("text", "answer", "response", "completion", "content", "output")
@@ -62,7 +62,6 @@ def _pairs(row: Row, answers: list[Any], scores: list[float], choose: Choose) ->
     if len(answers) < 2:
         return [Dropped("one_answer", f"it has {len(answers)} answers, and a pair needs two")]
     before = asked(row)
-    weight = weight_of(row)
     order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
     found: list[Result] = []
     for better, worse in combinations(order, 2) if choose == "all" else [(order[0], order[-1])]:
@@ -74,7 +73,7 @@ def _pairs(row: Row, answers: list[Any], scores: list[float], choose: Choose) ->
             whole(before, answer(answers[place], f"answer {place}", row["prompt"]), f"answer {place}")
             for place in (better, worse)
         )
-        found.append(Pair(chosen, rejected, margin, weight, f"{better}-{worse}"))
+        found.append(Pair(chosen, rejected, margin, f"{better}-{worse}"))
     return found
 
 
@@ -220,7 +219,6 @@ SEVERAL = (
             Field("scores", frozenset({"numbers"}), ("rewards", "ratings", "all_rm_scores"), optional=True),
             Field("ranks", frozenset({"numbers"}), optional=True),
             SYSTEM,
-            WEIGHT,
         ),
         _read_scored,
         without=("chosen", "rejected"),
@@ -228,14 +226,14 @@ SEVERAL = (
     Shape(
         "scored_columns",
         "{prompt, answer_0, score_0, answer_1, score_1, ...}: WebGPT, whose question is {full_text}",
-        (*ANSWERS, *_numbered(("score", "reward", "rating"), NUMBER), SYSTEM, WEIGHT),
+        (*ANSWERS, *_numbered(("score", "reward", "rating"), NUMBER), SYSTEM),
         _read_scored_columns,
         without=(*WITHOUT, "ranking", "ranks"),
     ),
     Shape(
         "ranked_columns",
         "{prompt, completion_0, completion_1, ..., ranking: [2, 0, 1]}, or ranks: KoChatGPT",
-        (*ANSWERS, Field("ranking", frozenset({"numbers"}), ("order", "ranks")), SYSTEM, WEIGHT),
+        (*ANSWERS, Field("ranking", frozenset({"numbers"}), ("order", "ranks")), SYSTEM),
         _by_ranking([], Names({"ranking": "order"}, {"ranking": "order"})),
         without=WITHOUT,
         read_file=_by_ranking,

@@ -134,18 +134,6 @@ def gap(first: float, second: float) -> float:
     return found
 
 
-def weight_of(row: Row) -> float | None:
-    """The pair's weight; None where the row has none.
-
-    Raises:
-        Refused: it is negative.
-    """
-    found = optional_number(row, "weight")
-    if found is not None and found < 0.0:
-        raise Refused(f"weight is {found}, expected at least 0")
-    return found
-
-
 def flag(value: Any, name: str) -> bool:
     """True or false; 1 and 0 count, and both as text."""
     if is_null(value) or value == "":

@@ -17,8 +17,8 @@ class Dataset:
     Attributes:
         train, eval: no prompt is in both, unless the source's own two files share one (stage `validate` looks). A row
             is {"id", "chosen", "rejected"} and, where the data has them, "margin" (score of chosen minus rejected),
-            "weight", "source" (the member of a mixture) and "flip_rate" (how likely the label is the wrong way round);
-            further keys end in out/fetch. Lists, or collections that are read from disk.
+            "source" (the member of a mixture) and "flip_rate" (how likely the label is the wrong way round); further
+            keys end in out/fetch. Lists, or collections that are read from disk.
         facts: content of dataset.json about the origin beside the row counts: source, revision, file hashes, ...
         dropped: {"id", "reason", "detail"} per row that makes no pair, whose reasons facts["dropped"] counts; None from
             a source that drops none.

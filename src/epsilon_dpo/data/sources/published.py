@@ -185,8 +185,8 @@ class _Writer:
         if too_close := self._too_close(pair, where):
             return too_close
         row: Row = {"id": identity, "chosen": pair.chosen, "rejected": pair.rejected}
-        beside = {"margin": pair.margin, "weight": pair.weight}
-        row |= {name: value for name, value in beside.items() if value is not None}
+        if pair.margin is not None:
+            row["margin"] = pair.margin
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         except UnicodeEncodeError as error:
