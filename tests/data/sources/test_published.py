@@ -202,6 +202,18 @@ def test_unpaired_answers_are_paired_by_prompt_across_files() -> None:
     assert left == ["train-1/2", "train-0/2", "train-1/3"] and dataset.facts["dropped"] == {"unpaired": 6}
 
 
+def test_labels_of_which_no_prompt_has_both_make_no_pair_and_kto_is_named() -> None:
+    """As thumbs up and down are collected: one answer to each prompt."""
+    halves = [{"prompt": f"q {n}", "completion": f"a {n}", "label": n % 2 == 0} for n in range(20)]
+    write("data/a.jsonl", halves)
+    with pytest.raises(UserError) as stop:
+        read(path="data/a.jsonl")
+    assert str(stop.value) == (
+        "data/a.jsonl gives no training pair (dropped: 20 unpaired); an answer with a label is used only with one of "
+        "the other label to the same prompt, by method kto, too: give a good and a bad answer to each prompt."
+    )
+
+
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\n"
 GOOD = json.dumps(rows(1)[0])
 BAD: list[tuple[str, str, bytes | str | list[Row], str]] = [

@@ -21,7 +21,7 @@ from epsilon_dpo.data.sources.dataset import Dataset, RowsOnDisk
 from epsilon_dpo.data.sources.formats import DataFile, rows_of
 from epsilon_dpo.data.sources.params import DatasetSource
 from epsilon_dpo.data.sources.places import Place, locate
-from epsilon_dpo.data.sources.unpaired import Halves
+from epsilon_dpo.data.sources.unpaired import UNPAIRED, Halves
 from epsilon_dpo.data.sources.watched import sha256
 from epsilon_dpo.pipeline.observability.errors import UserError, printable
 from epsilon_dpo.pipeline.stage.files import Messages, Row, prompt_identity
@@ -50,11 +50,15 @@ def read_dataset(source: DatasetSource, seed: int, scratch: Path) -> Dataset:
                 f"{source.path} gives no {name} pair: fetch.eval_share = {source.eval_share} of the prompts of its "
                 f"{len(other)} pairs leaves none; choose another share, or add data with other prompts."
             )
-        why = ", ".join(f"{count} {reason}" for reason, count in dataset.facts["dropped"].items())
-        raise UserError(
-            f"{source.path} gives no {name} pair (dropped: {why or 'none'}); check the data, the splits and "
-            "fetch.min_margin in params.yaml."
-        )
+        dropped = dataset.facts["dropped"]
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        remedy = "check the data, the splits and fetch.min_margin in params.yaml"
+        if UNPAIRED in dropped:
+            remedy = (
+                "an answer with a label is used only with one of the other label to the same prompt, by method kto, "
+                "too: give a good and a bad answer to each prompt"
+            )
+        raise UserError(f"{source.path} gives no {name} pair (dropped: {why or 'none'}); {remedy}.")
     return dataset
 
 

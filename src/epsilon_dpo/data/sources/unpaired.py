@@ -9,6 +9,7 @@ from pathlib import Path
 
 from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair
 
+UNPAIRED = "unpaired"  # the reason of dropped.jsonl
 IN_ORDER = """
 SELECT first, good, id, prompt, answer FROM
   (SELECT *, MIN(number) OVER (PARTITION BY key) AS first FROM halves) ORDER BY first, good, number
@@ -55,4 +56,4 @@ class Halves:
             pairs = min(len(good), len(bad))
             for row in good[pairs:] + bad[pairs:]:  # one of which is empty
                 other = "bad" if row[1] else "good"
-                yield row[2], Dropped("unpaired", f"no {other} answer to its prompt is left to pair it with")
+                yield row[2], Dropped(UNPAIRED, f"no {other} answer to its prompt is left to pair it with")
