@@ -56,6 +56,7 @@ def made(tmp_path: Path) -> Any:
         facts: Any = None,
         truth: bool = False,
         base: Any = ON_HUB,
+        judge: Any = None,
         **stated: str,
     ) -> ModelCard:
         origin = {
@@ -63,10 +64,11 @@ def made(tmp_path: Path) -> Any:
             "data": {"params": fetch or {"source": "hh", "repo": "owner/data", "revision": REVISION}},
             "parents": [{"stage": "sft"}, {"stage": "align@mine"}],
         }
+        judged = {"judge": SUMMARY["judge"] | (judge or {})}
         policy = Policy("mine", "a" * 64, str(tmp_path), "out/align/mine", "m.dir", [], origin)
         asked = lambda repo, revision, kind: stated.get(kind)  # noqa: E731
         summary = SUMMARY | ({"sampled_under": under} if under else {})
-        summary = summary | {"dataset": SUMMARY["dataset"] | (facts or {}), "true_reward": truth}
+        summary = summary | {"dataset": SUMMARY["dataset"] | (facts or {}), "true_reward": truth} | judged
         made = card(cast(Project, project), policy, summary, "owner/new", licence, asked)
         return ModelCard(str(made))  # as whoever downloads it reads it
 
@@ -107,6 +109,14 @@ def test_the_page_names_the_judge_and_says_of_generated_data_alone_that_the_trut
     known = f"{judged} The true reward of these data is known."
     text = made().text
     assert judged in text and "true reward" not in text and known in made(truth=True).text
+
+
+def test_the_page_says_by_what_criterion_a_language_model_judged(made: Any) -> None:
+    """Where it was the user's own: a win rate means something else then."""
+    own = {"kind": "llm", "origin": "M at http://localhost:8000/v1", "criterion": "1. It runs.\n2. It is short."}
+    said = "It was asked which answer is better by: “1. It runs. 2. It is short.”"
+    assert f"Judge: llm, M at http://localhost:8000/v1. {said}" in made(judge=own).text
+    assert "asked which" not in made(judge=own | {"criterion": None}).text
 
 
 def test_what_is_no_kl_is_not_published_as_one(made: Any) -> None:

@@ -88,6 +88,19 @@ def test_a_letter_without_log_probs_is_said_to_be_an_assigned_number(
         assert page.count(f"an LLM that gives no log-probs each letter counts as {CERTAIN:g} nats") == count
 
 
+def test_the_criterion_of_an_llm_is_quoted_with_it(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """Only where the user wrote one: null is the project's own, which judge.json names by its template."""
+    out = outputs()
+    for name, criterion in (("null", None), ("own", "Better is <b>shorter</b>.\nIt runs.")):
+        own = {"kind": "llm", "source": "llm", "criterion": criterion}
+        write_json(out / "judge/judge.json", read_json(out / "judge/judge.json") | own)
+        section(out, runs, tmp_path / name)
+        page = (tmp_path / name / "report.html").read_text("utf-8")
+        row = re.findall(r'<th scope="row">judge</th><td>(.*?)</td>', page, re.DOTALL)[0]
+        quoted = ", asked which answer is better by: “Better is &lt;b&gt;shorter&lt;/b&gt;.\nIt runs.”"
+        assert row.endswith(f"</code>, judge/by-hand{quoted if criterion else ''}")
+
+
 def test_flips_and_the_agreement_beyond_chance_are_columns(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:

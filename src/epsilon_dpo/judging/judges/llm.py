@@ -21,7 +21,7 @@ from tqdm import tqdm
 from epsilon_dpo.judging.judges.answer_cache import AnswerCache, DamagedCache, cache_folder, key_of
 from epsilon_dpo.judging.judges.interface import Messages, Question, Verdict, rank_by_comparison
 from epsilon_dpo.judging.judges.llm_endpoint import Endpoint
-from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, CutOff, Reply, messages, read
+from epsilon_dpo.judging.judges.llm_prompt import CutOff, Reply, messages, read, system
 from epsilon_dpo.pipeline.observability.errors import UserError, redacted
 from epsilon_dpo.pipeline.stage.files import Json
 
@@ -39,6 +39,7 @@ class LLM:
         self.settings = settings
         self.endpoint = endpoint
         self.cache = cache
+        self.criterion: str | None = settings.get("criterion")  # an older version wrote none
         self._replies: dict[str, Reply] = {}  # all that were used so far
         self._letters = False  # whether there was one
         self._held: dict[str, tuple[Json, Json]] = {}  # request and reply by key, until there is
@@ -89,7 +90,7 @@ class LLM:
 
     def _request(self, prompt: Messages, first: str, second: str) -> Json:
         request = {name: self.settings[name] for name in ("model", "max_tokens")}
-        request["messages"] = messages(prompt, first, second)
+        request["messages"] = messages(prompt, first, second, self.criterion)
         if self.settings["temperature"] is not None:
             request["temperature"] = self.settings["temperature"]
         return request
@@ -135,10 +136,10 @@ class LLM:
         return self._letters
 
     def _is_letter(self, key: str, request: Json, reply: str) -> bool:
-        """Of a row of the cache: a letter from this endpoint, asked by this template under no more tokens."""
+        """Of a row of the cache: a letter from this endpoint, asked by this criterion under no more tokens."""
         try:
             return (
-                request["messages"][0]["content"] == SYSTEM
+                request["messages"][0]["content"] == system(self.criterion)
                 and request["max_tokens"] <= self.settings["max_tokens"]
                 and key_of(self.endpoint.base_url, request) == key
                 and read(json.loads(reply)).margin() is not None
@@ -207,9 +208,11 @@ class LLM:
             message = last.first.message
             text = redacted(" ".join((message.text() or message.refusal or "").split()))[:60]
             said = f" (it says {text!r}, finish_reason {last.first.finish_reason})"
+        own = "take from judge.criterion what it says of the reply, " if self.criterion else ""
         return NoJudge(
             f"none of the {replies} replies of {self.settings['model']} at {self.endpoint.base_url} is the letter A or "
-            f"B; raise judge.max_tokens if one such as 'Answer: A' is cut off, or choose another judge.model{said}."
+            f"B; raise judge.max_tokens if one such as 'Answer: A' is cut off, {own}or choose another judge.model"
+            f"{said}."
         )
 
     def _readable(self, reply: Json) -> Reply:

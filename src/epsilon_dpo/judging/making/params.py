@@ -1,5 +1,6 @@
 """`judge`: what compares two answers: PairRM, a reward model, a classifier (each may be trained here), an endpoint."""
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -11,6 +12,13 @@ from epsilon_dpo.training.loop.params import Accelerated, Training
 
 Size = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=4)]  # [CLS], a marker, one token, [SEP]
+# In a criterion that was copied with the template around it: a place for a text, as MT-Bench's {question} and
+# AlpacaEval's {output_1}, or a verdict, as [[A]] and [[rating]]. The braces of \boxed{answer} are no place.
+COPIED = re.compile(
+    r"(?<!\w)\{+ *(?:question|prompt|instruction|dialogue|conversation|(?:answer|response|output|completion|summary)"
+    r"(?:_?[ab12])?) *\}+|\[\[(?:[ABC]\b|rating)[^\]]*\]\]",
+    re.IGNORECASE,
+)
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # a Hub commit; null only for a local folder
 
 
@@ -110,6 +118,9 @@ class LLMJudge(Strict):
     source: Literal["llm"]
     base_url: str  # usually ends in /v1
     model: str
+    # By what it knows the better answer, a sentence or a rubric; null: CRITERION of llm_prompt.py, helpful, honest and
+    # harmless. It stands before the rule that the reply is one letter, and must say nothing of the reply itself.
+    criterion: str | None = None
     temperature: Annotated[float, Field(ge=0.0)] | None  # null: not sent, for models that refuse it
     max_tokens: Size  # 1 is enough for a model that answers with the letter at once
     concurrency: Annotated[int, Field(ge=1, le=1024)]  # questions asked at the same time
@@ -131,6 +142,20 @@ class LLMJudge(Strict):
         if parts.username or parts.password or parts.query:
             raise ValueError("it must hold no user, password or query; the key belongs into OPENAI_API_KEY")
         return value.rstrip("/")
+
+    @field_validator("criterion")
+    @classmethod
+    def _a_criterion_and_no_template(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.strip():
+            raise ValueError("it must say which answer is better; null takes the criterion of llm_prompt.py")
+        if copied := COPIED.search(value):
+            raise ValueError(
+                f"{copied[0]} belongs to a template, and nothing is put in its place; keep only what says which answer "
+                "is better, since the question, both answers and the form of the reply are added to it"
+            )
+        return value.strip()
 
     @model_validator(mode="after")
     def _both_prices_or_none(self) -> "LLMJudge":

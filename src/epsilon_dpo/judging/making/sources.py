@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from epsilon_dpo.data.tokens.positions import require_positions
 from epsilon_dpo.judging.judges import pairrm_folder, reward_model, sentiment
 from epsilon_dpo.judging.judges.interface import Judge, Question
-from epsilon_dpo.judging.judges.llm_prompt import SYSTEM, TEMPLATE, USER
+from epsilon_dpo.judging.judges.llm_prompt import TEMPLATE, USER, system
 from epsilon_dpo.judging.judges.loading import judge_of
 from epsilon_dpo.judging.judges.reward_model import RewardModel
 from epsilon_dpo.judging.making.pairrm_training import Track, train
@@ -178,7 +178,7 @@ def _files(params: AnyJudge, folder: Path | None = None) -> list[str]:
 def _address(params: LLMJudge) -> dict[str, Any]:
     """judge.json of a judge without weights: the hash is that of what is asked of whom."""
     asked = params.model_dump(include={"base_url", "model", "temperature", "max_tokens"})
-    text = json.dumps([asked, SYSTEM, USER], sort_keys=True)
+    text = json.dumps([asked, system(params.criterion), USER], sort_keys=True)
     return params.model_dump() | {
         "kind": "llm",
         "origin": f"{params.model} at {params.base_url}",

@@ -59,6 +59,8 @@ Threads = Annotated[int, Field(ge=1, le=1024)]  # of torch
 # Of every interval, since the report shows them side by side; the bound is what 10,000 resamples can tell.
 Confidence = Annotated[float, Field(gt=0.0, le=0.9999)]
 
+LONG = 120  # characters of a value that a sentence shows
+
 Model = TypeVar("Model", bound=Strict)
 
 
@@ -156,6 +158,7 @@ def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> s
         return f"{file}: {reason}."
     found = problem["input"]
     shown = in_yaml(found) if found is None or isinstance(found, bool) else repr(found)
+    shown = shown if len(shown) <= LONG else f"{shown[: LONG - 3]}..."  # a text over many lines would bury the reason
     value = "" if isinstance(found, dict) else f" = {shown}"  # of an entire block the reason names the keys
     return f"{file}: {key}{value} is refused: {reason[:1].lower() + reason[1:]}."
 

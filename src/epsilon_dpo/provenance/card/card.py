@@ -170,6 +170,8 @@ def _usage(repo: str) -> str:
 def _judge(summary: Json) -> str:
     judge = summary["judge"]
     said = f"Judge: {judge.get('kind', judge['source'])}, {portable(judge['origin'])}."
+    if judge.get("criterion"):  # of an LLM, in place of the project's own
+        said += f" It was asked which answer is better by: “{' '.join(judge['criterion'].split())}”"
     return said + (" The true reward of these data is known." if summary["true_reward"] else "")
 
 
