@@ -92,7 +92,9 @@ def test_the_page_names_the_pairs_trained_on_and_who_learned_from_the_judge(
     own = "<p>Trained on scores of their own answers to training prompts, and not on pairs: <code>mine</code>.</p>"
     assert (own in page) is (scorer is not None)
     named = ", ".join(f"<code>{name}</code>" for name in taught)
-    assert (f"<p>{named}: trained on scores, ranks or margins of this same judge" in page) is bool(taught)
+    assert (f"<p>{named}: trained on scores, ranks or margins of a judge. Where that is this one, " in page) is bool(
+        taught
+    )
 
 
 def test_online_runs_alone_were_trained_on_no_pairs(outputs: Callable[..., Path], tmp_path: Path) -> None:

@@ -170,8 +170,9 @@ class Results:
 
     @property
     def taught_by_the_judge(self) -> list[str]:
-        """The runs that learned what the judge prefers, which judges them here: from its scores, from pairs that it
-        ranked or from its margins. Also where a classifier's score is called the true one (docs/rlhf.md)."""
+        """The runs that learned what a judge prefers: from its scores, from pairs that it ranked or from its margins.
+        It is the one that judges them here, unless the user let a second one judge (docs/howto.md). Also where a
+        classifier's score is called the true one (docs/rlhf.md)."""
         return [run.name for run in self.runs if self._is_taught(run)]
 
     def _is_taught(self, run: RunResult) -> bool:
