@@ -29,19 +29,25 @@ groups=$(for first in $(seq 0 "$size" $((runs - 1))); do
   echo "$first-$((last < runs ? last : runs - 1))"
 done)
 mkdir -p scratch/groups
+# What takes long has a process group of its own (set -m), so that a signal to this process alone ends it as Ctrl-C does.
+stop() { trap '' INT TERM HUP; [ -z "${!:-}" ] || kill "-$1" -- "-$!" 2>/dev/null || true; exit "$2"; }
+trap 'stop INT 130' INT; trap 'stop TERM 143' TERM; trap 'stop TERM 129' HUP
+run() { set -m; "$@" & set +m; wait "$!"; }
 alone() { if [ "$count" = 0 ]; then "$@"; else CUDA_VISIBLE_DEVICES=$(echo "$gpus" | head -n 1) "$@"; fi; } # a stage uses one GPU
-alone launchers/in-copy.sh shared
+run alone launchers/in-copy.sh shared
 echo "Groups $(echo $groups), $at_once at once; to watch them: tail -f scratch/groups/*.log"
 # xargs ends at once where a command exits with 255, as dvc does, so that the other groups would not begin.
-echo "$groups" | GPUS=$gpus COUNT=$count xargs -P "$at_once" --process-slot-var=SLOT -n 1 bash -c '
-  [ "$COUNT" = 0 ] || export CUDA_VISIBLE_DEVICES=$(echo "$GPUS" | sed -n "$((SLOT % COUNT + 1))p")
-  log=scratch/groups/$1.log && : >"$log"
-  launchers/in-copy.sh "$1" >>"$log" 2>&1 || { echo "group $1 failed: $(grep -a "^ERROR" "$log" | tail -n 1) ($log)" >&2; exit 1; }
-  echo "group $1 ended"' group ||
-  say "Say this again when the cause is gone: what is finished is not computed again."
+side_by_side() {
+  echo "$groups" | GPUS=$gpus COUNT=$count xargs -P "$at_once" --process-slot-var=SLOT -n 1 bash -c '
+    [ "$COUNT" = 0 ] || export CUDA_VISIBLE_DEVICES=$(echo "$GPUS" | sed -n "$((SLOT % COUNT + 1))p")
+    log=scratch/groups/$1.log && : >"$log"
+    launchers/in-copy.sh "$1" >>"$log" 2>&1 || { echo "group $1 failed: $(grep -a "^ERROR" "$log" | tail -n 1) ($log)" >&2; exit 1; }
+    echo "group $1 ended"' group
+}
+run side_by_side || say "Say this again when the cause is gone: what is finished is not computed again."
 is_clean && [ "$(git rev-parse HEAD)" = "$EPSILON_DPO_COMMIT" ] ||
   say "The project was edited meanwhile, and the groups are of commit $EPSILON_DPO_COMMIT: commit the edit, or take it back, and say this again; what is finished is not computed again."
 PYTHONPATH=src python -m epsilon_dpo.cli gather scratch/groups/shared/dvc.lock $(printf 'scratch/groups/%s/dvc.lock ' $groups)
 dvc checkout --force --allow-missing dvc.yaml # also over what an interrupted stage has left, and of no other file of the user's
-alone dvc repro
+run alone dvc repro
 PYTHONPATH=src python -m epsilon_dpo.report.page.tracked || true # writes what waits for the MLflow server

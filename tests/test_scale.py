@@ -5,11 +5,15 @@ The stages are the repository's own; their commands only make outputs, and note 
 
 import os
 import shutil
+import signal
 import subprocess
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+from processes_of_tests import until, until_gone
 from test_dvc_commands import cheap, git, write
 from whole_pipeline import BIN, NOBODY, ROOT, all_stages, copy_project
 
@@ -35,6 +39,7 @@ echo 7
 """
 
 FAILING = '[ "$DVC_STAGE" != kl@tr_dpo ] || [ ! -e "$FAIL" ] && '  # where a test names a file
+HANGING = '{ [ ! -e "$HANG" ] || { echo >"$HANG.$DVC_STAGE"; exec sleep 600; }; } && '
 
 
 def environment(project: Path) -> dict[str, str]:
@@ -71,7 +76,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entry = stage.get("do", stage)
         entry["cmd"] += ' && echo "$DVC_STAGE" >>"$RAN"'
     stages["align"]["do"]["deps"] = [dep for dep in stages["align"]["do"]["deps"] if not dep.startswith("out/scorer")]
-    stages["kl"]["do"]["cmd"] = FAILING + stages["kl"]["do"]["cmd"]
+    stages["kl"]["do"]["cmd"] = FAILING + HANGING + stages["kl"]["do"]["cmd"]
     stages["fetch"]["cmd"] += " && cat data/mine/pairs.jsonl >out/fetch/file"
     write(project / "dvc.yaml", content | {"stages": stages})
     params = read_yaml(project / "params.yaml")
@@ -134,6 +139,28 @@ def test_groups_of_runs_on_this_machine_make_what_one_dvc_repro_makes(project: P
     alone = copy_of(project, "in_one")
     assert run(alone, "dvc", "repro").returncode == 0
     assert read_yaml(local / "dvc.lock") == read_yaml(alone / "dvc.lock")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["kill", "Ctrl-C"])
+def test_a_signal_to_the_groups_program_alone_ends_the_groups(project: Path, number: signal.Signals) -> None:
+    local = copy_of(project, number.name)
+    hang = project.parent / f"hang {number.name}"
+    hang.touch()
+    environ = environment(project) | {"HANG": str(hang)}
+    command = ["env", "--default-signal=INT", "launchers/local.sh", "2", "1"]  # a background job's children ignore it
+    with subprocess.Popen(command, cwd=local, env=environ, start_new_session=True) as program:
+        until(lambda: all(hang.with_name(f"{hang.name}.kl@{run}").exists() for run in ("dpo", "tr_dpo")), 300)
+        groups = psutil.Process(program.pid).children(recursive=True)
+        assert [process.name() for process in groups].count("sleep") == 2
+        program.send_signal(number)
+        try:
+            until_gone(*(process.pid for process in groups), within_s=30)
+        finally:
+            for process in (*groups, program):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+    assert program.returncode == 128 + number
+    ran(project)
 
 
 @pytest.mark.campaign
