@@ -11,7 +11,7 @@ from pathlib import Path
 
 from processes_of_tests import until
 from test_dvc_commands import git
-from whole_pipeline import ROOT
+from whole_pipeline import NOBODY, ROOT
 
 DVC = "#!/bin/sh\n[ $2 != list ] || echo 'store /a/store (default)'\n"
 SCONTROL = '#!/bin/sh\necho "$@" >"$SLURM_SUBMIT_DIR/asked"\n'
@@ -48,7 +48,8 @@ def test_a_task_of_an_array_requeues_itself_alone_and_runs_the_commit_it_was_sub
     submitted = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path, text=True).strip()
     git(tmp_path, "commit", "-q", "--amend", "-m", "amended while the job waited")
     of_slurm = {"SLURM_JOB_ID": "36", "SLURM_ARRAY_JOB_ID": "36", "SLURM_ARRAY_TASK_ID": "2"}
-    env = os.environ | of_slurm | {"SLURM_SUBMIT_DIR": str(tmp_path), "EPSILON_DPO_COMMIT": submitted}
+    given = {"EPSILON_DPO_COMMIT": submitted, "MLFLOW_TRACKING_URI": NOBODY}
+    env = os.environ | of_slurm | given | {"SLURM_SUBMIT_DIR": str(tmp_path)}
     script = ["bash", "launchers/slurm/runs.sbatch"]
     with subprocess.Popen(script, cwd=tmp_path, env=env, start_new_session=True) as job:
         try:
@@ -78,3 +79,11 @@ def test_two_of_one_job_that_begin_at_once_make_one_copy(tmp_path: Path) -> None
         go.touch()
     assert [first.wait(60), second.wait(60)] == [0, 0] and len(clones.read_text().split()) == 1
     assert done.read_text().split() == ["shared", "shared"]
+
+
+def test_a_job_that_nobody_told_of_the_server_does_not_run(tmp_path: Path) -> None:
+    """submit.sh asks for the address; this is a job that was given to sbatch by hand, from another shell."""
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "36", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    script = ["bash", str(ROOT / "launchers/slurm/runs.sbatch"), "2"]
+    done = subprocess.run(script, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1 and "export MLFLOW_TRACKING_URI=" in done.stderr and "\n" not in done.stderr.strip()
