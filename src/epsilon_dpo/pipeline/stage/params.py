@@ -137,6 +137,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> str:
     """One pydantic problem as one sentence with file, dotted key and remedy."""
+    problem = _in_plain_words(problem)
     location = [str(part) for part in problem["loc"]]
     if location[-1:] == ["[key]"]:  # pydantic's mark for the name itself, which the reason quotes
         if problem["type"] == "string_type":
@@ -161,6 +162,22 @@ def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> s
     shown = shown if len(shown) <= LONG else f"{shown[: LONG - 3]}..."  # a text over many lines would bury the reason
     value = "" if isinstance(found, dict) else f" = {shown}"  # of an entire block the reason names the keys
     return f"{file}: {key}{value} is refused: {reason[:1].lower() + reason[1:]}."
+
+
+def _in_plain_words(problem: Any) -> Any:
+    """`problem` without pydantic's own vocabulary: tags and discriminators of unions, dictionaries, classes."""
+    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return problem | {"msg": "Input should be a block of keys"}
+    if not problem["type"].startswith("union_tag"):
+        return problem
+    key = problem["ctx"]["discriminator"].strip("'")  # by which the blocks of a union are told apart
+    located = problem | {"loc": (*problem["loc"], key)}
+    if problem["type"] == "union_tag_not_found":
+        return located | {"type": "missing"}
+    return located | {
+        "input": problem["input"][key],
+        "msg": f"Input should be one of {problem['ctx']['expected_tags']}",
+    }
 
 
 def _keys_of(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
