@@ -247,6 +247,13 @@ def test_a_dead_endpoint_is_one_sentence_before_all_retries(monkeypatch: pytest.
             assert f"{url} cannot be reached" in sentence(url)
 
 
+def test_no_finaliser_runs_when_a_failed_stage_ends() -> None:
+    """Its exception holds the client until Python has cleared what the finaliser of openai's own one would use."""
+    client = llm_endpoint.Endpoint("http://127.0.0.1:9/v1", 1.0)._client
+    assert not hasattr(client._client, "__del__")
+    assert not hasattr(client.with_options(max_retries=0)._client, "__del__")
+
+
 def test_a_page_that_is_no_endpoint_is_one_sentence(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "reply", lambda *_: (200, {"hello": "world"}))
     assert "does not answer in OpenAI's format" in sentence(server.url)

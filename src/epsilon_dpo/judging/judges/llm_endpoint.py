@@ -46,7 +46,13 @@ class Endpoint:
         self.timeout = timeout
         key = os.environ.get(KEY, "").strip() or "none"  # local servers ask for none, the client insists on one
         try:
-            self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=RETRIES)
+            self._client = openai.OpenAI(
+                base_url=base_url,
+                api_key=key,
+                timeout=timeout,
+                max_retries=RETRIES,
+                http_client=openai.DefaultHttpxClient(),  # openai's own one ends a failed stage with a traceback
+            )
         except (ImportError, ValueError) as error:  # of a SOCKS proxy, for which the HTTP library lacks a package
             if (fault := fault_of_proxy(base_url, error)) is None:
                 raise
