@@ -100,7 +100,7 @@ def test_a_level_is_run_and_collected_with_its_presets_params(project: Path, our
         UserError, match=r"params.yaml is not made from presets/by-hand.yaml \((base|runs) differs\): cp"
     ):
         replicate.run_level("controlled")
-    with pytest.raises(UserError, match=r"(base|runs) of params.yaml is not that of presets/by-hand.yaml"):
+    with pytest.raises(UserError, match=rf"(base|runs) of {project}/params.yaml is not that of presets/by-hand.yaml"):
         collect("controlled", project)
 
 
@@ -168,7 +168,7 @@ def test_only_replicates_that_are_alike_are_collected(project: Path) -> None:
     with pytest.raises(UserError, match=r"has no replicate of seed 9 \(study/claims.yaml has \[1, 2, 3\]\)"):
         collect("controlled", project)
     Path("params.yaml").write_text(params.replace("beta: 0.1", "beta: 0.2"), "utf-8")
-    with pytest.raises(UserError, match=r"block runs of params.yaml is not that of presets/by-hand.yaml"):
+    with pytest.raises(UserError, match=rf"block runs of {project}/params.yaml is not that of presets/by-hand.yaml"):
         collect("controlled", project)
     folder = results_folder("controlled")
     folder.mkdir(parents=True)

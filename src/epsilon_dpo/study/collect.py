@@ -61,7 +61,7 @@ def collect(level: str, project: Path) -> tuple[int, int, str]:
     seed = params.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise UserError(f"{project / PARAMS_FILE}: seed = {seed!r} is no integer, so this is no replicate.")
-    refuse_other_replicates(level, seed, params)
+    refuse_other_replicates(level, seed, params, project / PARAMS_FILE)
     with workplace(f"collect@{level}"):  # of two at once, one would write the results as they were before the other
         sources = known_replicates(level)
         made = made_from(project, params)
@@ -88,17 +88,17 @@ def known_replicates(level: str) -> dict[str, Row]:
     return read_json(file) if file.is_file() else {}
 
 
-def refuse_other_replicates(level: str, seed: int, params: dict[str, Any]) -> None:
+def refuse_other_replicates(level: str, seed: int, params: dict[str, Any], file: Path) -> None:
     """
     Raises:
-        UserError: the level is not known, has no such seed, or `params` are not its preset's.
+        UserError: the level is not known, has no such seed, or `params`, those of `file`, are not its preset's.
     """
     known = level_of(level)
     if seed not in known.seeds:
         raise UserError(f"level {level} has no replicate of seed {seed} (study/claims.yaml has {known.seeds}).")
     if other := different_block(params, read_yaml(preset_of(level, known))):
         raise UserError(
-            f"block {other} of params.yaml is not that of {known.preset}, which the claims of level {level} speak of."
+            f"block {other} of {file} is not that of {known.preset}, which the claims of level {level} speak of."
         )
 
 
