@@ -202,6 +202,17 @@ def test_unpaired_answers_are_paired_by_prompt_across_files() -> None:
     assert left == ["train-1/2", "train-0/2", "train-1/3"] and dataset.facts["dropped"] == {"unpaired": 6}
 
 
+def test_white_space_around_a_prompt_parts_no_good_answer_from_the_bad_one() -> None:
+    halves = [("q ?", "g", True), (" q ?\n", "b", False), ("q  ?", "b", False)]
+    for split in ("train", "test"):
+        rows = [dict(zip(("prompt", "completion", "label"), half, strict=True)) for half in halves]
+        write(f"data/u/{split}.jsonl", rows)
+    dataset = read(path="data/u", eval_split="test", eval_share=None)
+    (pair,) = dataset.train
+    assert pair["id"] == "train/1+train/2" and dataset.facts["dropped"] == {"unpaired": 2}
+    assert [pair[side][0]["content"] for side in ("chosen", "rejected")] == ["q ?", "q ?"]
+
+
 def test_labels_of_which_no_prompt_has_both_make_no_pair_and_kto_is_named() -> None:
     """As thumbs up and down are collected: one answer to each prompt."""
     halves = [{"prompt": f"q {n}", "completion": f"a {n}", "label": n % 2 == 0} for n in range(20)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from epsilon_dpo.data.shapes.interface import Dropped, Half, Pair
+from epsilon_dpo.pipeline.stage.files import prompt_identity
 
 UNPAIRED = "unpaired"  # the reason of dropped.jsonl
 IN_ORDER = """
@@ -40,11 +41,15 @@ class Halves:
                 "(number INTEGER PRIMARY KEY, key BLOB, good INTEGER, id TEXT, prompt TEXT, answer TEXT)"
             )
         prompt, answer = json.dumps(half.prompt), json.dumps(half.answer)
-        row = (hashlib.sha256(prompt.encode()).digest(), half.good, identity, prompt, answer)
+        key = hashlib.sha256(json.dumps(prompt_identity(half.prompt)).encode()).digest()
+        row = (key, half.good, identity, prompt, answer)
         self._base.execute("INSERT INTO halves (key, good, id, prompt, answer) VALUES (?, ?, ?, ?, ?)", row)
 
     def paired(self) -> Iterator[tuple[str, Pair | Dropped]]:
-        """(id, pair) of the n-th good and the n-th bad answer to each prompt, prompt by prompt; the rest as dropped."""
+        """(id, pair) of the n-th good and the n-th bad answer to each prompt, prompt by prompt; the rest as dropped.
+
+        Both answers get the good one's prompt, to the character; the bad one's may have other white space around it.
+        """
         if self._base is None:
             return
         for _, rows in itertools.groupby(self._base.execute(IN_ORDER), key=lambda row: row[0]):
