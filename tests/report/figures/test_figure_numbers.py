@@ -166,6 +166,23 @@ def test_margins_of_each_group(out: Path) -> None:
     assert [doubled[end] for end in ends] == pytest.approx([decreasing[end] for end in ends]), "of the same prompts"
 
 
+def test_white_space_around_a_prompt_makes_no_interval_narrower(out: Path) -> None:
+    records, pairs = (read_jsonl(out / name) for name in ("monotonicity/dpo_01/records.jsonl", "validate/eval.jsonl"))
+    spaced = [
+        pair | {"id": f"{pair['id']} spaced", "prompt": [turn | {"content": f" {turn['content']}\n"}]}
+        for pair in pairs
+        for turn in pair["prompt"]
+    ]
+    twins = records + [record | {"id": f"{record['id']} spaced"} for record in records]
+    for once, twice in zip(
+        margins("dpo_01", None, records, pairs, 0.95), margins("dpo_01", None, twins, pairs + spaced, 0.95), strict=True
+    ):
+        assert twice["n"] == 2 * once["n"], "pairs, of the same prompts"
+        assert [twice[f"margin_{end}"] for end in ("low", "high")] == pytest.approx(
+            [once[f"margin_{end}"] for end in ("low", "high")]
+        )
+
+
 def test_the_papers_four_pairs(out: Path) -> None:
     records = read_jsonl(out / "monotonicity/dpo_01/records.jsonl")
     rows = quoted("dpo_01", 0.1, records, read_jsonl(out / "validate/eval.jsonl"))

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from epsilon_dpo.analysis.intervals.rates import mean_over_prompts
+from epsilon_dpo.pipeline.stage.files import prompt_identity
 from epsilon_dpo.report.figures.points import Row
 
 # Groups of stage monotonicity: how the log-prob margin of a pair changes as beta rises.
@@ -59,7 +60,7 @@ def margins(run: str, beta: float | None, records: list[Row], pairs: list[Row], 
         on which the decision is the sign of h - (K_w - K_l); `sign_of_h_agreement`, on which it is that of h alone.
     """
     rows = []
-    prompts = {pair["id"]: json.dumps(pair["prompt"]) for pair in pairs}
+    prompts = {pair["id"]: json.dumps(prompt_identity(pair["prompt"])) for pair in pairs}
     for group, step in ((DECREASING, 1), (INCREASING, -1)):
         members = [record for record in records if record["group"] == group]
         of = [prompts[record["id"]] for record in members]
