@@ -85,3 +85,17 @@ def test_a_beta_that_has_moved_is_the_one_at_the_end() -> None:
     method.load_state_dict({"beta": 0.2})
     trained, _ = evaluated(method, (side(random, False), side(random, False)))
     assert beta_of_rewards(config, trained) == 0.2
+
+
+def test_the_rounding_of_pairs_whose_mean_is_near_zero_is_no_other_reward() -> None:
+    """As of rewards made in float32: two of these three ratios are above 30 nats, and their mean is small."""
+    beta, ratios = 0.1, torch.tensor([31.7, -35.4, 3.7003])
+    rewards, zero = beta * ratios, torch.zeros(3)
+    trained = {
+        "eval_rewards/margins": (rewards - zero).double().mean().item(),
+        "eval_rewards/chosen": rewards.double().mean().item(),
+        "eval_margins_raw": ratios.double().mean().item(),
+        "eval_kl/fwd_proxy": -ratios.double().mean().item(),
+    }
+    assert abs(trained["eval_rewards/chosen"] / (beta * trained["eval_margins_raw"]) - 1) > 1e-5
+    assert beta_of_rewards({"beta": beta}, trained) == beta
