@@ -55,7 +55,7 @@ SMALL: dict[str, Any] = {
     "tournament.max_prompts": 20,
     "margins": {"source": "judge", "temperature": None},
     "scorer": {"source": "true_reward"},
-    # Of a method that reads the margins, and of one that reads the scorer; figures reads out/align for snapshots alone.
+    # Of a method that reads the margins, and of one that reads the scorer; figures reads metrics and snapshots.
     "runs": {
         RUN: {"method": "madpo", "beta": 0.3, "tau": 2.0, "snapshot_epochs": 0.5},
         ONLINE: {"method": "rloo", "beta": 0.05, "k": 2, "prompts_per_step": 16, "steps": 4, "max_new_tokens": 32},
