@@ -18,6 +18,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from untracked import run_untracked
 
+from epsilon_dpo.judging.scorer.code import made_with
+from epsilon_dpo.pipeline.stage import pins
 from epsilon_dpo.pipeline.stage.files import read_json, read_jsonl, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import digest
 from epsilon_dpo.pipeline.stage.manifest import file_md5, write_manifest
@@ -140,6 +142,16 @@ def test_an_online_run_learns_from_what_the_scorer_says(project: Path, monkeypat
         pairs = read_jsonl(project / f"out/pairs/{split}.jsonl")[:count]
         asked = [{"id": pair["id"], "prompt_ids": pair["prompt_ids"], "prompt": question} for pair in pairs]
         write_jsonl(project / f"out/scorer/rloo/{split}_prompts.jsonl", asked)
+    for changed in (None, {"code": "of another sampler"}, {"packages": {}}):  # as after an edit, or in an older project
+        if changed is not None:
+            write_json(project / "out/scorer/rloo/made_with.json", made_with() | changed)
+        with pytest.raises(SystemExit, match="changed after stage scorer made out/scorer/rloo, so that"):
+            run("align", monkeypatch, "rloo")
+    write_json(project / "out/scorer/rloo/made_with.json", made_with())
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="vaderSentiment is 0 here"):
+        real = pins.version
+        patch.setattr(pins, "version", lambda name: "0" if name == "vaderSentiment" else real(name))
+        run("align", monkeypatch, "rloo")
     run("align", monkeypatch, "rloo")
     metrics = read_json(project / "out/align/metrics/rloo/metrics.json")
     assert metrics["steps"] == 2 and metrics["eval_reward"] == -0.75, "no answer of this model is a sentence: -1, cut"

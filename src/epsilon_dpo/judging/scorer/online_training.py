@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from epsilon_dpo.data.tokens.tokenizer import load_tokenizer
+from epsilon_dpo.judging.scorer.code import require_same
 from epsilon_dpo.judging.scorer.loading import load_scorer
 from epsilon_dpo.judging.scorer.writing import prompt_file
 from epsilon_dpo.methods.online import OnlineMethod
@@ -25,12 +26,13 @@ def online_training(method: OnlineMethod[Any], scorer: Path, model: Path) -> Cal
         model: out/sft/model, whose tokenizer it takes.
 
     Raises:
-        UserError: as load_scorer.
+        UserError: as load_scorer, require_same.
     """
-    config = method.config
+    config, score = method.config, load_scorer(scorer)
+    require_same(scorer)
     return partial(
         align_online,
         prompts={split: scorer / prompt_file(split) for split in ("train", "eval")},
         draw=Draw(load_tokenizer(model), config.max_new_tokens, config.prompts_per_step * config.k),
-        score=load_scorer(scorer),
+        score=score,
     )

@@ -11,14 +11,14 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from epsilon_dpo.judging.scorer.code import made_with
+from epsilon_dpo.judging.scorer.code import MADE_WITH, made_with
 from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.methods.registry import method_names, online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import JsonlFile, Row, count_lines, read_json, write_json, write_jsonl
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST
 
-SETTINGS, MADE_WITH, JUDGE, METRICS = "scorer.json", "made_with.json", "judge", ("metrics.json", "metrics.jsonl")
+SETTINGS, JUDGE, METRICS = "scorer.json", "judge", ("metrics.json", "metrics.jsonl")
 PAIRWISE_KINDS = ("pairrm", "llm")  # of judge.json
 
 
