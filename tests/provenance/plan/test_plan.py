@@ -21,6 +21,7 @@ from epsilon_dpo.provenance.plan.steps import planned
 pytestmark = pytest.mark.slow
 DPO = "src/epsilon_dpo/methods/dpo.py"
 DRAWS = "src/epsilon_dpo/sampling/decoding/draws.py"
+POSITIONS = "src/epsilon_dpo/data/tokens/positions.py"
 OF_DPO = {"sample@dpo", "score@dpo", "kl@dpo", "monotonicity@dpo"}
 LAST = {"tournament", "figures", "report"}
 
@@ -199,6 +200,15 @@ def test_an_edit_names_its_cause(project: Path, kind: str) -> None:
     assert plan.that("run") == own and plan.that("may run") == after and not plan.that("from cache")
     assert plan.content["accept"] == accept
     assert {stage.name for stage in looked_at.stages if any(stage.changed_entries())} == own  # as DVC itself finds
+
+
+def test_what_online_runs_alone_import_is_not_called_harmless_to_trainings(project: Path) -> None:
+    """Stage align imports it by name (stages/align.py), and has the room among its dependencies for other files."""
+    append(POSITIONS, "\nLIMIT = 3\n")
+    looked_at, steps = planned(["align"])
+    plan = Plan(as_json(steps, list(looked_at.gone())))
+    assert plan.why("align@dpo") == [f"{POSITIONS} changed"]
+    assert "align" not in plan.content["accept"]
 
 
 def test_the_seed_of_all(project: Path, said: Said) -> None:

@@ -18,6 +18,7 @@ from epsilon_dpo.provenance.plan.outputs import Expected
 from epsilon_dpo.provenance.plan.versions import FileChange, Versions
 
 METHODS = "src/epsilon_dpo/methods"  # whose registry loads each of them by its name
+ONLINE = {"align": "src/epsilon_dpo/judging/scorer/online_training.py"}  # which a stage imports by its name
 VALUE_CHARACTERS = 40
 ABSENT = object()
 
@@ -105,15 +106,16 @@ class Causes:
         return None
 
     def _needed(self, stage: PipelineStage) -> set[str]:
-        """The project files that the stage's script and the Python files among its dependencies import; none if it has
-        no script where this project keeps them."""
+        """The project files that the stage's script, the Python files among its dependencies and ONLINE import; none if
+        it has no script where this project keeps them."""
         root = self.project.root
         name = stage.name.partition("@")[0]
         script = root / "stages" / f"{name}.py" if Path(stage.wdir) == root else Path(stage.wdir) / f"{name}.py"
         if not script.is_file():
             return set()
         needed = set()
-        for start in {script, *(Path(dep.fs_path) for dep in stage.deps if dep.fs_path.endswith(".py"))}:
+        by_name = [root / ONLINE[name]] if name in ONLINE else []
+        for start in {script, *by_name, *(Path(dep.fs_path) for dep in stage.deps if dep.fs_path.endswith(".py"))}:
             if start.is_file() and start not in self._imports:
                 self._imports[start] = {str(file.relative_to(root)) for file in closure(start, root)}
             needed |= self._imports.get(start, set())
