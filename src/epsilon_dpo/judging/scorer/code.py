@@ -15,7 +15,8 @@ from epsilon_dpo.pipeline.stage.fingerprint import declared_pins
 from epsilon_dpo.pipeline.stage.pins import require_pins
 
 ROOT = Path()  # stages run in the project's folder
-ONLINE, MADE_WITH = "online_training.py", "made_with.json"
+ONLINE = Path("src/epsilon_dpo/judging/scorer") / "online_training.py"  # which stage align imports by its name
+MADE_WITH = "made_with.json"
 PACKAGES = ["scikit-learn", "vaderSentiment"]  # which decide scores and which stage align does not use otherwise
 _ENTRY = {"params": [{"pins.yaml": PACKAGES}]}  # as an entry of dvc.yaml declares them
 
@@ -27,7 +28,7 @@ def made_with() -> Json:
     """
     rooms = {file.parent for file in closure(ROOT / "stages/align.py", ROOT)}
     total = hashlib.sha256()
-    for file in closure(ROOT / "src/epsilon_dpo/judging/scorer" / ONLINE, ROOT):
+    for file in closure(ROOT / ONLINE, ROOT):
         if file.parent not in rooms:
             total.update(f"{file}\0{code_of(file.read_text('utf-8'), str(file))}\0".encode())
     return {"code": total.hexdigest(), "packages": declared_pins(_ENTRY)}

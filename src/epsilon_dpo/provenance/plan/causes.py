@@ -10,6 +10,7 @@ from dvc.dependency import ParamsDependency
 from dvc.output import Output
 from dvc.stage import PipelineStage
 
+from epsilon_dpo.judging.scorer.code import ONLINE
 from epsilon_dpo.pipeline.code.imports import closure, code_of
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
 from epsilon_dpo.provenance.graph.project import DVC_FILE, Project, params_now
@@ -18,7 +19,6 @@ from epsilon_dpo.provenance.plan.outputs import Expected
 from epsilon_dpo.provenance.plan.versions import FileChange, Versions
 
 METHODS = "src/epsilon_dpo/methods"  # whose registry loads each of them by its name
-ONLINE = {"align": "src/epsilon_dpo/judging/scorer/online_training.py"}  # which a stage imports by its name
 VALUE_CHARACTERS = 40
 ABSENT = object()
 
@@ -114,7 +114,7 @@ class Causes:
         if not script.is_file():
             return set()
         needed = set()
-        by_name = [root / ONLINE[name]] if name in ONLINE else []
+        by_name = [root / ONLINE] if name == "align" else []
         for start in {script, *by_name, *(Path(dep.fs_path) for dep in stage.deps if dep.fs_path.endswith(".py"))}:
             if start.is_file() and start not in self._imports:
                 self._imports[start] = {str(file.relative_to(root)) for file in closure(start, root)}
