@@ -47,7 +47,7 @@ def measure(rows: list[Row], tokenizer: "PreTrainedTokenizerBase", tokens: Token
     dropped: list[Row] = []
     ledger = Ledger(tokens, lenient, lambda split, entries: dropped.extend(entries))
     specials, system = special_tokens(tokenizer), takes_system_turn(tokenizer)
-    dialogues = [dialogue_facts(row, specials, (), takes_system=system) for row in rows]
+    dialogues = [dialogue_facts(row, specials, {}, takes_system=system) for row in rows]
     lost = ledger.judge_rows("train", dialogues, BEFORE_TOKENISATION, list(dialogues[0]))
     pairs = [split_prompt(row) for row in rows if row["id"] not in lost]
     facts: list[Row] = []

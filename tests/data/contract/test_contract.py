@@ -62,8 +62,12 @@ BAD_ROWS: list[tuple[str, Row, str]] = [
     ("roles_alternate", sides(SYSTEM + YES, SYSTEM + NO), "turn 1 of chosen is by system, expected user"),
     ("no_special_tokens_in_text", row("What <end_of_turn> now?"), "the text contains <end_of_turn>"),
     ("no_special_tokens_in_text", row("What?", rejected="No.<eos>"), "the text contains <eos>"),
-    ("splits_share_no_prompt", row("What is a whale? eval 1."), "its prompt is also in the evaluation split"),
-    ("splits_share_no_prompt", row(" What is a whale? eval 1.\n"), "its prompt is also in the evaluation split"),
+    ("splits_share_no_prompt", row("What is a whale? eval 1."), "its prompt is that of eval/1 in the evaluation split"),
+    (
+        "splits_share_no_prompt",
+        row(" What is a whale? eval 1.\n"),
+        "its prompt is that of eval/1 in the evaluation split",
+    ),
     (
         "splits_share_no_near_prompt",
         row("what is a whale - eval 1"),
@@ -116,7 +120,7 @@ def test_an_evaluation_prompt_that_only_its_token_ids_show_is_found(make_tokeniz
             validate(rows, tokenizer, TOKENS, contract(on_failure={name: "stop"}))
         return
     outcome = validate(rows, tokenizer, TOKENS, contract())
-    reason = "its prompt has the token ids of one in the evaluation split"
+    reason = "its prompt has the token ids of that of eval/3 in the evaluation split"
     assert outcome.dropped == [{"split": "train", "id": "bad", "expectation": name, "reason": reason}]
     assert len(outcome.pairs["eval"]) == 4, "the evaluation row stays"
     (found,) = (f for f in outcome.result["expectations"] if (f["split"], f["expectation"]) == ("train", name))
@@ -520,7 +524,7 @@ def test_special_tokens_are_those_that_end_or_begin_something(make_tokenizer: Ma
     tokenizer = make_tokenizer()
     specials = special_tokens(tokenizer)
     assert specials == sorted(["<bos>", "<end_of_turn>", "<eos>", "<pad>", "<start_of_turn>", "<unk>"])
-    facts = dialogue_facts(row("What <bos> and <eos>? <b>"), specials, set())
+    facts = dialogue_facts(row("What <bos> and <eos>? <b>"), specials, {})
     assert facts["special_tokens_in_text"] == "<bos>, <eos>"
     tokenizer.backend_tokenizer.add_special_tokens(["<|header|>"])  # of a template alone, as Llama 3's
     tokenizer.backend_tokenizer.add_tokens(["\n\n"])  # one token of the vocabulary, as Gemma's

@@ -91,7 +91,8 @@ class _Validation:
         self.dialogues, self.tokens, self.keep = dialogues, tokens, keep
         self.ledger = Ledger(tokens, contract, drop)
         self.relations, self.defects, self.scripts, self.lengths = Relations(), Defects(), Scripts(), Lengths()
-        self.eval_prompts, self.eval_prompt_ids, self.near = set[int](), set[int](), NearPrompts()
+        self.eval_prompts, self.eval_prompt_ids = dict[int, str](), dict[int, str]()  # id of the first row by digest
+        self.near = NearPrompts()
         self.lost = {split: bytearray() for split in SPLITS}  # of each row: was it dropped for its text
 
     def run(self, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
@@ -118,8 +119,8 @@ class _Validation:
     def as_text(self, split: str, specials: list[str], system: bool) -> None:
         """The first pass over `split`: its dialogues."""
         train = split == "train"
-        others, near = (self.eval_prompts, self.near.near) if train else (set[int](), None)
-        columns = list(dialogue_facts(_PROBE, [], set()))
+        others, near = (self.eval_prompts, self.near.near) if train else ({}, None)
+        columns = list(dialogue_facts(_PROBE, [], {}))
         for first, rows in _chunks(self.dialogues[split]):
             check_form(rows, f"out/fetch/{split}.jsonl", first)
             self.relations.add(split, first, rows)
@@ -127,15 +128,16 @@ class _Validation:
             self.scripts.add(split, rows)
             facts = [dialogue_facts(row, specials, others, near, system) for row in rows]
             if not train:
-                self.eval_prompts |= prompts_of(rows)
                 for row in rows:
+                    for prompt in prompts_of(row):
+                        self.eval_prompts.setdefault(prompt, row["id"])
                     self.near.add(row["id"], row["chosen"][:-1])
             lost = self.ledger.judge_rows(split, facts, BEFORE_TOKENISATION, columns)
             self.lost[split].extend(row["id"] in lost for row in rows)
 
     def as_tokens(self, split: str, tokenizer: "PreTrainedTokenizerBase", bos: BosRule, shared: SharedAnswers) -> None:
         """The second pass over `split`: what is left, as the model will see it."""
-        others = self.eval_prompt_ids if split == "train" else set[int]()
+        others = self.eval_prompt_ids if split == "train" else {}
         columns = list(token_facts(split_prompt(_PROBE), tokenizer, bos, self.tokens))
         lost_as_text = self.lost[split]
         with tqdm(total=lost_as_text.count(0), desc=f"tokenise {split}", unit="pair") as progress:
@@ -147,7 +149,8 @@ class _Validation:
                     facts.append(token_facts(pair, tokenizer, bos, self.tokens, others))
                     progress.update()
                 if split == "eval":
-                    self.eval_prompt_ids.update(row["prompt_digest"] for row in facts)
+                    for row in facts:
+                        self.eval_prompt_ids.setdefault(row["prompt_digest"], row["id"])
                 lost = self.ledger.judge_rows(split, facts, AFTER_TOKENISATION, columns)
                 self.lengths.add(split, [row for row in facts if row["id"] not in lost])
                 self.keep(split, [pair for pair in pairs if pair["id"] not in lost])

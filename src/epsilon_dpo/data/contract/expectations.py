@@ -99,8 +99,8 @@ BEFORE_TOKENISATION = [
     ),
     RowExpectation(
         *SHARES_NO_PROMPT,
-        _is("prompt_in_eval", False),
-        lambda facts, tokens: "its prompt is also in the evaluation split",
+        _is("same_eval_prompt", ""),
+        lambda facts, tokens: f"its prompt is that of {facts['same_eval_prompt']} in the evaluation split",
     ),
     RowExpectation(
         "splits_share_no_near_prompt",
@@ -132,8 +132,10 @@ AFTER_TOKENISATION = [
     # Tokenizers write characters in one of their forms (Qwen's: NFC), templates a system turn into the user's.
     RowExpectation(
         *SHARES_NO_PROMPT,
-        _is("prompt_ids_in_eval", False),
-        lambda facts, tokens: "its prompt has the token ids of one in the evaluation split",
+        _is("same_eval_prompt_ids", ""),
+        lambda facts, tokens: (
+            f"its prompt has the token ids of that of {facts['same_eval_prompt_ids']} in the evaluation split"
+        ),
         again=True,
     ),
     RowExpectation(

@@ -5,7 +5,7 @@ Great Expectations skips nulls, so a missing value would pass every expectation:
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
@@ -84,9 +84,9 @@ def answer_text(turns: Messages) -> str:
     return turns[-1]["content"] if turns else ""
 
 
-def prompts_of(rows: Iterable[Row]) -> set[int]:
-    """Digests of the prompts of both sides of dialogues (they differ in a defective row)."""
-    return {digest(prompt_key(row[side])) for row in rows for side in SIDES}
+def prompts_of(row: Row) -> list[int]:
+    """Digests of the prompts of both sides of a dialogue (they differ in a defective row)."""
+    return [digest(prompt_key(row[side])) for side in SIDES]
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -97,7 +97,7 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 def dialogue_facts(
     row: Row,
     specials: list[str],
-    other_prompts: Container[int],
+    other_prompts: Mapping[int, str],
     near: Callable[[Messages], tuple[str, float]] | None = None,
     takes_system: bool = False,
 ) -> Row:
@@ -106,7 +106,8 @@ def dialogue_facts(
     Args:
         row: a row of out/fetch/*.jsonl.
         specials: from `special_tokens`.
-        other_prompts: digests of prompts that this row must not have (the evaluation split's, for a training row).
+        other_prompts: prompts that this row must not have (the evaluation split's, for a training row): id of a row
+            by the prompt's digest.
         near: `NearPrompts.near` over these; asked only if the row has none of them.
         takes_system: whether the chat template has a role for a system turn.
     """
@@ -114,7 +115,7 @@ def dialogue_facts(
     roles = [" ".join(names.get(turn["role"], turn["role"]) for turn in row[side]) for side in SIDES]
     texts = [turn["content"] for side in SIDES for turn in row[side]]
     chosen, rejected = (answer_text(row[side]) for side in SIDES)
-    shared = any(prompt in other_prompts for prompt in prompts_of([row]))
+    shared = next((other_prompts[prompt] for prompt in prompts_of(row) if prompt in other_prompts), "")
     near_prompt, near_share = near(row["chosen"][:-1]) if near and not shared else ("", 0.0)
     return {
         "id": row["id"],
@@ -125,7 +126,7 @@ def dialogue_facts(
         **{f"{side}_prompt": _as_text(row[side][:-1]) for side in SIDES},
         "roles": " / ".join(roles),
         "special_tokens_in_text": ", ".join(s for s in specials if any(s in text for text in texts)),
-        "prompt_in_eval": shared,
+        "same_eval_prompt": shared,
         "near_eval_prompt": near_prompt,
         "near_eval_share": near_share,
         "chosen_chars": len(chosen),
@@ -172,12 +173,12 @@ def token_facts(
     tokenizer: "PreTrainedTokenizerBase",
     bos: BosRule,
     tokens: Tokens,
-    other_prompts: Container[int] = frozenset(),
+    other_prompts: Mapping[int, str] = {},
 ) -> Row:
     """A pair, prompt explicit, as the model will see it; lengths in tokens, answers with their stop token, not cut.
 
     Args:
-        other_prompts: `prompt_digest` of the rows whose prompt this one must not have.
+        other_prompts: id by `prompt_digest` of rows whose prompt this one must not have.
     """
     chosen, rejected = tokenise_sides(tokenizer, pair["prompt"], [pair[side] for side in SIDES])
     # An over-long prompt fails one expectation, not two: its answers get the room that the longest allowed one leaves.
@@ -189,7 +190,7 @@ def token_facts(
     return {
         "id": pair["id"],
         "prompt_digest": prompt,
-        "prompt_ids_in_eval": prompt in other_prompts,
+        "same_eval_prompt_ids": other_prompts.get(prompt, ""),
         "prompt_tokens": chosen.prompt_length,
         "chosen_tokens": len(answers[0]),
         "rejected_tokens": len(answers[1]),
