@@ -64,7 +64,7 @@ def train(arguments: Json, track: Track) -> dict[str, float]:
 
 def publish(stage: Stage, run: str, entry: Json, metrics: dict[str, float]) -> None:
     """What the training left in `stage.out`, with where it comes from."""
-    part_metrics(stage.out, stage.metrics)
+    part_metrics(stage.out, stage.apart)
     made_of = {"read": read_by(method_of(run, entry)), "start": Path("out/sft/model")}
     snapshots = sorted(stage.out.glob(f"{SNAPSHOTS}/*"))
     stage.write_manifest(stage.out / "model", **made_of)

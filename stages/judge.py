@@ -1,8 +1,8 @@
-"""judge: the pairwise scorer, and how often it agrees with the labels of the evaluation pairs."""
+"""judge: the pairwise scorer, and the teacher if there is one; how often each agrees with the evaluation labels."""
 
 from pathlib import Path
 
-from epsilon_dpo.judging.making.params import JudgeView, TrainedRewardJudge
+from epsilon_dpo.judging.making.params import AnyJudge, JudgeView, TrainedRewardJudge
 from epsilon_dpo.judging.scoring.comparisons import label_comparisons
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
@@ -11,6 +11,8 @@ from epsilon_dpo.training.loop.params import save_steps
 
 with heavy_imports(computes=True):
     from epsilon_dpo.judging.judges.sentiment import Sentiment
+    from epsilon_dpo.judging.judges.teacher import TEACHER, of_the_teacher
+    from epsilon_dpo.judging.making.pairrm_training import Track
     from epsilon_dpo.judging.making.sentiment_training import held_out_accuracy
     from epsilon_dpo.judging.making.sources import build, training_file
     from epsilon_dpo.judging.scoring.intervals import Intervals
@@ -20,36 +22,44 @@ with heavy_imports(computes=True):
 
 with run_stage("judge") as stage:
     params = load(JudgeView)
-    if isinstance(params.judge, TrainedRewardJudge):
+    if any(isinstance(block, TrainedRewardJudge) for block in (params.judge, params.teacher)):
         take_gpus_of_launcher()
-    set_up(params.seed, params.threads)
     validated = Path("out/validate")
     training = [pair.question for pair in label_comparisons(read_jsonl(validated / "train.jsonl"))]
+    evaluation = label_comparisons(read_jsonl(validated / "eval.jsonl"))
     texts = validated / "labelled.jsonl"  # of fetch.source: reviews alone
     labelled = read_jsonl(texts) if texts.exists() else []
-    judge = build(
-        params.judge,
-        training,
-        params.seed,
-        stage.out,
-        stage.scratch,
-        stage.tracker.log_metrics,
-        labelled,
-        save_steps=save_steps(),
-    )
-    evaluation = label_comparisons(read_jsonl(validated / "eval.jsonl"))
-    records = judge_comparisons(judge, evaluation, known_truth(validated / "dataset.json"))
-    metrics = label_accuracy(records, Intervals(params.confidence, params.seed)) | judge.usage()
-    if isinstance(judge, Sentiment):
-        metrics |= held_out_accuracy(judge, labelled, params.confidence)
-    write_json(stage.out / "metrics.json", metrics)
-    if (trained_on := training_file(params.judge)) is None:
-        stage.write_manifest(stage.out)
-    else:
-        stage.write_manifest(stage.out, read=[validated / trained_on], dataset=validated / "dataset.json")
+
+    def make(block: AnyJudge, out: Path, scratch: Path, track: Track) -> dict[str, float]:
+        """The judge of `block` in `out`; what metrics.json there says of it."""
+        set_up(params.seed, params.threads)
+        judge = build(block, training, params.seed, out, scratch, track, labelled, save_steps=save_steps())
+        records = judge_comparisons(judge, evaluation, known_truth(validated / "dataset.json"))
+        metrics = label_accuracy(records, Intervals(params.confidence, params.seed)) | judge.usage()
+        if isinstance(judge, Sentiment):
+            metrics |= held_out_accuracy(judge, labelled, params.confidence)
+        write_json(out / "metrics.json", metrics)
+        if (trained_on := training_file(block)) is None:
+            stage.write_manifest(out)
+        else:
+            stage.write_manifest(out, read=[validated / trained_on], dataset=validated / "dataset.json")
+        return metrics
+
+    def in_short(metrics: dict[str, float]) -> str:
+        if "classifier_accuracy" in metrics:
+            held_out = metrics["classifier_accuracy_n"]
+            return f"right on {metrics['classifier_accuracy']:.1%} of {held_out} held-out texts"
+        return f"agrees with {metrics['accuracy']:.1%} of {len(evaluation)} labels"
+
+    def log_teacher(metrics: dict[str, float], step: int = 0) -> None:
+        stage.tracker.log_metrics({f"teacher/{name}": value for name, value in metrics.items()}, step)
+
+    metrics = make(params.judge, stage.out, stage.scratch, stage.tracker.log_metrics)
     stage.tracker.log_metrics(metrics)
-    stage.summary = f"agrees with {metrics['accuracy']:.1%} of {len(records)} labels"
-    if "classifier_accuracy" in metrics:
-        stage.summary = (
-            f"right on {metrics['classifier_accuracy']:.1%} of {metrics['classifier_accuracy_n']} held-out texts"
-        )
+    stage.summary = in_short(metrics)
+    write_json(stage.apart / TEACHER, {"source": None if params.teacher is None else params.teacher.source})
+    if params.teacher is not None:
+        with of_the_teacher():
+            metrics = make(params.teacher, stage.apart, stage.scratch / "teacher", log_teacher)
+        log_teacher(metrics)
+        stage.summary += f"; teacher: {in_short(metrics)}"

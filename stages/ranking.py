@@ -1,4 +1,4 @@
-"""ranking: the candidates of each prompt, scored by the judge; nothing where there are none."""
+"""ranking: the candidates of each prompt, scored by the judge or the teacher; nothing where there are none."""
 
 from math import isnan
 from pathlib import Path
@@ -15,11 +15,14 @@ with run_stage("ranking") as stage:
     metrics = {f"left_out/{what}": float(count) for what, count in left_out.items()}
     if rows:
         from epsilon_dpo.judging.judges.loading import load_judge  # torch is not loaded for nothing
+        from epsilon_dpo.judging.judges.teacher import of_the_teacher, teaching_folder
         from epsilon_dpo.pipeline.stage.runtime import set_up
 
         set_up(0, params.threads)  # nothing is drawn here
-        judge = load_judge(Path("out/judge"), stage.journal)
-        scores = judge.rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
+        folder = teaching_folder(Path("out/judge"), Path("out/teacher"))
+        with of_the_teacher(folder.name == "teacher"):
+            judge = load_judge(folder, stage.journal)
+            scores = judge.rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
         known = [[None if isnan(score) else score for score in own] for own in scores]  # null: it refused to compare it
         rows = [row | {"scores": own} for row, own in zip(rows, known, strict=True)]
         metrics |= judge.usage() | {"refused_answers": float(sum(own.count(None) for own in known))}

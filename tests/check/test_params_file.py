@@ -485,6 +485,33 @@ def test_a_classifier_that_is_trained_needs_texts_with_labels(classifier: str, f
         parse(ParamsFile, content)
 
 
+VADER = {"source": "sentiment", "classifier": "vader", "clip": 4.0}
+
+
+def test_a_teacher_is_another_judge_and_somebody_learns_from_it() -> None:
+    content = read_yaml(ROOT / "presets" / "on-policy.yaml")
+    assert list(parse(ParamsFile, content | {"judge": VADER, "teacher": content["judge"]}).judges) == [
+        "judge",
+        "teacher",
+    ]
+    with pytest.raises(UserError, match=r"teacher is the judge of block judge, which teaches .*; set it to null"):
+        parse(ParamsFile, content | {"teacher": content["judge"]})
+    default = read_yaml(ROOT / "params.yaml")
+    with pytest.raises(UserError, match=r"nothing is learned from a teacher, .* set teacher: null"):
+        parse(ParamsFile, default | {"teacher": VADER})
+    assert parse(ParamsFile, default | {"teacher": VADER, "scorer": {"source": "judge"}})
+    with pytest.raises(
+        UserError, match=r"and teacher\.source: trained only compares two; choose one .*reward_model\.$"
+    ):
+        parse(ParamsFile, default | {"judge": VADER, "teacher": default["judge"], "scorer": {"source": "judge"}})
+    with pytest.raises(
+        UserError, match=r"judge\.source: trained only compares .*, or a teacher that scores beside judge"
+    ):
+        parse(ParamsFile, default | {"scorer": {"source": "judge"}})
+    with pytest.raises(UserError, match=r"teacher\.classifier: tfidf is trained on texts with labels"):
+        parse(ParamsFile, content | {"teacher": VADER | {"classifier": "tfidf"}})
+
+
 def test_a_margin_in_nats_is_not_fitted_to_pairs_that_nobody_compared() -> None:
     content = read_yaml(ROOT / "presets" / "control.yaml")
     content["margins"] = {"source": "judge", "temperature": None}

@@ -527,6 +527,24 @@ def test_disk_of_a_judge_and_of_its_checkpoints() -> None:
     assert training.disk.scratch == 3 * 3 * training.disk.out
 
 
+def test_a_teacher_needs_what_the_same_judge_does_and_says_which_block_is_its() -> None:
+    judge = default().judge
+    params = default().model_copy(update={"judge": default(judge={"hidden_size": 128}).judge, "teacher": judge})
+    of = given_llama(params)
+    made, asked = judges.of_judge(of, "teacher")
+    assert [made, asked] == [
+        replace(one, stage=stage, runs=[])
+        for one, stage in zip(
+            judges.of_judge(given_llama(default())),
+            ("judge, the teacher", "ranking, margins or online runs"),
+            strict=True,
+        )
+    ]
+    assert asked.memory is not None
+    machine = replace(of.machine, memory=asked.memory.total)
+    assert table(replace(of, machine=machine), [asked]).endswith("; lower teacher.micro_batch_size.")
+
+
 @pytest.mark.parametrize(("device", "pairs"), [("cuda", 3), ("cpu", 1)])
 def test_a_pairrm_judges_both_orders_at_once_in_its_own_form(device: str, pairs: int) -> None:
     """Against what lives in a real forward pass; on a CPU a batch holds fewer of such long pairs."""

@@ -412,6 +412,17 @@ def test_the_pictures_of_a_stage_are_among_its_files(rows: Rows) -> None:
         assert [file.path for file in rows.client.list_artifacts(record.run_id, folder)] == [f"{folder}/one.png"]
 
 
+def test_files_of_one_name_in_two_outputs_do_not_replace_each_other(rows: Rows) -> None:
+    """The judge's and the teacher's."""
+    record = Record("judge", "f" * 64, {}, {}, at=now())
+    for folder in ("judge", "teacher"):
+        Path("out", folder).mkdir(parents=True)
+        Path("out", folder, "judge.json").write_text(folder)
+        record.artifacts(f"out/{folder}", at=now(), inside=None if folder == "judge" else folder)
+    found = {name: rows.client.download_artifacts(record.run_id, name) for name in ("judge.json", "teacher/judge.json")}
+    assert [Path(file).read_text() for file in found.values()] == ["judge", "teacher"]
+
+
 def test_a_record_that_another_version_of_this_project_left_holds_up_no_others(rows: Rows) -> None:
     """Its opening or a message is one that this version does not know; it waits for one that does."""
     opening = {"fingerprint": "f" * 64, "params": {}, "inputs": {}, "at": now()}

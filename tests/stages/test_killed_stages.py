@@ -116,6 +116,8 @@ def make_inputs(root: Path, sft: Path, tiny_gemma: Callable[..., Any]) -> None:
         tiny_gemma(seed=number, initializer_range=0.1).save_pretrained(out / folder)
     (out / "base" / "model").mkdir(parents=True)
     tiny_pairrm.write(out / "judge")
+    (out / "teacher").mkdir()
+    write_json(out / "teacher" / "teacher.json", {"source": None})
     lengths = {"source_max_length": 24, "candidate_max_length": 24}
     write_json(out / "judge" / "judge.json", {"kind": "pairrm", **lengths, "batch_size": 2, "budget": "example"})
     for split in ("train", "eval"):

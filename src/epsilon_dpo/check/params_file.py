@@ -16,7 +16,7 @@ from epsilon_dpo.check.leftovers import remove_leftovers
 from epsilon_dpo.data.contract.params import ValidateView
 from epsilon_dpo.data.pairs.params import OnPolicyPairs, PairsView
 from epsilon_dpo.data.sources.params import FetchView, ReviewsSource, SyntheticSource
-from epsilon_dpo.judging.making.params import JudgeView, SentimentJudge
+from epsilon_dpo.judging.making.params import AnyJudge, JudgeView, SentimentJudge
 from epsilon_dpo.judging.margins.params import MarginsView
 from epsilon_dpo.judging.scorer.params import PAIRWISE_JUDGES, ScorerView
 from epsilon_dpo.judging.scoring.params import ScoreView
@@ -151,11 +151,12 @@ class ParamsFile(
         if not isinstance(self.fetch, ReviewsSource):
             return self
         said = "the pairs of fetch.source: reviews are no preferences"
-        if self.judge.source in ("trained", "trained_reward"):
-            raise ValueError(
-                f"{said}, and judge.source: {self.judge.source} would learn from them; set it to sentiment, or to a "
-                "judge that is trained already"
-            )
+        for name, judge in self.judges.items():
+            if judge.source in ("trained", "trained_reward"):
+                raise ValueError(
+                    f"{said}, and {name}.source: {judge.source} would learn from them; set it to sentiment, or to a "
+                    "judge that is trained already"
+                )
         if self.margins is not None and self.margins.temperature is None:
             raise ValueError(f"{said}, and margins.temperature: null would be fitted to them; state a number")
         if not isinstance(self.pairs, OnPolicyPairs):
@@ -164,22 +165,46 @@ class ParamsFile(
 
     @model_validator(mode="after")
     def _a_classifier_has_texts(self) -> "ParamsFile":
-        learns = isinstance(self.judge, SentimentJudge) and self.judge.classifier == "tfidf"
-        if learns and not isinstance(self.fetch, ReviewsSource):
-            raise ValueError(
-                "judge.classifier: tfidf is trained on texts with labels, which fetch.source: reviews alone has; set "
-                "it to vader, which is not trained, or fetch reviews"
-            )
+        for name, judge in self.judges.items():
+            learns = isinstance(judge, SentimentJudge) and judge.classifier == "tfidf"
+            if learns and not isinstance(self.fetch, ReviewsSource):
+                raise ValueError(
+                    f"{name}.classifier: tfidf is trained on texts with labels, which fetch.source: reviews alone has; "
+                    "set it to vader, which is not trained, or fetch reviews"
+                )
         return self
 
     @model_validator(mode="after")
     def _a_scorer_scores_single_answers(self) -> "ParamsFile":
-        if self.scorer is not None and self.scorer.source == "judge" and self.judge.source in PAIRWISE_JUDGES:
+        name, judge = list(self.judges.items())[-1]
+        if self.scorer is not None and self.scorer.source == "judge" and judge.source in PAIRWISE_JUDGES:
+            other = f", or a teacher that scores beside {name}" if self.teacher is None else ""
             raise ValueError(
-                f"scorer.source: judge needs a judge that gives one answer a number, and judge.source: "
-                f"{self.judge.source} only compares two; choose one that scores, such as judge.source: reward_model"
+                f"scorer.source: judge needs a judge that gives one answer a number, and {name}.source: "
+                f"{judge.source} only compares two; choose one that scores, such as {name}.source: reward_model{other}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_teacher_teaches(self) -> "ParamsFile":
+        if self.teacher is None:
+            return self
+        if self.teacher == self.judge:
+            raise ValueError(
+                "teacher is the judge of block judge, which teaches where there is no other; set it to null"
+            )
+        asked = any(block is not None and block.source == "judge" for block in (self.margins, self.scorer))
+        if not asked and not isinstance(self.pairs, OnPolicyPairs):
+            raise ValueError(
+                "nothing is learned from a teacher, which ranks candidates (pairs.source: on_policy), finds margins "
+                "(margins.source: judge) and scores answers of online runs (scorer.source: judge); set teacher: null"
+            )
+        return self
+
+    @property
+    def judges(self) -> dict[str, AnyJudge]:
+        """Those that are made, by block; the last is the one that policies learn from."""
+        return {"judge": self.judge} if self.teacher is None else {"judge": self.judge, "teacher": self.teacher}
 
 
 def load_file(path: Path = PARAMS_FILE) -> ParamsFile:

@@ -92,7 +92,8 @@ def needs_of(
     before = replace(of, train=dataset)
     first = [one for one in (of_sft(before), of_candidates(before)) if one is not None]
     found = [*of_copies(of), *first, *of_align(of), of_sample(of, evaluation)]
-    return of, [*found, of_kl(of, evaluation), of_monotonicity(of, evaluation), *of_judge(of)]
+    judges = [line for block in params.judges for line in of_judge(of, block)]
+    return of, [*found, of_kl(of, evaluation), of_monotonicity(of, evaluation), *judges]
 
 
 def _training_pairs(params: ParamsFile, count: int | None, own: bool) -> tuple[Lengths, Lengths]:

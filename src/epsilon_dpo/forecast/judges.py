@@ -1,4 +1,5 @@
-"""The judge: what its training needs, and what asking it needs in stage score and wherever else it is asked."""
+"""The judge, and the teacher: what its training needs, and what asking it needs in stage score, the teacher in stage
+ranking, and wherever else it is asked."""
 
 from dataclasses import replace
 
@@ -26,16 +27,19 @@ from epsilon_dpo.judging.making.small_pairrm import ON_TOP, architecture
 from epsilon_dpo.models.base.params import PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
 
+MADE = {"judge": "judge", "teacher": "judge, the teacher"}  # lines of the table, by block
+ASKED = {"judge": "score", "teacher": "ranking, margins or online runs"}
 
-def of_judge(of: Given) -> list[Needs]:
+
+def of_judge(of: Given, block: str = "judge") -> list[Needs]:
     """A line for its training or its copy, and one for asking it; FLOPs of neither are forecast."""
-    judge = of.params.judge
+    judge, asked = of.params.judges[block], ASKED[block]
     if judge.source in ("sentiment", "llm"):
-        return [Needs("score", [], None, 0, None, None, note=f"judge.source: {judge.source} needs no GPU")]
+        return [Needs(asked, [], None, 0, None, None, note=f"{block}.source: {judge.source} needs no GPU")]
     try:
-        config, dtype = _config(judge)
+        config, dtype = _config(judge, block)
     except UserError as error:
-        return [Needs("score", [], None, 0, None, None, note=str(error))]
+        return [Needs(asked, [], None, 0, None, None, note=str(error))]
     gpus = min(of.machine.gpus, 1)
     trained = isinstance(judge, TrainedJudge | TrainedRewardJudge)
     at_once = judge.micro_batch_size if trained else judge.batch_size  # type: ignore[union-attr]  # others left above
@@ -50,10 +54,11 @@ def of_judge(of: Given) -> list[Needs]:
     if pairrm and pairrm_forward.has_its_attention(config):
         memory = replace(memory, activations=_of_its_attention(config, rows))
     if isinstance(judge, TrainedJudge | TrainedRewardJudge):
-        made = _training(of, judge, config, dtype)
+        made = replace(_training(of, judge, config, dtype), stage=MADE[block])
     else:  # it is copied
-        made = Needs("judge", [], None, 0, None, None, Disk(out=sum(one.nbytes for one in model.parameters())))
-    return [made, Needs("score", list(of.params.runs), memory, gpus, None, None)]
+        made = Needs(MADE[block], [], None, 0, None, None, Disk(out=sum(one.nbytes for one in model.parameters())))
+    runs = list(of.params.runs) if block == "judge" else []
+    return [made, Needs(asked, runs, memory, gpus, None, None)]
 
 
 def _training(
@@ -87,16 +92,16 @@ def _of_its_attention(config: PreTrainedConfig, rows: Rows) -> float:
     return 4.0 * tokens * (config.num_attention_heads * (3 * rows.columns - 1) + 4 * config.hidden_size)
 
 
-def _config(judge: AnyJudge) -> tuple[PreTrainedConfig, torch.dtype]:
+def _config(judge: AnyJudge, block: str = "judge") -> tuple[PreTrainedConfig, torch.dtype]:
     """Of the judge's model, and the type of its weights; a PairRM's are float32."""
     if isinstance(judge, TrainedJudge):
         return DebertaV2Config(**architecture(judge, judge.vocab_size + len(ON_TOP))), torch.float32
     if isinstance(judge, TrainedRewardJudge):
         dtype = getattr(torch, judge.model.dtype) if isinstance(judge.model, PretrainedModel) else torch.float32
-        return config_of(judge.model, where="judge.model"), dtype
+        return config_of(judge.model, where=f"{block}.model"), dtype
     assert isinstance(judge, PretrainedJudge | RewardModelJudge)
     dtype = getattr(torch, judge.dtype) if isinstance(judge, RewardModelJudge) else torch.float32
-    return config_at(judge.path, judge.revision, "judge"), dtype
+    return config_at(judge.path, judge.revision, block), dtype
 
 
 def _columns(judge: AnyJudge) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import astuple
 
+from epsilon_dpo.forecast.judges import ASKED, MADE
 from epsilon_dpo.forecast.lengths import PAIRS
 from epsilon_dpo.forecast.machine import RESERVE
 from epsilon_dpo.forecast.needs import Needs
@@ -116,10 +117,11 @@ def _remedy(of: Given, stage: str, room: float) -> str:
 
 
 def _key_of_batch(of: Given, stage: str) -> str:
-    """The judge's is that of its own block, whichever of the two stages asks it."""
-    if stage not in ("judge", "score"):
-        return f"{stage}.batch_size"
-    return "judge.micro_batch_size" if hasattr(of.params.judge, "micro_batch_size") else "judge.batch_size"
+    """A judge's is that of its own block, wherever it is asked."""
+    for block, judge in of.params.judges.items():
+        if stage in (MADE[block], ASKED[block]):
+            return f"{block}.micro_batch_size" if hasattr(judge, "micro_batch_size") else f"{block}.batch_size"
+    return f"{stage}.batch_size"
 
 
 def _smaller_batch(stage: str, block: Adaptable) -> str:

@@ -97,11 +97,12 @@ class Record(Rows):
         elif self._run and POLICY in tags:
             self._model = self.models.read(self.run_id, self._run, tags[POLICY])
 
-    def artifacts(self, folder: str, at: int) -> None:
+    def artifacts(self, folder: str, at: int, inside: str | None = None) -> None:
         """The small files of the stage's output; weights and rows of data stay with DVC.
 
         Args:
             at: when the stage had written them, in ms since 1970; newer ones are another execution's.
+            inside: the folder among the run's artifacts that they go to; None: no folder.
         """
         if not self.takes_files:
             return
@@ -115,7 +116,8 @@ class Record(Rows):
             if file.stat().st_mtime * 1000 > at + MTIME_MS:
                 say(f"{folder} has changed since this record of it was made, so MLflow gets no more of its files.")
                 return
-            self.client.log_artifact(self.run_id, str(file), None if file.parent == top else file.parent.name)
+            folders = [inside] if file.parent == top else [inside, file.parent.name]
+            self.client.log_artifact(self.run_id, str(file), "/".join(filter(None, folders)) or None)
 
     def close(self, status: str, at: int | None = None) -> None:
         """End the run, at `at` (ms since 1970).

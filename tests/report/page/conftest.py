@@ -72,6 +72,7 @@ class Outputs:
         for name in ("train", "eval"):
             self.jsonl(f"validate/{name}.jsonl", [])
         self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})
+        self.json("teacher/teacher.json", {"source": None})
         judged: dict[str, Any] = {**rates("accuracy", [1, 1, 0, 1]), "consistency": 0.9, "consistency_n": 3}
         half = [0.5] * self.n
         controls = {"confidence": 0.95, "n": self.n, **rates("win_rate/sft_vs_chosen", half)}

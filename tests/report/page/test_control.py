@@ -103,7 +103,7 @@ def test_the_page_says_why_no_kl_is_negative(results: Callable[..., Results], tm
     assert (tmp_path / "report/figures/control.png").is_file()
     assert (
         "24 on-policy pairs (by hand)" in page
-        and "of a judge. Where that is this one" in " ".join(page.split())
+        and "ranks or margins of this judge, so that" in " ".join(page.split())
         and "a sentiment classifier (by hand)" in page
     )
 

@@ -76,7 +76,7 @@ def test_the_page_names_the_pairs_trained_on_and_who_learned_from_the_judge(
         write_json(out / "align/metrics/mine/metrics.json", read_json(out / "align/metrics/mine/metrics.json") | ONLINE)
     runs = {"dpo": {"method": "dpo" if margins is None else "madpo"}, "mine": {"method": "epsilon_dpo"}}
     results = read_results(out, runs, scorer=scorer, margins=margins)
-    assert results.taught_by_the_judge == taught
+    assert results.taught == taught and results.teacher is None
     (tmp_path / "report").mkdir()
     write_report(results, 0, tmp_path / "report")
     page = " ".join((tmp_path / "report/report.html").read_text("utf-8").split())
@@ -92,9 +92,17 @@ def test_the_page_names_the_pairs_trained_on_and_who_learned_from_the_judge(
     own = "<p>Trained on scores of their own answers to training prompts, and not on pairs: <code>mine</code>.</p>"
     assert (own in page) is (scorer is not None)
     named = ", ".join(f"<code>{name}</code>" for name in taught)
-    assert (f"<p>{named}: trained on scores, ranks or margins of a judge. Where that is this one, " in page) is bool(
-        taught
-    )
+    assert (f"<p>{named}: trained on scores, ranks or margins of this judge, so that" in page) is bool(taught)
+    assert ("ranked by this page&#39;s judge (PairRM (judge/by-hand))." in page) is on_policy
+    write_json(out / "teacher/teacher.json", {"source": "llm"})
+    write_json(out / "teacher/judge.json", {"source": "llm", "origin": "teacher/by-hand"})
+    (tmp_path / "other").mkdir()
+    write_report(read_results(out, runs, scorer=scorer, margins=margins), 0, tmp_path / "other")
+    page = " ".join((tmp_path / "other/report.html").read_text("utf-8").split())
+    teacher = "the language model teacher/by-hand"
+    said = f"<p>{named}: trained on scores, ranks or margins of a teacher that judges nothing here: {teacher}.</p>"
+    assert (said in page) is bool(taught)
+    assert (f"ranked by the teacher ({teacher}), another judge." in page) is on_policy
 
 
 def test_online_runs_alone_were_trained_on_no_pairs(outputs: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""`judge`: what compares two answers: PairRM, a reward model, a classifier (each may be trained here), an endpoint."""
+"""`judge`, `teacher`: what compares two answers: PairRM, a reward model, a classifier (each may be trained here), an
+endpoint."""
 
 import re
 from typing import Annotated, Literal
@@ -165,6 +166,7 @@ class LLMJudge(Strict):
 
 
 AnyJudge = TrainedJudge | PretrainedJudge | TrainedRewardJudge | RewardModelJudge | SentimentJudge | LLMJudge
+BySource = Annotated[AnyJudge, Field(discriminator="source")]
 
 
 class JudgeView(Strict):
@@ -173,4 +175,5 @@ class JudgeView(Strict):
     seed: Seed
     threads: Threads
     confidence: Confidence
-    judge: Annotated[AnyJudge, Field(discriminator="source")]
+    judge: BySource  # scores all policies
+    teacher: BySource | None  # what the policies learn from: ranks, margins, scores of answers; null: the judge

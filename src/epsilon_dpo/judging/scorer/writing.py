@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from epsilon_dpo.judging.judges.teacher import TEACHER
 from epsilon_dpo.judging.scorer.code import MADE_WITH, made_with
 from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.methods.registry import method_names, online_method_names
@@ -49,7 +50,7 @@ def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out:
     """Write the scorer of `config` to `out`, with a copy of the judge if it is one, and the prompts of `pairs`.
 
     Args:
-        pairs: out/pairs; validated: out/validate; judge: out/judge.
+        pairs: out/pairs; validated: out/validate; judge: out/judge, or out/teacher if there is a teacher.
 
     Returns:
         the number of distinct prompts by split.
@@ -67,10 +68,11 @@ def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out:
         if kind in PAIRWISE_KINDS:
             raise UserError(
                 f"params.yaml: scorer.source: judge needs a judge that gives one answer a number, and a judge of kind "
-                f"{kind} only compares two; choose one with a score of its own, such as judge.source: reward_model."
+                f"{kind} only compares two; choose one with a score of its own, such as {judge.name}.source: "
+                "reward_model."
             )
         # The manifest stays behind: where an equal judge comes from must not train a policy again.
-        shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS, MANIFEST))
+        shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS, MANIFEST, TEACHER))
     counts = {}
     for split in ("train", "eval"):
         write_jsonl(out / prompt_file(split), _distinct_prompts(pairs, validated, split))

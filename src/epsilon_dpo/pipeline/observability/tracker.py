@@ -104,7 +104,8 @@ class Tracker:
         if self._has_run:
             if kind is None:
                 for folder in self.folders:
-                    self._send("artifacts", folder=str(folder), at=now())
+                    own = folder.parts[1:2] == (self.name.partition("@")[0],)
+                    self._send("artifacts", folder=str(folder), at=now(), inside=None if own else folder.name)
             else:
                 self.set_tags({"error": redacted(f"{kind.__name__}: {error}")[:1000]})
             status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"

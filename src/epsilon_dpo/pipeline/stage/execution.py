@@ -22,7 +22,6 @@ from epsilon_dpo.pipeline.stage.gpus import choose_before_imports
 from epsilon_dpo.pipeline.stage.journal import Journal
 from epsilon_dpo.pipeline.stage.lifetime import dvc_above, end_with_dvc
 from epsilon_dpo.pipeline.stage.manifest import write_manifest
-from epsilon_dpo.pipeline.stage.params import METRICS
 from epsilon_dpo.pipeline.stage.pins import require_pins
 from epsilon_dpo.pipeline.stage.variables import add_up_in_one_thread, let_params_decide, under_this_processor
 from epsilon_dpo.pipeline.stage.workplace import workplace
@@ -36,7 +35,7 @@ class Stage:
 
     Attributes:
         out: folder to write to; becomes out/<stage>[/<key>] when the stage succeeds, vanishes when it fails.
-        metrics: the same, of out/<stage>/metrics/<key>, where dvc.yaml has this output, too; else `out`.
+        apart: the same, of what dvc.yaml has elsewhere, too (out/align/metrics/<key>, out/teacher); else `out`.
         scratch: folder that survives a crash and is removed on success; not created until somebody writes there.
         journal: finished batches, kept in scratch.
         tracker: the MLflow run of this execution.
@@ -46,7 +45,7 @@ class Stage:
 
     name: str
     out: Path
-    metrics: Path
+    apart: Path
     scratch: Path
     journal: Journal
     tracker: Tracker
@@ -119,18 +118,17 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         require_pins(entry)
         with disk_in_a_sentence(), workplace(name) as place:
             inputs = Inputs(stage, key, entry)
-            target, apart = Path("out", stage, key or ""), Path("out", stage, METRICS, key or "")
-            has_apart = str(apart) in entry.get("outs", [])
-            folders = [target, apart] if has_apart else [target]
-            partial = place.partial.with_name(f"{place.partial.name}-{METRICS}")
+            target = Path("out", stage, key or "")
+            elsewhere = _outputs_elsewhere(entry, target)
+            partial = place.partial.with_name(f"{place.partial.name}-apart")
             start_early(dvc_above())
             with (
-                Tracker(name, inputs.fingerprint, inputs.params, inputs.deps, folders) as tracker,
+                Tracker(name, inputs.fingerprint, inputs.params, inputs.deps, [target, *elsewhere]) as tracker,
                 atomic_folder(target, place.partial) as out,
-                atomic_folder(apart, partial) if has_apart else nullcontext(out) as metrics,
+                atomic_folder(elsewhere[0], partial) if elsewhere else nullcontext(out) as apart,
             ):
                 scratch = place.scratch(under_this_processor(inputs.fingerprint))
-                execution = Stage(name, out, metrics, scratch, Journal(scratch), tracker, inputs.params)
+                execution = Stage(name, out, apart, scratch, Journal(scratch), tracker, inputs.params)
                 with disk_in_a_sentence(), closing(execution.journal):  # before what fills the disk is removed
                     yield execution
                 inputs.require_unchanged()
@@ -147,6 +145,12 @@ def run_stage(stage: str, key: str | None = None) -> Iterator[Stage]:
         print(f"{name:<24} {time.monotonic() - started:6.1f} s   {execution.summary}", flush=True)
     except OSError:  # `| head` has read enough, or the disk of a log is full: the result stands, and DVC must record it
         discard_stdout()
+
+
+def _outputs_elsewhere(entry: Json, target: Path) -> list[Path]:
+    """The outputs of `entry` that do not lie in `target`: one at most."""
+    outs = [Path(*out) if isinstance(out, dict) else Path(out) for out in entry.get("outs", [])]
+    return [out for out in outs if not out.is_relative_to(target)]
 
 
 def _end_interrupted(name: str) -> NoReturn:

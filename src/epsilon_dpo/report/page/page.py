@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from epsilon_dpo.pipeline.stage.files import write_csv, write_json
+from epsilon_dpo.pipeline.stage.files import Row, write_csv, write_json
 from epsilon_dpo.pipeline.stage.params import in_yaml
 from epsilon_dpo.pipeline.stage.runs import CHOSEN
 from epsilon_dpo.report.page.alt_texts import (
@@ -184,6 +184,10 @@ def settings(config: dict[str, Any]) -> str:
     return ", ".join(f"{key} {in_yaml(value)}" for key, value in config.items() if key != "method")
 
 
+def _judge_name(judge: Row) -> str:
+    return JUDGES[judge["source"]].format(**judge)
+
+
 def _render(results: Results, **content: Any) -> str:
     loader = PackageLoader("epsilon_dpo.report.page", "")
     environment = Environment(
@@ -208,7 +212,8 @@ def _render(results: Results, **content: Any) -> str:
         contents=[],  # what the headings of the sections add to it
         results=results,
         level=f"{100 * results.confidence:g} %",
-        judge_name=JUDGES[results.judge["source"]].format(**results.judge),
+        judge_name=_judge_name(results.judge),
+        teacher_name=None if results.teacher is None else _judge_name(results.teacher),
         broken=[finding for finding in results.validation["expectations"] if not finding["success"]],
         **content,
     )

@@ -61,6 +61,7 @@ class Results:
         pairs: out/pairs/pairs.json: `source` and number (`train`) of the pairs that policies were trained on.
         digests: sha256 of the validated splits, by file name.
         judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
+        teacher: out/teacher/judge.json, of the judge that policies learned from; None: the same one.
         base: name of the model that SFT started from; if there was no SFT, it is the reference itself.
         sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
         controls: out/controls/metrics.json.
@@ -78,6 +79,7 @@ class Results:
     digests: dict[str, str]
     judge: Row
     judged: Row
+    teacher: Row | None
     sft: Row
     reference: Row
     reference_answers: list[Row]
@@ -165,14 +167,14 @@ class Results:
 
     @property
     def on_policy(self) -> bool:
-        """Whether the pairs trained on are the reference's own answers, ranked by the judge."""
+        """Whether the pairs trained on are the reference's own answers, ranked by the judge or the teacher."""
         return bool(self.pairs["source"] == "on_policy")
 
     @property
-    def taught_by_the_judge(self) -> list[str]:
+    def taught(self) -> list[str]:
         """The runs that learned what a judge prefers: from its scores, from pairs that it ranked or from its margins.
-        It is the one that judges them here, unless the user let a second one judge (docs/howto.md). Also where a
-        classifier's score is called the true one (docs/rlhf.md)."""
+        It is the teacher, or the one that judges them here. Also where a classifier's score is called the true one
+        (docs/rlhf.md)."""
         return [run.name for run in self.runs if self._is_taught(run)]
 
     def _is_taught(self, run: RunResult) -> bool:
@@ -199,7 +201,7 @@ def read_results(
         UserError: the parts of a run speak of different policies, or answer other prompts than the reference; or the
             tournament was between others.
     """
-    validate, judge = out / "validate", out / "judge"
+    validate, judge, teacher = out / "validate", out / "judge", out / "teacher"
     results = Results(
         runs=[_run(out, name, config) for name, config in runs.items()],
         dataset=read_json(validate / "dataset.json"),
@@ -208,6 +210,7 @@ def read_results(
         digests={name: digest(validate / name) for name in ("train.jsonl", "eval.jsonl")},
         judge=read_json(judge / "judge.json"),
         judged=read_json(judge / "metrics.json"),
+        teacher=None if read_json(teacher / "teacher.json")["source"] is None else read_json(teacher / "judge.json"),
         sft=read_json(out / "sft" / "metrics.json"),
         reference=read_json(out / "reference" / "metrics.json"),
         reference_answers=read_jsonl(out / "reference" / "samples.jsonl"),
