@@ -1,5 +1,7 @@
 """`epsilon-dpo whence` on files of a project with real DVC: in place, copied, altered, of older commits, never seen."""
 
+import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +13,7 @@ from asking import POLICY, altered, copied, git, subjects, whence, write_yaml
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.manifest import file_md5
 from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.provenance.whence.content import folder_md5
 from epsilon_dpo.provenance.whence.text import as_text, flow
 
 
@@ -474,3 +477,40 @@ def test_the_answer_on_the_page_has_the_rows_that_are_printed() -> None:
     shown = page.split("$ epsilon-dpo whence ~/Downloads/best-policy\n")[1].split("```")[0]
     label = re.compile(r"^  (\S[\w ]*?)  ", re.MULTILINE)
     assert label.findall(shown) == label.findall(as_text(answer))
+
+
+def in_the_cache(files: dict[str, str]) -> str:
+    """The md5 of a folder of these texts by name, which DVC's cache of the working folder has from now on."""
+    own = {name: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for name, text in files.items()}
+    listed = json.dumps([{"md5": own[name], "relpath": name} for name in sorted(own)])
+    for md5, text in [(folder_md5(own), listed), *((own[name], text) for name, text in files.items())]:
+        file = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder_md5(own)
+
+
+def test_an_online_run_has_the_packages_that_score_its_answers(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which stage scorer records in the folder of its method; a run on pairs has none of them."""
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    made_with, lock = json.dumps({"packages": {"scikit-learn": "1.9.1"}}), read_yaml(Path("dvc.lock"))
+    read = {"out/scorer/rloo": in_the_cache({"made_with.json": made_with}), "out/scorer/dpo": in_the_cache({"s": "{}"})}
+    whole = in_the_cache({"rloo/made_with.json": made_with, "dpo/s": "{}"})
+    lock["stages"]["scorer"] = {"cmd": "x", "outs": [{"path": "out/scorer", "md5": whole}]}
+    for run, path in (("dpo", "out/scorer/rloo"), ("ipo", "out/scorer/dpo")):
+        lock["stages"][f"align@{run}"]["deps"].append({"path": path, "md5": read[path]})
+    write_yaml(Path("dvc.lock"), lock)
+    shutil.rmtree(".git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert whence(capsys, POLICY)["packages"] == {"scikit-learn": "1.9.1", "torch": "2.13.0"}
+    assert whence(capsys, POLICY.replace("dpo", "ipo"))["packages"] == {"torch": "2.13.0"}
+    lock["stages"]["scorer"]["outs"][0]["md5"] = in_the_cache({"rloo/made_with.json": "{}", "dpo/s": "{}"})
+    write_yaml(Path("dvc.lock"), lock)
+    found = whence(capsys, POLICY)
+    assert found["packages"] == {"torch": "2.13.0"}
+    assert found["not_known"] == {"packages": "its lock has another out/scorer/rloo by now"}
+    main(["whence", POLICY])
+    assert "packages     not all known: its lock has another out/scorer/rloo by now\n" in capsys.readouterr().out
+    assert whence(capsys, POLICY.replace("dpo", "ipo"))["not_known"] == {}

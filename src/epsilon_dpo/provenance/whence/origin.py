@@ -7,6 +7,8 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+from epsilon_dpo.judging.scorer.code import MADE_WITH
+from epsilon_dpo.methods.registry import online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line, redacted
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, dependencies, file_digest, fingerprint, stage_entry
@@ -24,6 +26,7 @@ from epsilon_dpo.provenance.whence.sentences import (
     other_weights,
 )
 
+SCORER, OF_METHODS = "scorer", "out/scorer/"  # what online runs are made with, in a folder per method
 NO_MODEL = ("out/base/tokenizer", "out/align/metrics")  # outputs beside that of the stage's model
 STAGE_OF = {"data": "fetch", "base": "base"}
 
@@ -36,9 +39,9 @@ def origin(path: Path, root: Path | None) -> Json:
 
     Returns:
         `file`; `found`, and then `path`, `stage`, `also` (its other places; `elsewhere`: in other locks), `params`,
-        `packages` (versions by name), `recorded_by`, `data`, `base`, `not_known` (why data or base is null, by its
-        name), `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else `message`, a sentence, and
-        `differs` from what.
+        `packages` (versions by name), `recorded_by`, `data`, `base`, `not_known` (by name why data or base is null, or
+        packages are not all), `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else `message`, a
+        sentence, and `differs` from what.
 
     Raises:
         UserError: there is no such file, or nothing to look in.
@@ -145,13 +148,14 @@ def _by_manifest(path: Path, root: Path, records: Records, said: Json, nearest: 
         f"the list of the files of {places[0].path} is not in DVC's cache, so that nothing else could be checked"
     )
     facts = next((model["dataset"] for model in models if model.get("dataset")), None)
+    found = _from_places(root, records, places)
     return (
         {"found": True, "known_by": "manifest", "note": note}
-        | _from_places(root, records, places)
+        | found
         | {
             "data": facts and {"params": None, "out": None, "md5": None, "dataset": facts},
             "base": next((model["params"].get("base") for model in models if model["stage"] == "base"), None),
-            "not_known": {},
+            "not_known": {name: why for name, why in found["not_known"].items() if name not in STAGE_OF},
         }
     )
 
@@ -207,7 +211,7 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
         ],
         "recorded_by": _recorded_by(main),
         "params": entry.params,
-        "packages": entry.pins,
+        "packages": dict(sorted((entry.pins | (_scored_with(records, first) or {})).items())),
         **origins,
         "mlflow": _mlflow(root, records, first),
         "parents": [_parent(lock, name, records.cache) for name in records.descent(first).stages],
@@ -233,10 +237,11 @@ def _made_alike(one: Place, other: Place) -> bool:
 
 
 def _origins(records: Records, place: Place) -> Json:
-    """`data` and `base` where they are proven, and `not_known`: why one is not, by its name."""
+    """`data` and `base` where they are proven, and by name in `not_known` why one is not, or packages are not all."""
     lock, past = place.lock, records.descent(place)
     before = lock.ancestors(place.stage)
     lost = [name for name, stage in STAGE_OF.items() if stage in before and stage not in past.proven]
+    lost += ["packages"] if _scored_with(records, place) is None else []
     why = f"its lock has another {', '.join(past.stale)} by now{older_commits(records)}"
     if not past.stale:
         why = "the lists of files that lead there are not in DVC's cache"
@@ -245,6 +250,23 @@ def _origins(records: Records, place: Place) -> Json:
         "base": lock.stages["base"].params.get("base") if "base" in past.proven else None,
         "not_known": dict.fromkeys(lost, why),
     }
+
+
+def _scored_with(records: Records, place: Place) -> Json | None:
+    """The packages of an online run that stage scorer alone records, by version; None: the run is one, and what it read
+    of that stage is not at hand. Empty for a run that learns from pairs, and for a stage that trains no run."""
+    read = place.lock.stages[place.stage].deps
+    folder = next((path for path in read if path.startswith(OF_METHODS)), "")
+    if PurePosixPath(folder).name not in online_method_names():
+        return {}
+    if SCORER not in records.descent(place).proven:
+        return None
+    own = records.members(Place(place.lock, SCORER, f"{folder}/{MADE_WITH}"))
+    if not own:  # of a version in which stage align had all of them itself
+        return {}
+    file = records.cache.file(own[""])
+    packages: Json | None = None if file is None else read_json(file)["packages"]
+    return packages
 
 
 def _recorded_by(locks: list[Lock]) -> list[Json]:

@@ -62,7 +62,7 @@ def _recorded(answer: Json) -> Iterator[str]:
     if answer["base"]:
         yield _row("base model", flow(answer["base"]))
     for name, why in answer["not_known"].items():
-        yield _row({"base": "base model"}.get(name, name), f"not known: {why}")
+        yield _row({"base": "base model"}.get(name, name), f"not {'all ' * (name == 'packages')}known: {why}")
     yield from _run(answer["mlflow"])
     yield from _parents(answer["parents"])
 
