@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from asking import POLICY, whence
+from asking import POLICY, subjects, whence, write_yaml
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.fingerprint import declared_params, dependencies, digest, fingerprint, stage_entry
+from epsilon_dpo.pipeline.stage.params import read_yaml
 
 
 def record(at: int, name: str, made_from: str, **tags: str) -> None:
@@ -52,6 +53,20 @@ def test_the_run_is_that_of_the_result(tracked: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert f"behind the address of `mlflow ui`: {policy['link']}\n" in text and "; known by its policy_sha256\n" in text
     assert "environment  python 3." in text and "\n  packages     torch 2.13.0\n" in text
+
+
+@pytest.mark.slow
+def test_the_run_is_that_of_the_result_also_where_a_stage_behind_it_ran_again_alone(
+    tracked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by `dvc repro -s`: the commit still has what it was made from, and the workspace its fingerprint."""
+    before = whence(capsys, "out/figures/images/pareto.png")["mlflow"]
+    lock = read_yaml(Path("dvc.lock"))
+    lock["stages"]["fetch"]["outs"][0]["md5"] = f"{'0' * 32}.dir"
+    write_yaml(Path("dvc.lock"), lock)
+    after = whence(capsys, "out/figures/images/pareto.png")
+    assert subjects(after) == ["the second results"] and after["mlflow"] == before
+    assert before["known_by"] == "fingerprint"
 
 
 @pytest.mark.slow

@@ -192,6 +192,7 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
     first = _with_its_past(records, places)
     lock, entry = first.lock, first.lock.stages[first.stage]
     origins = _origins(records, first)
+    in_workspace = any(place.lock.in_workspace and _made_alike(place, first) for place in places)
     found: dict[tuple[str, str], list[Lock]] = {}
     main: list[Lock] = []
     for place in places:
@@ -213,7 +214,7 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
         "params": entry.params,
         "packages": dict(sorted((entry.pins | (_scored_with(records, first) or {})).items())),
         **origins,
-        "mlflow": _mlflow(root, records, first),
+        "mlflow": _mlflow(root, records, first, in_workspace),
         "parents": [_parent(lock, name, records.cache) for name in records.descent(first).stages],
     }
 
@@ -289,11 +290,15 @@ def _data(lock: Lock, cache: Cache) -> Json:
     return {"params": entry.params.get("fetch"), "out": out, "md5": md5, "dataset": facts and read_json(facts)}
 
 
-def _mlflow(root: Path, records: Records, place: Place) -> Json | None:
-    """The MLflow run of the stage; `failed`: why the store could not be read."""
+def _mlflow(root: Path, records: Records, place: Place, in_workspace: bool) -> Json | None:
+    """The MLflow run of the stage; `failed`: why the store could not be read.
+
+    Args:
+        in_workspace: whether dvc.lock of the workspace has it, too, made from the same.
+    """
     entry = place.lock.stages[place.stage]
     policy = _policy_sha256(records, place) if place.stage.startswith("align@") else None
-    made_from = _fingerprint(root, place.stage) if place.lock.in_workspace and policy is None else None
+    made_from = _fingerprint(root, place.stage) if in_workspace and policy is None else None
     try:
         from epsilon_dpo.mlflow_writer.reading import recorded_run  # imports mlflow: not where a file is unknown
 
