@@ -197,6 +197,17 @@ def test_a_report_of_an_older_policy_is_refused(project: Path, refused: Asked) -
     assert "out/score is not what dvc.lock records of stage report" in refused("promote", "plain")
 
 
+def test_a_policy_that_dvc_was_told_to_take_for_that_of_other_params_is_refused(project: Path, refused: Asked) -> None:
+    """Every digest is that of dvc.lock then, and the card would state params that made nothing."""
+    set_runs(plain=0.65, alike=0.62, better=0.7, hopeless=0.45)
+    dvc("commit", "-q", "-f", "align@plain")
+    assert refused("promote", "plain") == (
+        "ERROR: out/align/plain/model/manifest.json says stage align@plain, {runs.plain: {method: dpo, strength: 0.6}},"
+        " and dvc.lock says stage align@plain, {runs.plain: {method: dpo, strength: 0.65}}: dvc.lock was made to record"
+        " what that stage did not make, as by `dvc commit -f`; `dvc repro -f -s align@plain` makes it anew."
+    )
+
+
 def test_a_result_of_another_pipeline_is_refused(project: Path, refused: Asked) -> None:
     """dvc.yaml has a dependency more than when the report was made."""
     text = Path("dvc.yaml").read_text()

@@ -20,7 +20,7 @@ def test_the_commit_of_an_experiment_is_not_named(tmp_path: Path, monkeypatch: p
     experiments = {"e": "tidy-lynx", "b": None, "a": None}  # by commit, the newest first
     places: list[dict[str, Any]] = [{"workspace": True}]
     places += [{"sha": sha * 40, "experiment": experiment} for sha, experiment in experiments.items()]
-    monkeypatch.setattr(recorded, "origin", lambda *_: {"found": True, "recorded_by": places})
+    monkeypatch.setattr(recorded, "origin", lambda *_: {"found": True, "recorded_by": places, "doubts": []})
     out = SimpleNamespace(fs_path=str(tmp_path / "out/align/mine"), hash_info=SimpleNamespace(value="1.dir"))
     project = cast(Project, SimpleNamespace(root=tmp_path, stages=[SimpleNamespace(outs=[out])]))
     summary = {"runs": {"mine": {"policy_sha256": digest(model)}}}

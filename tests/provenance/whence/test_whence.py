@@ -456,7 +456,12 @@ def of_a_run(ran: dict[str, str]) -> dict[str, Any]:
         **{"file": "f", "found": True, "path": "out/align/dpo/model", "stage": "align@dpo", "also": []},
         **{"recorded_by": [{"workspace": True}], "params": {"seed": 17}, "packages": {"torch": "2"}},
         **{"data": {"out": "out/fetch", "dataset": None, "params": {}, "md5": "m"}, "base": {"source": "embedded"}},
-        **{"not_known": {}, "mlflow": mlflow, "parents": [{"stage": "fetch", "read": ["data"], "stale": []}]},
+        **{
+            "not_known": {},
+            "doubts": [],
+            "mlflow": mlflow,
+            "parents": [{"stage": "fetch", "read": ["data"], "stale": []}],
+        },
         **{"known_by": "content", "manifest": {"stage": "align"}},
     }
 

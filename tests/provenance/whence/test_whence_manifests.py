@@ -190,6 +190,31 @@ def test_weights_and_manifest_changed_together_are_seen_where_the_original_is(
         )
 
 
+def test_a_lock_that_was_made_to_record_what_a_stage_did_not_make_is_doubted(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `dvc commit -f`, of two policies that changed places; and so is what was made from one of them."""
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "copy"))
+    assert whence(capsys, "out/figures/images")["doubts"] == []
+    Path("out/align/dpo").rename("out/align/other")
+    Path("out/align/ipo").rename("out/align/dpo")
+    Path("out/align/other").rename("out/align/ipo")
+    dvc("commit", "-q", "-f", "align@dpo", "align@ipo")
+    (doubt,) = whence(capsys, "out/align/dpo/model")["doubts"]
+    assert doubt == {
+        **{"stage": "align@dpo", "named": "align@ipo", "manifest": "out/align/dpo/model/manifest.json"},
+        **{
+            "params": {"runs.ipo": {"method": "ipo", "beta": 0.1}},
+            "recorded": {"runs.dpo": {"method": "dpo", "beta": 0.5}},
+        },
+    }
+    assert [each["named"] for each in whence(capsys, "out/figures/images")["doubts"]] == ["align@ipo", "align@dpo"]
+    main(["whence", "out/align/dpo"])
+    assert (
+        "  doubt        out/align/dpo/model/manifest.json says stage align@ipo, {runs.ipo: " in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("damaged", [{"stage": 1}, {"run": 2}, {"params": 3}, {"weights_sha256": 4}])
 def test_a_damaged_manifest_says_nothing(tmp_path: Path, damaged: dict[str, int]) -> None:
     said = {"stage": "align", "run": "dpo", "params": {}, "weights_sha256": {}}

@@ -69,7 +69,16 @@ def read_manifest(folder: Path) -> Json | None:
         ValueError: its manifest is no JSON.
     """
     path = folder / MANIFEST
-    found = read_json(path) if path.is_file() else None
+    return manifest_of(path) if path.is_file() else None
+
+
+def manifest_of(file: Path) -> Json | None:
+    """What `file` says; None as of read_manifest.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    found = read_json(file)
     return found if isinstance(found, dict) and _has_types(found) else None
 
 

@@ -16,6 +16,7 @@ from epsilon_dpo.provenance.champion.decision import SUMMARY
 from epsilon_dpo.provenance.graph.project import Project, at_work, open_project
 from epsilon_dpo.provenance.plan.outputs import Outputs
 from epsilon_dpo.provenance.whence.origin import origin
+from epsilon_dpo.provenance.whence.text import doubted
 
 REPORT = "report"
 
@@ -119,7 +120,8 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
 
     Raises:
         UserError: the report compares no such run, the model in out/ is not the policy that it speaks of, `whence` does
-            not find it in dvc.lock, or params.yaml has no such run any more.
+            not find it in dvc.lock, its manifest or that of a model behind it contradicts dvc.lock, or params.yaml has
+            no such run any more.
     """
     if run not in summary["runs"]:
         raise UserError(f"out/report compares no run {run!r}; it compares {', '.join(summary['runs'])}.")
@@ -133,6 +135,8 @@ def policy_of(project: Project, summary: Json, run: str) -> Policy:
         raise UserError(answer["message"])
     if "recorded_by" not in answer:
         raise UserError(f"whence does not find {folder} in dvc.lock: {answer['note']}; run `dvc fetch` and try again.")
+    if doubts := answer["doubts"]:
+        raise UserError(f"{doubted(doubts[0])}; `dvc repro -f -s {doubts[0]['stage']}` makes it anew.")
     md5s = {_path(project, item): item.hash_info.value for stage in project.stages for item in stage.outs}
     if out not in md5s:
         raise UserError(f"params.yaml has no run {run!r} any more; run `dvc repro` first, or name one that it has.")

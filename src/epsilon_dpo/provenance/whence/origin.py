@@ -12,7 +12,7 @@ from epsilon_dpo.methods.registry import online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line, redacted
 from epsilon_dpo.pipeline.stage.files import Json, read_json
 from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST, dependencies, file_digest, fingerprint, stage_entry
-from epsilon_dpo.pipeline.stage.manifest import portable, read_manifest, weights_digests
+from epsilon_dpo.pipeline.stage.manifest import manifest_of, portable, read_manifest, weights_digests
 from epsilon_dpo.provenance.whence.content import Cache, members_of
 from epsilon_dpo.provenance.whence.descent import stale
 from epsilon_dpo.provenance.whence.locks import Lock, all_locks, is_cut_off
@@ -40,8 +40,9 @@ def origin(path: Path, root: Path | None) -> Json:
     Returns:
         `file`; `found`, and then `path`, `stage`, `also` (its other places; `elsewhere`: in other locks), `params`,
         `packages` (versions by name), `recorded_by`, `data`, `base`, `not_known` (by name why data or base is null, or
-        packages are not all), `mlflow`, `parents`, `known_by` (content or manifest), `manifest`; or else `message`, a
-        sentence, and `differs` from what.
+        packages are not all), `mlflow`, `parents`, `doubts` (manifests of these that name another stage or other params
+        than the lock does), `known_by` (content or manifest), `manifest`; or else `message`, a sentence, and `differs`
+        from what.
 
     Raises:
         UserError: there is no such file, or nothing to look in.
@@ -192,6 +193,7 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
     first = _with_its_past(records, places)
     lock, entry = first.lock, first.lock.stages[first.stage]
     origins = _origins(records, first)
+    stages = records.descent(first).stages
     in_workspace = any(place.lock.in_workspace and _made_alike(place, first) for place in places)
     found: dict[tuple[str, str], list[Lock]] = {}
     main: list[Lock] = []
@@ -215,7 +217,8 @@ def _from_places(root: Path, records: Records, places: list[Place]) -> Json:
         "packages": dict(sorted((entry.pins | (_scored_with(records, first) or {})).items())),
         **origins,
         "mlflow": _mlflow(root, records, first, in_workspace),
-        "parents": [_parent(lock, name, records.cache) for name in records.descent(first).stages],
+        "parents": [_parent(lock, name, records.cache) for name in stages],
+        "doubts": [doubt for name in stages for doubt in _doubts(lock, name, records.cache)],
     }
 
 
@@ -280,6 +283,36 @@ def _parent(lock: Lock, name: str, cache: Cache) -> Json:
     entry = lock.stages[name]
     read = {path: entry.deps[path] for path in entry.data_deps}
     return {"stage": name, "outs": entry.outs, "read": read, "stale": stale(lock, name, cache)}
+
+
+def _doubts(lock: Lock, stage: str, cache: Cache) -> Iterator[Json]:
+    """The manifests in the outputs of `stage` that say otherwise than `lock`, as after `dvc commit -f` of other params.
+
+    Yields:
+        `stage`; `manifest`, its path; `named`, the stage that it names; `params` that the lock has not so, and
+        `recorded`, those of the lock that it has not so.
+    """
+    recorded = portable(lock.stages[stage].params)
+    for out, md5 in lock.stages[stage].outs.items():
+        for name, own in (cache.members(md5) or {}).items():
+            said = _said(cache.file(own)) if PurePosixPath(name).name == MANIFEST else None
+            if said and (_stage_of(said), said["params"]) != (stage, recorded):
+                yield {
+                    **{"stage": stage, "manifest": f"{out}/{name}".rstrip("/"), "named": _stage_of(said)},
+                    "params": _beside(said["params"], recorded),
+                    "recorded": _beside(recorded, said["params"]),
+                }
+
+
+def _said(manifest: Path | None) -> Json | None:
+    with suppress(ValueError):
+        return None if manifest is None else manifest_of(manifest)
+    return None
+
+
+def _beside(params: Json, others: Json) -> Json:
+    """Those of `params` that `others` have otherwise or not at all."""
+    return {key: value for key, value in params.items() if key not in others or others[key] != value}
 
 
 def _data(lock: Lock, cache: Cache) -> Json:

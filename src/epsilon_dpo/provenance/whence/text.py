@@ -47,6 +47,8 @@ def _found(answer: Json) -> Iterator[str]:
 def _recorded(answer: Json) -> Iterator[str]:
     yield _row("is", answer["path"])
     yield _row("made by", f"stage {answer['stage']}")
+    for doubt in answer["doubts"]:
+        yield _row("doubt", doubted(doubt))
     if answer["also"]:
         yield _row("also in", _listed(list(map(_also, answer["also"]))))
     yield _row("recorded by", _commits(answer["recorded_by"]))
@@ -65,6 +67,15 @@ def _recorded(answer: Json) -> Iterator[str]:
         yield _row({"base": "base model"}.get(name, name), f"not {'all ' * (name == 'packages')}known: {why}")
     yield from _run(answer["mlflow"])
     yield from _parents(answer["parents"])
+
+
+def doubted(doubt: Json) -> str:
+    """One of `doubts` as a sentence without a full stop."""
+    said, recorded = (f", {flow(doubt[of])}" * bool(doubt[of]) for of in ("params", "recorded"))
+    return (
+        f"{doubt['manifest']} says stage {doubt['named']}{said}, and dvc.lock says stage {doubt['stage']}{recorded}: "
+        "dvc.lock was made to record what that stage did not make, as by `dvc commit -f`"
+    )
 
 
 def _also(place: Json) -> str:
