@@ -221,6 +221,23 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("kl: {", "kl: {confidence: 0.9, ", "unknown key 'kl.confidence'"),
         ("dpo: {method: dpo, beta: 0.3}", "dpo: {metod: dpo, beta: 0.3}", "method"),
         ("runs:", "run:", "unknown key 'run'; did you mean 'runs'?"),
+        (
+            "seed: 17",
+            "seed: 17\n1: 2",
+            "params.yaml: there is the key 1, which is no text in YAML and no key here",
+        ),
+        (
+            "  train_pairs:",
+            "  null: 2\n  train_pairs:",
+            "fetch has the key null, which is no text in YAML and no",
+        ),
+        ("dpo: {method: dpo, beta: 0.3}", "2024-01-01: {beta: 0.3}", "runs has the name 2024-01-01, which is no text"),
+        ("method: dpo,", "method: null,", "runs.dpo.method = null is unknown; Methods: "),
+        ("seed: 17", "seed: 2024-01-01", "seed = 2024-01-01 is refused: input should be a valid integer"),
+        ("share_prompt: true", "share_prompt: yes", "align.share_prompt = 'yes' is refused: input should be true or f"),
+        ("annotators: null", "annotators: []", "annotators = [] is refused: it needs 1 or more entries and has 0"),
+        ("strings: []}", "strings: ['']}", "sample.stop.strings.0 = '' is refused: it must not be empty"),
+        ("\n  dpo: {method: dpo, beta: 0.3}", " {}", "runs is refused: it needs 1 or more entries and has 0"),
         ("threads: 1", "threads: one", "threads = 'one' is refused"),
         ("learning_rate: 1.0e-2", "learning_rate: '1.0e-2'", "sft.learning_rate = '1.0e-2' is refused"),
         ("max_prompt_length: 64", "max_prompt_length: 640", "max_length must exceed max_prompt_length"),
@@ -238,6 +255,13 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("seed: 17", "seed: [", "is not valid YAML"),
         ("seed: 17", f"seed: {'[' * 3000}{']' * 3000}", "params.yaml is nested too deeply"),
         ("seed: 17", f"seed: {'1' * 5000}", "params.yaml holds a value that cannot be read"),
+        ("seed: 17", "seed: !!bool 17", "params.yaml holds a value that cannot be read"),
+        ("# Every", "%YAML 1.3\n---\n# Every", "params.yaml holds a value that cannot be read"),
+        (
+            "threads: 1",
+            "threads: 1 # \x07",
+            "params.yaml has the character '\\x07' in line 6, which YAML does not",
+        ),
     ],
 )
 def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -272,6 +296,25 @@ def test_a_value_that_nobody_can_mean_is_refused(tmp_path: Path, old: str, new: 
     """It would cost hours, or end in a traceback after them."""
     with pytest.raises(UserError, match=rf"params\.yaml: {re.escape(key)}\S* (= \S+ )?is refused: "):
         load_file(edited(tmp_path, old, new))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_in_another_encoding_is_said_to_be_that(tmp_path: Path, encoding: str) -> None:
+    """DVC reads UTF-8 alone."""
+    path = edited(tmp_path, "seed: 17", "seed: 17 # ä")
+    path.write_bytes("".join(sign for sign in path.read_text("utf-8") if sign < "\u0100").encode(encoding))
+    with pytest.raises(UserError, match=r"params\.yaml is no UTF-8 text \(line [15]\); save it as UTF-8\."):
+        load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("preset", "block"), [("ultrafeedback-smollm2", "fetch"), ("ultrafeedback-mistral-7b", "base")]
+)
+def test_a_branch_is_no_revision(preset: str, block: str) -> None:
+    content = read_yaml(ROOT / "presets" / f"{preset}.yaml")
+    content[block]["revision"] = "main"
+    with pytest.raises(UserError, match=rf"{block}\.revision = 'main' is refused: it must be a commit, 40 hex"):
+        parse(ParamsFile, content)
 
 
 def test_a_key_is_named_as_it_is_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from epsilon_dpo.methods.online import AnyMethod, OnlineMethod
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse, shown
 
 NOT_METHODS = {"__init__", "interface", "online", "registry"}
 ELSEWHERE = "move it out of the folder of methods"
@@ -58,6 +58,6 @@ def method_of(name: str, config: dict[str, Any], file: Path = PARAMS_FILE) -> An
     if method not in names:
         near = difflib.get_close_matches(str(method), names, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"{file}: {where}.method = {method!r} is unknown; {hint}Methods: {', '.join(names)}.")
+        raise UserError(f"{file}: {where}.method = {shown(method)} is unknown; {hint}Methods: {', '.join(names)}.")
     found = _class_of(method)
     return found(parse(found.Config, config, where, file))

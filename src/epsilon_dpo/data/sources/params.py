@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from epsilon_dpo.data.shapes.interface import Choose
 from epsilon_dpo.data.shapes.recognition import COLUMNS
-from epsilon_dpo.pipeline.stage.params import Name, Seed, Strict
+from epsilon_dpo.pipeline.stage.params import COMMIT, Name, Seed, Strict
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # branch names move
+Commit = Annotated[str, Field(pattern=COMMIT)]  # branch names move
 Limit = Annotated[int, Field(ge=1)] | None
 WATCHED = "data"  # the folder that dvc.yaml declares as a dependency of fetch
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from epsilon_dpo.models.base.params import Base, EmbeddedModel, PretrainedModel
-from epsilon_dpo.pipeline.stage.params import Confidence, Seed, Strict, Threads
+from epsilon_dpo.pipeline.stage.params import COMMIT, Confidence, Seed, Strict, Threads
 from epsilon_dpo.training.loop.params import Accelerated, Training
 
 Size = Annotated[int, Field(ge=1)]
@@ -20,7 +20,7 @@ COPIED = re.compile(
     r"(?:_?[ab12])?) *\}+|\[\[(?:[ABC]\b|rating)[^\]]*\]\]",
     re.IGNORECASE,
 )
-Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # a Hub commit; null only for a local folder
+Revision = Annotated[str, Field(pattern=COMMIT)] | None  # a Hub commit; null only for a local folder
 
 
 class TrainedJudge(Training):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from epsilon_dpo.pipeline.stage.params import Seed, Strict
+from epsilon_dpo.pipeline.stage.params import COMMIT, Seed, Strict
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -37,7 +37,7 @@ class PretrainedModel(Strict):
 
     source: Literal["pretrained"]
     path: Annotated[str, Field(min_length=1)]  # Hub id or local folder
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None  # null only for a local folder
+    revision: Annotated[str, Field(pattern=COMMIT)] | None  # null only for a local folder
     dtype: Literal["float32", "bfloat16"]
     chat_template: Literal["gemma", "own"]  # own: the tokenizer's; gemma-2-2b has none
     stop_token: str  # ends every answer; must be one token of the vocabulary

@@ -10,6 +10,7 @@ import copy
 import difflib
 import functools
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 
@@ -59,6 +61,13 @@ Threads = Annotated[int, Field(ge=1, le=1024)]  # of torch
 # Of every interval, since the report shows them side by side; the bound is what 10,000 resamples can tell.
 Confidence = Annotated[float, Field(gt=0.0, le=0.9999)]
 
+COMMIT = r"^[0-9a-f]{40}$"  # of the Hub; it pins what was read, which a branch does not
+PLAIN_WORDS = {  # by pydantic's type of a problem
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "Input should be a block of keys"),
+    "bool_type": "Input should be true or false",
+    "string_too_short": "It must not be empty",
+    "too_short": "It needs {min_length} or more entries and has {actual_length}",
+}
 LONG = 120  # characters of a value that a sentence shows
 
 Model = TypeVar("Model", bound=Strict)
@@ -70,19 +79,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is absent, is not YAML, or is not a mapping.
     """
+    text = ""
     try:
-        content = copy.deepcopy(_parsed(path.read_bytes()))
+        text = path.read_bytes().decode("utf-8-sig")  # UTF-8 alone, as DVC reads it
+        content = copy.deepcopy(_parsed(text))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run from the project's root, or copy one from presets/.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is no UTF-8 text (line {line}); save it as UTF-8.") from None
+    except ReaderError as error:
+        found, line = text[error.position], text.count("\n", 0, error.position) + 1
+        raise UserError(
+            f"{path} has the character {found!r} in line {line}, which YAML does not allow; remove it."
+        ) from None
     except YAMLError as error:
-        reason = " ".join(str(error).split()).replace("<byte string>", str(path))
+        reason = " ".join(str(error).split()).replace("<unicode string>", str(path))
         reason = re.sub(r"(found duplicate key \"[^\"]*\").*? (in \")", r"\1 \2", reason.split(" To suppress")[0])
         raise UserError(f"{path} is not valid YAML: {reason}") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply; no block of it has more than a few levels.") from None
-    except ValueError as error:  # an integer of thousands of digits
+    except (ValueError, LookupError, AssertionError) as error:  # an integer of thousands of digits, a 13th month, a tag
         raise UserError(f"{path} holds a value that cannot be read: {first_line(error)}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of blocks, one per stage; presets/ holds complete examples.")
@@ -90,16 +109,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def _parsed(content: bytes) -> Any:
+def _parsed(content: str) -> Any:
     """By content and not by path: a stage reads its files several times, a test rewrites them."""
     return YAML(typ="safe", pure=True).load(content)
 
 
 def in_yaml(value: Any) -> str:
-    """A single value as it stands in params.yaml: `true`, `null`, `0.3`, `soft`."""
+    """A single value as it stands in params.yaml: `true`, `null`, `0.3`, `soft`, `2024-01-01`."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shown(value: Any) -> str:
+    """A value in a sentence, of which the beginning does: a text over many lines would bury the reason."""
+    as_written = value is None or isinstance(value, bool | date)
+    found = in_yaml(value) if as_written else repr(value)
+    return found if len(found) <= LONG else f"{found[: LONG - 3]}..."
 
 
 def parse(model: type[Model], content: Any, where: str = "", file: Path = PARAMS_FILE) -> Model:
@@ -142,8 +168,12 @@ def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> s
     if location[-1:] == ["[key]"]:  # pydantic's mark for the name itself, which the reason quotes
         if problem["type"] == "string_type":
             of = ".".join(_keys_of(model, problem["loc"][:-2]))
-            return f"{file}: {of} has the name {problem['input']!r}, which is no text in YAML; put it in quotes."
+            return f"{file}: {of} has the name {shown(problem['input'])}, which is no text in YAML; put it in quotes."
         return f"{file}: {problem['msg'].removeprefix('Value error, ')}."
+    if problem["type"] == "invalid_key":  # of a block, whose keys are all texts
+        of = ".".join(([where] if where else []) + _keys_of(model, problem["loc"][:-1]))
+        at = f"{of} has" if of else "there is"
+        return f"{file}: {at} the key {shown(problem['input'])}, which is no text in YAML and no key here; remove it."
     key = ".".join(([where] if where else []) + _keys_of(model, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         valid = [name for place in _walk(model, problem["loc"][:-1])[1] for name in _keys(place)]
@@ -158,16 +188,16 @@ def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> s
     if not key:  # two blocks do not go together: the reason names them, and the value is the entire file
         return f"{file}: {reason}."
     found = problem["input"]
-    shown = in_yaml(found) if found is None or isinstance(found, bool) else repr(found)
-    shown = shown if len(shown) <= LONG else f"{shown[: LONG - 3]}..."  # a text over many lines would bury the reason
-    value = "" if isinstance(found, dict) else f" = {shown}"  # of an entire block the reason names the keys
+    value = "" if isinstance(found, dict) else f" = {shown(found)}"  # of an entire block the reason names the keys
     return f"{file}: {key}{value} is refused: {reason[:1].lower() + reason[1:]}."
 
 
 def _in_plain_words(problem: Any) -> Any:
-    """`problem` without pydantic's own vocabulary: tags and discriminators of unions, dictionaries, classes."""
-    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
-        return problem | {"msg": "Input should be a block of keys"}
+    """`problem` without pydantic's own vocabulary: tags and discriminators of unions, dictionaries, patterns."""
+    if problem["type"] in PLAIN_WORDS:
+        return problem | {"msg": PLAIN_WORDS[problem["type"]].format(**problem.get("ctx", {}))}
+    if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == COMMIT:
+        return problem | {"msg": "it must be a commit, 40 hexadecimal digits, since branches and tags move"}
     if not problem["type"].startswith("union_tag"):
         return problem
     key = problem["ctx"]["discriminator"].strip("'")  # by which the blocks of a union are told apart
