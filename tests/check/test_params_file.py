@@ -238,6 +238,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("annotators: null", "annotators: []", "annotators = [] is refused: it needs 1 or more entries and has 0"),
         ("strings: []}", "strings: ['']}", "sample.stop.strings.0 = '' is refused: it must not be empty"),
         ("\n  dpo: {method: dpo, beta: 0.3}", " {}", "runs is refused: it needs 1 or more entries and has 0"),
+        ("train_pairs: 3000", "train_pairs: 999", "fetch.train_pairs = 999 is below validate.min_train_pairs = 1000"),
         ("threads: 1", "threads: one", "threads = 'one' is refused"),
         ("learning_rate: 1.0e-2", "learning_rate: '1.0e-2'", "sft.learning_rate = '1.0e-2' is refused"),
         ("max_prompt_length: 64", "max_prompt_length: 640", "max_length must exceed max_prompt_length"),
@@ -290,6 +291,10 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
         ("head_dim: 16", "head_dim: 15", "base"),
         ("num_attention_heads: 4", "num_attention_heads: 3", "base"),
         ("num_train_epochs: 3.0", "num_train_epochs: 1.0e+12", "sft.num_train_epochs"),
+        ("position_buckets: 16", "position_buckets: 1", "judge.position_buckets"),
+        ("vocab_size: 600", "vocab_size: 4000000000", "judge.vocab_size"),
+        ("intermediate_size: 128", "intermediate_size: 4000000000", "judge.intermediate_size"),
+        ("source_max_length: 48", "source_max_length: 4000000000", "judge.source_max_length"),
     ],
 )
 def test_a_value_that_nobody_can_mean_is_refused(tmp_path: Path, old: str, new: str, key: str) -> None:

@@ -137,10 +137,11 @@ class ParamsFile(
     @model_validator(mode="after")
     def _the_contract_can_be_met(self) -> "ParamsFile":
         for name in ("train_pairs", "eval_pairs"):
-            most, least = getattr(self.fetch, f"max_{name}", None), getattr(self.contract, f"min_{name}")
+            key = name if hasattr(self.fetch, name) else f"max_{name}"  # generated pairs are as many as are asked for
+            most, least = getattr(self.fetch, key, None), getattr(self.contract, f"min_{name}")
             if most is not None and most < least:
                 raise ValueError(
-                    f"fetch.max_{name} = {most} is below validate.min_{name} = {least}, so that no dataset would pass; "
+                    f"fetch.{key} = {most} is below validate.min_{name} = {least}, so that no dataset would pass; "
                     "raise the one or lower the other"
                 )
         return self

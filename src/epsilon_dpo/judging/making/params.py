@@ -11,8 +11,9 @@ from epsilon_dpo.models.base.params import Base, EmbeddedModel, PretrainedModel
 from epsilon_dpo.pipeline.stage.params import COMMIT, Confidence, Seed, Strict, Threads
 from epsilon_dpo.training.loop.params import Accelerated, Training
 
-Size = Annotated[int, Field(ge=1)]
-Length = Annotated[int, Field(ge=4)]  # [CLS], a marker, one token, [SEP]
+Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Length = Annotated[int, Field(ge=4, le=1_000_000)]  # [CLS], a marker, one token, [SEP]
 # In a criterion that was copied with the template around it: a place for a text, as MT-Bench's {question} and
 # AlpacaEval's {output_1}, or a verdict, as [[A]] and [[rating]]. The braces of \boxed{answer} are no place.
 COPIED = re.compile(
@@ -30,12 +31,12 @@ class TrainedJudge(Training):
     """
 
     source: Literal["trained"]
-    vocab_size: Annotated[int, Field(ge=100)]
+    vocab_size: Annotated[int, Field(ge=100, le=1_000_000)]
     hidden_size: Size  # a multiple of num_attention_heads
     intermediate_size: Size
     num_hidden_layers: Size
     num_attention_heads: Size
-    position_buckets: Size  # of relative distances; 256 in PairRM
+    position_buckets: Annotated[int, Field(ge=2, le=65_536)]  # of distances to both sides; 256 in PairRM
     initializer_range: Annotated[float, Field(gt=0.0)]
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     source_max_length: Length
@@ -61,7 +62,7 @@ class PretrainedJudge(Strict):
     source_max_length: Length  # 1224 upstream
     candidate_max_length: Length  # 412 upstream
     budget: Literal["example", "batch"]  # whose source leaves an answer its room; batch is upstream's compare
-    batch_size: Size
+    batch_size: Count
 
 
 class RewardModelJudge(Strict):
@@ -72,7 +73,7 @@ class RewardModelJudge(Strict):
     revision: Revision
     dtype: Literal["float32", "bfloat16"]
     max_length: Annotated[int, Field(ge=16)]  # tokens of prompt and answer; longer ones lose their beginning
-    batch_size: Size  # answers at once
+    batch_size: Count  # answers at once
 
 
 class TrainedRewardJudge(Accelerated):
@@ -123,7 +124,7 @@ class LLMJudge(Strict):
     # harmless. It stands before the rule that the reply is one letter, and must say nothing of the reply itself.
     criterion: str | None = None
     temperature: Annotated[float, Field(ge=0.0)] | None  # null: not sent, for models that refuse it
-    max_tokens: Size  # 1 is enough for a model that answers with the letter at once
+    max_tokens: Count  # 1 is enough for a model that answers with the letter at once
     concurrency: Annotated[int, Field(ge=1, le=1024)]  # questions asked at the same time
     timeout: Annotated[float, Field(gt=0.0)]  # seconds an answer may take
     usd_per_million_input_tokens: Annotated[float, Field(ge=0.0)] | None  # null: no cost is reported
