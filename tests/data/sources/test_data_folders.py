@@ -67,7 +67,7 @@ def test_a_folder_whose_path_reads_as_a_pattern_is_named(tmp_path: Path) -> None
     assert len(pairs_of(read(path="data/mine[1]/train.jsonl"))) == 8, "a file is looked for by its name"
 
 
-@pytest.mark.parametrize("where", ["data/mine", "data/mine/train-1.jsonl"])
+@pytest.mark.parametrize("where", ["data/mine", "data/mine/train-1.jsonl", "data/mine/*.jsonl"])
 def test_a_link_whose_file_is_gone_is_refused(where: str) -> None:
     """Its rows would be missing, and nobody told."""
     write("data/mine/train-0.jsonl", ROWS)
@@ -80,7 +80,30 @@ def test_a_link_whose_file_is_gone_is_refused(where: str) -> None:
 def test_an_editors_lock_is_no_missing_file() -> None:
     write("data/mine/train.jsonl", ROWS)
     Path("data/mine/.#train.jsonl").symlink_to("me@host.1234")
-    assert len(pairs_of(read())) == 8
+    assert len(pairs_of(read())) == len(pairs_of(read(path="data/mine/*.jsonl"))) == 8
+
+
+@pytest.mark.parametrize(
+    ("read_alone", "beside"), [("train_part2.jsonl", "part1.jsonl"), ("train.jsonl.gz", "more.jsonl.gz")]
+)
+def test_a_file_beside_others_that_is_in_no_split_is_refused(read_alone: str, beside: str) -> None:
+    """`datasets` would leave it out, and half of the rows with it."""
+    for name in (read_alone, beside):
+        write(f"data/mine/{name}", ROWS)
+    assert said().startswith(f"data/mine/{beside} would not be read: {read_alone} beside it has the name of a split")
+    Path("data/mine/other").mkdir()
+    Path("data/mine", beside).rename(Path("data/mine/other", beside))
+    assert len(pairs_of(read())) == 8, "another folder may hold something else"
+    write("data/mine/README.md", f"---\nconfigs:\n- config_name: default\n  data_files: {read_alone}\n---\n")
+    Path("data/mine/other", beside).rename(Path("data/mine", beside))
+    assert len(pairs_of(read())) == 8, "its README says which are meant"
+
+
+@pytest.mark.parametrize("path", ["data/mine/train.jsonl", "data/mine/*.jsonl"])
+def test_files_have_no_configuration(path: str) -> None:
+    """Whoever names one expects that it is read."""
+    write("data/mine/train.jsonl", ROWS)
+    assert said(path, name="main").startswith(f"fetch.name = 'main' names a configuration, and {path} is files, which")
 
 
 def test_a_folder_with_the_name_of_a_file_is_none() -> None:

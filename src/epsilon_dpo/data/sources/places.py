@@ -114,22 +114,29 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
     path = Path(source.path)
     refuse_outside(path)
     try:
-        found = sorted(match for match in Path().glob(source.path) if match.is_file())
+        matches = sorted(Path().glob(source.path))
+        files = [path] if path.is_file() else [match for match in matches if match.is_file()]
     except PermissionError:
         raise UserError(f"{source.path} may not be read; change its permissions.") from None
     except (ValueError, OSError) as error:  # "**x" is no pattern, 300 characters are no name
         raise UserError(f"params.yaml: fetch.path = {source.path!r} is no path: {first_line(error)}.") from None
     refuse_unwatched_within(path)
-    if path.is_file():
-        return _files([path])
     if path.is_dir():
         splits = _saved_to_disk(path) or _splits(path, source, source.path, scratch)
         for name in chain.from_iterable(splits.values()):
             refuse_outside(path / name)
             refuse_unwatched_within(path / name)  # a README may name files in a hidden folder
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
-    if found:
-        return _files(found)
+    for match in matches:
+        if match not in files and match.is_symlink() and not match.name.startswith("."):
+            refuse_unwatched_within(match)  # its file is gone, and the others would be read without it
+    if files and source.name is not None:
+        raise UserError(
+            f"fetch.name = {source.name!r} names a configuration, and {source.path} is files, which have none; set it "
+            "to null, or let fetch.path be their folder."
+        )
+    if files:
+        return _files(files)
     folder = next(parent for parent in path.parents if parent.is_dir())
     raise UserError(f"{source.path} does not exist (fetch.path); {folder}/ holds {what_is_there(folder)}.")
 
@@ -221,7 +228,10 @@ def _splits(folder: Path, source: DatasetSource, shown: str, scratch: Path) -> d
         _refuse_format(name, f"{shown}/{name}")
     if list(builder.builder_configs) in ([], ["default"]):
         says_its_files = any({"data_files", "data_dir"} & {*entry} for entry in _configs(folder))
-        _refuse_formats(named if says_its_files else [path.relative_to(folder) for path in there], source, shown)
+        within = [path.relative_to(folder) for path in there]
+        _refuse_formats(named if says_its_files else within, source, shown)
+        if not says_its_files and source.revision is None:  # on the Hub nobody here can rename a file
+            _refuse_left_out(within, named, shown)
     return files
 
 
@@ -292,6 +302,25 @@ def _refuse_formats(files: list[Path], source: DatasetSource, shown: str) -> Non
             "to read, which then are the one split train, with fetch.path, such as "
             f"{folder}/{files[0].with_name('*' + files[0].suffix)}."
         )
+
+
+def _refuse_left_out(files: list[Path], read: list[Path], shown: str) -> None:
+    """Once a file's name tells its split, `datasets` takes those alone whose names do.
+
+    Raises:
+        UserError: beside a file that is read there is one in no split; what lies in other folders may be something
+            else.
+    """
+    folders = {path.parent for path in read}
+    for path in files:
+        if path not in read and path.parent in folders:
+            other = next(name for name in read if name.parent == path.parent)
+            raise UserError(
+                f"{shown}/{path} would not be read: {other.name} beside it has the name of a split, and it has none "
+                f"(train, test, validation, ...); give it one, such as train-{path.name}, move it away, or name the "
+                "files to read, which then are the one split train, with fetch.path, such as "
+                f"{shown}/{path.with_name('*' + path.suffix)}."
+            )
 
 
 def _is_data(path: Path) -> bool:
