@@ -76,6 +76,16 @@ def test_snapshots_that_no_training_reaches_are_refused(tmp_path: Path) -> None:
             load_file(file)
 
 
+def test_a_method_that_max_steps_leaves_no_time_for_is_doubted() -> None:
+    """TR-DPO whose reference never moves is DPO."""
+    content = read_yaml(ROOT / "params.yaml")
+    steps = content["runs"]["tr_dpo"]["sync_steps"]
+    for max_steps, doubted in ((None, 0), (steps, 0), (steps - 1, 1)):
+        params = parse(ParamsFile, content | {"align": content["align"] | {"max_steps": max_steps}})
+        said = [f"runs.tr_dpo is not yet tr_dpo after align.max_steps = {max_steps} optimizer steps: with this config "]
+        assert [line.split("it takes")[0] for line in cautions(params)] == said * doubted
+
+
 def test_every_block_is_held_by_the_stage_that_knows_it_best() -> None:
     """Of two stages that read a block the one with the narrower type decides."""
     loose = [name for name, field in ParamsFile.model_fields.items() if "typing.Any" in str(field.annotation)]

@@ -314,7 +314,20 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
 
 
 def cautions(params: ParamsFile) -> list[str]:
-    """What is allowed and hardly meant: the tiny default model's learning rates for all weights of a large one."""
+    """What is allowed and hardly meant: runs that `max_steps` makes another method's, and the tiny default model's
+    learning rates for all weights of a large one."""
+    steps = params.align.max_steps
+    methods = {name: method_of(name, config) for name, config in params.runs.items()}
+    short = [
+        f"runs.{name} is not yet {method.config.method} after align.max_steps = {steps} optimizer steps: with this "
+        f"config it takes {method.min_steps}"
+        for name, method in methods.items()
+        if isinstance(method, Method) and steps is not None and steps < method.min_steps
+    ]
+    return short + _high_rates(params)
+
+
+def _high_rates(params: ParamsFile) -> list[str]:
     if not isinstance(params.base, PretrainedModel):
         return []
     rates = [

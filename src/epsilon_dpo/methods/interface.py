@@ -205,6 +205,11 @@ class Method(ABC, Generic[N]):
         """Pairs an optimizer step must hold for this config to make sense; checked when params.yaml is read."""
         return 1
 
+    @property
+    def min_steps(self) -> int:
+        """Optimizer steps without which this config would be another method; checked when the training begins."""
+        return 1
+
     @abstractmethod
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         """The loss of a micro-batch: a pure function of its log-probs, the config and the present state."""

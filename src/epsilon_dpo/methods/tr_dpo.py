@@ -48,6 +48,10 @@ class TRDPO(Method[TRDPOConfig]):
         super().__init__(config)
         self.syncs = 0
 
+    @property
+    def min_steps(self) -> int:
+        return self.config.sync_steps  # DPO until then
+
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         beta = self.config.beta
         return PairLoss(

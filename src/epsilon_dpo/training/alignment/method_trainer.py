@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from epsilon_dpo.methods.interface import Method
@@ -172,6 +172,19 @@ class _AfterStep(TrainerCallback):
 
     def __init__(self, trainer: MethodTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises: UserError: its epochs are too short for the method to be what it is called; `max_steps`, which cuts
+        a training short on purpose, only gets a caution of stage `check`."""
+        method, least = self.trainer.method, self.trainer.on_pairs.min_steps
+        if args.max_steps <= 0 and state.max_steps < least:
+            raise UserError(
+                f"the training has {state.max_steps} optimizer steps, and {method.config.method} with this config "
+                f"needs {least} or more to be that method: raise num_train_epochs, or change the run in params.yaml "
+                "(docs/methods.md)."
+            )
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.finish_step()
