@@ -300,6 +300,7 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
         ("vocab_size: 768", "vocab_size: 1000000000", "base.vocab_size"),
         ("head_dim: 16", "head_dim: 15", "base"),
         ("num_attention_heads: 4", "num_attention_heads: 3", "base"),
+        ("hidden_size: 64", "hidden_size: 62", "base"),
         ("num_train_epochs: 3.0", "num_train_epochs: 1.0e+12", "sft.num_train_epochs"),
         ("position_buckets: 16", "position_buckets: 1", "judge.position_buckets"),
         ("vocab_size: 600", "vocab_size: 4000000000", "judge.vocab_size"),

@@ -27,6 +27,8 @@ class EmbeddedModel(Strict):
     def _heads_fit(self) -> "EmbeddedModel":
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads, which they share")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads, as transformers asks")
         if self.head_dim % 2:
             raise ValueError("head_dim must be even: rotary positions turn its dimensions two by two")
         return self
