@@ -25,6 +25,7 @@ CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 TOO_MUCH = "has a number of thousands of digits, or lists within lists too deep to be read; remove it."
 ROW_LIMIT = 64 << 20  # characters of a JSON row or of a cell; a decompressed file may hold a thousand times its size
 TOO_LONG = "is longer than {} million characters, as no dialogue is; remove it."
+SEPARATORS = (";", "\t", "|", ",")  # of tables, as Excel writes in one language or another
 SPACE = re.compile(r"\s*")
 UNFINISHED = 16  # characters before the end of what was read, within which a literal, number or escape may go on
 
@@ -209,6 +210,11 @@ def _from_csv(text: IO[str], shown: str, separator: str) -> Iterator[tuple[int, 
         if twice or not names:
             what = f"two columns {twice[0]!r}" if twice else "no header"
             raise UserError(f"{shown} has {what}; name each column once.")
+        if other := len(names) == 1 and next((sign for sign in SEPARATORS if sign in names[0]), ""):
+            raise UserError(
+                f"{shown} has one column, {names[0]!r}, whose name holds {other!r}: the columns of .csv are separated "
+                "by a comma and those of .tsv by a tab; save it so, or rename the file."
+            )
         for number, cells in enumerate((cells for cells in table if cells), start=1):
             if len(cells) != len(names):
                 raise UserError(
