@@ -188,6 +188,15 @@ def test_a_missing_file_says_what_is_there(tmp_path: Path, changes: dict[str, An
         ({"repo": "Anthropic/hh-rlhf", "revision": "0" * 40}, "set them to null"),
         ({"eval_share": None}, "eval_share must say how much"),
         ({"subsets": ["a", "a"]}, "names one folder twice"),
+        # Beyond data/ DVC would not see a change.
+        ({"subsets": ["../elsewhere"]}, "subsets names '../elsewhere', which is no name within the folder"),
+        ({"subsets": ["/data/hh"]}, "subsets names '/data/hh', which is no name within the folder"),
+        ({"subsets": [""]}, "subsets names '', which is no name within the folder"),
+        (
+            {"train_split": "../../elsewhere/train"},
+            "train_split names '../../elsewhere/train', which is no name within",
+        ),
+        ({"eval_split": "a/b"}, "eval_split names 'a/b', which is no name within the folder"),
         ({"folder": None, "repo": "Anthropic/hh-rlhf", "revision": "main"}, "revision = 'main' is refused"),
     ],
 )

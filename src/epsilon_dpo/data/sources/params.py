@@ -90,6 +90,16 @@ class HHSource(Strict):
         return self
 
     @model_validator(mode="after")
+    def _names_stay_in_the_folder(self) -> "HHSource":
+        """Beyond it DVC would not see a change."""
+        splits = [("train_split", self.train_split), ("eval_split", self.eval_split)]
+        for key, name in [*(("subsets", subset) for subset in self.subsets), *splits]:
+            parts = PurePosixPath(name).parts
+            if not parts or name.startswith("/") or ".." in parts or (key != "subsets" and len(parts) > 1):
+                raise ValueError(f"{key} names {name!r}, which is no name within the folder; write a plain name")
+        return self
+
+    @model_validator(mode="after")
     def _splits_are_possible(self) -> "HHSource":
         if self.train_split == self.eval_split and self.eval_share is None:
             raise ValueError("train_split and eval_split are one file, so eval_share must say how much is set aside")
