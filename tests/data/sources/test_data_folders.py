@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from own_data import Row, pairs_of, read, write
 
-from epsilon_dpo.data.sources.watched import sha256
+from epsilon_dpo.data.sources.watched import refuse_unwatched_within, sha256
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 ROWS: list[Row] = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(8)]
@@ -121,6 +121,11 @@ def test_a_file_whose_name_is_no_unicode_is_refused() -> None:
 @pytest.mark.parametrize("path", ["data/**x", "data/" + "x" * 300])
 def test_a_path_that_can_be_none_is_one_sentence(path: str) -> None:
     assert said(path).startswith(f"params.yaml: fetch.path = '{path}' is no path: ")
+
+
+def test_a_name_too_long_for_a_disk_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"data/x+ is no path: file name too long; correct it in params\.yaml\."):
+        refuse_unwatched_within(Path("data", "x" * 300))
 
 
 HEAD = "---\n{}\n---\n"

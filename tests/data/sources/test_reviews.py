@@ -107,6 +107,11 @@ def test_limits_keep_a_sample(tmp_path: Path) -> None:
             "text,label,source\na b c d,1,imdb\n",
             "has no text of rotten_tomatoes (fetch.part); its column source has: imdb",
         ),
+        (
+            "text,label,source\n" + "".join(f"a b c d,1,text {n}\n" for n in range(99)),
+            "its column source has: text 0, text 1, text 10, text 11, text 12, text 13, text 14, text 15, text 16, "
+            "text 17, text 18, text 19, text 2, text 20, text 21, text 22, text 23, text 24, text 25, text 26, ...",
+        ),
         ("text,label,source\na b c d,1,rotten_tomatoes\n", "leaves no text of rotten_tomatoes for the part"),
         (
             "text,label,source\n" + "".join(f"{n},1,rotten_tomatoes\n" for n in range(60)),

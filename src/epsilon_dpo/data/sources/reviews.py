@@ -28,6 +28,7 @@ from epsilon_dpo.pipeline.stage.files import Row
 COLUMNS = ("text", "label", "source")
 CLASSIFIER, LANGUAGE_MODEL, PROMPTS = PARTS = ("classifier", "language_model", "prompts")
 MARKUP = "<br"  # of the web page that IMDB's reviews were taken from: <br />, mostly twice
+NAMED = 20  # values of the column source in a message
 REPEATED, SHORT, SHARED = "repeated_text", "too_short", "prompt_is_not_new"
 
 
@@ -105,7 +106,7 @@ def _texts(source: ReviewsSource, path: Path) -> tuple[list[Row], list[Row], dic
         seen[text] = name
         found.append({"id": name, "text": text, "label": int(row["label"])})
     if not found:
-        there = ", ".join(sorted(others)) or "none"
+        there = ", ".join(sorted(others)[:NAMED]) + (", ..." if len(others) > NAMED else "") or "none"
         raise UserError(f"{source.file} has no text of {source.part} (fetch.part); its column source has: {there}.")
     facts = {
         "source": "reviews",

@@ -44,6 +44,8 @@ def refuse_unwatched_within(path: Path) -> None:
     except PermissionError as error:
         folder = Path(error.filename).parent if error.filename else path
         raise UserError(f"{folder} may not be read; change its permissions.") from None
+    except OSError as error:  # 300 characters are no name
+        raise UserError(f"{path} is no path: {(error.strerror or '').lower()}; correct it in params.yaml.") from None
 
 
 def refuse_unwatched(path: Path) -> None:
