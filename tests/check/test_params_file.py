@@ -246,6 +246,11 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("seed: 17", "seed: 2024-01-01", "seed = 2024-01-01 is refused: input should be a valid integer"),
         ("share_prompt: true", "share_prompt: yes", "align.share_prompt = 'yes' is refused: input should be true or f"),
         ("annotators: null", "annotators: []", "annotators = [] is refused: it needs 1 or more entries and has 0"),
+        (
+            " temperature: 1.0 # at",
+            " temperature: 0 # at",
+            "sample.temperature = 0 is refused: logits are divided by it; write 1.0e",
+        ),
         ("strings: []}", "strings: ['']}", "sample.stop.strings.0 = '' is refused: it must not be empty"),
         ("\n  dpo: {method: dpo, beta: 0.3}", " {}", "runs is refused: it needs 1 or more entries and has 0"),
         ("train_pairs: 3000", "train_pairs: 999", "fetch.train_pairs = 999 is below validate.min_train_pairs = 1000"),

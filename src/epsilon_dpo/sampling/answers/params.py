@@ -1,8 +1,8 @@
 """`sample`: answers to the held-out prompts; `reference` samples the SFT policy with the same settings."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from epsilon_dpo.pipeline.stage.params import Seed, Strict, Threads
 from epsilon_dpo.sampling.decoding.params import Stop
@@ -39,6 +39,13 @@ class Sampler(Strict):
     max_new_tokens: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     backend: Literal["transformers", "vllm"]  # vllm: in an environment of its own, `make vllm`
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _greedy_is_written_as_a_small_one(cls, value: Any) -> Any:
+        if value == 0 and not isinstance(value, bool):
+            raise ValueError(f"logits are divided by it; write {GREEDY:.1e}, at which decoding is greedy")
+        return value
 
     @model_validator(mode="after")
     def _several_answers_to_a_prompt_can_differ(self) -> Self:
