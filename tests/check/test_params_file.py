@@ -445,6 +445,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
             {"runs": {"one": RLOO | {"method": "ppo", "k": 1, "minibatches": 3}}},
             "3 minibatches cannot share 16 prompts x 1 answers evenly",
         ),
+        ({"judge": REWARD_MODEL | {"path": ""}}, "judge.path = '' is refused: it must not be empty"),
         ({"runs": {"one": RLOO | {"sceps": 3}}}, "unknown key 'runs.one.sceps'; did you mean 'steps'?"),
         ({"runs": {"one": RLOO, "two": RLOO}}, "runs.one and runs.two are the same training"),
     ],

@@ -11,6 +11,7 @@ from epsilon_dpo.models.base.params import Base, EmbeddedModel, PretrainedModel
 from epsilon_dpo.pipeline.stage.params import COMMIT, Confidence, Seed, Strict, Threads
 from epsilon_dpo.training.loop.params import Accelerated, Training
 
+Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Length = Annotated[int, Field(ge=4, le=1_000_000)]  # [CLS], a marker, one token, [SEP]
@@ -57,7 +58,7 @@ class PretrainedJudge(Strict):
     """PairRM from the Hub at a pinned commit or from a local folder, safetensors only."""
 
     source: Literal["pretrained"]
-    path: str  # llm-blender/PairRM-hf, or the original llm-blender/PairRM
+    path: Text  # llm-blender/PairRM-hf, or the original llm-blender/PairRM
     revision: Revision
     source_max_length: Length  # 1224 upstream
     candidate_max_length: Length  # 412 upstream
@@ -69,7 +70,7 @@ class RewardModelJudge(Strict):
     """A scalar reward model with a chat template (Skywork-Reward-V2 and its like), from the Hub or a local folder."""
 
     source: Literal["reward_model"]
-    path: str
+    path: Text
     revision: Revision
     dtype: Literal["float32", "bfloat16"]
     max_length: Annotated[int, Field(ge=16)]  # tokens of prompt and answer; longer ones lose their beginning
@@ -119,7 +120,7 @@ class LLMJudge(Strict):
 
     source: Literal["llm"]
     base_url: str  # usually ends in /v1
-    model: str
+    model: Text
     # By what it knows the better answer, a sentence or a rubric; null: CRITERION of llm_prompt.py, helpful, honest and
     # harmless. It stands before the rule that the reply is one letter, and must say nothing of the reply itself.
     criterion: str | None = None
