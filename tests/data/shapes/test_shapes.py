@@ -133,13 +133,26 @@ def test_what_is_null_in_the_first_rows_is_not_lost_in_the_later_ones() -> None:
         recognise([{**first, "margin": [{"m": 1}]}], "x")
 
 
-@pytest.mark.parametrize("written", ["[{'role': 'user', 'content': 'q'}]", '[{"from": "human", "value": "q"}]'])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[{'role': 'user', 'content': 'q'}]",
+        '[{"from": "human", "value": "q"}]',
+        "{'role': 'assistant', 'content': 'q'}",
+        '{"from": "gpt", "value": "q"}',
+    ],
+)
 def test_messages_written_as_text_are_refused(written: str) -> None:
     row = {"prompt": "a", "chosen": written, "rejected": written}
     for odd in (row, row | {"chosen": "[]"}, row | {"chosen": ""}):
         with pytest.raises(UserError, match="x: chosen holds messages written as text; save them as lists"):
             recognise([odd, row, row], "x")
     assert recognise([row, {"prompt": "b", "chosen": "c", "rejected": "d"}], "x").shape.name == "explicit_text"
+
+
+@pytest.mark.parametrize("said", ['{"value": 3}', '{"content": "x", "role": 1}', '{"role": "nurse", "ward": 3}'])
+def test_answers_in_json_are_no_messages(said: str) -> None:
+    assert recognise([{"prompt": "a", "chosen": said, "rejected": said}], "x").shape.name == "explicit_text"
 
 
 def test_columns_decide_where_names_do_not() -> None:

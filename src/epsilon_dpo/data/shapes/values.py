@@ -15,7 +15,11 @@ from epsilon_dpo.data.shapes.interface import Missing, Refused, Unreadable
 from epsilon_dpo.pipeline.stage.files import Row
 
 BEGINS_WITH_HEADER = re.compile(r"\s*Human:|(?:\r?\n){2}Assistant:")
-WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*\\?['"](role|content|from|value)\\?['"]\s*:""")
+# A list of messages; or one message, of which a text that begins like a JSON answer is not yet one.
+WRITTEN_MESSAGES = re.compile(
+    r"""\s*(\[\s*\{\s*\\?['"](role|content|from|value)\\?['"]\s*:"""
+    r"""|\{\s*['"](role|from)['"]\s*:\s*['"]\w+['"]\s*,\s*['"](content|value)['"]\s*:)"""
+)
 # Columns that say where a row is from or what it is about, or tell of one of its answers.
 ABOUT = re.compile(
     r"(.*_)?(id|idx|index|uuid|hash|url|source|dataset|subset|split|license|category|domain|type|lang|language|model"
