@@ -52,6 +52,21 @@ def test_each_kind_by_hand() -> None:
     assert found.prompts("eval").tolist()[1:] == [found.prompts("eval")[1]] * 2
 
 
+def test_a_dialogue_that_goes_on_in_the_other_split_by_hand() -> None:
+    """Training rows of an evaluation row's prompt are another finding's; a system turn is none of the dialogue."""
+
+    def later(name: str, *prompt: str) -> Row:
+        roles = {"s": "system", "a": "assistant"}
+        turns = [{"role": roles.get(text[0], "user"), "content": text} for text in prompt]
+        sides = {side: [*turns, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+        return {"id": name, **sides}
+
+    train = [later("t", "p ", "a", "q"), row("u", "p", "yes", "no"), row("v", "r", "yes", "no")]
+    train += [later("w", "s", "p", "a2", "q"), later("x", "q"), row("y", "z", "yes", "no")]
+    held_out = [row("e", "p", "yes", "no"), later("f", "r", "a", "q"), later("g", "r", "a", "x")]
+    assert relations(train, held_out).dialogues_in_both_splits() == Kind(2, 3, ["t", "v", "w"])
+
+
 def test_an_answer_that_is_chosen_and_rejected_for_one_prompt_is_no_answer_to_several() -> None:
     found = relations([row("a", "p", "yes", "no"), row("b", "p", "no", "yes"), row("c", "q", "up", "no")])
     assert found.answers_on_both_sides(5)[0] == 1 and found.answers_of_several_prompts(5)[0] == 1
@@ -61,6 +76,7 @@ def test_no_rows_have_nothing_in_common() -> None:
     found = relations([])
     nothing = Kind(0, 0, [])
     assert found.repeated_prompts() == found.identical_rows() == found.contradicting_rows() == nothing
+    assert found.dialogues_in_both_splits() == nothing
     assert found.answers_on_both_sides(5) == (0, []) and found.margins("train").size == 0
 
 

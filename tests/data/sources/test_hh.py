@@ -1,4 +1,4 @@
-"""Anthropic-HH: parsing, the split by prompt, and one sentence for every way in which a file can be wrong."""
+"""Anthropic-HH: parsing, the split by dialogue, and one sentence for every way in which a file can be wrong."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from epsilon_dpo.data.sources import hh
-from epsilon_dpo.data.sources.hh import parse_transcript, read_hh, split_by_prompt
+from epsilon_dpo.data.sources.hh import parse_transcript, read_hh, split_by_dialogue
 from epsilon_dpo.data.sources.params import FetchView, HHSource
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.params import parse
@@ -79,16 +79,16 @@ def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
     assert len(dataset.train) + len(dataset.eval) == 2
 
 
-def test_one_file_is_split_by_prompt_whatever_its_order(tmp_path: Path) -> None:
+def test_one_file_is_split_by_dialogue_whatever_its_order(tmp_path: Path) -> None:
     lines = [line(f"p{index % 20}", chosen=f"answer {index}") for index in range(60)]
     write(tmp_path, lines)
     first = read_hh(source(tmp_path), 1)
     prompts = [{row["chosen"][0]["content"] for row in part} for part in (first.train, first.eval)]
     assert not prompts[0] & prompts[1]
     assert (len(prompts[0]), len(prompts[1])) == (15, 5)
-    again = split_by_prompt(list(reversed(first.train + first.eval)), 0.25, 1)
+    again = split_by_dialogue(list(reversed(first.train + first.eval)), 0.25, 1)
     assert {row["id"] for row in again[1]} == {row["id"] for row in first.eval}
-    other = split_by_prompt(first.train + first.eval, 0.25, 2)
+    other = split_by_dialogue(first.train + first.eval, 0.25, 2)
     assert {row["id"] for row in other[1]} != {row["id"] for row in first.eval}
 
 
@@ -97,8 +97,24 @@ def test_prompts_that_differ_in_the_space_around_them_are_not_parted() -> None:
         {"id": str(number), "chosen": [{"role": "user", "content": f"p{number // 2}{' ' * (number % 2)}"}, {}]}
         for number in range(80)
     ]
-    for part in split_by_prompt(rows, 0.25, 1):
+    for part in split_by_dialogue(rows, 0.25, 1):
         assert len(part) in (20, 60) and len({row["chosen"][0]["content"].strip() for row in part}) == len(part) // 2
+
+
+def test_a_dialogue_that_is_stored_at_several_turns_stays_on_one_side(tmp_path: Path) -> None:
+    """Else answers to an evaluation prompt stand in a training dialogue; rows of one turn are parted as by prompt."""
+    openings = [line(f"p{n}") for n in range(40)]
+    later = [line(f"p{n}\n\nAssistant: {n}\n\nHuman: more {turn}") for n in range(30) for turn in range(3)]
+    write(tmp_path, openings)
+    alone = read_hh(source(tmp_path), 1)
+    by_prompt = [2, 4, 9, 10, 12, 15, 19, 27, 37, 38]
+    assert [int(row["id"].rsplit("/")[-1]) for row in alone.eval] == by_prompt
+    write(tmp_path, openings + later)
+    both = read_hh(source(tmp_path), 1)
+    first = [{row["chosen"][0]["content"] for row in part} for part in (both.train, both.eval)]
+    assert not first[0] & first[1] and len(both.train) + len(both.eval) == 130
+    assert [row for row in both.eval if len(row["chosen"]) == 2] == alone.eval
+    assert {len(row["chosen"]) for row in both.eval} == {2, 4}
 
 
 def test_two_files_are_taken_as_they_are_and_limits_draw_from_all_subsets(tmp_path: Path) -> None:

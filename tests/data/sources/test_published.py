@@ -1,6 +1,7 @@
 """`fetch.source: dataset`: files and folders as people have them, and one sentence for each way they can be wrong."""
 
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -74,6 +75,18 @@ def test_prompts_that_differ_in_the_space_around_them_are_not_parted() -> None:
     assert not {text.strip() for text in prompts(dataset.eval)} & {text.strip() for text in prompts(dataset.train)}
     write("data/b.jsonl", rows(200))
     assert prompts(read(path="data/b.jsonl", eval_share=0.25).eval) == prompts(dataset.eval)[: len(dataset.eval) // 2]
+
+
+def test_all_turns_of_a_dialogue_go_where_its_first_user_turn_alone_would() -> None:
+    """Which is where they went before, if there is no other; a system turn does not part them."""
+    for n in range(200):
+        first = {"role": "user", "content": f"p{n}"}
+        before = hashlib.sha256(f'7/[{{"role": "user", "content": "p{n}"}}]'.encode()).digest()
+        held_out = int.from_bytes(before[:8]) < 0.3 * 2.0**64
+        later = [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]
+        system = {"role": "system", "content": "c"}
+        for prompt in ([first], [first, *later], [system, first], [system, {**first, "content": f" p{n}\n"}, *later]):
+            assert is_held_out(prompt, 0.3, 7) == held_out
 
 
 def test_a_sample_is_drawn_with_the_seed_in_file_order() -> None:

@@ -61,7 +61,7 @@ ROW_DEFECTS: list[tuple[str, str, Callable[[Row], bool]]] = [
     ),
 ]
 
-# `count` counts prompts, copies and pairs of answers; `ids` names rows, group by group.
+# `count` counts prompts, copies, pairs of answers and dialogues; `ids` names rows, group by group.
 RELATIONS: list[tuple[str, str, Callable[[Relations], Kind]]] = [
     (
         "duplicated_prompts",
@@ -77,6 +77,12 @@ RELATIONS: list[tuple[str, str, Callable[[Relations], Kind]]] = [
         "contradicting_rows",
         "pairs of answers to one prompt of which one row prefers the first and another row the second",
         Relations.contradicting_rows,
+    ),
+    (
+        "dialogues_in_both_splits",
+        "dialogues whose first user turn training and evaluation rows share although their prompts differ, such as "
+        "one dialogue at several of its turns",
+        Relations.dialogues_in_both_splits,
     ),
 ]
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, answer_text, digest, prompt_key
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, answer_text, dialogue_key, digest, prompt_key
 from epsilon_dpo.pipeline.observability.errors import UserError
 
 LISTED = 20  # ids per kind
 _SPLIT_BITS = 40  # bits for a row's number in its place: no split has 2^40 rows
 
 _TABLE = """
-CREATE TABLE rows (place INTEGER PRIMARY KEY, split TEXT, id TEXT, prompt INTEGER, chosen INTEGER, rejected INTEGER,
-    margin REAL, UNIQUE (split, id))
+CREATE TABLE rows (place INTEGER PRIMARY KEY, split TEXT, id TEXT, dialogue INTEGER, prompt INTEGER, chosen INTEGER,
+    rejected INTEGER, margin REAL, UNIQUE (split, id))
 """
 _INDEX = "CREATE INDEX contents ON rows (prompt, chosen, rejected)"
 _ANSWERS = """
@@ -33,6 +33,9 @@ _EARLIER = """EXISTS (SELECT 1 FROM rows AS other WHERE other.prompt = rows.prom
     AND other.rejected = rows.rejected AND other.place < rows.place)"""
 _SWAPPED = """chosen <> rejected AND EXISTS (SELECT 1 FROM rows AS other WHERE other.prompt = rows.prompt
     AND other.chosen = rows.rejected AND other.rejected = rows.chosen)"""
+_HELD_OUT = "(SELECT {} FROM rows WHERE split = 'eval')"
+_GOES_ON = f"""split = 'train' AND dialogue IN {_HELD_OUT.format("dialogue")}
+    AND prompt NOT IN {_HELD_OUT.format("prompt")}"""
 _PAIR = "prompt, MIN(chosen, rejected), MAX(chosen, rejected)"
 
 
@@ -84,9 +87,10 @@ class Relations:
         self._db.execute("BEGIN")
         for number, row in enumerate(rows, start=first):
             answers = [digest(answer_text(row[side]).strip()) for side in SIDES]
-            values = (place(split, number), split, row["id"], digest(prompt_key(row["chosen"])), *answers)
+            asked = [digest(key(row["chosen"])) for key in (dialogue_key, prompt_key)]
+            values = (place(split, number), split, row["id"], *asked, *answers, row.get("margin"))
             try:
-                self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, row.get("margin")))
+                self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
             except sqlite3.IntegrityError:
                 raise UserError(
                     f"out/fetch/{split}.jsonl, row {number}: the id {row['id']} occurs twice, so no finding could name "
@@ -125,6 +129,11 @@ class Relations:
         """Pairs of answers to one prompt of which each is preferred to the other; ids pair by pair."""
         count = f"SELECT COUNT(*) FROM (SELECT DISTINCT {_PAIR} FROM rows WHERE {_SWAPPED})"
         return self._kind(count, _SWAPPED, _PAIR)
+
+    def dialogues_in_both_splits(self) -> Kind:
+        """Dialogues that training rows have at another turn than the evaluation rows; ids of training rows."""
+        count = f"SELECT COUNT(DISTINCT dialogue) FROM rows WHERE {_GOES_ON}"
+        return self._kind(count, _GOES_ON, "place")
 
     def answers_on_both_sides(self, most: int) -> tuple[int, list[SharedAnswer]]:
         """Answers chosen for one prompt and rejected for another: their number, and the `most` frequent."""

@@ -16,7 +16,7 @@ from epsilon_dpo.data.tokens.params import Tokens
 from epsilon_dpo.data.tokens.tokenisation import Messages, Side, tokenise_sides
 from epsilon_dpo.data.tokens.tokenizer import special_tokens_by_id
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import Row, prompt_identity
+from epsilon_dpo.pipeline.stage.files import Row, dialogue_identity, prompt_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +73,11 @@ def digest(text: str) -> int:
 def prompt_key(turns: Messages) -> str:
     """What stands for the turns before the last: two rows with the same key have the same prompt."""
     return _as_text(prompt_identity(turns[:-1]))
+
+
+def dialogue_key(turns: Messages) -> str:
+    """What stands for the dialogue: rows with the same key may be one dialogue at several of its turns."""
+    return _as_text(dialogue_identity(turns[:-1]))
 
 
 def _as_text(turns: Messages) -> str:

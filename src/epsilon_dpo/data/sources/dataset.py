@@ -15,7 +15,7 @@ class Dataset:
     """Preference pairs as entire dialogues (TRL's conversational format, implicit prompt), the source's defects kept.
 
     Attributes:
-        train, eval: no prompt is in both, unless the source's own two files share one (stage `validate` looks). A row
+        train, eval: no dialogue is in both, unless the source's own two files share one (stage `validate` looks). A row
             is {"id", "chosen", "rejected"} and, where the data has them, "margin" (score of chosen minus rejected),
             "source" (the member of a mixture) and "flip_rate" (how likely the label is the wrong way round); further
             keys end in out/fetch. Lists, or collections that are read from disk.

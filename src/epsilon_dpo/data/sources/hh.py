@@ -20,7 +20,7 @@ from epsilon_dpo.data.sources.raw import text_of
 from epsilon_dpo.data.sources.watched import sha256
 from epsilon_dpo.pipeline.hub.download import hub_file
 from epsilon_dpo.pipeline.observability.errors import UserError
-from epsilon_dpo.pipeline.stage.files import Messages, prompt_identity
+from epsilon_dpo.pipeline.stage.files import Messages, dialogue_identity
 
 LARGEST = 512 << 20  # characters of a file without its compression; the largest published has about 0.1 GB
 SUFFIX = ".jsonl.gz"
@@ -29,7 +29,7 @@ SUFFIX = ".jsonl.gz"
 def read_hh(source: HHSource, seed: int) -> Dataset:
     """The pairs of all subsets, one after the other, in file order.
 
-    If both splits are the same file, `eval_share` of the distinct prompts are set aside for evaluation.
+    If both splits are the same file, `eval_share` of the dialogues are set aside for evaluation.
     `max_train_pairs` and `max_eval_pairs` keep a sample drawn with the seed from all subsets together, in file order.
 
     Raises:
@@ -41,7 +41,7 @@ def read_hh(source: HHSource, seed: int) -> Dataset:
         held_out = _read_split(source, source.eval_split, files)
     else:
         assert source.eval_share is not None  # HHSource demands it
-        train, held_out = split_by_prompt(train, source.eval_share, seed)
+        train, held_out = split_by_dialogue(train, source.eval_share, seed)
     train = _sample(train, source.max_train_pairs, f"{seed}/train")
     held_out = _sample(held_out, source.max_eval_pairs, f"{seed}/eval")
     for name, rows in (("training", train), ("evaluation", held_out)):
@@ -58,21 +58,21 @@ def read_hh(source: HHSource, seed: int) -> Dataset:
     return Dataset(train, held_out, facts)
 
 
-def split_by_prompt(rows: list[Row], eval_share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(training, evaluation) rows without a common prompt: all of the chosen dialogue but its last turn.
+def split_by_dialogue(rows: list[Row], eval_share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """(training, evaluation) rows without a common dialogue, each of which may stand there at several of its turns.
 
-    A prompt's place depends on its text and the seed, not on its position in the file, so a file in another order is
-    split alike.
+    A dialogue is told by its first user turn, and its place depends on that text and the seed, not on its position in
+    the file, so a file in another order is split alike.
     """
-    prompts = sorted(
-        {_prompt(row) for row in rows}, key=lambda prompt: hashlib.sha256(f"{seed}/{prompt}".encode()).hexdigest()
+    dialogues = sorted(
+        {_dialogue(row) for row in rows}, key=lambda first: hashlib.sha256(f"{seed}/{first}".encode()).hexdigest()
     )
-    held_out = set(prompts[: round(eval_share * len(prompts))])
-    return [r for r in rows if _prompt(r) not in held_out], [r for r in rows if _prompt(r) in held_out]
+    held_out = set(dialogues[: round(eval_share * len(dialogues))])
+    return [r for r in rows if _dialogue(r) not in held_out], [r for r in rows if _dialogue(r) in held_out]
 
 
-def _prompt(row: Row) -> str:
-    return json.dumps(prompt_identity(row["chosen"][:-1]))
+def _dialogue(row: Row) -> str:
+    return json.dumps(dialogue_identity(row["chosen"][:-1]))
 
 
 def _sample(rows: list[Row], limit: int | None, seed: str) -> list[Row]:

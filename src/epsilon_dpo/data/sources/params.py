@@ -76,7 +76,7 @@ class HHSource(Strict):
     folder: str | None  # below data/, which DVC watches
     subsets: Annotated[list[str], Field(min_length=1)]  # e.g. harmless-base
     train_split: str  # file stem, `train` in the original
-    eval_split: str  # `test` in the original; equal to train_split: eval_share of the prompts are set aside
+    eval_split: str  # `test` in the original; equal to train_split: eval_share of the dialogues are set aside
     eval_share: Share | None  # read only when both splits are one file
     max_train_pairs: Limit  # a sample drawn with the seed; null: all
     max_eval_pairs: Limit
@@ -116,7 +116,7 @@ class DatasetSource(Strict):
     revision: Commit | None  # of the Hub dataset; null: local files
     name: str | None  # the dataset's configuration, where it has several
     train_split: str  # `train`, or with the syntax of `datasets`: train_prefs[:5%], a+b; of single files always `train`
-    eval_split: str | None  # null: eval_share of the prompts of train_split are set aside
+    eval_split: str | None  # null: eval_share of train_split's dialogues are set aside
     eval_share: Share | None
     columns: Annotated[dict[str, str], Field(min_length=1)] | None  # null: recognised; else {prompt: question, ...}
     pairs: Choose  # of n scored answers: the best and the worst, or all that differ in score

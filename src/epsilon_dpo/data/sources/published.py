@@ -24,7 +24,7 @@ from epsilon_dpo.data.sources.places import Place, locate
 from epsilon_dpo.data.sources.unpaired import UNPAIRED, Halves
 from epsilon_dpo.data.sources.watched import sha256
 from epsilon_dpo.pipeline.observability.errors import UserError, printable
-from epsilon_dpo.pipeline.stage.files import Messages, Row, prompt_identity
+from epsilon_dpo.pipeline.stage.files import Messages, Row, dialogue_identity
 
 FIRST_ROWS = 20  # by which a file's shape is recognised
 
@@ -32,8 +32,8 @@ FIRST_ROWS = 20  # by which a file's shape is recognised
 def read_dataset(source: DatasetSource, seed: int, scratch: Path) -> Dataset:
     """The pairs of `source`, in file order; unpaired answers in the order in which their prompts first occur.
 
-    With `eval_share`, a prompt's place depends on its text and the seed alone; `max_train_pairs` and `max_eval_pairs`
-    keep a sample drawn with the seed.
+    With `eval_share`, a dialogue's place depends on its first user turn and the seed alone; `max_train_pairs` and
+    `max_eval_pairs` keep a sample drawn with the seed.
 
     Args:
         scratch: a folder for the rows and for what `datasets` writes; what is in it goes.
@@ -47,8 +47,8 @@ def read_dataset(source: DatasetSource, seed: int, scratch: Path) -> Dataset:
             continue
         if other and source.eval_share is not None:
             raise UserError(
-                f"{source.path} gives no {name} pair: fetch.eval_share = {source.eval_share} of the prompts of its "
-                f"{len(other)} pairs leaves none; choose another share, or add data with other prompts."
+                f"{source.path} gives no {name} pair: fetch.eval_share = {source.eval_share} of the dialogues of "
+                f"its {len(other)} pairs leaves none; choose another share, or add data with other first user turns."
             )
         dropped = dataset.facts["dropped"]
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
@@ -91,7 +91,7 @@ def read_any(source: DatasetSource, seed: int, scratch: Path) -> Dataset:
 
 
 def _specs(source: DatasetSource) -> list[tuple[str, str, str | None]]:
-    """(split of the data, its key in params.yaml, our split; None: by prompt)."""
+    """(split of the data, its key in params.yaml, our split; None: by dialogue)."""
     if source.eval_split is None:
         return [(source.train_split, "fetch.train_split", None)]
     return [
@@ -101,8 +101,9 @@ def _specs(source: DatasetSource) -> list[tuple[str, str, str | None]]:
 
 
 def is_held_out(prompt: Messages, share: float, seed: int) -> bool:
-    """Whether a prompt is one of the `share` for evaluation: by a hash of seed and prompt, so that no list is kept."""
-    digest = hashlib.sha256(f"{seed}/{json.dumps(prompt_identity(prompt))}".encode()).digest()
+    """Whether a prompt's dialogue is of the `share` for evaluation: by a hash of seed and first user turn, so that no
+    list is kept and all turns of a dialogue go to one side."""
+    digest = hashlib.sha256(f"{seed}/{json.dumps(dialogue_identity(prompt))}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2.0**64
 
 
@@ -138,7 +139,7 @@ class _Writer:
             file.close()
 
     def read_split(self, place: Place, spec: str, key: str, split: str | None) -> None:
-        """All rows of `spec`, their pairs to `split`, or by prompt if it is None."""
+        """All rows of `spec`, their pairs to `split`, or by dialogue if it is None."""
         with Halves(self.scratch) as halves:
             for file, first, last in place.parts(spec, key):
                 for identity, result, where in self._results(file, first, last):

@@ -26,6 +26,16 @@ def prompt_identity(prompt: Messages) -> Messages:
     return [{**turn, "content": turn["content"].strip()} for turn in prompt]
 
 
+def dialogue_identity(prompt: Messages) -> Messages:
+    """What a dialogue that is stored at several of its turns begins with at each: its first user turn, as
+    `prompt_identity` has it. Of a prompt of one user turn it is that prompt; a system turn does not count.
+
+    Without a user turn the entire prompt.
+    """
+    first = next((turn for turn in prompt if turn["role"] == "user"), None)
+    return prompt_identity(prompt if first is None else [first])
+
+
 @contextmanager
 def atomic_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes `target` only if the block ends without an exception.
