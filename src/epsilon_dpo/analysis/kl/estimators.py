@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from epsilon_dpo.analysis.intervals.rates import mean, per_prompt, standard_error
+from epsilon_dpo.analysis.intervals.rates import mean, per_prompt, skewed_mean, standard_error
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row
 
@@ -94,8 +94,9 @@ def summary(records: list[Row], confidence: float) -> dict[str, float]:
     """Per estimator its mean over answers, called by its `name`, and at `name`
 
     `_se`: its standard error, which counts answers to one prompt as one observation; `_low`, `_high`: the ends of the
-    interval, mean ± t standard errors (Student's t of the prompts); `_n`: answers; `_prompts`: prompts;
-    `_truncated_share`: the share of answers that were cut before their stop token, whose sums end at the cut.
+    interval, mean ± t standard errors (Student's t of the prompts), and of what is never negative that of
+    rates.skewed_mean; `_n`: answers; `_prompts`: prompts; `_truncated_share`: the share of answers that were cut before
+    their stop token, whose sums end at the cut.
 
     Args:
         records: rows of records.kl_records.
@@ -138,7 +139,8 @@ def described(confidence: float, under: str = "") -> Row:
         "log_probs": "of temperature 1 over the whole vocabulary (no top-p), in float32; an estimate on sampled "
         "answers is unbiased only if they were sampled at temperature 1 (sample_temperature)",
         "reference": "the SFT model, also for methods that move their reference during training",
-        "interval": f"{confidence:g}: mean ± t standard errors, which count answers to one prompt as one observation",
+        "interval": f"{confidence:g}: mean ± t standard errors, which count answers to one prompt as one observation; "
+        "of kl_fwd_rb and kl_rev_rb, whose values are skewed, Hall's (1992), which reaches further up than down",
         "estimators": {
             estimator.name: {
                 "estimates": estimator.estimates,
@@ -165,7 +167,7 @@ def _estimate(estimator: Estimator, rows: list[Row], confidence: float) -> dict[
             "sample.max_prompts or fetch other data."
         )
     values = per_prompt([row[name] for row in rows], prompts)
-    estimate = mean(values, confidence)
+    estimate = (skewed_mean if estimator.never_negative else mean)(values, confidence)
     if estimator.never_negative and estimate.value < -ROUNDING:
         raise RuntimeError(f"{name}, a mean full-vocabulary KL, is {estimate.value:.4g} nats: the estimator is wrong")
     return estimate.columns(name) | {
