@@ -31,3 +31,11 @@ def beside_the_table() -> dict[str, float]:
         name: int(share) / 100
         for name, share in zip(("truth_agreement", "win_rate", "true_win_rate"), shares.groups(), strict=True)
     }
+
+
+def over_seeds() -> tuple[list[str], str]:
+    """The standard deviations between seeds: of each run's KL, and of the runs' true win rates."""
+    sentence = r"the KLs have standard deviations of ([\d., ]+), the true win rates over chosen answers of ([\d.]+)\. "
+    found = re.search(sentence, " ".join(README.split()))
+    assert found, f"README.md states no longer: {sentence}"
+    return found[1].split(", "), found[2]

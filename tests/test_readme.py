@@ -1,9 +1,12 @@
 """README.md and docs/ against the disk, dvc.yaml and the Makefile."""
 
+import csv
+import json
 import re
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from statistics import stdev
 from typing import get_args
 
 import pytest
@@ -55,6 +58,24 @@ def test_the_results_are_stated_where_they_are_looked_for() -> None:
     """Their values are held against the pipeline's by test_pipeline.py, which is slow."""
     assert len(readme_results.table()) == 3
     assert readme_results.beside_the_table()
+
+
+def test_the_spread_between_seeds_is_that_of_the_replicates() -> None:
+    """Of the default's three runs in level `controlled`, which trains them at the default's values."""
+    params, level = (read_yaml(ROOT / name) for name in ("params.yaml", "presets/study-controlled.yaml"))
+    decides = ("fetch", "tokens", "base", "judge", "sft", "pairs", "align", "sample", "kl")
+    assert all(params[block] == level[block] for block in decides)
+    with (ROOT / "study/results/controlled/policies.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kls, rates = [], []
+    for run in params["runs"].values():
+        recipe = {name: value for name, value in run.items() if name != "beta"}
+        found = [row for row in rows if json.loads(row["recipe"]) == recipe and row["beta"] == str(run["beta"])]
+        assert len({row["seed"] for row in found}) == len(found) == 8
+        kls.append(f"{stdev(float(row['kl']) for row in found):.2f}")
+        rates.append(f"{stdev(float(row['win_rate_true']) for row in found):.2f}")
+    stated, rate = readme_results.over_seeds()
+    assert (stated, {rate}) == (kls, set(rates)) and "[eight seeds]" in " ".join(README.split())
 
 
 def test_the_tree_is_the_disk() -> None:

@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from epsilon_dpo.data.generated.truth import PROMPTS, TOPICS, true_reward
 from epsilon_dpo.data.sources.generated import choice_probabilities, read_synthetic, split_prompts
-from epsilon_dpo.data.sources.params import SyntheticSource
+from epsilon_dpo.data.sources.params import FetchView, SyntheticSource
 from epsilon_dpo.pipeline.observability.errors import UserError
+from epsilon_dpo.pipeline.stage.params import parse, read_yaml
+
+ROOT = Path(__file__).parents[3]
 
 
 def source(**changes: Any) -> SyntheticSource:
@@ -34,6 +38,20 @@ def test_no_prompt_is_in_both_parts_and_every_topic_is_learnt() -> None:
     assert not train & set(held_out)
     assert {PROMPTS[prompt] for prompt in train} == set(TOPICS)
     assert [row["id"] for row in dataset.train[:2]] == ["synthetic/train/0", "synthetic/train/1"]
+
+
+def test_the_page_says_how_many_held_out_answers_stand_in_training() -> None:
+    """Verbatim, in a pair of the same topic: of the default's chosen ones."""
+    params = read_yaml(ROOT / "params.yaml")
+    dataset = read_synthetic(parse(FetchView, {name: params[name] for name in ("seed", "fetch")}).fetch, params["seed"])
+    known = {(topic_of(row), row[side][1]["content"]) for row in dataset.train for side in ("chosen", "rejected")}
+    share = sum((topic_of(row), row["chosen"][1]["content"]) in known for row in dataset.eval) / len(dataset.eval)
+    page = " ".join((ROOT / "docs/datasets.md").read_text("utf-8").split())
+    assert f"all {len(TOPICS)} are in the training data, and {share:.0%}".replace("%", " %") in page
+
+
+def topic_of(row: dict[str, Any]) -> str:
+    return PROMPTS[row["chosen"][0]["content"]]
 
 
 def test_sides_differ_and_share_their_prompt() -> None:

@@ -4,6 +4,9 @@ The shares of the parts were chosen so that SFT on the chosen answers learns the
 repetitive often enough that alignment has something to do; the label is noisy (a Bradley-Terry draw), as people's
 labels are. noise.py turns over more of them, where that is asked for.
 
+Held out are questions, no topic, and an answer's text depends on the topic alone: most held-out answers stand in
+training, too. So held-out pairs compare policies on known facts, and say little of how they generalise.
+
 With `answers_per_prompt` L above 2 a label is the best of L answers (Luce's choice: softmax of the rewards, which is
 Bradley-Terry for L = 2) and becomes L - 1 pairs, the best against each of the others. Noise and choices are for the
 training pairs: each held-out prompt keeps its one pair with a label as drawn, so that the chosen answer that policies
