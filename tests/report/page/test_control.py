@@ -96,6 +96,7 @@ def test_the_page_says_why_no_kl_is_negative(results: Callable[..., Results], tm
         *("sft", "best of 4", "dpo", "mine"),
         *(f"the slides' {name}" for name in ("reference", "PPO", "DPO")),
     ]
+    assert section.count("<small>too narrow</small>") == 4, "of so few prompts"
     assert "≤ 0.64" in section and "0.625" in section and "−26.6" in section and "95.0 %" in section
     assert "k1 of <code>dpo</code> is −7.5 ± 0.1 on average, while its KL is 1.2" in section
     with (tmp_path / "report/control.csv").open(encoding="utf-8") as file:

@@ -267,6 +267,26 @@ def test_the_tournament_stands_in_the_truths_order_beside_the_judges_places(
     assert rows[:2] == [("true reward", "chosen"), ("true reward", "sft")] and rows[4:5] == [("judge", "dpo")]
 
 
+def test_an_interval_by_resampling_too_near_to_0_or_1_is_marked(
+    outputs: Callable[..., Path], runs: Runs, tmp_path: Path
+) -> None:
+    """Of 200 prompts, 4 or 6 on the rarer side; the strengths are fitted to the same games."""
+    out, marked = outputs(), []
+    for number, rates in enumerate([(0.98, 0.97, 0.02, 0.03), (0.97, 0.6, 0.5, 0.03)]):
+        tables = read_json(out / "tournament/ranking.json")
+        for rows in tables.values():
+            for row, rate in zip(rows, rates, strict=True):
+                row |= {"win_rate": rate, "n": 200}
+        write_json(out / "tournament/ranking.json", tables)
+        page = " ".join(written(out, runs, tmp_path / str(number)).split())
+        section = page.split(">All against all</a></h2>")[1].split("<h2 ")[0]
+        cells = re.findall(r'<td class="n">([\d.]+) %<small>[^<]+</small> ?(<small>too narrow</small>)?', section)
+        marked.append({float(rate) for rate, mark in cells if mark})
+        assert section.count("<small>too narrow</small>") == 2 * sum(bool(mark) for _, mark in cells)
+        assert ("Too narrow: fewer than 5 prompts" in section) == bool(marked[-1])
+    assert marked == [{98.0, 2.0}, set()]
+
+
 def test_every_estimator_of_the_distance_is_shown_and_explained(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:

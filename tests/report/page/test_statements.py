@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
+from epsilon_dpo.pipeline.stage.files import read_json, write_json
 from epsilon_dpo.report.page.results import read_results
 from epsilon_dpo.report.page.statements import agreement, comparisons, statements
 
@@ -29,7 +30,10 @@ def test_the_difference_is_paired_and_tested_exactly(outputs: Callable[..., Path
     assert sentences[-1].startswith(
         "dpo and mine cannot be told apart by their judged wins over the chosen answers (4 answers"
     )
-    assert f"a difference of this size would take about {row['n_needed']} prompts" in sentences[-1]
+    would = (
+        f"a difference of this size, if it is the true one, would show in 80 % of reports on about {row['n_needed']}"
+    )
+    assert f"; {would} prompts)." in sentences[-1]
 
 
 def test_four_prompts_are_no_verdict(outputs: Callable[..., Path], runs: Runs) -> None:
@@ -149,8 +153,20 @@ def test_where_neither_separates_anything_both_say_so(outputs: Callable[..., Pat
     *_, truth, judged = said(out, three)[1]
     for sentence, wins in ((truth, "true"), (judged, "judged")):
         assert sentence.startswith(f"No two of the 3 runs can be told apart by their {wins} wins")
-        assert "; the clearest of these differences would take about 100 prompts)." in sentence
+        clearest = (
+            "; the clearest of these differences, if it is the true one, would show in 80 % of reports on about 100"
+        )
+        assert f"{clearest} prompts)." in sentence
     assert judged.endswith("). The true reward says the same.") and "ahead" not in truth + judged
+
+
+@pytest.mark.parametrize(("there", "advised"), [(99, True), (100, False)])
+def test_more_prompts_than_the_data_have_are_no_advice(outputs: Callable[..., Path], there: int, advised: bool) -> None:
+    out = outputs(a=twenty(10), b=twenty(11), c=twenty(9), true={"a": twenty(9)})
+    dataset = read_json(out / "validate/dataset.json")
+    write_json(out / "validate/dataset.json", dataset | {"prompts": {"train": there - 20, "eval": 20}})
+    *_, truth, _ = said(out, {name: {"method": "dpo"} for name in ("a", "b", "c")})[1]
+    assert (f"about 100 prompts, and the data have {there}: raise sample.samples_per_prompt" in truth) == advised
 
 
 def test_several_kinds_of_disagreement_in_one_go() -> None:

@@ -38,7 +38,16 @@ from epsilon_dpo.report.page.replication import NONE as NO_REPLICATION
 from epsilon_dpo.report.page.replication import Replication
 from epsilon_dpo.report.page.results import Results
 from epsilon_dpo.report.page.statements import comparisons, is_decided, statements
-from epsilon_dpo.report.page.tables import ESTIMATORS, beta_decisions, curves, dvc_metrics, policies, summary
+from epsilon_dpo.report.page.tables import (
+    ESTIMATORS,
+    FEW,
+    beta_decisions,
+    curves,
+    dvc_metrics,
+    is_extreme,
+    policies,
+    summary,
+)
 from epsilon_dpo.report.page.tournament import places, ranking, side_by_side
 from epsilon_dpo.report.page.uncertainty import splits, variance
 from epsilon_dpo.report.style.plot_style import marks
@@ -116,6 +125,8 @@ def write_report(
         splits=[split for split in found if split.opponent == CHOSEN],
         sampling_told=any(part.sources == ("sampling",) for split in found for part in split.parts),
         is_decided=is_decided,
+        is_extreme=is_extreme,
+        few=FEW,
         estimators=ESTIMATORS,
         tournament=side_by_side(results),
         control=tables["control"],
@@ -210,6 +221,7 @@ def _render(results: Results, **content: Any) -> str:
         macros=MACROS,
         sections=SECTIONS,
         contents=[],  # what the headings of the sections add to it
+        narrow_ones=[],  # those of a table that are marked as too narrow
         results=results,
         level=f"{100 * results.confidence:g} %",
         judge_name=_judge_name(results.judge),

@@ -106,24 +106,30 @@ def _among_runs(results: Results, rows: list[Row], wins: str) -> str:
     )
     alike = [row for row in rows if not is_decided(row)]
     if len(alike) == len(rows) == 1:
-        return f"{rows[0]['first']} and {rows[0]['second']} {APART} {basis}{_needed(alike, '; ')})."
+        return f"{rows[0]['first']} and {rows[0]['second']} {APART} {basis}{_needed(results, alike, '; ')})."
     if len(alike) == len(rows):
-        return f"No two of the {len(results.runs)} runs can be told apart {basis}{_needed(alike, '; ')})."
+        return f"No two of the {len(results.runs)} runs can be told apart {basis}{_needed(results, alike, '; ')})."
     if len(rows) > LISTED:
         apart = len(rows) - len(alike)
         return f"{apart} of {len(rows)} pairs of runs can be told apart {basis}); the table below says which."
     parts = [ahead(row) for row in rows if is_decided(row)]
-    parts += [f"{row['first']} and {row['second']} {APART}{_needed([row], ' (', ')')}" for row in alike]
+    parts += [f"{row['first']} and {row['second']} {APART}{_needed(results, [row], ' (', ')')}" for row in alike]
     return f"Run against run, {basis}): {'; '.join(parts)}."
 
 
-def _needed(alike: list[Row], before: str, after: str = "") -> str:
-    """How many prompts the clearest of these differences would take, or nothing."""
-    needed = [row["n_needed"] for row in alike if row["n_needed"] is not None]
-    if not needed:
+def _needed(results: Results, alike: list[Row], before: str, after: str = "") -> str:
+    """How many prompts the clearest of these differences would take if it were the true one, or nothing; where the data
+    are known to have fewer, what there is to do instead."""
+    needed = min((row["n_needed"] for row in alike if row["n_needed"] is not None), default=None)
+    if needed is None:
         return ""
     which = "the clearest of these differences" if len(alike) > 1 else "a difference of this size"
-    return f"{before}{which} would take about {min(needed):,} prompts{after}"
+    said = f"{before}{which}, if it is the true one, would show in {100 * POWER:g} % of reports "
+    said += f"on about {needed:,} prompts"
+    there = sum(results.dataset.get("prompts", {}).values())  # of generated data, in both splits
+    if there and needed > there:
+        said += f", and the data have {there:,}: raise sample.samples_per_prompt, which takes out noise, too"
+    return said + after
 
 
 def is_decided(row: Row) -> bool:

@@ -20,6 +20,7 @@ AFTER_TRAINING = (  # names of metrics; the log-ratio margin and the KL exist fo
     "eval_kl/fwd_data",
 )
 OF_ANSWERS = ("mean_tokens", "truncated_share", "empty_share")
+FEW = 5  # prompts: docs/statistics.md says how seldom a resampled interval covers with fewer not won, or not lost
 DVC_METRICS = (*(f"win_rate/{CHOSEN}{end}" for end in INTERVAL), f"true_win_rate/{CHOSEN}", ESTIMATORS[0])
 
 
@@ -29,6 +30,12 @@ def policies(results: Results) -> list[Row]:
     Keys are the metrics' names; one that does not exist for a policy (SFT against itself) is absent.
     """
     return [_sft_row(results), *(_run_row(run) for run in results.runs)]
+
+
+def is_extreme(mean: float, prompts: int) -> bool:
+    """Whether a mean of values between 0 and 1 is so near to either that an interval by resampling this many prompts is
+    too narrow."""
+    return prompts * min(mean, 1.0 - mean) < FEW
 
 
 def curves(results: Results) -> list[Row]:
