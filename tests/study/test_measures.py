@@ -11,7 +11,9 @@ from epsilon_dpo.study.collect import decisions, gap_by_definition, moves
 from epsilon_dpo.study.measures import (
     BEHIND,
     BOTH_HAVE,
+    BOTH_TO_BEST,
     ONE_HAS_NONE,
+    TO_BEST,
     difference_at_equal_beta,
     early_difference,
     hull,
@@ -70,6 +72,21 @@ def test_budgets_are_of_three_kinds_whose_means_make_the_whole() -> None:
     assert found.grain == 0.5 / 100
     no_policy_is_better = [SFT, policy(DPO, "1.0", 1.0, 0.4), policy(OURS, "1.0", 2.0, 0.3)]
     assert list(win_rate_at_equal_kl(no_policy_is_better, OURS, DPO, "true").parts) == [BEHIND], "SFT is the best"
+
+
+def test_other_ranges_of_budgets_end_at_the_later_best_policy() -> None:
+    """Ours is .5 + .2 KL up to 2, then .9; DPO .5 + .4 KL up to 1, then .9 + .05 (KL - 1) up to 3, then 1. So ours is
+    behind by 0 to .2 up to 1, by .2 to .05 up to 2, by .05 to .1 up to 3, then by .1."""
+    rows = [SFT, policy(DPO, "1.0", 1.0, 0.9), policy(DPO, "0.3", 3.0, 1.0), policy(DPO, "0.1", 9.0, 0.1)]
+    rows += [policy(OURS, "1.0", 2.0, 0.9), policy(OURS, "0.1", 9.0, 0.2)]
+    found = win_rate_at_equal_kl(rows, OURS, DPO, "true")
+    assert found.ranges == pytest.approx({TO_BEST: -(0.1 + 0.125 + 0.075) / 3, BOTH_TO_BEST: -0.075}, abs=1e-3)
+    assert found.value == pytest.approx(-(0.1 + 0.125 + 0.075 + 6 * 0.1) / 9, abs=1e-3)
+    early = [SFT, policy(DPO, "1.0", 1.0, 0.9), policy(DPO, "0.3", 3.0, 0.8), policy(OURS, "1.0", 2.0, 0.6)]
+    early += [policy(OURS, "0.1", 4.0, 0.5)]
+    assert win_rate_at_equal_kl(early, OURS, DPO, "true").ranges[BOTH_TO_BEST] == pytest.approx(-0.3), "at 2 alone"
+    late = [SFT, policy(DPO, "1.0", 1.0, 0.3), policy(OURS, "1.0", 2.0, 0.4)]
+    assert win_rate_at_equal_kl(late, OURS, DPO, "true").ranges == {TO_BEST: 0.0, BOTH_TO_BEST: 0.0}, "SFT is the best"
 
 
 def test_differences_at_equal_beta_and_early() -> None:

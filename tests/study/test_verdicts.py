@@ -17,11 +17,19 @@ from epsilon_dpo.pipeline.stage.files import read_json, write_csv, write_json
 from epsilon_dpo.report.page.replication import read_replication
 from epsilon_dpo.study.claims import Study, read_study
 from epsilon_dpo.study.collect import read_results, results_folder
-from epsilon_dpo.study.measures import BEHIND, BOTH_HAVE, ONE_HAS_NONE
+from epsilon_dpo.study.measures import BEHIND, BOTH_HAVE, BOTH_TO_BEST, ONE_HAS_NONE, TO_BEST
 from epsilon_dpo.study.page import page, verdict_table, write_page
 from epsilon_dpo.study.verdicts import findings
 
 ROOT = Path(__file__).parents[2]
+FORMER = {
+    "until": "Monday",
+    "values": "seen",
+    "was": "another measure",
+    "verdict": "fails",
+    "measured": "-1",
+    "why": "Why",
+}
 SHORT = {"question": "Does it spend more?", "answer": "Yes", "claims": {"KL": "spends_more"}, "seen": ["holds"]}
 
 
@@ -133,7 +141,11 @@ def two_curves(best: float) -> list[dict[str, Any]]:
     ("best", "said", "note"),
     [
         (0.94, "holds", ""),
-        (0.82, "mixed", f"holds {BEHIND}; fails {BOTH_HAVE}"),
+        (
+            0.82,
+            "mixed",
+            f"holds {BEHIND}; fails {BOTH_HAVE}; the mean alone: fails",
+        ),
     ],
 )
 def test_a_part_of_a_few_budgets_makes_no_claim_mixed_and_is_not_named(
@@ -177,6 +189,7 @@ def test_less_than_half_a_prompt_decides_nothing() -> None:
         ({"expected": None}, "says what is expected"),
         ({"refuted_by": None}, "refuted_by"),
         ({"id": "other"}, "in_short: no claim is called spends_more"),
+        ({"formerly": [FORMER]}, "defined anew after its values had been seen is post_hoc"),
     ],
 )
 def test_a_claim_that_cannot_be_decided_is_refused(here: Path, changes: dict[str, Any], says: str) -> None:
@@ -193,6 +206,55 @@ def test_an_answer_has_a_verdict_for_each_claim_that_it_rests_on(here: Path) -> 
         read_study()
 
 
+@pytest.mark.parametrize(
+    ("short", "says"),
+    [
+        ([SHORT, SHORT], "in_short: spends_more belongs to two questions"),
+        ([SHORT | {"claims": {"KL": "other"}}], "in_short: spends_more belongs to no question"),
+    ],
+)
+def test_each_claim_of_the_paper_belongs_to_one_sentence(here: Path, short: list[Any], says: str) -> None:
+    """Also one that is ours now and was the paper's: a claim that failed cannot leave the count."""
+    once = {"ours": True, "post_hoc": True, "formerly": [FORMER]}
+    for claim in (CLAIM, CLAIM | once):
+        content = {"confidence": 0.95, "levels": LEVELS, "claims": [claim, CLAIM | {"id": "other", "ours": True}]}
+        Path("study/claims.yaml").write_text(yaml.safe_dump(content | {"in_short": short}), "utf-8")
+        with pytest.raises(UserError, match=says):
+            read_study()
+
+
+def test_a_verdict_that_depends_on_the_range_of_budgets_says_so(here: Path) -> None:
+    """Ours is ahead up to DPO's first policy at KL 2 and behind by .06 beyond: the mean is decided by where it ends."""
+    points = [({"method": "sft"}, "", 0.0, 0.5), (DPO, "1.0", 2.0, 0.9), (DPO, "0.3", 50.0, 0.6)]
+    points += [(OURS, "1.0", 1.0, 0.84), (OURS, "0.3", 50.0, 0.6)]
+    made = []
+    for seed, more in ((1, -0.002), (2, 0.0), (3, 0.002)):
+        for recipe, beta, kl, win in points:
+            row = {"seed": str(seed), "run": f"{recipe['method']}_{beta}", "recipe": json.dumps(recipe), "beta": beta}
+            row |= {"place": ".", "kl": str(kl), "win_rate_judge": "", "prompts": "100"}
+            made.append(row | {"win_rate_true": str(win + more * (recipe == OURS))})
+    measure = {"name": "win_rate_at_equal_kl", "first": OURS, "second": DPO, "scorer": "true"}
+    claim = CLAIM | {"measure": measure, "expected": {"is": "above", "than": 0.0}}
+    (found,) = findings(study(**{key: claim[key] for key in ("measure", "expected")}), {"controlled": made})
+    verdicts = {name: answer.verdict for name, answer in found.ranges.items()}
+    assert (found.verdict, verdicts) == ("fails", {TO_BEST: "holds", BOTH_TO_BEST: "fails"})
+    assert found.verdict_by_range and found.sign_by_range
+    Path("study/claims.yaml").write_text(
+        yaml.safe_dump({"confidence": 0.95, "levels": LEVELS, "claims": [claim]}), "utf-8"
+    )
+    Path("study/notes.md").write_text("", "utf-8")
+    results_folder("controlled").mkdir(parents=True)
+    write_csv(results_folder("controlled") / "policies.csv", made)
+    write_json(results_folder("controlled") / "replicates.json", {})
+    text, (told,) = page(), verdict_table()["claims"]
+    assert "**Of 1 comparisons at an equal KL budget, 1 get another verdict over another range\n" in text
+    assert "| **fails**: the verdict depends on the range of budgets |" in text
+    assert "- **The verdict depends on the [range of budgets](#ranges-of-budgets) that is averaged**" in text
+    assert told["note"] == "the verdict depends on the range of budgets"
+    assert [(one["budgets"], one["verdict"]) for one in told["ranges"]] == list(verdicts.items())
+    assert told["ranges"][0]["value"] == round(found.ranges[TO_BEST].value or 0.0, 6)
+
+
 def test_the_page_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert Path("docs/replication.md").read_text("utf-8") == page(), "`epsilon-dpo study page` writes it anew"
@@ -203,7 +265,9 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     """KL 2, 4 and 3: mean 3, standard deviation 1, standard error .577, t .975 with 2 degrees of freedom 4.303."""
     tested = {"id": "tested", "measure": None, "expected": None, "level": None, "test": "tests/test_dag.py::test_x"}
     unrun = {"id": "unrun", "measure": None, "expected": None, "level": None, "needs": "a GPU"}
-    chosen = {"id": "chosen", "post_hoc": True, "expected": {"is": "above", "than": 0.1}}
+    chosen = {"id": "chosen", "post_hoc": True, "expected": {"is": "above", "than": 0.1}, "follows_from": "arithmetic"}
+    was = FORMER | {"until": "Sunday", "values": "unknown", "verdict": "holds", "measured": ""}
+    chosen["formerly"] = [was, FORMER]
     claims = [
         CLAIM | {"unit": "nats"},
         CLAIM | chosen,
@@ -217,8 +281,9 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     levels["controlled"]["note"] = "The judge is a die."
     rests_on = {"KL": "spends_more", "passes": "tested", "time": "unrun"}
     short = SHORT | {"claims": rests_on, "seen": ["undecided at this n", "by a test", "not run"]}
-    older = SHORT | {"question": "Still?"}
-    content = {"confidence": 0.95, "levels": levels, "claims": claims, "in_short": [short, older]}
+    older = SHORT | {"question": "Still?", "claims": {"anew": "chosen", "of two": "both"}, "seen": ["holds", "holds"]}
+    far = SHORT | {"question": "Far?", "claims": {"far": "b"}, "seen": ["not run"]}
+    content = {"confidence": 0.95, "levels": levels, "claims": claims, "in_short": [short, older, far]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     Path("study/notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
     folder = results_folder("controlled")
@@ -232,17 +297,32 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     write_json(results_folder("moon") / "replicates.json", {})
     text = page()
     for cell in (
-        "| claims | holds | mixed | undecided at this n | holds by a test | not run |\n|---|---|---|---|---|---|\n"
+        "| of 3 sentences of the paper and the slides | holds | fails | undecided at this n | not run |\n"
+        "|---|---|---|---|---|\n"
+        "| as defined when the first values were committed | 0 | **1**: no. 2 | **1**: no. 1 | **1**: no. 3 |\n"
+        r"| as defined now | **1**: no. 2\* | 0 | **1**: no. 1 | **1**: no. 3 |",
+        "| claim | before | now | changed |\n|---|---|---|---|\n"
+        "| [It spends more KL.](#chosen) | the paper's: fails, -1 | the paper's: holds | Monday |\n",
+        "**History does not tell** of 1 claims whether",
+        "these:\n\n- none.\n",
+        "| rows | holds | mixed | undecided at this n | holds by a test | not run |\n|---|---|---|---|---|---|\n"
         "| of the paper and the slides | 0 | 0 | 1 | 1 | 2 |\n| our own | 0 | 1 | 0 | 0 | 0 |\n"
         "| added or defined anew after a look at the values | 1 | 0 | 0 | 0 | 0 |\n",
-        "| Does it spend more? | Yes | KL: [undecided at this n](#spends_more), +3.000 [+0.516, +5.484] nats, n 3<br>"
-        "passes: [holds by a test](#tested)<br>time: [not run](#unrun) |",
-        "| Still? | To be answered anew: a verdict is no longer the one that the answer in "
-        "study/claims.yaml was given for | KL: [undecided at this n](#spends_more), ",
+        "| 1 | Does it spend more? | Yes | KL: [undecided at this n](#spends_more), +3.000 [+0.516, +5.484] nats, n 3"
+        "<br>passes: [holds by a test](#tested)<br>time: [not run](#unrun) |",
+        r"| 2\* | Still? | To be answered anew: a verdict is no longer the one that the answer in "
+        "study/claims.yaml was given for | anew: [holds](#chosen), +3.000 [+0.516, +5.484], n 3; expected from "
+        "arithmetic; formerly (the paper's) fails, -1<br>of two: [mixed](#both), ",
+        "- Formerly the paper's, until Sunday, and changed perhaps after values had been seen: another measure; holds. "
+        "Why.\n"
+        "- Formerly the paper's, until Monday, and changed after values had been seen: another measure; fails, -1. "
+        "Why.",
         "### Claims added or defined anew after a look at the values\n\n"
         "| claim | verdict | measured [interval] | n | level | where |\n|---|---|---|---|---|---|\n"
-        "| [It spends more KL.](#chosen) | **holds** | +3.000 [+0.516, +5.484] | 3 | controlled | Figure 5 |",
-        "| [It spends more KL.](#both) | **mixed**: holds at β 0.1; fails at β 0.3 | +3.100 [+2.852, +3.348] | 3 | ",
+        "| [It spends more KL.](#chosen) | **holds**: expected from arithmetic; formerly (the paper's) fails, -1 "
+        "| +3.000 [+0.516, +5.484] | 3 | controlled | Figure 5 |",
+        "| [It spends more KL.](#both) | **mixed**: holds at β 0.1; fails at β 0.3; the mean alone: holds "
+        "| +3.100 [+2.852, +3.348] | 3 | ",
         "- At β 0.3: +0.200 [-0.048, +0.448], fails.",
         "wins over the chosen answers. The judge is a die. Prompts of a replicate: 7.",
         "| controlled | By hand | all | 3 of 3 |",
@@ -265,7 +345,7 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     ]
     measured, chosen_later, held, mixed = told.claims
     assert (measured["post_hoc"], chosen_later["post_hoc"]) == (False, True)
-    assert (mixed["verdict"], mixed["note"]) == ("mixed", "holds at β 0.1; fails at β 0.3")
+    assert (mixed["verdict"], mixed["note"]) == ("mixed", "holds at β 0.1; fails at β 0.3; the mean alone: holds")
     assert {"value": 3.0, "low": 0.515862, "high": 5.484138, "n": 3, "unit": "nats"}.items() <= measured.items()
     assert (measured["verdict"], held["verdict"], held["n"]) == ("undecided at this n", "by a test", 0)
     content["levels"]["controlled"]["seeds"] = [1, 2, 3, 4]

@@ -44,6 +44,27 @@ class Expected(Strict):
     than: float
 
 
+class Former(Strict):
+    """What a claim was before it was defined anew.
+
+    Attributes:
+        until: day, time and commit of the change.
+        values: whether values of the claim's level had been seen by then. `unknown`: history does not tell.
+        was: its definition, its rule, or whose claim it was.
+        ours: whether neither the paper nor the slides made it.
+        verdict, measured: what it said of the rows that we have; None where these do not tell.
+        why: the reason for the change.
+    """
+
+    until: str
+    values: Literal["seen", "unknown"]
+    was: str
+    ours: bool = False
+    verdict: Verdict | None = None
+    measured: str = ""
+    why: str
+
+
 class Claim(Strict):
     """One claim.
 
@@ -51,6 +72,9 @@ class Claim(Strict):
         place: in the paper, or in the slides.
         ours: whether neither of them says it.
         post_hoc: whether it was added or defined anew after a look at the values, which then chose it.
+        formerly: what it was before each change of its definition, its rule or its owner, the oldest first; not where
+            its wording alone changed, nor before anything had been run.
+        follows_from: what makes it come out so, mostly or entirely, whatever the methods do.
         definition: what is measured, for a reader; `measure` is the same for the program.
         refuted_by: what would refute it.
         level: where it is measured. None: `test` holds it, or `needs` says why nobody has measured it.
@@ -62,6 +86,8 @@ class Claim(Strict):
     place: str
     ours: bool = False
     post_hoc: bool = False
+    formerly: list[Former] = []
+    follows_from: str | None = None
     definition: str
     refuted_by: str
     level: str | None = None
@@ -76,6 +102,8 @@ class Claim(Strict):
         ways = [self.measure is not None, self.test is not None, self.needs is not None]
         if sum(ways) != 1:
             raise ValueError("a claim has exactly one of measure, test and needs")
+        if self.before is not None and not self.post_hoc:
+            raise ValueError("a claim that was defined anew after its values had been seen is post_hoc")
         if self.measure is not None:
             if self.level is None or self.expected is None:
                 raise ValueError("a measured claim has a level and says what is expected")
@@ -89,13 +117,18 @@ class Claim(Strict):
                 raise ValueError(f"measure {name}: {error}") from None
         return self
 
+    @property
+    def before(self) -> Former | None:
+        """What it was when the first values of its level were committed, unless it is so still or was added later."""
+        return next((former for former in self.formerly if former.values == "seen"), None)
+
 
 class Short(Strict):
-    """A row of the page's first table.
+    """A sentence of the paper or the slides, as a question.
 
     Attributes:
         answer: a person's, who wrote it when the verdicts were those of `seen`.
-        claims: that it rests on, by a label each.
+        claims: that it rests on, by a label each: its rows, and ours that help to read them.
         seen: the verdict of each of `claims`, in their order.
     """
 
@@ -120,8 +153,14 @@ class Study(Strict):
             raise ValueError(f"two claims are called {sorted(twice)[0]}")
         if unknown := {claim.level for claim in self.claims if claim.level} - self.levels.keys():
             raise ValueError(f"no level is called {sorted(unknown)[0]}: there are {', '.join(self.levels)}")
-        if unknown := {id_ for row in self.in_short for id_ in row.claims.values()} - set(names):
+        rows = [id_ for row in self.in_short for id_ in row.claims.values()]
+        if unknown := set(rows) - set(names):
             raise ValueError(f"in_short: no claim is called {sorted(unknown)[0]}")
+        if twice := {name for name in rows if rows.count(name) > 1}:
+            raise ValueError(f"in_short: {sorted(twice)[0]} belongs to two questions, so it would count twice")
+        papers = {claim.id for claim in self.claims if not claim.ours or (claim.before and not claim.before.ours)}
+        if self.in_short and (lacking := papers - set(rows)):
+            raise ValueError(f"in_short: {sorted(lacking)[0]} belongs to no question, so it would not count")
         for row in self.in_short:
             if len(row.seen) != len(row.claims):
                 raise ValueError(

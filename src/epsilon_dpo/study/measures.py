@@ -7,7 +7,7 @@ policies at several beta make a curve of win rate against KL.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ BUDGETS = 256  # at which two curves are compared, evenly from 0 to the largest
 ONE_HAS_NONE = "at budgets below one method's smallest KL"  # whose curve is a mixture with the reference there
 BOTH_HAVE = "at budgets where both methods have policies"
 BEHIND = "at budgets beyond both methods' best policies"  # their best win rates, whatever the budget
+TO_BEST = "from 0 to the later best policy's KL"
+BOTH_TO_BEST = "from the least KL at which both have policies to the later best policy's KL"
 
 
 class Part(NamedTuple):
@@ -38,11 +40,13 @@ class Measured:
     Attributes:
         parts: what `value` is the mean of, by name; the sum of share times value is `value`.
         grain: a value nearer to the claim's border than this says nothing: half a prompt, for win rates.
+        ranges: the same mean over other ranges of budgets, by name.
     """
 
     value: float
     parts: Mapping[str, Part]
     grain: float = 0.0
+    ranges: Mapping[str, float] = field(default_factory=dict)
 
 
 def of_recipe(rows: Sequence[Row], recipe: Recipe, final: bool = True) -> list[Row]:
@@ -71,21 +75,32 @@ def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, sco
     The parts are three kinds of budgets: those below the least KL of one of the two, whose curve is a mixture with the
     reference there; those at which both have policies; and those beyond both best policies, where all budgets have the
     same difference, that of these two.
+
+    Where both curves end is arbitrary, and so is how many budgets lie beyond both best policies. So the mean over two
+    other ranges stands beside it: both end at the later best policy's KL, and one begins at the least KL at which both
+    have policies. Where that is beyond both best policies, it is the only budget.
     """
     recipes = (first, second)
     curves = [curve(rows, recipe, scorer) for recipe in recipes]
-    budgets = np.linspace(0.0, min(kl[-1] for kl, _ in curves), BUDGETS)
-    ours, theirs = (hull(kl, wins, budgets) for kl, wins in curves)
-    gaps = ours - theirs
-    behind = budgets >= max(kl[wins.argmax()] for kl, wins in curves)
+
+    def gaps_from(start: float, end: float) -> tuple[Floats, Floats]:
+        budgets = np.linspace(start, max(start, end), BUDGETS)
+        ours, theirs = (hull(kl, wins, budgets) for kl, wins in curves)
+        return budgets, ours - theirs
+
+    best = max(kl[wins.argmax()] for kl, wins in curves)
     least = max(min(number(row, "kl") for row in of_recipe(rows, recipe)) for recipe in recipes)
+    budgets, gaps = gaps_from(0.0, min(kl[-1] for kl, _ in curves))
+    behind = budgets >= best
     kinds = {
         ONE_HAS_NONE: ~behind & (budgets < least),
         BOTH_HAVE: ~behind & (budgets >= least),
         BEHIND: behind,
     }
     parts = {name: Part(float(of.mean()), float(gaps[of].mean())) for name, of in kinds.items() if of.any()}
-    return Measured(float(gaps.mean()), parts, half_a_prompt(rows, first))
+    starts = {TO_BEST: 0.0, BOTH_TO_BEST: least}
+    ranges = {name: float(gaps_from(start, best)[1].mean()) for name, start in starts.items()}
+    return Measured(float(gaps.mean()), parts, half_a_prompt(rows, first), ranges)
 
 
 def curve(rows: Sequence[Row], recipe: Recipe, scorer: str) -> tuple[Floats, Floats]:

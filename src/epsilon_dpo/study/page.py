@@ -10,8 +10,9 @@ import numpy as np
 from epsilon_dpo.analysis.intervals.rates import standard_error
 from epsilon_dpo.mlflow_writer.identity import recipe
 from epsilon_dpo.pipeline.stage.files import Row, write_json
-from epsilon_dpo.study.claims import STUDY, Level, Study, Verdict, read_study
+from epsilon_dpo.study.claims import STUDY, Claim, Former, Level, Study, Verdict, read_study
 from epsilon_dpo.study.collect import known_replicates, read_results, results_folder
+from epsilon_dpo.study.sentences import STANDINGS, before, follows, now, standing
 from epsilon_dpo.study.summary import by_recipe, summarise, values_of
 from epsilon_dpo.study.verdicts import SMALLEST_PART, Answer, Finding, findings
 
@@ -21,23 +22,45 @@ NOTES = "notes.md"  # what a person wrote: what surprised, what broke
 INTRODUCTION = """# What is true of ε-DPO
 
 This page tests claims of the ε-DPO paper ([arXiv 2502.13177](https://arxiv.org/abs/2502.13177)), of the slides on DPO
-that [rlhf.md](rlhf.md) replicates, and our own. Each claim has a value, its {confidence:.0%} interval and a verdict.
+that [rlhf.md](rlhf.md) replicates, and our own. Each claim has a value, its {confidence:.0%} interval and a verdict."""
+SENTENCES = r"""\*: the rows that hold do so mostly or entirely by a definition or by rounding, whatever the methods do.
 
-{counts}"""
+A sentence has a row for each setting, variant and judge in which it is measured. The first line has the definitions and
+the rule that stood when the first values of a row's level were committed, without rows that were added since. The
+second line has the rows of this page."""
+BUDGETS = """## <a id="ranges-of-budgets"></a>The range of budgets
+
+A comparison at an equal KL budget is a mean over budgets from 0 to the smaller of the two methods' largest KLs. This
+range stood when the first values were committed, and it gives the verdict. But its end is arbitrary: it is where the
+smallest β happens to lie, and beyond both methods' best policies every budget has the same difference, that of these
+two policies. So the same mean is given over two other ranges, which were chosen after a look at the values: from 0 to
+the later best policy's KL, and from the least KL at which both methods have policies up to there. Where that is beyond
+both best policies, it is the only budget.
+
+Below the least KL of a method its curve is a mixture with the reference. So the first other range rewards the method
+whose smallest KL is lower, which is a matter of the largest β that was trained. The second leaves this part out, and
+rests on one to three policies of each method. Where the three give different verdicts, the verdict depends on the
+range. More replicates would narrow each interval, and not choose between them. Trainings would: at β above 1, so that
+each method has policies at small KLs, and at more β near the best policy, so that the best one is not that of a coarse
+grid."""
 READING = """## How to read a verdict
 
 - A claim **holds** if its interval lies entirely on the side that the claim names, and **fails** if it lies entirely on
   the other side. It is **undecided at this n** if the interval reaches both sides.
 - It is **mixed** if by the same rule it holds in one part of what is averaged, such as at one β, and fails in another.
-  The mean then depends on the choice of β as much as on the methods, and more replicates would not decide it.
+  The mean then depends on the choice of β as much as on the methods, and more replicates would not decide it. What
+  the interval of the mean alone says stands beside it. This rule came on 29 November 2026, 21:51 (400749ac): after the
+  values of levels `controlled` and `rlhf` and one replicate of `smollm2`, and before the other levels were run.
 - *n* is the number of replicates. Each has another seed and gives one value; the interval is Student's t for their
   mean.
 - Fewer than three replicates decide nothing, nor does a difference of win rates smaller than half a prompt. While
   replicates are missing, a verdict is preliminary.
 - A part of a mean decides nothing where a replicate lacks it, and makes no claim mixed where it is less than 5% of the
-  mean.
+  mean. This rule and the one before came after the first values, too; no verdict of this page would be another without
+  them.
 - An interval is for its claim alone: of twenty claims where no difference exists, about one will look decided.
-- The table above counts a sentence of the paper once for each setting and for each part in which it is measured.
+- *Formerly* stands beside a claim whose definition, rule or owner was changed after its values had been seen. Its
+  definition says when, why, and what it was.
 
 Terms of the claims:
 
@@ -58,8 +81,16 @@ POST_HOC = "added or defined anew after a look at the values"
 def page() -> str:
     """The page as Markdown."""
     study, results, found = _read()
-    parts = [_head(study, found), _in_short(study, found), READING, _levels(study, results), _table(study, found)]
+    parts = [
+        INTRODUCTION.format(confidence=study.confidence),
+        *_summary(study, found),
+        _in_short(study, found),
+        READING,
+    ]
     parts += [
+        BUDGETS if any(finding.ranges for finding in found) else "",
+        _levels(study, results),
+        _table(study, found),
         _curves(study, results),
         _definitions(found),
         (STUDY / NOTES).read_text("utf-8").strip(),
@@ -100,9 +131,10 @@ def verdict_table() -> Row:
     claims = [
         {"claim": finding.claim.claim, "level": finding.claim.level, "unit": finding.claim.unit}
         | {"post_hoc": finding.claim.post_hoc}
-        | {name: _rounded(getattr(finding, name)) for name in ("value", "low", "high")}
+        | _ends(finding)
         | {"n": len(finding.by_seed)}
         | {"verdict": finding.verdict, "note": _note(study, finding)}
+        | {"ranges": [{"budgets": name, "verdict": at.verdict} | _ends(at) for name, at in finding.ranges.items()]}
         for finding in found
     ]
     return {"confidence": study.confidence, "levels": levels, "claims": claims}
@@ -114,18 +146,110 @@ def _read() -> tuple[Study, dict[str, list[Row]], list[Finding]]:
     return study, results, findings(study, results)
 
 
+def _ends(found: Answer) -> Row:
+    return {name: _rounded(getattr(found, name)) for name in ("value", "low", "high")}
+
+
 def _rounded(value: float | None) -> float | None:
     """Finer than the page shows, so that both round alike; the last digits of a sum are the processor's."""
     return None if value is None else round(value, 6)
 
 
-def _head(study: Study, found: Sequence[Finding]) -> str:
+def _summary(study: Study, found: Sequence[Finding]) -> list[str]:
+    """What a reader of one minute must know: how the sentences stand, what was defined anew, what a range decides."""
+    return [_sentences(study, found), _defined_anew(found), _unknown(found), _by_range(found)]
+
+
+def _sentences(study: Study, found: Sequence[Finding]) -> str:
+    """Which questions of `_in_short` have which standing, by number."""
+    if not study.in_short:
+        return ""
+    of = {finding.claim.id: finding for finding in found}
+    lines = {
+        name: [rows(row, of) for row in study.in_short]
+        for name, rows in (("as defined when the first values were committed", before), ("as defined now", now))
+    }
+    columns = [one for one in STANDINGS if any(standing(rows) == one for own in lines.values() for rows in own)]
+    title = f"of {len(study.in_short)} sentences of the paper and the slides"
+    table = [_row((title, *map(_said, columns))), "|---" * (1 + len(columns)) + "|"]
+    for name, own in lines.items():
+        numbered = [(standing(rows), f"{number}{_star(rows)}") for number, rows in enumerate(own, start=1)]
+        named = [[number for one, number in numbered if one == column] for column in columns]
+        table.append(_row((name, *(f"**{len(those)}**: no. {', '.join(those)}" if those else "0" for those in named))))
+    return "\n".join([*table, "", SENTENCES])
+
+
+def _star(rows: Sequence[tuple[Claim, Verdict]]) -> str:
+    return r"\*" if follows(rows) else ""
+
+
+def _defined_anew(found: Sequence[Finding]) -> str:
+    """What claims said before they were defined anew, values having been seen."""
+    changed = [(one, one.claim.before) for one in found if one.claim.before is not None]
+    if not changed:
+        return ""
+    rows = []
+    for finding, was in sorted(changed, key=lambda pair: pair[1].ours):
+        then, today = (_owned(ours) for ours in (was.ours, finding.claim.ours))
+        name = f"[{finding.claim.claim}](#{finding.claim.id})"
+        rows.append(_row((name, f"{then}: {_former(was)}", f"{today}: {_said(finding.verdict)}", was.until)))
+    head = ["**Defined anew after values had been seen**, with what each had said before:", ""]
+    return "\n".join([*head, "| claim | before | now | changed |", "|---|---|---|---|", *rows])
+
+
+def _owned(ours: bool) -> str:
+    return "ours" if ours else "the paper's"
+
+
+def _former(was: Former) -> str:
+    """Verdict and value, as far as the rows have them."""
+    said = _said(was.verdict) if was.verdict else "verdict not known"
+    return ", ".join(part for part in (said, was.measured) if part)
+
+
+def _unknown(found: Sequence[Finding]) -> str:
+    """The verdicts that would be others by definitions of which history does not tell whether values chose the next."""
+    changed = [(one, was) for one in found for was in one.claim.formerly if was.values == "unknown"]
+    if not changed:
+        return ""
+    claims = {finding.claim.id for finding, _ in changed}
+    others = [
+        f"- [{finding.claim.claim}](#{finding.claim.id}) {_owned(was.ours).capitalize()}: {_former(was)}."
+        for finding, was in changed
+        if was.verdict not in (None, finding.alone)
+    ]
+    return (
+        f"**History does not tell** of {len(claims)} claims whether values had been seen when their definition was\n"
+        "changed before the first ones were committed; their definitions say what is known. By the definition before\n"
+        "that, the rows of today would give another verdict to these:\n\n" + ("\n".join(others) or "- none.")
+    )
+
+
+def _by_range(found: Sequence[Finding]) -> str:
+    compared = [finding for finding in found if finding.ranges]
+    if not compared:
+        return ""
+    verdicts = sum(finding.verdict_by_range for finding in compared)
+    signs = sum(finding.sign_by_range and not finding.verdict_by_range for finding in compared)
+    return (
+        f"**Of {len(compared)} comparisons at an equal KL budget, {verdicts} get another verdict over another range\n"
+        f"of budgets, and {signs} more another sign** ([why](#ranges-of-budgets)). More replicates would not settle\n"
+        "these. The tables mark them."
+    )
+
+
+def _said(verdict: str) -> str:
+    """A verdict in a table."""
+    return "holds by a test" if verdict == "by a test" else verdict
+
+
+def _counts(found: Sequence[Finding]) -> str:
+    """How many rows have which verdict."""
     verdicts = [said for said in get_args(Verdict) if any(finding.verdict == said for finding in found)]
-    titles = [f"holds {said}" if said == "by a test" else said for said in verdicts]
-    rows = [_row(("claims", *titles)), "|---" * (1 + len(verdicts)) + "|"]
+    rows = [_row(("rows", *map(_said, verdicts))), "|---" * (1 + len(verdicts)) + "|"]
     for name, own in _groups(found).items():
         rows.append(_row((name, *(str(sum(one.verdict == said for one in own)) for said in verdicts))))
-    return INTRODUCTION.format(counts="\n".join(rows), confidence=study.confidence)
+    return "\n".join(rows)
 
 
 def _groups(found: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -143,19 +267,34 @@ def _in_short(study: Study, found: Sequence[Finding]) -> str:
     if not study.in_short:
         return ""
     of = {finding.claim.id: finding for finding in found}
-    rows = ["## In short", "", "| question | answer | verdict, value [interval], n |", "|---|---|---|"]
-    for row in study.in_short:
+    rows = ["## In short", "", "| no. | question | answer | verdict, value [interval], n |", "|---|---|---|---|"]
+    for number, row in enumerate(study.in_short, start=1):
         measured = "<br>".join(f"{name}: {_briefly(of[id_])}" for name, id_ in row.claims.items())
         still = row.seen == [of[id_].verdict for id_ in row.claims.values()]
-        rows.append(_row((row.question, row.answer if still else ANSWER_AGAIN, measured)))
+        answer = row.answer if still else ANSWER_AGAIN
+        rows.append(_row((f"{number}{_star(now(row, of))}", row.question, answer, measured)))
     return "\n".join(rows)
 
 
 def _briefly(finding: Finding) -> str:
-    verdict = "holds by a test" if finding.claim.test else finding.verdict
-    parts = [f"[{verdict}](#{finding.claim.id})", _measured(finding, finding.claim.unit)]
+    parts = [f"[{_said(finding.verdict)}](#{finding.claim.id})", _measured(finding, finding.claim.unit)]
     n = f"n {len(finding.by_seed)}" if finding.by_seed else ""
-    return ", ".join(part for part in (*parts, n) if part)
+    said = ", ".join(part for part in (*parts, n) if part)
+    return "; ".join([said, *(["our own claim"] if finding.claim.ours else []), *_marks(finding)])
+
+
+def _marks(finding: Finding) -> list[str]:
+    """What a reader of the verdict must know beside it."""
+    claim, marks = finding.claim, []
+    if claim.follows_from and finding.verdict == "holds":
+        marks.append(f"expected from {claim.follows_from}")
+    if claim.before is not None:
+        marks.append(f"formerly ({_owned(claim.before.ours)}) {_former(claim.before)}")
+    if finding.verdict_by_range:
+        marks.append("the verdict depends on the range of budgets")
+    elif finding.sign_by_range:
+        marks.append("the sign depends on the range of budgets")
+    return marks
 
 
 def _levels(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
@@ -185,6 +324,7 @@ def _replicates(level: Level, rows: Sequence[Row]) -> str:
 def _table(study: Study, found: Sequence[Finding]) -> str:
     """A table per group, those of one verdict together; a claim's link leads to its definition."""
     parts = ["## The claims\n\nA claim links its definition, its value in each replicate and in each part of the mean."]
+    parts.append(_counts(found))
     for group, own in _groups(found).items():
         rows = [f"### {_title(group)}", "", "| claim | verdict | measured [interval] | n | level | where |"]
         rows.append("|---|---|---|---|---|---|")
@@ -227,11 +367,12 @@ def _verdict(study: Study, finding: Finding) -> str:
 
 
 def _note(study: Study, finding: Finding) -> str:
-    """Why there is no verdict, or what a mixed one is of; else empty."""
+    """Why there is no verdict, what a mixed one is of, and what else must be known beside it; else empty."""
     if finding.verdict == "mixed":
         parts = [(name, part.verdict) for name, part in finding.parts.items() if part.share >= SMALLEST_PART]
         named = {said: ", ".join(name for name, verdict in parts if verdict == said) for said in DECIDED}
-        return "; ".join(f"{said} {names}" for said, names in named.items())
+        of_parts = (f"{said} {names}" for said, names in named.items())
+        return "; ".join([*of_parts, f"the mean alone: {finding.alone}", *_marks(finding)])
     if finding.verdict == "not run":
         level = study.levels.get(finding.claim.level or "")
         needs = finding.claim.needs or (level and level.needs)
@@ -239,7 +380,7 @@ def _note(study: Study, finding: Finding) -> str:
     if finding.missing:
         seed, why = next(iter(finding.missing.items()))
         return f"seed {seed}, {why}"
-    return ""
+    return "; ".join(_marks(finding))
 
 
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
@@ -282,6 +423,8 @@ def _definitions(found: Sequence[Finding]) -> str:
             values = ", ".join(f"{seed}: {value:+.4f}" for seed, value in finding.by_seed.items())
             lines.append(f"- By seed: {values}.")
         lines += _parts(finding)
+        lines += _ranges(finding)
+        lines += [_formerly(was) for was in claim.formerly]
         lines += [f"- Seed {seed} has no value: {why}." for seed, why in finding.missing.items()]
         if claim.test:
             lines.append(f"- Held by `{claim.test}`.")
@@ -301,6 +444,28 @@ def _parts(finding: Finding) -> list[str]:
         said = f", {part.verdict}" if part.verdict in DECIDED else ""
         lines.append(f"- {where}: {_measured(part, '')}{said}.")
     return lines
+
+
+def _ranges(finding: Finding) -> list[str]:
+    """The same comparison over other ranges of budgets, and whether these decide it."""
+    lines = []
+    for name, answer in finding.ranges.items():
+        said = f", {answer.verdict}" if answer.verdict in DECIDED else ""
+        lines.append(f"- Over budgets {name}: {_measured(answer, '')}{said}.")
+    if finding.verdict_by_range or finding.sign_by_range:
+        what = "verdict" if finding.verdict_by_range else "sign"
+        lines.append(
+            f"- **The {what} depends on the [range of budgets](#ranges-of-budgets) that is averaged**: more replicates "
+            "would not settle it, trainings at other β would."
+        )
+    return lines
+
+
+def _formerly(was: Former) -> str:
+    seen = "after values had been seen" if was.values == "seen" else "perhaps after values had been seen"
+    return (
+        f"- Formerly {_owned(was.ours)}, until {was.until}, and changed {seen}: {was.was}; {_former(was)}. {was.why}."
+    )
 
 
 def _sources(results: Mapping[str, Sequence[Row]]) -> str:

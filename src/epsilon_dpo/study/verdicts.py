@@ -46,12 +46,30 @@ class Finding(Answer):
         missing: why a replicate has none; then there is no interval, which would be of those that happen to have one.
         parts: of what is averaged, by name. Where the claim holds in one and fails in another, the mean is as much a
             choice of what was averaged as a result, and the verdict is `mixed`.
+        alone: the verdict of the mean, whatever its parts say.
+        ranges: of the same comparison over other ranges of budgets, by name.
     """
 
     claim: Claim = field(kw_only=True)
     by_seed: dict[int, float] = field(default_factory=dict)
     missing: dict[int, str] = field(default_factory=dict)
     parts: dict[str, PartAnswer] = field(default_factory=dict)
+    alone: Verdict | None = None
+    ranges: dict[str, Answer] = field(default_factory=dict)
+
+    @property
+    def verdict_by_range(self) -> bool:
+        """Whether another range of budgets gives another verdict. More replicates would not choose the range."""
+        return any(other.verdict != self.alone for other in self.ranges.values())
+
+    @property
+    def sign_by_range(self) -> bool:
+        """Whether another range of budgets gives a mean on the other side of the claim's border."""
+        if not self.ranges:
+            return False
+        assert self.claim.expected is not None
+        than = self.claim.expected.than
+        return len({answer.value is not None and answer.value > than for answer in (self, *self.ranges.values())}) > 1
 
 
 def findings(study: Study, results: Mapping[str, Sequence[Row]]) -> list[Finding]:
@@ -79,7 +97,12 @@ def _finding(claim: Claim, rows: Sequence[Row], confidence: float) -> Finding:
     parts = _parts(claim, list(measured.values()), grain, confidence)
     decided = {part.verdict for part in parts.values() if part.share >= SMALLEST_PART}
     said = "mixed" if {"holds", "fails"} <= decided else whole.verdict
-    return Finding(said, whole.value, whole.low, whole.high, claim=claim, by_seed=by_seed, parts=parts)
+    names = next(iter(measured.values())).ranges
+    ranges = {
+        name: _answer(claim, [found.ranges[name] for found in measured.values()], grain, confidence) for name in names
+    }
+    ends = (whole.value, whole.low, whole.high)
+    return Finding(said, *ends, claim=claim, by_seed=by_seed, parts=parts, alone=whole.verdict, ranges=ranges)
 
 
 def _answer(claim: Claim, values: Sequence[float], grain: float, confidence: float) -> Answer:

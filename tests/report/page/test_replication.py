@@ -27,6 +27,7 @@ MEASURED = {
     "verdict": "fails",
     "note": "",
     "post_hoc": True,
+    "ranges": [],
 }
 NOTHING = {"value": None, "low": None, "high": None, "n": 0, "note": "", "post_hoc": False}
 UNMEASURABLE = MEASURED | NOTHING | {"n": 2, "verdict": "not measurable", "note": "seed 3, no kl"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row, read_json
 
-COLUMNS = {"claim", "level", "value", "low", "high", "unit", "n", "verdict", "note", "post_hoc"}
+COLUMNS = {"claim", "level", "value", "low", "high", "unit", "n", "verdict", "note", "post_hoc", "ranges"}
 
 
 @dataclass(frozen=True)
