@@ -127,12 +127,14 @@ def test_noise_is_the_default_with_flipped_labels_and_what_corrects_for_them() -
 
 
 def test_hh_gemma_is_the_papers_grid() -> None:
-    """Appendix B.2 and table 4 of the paper: four methods at four values of beta, batch 128."""
+    """Appendix B.2 and table 4 of the paper: four methods at four values of beta, batch 128; ε-DPO with the exact
+    arithmetic and with the released code's."""
     params = load_file(ROOT / "presets" / "hh-gemma-2-2b.yaml")
-    grid = {(run["method"], run.get("update"), run["beta"]) for run in params.runs.values()}
-    methods = [("dpo", None), ("epsilon_dpo", None), ("tr_dpo", "hard"), ("tr_dpo", "soft")]
+    grid = {(run["method"], run.get("update"), run.get("step_precision"), run["beta"]) for run in params.runs.values()}
+    methods = [("dpo", None, None), ("tr_dpo", "hard", None), ("tr_dpo", "soft", None)]
+    methods += [("epsilon_dpo", None, precision) for precision in (None, "official_bf16")]
     assert grid == {(*method, beta) for method in methods for beta in (0.01, 0.05, 0.1, 0.5)}
-    assert len(params.runs) == 16
+    assert len(params.runs) == 20 and {run.get("epsilon") for run in params.runs.values()} == {None, 0.01}
     for block in (params.sft, params.align):
         assert block.batch_size == 128
     assert (params.sft.learning_rate, params.align.learning_rate) == (2.0e-5, 1.0e-6)

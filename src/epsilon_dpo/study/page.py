@@ -280,7 +280,9 @@ def _briefly(finding: Finding) -> str:
     parts = [f"[{_said(finding.verdict)}](#{finding.claim.id})", _measured(finding, finding.claim.unit)]
     n = f"n {len(finding.by_seed)}" if finding.by_seed else ""
     said = ", ".join(part for part in (*parts, n) if part)
-    return "; ".join([said, *(["our own claim"] if finding.claim.ours else []), *_marks(finding)])
+    ours = ["our own claim"] if finding.claim.ours else []
+    late = ["added after a look at the values"] if finding.claim.post_hoc and finding.claim.before is None else []
+    return "; ".join([said, *ours, *late, *_marks(finding)])
 
 
 def _marks(finding: Finding) -> list[str]:
