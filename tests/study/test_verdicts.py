@@ -279,6 +279,7 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     levels: dict[str, Any] = deepcopy(LEVELS) | {"mars": {"title": "Far", "needs": "a rocket"}}
     levels["moon"] = LEVELS["controlled"] | {"title": "Two β"}
     levels["controlled"]["note"] = "The judge is a die."
+    levels["moon"]["caution"] = "two craters"
     rests_on = {"KL": "spends_more", "passes": "tested", "time": "unrun"}
     short = SHORT | {"claims": rests_on, "seen": ["undecided at this n", "by a test", "not run"]}
     older = SHORT | {"question": "Still?", "claims": {"anew": "chosen", "of two": "both"}, "seen": ["holds", "holds"]}
@@ -321,8 +322,8 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
         "| claim | verdict | measured [interval] | n | level | where |\n|---|---|---|---|---|---|\n"
         "| [It spends more KL.](#chosen) | **holds**: expected from arithmetic; formerly (the paper's) fails, -1 "
         "| +3.000 [+0.516, +5.484] | 3 | controlled | Figure 5 |",
-        "| [It spends more KL.](#both) | **mixed**: holds at β 0.1; fails at β 0.3; the mean alone: holds "
-        "| +3.100 [+2.852, +3.348] | 3 | ",
+        "| [It spends more KL.](#both) | **mixed**: holds at β 0.1; fails at β 0.3; the mean alone: holds; "
+        "two craters | +3.100 [+2.852, +3.348] | 3 | ",
         "- At β 0.3: +0.200 [-0.048, +0.448], fails.",
         "wins over the chosen answers. The judge is a die. Prompts of a replicate: 7.",
         "| controlled | By hand | all | 3 of 3 |",
@@ -345,7 +346,10 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     ]
     measured, chosen_later, held, mixed = told.claims
     assert (measured["post_hoc"], chosen_later["post_hoc"]) == (False, True)
-    assert (mixed["verdict"], mixed["note"]) == ("mixed", "holds at β 0.1; fails at β 0.3; the mean alone: holds")
+    assert (mixed["verdict"], mixed["note"]) == (
+        "mixed",
+        "holds at β 0.1; fails at β 0.3; the mean alone: holds; two craters",
+    )
     assert {"value": 3.0, "low": 0.515862, "high": 5.484138, "n": 3, "unit": "nats"}.items() <= measured.items()
     assert (measured["verdict"], held["verdict"], held["n"]) == ("undecided at this n", "by a test", 0)
     content["levels"]["controlled"]["seeds"] = [1, 2, 3, 4]

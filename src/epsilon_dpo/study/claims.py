@@ -25,6 +25,7 @@ class Level(Strict):
     Attributes:
         drawn: what is new in each replicate, and so what an interval speaks of.
         note: what a reader of its table must know of the answers and the judge.
+        caution: what a reader of any of its verdicts must know.
         preset: the params.yaml of one replicate, but for paths of one's own; the others differ in `seed` alone.
         seeds: of the replicates. Empty: nobody has run this level, for what `needs` says.
     """
@@ -32,6 +33,7 @@ class Level(Strict):
     title: str
     drawn: str | None = None
     note: str | None = None
+    caution: str | None = None
     preset: Path | None = None
     seeds: list[int] = []
     needs: str | None = None

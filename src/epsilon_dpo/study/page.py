@@ -269,25 +269,28 @@ def _in_short(study: Study, found: Sequence[Finding]) -> str:
     of = {finding.claim.id: finding for finding in found}
     rows = ["## In short", "", "| no. | question | answer | verdict, value [interval], n |", "|---|---|---|---|"]
     for number, row in enumerate(study.in_short, start=1):
-        measured = "<br>".join(f"{name}: {_briefly(of[id_])}" for name, id_ in row.claims.items())
+        measured = "<br>".join(f"{name}: {_briefly(study, of[id_])}" for name, id_ in row.claims.items())
         still = row.seen == [of[id_].verdict for id_ in row.claims.values()]
         answer = row.answer if still else ANSWER_AGAIN
         rows.append(_row((f"{number}{_star(now(row, of))}", row.question, answer, measured)))
     return "\n".join(rows)
 
 
-def _briefly(finding: Finding) -> str:
+def _briefly(study: Study, finding: Finding) -> str:
     parts = [f"[{_said(finding.verdict)}](#{finding.claim.id})", _measured(finding, finding.claim.unit)]
     n = f"n {len(finding.by_seed)}" if finding.by_seed else ""
     said = ", ".join(part for part in (*parts, n) if part)
     ours = ["our own claim"] if finding.claim.ours else []
     late = ["added after a look at the values"] if finding.claim.post_hoc and finding.claim.before is None else []
-    return "; ".join([said, *ours, *late, *_marks(finding)])
+    return "; ".join([said, *ours, *late, *_marks(study, finding)])
 
 
-def _marks(finding: Finding) -> list[str]:
+def _marks(study: Study, finding: Finding) -> list[str]:
     """What a reader of the verdict must know beside it."""
     claim, marks = finding.claim, []
+    level = study.levels.get(claim.level or "")
+    if level and level.caution and finding.by_seed:
+        marks.append(level.caution)
     if claim.follows_from and finding.verdict == "holds":
         marks.append(f"expected from {claim.follows_from}")
     if claim.before is not None:
@@ -374,7 +377,7 @@ def _note(study: Study, finding: Finding) -> str:
         parts = [(name, part.verdict) for name, part in finding.parts.items() if part.share >= SMALLEST_PART]
         named = {said: ", ".join(name for name, verdict in parts if verdict == said) for said in DECIDED}
         of_parts = (f"{said} {names}" for said, names in named.items())
-        return "; ".join([*of_parts, f"the mean alone: {finding.alone}", *_marks(finding)])
+        return "; ".join([*of_parts, f"the mean alone: {finding.alone}", *_marks(study, finding)])
     if finding.verdict == "not run":
         level = study.levels.get(finding.claim.level or "")
         needs = finding.claim.needs or (level and level.needs)
@@ -382,7 +385,7 @@ def _note(study: Study, finding: Finding) -> str:
     if finding.missing:
         seed, why = next(iter(finding.missing.items()))
         return f"seed {seed}, {why}"
-    return "; ".join(_marks(finding))
+    return "; ".join(_marks(study, finding))
 
 
 def _curves(study: Study, results: Mapping[str, Sequence[Row]]) -> str:
