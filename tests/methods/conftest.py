@@ -34,7 +34,8 @@ def f1() -> Callable[..., tuple[Logps, Logps]]:
 
 @pytest.fixture(params=TOLERANCES, ids=str)
 def holds_on_f1(request: pytest.FixtureRequest, f1: Callable[..., tuple[Logps, Logps]]) -> Callable[..., PairLoss]:
-    """Assert losses, their mean and d(mean loss)/d pi_w, d pi_l of an entry of params.yaml, in float64 and float32.
+    """Assert losses, their mean and d(mean loss)/d pi_w, d pi_l of an entry of params.yaml, in float64 and float32, and
+    that what is logged carries no gradient.
 
     `None` skips a number that the source does not print. Tolerances are absolute for numbers below 1, else relative.
     A method that looks ahead sees F1 as a whole step, `steps` times.
@@ -56,6 +57,7 @@ def holds_on_f1(request: pytest.FixtureRequest, f1: Callable[..., tuple[Logps, L
             for _ in range(steps):
                 method.before_step(method.looked_at(chosen, rejected).detach().double(), torch.Generator())
         found = method.loss(chosen, rejected)
+        assert not any(x.requires_grad for x in (found.chosen_rewards, found.rejected_rewards, *found.metrics.values()))
         found.losses.mean().backward()
         zero = torch.zeros(2, dtype=dtype)
         for got, expected in (

@@ -45,7 +45,7 @@ def scored(answers: Sequence[tuple[Tensor, list[int], list[int]]]) -> Logps:
 def example(dtype=torch.float64):
     """Both sides of the example and the rejected logits; a pair with an empty rejected answer is beside it."""
     x = torch.tensor(REJECTED, dtype=dtype, requires_grad=True)
-    up = torch.tensor(CHOSEN, dtype=dtype)
+    up = torch.tensor(CHOSEN, dtype=dtype, requires_grad=True)
     chosen = scored([(up, Y_CHOSEN, [1, 0, 1]), (up[:2], Y_CHOSEN[:2], [1, 0])])
     return chosen, scored([(x, Y_REJECTED, OTHERS), (x[:0], [], [])]), x
 
