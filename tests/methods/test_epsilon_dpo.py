@@ -81,7 +81,8 @@ def method(epsilon=0.1, beta=0.1, **config):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_worked_example(dtype, tolerance, precision):
     chosen, rejected = sides(0.1, dtype, precision=precision)
-    loss = method(step_precision=precision).loss(chosen, rejected)
+    loss = method(step_precision=precision, label_smoothing=0.0).loss(chosen, rejected)
+    assert not any(x.requires_grad for x in (loss.chosen_rewards, loss.rejected_rewards, *loss.metrics.values()))
     loss.losses.mean().backward()
     close = lambda expected: pytest.approx(expected, rel=tolerance, abs=1e-10 if dtype == torch.float64 else 1e-6)  # noqa: E731
     margin = lambda field: (getattr(chosen, field) - getattr(rejected, field)).tolist()  # noqa: E731
@@ -91,6 +92,7 @@ def test_worked_example(dtype, tolerance, precision):
     assert chosen.kl_policy_ref.tolist() == close([0.2356461948, 0.2411337721, 0.4021968811])
     assert rejected.kl_policy_ref.tolist() == close([0.0647020467, 0.1405824638, 0.0377031883])
     assert loss.metrics["eps/mean_step"].tolist() == [1, -1, 0]
+    assert loss.metrics["eps/mean_abs"].tolist() == close([0.0449154438, 0.0053375929, 0.0029621643])
     assert loss.metrics["eps/d1"].tolist() == close([0.4690466411, -0.0426586706, 0.0116078958])
     assert loss.losses.tolist() == close([0.6644797588, 0.6899360951, 0.6745189062])
     assert loss.losses.mean().item() == close(0.6763115867)
@@ -146,7 +148,9 @@ def test_f1_with_given_decisions(epsilon, losses, gradient):
 def test_ties_stay():
     z = torch.tensor([1.0, 1.0, 1.0])
     assert epsilon_steps(z, z, z).tolist() == [0, 0, 0]
-    assert epsilon_steps(z, z + torch.tensor([1.0, 0.0, 1.0]), z - torch.tensor([0.0, 1.0, 1.0])).tolist() == [0, 0, 1]
+    above, below = z + torch.tensor([1.0, 0.0, 1.0]), z - torch.tensor([0.0, 1.0, 1.0])
+    assert epsilon_steps(z, above, below).tolist() == [0, 0, 1]
+    assert epsilon_steps(z, below, above).tolist() == [0, 0, -1]
 
 
 @pytest.mark.parametrize("precision", ["exact", "fp32"])
