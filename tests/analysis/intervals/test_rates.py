@@ -10,8 +10,9 @@ def test_mean_by_hand():
     assert estimate.value == 3.0
     assert standard_error([1.0, 2.0, 3.0, 6.0]) == pytest.approx(math.sqrt(14 / 3) / 2)
     assert estimate.high - 3.0 == pytest.approx(3.182446 * math.sqrt(14 / 3) / 2, rel=1e-6)  # t of 3 degrees of freedom
-    with pytest.raises(ValueError):
-        mean([], 0.95)
+    for few in ([], [3.0]):
+        with pytest.raises(ValueError, match=f"{len(few)} values have no standard error"):
+            mean(few, 0.95)
 
 
 def test_the_interval_of_skewed_values_is_where_their_transformed_t_is_students():

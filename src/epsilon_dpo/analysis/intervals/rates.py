@@ -47,12 +47,10 @@ def mean(values: Sequence[float], confidence: float) -> Estimate:
     """The mean of real values, ± t standard errors, t of Student's distribution with n - 1 degrees of freedom.
 
     Raises:
-        ValueError: `values` is empty.
+        ValueError: fewer than two values.
     """
-    if len(values) == 0:
-        raise ValueError("the mean of an empty list is undefined")
+    half_width = standard_error(values) * student_t(len(values) - 1, confidence)
     centre = float(np.mean(values))
-    half_width = student_t(len(values) - 1, confidence) * standard_error(values)
     return Estimate(centre, centre - half_width, centre + half_width, len(values))
 
 
@@ -69,7 +67,7 @@ def skewed_mean(values: Sequence[float], confidence: float) -> Estimate:
         values: independent of each other: one per prompt (`per_prompt`).
 
     Raises:
-        ValueError: `values` is empty.
+        ValueError: fewer than two values.
     """
     plain = mean(values, confidence)
     deviations = np.asarray(values) - plain.value
