@@ -89,6 +89,7 @@ def test_what_has_no_interval_is_refused(values, prompts, draws, message):
         cluster_bootstrap(values, prompts, 0.95, draws, 0)
 
 
-def test_a_confidence_is_a_share():
-    with pytest.raises(ValueError, match=r"95 is not in \(0, 1\)"):
-        ends(np.zeros((5, 2)), 95, 10)
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_a_confidence_is_a_share(confidence):
+    with pytest.raises(ValueError, match=rf"{confidence} is not in \(0, 1\)"):
+        ends(np.zeros((5, 2)), confidence, 10)

@@ -91,6 +91,7 @@ def test_the_value_is_that_of_records_and_never_outside():
     ("wins", "prompts", "confidence", "message"),
     [
         ([0.2, 1.2], "ab", 0.95, "between 0 and 1"),
+        ([0.2, -0.2], "ab", 0.95, "between 0 and 1"),
         ([], "", 0.95, "not empty"),
         ([1.0], "ab", 0.95, "one length"),
         ([1.0, float("nan")], "ab", 0.95, "not all finite"),
