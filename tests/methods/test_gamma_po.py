@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from epsilon_dpo.methods.gamma_po import POOLED, QUEUED, log_shares, shared_log_c
+from epsilon_dpo.methods.gamma_po import log_shares, shared_log_c
 from epsilon_dpo.methods.interface import Logps
 from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
@@ -241,14 +241,16 @@ class TestOfBothForms:
 def test_the_form_decides_whether_there_is_a_reference(f1):
     without = tuple(replace(side, reference=None) for side in f1())
     simpo, dpo = method_of("x", SIMPO), method_of("x", DPO)
-    assert not simpo.needs_reference and dpo.needs_reference and simpo.looks_ahead and simpo.min_pairs == 2
+    assert not simpo.needs_reference and dpo.needs_reference and simpo.looks_ahead
+    assert (simpo.min_pairs, method_of("x", WITH_QUEUE).min_pairs) == (2, 1)
     assert simpo.looked_at(*without).tolist() == pytest.approx(C, rel=1e-12)
     assert dpo.looked_at(*f1()).tolist() == pytest.approx(D, rel=1e-12)
     assert simpo.loss(*without).losses.isfinite().all()
 
 
 def test_what_is_logged_is_of_the_steps_own_pairs():
-    row = first_step(method_of("x", {**SIMPO, "gamma": 2.0, "tau": 1.0}), FIVE).after_step(1, {}, None, None)
+    method = first_step(method_of("x", {**SIMPO, "gamma": 2.0, "tau": 1.0}), C)
+    row = first_step(method, FIVE).after_step(2, {}, None, None)
     margins = margins_of(FIVE, 2.0, 1.0)
     expected = {"min": 1.1080363459, "max": 3.3380003184, "spread": margins.std(correction=0).item(), "c": 6.5926344183}
     assert row == pytest.approx({f"gamma_po/{name}": value for name, value in expected.items()}, rel=1e-9)
@@ -280,10 +282,10 @@ class TestQueue:
         for step in range(8):
             first_step(method, [gap + 10 * step for gap in gaps])
         first_step(method, gaps[:40])
-        assert [len(pool) for pool in seen] == [300] * 8 + [POOLED]  # a step above 256 takes none
-        assert method.queue == [gap + 10 * step for step in range(8) for gap in gaps][-QUEUED + 40 :] + gaps[:40]
+        assert [len(pool) for pool in seen] == [300] * 8 + [256]  # a step above 256 takes none
+        assert method.queue == [gap + 10 * step for step in range(8) for gap in gaps][-2048 + 40 :] + gaps[:40]
         own, drawn = seen[-1][:40], seen[-1][40:]
-        assert own.tolist() == gaps[:40] and len(drawn.unique()) == POOLED - 40  # without replacement
+        assert own.tolist() == gaps[:40] and len(drawn.unique()) == 256 - 40  # without replacement
 
     def test_the_draw_repeats_by_the_generator_and_a_resumed_run_goes_on(self):
         torch.manual_seed(3)

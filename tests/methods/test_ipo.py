@@ -62,8 +62,10 @@ def test_rewards_rank_the_answers_as_the_loss_does():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("tokens", "loss"), [((0, 4), (-2.0 - 5.0) ** 2), ((5, 0), (2.0 - 5.0) ** 2)])
-def test_an_empty_answer_scores_zero(dtype, tokens, loss):
+@pytest.mark.parametrize(
+    ("tokens", "loss"), [((0, 4), (-2.0 - 5.0) ** 2), ((5, 0), (2.0 - 5.0) ** 2), ((5, 1), (2.0 - 8.0 - 5.0) ** 2)]
+)
+def test_an_empty_answer_scores_zero_and_one_token_its_log_ratio(dtype, tokens, loss):
     chosen, rejected = one_pair(tokens, dtype)
     losses = method_of("x", MEAN).loss(chosen, rejected).losses
     losses.sum().backward()

@@ -166,12 +166,12 @@ def test_no_gradient_reaches_a_weight(with_margins):
 
 
 def test_a_label_far_against_the_margin_counts_fully_again_and_is_counted():
-    chosen, rejected = scored([1.0] * 4, [3.0, -1.0, -1.999, -2.0])
+    chosen, rejected = scored([1.0] * 5, [3.0, 0.0, -0.1, -1.999, -2.0])
     metrics = method_of("x", TAU_2).loss(chosen, rejected).metrics
-    assert metrics["madpo/contradicted"].tolist() == [0.0, 1.0, 1.0, 1.0]
-    assert metrics["madpo/full_again"].tolist() == [0.0, 0.0, 0.0, 1.0]
-    assert metrics["madpo/margin_abs"].tolist() == [3.0, 1.0, 1.999, 2.0]
-    assert metrics["madpo/weight"][3].item() == 1.0
+    assert metrics["madpo/contradicted"].tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+    assert metrics["madpo/full_again"].tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
+    assert metrics["madpo/margin_abs"].tolist() == [3.0, 0.0, 0.1, 1.999, 2.0]
+    assert metrics["madpo/weight"][4].item() == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

@@ -1,6 +1,7 @@
 """Pairwise CRINGE on a worked example of two answers of three tokens, a vocabulary of five, and its binary limit."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ def test_an_open_gate_is_binary_cringe(gate_gradient, reduction):
         method_of("b", {"method": "binary_cringe", **shared}),
     ):
         chosen, rejected, *leaves = example()
+        chosen = replace(chosen, tokens=chosen.tokens + 4, mean_tokens=7.0)  # so that it matters whose tokens divide
         losses = each.loss(chosen, rejected).losses
         found.append((losses.detach(), *torch.autograd.grad(losses.sum(), leaves)))
     assert all(torch.equal(pairwise, binary) for pairwise, binary in zip(*found, strict=True))
