@@ -43,6 +43,8 @@ def test_the_rewards_and_advantages_are_the_worked_ones():
     advantages, returns = advantages_and_returns(rewards, answers.values, answers.mask, 1.0, 0.95)
     assert advantages[0].tolist() == pytest.approx([*ADVANTAGES, 0.0], rel=1e-9)
     assert returns[0].tolist() == pytest.approx([*RETURNS, 0.0], rel=1e-9)
+    longest = (of_token[:, :3] for of_token in (rewards, answers.values, answers.mask))  # as long as the row
+    assert torch.equal(advantages_and_returns(*longest, 1.0, 0.95)[0], advantages[:, :3])
     plain = method_of("x", ENTRY | {"whiten": False}).advantages(answers)
     assert torch.equal(plain.advantages, advantages) and torch.equal(plain.returns, returns)
     deltas, _ = advantages_and_returns(rewards, answers.values, answers.mask, 1.0, 0.0)
@@ -73,6 +75,7 @@ def test_advantages_are_whitened_by_the_unbiased_variance_of_all_tokens():
     assert found.metrics["advantage_std"].tolist() == pytest.approx([pstdev(ADVANTAGES)], rel=1e-9)
     alike = torch.full((2, 3), 0.25, dtype=torch.float64)
     assert whitened(alike, alike > 0.0).tolist() == [[0.0] * 3] * 2
+    assert whitened(alike[:1, :1], alike[:1, :1] > 0.0).tolist() == [[0.0]]
     rows = torch.tensor([[1.0, 3.0], [5.0, 0.0]], dtype=torch.float64)
     together = whitened(rows, torch.tensor([[True, True], [True, False]]))
     assert together[0].tolist() == pytest.approx([-1.0, 0.0], rel=1e-8)
