@@ -103,6 +103,21 @@ def test_the_loss_and_its_gradients_are_the_worked_ones():
     assert torch.equal(wider["policy_loss"], found.metrics["policy_loss"])
 
 
+def test_a_bad_answers_ratio_is_clipped_from_below_alone_and_a_value_that_left_its_return_counts_whole():
+    """Ratios exp(.3), exp(-.05) and exp(-.3); of the values the second alone came nearer, by .4 where .2 count."""
+    policy, values = row([-0.7, -0.55, -2.3]).requires_grad_(), row([0.0, 0.1, 1.5])
+    against, returns = row([-advantage for advantage in ADVANTAGES]), row([1.0, 0.0, 1.0])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    found = method_of("x", ENTRY).loss(Update(policy, row(POLICY), mask, against, values, row(VALUES), returns))
+    found.losses.sum().backward()
+    policy_loss = [0.6638125 * math.exp(0.3), 0.49875 * math.exp(-0.05), 0.625 * 0.8]
+    assert found.metrics["policy_loss"].tolist() == pytest.approx(policy_loss, rel=1e-9)
+    assert policy.grad[0].tolist() == pytest.approx([*policy_loss[:2], 0.0], rel=1e-9)
+    assert found.metrics["clip_share"].tolist() == [0.0, 0.0, 1.0]
+    assert found.metrics["value_loss"].tolist() == pytest.approx([0.5, 0.5 * 0.3**2, 0.5 * 0.5**2], rel=1e-9)
+    assert not any(values.requires_grad for values in found.metrics.values())
+
+
 def test_a_loss_is_per_token_and_knows_only_tokens():
     method = method_of("x", ENTRY)
     answers = example()
