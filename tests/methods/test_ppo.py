@@ -147,11 +147,11 @@ def test_the_adaptive_beta_follows_the_kl_and_belongs_to_the_state():
     resumed.load_state_dict(method.state_dict())
     assert resumed.beta == method.beta != 0.05
     chosen = Logps(torch.tensor([-3.0]), torch.tensor([2.0]), reference=torch.tensor([-5.0]))
-    rejected = Logps(torch.tensor([-4.0]), torch.tensor([2.0]), reference=torch.tensor([-3.0]))
+    rejected = Logps(torch.tensor([-5.0]), torch.tensor([2.0]), reference=torch.tensor([-3.0]))
     pairs = method.on_pairs().loss(chosen, rejected)
     assert pairs.chosen_rewards.item() == pytest.approx(2.0 * method.beta), "an evaluation speaks of the present beta"
-    assert pairs.rejected_rewards.item() == pytest.approx(-method.beta)
-    assert pairs.losses.item() == pytest.approx(math.log1p(math.exp(-3.0 * method.beta)))
+    assert pairs.rejected_rewards.item() == pytest.approx(-2.0 * method.beta)
+    assert pairs.losses.item() == pytest.approx(math.log1p(math.exp(-4.0 * method.beta)))
     fixed = method_of("x", ENTRY)
     assert fixed.after_step(1, {"kl/rev": 9.0}) == {} and fixed.state_dict() == {} and fixed.beta == 0.05
     with pytest.raises(ValueError, match="has no state"):

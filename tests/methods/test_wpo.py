@@ -90,6 +90,7 @@ def test_an_empty_answer_and_a_hopeless_one_stay_finite(dtype):
         loss = method_of("x", entry).loss(empty, far)
         (loss.losses + method_of("x", entry).loss(empty, empty).losses).sum().backward()
         assert loss.losses.isfinite().all() and empty.policy.grad.isfinite().all()
+        assert method_of("x", entry).log_weight(far).item() == -5e4  # of its one token
 
 
 @pytest.mark.parametrize(("key", "value"), [("beta", 0.0), ("weights", "even"), ("max_weight", 0.0)])
