@@ -1,9 +1,11 @@
 """Kappa and alpha: published examples, scikit-learn, and what they must be where two agree by chance or always."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t
 from sklearn.metrics import cohen_kappa_score
 
 from epsilon_dpo.judging.scoring.agreement import Agreement, agreement, disagreement
@@ -69,6 +71,24 @@ def test_with_nothing_to_agree_on_there_is_no_value() -> None:
     assert agreement([1.0, 1.0], [1.0, 1.0], ["a", "b"], 0.95, 10, 0) is None
     assert agreement([1.0, 0.0], [1.0, 0.0], ["a", "a"], 0.95, 10, 0) is None
     assert agreement([0.5, 0.5], [0.5, 0.5], ["a", "b"], 0.95, 10, 0, sides_are_arbitrary=True) is None
+
+
+def test_the_ends_are_quantiles_of_all_resamples_with_two_imaginary_prompts() -> None:
+    """Of three pairs of one prompt and one of another: 8 verdicts, 3 of them b and 5 a; two pairs a prompt."""
+    found = agreement([1, 1, 1, 0], [1, 1, 0, 0], ["p", "p", "p", "q"], 0.4, 40_000, 1)
+    assert found is not None
+    cells = np.zeros((4, 3, 3))
+    cells[0, 2, 2], cells[0, 2, 0], cells[1, 0, 0] = 2, 1, 1
+    cells[2, 0, 0], cells[2, 2, 2] = 2 * 9 / (9 + 25), 2 * 25 / (9 + 25)
+    cells[3, 0, 2] = cells[3, 2, 0] = 2 * 15 / (15 + 15)
+    drawn = cells[np.array(list(product(range(4), repeat=4)))].sum(1)
+    level = norm.cdf(-np.sqrt(2) * t.ppf(0.7, 1))
+    differs, *expected = disagreement(drawn)
+    for estimate, by_chance in zip((found.kappa, found.alpha), expected, strict=True):
+        # All verdicts of a resample can be one: nothing differs, nor could it.
+        every = np.sort([1.0 - d / e if e > 0.0 else 1.0 for d, e in zip(differs, by_chance, strict=True)])
+        ends = every[int(256 * level)], every[int(256 * (1 - level))]
+        assert (estimate.low, estimate.high) == pytest.approx(ends, abs=1e-12) and estimate.n == 2
 
 
 def test_prompts_are_resampled_whole() -> None:

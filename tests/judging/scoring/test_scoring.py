@@ -8,6 +8,7 @@ from epsilon_dpo.analysis.intervals.win_rates import win_rate
 from epsilon_dpo.data.generated.truth import PROMPTS, TOPICS, true_reward
 from epsilon_dpo.data.prompts.prompt_ids import prompt_id
 from epsilon_dpo.judging.judges.interface import Question, Verdict
+from epsilon_dpo.judging.scoring.agreement import agreement
 from epsilon_dpo.judging.scoring.comparisons import (
     control_comparisons,
     label_comparisons,
@@ -176,6 +177,7 @@ def test_label_accuracy_is_the_share_of_labels_that_the_judge_repeats() -> None:
     found = label_accuracy(judge_comparisons(LengthJudge(), comparisons, truth), INTERVALS)
     right = win_rate([1.0, 1.0, 1.0, 0.0], range(4), INTERVALS.confidence)
     assert {name: found[name] for name in right.named("accuracy")} == right.named("accuracy") and right.value == 0.75
+    assert found["label_kappa"] == pytest.approx(0.5)  # which side is chosen is the label's verdict and no party
     assert found["true_win_rate"] == 0.5 and "truth_agreement" not in found  # four false sentences: nothing to decide
     assert not any(name.startswith("win_rate") for name in found)
 
@@ -187,7 +189,8 @@ def test_labels_are_agreed_with_beyond_chance() -> None:
     ]
     found = label_accuracy(rows, INTERVALS)
     assert found["label_kappa"] == pytest.approx(0.5) and found["label_kappa_n"] == 4
-    assert found["label_kappa_low"] < 0.5 < found["label_kappa_high"]
+    direct = agreement([1, 1, 0, 1], [1] * 4, range(4), 0.95, 10_000, 17, sides_are_arbitrary=True)
+    assert direct is not None and found.items() >= direct.named("label").items()
     assert found["label_alpha"] == pytest.approx(1.0 - 0.25 / (4 / 7))  # 4 pairs are 8 verdicts: 4 (4) / (8 (7) / 2)
     assert found["truth_kappa"] == 0.0 and found["truth_alpha"] < 0.0
 
