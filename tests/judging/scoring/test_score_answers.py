@@ -85,3 +85,13 @@ def test_the_controls_are_written_with_what_they_took(out: Path) -> None:
     assert metrics["win_rate/chosen_vs_rejected"] == 1.0 and metrics["win_rate/chosen_vs_chosen"] == 0.5
     assert metrics["questions"] == len(read_jsonl(out / "controls" / "records.jsonl")) == 16
     assert read_json(out / "controls" / "metrics.json") == metrics | facts
+
+
+def test_controls_of_a_judge_that_prefers_one_of_equals_are_refused(out: Path) -> None:
+    class Partial(CountingJudge):
+        def compare(self, pairs: list[Question]) -> list[Verdict]:
+            return [Verdict(1.0, -1.0, 1, 1) for _ in pairs]
+
+    files = (out / "reference" / "samples.jsonl", out / "eval.jsonl")
+    with pytest.raises(RuntimeError, match="prefers one of two identical answers"):
+        score_controls(Partial(), None, *files, INTERVALS, 17, out / "controls")  # type: ignore[arg-type]

@@ -126,6 +126,18 @@ def test_position_decides_only_what_it_outweighs(cut: str) -> None:
     assert found["truncated_share"] == 0.5 and "true_win_rate" not in found
 
 
+def test_space_around_an_answer_is_none_of_it_and_two_refused_orders_do_not_agree() -> None:
+    class Silent(LengthJudge):
+        def compare(self, pairs: list[Question]) -> list[Verdict]:
+            return [Verdict(0.0, 0.0, 1, 1, refused=True) for _ in pairs]
+
+    rows = [sample_row("0", " same\n", chosen="same"), sample_row("1", "same", chosen=" same\n"), sample_row("2", " ")]
+    first, second, third = judge_comparisons(Silent(), run_comparisons(rows, rows), None)[:3]
+    assert first["identical"] and second["identical"] and not third["identical"]
+    assert (first["chars_a"], second["chars_b"], third["chars_a"]) == (4, 4, 0)
+    assert third["empty_a"] and not third["empty_b"] and not third["consistent"]
+
+
 def test_a_judge_that_always_names_the_first_place_is_never_consistent() -> None:
     """As one that answers by a letter does: each such pair is a tie, so that no pair is decided."""
 
@@ -200,6 +212,7 @@ def test_policies_are_parties_and_flips_are_counted_on_what_was_judged() -> None
     rows = [record(f"p{n}", 1.0, 1.0) for n in range(4)]
     rows[0] |= {"f_ab": 2.0, "f_ba": 1.0}
     rows[1] |= {"f_ab": -2.0, "f_ba": -3.0}
+    rows[2] |= {"f_ab": 0.0}  # a preference that the other order does not have is no flip
     rows[3] |= {"f_ab": 0.0, "f_ba": 0.0, "refused": True, "win": 0.5}
     found = by_opponent(rows, INTERVALS)
     assert found["flip_rate/sft"] == pytest.approx(2 / 3) and found["flip_rate/sft_n"] == 3
@@ -263,6 +276,7 @@ def test_length_is_taken_out_of_a_judge_that_sees_nothing_else() -> None:
     rows = [sample_row(str(n), "word " * (n % 11 + 1), chosen="word " * 6) for n in range(66)]
     metrics = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(rows, rows), None), INTERVALS)
     assert metrics["win_rate/chosen"] == pytest.approx(0.5) and metrics["length_slope/chosen"] > 3
+    assert metrics["similar_length_win_rate/chosen"] == 0.5 and metrics["similar_length_win_rate/chosen_n"] == 18
     longer = [sample_row(str(n), "word " * (n % 11 + 4), chosen="word " * 6) for n in range(66)]
     metrics = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(longer, rows), None), INTERVALS)
     assert metrics["win_rate/chosen"] > 0.7 and metrics["lc_win_rate/chosen"] == pytest.approx(0.5, abs=0.15)
@@ -278,3 +292,7 @@ def test_cut_answers_are_also_left_out() -> None:
     for opponent in ("chosen", "sft"):  # whose own answers may be cut
         assert metrics[f"win_rate/{opponent}"] == 0.9 and metrics[f"untruncated_win_rate/{opponent}"] == 0.8
         assert metrics[f"untruncated_win_rate/{opponent}_n"] == 5
+    for ended in ("stop", "length"):  # all of them
+        alike = [row | {"finish_reason": ended} for row in rows]
+        found = by_opponent(judge_comparisons(LengthJudge(), run_comparisons(alike, reference), None), INTERVALS)
+        assert "untruncated_win_rate/sft" not in found

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from epsilon_dpo.analysis.intervals.differences import difference
 from epsilon_dpo.judging.tournament.places import Place, chain, places, separated
 from epsilon_dpo.judging.tournament.ranking import ranking, wins_by_prompt
 
@@ -48,6 +49,20 @@ def test_few_prompts_separate_nothing_however_they_end() -> None:
     assert places(found, 0.95) == [Place(1, 2, 1)] * 2
     _, found = games({("a", "b"): 1.0}, prompts=20)
     assert places(found, 0.95) == [Place(1, 1, 1), Place(2, 2, 2)]
+
+
+@pytest.mark.parametrize("met", [1, 2])
+@pytest.mark.parametrize("lost", [0, 3])
+def test_two_policies_are_separated_where_the_difference_of_their_shares_is_above_0(met: int, lost: int) -> None:
+    """However often they met on each prompt; the others of 20 prompts are ties."""
+    decided = []
+    for won in range(18 - lost):
+        outcomes = np.repeat([1.0, 0.5, 0.0], [won, 20 - won - lost, lost])
+        labels = np.repeat(range(20), met).tolist()
+        _, found = wins_by_prompt(["a"] * 20 * met, ["b"] * 20 * met, np.repeat(outcomes, met), labels)
+        decided.append(bool(separated(found, 0.95)[0, 1]))
+        assert decided[-1] == (difference(2.0 * outcomes - 1.0, range(20), 0.95).low > 0.0), won
+    assert set(decided) == {True, False}
 
 
 def test_more_policies_are_harder_to_separate() -> None:

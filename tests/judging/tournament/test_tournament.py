@@ -77,7 +77,9 @@ def test_the_scale_orders_the_players_by_their_games() -> None:
     assert places == [(1, 3, 1)] * 3, "four prompts separate nobody"
     assert sum(row["strength"] for row in rows) == pytest.approx(0.0, abs=1e-9)
     assert all(row["strength_low"] <= row["strength"] <= row["strength_high"] for row in rows)
-    assert rows[0]["elo"] == pytest.approx(rows[0]["strength"] * 173.7178, rel=1e-5) and rows[0]["n"] == 4
+    for end in ("", "_low", "_high"):
+        assert rows[0][f"elo{end}"] == pytest.approx(rows[0][f"strength{end}"] * 173.7178, rel=1e-5)
+    assert rows[0]["n"] == 4
 
 
 def test_judge_and_truth_rank_apart_and_what_judging_cost_is_written_beside(tmp_path: Path) -> None:
