@@ -116,13 +116,20 @@ def test_what_is_not_asked_for_is_not_computed():
 
 
 def test_bfloat16_weights_are_summed_in_float32():
-    hidden, head, labels, reference, weights = problem(5.0, False, torch.bfloat16)
-    expected = naive(hidden, head, labels, reference, 0.1)
-    hidden.requires_grad_(), head.weight.requires_grad_()
+    hidden, head, labels, reference, weights = problem(5.0, True, torch.bfloat16)
+    leaves = hidden, head.weight, head.bias
+    exact = [leaf.double().requires_grad_() for leaf in leaves]
+    frozen = [tensor.double() for tensor in (reference.hidden, reference.head.weight, reference.head.bias)]
+    expected = naive(exact[0], Head(*exact[1:], 5.0), labels, Reference(frozen[0], Head(*frozen[1:], 5.0)), 0.1)
+    expected.policy.mul(weights.double()).sum().backward()
+    for leaf in leaves:
+        leaf.requires_grad_()
     found = token_logps(hidden, head, labels, 7, reference, 0.1, vocab_tile=13)
     found.policy.mul(weights.float()).sum().backward()
     assert found.policy.dtype == torch.float32 and head.weight.grad.dtype == torch.bfloat16
-    torch.testing.assert_close(found.policy.detach(), expected.policy.float(), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found.policy.detach(), expected.policy.detach().float(), rtol=0.02, atol=0.02)
+    for leaf, precise in zip(leaves, exact, strict=True):
+        torch.testing.assert_close(leaf.grad.double(), precise.grad, rtol=0.02, atol=0.02 * precise.grad.abs().max())
 
 
 def batch(pad_columns: int):
@@ -223,10 +230,10 @@ def test_a_hybrid_whose_head_is_scaled_is_known():
 
 
 def test_a_model_whose_logits_are_no_numbers_is_told_so(tiny_gemma):
-    """And not that its dropout makes two passes differ."""
-    model = tiny_gemma()
+    """And not that its dropout makes two passes differ; also where it is of some tokens only."""
+    model = tiny_gemma(tie_word_embeddings=False)
     with torch.no_grad():
-        model.model.norm.weight.fill_(float("nan"))
+        model.model.embed_tokens.weight[5].fill_(float("nan"))
     with pytest.raises(UserError, match="the log-probs of Gemma2ForCausalLM are not finite on a few tokens"):
         check_head(model)
 
@@ -248,16 +255,18 @@ def test_a_model_that_does_not_say_where_its_hidden_states_are_is_refused():
         check_head(Llama4ForCausalLM(Llama4TextConfig(**sizes, **heads, **few)))
 
 
-def test_a_head_that_scales_its_logits_in_its_own_way_is_refused(tiny_gemma):
-    model = tiny_gemma()
+@pytest.mark.parametrize("scale", [0.0625, 0.99])
+def test_a_head_that_scales_its_logits_in_its_own_way_is_refused(tiny_gemma, scale):
+    model = tiny_gemma(attention_dropout=0.5).train()
     check_head(model)
+    assert model.training
     model.config.final_logit_softcapping = 1.0  # seen by the model's own forward and by head_of alike
     check_head(model)
     plain_forward = model.forward
 
     def scaled(*args, **kwargs):
         output = plain_forward(*args, **kwargs)
-        output.logits = output.logits * 0.0625
+        output.logits = output.logits * scale
         return output
 
     model.forward = scaled
