@@ -271,6 +271,8 @@ def test_records_say_whose_answers_they_are_of_and_which_share_a_prompt(folders:
 
     ours = [sampled("a", "w0", 3, 2), sampled("b", "w1", 4, 5, 3), sampled("c", "w0", 2)]
     theirs = [sampled("x/0", "w0", 3, 2, prompt_id="x"), sampled("x/1", "w0", 4, prompt_id="x")]
+    # A further stop token or string ends an answer, too; what was cut may end with the stop token of the template.
+    theirs += [sampled("y/0", "w0", 4, finish_reason="stop"), sampled("y/1", "w0", 3, 2, finish_reason="length")]
     pairs = [{"id": "p", "prompt_ids": [1, 3], "chosen_ids": [4, 2]}, {"id": "q", "prompt_ids": [1], "chosen_ids": [4]}]
     found = kl_records(*folders, ours, theirs, pairs, KL(**PARAMS["kl"]))
     keys = ("answers", "id", "prompt_id", "tokens", "truncated")
@@ -280,6 +282,8 @@ def test_records_say_whose_answers_they_are_of_and_which_share_a_prompt(folders:
         (REFERENCE, "c", "a", 1, False),
         (POLICY, "x/0", "x", 2, False),
         (POLICY, "x/1", "x", 1, True),
+        (POLICY, "y/0", "y/0", 1, False),
+        (POLICY, "y/1", "y/0", 2, True),
         (CHOSEN, "p", "p", 2, False),
         (CHOSEN, "q", "q", 1, True),
     ]

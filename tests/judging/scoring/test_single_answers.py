@@ -44,6 +44,7 @@ def test_positive_share_and_mean_probability_with_their_intervals() -> None:
     for name in ("positive_share", "positive_probability", "judge_score"):
         assert found[f"{name}/run_low"] < found[f"{name}/run"] < found[f"{name}/run_high"]
         assert found[f"{name}/run_n"] == 2, "prompts"
+    assert not any("best_of" in name for name in found), "which is what choosing among the reference's reaches"
 
 
 def controls(reference: list[dict[str, Any]]) -> dict[str, float]:
