@@ -97,8 +97,8 @@ def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_
     mean = lambda values: sum(values) / len(values)  # noqa: E731
     assert row["logps/chosen"] == pytest.approx(mean([logp(before, pair, "chosen_ids") for pair in train]), **exact)
     assert row["logps/rejected"] == pytest.approx(mean([logp(before, p, "rejected_ids") for p in train]), **exact)
-    assert row["tokens/chosen"] == mean([len(pair["chosen_ids"]) for pair in train])
     for side in ("chosen", "rejected"):
+        assert row[f"tokens/{side}"] == mean([len(pair[f"{side}_ids"]) for pair in train])
         per_token = mean([logp(before, pair, f"{side}_ids") / len(pair[f"{side}_ids"]) for pair in train])
         assert row[f"logps_per_token/{side}"] == pytest.approx(per_token, **exact)
     ratios = [
@@ -107,6 +107,8 @@ def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_
     ]
     assert max(abs(h) for pair in ratios for h in pair) > 1e-2  # the step did move the policy
     margins = [0.3 * (chosen - rejected) for chosen, rejected in ratios]
+    for side, of_side in zip(("chosen", "rejected"), zip(*ratios, strict=True), strict=True):
+        assert metrics[f"eval_rewards/{side}"] == pytest.approx(0.3 * mean(of_side), rel=1e-9, abs=1e-10)
     assert metrics["eval_rewards/margins"] == pytest.approx(mean(margins), **exact)
     assert metrics["eval_margins_raw"] == pytest.approx(mean(margins) / 0.3, **exact)
     proxy = -mean([chosen for chosen, _ in ratios])
