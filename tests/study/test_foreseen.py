@@ -79,12 +79,13 @@ def test_pairs_that_nothing_decides_have_no_agreement() -> None:
 
 def test_neighbours_differ_in_beta_alone() -> None:
     runs: dict[str, dict[str, Any]] = {
-        "lower": {"method": "dpo", "beta": 0.0990099},
-        "own": {"method": "dpo", "beta": 0.1},
-        "higher": {"method": "dpo", "beta": 0.10101},
         "seeded": {"method": "dpo", "beta": 0.0990099, "seed": 3},
         "other": {"method": "ipo", "beta": 0.0990099},
         "without": {"method": "orpo", "lam": 0.1},
+        "unset": {"method": "dpo"},
+        "lower": {"method": "dpo", "beta": 0.0990099},
+        "own": {"method": "dpo", "beta": 0.1},
+        "higher": {"method": "dpo", "beta": 0.10101},
     }
     assert neighbours("own", runs, 0.01) == ("lower", "higher")
     assert neighbours("own", runs, 0.02) == neighbours("without", runs, 0.01) == (None, None)
@@ -126,6 +127,9 @@ def test_a_run_with_trainings_beside_it_and_true_rewards(tmp_path: Path) -> None
         assert found["mixture_nearer"] == pytest.approx(1.0)
         assert found.keys() & of_truth == (of_truth if truth else set())
         assert foreseen(tmp_path, "lower", runs, of("lower")).keys() == (of_truth if truth else set())
+        for gone in ("lower", "higher"):  # one neighbour alone
+            others = {name: entry for name, entry in runs.items() if name != gone}
+            assert foreseen(tmp_path, "own", others, of("own")).keys() == (of_truth if truth else set())
     # Better by 3.5, 2.5 and 2 are the answers of a, b and c with the margins 2, -1 and -3; d's are worth the same.
     assert (found["wrong_order"], found["wrong_labels"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert found["quality_order"] == pytest.approx(1.0)

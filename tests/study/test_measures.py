@@ -35,8 +35,8 @@ SFT = policy({"method": "sft"}, "", 0.0, 0.5)
 
 def test_a_curve_is_the_upper_concave_hull_and_never_falls() -> None:
     at = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 9.0])
-    kl, wins = np.array([0.0, 2.0, 3.0, 4.0, 6.0]), np.array([0.5, 0.7, 0.72, 0.9, 0.6])
-    assert hull(kl, wins, at) == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9]), "(3, .72) is under the line"
+    kl, wins = np.array([0.0, 2.0, 3.5, 4.0, 6.0]), np.array([0.5, 0.7, 0.8, 0.9, 0.6])
+    assert hull(kl, wins, at) == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9]), "(3.5, .8) is under the line"
     assert hull(np.array([0.0, 2.0, 2.0]), np.array([0.5, 0.6, 0.8]), at)[:3] == pytest.approx([0.5, 0.65, 0.8])
     assert hull(np.array([0.0, 2.0]), np.array([0.5, 0.3]), at) == pytest.approx([0.5] * 7), "SFT costs nothing"
 
@@ -99,10 +99,16 @@ def test_differences_at_equal_beta_and_early() -> None:
     assert found.value == pytest.approx(((6.0 - 4.0) + (2.0 - 0.0)) / 2) and found.grain == 0.0
     written = [row | {"beta": "1"} if row["beta"] == "1.0" else row for row in rows[:2]] + rows[2:]
     assert difference_at_equal_beta(written, OURS, DPO, "kl").value == 2.0, "1 and 1.0 are one beta"
+    assert list(difference_at_equal_beta(rows[::-1], OURS, DPO, "kl").parts) == ["at β 0.1", "at β 1.0"]
+    fewer = [*rows[:3], rows[3] | {"prompts": "80"}]
+    assert difference_at_equal_beta(fewer, OURS, DPO, "win_rate_true").grain == 0.5 / 80
+    assert mean_of(rows, DPO, "kl", betas=[0.1]).value == 4.0
+    with pytest.raises(UserError, match=r"no policy at β 0\.5"):
+        mean_of(rows, DPO, "kl", betas=[0.5, 0.1])
     with pytest.raises(UserError, match="policies have no column win_rate_ture; there are"):
         mean_of(rows, DPO, "win_rate_ture")
     early = [policy(DPO, "0.1", 1.0, 0.7, 0.2), policy(DPO, "0.1", 1.0, 0.1, 0.4)]
-    early += [policy(OURS, "0.1", 1.0, 0.3, 0.2), policy(OURS, "0.1", 1.0, 0.9, 0.4)]
+    early += [policy(OURS, "0.1", 1.0, at, epoch) for at, epoch in ((0.5, 0.1), (0.3, 0.2), (0.9, 0.4))]  # .1: alone
     first = early_difference(rows + early, OURS, DPO, "win_rate_true")
     assert first.value == pytest.approx(0.3 - 0.7) and list(first.parts) == ["at β 0.1"], "the first alone"
     assert mean_of(rows, DPO, "kl").value == pytest.approx(2.0)

@@ -20,7 +20,7 @@ class Answer:
     """What values of several replicates say of a claim.
 
     Attributes:
-        value, low, high: their mean and its interval; None with less than two replicates.
+        value, low, high: their mean, None without any, and its interval, None with less than two replicates.
     """
 
     verdict: Verdict
