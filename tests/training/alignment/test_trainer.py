@@ -101,10 +101,11 @@ def test_logged_metrics_are_those_of_the_models_own_logits(run, tmp_path, token_
         assert row[f"tokens/{side}"] == mean([len(pair[f"{side}_ids"]) for pair in train])
         per_token = mean([logp(before, pair, f"{side}_ids") / len(pair[f"{side}_ids"]) for pair in train])
         assert row[f"logps_per_token/{side}"] == pytest.approx(per_token, **exact)
-    ratios = [
-        [logp(after, pair, side) - logp(before, pair, side) for side in ("chosen_ids", "rejected_ids")]
-        for pair in evaluation
-    ]
+    trained, ratios = (
+        [[logp(after, pair, side) - logp(before, pair, side) for side in ("chosen_ids", "rejected_ids")] for pair in of]
+        for of in (train, evaluation)
+    )
+    assert mean([chosen - rejected for chosen, rejected in trained]) > 1e-2  # towards the chosen answers
     assert max(abs(h) for pair in ratios for h in pair) > 1e-2  # the step did move the policy
     margins = [0.3 * (chosen - rejected) for chosen, rejected in ratios]
     for side, of_side in zip(("chosen", "rejected"), zip(*ratios, strict=True), strict=True):
