@@ -199,6 +199,15 @@ def test_a_claim_that_cannot_be_decided_is_refused(here: Path, changes: dict[str
         read_study()
 
 
+def test_claims_have_names_of_their_own_and_a_file(here: Path) -> None:
+    with pytest.raises(UserError, match=r"study/claims\.yaml does not exist; run this in the repository's folder"):
+        read_study()
+    content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM, CLAIM | {"id": "other"}, CLAIM]}
+    Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    with pytest.raises(UserError, match="two claims are called spends_more"):
+        read_study()
+
+
 def test_an_answer_has_a_verdict_for_each_claim_that_it_rests_on(here: Path) -> None:
     content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM], "in_short": [SHORT | {"seen": []}]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
