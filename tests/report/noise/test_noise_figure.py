@@ -117,8 +117,9 @@ def test_what_is_no_summary_and_a_folder_that_exists_are_refused(tmp_path: Path)
             main(["noise", str(tmp_path / "out"), str(good), str(bad)])
     with pytest.raises(SystemExit, match=r"absent\.json does not exist"):
         main(["noise", str(tmp_path / "out"), str(good), str(tmp_path / "absent.json")])
-    with pytest.raises(SystemExit, match="at least two"):
-        main(["noise", str(tmp_path / "out"), str(good)])
+    for files in ([good], [good, good]):
+        with pytest.raises(SystemExit, match="needs summaries of at least two levels"):
+            main(["noise", str(tmp_path / "out"), *map(str, files)])
     kept = tmp_path / "kept"
     kept.mkdir()
     with pytest.raises(SystemExit, match="kept exists; name a folder to make"):

@@ -41,8 +41,6 @@ def levels(paths: Sequence[Path]) -> list[Row]:
     Raises:
         UserError: as of `write_levels`.
     """
-    if len(paths) < 2:
-        raise UserError("a figure of several levels of noise needs at least two summaries.")
     found = {path: _summary(path) for path in paths}
     first = paths[0]
     for path, summary in found.items():
