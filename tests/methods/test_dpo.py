@@ -247,6 +247,14 @@ def test_wrong_entries_are_refused_in_one_sentence(config, sentence):
         method_of("x", config)
 
 
+def test_it_has_no_state_and_takes_none_and_single_pairs_make_a_step():
+    method = method_of("x", BETA_TENTH)
+    assert method.state_dict() == {} and method.min_pairs == 1
+    method.load_state_dict({})
+    with pytest.raises(ValueError, match=r"DPO has no state, but the checkpoint holds \['beta'\]"):
+        method.load_state_dict({"beta": 0.1})
+
+
 def test_every_file_of_the_folder_is_a_method():
     names = method_names()
     assert {"dpo", "epsilon_dpo", "tr_dpo"} <= set(names) and names == sorted(names)

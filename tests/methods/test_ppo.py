@@ -154,6 +154,7 @@ def test_the_adaptive_beta_follows_the_kl_and_belongs_to_the_state():
     assert pairs.losses.item() == pytest.approx(math.log1p(math.exp(-4.0 * method.beta)))
     fixed = method_of("x", ENTRY)
     assert fixed.after_step(1, {"kl/rev": 9.0}) == {} and fixed.state_dict() == {} and fixed.beta == 0.05
+    fixed.load_state_dict({})
     with pytest.raises(ValueError, match="has no state"):
         fixed.load_state_dict(method.state_dict())
 
