@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
         return dataclasses.replace(found, losses=found.losses * math.inf)
 
     monkeypatch.setattr(DPOMethod, "loss", lost)
-    with pytest.raises(UserError, match="lower its learning_rate"):
+    with pytest.raises(UserError, match="the loss of dpo became inf at step 1; lower its learning_rate"):
         run("hot", DPO)
 
 

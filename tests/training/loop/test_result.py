@@ -26,9 +26,10 @@ def test_a_training_that_diverged_in_its_last_step_leaves_nothing(tmp_path, valu
 def test_a_row_with_a_number_that_is_none_stops_the_training(tmp_path, value):
     rows = [{"loss": 0.5, "entropy": 1.5, "step": 2}, {"loss": 0.5, "entropy": value, "step": 3}]
     state, tracked = types.SimpleNamespace(is_world_process_zero=True, log_history=rows[:1]), []
-    stream = MetricStream(tmp_path / "metrics.jsonl", lambda metrics, step: tracked.append(step))
+    stream = MetricStream(tmp_path / "metrics.jsonl", lambda *row: tracked.append(row))
     stream.on_log(None, state, None)
     state.log_history = rows
     with pytest.raises(UserError, match=f"entropy became {value} at step 3; lower its learning_rate"):
         stream.on_log(None, state, None)
-    assert tracked == [2] and len((tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()) == 1
+    assert tracked == [({"entropy": 1.5, "loss": 0.5}, 2)]
+    assert len((tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()) == 1
