@@ -181,7 +181,7 @@ def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> s
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
         return f"{file}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
-        in_howto = ".lora." in key or problem["loc"][:2] == ("judge", "llm")
+        in_howto = ".lora." in key or problem["loc"][1:2] == ("llm",)
         where_to_look = "docs/howto.md has the complete block" if in_howto else "presets/ holds complete files"
         return f"{file}: key '{key}' is missing; add it ({where_to_look})."
     reason = problem["msg"].removeprefix("Value error, ")

@@ -165,8 +165,9 @@ def _claimed(records: Records, models: list[Json], stage: str) -> Iterator[Place
     """The outputs of `stage` with a model, in the locks that record all of `models` with their params."""
     for lock in records.locks:
         if all(_has_its_params(lock, model) for model in models):
-            outs = lock.stages[stage].outs
-            yield from (Place(lock, stage, out) for out in outs if not out.startswith(NO_MODEL))
+            entry = lock.stages[stage]
+            without = (*NO_MODEL, *(("out/teacher",) if entry.params.get("teacher") is None else ()))
+            yield from (Place(lock, stage, out) for out in entry.outs if not out.startswith(without))
 
 
 def _models(said: Json) -> list[Json]:
