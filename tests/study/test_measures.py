@@ -84,7 +84,7 @@ def test_other_ranges_of_budgets_end_at_the_later_best_policy() -> None:
     assert found.value == pytest.approx(-(0.1 + 0.125 + 0.075 + 6 * 0.1) / 9, abs=1e-3)
     early = [SFT, policy(DPO, "1.0", 1.0, 0.9), policy(DPO, "0.3", 3.0, 0.8), policy(OURS, "1.0", 2.0, 0.6)]
     early += [policy(OURS, "0.1", 4.0, 0.5)]
-    assert win_rate_at_equal_kl(early, OURS, DPO, "true").ranges[BOTH_TO_BEST] == pytest.approx(-0.3), "at 2 alone"
+    assert win_rate_at_equal_kl(early, OURS, DPO, "true").ranges[BOTH_TO_BEST] == pytest.approx(-0.3), "of the best"
     late = [SFT, policy(DPO, "1.0", 1.0, 0.3), policy(OURS, "1.0", 2.0, 0.4)]
     assert win_rate_at_equal_kl(late, OURS, DPO, "true").ranges == {TO_BEST: 0.0, BOTH_TO_BEST: 0.0}, "SFT is the best"
 

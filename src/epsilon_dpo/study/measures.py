@@ -78,13 +78,13 @@ def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, sco
 
     Where both curves end is arbitrary, and so is how many budgets lie beyond both best policies. So the mean over two
     other ranges stands beside it: both end at the later best policy's KL, and one begins at the least KL at which both
-    have policies. Where that is beyond both best policies, it is the only budget.
+    have policies. Where that is beyond both best policies, the mean is the difference of these two.
     """
     recipes = (first, second)
     curves = [curve(rows, recipe, scorer) for recipe in recipes]
 
     def gaps_from(start: float, end: float) -> tuple[Floats, Floats]:
-        budgets = np.linspace(start, max(start, end), BUDGETS)
+        budgets = np.linspace(start, end, BUDGETS)
         ours, theirs = (hull(kl, wins, budgets) for kl, wins in curves)
         return budgets, ours - theirs
 

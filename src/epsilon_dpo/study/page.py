@@ -35,11 +35,11 @@ range stood when the first values were committed, and it gives the verdict. But 
 smallest β happens to lie, and beyond both methods' best policies every budget has the same difference, that of these
 two policies. So the same mean is given over two other ranges, which were chosen after a look at the values: from 0 to
 the later best policy's KL, and from the least KL at which both methods have policies up to there. Where that is beyond
-both best policies, it is the only budget.
+both best policies, the difference is that of these two.
 
 Below the least KL of a method its curve is a mixture with the reference. So the first other range rewards the method
 whose smallest KL is lower, which is a matter of the largest β that was trained. The second leaves this part out, and
-rests on one to three policies of each method. Where the three give different verdicts, the verdict depends on the
+rests on few policies of each method. Where the three give different verdicts, the verdict depends on the
 range. More replicates would narrow each interval, and not choose between them. Trainings would: at β above 1, so that
 each method has policies at small KLs, and at more β near the best policy, so that the best one is not that of a coarse
 grid."""
