@@ -114,13 +114,13 @@ def test_metrics_that_lie_apart_are_published_and_tracked_with_the_output_or_not
     run_untracked(monkeypatch, Told)
     with run_stage("demo", "a") as stage:
         (stage.out / "model").write_text("1")
-        (stage.metrics / "losses").write_text("2")
+        (stage.apart / "losses").write_text("2")
     assert Told.folders == [Path("out/demo/a"), Path("out/demo/metrics/a")]
     published = [project / "out/demo/a/model", project / "out/demo/metrics/a/losses"]
     assert [file for file in sorted((project / "out").rglob("*")) if file.is_file()] == published
     with pytest.raises(SystemExit, match=r"the loss is infinite\.$"), run_stage("demo", "b") as stage:
         (stage.out / "model").write_text("1")
-        (stage.metrics / "losses").write_text("2")
+        (stage.apart / "losses").write_text("2")
         raise UserError("the loss is infinite.")
     assert [file for file in sorted((project / "out").rglob("*")) if file.is_file()] == published
 
