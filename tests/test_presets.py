@@ -29,6 +29,7 @@ def test_all_files_are_found() -> None:
         "rlhf.yaml",
         "smoke.yaml",
         "study-bfloat16.yaml",
+        "study-budgets.yaml",
         "study-controlled.yaml",
         "study-perturbation.yaml",
         "study-smollm2.yaml",
@@ -91,6 +92,22 @@ def test_the_level_of_perturbed_betas_is_the_controlled_one_with_trainings_besid
     runs, epsilon = ours["runs"], ours["monotonicity"]["epsilon"]
     between = {run: found for run in runs if None not in (found := neighbours(run, runs, epsilon))}
     assert between == {run: (f"{run}_lower", f"{run}_higher") for run in other["runs"] if run.startswith("dpo_b")}
+
+
+def test_the_level_of_budgets_is_the_controlled_one_at_more_betas() -> None:
+    """With its seeds and its policies of six methods; β and the range of budgets were fixed before any value."""
+    study = read_yaml(ROOT / "study/claims.yaml")
+    assert study["levels"]["budgets"]["seeds"] == study["levels"]["controlled"]["seeds"]
+    ours, other = (read_yaml(ROOT / "presets" / f"study-{name}.yaml") for name in ("budgets", "controlled"))
+    assert {key for key in ours if ours[key] != other[key]} == {"runs"}
+    own: dict[str, list[float]] = {}
+    for run in ours["runs"].values():
+        own.setdefault(str(sorted((k, v) for k, v in run.items() if k != "beta")), []).append(run["beta"])
+    assert list(own.values()) == [[0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0]] * 6
+    whole = [{key: run[key] for key in run if key != "snapshot_epochs"} for run in other["runs"].values()]
+    assert sum(run in whole for run in ours["runs"].values()) == 6 * 4
+    fixed = [claim["measure"]["budgets"] for claim in study["claims"] if claim.get("level") == "budgets"]
+    assert fixed == [[0.75, 3.0]] * 6
 
 
 def test_adaptive_is_the_default_with_three_trainings_of_each_method() -> None:

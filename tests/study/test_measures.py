@@ -89,6 +89,21 @@ def test_other_ranges_of_budgets_end_at_the_later_best_policy() -> None:
     assert win_rate_at_equal_kl(late, OURS, DPO, "true").ranges == {TO_BEST: 0.0, BOTH_TO_BEST: 0.0}, "SFT is the best"
 
 
+def test_a_fixed_range_of_budgets_is_the_same_wherever_the_curves_end() -> None:
+    """DPO is .5 + .1 KL up to 4, then .9; ours .5 + .2 KL up to 2, then .9: ahead by .1 to .2, then by .2 to .1."""
+    rows = [SFT, policy(DPO, "1.0", 1.0, 0.6), policy(DPO, "0.1", 4.0, 0.9), policy(OURS, "1.0", 2.0, 0.9)]
+    found = win_rate_at_equal_kl(rows, OURS, DPO, "true", budgets=[1.0, 3.0])
+    assert found.value == pytest.approx(0.15, abs=1e-3)
+    assert {name: part.share for name, part in found.parts.items()} == {ONE_HAS_NONE: 0.5, BOTH_HAVE: 0.5}
+    whole = win_rate_at_equal_kl(rows, OURS, DPO, "true")
+    assert whole.value == pytest.approx(0.1, abs=1e-3) and found.ranges == whole.ranges, "beside it are the same ranges"
+    longer = [*rows, policy(DPO, "0.03", 9.0, 0.2), policy(OURS, "0.03", 9.0, 0.1)]
+    assert win_rate_at_equal_kl(longer, OURS, DPO, "true", budgets=[1.0, 3.0]) == found
+    beyond = win_rate_at_equal_kl(rows, OURS, DPO, "true", budgets=[1.0, 6.0])  # no policy is needed at 6
+    assert beyond.value == pytest.approx((0.15 * 2 + 0.05 * 1 + 0.0 * 2) / 5, abs=1e-3)
+    assert beyond.parts[BEHIND] == (pytest.approx(2 / 5, abs=1e-2), 0.0)
+
+
 def test_differences_at_equal_beta_and_early() -> None:
     rows = [policy(DPO, "0.1", 4.0, 0.9), policy(DPO, "1.0", 0.0, 0.5)]
     rows += [policy(OURS, "0.1", 6.0, 0.9), policy(OURS, "1.0", 2.0, 0.8)]

@@ -49,6 +49,14 @@ def test_a_measure_that_cannot_be_called_is_refused_before_anything_is_trained(
         study(measure=CLAIM["measure"] | measure)
 
 
+@pytest.mark.parametrize("budgets", [[3.0, 0.75], [0.75], [-1.0, 3.0], [0.75, "3"], [0.75, float("inf")], 3.0])
+def test_a_range_of_budgets_is_two_kls(budgets: Any) -> None:
+    measure = {"name": "win_rate_at_equal_kl", "first": OURS, "second": DPO, "scorer": "true"}
+    assert study(measure=measure | {"budgets": [0.75, 3]}).claims[0].measure
+    with pytest.raises(ValueError, match="budgets of a claim are two KLs in nats, the smaller one first, not "):
+        study(measure=measure | {"budgets": budgets})
+
+
 def rows(*kls: float | str) -> list[dict[str, Any]]:
     name = json.dumps({"method": "dpo"})
     alike = {"run": "dpo", "recipe": name, "beta": "0.1", "place": ".", "prompts": "7"}
@@ -396,8 +404,8 @@ def test_presets_hold_every_recipe_at_every_beta(monkeypatch: pytest.MonkeyPatch
                 betas = {entry["beta"] for entry in entries if recipe.items() == of_recipe(entry).items()}
                 betas &= set(claim.measure.get("betas", betas))
                 from_pairs = recipe["method"] in ("dpo", "epsilon_dpo")
-                fewer = {"smollm2": 2, "rlhf": 3 if from_pairs else 2}
-                assert len(betas) == fewer.get(claim.level or "", 4), (claim.id, recipe)
+                number = {"budgets": 10, "smollm2": 2, "rlhf": 3 if from_pairs else 2}
+                assert len(betas) == number.get(claim.level or "", 4), (claim.id, recipe)
 
 
 FOUR = {"dpo_b003", "dpo_b01", "dpo_b03", "dpo_b1"}

@@ -1,5 +1,6 @@
 """study/claims.yaml: what the paper says, where, what we measure of it, and what would refute it."""
 
+import math
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,12 +118,26 @@ class Claim(Strict):
                 signature(MEASURES[name]).bind([], **given)
             except TypeError as error:
                 raise ValueError(f"measure {name}: {error}") from None
+            if "budgets" in given and not _is_a_range(given["budgets"]):
+                raise ValueError(
+                    f"budgets of a claim are two KLs in nats, the smaller one first, not {given['budgets']!r}"
+                )
         return self
 
     @property
     def before(self) -> Former | None:
         """What it was when the first values of its level were committed, unless it is so still or was added later."""
         return next((former for former in self.formerly if former.values == "seen"), None)
+
+
+def _is_a_range(budgets: Any) -> bool:
+    """Whether a file has two numbers there, of which the second is larger and the first not negative."""
+    return (
+        isinstance(budgets, list)
+        and len(budgets) == 2
+        and all(isinstance(kl, int | float) for kl in budgets)
+        and 0 <= budgets[0] < budgets[1] < math.inf
+    )
 
 
 class Short(Strict):

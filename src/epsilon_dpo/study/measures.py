@@ -64,13 +64,16 @@ def of_recipe(rows: Sequence[Row], recipe: Recipe, final: bool = True) -> list[R
     return found
 
 
-def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, scorer: str) -> Measured:
+def win_rate_at_equal_kl(
+    rows: Sequence[Row], first: Recipe, second: Recipe, scorer: str, budgets: Sequence[float] | None = None
+) -> Measured:
     """By how much `first` wins more than `second` at the same KL budget, on average over budgets.
 
     What a recipe wins at a budget is the best that its policies and the reference allow with at most that KL, mixtures
     included: answering each prompt with the one or the other at random has that mixture's win rate, and its KL is at
     most that mixture's, because KL is convex. So a curve is the upper concave hull of its points, flat beyond its best
-    one: nobody has to spend a KL. The budgets go from 0 to the smaller one of the two largest KLs.
+    one: nobody has to spend a KL. The budgets go from 0 to the smaller one of the two largest KLs, or from the one to
+    the other of `budgets`, in nats, wherever policies lie.
 
     The parts are three kinds of budgets: those below the least KL of one of the two, whose curve is a mixture with the
     reference there; those at which both have policies; and those beyond both best policies, where all budgets have the
@@ -84,17 +87,17 @@ def win_rate_at_equal_kl(rows: Sequence[Row], first: Recipe, second: Recipe, sco
     curves = [curve(rows, recipe, scorer) for recipe in recipes]
 
     def gaps_from(start: float, end: float) -> tuple[Floats, Floats]:
-        budgets = np.linspace(start, end, BUDGETS)
-        ours, theirs = (hull(kl, wins, budgets) for kl, wins in curves)
-        return budgets, ours - theirs
+        at = np.linspace(start, end, BUDGETS)
+        ours, theirs = (hull(kl, wins, at) for kl, wins in curves)
+        return at, ours - theirs
 
     best = max(kl[wins.argmax()] for kl, wins in curves)
     least = max(min(number(row, "kl") for row in of_recipe(rows, recipe)) for recipe in recipes)
-    budgets, gaps = gaps_from(0.0, min(kl[-1] for kl, _ in curves))
-    behind = budgets >= best
+    at, gaps = gaps_from(*(budgets or (0.0, min(kl[-1] for kl, _ in curves))))
+    behind = at >= best
     kinds = {
-        ONE_HAS_NONE: ~behind & (budgets < least),
-        BOTH_HAVE: ~behind & (budgets >= least),
+        ONE_HAS_NONE: ~behind & (at < least),
+        BOTH_HAVE: ~behind & (at >= least),
         BEHIND: behind,
     }
     parts = {name: Part(float(of.mean()), float(gaps[of].mean())) for name, of in kinds.items() if of.any()}

@@ -27,7 +27,7 @@ SENTENCES = r"""\*: the rows that hold do so mostly or entirely by a definition 
 
 A sentence has a row for each setting, variant and judge in which it is measured. The first line has the definitions and
 the rule that stood when the first values of a row's level were committed, without rows that were added since. The
-second line has the rows of this page."""
+second line has the rows of this page. A row that is not run says nothing in either."""
 BUDGETS = """## <a id="ranges-of-budgets"></a>The range of budgets
 
 A comparison at an equal KL budget is a mean over budgets from 0 to the smaller of the two methods' largest KLs. This
@@ -42,7 +42,12 @@ whose smallest KL is lower, which is a matter of the largest β that was trained
 rests on few policies of each method. Where the three give different verdicts, the verdict depends on the
 range. More replicates would narrow each interval, and not choose between them. Trainings would: at β above 1, so that
 each method has policies at small KLs, and at more β near the best policy, so that the best one is not that of a coarse
-grid."""
+grid.
+
+Level `budgets` has such trainings, and a range that depends neither on the grid nor on its own values: .75 to 3 nats.
+Its β, its [claims](#budgets_epsilon_dpo_over_dpo) and this range were fixed on 30 November 2026, before any replicate
+of it was begun, so that no verdict of it could choose its range. They were chosen from the policies of level
+`controlled`, whose four β and seeds it shares."""
 READING = """## How to read a verdict
 
 - A claim **holds** if its interval lies entirely on the side that the claim names, and **fails** if it lies entirely on
