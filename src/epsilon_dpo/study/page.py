@@ -47,7 +47,7 @@ grid.
 Level `budgets` has such trainings, and a range that depends neither on the grid nor on its own values: .75 to 3 nats.
 Its β, its [claims](#budgets_epsilon_dpo_over_dpo) and this range were fixed on 30 November 2026, before any replicate
 of it was begun, so that no verdict of it could choose its range. They were chosen from the policies of level
-`controlled`, whose four β and seeds it shares."""
+`controlled`, and its seeds are others."""
 READING = """## How to read a verdict
 
 - A claim **holds** if its interval lies entirely on the side that the claim names, and **fails** if it lies entirely on
