@@ -1,17 +1,22 @@
-"""judge: the pairwise scorer, and the teacher if there is one; how often each agrees with the evaluation labels."""
+"""judge: the pairwise scorer, and the one that policies learn from; how often each agrees with the labels."""
 
+import gc
+import shutil
 from pathlib import Path
 
 from epsilon_dpo.judging.making.params import AnyJudge, JudgeView, TrainedRewardJudge
 from epsilon_dpo.judging.scoring.comparisons import label_comparisons
 from epsilon_dpo.pipeline.stage.execution import heavy_imports, run_stage
 from epsilon_dpo.pipeline.stage.files import read_jsonl, write_json
+from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST
 from epsilon_dpo.pipeline.stage.params import load
 from epsilon_dpo.training.loop.params import save_steps
 
 with heavy_imports(computes=True):
+    import torch
+
+    from epsilon_dpo.judging.judges.loading import teaching
     from epsilon_dpo.judging.judges.sentiment import Sentiment
-    from epsilon_dpo.judging.judges.teacher import TEACHER, of_the_teacher
     from epsilon_dpo.judging.making.pairrm_training import Track
     from epsilon_dpo.judging.making.sentiment_training import held_out_accuracy
     from epsilon_dpo.judging.making.sources import build, training_file
@@ -39,10 +44,6 @@ with run_stage("judge") as stage:
         if isinstance(judge, Sentiment):
             metrics |= held_out_accuracy(judge, labelled, params.confidence)
         write_json(out / "metrics.json", metrics)
-        if (trained_on := training_file(block)) is None:
-            stage.write_manifest(out)
-        else:
-            stage.write_manifest(out, read=[validated / trained_on], dataset=validated / "dataset.json")
         return metrics
 
     def in_short(metrics: dict[str, float]) -> str:
@@ -55,11 +56,19 @@ with run_stage("judge") as stage:
         stage.tracker.log_metrics({f"teacher/{name}": value for name, value in metrics.items()}, step)
 
     metrics = make(params.judge, stage.out, stage.scratch, stage.tracker.log_metrics)
+    if (trained_on := training_file(params.judge)) is None:
+        stage.write_manifest(stage.out)
+    else:
+        stage.write_manifest(stage.out, read=[validated / trained_on], dataset=validated / "dataset.json")
     stage.tracker.log_metrics(metrics)
     stage.summary = in_short(metrics)
-    write_json(stage.apart / TEACHER, {"source": None if params.teacher is None else params.teacher.source})
-    if params.teacher is not None:
-        with of_the_teacher():
+    # Without a manifest, which has both blocks: another judge must not let the same teacher rank anew.
+    if params.teacher is None:
+        shutil.copytree(stage.out, stage.apart, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
+    else:
+        gc.collect()
+        torch.cuda.empty_cache()  # of the judge, beside which the teacher is made
+        with teaching():
             metrics = make(params.teacher, stage.apart, stage.scratch / "teacher", log_teacher)
         log_teacher(metrics)
         stage.summary += f"; teacher: {in_short(metrics)}"

@@ -14,8 +14,7 @@ with run_stage("margins") as stage:
             write_jsonl(stage.out / f"{split}.jsonl", [])
         stage.summary = "none"
     else:
-        from epsilon_dpo.judging.judges.loading import load_judge  # nothing heavy is loaded for nothing
-        from epsilon_dpo.judging.judges.teacher import of_the_teacher, teaching_folder
+        from epsilon_dpo.judging.judges.loading import load_judge, teaching  # nothing heavy is loaded for nothing
         from epsilon_dpo.judging.margins.margins import judged_scores, pair_questions, scaled_scores, true_scores
         from epsilon_dpo.pipeline.stage.runtime import set_up
 
@@ -25,9 +24,8 @@ with run_stage("margins") as stage:
         usage: dict[str, float] = {}
         if params.margins.source == "judge":
             set_up(0, params.threads)  # nothing is drawn here
-            folder = teaching_folder(Path("out/judge"), Path("out/teacher"))
-            with of_the_teacher(folder.name == "teacher"):
-                judge = load_judge(folder, stage.journal)
+            with teaching():
+                judge = load_judge(Path("out/teacher"), stage.journal)
                 judged = {split: judged_scores(judge, questions) for split, questions in texts.items()}
             scores = {split: of_split for split, (of_split, _) in judged.items()}
             usage = judge.usage() | {f"{split}/refused_share": refused for split, (_, refused) in judged.items()}

@@ -14,14 +14,12 @@ with run_stage("ranking") as stage:
     rows, left_out = distinct_answers(read_jsonl(Path("out/candidates/samples.jsonl")))
     metrics = {f"left_out/{what}": float(count) for what, count in left_out.items()}
     if rows:
-        from epsilon_dpo.judging.judges.loading import load_judge  # torch is not loaded for nothing
-        from epsilon_dpo.judging.judges.teacher import of_the_teacher, teaching_folder
+        from epsilon_dpo.judging.judges.loading import load_judge, teaching  # torch is not loaded for nothing
         from epsilon_dpo.pipeline.stage.runtime import set_up
 
         set_up(0, params.threads)  # nothing is drawn here
-        folder = teaching_folder(Path("out/judge"), Path("out/teacher"))
-        with of_the_teacher(folder.name == "teacher"):
-            judge = load_judge(folder, stage.journal)
+        with teaching():
+            judge = load_judge(Path("out/teacher"), stage.journal)
             scores = judge.rank([row["prompt"] for row in rows], [row["answers"] for row in rows])
         known = [[None if isnan(score) else score for score in own] for own in scores]  # null: it refused to compare it
         rows = [row | {"scores": own} for row, own in zip(rows, known, strict=True)]

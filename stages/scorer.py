@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from epsilon_dpo.judging.judges.teacher import teaching_folder
 from epsilon_dpo.judging.scorer.params import ScorerView
 from epsilon_dpo.judging.scorer.writing import write_scorers
 from epsilon_dpo.pipeline.stage.execution import run_stage
@@ -10,8 +9,7 @@ from epsilon_dpo.pipeline.stage.params import load
 
 with run_stage("scorer") as stage:
     params = load(ScorerView)
-    judge = Path("out/judge") if params.scorer is None else teaching_folder(Path("out/judge"), Path("out/teacher"))
-    counts = write_scorers(params.scorer, Path("out/pairs"), Path("out/validate"), judge, stage.out)
+    counts = write_scorers(params.scorer, Path("out/pairs"), Path("out/validate"), Path("out/teacher"), stage.out)
     stage.summary = "none"
     if params.scorer is not None:
         stage.tracker.log_metrics({f"{split}_prompts": count for split, count in counts.items()}, step=0)

@@ -84,7 +84,7 @@ WITHOUT_NEED = {
         pipeline/stage/runs.py pipeline/stage/runtime.py""",
     "candidates": """pipeline/stage/runs.py sampling/answers/sample_answers.py sampling/decoding/draws.py
         sampling/on_policy/params_ranking.py""",
-    "controls": "analysis/intervals/differences.py judging/judges/teacher.py",
+    "controls": "analysis/intervals/differences.py",
     "fetch": "pipeline/stage/runs.py pipeline/stage/runtime.py",
     "figures": "pipeline/stage/runtime.py",
     "judge": """analysis/intervals/differences.py data/facts/rows.py data/tokens/tokenizer.py judging/scoring/params.py
@@ -100,10 +100,10 @@ WITHOUT_NEED = {
     "reference": "sampling/decoding/draws.py",
     "report": "pipeline/stage/runtime.py",
     "sample": "sampling/decoding/draws.py",
-    "score": "analysis/intervals/differences.py judging/judges/teacher.py",
+    "score": "analysis/intervals/differences.py",
     "scorer": "pipeline/stage/runs.py pipeline/stage/runtime.py",
     "sft": "pipeline/stage/runs.py",
-    "tournament": "judging/judges/teacher.py judging/scoring/params.py judging/scoring/score_answers.py",
+    "tournament": "judging/scoring/params.py judging/scoring/score_answers.py",
     "validate": "data/tokens/positions.py pipeline/stage/runs.py pipeline/stage/runtime.py",
 }
 

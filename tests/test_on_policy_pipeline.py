@@ -148,7 +148,7 @@ STAGES = list(read_yaml(ROOT / "dvc.yaml")["stages"])
 # Declared for the order alone: the dataset is fetched after every number has been checked.
 FOR_THE_ORDER = {"fetch": {"out/check/passed.txt"}}
 # Copied where it scores single answers, which this preset's does not (tests/stages/test_scorer_stage.py).
-FOR_A_SCALAR_JUDGE = {"scorer": {"out/judge"}}
+FOR_A_SCALAR_JUDGE = {"scorer": {"out/teacher"}}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 ADAPTERS: dict[str, Any] = {
     **{f"{stage}.{key}": value for stage in ("sft", "align") for key, value in {"lora": LORA, "max_steps": 2}.items()},
@@ -229,7 +229,7 @@ def test_a_second_judge_scores_the_policies_that_the_first_taught(project: Path,
     with_preset(copy, "on-policy", SMALL | blocks | {"teacher": read_yaml(project / "params.yaml")["judge"]})
     scores = {f"score@{run}" for run in (RUN, ONLINE)}
     judged = {"controls", "tournament", "figures", "report"} | scores
-    assert set(repro(copy)) == {"check", "judge", "ranking", "margins", "scorer"} | judged
+    assert set(repro(copy)) == {"check", "judge"} | judged
     assert {name: contents(copy, [f"out/{name}"]) for name in taught} == kept
     assert dvc(copy, "status", "-q").returncode == 0
     second, first = (read_json(root / "out/report/summary.json") for root in (copy, project))

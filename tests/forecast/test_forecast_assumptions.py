@@ -520,11 +520,11 @@ def test_a_small_pairrm_is_the_one_that_stage_judge_makes(dropout: float) -> Non
 
 
 def test_disk_of_a_judge_and_of_its_checkpoints() -> None:
-    """Three of them, each with the weights and AdamW's two values of each."""
+    """Three of them, each with the weights and AdamW's two values of each; of the judge a copy that teaches."""
     training = judges.of_judge(given_llama(default()))[0]
     assert training.stage == "judge" and training.memory is not None and training.memory.weights > 0
-    assert training.memory.optimizer == 2 * training.disk.out
-    assert training.disk.scratch == 3 * 3 * training.disk.out
+    assert training.memory.optimizer == training.disk.out
+    assert 2 * training.disk.scratch == 3 * 3 * training.disk.out
 
 
 def test_a_teacher_needs_what_the_same_judge_does_and_says_which_block_is_its() -> None:
@@ -533,7 +533,7 @@ def test_a_teacher_needs_what_the_same_judge_does_and_says_which_block_is_its() 
     of = given_llama(params)
     made, asked = judges.of_judge(of, "teacher")
     assert [made, asked] == [
-        replace(one, stage=stage, runs=[])
+        replace(one, stage=stage, runs=[], disk=replace(one.disk, out=one.disk.out / 2))
         for one, stage in zip(
             judges.of_judge(given_llama(default())),
             ("judge, the teacher", "ranking, margins or online runs"),

@@ -206,10 +206,8 @@ def test_candidates_that_the_judge_refused_have_no_score_and_are_counted(
         {"row_id": f"train/{n}", "prompt": prompt(n), "response": response, "finish_reason": reason}
         for n, response, reason in answers
     ]
-    for name in ("candidates", "teacher"):
-        (project / "out" / name).mkdir(parents=True)
+    (project / "out/candidates").mkdir(parents=True)
     write_jsonl(project / "out/candidates/samples.jsonl", rows)
-    write_json(project / "out/teacher/teacher.json", {"source": None})
     run("ranking", monkeypatch)
     assert set_up == [(0, 2)]
     assert [(row["answers"], row["scores"]) for row in read_jsonl(project / "out/ranking/ranked.jsonl")] == [

@@ -115,11 +115,11 @@ def make_inputs(root: Path, sft: Path, tiny_gemma: Callable[..., Any]) -> None:
             (out / folder / file.name).write_bytes(file.read_bytes())
         tiny_gemma(seed=number, initializer_range=0.1).save_pretrained(out / folder)
     (out / "base" / "model").mkdir(parents=True)
-    tiny_pairrm.write(out / "judge")
-    (out / "teacher").mkdir()
-    write_json(out / "teacher" / "teacher.json", {"source": None})
+    for folder in ("judge", "teacher"):
+        tiny_pairrm.write(out / folder)
     lengths = {"source_max_length": 24, "candidate_max_length": 24}
-    write_json(out / "judge" / "judge.json", {"kind": "pairrm", **lengths, "batch_size": 2, "budget": "example"})
+    for folder in ("judge", "teacher"):
+        write_json(out / folder / "judge.json", {"kind": "pairrm", **lengths, "batch_size": 2, "budget": "example"})
     for split in ("train", "eval"):
         rows, pairs = [], []
         for number in range(8):

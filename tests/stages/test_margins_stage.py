@@ -21,7 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twelve training and four evaluation pairs of the generated world; one label in four is the wrong way round."""
     for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for folder in ("validate", "pairs", "judge", "teacher"):
+    for folder in ("validate", "pairs", "teacher"):
         (tmp_path / "out" / folder).mkdir(parents=True)
     for split, count in (("train", 12), ("eval", 4)):
         rows = []
@@ -35,7 +35,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_jsonl(tmp_path / "out" / "pairs" / f"{split}.jsonl", [{"id": row["id"], **ids} for row in rows])
     write_json(tmp_path / "out" / "pairs" / "pairs.json", {"source": "dataset"})
     write_json(tmp_path / "out" / "validate" / "dataset.json", {"true_reward": True})
-    write_json(tmp_path / "out" / "teacher" / "teacher.json", {"source": None})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
     run_untracked(monkeypatch)
@@ -120,25 +119,24 @@ def test_what_a_judge_cost_is_tracked_and_no_part_of_what_runs_are_trained_on(
     assert [(row["chosen_score"], row["rejected_score"]) for row in rows["eval"]] == [(-2.5, 2.5), (2.5, -2.5)]
 
 
-def test_the_teacher_is_asked_where_there_is_one_and_its_errors_say_so(
+def test_the_teacher_is_asked_and_its_errors_say_whose_keys_they_name(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
     def load(folder: Path, journal: object) -> Judge:
         asked.append(folder)
-        if len(asked) == 3:
+        if len(asked) == 2:
             raise UserError("judge.timeout is over.")
         return Judge(0.0)
 
     monkeypatch.setattr("epsilon_dpo.judging.judges.loading.load_judge", load)
     monkeypatch.setattr("epsilon_dpo.pipeline.stage.runtime.set_up", lambda seed, threads: None)
     run(project, "{source: judge, temperature: 1.0}")
-    write_json(project / "out/teacher/teacher.json", {"source": "llm"})
-    run(project, "{source: judge, temperature: 1.0}")
-    assert asked == [Path("out/judge"), Path("out/teacher")]
-    with pytest.raises(SystemExit, match=r"margins: Of the teacher \(read teacher\. for judge\.\): judge\.timeout is"):
+    said = r"margins: What teaches is the block teacher, or judge where that is null: judge\.timeout is"
+    with pytest.raises(SystemExit, match=said):
         run(project, "{source: judge, temperature: 1.0}")
+    assert asked == [Path("out/teacher")] * 2
 
 
 def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_left(project: Path) -> None:

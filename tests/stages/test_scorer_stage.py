@@ -26,7 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three training pairs of two prompts and one evaluation pair of the generated world, and a judge's folder."""
     for name in ("src", "stages", "dvc.yaml", "pins.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for folder in ("validate", "pairs", "judge", "teacher"):
+    for folder in ("validate", "pairs", "teacher"):
         (tmp_path / "out" / folder).mkdir(parents=True)
     for split, prompts in (("train", [MOON, SUN, MOON]), ("eval", [SUN])):
         rows = [{"id": f"{split}/{number}", "prompt": prompt} for number, prompt in enumerate(prompts)]
@@ -36,17 +36,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(tmp_path / "out" / "pairs" / "pairs.json", {"source": "dataset"})
     write_json(tmp_path / "out" / "validate" / "dataset.json", {"true_reward": True})
     a_judge(tmp_path, "reward_model")
-    write_json(tmp_path / "out" / "teacher" / "teacher.json", {"source": None})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
     run_untracked(monkeypatch)
     return tmp_path
 
 
-def a_judge(project: Path, kind: str, stage: str = "judge") -> None:
-    write_json(project / "out" / stage / "judge.json", {"kind": kind})
-    for name in ("model.safetensors", "metrics.json", "metrics.jsonl", "manifest.json"):
-        (project / "out" / stage / name).write_text(f"{name} of {kind}")
+def a_judge(project: Path, kind: str) -> None:
+    write_json(project / "out/teacher/judge.json", {"kind": kind})
+    for name in ("model.safetensors", "metrics.json", "metrics.jsonl"):
+        (project / "out/teacher" / name).write_text(f"{name} of {kind}")
 
 
 def run(project: Path, block: str) -> Path:
@@ -70,7 +69,9 @@ def test_a_scorer_reaches_the_folders_of_online_methods_alone(project: Path) -> 
     changed = {Path(name).parts[0] for name in after if after[name] != before.get(name)}
     assert changed == {"ppo", "rloo"}
     deps = read_yaml(ROOT / "dvc.yaml")["stages"]["align"]["do"]["deps"]
-    assert [dep for dep in deps if dep.startswith(("out/scorer", "out/judge"))] == ["out/scorer/${item.method}"]
+    assert [dep for dep in deps if dep.startswith(("out/scorer", "out/judge", "out/teacher"))] == [
+        "out/scorer/${item.method}"
+    ]
 
 
 def test_a_change_of_what_only_online_runs_need_reaches_their_folders_and_a_comment_does_not(
@@ -157,17 +158,6 @@ def test_a_judge_is_copied_without_what_it_cost_and_gives_each_answer_its_number
         "epsilon_dpo.judging.judges.loading.load_judge", lambda folder: loaded.append(folder) or Lengths()
     )
     assert load_scorer(out)([MOON, SUN], ["four", ""]) == [4.0, 0.0] and loaded == [out / "judge"]
-
-
-def test_a_judge_that_becomes_the_teacher_leaves_the_same_bytes(project: Path) -> None:
-    """Else another judge beside it would train the online runs again."""
-    run(project, "{source: judge}")
-    before = content(project / "out/scorer")
-    a_judge(project, "reward_model", "teacher")
-    write_json(project / "out/teacher/teacher.json", {"source": "reward_model"})
-    a_judge(project, "pairrm")
-    run(project, "{source: judge}")
-    assert content(project / "out/scorer") == before
 
 
 @pytest.mark.parametrize("kind", ["pairrm", "llm"])

@@ -57,6 +57,8 @@ def of_judge(of: Given, block: str = "judge") -> list[Needs]:
         made = replace(_training(of, judge, config, dtype), stage=MADE[block])
     else:  # it is copied
         made = Needs(MADE[block], [], None, 0, None, None, Disk(out=sum(one.nbytes for one in model.parameters())))
+    if of.params.teacher is None:  # out/teacher is a copy
+        made = replace(made, disk=replace(made.disk, out=2 * made.disk.out))
     runs = list(of.params.runs) if block == "judge" else []
     return [made, Needs(asked, runs, memory, gpus, None, None)]
 

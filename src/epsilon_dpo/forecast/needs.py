@@ -19,7 +19,7 @@ class Needs:
     """A line of the table.
 
     Attributes:
-        stage: by its name in dvc.yaml.
+        stage: by its name in dvc.yaml, with what of it is meant where it has several lines.
         runs: of params.yaml, if it runs once for each.
         memory: on each GPU, of one run; None: not known.
         gpus: that one run uses.

@@ -21,7 +21,7 @@ STEP = 16  # limits are rounded up to its multiples: a sample and the whole diff
 
 
 def eval_share(pairs: int) -> float:
-    """The share of the prompts that makes about EVAL_PAIRS evaluation pairs, at least 2 % and at most half."""
+    """The share of the dialogues that makes about EVAL_PAIRS evaluation pairs, at least 2 % and at most half."""
     return min(0.5, max(0.02, math.ceil(100 * EVAL_PAIRS / max(pairs, 1)) / 100))
 
 

@@ -71,8 +71,9 @@ class Outputs:
         self.json("pairs/pairs.json", {"source": "dataset", "train": 40, "eval": self.n, "left_out": {}})
         for name in ("train", "eval"):
             self.jsonl(f"validate/{name}.jsonl", [])
-        self.json("judge/judge.json", {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64})
-        self.json("teacher/teacher.json", {"source": None})
+        judge = {"source": "pretrained", "origin": "judge/by-hand", "model_sha256": "a" * 64}
+        for folder in ("judge", "teacher"):
+            self.json(f"{folder}/judge.json", judge)
         judged: dict[str, Any] = {**rates("accuracy", [1, 1, 0, 1]), "consistency": 0.9, "consistency_n": 3}
         half = [0.5] * self.n
         controls = {"confidence": 0.95, "n": self.n, **rates("win_rate/sft_vs_chosen", half)}
@@ -83,7 +84,8 @@ class Outputs:
             controls |= rates("true_win_rate/shuffled_vs_chosen", [0.0] * self.n)
             controls |= rates("true_win_rate/sft_vs_chosen", half) | rates("truth_agreement/sft_vs_chosen", [1, 1])
             controls |= {"true_reward/sft": 0.5, "true_reward/sft_low": 0.4, "true_reward/sft_high": 0.6}
-        self.json("judge/metrics.json", judged)
+        for folder in ("judge", "teacher"):
+            self.json(f"{folder}/metrics.json", judged)
         self.json("controls/metrics.json", controls)
         self.json("sft/metrics.json", {"steps": 10, "eval_loss": 1.0})
         self.samples("reference", "SFT says", "s" * 64)

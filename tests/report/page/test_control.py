@@ -39,7 +39,9 @@ def results(outputs: Callable[..., Path], runs: Runs) -> Callable[..., Results]:
     def make(kind: str = "sentiment", **kl: float) -> Results:
         out = outputs(truth=False)
         changes: dict[str, dict[str, Any]] = {
-            "judge/judge.json": {"kind": kind, "source": kind, "origin": "by hand"},
+            **{
+                f"{one}/judge.json": {"kind": kind, "source": kind, "origin": "by hand"} for one in ("judge", "teacher")
+            },
             "judge/metrics.json": {"classifier_accuracy": 0.75, "classifier_accuracy_low": 0.7}
             | {"classifier_accuracy_high": 0.8, "classifier_accuracy_n": 200, "flip_rate": 0.0}
             | {"flip_rate_low": 0.0, "flip_rate_high": 0.1, "flip_rate_n": 40},

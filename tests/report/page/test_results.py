@@ -94,13 +94,16 @@ def test_the_page_names_the_pairs_trained_on_and_who_learned_from_the_judge(
     named = ", ".join(f"<code>{name}</code>" for name in taught)
     assert (f"<p>{named}: trained on scores, ranks or margins of this judge, so that" in page) is bool(taught)
     assert ("ranked by this page&#39;s judge (PairRM (judge/by-hand))." in page) is on_policy
-    write_json(out / "teacher/teacher.json", {"source": "llm"})
     write_json(out / "teacher/judge.json", {"source": "llm", "origin": "teacher/by-hand"})
+    write_json(out / "teacher/metrics.json", {"accuracy": 0.625})
     (tmp_path / "other").mkdir()
     write_report(read_results(out, runs, scorer=scorer, margins=margins), 0, tmp_path / "other")
     page = " ".join((tmp_path / "other/report.html").read_text("utf-8").split())
     teacher = "the language model teacher/by-hand"
-    said = f"<p>{named}: trained on scores, ranks or margins of a teacher that judges nothing here: {teacher}.</p>"
+    said = (
+        f"<p>{named}: trained on scores, ranks or margins of a teacher that judges nothing here: {teacher}. It agrees"
+    )
+    said += " with the labels of 62.5 % of the evaluation pairs.</p>"
     assert (said in page) is bool(taught)
     assert (f"ranked by the teacher ({teacher}), another judge." in page) is on_policy
 

@@ -17,7 +17,7 @@ class DatasetPairs(Strict):
 
 
 class OnPolicyPairs(Strict):
-    """The reference's own answers to the training prompts, ranked by the judge; evaluation pairs stay the dataset's."""
+    """The reference's answers to the training prompts, ranked by the teacher; evaluation pairs stay the dataset's."""
 
     source: Literal["on_policy"]
     choose: Choice

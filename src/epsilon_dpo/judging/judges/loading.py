@@ -1,5 +1,7 @@
-"""The judge that stage `judge` left in out/judge, whatever its kind."""
+"""The judges that stage `judge` left in out/judge and out/teacher, whatever their kind."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,19 @@ from epsilon_dpo.judging.judges.interface import Judge
 from epsilon_dpo.pipeline.observability.errors import UserError, memory_in_a_sentence
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.journal import Journal
+
+
+@contextmanager
+def teaching() -> Iterator[None]:
+    """Around what makes or asks the judge in out/teacher: a judge's errors name the keys of block `judge`.
+
+    Raises:
+        UserError: the block did, with where else these keys may be.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"What teaches is the block teacher, or judge where that is null: {error}") from None
 
 
 def load_judge(folder: Path, journal: Journal | None = None) -> Judge:

@@ -1,4 +1,4 @@
-"""Judges by name: `judge.source` in params.yaml decides what out/judge holds."""
+"""Judges by name: `judge.source` in params.yaml decides what out/judge holds, `teacher.source` what out/teacher."""
 
 import hashlib
 import json

@@ -45,7 +45,13 @@ def _true_rewards(prompts: Sequence[Messages], answers: Sequence[str]) -> list[f
 
 
 def _judged(folder: Path) -> Score:
-    from epsilon_dpo.judging.judges.loading import load_judge  # the true reward needs no model
+    from epsilon_dpo.judging.judges.loading import load_judge, teaching  # the true reward needs no model
 
-    judge = load_judge(folder)
-    return lambda prompts, answers: [own for [own] in judge.rank(list(prompts), [[text] for text in answers])]
+    with teaching():
+        judge = load_judge(folder)
+
+    def scored(prompts: Sequence[Messages], answers: Sequence[str]) -> list[float]:
+        with teaching():
+            return [own for [own] in judge.rank(list(prompts), [[text] for text in answers])]
+
+    return scored

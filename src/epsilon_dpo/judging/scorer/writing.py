@@ -11,13 +11,11 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from epsilon_dpo.judging.judges.teacher import TEACHER
 from epsilon_dpo.judging.scorer.code import MADE_WITH, made_with
 from epsilon_dpo.judging.scorer.params import Scorer
 from epsilon_dpo.methods.registry import method_names, online_method_names
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import JsonlFile, Row, count_lines, read_json, write_json, write_jsonl
-from epsilon_dpo.pipeline.stage.fingerprint import MANIFEST
 
 SETTINGS, JUDGE, METRICS = "scorer.json", "judge", ("metrics.json", "metrics.jsonl")
 PAIRWISE_KINDS = ("pairrm", "llm")  # of judge.json
@@ -50,7 +48,7 @@ def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out:
     """Write the scorer of `config` to `out`, with a copy of the judge if it is one, and the prompts of `pairs`.
 
     Args:
-        pairs: out/pairs; validated: out/validate; judge: out/judge, or out/teacher if there is a teacher.
+        pairs: out/pairs; validated: out/validate; judge: out/teacher.
 
     Returns:
         the number of distinct prompts by split.
@@ -68,11 +66,10 @@ def write_scorer(config: Scorer, pairs: Path, validated: Path, judge: Path, out:
         if kind in PAIRWISE_KINDS:
             raise UserError(
                 f"params.yaml: scorer.source: judge needs a judge that gives one answer a number, and a judge of kind "
-                f"{kind} only compares two; choose one with a score of its own, such as {judge.name}.source: "
-                "reward_model."
+                f"{kind} only compares two; choose one with a score of its own, such as source: reward_model, in "
+                "the block teacher, or in judge where that is null."
             )
-        # The manifest stays behind: where an equal judge comes from must not train a policy again.
-        shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS, MANIFEST, TEACHER))
+        shutil.copytree(judge, out / JUDGE, ignore=shutil.ignore_patterns(*METRICS))
     counts = {}
     for split in ("train", "eval"):
         write_jsonl(out / prompt_file(split), _distinct_prompts(pairs, validated, split))

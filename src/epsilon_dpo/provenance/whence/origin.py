@@ -27,7 +27,8 @@ from epsilon_dpo.provenance.whence.sentences import (
 )
 
 SCORER, OF_METHODS = "scorer", "out/scorer/"  # what online runs are made with, in a folder per method
-NO_MODEL = ("out/base/tokenizer", "out/align/metrics")  # outputs beside that of the stage's model
+# Outputs beside that of the stage's model; the teacher has no manifest.
+NO_MODEL = ("out/base/tokenizer", "out/align/metrics", "out/teacher")
 STAGE_OF = {"data": "fetch", "base": "base"}
 
 
@@ -165,9 +166,8 @@ def _claimed(records: Records, models: list[Json], stage: str) -> Iterator[Place
     """The outputs of `stage` with a model, in the locks that record all of `models` with their params."""
     for lock in records.locks:
         if all(_has_its_params(lock, model) for model in models):
-            entry = lock.stages[stage]
-            without = (*NO_MODEL, *(("out/teacher",) if entry.params.get("teacher") is None else ()))
-            yield from (Place(lock, stage, out) for out in entry.outs if not out.startswith(without))
+            outs = lock.stages[stage].outs
+            yield from (Place(lock, stage, out) for out in outs if not out.startswith(NO_MODEL))
 
 
 def _models(said: Json) -> list[Json]:

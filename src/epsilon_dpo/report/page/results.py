@@ -61,7 +61,7 @@ class Results:
         pairs: out/pairs/pairs.json: `source` and number (`train`) of the pairs that policies were trained on.
         digests: sha256 of the validated splits, by file name.
         judge: out/judge/judge.json; judged: its metrics.json, on all evaluation pairs.
-        teacher: out/teacher/judge.json, of the judge that policies learned from; None: the same one.
+        teacher: out/teacher/judge.json, of the judge that policies learn from, and its metrics; None: it is this one.
         base: name of the model that SFT started from; if there was no SFT, it is the reference itself.
         sft: out/sft/metrics.json; reference: metrics of the SFT policy's answers, which are `reference_answers`.
         controls: out/controls/metrics.json.
@@ -201,7 +201,7 @@ def read_results(
         UserError: the parts of a run speak of different policies, or answer other prompts than the reference; or the
             tournament was between others.
     """
-    validate, judge, teacher = out / "validate", out / "judge", out / "teacher"
+    validate, judge = out / "validate", out / "judge"
     results = Results(
         runs=[_run(out, name, config) for name, config in runs.items()],
         dataset=read_json(validate / "dataset.json"),
@@ -210,7 +210,7 @@ def read_results(
         digests={name: digest(validate / name) for name in ("train.jsonl", "eval.jsonl")},
         judge=read_json(judge / "judge.json"),
         judged=read_json(judge / "metrics.json"),
-        teacher=None if read_json(teacher / "teacher.json")["source"] is None else read_json(teacher / "judge.json"),
+        teacher=_teacher(out),
         sft=read_json(out / "sft" / "metrics.json"),
         reference=read_json(out / "reference" / "metrics.json"),
         reference_answers=read_jsonl(out / "reference" / "samples.jsonl"),
@@ -233,6 +233,13 @@ def read_results(
     if {row["policy"] for row in results.ranking["win"]} != {*runs, SFT, CHOSEN}:
         raise UserError("out/tournament ranks other policies than the runs of params.yaml; run `dvc repro`.")
     return results
+
+
+def _teacher(out: Path) -> Row | None:
+    teacher = read_json(out / "teacher" / "judge.json")
+    if teacher == read_json(out / "judge" / "judge.json"):
+        return None
+    return {**teacher, **read_json(out / "teacher" / "metrics.json")}
 
 
 def _run(out: Path, name: str, config: dict[str, Any]) -> RunResult:

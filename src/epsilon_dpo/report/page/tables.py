@@ -68,6 +68,7 @@ def summary(results: Results, comparisons: list[Row], methods: list[Row], statem
         "validation": results.validation["splits"],
         "data_sha256": results.digests,
         "judge": {**results.judge, **results.judged},
+        **({} if results.teacher is None else {"teacher": results.teacher}),
         SFT: {"policy_sha256": results.reference["policy_sha256"], **_sft_row(results)},
         "runs": {
             run.name: {"config": run.config, "policy_sha256": run.policy_sha256, **_run_row(run)}
