@@ -65,7 +65,8 @@ def train(arguments: Json, track: Track) -> dict[str, float]:
 def publish(stage: Stage, run: str, entry: Json, metrics: dict[str, float]) -> None:
     """What the training left in `stage.out`, with where it comes from."""
     part_metrics(stage.out, stage.apart)
-    made_of = {"read": read_by(method_of(run, entry)), "start": Path("out/sft/model")}
+    method = method_of(run, entry)
+    made_of = {"read": read_by(method), "start": Path("out/sft/model")}
     snapshots = sorted(stage.out.glob(f"{SNAPSHOTS}/*"))
     stage.write_manifest(stage.out / "model", **made_of)
     for snapshot in snapshots:
@@ -77,8 +78,8 @@ def publish(stage: Stage, run: str, entry: Json, metrics: dict[str, float]) -> N
         f"eval loss {metrics['eval_loss']:.4f}, accuracy {metrics['eval_rewards/accuracies']:.3f}, "
         f"{metrics['steps']} steps"
     )
-    if metrics.get("syncs") == 0:
-        stage.summary += "; the reference never moved (sync_steps), so this is DPO's policy"
+    if not isinstance(method, OnlineMethod) and method.moves_reference and metrics["steps"] < method.min_steps:
+        stage.summary += "; no step saw a moved reference (sync_steps), so this is DPO's policy"
 
 
 if __name__ == "__main__":

@@ -77,10 +77,10 @@ def test_snapshots_that_no_training_reaches_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_method_that_max_steps_leaves_no_time_for_is_doubted() -> None:
-    """TR-DPO whose reference never moves is DPO."""
+    """TR-DPO whose reference moves after the last step is DPO."""
     content = read_yaml(ROOT / "params.yaml")
     steps = content["runs"]["tr_dpo"]["sync_steps"]
-    for max_steps, doubted in ((None, 0), (steps, 0), (steps - 1, 1)):
+    for max_steps, doubted in ((None, 0), (steps + 1, 0), (steps, 1)):
         params = parse(ParamsFile, content | {"align": content["align"] | {"max_steps": max_steps}})
         said = [f"runs.tr_dpo is not yet tr_dpo after align.max_steps = {max_steps} optimizer steps: with this config "]
         assert [line.split("it takes")[0] for line in cautions(params)] == said * doubted

@@ -214,19 +214,21 @@ def test_a_run_on_margins_says_that_it_was_made_of_them(project: Path, monkeypat
     assert said["read_md5"] == {file: file_md5(project / file) for file in files}
 
 
-def test_only_a_reference_that_never_moved_is_said_to_give_the_policy_of_dpo(
+def test_only_a_reference_that_no_step_saw_move_is_said_to_give_the_policy_of_dpo(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of three steps; and not of a method that moves none."""
     follows = {"method": "tr_dpo", "beta": 0.3, "update": "hard"}
-    runs = {"late": follows | {"sync_steps": 4}, "once": follows | {"sync_steps": 2}, "dpo": PARAMS["runs"]["dpo"]}
+    runs = {name: follows | {"sync_steps": steps} for name, steps in (("never", 4), ("late", 3), ("once", 2))}
+    runs["dpo"] = PARAMS["runs"]["dpo"]
     write_params(project, runs)
     (project / "out/scorer/tr_dpo").mkdir()
     ends = {}
     for name in runs:
         run("align", monkeypatch, name)
         ends[name] = capsys.readouterr().out.rstrip("\n").partition(" 3 steps")[2]
-    assert ends == {"late": "; the reference never moved (sync_steps), so this is DPO's policy", "once": "", "dpo": ""}
+    dpo = "; no step saw a moved reference (sync_steps), so this is DPO's policy"
+    assert ends == {"never": dpo, "late": dpo, "once": "", "dpo": ""}
 
 
 def test_a_judge_is_measured_on_the_pairs_that_it_did_not_learn_from(

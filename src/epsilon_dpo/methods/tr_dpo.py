@@ -50,7 +50,7 @@ class TRDPO(Method[TRDPOConfig]):
 
     @property
     def min_steps(self) -> int:
-        return self.config.sync_steps  # DPO until then
+        return self.config.sync_steps + 1  # the first that sees the moved reference; DPO until then
 
     def loss(self, chosen: Logps, rejected: Logps) -> PairLoss:
         beta = self.config.beta

@@ -142,18 +142,18 @@ def test_tokens_and_entropy_are_counted_over_real_tokens(run, token_pairs, tmp_p
     assert rows[0]["entropy"] == pytest.approx(sum(entropies) / 22, rel=1e-9)
 
 
-def test_a_reference_that_never_moves_is_dpo(run):
-    never = run("never", {**SOFT, "sync_steps": 12})  # after the last
+def test_a_reference_that_moves_after_the_last_step_is_dpo(run):
+    never = run("never", {**SOFT, "sync_steps": 12}, max_steps=12)
     assert torch.equal(weights(never)["model.norm.weight"], weights(run("dpo", DPO))["model.norm.weight"])
     moved = weights(run("moved", SOFT))["model.norm.weight"]
     assert not torch.equal(moved, weights(never)["model.norm.weight"])
 
 
-def test_epochs_in_which_the_reference_never_moves_are_refused(run):
+def test_epochs_in_which_no_step_sees_a_moved_reference_are_refused(run):
     """The report would call DPO by another name; who cuts a training short knows."""
     with pytest.raises(UserError, match="has 12 optimizer steps, and tr_dpo with this config needs 13 or more to be"):
-        run("short", SOFT | {"sync_steps": 13})
-    assert run("cut", SOFT | {"sync_steps": 13}, max_steps=2)
+        run("short", SOFT | {"sync_steps": 12})
+    assert run("cut", SOFT | {"sync_steps": 12}, max_steps=2)
 
 
 def test_gradient_checkpointing_and_bfloat16_autocast_run(run, monkeypatch):

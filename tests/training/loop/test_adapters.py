@@ -170,7 +170,7 @@ def test_a_reference_that_follows_is_a_second_adapter(run):
     tied = [row for row in rows if row["loss"] == pytest.approx(LOG_TWO, abs=1e-7)]
     assert [row["step"] for row in tied] == [1, 4, 7, 10]
     assert tied[0]["kl/fwd_data"] == 0.0 and all(row["kl/fwd_data"] > 1e-4 for row in tied[1:])
-    never = run("never", SOFT | {"sync_steps": 12}, lora=lora(), **FAST)
+    never = run("never", SOFT | {"sync_steps": 12}, lora=lora(), **FAST, max_steps=12)
     plain, moved = run("plain", DPO, lora=lora(), **FAST), run("moved", SOFT, lora=lora(), **FAST)
     weights = [content(out / "model")["adapter_model.safetensors"] for out in (never, plain, moved)]
     assert weights[0] == weights[1] != weights[2]
