@@ -15,10 +15,11 @@ class Dataset:
     """Preference pairs as entire dialogues (TRL's conversational format, implicit prompt), the source's defects kept.
 
     Attributes:
-        train, eval: no dialogue is in both, unless the source's own two files share one (stage `validate` looks). A row
-            is {"id", "chosen", "rejected"} and, where the data has them, "margin" (score of chosen minus rejected),
-            "source" (the member of a mixture) and "flip_rate" (how likely the label is the wrong way round); further
-            keys end in out/fetch. Lists, or collections that are read from disk.
+        train, eval: no dialogue is in both, unless the source's own two files share one, or two members of a mixture do
+            that are parted by different shares or rules (stage `validate` looks). A row is {"id", "chosen", "rejected"}
+            and, where the data has them, "margin" (score of chosen minus rejected), "source" (the member of a mixture)
+            and "flip_rate" (how likely the label is the wrong way round); further keys end in out/fetch. Lists, or
+            collections that are read from disk.
         facts: content of dataset.json about the origin beside the row counts: source, revision, file hashes, ...
         dropped: {"id", "reason", "detail"} per row that makes no pair, whose reasons facts["dropped"] counts; None from
             a source that drops none.
