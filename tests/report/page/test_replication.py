@@ -27,10 +27,9 @@ MEASURED = {
     "verdict": "fails",
     "note": "",
     "post_hoc": True,
-    "ranges": [],
 }
 NOTHING = {"value": None, "low": None, "high": None, "n": 0, "note": "", "post_hoc": False}
-UNMEASURABLE = MEASURED | NOTHING | {"n": 2, "verdict": "not measurable", "note": "seed 3, no kl"}
+UNMEASURABLE = MEASURED | NOTHING | {"n": 2, "verdict": "not measurable", "note": "seed 3, no kl", "ranges": []}
 TESTED = MEASURED | NOTHING | {"claim": "No extra pass.", "level": None, "unit": "", "verdict": "by a test"}
 NOT_RUN = MEASURED | NOTHING | {"claim": "It flies.", "level": "moon", "verdict": "not run", "note": "needs a rocket"}
 

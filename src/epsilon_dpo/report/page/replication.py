@@ -6,7 +6,7 @@ from pathlib import Path
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import Row, read_json
 
-COLUMNS = {"claim", "level", "value", "low", "high", "unit", "n", "verdict", "note", "post_hoc", "ranges"}
+COLUMNS = {"claim", "level", "value", "low", "high", "unit", "n", "verdict", "note", "post_hoc"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def read_replication(file: Path) -> Replication:
         content = read_json(file)
         rows: list[Row] = content["claims"]
         levels, confidence = dict(content["levels"]), float(content["confidence"])
-        if any(set(row) != COLUMNS or row["level"] not in {None, *levels} for row in rows):
+        if any(not set(row) >= COLUMNS or row["level"] not in {None, *levels} for row in rows):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is not what the study says; `epsilon-dpo study page` writes it anew.") from None
