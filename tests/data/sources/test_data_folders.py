@@ -77,6 +77,14 @@ def test_a_link_whose_file_is_gone_is_refused(where: str) -> None:
     )
 
 
+def test_a_glob_passes_over_a_linked_folder() -> None:
+    """It takes files alone, so the folder's rows are not missing."""
+    write("data/mine/train.jsonl", ROWS)
+    Path("elsewhere").mkdir()
+    Path("data/mine/link").symlink_to("../../elsewhere")
+    assert len(pairs_of(read(path="data/mine/*"))) == 8
+
+
 def test_an_editors_lock_is_no_missing_file() -> None:
     write("data/mine/train.jsonl", ROWS)
     Path("data/mine/.#train.jsonl").symlink_to("me@host.1234")

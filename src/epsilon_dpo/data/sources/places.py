@@ -128,7 +128,7 @@ def locate(source: DatasetSource, scratch: Path) -> Place:
             refuse_unwatched_within(path / name)  # a README may name files in a hidden folder
         return Place(source.path, splits, lambda name: DataFile(path / name, str(path / name), name))
     for match in matches:
-        if match not in files and match.is_symlink() and not match.name.startswith("."):
+        if match.is_symlink() and not match.exists() and not match.name.startswith("."):
             refuse_unwatched_within(match)  # its file is gone, and the others would be read without it
     if files and source.name is not None:
         raise UserError(
