@@ -107,6 +107,24 @@ def test_a_file_beside_others_that_is_in_no_split_is_refused(read_alone: str, be
     assert len(pairs_of(read())) == 8, "its README says which are meant"
 
 
+@pytest.mark.parametrize(
+    ("read_alone", "beside", "name"),
+    [
+        ("data/train-00000-of-00001.jsonl", "data/test.jsonl", "test-00000-of-00001.jsonl"),
+        ("data/train-00000-of-00001.jsonl", "data/my_dev.jsonl", "validation-00000-of-00001.jsonl"),
+        ("data/train-00000-of-00001.jsonl", "data/contest.jsonl", "train-00001-of-00002.jsonl"),
+        ("train-00000-of-00001.jsonl", "Test.jsonl", "test-Test.jsonl"),
+    ],
+)
+def test_a_file_that_is_left_out_keeps_the_split_of_its_name(read_alone: str, beside: str, name: str) -> None:
+    """The rows of a test are not to be trained on; and under the name that is proposed the file is read."""
+    for file in (read_alone, beside):
+        write(f"data/mine/{file}", ROWS)
+    assert f" such as {name}, move" in said() or f"; rename it, say to {name}, move" in said()
+    Path("data/mine", beside).rename(Path("data/mine", beside).with_name(name))
+    assert pairs_of(read(train_split=name.partition("-")[0]))
+
+
 @pytest.mark.parametrize("path", ["data/mine/train.jsonl", "data/mine/*.jsonl"])
 def test_files_have_no_configuration(path: str) -> None:
     """Whoever names one expects that it is read."""

@@ -6,6 +6,7 @@ the same is asked of a folder of empty files with its names, so that only the fi
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from epsilon_dpo.pipeline.observability.errors import UserError, first_line
 from epsilon_dpo.pipeline.stage.files import read_json
 
 READABLE = "json, jsonl, csv, tsv (also .gz, .bz2, .xz, .zst), parquet and arrow"
+
+# Files of a folder data/ that are called so make the split that the name begins with, and `datasets` takes no others.
+SHARD = re.compile(r"data/.+-\d{5}-of-\d{5}.*")
 
 # By a README's head; RuntimeError: a loading script lies beside the data, which `datasets` no longer runs.
 UNREADABLE = (ValueError, OSError, TypeError, AttributeError, LookupError, RuntimeError, yaml.YAMLError)
@@ -315,12 +319,28 @@ def _refuse_left_out(files: list[Path], read: list[Path], shown: str) -> None:
     for path in files:
         if path not in read and path.parent in folders:
             other = next(name for name in read if name.parent == path.parent)
+            split = _split_in(path.name) or "train"
+            why = f"{other.name} beside it has the name of a split, and it has none (train, test, validation, ...)"
+            advice = f"give it one, such as {split}-{path.name}"
+            if SHARD.fullmatch(other.as_posix()):
+                there = sum(one.parent == path.parent and one.name.startswith(f"{split}-") for one in read)
+                why = f"beside {other.name} only files that are called like it are read"
+                advice = f"rename it, say to {split}-{there:05}-of-{there + 1:05}{''.join(path.suffixes)}"
             raise UserError(
-                f"{shown}/{path} would not be read: {other.name} beside it has the name of a split, and it has none "
-                f"(train, test, validation, ...); give it one, such as train-{path.name}, move it away, or name the "
-                "files to read, which then are the one split train, with fetch.path, such as "
+                f"{shown}/{path} would not be read: {why}; {advice}, move it away, or name the files to "
+                "read, which then are the one split train, with fetch.path, such as "
                 f"{shown}/{path.with_name('*' + path.suffix)}."
             )
+
+
+def _split_in(name: str) -> str | None:
+    """The split that a part of the name means to `datasets`, in any case of letters; of several the last, since
+    rows of a test that are trained on do more harm than rows that are not."""
+    from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
+
+    parts = re.split(f"[{NON_WORDS_CHARS}]+", name.lower())
+    named = [str(split) for split, keywords in SPLIT_KEYWORDS.items() if not set(parts).isdisjoint(keywords)]
+    return named[-1] if named else None
 
 
 def _is_data(path: Path) -> bool:
