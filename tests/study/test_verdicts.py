@@ -216,6 +216,14 @@ def test_claims_have_names_of_their_own_and_a_file(here: Path) -> None:
         read_study()
 
 
+def test_what_was_found_rests_on_claims_of_the_file(here: Path) -> None:
+    found = [{"says": "It spends more.", "seen": {"other": "holds"}}]
+    content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM], "found": found}
+    Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    with pytest.raises(UserError, match="found: no claim is called other"):
+        read_study()
+
+
 def test_an_answer_has_a_verdict_for_each_claim_that_it_rests_on(here: Path) -> None:
     content = {"confidence": 0.95, "levels": LEVELS, "claims": [CLAIM], "in_short": [SHORT | {"seen": []}]}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
@@ -264,7 +272,9 @@ def test_a_verdict_that_depends_on_the_range_of_budgets_says_so(here: Path) -> N
     write_csv(results_folder("controlled") / "policies.csv", made)
     write_json(results_folder("controlled") / "replicates.json", {})
     text, (told,) = page(), verdict_table()["claims"]
-    assert "**Of 1 comparisons at an equal KL budget, 1 get another verdict over another range\n" in text
+    assert (
+        "- Of 1 comparisons at an equal KL budget, 1 get another verdict over another range of budgets, and 0" in text
+    )
     assert "| **fails**: the verdict depends on the range of budgets |" in text
     assert "- **The verdict depends on the [range of budgets](#ranges-of-budgets) that is averaged**" in text
     assert told["note"] == "the verdict depends on the range of budgets"
@@ -301,7 +311,9 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     short = SHORT | {"claims": rests_on, "seen": ["undecided at this n", "by a test", "not run"]}
     older = SHORT | {"question": "Still?", "claims": {"anew": "chosen", "of two": "both"}, "seen": ["holds", "holds"]}
     far = SHORT | {"question": "Far?", "claims": {"far": "b"}, "seen": ["not run"]}
-    content = {"confidence": 0.95, "levels": levels, "claims": claims, "in_short": [short, older, far]}
+    stale = {"says": "It wins.", "seen": {"tested": "by a test", "chosen": "fails"}}
+    said = [{"says": "It is tested.", "seen": {"tested": "by a test", "unrun": "not run"}}, stale]
+    content = {"confidence": 0.95, "levels": levels, "claims": claims, "in_short": [short, older, far], "found": said}
     Path("study/claims.yaml").write_text(yaml.safe_dump(content), "utf-8")
     Path("study/notes.md").write_text("## What surprised\n\nNothing.\n", "utf-8")
     folder = results_folder("controlled")
@@ -315,10 +327,18 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
     write_json(results_folder("moon") / "replicates.json", {})
     text = page()
     for cell in (
-        "| of 3 sentences of the paper and the slides | holds | fails | undecided at this n | not run |\n"
-        "|---|---|---|---|---|\n"
-        "| as defined when the first values were committed | 0 | **1**: no. 2 | **1**: no. 1 | **1**: no. 3 |\n"
-        r"| as defined now | **1**: no. 2\* | 0 | **1**: no. 1 | **1**: no. 3 |",
+        "\n\n- It is tested.\n"
+        "- To be stated anew: a verdict is no longer the one that `found` of study/claims.yaml was written for.\n\n"
+        "## In short\n\n| no. | question | answer |\n|---|---|---|\n"
+        '| <a id="no-1"></a>[1](#values-1) | Does it spend more? | Yes |\n'
+        r'| <a id="no-2"></a>[2\*](#values-2) | Still? | To be answered anew: a verdict is no longer the one that the '
+        "answer in study/claims.yaml was given for |\n",
+        "| of 3 sentences of the paper and the slides | as defined when the first values were committed | as defined "
+        "now |\n|---|---|---|\n"
+        r"| holds | 0 | **1**: no. [2\*](#no-2) |"
+        "\n| fails | **1**: no. [2](#no-2) | 0 |\n"
+        "| undecided at this n | **1**: no. [1](#no-1) | **1**: no. [1](#no-1) |\n"
+        "| not run | **1**: no. [3](#no-3) | **1**: no. [3](#no-3) |\n\n",
         "| claim | before | now | changed |\n|---|---|---|---|\n"
         "| [It spends more KL.](#chosen) | the paper's: fails, -1 | the paper's: holds | Monday |\n",
         "**History does not tell** of 1 claims whether",
@@ -326,10 +346,10 @@ def test_every_cell_of_a_page_by_hand(here: Path) -> None:
         "| rows | holds | mixed | undecided at this n | holds by a test | not run |\n|---|---|---|---|---|---|\n"
         "| of the paper and the slides | 0 | 0 | 1 | 1 | 2 |\n| our own | 0 | 1 | 0 | 0 | 0 |\n"
         "| added or defined anew after a look at the values | 1 | 0 | 0 | 0 | 0 |\n",
-        "| 1 | Does it spend more? | Yes | KL: [undecided at this n](#spends_more), +3.000 [+0.516, +5.484] nats, n 3"
+        '| <a id="values-1"></a>[1](#no-1) | KL: [undecided at this n](#spends_more), +3.000 [+0.516, +5.484] nats, n 3'
         "<br>passes: [holds by a test](#tested)<br>time: [not run](#unrun) |",
-        r"| 2\* | Still? | To be answered anew: a verdict is no longer the one that the answer in "
-        "study/claims.yaml was given for | anew: [holds](#chosen), +3.000 [+0.516, +5.484], n 3; expected from "
+        r'| <a id="values-2"></a>[2\*](#no-2) | '
+        "anew: [holds](#chosen), +3.000 [+0.516, +5.484], n 3; expected from "
         "arithmetic; formerly (the paper's) fails, -1<br>of two: [mixed](#both), ",
         "- Formerly the paper's, until Sunday, and changed perhaps after values had been seen: another measure; holds. "
         "Why.\n"

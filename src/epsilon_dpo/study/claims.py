@@ -155,11 +155,25 @@ class Short(Strict):
     seen: list[Verdict]
 
 
+class Found(Strict):
+    """What was found, in one sentence.
+
+    Attributes:
+        says: a person's, who wrote it when the verdicts were those of `seen`.
+        seen: the verdict of each claim that it rests on, by the claim's name.
+    """
+
+    says: str
+    seen: Annotated[dict[str, Verdict], Field(min_length=1)]
+
+
 class Study(Strict):
-    """The file: at which confidence every interval is stated, the levels, the first table, and all claims."""
+    """The file: at which confidence every interval is stated, the levels, what was found, the first table, and all
+    claims."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
     levels: dict[str, Level]
+    found: list[Found] = []
     in_short: list[Short] = []
     claims: list[Claim]
 
@@ -170,6 +184,8 @@ class Study(Strict):
             raise ValueError(f"two claims are called {sorted(twice)[0]}")
         if unknown := {claim.level for claim in self.claims if claim.level} - self.levels.keys():
             raise ValueError(f"no level is called {sorted(unknown)[0]}: there are {', '.join(self.levels)}")
+        if unknown := {id_ for one in self.found for id_ in one.seen} - set(names):
+            raise ValueError(f"found: no claim is called {sorted(unknown)[0]}")
         rows = [id_ for row in self.in_short for id_ in row.claims.values()]
         if unknown := set(rows) - set(names):
             raise ValueError(f"in_short: no claim is called {sorted(unknown)[0]}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import get_args
 
 import numpy as np
@@ -23,11 +24,10 @@ INTRODUCTION = """# What is true of ε-DPO
 
 This page tests claims of the ε-DPO paper ([arXiv 2502.13177](https://arxiv.org/abs/2502.13177)), of the slides on DPO
 that [rlhf.md](rlhf.md) replicates, and our own. Each claim has a value, its {confidence:.0%} interval and a verdict."""
-SENTENCES = r"""\*: the rows that hold do so mostly or entirely by a definition or by rounding, whatever the methods do.
-
-A sentence has a row for each setting, variant and judge in which it is measured. The first line has the definitions and
-the rule that stood when the first values of a row's level were committed, without rows that were added since. The
-second line has the rows of this page. A row that is not run says nothing in either."""
+STARRED = r"\*: the rows that hold do so mostly or entirely by a definition or by rounding, whatever the methods do."
+SENTENCES = """A sentence has a row for each setting, variant and judge in which it is measured. The first column has
+the definitions and the rule that stood when the first values of a row's level were committed, without rows that were
+added since. The second column has the rows of this page. A row that is not run says nothing in either."""
 BUDGETS = """## <a id="ranges-of-budgets"></a>The range of budgets
 
 A comparison at an equal KL budget is a mean over budgets from 0 to the smaller of the two methods' largest KLs. This
@@ -79,6 +79,7 @@ Terms of the claims:
   pair is the opposite. Both are *decided*; any other pair *ties*."""
 DECIDED = ("holds", "fails")
 ANSWER_AGAIN = "To be answered anew: a verdict is no longer the one that the answer in study/claims.yaml was given for"
+STATE_AGAIN = "To be stated anew: a verdict is no longer the one that `found` of study/claims.yaml was written for."
 OURS = "our own"
 POST_HOC = "added or defined anew after a look at the values"
 
@@ -88,11 +89,12 @@ def page() -> str:
     study, results, found = _read()
     parts = [
         INTRODUCTION.format(confidence=study.confidence),
-        *_summary(study, found),
+        _found(study, found),
         _in_short(study, found),
+        _sentences(study, found),
+        _changed(found),
+        _rests_on(study, found),
         READING,
-    ]
-    parts += [
         BUDGETS if any(finding.ranges for finding in found) else "",
         _levels(study, results),
         _table(study, found),
@@ -160,9 +162,15 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _summary(study: Study, found: Sequence[Finding]) -> list[str]:
-    """What a reader of one minute must know: how the sentences stand, what was defined anew, what a range decides."""
-    return [_sentences(study, found), _defined_anew(found), _unknown(found), _by_range(found)]
+def _found(study: Study, found: Sequence[Finding]) -> str:
+    """What a reader of one minute must know: a person's sentences, unless the verdicts that he saw are others now, and
+    what a range decides."""
+    verdicts = {finding.claim.id: finding.verdict for finding in found}
+    said = [
+        one.says if all(verdicts[id_] == seen for id_, seen in one.seen.items()) else STATE_AGAIN for one in study.found
+    ]
+    items = (f"- {sentence}" for sentence in (*said, _by_range(found)) if sentence)
+    return "\n".join(fill(item, 120, subsequent_indent="  ", break_on_hyphens=False) for item in items)
 
 
 def _sentences(study: Study, found: Sequence[Finding]) -> str:
@@ -170,22 +178,34 @@ def _sentences(study: Study, found: Sequence[Finding]) -> str:
     if not study.in_short:
         return ""
     of = {finding.claim.id: finding for finding in found}
-    lines = {
-        name: [rows(row, of) for row in study.in_short]
+    numbered = list(enumerate(study.in_short, start=1))
+    columns = {
+        name: [(standing(rows(row, of)), _number(number, rows(row, of))) for number, row in numbered]
         for name, rows in (("as defined when the first values were committed", before), ("as defined now", now))
     }
-    columns = [one for one in STANDINGS if any(standing(rows) == one for own in lines.values() for rows in own)]
     title = f"of {len(study.in_short)} sentences of the paper and the slides"
-    table = [_row((title, *map(_said, columns))), "|---" * (1 + len(columns)) + "|"]
-    for name, own in lines.items():
-        numbered = [(standing(rows), f"{number}{_star(rows)}") for number, rows in enumerate(own, start=1)]
-        named = [[number for one, number in numbered if one == column] for column in columns]
-        table.append(_row((name, *(f"**{len(those)}**: no. {', '.join(those)}" if those else "0" for those in named))))
+    table = ["## How many sentences hold", "", _row((title, *columns)), "|---" * (1 + len(columns)) + "|"]
+    for one in STANDINGS:
+        named = [[number for stands, number in column if stands == one] for column in columns.values()]
+        if any(named):
+            cells = (f"**{len(those)}**: no. {', '.join(those)}" if those else "0" for those in named)
+            table.append(_row((_said(one), *cells)))
     return "\n".join([*table, "", SENTENCES])
+
+
+def _number(number: int, rows: Sequence[tuple[Claim, Verdict]]) -> str:
+    """A link to the question's row of `_in_short`."""
+    return f"[{number}{_star(rows)}](#no-{number})"
 
 
 def _star(rows: Sequence[tuple[Claim, Verdict]]) -> str:
     return r"\*" if follows(rows) else ""
+
+
+def _changed(found: Sequence[Finding]) -> str:
+    """The history of definitions, as far as values may have chosen them."""
+    parts = [part for part in (_defined_anew(found), _unknown(found)) if part]
+    return "\n\n".join(["## Definitions that were changed", *parts]) if parts else ""
 
 
 def _defined_anew(found: Sequence[Finding]) -> str:
@@ -237,9 +257,9 @@ def _by_range(found: Sequence[Finding]) -> str:
     verdicts = sum(finding.verdict_by_range for finding in compared)
     signs = sum(finding.sign_by_range and not finding.verdict_by_range for finding in compared)
     return (
-        f"**Of {len(compared)} comparisons at an equal KL budget, {verdicts} get another verdict over another range\n"
-        f"of budgets, and {signs} more another sign** ([why](#ranges-of-budgets)). More replicates would not settle\n"
-        "these. The tables mark them."
+        f"Of {len(compared)} comparisons at an equal KL budget, {verdicts} get another verdict over another range of "
+        f"budgets, and {signs} more another sign ([why](#ranges-of-budgets)). More replicates would not settle these. "
+        "The tables mark them."
     )
 
 
@@ -268,16 +288,28 @@ def _groups(found: Sequence[Finding]) -> dict[str, list[Finding]]:
 
 
 def _in_short(study: Study, found: Sequence[Finding]) -> str:
-    """A person's answers, unless the verdicts that he saw are others now, with the study's values beside them."""
+    """A person's answers, unless the verdicts that he saw are others now. Each links what it rests on."""
     if not study.in_short:
         return ""
     of = {finding.claim.id: finding for finding in found}
-    rows = ["## In short", "", "| no. | question | answer | verdict, value [interval], n |", "|---|---|---|---|"]
+    rows = ["## In short", "", "| no. | question | answer |", "|---|---|---|"]
     for number, row in enumerate(study.in_short, start=1):
-        measured = "<br>".join(f"{name}: {_briefly(study, of[id_])}" for name, id_ in row.claims.items())
         still = row.seen == [of[id_].verdict for id_ in row.claims.values()]
         answer = row.answer if still else ANSWER_AGAIN
-        rows.append(_row((f"{number}{_star(now(row, of))}", row.question, answer, measured)))
+        anchor, star = f'<a id="no-{number}"></a>', _star(now(row, of))
+        rows.append(_row((f"{anchor}[{number}{star}](#values-{number})", row.question, answer)))
+    return "\n".join([*rows, "", STARRED])
+
+
+def _rests_on(study: Study, found: Sequence[Finding]) -> str:
+    """The study's values, question by question of `_in_short`."""
+    if not study.in_short:
+        return ""
+    of = {finding.claim.id: finding for finding in found}
+    rows = ["## What each answer rests on", "", "| no. | verdict, value [interval], n |", "|---|---|"]
+    for number, row in enumerate(study.in_short, start=1):
+        measured = "<br>".join(f"{name}: {_briefly(study, of[id_])}" for name, id_ in row.claims.items())
+        rows.append(_row((f'<a id="values-{number}"></a>{_number(number, now(row, of))}', measured)))
     return "\n".join(rows)
 
 
