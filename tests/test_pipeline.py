@@ -89,6 +89,7 @@ def test_every_model_says_where_it_comes_from(project: Path) -> None:
         ("base", None),
         ("judge", None),
         ("sft", None),
+        ("none", None),  # of the teacher: it would name the judge beside it, which must not train a policy again
     ]
 
 
