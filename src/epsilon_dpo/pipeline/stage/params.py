@@ -98,7 +98,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except YAMLError as error:
         reason = " ".join(str(error).split()).replace("<unicode string>", str(path))
         reason = re.sub(r"(found duplicate key \"[^\"]*\").*? (in \")", r"\1 \2", reason.split(" To suppress")[0])
-        raise UserError(f"{path} is not valid YAML: {reason}") from None
+        quotes = "; put the value in quotes" * ("found unexpected ':'" in reason)
+        raise UserError(f"{path} is not valid YAML: {reason}{quotes}") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply; no block of it has more than a few levels.") from None
     except (ValueError, LookupError, AssertionError) as error:  # an integer of thousands of digits, a 13th month, a tag
@@ -111,7 +112,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 @functools.cache
 def _parsed(content: str) -> Any:
     """By content and not by path: a stage reads its files several times, a test rewrites them."""
-    return YAML(typ="safe", pure=True).load(content)
+    found = YAML(typ="safe", pure=True).load(content)  # it says where nesting is too deep, of which the other one dies
+    YAML(typ="safe").load(content)  # as DVC reads it, by libyaml, which refuses `{url: http://host}` without quotes
+    return found
 
 
 def in_yaml(value: Any) -> str:

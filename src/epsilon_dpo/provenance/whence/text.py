@@ -169,7 +169,7 @@ def flow(value: Any) -> str:
 @cache
 def _is_plain(text: str) -> bool:
     """Whether YAML takes `text` without quotes for itself; not so "User:", "[EOS]" or "no, thanks"."""
-    if not text.isprintable() or text.startswith("&"):  # an anchor
+    if not text.isprintable() or text.startswith("&") or ":" in text:  # an anchor; in braces libyaml takes no colon
         return False
     try:
         found: Any = YAML(typ="safe", pure=True).load(f"alone: {text}\nlisted: [{text}, {text}]")
