@@ -137,8 +137,7 @@ def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
                 one["deps"] = [dep for dep in one.get("deps", []) if "src/" not in dep]
         if not keep_code:
             content.pop("plots", None)
-        with place.open("w") as file:
-            YAML(typ="safe").dump(content, file)
+        write(content, place)
         for name in ("params.yaml", "pins.yaml"):
             if (path.parent / name).is_file():
                 shutil.copy(path.parent / name, place.parent)
@@ -182,8 +181,7 @@ def project_of_runs(project: Path, folder: Path, count: int) -> Path:
         files = [out if Path(out).suffix else f"{out}/{file}" for out in outs for file in inside]
         one["cmd"] = " && ".join(f"mkdir -p {Path(file).parent} && echo {file} >{file}" for file in files)
     for name, value in (("dvc.yaml", content), ("params.yaml", params)):
-        with (folder / name).open("w") as file:
-            YAML(typ="safe").dump(value, file)
+        write(value, folder / name)
     who = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org"]
     run(["git", *who, "commit", "--quiet", "--all", "--message", "runs"], folder)
     return folder
@@ -260,6 +258,14 @@ def stages_of(project: Path) -> list[str]:
 
 def read(path: Path) -> Any:
     return YAML(typ="safe").load(path)
+
+
+def write(content: Any, path: Path) -> None:
+    """In its order: jobs run a run's stages as dvc.yaml has them."""
+    yaml = YAML(typ="safe")
+    yaml.sort_base_mapping_type_on_output = False
+    with path.open("w") as file:
+        yaml.dump(content, file)
 
 
 def against(found: list[tuple[float, float]], bare: list[tuple[float, float]], column: int) -> str:

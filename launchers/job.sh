@@ -7,9 +7,11 @@
 #   launchers/job.sh report      what compares the runs
 # Each works in a copy of the project of its own, since no two may write one dvc.lock. Results travel by content, through
 # DVC's remote and run cache: whoever says `dvc repro --pull` later finds them there and computes nothing. On one machine
-# the copies share DVC's cache, EPSILON_DPO_CACHE, and need no remote.
+# the copies share DVC's cache, EPSILON_DPO_CACHE, and need no remote; EPSILON_DPO_STAGES is a file with the names of all
+# stages, which DVC takes seconds to list.
 set -eu
-stages=$(dvc stage list --name-only)
+stages=$(cat "${EPSILON_DPO_STAGES:-/dev/null}")
+[ -n "$stages" ] || stages=$(dvc stage list --name-only)
 all=$(echo "$stages" | sed -n 's/^align@//p') # runs, in the order of params.yaml
 runs=
 case $1 in
@@ -29,21 +31,36 @@ fi
 gather() { PYTHONPATH=src python -m epsilon_dpo.cli gather "$@"; }
 # It names processes by number, and after a requeue those of another machine say nothing here; nobody else works in this copy.
 rm -f .dvc/tmp/rwlock
-# DVC writes dvc.lock in full after each stage, so a job's has no runs of other jobs (docs/performance.md).
-if [ -f dvc.lock ]; then
-  awk -v runs=" $(echo "$runs" | tr '\n' ' ') " '
+# DVC reads and writes dvc.lock in full after each stage, so a job's has no runs of other jobs (docs/performance.md).
+keep() { # of dvc.lock the stages of these runs; of `@` those that are of no run, but for what compares runs
+  [ -f dvc.lock ] || return 0
+  awk -v runs=" $(echo "$*" | tr '\n' ' ') " '
     /^[^ ]/ { head = head $0 "\n"; next }
     /^  [^ ]/ { name = $1; sub(/:$/, "", name); at = index(name, "@")
-      wanted = at ? index(runs, " " substr(name, at + 1) " ") : name !~ /^(tournament|figures|report)$/ }
+      wanted = at ? index(runs, " " substr(name, at + 1) " ") : index(runs, " @ ") && name !~ /^(tournament|figures|report)$/ }
     wanted { printf "%s%s\n", head, $0; head = "" }' dvc.lock >.dvc/tmp/dvc.lock && mv .dvc/tmp/dvc.lock dvc.lock
   [ -s dvc.lock ] || rm dvc.lock
-fi
+}
+keep @ "$runs"
 # What runs share, where its job's copy lies beside this one; where that job is at work once more, the remote has it.
 [ -z "$runs" ] || [ ! -f ../shared/dvc.lock ] || gather ../shared/dvc.lock || [ -z "${EPSILON_DPO_CACHE:-}" ]
 
 status=0
-if [ -n "${EPSILON_DPO_CACHE:-}" ]; then
-  [ -z "$runs" ] || dvc checkout --quiet --force --allow-missing dvc.yaml
+if [ -n "${EPSILON_DPO_CACHE:-}" ] && [ -n "$runs" ]; then
+  # What they share is there, so `dvc` need not look at it (-s) and each run has a lock of its own stages, in the order of
+  # dvc.yaml. Processes that stages are forks of, which live as long as a `dvc`, live as long as this one.
+  export EPSILON_DPO_DVCS=$$
+  recorded=$(sed -n 's/^  \([^ ].*\):$/\1/p' dvc.lock)
+  dvc checkout --quiet --force --allow-missing $(echo "$stages" | grep -Fx "$recorded")
+  locks=.dvc/tmp/of_runs
+  rm -rf $locks && mkdir $locks && mv dvc.lock $locks/@
+  for run in $runs; do
+    cp $locks/@ dvc.lock && keep "$run"
+    dvc repro -s $(echo "$targets" | grep "@$run\$") || { status=$? && break; }
+    mv dvc.lock "$locks/$run.lock"
+  done
+  [ $status != 0 ] || gather $locks/*.lock
+elif [ -n "${EPSILON_DPO_CACHE:-}" ]; then
   dvc repro $targets || status=$?
 else
   missing=

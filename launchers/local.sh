@@ -1,6 +1,7 @@
 #!/bin/bash
 # All runs of params.yaml on this machine, in groups, each in a copy of the project in scratch/groups (docs/scale.md):
-#   launchers/local.sh [AT_ONCE [RUNS]]   AT_ONCE groups side by side (as many as there are GPUs, or 1), of RUNS runs each (5)
+#   launchers/local.sh [AT_ONCE [RUNS]]   AT_ONCE groups side by side (as many as there are GPUs, or 1), of RUNS runs each (all
+#                                         runs parted among these, or 10)
 # Said again, it goes on where it ended.
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,23 +13,27 @@ is_clean || say "The copies hold a commit: commit what \`git status\` names firs
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)}
 gpus=$(echo "$gpus" | tr -d ' ' | tr ',' '\n' | grep -xE '[0-9]+|(GPU|MIG)-.*' || true)
 count=$(echo "$gpus" | grep -c . || true)
-at_once=${1:-$((count > 0 ? count : 1))} size=${2:-5}
+at_once=${1:-$((count > 0 ? count : 1))} size=${2:-10}
 for number in "$at_once" "$size"; do
   case $number in '' | 0* | *[!0-9]*) say "launchers/local.sh [AT_ONCE [RUNS]]: $number is no number from 1 on" ;; esac
 done
 PYTHONPATH=src python -m epsilon_dpo.check.params_file
-runs=$(dvc stage list --name-only | grep -c '^align@')
+mkdir -p scratch/groups
+EPSILON_DPO_STAGES=$PWD/scratch/groups/stages
+dvc stage list --name-only >"$EPSILON_DPO_STAGES"
+runs=$(grep -c '^align@' "$EPSILON_DPO_STAGES")
+each=$(((runs + at_once - 1) / at_once)) # no more in a group than leave some to each of those at once
+[ -n "${2:-}" ] || size=$((each < size ? each : size))
 case ${MLFLOW_TRACKING_URI:=sqlite:///mlruns/mlflow.db} in
 sqlite:////*) ;;
 sqlite:///*) MLFLOW_TRACKING_URI=sqlite:///${PWD//%/%25}/${MLFLOW_TRACKING_URI#sqlite:///} ;; # of the project, not of a copy
 esac
 EPSILON_DPO_COMMIT=$(git rev-parse HEAD) EPSILON_DPO_CACHE=$(dvc cache dir) EPSILON_DPO_JOBS=scratch/groups
-export MLFLOW_TRACKING_URI EPSILON_DPO_COMMIT EPSILON_DPO_CACHE EPSILON_DPO_JOBS
+export MLFLOW_TRACKING_URI EPSILON_DPO_COMMIT EPSILON_DPO_CACHE EPSILON_DPO_JOBS EPSILON_DPO_STAGES
 groups=$(for first in $(seq 0 "$size" $((runs - 1))); do
   last=$((first + size - 1))
   echo "$first-$((last < runs ? last : runs - 1))"
 done)
-mkdir -p scratch/groups
 # What takes long has a process group of its own (set -m), so that a signal to this process alone ends it as Ctrl-C does.
 stop() { trap '' INT TERM HUP; [ -z "${!:-}" ] || kill "-$1" -- "-$!" 2>/dev/null || true; exit "$2"; }
 trap 'stop INT 130' INT; trap 'stop TERM 143' TERM; trap 'stop TERM 129' HUP

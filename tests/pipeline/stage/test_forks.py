@@ -32,6 +32,9 @@ pytestmark = pytest.mark.skipif(
 DVC = """
 import json, os, subprocess, sys
 for line in sys.stdin:
+    if line == "end\\n":
+        print("null", flush=True)
+        break
     request = json.loads(line)
     done = subprocess.Popen([sys.executable, *request["options"], "-m", *request["command"]],
         env=os.environ | {"DVC_STAGE": request["name"]} | request["environment"],
@@ -88,10 +91,9 @@ class Dvc:
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> Any:
         assert self.process.stdout is not None
-        ended: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return ended
+        return json.loads(self.process.stdout.readline())
 
     def close(self) -> None:
         self.process.kill()
@@ -155,6 +157,20 @@ def test_the_second_stage_has_what_the_first_imported_and_is_otherwise_as_starte
     dvc.process.kill()
     dvc.process.wait()
     until(lambda: not servers(dvc), PATIENCE_S)
+
+
+def test_what_starts_one_dvc_after_the_other_keeps_the_server_for_them(dvc: Dvc) -> None:
+    several = Dvc("sh", "-c", 'export EPSILON_DPO_DVCS=$$; "$0" "$@"; "$0" "$@"')
+    assert several.process.stdin is not None
+    assert several.run("stages.little")["had"] == 0
+    several.process.stdin.write("end\n")
+    several.process.stdin.flush()
+    assert several.end() is None
+    second = several.run("stages.little")
+    assert (second["had"], second["dvc"]) == (2, several.process.pid)
+    assert dvc.run("stages.little", EPSILON_DPO_DVCS=str(several.process.pid))["had"] == 0, "it is not below that one"
+    several.close()
+    until(lambda: not servers(several), PATIENCE_S)
 
 
 def test_a_stage_ends_as_one_that_was_not_forked(dvc: Dvc) -> None:

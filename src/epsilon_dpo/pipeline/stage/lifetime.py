@@ -23,6 +23,7 @@ from epsilon_dpo.pipeline.observability.child import Leader
 INTERVAL_S = 1.0
 GRACE_S = 5.0  # for a SIGTERM that somebody handles
 STARTED_BY_DVC = "DVC_STAGE"  # dvc gives it to the commands that it starts
+STARTS_DVCS = "EPSILON_DPO_DVCS"  # pid of what starts one `dvc` after the other (launchers/job.sh)
 
 _watching: list[threading.Thread] = []
 
@@ -35,12 +36,15 @@ def end_with_dvc() -> None:
 
 
 def dvc_above() -> Leader | None:
-    """The `dvc` that has started this stage; None where a hand has, or where that `dvc` is gone."""
+    """The `dvc` that has started this stage, or what starts one `dvc` after the other; None where a hand has started
+    it, or where that `dvc` is gone."""
     if STARTED_BY_DVC not in os.environ:
         return None
     with suppress(psutil.Error):
         if is_dvc(top := _up_to_dvc()[-1]):
-            return Leader(top.pid, top.create_time())
+            several = [above for above in top.parents() if str(above.pid) == os.environ.get(STARTS_DVCS)]
+            leader = several[0] if several else top
+            return Leader(leader.pid, leader.create_time())
     return None
 
 
