@@ -17,7 +17,7 @@ from pathlib import Path
 import mlflow
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, LoggedModel
+from mlflow.entities import LifecycleStage, LoggedModel, ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -69,27 +69,35 @@ class Registry:
 
     def policy(self, run: str, sha256: str) -> str | None:
         """The id of the LoggedModel of a policy, which is made if the store has only the row of its training; None: not
-        even that."""
-        models = Models(self.client, self.store.experiment)
-        if known := models.find(run, sha256):
-            return known
-        row = self._training(run, sha256)
-        return models.ensure(row, run, sha256)[0] if row else None
+        even that.
 
-    def _training(self, run: str, sha256: str) -> str | None:
+        Raises:
+            UserError: that row was deleted, and none was written in its place.
+        """
+        if row := self._training(run, sha256):
+            return Models(self.client, self.store.experiment).ensure(row, run, sha256)[0]
+        if deleted := self._training(run, sha256, ViewType.DELETED_ONLY):  # MLflow deletes no model with it
+            raise UserError(
+                f"MLflow's row of align@{run} with this policy was deleted, and a version must link to one that is "
+                f"there: `MLFLOW_TRACKING_URI={redacted(self.client.tracking_uri)} mlflow runs restore --run-id "
+                f"{deleted}` brings it back, `python -m epsilon_dpo.report.page.tracked` writes another from out/."
+            )
+        return None
+
+    def _training(self, run: str, sha256: str, which: int = ViewType.ACTIVE_ONLY) -> str | None:
         """The id of the row of the training that made this policy, or of one written from the outputs in its place."""
         asked = f"tags.stage = 'align' and tags.run = '{run}' and tags.{POLICY} = '{sha256}'"
-        found = first_trained(self.client.search_runs([self.store.experiment], asked))
+        found = first_trained(self.client.search_runs([self.store.experiment], asked, which))
         return str(found.info.run_id) if found else None
 
     def _row_of(self, model: LoggedModel) -> str | None:
         """The id of the row that a version of this model leads to: that of its training; if it is deleted, another of
-        the same policy, if there is one."""
+        the same policy."""
         row: str | None = model.source_run_id
         with suppress(MlflowException):  # `mlflow gc` has taken it away
             if row and self.client.get_run(row).info.lifecycle_stage == LifecycleStage.ACTIVE:
                 return row
-        return self._training(model.tags["run"], model.tags[POLICY]) or row
+        return self._training(model.tags["run"], model.tags[POLICY])
 
     @contextmanager
     def decided_alone(self) -> Iterator[None]:

@@ -123,6 +123,18 @@ def test_a_version_leads_to_a_row_that_is_not_deleted(project: Path) -> None:
     assert store().get_model_version_by_alias("again", "champion").run_id == row.run_id
 
 
+def test_a_policy_whose_row_was_deleted_is_refused_until_there_is_a_row_again(project: Path, refused: Asked) -> None:
+    """MLflow leaves the model of a row that it deletes."""
+    (model,) = (model for model in models() if model.tags["run"] == "plain")
+    store().delete_run(model.source_run_id)
+    said = refused("promote", "plain")
+    assert "MLflow's row of align@plain with this policy was deleted" in said and versions() == []
+    command = f"{sys.executable} -m {said.split('`')[1].split(' ', 1)[1]}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    main(["promote", "plain"])
+    assert store().get_model_version_by_alias(NAME, "champion").run_id == model.source_run_id
+
+
 def test_the_alias_leads_to_weights_whose_digest_is_checked(
     project: Path, refused: Asked, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
