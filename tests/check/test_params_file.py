@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from epsilon_dpo.check.params_file import ParamsFile, cautions, load_file
 from epsilon_dpo.data.sources.params import FetchView
+from epsilon_dpo.methods.registry import method_of
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage import params as strict
 from epsilon_dpo.pipeline.stage.params import load, parse, read_yaml
@@ -201,7 +202,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         (
             "  lora: null",
             "  lora: {r: 8}",
-            "'sft.lora.lora_alpha' is missing; add it (docs/howto.md has",
+            "'sft.lora.lora_alpha' is missing; add it (docs/howto.md says of each",
         ),
         ("seed: 17", "seed: -1", "seed = -1 is refused"),
         ("threads: 1 ", "threads: 0 ", "threads = 0 is refused"),
@@ -288,6 +289,42 @@ def test_one_sentence_says_what_is_wrong_and_where(tmp_path: Path, old: str, new
     assert sentence in said
     assert "\n" not in said
     assert len(said) < 600, "a refusal shows the value that is wrong, not the whole file"
+
+
+def test_a_key_that_an_older_file_lacks_is_told_with_its_usual_value() -> None:
+    """Those of whole blocks are too long for a sentence; the others make the file valid."""
+    content, whole = read_yaml(ROOT / "params.yaml"), set()
+    for name in content:
+        rest = {key: value for key, value in content.items() if key != name}
+        with pytest.raises(UserError) as error:
+            parse(ParamsFile, rest)
+        if "`" not in (said := str(error.value)):
+            assert re.fullmatch(rf"params\.yaml: key '{name}' is missing; add it, as in presets/\w+\.yaml\.", said)
+            whole.add(name)
+        else:
+            assert parse(ParamsFile, rest | YAML(typ="safe", pure=True).load(said.split("`")[1]))
+        if name == "teacher":
+            assert said == (
+                "params.yaml: key 'teacher' is missing (newer than this file?); add `teacher: null`, as in "
+                "presets/adaptive.yaml."
+            )
+    assert whole == {"fetch", "base", "validate", "judge", "sft", "align", "sample", "figures", "runs"}
+
+
+def test_a_missing_keys_value_is_that_of_blocks_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of runs by the same method; a preset that cannot be read is a user's own."""
+    presets = {"a": "[", "b": "judge: {source: llm, concurrency: 8}", "c": "judge: {source: trained, concurrency: 1}"}
+    presets["d"] = "runs: {one: {method: dpo, beta: 0.1}, two: {method: simpo, beta: 2.0}}"
+    for name, text in presets.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(strict, "PRESETS", tmp_path)
+    content = read_yaml(ROOT / "params.yaml")
+    with pytest.raises(
+        UserError, match=r"'judge\.concurrency' is missing \(newer .*; add `concurrency: 8`, as in .*b\.y"
+    ):
+        parse(ParamsFile, content | {"judge": {"source": "llm"}})
+    with pytest.raises(UserError, match=r"'runs\.own\.beta' is missing .*; add `beta: 0\.1`, as in .*d\.yaml\."):
+        method_of("own", {"method": "dpo"})
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from asking import POLICY, altered, copied, git, subjects, whence, write_yaml
 
 from epsilon_dpo.cli import main
 from epsilon_dpo.pipeline.stage.manifest import file_md5
-from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.pipeline.stage.params import flow, read_yaml
 from epsilon_dpo.provenance.whence.content import folder_md5
-from epsilon_dpo.provenance.whence.text import as_text, flow
+from epsilon_dpo.provenance.whence.text import as_text
 
 
 def test_an_output_by_its_path(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,10 @@ watch for it.
 import copy
 import difflib
 import functools
+import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -68,6 +71,8 @@ PLAIN_WORDS = {  # by pydantic's type of a problem
     "string_too_short": "It must not be empty",
     "too_short": "It needs {min_length} or more entries and has {actual_length}",
 }
+PRESETS = Path("presets")
+KINDS = ("source", "method")  # keys that tell blocks of a union, and runs, apart
 LONG = 120  # characters of a value that a sentence shows
 
 Model = TypeVar("Model", bound=Strict)
@@ -122,6 +127,27 @@ def in_yaml(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def flow(value: Any) -> str:
+    """A value on one line, as YAML takes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    return value if isinstance(value, str) and _is_plain(value) else json.dumps(value, ensure_ascii=False)
+
+
+@functools.cache
+def _is_plain(text: str) -> bool:
+    """Whether YAML takes `text` without quotes for itself; not so "User:", "[EOS]" or "no, thanks"."""
+    if not text.isprintable() or text.startswith("&") or ":" in text:  # an anchor; in braces libyaml takes no colon
+        return False
+    try:
+        found: Any = YAML(typ="safe", pure=True).load(f"alone: {text}\nlisted: [{text}, {text}]")
+    except (YAMLError, ValueError, LookupError, OverflowError):  # a date that is none, a tag without its value
+        return False
+    return bool(found == {"alone": text, "listed": [text, text]})
 
 
 def shown(value: Any) -> str:
@@ -184,15 +210,45 @@ def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> s
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}."
         return f"{file}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
-        in_howto = ".lora." in key or problem["loc"][1:2] == ("llm",)
-        where_to_look = "docs/howto.md has the complete block" if in_howto else "presets/ holds complete files"
-        return f"{file}: key '{key}' is missing; add it ({where_to_look})."
+        return f"{file}: key '{key}' is missing{_remedy(key.split('.'), problem['input'])}."
     reason = problem["msg"].removeprefix("Value error, ")
     if not key:  # two blocks do not go together: the reason names them, and the value is the entire file
         return f"{file}: {reason}."
     found = problem["input"]
     value = "" if isinstance(found, dict) else f" = {shown(found)}"  # of an entire block the reason names the keys
     return f"{file}: {key}{value} is refused: {reason[:1].lower() + reason[1:]}."
+
+
+def _remedy(keys: list[str], block: Any) -> str:
+    """What to write for the last of `keys`, which `block` lacks: the value of most presets that have it in such a
+    block, which tells a file of an older version what a newer key is to be.
+
+    Where presets differ no value is neutral, and one of them is named; a kind of block that none has is on a page.
+    """
+    lines = [(preset, f"{keys[-1]}: {flow(value)}") for preset, value in _in_presets(keys, block)]
+    if not lines:
+        return "; add it (docs/howto.md says of each block where its keys are explained)"
+    usual, count = Counter(line for _, line in lines).most_common(1)[0]
+    if 2 * count <= len(lines) or len(usual) > LONG:
+        return f"; add it, as in {lines[0][0]}"
+    preset = next(preset for preset, line in lines if line == usual)
+    return f" (newer than this file?); add `{usual}`, as in {preset}"
+
+
+def _in_presets(keys: list[str], block: Any) -> Iterator[tuple[Path, Any]]:
+    """The values at `keys` in presets/, in blocks of the kind of `block`; of a run in those of runs by any name."""
+    for preset in sorted(PRESETS.glob("*.yaml")):
+        try:
+            places = [read_yaml(preset)]
+        except UserError:  # a user's own
+            continue
+        for depth, key in enumerate(keys[:-1]):
+            is_run = depth == 1 and keys[0] == "runs"
+            found = [value for place in places for name, value in place.items() if is_run or name == key]
+            places = [value for value in found if isinstance(value, dict)]
+        for place in places:
+            if keys[-1] in place and all(place.get(kind) == block.get(kind) for kind in KINDS):
+                yield preset, place[keys[-1]]
 
 
 def _in_plain_words(problem: Any) -> Any:

@@ -9,11 +9,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from epsilon_dpo.pipeline.stage.files import Json
 from epsilon_dpo.pipeline.stage.manifest import is_adapter, portable
-from epsilon_dpo.pipeline.stage.params import PARAMS_FILE
+from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, flow
 from epsilon_dpo.pipeline.stage.runs import CHOSEN, SFT, readable
 from epsilon_dpo.provenance.champion.recorded import Policy
 from epsilon_dpo.provenance.graph.project import Project
-from epsilon_dpo.provenance.whence.text import flow
 from epsilon_dpo.report.style.signs import fixed, percent
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")

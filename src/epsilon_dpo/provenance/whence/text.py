@@ -1,16 +1,12 @@
 """The answer of `epsilon-dpo whence` as text."""
 
-import json
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from epsilon_dpo.pipeline.stage.files import Json
+from epsilon_dpo.pipeline.stage.params import flow
 
 CHANGED = {"true": " with uncommitted changes", "unknown": ", perhaps with uncommitted changes"}
 
@@ -155,24 +151,3 @@ def _row(name: str, text: str) -> str:
     first = f"  {name:<{WIDTH}}"
     wrap: Any = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.fill(text, PAGE, initial_indent=first, subsequent_indent=" " * len(first), **wrap)
-
-
-def flow(value: Any) -> str:
-    """A value on one line, as YAML takes it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(flow, value)) + "]"
-    return value if isinstance(value, str) and _is_plain(value) else json.dumps(value, ensure_ascii=False)
-
-
-@cache
-def _is_plain(text: str) -> bool:
-    """Whether YAML takes `text` without quotes for itself; not so "User:", "[EOS]" or "no, thanks"."""
-    if not text.isprintable() or text.startswith("&") or ":" in text:  # an anchor; in braces libyaml takes no colon
-        return False
-    try:
-        found: Any = YAML(typ="safe", pure=True).load(f"alone: {text}\nlisted: [{text}, {text}]")
-    except (YAMLError, ValueError, LookupError, OverflowError):  # a date that is none, a tag without its value
-        return False
-    return bool(found == {"alone": text, "listed": [text, text]})
