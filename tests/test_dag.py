@@ -45,6 +45,9 @@ def paths(outs: list) -> list[str]:
     return [out if isinstance(out, str) else next(iter(out)) for out in outs]
 
 
+ELSEWHERE = {stage: f"out/{stage}_usage" for stage in ("ranking", "margins")} | {"judge": "out/teacher"}
+
+
 def test_one_name_in_every_place() -> None:
     files = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
     assert sorted(STAGES) == files
@@ -52,7 +55,7 @@ def test_one_name_in_every_place() -> None:
     for stage in STAGES:
         assert entry(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
         for out in paths(entry(stage)["outs"]):
-            assert out.split("/")[:2] == ["out", stage] or (stage, out) == ("judge", "out/teacher")
+            assert out.split("/")[:2] == ["out", stage] or out == ELSEWHERE.get(stage)
 
 
 def declared_code(stage: str) -> list[str]:

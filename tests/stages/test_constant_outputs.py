@@ -52,5 +52,6 @@ def run_alone(project: Path, stage: str, number: int) -> dict[str, bytes]:
     if stage == "ranking":  # what stage candidates leaves where nobody asks for candidates
         (project / "out/candidates/samples.jsonl").write_text("")
     runpy.run_module(f"stages.{stage}", run_name="__main__")
-    folder = project / "out" / stage
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    outs = [project / (out if isinstance(out, str) else next(iter(out))) for out in STAGES[stage]["outs"]]
+    files = [file for out in outs for file in (out, *out.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(project)): file.read_bytes() for file in files}

@@ -221,6 +221,7 @@ def test_candidates_that_the_judge_refused_have_no_score_and_are_counted(
         "left_out/prompts_without_two": 1.0,
     }
     assert Recorder.logged == left_out | {"refused_answers": 3.0, "judge/usd": 0.25}
+    assert read_json(project / "out/ranking_usage/usage.json") == {"judge/usd": 0.25}
     said = "5 different answers to 2 prompts; left out: 1 answers cut at max_new_tokens, 1 repeated answers, 1 prompts "
     assert capsys.readouterr().out.endswith(f"{said}without two such answers\n")
 

@@ -110,6 +110,7 @@ def test_what_a_judge_cost_is_tracked_and_no_part_of_what_runs_are_trained_on(
         out = run(project, "{source: judge, temperature: 1.0}")
         made.append({file.name: file.read_bytes() for file in out.iterdir()})
         assert Recorder.logged["judge/usd"] == 16 * price
+        assert read_json(project / "out/margins_usage/usage.json") == {"judge/usd": 16 * price}
         assert Recorder.logged["train/refused_share"] == pytest.approx(1 / 12)
         assert Recorder.logged["eval/refused_share"] == 0.0
     assert made[0] == made[1] and made[0].keys() == {"train.jsonl", "eval.jsonl", "metrics.json"}

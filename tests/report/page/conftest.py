@@ -151,7 +151,8 @@ class Outputs:
         players = [*runs, "sft", "chosen"]
         tables = {"win": ranked(players, self.n)} | ({"true_win": ranked(players[::-1], self.n)} if self.truth else {})
         self.json("tournament/ranking.json", tables)
-        self.json("tournament/usage.json", {})
+        for folder in ("tournament", "ranking_usage", "margins_usage"):
+            self.json(f"{folder}/usage.json", {})
 
     def samples(self, folder: str, says: str, policy: str) -> None:
         rows = [

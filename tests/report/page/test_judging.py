@@ -74,6 +74,24 @@ def test_the_cost_of_a_judge_of_characters_names_every_stage(
     assert rows == [("mine", "32"), *stages] and "for a difference of 0, in characters." in found
 
 
+def test_what_a_teacher_was_asked_is_counted_as_well(outputs: Callable[..., Path], runs: Runs, tmp_path: Path) -> None:
+    """Where the judge that scores costs nothing; and of the judge itself where there is no teacher beside it."""
+    out = outputs()
+    for n, stage in enumerate(("ranking", "margins")):
+        write_json(out / f"{stage}_usage/usage.json", USAGE | {"judge_questions": 10.0 + n})
+    for name, whose in (("alone", ""), ("taught", ", the teacher")):
+        rows = [(f"stage ranking{whose}", "10", "0.0123"), (f"stage margins{whose}", "11", "0.0123")]
+        if whose:
+            write_json(out / "teacher/judge.json", {"kind": "llm", "source": "llm", "origin": "some/llm"})
+            free = {name: value for name, value in USAGE.items() if name != "judge_cost_usd"}
+            write_json(out / "teacher/metrics.json", read_json(out / "teacher/metrics.json") | free)
+            rows.insert(0, (f"stage judge{whose}", "32", "–"))
+        table = section(out, runs, tmp_path / name).split("<table>")[2]
+        found = re.findall(r'<th scope="row">([^<]*)</th>((?:<td class="n">.*?</td> ?)+)', table)
+        cells = [(stage, re.findall(r'"n">(.*?)</td>', row)) for stage, row in found]
+        assert [(stage, row[0], row[3]) for stage, row in cells] == rows
+
+
 def test_a_letter_without_log_probs_is_said_to_be_an_assigned_number(
     outputs: Callable[..., Path], runs: Runs, tmp_path: Path
 ) -> None:

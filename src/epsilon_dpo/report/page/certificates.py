@@ -18,8 +18,8 @@ from epsilon_dpo.pipeline.stage.fingerprint import digest
 
 # The outputs that this page is made from: of these alone it can say whether a certificate's are the same.
 READ = (
-    "validate", "judge", "teacher", "sft", "pairs", "reference", "controls", "align/metrics", "sample", "score", "kl",
-    "tournament", "figures",
+    "validate", "judge", "teacher", "sft", "ranking_usage", "pairs", "margins_usage", "reference", "controls",
+    "align/metrics", "sample", "score", "kl", "tournament", "figures",
 )  # fmt: skip
 BIT_EQUAL, WITHIN, DIFFERENT = "bit-equal", "equal within tolerance", "different"
 

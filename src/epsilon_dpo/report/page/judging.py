@@ -61,11 +61,15 @@ def columns(rows: list[Row]) -> list[Column]:
 
 
 def cost(results: Results) -> list[Row]:
-    """What the judgement of each run took, and that of stages, for a judge that is asked over a network; empty for
-    others."""
+    """What the judgement of each run took, that of stages, and what policies learned from, for a judge or a teacher
+    that is asked over a network; empty for others."""
+    whose = "" if results.teacher is None else ", the teacher"
     took = [(run.name, run.score) for run in results.runs]
     took += [
         ("stage judge", results.judged),
+        ("stage judge, the teacher", results.teacher or {}),
+        (f"stage ranking{whose}", results.ranking_usage),
+        (f"stage margins{whose}", results.margins_usage),
         ("stage controls", results.controls),
         ("stage tournament", results.tournament_usage),
     ]

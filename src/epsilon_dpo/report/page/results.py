@@ -70,6 +70,7 @@ class Results:
         paper_figures: out/figures/figures.json, each with its image's bytes as `png`; paper_pairs: pairs.json there.
         ranking: out/tournament/ranking.json, the players from the strongest to the weakest by `win` and `true_win`;
             tournament_usage: usage.json there, what judging it took.
+        ranking_usage, margins_usage: what these stages asked of the judge that policies learn from.
     """
 
     runs: list[RunResult]
@@ -86,6 +87,8 @@ class Results:
     controls: Row
     ranking: dict[str, list[Row]]
     tournament_usage: Row
+    ranking_usage: Row
+    margins_usage: Row
     paper_figures: list[Row]
     paper_pairs: list[Row]
     base: str
@@ -217,6 +220,8 @@ def read_results(
         controls=read_json(out / "controls" / "metrics.json"),
         ranking=read_json(out / "tournament" / "ranking.json"),
         tournament_usage=read_json(out / "tournament" / "usage.json"),
+        ranking_usage=read_json(out / "ranking_usage" / "usage.json"),
+        margins_usage=read_json(out / "margins_usage" / "usage.json"),
         paper_figures=[
             figure | {"png": (out / "figures" / figure["image"]).read_bytes()}
             for figure in read_json(out / "figures" / "figures.json")
