@@ -61,9 +61,10 @@ def out(tmp_path: Path) -> Path:
     snapshot = out / "align" / "metrics" / "mine" / "snapshots" / "000002"
     snapshot.mkdir(parents=True)
     write_json(snapshot / "snapshot.json", {"step": 2, "epoch": 0.5})
-    for stage in ("judge", "controls", "validate"):
+    for stage in ("judge", "teacher", "controls", "validate"):
         (out / stage).mkdir()
-    write_json(out / "judge" / "judge.json", {"kind": "pairrm", "origin": "trained on 40 pairs"})
+    for folder in ("judge", "teacher"):
+        write_json(out / folder / "judge.json", {"kind": "pairrm", "origin": "trained on 40 pairs"})
     write_json(out / "controls" / "metrics.json", {"win_rate/sft_vs_chosen": 0.25})
     write_jsonl(out / "controls" / "records.jsonl", [{"answer": "sft", "opponent": "chosen", "prompt_id": "p0"}])
     pairs = [

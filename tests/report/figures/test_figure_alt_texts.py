@@ -62,11 +62,11 @@ def test_what_the_judge_promises_is_told_beside_the_truth_at_the_largest_kl() ->
                 row = {"family": family, "run": family, "scorer": scorer, "kl": kl * scale, "reward": reward * kl / 9.0}
                 rows.append(row)
     title = "Reward above the reference's at the largest KL, by the judge and by the true reward: "
-    assert over_optimisation_alt(rows) == (
+    assert over_optimisation_alt(rows, False) == (
         title + "dpo at 9.00 nats 1.50 and 1.25, ppo at 18.00 nats 1.50 and 1.25; the judge's is the higher in all 2."
     )
     many = [row | {"family": f"{row['family']}, alpha {n}"} for n in range(9) for row in rows]
-    said = over_optimisation_alt(many)
+    said = over_optimisation_alt(many, False)
     assert (
         said == (title + "1.50 nats (all 18); 1.25 nats (all 18); the judge's is the higher in all 18 families.")
         and len(said) <= LIMIT

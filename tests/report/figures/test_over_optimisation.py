@@ -81,7 +81,13 @@ def test_it_is_drawn_where_scores_and_truth_are_known_and_nowhere_else(
     [figure] = [one for one in write_figures(scored, view, tmp_path / "figures") if one["name"] == "over_optimisation"]
     assert (tmp_path / "figures" / figure["image"]).stat().st_size > 10_000
     assert "Best of n (to n = 4)" in figure["caption"] and "2 prompts" in figure["caption"]
+    assert "trained on" not in figure["alt"] and "teacher" not in figure["caption"]
     assert len((tmp_path / "figures/over_optimisation.csv").read_text("utf-8").splitlines()) == 1 + 2 * (4 + 2)
+    write_json(scored / "teacher/judge.json", {"kind": "reward_model", "origin": "some/teacher"})
+    (tmp_path / "taught").mkdir()
+    [figure] = [one for one in write_figures(scored, view, tmp_path / "taught") if one["name"] == "over_optimisation"]
+    assert "from another one, the teacher (a reward model, some/teacher): the judge's line is not" in figure["caption"]
+    assert figure["alt"].endswith("The judge's is not the reward that was trained on: there is a teacher.")
     write_jsonl(scored / "controls/records.jsonl", [{"answer": "sft", "opponent": "chosen", "prompt_id": "p0"}])
     (tmp_path / "again").mkdir()
     assert "over_optimisation" not in [one["name"] for one in write_figures(scored, view, tmp_path / "again")]

@@ -48,8 +48,8 @@ def dynamics_alt(rows: list[Row], decided: list[Row]) -> str:
     return fitting(f"{title}: {'; '.join(each)}.", f"{title}: {'; '.join(most)}.")
 
 
-def over_optimisation_alt(rows: list[Row]) -> str:
-    """Of `draw_over_optimisation`: both rewards of each family at its largest KL."""
+def over_optimisation_alt(rows: list[Row], is_taught: bool) -> str:
+    """Of `draw_over_optimisation`: both rewards of each family at its largest KL; `is_taught`: there is a teacher."""
     families = dict.fromkeys(row["family"] for row in rows)
     last = {
         scorer: {
@@ -69,7 +69,8 @@ def over_optimisation_alt(rows: list[Row]) -> str:
     title = f"Reward above the reference's at the largest KL, by the {judge} and by the {truth}"
     above = f"the {judge}'s is the higher in {counted(promised[family] > true[family] for family in families)}"
     most = f"{span(promised, nats)}; {span(true, nats)}"
-    return fitting(f"{title}: {', '.join(each)}; {above}.", f"{title}: {most}; {above} families.")
+    other = f" The {judge}'s is not the reward that was trained on: there is a teacher." if is_taught else ""
+    return fitting(f"{title}: {', '.join(each)}; {above}.{other}", f"{title}: {most}; {above} families.{other}")
 
 
 def margins_alt(rows: list[Row]) -> str:

@@ -57,8 +57,8 @@ def dynamics_caption(rows: list[Row], decided: list[Row], judge: Row, smoothing:
     )
 
 
-def over_optimisation_caption(rows: list[Row], judge: Row, confidence: float) -> str:
-    """Of the figure after Gao et al. (2023)."""
+def over_optimisation_caption(rows: list[Row], judge: Row, teacher: Row | None, confidence: float) -> str:
+    """Of the figure after Gao et al. (2023); `teacher` is what policies learned from, if not from `judge`."""
     best = [row["run"] for row in rows if row["family"] == BEST_OF_N]
     said = f"""Mean reward of a policy's answers above that of the reference's to the same {rows[0]["n"]} prompts of the
         evaluation split, {_judged_by(judge)} and by the true reward that generated the data, against KL(policy ‖
@@ -67,6 +67,9 @@ def over_optimisation_caption(rows: list[Row], judge: Row, confidence: float) ->
         its line then lies above the truth's, it promises what is not there. With other labels only the shapes of the
         two lines can be compared. Lines join the policies of a family in the order of their KL. Online runs were
         trained on the block `scorer` of params.yaml, the others on the pairs' labels."""
+    if teacher:
+        said += f""" What was learned from a judge was learned from another one, the teacher
+            ({KINDS[teacher["kind"]]}, {teacher["origin"]}): the judge's line is not the reward that was trained on."""
     if best:
         said += f""" Best of n (to n = {best[-1].rsplit(" ", 1)[-1]}): of n answers of the reference, the one that the
             judge likes most, in the mean over all choices of n. Its KL is the upper bound log n − (n − 1)/n."""

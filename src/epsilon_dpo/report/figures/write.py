@@ -92,9 +92,12 @@ def _over_optimisation(source: Path, params: FiguresView, out: Path, under: str)
         return []
     write_csv(out / "over_optimisation.csv", rows, COLUMNS)
     draw_over_optimisation(out / IMAGES / "over_optimisation.png", rows, under)
-    caption = over_optimisation_caption(rows, read_json(source / "judge" / "judge.json"), params.confidence)
+    judge, taught_by = (read_json(source / name / "judge.json") for name in ("judge", "teacher"))
+    teacher = None if taught_by == judge else taught_by
+    caption = over_optimisation_caption(rows, judge, teacher, params.confidence)
     title = "What the judge promises and what is true, over KL (over-optimisation)"
-    return [_figure("over_optimisation", title, caption, over_optimisation_alt(rows), "over_optimisation")]
+    alt = over_optimisation_alt(rows, teacher is not None)
+    return [_figure("over_optimisation", title, caption, alt, "over_optimisation")]
 
 
 def _margins(source: Path, params: FiguresView, out: Path) -> Row:
