@@ -80,6 +80,7 @@ BAD_ROWS: list[tuple[str, Row, str]] = [
         "the same ids up to tokens.max_length = 60",
     ),
     ("same_prompt", sides(turns("What?", "Yes."), turns("What?\n", "No.")), "the turns before the answer differ"),
+    ("sides_not_empty", row("What?", rejected="\u200b \ufeff\u3164"), "no text in rejected turn 2 (assistant)"),
 ]
 
 
@@ -140,6 +141,12 @@ def test_a_row_near_an_evaluation_prompt_is_kept_and_named_where_it_is_only_repo
     finding = next(f for f in outcome.result["expectations"] if (f["split"], f["expectation"]) == ("train", near))
     assert (finding["on_failure"], finding["success"], finding["first_ids"]) == ("report", False, ["bad"])
     assert metrics(outcome.result)[near] == 1.0
+
+
+@pytest.mark.parametrize("answer", ["\U0001f469\u200d\U0001f4bb", "\u0915\u094d", "\u200f\u05db\u05df", "?"])
+def test_what_is_read_is_text_whatever_stands_beside_it(answer: str) -> None:
+    """An emoji of two, joined; a letter with its mark; a word with its direction."""
+    assert dialogue_facts(row("What?", answer), [], {})["empty_turns"] == ""
 
 
 def test_an_empty_split_is_said_once(make_tokenizer: MakeTokenizer) -> None:

@@ -5,6 +5,7 @@ Great Expectations skips nulls, so a missing value would pass every expectation:
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,9 @@ SIDES = ("chosen", "rejected")
 # Score of chosen minus rejected, member of a mixture, how likely the label is the wrong way round.
 BESIDE = ("margin", "source", "flip_rate")
 QUOTED = 40  # characters of a text in a message
+# Of Unicode: spaces, control characters, format characters such as one of no width, marks on another character. And
+# what looks like nothing among letters and symbols: fillers of Hangul, the blank of Braille.
+UNSEEN, BLANK = {"Zs", "Zl", "Zp", "Cc", "Cf", "Mn"}, "\u115f\u1160\u3164\uffa0\u2800"
 NO_SYSTEM = "system-without-role"  # in `roles`: the system's turn, for which the chat template has no role
 
 
@@ -124,7 +128,7 @@ def dialogue_facts(
     near_prompt, near_share = near(row["chosen"][:-1]) if near and not shared else ("", 0.0)
     return {
         "id": row["id"],
-        "shortest_turn_chars": min((len(text.strip()) for text in texts), default=0),
+        "shortest_turn_chars": min((len(text.strip()) if _is_seen(text) else 0 for text in texts), default=0),
         "empty_turns": ", ".join(_empty_turns(row)),
         "same_answer": chosen == rejected,
         # To the character: of a kept row only the chosen side's prompt goes on.
@@ -144,8 +148,13 @@ def _empty_turns(row: Row) -> list[str]:
         f"{side} turn {number} ({turn['role']})"
         for side in SIDES
         for number, turn in enumerate(row[side], start=1)
-        if not turn["content"].strip()
+        if not _is_seen(turn["content"])
     ]
+
+
+def _is_seen(text: str) -> bool:
+    """Whether there is anything to read: an answer of a space without width would teach to say nothing, at length."""
+    return any(unicodedata.category(sign) not in UNSEEN and sign not in BLANK for sign in text)
 
 
 def split_prompt(row: Row) -> Row:
