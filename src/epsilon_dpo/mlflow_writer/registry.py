@@ -255,10 +255,23 @@ def opened(name: str) -> Iterator[Registry]:
     Raises:
         UserError: it cannot be reached, or MLflow refuses something, such as a name.
     """
-    with _in_a_sentence():
+    with _in_a_sentence(), _address_taken_back():
         _be_quiet()
         reach_server(os.environ.get("MLFLOW_TRACKING_URI", ""))
         yield Registry(name)
+
+
+@contextmanager
+def _address_taken_back() -> Iterator[None]:
+    """MLflow would keep the address that Registry gives to the process, and pass over MLFLOW_TRACKING_URI from then on,
+    which it also overwrites."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # which also takes the variable away
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _be_quiet() -> None:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -395,10 +396,11 @@ def test_a_lost_store_says_what_is_missing(project: Path, refused: Asked) -> Non
 def test_mlflow_itself_hands_out_the_way_to_the_weights(
     results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In the store's own folder, where artifacts are kept."""
+    """In the store's own folder, where artifacts are kept. The promotion leaves the process no address of its own."""
     monkeypatch.chdir(results)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_of(results))
     main(["promote", "better", "--name", "downloaded"])
+    assert mlflow.get_tracking_uri() == store_of(results)
     folder = Path(download_artifacts("models:/downloaded@champion", dst_path=str(tmp_path)))
     assert "mlflow.model.isExternal: true" in (folder / "MLmodel").read_text()
     assert "epsilon-dpo champion --name downloaded --out DIR" in (folder / "WEIGHTS.md").read_text()
