@@ -13,10 +13,11 @@ from pydantic import model_validator
 from epsilon_dpo.analysis.kl.params import KLView
 from epsilon_dpo.analysis.monotonicity.params import MonotonicityView
 from epsilon_dpo.check.leftovers import remove_leftovers
+from epsilon_dpo.check.tokens import file_of, require_tokens
 from epsilon_dpo.data.contract.params import ValidateView
 from epsilon_dpo.data.pairs.params import OnPolicyPairs, PairsView
 from epsilon_dpo.data.sources.params import FetchView, ReviewsSource, SyntheticSource
-from epsilon_dpo.judging.making.params import AnyJudge, JudgeView, SentimentJudge
+from epsilon_dpo.judging.making.params import AnyJudge, JudgeView, SentimentJudge, TrainedRewardJudge
 from epsilon_dpo.judging.margins.params import MarginsView
 from epsilon_dpo.judging.scorer.params import PAIRWISE_JUDGES, ScorerView
 from epsilon_dpo.judging.scoring.params import ScoreView
@@ -24,7 +25,7 @@ from epsilon_dpo.judging.tournament.params import TournamentView
 from epsilon_dpo.methods.interface import Method, MethodConfig
 from epsilon_dpo.methods.online import AnyMethod, OnlineMethod
 from epsilon_dpo.methods.registry import method_of
-from epsilon_dpo.models.base.params import BaseView, EmbeddedModel, PretrainedModel
+from epsilon_dpo.models.base.params import Base, BaseView, EmbeddedModel, PretrainedModel
 from epsilon_dpo.pipeline.observability.errors import UserError
 from epsilon_dpo.pipeline.stage.files import read_json
 from epsilon_dpo.pipeline.stage.params import PARAMS_FILE, parse, read_yaml
@@ -207,6 +208,12 @@ class ParamsFile(
         """Those that are made, by block; the last is the one that policies learn from."""
         return {"judge": self.judge} if self.teacher is None else {"judge": self.judge, "teacher": self.teacher}
 
+    @property
+    def language_models(self) -> dict[str, Base]:
+        """Those that trainings begin with, by block."""
+        trained = {name: judge for name, judge in self.judges.items() if isinstance(judge, TrainedRewardJudge)}
+        return {"base": self.base} | {f"{name}.model": judge.model for name, judge in trained.items()}
+
 
 def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     """`path`, checked to the last value, each run by the method it names.
@@ -216,6 +223,9 @@ def load_file(path: Path = PARAMS_FILE) -> ParamsFile:
     """
     params = parse(ParamsFile, read_yaml(path), file=path)
     _require_positions(params, path)
+    for where, model in params.language_models.items():
+        if isinstance(model, PretrainedModel):
+            require_tokens(model, where, path)
     methods = {name: method_of(name, config, path) for name, config in params.runs.items()}
     trained: dict[str, str] = {}
     for name, method in methods.items():
@@ -282,14 +292,10 @@ def _require_positions(params: ParamsFile, path: Path) -> None:
     """The longest text against the positions of a pretrained model, where its config.json is at hand already."""
     if not isinstance(params.base, PretrainedModel):
         return
-    file: Path | None = Path(params.base.path) / "config.json"
-    if params.base.revision is not None:
-        from epsilon_dpo.pipeline.hub.download import cached_file  # imported where it is asked: it takes 0.3 s
-
-        file = cached_file(params.base.path, "config.json", params.base.revision)
+    file = file_of(params.base, "config.json")
     which = "positions"
     try:
-        if file is None or not file.is_file():
+        if not file.is_file():
             return  # stage base says what is missing, and sft and sample hold the limits once it is there
         config = read_json(file)
         config = config.get("text_config", config)
