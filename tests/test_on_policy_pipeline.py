@@ -147,8 +147,9 @@ def test_margins_are_those_of_the_answers_the_policy_is_trained_on(project: Path
 STAGES = list(read_yaml(ROOT / "dvc.yaml")["stages"])
 # Declared for the order alone: the dataset is fetched after every number has been checked.
 FOR_THE_ORDER = {"fetch": {"out/check/passed.txt"}}
-# Copied where it scores single answers, which this preset's does not (tests/stages/test_scorer_stage.py).
-FOR_A_SCALAR_JUDGE = {"scorer": {"out/teacher"}}
+# Copied, and named below a figure, where the judge scores single answers, which this preset's does not
+# (tests/stages/test_scorer_stage.py, tests/report/figures/test_over_optimisation.py).
+FOR_A_SCALAR_JUDGE = {stage: {"out/teacher"} for stage in ("scorer", "figures")}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "quantise": None}
 ADAPTERS: dict[str, Any] = {
     **{f"{stage}.{key}": value for stage in ("sft", "align") for key, value in {"lora": LORA, "max_steps": 2}.items()},
