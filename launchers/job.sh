@@ -30,7 +30,7 @@ if [ -z "${EPSILON_DPO_CACHE:-}" ] && ! dvc remote list | grep -q '(default)'; t
 fi
 gather() { PYTHONPATH=src python -m epsilon_dpo.cli gather "$@"; }
 # It names processes by number, and after a requeue those of another machine say nothing here; nobody else works in this copy.
-rm -f .dvc/tmp/rwlock
+mkdir -p .dvc/tmp && rm -f .dvc/tmp/rwlock
 # DVC reads and writes dvc.lock in full after each stage, so a job's has no runs of other jobs (docs/performance.md).
 keep() { # of dvc.lock the stages of these runs; of `@` those that are of no run, but for what compares runs
   [ -f dvc.lock ] || return 0
@@ -38,7 +38,8 @@ keep() { # of dvc.lock the stages of these runs; of `@` those that are of no run
     /^[^ ]/ { head = head $0 "\n"; next }
     /^  [^ ]/ { name = $1; sub(/:$/, "", name); at = index(name, "@")
       wanted = at ? index(runs, " " substr(name, at + 1) " ") : index(runs, " @ ") && name !~ /^(tournament|figures|report)$/ }
-    wanted { printf "%s%s\n", head, $0; head = "" }' dvc.lock >.dvc/tmp/dvc.lock && mv .dvc/tmp/dvc.lock dvc.lock
+    wanted { printf "%s%s\n", head, $0; head = "" }' dvc.lock >.dvc/tmp/dvc.lock
+  mv .dvc/tmp/dvc.lock dvc.lock
   [ -s dvc.lock ] || rm dvc.lock
 }
 keep @ "$runs"

@@ -136,6 +136,9 @@ def test_groups_of_runs_on_this_machine_make_what_one_dvc_repro_makes(project: P
     found = ran(project)
     assert found == Counter(all_stages(project)) + Counter({"check": found["check"] - 1})
     assert run(local, "dvc", "status").stdout == "Data and pipelines are up to date.\n"
+    shutil.rmtree(local / "scratch/groups")
+    again = run(local, "launchers/local.sh")
+    assert again.returncode == 0 and ran(project).keys() == {"check"}, again.stderr[-3000:]
     alone = copy_of(project, "in_one")
     assert run(alone, "dvc", "repro").returncode == 0
     assert read_yaml(local / "dvc.lock") == read_yaml(alone / "dvc.lock")
