@@ -61,11 +61,15 @@ NO_MASK_OF_PAIRS = {
     "bloom": BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2),
 }
 ADAPTER = LoRA(r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj"], quantise=None)
+ALL_TOKENS = 100_000  # in one chunk: the others would be as it is
 EVALUATION = Lengths([(4, 9, 3), (6, 5, 5)], 2, measured=True)
 
 
 def default(**blocks: dict) -> ParamsFile:
-    params = load_file(ROOT / "params.yaml")
+    return with_blocks(load_file(ROOT / "params.yaml"), **blocks)
+
+
+def with_blocks(params: ParamsFile, **blocks: dict) -> ParamsFile:
     changed = {name: getattr(params, name).model_copy(update=values) for name, values in blocks.items()}
     return params.model_copy(update=changed)
 
@@ -393,7 +397,8 @@ def test_candidates_are_sampled_from_the_reference_and_align_learns_from_their_p
     """4 answers to a prompt make 6 pairs at most; SFT learns from the dataset's 1,000, whatever out/pairs holds. A
     quarter of the 512 prompts is held out, each with a pair of 160 tokens a row at most."""
     params = load_file(ROOT / "presets/on-policy.yaml")
-    params = params.model_copy(update={"fetch": params.fetch.model_copy(update={"eval_share": 0.25})})
+    params = with_blocks(params, fetch={"eval_share": 0.25}, align={"logps_token_chunk": ALL_TOKENS})
+    params = with_blocks(params, kl={"token_chunk": ALL_TOKENS}, monotonicity={"token_chunk": ALL_TOKENS})
     assert params.candidates is not None
     monkeypatch.chdir(tmp_path)
     of, needs = needs_of(params, Machine(), pairs=1000)

@@ -107,8 +107,11 @@ def test_the_head_holds_tiles_and_not_logits() -> None:
 
 
 def test_autocast_keeps_copies_of_the_projections() -> None:
-    memory = unsharded(alignment_step(gemma(), how(autocast=True), PAIRS, Scored(References(1), 512)))
+    """And the config is still that of the stages which do not train."""
+    config = gemma()
+    memory = unsharded(alignment_step(config, how(autocast=True), PAIRS, Scored(References(1), 512)))
     assert memory.other == 2 * 2 * PROJECTIONS
+    assert (config._attn_implementation, config.dtype) == (gemma()._attn_implementation, None)
 
 
 def test_what_several_gpus_share() -> None:

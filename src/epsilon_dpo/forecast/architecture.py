@@ -1,5 +1,6 @@
 """A model from its config alone: what it is, and how many parameters of which kind it has."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def model_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
         )
     try:
         with no_init_weights():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+            own = deepcopy(config)  # a training writes its kind of attention into it
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(own, dtype=dtype, trust_remote_code=False)
     except ValueError as error:
         raise UserError(f"{type(config).__name__} is no causal language model: {first_line(error)}.") from None
     model.tie_weights()  # which is left out together with drawing them
