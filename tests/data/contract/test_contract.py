@@ -1,5 +1,6 @@
 """The data contract: a crafted row for each expectation, and what `drop` and `stop` do with it."""
 
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -7,7 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import great_expectations.expectations as gxe
 import numpy as np
+import pandas as pd
 import pytest
 from contract_of_lists import validate, write_rows
 from contract_rows import NO, SYSTEM, TOKENS, YES, MakeTokenizer, Row, contract, dialogues, good, row, sides, turns
@@ -16,7 +19,7 @@ from tokenizers import normalizers
 from epsilon_dpo.data.contract.contract import metrics, validate_files
 from epsilon_dpo.data.contract.defects import Defects
 from epsilon_dpo.data.contract.expectations import AFTER_TOKENISATION, BEFORE_TOKENISATION, split_expectations
-from epsilon_dpo.data.contract.gx import evaluate
+from epsilon_dpo.data.contract.gx import evaluate, evaluate_column
 from epsilon_dpo.data.contract.ledger import Ledger
 from epsilon_dpo.data.contract.page import page
 from epsilon_dpo.data.contract.params import RowExpectations, Validate
@@ -422,6 +425,16 @@ def test_a_table_that_cannot_be_judged_is_no_success() -> None:
         evaluate([{"id": "a", "same_answer": None}], ["id", "same_answer"], {"sides_differ": expectation})
     with pytest.raises(RuntimeError, match="could not be evaluated"):
         evaluate([{"id": "a"}], ["id"], {"sides_differ": expectation})
+
+
+def test_tables_follow_one_another_and_none_is_kept() -> None:
+    """A split of many chunks would stay in memory, and each chunk be judged by what the one before it was."""
+    within = gxe.ExpectColumnValuesToBeBetween(column="of_this_test", max_value=2)
+    for values, failing in (([1, 2, 3], [2]), ([1, 2], []), ([5, 6], [0, 1])):
+        assert evaluate_column("of_this_test", np.array(values), within).ids == failing
+    gc.collect()
+    tables = [one for one in gc.get_objects() if isinstance(one, pd.DataFrame)]
+    assert not any("of_this_test" in table.columns for table in tables)
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(make_tokenizer: MakeTokenizer) -> None:
