@@ -25,7 +25,7 @@ def run(sft_folder, token_pairs, tmp_path):
         count=22,
         pairs=None,
         model=None,
-        save_steps=4,
+        save_steps=100,
         **changes,
     ):
         if not made:

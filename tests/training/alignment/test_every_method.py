@@ -18,10 +18,11 @@ OF_A_REFERENCE = {"margins_raw", "kl/fwd_data", "kl/rev_data", "kl/fwd_proxy"}
 
 @pytest.mark.parametrize("name", RUNS)
 def test_hard_cases_stay_finite_and_the_base_metrics_are_there(run, name, token_pairs):
-    """Batches of one pair, an empty answer on either side, equal policy and reference, bfloat16 autocast."""
+    """Batches of one pair, an empty answer on either side, equal policy and reference, bfloat16, a checkpoint."""
     pairs = token_pairs(4)
     pairs[0]["chosen_ids"] = pairs[1]["rejected_ids"] = []
-    folder = run("hard", RUNS[name], pairs=pairs, batch_size=2, micro_batch_size=1, num_train_epochs=3.0, bf16=True)
+    settings = {"batch_size": 2, "micro_batch_size": 1, "num_train_epochs": 3.0, "bf16": True, "save_steps": 4}
+    folder = run("hard", RUNS[name], pairs=pairs, **settings)
     rows = read_jsonl(folder / "metrics.jsonl")
     assert len(rows) == 6 and all(math.isfinite(value) for row in rows for value in row.values())
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())

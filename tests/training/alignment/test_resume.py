@@ -22,6 +22,12 @@ from epsilon_dpo.training.loop.checkpoints import SHARED_OUT, last_sealed_checkp
 from epsilon_dpo.training.loop.params import LoRA
 
 
+@pytest.fixture
+def run(run):
+    """With a checkpoint every 4 of the 12 steps, unless a test says otherwise."""
+    return functools.partial(run, save_steps=4)
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -41,8 +47,7 @@ def die_while_saving(step):
     )
 
 
-# In this order, and the checkpoints that are there after each: one is made every 4 of the 12 steps. Steps 1 to 5 have
-# two micro-batches each and step 6 one.
+# In this order, and the checkpoints that are there after each. Steps 1 to 5 have two micro-batches each and step 6 one.
 KILLS = {
     "inside the window of step 5": [4],
     "while saving step 8": [4, 8],

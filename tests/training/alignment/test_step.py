@@ -28,7 +28,8 @@ from epsilon_dpo.training.alignment.pair_metrics import Totals
 
 pytestmark = pytest.mark.numeric
 
-TWENTY = {"dtype": torch.float64, "count": 20}
+# 5 steps, the first of them at learning rate 0, without checkpoints.
+FIVE_STEPS = {"dtype": torch.float64, "count": 20, "num_train_epochs": 1.0, "save_steps": 100}
 SPLITS = [(4, 1), (1, 4)]  # of the 4 pairs of a step: pairs in a micro-batch, micro-batches
 
 
@@ -53,10 +54,10 @@ def named(entry):
 
 @pytest.mark.parametrize("entry", SPLIT_ALIKE, ids=named)
 def test_accumulation_is_a_larger_batch(run, entry):
-    """5 steps an epoch, none of them short. Of the methods that compare a step's pairs the next test says it."""
+    """None of the steps is short. Of the methods that compare a step's pairs the next test says it."""
+    steps = FIVE_STEPS | ({"num_train_epochs": 2.0} if entry == EPSILON_DPO else {})
     whole, split = (
-        run(f"{size}x{count}", entry, batch_size=size * count, micro_batch_size=size, **TWENTY)
-        for size, count in SPLITS
+        run(f"{size}x{count}", entry, batch_size=size * count, micro_batch_size=size, **steps) for size, count in SPLITS
     )
     assert_same_training(whole, split)
     if entry == EPSILON_DPO:
@@ -76,14 +77,14 @@ def test_pairs_are_compared_with_the_whole_step(run, monkeypatch, entry):
     def trained(size, count):
         seen.append([])
         split = {"batch_size": size * count, "micro_batch_size": size}
-        return run(f"{size}x{count}", entry, dtype=torch.float64, count=24, **split)
+        return run(f"{size}x{count}", entry, **FIVE_STEPS | {"count": 32}, **split)
 
     monkeypatch.setattr(kind, "before_step", noted)
     whole = trained(8, 1)
     for size, count in ((2, 4), (1, 8)):
         assert_same_training(whole, trained(size, count))
     for steps in seen:
-        assert [len(values) for values in steps] == [8] * 6
+        assert [len(values) for values in steps] == [8] * 4
         torch.testing.assert_close(torch.stack(steps), torch.stack(seen[0]), rtol=1e-4, atol=1e-6)
     assert all(values.std() > 1e-3 for values in seen[0][2:])  # the first update is one of learning rate 0
 
@@ -100,14 +101,14 @@ WAYS_TO_LOGPS = [DPO, EPSILON_DPO, KTO, SOFT, TDPO, RRHF]  # the other methods g
     ids=named,
 )
 def test_a_shared_prompt_is_one_that_is_run_twice(run, entry):
-    twice, once = (run(f"{share}", entry, share_prompt=share, **TWENTY) for share in (False, True))
+    twice, once = (run(f"{share}", entry, share_prompt=share, **FIVE_STEPS) for share in (False, True))
     assert_same_training(twice, once, tokens_seen=False)
 
 
 @pytest.mark.parametrize("entry", [DPO, BETA_DPO, KTO, RRHF, MADPO, *COMPARED_IN_A_STEP], ids=named)
 def test_a_short_window_is_averaged_over_what_it_holds(run, entry):
     """7 pairs: 3 micro-batches of 2 and one of 1 are one step over 7 pairs, though 8 micro-batches were allowed."""
-    settings = {"dtype": torch.float64, "count": 7, "num_train_epochs": 3.0}
+    settings = FIVE_STEPS | {"count": 7, "num_train_epochs": 3.0}
     short = run("short", entry, batch_size=16, micro_batch_size=2, **settings)
     whole = run("whole", entry, batch_size=7, micro_batch_size=7, **settings)
     assert_same_training(whole, short)

@@ -121,7 +121,7 @@ def test_without_its_adapter_the_policy_is_the_reference_bit_for_bit(sft_folder,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_training_leaves_an_adapter_that_is_the_trained_policy(run, sft_folder, token_pairs, tmp_path, dtype):
     base = content(sft_folder(dtype))
-    out = run("adapted", DPO, dtype=dtype, num_train_epochs=8.0, lora=lora(), **FAST)
+    out = run("adapted", DPO, dtype=dtype, num_train_epochs=4.0, lora=lora(), **FAST)
     assert content(tmp_path / "sft") == base
     assert rows_of(out)[-1]["loss"] < 0.8 * rows_of(out)[0]["loss"]
     files = content(out / "model")
@@ -158,9 +158,10 @@ def test_merging_loses_nothing_on_a_bfloat16_base(run, tmp_path):
 
 
 def test_gradient_checkpointing_changes_nothing(run):
-    plain = rows_of(run("plain", EPSILON_DPO, lora=lora(), **FAST))
-    assert rows_of(run("thrifty", EPSILON_DPO, lora=lora(), gradient_checkpointing=True, **FAST)) == plain
-    half = rows_of(run("half", EPSILON_DPO, lora=lora(), bf16=True, **FAST))
+    settings = {"lora": lora(), "num_train_epochs": 1.0, **FAST}
+    plain = rows_of(run("plain", EPSILON_DPO, **settings))
+    assert rows_of(run("thrifty", EPSILON_DPO, gradient_checkpointing=True, **settings)) == plain
+    half = rows_of(run("half", EPSILON_DPO, bf16=True, **settings))
     assert half[0]["eps/kept"] == 1.0 and half[-1]["loss"] == pytest.approx(plain[-1]["loss"], rel=0.1)
 
 

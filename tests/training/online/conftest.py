@@ -29,7 +29,7 @@ def online(
         track: Callable[[dict[str, float], int], None] = lambda metrics, step: None,
         score: Callable[..., list[float]] = worth,
         dtype: torch.dtype = torch.float32,
-        save_steps: int = 4,
+        save_steps: int = 100,
         drawn_at_once: int = 6,
         seed: int = 5,
         **changes: Any,
