@@ -39,7 +39,7 @@ pytestmark = pytest.mark.numeric
 BETA, EPSILON = 0.1, 0.4  # at smaller ε hardly a margin is not monotonic
 LEARNING_RATE, WARMUP, ADAM_BETA2, MAX_GRAD_NORM = 2e-2, 2, 0.999, 1.75  # some steps are clipped, some are not
 BATCH, STEPS = 4, 16
-PAIRS = 144  # whole windows in each epoch for an accumulation of 1, 2 and 3; then 16 steps are more than one epoch
+PAIRS = 144  # whole windows in each epoch for an accumulation of 1 and 3; then 16 steps are more than one epoch
 
 
 def as_they_came(lengths, count, most):
@@ -234,7 +234,7 @@ def assert_same(step: Step, released: Step, dtype: torch.dtype) -> None:
     assert step.learning_rate == pytest.approx(released.learning_rate, rel=1e-12)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2, 3])
+@pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_every_step_is_the_released_one(ours, tmp_path, dtype, accumulation):
     with widened(dtype):

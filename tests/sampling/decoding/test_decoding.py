@@ -71,13 +71,13 @@ def ours(model: PreTrainedModel, prompts: list[list[int]], batch_size: int) -> l
 
 
 @pytest.mark.parametrize("window", [5, 16, 4096])
-@pytest.mark.parametrize("batch_size", [1, 11, 100])
-def test_every_row_draws_what_generate_draws(tiny_gemma: Callable[..., Any], window: int, batch_size: int) -> None:
+def test_every_row_draws_what_generate_draws(tiny_gemma: Callable[..., Any], window: int) -> None:
     """Prompts shorter and longer than the sliding window, answers that cross it, rows that stop at any time."""
     model, prompts = tiny_gemma(initializer_range=0.15, sliding_window=window), drawn_prompts(40)
     expected = by_generate(model, prompts)
     assert len({len(tokens) for tokens in expected}) > 8
-    assert ours(model, prompts, batch_size) == expected
+    for batch_size, count in ((1, 10), (11, 40), (100, 40)):  # a row that is alone tells nothing of the others
+        assert ours(model, prompts[:count], batch_size) == expected[:count], batch_size
 
 
 def test_an_architecture_without_windows() -> None:

@@ -81,7 +81,7 @@ def test_a_killed_sampling_goes_on_where_it_was(
     expected = run(asked, shaped, None)
     whole = asked.count
     assert whole > 30 and len({len(tokens) for tokens in expected.values()}) > 5
-    for limit in (1, 7, whole // 2, whole - 1):
+    for limit in (1, 7, whole - 1):
         with pytest.raises(Killed):
             run(asked, shaped, tmp_path / str(limit), limit)
         found = run(asked, shaped, tmp_path / str(limit))
