@@ -20,8 +20,7 @@ from epsilon_dpo.data.sources.formats import DataFile, rows_of
 from epsilon_dpo.data.sources.params import DatasetSource
 from epsilon_dpo.data.sources.published import FIRST_ROWS, read_dataset
 from epsilon_dpo.data.tokens.params import Tokens
-from epsilon_dpo.inspection.blocks import as_yaml, eval_share, fitting_tokens, raised
-from epsilon_dpo.pipeline.stage.params import read_yaml
+from epsilon_dpo.inspection.blocks import eval_share, fitting_tokens, raised
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["moss", "fern", "pine", "birch", "stone", "brook", "cloud", "ember", "frost", "grain"]
@@ -415,12 +414,6 @@ def test_what_is_drawn_to_train_on_has_its_place_too(project: Path, capsys: pyte
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
     assert load_file().tokens.max_prompt_length > 128
-
-
-def test_a_name_with_a_colon_is_pasted_as_dvc_reads_it(tmp_path: Path) -> None:
-    blocks = {"fetch": {"source": "dataset", "columns": {"prompt": "meta:prompt", "chosen": "a: b", "rejected": "c"}}}
-    (tmp_path / "params.yaml").write_text(as_yaml(blocks))
-    assert "'meta:prompt'" in as_yaml(blocks) and read_yaml(tmp_path / "params.yaml") == blocks
 
 
 def test_the_share_set_aside() -> None:

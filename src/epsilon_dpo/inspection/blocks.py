@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from epsilon_dpo.check.params_file import ParamsFile
 from epsilon_dpo.data.tokens.params import Tokens
@@ -113,8 +112,6 @@ def _flow_below(block: dict[str, Any], flat: bool) -> CommentedMap:
     written = CommentedMap()
     for key, value in block.items():
         written[key] = _flow_below(value, flat=len(value) < 6) if isinstance(value, dict) else value
-        if isinstance(value, str) and ":" in value:  # libyaml, by which DVC reads, does not take it plain in braces
-            written[key] = SingleQuotedScalarString(value)
     if flat:
         written.fa.set_flow_style()
     return written

@@ -440,7 +440,6 @@ def test_a_stash_records_nothing(
         ({"strings": ["User:", "[EOS]", "no, thanks"]}, '{strings: ["User:", "[EOS]", "no, thanks"]}'),
         (["# x", " x", "12345678", "true", "null", ""], '["# x", " x", "12345678", "true", "null", ""]'),
         ({"a: b": "\n\nHuman:"}, '{"a: b": "\\n\\nHuman:"}'),
-        ({"base_url": "http://host/v1"}, '{base_url: "http://host/v1"}'),  # DVC would not read it plain
     ],
 )
 def test_a_value_on_one_line_is_read_back_as_itself(tmp_path: Path, value: object, shown: str) -> None:

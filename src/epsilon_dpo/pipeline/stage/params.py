@@ -103,8 +103,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except YAMLError as error:
         reason = " ".join(str(error).split()).replace("<unicode string>", str(path))
         reason = re.sub(r"(found duplicate key \"[^\"]*\").*? (in \")", r"\1 \2", reason.split(" To suppress")[0])
-        quotes = "; put the value in quotes" * ("found unexpected ':'" in reason)
-        raise UserError(f"{path} is not valid YAML: {reason}{quotes}") from None
+        raise UserError(f"{path} is not valid YAML: {reason}") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply; no block of it has more than a few levels.") from None
     except (ValueError, LookupError, AssertionError) as error:  # an integer of thousands of digits, a 13th month, a tag
@@ -117,9 +116,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 @functools.cache
 def _parsed(content: str) -> Any:
     """By content and not by path: a stage reads its files several times, a test rewrites them."""
-    found = YAML(typ="safe", pure=True).load(content)  # it says where nesting is too deep, of which the other one dies
-    YAML(typ="safe").load(content)  # as DVC reads it, by libyaml, which refuses `{url: http://host}` without quotes
-    return found
+    return YAML(typ="safe", pure=True).load(content)
 
 
 def in_yaml(value: Any) -> str:
@@ -141,7 +138,7 @@ def flow(value: Any) -> str:
 @functools.cache
 def _is_plain(text: str) -> bool:
     """Whether YAML takes `text` without quotes for itself; not so "User:", "[EOS]" or "no, thanks"."""
-    if not text.isprintable() or text.startswith("&") or ":" in text:  # an anchor; in braces libyaml takes no colon
+    if not text.isprintable() or text.startswith("&"):  # an anchor
         return False
     try:
         found: Any = YAML(typ="safe", pure=True).load(f"alone: {text}\nlisted: [{text}, {text}]")
