@@ -11,7 +11,6 @@ import difflib
 import functools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -217,19 +216,21 @@ def _sentence(model: type[BaseModel], problem: Any, where: str, file: Path) -> s
 
 
 def _remedy(keys: list[str], block: Any) -> str:
-    """What to write for the last of `keys`, which `block` lacks: the value of most presets that have it in such a
-    block, which tells a file of an older version what a newer key is to be.
+    """What to write for the last of `keys`, which `block` lacks: null if most presets have that in such a block, or
+    the value of all, which tells a file of an older version what a newer key is to be.
 
-    Where presets differ no value is neutral, and one of them is named; a kind of block that none has is on a page.
+    Where presets differ no value is neutral (a learning rate is the model's), and one of them is named; a kind of block
+    that none has is on a page.
     """
     lines = [(preset, f"{keys[-1]}: {flow(value)}") for preset, value in _in_presets(keys, block)]
     if not lines:
         return "; add it (docs/howto.md says of each block where its keys are explained)"
-    usual, count = Counter(line for _, line in lines).most_common(1)[0]
-    if 2 * count <= len(lines) or len(usual) > LONG:
-        return f"; add it, as in {lines[0][0]}"
-    preset = next(preset for preset, line in lines if line == usual)
-    return f" (newer than this file?); add `{usual}`, as in {preset}"
+    off = [found for found in lines if found[1] == f"{keys[-1]}: null"]
+    mostly_off = 2 * len(off) > len(lines)
+    preset, line = off[0] if mostly_off else lines[0]
+    if mostly_off or ({other for _, other in lines} == {line} and len(line) <= LONG):
+        return f" (newer than this file?); add `{line}`, as in {preset}"
+    return f"; add it, as in {preset}"
 
 
 def _in_presets(keys: list[str], block: Any) -> Iterator[tuple[Path, Any]]:
