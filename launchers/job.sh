@@ -48,17 +48,22 @@ keep @ "$runs"
 
 status=0
 if [ -n "${EPSILON_DPO_CACHE:-}" ] && [ -n "$runs" ]; then
-  # What they share is there, so `dvc` need not look at it (-s) and each run has a lock of its own stages, in the order of
-  # dvc.yaml. Processes that stages are forks of, which live as long as a `dvc`, live as long as this one.
+  # What they share is there once the first has run, so `dvc` need not look at it for the others (-s), each of which has a
+  # lock of its own stages, in the order of dvc.yaml. Processes that stages are forks of live as long as this one.
   export EPSILON_DPO_DVCS=$$
   recorded=$(sed -n 's/^  \([^ ].*\):$/\1/p' dvc.lock)
   dvc checkout --quiet --force --allow-missing $(echo "$stages" | grep -Fx "$recorded")
   locks=.dvc/tmp/of_runs
-  rm -rf $locks && mkdir $locks && mv dvc.lock $locks/@
+  rm -rf $locks
+  mkdir $locks
+  mv dvc.lock $locks/@
+  of="@" alone=
   for run in $runs; do
-    cp $locks/@ dvc.lock && keep "$run"
-    dvc repro -s $(echo "$targets" | grep "@$run\$") || { status=$? && break; }
+    cp $locks/@ dvc.lock
+    keep $of "$run"
+    dvc repro $alone $(echo "$targets" | grep "@$run\$") || { status=$? && break; }
     mv dvc.lock "$locks/$run.lock"
+    of="" alone=-s
   done
   [ $status != 0 ] || gather $locks/*.lock
 elif [ -n "${EPSILON_DPO_CACHE:-}" ]; then
