@@ -5,11 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 from epsilon_dpo.data.contract.relations import LISTED, Kind, Relations
-from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, answer_text
+from epsilon_dpo.data.facts.rows import SIDES, SPLITS, Row, answer_text, is_seen
 
 
 def _empty_answer(row: Row, side: str) -> bool:
-    return not answer_text(row[side]).strip()
+    return not is_seen(answer_text(row[side]))
 
 
 def _single_turn(row: Row) -> bool:

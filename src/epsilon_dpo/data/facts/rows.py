@@ -128,7 +128,7 @@ def dialogue_facts(
     near_prompt, near_share = near(row["chosen"][:-1]) if near and not shared else ("", 0.0)
     return {
         "id": row["id"],
-        "shortest_turn_chars": min((len(text.strip()) if _is_seen(text) else 0 for text in texts), default=0),
+        "shortest_turn_chars": min((len(text.strip()) if is_seen(text) else 0 for text in texts), default=0),
         "empty_turns": ", ".join(_empty_turns(row)),
         "same_answer": chosen == rejected,
         # To the character: of a kept row only the chosen side's prompt goes on.
@@ -148,11 +148,11 @@ def _empty_turns(row: Row) -> list[str]:
         f"{side} turn {number} ({turn['role']})"
         for side in SIDES
         for number, turn in enumerate(row[side], start=1)
-        if not _is_seen(turn["content"])
+        if not is_seen(turn["content"])
     ]
 
 
-def _is_seen(text: str) -> bool:
+def is_seen(text: str) -> bool:
     """Whether there is anything to read: an answer of a space without width would teach to say nothing, at length."""
     return any(unicodedata.category(sign) not in UNSEEN and sign not in BLANK for sign in text)
 
