@@ -84,7 +84,7 @@ def survives(online, tmp_path, name, changes):
         found = sorted(int(path.name.split("-")[1]) for path in scratch.glob("checkpoint-*"))
         assert found == [generation * UPDATES[name] for generation in left], kill
     steps = []
-    resumed = online("resumed", ENTRIES[name], track=lambda metrics, step: steps.append(step), **changes)
+    resumed = online("resumed", ENTRIES[name], track=lambda _, step: steps.append(step), save_steps=4, **changes)
     assert steps == [*range(UPDATES[name], 8 * UPDATES[name] + 1, UPDATES[name]), 8 * UPDATES[name]]
     assert content(resumed) == uninterrupted
 
