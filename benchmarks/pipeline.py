@@ -40,7 +40,7 @@ from ruamel.yaml import YAML
 
 Command = Sequence[str]
 BARE = (sys.executable, "-c", "import torch, transformers")
-HOW = {"one": ("dvc", "repro", "-q"), "groups": ("launchers/local.sh", "1", "5")}
+HOW = {"one": ("dvc", "repro", "-q"), "groups": ("launchers/local.sh", "1")}
 # Runs a stage up to the return of the call that reads its params. $STARTED is the moment the process was made.
 START = """
 import os, runpy, sys, time
@@ -155,13 +155,13 @@ def bare_project(project: Path, folder: Path, keep_code: bool = True) -> Path:
 
 
 def many_runs(project: Path, scratch: Path, counts: Sequence[int], ways: Sequence[str]) -> None:
-    print("\n| runs | stages | | lines of dvc.lock, of a group's | CPU s | CPU s a stage |\n|---|---|---|---|---|---|")
+    print("\n| runs | stages | | lines of dvc.lock, of a run's | CPU s | CPU s a stage |\n|---|---|---|---|---|---|")
     for count in counts:
         for way in ways:
             folder = project_of_runs(project, scratch / f"{way}{count}", count)
             stages = len(stages_of(folder))
             cpu, _ = timed(HOW[way], folder)
-            written = folder.glob("scratch/groups/*/dvc.lock" if way == "groups" else "dvc.lock")
+            written = folder.glob("scratch/groups/*/.dvc/tmp/of_runs/*.lock" if way == "groups" else "dvc.lock")
             lines = max(path.read_text("utf-8").count("\n") for path in written)
             print(f"| {count} | {stages} | {way} | {lines:,} | {cpu:.0f} | {cpu / stages:.2f} |", flush=True)
 
